@@ -1,0 +1,89 @@
+"""The adapter seam: what Saccade must know of a model family, and nothing of tasks, prompts or rewards.
+
+A family is one file with a class that satisfies `Adapter` and one line in `saccade.models.policy.ADAPTERS`.
+Shape letters: P prompt tokens, S patches of the vision tower, V visual tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from saccade.types import Frame
+
+PARTS = ("vision", "projector", "language")
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """One prompt as the model reads it; what all G completions of a group share."""
+
+    ids_P: Tensor
+    """Token ids, image placeholders already repeated, up to and including the opening of the assistant's turn."""
+    positions_3P: Tensor
+    """Rotary positions on the three axes time, height, width (equal rows for a family with 1-D positions)."""
+    next_position: int
+    """Position of the first completion token on all axes; with images this is not P (M-RoPE: largest position + 1)."""
+    pixels: dict[str, Tensor]
+    """Inputs of the vision tower by the family's own names; empty for a text-only prompt."""
+    image_shas: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    prompt_id: str
+    """Hash of ids and images: equal prompts share it."""
+
+    def __len__(self) -> int:
+        return int(self.ids_P.shape[0])
+
+
+class Adapter(Protocol):
+    """What a model family must answer. Everything else in Saccade is the same for all families."""
+
+    image_backend: str
+    """Class that made the pixels, recorded with every run (PIL and torchvision resize slightly differently)."""
+
+    def encode(self, text: str, images: Sequence[Image.Image]) -> EncodedPrompt:
+        """`text` is the user's turn with one `<image>` marker per image."""
+        ...
+
+    def encode_reply(self, text: str) -> list[int]:
+        """Token ids of an assistant's reply, ending with the end-of-turn token."""
+        ...
+
+    def continue_with(self, prompt: EncodedPrompt, text: str) -> EncodedPrompt:
+        """The prompt with the beginning of the reply already written (forced prefix)."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of completion tokens, without the end-of-turn token."""
+        ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a turn."""
+        ...
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Tokens that a model must never sample: image and video placeholders."""
+        ...
+
+    def vision(self, model: Any, prompts: Sequence[EncodedPrompt]) -> tuple[Tensor, ...]:
+        """Run the vision tower and the projector once over all images; per prompt the features (V, D)."""
+        ...
+
+    def parts(self, model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """All parameters by name, split into vision, projector and language."""
+        ...
+
+
+def pad_positions(positions: Sequence[Tensor], length: int) -> Tensor:
+    """Stack (3, P) position tensors to (3, B, length), right-padded with 0."""
+    out = torch.zeros(3, len(positions), length, dtype=torch.long)
+    for row, one in enumerate(positions):
+        out[:, row, : one.shape[1]] = one
+    return out

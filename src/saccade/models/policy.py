@@ -1,0 +1,119 @@
+"""Loading a policy: an ordinary Hugging Face directory becomes a model, its adapter, and named groups of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from saccade.config import Config
+from saccade.models.adapter import PARTS, Adapter
+from saccade.models.qwen_vl import QwenVLAdapter
+
+Part = Literal["vision", "projector", "language"]
+
+ADAPTERS: dict[str, Callable[[Any, Any, Any], Adapter]] = {
+    "qwen2_vl": lambda tokenizer, images, config: QwenVLAdapter(tokenizer, images, config, "thousand"),
+    "qwen2_5_vl": lambda tokenizer, images, config: QwenVLAdapter(tokenizer, images, config, "pixels_resized"),
+}
+"""Family by `config.model_type`, never by the name of a directory."""
+
+
+class ModelConfig(Config):
+    """Which model, in which precision, and what of it trains."""
+
+    path: str
+    """A Hugging Face checkpoint directory, a hub name, or 'base' for the tiny base that ships with Saccade."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    device: str = "auto"
+    """'auto' takes a GPU when there is one; 'cpu' or 'cuda' insist."""
+    train: tuple[Part, ...] = ("language",)
+    """Parts whose parameters move; the others are frozen."""
+    gradient_checkpointing: bool = False
+
+
+@dataclass(eq=False)
+class Policy:
+    """A model with its adapter. `version` counts optimiser steps; vision features belong to one version."""
+
+    model: Any
+    adapter: Adapter
+    processors: tuple[Any, ...]
+    """Tokenizer and image processor, saved beside the weights so that a checkpoint is an ordinary directory."""
+    version: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def parameters_by_part(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        return self.adapter.parts(self.model)
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def vision_is_frozen(self) -> bool:
+        """True when neither tower nor projector can receive a gradient, so features may be shared and kept."""
+        parts = self.parameters_by_part()
+        return not any(p.requires_grad for part in ("vision", "projector") for _, p in parts[part])
+
+    def save(self, directory: str | Path) -> None:
+        """Write an ordinary Hugging Face directory (safetensors, tokenizer, image processor)."""
+        self.model.save_pretrained(directory)
+        for processor in self.processors:
+            processor.save_pretrained(directory)
+
+
+def freeze(policy: Policy, train: tuple[str, ...]) -> None:
+    """Leave exactly the named parts trainable."""
+    for part, named in policy.parameters_by_part().items():
+        for _, parameter in named:
+            parameter.requires_grad_(part in train)
+
+
+def resolve_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"model.device is {name!r} but no GPU is visible; use device: cpu, or check the driver")
+    return torch.device(name)
+
+
+def resolve_path(path: str) -> str:
+    """'base' is the packaged tiny base; anything that looks like a path must be a checkpoint directory."""
+    if path == "base":
+        return str(Path(__file__).parent.parent / "assets" / "base")
+    looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
+    if looks_local and not (Path(path).expanduser() / "config.json").is_file():
+        raise ValueError(
+            f"model.path {path!r}: no config.json there; expected a Hugging Face checkpoint directory "
+            "(a run keeps them under checkpoints/best and checkpoints/last), a hub name, or 'base'"
+        )
+    return str(Path(path).expanduser()) if looks_local else path
+
+
+def load_policy(config: ModelConfig) -> Policy:
+    """Load model, tokenizer and image processor. Raises ValueError for a missing directory, an unknown family, no GPU."""
+    path, device = resolve_path(config.path), resolve_device(config.device)
+    unknown = set(config.train) - set(PARTS)
+    if unknown:
+        raise ValueError(f"model.train names {sorted(unknown)}; expected some of {', '.join(PARTS)}")
+    family = AutoConfig.from_pretrained(path)
+    if family.model_type not in ADAPTERS:
+        raise ValueError(
+            f"model family {family.model_type!r} at {config.path} has no adapter; known: {', '.join(ADAPTERS)}. "
+            "docs/models.md says how to add one (one file and one line)"
+        )
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype)).to(device)
+    tokenizer, images = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
+    freeze(policy, config.train)
+    model.eval()
+    return policy
