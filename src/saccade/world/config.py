@@ -1,0 +1,60 @@
+"""What the world is made of: its vocabulary, its colours and the settings of a generator."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Rgb = tuple[int, int, int]
+
+PALETTE: dict[str, Rgb] = {
+    "red": (222, 38, 42),
+    "green": (40, 168, 72),
+    "blue": (52, 92, 232),
+    "yellow": (236, 204, 34),
+    "purple": (152, 58, 190),
+    "orange": (244, 130, 28),
+}
+COLORS = tuple(PALETTE)
+SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
+TILE = "tile"
+SIZES = ("small", "large")
+DIGITS = tuple(range(1, 10))
+
+HELD_OUT = frozenset(
+    {("red", "star"), ("green", "triangle"), ("blue", "circle"), ("yellow", "cross"), ("purple", "square")}
+)
+"""Colour-shape pairs that no scene or question shows outside the split `ood_combination`."""
+
+Layout = Literal["grid", "free"]
+
+
+class WorldConfig(BaseModel):
+    """Settings of a `World`. Lengths given in pixels hold for 28 px cells and scale with `cell_px`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cells: int = Field(4, ge=2, le=9)
+    """Cells per side; the image is `cells * cell_px` pixels square."""
+    cell_px: int = Field(28, ge=20, le=224)
+    objects_min: int = Field(3, ge=1)
+    objects_max: int = Field(8, ge=1)
+    jitter: int = Field(3, ge=0, le=6)
+    """How far an object's centre strays from its cell's, in pixels of a 28 px cell."""
+    layout: Layout = "grid"
+    """grid: at most one object per cell; free: anywhere, overlapping, each visible by `visible_share` or more."""
+    visible_share: float = Field(0.5, gt=0.0, le=1.0)
+    skew: float = Field(0.6, gt=0.0)
+    """Concentration of the Dirichlet weights of colours and shapes within a scene; smaller is more uneven."""
+    count_max: int = Field(5, ge=1)
+    compare_max: int = Field(3, ge=1)
+
+    @property
+    def size_px(self) -> int:
+        """Side of the square image in pixels."""
+        return self.cells * self.cell_px
+
+    def scaled(self, pixels: float) -> int:
+        """A length given for 28 px cells, at this cell size, at least 1 when it is not 0."""
+        return 0 if pixels == 0 else max(1, round(pixels * self.cell_px / 28))

@@ -1,0 +1,138 @@
+"""The world itself: scenes, questions, items and chains, each a pure function of a seed and an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from PIL import Image
+
+from saccade.types import Sample
+from saccade.world import counting, locating
+from saccade.world.chains import HABITS, write_chain
+from saccade.world.config import HELD_OUT, WorldConfig
+from saccade.world.draw import render
+from saccade.world.question import Question, TaskKind
+from saccade.world.sampling import sample_objects
+from saccade.world.scene import Scene
+from saccade.world.splits import Split, find_split
+
+KINDS: dict[str, TaskKind] = {**counting.KINDS, **locating.KINDS}
+SCENES = {"shapes": sample_objects, "digits": sample_objects}
+
+_SCENE_TRIES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class WorldItem:
+    """A sample with the scene and the question that it was made from."""
+
+    sample: Sample
+    scene: Scene
+    question: Question
+
+
+class World:
+    """An infinite, deterministic source of scenes and questions with exact ground truth."""
+
+    habits = HABITS
+
+    def __init__(self, cfg: WorldConfig | None = None) -> None:
+        self.cfg = cfg or WorldConfig()
+
+    def scene(self, seed: int, index: int, split: str = "train", kind: str = "shapes") -> Scene:
+        """A scene of a kind (a key of `SCENES`), the same for the same arguments on any machine."""
+        if kind not in SCENES:
+            raise ValueError(f"unknown scene kind {kind!r}; the world draws {', '.join(SCENES)}")
+        rng = Random(f"scene/{split}/{kind}/{seed}/{index}")
+        return SCENES[kind](rng, self.cfg, find_split(split), kind)
+
+    def render(self, scene: Scene) -> Image.Image:
+        """The scene's image, RGB."""
+        return render(scene)
+
+    def questions(
+        self, scene: Scene, rng: Random, k: int, tasks: Sequence[str] | None = None, split: str = "train"
+    ) -> list[Question]:
+        """Up to k different questions about one scene; tasks alternate and a task's answers differ while they can."""
+        rules = find_split(split)
+        names = [n for n in (tasks or rules.tasks) if _kind(n) and scene.kind in KINDS[n].scenes]
+        rng.shuffle(names)
+        pools = {name: self._by_answer(scene, rng, name, rules) for name in names}
+        chosen: list[Question] = []
+        while len(chosen) < k and any(pools.values()):
+            for name in [n for n in names if pools[n]][: k - len(chosen)]:
+                chosen.append(pools[name].pop())
+        return chosen
+
+    def _by_answer(self, scene: Scene, rng: Random, task: str, split: Split) -> list[Question]:
+        """All questions of a task, arranged so that popping from the end first goes once through the answers."""
+        groups: dict[str, list[Question]] = {}
+        for question in _asked(scene, rng, task, self.cfg, split):
+            groups.setdefault(json.dumps(question.answer), []).append(question)
+        ranked = []
+        for group in groups.values():
+            rng.shuffle(group)
+            ranked += [(-round_, rng.random(), question) for round_, question in enumerate(group)]
+        return [question for _, _, question in sorted(ranked, key=lambda r: r[:2])]
+
+    def item(self, seed: int, index: int, task: str, split: str = "train") -> WorldItem:
+        """One sample whose answer class was drawn first, so that a task's answers are balanced."""
+        rules = find_split(split)
+        kind = _kind(task)
+        if task not in rules.tasks:
+            raise ValueError(f"split {split!r} has no task {task!r}; it has {', '.join(rules.tasks)}")
+        rng = Random(f"item/{split}/{task}/{seed}/{index}")
+        wanted = kind.draw_class(rng, self.cfg, rules)
+        for _ in range(_SCENE_TRIES):
+            scene_kind = rng.choice(kind.scenes)
+            scene = SCENES[scene_kind](rng, self.cfg, rules, scene_kind)
+            fitting = [q for q in _asked(scene, rng, task, self.cfg, rules) if kind.class_of(q) == wanted]
+            if fitting:
+                question = rng.choice(fitting)
+                sample = to_sample(question, f"world/{split}/{task}/{seed}/{index}", split, seed, index)
+                return WorldItem(sample, question.scene, question)
+        raise ValueError(
+            f"no scene for task {task!r}, split {split!r} and answer class {wanted!r} in {_SCENE_TRIES} tries; "
+            f"raise objects_max (got {self.cfg.objects_max}) or lower count_max (got {self.cfg.count_max})"
+        )
+
+    def chain(self, question: Question, habit: str, rng: Random) -> str:
+        """The inside of the think tag for a habit of `HABITS`; it leads to the true answer."""
+        return write_chain(question, habit, rng)
+
+
+def to_sample(question: Question, name: str, split: str, seed: int, index: int) -> Sample:
+    """A question as a record with decoded images."""
+    scenes = [question.scene] + ([question.scene.after] if question.scene.after else [])
+    meta = {
+        "source": "world",
+        "split": split,
+        "seed": seed,
+        "index": index,
+        "world_kind": question.scene.kind,
+        "difficulty": len(question.targets),
+        "level": question.level,
+        **dict(question.meta),
+    }
+    if question.options:
+        meta["options"] = list(question.options)
+    return Sample(name, tuple(render(s) for s in scenes), question.text, question.answer, question.task, meta)
+
+
+def _kind(task: str) -> TaskKind:
+    if task not in KINDS:
+        raise ValueError(f"unknown task {task!r}; the world asks {', '.join(KINDS)}")
+    return KINDS[task]
+
+
+def _asked(scene: Scene, rng: Random, task: str, cfg: WorldConfig, split: Split) -> list[Question]:
+    """The questions that a task has for a scene; on held-out combinations only those whose targets include one."""
+    kind = KINDS[task]
+    asked = (kind.ask(query, scene) for query in kind.propose(scene, rng, cfg, split))
+    questions = [question for question in asked if question is not None]
+    if split.held_out:
+        questions = [q for q in questions if any((t.color, t.shape) in HELD_OUT for t in q.targets)]
+    return questions

@@ -1,0 +1,100 @@
+"""A question about a scene: its words, its answer, what must be looked at, and the steps from which chains are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from saccade.types import Box
+from saccade.world.config import WorldConfig
+from saccade.world.scene import Scene, Thing
+from saccade.world.splits import Split
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """A description of objects by attribute; an empty attribute matches anything."""
+
+    color: str = ""
+    shape: str = ""
+    size: str = ""
+
+    def matches(self, thing: Thing) -> bool:
+        """True when the object has every attribute named."""
+        return all(
+            not wanted or wanted == got
+            for wanted, got in ((self.color, thing.color), (self.shape, thing.shape), (self.size, thing.size))
+        )
+
+    def among(self, things: Iterable[Thing]) -> tuple[Thing, ...]:
+        """The matching objects, order kept."""
+        return tuple(thing for thing in things if self.matches(thing))
+
+    @property
+    def one(self) -> str:
+        """In the singular: 'large red circle', 'blue object'."""
+        return " ".join(word for word in (self.size, self.color, self.shape or "object") if word)
+
+    @property
+    def many(self) -> str:
+        """In the plural: 'large red circles', 'crosses'."""
+        return self.one + ("es" if self.shape == "cross" else "s")
+
+    @property
+    def short(self) -> str:
+        """As few words as name it: 'red', 'star', 'red star'."""
+        return " ".join(word for word in (self.size, self.color, self.shape) if word) or "object"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of a derivation: entries under an optional title, 'red: a1 1, b2 2'; no entries reads 'none'."""
+
+    entries: tuple[str, ...]
+    title: str = ""
+
+    @property
+    def text(self) -> str:
+        """The step in words, without a full stop."""
+        listed = ", ".join(self.entries) or "none"
+        return f"{self.title}: {listed}" if self.title else listed
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`answer` has the form that `Sample.answer` has for its task; `targets` are in reading order."""
+
+    task: str
+    text: str
+    answer: Any
+    targets: tuple[Thing, ...]
+    steps: tuple[Step, ...]
+    query: Any = field(repr=False)
+    """The machine-readable question; asking it of another scene gives that scene's answer."""
+    scene: Scene = field(repr=False)
+    options: tuple[str, ...] = ()
+    level: str = ""
+    """The kind of question within its task: 'relation', 'sum', 'area'."""
+    meta: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKind:
+    """How a task proposes, asks and balances its questions. Adding a task is one of these and its line in `KINDS`."""
+
+    scenes: tuple[str, ...]
+    """Scene kinds that the task can ask about."""
+    propose: Callable[[Scene, Random, WorldConfig, Split], list[Any]]
+    """Queries worth asking of a scene."""
+    ask: Callable[[Any, Scene], Question | None]
+    """The question with its answer; None when the query has no single answer in this scene."""
+    draw_class: Callable[[Random, WorldConfig, Split], Any]
+    """The answer class that an item is drawn to have, before its scene."""
+    class_of: Callable[[Question], Any]
+
+
+def integer_box(box: Box) -> list[int]:
+    """A box in the form of a gold answer."""
+    return [round(v) for v in box]
