@@ -1,0 +1,185 @@
+"""Asking a model the questions of a benchmark, through the same prompts and graders that training uses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from saccade.config import Config
+from saccade.data.images import load_image
+from saccade.evaluation.habits import habit_of, listings
+from saccade.evaluation.items import ItemResult, append_items, read_items
+from saccade.geometry import to_original
+from saccade.models.adapter import Adapter, EncodedPrompt
+from saccade.parsing import read_boxes, read_reply
+from saccade.rollout.engine import Engine, Sampling
+from saccade.tasks import TASKS
+from saccade.types import Box, Completion, Sample
+
+
+class Decoding(Config):
+    """How replies are drawn."""
+
+    name: Literal["greedy", "sampled"] = "greedy"
+    k: int = Field(1, ge=1)
+    """Replies per item; more than one only makes sense for `sampled`."""
+    max_new_tokens: int = Field(256, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    """Of `sampled`; top_p and top_k too."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    seed: int = 0
+    batch_size: int = Field(32, ge=1)
+    """Items per call of the engine. Part of the result when sampling: each batch has its own seed."""
+    forced_prefix: str = ""
+    """Beginning of every reply, such as '<think>scan': all models forced to one habit. Graded and counted with the reply."""
+
+    @model_validator(mode="after")
+    def _greedy_answers_once(self) -> Decoding:
+        if self.name == "greedy" and self.k > 1:
+            raise ValueError(f"k is {self.k} with greedy decoding, where all attempts are equal; use decoding: sampled or k: 1")
+        return self
+
+    def sampling(self) -> Sampling:
+        return Sampling(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            greedy=self.name == "greedy",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Whose answers these are: the columns `model` and `control` of the results."""
+
+    model: str = "model"
+    control: str | None = None
+
+
+def evaluate(
+    engine: Engine,
+    adapter: Adapter,
+    samples: Sequence[Sample],
+    decoding: Decoding,
+    label: Label = Label(),  # noqa: B008  (frozen)
+    out: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ItemResult]:
+    """Answer every sample `decoding.k` times and grade the replies, in the order of `samples`.
+
+    With `out` (an items.jsonl) each batch is written as it is done, and items already there are not asked again; a batch
+    is drawn whole with a seed of its own, so a killed and resumed evaluation has the same items as one that never stopped.
+    `progress(done, total)` is called after each batch. Raises ValueError for unknown tasks and for items that occur twice.
+    """
+    _check(samples)
+    done = {item.key: item for item in (read_items(out) if out else [])}
+    results: list[ItemResult] = []
+    for start in range(0, len(samples), decoding.batch_size):
+        batch = samples[start : start + decoding.batch_size]
+        keys = [(label.model, label.control, decoding.name, split_of(s), s.task, s.id) for s in batch]
+        missing = [key for key in keys if key not in done]
+        if missing:
+            fresh = {i.key: i for i in _ask(engine, adapter, batch, decoding, label, batch_seed(decoding.seed, start))}
+            if out:
+                append_items(out, [fresh[key] for key in missing])
+            done |= {key: fresh[key] for key in missing}
+        results += [done[key] for key in keys]
+        if progress:
+            progress(len(results), len(samples))
+    return results
+
+
+def split_of(sample: Sample) -> str:
+    return str(sample.meta.get("split", "test"))
+
+
+def batch_seed(seed: int, start: int) -> int:
+    """Seed of the batch that begins at item `start`, in [0, 2^63)."""
+    digest = hashlib.sha256(f"evaluation/{seed}/{start}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    unknown = sorted({s.task for s in samples} - set(TASKS))
+    if unknown:
+        raise ValueError(f"samples name unknown tasks {unknown}; known: {', '.join(sorted(TASKS))}")
+    often = [key for key, n in Counter((split_of(s), s.task, s.id) for s in samples).items() if n > 1]
+    if often:
+        raise ValueError(f"{len(often)} items occur more than once, first (split, task, id) {often[0]}; ids must be unique")
+
+
+def _ask(
+    engine: Engine, adapter: Adapter, batch: Sequence[Sample], decoding: Decoding, label: Label, seed: int
+) -> list[ItemResult]:
+    prompts = [_prompt(adapter, sample, decoding.forced_prefix) for sample in batch]
+    replies = engine.generate(prompts, decoding.sampling(), decoding.k, seed)
+    forced = tuple(adapter.encode_reply(decoding.forced_prefix)[:-1]) if decoding.forced_prefix else ()
+    return [
+        _grade(sample, [_whole(c, decoding.forced_prefix, forced) for c in completions], prompt, decoding, label)
+        for sample, prompt, completions in zip(batch, prompts, replies, strict=True)
+    ]
+
+
+def _prompt(adapter: Adapter, sample: Sample, forced_prefix: str) -> EncodedPrompt:
+    prompt = adapter.encode(TASKS[sample.task].prompt(sample), [load_image(source) for source in sample.images])
+    return adapter.continue_with(prompt, forced_prefix) if forced_prefix else prompt
+
+
+def _whole(completion: Completion, prefix: str, ids: tuple[int, ...]) -> Completion:
+    """The reply with its forced beginning; log-probs stay those of the sampled tokens alone."""
+    return replace(completion, text=prefix + completion.text, token_ids=ids + completion.token_ids) if prefix else completion
+
+
+def _grade(
+    sample: Sample, completions: Sequence[Completion], prompt: EncodedPrompt, decoding: Decoding, label: Label
+) -> ItemResult:
+    verdicts = [TASKS[sample.task].correct(completion, sample) for completion in completions]
+    answers = [read_reply(completion.text).answer for completion in completions]
+    first, gold_boxes = completions[0], gold_boxes_of(sample.answer)
+    return ItemResult(
+        model=label.model,
+        control=label.control,
+        decoding=decoding.name,
+        sample_id=sample.id,
+        task=sample.task,
+        split=split_of(sample),
+        verdicts=tuple(v.right for v in verdicts),
+        routes=tuple(v.route for v in verdicts),
+        answers=tuple(a.strip() if a is not None else None for a in answers),
+        tokens=tuple(len(c.token_ids) for c in completions),
+        truncated=tuple(c.truncated for c in completions),
+        habits=tuple(habit_of(c.text) for c in completions),
+        listings=tuple(listings(c.text) for c in completions),
+        text=first.text,
+        question=sample.question,
+        gold=sample.answer,
+        boxes=_boxes(answers[0], prompt) if gold_boxes else (),
+        gold_boxes=gold_boxes,
+        image_shas=prompt.image_shas,
+    )
+
+
+def gold_boxes_of(answer: Any) -> tuple[Box, ...]:
+    """Boxes in a gold answer that is a box or a list of {'bbox_2d', 'label'}; () for any other answer."""
+    if not isinstance(answer, (list, tuple)) or not answer:
+        return ()
+    if len(answer) == 4 and all(isinstance(v, (int, float)) for v in answer):
+        return (tuple(float(v) for v in answer),)  # type: ignore[return-value]
+    if all(isinstance(entry, dict) and "bbox_2d" in entry for entry in answer):
+        return tuple(tuple(float(v) for v in entry["bbox_2d"]) for entry in answer)  # type: ignore[misc]
+    return ()
+
+
+def _boxes(answer: str | None, prompt: EncodedPrompt) -> tuple[Box, ...]:
+    """Boxes of a reply in pixels of the first image."""
+    if answer is None or not prompt.frames:
+        return ()
+    return tuple(to_original(found.box, prompt.frames[0]) for found in read_boxes(answer))

@@ -1,0 +1,120 @@
+"""`saccade eval`: one recipe, one model, its benchmarks; leaves a run directory with items.jsonl and results.json."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from pydantic import Field, model_validator
+
+from saccade.config import Config, dump
+from saccade.data import DataConfig, open_source
+from saccade.data.images import load_image
+from saccade.evaluation.evaluator import Decoding, Label, evaluate
+from saccade.evaluation.items import ItemResult
+from saccade.evaluation.results import summarise, summarise_attempts, write_results
+from saccade.evaluation.suites import world_suite
+from saccade.models.policy import ModelConfig, load_policy
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.types import Sample
+
+Progress = Callable[[str, int, int], None]
+"""(decoding, done, total)."""
+
+
+class WorldBenchmark(Config):
+    """Held-out questions of the visual world."""
+
+    splits: tuple[str, ...] = Field(("test",), min_length=1)
+    tasks: tuple[str, ...] = Field(("count",), min_length=1)
+    n: int = Field(300, ge=1)
+    """Questions per split and task."""
+    seed: int = 0
+    """Of the benchmark, in a name space of its own; runs that are compared must share it."""
+
+
+class EvalRecipe(Config):
+    """Which model answers which questions, and how."""
+
+    kind: Literal["eval"] = "eval"
+    model: ModelConfig
+    label: str = "model"
+    """Column `model` of the results."""
+    control: str | None = None
+    """Column `control`: the name of the control that this run is, if it is one."""
+    data: tuple[DataConfig, ...] = ()
+    world: WorldBenchmark | None = None
+    n: int | None = Field(None, ge=1)
+    """Items taken from each of `data`, the first ones; all when null."""
+    decoding: tuple[Literal["greedy", "sampled"], ...] = Field(("greedy", "sampled"), min_length=1)
+    k: int = Field(1, ge=1)
+    """Replies per item when sampling."""
+    max_new_tokens: int = Field(256, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    seed: int = 0
+    batch_size: int = Field(32, ge=1)
+    forced_prefix: str = ""
+    images: int = Field(24, ge=0)
+    """Images kept for the report, spread evenly over the items."""
+    out: str
+
+    @model_validator(mode="after")
+    def _has_questions_and_uses_k(self) -> EvalRecipe:
+        if not self.data and self.world is None:
+            raise ValueError("there is nothing to evaluate; give `data` (a list of data sets) or `world` (a suite)")
+        if self.k > 1 and "sampled" not in self.decoding:
+            raise ValueError(f"k is {self.k} but only greedy decoding is asked for; add 'sampled' to `decoding` or set k: 1")
+        return self
+
+    def decodings(self) -> list[Decoding]:
+        shared = self.model_dump(include={"max_new_tokens", "temperature", "top_p", "top_k", "seed", "batch_size", "forced_prefix"})
+        return [Decoding(name=name, k=self.k if name == "sampled" else 1, **shared) for name in self.decoding]
+
+
+def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
+    """Evaluate and return the path of results.json. Started again with the same recipe, it goes on where it was stopped.
+
+    Raises ValueError before any answer is drawn when `out` holds another evaluation, or data or model are not right.
+    """
+    began = time.monotonic()
+    out = _open(recipe)
+    samples = benchmark(recipe)
+    policy = load_policy(recipe.model)
+    engine = BuiltinEngine(policy)
+    label = Label(recipe.label, recipe.control)
+    _save_images(samples, recipe.images, out / "images")
+    results: list[ItemResult] = []
+    for decoding in recipe.decodings():
+        tell = (lambda done, total, name=decoding.name: progress(name, done, total)) if progress else None
+        results += evaluate(engine, policy.adapter, samples, decoding, label, out / "items.jsonl", tell)
+    seconds = time.monotonic() - began
+    return write_results(
+        out / "results.json", summarise(results), seconds=seconds, seed=recipe.seed, attempts=summarise_attempts(results)
+    )
+
+
+def benchmark(recipe: EvalRecipe) -> list[Sample]:
+    """The questions of a recipe: data sets first, then the world."""
+    samples: list[Sample] = []
+    for config in recipe.data:
+        source = open_source(config)
+        samples += [source[i] for i in range(len(source) if recipe.n is None else min(recipe.n, len(source)))]
+    if recipe.world:
+        samples += world_suite(recipe.world.splits, recipe.world.tasks, recipe.world.n, recipe.world.seed)
+    return samples
+
+
+def _open(recipe: EvalRecipe) -> Path:
+    """The run directory with its config.yaml."""
+    out = Path(recipe.out)
+    config, text = out / "config.yaml", dump(recipe)
+    if config.exists() and config.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{out} holds another evaluation (its config.yaml differs); choose a new `out`, or remove that directory")
+    out.mkdir(parents=True, exist_ok=True)
+    config.write_text(text, encoding="utf-8")
+    return out

@@ -1,0 +1,141 @@
+"""From items to the table that others read: `results.json` rows with intervals, comparisons, several attempts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from saccade.evaluation.items import ItemResult
+from saccade.evaluation.statistics import Comparison, Interval, bootstrap, compare_paired, maj_at_k, pass_at_k, wilson
+
+SCHEMA = 1
+ALL = "all"
+Row = dict[str, Any]
+
+
+def summarise(results: Iterable[ItemResult]) -> list[Row]:
+    """Rows of `results.json`: for each model, control, decoding and split one row over all tasks and one per task.
+
+    Wilson interval for one answer per item, bootstrap over items otherwise. Items whose gold cannot be graded leave `n`.
+    """
+    return [_row(key, task, items) for key, task, items in _cells(results)]
+
+
+def summarise_attempts(results: Iterable[ItemResult]) -> list[Row]:
+    """For items with k > 1 attempts: avg@k, pass@j for j = 1, 2, 4, ... k, and maj@k, per split and task."""
+    rows = []
+    for (model, control, decoding, split), task, items in _cells(results):
+        k = len(items[0].verdicts)
+        if k == 1:
+            continue
+        sizes = sorted({2**i for i in range(k.bit_length()) if 2**i <= k} | {k})
+        right = [sum(v is True for v in item.verdicts) for item in items]
+        rows.append({
+            "model": model, "control": control, "split": split, "task": task, "decoding": decoding, "k": k, "n": len(items),
+            "avg": fmean(item.accuracy for item in items),
+            "pass": {str(j): fmean(pass_at_k(k, r, j) for r in right) for j in sizes},
+            "maj": fmean(maj_at_k(item.answers, [v is True for v in item.verdicts]) for item in items),
+        })  # fmt: skip
+    return rows
+
+
+def _cells(results: Iterable[ItemResult]) -> Iterator[tuple[tuple[str, str | None, str, str], str, list[ItemResult]]]:
+    """((model, control, decoding, split), task or 'all', gradable items), in order of first appearance."""
+    groups: dict[tuple[str, str | None, str, str], dict[str, list[ItemResult]]] = {}
+    for item in results:
+        if item.gradable:
+            tasks = groups.setdefault((item.model, item.control, item.decoding, item.split), {ALL: []})
+            tasks[ALL].append(item)
+            tasks.setdefault(item.task, []).append(item)
+    for key, tasks in groups.items():
+        attempts = {len(item.verdicts) for item in tasks[ALL]}
+        if len(attempts) > 1:
+            raise ValueError(f"items of {key} have {sorted(attempts)} attempts; expected one number of attempts per table row")
+        for task, items in tasks.items():
+            yield key, task, items
+
+
+def _row(key: tuple[str, str | None, str, str], task: str, items: Sequence[ItemResult]) -> Row:
+    model, control, decoding, split = key
+    interval = interval_of(items)
+    return {
+        "model": model,
+        "control": control,
+        "split": split,
+        "task": task,
+        "decoding": decoding,
+        "k": len(items[0].verdicts),
+        "n": len(items),
+        "accuracy": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "mean_tokens": fmean(t for item in items for t in item.tokens),
+        "truncated": fmean(t for item in items for t in item.truncated),
+    }
+
+
+def interval_of(items: Sequence[ItemResult]) -> Interval:
+    """Accuracy with the interval that fits the number of attempts."""
+    if all(len(item.verdicts) == 1 for item in items):
+        return wilson(sum(item.verdicts[0] is True for item in items), len(items))
+    return bootstrap([item.accuracy for item in items])
+
+
+def mean_listings(items: Iterable[ItemResult]) -> float:
+    """Listings per reply, over all attempts."""
+    return fmean(n for item in items for n in item.listings)
+
+
+def compare(name: str, a: Iterable[ItemResult], b: Iterable[ItemResult]) -> Comparison:
+    """Accuracy of `a` minus that of `b` on the same items. Raises ValueError when the items differ."""
+    left, right = _by_item(a), _by_item(b)
+    if left.keys() != right.keys():
+        odd = sorted(left.keys() ^ right.keys())
+        raise ValueError(f"comparison '{name}': {len(odd)} items are in one run only, first {odd[0]}; evaluate both on the same items")
+    keys = [key for key in left if left[key].gradable and right[key].gradable]
+    return compare_paired(name, [left[key].accuracy for key in keys], [right[key].accuracy for key in keys])
+
+
+def _by_item(items: Iterable[ItemResult]) -> dict[tuple[str, str, str], ItemResult]:
+    found: dict[tuple[str, str, str], ItemResult] = {}
+    for item in items:
+        key = (item.split, item.task, item.sample_id)
+        if key in found:
+            raise ValueError(f"item {key} occurs twice in one side of a comparison; give one model and one decoding per side")
+        found[key] = item
+    return found
+
+
+def comparison_row(comparison: Comparison) -> Row:
+    """A comparison as `demo.json` and the report read it."""
+    return {
+        "name": comparison.name,
+        "difference": comparison.difference,
+        "low": comparison.low,
+        "high": comparison.high,
+        "n": comparison.n,
+        "p": comparison.p,
+        "shown": comparison.shown,
+    }
+
+
+def write_results(path: str | Path, rows: Sequence[Row], *, seconds: float, seed: int, attempts: Sequence[Row] = ()) -> Path:
+    """Write `results.json` (schema 1) whole or not at all: beside it first, then renamed. `attempts` adds the key of that name."""
+    document: Row = {"schema": SCHEMA, "seconds": round(seconds, 3), "seed": seed, "rows": list(rows)}
+    if attempts:
+        document["attempts"] = list(attempts)
+    return write_json(path, document)
+
+
+def write_json(path: str | Path, document: Row) -> Path:
+    """Write JSON atomically (NaN and infinities refused: they are not JSON)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+    return path
