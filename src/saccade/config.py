@@ -1,0 +1,266 @@
+"""Recipes: YAML plus dotted overrides into a frozen pydantic model, with errors that name file, line, key and way out.
+
+A recipe may build on another one with `extends: other.yaml` (beside it) or `extends: name` (a packaged recipe):
+mappings are merged, lists and scalars replaced. Overrides such as `loss.kl_coef=0.01` or `stages.0.group_size=4` come
+last; their values are read as YAML.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+Key = str | int
+Loc = tuple[Key, ...]
+COMMAND_LINE = "command line"
+
+
+class ConfigError(ValueError):
+    """A recipe or an override that cannot be meant; the message has one line per finding."""
+
+
+class Config(BaseModel):
+    """The base of every section of a recipe: frozen, and a key it does not know is an error."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+T = TypeVar("T", bound=Config)
+
+
+def load(path: str | Path, schema: type[T], overrides: Sequence[str] = ()) -> T:
+    """Reads the recipe at `path` (or the packaged recipe of that name), applies `overrides`, checks against `schema`.
+
+    Raises ConfigError; FileNotFoundError when there is no such recipe.
+    """
+    data, places = _read(find(path), seen=())
+    for override in overrides:
+        _override(data, places, override)
+    try:
+        config = schema.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, data, places, schema))) from None
+    if swapped := [f"{places[at]}: '{_dotted(at)}': got {got}" for at, got in _swapped(data, config, ())]:
+        raise ConfigError("\n".join(f"{line}, expected a number" for line in swapped))
+    return config
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML; `load` gives it back unchanged."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def kind(path: str | Path) -> str:
+    """The value of the top-level key `kind`, which says what schema a recipe follows."""
+    data, places = _read(find(path), seen=())
+    if not isinstance(data.get("kind"), str):
+        raise ConfigError(f"{places[()]}: got no 'kind', expected one such as 'kind: rl'")
+    return data["kind"]
+
+
+def packaged() -> dict[str, Path]:
+    """Recipes that ship with the package, by name without suffix."""
+    folder = Path(str(resources.files("saccade"))) / "recipes"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find(path: str | Path, beside: Path | None = None) -> Path:
+    """A file at `path` (from folder `beside`, when given), else the packaged recipe of that name."""
+    for candidate in ([beside / path] if beside else []) + [Path(path)]:
+        if candidate.is_file():
+            return candidate
+    recipes = packaged()
+    name = str(path).removesuffix(".yaml")
+    if name in recipes:
+        return recipes[name]
+    known = ", ".join(recipes) or "(none)"
+    raise FileNotFoundError(f"{path}: no such recipe; expected a YAML file or one of {known}{_nearest(name, recipes)}")
+
+
+# ------------------------------------------------------------------------------------------------------ reading YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: `1e-4` is a number, a date is text, and only true and false are booleans."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith((":timestamp", ":bool", ":float"))]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
+_BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc, str]]:
+    """The data of a recipe with what it extends merged in, and the `file:line` of every key."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: extends itself by way of {', '.join(p.name for p in seen)}")
+    places: dict[Loc, str] = {(): str(path)}
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    data = {} if node is None else _build(node, (), str(path), places)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}:1: got a {type(data).__name__}, expected a mapping of keys to values")
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data, places
+    try:
+        base_path = find(str(parent), beside=path.parent)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{places[('extends',)]}: extends {error}") from None
+    base, base_places = _read(base_path, (*seen, path.resolve()))
+    return _merge(base, data), {**base_places, **places}
+
+
+def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
+    """Plain data of a YAML node; notes the line of every key and item in `places`."""
+    if isinstance(node, yaml.SequenceNode):
+        for i, child in enumerate(node.value):
+            places[(*loc, i)] = f"{file}:{child.start_mark.line + 1}"
+        return [_build(child, (*loc, i), file, places) for i, child in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return _Loader("").construct_object(node)
+    built: dict[Any, Any] = {}
+    for key_node, child in node.value:
+        key, line = key_node.value, key_node.start_mark.line + 1
+        if not isinstance(key, str) or key == "<<":
+            raise ConfigError(f"{file}:{line}: got a key that is no plain name, expected 'key: value' (see 'extends')")
+        if key in built:
+            first = places[(*loc, key)]
+            raise ConfigError(f"{file}:{line}: key '{_dotted((*loc, key))}' is given twice; first on {first}")
+        places[(*loc, key)] = f"{file}:{line}"
+        built[key] = _build(child, (*loc, key), file, places)
+    return built
+
+
+def _merge(base: Any, top: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(top, dict)):
+        return top
+    return base | {key: _merge(base[key], value) if key in base else value for key, value in top.items()}
+
+
+def _override(data: Any, places: dict[Loc, str], text: str) -> None:
+    """Sets one `a.b.0.c=value` in `data`; a wrong key is found later, by the schema."""
+    dotted, equals, value = text.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"{COMMAND_LINE}: got '{text}', expected key=value such as loss.kl_coef=0.01")
+    loc: Loc = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    where, node = f"{COMMAND_LINE}: '{dotted}'", data
+    for i, key in enumerate(loc):
+        if isinstance(node, list) and not (isinstance(key, int) and key < len(node)):
+            raise ConfigError(f"{where}: got item {key}, expected 0 to {len(node) - 1} of '{_dotted(loc[:i])}'")
+        if isinstance(node, dict) and isinstance(key, int):
+            raise ConfigError(f"{where}: the recipe holds no list '{_dotted(loc[:i])}' to take item {key} of")
+        places[loc[: i + 1]] = COMMAND_LINE
+        if i == len(loc) - 1:
+            break
+        if isinstance(node, dict) and not isinstance(node.get(str(key)), dict | list):
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"{where}: '{_dotted(loc[: i + 1])}' is no section, got {node!r}")
+    try:
+        node[loc[-1]] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise ConfigError(f"{where}: got {value!r}, expected a YAML value") from None
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+def _lines(error: ValidationError, data: Any, places: dict[Loc, str], schema: type[Config]) -> Iterator[str]:
+    """One line per place; the members of a union that all refused the same value share a line."""
+    found: dict[Loc, list[ErrorDetails]] = {}
+    for detail in error.errors():
+        found.setdefault(_real(detail["loc"], data), []).append(detail)
+    unknown = {loc for loc, details in found.items() if all(d["type"] == "extra_forbidden" for d in details)}
+    for loc, details in sorted(found.items(), key=lambda pair: pair[0] not in unknown):
+        place = next(places[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in places)
+        name = _dotted(loc)
+        if loc in unknown:
+            names = [n for d in details for model in _models(schema, d["loc"][:-1]) for n in model.model_fields]
+            yield f"{place}: unknown key '{name}'{_nearest(str(loc[-1]), names)}"
+        elif details[0]["type"] == "missing":
+            yield f"{place}: '{name}' is missing"
+        elif details[0]["type"] == "value_error":
+            yield f"{place}: {name + ': ' if name else ''}{details[0]['ctx']['error']}"
+        else:
+            expected = " or ".join(dict.fromkeys(_expected(d) for d in details))
+            yield f"{place}: '{name}': got {details[0]['input']!r}, expected {expected}"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    """`Input should be a valid integer, unable to ...` -> `a valid integer`."""
+    return detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ").split(", unable")[0]
+
+
+def _swapped(data: Any, value: Any, loc: Loc) -> Iterator[tuple[Loc, bool]]:
+    """Booleans that were taken as numbers: Python counts True as 1, a person who writes `group_size: true` does not."""
+    if isinstance(data, bool) and not isinstance(value, bool):
+        yield loc, data
+    elif isinstance(data, dict) and isinstance(value, Config):
+        for key in data:
+            yield from _swapped(data[key], getattr(value, key), (*loc, key))
+    elif isinstance(data, list) and isinstance(value, list | tuple):
+        for i, (item, taken) in enumerate(zip(data, value, strict=False)):
+            yield from _swapped(item, taken, (*loc, i))
+
+
+def _real(loc: Loc, data: Any) -> Loc:
+    """`loc` without the names of union members that pydantic mixes in; a missing key stays as the last part."""
+    real: list[Key] = []
+    for i, key in enumerate(loc):
+        inside = (isinstance(data, dict) and key in data) or (isinstance(data, list) and isinstance(key, int))
+        if inside:
+            data = data[key]
+        if inside or (i == len(loc) - 1 and isinstance(data, dict)):
+            real.append(key)
+    return tuple(real)
+
+
+def _models(annotation: Any, loc: Loc) -> Iterator[type[BaseModel]]:
+    """The models that a value at `loc` may be, found by walking the annotations."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not loc:
+            yield annotation
+        elif loc[0] in annotation.model_fields:
+            yield from _models(annotation.model_fields[str(loc[0])].annotation, loc[1:])
+        else:  # the tag of a union member
+            yield from _models(annotation, loc[1:])
+        return
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        for member in members:
+            yield from _models(member, loc)
+    elif members and loc and (isinstance(loc[0], int) or origin is dict):
+        yield from _models(members[-1] if origin is dict else members[0], loc[1:])
+
+
+def _nearest(name: str, names: Sequence[str] | dict[str, Path]) -> str:
+    close = get_close_matches(name, list(names), n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known keys: {', '.join(dict.fromkeys(names))}" if names and not isinstance(names, dict) else ""
+
+
+def _dotted(loc: Loc) -> str:
+    return ".".join(map(str, loc))

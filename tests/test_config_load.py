@@ -1,0 +1,190 @@
+"""Recipes: what is read, what is refused, and how the refusal reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field, model_validator
+
+from saccade.config import Config, ConfigError, dump, load
+
+
+class Loss(Config):
+    kl_coef: float = 0.0
+    clip: tuple[float, float] = (0.2, 0.2)
+
+
+class Stage(Config):
+    group_size: int = Field(8, ge=2)
+    steps: int | Literal["all"] = "all"
+
+
+class World(Config):
+    source: Literal["world"]
+    seed: int = 0
+
+
+class Files(Config):
+    source: Literal["files"]
+    path: str
+    weight: float = 1.0
+
+
+class Recipe(Config):
+    kind: Literal["rl"] = "rl"
+    loss: Loss = Loss()
+    stages: tuple[Stage, ...] = (Stage(),)
+    data: tuple[Annotated[World | Files, Field(discriminator="source")], ...] = ()
+    shuffle: bool = True
+    rate: float | None = None
+
+    @model_validator(mode="after")
+    def _rate_needs_shuffle(self) -> Recipe:
+        if self.rate and not self.shuffle:
+            raise ValueError("rate is only read when shuffle is true; got shuffle false")
+        return self
+
+
+def write(folder: Path, text: str, name: str = "rec.yaml") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def message(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, Recipe, overrides)
+    return str(caught.value)
+
+
+def test_a_recipe_is_read_into_its_schema(tmp_path: Path) -> None:
+    path = write(tmp_path, "loss: {kl_coef: 1e-4, clip: [0.2, 0.28]}\nstages:\n  - group_size: 4\n  - steps: 3\n")
+    recipe = load(path, Recipe)
+    assert recipe.loss == Loss(kl_coef=1e-4, clip=(0.2, 0.28))
+    assert [s.group_size for s in recipe.stages] == [4, 8]
+    assert [s.steps for s in recipe.stages] == ["all", 3]
+
+
+def test_an_unknown_key_names_file_line_and_nearest_key(tmp_path: Path) -> None:
+    path = write(tmp_path, "# a comment\nloss:\n  kl_coeff: 0.1\n")
+    assert message(path) == f"{path}:3: unknown key 'loss.kl_coeff'; did you mean 'kl_coef'?"
+
+
+def test_an_unknown_key_inside_a_union_in_a_list_names_the_nearest_key_of_its_member(tmp_path: Path) -> None:
+    path = write(tmp_path, "data:\n  - source: world\n  - source: files\n    path: a\n    wieght: 2\n")
+    assert message(path) == f"{path}:5: unknown key 'data.1.wieght'; did you mean 'weight'?"
+
+
+def test_a_wrong_type_says_got_and_expected(tmp_path: Path) -> None:
+    path = write(tmp_path, "\nstages:\n  - group_size: many\n")
+    assert message(path) == f"{path}:3: 'stages.0.group_size': got 'many', expected a valid integer"
+
+
+def test_a_number_out_of_range_says_the_range(tmp_path: Path) -> None:
+    path = write(tmp_path, "stages: [{group_size: 1}]\n")
+    assert message(path) == f"{path}:1: 'stages.0.group_size': got 1, expected greater than or equal to 2"
+
+
+def test_a_value_that_no_union_member_takes_is_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "stages:\n- steps: some\n")
+    assert message(path) == f"{path}:2: 'stages.0.steps': got 'some', expected a valid integer or 'all'"
+
+
+def test_true_is_not_a_number(tmp_path: Path) -> None:
+    path = write(tmp_path, "loss:\n  kl_coef: true\n")
+    assert message(path) == f"{path}:2: 'loss.kl_coef': got True, expected a number"
+    assert "rate" in message(write(tmp_path, "rate: false\n"))
+
+
+def test_a_missing_key_names_its_section(tmp_path: Path) -> None:
+    path = write(tmp_path, "shuffle: true\ndata:\n  - source: files\n")
+    assert message(path) == f"{path}:3: 'data.0.path' is missing"
+
+
+def test_contradicting_keys_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = write(tmp_path, "shuffle: false\nrate: 0.5\n")
+    assert message(path) == f"{path}: rate is only read when shuffle is true; got shuffle false"
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "loss:\n  kl_coef: 1\n  kl_coef: 2\n")
+    assert message(path) == f"{path}:3: key 'loss.kl_coef' is given twice; first on {path}:2"
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "loss:\n  clip: [1, 2\nshuffle: true\n")
+    assert message(path).startswith(f"{path}:3: not valid YAML")
+
+
+def test_every_wrong_key_is_reported_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "losss: {}\nstages: [{group_size: x}]\nshufle: true\n")
+    assert [line.split(": ")[0] for line in message(path).splitlines()] == [f"{path}:1", f"{path}:3", f"{path}:2"]
+
+
+def test_overrides_reach_sections_and_list_items(tmp_path: Path) -> None:
+    path = write(tmp_path, "stages: [{}, {}]\n")
+    data = ["data=[{source: world, seed: 3}]", "data.0.seed=4"]
+    recipe = load(path, Recipe, ["loss.kl_coef=1e-2", "stages.1.group_size=4", *data])
+    assert recipe.loss.kl_coef == 0.01
+    assert [s.group_size for s in recipe.stages] == [8, 4]
+    assert recipe.data == (World(source="world", seed=4),)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("loss.kl_coeff=1", "command line: unknown key 'loss.kl_coeff'; did you mean 'kl_coef'?"),
+        ("loss.kl_coef=much", "command line: 'loss.kl_coef': got 'much', expected a valid number"),
+        ("stages.3.group_size=4", "command line: 'stages.3.group_size': got item 3, expected 0 to 0 of 'stages'"),
+        ("data.0.seed=4", "command line: 'data.0.seed': the recipe holds no list 'data' to take item 0 of"),
+        ("shuffle", "command line: got 'shuffle', expected key=value such as loss.kl_coef=0.01"),
+        ("loss.clip=[1", "command line: 'loss.clip': got '[1', expected a YAML value"),
+    ],
+)
+def test_a_wrong_override_is_placed_on_the_command_line(tmp_path: Path, override: str, expected: str) -> None:
+    assert message(write(tmp_path, "stages: [{}]\n"), override) == expected
+
+
+def test_a_recipe_extends_another_and_errors_name_the_file_they_are_in(tmp_path: Path) -> None:
+    base = write(tmp_path, "loss: {kl_coef: 0.5}\nstages: [{}, {}]\n", "base.yaml")
+    path = write(tmp_path, "extends: base.yaml\nloss: {clip: [0.1, 0.3]}\nstages: [{group_size: 2}]\n")
+    recipe = load(path, Recipe)
+    assert recipe.loss == Loss(kl_coef=0.5, clip=(0.1, 0.3))
+    assert recipe.stages == (Stage(group_size=2),)
+    write(tmp_path, "loss: {kl: 0.5}\n", "base.yaml")
+    assert message(path).startswith(f"{base}:1: unknown key 'loss.kl'")
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "extends: rec.yaml\n", "base.yaml")
+    assert "extends itself" in message(write(tmp_path, "extends: base.yaml\n"))
+
+
+def test_a_recipe_that_is_nowhere_is_said_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such recipe"):
+        load(tmp_path / "none.yaml", Recipe)
+    assert "nothing: no such recipe" in message(write(tmp_path, "extends: nothing\n"))
+
+
+def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
+    assert load(write(tmp_path, ""), Recipe) == Recipe()
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Loss().kl_coef = 1.0  # type: ignore[misc]
+
+
+FLOATS = st.floats(allow_nan=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(kl=FLOATS, low=FLOATS, rate=st.none() | FLOATS, seed=st.integers(), path=st.text(max_size=8))
+def test_a_dumped_config_loads_unchanged(tmp_path_factory: pytest.TempPathFactory, kl, low, rate, seed, path) -> None:
+    data = (World(source="world", seed=seed), Files(source="files", path=path))
+    config = Recipe(loss=Loss(kl_coef=kl, clip=(low, 1.0)), data=data, rate=rate)
+    file = write(tmp_path_factory.mktemp("dump"), dump(config))
+    assert load(file, Recipe) == config
