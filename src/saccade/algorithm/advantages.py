@@ -1,0 +1,69 @@
+"""Group-relative advantages: how much better a completion is than its siblings.
+
+GRPO (DeepSeekMath, arXiv:2402.03300, eq. 3): A_i = (r_i - mean r) / (std r + eps). Without the division it is Dr.GRPO's
+(arXiv:2503.20783). Shape letter: G completions of one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from saccade.config import Config
+
+
+class AdvantageConfig(Config):
+    """How rewards are centred within a group."""
+
+    std: bool = True
+    """Divide by the group's standard deviation (GRPO). Off is Dr.GRPO: no extra weight on easy and hard prompts."""
+    eps: float = Field(default=1e-4, ge=0.0)
+    """Added to the standard deviation."""
+    unbiased: bool = True
+    """Standard deviation with G - 1 in the denominator."""
+
+
+def advantages(
+    rewards_G: Tensor,
+    mask_G: Tensor | None = None,
+    *,
+    std: bool = True,
+    eps: float = 1e-4,
+    unbiased: bool = True,
+) -> Tensor:
+    """Centred (and scaled) rewards of one group, in the dtype of the rewards.
+
+    `mask_G` is True where a member counts; a masked member gets 0 and leaves mean and std. Fewer than two members that
+    count, or equal rewards, give exactly 0 for all. ValueError for another rank, unequal shapes or a reward that is not
+    finite.
+    """
+    counts_G = torch.ones_like(rewards_G, dtype=torch.bool) if mask_G is None else mask_G.bool()
+    if rewards_G.ndim != 1 or counts_G.shape != rewards_G.shape:
+        raise ValueError(
+            f"advantages: got rewards {tuple(rewards_G.shape)} and mask {tuple(counts_G.shape)}; "
+            "expected two vectors of one length"
+        )
+    kept = rewards_G[counts_G].double()
+    if not torch.isfinite(kept).all():
+        raise ValueError(f"advantages: got {kept.tolist()}; expected finite rewards (mask one that failed)")
+    result_G = torch.zeros_like(rewards_G)
+    if len(kept) < 2 or bool((kept == kept[0]).all()):
+        return result_G
+    centred = kept - kept.mean()
+    if std:
+        centred = centred / (kept.std(correction=int(unbiased)) + eps)
+    result_G[counts_G] = centred.to(rewards_G.dtype)
+    return result_G
+
+
+Center = Callable[[Tensor, Tensor | None], Tensor]
+"""(rewards_G, mask_G) -> advantages_G."""
+
+
+def build_advantages(config: AdvantageConfig) -> Center:
+    """`advantages` with the options of a recipe."""
+    return partial(advantages, std=config.std, eps=config.eps, unbiased=config.unbiased)

@@ -1,0 +1,154 @@
+"""Stages as data: progressive thinking suppression (Vision-R1, arXiv:2503.06749, section 3.3) is a list of them.
+
+A stage caps the reply's length, sets the group's size and may override sampling and rubric. `Schedule` says which
+stage a step belongs to; where a run stands is a small frozen `ScheduleState` that goes into the checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from saccade.config import Config
+
+
+class Until(Config):
+    """When a stage ends: at a step of the run, or when few replies are still cut off."""
+
+    step: int | None = Field(default=None, ge=1)
+    """The last step of the stage, counted over the run from 1."""
+    truncation_below: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Ends when the truncated share, averaged over the last `over` steps of the stage, is below this."""
+    over: int | None = Field(default=None, ge=1)
+    """Steps of the average (with truncation_below)."""
+    at_most: int | None = Field(default=None, ge=1)
+    """Steps of this stage after which it ends anyway (with truncation_below)."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Until:
+        rule = (self.truncation_below, self.over, self.at_most)
+        given = [value is not None for value in rule]
+        if any(given) if self.step is not None else not all(given):
+            raise ValueError("expected either {step: n} or all three of {truncation_below: x, over: k, at_most: n}")
+        if self.over is not None and self.at_most is not None and self.over > self.at_most:
+            raise ValueError(f"over: got {self.over}; expected at most {self.at_most}, which is at_most")
+        return self
+
+
+class Stage(Config):
+    """One part of an RL run. An option that is left out is the recipe's."""
+
+    name: str = "main"
+    max_new_tokens: int = Field(ge=1)
+    """The cap on a reply; a longer one is truncated."""
+    group_size: int = Field(ge=2)
+    """Completions per prompt (the papers' G)."""
+    temperature: float | None = Field(default=None, gt=0.0)
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    top_k: int | None = Field(default=None, ge=0)
+    rubric: str | None = None
+    """Name of the rubric that scores this stage, such as hard; None is each task's own."""
+    prompts_per_step: int | None = Field(default=None, ge=1)
+    until: Until | None = None
+    """None only on the last stage of a recipe that sets num_steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleState:
+    """Where a run stands."""
+
+    step: int = 0
+    """Optimiser steps that are done."""
+    stage: int = 0
+    """Index of the stage of the next step."""
+    stage_start: int = 0
+    """Steps that were done when the stage began."""
+    truncated: tuple[float, ...] = ()
+    """Truncated shares of the stage's last steps, oldest first; kept only as far back as its rule looks."""
+    finished: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return asdict(self) | {"truncated": list(self.truncated)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ScheduleState:
+        """The inverse of `to_dict`."""
+        return cls(**{**data, "truncated": tuple(data["truncated"])})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The stages of a run in order. ValueError when they cannot all take place within `num_steps`."""
+
+    stages: tuple[Stage, ...]
+    num_steps: int | None = None
+    """Ends the last stage when that has no rule of its own."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages: got an empty list; expected at least one stage")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages: got the names {', '.join(names)}; expected a different name for each stage")
+        end = 0
+        for number in range(1, len(self.stages) + 1):
+            end = self._latest_end(number, end)
+        if self.num_steps is not None and self.stages[-1].until is not None and end != self.num_steps:
+            raise ValueError(f"the last stage ends at step {end} but num_steps is {self.num_steps}; leave one out")
+
+    def _latest_end(self, number: int, start: int) -> int:
+        """The last step that stage `number` (from 1) can reach when its predecessor ends at `start` at the latest."""
+        until = self.stages[number - 1].until
+        if until is None and number < len(self.stages):
+            raise ValueError(f"stage {number} has no 'until'; only the last stage may end with num_steps")
+        if until is None and self.num_steps is None:
+            raise ValueError(f"stage {number} has no 'until' and num_steps is not set; set one of them")
+        end = (self.num_steps or 0) if until is None else until.step or start + (until.at_most or 0)
+        if end <= start:
+            raise ValueError(
+                f"stage {number} ends at step {end} but stage {number - 1} may last until step {start}; "
+                "each stage must end after the one before"
+            )
+        if self.num_steps is not None and end > self.num_steps:
+            raise ValueError(
+                f"stage {number} ends at step {end} but num_steps is {self.num_steps}; "
+                "stages must end at or before num_steps"
+            )
+        return end
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of the run if every stage lasts as long as it can."""
+        end = 0
+        for number in range(1, len(self.stages) + 1):
+            end = self._latest_end(number, end)
+        return end
+
+    def stage(self, state: ScheduleState) -> Stage:
+        """The stage of the next step."""
+        return self.stages[state.stage]
+
+    def advance(self, state: ScheduleState, truncated_share: float) -> ScheduleState:
+        """The state after one more step, in which that share (0..1) of the replies was truncated."""
+        stage = self.stages[state.stage]
+        over = stage.until.over if stage.until is not None and stage.until.over is not None else 0
+        step = state.step + 1
+        shares = (*state.truncated, float(truncated_share))[-over:] if over else ()
+        if not self._over(stage, step, step - state.stage_start, shares):
+            return ScheduleState(step, state.stage, state.stage_start, shares)
+        if state.stage == len(self.stages) - 1:
+            return ScheduleState(step, state.stage, state.stage_start, shares, finished=True)
+        return ScheduleState(step, state.stage + 1, stage_start=step)
+
+    def _over(self, stage: Stage, step: int, steps_in_stage: int, shares: tuple[float, ...]) -> bool:
+        until = stage.until
+        if until is None:
+            return step >= (self.num_steps or 0)
+        if until.step is not None:
+            return step >= until.step
+        assert until.truncation_below is not None and until.over is not None and until.at_most is not None
+        enough = len(shares) == until.over and sum(shares) / len(shares) < until.truncation_below
+        return enough or steps_in_stage >= until.at_most
