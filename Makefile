@@ -1,0 +1,43 @@
+# make setup | demo | test | test-slow | check        Another Python: make PYTHON=python3.12 ...
+# Options for pip (a mirror, another torch build): make PIP_ARGS="..." setup
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 $(PIP_ARGS) -c constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: setup demo test test-slow check clean
+
+setup: $(STAMP)
+
+demo: setup
+	$(BIN)/saccade demo --out runs/demo $(ARGS)
+
+test: setup
+	$(PYTEST) -q -n 2 --dist worksteal $(ARGS)
+
+test-slow: setup
+	$(PYTEST) -v -m slow $(ARGS)
+
+check: setup
+	$(BIN)/ruff check src tests
+	$(BIN)/pyright
+	$(PYTEST) -q tests/test_house_rules.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+# torch comes first and by its exact name: the newest one would bring gigabytes of CUDA to machines that cannot use it.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "saccade: '$(PYTHON)' is not there; install Python 3.11 or newer, or say: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "saccade: got $$($(PYTHON) --version), expected Python 3.11 or newer; say: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "saccade: $(PYTHON) has no 'venv'; install it (on Debian and Ubuntu: the package python3-venv) and run make again" >&2; exit 1; }
+	@echo "saccade: setting up $(VENV) (PyTorch, transformers and their dependencies; a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@{ $(PIP) torch==2.13.0 && $(PIP) -e '.[dev]'; } || { echo "saccade: pip could not install the packages (its reason stands above): check network and disk space (2 GB), pass options with PIP_ARGS='...', and run make again" >&2; exit 1; }
+	@touch $@

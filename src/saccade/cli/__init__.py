@@ -1,0 +1,66 @@
+"""The command line: parse, build, call. One verb is one file in this folder and one line in `VERBS`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+import saccade
+
+VERBS: dict[str, typer.Typer | Callable[..., None]] = {}
+"""A verb: a function with typer annotations, or a `typer.Typer` where it has verbs of its own. Modules of verbs import
+what is heavy inside their functions, so that `saccade --help` answers at once."""
+
+EXPECTED = (ValueError, OSError)
+"""What a person can mend: shown as one clear line. Anything else is a fault of ours and keeps its traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr when there is something to mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
+    try:
+        build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
+    except EXPECTED as error:
+        if debug:
+            raise
+        typer.echo(f"saccade: {error}", err=True)
+        sys.exit(2)
+
+
+def build() -> typer.Typer:
+    """The command with all its verbs."""
+    app = typer.Typer(
+        name="saccade",
+        help="Reinforcement learning of vision-language models on answers that rules can check.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_top)
+    for name, verb in VERBS.items():
+        if isinstance(verb, typer.Typer):
+            app.add_typer(verb, name=name)
+        else:
+            app.command(name)(verb)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"saccade {saccade.__version__}")
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; SACCADE_DEBUG=1 does the same.")] = False,
+) -> None:
+    """The options that stand before a verb; `--debug` is taken out of the arguments by `main`, wherever it stands."""

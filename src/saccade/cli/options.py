@@ -1,0 +1,27 @@
+"""What verbs that run a recipe have in common: RECIPE, dotted overrides, --print-config."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import typer
+
+from saccade.config import Config, dump, load
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides: loss.kl_coef=0.01 stages.0.group_size=4"),
+]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
+
+T = TypeVar("T", bound=Config)
+
+
+def resolve(recipe: str, schema: type[T], overrides: list[str] | None, print_config: bool = False) -> T:
+    """The recipe with its overrides; with `print_config` it is printed as YAML and the program ends."""
+    config = load(recipe, schema, overrides or ())
+    if print_config:
+        typer.echo(dump(config), nl=False)
+        raise typer.Exit
+    return config
