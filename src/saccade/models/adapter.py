@@ -46,8 +46,8 @@ class Adapter(Protocol):
     image_backend: str
     """Class that made the pixels, recorded with every run (PIL and torchvision resize slightly differently)."""
 
-    def encode(self, text: str, images: Sequence[Image.Image]) -> EncodedPrompt:
-        """`text` is the user's turn with one `<image>` marker per image."""
+    def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
+        """`text` is the user's turn with one `<image>` marker per image; `like` has the same images already encoded."""
         ...
 
     def encode_reply(self, text: str) -> list[int]:
@@ -79,6 +79,32 @@ class Adapter(Protocol):
     def parts(self, model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """All parameters by name, split into vision, projector and language."""
         ...
+
+
+def shared_prefix(prompts: Sequence[EncodedPrompt]) -> tuple[EncodedPrompt, list[list[int]]]:
+    """The longest beginning that prompts about the same images share, and the tokens of each after it.
+
+    Lets several questions about one image be branches of one packed row. At least one token stays in every tail, so
+    each branch's first loss token has a predictor of its own. Raises ValueError when the images differ or an image
+    stands after the first difference.
+    """
+    first = prompts[0]
+    if any(p.image_shas != first.image_shas for p in prompts):
+        raise ValueError("prompts with different images share no prefix that could be packed")
+    length = min(len(p) for p in prompts) - 1
+    for other in prompts[1:]:
+        differs = (first.ids_P[:length] != other.ids_P[:length]).nonzero()
+        length = int(differs[0]) if len(differs) else length
+    following = int(first.positions_3P[0, length])
+    for prompt in prompts:
+        tail = prompt.positions_3P[:, length:]
+        if not bool((tail == torch.arange(following, following + tail.shape[1])).all()):
+            raise ValueError("an image stands after the place where the prompts begin to differ")
+    prefix = EncodedPrompt(
+        first.ids_P[:length], first.positions_3P[:, :length], following, first.pixels, first.image_shas, first.frames,
+        f"{first.prompt_id}:{length}",
+    )
+    return prefix, [p.ids_P[length:].tolist() for p in prompts]
 
 
 def pad_positions(positions: Sequence[Tensor], length: int) -> Tensor:

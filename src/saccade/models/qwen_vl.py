@@ -40,8 +40,11 @@ class QwenVLAdapter:
         ends = (self._end, self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
         return tuple(dict.fromkeys(int(e) for e in ends if e is not None))
 
-    def encode(self, text: str, images: Sequence[Image.Image]) -> EncodedPrompt:
-        """Encode the user's turn. Raises ValueError when markers and images differ in number or reserved tokens appear."""
+    def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
+        """Encode the user's turn; `like` is an encoded prompt with the same images, whose pixels are taken over.
+
+        Raises ValueError when markers and images differ in number or reserved tokens appear.
+        """
         pieces = text.split(MARKER)
         if len(pieces) - 1 != len(images):
             raise ValueError(f"prompt has {len(pieces) - 1} '{MARKER}' markers but {len(images)} images: {text[:80]!r}")
@@ -57,7 +60,8 @@ class QwenVLAdapter:
         chat = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        pixels, grids, shas = self._pixels(images)
+        pixels, shas = self._pixels(images) if like is None else (like.pixels, like.image_shas)
+        grids = pixels["image_grid_thw"].tolist() if pixels else []
         parts = chat.split(PLACEHOLDER)
         counts = [int(h * w) // self.merge**2 for _, h, w in grids]
         chat = "".join(part + PLACEHOLDER * n for part, n in zip(parts, [*counts, 0], strict=True))
@@ -112,12 +116,12 @@ class QwenVLAdapter:
             out[part].append((name, parameter))
         return out
 
-    def _pixels(self, images: Sequence[Image.Image]) -> tuple[dict[str, Tensor], list[list[int]], tuple[str, ...]]:
+    def _pixels(self, images: Sequence[Image.Image]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         if not images:
-            return {}, [], ()
+            return {}, ()
         shas = tuple(hashlib.sha256(repr(i.size).encode() + i.tobytes()).hexdigest()[:16] for i in images)
         out = self.image_processor(images=list(images), return_tensors="pt")
-        return {k: out[k] for k in ("pixel_values", "image_grid_thw")}, out["image_grid_thw"].tolist(), shas
+        return {k: out[k] for k in ("pixel_values", "image_grid_thw")}, shas
 
     def _positions(self, ids_P: Tensor, grids: list[list[int]]) -> tuple[Tensor, int]:
         """M-RoPE positions (Qwen2-VL, arXiv:2409.12191, section 2.1): text advances all three axes together; an image

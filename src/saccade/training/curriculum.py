@@ -1,0 +1,108 @@
+"""What the tiny base is taught, as packed rows: one picture, several questions, each answered by some habit.
+
+Every training target ends in the true answer; habits differ only in the computation that they lay out, so that a
+preference for one of them is found by RL and not written into the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+
+from PIL import Image
+from pydantic import Field, field_validator
+
+from saccade.config import Config
+from saccade.models.adapter import Adapter, EncodedPrompt, shared_prefix
+from saccade.models.packing import Branch
+from saccade.tasks import TASKS
+from saccade.types import Sample
+from saccade.world import HABITS, Question, Scene, World
+
+DRILL = "drill"
+
+
+class Mixture(Config):
+    """What a stage shows. Shares are relative weights."""
+
+    scenes: dict[str, float] = Field(default_factory=lambda: {"shapes": 1.0, "digits": 0.5})
+    """Kinds of scene; 'pair' shows a scene and its changed copy (the difference task)."""
+    tasks: dict[str, float] = Field(default_factory=dict)
+    """Tasks asked about a scene; empty asks all that the scene allows."""
+    habits: dict[str, float] = Field(default_factory=lambda: {"terse": 1.0, "enumerate": 1.0})
+    questions: int = Field(4, ge=1)
+    """Questions per picture."""
+    drills: int = Field(0, ge=0)
+    """Short read-outs per picture: what is in a cell, where a thing is, which box it has."""
+
+    @field_validator("habits")
+    @classmethod
+    def _known_habits(cls, value: dict[str, float]) -> dict[str, float]:
+        if unknown := set(value) - set(HABITS):
+            raise ValueError(f"unknown habits {sorted(unknown)}; the world has {', '.join(HABITS)}")
+        return value
+
+
+def draw(rng: Random, weights: Mapping[str, float]) -> str:
+    """A key with probability proportional to its weight."""
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def row(world: World, adapter: Adapter, mixture: Mixture, rng: Random, index: int) -> tuple[EncodedPrompt, list[Branch], list[str]]:
+    """One picture with its questions as branches, and for each branch what it is ('count/enumerate')."""
+    kind = draw(rng, mixture.scenes)
+    scene = world.scene(rng.randrange(2**31), index, "train", kind)
+    questions = world.questions(scene, rng, mixture.questions, list(mixture.tasks) or None)
+    if not questions:
+        return row(world, adapter, mixture, rng, index)
+    images = [world.render(scene)] + ([world.render(scene.after)] if scene.after else [])
+    first = adapter.encode("<image>" * len(images), images)
+    entries: list[tuple[str, str, str]] = []
+    for question in questions:
+        habit = draw(rng, mixture.habits)
+        sample = as_sample(question, images)
+        task = TASKS[question.task]
+        reply = task.write_gold(sample, first.frames, think=world.chain(question, habit, rng))
+        entries.append((task.prompt(sample), reply, f"{question.task}/{habit}"))
+    for _ in range(mixture.drills if scene.kind in ("shapes", "digits") else 0):
+        asked, reply = drill(scene, rng)
+        entries.append(("<image>" * len(images) + asked, reply, DRILL))
+    return _branches(adapter, entries, images, first)
+
+
+def _branches(
+    adapter: Adapter, entries: Sequence[tuple[str, str, str]], images: Sequence[Image.Image], first: EncodedPrompt
+) -> tuple[EncodedPrompt, list[Branch], list[str]]:
+    prompts = [adapter.encode(text, images, like=first) for text, _, _ in entries]
+    prefix, tails = shared_prefix([first, *prompts])
+    branches = [
+        Branch([*tail, *adapter.encode_reply(reply)], loss_from=len(tail))
+        for tail, (_, reply, _) in zip(tails[1:], entries, strict=True)
+    ]
+    return prefix, branches, [name for _, _, name in entries]
+
+
+def as_sample(question: Question, images: Sequence[Image.Image]) -> Sample:
+    """A question about pictures that are already drawn."""
+    meta = {"source": "world", **dict(question.meta)}
+    if question.options:
+        meta["options"] = list(question.options)
+    return Sample("", tuple(images), question.text, question.answer, question.task, meta)
+
+
+def drill(scene: Scene, rng: Random) -> tuple[str, str]:
+    """A read-out in words: of a cell, of a place, of a box. No think block: these are exercises, not answers."""
+    form = rng.choice(("read", "read", "point", "box"))
+    thing = rng.choice(scene.objects)
+    if form == "read":
+        cell = rng.choice([thing.index, rng.randrange(scene.cells**2)])
+        found = [t for t in scene.objects if t.index == cell]
+        name = f"{'abcdefghi'[cell % scene.cells]}{cell // scene.cells + 1}"
+        if not found:
+            return f"read {name}", " empty"
+        return f"read {name}", f" {found[0].digit or found[0].size} {found[0].color} {found[0].shape}"
+    if form == "box":
+        return f"box {thing.cell}", '{"bbox_2d": [' + ", ".join(str(round(v)) for v in thing.box) + "]}"
+    words = rng.choice([(thing.color,), (thing.shape,), (thing.color, thing.shape)])
+    found = [t for t in scene.objects if all(w in (t.color, t.shape) for w in words)]
+    return f"point {' '.join(words)}", " " + ", ".join(t.cell for t in found)

@@ -1,0 +1,251 @@
+"""Pre-training of the tiny base on the visual world: perception first, then short chains, then a mixture of habits.
+
+Data parallel over CPU processes (small matrices do not use threads well): every process draws its own pictures, a pure
+function of (seed, rank, step), and gradients are summed over all processes and divided by the global token count.
+Shape letters: B images, V visual tokens, R loss tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor, nn
+
+from saccade.config import Config, dump
+from saccade.models.forward import Features, branch_logprobs
+from saccade.models.packing import Branch, Packed, pack
+from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.tiny import write_checkpoint
+from saccade.training.curriculum import Mixture, draw, row
+from saccade.training.perception import Readouts, cell_targets, merge_targets
+from saccade.world import World, WorldConfig
+
+log = logging.getLogger(__name__)
+
+
+class PretrainStage(Config):
+    """One stage of the curriculum. The learning rate warms up, holds, and falls linearly over the last `decay` share."""
+
+    name: str
+    loss: Literal["perception", "language"] = "language"
+    steps: int = Field(ge=1)
+    rows: int = Field(16, ge=1)
+    """Pictures per process and step."""
+    lr: float = Field(1e-3, gt=0)
+    vision_lr: float = Field(0.3, ge=0)
+    """Learning rate of tower and projector as a share of `lr`; 0 freezes them."""
+    warmup: int = Field(30, ge=1)
+    decay: float = Field(0.0, ge=0, le=1)
+    perception_weight: float = Field(0.0, ge=0)
+    """Weight of the dense read-outs beside the language loss."""
+    mixture: Mixture = Mixture()
+
+
+class PretrainRecipe(Config):
+    """`saccade world pretrain RECIPE`."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    out: str = "runs/base"
+    size: Literal["S", "M", "L"] = "M"
+    seed: int = 0
+    processes: int = Field(2, ge=1)
+    world: WorldConfig = WorldConfig()
+    larger_share: float = Field(0.15, ge=0, lt=1)
+    """Share of pictures with one more cell per side, so that positions beyond the demo size are not unseen."""
+    weight_decay: float = Field(0.01, ge=0)
+    log_every: int = Field(20, ge=1)
+    save_every: int = Field(200, ge=1)
+    stages: tuple[PretrainStage, ...] = Field(min_length=1)
+
+
+Evaluate = Callable[[Policy, str], dict[str, float]]
+
+
+def train(recipe: PretrainRecipe, evaluate: Evaluate | None = None) -> Path:
+    """Train in `recipe.processes` processes; returns the checkpoint directory. A killed run goes on where it was saved."""
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(dump(recipe))
+    if recipe.processes == 1:
+        _worker(0, recipe, evaluate)
+    else:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ["MASTER_PORT"] = str(29500 + os.getpid() % 2000)
+        torch.multiprocessing.spawn(_worker, (recipe, evaluate), nprocs=recipe.processes)
+    return out / "model"
+
+
+def _worker(rank: int, recipe: PretrainRecipe, evaluate: Evaluate | None) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if recipe.processes > 1:
+        dist.init_process_group("gloo", rank=rank, world_size=recipe.processes)
+    out = Path(recipe.out)
+    start = out / "start"
+    if rank == 0 and not (start / "config.json").exists():
+        write_checkpoint(start, recipe.size, recipe.seed)
+    _barrier(recipe)
+    policy = load_policy(ModelConfig(path=str(start), device="cpu", train=("vision", "projector", "language")))
+    torch.manual_seed(recipe.seed)
+    readouts = Readouts(policy.model, policy.adapter.tokenizer)
+    done = _restore(out, policy, readouts)
+    for number, stage in enumerate(recipe.stages):
+        first = done[1] if done[0] == number else 0
+        if done[0] <= number:
+            _run_stage(rank, recipe, number, policy, readouts, first)
+        if rank == 0 and done[0] <= number:
+            _save(out, policy, readouts, None, (number + 1, 0))
+            policy.save(out / f"stage-{number + 1}-{stage.name}")
+            if evaluate is not None and stage.loss == "language":
+                _record(out, {"stage": stage.name, **evaluate(policy, stage.name)})
+        _barrier(recipe)
+    if rank == 0:
+        policy.save(out / "model")
+    if recipe.processes > 1:
+        dist.destroy_process_group()
+
+
+def _run_stage(rank: int, recipe: PretrainRecipe, number: int, policy: Policy, readouts: Readouts, first: int) -> None:
+    stage = recipe.stages[number]
+    parts = policy.parameters_by_part()
+    vision = [p for part in ("vision", "projector") for _, p in parts[part]]
+    trains_words = stage.loss == "language"
+    for parameter in vision:
+        parameter.requires_grad_(stage.vision_lr > 0)
+    for _, parameter in parts["language"]:
+        parameter.requires_grad_(trains_words)
+    groups = [{"params": vision, "scale": stage.vision_lr if trains_words else 1.0}] if stage.vision_lr > 0 else []
+    groups += [{"params": [p for _, p in parts["language"]], "scale": 1.0}] if trains_words else []
+    groups.append({"params": list(readouts.heads.parameters()), "scale": 1.0})
+    optimiser = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True)
+    if first:
+        optimiser.load_state_dict(torch.load(Path(recipe.out) / "state.pt")["optimiser"])
+    worlds = [World(recipe.world), World(recipe.world.model_copy(update={"cells": recipe.world.cells + 1}))]
+    seen: dict[str, list[float]] = defaultdict(list)
+    began = time.perf_counter()
+    for step in range(first, stage.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = stage.lr * group["scale"] * _schedule(stage, step)
+        rng = Random(f"{recipe.seed}/{number}/{rank}/{step}")
+        # one size per process and step keeps packed rows short; the sizes still mix within a run
+        world = worlds[rng.random() < recipe.larger_share]
+        loss, metrics = (_language if trains_words else _perception)(policy, readouts, stage, world, rng, recipe)
+        loss.backward()
+        grad_norm = _reduce_and_clip(optimiser, recipe)
+        if torch.isfinite(grad_norm):
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        policy.version += 1
+        for name, value in metrics.items():
+            seen[name].append(value)
+        if rank == 0 and ((step + 1) % recipe.log_every == 0 or step + 1 == stage.steps):
+            means = {name: round(sum(v) / len(v), 4) for name, v in sorted(seen.items())}
+            _record(Path(recipe.out), {"stage": stage.name, "step": step + 1, "seconds": round(time.perf_counter() - began, 1), **means})
+            seen.clear()
+        if rank == 0 and (step + 1) % recipe.save_every == 0:
+            _save(Path(recipe.out), policy, readouts, optimiser, (number, step + 1))
+
+
+def _schedule(stage: PretrainStage, step: int) -> float:
+    left = (stage.steps - step) / max(1.0, stage.steps * stage.decay)
+    return min(1.0, (step + 1) / stage.warmup) * max(0.03, min(1.0, left))
+
+
+def _perception(
+    policy: Policy, readouts: Readouts, stage: PretrainStage, world: World, rng: Random, recipe: PretrainRecipe
+) -> tuple[Tensor, dict[str, float]]:
+    """Dense read-outs on `stage.rows` pictures."""
+    kinds = {k: w for k, w in stage.mixture.scenes.items() if k != "pair"}
+    scenes = [world.scene(rng.randrange(2**31), i, "train", draw(rng, kinds)) for i in range(stage.rows)]
+    prompts = [policy.adapter.encode("<image>", [world.render(s)]) for s in scenes]
+    features = torch.cat(policy.adapter.vision(policy.model, prompts))
+    loss, accuracy = readouts(features, merge_targets([cell_targets(s) for s in scenes]))
+    return loss, {"loss": float(loss.detach()), **{f"sees/{head}": value for head, value in accuracy.items()}}
+
+
+def _language(
+    policy: Policy, readouts: Readouts, stage: PretrainStage, world: World, rng: Random, recipe: PretrainRecipe
+) -> tuple[Tensor, dict[str, float]]:
+    """Negative log-likelihood per token of the replies, summed over processes before it is divided."""
+    rows = [row(world, policy.adapter, stage.mixture, rng, i) for i in range(stage.rows)]
+    rows.sort(key=lambda r: sum(len(b.ids) for b in r[1]))
+    half = (len(rows) + 1) // 2
+    total = torch.tensor(float(sum(len(b.ids) - b.loss_from for _, branches, _ in rows for b in branches)))
+    if recipe.processes > 1:
+        dist.all_reduce(total)
+    loss = torch.zeros(())
+    metrics: dict[str, list[float]] = defaultdict(list)
+    for chunk in (rows[:half], rows[half:]):
+        if chunk:
+            part = _chunk_loss(policy, [(prompt, branches) for prompt, branches, _ in chunk], [n for _, _, names in chunk for n in names], metrics)
+            loss = loss + part / total
+    # the sum over processes is taken in `_reduce_and_clip`, which averages: undo that here
+    return loss * recipe.processes, {name: sum(v) / len(v) for name, v in metrics.items()}
+
+
+def _chunk_loss(policy: Policy, groups: list[tuple[Any, list[Branch]]], names: list[str], metrics: dict[str, list[float]]) -> Tensor:
+    packed: Packed = pack(groups)
+    features = Features(policy.adapter.vision(policy.model, packed.prompts), policy.version)
+    logprobs_R, _ = branch_logprobs(policy, packed, features=features)
+    detached = logprobs_R.detach()
+    sums = torch.zeros(packed.num_branches).index_add_(0, packed.branch_index_R, detached)
+    counts = torch.bincount(packed.branch_index_R, minlength=packed.num_branches)
+    for name, total, count in zip(names, sums.tolist(), counts.tolist(), strict=True):
+        metrics[f"nll/{name}"].append(-total / count)
+    return -logprobs_R.sum()
+
+
+def _reduce_and_clip(optimiser: torch.optim.Optimizer, recipe: PretrainRecipe, limit: float = 1.0) -> Tensor:
+    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
+    if recipe.processes > 1:
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+        dist.all_reduce(flat)
+        flat /= recipe.processes
+        at = 0
+        for parameter in parameters:
+            parameter.grad = flat[at : at + parameter.numel()].view_as(parameter)
+            at += parameter.numel()
+    return nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def _barrier(recipe: PretrainRecipe) -> None:
+    if recipe.processes > 1:
+        dist.barrier()
+
+
+def _save(out: Path, policy: Policy, readouts: Readouts, optimiser: torch.optim.Optimizer | None, done: tuple[int, int]) -> None:
+    state = {
+        "model": policy.model.state_dict(),
+        "heads": readouts.heads.state_dict(),
+        "optimiser": optimiser.state_dict() if optimiser else None,
+        "done": done,
+    }
+    torch.save(state, out / "state.pt.partial")
+    (out / "state.pt.partial").rename(out / "state.pt")
+
+
+def _restore(out: Path, policy: Policy, readouts: Readouts) -> tuple[int, int]:
+    """(stage, step) reached by an earlier run in this directory; (0, 0) without one."""
+    if not (out / "state.pt").exists():
+        return 0, 0
+    state = torch.load(out / "state.pt")
+    policy.model.load_state_dict(state["model"])
+    readouts.heads.load_state_dict(state["heads"])
+    return tuple(state["done"])
+
+
+def _record(out: Path, line: dict[str, Any]) -> None:
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    log.info("%s", line)

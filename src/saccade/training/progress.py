@@ -1,0 +1,47 @@
+"""One live line on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 10.0
+
+
+class Report(Protocol):
+    """Called after each step with the step's number and the few numbers worth a glance."""
+
+    def __call__(self, step: int, numbers: Mapping[str, float]) -> None: ...
+
+
+def line(numbers: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+
+
+@contextmanager
+def progress(title: str, num_steps: int, console: Console | None = None) -> Iterator[Report]:
+    """Yields the function to call after each step; the terminal is left as it was found, whatever happens inside."""
+    console = console or Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as bar:
+            task = bar.add_task(title, total=num_steps, numbers="")
+            yield lambda step, numbers: bar.update(task, completed=step, numbers=line(numbers))
+        return
+    last = -LOG_EVERY_S
+
+    def report(step: int, numbers: Mapping[str, float]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_EVERY_S or step >= num_steps:
+            last = time.monotonic()
+            log.info("%s %d/%d  %s", title, step, num_steps, line(numbers))
+
+    yield report
