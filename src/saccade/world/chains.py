@@ -1,6 +1,7 @@
-"""Chains of thought for a question. A habit differs only in the computation that it lays out; the answer is always the true one.
+"""Chains of thought for a question.
 
-The first word names the habit, so a habit can be forced by writing that word.
+A habit differs only in the computation that it lays out; the answer is always the true one. The first
+word names the habit, so a habit can be forced by writing that word.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
+
+from saccade.config import Config
 
 Rgb = tuple[int, int, int]
 
@@ -30,10 +32,8 @@ HELD_OUT = frozenset(
 Layout = Literal["grid", "free"]
 
 
-class WorldConfig(BaseModel):
+class WorldConfig(Config):
     """Settings of a `World`. Lengths given in pixels hold for 28 px cells and scale with `cell_px`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cells: int = Field(4, ge=2, le=9)
     """Cells per side; the image is `cells * cell_px` pixels square."""
@@ -49,6 +49,15 @@ class WorldConfig(BaseModel):
     """Concentration of the Dirichlet weights of colours and shapes within a scene; smaller is more uneven."""
     count_max: int = Field(5, ge=1)
     compare_max: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _some_objects_fit(self) -> WorldConfig:
+        if not self.objects_min <= self.objects_max < self.cells**2:
+            raise ValueError(
+                f"expected objects_min <= objects_max < cells * cells = {self.cells**2}; "
+                f"got objects_min {self.objects_min}, objects_max {self.objects_max}"
+            )
+        return self
 
     @property
     def size_px(self) -> int:

@@ -1,4 +1,7 @@
-"""Drawing: a scene becomes pixels, always the same ones. Shapes are anti-aliased sprites, made once per shape and size."""
+"""Drawing: a scene becomes pixels, always the same ones.
+
+Shapes are anti-aliased sprites, made once per shape and size.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from saccade.types import Box
-from saccade.world.config import TILE, Rgb
+from saccade.world.config import TILE
 from saccade.world.glyphs import HEIGHT, WIDTH, glyph
+from saccade.world.plots import contrast, draw_chart, draw_figure
 from saccade.world.scene import Background, Scene, Thing
 
 _OVERSAMPLING = 4
@@ -138,11 +142,6 @@ BACKGROUNDS: dict[str, Callable[[Image.Image, Background], Image.Image]] = {
 }
 
 
-def ink(rgb: Rgb) -> Rgb:
-    """Near-black on a light colour, near-white on a dark one, so that a printed digit reads."""
-    return (16, 16, 16) if 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 112 else (244, 244, 244)
-
-
 def digit_scale(radius: int) -> int:
     """How many pixels a glyph's dot takes on a tile of half-width `radius`."""
     return max(1, (2 * radius - 3) // HEIGHT)
@@ -160,7 +159,7 @@ def draw_thing(image: Image.Image, thing: Thing) -> None:
     if thing.digit is not None:
         scale = digit_scale(r)
         at = (x - (WIDTH * scale) // 2, y - (HEIGHT * scale) // 2)
-        image.paste(ink(thing.rgb), at, _digit(thing.digit, scale))
+        image.paste(contrast(thing.rgb), at, _digit(thing.digit, scale))
 
 
 def render(scene: Scene) -> Image.Image:
@@ -168,4 +167,8 @@ def render(scene: Scene) -> Image.Image:
     image = BACKGROUNDS[scene.background.style](Image.new("RGB", scene.size), scene.background)
     for thing in sorted(scene.objects, key=lambda t: t.z):
         draw_thing(image, thing)
+    if scene.bars:
+        draw_chart(image, scene)
+    if scene.figure is not None:
+        draw_figure(image, scene, scene.figure)
     return image

@@ -1,4 +1,4 @@
-"""Referring expressions as a small tree: attributes, relations, ordinals, superlatives, negation; resolved by brute force."""
+"""Referring expressions as a small tree: attributes, relations, ordinals, superlatives, negation."""
 
 from __future__ import annotations
 

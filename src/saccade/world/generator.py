@@ -6,21 +6,29 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from PIL import Image
 
 from saccade.types import Sample
-from saccade.world import counting, locating
+from saccade.world import charts, counting, deciding, differing, figures, locating
 from saccade.world.chains import HABITS, write_chain
 from saccade.world.config import HELD_OUT, WorldConfig
 from saccade.world.draw import render
+from saccade.world.mistakes import wrong_chain
 from saccade.world.question import Question, TaskKind
 from saccade.world.sampling import sample_objects
 from saccade.world.scene import Scene
 from saccade.world.splits import Split, find_split
 
-KINDS: dict[str, TaskKind] = {**counting.KINDS, **locating.KINDS}
-SCENES = {"shapes": sample_objects, "digits": sample_objects}
+_ROOMS = (counting, locating, charts, figures, deciding, differing)
+KINDS: dict[str, TaskKind] = {name: kind for room in _ROOMS for name, kind in room.KINDS.items()}
+SCENES = {
+    "shapes": sample_objects,
+    "digits": sample_objects,
+    "chart": charts.sample_chart,
+    "geometry": figures.sample_figure,
+}
 
 _SCENE_TRIES = 2000
 
@@ -56,9 +64,12 @@ class World:
     def questions(
         self, scene: Scene, rng: Random, k: int, tasks: Sequence[str] | None = None, split: str = "train"
     ) -> list[Question]:
-        """Up to k different questions about one scene; tasks alternate and a task's answers differ while they can."""
+        """Up to k different questions about one scene; tasks alternate and a task's answers differ while they can.
+
+        Tasks that do not fit the scene's kind, or that need a second image, are passed over.
+        """
         rules = find_split(split)
-        names = [n for n in (tasks or rules.tasks) if _kind(n) and scene.kind in KINDS[n].scenes]
+        names = [n for n in (tasks or rules.tasks) if scene.kind in _kind(n).scenes and _kind(n).images == 1]
         rng.shuffle(names)
         pools = {name: self._by_answer(scene, rng, name, rules) for name in names}
         chosen: list[Question] = []
@@ -102,6 +113,10 @@ class World:
     def chain(self, question: Question, habit: str, rng: Random) -> str:
         """The inside of the think tag for a habit of `HABITS`; it leads to the true answer."""
         return write_chain(question, habit, rng)
+
+    def wrong_chain(self, question: Question, rng: Random) -> tuple[str, Any]:
+        """A wrong think text and the wrong answer it leads to: for testing filters, never for training."""
+        return wrong_chain(question, KINDS, rng)
 
 
 def to_sample(question: Question, name: str, split: str, seed: int, index: int) -> Sample:

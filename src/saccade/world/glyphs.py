@@ -1,4 +1,4 @@
-"""A 5 x 7 bitmap alphabet: the digits on tiles, the labels of charts and figures. No font file, so no machine differs."""
+"""A 5 x 7 bitmap alphabet for tiles, charts and figures; no font file, so no machine differs."""
 
 from __future__ import annotations
 

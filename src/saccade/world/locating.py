@@ -28,7 +28,7 @@ def cells(things: tuple[Thing, ...]) -> tuple[str, ...]:
 
 
 def candidates(expression: Expression, scene: Scene) -> list[Step]:
-    """The steps that lead to an expression's object: anchors first, then what the head matches and what tells it apart."""
+    """The steps that lead to an expression's object: anchors first, then what the head matches."""
     head = expression.head
     among = head.among(scene.objects)
     if expression.kind == "attribute":
@@ -79,7 +79,8 @@ def _attributes(scene: Scene) -> list[Expression]:
     """Colour and shape, or size and one of them, where the colour or shape alone would not do."""
     result = []
     for thing in scene.objects:
-        for head in (What(thing.color, thing.shape), What(thing.color, "", thing.size), What("", thing.shape, thing.size)):
+        color, shape, size = thing.color, thing.shape, thing.size
+        for head in (What(color, shape), What(color, "", size), What("", shape, size)):
             wide = What(color=head.color) if head.color else What(shape=head.shape)
             if len(wide.among(scene.objects)) > 1:
                 result.append(Expression("attribute", head))
@@ -114,7 +115,7 @@ def _relations(scene: Scene, anchors: list[Expression], any_head: bool = False) 
 
 
 def propose_refer(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[Expression]:
-    """Every kind of expression that means one object here. In the free layout only attributes: places are not in doubt."""
+    """Every kind of expression that means one object here; in the free layout only attributes."""
     queries = _attributes(scene)
     if scene.layout == "grid":
         heads, anchors = _heads(scene), _anchors(scene)

@@ -1,4 +1,4 @@
-"""A question about a scene: its words, its answer, what must be looked at, and the steps from which chains are written."""
+"""A question about a scene: its words, its answer, what to look at, and the steps from which chains are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from saccade.types import Box
 from saccade.world.config import WorldConfig
-from saccade.world.scene import Scene, Thing
+from saccade.world.scene import Bar, Scene, Thing
 from saccade.world.splits import Split
 
 
@@ -69,7 +69,7 @@ class Question:
     task: str
     text: str
     answer: Any
-    targets: tuple[Thing, ...]
+    targets: tuple[Thing | Bar, ...]
     steps: tuple[Step, ...]
     query: Any = field(repr=False)
     """The machine-readable question; asking it of another scene gives that scene's answer."""
@@ -93,6 +93,13 @@ class TaskKind:
     draw_class: Callable[[Random, WorldConfig, Split], Any]
     """The answer class that an item is drawn to have, before its scene."""
     class_of: Callable[[Question], Any]
+    images: int = 1
+    """How many images a question of this task has."""
+
+
+def with_article(noun: str) -> str:
+    """'an orange star', 'a red circle'."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def integer_box(box: Box) -> list[int]:

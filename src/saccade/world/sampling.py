@@ -27,11 +27,11 @@ def weights(rng: random.Random, n: int, skew: float) -> list[float]:
 
 
 def paint(rng: random.Random, color: str, shifted: bool) -> Rgb:
-    """A shade of a named colour. The shifted palette is paler or darker and slightly turned in hue, still nearest to its name."""
+    """A shade of a named colour. The shifted palette is paler or darker and slightly turned in hue."""
     rgb = PALETTE[color]
     if shifted:
         hue, light, saturation = colorsys.rgb_to_hls(*(v / 255 for v in rgb))
-        light = min(0.72, max(0.24, light + rng.choice((-0.10, 0.10))))
+        light = min(0.72, max(0.24, light + rng.choice((-0.07, 0.08))))
         turned = colorsys.hls_to_rgb((hue + rng.choice((-0.012, 0.012))) % 1.0, light, saturation * 0.8)
         rgb = tuple(round(255 * v) for v in turned)
     shade = rng.randint(-_SHADE, _SHADE)
@@ -111,11 +111,12 @@ def new_thing(rng: random.Random, cfg: WorldConfig, look: tuple[str, str], z: in
 
 
 def _free(rng: random.Random, cfg: WorldConfig, things: list[Thing], cells: int) -> list[Thing]:
-    """Place objects anywhere such that each shows `visible_share` of its pixels; one that finds no place is left out."""
+    """Place objects anywhere such that each shows `visible_share` of its pixels; one without a place is left out."""
     side, kept = cells * cfg.cell_px, []
     for thing in things:
         for _ in range(_LAYOUT_TRIES):
-            center = (rng.randint(thing.radius, side - 1 - thing.radius), rng.randint(thing.radius, side - 1 - thing.radius))
+            low, high = thing.radius, side - 1 - thing.radius
+            center = (rng.randint(low, high), rng.randint(low, high))
             trial = seen([*kept, place(cfg, thing, center, cells)], (side, side), cfg.visible_share)
             if trial is not None:
                 kept = trial

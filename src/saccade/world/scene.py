@@ -58,6 +58,8 @@ class Label:
     """What it measures: 'angle', 'leg', 'hypotenuse', 'width', 'height', 'axis'."""
     at: tuple[int, int]
     """Top left pixel of the glyphs."""
+    scale: int = 1
+    """Pixels per glyph dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Figure:
     """'triangle', 'right triangle' or 'rectangle'."""
     points: tuple[tuple[int, int], ...]
     labels: tuple[Label, ...]
+    rgb: Rgb
+    """What it is filled with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Scene:
     layout: str = "grid"
     bars: tuple[Bar, ...] = ()
     labels: tuple[Label, ...] = ()
+    """The numbers at a chart's gridlines, from 0 upwards."""
     figure: Figure | None = None
     after: Scene | None = None
 

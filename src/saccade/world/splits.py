@@ -30,7 +30,7 @@ class Split:
 
 SPLITS: dict[str, Split] = {
     "train": Split("The training distribution: 4x4 cells, 3 to 8 objects, 31 of 36 colour-shape pairs.", ALL_TASKS),
-    "test": Split("The training distribution under a seed namespace of its own, so that no scene is shared.", ALL_TASKS),
+    "test": Split("The training distribution in a seed namespace of its own, so that no scene is shared.", ALL_TASKS),
     "ood_combination": Split(
         "The five colour-shape pairs that training never shows; every question is about at least one of them.",
         ("count", "compare", "refer", "detect", "choice", "yes_no", "difference"),
