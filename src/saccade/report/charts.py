@@ -1,0 +1,137 @@
+"""Inline SVG: line charts, and intervals as dots with whiskers. Pure functions from numbers to markup; colours are in style.css."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 340, 190
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 14, 24
+"""Margins of a line chart, in units of its view box."""
+RAW_POINTS = 300
+"""Raw points drawn per line; more are thinned evenly (the smoothed line uses all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: values over steps, drawn in colour `colour` (0 to 5) of the palette."""
+
+    name: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    colour: int = 0
+
+
+def smooth(ys: Sequence[float]) -> list[float]:
+    """Centred moving mean over `window(len(ys))` values, narrower at both ends so that it stays centred."""
+    half = window(len(ys)) // 2
+    out = []
+    for i in range(len(ys)):
+        reach = min(half, i, len(ys) - 1 - i)
+        out.append(fmean(ys[i - reach : i + reach + 1]))
+    return out
+
+
+def window(n: int) -> int:
+    """Steps that are averaged: odd, about a twelfth of the run; 1 (no smoothing) below 10 steps."""
+    return 1 if n < 10 else 2 * (n // 24) + 3
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """At most `most` + 1 round values (1, 2 or 5 times a power of ten apart) that cover [low, high]."""
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def number(value: float, percent: bool = False) -> str:
+    """A value as people read it: 3 significant digits, thousands as k, shares as percent."""
+    if percent:
+        return f"{100 * value:.3g}%"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 10_000:
+        return f"{value / 1000:.3g}k"
+    if size < 0.001:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.3g}" if size < 1000 else f"{value:.0f}"
+
+
+def line_chart(series: Sequence[Series], boundaries: Sequence[tuple[float, str]] = (), *, percent: bool = False, title: str = "") -> Markup:
+    """Raw points, faint, under smoothed lines; dashed verticals at stage boundaries (x, label). Needs at least one value."""
+    xs = [x for line in series for x in line.xs]
+    ys = [y for line in series for y in line.ys]
+    rows = ticks(min(0.0, *ys), min(max(ys), 1.0) if percent and max(ys) <= 1.0 else max(ys), 4)
+    x_low, x_high = min(xs), max(xs)
+    x_span = (x_high - x_low) or 1.0
+    y_low, y_high = rows[0], rows[-1]
+
+    def px(x: float) -> float:
+        return LEFT + (x - x_low) / x_span * (WIDTH - LEFT - RIGHT)
+
+    def py(y: float) -> float:
+        return TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    for y in rows:
+        kind = "axis" if y == 0 else "grid"
+        parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{py(y) + 3.5:.1f}" text-anchor="end">{number(y, percent)}</text>')
+    for x in [t for t in ticks(x_low, x_high) if x_low <= t <= x_high]:
+        parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - 7}" text-anchor="middle">{number(x)}</text>')
+    for x, label in boundaries:
+        if x_low < x < x_high:
+            parts.append(f'<line class="stage" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+            parts.append(f'<text class="stage" x="{px(x) + 4:.1f}" y="{TOP + 7}">{escape(label)}</text>')
+    for line in series:
+        points = [(px(x), py(y)) for x, y in zip(line.xs, line.ys, strict=True)]
+        thin = points[:: max(1, math.ceil(len(points) / RAW_POINTS))]
+        if window(len(points)) > 1 or len(points) == 1:
+            dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in thin)
+            parts.append(f'<path class="raw c{line.colour}" d="{dots}"/>')
+        run = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.xs, smooth(line.ys), strict=True))
+        parts.append(f'<polyline class="line c{line.colour}" points="{run}"/>')
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def forest(points: Sequence[tuple[float, float, float, int]], domain: tuple[float, float] = (0.0, 1.0), zero: bool = False) -> Markup:
+    """Intervals (mean, low, high, mark) in one row; mark 0 is a filled dot, 1 a hollow one. `zero` draws a line at 0."""
+    width, gap = 220, 9
+    height = gap * (len(points) + 1)
+    low, high = domain
+
+    def px(x: float) -> float:
+        return 6 + (min(max(x, low), high) - low) / (high - low) * (width - 12)
+
+    marks = [0.0] if zero else [low, (low + high) / 2, high]
+    parts = [f'<svg class="forest" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true">']
+    parts += [f'<line class="{"zero" if zero else "grid"}" x1="{px(m):.1f}" x2="{px(m):.1f}" y1="0" y2="{height}"/>' for m in marks]
+    for i, (mean, left, right, mark) in enumerate(points, 1):
+        y = gap * i
+        parts.append(f'<line class="whisker" x1="{px(left):.1f}" x2="{px(right):.1f}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<circle class="{"hollow" if mark else "dot"}" cx="{px(mean):.1f}" cy="{y}" r="3.4"/>')
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def overlay(source: str, size: tuple[int, int], boxes: Sequence[tuple[Sequence[float], str]]) -> Markup:
+    """An image (data URL) with boxes (xyxy in its own pixels) and a class each: 'gold' or 'predicted'."""
+    width, height = size
+    stroke = max(width, height) / 90
+    parts = [f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" aria-label="image of the question">']
+    parts.append(f'<image href="{escape(source)}" width="{width}" height="{height}"/>')
+    for (x1, y1, x2, y2), kind in boxes:
+        shape = f'x="{x1:.1f}" y="{y1:.1f}" width="{max(0.0, x2 - x1):.1f}" height="{max(0.0, y2 - y1):.1f}"'
+        parts.append(f'<rect class="halo" {shape} stroke-width="{2.2 * stroke:.2f}"/>')
+        dash = f' stroke-dasharray="{3 * stroke:.1f} {2 * stroke:.1f}"' if kind == "predicted" else ""
+        parts.append(f'<rect class="box {kind}" {shape} stroke-width="{stroke:.2f}"{dash}/>')
+    return Markup("".join([*parts, "</svg>"]))

@@ -1,0 +1,129 @@
+"""Which curves a run has: one table of panels, filled from whatever metrics.jsonl holds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+
+from saccade.report.charts import Series, line_chart, number, smooth, window
+
+LINES = 6
+"""Lines in one chart, as many as the palette has colours; further ones go to a second chart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A chart: its title, the metrics it shows (a pattern whose group 1 names the line), and what it means."""
+
+    title: str
+    pattern: str
+    note: str = ""
+    percent: bool = False
+
+
+PANELS = (
+    Panel("Held-out accuracy", r"eval/(.*accuracy.*)", "On questions that training never sees", percent=True),
+    Panel("Held out, other", r"eval/(?!.*accuracy)(.+)"),
+    Panel("Reward by part", r"reward/(.+)", "Mean over the step's rollouts"),
+    Panel("Accuracy by task", r"accuracy/(.+)", "Sampled, on training questions", percent=True),
+    Panel("Loss", r"(?:loss/)?((?:train_|val_|heldout_)?loss|(?<=loss/).+)"),
+    Panel("Reply length", r"length/(.+)", "Tokens; all, right and wrong replies"),
+    Panel("Truncated replies", r"truncated/(share)", "Share cut off by the stage's token cap", percent=True),
+    Panel("Groups without signal", r"groups/(zero_variance)", "Share of groups in which all rewards are equal", percent=True),
+    Panel("Policy entropy", r"policy/(entropy)", "Nats per token"),
+    Panel("KL to the reference", r"policy/(kl)", "Nats per token"),
+    Panel("Clip fraction", r"policy/(clip_fraction)", "Share of tokens whose ratio was clipped", percent=True),
+    Panel("Gradient norm", r"policy/(grad_norm)|(grad_norm)", "Before clipping"),
+    Panel("Sampler against trainer", r"sampler/gap_(.+)", "Difference of log-probs for the same tokens and weights"),
+    Panel("Time by phase", r"time/(.+)_s", "Seconds per step"),
+    Panel("Throughput", r"tokens/(per_s)", "Tokens per second"),
+    Panel("Memory", r"memory/(.+)_mb", "Peak, MB"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawn panel. `legend` holds (line name, colour, value at the end of the smoothed line)."""
+
+    title: str
+    note: str
+    svg: Markup
+    legend: tuple[tuple[str, int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """All figures of one run; `rest` are metrics that no panel knows."""
+
+    figures: tuple[Figure, ...] = ()
+    rest: tuple[Figure, ...] = ()
+    window: int = 1
+    steps: int = 0
+    stages: tuple[str, ...] = field(default=())
+
+
+def curves(metrics: Sequence[dict[str, Any]]) -> Curves:
+    """Figures of a run from its metric rows (each with `step`)."""
+    rows = [row for row in metrics if isinstance(row.get("step"), (int, float))]
+    columns = _columns(rows)
+    bounds = boundaries(rows)
+    figures: list[Figure] = []
+    used: set[str] = {"step", "stage"}
+    for panel in PANELS:
+        matched = {key: m for key in columns if key not in used and (m := re.fullmatch(panel.pattern, key))}
+        used |= matched.keys()
+        lines = {next(g for g in m.groups() if g): columns[key] for key, m in matched.items()}
+        figures += _figures(panel, lines, bounds)
+    rest = [f for key in columns if key not in used for f in _figures(Panel(key, ""), {key: columns[key]}, bounds)]
+    longest = max((len(points) for points in columns.values()), default=0)
+    stages = tuple(dict.fromkeys(str(row["stage"]) for row in rows if "stage" in row))
+    return Curves(tuple(figures), tuple(rest), window(longest), len(rows), stages)
+
+
+def boundaries(rows: Sequence[dict[str, Any]]) -> list[tuple[float, str]]:
+    """(step, label) of every first step of a later stage."""
+    found, last = [], None
+    for row in rows:
+        stage = row.get("stage")
+        if last is not None and stage is not None and stage != last:
+            found.append((float(row["step"]), f"stage {stage}" if isinstance(stage, int) else str(stage)))
+        last = stage if stage is not None else last
+    return found
+
+
+def ends(metrics: Sequence[dict[str, Any]], key: str) -> tuple[float, float, int] | None:
+    """Mean over the first and over the last tenth of the steps (at least one each), and the steps in each; None without values."""
+    values = [y for _, y in _columns(metrics).get(key, [])]
+    if len(values) < 2:
+        return None
+    n = max(1, len(values) // 10)
+    return fmean(values[:n]), fmean(values[-n:]), n
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """(step, value) lists of all numeric, finite metrics, in order of first appearance."""
+    columns: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                columns.setdefault(key, []).append((float(row.get("step", 0)), float(value)))
+    return columns
+
+
+def _figures(panel: Panel, lines: dict[str, list[tuple[float, float]]], bounds: Sequence[tuple[float, str]]) -> list[Figure]:
+    names = list(lines)
+    parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
+    figures = []
+    for number_of_part, part in enumerate(parts, 1):
+        series = [Series(n, *zip(*lines[n], strict=True), colour=i) for i, n in enumerate(part)]
+        percent = panel.percent and all(0.0 <= y <= 1.0 for line in series for y in line.ys)
+        legend = tuple((line.name.replace("_", " "), line.colour, number(smooth(line.ys)[-1], percent)) for line in series)
+        title = panel.title if len(parts) == 1 else f"{panel.title} ({number_of_part} of {len(parts)})"
+        figures.append(Figure(title, panel.note, line_chart(series, bounds, percent=percent, title=title), legend))
+    return figures

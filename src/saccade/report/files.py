@@ -1,0 +1,101 @@
+"""Reading what a run left behind. A file that is missing or torn becomes a warning on the page, never an invention."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Row = dict[str, Any]
+
+
+@dataclass
+class RunFiles:
+    """One run directory, read. `warnings` tells in plain words what could not be read."""
+
+    path: Path
+    config: Row
+    config_text: str
+    environment: Row
+    metrics: list[Row]
+    results: Row
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """rl, sft, pretrain, eval, or '' when the configuration does not say."""
+        return str(self.config.get("kind", ""))
+
+    def rollouts(self) -> Iterator[Row]:
+        """Rows of rollouts.jsonl, streamed: the file of a long run is larger than memory should be."""
+        return rows_of(self.path / "rollouts.jsonl", [])
+
+    def items(self) -> Iterator[Row]:
+        return rows_of(self.path / "items.jsonl", [])
+
+    def image(self, sha: str | None) -> Path | None:
+        """The saved image of that hash, if the run kept it."""
+        path = self.path / "images" / f"{sha}.png"
+        return path if sha and path.is_file() else None
+
+
+def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
+    """Read a run directory; files named in `needs` are warned about when they are missing."""
+    warnings = [f"{path.name}/{name} is missing" for name in needs if not (path / name).exists()]
+    text = _text(path / "config.yaml")
+    return RunFiles(
+        path=path,
+        config=_yaml(text, path / "config.yaml", warnings),
+        config_text=text,
+        environment=read_json(path / "environment.json", warnings),
+        metrics=list(rows_of(path / "metrics.jsonl", warnings)),
+        results=read_json(path / "results.json", warnings),
+        warnings=warnings,
+    )
+
+
+def read_json(path: Path, warnings: list[str]) -> Any:
+    """The content of a JSON file; {} when it is not there, and a warning when it is not JSON."""
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        warnings.append(f"{path.parent.name}/{path.name} is not valid JSON ({error}); left out")
+        return {}
+
+
+def rows_of(path: Path, warnings: list[str]) -> Iterator[Row]:
+    """Rows of a JSONL file that are whole objects; the number of others becomes one warning."""
+    if not path.exists():
+        return
+    torn = 0
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                yield row
+            else:
+                torn += bool(line.strip())
+    if torn:
+        warnings.append(f"{path.parent.name}/{path.name}: {torn} lines are no JSON objects (a run that was killed cuts its last line); left out")
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _yaml(text: str, path: Path, warnings: list[str]) -> Row:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError:
+        warnings.append(f"{path.parent.name}/{path.name} is not valid YAML; left out")
+        return {}
+    return data if isinstance(data, dict) else {}

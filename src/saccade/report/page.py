@@ -1,0 +1,251 @@
+"""Putting the page together: what was trained, did it learn, and everything that shows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from saccade.report.cards import Card, group_cards, item_cards, masked_reasons, sample_cards
+from saccade.report.charts import number
+from saccade.report.curves import Curves, curves, ends
+from saccade.report.files import Row, RunFiles, read_json, read_run
+from saccade.report.tables import Difference, SplitTable, differences, is_shown, tables
+
+GAP_ALARM = 0.01
+"""Mean |log-prob difference| of sampler and trainer above which their models are not the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The first thing that a reader sees."""
+
+    verdict: str
+    detail: str
+    tiles: tuple[tuple[str, str, str], ...] = ()
+    """(name, value, small print)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSection:
+    """The curves of one run (of a demo: one of its parts)."""
+
+    name: str
+    curves: Curves
+    open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Everything the template needs."""
+
+    title: str
+    headline: Headline
+    runs: tuple[RunSection, ...]
+    tables: tuple[SplitTable, ...]
+    attempts: tuple[Row, ...]
+    comparisons: tuple[Difference, ...]
+    listings: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    cards: tuple[Card, ...]
+    groups: tuple[Card, ...]
+    environment: tuple[tuple[str, str], ...]
+    configs: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
+    """Write the report of a run or of a demo directory; by default `report.html` inside it. Returns its path.
+
+    Raises ValueError when the directory holds none of the files that a run leaves.
+    """
+    folder = Path(run_dir)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no directory; expected a run directory such as runs/demo")
+    parts = demo_parts(folder)
+    if not parts and not any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl", "results.json")):
+        raise ValueError(f"{folder} holds no config.yaml, metrics.jsonl or results.json; expected a run directory")
+    html = render(demo_page(folder, parts) if parts else run_page(folder))
+    target = Path(out) if out else folder / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(target.name + ".part")
+    beside.write_text(html, encoding="utf-8")
+    os.replace(beside, target)
+    return target
+
+
+def render(page: Page) -> str:
+    """The page as HTML that asks nothing of any other file or server."""
+    environment = Environment(
+        loader=PackageLoader("saccade.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(page=page)
+
+
+def demo_parts(folder: Path) -> list[Path]:
+    """Runs inside a demo directory, SFT and RL first; [] for a single run."""
+    if (folder / "metrics.jsonl").exists():
+        return []
+    found = {path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/metrics.jsonl")}
+    order = {"sft": 0, "rl": 1}
+    return sorted(found, key=lambda path: (order.get(str(path.relative_to(folder)), 2), str(path)))
+
+
+# ------------------------------------------------------------------------------------------------------- a single run
+
+
+def run_page(folder: Path) -> Page:
+    """The page of one training run or one evaluation."""
+    needs = ("config.yaml", "results.json", "items.jsonl") if (folder / "items.jsonl").exists() else ("config.yaml", "environment.json", "metrics.jsonl")
+    run = read_run(folder, needs)
+    if run.kind == "rl" and not (folder / "rollouts.jsonl").exists():
+        run.warnings.append("rollouts.jsonl is missing: no groups to browse")
+    groups = group_cards(run)
+    shown = [row for row in run.results.get("rows", [])]
+    warnings = [*run.warnings, *alarms(run), *_unseen(groups, "group")]
+    return Page(
+        title=folder.resolve().name,
+        headline=run_headline(run),
+        runs=(RunSection(folder.resolve().name, curves(run.metrics)),) if run.metrics else (),
+        tables=tuple(tables(shown)),
+        attempts=tuple(run.results.get("attempts", ())),
+        comparisons=(),
+        listings=(),
+        notes=(),
+        cards=tuple(item_cards(run)),
+        groups=tuple(groups),
+        environment=facts(run.environment),
+        configs=((f"{folder.resolve().name}/config.yaml", run.config_text),) if run.config_text else (),
+        warnings=tuple(warnings),
+    )
+
+
+def run_headline(run: RunFiles) -> Headline:
+    """What the run's own numbers say, in one sentence."""
+    model = run.config.get("model", {})
+    name = model.get("path", "a model") if isinstance(model, dict) else str(model)
+    rows = [row for row in run.results.get("rows", []) if row["task"] == "all"]
+    if rows and not run.metrics:
+        tiles = tuple((f"{r['split']}, {r['decoding']}", f"{100 * r['accuracy']:.1f}%", f"{100 * r['low']:.1f} to {100 * r['high']:.1f}, n = {r['n']}") for r in rows)
+        return Headline(f"Accuracy of {name}", "With 95% intervals. Nothing was trained in this run.", tiles)
+    verb = {"rl": "Reinforcement learning", "sft": "Supervised fine-tuning", "pretrain": "Pre-training"}.get(run.kind, "Training")
+    tiles = tuple(tile for key, label, percent in _TILES if (tile := _tile(run.metrics, key, label, percent)))
+    if not run.metrics:
+        return Headline(f"{verb} of {name}", "There are no metrics, so nothing can be said about learning.")
+    moved = next((e for key, _, _ in _TILES if (e := ends(run.metrics, key))), None)
+    span = f"first and last {moved[2]} steps" if moved and moved[2] > 1 else "first and last step"
+    return Headline(f"{verb} of {name}", f"{len(run.metrics)} steps. Tiles compare the {span}; training metrics are no proof of generalisation.", tiles)
+
+
+_TILES = (
+    ("eval/accuracy", "held-out accuracy", True),
+    ("reward/total", "reward", False),
+    ("loss", "loss", False),
+    ("loss/total", "loss", False),
+    ("length/mean", "reply length", False),
+    ("truncated/share", "truncated", True),
+)
+
+
+def _tile(metrics: Sequence[Row], key: str, label: str, percent: bool) -> tuple[str, str, str] | None:
+    both = ends(metrics, key)
+    return (label, number(both[1], percent), f"from {number(both[0], percent)}") if both else None
+
+
+# ------------------------------------------------------------------------------------------------------------- a demo
+
+
+def demo_page(folder: Path, parts: Sequence[Path]) -> Page:
+    """The page of a demo directory: SFT, RL and controls beside the table that compares them."""
+    runs = [read_run(path, ("config.yaml", "environment.json")) for path in parts]
+    names = [str(path.relative_to(folder)) for path in parts]
+    warnings = [warning for run in runs for warning in run.warnings]
+    warnings += [f"{name} is missing" for name in ("results.json", "samples.json", "demo.json") if not (folder / name).exists()]
+    results, demo = read_json(folder / "results.json", warnings), read_json(folder / "demo.json", warnings)
+    samples = read_json(folder / "samples.json", warnings) or []
+    cards = sample_cards(samples, folder, warnings)
+    by_name = dict(zip(names, runs, strict=True))
+    groups = group_cards(by_name["rl"]) if "rl" in by_name else []
+    for name, run in by_name.items():
+        warnings += [f"{name}: {alarm}" for alarm in alarms(run)]
+    environment = next((run.environment for run in reversed(runs) if run.environment), {})
+    comparisons = demo.get("comparisons", [])
+    return Page(
+        title=str(demo.get("title", folder.resolve().name)),
+        headline=demo_headline(demo, results),
+        runs=tuple(RunSection(n, curves(r.metrics), open=n == "rl") for n, r in sorted(by_name.items(), key=lambda p: p[0] != "rl")),
+        tables=tuple(tables(results.get("rows", []))),
+        attempts=tuple(results.get("attempts", ())),
+        comparisons=tuple(differences(comparisons)),
+        listings=tuple((str(model), f"{count:.2f}") for model, count in demo.get("listings", {}).items()),
+        notes=tuple(str(note) for note in demo.get("notes", [])),
+        cards=tuple(cards),
+        groups=tuple(groups),
+        environment=facts({**environment, **{k: demo[k] for k in ("commands", "seed") if k in demo}}),
+        configs=tuple((f"{n}/config.yaml", r.config_text) for n, r in by_name.items() if r.config_text),
+        warnings=tuple([*warnings, *_unseen(groups, "group")]),
+    )
+
+
+def demo_headline(demo: Row, results: Row) -> Headline:
+    """RL minus its SFT start, and only what the interval allows. The first comparison of demo.json is the headline one."""
+    tiles = [(str(k).replace("_", " "), number(v) if isinstance(v, (int, float)) else str(v), "") for k, v in demo.get("headline", {}).items()]
+    if "seconds" in results:
+        tiles.append(("wall clock", f"{results['seconds'] / 60:.1f} min", f"seed {results.get('seed', '?')}"))
+    comparisons = demo.get("comparisons", [])
+    if not comparisons:
+        return Headline("Did it learn?", "There is no paired comparison in demo.json, so the page makes no claim.", tuple(tiles))
+    first = comparisons[0]
+    interval = f"95% interval {100 * first['low']:+.1f} to {100 * first['high']:+.1f} points, {first['n']} held-out questions, paired"
+    if not is_shown(first):
+        return Headline(f"{first['name']}: not shown", f"The interval contains 0 ({interval}).", tuple(tiles))
+    return Headline(f"{first['name']}: {100 * first['difference']:+.1f} points", interval + ".", tuple(tiles))
+
+
+# --------------------------------------------------------------------------------------------- environment, warnings
+
+
+def facts(environment: Row, prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Flat (key, value) pairs of a nested record."""
+    found: list[tuple[str, str]] = []
+    for key, value in environment.items():
+        if isinstance(value, dict):
+            found += facts(value, f"{prefix}{key}.")
+        else:
+            text = "\n".join(map(str, value)) if isinstance(value, list) else "not recorded" if value is None else str(value)
+            found.append((f"{prefix}{key}", text))
+    return tuple(found)
+
+
+def alarms(run: RunFiles) -> list[str]:
+    """What a careful reader would notice in the numbers."""
+    found = []
+    odd = sorted({k for row in run.metrics for k, v in row.items() if isinstance(v, float) and v != v})
+    if odd:
+        found.append(f"metrics are not a number at some steps (left out of the curves): {', '.join(odd)}")
+    gap = ends(run.metrics, "sampler/gap_mean")
+    if gap and max(gap[:2]) > GAP_ALARM:
+        found.append(f"sampler and trainer disagree by {number(max(gap[:2]))} in mean log-prob (alarm above {GAP_ALARM})")
+    flat = ends(run.metrics, "groups/zero_variance")
+    if flat and flat[1] > 0.8:
+        found.append(f"{number(flat[1], True)} of the last groups have no signal: all their rewards are equal")
+    cut = ends(run.metrics, "truncated/share")
+    if cut and cut[1] > 0.3:
+        found.append(f"{number(cut[1], True)} of the last replies are truncated by the token cap")
+    found += [f"{n} rollouts were masked (a failure of ours, not of the model): {why}" for why, n in masked_reasons(run.rollouts()).items()]
+    return found
+
+
+def _unseen(cards: Iterable[Card], what: str) -> list[str]:
+    cards = list(cards)
+    without = sum(card.picture is None for card in cards)
+    return [f"{without} of {len(cards)} {what}s are shown without their image: the run did not keep it"] if without else []
+
+
+def summary(page: Page) -> dict[str, Any]:
+    """How much of each section the page has, for the command line."""
+    return {"curves": sum(len(r.curves.figures) for r in page.runs), "tables": len(page.tables), "cards": len(page.cards)}
