@@ -182,7 +182,7 @@ def reference_loss(config: LossConfig, logprobs_R: torch.Tensor) -> torch.Tensor
                 bounded = min(max(ratio, ratio.new_tensor(0.8)), ratio.new_tensor(1.2))
                 objective = min(ratio * advantage, bounded * advantage)
             elif config.surrogate == "cispo":
-                objective = min(float(ratio), 1.2) * advantage * logprobs_R[t]
+                objective = min(float(ratio.detach()), 1.2) * advantage * logprobs_R[t]
             else:
                 objective = advantage * logprobs_R[t]
             gap = logprobs_R[t] - ref_R[t]

@@ -1,0 +1,155 @@
+"""Collecting groups: generate, score, centre within each group; optionally replace groups that teach nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+
+from saccade.algorithm import Stage
+from saccade.algorithm.advantages import Center
+from saccade.config import Config
+from saccade.models.forward import Features
+from saccade.rollout.engine import Engine, Sampling
+from saccade.rollout.prompts import PreparedPrompt, PromptBatch, join_features
+from saccade.tasks import Task
+from saccade.types import Completion, Group, Rollout, Sample, Score
+
+log = logging.getLogger(__name__)
+
+Rubric = Callable[[Completion, Sample], Score]
+
+
+class DrawConfig(Config):
+    """The distribution of replies, unless a stage overrides it. The defaults sample what is trained."""
+
+    temperature: float = Field(default=1.0, gt=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    """0 keeps all tokens."""
+
+
+def sampling_of(stage: Stage, draw: DrawConfig) -> Sampling:
+    """The stage's own options where it has them, the recipe's where it does not."""
+    return Sampling(
+        max_new_tokens=stage.max_new_tokens,
+        temperature=draw.temperature if stage.temperature is None else stage.temperature,
+        top_p=draw.top_p if stage.top_p is None else stage.top_p,
+        top_k=draw.top_k if stage.top_k is None else stage.top_k,
+    )
+
+
+def step_seed(seed: int, *parts: int) -> int:
+    """A seed that depends on the run's seed and, say, step and round, and on nothing that happened before."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *parts))).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def score(rubric: Rubric, completion: Completion, sample: Sample) -> Score:
+    """The rubric's score. A failure of our own code masks the rollout: it must never look like a wrong answer."""
+    try:
+        result = rubric(completion, sample)
+    except Exception as error:
+        log.exception("scoring a reply to sample %s failed; the rollout is masked", sample.id)
+        return Score(0.0, masked=f"{type(error).__name__}: {error}")
+    if result.masked is None and not math.isfinite(result.value):
+        log.error("the reward of a reply to sample %s is %s; the rollout is masked", sample.id, result.value)
+        return Score(0.0, parts=result.parts, reasons=result.reasons, masked=f"the reward is {result.value}")
+    return result
+
+
+def score_group(group_id: str, prompt: PreparedPrompt, completions: Sequence[Completion], rubric: Rubric) -> Group:
+    """A group with scores; its advantages are still 0."""
+    rollouts = tuple(Rollout(prompt.sample, one, score(rubric, one, prompt.sample)) for one in completions)
+    return Group(group_id, prompt.sample, rollouts, prompt.encoded)
+
+
+def centre_group(group: Group, center: Center) -> Group:
+    """The group with the advantage of each rollout among its siblings; a masked one gets 0 and is not counted."""
+    rewards_G = torch.tensor([r.score.value for r in group.rollouts], dtype=torch.float64)
+    mask_G = torch.tensor([r.score.masked is None for r in group.rollouts])
+    rollouts = tuple(
+        Rollout(r.sample, r.completion, r.score, advantage)
+        for r, advantage in zip(group.rollouts, center(rewards_G, mask_G).tolist(), strict=True)
+    )
+    return Group(group.id, group.sample, rollouts, group.prompt)
+
+
+def collect(
+    engine: Engine,
+    tasks: Mapping[str, Task],
+    batch: PromptBatch,
+    stage: Stage,
+    *,
+    sampling: Sampling,
+    seed: int,
+    center: Center,
+) -> list[Group]:
+    """One group of `stage.group_size` completions per prompt, scored by the stage's rubric and centred, in order.
+
+    Rewards run after all generation is done, so a slow reward never holds a half-decoded batch.
+    """
+    encoded = [prompt.encoded for prompt in batch.prompts]
+    replies = engine.generate(encoded, sampling, stage.group_size, seed, features=batch.features)
+    scored = [
+        score_group(f"{batch.name}-{i}", prompt, completions, tasks[prompt.sample.task].rubric(stage.rubric))
+        for i, (prompt, completions) in enumerate(zip(batch.prompts, replies, strict=True))
+    ]
+    return [centre_group(group, center) for group in scored]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The groups of one step."""
+
+    groups: tuple[Group, ...]
+    """Those that the step trains on."""
+    features: Features | None
+    """Vision features of `groups`, in order."""
+    set_aside: tuple[Group, ...] = ()
+    """Generated but replaced (dynamic sampling): in the records, not in the update and not in its denominators."""
+    rounds: int = 1
+    """Calls of the engine."""
+    prompts: tuple[PreparedPrompt, ...] = ()
+    """Of all groups, `groups` first."""
+
+    @property
+    def generated(self) -> tuple[Group, ...]:
+        return self.groups + self.set_aside
+
+
+def collect_step(
+    fresh: Callable[[int], PromptBatch], collect_batch: Callable[[PromptBatch, int], list[Group]], extra_rounds: int
+) -> Collected:
+    """The groups of a step: one round, and with `extra_rounds` DAPO's dynamic sampling (arXiv:2503.14476, section 3.2).
+
+    `fresh(r)` gives the prompts of round r and `collect_batch(batch, r)` their groups. Without extra rounds all groups
+    are kept: those of equal rewards carry no gradient but count in metrics and denominators. With them, such groups are
+    set aside and fresh prompts drawn until round 0's number of groups is reached or the rounds are spent; what is then
+    still missing stays missing.
+    """
+    kept: list[tuple[Group, PreparedPrompt, Features | None]] = []
+    aside: list[tuple[Group, PreparedPrompt]] = []
+    wanted, rounds = 0, 0
+    for number in range(extra_rounds + 1):
+        batch = fresh(number)
+        wanted, rounds = wanted or len(batch.prompts), number + 1
+        for i, (group, prompt) in enumerate(zip(collect_batch(batch, number), batch.prompts, strict=True)):
+            if extra_rounds == 0 or (group.has_signal and len(kept) < wanted):
+                kept.append((group, prompt, None if batch.features is None else batch.features.take([i])))
+            else:
+                aside.append((group, prompt))
+        if len(kept) >= wanted:
+            break
+    return Collected(
+        groups=tuple(group for group, _, _ in kept),
+        features=join_features([features for _, _, features in kept]),
+        set_aside=tuple(group for group, _ in aside),
+        rounds=rounds,
+        prompts=tuple(prompt for _, prompt, _ in kept) + tuple(prompt for _, prompt in aside),
+    )

@@ -1,0 +1,55 @@
+"""Prompts on their way to the engine: a sample's images decoded and its text written and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from saccade.data.images import load_image
+from saccade.models.adapter import Adapter, EncodedPrompt
+from saccade.models.forward import Features
+from saccade.tasks import TASKS
+from saccade.types import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """A sample with everything that reading files and tokenising can give before the model runs."""
+
+    sample: Sample
+    encoded: EncodedPrompt
+    images: tuple[Image.Image, ...]
+    """As read, before the processor resized them; the run's records keep some."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBatch:
+    """The prompts of one call of the engine, with the vision features that all passes of the step share."""
+
+    name: str
+    """Beginning of the groups' ids, unique in the run."""
+    prompts: tuple[PreparedPrompt, ...]
+    features: Features | None = None
+    """None when the tower trains: then each pass runs it."""
+
+
+def prepare(adapter: Adapter, sample: Sample) -> PreparedPrompt:
+    """Reads the images and encodes the prompt of the sample's task. Errors name the sample."""
+    task = TASKS.get(sample.task)
+    if task is None:
+        raise ValueError(f"sample {sample.id!r} names task {sample.task!r}; expected one of {', '.join(TASKS)}")
+    try:
+        images = tuple(load_image(source) for source in sample.images)
+        return PreparedPrompt(sample, adapter.encode(task.prompt(sample), images), images)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"sample {sample.id!r}: {error}") from error
+
+
+def join_features(parts: Sequence[Features | None]) -> Features | None:
+    """The features of several batches of one weights version as one; None when there are none."""
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    return Features(tuple(one for part in present for one in part.per_prompt), present[0].version)

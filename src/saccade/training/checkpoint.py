@@ -1,0 +1,162 @@
+"""Checkpoints: `checkpoints/step-000100/` is an ordinary Hugging Face directory plus the trainer's state.
+
+A checkpoint appears by one rename, so a directory of that name is always complete. `last` and `best` are links to such
+directories. Loading gives back everything that the next step depends on: a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from saccade.config import Config
+from saccade.models.policy import Policy
+from saccade.training.optim import GuardedOptimizer
+
+TRAINER_FILE = "trainer.pt"
+STATE_FILE = "state.json"
+
+
+class CheckpointConfig(Config):
+    """When to save, and how many to keep (the best one is always kept)."""
+
+    every: int = Field(default=50, ge=1)
+    """Steps between checkpoints; a killed run loses at most these. The last step is always saved."""
+    keep: int = Field(default=2, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint directory and the plain part of what it holds."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+
+def folder(run_dir: Path) -> Path:
+    return run_dir / "checkpoints"
+
+
+def save(run_dir: Path, policy: Policy, optimizer: GuardedOptimizer, state: dict[str, Any]) -> Path:
+    """Writes `step-<step>` beside its place, renames it, and points `last` at it. `state` is JSON data with a step."""
+    root = folder(run_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / f"step-{state['step']:06d}"
+    fresh = root / f".{final.name}.partial"
+    shutil.rmtree(fresh, ignore_errors=True)
+    policy.save(fresh)
+    trainer = {
+        "optimizer": optimizer.optimizer.state_dict(),
+        "parameters": [name for name, _ in policy.trainable()],
+        "rng": rng_state(),
+    }
+    torch.save(trainer, fresh / TRAINER_FILE)
+    text = json.dumps(state | {"nonfinite_in_row": optimizer.nonfinite_in_row, "version": policy.version}, indent=1)
+    (fresh / STATE_FILE).write_text(text, encoding="utf-8")
+    for file in fresh.iterdir():
+        _flush(file)
+    shutil.rmtree(final, ignore_errors=True)
+    fresh.rename(final)
+    _flush(root)
+    link(root, "last", final.name)
+    return final
+
+
+def latest(run_dir: Path) -> Checkpoint | None:
+    """The complete checkpoint of the highest step, or None."""
+    found = _in_order(run_dir)
+    return Checkpoint(found[-1], json.loads((found[-1] / STATE_FILE).read_text(encoding="utf-8"))) if found else None
+
+
+def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer) -> None:
+    """Optimiser, random generators and counters as they were. The policy must have been loaded from the checkpoint.
+
+    ValueError when other parameters train than did then.
+    """
+    trainer = torch.load(checkpoint.path / TRAINER_FILE, map_location=policy.device, weights_only=True)
+    names = [name for name, _ in policy.trainable()]
+    if names != trainer["parameters"]:
+        differ = sorted(set(names) ^ set(trainer["parameters"]))
+        raise ValueError(
+            f"{checkpoint.path}: other parameters trained then: {', '.join(differ[:3])}; keep model.train as it was"
+        )
+    optimizer.optimizer.load_state_dict(trainer["optimizer"])
+    optimizer.nonfinite_in_row = int(checkpoint.state["nonfinite_in_row"])
+    policy.version = int(checkpoint.state["version"])
+    set_rng_state(trainer["rng"])
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints and the one that `best` points at."""
+    root = folder(run_dir)
+    best = (root / "best").resolve().name if (root / "best").exists() else None
+    for path in _in_order(run_dir)[:-keep]:
+        if path.name != best:
+            shutil.rmtree(path)
+
+
+def link(root: Path, name: str, target: str) -> None:
+    """Points `root/name` at `root/target` by one rename."""
+    fresh = root / f".{name}.partial"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(root / name)
+
+
+def rng_state() -> dict[str, Any]:
+    """States of the generators that training could draw from, as plain data and tensors."""
+    version, internal, gauss = random.getstate()
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(internal), gauss]}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """The inverse of `rng_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
+    """ValueError when the checkpoints that the run may hold at once (weights and both Adam moments) do not fit."""
+    weights = sum(p.numel() * p.element_size() for p in policy.model.parameters())
+    moments = 2 * sum(p.numel() * p.element_size() for _, p in policy.trainable())
+    needed = (weights + moments) * (keep + 2)  # those kept, the best, and the one being written
+    existing = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ValueError(
+            f"{run_dir}: {keep + 2} checkpoints need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
+            "free some space, lower checkpoint.keep, or choose another directory"
+        )
+
+
+def _in_order(run_dir: Path) -> list[Path]:
+    return sorted(folder(run_dir).glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _flush(path: Path) -> None:
+    """Forces a file or directory to disk, so that a rename never precedes its content."""
+    if path.is_dir() and path.name != "checkpoints":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,89 @@
+"""What a run ran on: enough to tell later why two runs differ."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import saccade
+from saccade.models.policy import Policy, resolve_path
+
+PACKAGES = ("saccade", "torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "pydantic")
+
+
+def describe(policy: Policy, model_path: str, data: Mapping[str, str]) -> dict[str, Any]:
+    """The content of environment.json; `data` is a hash for each source."""
+    return {
+        "commit": commit(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": device_name(policy.device),
+        "dtype": str(policy.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "image_backend": policy.adapter.image_backend,
+        "data_hash": dict(data),
+        "model": model_path,
+        "model_hash": hash_model(resolve_path(model_path)),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, '+' for uncommitted changes; None outside of one."""
+    here = Path(saccade.__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            command = ["git", "-C", str(here), *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None  # no git, no repository: an installed wheel
+        return done.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    return head and head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents, in order of name."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_model(path: str) -> str | None:
+    """Hash of a directory's weights and configuration; None for a name on a hub, whose cache is not ours to read."""
+    root = Path(path)
+    return hash_files([*root.glob("*.safetensors"), *root.glob("*.json")]) if root.is_dir() else None
+
+
+def hash_source(path: str | None, otherwise: str) -> str:
+    """Hash of a data file, of a folder's file names and sizes, or of the text that describes a source without files."""
+    root = Path(path) if path else None
+    if root is not None and root.is_file():
+        return hash_files([root])
+    if root is not None and root.is_dir():
+        files = [file for file in sorted(root.rglob("*")) if file.is_file()]
+        otherwise = "\n".join(f"{file.relative_to(root)} {file.stat().st_size}" for file in files)
+    return hashlib.sha256(otherwise.encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""The optimiser, its learning-rate schedule, and the guard before each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from saccade.config import Config
+
+
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+def _linear(progress: float) -> float:
+    return 1.0 - progress
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+DECAYS: dict[str, Callable[[float], float]] = {"constant": _constant, "linear": _linear, "cosine": _cosine}
+"""Share of the way from the final to the peak rate, as a function of progress after warm-up, both 0..1."""
+
+
+class OptimConfig(Config):
+    """AdamW with warm-up and decay. Weight decay spares vectors (norms and biases)."""
+
+    lr: float = Field(gt=0.0)
+    """Peak learning rate."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """The rate rises linearly over these steps."""
+    decay: str = "constant"
+    """constant, linear or cosine, from the end of warm-up to the last step."""
+    final_lr_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Where linear and cosine end, as a share of lr."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients with a larger norm are scaled down to it; .inf never scales."""
+    max_nonfinite_in_row: int = Field(default=5, ge=1)
+    """A step whose gradient is not finite is skipped; after so many in a row the run stops."""
+
+    @field_validator("decay")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in DECAYS:
+            raise ValueError(f"got {value!r}, expected one of {', '.join(DECAYS)}")
+        return value
+
+
+class TrainingStopped(RuntimeError):
+    """The run cannot go on in a way that makes sense; the message says why and what to try."""
+
+
+def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, in their order. ValueError when there are none."""
+    if not parameters:
+        raise ValueError("no parameter trains; set model.train to some of vision, projector, language")
+    matrices = [p for _, p in parameters if p.ndim >= 2]
+    vectors = [p for _, p in parameters if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
+    """The rate of step 1..num_steps: linear warm-up to lr, then the decay to lr x final_lr_ratio at the last step."""
+    if step <= config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    share = DECAYS[config.decay](min(1.0, progress))
+    return config.lr * (config.final_lr_ratio + (1.0 - config.final_lr_ratio) * share)
+
+
+@dataclass(eq=False)
+class GuardedOptimizer:
+    """Clips, steps, and refuses gradients that are not finite. `nonfinite_in_row` belongs to the checkpoint."""
+
+    optimizer: torch.optim.Optimizer
+    config: OptimConfig
+    nonfinite_in_row: int = 0
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self, lr: float) -> tuple[float, bool]:
+        """(gradient norm before clipping, stepped). Not finite: nothing moves, and too many raise TrainingStopped."""
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        if not math.isfinite(norm):
+            self.zero_grad()
+            self.nonfinite_in_row += 1
+            if self.nonfinite_in_row >= self.config.max_nonfinite_in_row:
+                raise TrainingStopped(
+                    f"the gradient was not finite for {self.nonfinite_in_row} updates in a row; the weights are those "
+                    "of the last finite one. Try a lower optim.lr, longer optim.warmup_steps, or model.dtype float32"
+                )
+            return norm, False
+        self.nonfinite_in_row = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.zero_grad()
+        return norm, True

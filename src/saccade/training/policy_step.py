@@ -1,0 +1,194 @@
+"""One optimiser step (or several) on the groups of a step. Knows log-probs, advantages and denominators; of prompts,
+tasks and rewards nothing. R: packed tokens of a micro-batch; B: its completions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from saccade.algorithm import Denominators, Loss, LossInputs, sampler_gap
+from saccade.config import Config
+from saccade.models.forward import Features, branch_logprobs
+from saccade.models.packing import Branch, Packed, pack
+from saccade.models.policy import Policy
+from saccade.training.batching import Row, micro_batches, rows
+from saccade.training.optim import GuardedOptimizer
+from saccade.types import Group, Rollout
+
+
+class UpdateConfig(Config):
+    """How a step's groups become updates. None of it but `updates_per_rollout` and `old_logprobs` changes the step."""
+
+    tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    """Prompt and reply tokens, padding included, of one forward and backward pass."""
+    updates_per_rollout: int = Field(default=1, ge=1)
+    """Optimiser steps on the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
+    old_logprobs: Literal["sampler", "recompute"] = "sampler"
+    """Whose log-probs the ratio starts from: the engine's, or a pass of the trainer before the first update."""
+    path: Literal["packed", "plain"] = "packed"
+    """packed: one row per group; plain: one row per completion, the slow reference."""
+
+
+@dataclass(eq=False)
+class Learner:
+    """Everything that an update touches."""
+
+    policy: Policy
+    optimizer: GuardedOptimizer
+    loss: Loss
+    config: UpdateConfig
+    reference: Policy | None = None
+    """Frozen; loaded only when the loss charges a KL."""
+
+
+@dataclass(eq=False)
+class MicroBatch:
+    """What one forward and backward pass reads."""
+
+    packed: Packed
+    features: Features | None
+    advantages_B: Tensor
+    sampler_logprobs_R: Tensor
+    old_logprobs_R: Tensor
+    ref_logprobs_R: Tensor | None = None
+
+
+def counts(rollout: Rollout) -> bool:
+    """Whether a rollout is in the loss: not masked, and with a token."""
+    return rollout.score.masked is None and bool(rollout.completion.token_ids)
+
+
+def count(groups: Sequence[Group], max_length: int) -> Denominators | None:
+    """The denominators of the step, before any pass; None when no rollout counts.
+
+    A group of equal rewards counts although its gradient is 0: leaving it out would make the others louder.
+    """
+    lengths = [len(r.completion.token_ids) for group in groups for r in group.rollouts if counts(r)]
+    return Denominators(sum(lengths), len(lengths), max_length) if lengths else None
+
+
+def split(groups: Sequence[Group], features: Features | None, learner: Learner) -> list[MicroBatch]:
+    """Micro-batches of whole rows. Rollouts that cannot move anything (advantage 0 and no KL) cost no pass."""
+    all_rows: list[Row] = []
+    for i, group in enumerate(groups):
+        lengths = [
+            (k, len(r.completion.token_ids))
+            for k, r in enumerate(group.rollouts)
+            if counts(r) and (r.advantage != 0.0 or learner.reference is not None)
+        ]
+        all_rows += rows(i, len(group.prompt), lengths, learner.config.tokens_per_micro_batch)
+    cut = micro_batches(all_rows, learner.config.tokens_per_micro_batch)
+    return [_micro_batch(batch, groups, features, learner.policy.device) for batch in cut]
+
+
+def _micro_batch(
+    batch: list[Row], groups: Sequence[Group], features: Features | None, device: torch.device
+) -> MicroBatch:
+    members = [[groups[row.prompt].rollouts[k] for k in row.replies] for row in batch]
+    packed = pack(
+        [
+            (groups[row.prompt].prompt, [Branch(r.completion.token_ids) for r in rollouts])
+            for row, rollouts in zip(batch, members, strict=True)
+        ]
+    )
+    flat = [rollout for rollouts in members for rollout in rollouts]
+    sampler_R = torch.tensor([one for r in flat for one in r.completion.logprobs], device=device)
+    if len(sampler_R) != packed.num_tokens:
+        raise ValueError(f"the engine gave {len(sampler_R)} log-probs for {packed.num_tokens} tokens; expected equal")
+    return MicroBatch(
+        packed=packed,
+        features=None if features is None else features.take([row.prompt for row in batch]),
+        advantages_B=torch.tensor([r.advantage for r in flat], device=device, dtype=torch.float32),
+        sampler_logprobs_R=sampler_R,
+        old_logprobs_R=sampler_R,
+    )
+
+
+def logprobs_of(
+    policy: Policy, batch: MicroBatch, temperature: float, config: UpdateConfig, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs (and entropies) of the micro-batch under `policy`.
+
+    Frozen vision features outlive weight versions, so they are stamped with the current one here; with a trained tower
+    there are none and the tower runs in this pass.
+    """
+    features = None if batch.features is None else replace(batch.features, version=policy.version)
+    return branch_logprobs(policy, batch.packed, features, temperature, entropy, config.path)
+
+
+@torch.no_grad()
+def fix_logprobs(learner: Learner, batches: Sequence[MicroBatch], temperature: float) -> None:
+    """Fills in what stays fixed during the updates: the reference's log-probs, and the old ones if recomputed."""
+    for batch in batches:
+        if learner.reference is not None:
+            batch.ref_logprobs_R, _ = logprobs_of(learner.reference, batch, temperature, learner.config)
+        if learner.config.old_logprobs == "recompute":
+            batch.old_logprobs_R, _ = logprobs_of(learner.policy, batch, temperature, learner.config)
+
+
+def policy_step(
+    learner: Learner,
+    groups: Sequence[Group],
+    features: Features | None,
+    *,
+    temperature: float,
+    max_length: int,
+    lr: float,
+) -> dict[str, float]:
+    """Updates the policy on `groups`; returns metrics. With nothing to learn from, `update/skipped` is 1.
+
+    `temperature` is the sampling temperature, `max_length` the cap on new tokens (for the constant aggregation).
+    """
+    over = count(groups, max_length)
+    batches = split(groups, features, learner) if over is not None else []
+    if over is None or not batches:
+        return {"update/skipped": 1.0, "update/nonfinite": 0.0, "update/trained_tokens": 0.0}
+    fix_logprobs(learner, batches, temperature)
+    first: dict[str, float] = {}
+    nonfinite, norms = 0, []
+    for update in range(learner.config.updates_per_rollout):
+        metrics = _accumulate(learner, batches, over, temperature, first=update == 0)
+        norm, stepped = learner.optimizer.step(lr)
+        learner.policy.version += int(stepped)
+        nonfinite += int(not stepped)
+        norms.append(norm)
+        # entropy and sampler gap belong to the policy that sampled; ratios and clips tell most after the last update
+        first = metrics if update == 0 else first | metrics
+    return first | {
+        "policy/grad_norm": sum(norms) / len(norms),
+        "policy/lr": lr,
+        "update/skipped": float(nonfinite == learner.config.updates_per_rollout),
+        "update/nonfinite": float(nonfinite),
+    }
+
+
+def _accumulate(
+    learner: Learner, batches: Sequence[MicroBatch], over: Denominators, temperature: float, first: bool
+) -> dict[str, float]:
+    """Gradients of the whole step, summed over micro-batches; means over the tokens that were trained on."""
+    learner.optimizer.zero_grad()
+    sums: Counter[str] = Counter()
+    tokens, loss_value, gap_max = 0, 0.0, 0.0
+    for batch in batches:
+        logprobs_R, entropy_R = logprobs_of(learner.policy, batch, temperature, learner.config, entropy=first)
+        index_R = batch.packed.branch_index_R.to(logprobs_R.device)
+        inputs = LossInputs(logprobs_R, batch.old_logprobs_R, batch.advantages_B, index_R, batch.ref_logprobs_R)
+        out = learner.loss(inputs, over)
+        out.loss.backward()
+        loss_value += float(out.loss.detach())
+        tokens += len(logprobs_R)
+        sums.update({name: float(value) for name, value in out.metrics.items()})
+        if first:
+            assert entropy_R is not None
+            gap_sum, gap = sampler_gap(logprobs_R, batch.sampler_logprobs_R)
+            sums.update({"policy/entropy": float(entropy_R.detach().sum()), "sampler/gap_mean": gap_sum})
+            gap_max = max(gap_max, gap)
+    metrics = {name: value / tokens for name, value in sums.items()} | {"policy/loss": loss_value}
+    return metrics | ({"sampler/gap_max": gap_max, "update/trained_tokens": float(tokens)} if first else {})

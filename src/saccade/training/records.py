@@ -1,0 +1,178 @@
+"""The files of a run directory, which is the interface between programs (docs/design.md, "Files that others read").
+
+`metrics.jsonl` has a row per step, `rollouts.jsonl` a row per completion, `groups.jsonl` a row per prompt with its
+question and gold answer and, for some, the image under `images/`. On resume they are cut back to the checkpoint, so no
+row is there twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from saccade.config import Config, dump
+from saccade.types import Completion, Frame, Group, Rollout
+
+CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
+METRICS, ROLLOUTS, GROUPS = "metrics.jsonl", "rollouts.jsonl", "groups.jsonl"
+STREAMS = (METRICS, ROLLOUTS, GROUPS)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run directory; `create` begins one, `reopen` goes on with one."""
+
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        return self.directory.absolute().name
+
+    @classmethod
+    def create(cls, directory: Path, config: Config) -> Run:
+        """Begins a run. FileExistsError when the directory already holds one."""
+        held = [name for name in (CONFIG, METRICS, "checkpoints") if (directory / name).exists()]
+        if held:
+            raise FileExistsError(
+                f"{directory} already holds a run ({', '.join(held)}); resume it with 'saccade resume {directory}', "
+                "or choose another directory"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / CONFIG, dump(config))
+        return cls(directory)
+
+    @classmethod
+    def reopen(cls, directory: Path, config: Config) -> Run:
+        """Goes on with a run. FileNotFoundError when there is none, ValueError when it had another configuration."""
+        path = directory / CONFIG
+        if not path.is_file():
+            raise FileNotFoundError(f"{directory} holds no run to resume: expected {CONFIG} there")
+        before, now = path.read_text(encoding="utf-8").splitlines(), dump(config).splitlines()
+        if before != now:
+            line = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), 0)
+            there, here = (lines[line].strip() if line < len(lines) else "(nothing)" for lines in (before, now))
+            raise ValueError(
+                f"{path}:{line + 1}: the run has '{there}' but the recipe '{here}'; a run is resumed with its own "
+                "configuration (to change it on purpose, edit that file)"
+            )
+        return cls(directory)
+
+    def environment(self, facts: Mapping[str, Any]) -> None:
+        write_text(self.directory / ENVIRONMENT, json.dumps(facts, indent=1, default=str) + "\n")
+
+    def metrics(self, step: int, row: Mapping[str, float | str | None]) -> None:
+        """One row; a number that is not finite is written as null, which JSON can hold."""
+        self._append(METRICS, [{"step": step, **row}])
+
+    def rollouts(self, step: int, stage: str, groups: Sequence[Group]) -> None:
+        """A row for every completion of every group."""
+        self._append(
+            ROLLOUTS,
+            [
+                {"run": self.name, "step": step, "stage": stage, **rollout_row(group, index, rollout)}
+                for group in groups
+                for index, rollout in enumerate(group.rollouts)
+            ],
+        )
+
+    def groups(self, step: int, groups: Sequence[Group], images: Sequence[Sequence[Image.Image]], keep: int) -> None:
+        """A row for every group; the images of the first `keep` are saved once each, the others are named only."""
+        rows = []
+        for i, (group, pictures) in enumerate(zip(groups, images, strict=True)):
+            shas = group.prompt.image_shas
+            files = [self._image(sha, one) for sha, one in zip(shas, pictures, strict=True)] if i < keep else []
+            sample = group.sample
+            rows.append(
+                {
+                    "step": step,
+                    "group_id": group.id,
+                    "sample_id": sample.id,
+                    "task": sample.task,
+                    "question": sample.question,
+                    "answer": sample.answer,
+                    "meta": dict(sample.meta),
+                    "image_sha": list(shas),
+                    "image_files": files,
+                }
+            )
+        self._append(GROUPS, rows)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each stream, for the checkpoint."""
+        paths = {name: self.directory / name for name in STREAMS}
+        return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+
+    def cut_back(self, sizes: Mapping[str, int]) -> None:
+        """Drops the rows that were written after `sizes` were taken. ValueError when rows from before are missing."""
+        for name, now in self.sizes().items():
+            size = sizes.get(name, 0)
+            if now < size:
+                raise ValueError(f"{self.directory / name}: {now} bytes but {size} at the checkpoint; rows were lost")
+            if now > size:
+                os.truncate(self.directory / name, size)
+
+    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        with (self.directory / name).open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(_finite(row), ensure_ascii=False, default=str) + "\n")
+
+    def _image(self, sha: str, image: Image.Image) -> str:
+        path = self.directory / "images" / f"{sha}.png"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            image.save(partial, format="PNG")
+            partial.replace(path)
+        return f"images/{path.name}"
+
+
+def rollout_row(group: Group, index: int, rollout: Rollout) -> dict[str, Any]:
+    """The fields of a completion's row, without run, step and stage. Lists have an entry per image of the prompt."""
+    completion: Completion = rollout.completion
+    frames: Sequence[Frame] = completion.frames
+    return {
+        "weights_version": completion.weights_version,
+        "group_id": group.id,
+        "index": index,
+        "sample_id": rollout.sample.id,
+        "task": rollout.sample.task,
+        "image_sha": list(group.prompt.image_shas),
+        "size_original": [list(frame.size_original) for frame in frames],
+        "size_input": [list(frame.size_input) for frame in frames],
+        "frame": frames[0].name if frames else None,
+        "prompt_id": group.prompt.prompt_id,
+        "text": completion.text,
+        "token_ids": list(completion.token_ids),
+        "logprobs": [round(one, 5) for one in completion.logprobs],
+        "finish_reason": completion.finish_reason,
+        "parts": dict(rollout.score.parts),
+        "reasons": dict(rollout.score.reasons),
+        "reward": rollout.score.value,
+        "advantage": rollout.advantage,
+        "masked": rollout.score.masked,
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside and renames, so that a reader never sees half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with numbers that JSON cannot hold as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value
