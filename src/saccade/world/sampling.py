@@ -10,7 +10,8 @@ import numpy as np
 
 from saccade.types import Box
 from saccade.world.config import COLORS, DIGITS, HELD_OUT, PALETTE, SHAPES, SIZES, TILE, Rgb, WorldConfig
-from saccade.world.draw import id_buffer, mask_box, solid, solid_extent
+from saccade.world.draw import digit_scale, id_buffer, mask_box, solid, solid_extent
+from saccade.world.glyphs import HEIGHT, WIDTH
 from saccade.world.scene import Background, Scene, Thing, cell_name, reading_order
 from saccade.world.splits import Split
 
@@ -125,16 +126,26 @@ def _free(rng: random.Random, cfg: WorldConfig, things: list[Thing], cells: int)
 
 
 def seen(things: list[Thing], size: tuple[int, int], share: float) -> list[Thing] | None:
-    """The objects with the boxes and shares of their visible pixels, or None when one shows less than `share`."""
+    """The objects with the boxes and shares of their visible pixels.
+
+    None when one shows less than `share`, or when a tile's digit is not wholly in view.
+    """
     owner = id_buffer(tuple(things), size)
     pixels = np.bincount(owner.ravel() + 1, minlength=len(things) + 1)[1:]
     result = []
     for k, thing in enumerate(things):
         visible = float(pixels[k]) / int(solid(thing.shape, thing.radius).sum())
-        if visible < share:
+        if visible < share or (thing.digit is not None and not _digit_in_view(thing, owner == k)):
             return None
         result.append(replace(thing, visible=visible, box=mask_box(owner == k)))
     return result
+
+
+def _digit_in_view(thing: Thing, shown: np.ndarray) -> bool:
+    """True when no pixel of the digit's rectangle, with a dot around it, is hidden."""
+    (x, y), scale = thing.center, digit_scale(thing.radius)
+    wide, tall = (WIDTH * scale) // 2 + 1, (HEIGHT * scale) // 2 + 1
+    return bool(shown[y - tall : y + tall + 1, x - wide : x + wide + 1].all())
 
 
 def sample_objects(rng: random.Random, cfg: WorldConfig, split: Split, kind: str) -> Scene:
