@@ -1,0 +1,61 @@
+"""The mixture: which samples a step trains on, as a pure function of (seed, step), so that resuming needs no state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from saccade.data.sources import Source
+from saccade.types import Sample
+
+_GOLDEN = 0.6180339887498949
+"""Multiples of it, modulo 1, fill the unit interval as evenly as can be."""
+
+
+class Mixture:
+    """Sources mixed by weight.
+
+    Position p of the stream belongs to the source whose share of the unit interval holds `p * golden + shift`: after
+    any number of positions each source has had its share to within a few samples. A finite source is walked in a
+    seeded permutation, a new one each time it is used up; an endless one is walked in order.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None, seed: int = 0) -> None:
+        weights = [1.0] * len(sources) if weights is None else weights
+        if not sources or len(weights) != len(sources):
+            raise ValueError(f"got {len(sources)} sources and {len(weights)} weights; expected one weight per source")
+        if min(weights) <= 0:
+            raise ValueError(f"got weights {list(weights)}; expected numbers above 0 (leave a source out instead)")
+        if empty := [source.name for source in sources if source.size == 0]:
+            raise ValueError(f"source '{empty[0]}' holds no samples")
+        self.sources = tuple(sources)
+        self.seed = seed
+        self._edges = np.cumsum(weights)[:-1] / sum(weights)
+        self._shift = np.random.default_rng((abs(seed), 0)).random()
+        self._permutation = lru_cache(maxsize=2 * len(sources))(self._shuffled)
+
+    def draw(self, step: int, n: int) -> list[Sample]:
+        """The n samples of a step: positions `step * n` to `step * n + n - 1` of the stream. Changing n mid-way moves
+        the position, so an epoch is free of repetition for one n."""
+        owner_P = self._owners(step * n + n)
+        used = np.bincount(owner_P[: step * n], minlength=len(self.sources))
+        samples = []
+        for k in owner_P[step * n :]:
+            samples.append(self.sources[k][self._index(int(k), int(used[k]))])
+            used[k] += 1
+        return samples
+
+    def _owners(self, positions: int) -> np.ndarray:
+        """Which source each of the first positions belongs to."""
+        u_P = (np.arange(positions) * _GOLDEN + self._shift) % 1.0
+        return np.searchsorted(self._edges, u_P, side="right")
+
+    def _index(self, source: int, count: int) -> int:
+        """What a source gives when it was asked `count` times before."""
+        size = self.sources[source].size
+        return count if size is None else int(self._permutation(source, count // size)[count % size])
+
+    def _shuffled(self, source: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng((abs(self.seed), 1, source, epoch)).permutation(len(self.sources[source]))

@@ -1,0 +1,95 @@
+"""Images as people have them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saccade.data.images import image_sha, image_size, load_image
+
+
+def saved(image: Image.Image, fmt: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+def corners() -> Image.Image:
+    """3 x 2 pixels: red at the top left, blue at the bottom right."""
+    image = Image.new("RGB", (3, 2), "white")
+    image.putpixel((0, 0), (255, 0, 0))
+    image.putpixel((2, 1), (0, 0, 255))
+    return image
+
+
+def test_a_path_its_bytes_and_the_decoded_image_are_the_same_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(saved(corners()))
+    assert image_sha(str(path)) == image_sha(path.read_bytes()) == image_sha(corners())
+    assert load_image(str(path)).tobytes() == corners().tobytes()
+    assert image_sha(corners()) != image_sha(corners().rotate(180))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_upright_and_its_size_told_from_the_header(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(corners(), exif=exif)
+    upright = load_image(data)
+    assert upright.size == image_size(data) == ((3, 2) if orientation < 5 else (2, 3))
+    places = {1: (0, 0), 2: (2, 0), 3: (2, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 2), 8: (0, 2)}
+    assert upright.getpixel(places[orientation]) == (255, 0, 0)
+
+
+def test_what_is_transparent_becomes_white() -> None:
+    clear = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
+    clear.putpixel((0, 0), (255, 0, 0, 255))
+    palette = clear.convert("P")
+    palette.info["transparency"] = palette.getpixel((1, 1))
+    for image in (load_image(saved(clear)), load_image(saved(clear.convert("LA"))), load_image(palette)):
+        assert image.mode == "RGB"
+        assert image.getpixel((1, 1)) == (255, 255, 255)
+        assert image.getpixel((0, 0)) != (255, 255, 255)
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_to_white() -> None:
+    grey = Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))
+    assert [load_image(saved(grey)).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+    wide = Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.int32))
+    assert load_image(wide).getpixel((1, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_every_colour_mode_becomes_rgb(mode: str) -> None:
+    image = corners().convert("RGB").convert(mode) if mode != "LAB" else Image.new("LAB", (3, 2))
+    assert load_image(image).mode == "RGB"
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match="floating point"):
+        load_image(Image.new("F", (2, 2)))
+
+
+def test_of_an_animation_the_first_frame_is_taken_with_a_warning() -> None:
+    red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
+    data = saved(red, "GIF", save_all=True, append_images=[blue])
+    with pytest.warns(UserWarning, match="has 2 frames; the first is used"):
+        assert load_image(data).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_missing_a_cut_off_and_a_wrong_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone\.png: there is no such image file"):
+        load_image(str(tmp_path / "gone.png"))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    (tmp_path / "cut.jpg").write_bytes(saved(noise, "JPEG")[:900])
+    assert image_size(tmp_path / "cut.jpg") == (64, 64)
+    with pytest.raises(ValueError, match=r"cut\.jpg: the image is cut off or damaged"):
+        load_image(str(tmp_path / "cut.jpg"))
+    (tmp_path / "text.png").write_text("hello")
+    for open_it in (load_image, image_size):
+        with pytest.raises(ValueError, match=r"text\.png: not an image"):
+            open_it(tmp_path / "text.png")
