@@ -8,19 +8,17 @@ from random import Random
 
 from saccade.world.config import COLORS, HELD_OUT, SHAPES, SIZES, WorldConfig
 from saccade.world.question import Question, Step, TaskKind, integer_box
-from saccade.world.sampling import new_thing, paint, place, put_in_cell, radius_of, seen
+from saccade.world.sampling import new_thing, paint, place, put_in_cell, radius_of, sample_objects, seen
 from saccade.world.scene import Scene, Thing, reading_order
 from saccade.world.splits import Split
 
+_META = (("image_index", 1),)
 Change = Callable[[Thing, Scene, Random, WorldConfig, Split], Thing]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What changed between a scene and `after`; `kind` is a key of `CHANGES`."""
-
-    after: Scene
-    kind: str
+    """What is new in a pair's second image."""
 
 
 def _recolored(thing: Thing, scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> Thing:
@@ -82,22 +80,45 @@ def change(kind: str, scene: Scene, rng: Random, cfg: WorldConfig, split: Split)
     return replace(scene, objects=reading_order(things)) if things else None
 
 
+def sample_pair(rng: Random, cfg: WorldConfig, split: Split, kind: str) -> Scene:
+    """A scene of shapes with its changed copy in `after`; each kind of change is equally likely."""
+    how = rng.choice(tuple(CHANGES))
+    while True:
+        scene = replace(sample_objects(rng, cfg, split, "shapes"), kind=kind)
+        after = change(how, scene, rng, cfg, split)
+        if after is not None:
+            return replace(scene, after=after)
+
+
 def _identity(thing: Thing) -> tuple[object, ...]:
     """What a viewer compares; the box is left out, for a neighbour may have come out of hiding."""
     return thing.color, thing.shape, thing.size, thing.center
 
 
+def _kind_of(target: Thing, gone: list[Thing]) -> str:
+    """The key of `CHANGES` that turned the object gone into the target."""
+    if not gone:
+        return "appeared"
+    old = gone[0]
+    if old.color != target.color:
+        return "recolored"
+    if old.shape != target.shape:
+        return "reshaped"
+    return "resized" if old.size != target.size else "moved"
+
+
 def ask_difference(query: Difference, scene: Scene) -> Question | None:
     """The box, in the second image, of the one object that is not in the first; None unless exactly one is."""
-    after = query.after
-    before_ids, after_ids = {_identity(t) for t in scene.objects}, {_identity(t) for t in after.objects}
-    fresh = [t for t in after.objects if _identity(t) not in before_ids]
+    if scene.after is None:
+        return None
+    before_ids, after_ids = ({_identity(t) for t in s.objects} for s in (scene, scene.after))
+    fresh = [t for t in scene.after.objects if _identity(t) not in before_ids]
     gone = [t for t in scene.objects if _identity(t) not in after_ids]
     if len(fresh) != 1 or len(gone) > 1:
         return None
     (target,) = fresh
     entries = []
-    for thing in reading_order([*after.objects, *(t for t in gone if t.cell != target.cell)]):
+    for thing in reading_order([*scene.after.objects, *(t for t in gone if t.cell != target.cell)]):
         if thing is target:
             was = next((_named(t) for t in gone if t.cell == target.cell), "none")
             entries.append(f"{thing.cell} {was} to {_named(thing)}")
@@ -107,28 +128,20 @@ def ask_difference(query: Difference, scene: Scene) -> Question | None:
             entries.append(f"{thing.cell} same")
     steps = (Step(tuple(entries)), Step((f"so {target.cell}",)))
     text = "One object differs in the second image. Where is it in the second image?"
-    pair = replace(scene, after=after)
-    answer, meta = integer_box(target.box), (("image_index", 1),)
-    return Question("difference", text, answer, (target,), steps, query, pair, level=query.kind, meta=meta)
+    level, answer = _kind_of(target, gone), integer_box(target.box)
+    return Question("difference", text, answer, (target,), steps, query, scene, level=level, meta=_META)
 
 
 def _named(thing: Thing) -> str:
     return f"{thing.size} {thing.color} {thing.shape}"
 
 
-def propose_difference(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[Difference]:
-    """Each kind of change tried once."""
-    changed = ((kind, change(kind, scene, rng, cfg, split)) for kind in CHANGES)
-    return [Difference(after, kind) for kind, after in changed if after is not None]
-
-
 KINDS = {
     "difference": TaskKind(
-        ("shapes",),
-        propose_difference,
+        ("pair",),
+        lambda scene, rng, cfg, split: [Difference()],
         ask_difference,
-        lambda rng, cfg, split: rng.choice(tuple(CHANGES)),
-        lambda q: q.level,
-        images=2,
+        lambda rng, cfg, split: None,  # the kind of change is drawn with the scene
+        lambda q: None,
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -28,6 +27,7 @@ SCENES = {
     "digits": sample_objects,
     "chart": charts.sample_chart,
     "geometry": figures.sample_figure,
+    "pair": differing.sample_pair,
 }
 
 _SCENE_TRIES = 2000
@@ -66,23 +66,27 @@ class World:
     ) -> list[Question]:
         """Up to k different questions about one scene; tasks alternate and a task's answers differ while they can.
 
-        Tasks that do not fit the scene's kind, or that need a second image, are passed over.
+        Tasks that do not fit the scene's kind are passed over.
         """
         rules = find_split(split)
-        names = [n for n in (tasks or rules.tasks) if scene.kind in _kind(n).scenes and _kind(n).images == 1]
+        names = [name for name in (tasks or rules.tasks) if scene.kind in _kind(name).scenes]
         rng.shuffle(names)
-        pools = {name: self._by_answer(scene, rng, name, rules) for name in names}
+        pools: dict[str, list[Question]] = {}
         chosen: list[Question] = []
-        while len(chosen) < k and any(pools.values()):
-            for name in [n for n in names if pools[n]][: k - len(chosen)]:
+        while names and len(chosen) < k:
+            name = names.pop(0)
+            if name not in pools:
+                pools[name] = self._by_answer(scene, rng, name, rules)
+            if pools[name]:
                 chosen.append(pools[name].pop())
+                names.append(name)
         return chosen
 
     def _by_answer(self, scene: Scene, rng: Random, task: str, split: Split) -> list[Question]:
         """All questions of a task, arranged so that popping from the end first goes once through the answers."""
         groups: dict[str, list[Question]] = {}
         for question in _asked(scene, rng, task, self.cfg, split):
-            groups.setdefault(json.dumps(question.answer), []).append(question)
+            groups.setdefault(repr(question.answer), []).append(question)
         ranked = []
         for group in groups.values():
             rng.shuffle(group)

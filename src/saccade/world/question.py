@@ -23,14 +23,15 @@ class What:
 
     def matches(self, thing: Thing) -> bool:
         """True when the object has every attribute named."""
-        return all(
-            not wanted or wanted == got
-            for wanted, got in ((self.color, thing.color), (self.shape, thing.shape), (self.size, thing.size))
+        return (
+            (not self.color or self.color == thing.color)
+            and (not self.shape or self.shape == thing.shape)
+            and (not self.size or self.size == thing.size)
         )
 
     def among(self, things: Iterable[Thing]) -> tuple[Thing, ...]:
         """The matching objects, order kept."""
-        return tuple(thing for thing in things if self.matches(thing))
+        return tuple([thing for thing in things if self.matches(thing)])
 
     @property
     def one(self) -> str:
@@ -93,8 +94,6 @@ class TaskKind:
     draw_class: Callable[[Random, WorldConfig, Split], Any]
     """The answer class that an item is drawn to have, before its scene."""
     class_of: Callable[[Question], Any]
-    images: int = 1
-    """How many images a question of this task has."""
 
 
 def with_article(noun: str) -> str:
