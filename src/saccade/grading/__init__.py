@@ -1,0 +1,9 @@
+"""Graders: is an answer right? Each returns a `Verdict`; model text never raises."""
+
+from __future__ import annotations
+
+from saccade.grading.answers import grade_choice, grade_number, grade_text, grade_value, grade_yes_no, letters_for
+from saccade.grading.math import grade_math
+from saccade.grading.verdict import Verdict
+
+__all__ = ["Verdict", "grade_choice", "grade_math", "grade_number", "grade_text", "grade_value", "grade_yes_no", "letters_for"]

@@ -1,0 +1,74 @@
+"""The process that runs math-verify: `python -m saccade.grading.math_worker CPU_SECONDS MEMORY_MB`.
+
+One JSON object {"gold", "answer"} per line comes in; per item two lines go out: {"gold": bool} when the gold is read,
+then {"right": bool}. It is meant to be killed: by its own CPU timer, by the memory limit, by its parent. It ends when
+its input does.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import sys
+from functools import lru_cache
+from typing import Any
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+_TARGETS = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+
+
+@lru_cache(maxsize=64)
+def _read_gold(text: str) -> tuple[Any, ...]:
+    return tuple(_read(text))
+
+
+def _read(text: str) -> list[Any]:
+    """Sympy objects of an expression; the timeouts of math-verify are off, since ours cannot be outlived."""
+    return parse(f"${text}$", extraction_config=_TARGETS, parsing_timeout=None) or parse(
+        text, extraction_config=_TARGETS, parsing_timeout=None
+    )
+
+
+def serve(lines: io.TextIOBase, out: io.TextIOBase, cpu_s: float) -> None:
+    """Answers until the input ends. A question that raises is answered: its gold or its answer cannot be graded."""
+
+    def say(**values: Any) -> None:
+        out.write(json.dumps(values) + "\n")
+        out.flush()
+
+    say(ready=True)
+    for line in lines:
+        item = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        try:
+            gold = _read_gold(item["gold"])
+        except Exception as error:  # any failure of the parser on this text
+            gold = ()
+            say(gold=False, detail=type(error).__name__)
+        else:
+            say(gold=bool(gold))
+        if gold:
+            signal.setitimer(signal.ITIMER_PROF, cpu_s)
+            try:
+                say(right=bool(verify(list(gold), _read(item["answer"]), timeout_seconds=None)))
+            except Exception as error:  # MemoryError too: the model's text asked for it
+                say(right=False, detail=type(error).__name__)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def main() -> None:
+    cpu_s, memory_mb = float(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process even inside a long call into C
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    sys.stdout = sys.stderr  # what a library prints must not look like an answer
+    serve(sys.stdin, answers, cpu_s)
+
+
+if __name__ == "__main__":
+    main()

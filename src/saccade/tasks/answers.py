@@ -1,0 +1,55 @@
+"""Tasks whose answer is a few characters: a number, a letter, yes or no, words, an expression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from saccade import grading
+from saccade.grading import Verdict
+from saccade.parsing import read_yes_no
+from saccade.rewards import PartConfig
+from saccade.tasks.task import Task, rubrics
+from saccade.types import Frame, Sample
+
+
+def as_text(sample: Sample, frames: Sequence[Frame]) -> str:
+    """The gold as it stands: '3', 'red', '1/2'. A whole float is written without its point."""
+    answer = sample.answer
+    return str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer).strip()
+
+
+def as_letter(sample: Sample, frames: Sequence[Frame]) -> str:
+    """The gold letter, upper case."""
+    return str(sample.answer).strip().upper()
+
+
+def as_yes_no(sample: Sample, frames: Sequence[Frame]) -> str:
+    """'yes' or 'no'."""
+    said = sample.answer if isinstance(sample.answer, bool) else read_yes_no(str(sample.answer))
+    if said is None:
+        raise ValueError(f"sample {sample.id!r}: got answer {sample.answer!r}, expected yes or no")
+    return "yes" if said else "no"
+
+
+def _short(name: str, reward: str, grade: Callable[..., Verdict], writer: Callable[..., str] = as_text) -> Task:
+    """A task whose grader needs nothing but the answer and the gold."""
+    return Task(
+        name, "bare", rubrics(PartConfig(name=reward)), writer, lambda answer, sample, frames: grade(answer, sample.answer)
+    )
+
+
+def _choice(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
+    return grading.grade_choice(answer, sample.answer, tuple(sample.meta.get("options") or ()))
+
+
+ANSWER_TASKS = (
+    _short("count", "number", grading.grade_number),
+    _short("arithmetic", "number", grading.grade_number),
+    _short("compare", "value", grading.grade_value),
+    _short("chart", "value", grading.grade_value),
+    _short("geometry", "value", grading.grade_value),
+    _short("yes_no", "yes_no", grading.grade_yes_no, as_yes_no),
+    _short("text", "exact_text", grading.grade_text),
+    _short("free_form", "math", grading.grade_math),
+    Task("choice", "bare", rubrics(PartConfig(name="choice")), as_letter, _choice),
+)

@@ -1,0 +1,87 @@
+"""A task: what is asked, what is rewarded, how a right answer is written, and when an answer is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+from saccade.grading import Verdict
+from saccade.parsing import read_final
+from saccade.rewards import PartConfig, Rubric, RubricConfig
+from saccade.tasks.templates import TEMPLATES, write_prompt
+from saccade.types import Completion, Frame, Sample
+
+THINK = "The answer can be seen."
+"""The thought of a gold reply that nobody wrote a thought for."""
+
+Writer = Callable[[Sample, Sequence[Frame]], str]
+Grader = Callable[[str, Sample, Sequence[Frame]], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A kind of question. `Sample.task` names it in `TASKS`."""
+
+    name: str
+    template: str
+    """Of `TEMPLATES`; what `prompt` uses unless told otherwise."""
+    rubrics: Mapping[str, RubricConfig]
+    """By name: 'default', 'hard', 'format_and_accuracy'."""
+    writer: Writer
+    grader: Grader
+    """Verdict on an answer's text."""
+
+    def prompt(self, sample: Sample, template: str | None = None) -> str:
+        """The user's turn, with exactly `len(sample.images)` `<image>` markers."""
+        return write_prompt(sample, template or self.template)
+
+    def template_id(self, template: str | None = None) -> str:
+        """The versioned id of the wording that `prompt` uses."""
+        return TEMPLATES[template or self.template].id
+
+    def write_answer(self, sample: Sample, frames: Sequence[Frame] = ()) -> str:
+        """The inside of the answer tag of a right reply; boxes are written in their image's frame."""
+        return self.writer(sample, frames)
+
+    def write_gold(self, sample: Sample, frames: Sequence[Frame] = (), think: str = THINK) -> str:
+        """A whole right reply in strict form. `think` must hold something."""
+        if not think.strip():
+            raise ValueError(f"sample {sample.id!r}: got an empty think text, expected some words")
+        return f"<think>{think}</think><answer>{self.write_answer(sample, frames)}</answer>"
+
+    def rubric(self, name: str | None = None) -> Rubric:
+        """The rubric of that name, 'default' when none is given."""
+        wanted = name or "default"
+        if wanted not in self.rubrics:
+            close = get_close_matches(wanted, self.rubrics, n=1, cutoff=0.5)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(self.rubrics)}"
+            raise ValueError(f"task '{self.name}' has no rubric '{wanted}'{hint}")
+        return self.rubrics[wanted].build()
+
+    def correct(self, completion: Completion, sample: Sample) -> Verdict:
+        r"""The verdict of evaluation on a whole reply. Form is not asked for.
+
+        The answer is the last answer block after all thought, else the last `\boxed`, else what follows the thought.
+        """
+        answer = read_final(completion.text)
+        if answer is None:
+            return Verdict(False, "no answer", "truncated" if completion.truncated else "the reply ends without one")
+        verdict = self.grader(answer, sample, completion.frames)
+        return verdict if verdict.right is not None else replace(verdict, detail=f"{sample.id}: {verdict.detail}")
+
+
+def rubrics(soft: PartConfig, exact: PartConfig | None = None) -> dict[str, RubricConfig]:
+    """The three rubrics of a task from its accuracy.
+
+    `soft` is what RL maximises; `exact` (the same, unless given) is full marks only for a right answer. 'default' keeps
+    the total in [0, 1]; 'format_and_accuracy' is the plain sum of VLM-R1 and of Vision-R1's Zero; 'hard' is Vision-R1's.
+    """
+    right = exact or soft
+    form = PartConfig(name="format")
+    hard = PartConfig(name="hard", options={"accuracy": right.name, "options": right.options})
+    return {
+        "default": RubricConfig(parts=(soft.model_copy(update={"weight": 0.9}), PartConfig(name="format", weight=0.1))),
+        "hard": RubricConfig(parts=(hard,)),
+        "format_and_accuracy": RubricConfig(parts=(soft, form)),
+    }
