@@ -74,13 +74,22 @@ def rollouts(folder: Path, steps: tuple[int, ...], group_size: int = 8) -> list[
                 think = rng.choice(["scan red: a1 1, c2 2, d4 3", "looks like it", "check red: a1 1, c2 2, d4 3. again red: a1 1, c2 2, d4 3"])
                 rows.append({
                     "run": "rl", "step": step, "stage": int(step > 120), "weights_version": step, "group_id": f"{step}-{g}", "index": i,
-                    "sample_id": f"train/count/{step * 3 + g}", "task": "count", "image_sha": sha, "size_original": [112, 112],
-                    "size_input": [112, 112], "frame": "pixels_resized", "prompt_id": "p", "question": "<image>How many red objects are there?",
-                    "gold": 3, "text": f"<think>{think}</think><answer>{answer}</answer>", "token_ids": list(range(20 + i)), "logprobs": [],
+                    "sample_id": f"train/count/{step * 3 + g}", "task": "count", "image_sha": [sha], "size_original": [[112, 112]],
+                    "size_input": [[112, 112]], "frame": "pixels_resized", "prompt_id": "p",
+                    "text": f"<think>{think}</think><answer>{answer}</answer>", "token_ids": list(range(20 + i)), "logprobs": [],
                     "finish_reason": "stop" if i else "length", "parts": {"hard": float(right)}, "reward": float(right),
                     "advantage": 0.9 if right else -1.1, "masked": None,
                 })  # fmt: skip
     return rows
+
+
+def groups_of(rows: list[dict]) -> list[dict]:
+    first = {row["group_id"]: row for row in rows}.values()
+    return [
+        {"step": row["step"], "group_id": row["group_id"], "sample_id": row["sample_id"], "task": row["task"], "answer": 3,
+         "question": "<image>How many red objects are there?", "meta": {}, "image_sha": row["image_sha"]}
+        for row in first
+    ]  # fmt: skip
 
 
 ENVIRONMENT = {
@@ -98,7 +107,9 @@ def write_run(folder: Path, steps: int = 200, kind: str = "rl") -> Path:
         write_jsonl(folder / "metrics.jsonl", rows)
         return folder
     write_jsonl(folder / "metrics.jsonl", metrics(steps))
-    write_jsonl(folder / "rollouts.jsonl", rollouts(folder, (0, steps // 3, 2 * steps // 3, steps - 1)))
+    rows = rollouts(folder, (0, steps // 3, 2 * steps // 3, steps - 1))
+    write_jsonl(folder / "rollouts.jsonl", rows)
+    write_jsonl(folder / "groups.jsonl", groups_of(rows))
     return folder
 
 

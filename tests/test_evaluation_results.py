@@ -121,6 +121,8 @@ def test_a_row_of_another_version_is_refused_with_its_line(tmp_path):
     ("think", "habit", "times"),
     [
         ("looks like 3", "terse", 0),
+        ("check red: a1 1, b2 2. star: c1 1, b2 2. Wait, let me check. red: a1 1, b2 2. star: c1 1, b2 2", "check", 2),
+        ("scan blue 9, red 9. 9 + 9 = 18", "enumerate", 1),
         ("scan red: a1 1, b2 2", "enumerate", 1),
         ("check red: a1 1, b2 2. again red: a1 1, b2 2", "check", 2),
         ("Hmm a1 1, b2 2. wait a1 1, b2 2. again a1 1, b2 2", "ramble", 3),

@@ -7,20 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from saccade.config import Config
-from saccade.data.images import load_image
+from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
-from saccade.geometry import to_original
 from saccade.models.adapter import Adapter, EncodedPrompt
-from saccade.parsing import read_boxes, read_reply
+from saccade.parsing import read_reply
 from saccade.rollout.engine import Engine, Sampling
+from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS
-from saccade.types import Box, Completion, Sample
+from saccade.types import Completion, Sample
 
 
 class Decoding(Config):
@@ -98,7 +98,8 @@ def evaluate(
 
 
 def split_of(sample: Sample) -> str:
-    return str(sample.meta.get("split", "test"))
+    """The split that the results name: the sample's own, else the data set that it came from."""
+    return str(sample.meta.get("split") or sample.meta.get("source") or "test")
 
 
 def batch_seed(seed: int, start: int) -> int:
@@ -129,7 +130,7 @@ def _ask(
 
 
 def _prompt(adapter: Adapter, sample: Sample, forced_prefix: str) -> EncodedPrompt:
-    prompt = adapter.encode(TASKS[sample.task].prompt(sample), [load_image(source) for source in sample.images])
+    prompt = prepare(adapter, sample).encoded
     return adapter.continue_with(prompt, forced_prefix) if forced_prefix else prompt
 
 
@@ -143,7 +144,7 @@ def _grade(
 ) -> ItemResult:
     verdicts = [TASKS[sample.task].correct(completion, sample) for completion in completions]
     answers = [read_reply(completion.text).answer for completion in completions]
-    first, gold_boxes = completions[0], gold_boxes_of(sample.answer)
+    first, gold = completions[0], gold_boxes(sample.answer)
     return ItemResult(
         model=label.model,
         control=label.control,
@@ -161,25 +162,7 @@ def _grade(
         text=first.text,
         question=sample.question,
         gold=sample.answer,
-        boxes=_boxes(answers[0], prompt) if gold_boxes else (),
-        gold_boxes=gold_boxes,
+        boxes=reply_boxes(first.text, prompt.frames[-1]) if gold and prompt.frames else (),
+        gold_boxes=gold,
         image_shas=prompt.image_shas,
     )
-
-
-def gold_boxes_of(answer: Any) -> tuple[Box, ...]:
-    """Boxes in a gold answer that is a box or a list of {'bbox_2d', 'label'}; () for any other answer."""
-    if not isinstance(answer, (list, tuple)) or not answer:
-        return ()
-    if len(answer) == 4 and all(isinstance(v, (int, float)) for v in answer):
-        return (tuple(float(v) for v in answer),)  # type: ignore[return-value]
-    if all(isinstance(entry, dict) and "bbox_2d" in entry for entry in answer):
-        return tuple(tuple(float(v) for v in entry["bbox_2d"]) for entry in answer)  # type: ignore[misc]
-    return ()
-
-
-def _boxes(answer: str | None, prompt: EncodedPrompt) -> tuple[Box, ...]:
-    """Boxes of a reply in pixels of the first image."""
-    if answer is None or not prompt.frames:
-        return ()
-    return tuple(to_original(found.box, prompt.frames[0]) for found in read_boxes(answer))

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
-FIRST_WORDS = {"looks": "terse", "scan": "enumerate", "check": "check", "hmm": "ramble"}
-"""First word of the world's chains of each habit."""
+from saccade.world import FIRST_WORDS
+
 OTHER = "other"
+HABIT_OF_WORD = {word: habit for habit, word in FIRST_WORDS.items()}
 
 _WORD = re.compile(r"[a-z]+")
-_ENTRY = re.compile(r"(?:\b[a-z]\d{1,2}\b.*|\bnone\b)")
-"""One entry of a list: from the name of a cell on ('a1 red', 'b3 2'), or the word for an empty list."""
+_OPENING = re.compile(rf"(?:(?:{'|'.join([*FIRST_WORDS.values(), 'again', 'wait'])})\b\s*)+")
+"""Words that open a listing and are no part of it."""
+_EVIDENCE = re.compile(r"\d|\bnone\b")
+"""What an entry of a list holds: the name of a cell, a number, or the word for an empty list."""
 
 
 def think_of(text: str) -> str:
@@ -26,15 +30,27 @@ def think_of(text: str) -> str:
 def habit_of(text: str) -> str:
     """terse | enumerate | check | ramble by the first word of the think block, other for anything else."""
     first = _WORD.match(think_of(text).strip().lower())
-    return FIRST_WORDS.get(first[0], OTHER) if first else OTHER
+    return HABIT_OF_WORD.get(first[0], OTHER) if first else OTHER
 
 
 def listings(text: str) -> int:
-    """How often the think block writes the list of objects: occurrences of its most repeated entry; 0 without a list.
+    """How often the think block writes its list: occurrences of its most repeated entry; 0 without a list.
 
-    Entries are separated by commas, semicolons, full stops or lines; a title or a word before the cell's name
-    ('again a1 1', 'red: a1 1') is no part of the entry.
+    'red: a1 1, b2 2. blue: none' is one listing of three entries; an entry under two titles is two entries. A guess
+    ('looks like 4') is no listing.
     """
-    pieces = re.split(r"[,;.\n]", think_of(text).lower())
-    entries = (_ENTRY.search(piece.rpartition(":")[2]) for piece in pieces)
-    return max(Counter(" ".join(entry[0].split()) for entry in entries if entry).values(), default=0)
+    return max(Counter(_entries(think_of(text).lower())).values(), default=0)
+
+
+def _entries(think: str) -> Iterator[tuple[str, str]]:
+    """(title, entry) of every list entry; a title holds to the end of its sentence."""
+    for sentence in re.split(r"[.;\n]", think):
+        title, _, listed = sentence.strip().rpartition(":")
+        title = _OPENING.sub("", title, count=1).strip()
+        for piece in listed.split(","):
+            entry = piece.strip()
+            guess = entry.startswith(FIRST_WORDS["terse"])
+            opening = _OPENING.match(entry)
+            entry = entry[opening.end() :] if opening else entry
+            if _EVIDENCE.search(entry) and not guess:
+                yield title, " ".join(entry.split())

@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
 from pydantic import Field, model_validator
 
 from saccade.config import Config, dump
 from saccade.data import DataConfig, open_source
-from saccade.data.images import load_image
-from saccade.evaluation.evaluator import Decoding, Label, evaluate
+from saccade.data.images import image_sha, load_image
+from saccade.evaluation.evaluator import Decoding, Label, evaluate, split_of
 from saccade.evaluation.items import ItemResult
-from saccade.evaluation.results import summarise, summarise_attempts, write_results
+from saccade.evaluation.results import summarise, summarise_attempts, write_json, write_results
 from saccade.evaluation.suites import world_suite
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.rollout.builtin import BuiltinEngine
+from saccade.training.environment import describe, hash_source
 from saccade.types import Sample
 
 Progress = Callable[[str, int, int], None]
@@ -60,7 +60,7 @@ class EvalRecipe(Config):
     batch_size: int = Field(32, ge=1)
     forced_prefix: str = ""
     images: int = Field(24, ge=0)
-    """Images kept for the report, spread evenly over the items."""
+    """Items whose images are kept for the report, evenly from all splits and tasks."""
     out: str
 
     @model_validator(mode="after")
@@ -87,6 +87,8 @@ def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
     policy = load_policy(recipe.model)
     engine = BuiltinEngine(policy)
     label = Label(recipe.label, recipe.control)
+    sources = {config.name or config.source: hash_source(str(config.path) if config.path else None, dump(config)) for config in recipe.data}
+    write_json(out / "environment.json", describe(policy, recipe.model.path, sources))
     _save_images(samples, recipe.images, out / "images")
     results: list[ItemResult] = []
     for decoding in recipe.decodings():
@@ -103,7 +105,10 @@ def benchmark(recipe: EvalRecipe) -> list[Sample]:
     samples: list[Sample] = []
     for config in recipe.data:
         source = open_source(config)
-        samples += [source[i] for i in range(len(source) if recipe.n is None else min(recipe.n, len(source)))]
+        if recipe.n is None and source.size is None:
+            raise ValueError(f"data '{source.name}' has no end; give it a 'limit', or the recipe an 'n'")
+        size = min(n for n in (recipe.n, source.size) if n is not None)
+        samples += [source[i] for i in range(size)]
     if recipe.world:
         samples += world_suite(recipe.world.splits, recipe.world.tasks, recipe.world.n, recipe.world.seed)
     return samples
@@ -118,3 +123,15 @@ def _open(recipe: EvalRecipe) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     config.write_text(text, encoding="utf-8")
     return out
+
+
+def _save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
+    """Save the images of up to `most` items, named by their hash: the first ones of each split and task in turn."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((split_of(sample), sample.task), []).append(sample)
+    each = max(1, most // max(1, len(groups)))
+    chosen = [sample for group in groups.values() for sample in group[:each]][:most]
+    for source in (source for sample in chosen for source in sample.images):
+        folder.mkdir(parents=True, exist_ok=True)
+        load_image(source).save(folder / f"{image_sha(source)}.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import pstdev
@@ -14,8 +14,10 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
+from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.report.charts import overlay
 from saccade.report.files import RunFiles
+from saccade.types import Box, Frame
 
 Row = dict[str, Any]
 Size = tuple[int, int]
@@ -49,7 +51,8 @@ class Card:
     title: str
     question: str
     gold: str
-    picture: Markup | None
+    pictures: tuple[Markup, ...]
+    """The images of the question; () when the run did not keep them."""
     replies: tuple[Reply, ...]
     pictures_each: bool = False
     """True when every reply has a picture of its own (boxes to draw)."""
@@ -89,8 +92,7 @@ def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list
     """Cards of samples.json: base, SFT and RL answer the same question."""
     cards = []
     for row in rows[:CARDS]:
-        path, gold_box = folder / str(row.get("image", "")), row.get("gold_box")
-        gold = [(gold_box, "gold")] if gold_box else []
+        path, gold = folder / str(row.get("image", "")), _marked([row["gold_box"]] if row.get("gold_box") else [], "gold")
         shown = picture(path, gold) if path.is_file() else None
         if shown is None:
             warnings.append(f"the image of sample {row['sample_id']} is missing: {row.get('image')}")
@@ -99,24 +101,25 @@ def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list
                 who,
                 pieces(reply["text"]),
                 reply.get("right"),
-                picture(path, [*gold, (reply["box"], "predicted")] if reply.get("box") else gold) if gold and shown else None,
+                picture(path, [*gold, *_marked([reply["box"]] if reply.get("box") else [], "predicted")]) if gold and shown else None,
                 (("reward", f"{reply['reward']:.2f}"),) if "reward" in reply else (),
             )
             for who, reply in row["replies"].items()
         )
         title = f"{row['task']}, {row['split']}"
-        cards.append(Card(title, _plain(row["question"]), _gold(row.get("gold")), shown, replies, bool(gold and shown)))
+        pictures = (shown,) if shown else ()
+        cards.append(Card(title, _plain(row["question"]), _gold(row.get("gold")), pictures, replies, bool(gold and shown)))
     return cards
 
 
 def item_cards(run: RunFiles) -> list[Card]:
-    """Cards of an evaluation: the first items of each task whose image was kept, all decodings side by side."""
+    """Cards of an evaluation: up to three items of each split and task whose images were kept, all decodings side by side."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     per_task: dict[tuple[str, str], int] = {}
     for row in run.items():
         key = (row["split"], row["task"], row["sample_id"])
         if key not in found:
-            if row["image_shas"] and run.image(row["image_shas"][0]) is None or per_task.get(key[:2], 0) >= 3:
+            if (row["image_shas"] and not run.images(row["image_shas"])) or per_task.get(key[:2], 0) >= 3:
                 continue
             per_task[key[:2]] = per_task.get(key[:2], 0) + 1
             found[key] = []
@@ -125,53 +128,79 @@ def item_cards(run: RunFiles) -> list[Card]:
 
 
 def _item_card(run: RunFiles, rows: Sequence[Row]) -> Card:
-    first = rows[0]
-    path = run.image(first["image_shas"][0]) if first["image_shas"] else None
-    gold = [(box, "gold") for box in first["gold_boxes"]]
+    first, paths = rows[0], run.images(rows[0]["image_shas"])
+    gold = _marked(first["gold_boxes"], "gold")
     replies = tuple(
         Reply(
             f"{row['model']}, {row['decoding']}",
             pieces(row["text"]),
             row["verdicts"][0],
-            picture(path, [*gold, *((box, "predicted") for box in row["boxes"])]) if gold and path else None,
+            picture(paths[-1], [*gold, *_marked(row["boxes"], "predicted")]) if gold and paths else None,
             (("tokens", str(row["tokens"][0])),),
         )
         for row in rows
     )
     title = f"{first['task']}, {first['split']}"
-    shown = picture(path, gold) if path else None
-    return Card(title, _plain(first["question"]), _gold(first["gold"]), shown, replies, bool(gold and path))
+    each = bool(gold and len(paths) == 1)
+    return Card(title, _plain(first["question"]), _gold(first["gold"]), _pictures(paths, gold), replies, each)
 
 
 def group_cards(run: RunFiles) -> list[Card]:
-    """Some groups of the run with all siblings: two at each of a few evenly spread steps, most varied rewards first."""
+    """Some groups of the run with all siblings: two at each of a few evenly spread steps, those with their images first,
+    then those with the most varied rewards."""
     steps = sorted({row["step"] for row in run.rollouts() if "step" in row})
     chosen = {steps[round(i * (len(steps) - 1) / max(1, GROUP_STEPS - 1))] for i in range(GROUP_STEPS)} if steps else set()
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in run.rollouts():
         if row.get("step") in chosen:
             groups.setdefault((row["step"], str(row["group_id"])), []).append(row)
-    return [_group_card(run, rows) for step in sorted(chosen) for rows in _most_varied(groups, step)]
+    asked = {str(row["group_id"]): row for row in run.groups() if row.get("step") in chosen}
+    return [_group_card(run, rows, asked.get(str(rows[0]["group_id"]), {})) for step in sorted(chosen) for rows in _most_telling(run, groups, step)]
 
 
-def _most_varied(groups: dict[tuple[int, str], list[Row]], step: int, most: int = 2) -> Iterator[list[Row]]:
+def _most_telling(run: RunFiles, groups: dict[tuple[int, str], list[Row]], step: int, most: int = 2) -> list[list[Row]]:
     of_step = [rows for (at, _), rows in groups.items() if at == step]
-    yield from sorted(of_step, key=lambda rows: -pstdev(float(r["reward"] or 0) for r in rows))[:most]
+    return sorted(of_step, key=lambda rows: (not run.images(rows[0].get("image_sha")), -pstdev(_reward(r) for r in rows)))[:most]
 
 
-def _group_card(run: RunFiles, rows: Sequence[Row]) -> Card:
-    first = rows[0]
-    path = run.image(_first(first.get("image_sha")))
-    ordered = sorted(rows, key=lambda r: (-float(r["reward"] or 0), r["index"]))
+def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
+    first, answer = rows[0], asked.get("answer")
+    gold = gold_boxes(answer)
+    predicted = [box for row in rows for box in _boxes_of(row)] if gold else []
+    boxes = [*_marked(gold, "gold"), *_marked(predicted, "predicted")]
     stage = f", stage {first['stage']}" if first.get("stage") is not None else ""
     title = f"Step {first['step']}{stage}: {first['task']}"
-    question = str(first.get("question") or f"sample {first['sample_id']} (the run did not record the question's words)")
-    return Card(title, _plain(question), _gold(first.get("gold")), picture(path) if path else None, tuple(map(_sibling, ordered)))
+    question = str(asked.get("question") or f"sample {first['sample_id']} (groups.jsonl does not hold its question)")
+    ordered = sorted(rows, key=lambda r: (-_reward(r), r["index"]))
+    return Card(title, _plain(question), _gold(answer), _pictures(run.images(first.get("image_sha")), boxes), tuple(map(_sibling, ordered)))
+
+
+def _boxes_of(row: Row) -> tuple[Box, ...]:
+    """Boxes of a rollout's answer; sizes are lists with an entry per image, boxes belong to the last one."""
+    if not row.get("frame") or not row.get("size_original"):
+        return ()
+    frame = Frame(row["frame"], tuple(row["size_original"][-1]), tuple(row["size_input"][-1]))
+    return reply_boxes(row["text"], frame)
+
+
+def _pictures(paths: Sequence[Path], boxes: Sequence[tuple[Sequence[float], str]]) -> tuple[Markup, ...]:
+    """All images of a question, with the boxes on the last one; () when one of them does not open."""
+    found = [picture(path, boxes if path == paths[-1] else ()) for path in paths]
+    return tuple(p for p in found if p is not None) if None not in found else ()
+
+
+def _marked(boxes: Sequence[Sequence[float]], kind: str) -> list[tuple[Sequence[float], str]]:
+    return [(box, kind) for box in boxes]
+
+
+def _reward(row: Row) -> float:
+    """A masked rollout may have no reward; it sorts last."""
+    return float(row["reward"] or 0.0)
 
 
 def _sibling(row: Row) -> Reply:
     parts = [(name.replace("_", " "), f"{value:.2f}") for name, value in (row.get("parts") or {}).items()]
-    facts = [("reward", f"{row['reward']:.2f}"), ("advantage", f"{row['advantage']:+.2f}"), *parts]
+    facts = [("reward", f"{_reward(row):.2f}"), ("advantage", f"{row['advantage']:+.2f}"), *parts]
     facts.append(("tokens", str(len(row.get("token_ids") or ()))))
     if row.get("finish_reason") not in (None, "stop"):
         facts.append(("ended by", str(row["finish_reason"])))
@@ -187,11 +216,6 @@ def masked_reasons(rows: Iterable[Row]) -> dict[str, int]:
         if row.get("masked"):
             counts[str(row["masked"])] = counts.get(str(row["masked"]), 0) + 1
     return counts
-
-
-def _first(value: Any) -> str | None:
-    """The first hash of a row's `image_sha`, which is one hash or a list of them."""
-    return (value[0] if value else None) if isinstance(value, list) else value
 
 
 def _plain(question: str) -> str:

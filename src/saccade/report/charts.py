@@ -12,6 +12,8 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 14, 24
 """Margins of a line chart, in units of its view box."""
+FOREST = 260
+"""Width of a row of intervals, px."""
 RAW_POINTS = 300
 """Raw points drawn per line; more are thinned evenly (the smoothed line uses all)."""
 
@@ -27,13 +29,9 @@ class Series:
 
 
 def smooth(ys: Sequence[float]) -> list[float]:
-    """Centred moving mean over `window(len(ys))` values, narrower at both ends so that it stays centred."""
+    """Centred moving mean over `window(len(ys))` values; at both ends over those that there are (at least half of them)."""
     half = window(len(ys)) // 2
-    out = []
-    for i in range(len(ys)):
-        reach = min(half, i, len(ys) - 1 - i)
-        out.append(fmean(ys[i - reach : i + reach + 1]))
-    return out
+    return [fmean(ys[max(0, i - half) : i + half + 1]) for i in range(len(ys))]
 
 
 def window(n: int) -> int:
@@ -104,9 +102,16 @@ def line_chart(series: Sequence[Series], boundaries: Sequence[tuple[float, str]]
     return Markup("".join([*parts, "</svg>"]))
 
 
+def forest_axis() -> Markup:
+    """The scale above a column of `forest` plots of accuracies."""
+    ends = (("start", 6, "0"), ("middle", FOREST / 2, "50"), ("end", FOREST - 6, "100"))
+    texts = "".join(f'<text x="{x:.0f}" y="10" text-anchor="{anchor}">{label}</text>' for anchor, x, label in ends)
+    return Markup(f'<svg class="forest" viewBox="0 0 {FOREST} 12" width="{FOREST}" height="12" aria-hidden="true">{texts}</svg>')
+
+
 def forest(points: Sequence[tuple[float, float, float, int]], domain: tuple[float, float] = (0.0, 1.0), zero: bool = False) -> Markup:
     """Intervals (mean, low, high, mark) in one row; mark 0 is a filled dot, 1 a hollow one. `zero` draws a line at 0."""
-    width, gap = 220, 9
+    width, gap = FOREST, 10
     height = gap * (len(points) + 1)
     low, high = domain
 
@@ -119,7 +124,7 @@ def forest(points: Sequence[tuple[float, float, float, int]], domain: tuple[floa
     for i, (mean, left, right, mark) in enumerate(points, 1):
         y = gap * i
         parts.append(f'<line class="whisker" x1="{px(left):.1f}" x2="{px(right):.1f}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<circle class="{"hollow" if mark else "dot"}" cx="{px(mean):.1f}" cy="{y}" r="3.4"/>')
+        parts.append(f'<circle class="{"hollow" if mark else "dot"}" cx="{px(mean):.1f}" cy="{y}" r="2.9"/>')
     return Markup("".join([*parts, "</svg>"]))
 
 
@@ -129,9 +134,11 @@ def overlay(source: str, size: tuple[int, int], boxes: Sequence[tuple[Sequence[f
     stroke = max(width, height) / 90
     parts = [f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" aria-label="image of the question">']
     parts.append(f'<image href="{escape(source)}" width="{width}" height="{height}"/>')
-    for (x1, y1, x2, y2), kind in boxes:
-        shape = f'x="{x1:.1f}" y="{y1:.1f}" width="{max(0.0, x2 - x1):.1f}" height="{max(0.0, y2 - y1):.1f}"'
-        parts.append(f'<rect class="halo" {shape} stroke-width="{2.2 * stroke:.2f}"/>')
-        dash = f' stroke-dasharray="{3 * stroke:.1f} {2 * stroke:.1f}"' if kind == "predicted" else ""
+    shapes = [
+        f'x="{x1:.1f}" y="{y1:.1f}" width="{max(0.0, x2 - x1):.1f}" height="{max(0.0, y2 - y1):.1f}"' for (x1, y1, x2, y2), _ in boxes
+    ]
+    parts += [f'<rect class="halo" {shape} stroke-width="{2.2 * stroke:.2f}"/>' for shape in shapes]
+    for shape, (_, kind) in zip(shapes, boxes, strict=True):
+        dash = f' stroke-dasharray="{3 * stroke:.1f} {3 * stroke:.1f}"' if kind == "predicted" else ""
         parts.append(f'<rect class="box {kind}" {shape} stroke-width="{stroke:.2f}"{dash}/>')
     return Markup("".join([*parts, "</svg>"]))

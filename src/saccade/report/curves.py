@@ -29,10 +29,11 @@ class Panel:
 
 PANELS = (
     Panel("Held-out accuracy", r"eval/(.*accuracy.*)", "On questions that training never sees", percent=True),
-    Panel("Held out, other", r"eval/(?!.*accuracy)(.+)"),
+    Panel("Held-out score", r"eval/(score)", "Chooses the best checkpoint"),
     Panel("Reward by part", r"reward/(.+)", "Mean over the step's rollouts"),
     Panel("Accuracy by task", r"accuracy/(.+)", "Sampled, on training questions", percent=True),
-    Panel("Loss", r"(?:loss/)?((?:train_|val_|heldout_)?loss|(?<=loss/).+)"),
+    Panel("Loss", r"(?:policy|sft|train)/(loss)|loss/(.+)|(loss)"),
+    Panel("Negative log-likelihood", r"nll/(.+)", "Nats per token"),
     Panel("Reply length", r"length/(.+)", "Tokens; all, right and wrong replies"),
     Panel("Truncated replies", r"truncated/(share)", "Share cut off by the stage's token cap", percent=True),
     Panel("Groups without signal", r"groups/(zero_variance)", "Share of groups in which all rewards are equal", percent=True),
@@ -42,6 +43,7 @@ PANELS = (
     Panel("Gradient norm", r"policy/(grad_norm)|(grad_norm)", "Before clipping"),
     Panel("Sampler against trainer", r"sampler/gap_(.+)", "Difference of log-probs for the same tokens and weights"),
     Panel("Time by phase", r"time/(.+)_s", "Seconds per step"),
+    Panel("Learning rate", r"(?:policy|sft|train|optim)/(lr)|(lr)"),
     Panel("Throughput", r"tokens/(per_s)", "Tokens per second"),
     Panel("Memory", r"memory/(.+)_mb", "Peak, MB"),
 )

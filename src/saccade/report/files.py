@@ -34,13 +34,18 @@ class RunFiles:
         """Rows of rollouts.jsonl, streamed: the file of a long run is larger than memory should be."""
         return rows_of(self.path / "rollouts.jsonl", [])
 
+    def groups(self) -> Iterator[Row]:
+        """Rows of groups.jsonl: question, gold answer and images of each prompt."""
+        return rows_of(self.path / "groups.jsonl", [])
+
     def items(self) -> Iterator[Row]:
         return rows_of(self.path / "items.jsonl", [])
 
-    def image(self, sha: str | None) -> Path | None:
-        """The saved image of that hash, if the run kept it."""
-        path = self.path / "images" / f"{sha}.png"
-        return path if sha and path.is_file() else None
+    def images(self, shas: str | list[str] | None) -> list[Path]:
+        """The saved images of these hashes (one, or a list), in order; [] unless the run kept them all."""
+        names = [shas] if isinstance(shas, str) else shas or []
+        paths = [self.path / "images" / f"{sha}.png" for sha in names]
+        return paths if all(path.is_file() for path in paths) else []
 
 
 def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:

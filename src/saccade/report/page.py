@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saccade.report.cards import Card, group_cards, item_cards, masked_reasons, sample_cards
-from saccade.report.charts import number
+from saccade.report.charts import forest_axis, number
 from saccade.report.curves import Curves, curves, ends
 from saccade.report.files import Row, RunFiles, read_json, read_run
 from saccade.report.tables import Difference, SplitTable, differences, is_shown, tables
@@ -83,7 +83,7 @@ def render(page: Page) -> str:
     environment = Environment(
         loader=PackageLoader("saccade.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.html").render(page=page)
+    return environment.get_template("page.html").render(page=page, axis=forest_axis())
 
 
 def demo_parts(folder: Path) -> list[Path]:
@@ -134,18 +134,21 @@ def run_headline(run: RunFiles) -> Headline:
         return Headline(f"Accuracy of {name}", "With 95% intervals. Nothing was trained in this run.", tiles)
     verb = {"rl": "Reinforcement learning", "sft": "Supervised fine-tuning", "pretrain": "Pre-training"}.get(run.kind, "Training")
     tiles = tuple(tile for key, label, percent in _TILES if (tile := _tile(run.metrics, key, label, percent)))
-    if not run.metrics:
-        return Headline(f"{verb} of {name}", "There are no metrics, so nothing can be said about learning.")
-    moved = next((e for key, _, _ in _TILES if (e := ends(run.metrics, key))), None)
-    span = f"first and last {moved[2]} steps" if moved and moved[2] > 1 else "first and last step"
-    return Headline(f"{verb} of {name}", f"{len(run.metrics)} steps. Tiles compare the {span}; training metrics are no proof of generalisation.", tiles)
+    if not tiles:
+        return Headline(f"{verb} of {name}", "The run has no metrics that say whether it learned.")
+    label, last, first = tiles[0]
+    where = "on held-out questions" if label.startswith("held-out") else "on training questions, which is no proof of generalisation"
+    detail = f"{verb} of {name}, {len(run.metrics)} rows of metrics, {where}. Means over the last tenth of the run, and over its first."
+    return Headline(f"{label.capitalize()} {last}, {first}", detail, tiles)
 
 
 _TILES = (
     ("eval/accuracy", "held-out accuracy", True),
+    ("eval/score", "held-out score", False),
     ("reward/total", "reward", False),
     ("loss", "loss", False),
     ("loss/total", "loss", False),
+    ("loss/train", "loss", False),
     ("length/mean", "reply length", False),
     ("truncated/share", "truncated", True),
 )
@@ -242,7 +245,7 @@ def alarms(run: RunFiles) -> list[str]:
 
 def _unseen(cards: Iterable[Card], what: str) -> list[str]:
     cards = list(cards)
-    without = sum(card.picture is None for card in cards)
+    without = sum(not card.pictures for card in cards)
     return [f"{without} of {len(cards)} {what}s are shown without their image: the run did not keep it"] if without else []
 
 
