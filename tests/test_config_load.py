@@ -158,6 +158,13 @@ def test_a_recipe_extends_another_and_errors_name_the_file_they_are_in(tmp_path:
     assert message(path).startswith(f"{base}:1: unknown key 'loss.kl'")
 
 
+def test_variables_are_filled_in_and_an_unknown_one_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "data:\n  - source: files\n    path: ${HERE}/a.jsonl\n")
+    (files,) = load(path, Recipe, variables={"HERE": "/x"}).data
+    assert files == Files(source="files", path="/x/a.jsonl")
+    assert message(path) == f"{path}:3: 'data.0.path': ${{HERE}} is not set; variables: none"
+
+
 def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "extends: rec.yaml\n", "base.yaml")
     assert "extends itself" in message(write(tmp_path, "extends: base.yaml\n"))

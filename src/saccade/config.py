@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -38,14 +38,17 @@ class Config(BaseModel):
 T = TypeVar("T", bound=Config)
 
 
-def load(path: str | Path, schema: type[T], overrides: Sequence[str] = ()) -> T:
+def load(
+    path: str | Path, schema: type[T], overrides: Sequence[str] = (), variables: Mapping[str, str] | None = None
+) -> T:
     """Reads the recipe at `path` (or the packaged recipe of that name), applies `overrides`, checks against `schema`.
 
-    Raises ConfigError; FileNotFoundError when there is no such recipe.
+    `${NAME}` in a text becomes `variables["NAME"]`. Raises ConfigError; FileNotFoundError when there is no such recipe.
     """
     data, places = _read(find(path), seen=())
     for override in overrides:
         _override(data, places, override)
+    data = _filled(data, (), places, variables or {})
     try:
         config = schema.model_validate(data)
     except ValidationError as error:
@@ -184,6 +187,22 @@ def _override(data: Any, places: dict[Loc, str], text: str) -> None:
         raise ConfigError(f"{where}: got {value!r}, expected a YAML value") from None
 
 
+def _filled(value: Any, loc: Loc, places: dict[Loc, str], variables: Mapping[str, str]) -> Any:
+    """The data with `${NAME}` replaced in its texts."""
+    if isinstance(value, dict):
+        return {key: _filled(each, (*loc, key), places, variables) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, (*loc, i), places, variables) for i, each in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    for name in re.findall(r"\$\{(\w+)\}", value):
+        if name not in variables:
+            known = ", ".join(variables) or "none"
+            raise ConfigError(f"{_place(loc, places)}: '{_dotted(loc)}': ${{{name}}} is not set; variables: {known}")
+        value = value.replace(f"${{{name}}}", variables[name])
+    return value
+
+
 # ------------------------------------------------------------------------------------------------------------ errors
 
 
@@ -194,8 +213,7 @@ def _lines(error: ValidationError, data: Any, places: dict[Loc, str], schema: ty
         found.setdefault(_real(detail["loc"], data), []).append(detail)
     unknown = {loc for loc, details in found.items() if all(d["type"] == "extra_forbidden" for d in details)}
     for loc, details in sorted(found.items(), key=lambda pair: pair[0] not in unknown):
-        place = next(places[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in places)
-        name = _dotted(loc)
+        place, name = _place(loc, places), _dotted(loc)
         if loc in unknown:
             names = [n for d in details for model in _models(schema, d["loc"][:-1]) for n in model.model_fields]
             yield f"{place}: unknown key '{name}'{_nearest(str(loc[-1]), names)}"
@@ -217,7 +235,7 @@ def _swapped(data: Any, value: Any, loc: Loc) -> Iterator[tuple[Loc, bool]]:
     """Booleans that were taken as numbers: Python counts True as 1, a person who writes `group_size: true` does not."""
     if isinstance(data, bool) and not isinstance(value, bool):
         yield loc, data
-    elif isinstance(data, dict) and isinstance(value, Config):
+    elif isinstance(data, dict) and isinstance(value, BaseModel):
         for key in data:
             yield from _swapped(data[key], getattr(value, key), (*loc, key))
     elif isinstance(data, list) and isinstance(value, list | tuple):
@@ -260,6 +278,11 @@ def _nearest(name: str, names: Sequence[str] | dict[str, Path]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known keys: {', '.join(dict.fromkeys(names))}" if names and not isinstance(names, dict) else ""
+
+
+def _place(loc: Loc, places: dict[Loc, str]) -> str:
+    """Where a key stands, or the nearest section around it that the recipe names."""
+    return next(places[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in places)
 
 
 def _dotted(loc: Loc) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, TypeVar
 
 import typer
@@ -17,10 +18,18 @@ PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the res
 
 T = TypeVar("T", bound=Config)
 
+VARIABLES = {"SACCADE_DATA": "../shared/data"}
+"""What recipes may write as ${NAME}, with the value that holds when the environment has none."""
+
+
+def variables() -> dict[str, str]:
+    """The variables of recipes, from the environment."""
+    return {name: os.environ.get(name, default) for name, default in VARIABLES.items()}
+
 
 def resolve(recipe: str, schema: type[T], overrides: list[str] | None, print_config: bool = False) -> T:
     """The recipe with its overrides; with `print_config` it is printed as YAML and the program ends."""
-    config = load(recipe, schema, overrides or ())
+    config = load(recipe, schema, overrides or (), variables())
     if print_config:
         typer.echo(dump(config), nl=False)
         raise typer.Exit

@@ -1,0 +1,26 @@
+"""Which schema a recipe follows, by its key `kind`. Schemas are imported when asked for: some floors are heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from saccade.cli.options import variables
+from saccade.config import Config, ConfigError, kind, load
+
+
+def _at(module: str, name: str) -> Callable[[], type[Config]]:
+    return lambda: getattr(import_module(module), name)
+
+
+SCHEMAS: dict[str, Callable[[], type[Config]]] = {
+    "eval": _at("saccade.evaluation.recipe", "EvalRecipe"),
+}
+
+
+def load_recipe(path: str, overrides: Sequence[str] = ()) -> Config:
+    """A recipe of whatever kind it says it is."""
+    name = kind(path)
+    if name not in SCHEMAS:
+        raise ConfigError(f"{path}: kind is {name!r}, expected one of {', '.join(SCHEMAS)}")
+    return load(path, SCHEMAS[name](), overrides, variables())

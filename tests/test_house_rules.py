@@ -1,0 +1,199 @@
+"""The rules of the house, read from the source as syntax trees; the floors are those of docs/design.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from saccade.cli.schemas import SCHEMAS, load_recipe
+from saccade.config import packaged
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "saccade"
+SOURCES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+FUNCTIONS = [
+    (path, node)
+    for path, tree in SOURCES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+]
+MAX_LINES, MAX_FUNCTION, MAX_PARAMETERS, TORCH_FREE = 500, 80, 7, 2
+GRAB_BAGS = {"utils", "util", "common", "helpers", "misc", "base_utils"}
+
+
+def floors() -> dict[str, int]:
+    """Room -> floor, from the table of docs/design.md."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", text, re.MULTILINE)
+    return {room.rstrip("/"): int(floor) for floor, rooms in rows for room in re.findall(r"`([\w/]+)`", rooms)}
+
+
+FLOOR = floors()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(module, line) of every import; `from saccade import x` counts as `saccade.x`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "saccade":
+            yield from ((f"saccade.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.lineno
+
+
+def told(path: Path, line: int, what: str) -> str:
+    return f"{path.relative_to(ROOT)}:{line}: {what}"
+
+
+def test_the_plan_of_the_house_has_ten_floors() -> None:
+    assert set(FLOOR.values()) == set(range(10))
+
+
+def test_every_room_is_on_the_plan() -> None:
+    assert {room_of(path) for path in SOURCES} - {"__init__", "__main__"} <= FLOOR.keys()
+
+
+def test_imports_point_down() -> None:
+    up = [
+        told(path, line, f"{room_of(path)} (floor {FLOOR[room_of(path)]}) imports {name}")
+        for path, tree in SOURCES.items()
+        if room_of(path) in FLOOR
+        for name, line in imports(tree)
+        if name.startswith("saccade.") and FLOOR.get(name.split(".")[1], 0) > FLOOR[room_of(path)]
+    ]
+    assert up == []
+
+
+def test_imports_are_absolute() -> None:
+    relative = [
+        told(path, node.lineno, "relative import")
+        for path, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert relative == []
+
+
+def test_the_lowest_floors_do_without_torch() -> None:
+    torch = [
+        told(path, line, f"floor {FLOOR[room_of(path)]} imports {name}")
+        for path, tree in SOURCES.items()
+        if FLOOR.get(room_of(path), 9) <= TORCH_FREE
+        for name, line in imports(tree)
+        if name.split(".")[0] in ("torch", "transformers")
+    ]
+    assert torch == []
+
+
+def test_no_file_is_too_long_and_none_is_a_grab_bag() -> None:
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+    long = {path.name: n for path in files if (n := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES}
+    assert long == {}
+    assert [path.name for path in files if {path.stem, path.parent.name} & GRAB_BAGS] == []
+
+
+def test_no_function_is_too_long_or_takes_too_much() -> None:
+    long = [
+        told(path, node.lineno, f"{node.name} has {size} lines")
+        for path, node in FUNCTIONS
+        if (size := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION
+    ]
+    wide = [
+        told(path, node.lineno, f"{node.name} has {count} parameters")
+        for path, node in FUNCTIONS
+        if room_of(path) != "cli"  # there a parameter is an option of the command line
+        and (count := len(own_parameters(node))) > MAX_PARAMETERS
+    ]
+    assert long + wide == []
+
+
+def own_parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return [argument.arg for argument in named if argument.arg not in ("self", "cls")]
+
+
+def reads_environment(node: ast.AST) -> bool:
+    """Handing the environment on to a child process, or setting it, is no reading."""
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) in ("os.environ.get", "os.getenv")
+    looked_up = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load)
+    return looked_up and ast.unparse(node.value) == "os.environ"
+
+
+def test_nothing_prints_or_reads_the_environment_outside_the_command_line() -> None:
+    found = [
+        told(path, node.lineno, ast.unparse(node))
+        for path, tree in SOURCES.items()
+        if room_of(path) not in ("cli", "__main__")
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print")
+        or reads_environment(node)
+    ]
+    assert found == []
+
+
+def test_nothing_is_evaluated_swallowed_or_left_undone() -> None:
+    found = []
+    for path, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            blind = isinstance(node, ast.ExceptHandler) and ast.unparse(node.type or ast.Name("Exception")) in (
+                "Exception",
+                "BaseException",
+            )
+            if blind and all(isinstance(line, ast.Pass | ast.Continue) for line in node.body):
+                found.append(told(path, node.lineno, "a blind except that says nothing"))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
+                found.append(told(path, node.lineno, f"{node.func.id}()"))
+            if isinstance(node, ast.Raise) and "NotImplementedError" in ast.unparse(node):
+                found.append(told(path, node.lineno, "not implemented"))
+    assert found == []
+
+
+def config_keys() -> dict[str, str]:
+    """Key -> place of every field of every class that descends from Config."""
+    nodes = ((path, node) for path, tree in SOURCES.items() for node in ast.walk(tree))
+    classes = {node.name: (path, node) for path, node in nodes if isinstance(node, ast.ClassDef)}
+
+    def is_config(name: str) -> bool:
+        if name in ("Config", "BaseModel"):
+            return True
+        return name in classes and any(is_config(ast.unparse(base)) for base in classes[name][1].bases)
+
+    return {
+        line.target.id: told(path, line.lineno, f"{name}.{line.target.id}")
+        for name, (path, node) in classes.items()
+        if is_config(name)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and "ClassVar" not in ast.unparse(line)
+    }
+
+
+def test_every_config_key_is_read_somewhere() -> None:
+    """A key counts as read when some code takes it as an attribute or hands it on by name: model_dump(include=...)."""
+    nodes = [node for tree in SOURCES.values() for node in ast.walk(tree)]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "model_dump":
+            named = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+            read |= {name for name in named if isinstance(name, str)}
+    dead = [place for key, place in config_keys().items() if key not in read | {"kind"}]  # `config.kind` reads kind
+    assert dead == []
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_every_packaged_recipe_follows_its_schema(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe == type(recipe).model_validate(recipe.model_dump())
+
+
+def test_every_schema_is_there() -> None:
+    assert all(isinstance(schema().model_fields, dict) for schema in SCHEMAS.values())
