@@ -15,7 +15,11 @@ FRAMES = {
     "unit": Frame("unit", (640, 427), (644, 420)),
 }
 BOX = [101, 33, 160, 59]
-BOXES = [{"bbox_2d": BOX, "label": "red star"}, {"bbox_2d": [3.25, 7.5, 9, 12], "label": "Dog"}, {"bbox_2d": [1, 2, 600, 400], "label": "Dog"}]
+BOXES = [
+    {"bbox_2d": BOX, "label": "red star"},
+    {"bbox_2d": [3.25, 7.5, 9, 12], "label": "Dog"},
+    {"bbox_2d": [1, 2, 600, 400], "label": "Dog"},
+]
 
 
 def sample(task: str, answer: object, images: int = 1, **meta: object) -> Sample:
@@ -58,7 +62,9 @@ WRONG = {
 
 
 def gold(item: Sample, frame: Frame) -> Completion:
-    return Completion(TASKS[item.task].write_gold(item, (frame,) * len(item.images)), frames=(frame,) * len(item.images))
+    return Completion(
+        TASKS[item.task].write_gold(item, (frame,) * len(item.images)), frames=(frame,) * len(item.images)
+    )
 
 
 def answering(item: Sample, answer: str, frame: Frame) -> Completion:
@@ -163,7 +169,12 @@ def test_unknown_rubrics_and_templates_are_refused_with_the_nearest_name():
 
 def test_evaluation_reads_replies_without_tags_but_never_a_thought():
     item, task = sample("count", "3"), TASKS["count"]
-    for text in ("3", "There are several. The answer is 3.", r"<think>four</think> so \boxed{3}", "<think>4</think><answer>3</answer>"):
+    for text in (
+        "3",
+        "There are several. The answer is 3.",
+        r"<think>four</think> so \boxed{3}",
+        "<think>4</think><answer>3</answer>",
+    ):
         assert task.correct(Completion(text), item).right is True
     for text in ("<think>3", "<think><answer>3</answer></think>", "", "<think>3</think>", "3 or 4"):
         assert task.correct(Completion(text), item).right is False

@@ -78,7 +78,7 @@ def contains(box: Sequence[float], point: Sequence[float]) -> bool:
 
 
 def clip(box: Sequence[float], size: tuple[int, int]) -> Box:
-    """The box cut to an image of `size` (width, height) in the same units; outside it becomes degenerate on the edge."""
+    """The box cut to an image of `size` (width, height) in the same units; outside degenerate on the edge."""
     width, height = size
     x1, x2 = (min(max(x, 0.0), float(width)) for x in (box[0], box[2]))
     y1, y2 = (min(max(y, 0.0), float(height)) for y in (box[1], box[3]))

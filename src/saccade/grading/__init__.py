@@ -6,4 +6,13 @@ from saccade.grading.answers import grade_choice, grade_number, grade_text, grad
 from saccade.grading.math import grade_math
 from saccade.grading.verdict import Verdict
 
-__all__ = ["Verdict", "grade_choice", "grade_math", "grade_number", "grade_text", "grade_value", "grade_yes_no", "letters_for"]
+__all__ = [
+    "Verdict",
+    "grade_choice",
+    "grade_math",
+    "grade_number",
+    "grade_text",
+    "grade_value",
+    "grade_yes_no",
+    "letters_for",
+]

@@ -74,7 +74,9 @@ def average_precision(
         return 0.0 if pred else 1.0
     gold_by, pred_by = _by_label(gold), _by_label(pred)
     thresholds_T1 = np.minimum(np.asarray(thresholds, dtype=np.float64), 1 - 1e-10)[:, None]
-    per_label = [_label_ap(pred_by.get(label, [])[:MAX_DETECTIONS], boxes, thresholds_T1) for label, boxes in gold_by.items()]
+    per_label = [
+        _label_ap(pred_by.get(label, [])[:MAX_DETECTIONS], boxes, thresholds_T1) for label, boxes in gold_by.items()
+    ]
     return float(np.mean(per_label))
 
 
@@ -85,7 +87,9 @@ def _by_label(items: Sequence[LabelledBox]) -> dict[str, list[tuple[float, float
     return by
 
 
-def _label_ap(pred: Sequence[Sequence[float]], gold: Sequence[Sequence[float]], thresholds_T1: NDArray[np.float64]) -> float:
+def _label_ap(
+    pred: Sequence[Sequence[float]], gold: Sequence[Sequence[float]], thresholds_T1: NDArray[np.float64]
+) -> float:
     """Mean over thresholds of the area under the interpolated precision-recall curve of one label."""
     if not pred:
         return 0.0
@@ -97,7 +101,7 @@ def _label_ap(pred: Sequence[Sequence[float]], gold: Sequence[Sequence[float]], 
 
 
 def _hits(iou_PG: NDArray[np.float64], thresholds_T1: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which predictions find a gold box, per threshold: in order, each takes the best box still free (ties: the last)."""
+    """Which predictions find a gold box, per threshold: in order, each takes the best box left (ties: the last)."""
     rows = np.arange(len(thresholds_T1))
     backward_PG = iou_PG[:, ::-1]  # argmax takes the first of equals, COCO the last
     free_TG = np.ones((len(rows), iou_PG.shape[1]))

@@ -15,9 +15,20 @@ from saccade.parsing import plain, read_boxed
 MAX_LENGTH = 500
 MAX_DEPTH = 40
 
-_DROPPED = re.compile(r"\\(?:left|right|displaystyle|,|!|;|:|quad|qquad)(?![A-Za-z])|\\ |\{,\}(?=\d{3})|(?<=\d),(?=\d{3}(?!\d))")
+_DROPPED = re.compile(
+    r"\\(?:left|right|displaystyle|,|!|;|:|quad|qquad)(?![A-Za-z])|\\ |\{,\}(?=\d{3})|(?<=\d),(?=\d{3}(?!\d))"
+)
 _DEGREES = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree|°|(?<=\d)\s?degrees?\b|(?<=\d)\s?度")
-_SYMBOLS = {"**": "^", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cdot": "*", "\\times": "*", "\\div": "/", "π": "\\pi", "√": "\\sqrt"}
+_SYMBOLS = {
+    "**": "^",
+    "\\dfrac": "\\frac",
+    "\\tfrac": "\\frac",
+    "\\cdot": "*",
+    "\\times": "*",
+    "\\div": "/",
+    "π": "\\pi",
+    "√": "\\sqrt",
+}
 _BARE_FRACTION = re.compile(r"\\frac\s?(\d)\s?(\d)(?!\d)")
 _BARE_ROOT = re.compile(r"\\sqrt\s?(\d)(?!\d)")
 _NAME = re.compile(r"^[A-Za-z]\s*=\s*")
@@ -62,7 +73,7 @@ class _NotPlain(Exception):
     """The expression is not plain arithmetic."""
 
 
-_TOKEN = re.compile(r"\d+(?:\.\d+)?|\.\d+|\\frac|\\sqrt|\\pi|[-+*/^(){}%]")
+_TOKEN = re.compile(r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+|\\frac|\\sqrt|\\pi|[-+*/^(){}%]")
 _CLOSING = {"(": ")", "{": "}"}
 
 

@@ -11,7 +11,9 @@ LETTERS = "ABCDEFGHIJ"
 _SUPERSCRIPTS = str.maketrans({"²": "^2", "³": "^3", "−": "-", "–": "-", "×": "*", "÷": "/", "⁄": "/"})
 _WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|mathit|textbf|boxed|operatorname)\s?\{([^{}]*)\}")
 _BOLD = re.compile(r"(?<![\w)}*])\*\*([^*\n]+)\*\*(?![\w({*])")
-_CUE = re.compile(r"(?:answer|option|choice|result)(?:\s+is)?\s*[:=]?\s*|\bis\s*:?\s*|(?:答案|故选|选)(?:是|为)?\s*[::]?\s*", re.I)
+_CUE = re.compile(
+    r"(?:answer|option|choice|result)(?:\s+is)?\s*[:=]?\s*|\bis\s*:?\s*|(?:答案|故选|选)(?:是|为)?\s*:?\s*", re.I
+)
 
 
 def plain(text: str) -> str:
@@ -27,8 +29,7 @@ def plain(text: str) -> str:
 _HEDGE = re.compile(r"\s*(?:or|and|/|&|,|\bnor\b)\s*\(?([A-Za-z])\)?(?![A-Za-z])", re.I)
 _ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:,;!)]?")
 _LEADING = re.compile(r"\(?([A-Za-z])\s*[).:]\s*(\S.*)", re.DOTALL)
-_AFTER_BOLD = re.compile(r"(?<![\w)}*])\*\*([^*\n]+)\*\*(?![\w({*])")
-_CUE = re.compile(r"\(?(?:([A-Z])(?![A-Za-z])|([a-z])(?=\s*(?:[).,;:!]|$)))\)?")
+_AFTER_CUE = re.compile(r"\(?(?:([A-Z])(?![A-Za-z])|([a-z])(?=\s*(?:[).,;:!]|$)))\)?")
 
 
 def read_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[str] = ()) -> str | None:
@@ -81,13 +82,11 @@ def _fold(text: str) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- number
 
-WORD_NUMBERS = {
-    word: float(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-}
+_WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)
+WORD_NUMBERS = {word: float(value) for value, word in enumerate(_WORDS)}
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
     rf"(?<![A-Za-z_0-9.^])(-\s?|\+)?(?:\\[dt]?frac\s?\{{\s?({_DIGITS})\s?\}}\s?\{{\s?({_DIGITS})\s?\}}"

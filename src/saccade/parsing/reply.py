@@ -29,7 +29,8 @@ def read_reply(text: str) -> Reply:
     """
     reason = _fault(text)
     spoken = text[text.rfind("</think>") + 1 :] if "</think>" in text else text
-    return Reply(_block(text, "think", last=False), _block(spoken, "answer", last=True), reason is None, reason, _rest(text))
+    think, answer = _block(text, "think", last=False), _block(spoken, "answer", last=True)
+    return Reply(think, answer, reason is None, reason, _rest(text))
 
 
 def _block(text: str, name: str, last: bool) -> str | None:
@@ -68,7 +69,7 @@ def _rest(text: str) -> str:
 
 
 def read_boxed(text: str) -> str | None:
-    r"""Inside of the last `\boxed{...}` whose braces balance; of nested ones, the innermost. None when there is none."""
+    r"""Inside of the last `\boxed{...}` whose braces balance; of nested ones, the innermost. Or None."""
     opening = re.compile(r"\\f?boxed\s{0,3}\{|\\.|[{}]", re.DOTALL)
     open_braces: list[int] = []  # where the inside of a box starts, -1 for any other brace
     start, end = -1, -1

@@ -124,7 +124,8 @@ def gold_boxes(sample: Sample, frames: Sequence[Frame]) -> list[LabelledBox]:
 def gold_list(sample: Sample) -> list[LabelledBox]:
     """The gold list of a sample, in pixels of the original image."""
     if not isinstance(sample.answer, list | tuple) or not all(isinstance(item, dict) for item in sample.answer):
-        raise ValueError(f'sample {sample.id!r}: got answer {sample.answer!r}, expected a list of {{"bbox_2d", "label"}}')
+        expected = 'expected a list of {"bbox_2d", "label"}'
+        raise ValueError(f"sample {sample.id!r}: got answer {sample.answer!r}, {expected}")
     return [LabelledBox(_four(item.get("bbox_2d"), sample), str(item.get("label", ""))) for item in sample.answer]
 
 

@@ -19,9 +19,11 @@ def repetition(completion: Completion, sample: Sample, ngram: int = 6) -> Score:
 
 
 def soft_overlong(completion: Completion, sample: Sample, max_length: int, buffer: int) -> Score:
-    """0 up to max_length - buffer tokens, then falling linearly to -1 at max_length (DAPO, arXiv 2503.14476, eq. 13)."""
+    """0 up to max_length - buffer tokens, then linearly to -1 at max_length (DAPO, arXiv 2503.14476, eq. 13)."""
     if not 0 < buffer <= max_length:
-        raise ValueError(f"soft_overlong: got buffer {buffer} and max_length {max_length}, expected 0 < buffer <= max_length")
+        raise ValueError(
+            f"soft_overlong: got buffer {buffer}, max_length {max_length}; expected 0 < buffer <= max_length"
+        )
     over = len(completion.token_ids) - (max_length - buffer)
     if over <= 0:
         return Score(0.0)

@@ -50,7 +50,8 @@ class RubricConfig(Config):
 
     def build(self) -> Rubric:
         """The rubric; loads the files of a user's own rewards."""
-        return Rubric([Part(p.name, bind(p.name, p.options), p.weight, p.name in PENALTIES) for p in self.parts], self.truncated)
+        parts = [Part(p.name, bind(p.name, p.options), p.weight, p.name in PENALTIES) for p in self.parts]
+        return Rubric(parts, self.truncated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def _score(part: Part, completion: Completion, sample: Sample) -> Score:
     """The part's score, or a masked one when our code (or the user's) fails."""
     try:
         score = as_score(part.function(completion, sample))
-    except Exception as error:  # whatever it is, it is no fault of the model
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no fault of the model
         where = traceback.extract_tb(error.__traceback__)[-1]
         return Score(0.0, masked=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno} in {where.name})")
     low, high = (-1.0, 0.0) if part.penalty else (-1.0 if is_file(part.name) else 0.0, 1.0)

@@ -70,7 +70,8 @@ def find(name: str) -> Reward:
     """The function behind a name of either table; ValueError with the nearest name when there is none."""
     table = REWARDS | PENALTIES
     if name not in table:
-        raise ValueError(f"unknown reward '{name}'{_nearest(name, list(table))} (or 'path/to/file.py:function' for your own)")
+        hint = _nearest(name, list(table))
+        raise ValueError(f"unknown reward '{name}'{hint} (your own is named 'path/to/file.py:function')")
     return table[name]
 
 

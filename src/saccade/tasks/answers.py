@@ -33,9 +33,11 @@ def as_yes_no(sample: Sample, frames: Sequence[Frame]) -> str:
 
 def _short(name: str, reward: str, grade: Callable[..., Verdict], writer: Callable[..., str] = as_text) -> Task:
     """A task whose grader needs nothing but the answer and the gold."""
-    return Task(
-        name, "bare", rubrics(PartConfig(name=reward)), writer, lambda answer, sample, frames: grade(answer, sample.answer)
-    )
+
+    def grader(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
+        return grade(answer, sample.answer)
+
+    return Task(name, "bare", rubrics(PartConfig(name=reward)), writer, grader)
 
 
 def _choice(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:

@@ -75,7 +75,8 @@ def rubrics(soft: PartConfig, exact: PartConfig | None = None) -> dict[str, Rubr
     """The three rubrics of a task from its accuracy.
 
     `soft` is what RL maximises; `exact` (the same, unless given) is full marks only for a right answer. 'default' keeps
-    the total in [0, 1]; 'format_and_accuracy' is the plain sum of VLM-R1 and of Vision-R1's Zero; 'hard' is Vision-R1's.
+    the total in [0, 1]; 'format_and_accuracy' is the plain sum of VLM-R1 and of Vision-R1's Zero;
+    'hard' is Vision-R1's.
     """
     right = exact or soft
     form = PartConfig(name="format")

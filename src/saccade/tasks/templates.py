@@ -25,11 +25,13 @@ TEMPLATES: dict[str, Template] = {
     "bare": Template("bare.v1", "{question}"),
     "vlm_r1": Template(
         "vlm_r1.v1",
-        "{question} First think it through in <think> </think> tags, then give the final answer in <answer> </answer> tags.",
+        "{question} First think it through in <think> </think> tags, "
+        "then give the final answer in <answer> </answer> tags.",
     ),
     "vlm_r1_json": Template(
         "vlm_r1_json.v1",
-        "{question} First think it through in <think> </think> tags, then give the final answer in <answer> </answer> tags. "
+        "{question} First think it through in <think> </think> tags, "
+        "then give the final answer in <answer> </answer> tags. "
         "Write the final answer in JSON.",
     ),
 }

@@ -1,0 +1,105 @@
+"""Laws of frames and of the resize: round trips, and equality with the image processors."""
+
+from __future__ import annotations
+
+import importlib
+import random
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from saccade.geometry import FRAMES, area, from_original, iou, smart_resize, to_original
+from saccade.types import Frame
+
+SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
+
+
+@st.composite
+def placed(draw) -> tuple[Frame, tuple[float, float, float, float]]:
+    """A frame and a box with area inside its original image."""
+    name, original, resized = draw(st.sampled_from(sorted(FRAMES))), draw(SIZES), draw(SIZES)
+    xs = sorted(draw(st.tuples(*[st.floats(0, original[0])] * 2)))
+    ys = sorted(draw(st.tuples(*[st.floats(0, original[1])] * 2)))
+    box = (xs[0], ys[0], xs[1], ys[1])
+    assume(area(box) > 0)
+    return Frame(name, original, resized), box
+
+
+@given(placed())
+def test_going_there_and_back_moves_no_edge_by_more_than_one_step(case):
+    frame, box = case
+    extent = FRAMES[frame.name].extent(frame)
+    step = 1 if not FRAMES[frame.name].decimals else 10 ** -FRAMES[frame.name].decimals
+    back = to_original(from_original(box, frame), frame)
+    for axis, (was, now) in enumerate(zip(box, back, strict=True)):
+        assert abs(was - now) <= step * frame.size_original[axis % 2] / extent[axis % 2] + 1e-6
+
+
+@given(placed())
+def test_a_gold_box_keeps_an_area_stays_inside_and_is_written_as_the_frame_writes(case):
+    frame, box = case
+    written = from_original(box, frame)
+    extent = FRAMES[frame.name].extent(frame)
+    assert area(written) > 0 and iou(written, written) == 1.0
+    assert all(0 <= v <= s for v, s in zip(written, extent * 2, strict=True))
+    if FRAMES[frame.name].decimals == 0:
+        assert all(isinstance(v, int) for v in written)
+    else:
+        assert all(v == round(v, 4) for v in written)
+
+
+@given(placed())
+def test_writing_twice_changes_nothing(case):
+    frame, box = case
+    written = from_original(box, frame)
+    assert from_original(to_original(written, frame), frame) == written
+
+
+def test_each_frame_writes_the_same_place_in_its_own_numbers():
+    box = (100, 50, 200, 300)
+    sizes = {"size_original": (400, 500), "size_input": (200, 1000)}
+    assert from_original(box, Frame("pixels_original", **sizes)) == (100, 50, 200, 300)
+    assert from_original(box, Frame("pixels_resized", **sizes)) == (50, 100, 100, 600)
+    assert from_original(box, Frame("thousand", **sizes)) == (250, 100, 500, 600)
+    assert from_original(box, Frame("unit", **sizes)) == (0.25, 0.1, 0.5, 0.6)
+
+
+def processors_resize():
+    """The resize of the image processor of Qwen2-VL, from whichever of its modules can be imported here."""
+    for module in ("image_processing_pil_qwen2_vl", "image_processing_qwen2_vl"):
+        try:
+            return importlib.import_module(f"transformers.models.qwen2_vl.{module}").smart_resize
+        except ImportError:
+            continue
+    return None
+
+
+THEIRS = processors_resize()
+
+
+@pytest.mark.skipif(
+    THEIRS is None, reason="the Qwen2-VL image processor cannot be imported (transformers, torchvision)"
+)
+@pytest.mark.parametrize(
+    ("factor", "low", "high"), [(28, 56 * 56, 28 * 28 * 1280), (32, 65536, 16777216), (14, 0, 10_000)]
+)
+def test_smart_resize_equals_that_of_the_image_processor(factor, low, high):
+    rng = random.Random(factor)
+    for _ in range(400):
+        height, width = (int(2 ** rng.uniform(0, 12)) for _ in range(2))
+        if max(height, width) / min(height, width) <= 200:
+            assert smart_resize(height, width, factor, low, high) == THEIRS(height, width, factor, low, high)
+
+
+def test_smart_resize_literals():
+    assert smart_resize(480, 640) == (476, 644)
+    assert smart_resize(70, 70, 28) == (56, 56)  # 2.5 rounds to even
+    assert smart_resize(10, 10, 28) == (56, 56)
+    assert smart_resize(4000, 3000, 28, 3136, 1003520) == (1148, 840)
+
+
+@pytest.mark.parametrize("size", [(1, 201), (0, 10), (5000, 3)])
+def test_impossible_images_are_refused_with_their_size(size):
+    with pytest.raises(ValueError, match=rf"{size[1]} x {size[0]} pixels"):
+        smart_resize(*size)
