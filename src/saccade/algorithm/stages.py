@@ -7,7 +7,7 @@ stage a step belongs to; where a run stands is a small frozen `ScheduleState` th
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,8 @@ class Stage(Config):
     top_k: int | None = Field(default=None, ge=0)
     rubric: str | None = None
     """Name of the rubric that scores this stage, such as hard; None is each task's own."""
+    truncated: Literal["score_zero", "mask", "as_is"] | None = None
+    """What becomes of replies that hit the cap; None is as the rubric says."""
     prompts_per_step: int | None = Field(default=None, ge=1)
     until: Until | None = None
     """None only on the last stage of a recipe that sets num_steps."""

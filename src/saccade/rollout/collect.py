@@ -15,6 +15,7 @@ from saccade.algorithm import Stage
 from saccade.algorithm.advantages import Center
 from saccade.config import Config
 from saccade.models.forward import Features
+from saccade.rewards import Rubric, RubricConfig
 from saccade.rollout.engine import Engine, Sampling
 from saccade.rollout.prompts import PreparedPrompt, PromptBatch, join_features
 from saccade.tasks import Task
@@ -22,19 +23,24 @@ from saccade.types import Completion, Group, Rollout, Sample, Score
 
 log = logging.getLogger(__name__)
 
-Rubric = Callable[[Completion, Sample], Score]
+RubricOf = Callable[[str], Rubric]
+"""Name of a task -> what scores its replies."""
 
 
-class DrawConfig(Config):
-    """The distribution of replies, unless a stage overrides it. The defaults sample what is trained."""
+class RolloutConfig(Config):
+    """How replies are drawn, unless a stage overrides it. The defaults sample what is trained."""
 
     temperature: float = Field(default=1.0, gt=0.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     """0 keeps all tokens."""
+    resample_rounds: int = Field(default=0, ge=0)
+    """Dynamic sampling: rounds of fresh prompts, at most, that replace a step's groups of equal rewards; 0 is off."""
+    max_rows: int = Field(default=512, ge=1)
+    """Replies that the built-in engine decodes at once."""
 
 
-def sampling_of(stage: Stage, draw: DrawConfig) -> Sampling:
+def sampling_of(stage: Stage, draw: RolloutConfig) -> Sampling:
     """The stage's own options where it has them, the recipe's where it does not."""
     return Sampling(
         max_new_tokens=stage.max_new_tokens,
@@ -50,7 +56,26 @@ def step_seed(seed: int, *parts: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def score(rubric: Rubric, completion: Completion, sample: Sample) -> Score:
+def rubrics_of(stage: Stage, tasks: Mapping[str, Task], own: Mapping[str, RubricConfig]) -> RubricOf:
+    """The rubric of each task in a stage: the recipe's own one of that name, else the task's; built once.
+
+    ValueError for an unknown task or rubric; call it for all tasks before a run to find that out early.
+    """
+    built: dict[str, Rubric] = {}
+
+    def rubric_of(task: str) -> Rubric:
+        if task not in built:
+            if task not in tasks:
+                raise ValueError(f"got task {task!r}; expected one of {', '.join(tasks)}")
+            named = own.get(stage.rubric) if stage.rubric else None
+            rubric = named.build() if named else tasks[task].rubric(stage.rubric)
+            built[task] = Rubric(rubric.parts, stage.truncated or rubric.truncated)
+        return built[task]
+
+    return rubric_of
+
+
+def score(rubric: Callable[[Completion, Sample], Score], completion: Completion, sample: Sample) -> Score:
     """The rubric's score. A failure of our own code masks the rollout: it must never look like a wrong answer."""
     try:
         result = rubric(completion, sample)
@@ -82,7 +107,7 @@ def centre_group(group: Group, center: Center) -> Group:
 
 def collect(
     engine: Engine,
-    tasks: Mapping[str, Task],
+    rubric_of: RubricOf,
     batch: PromptBatch,
     stage: Stage,
     *,
@@ -90,14 +115,14 @@ def collect(
     seed: int,
     center: Center,
 ) -> list[Group]:
-    """One group of `stage.group_size` completions per prompt, scored by the stage's rubric and centred, in order.
+    """One group of `stage.group_size` completions per prompt, scored and centred, in order.
 
     Rewards run after all generation is done, so a slow reward never holds a half-decoded batch.
     """
     encoded = [prompt.encoded for prompt in batch.prompts]
     replies = engine.generate(encoded, sampling, stage.group_size, seed, features=batch.features)
     scored = [
-        score_group(f"{batch.name}-{i}", prompt, completions, tasks[prompt.sample.task].rubric(stage.rubric))
+        score_group(f"{batch.name}-{i}", prompt, completions, rubric_of(prompt.sample.task))
         for i, (prompt, completions) in enumerate(zip(batch.prompts, replies, strict=True))
     ]
     return [centre_group(group, center) for group in scored]

@@ -35,14 +35,14 @@ class PromptBatch:
     """None when the tower trains: then each pass runs it."""
 
 
-def prepare(adapter: Adapter, sample: Sample) -> PreparedPrompt:
-    """Reads the images and encodes the prompt of the sample's task. Errors name the sample."""
+def prepare(adapter: Adapter, sample: Sample, template: str | None = None) -> PreparedPrompt:
+    """Reads the images and encodes the prompt of the sample's task (or another wording). Errors name the sample."""
     task = TASKS.get(sample.task)
     if task is None:
         raise ValueError(f"sample {sample.id!r} names task {sample.task!r}; expected one of {', '.join(TASKS)}")
     try:
         images = tuple(load_image(source) for source in sample.images)
-        return PreparedPrompt(sample, adapter.encode(task.prompt(sample), images), images)
+        return PreparedPrompt(sample, adapter.encode(task.prompt(sample, template), images), images)
     except (ValueError, OSError) as error:
         raise ValueError(f"sample {sample.id!r}: {error}") from error
 

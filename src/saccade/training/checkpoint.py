@@ -107,6 +107,13 @@ def prune(run_dir: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
+def relink(run_dir: Path, last: int, best: int | None) -> None:
+    """Puts the links right after a kill between a checkpoint's rename and its links."""
+    for name, step in (("last", last), ("best", best)):
+        if step is not None:
+            link(folder(run_dir), name, f"step-{step:06d}")
+
+
 def link(root: Path, name: str, target: str) -> None:
     """Points `root/name` at `root/target` by one rename."""
     fresh = root / f".{name}.partial"

@@ -78,12 +78,11 @@ def hash_model(path: str) -> str | None:
     return hash_files([*root.glob("*.safetensors"), *root.glob("*.json")]) if root.is_dir() else None
 
 
-def hash_source(path: str | None, otherwise: str) -> str:
+def hash_source(path: Path | None, otherwise: str) -> str:
     """Hash of a data file, of a folder's file names and sizes, or of the text that describes a source without files."""
-    root = Path(path) if path else None
-    if root is not None and root.is_file():
-        return hash_files([root])
-    if root is not None and root.is_dir():
-        files = [file for file in sorted(root.rglob("*")) if file.is_file()]
-        otherwise = "\n".join(f"{file.relative_to(root)} {file.stat().st_size}" for file in files)
+    if path is not None and path.is_file():
+        return hash_files([path])
+    if path is not None and path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        otherwise = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files)
     return hashlib.sha256(otherwise.encode()).hexdigest()

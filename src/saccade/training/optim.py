@@ -74,10 +74,12 @@ def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: Opti
 
 
 def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
-    """The rate of step 1..num_steps: linear warm-up to lr, then the decay to lr x final_lr_ratio at the last step."""
+    """The rate of step 1..num_steps: linear warm-up to lr, then the decay, which would reach lr x final_lr_ratio one
+    step after the last (no step is spent at a rate of 0).
+    """
     if step <= config.warmup_steps:
         return config.lr * step / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    progress = (step - 1 - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
     share = DECAYS[config.decay](min(1.0, progress))
     return config.lr * (config.final_lr_ratio + (1.0 - config.final_lr_ratio) * share)
 

@@ -35,15 +35,20 @@ class Run:
     def name(self) -> str:
         return self.directory.absolute().name
 
-    @classmethod
-    def create(cls, directory: Path, config: Config) -> Run:
-        """Begins a run. FileExistsError when the directory already holds one."""
+    @staticmethod
+    def refuse_existing(directory: Path) -> None:
+        """FileExistsError when the directory already holds a run."""
         held = [name for name in (CONFIG, METRICS, "checkpoints") if (directory / name).exists()]
         if held:
             raise FileExistsError(
                 f"{directory} already holds a run ({', '.join(held)}); resume it with 'saccade resume {directory}', "
                 "or choose another directory"
             )
+
+    @classmethod
+    def create(cls, directory: Path, config: Config) -> Run:
+        """Begins a run. FileExistsError when the directory already holds one."""
+        cls.refuse_existing(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / CONFIG, dump(config))
         return cls(directory)

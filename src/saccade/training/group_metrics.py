@@ -1,0 +1,67 @@
+"""What a step's groups say in numbers, by the names of docs/design.md. A name without data is left out of the row."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from saccade.types import Completion, Group, Rollout, Sample
+
+Right = Callable[[Completion, Sample], bool | None]
+"""Whether the answer is right; None when it cannot be graded."""
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean, or None of nothing."""
+    seen = list(values)
+    return sum(seen) / len(seen) if seen else None
+
+
+def truncated_share(groups: Sequence[Group]) -> float:
+    """Share of the completions that hit the cap; 0 without any."""
+    return mean(float(r.completion.truncated) for group in groups for r in group.rollouts) or 0.0
+
+
+def group_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
+    """Rewards and their parts, accuracy, lengths, truncation, groups without signal; also by task and by source.
+
+    Rewards are means over rollouts that are not masked; all else is over all of them.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    verdicts = [right(r.completion, r.sample) for r in rollouts]
+    scored = [r for r in rollouts if r.score.masked is None]
+    metrics: dict[str, float | None] = {
+        "reward/total": mean(r.score.value for r in scored),
+        "length/mean": mean(_length(r) for r in rollouts),
+        "length/right": mean(_length(r) for r, ok in zip(rollouts, verdicts, strict=True) if ok is True),
+        "length/wrong": mean(_length(r) for r, ok in zip(rollouts, verdicts, strict=True) if ok is False),
+        "truncated/share": truncated_share(groups),
+        "groups/count": float(len(groups)),
+        "groups/zero_variance": mean(float(not group.has_signal) for group in groups),
+        "rollouts/masked": mean(float(r.score.masked is not None) for r in rollouts),
+    }
+    parts: dict[str, list[float]] = defaultdict(list)
+    for rollout in scored:
+        for name, value in rollout.score.parts.items():
+            parts[name.rsplit("/", 1)[-1]].append(value)  # a user's own reward is named by its file's whole path
+    metrics |= {f"reward/{name}": mean(values) for name, values in parts.items()}
+    metrics |= _accuracies(rollouts, verdicts)
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _length(rollout: Rollout) -> float:
+    return float(len(rollout.completion.token_ids))
+
+
+def _accuracies(rollouts: Sequence[Rollout], verdicts: Sequence[bool | None]) -> dict[str, float | None]:
+    """`accuracy/<task>`, `source/<source>/accuracy` and `source/<source>/reward`."""
+    graded: dict[str, list[float]] = defaultdict(list)
+    for rollout, ok in zip(rollouts, verdicts, strict=True):
+        source = rollout.sample.meta.get("source")
+        if ok is not None:
+            graded[f"accuracy/{rollout.sample.task}"].append(float(ok))
+            if source is not None:
+                graded[f"source/{source}/accuracy"].append(float(ok))
+        if source is not None and rollout.score.masked is None:
+            graded[f"source/{source}/reward"].append(rollout.score.value)
+    return {name: mean(values) for name, values in sorted(graded.items())}

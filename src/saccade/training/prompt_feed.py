@@ -1,0 +1,41 @@
+"""Prompts of the next step, decoded and encoded in a thread while the model works on this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saccade.data import Mixture, Prefetch
+from saccade.models.adapter import Adapter
+from saccade.rollout.prompts import PreparedPrompt, prepare
+
+
+class PromptFeed:
+    """`feed(step, round, n)`: n prepared prompts, a pure function of its arguments and the mixture's seed.
+
+    Round 0 is prepared one step ahead; the later rounds of dynamic sampling are prepared when they are asked for.
+    """
+
+    def __init__(self, mixture: Mixture, adapter: Adapter, rounds: int, template: str | None, num_steps: int) -> None:
+        """`rounds` is the most that one step may ask for; each has its own place in the mixture's stream."""
+        self._mixture, self._adapter, self._rounds = mixture, adapter, rounds
+        self._template, self._num_steps = template, num_steps
+        self._ahead: tuple[int, Prefetch[tuple[PreparedPrompt, ...]]] | None = None
+
+    def __call__(self, step: int, number: int, n: int) -> Sequence[PreparedPrompt]:
+        return self._prefetch(n)(step) if number == 0 else self._prepare(step, number, n)
+
+    def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead[1].close()
+            self._ahead = None
+
+    def _prefetch(self, n: int) -> Prefetch[tuple[PreparedPrompt, ...]]:
+        """The thread for steps of n prompts; a stage with another n begins a new one."""
+        if self._ahead is None or self._ahead[0] != n:
+            self.close()
+            self._ahead = (n, Prefetch(lambda step: self._prepare(step, 0, n), stop=self._num_steps))
+        return self._ahead[1]
+
+    def _prepare(self, step: int, number: int, n: int) -> tuple[PreparedPrompt, ...]:
+        samples = self._mixture.draw(step * self._rounds + number, n)
+        return tuple(prepare(self._adapter, sample, self._template) for sample in samples)
