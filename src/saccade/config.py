@@ -39,13 +39,14 @@ T = TypeVar("T", bound=Config)
 
 
 def load(
-    path: str | Path, schema: type[T], overrides: Sequence[str] = (), variables: Mapping[str, str] | None = None
+    path: str | Path | None, schema: type[T], overrides: Sequence[str] = (), variables: Mapping[str, str] | None = None
 ) -> T:
     """Reads the recipe at `path` (or the packaged recipe of that name), applies `overrides`, checks against `schema`.
 
-    `${NAME}` in a text becomes `variables["NAME"]`. Raises ConfigError; FileNotFoundError when there is no such recipe.
+    Without a path the overrides stand alone. `${NAME}` in a text becomes `variables["NAME"]`. Raises ConfigError;
+    FileNotFoundError when there is no such recipe.
     """
-    data, places = _read(find(path), seen=())
+    data, places = ({}, {(): COMMAND_LINE}) if path is None else _read(find(path), seen=())
     for override in overrides:
         _override(data, places, override)
     data = _filled(data, (), places, variables or {})

@@ -10,8 +10,14 @@ from typing import Annotated
 import typer
 
 import saccade
+from saccade.cli import eval as eval_verb
+from saccade.cli import report, world
 
-VERBS: dict[str, typer.Typer | Callable[..., None]] = {}
+VERBS: dict[str, typer.Typer | Callable[..., None]] = {
+    "world": world.app,
+    "eval": eval_verb.evaluate,
+    "report": report.report,
+}
 """A verb: a function with typer annotations, or a `typer.Typer` where it has verbs of its own. Modules of verbs import
 what is heavy inside their functions, so that `saccade --help` answers at once."""
 

@@ -19,7 +19,7 @@ METHOD_TASKS: dict[str, str] = {
     "yes_no": "yes_no",
     "math": "free_form",
     "numeric": "free_form",
-    "all_match": "free_form",
+    "all_match": "text",
     "map": "detect",
     "od_ap": "detect",
     "od_ap50": "detect",

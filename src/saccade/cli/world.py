@@ -1,0 +1,65 @@
+"""`saccade world`: data sets of the procedural world, and the independent check of its answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saccade.cli.options import Overrides
+from saccade.config import load
+
+app = typer.Typer(help="The procedural visual world: write data sets, check its answers.", no_args_is_help=True)
+
+Seed = Annotated[int, typer.Option(help="Seed of the items.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be given more than once.")]
+
+
+@app.command()
+def make(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
+    settings: Overrides = None,
+    n: Annotated[int, typer.Option("-n", help="Items of each task.", min=1)] = 100,
+    split: Annotated[str, typer.Option(help="Which split of the world.")] = "train",
+    seed: Seed = 0,
+    tasks: Tasks = None,
+) -> None:
+    """Write a data set: images, VLM-R1 JSONL, Parquet, COCO, statistics, a contact sheet. KEY=VALUE set the world."""
+    from saccade.world import World, WorldConfig
+    from saccade.world.export import write_dataset
+
+    folder = write_dataset(World(load(None, WorldConfig, settings or ())), out, n, seed, split, tasks)
+    for file in sorted(folder.iterdir()):
+        typer.echo(str(file))
+
+
+@app.command()
+def check(
+    settings: Overrides = None,
+    n: Annotated[int, typer.Option("-n", help="Items of each task and split.", min=1)] = 200,
+    splits: Annotated[list[str] | None, typer.Option("--split", help="Only this split; may be repeated.")] = None,
+    seed: Seed = 0,
+    tasks: Tasks = None,
+) -> None:
+    """Recompute answers from words and pixels alone; status 1 when one differs. KEY=VALUE set the world."""
+    from rich.progress import track
+
+    from saccade.world import SPLITS, World, WorldConfig
+    from saccade.world.checker import check as verdict_on
+    from saccade.world.splits import find_split
+
+    world = World(load(None, WorldConfig, settings or ()))
+    wrong: list[str] = []
+    pairs = [(s, t) for s in splits or SPLITS for t in find_split(s).tasks if t in (tasks or find_split(s).tasks)]
+    if not pairs:
+        raise ValueError(f"no split of {', '.join(splits or SPLITS)} has the task {', '.join(tasks or ())}")
+    for split, task in track(pairs, "checking", transient=True):
+        reasons = [verdict_on(world.item(seed, i, task, split), world.cfg.visible_share) for i in range(n)]
+        found = [reason for reason in reasons if reason is not None]
+        typer.echo(f"{split:16} {task:12} {n - len(found)} of {n} right")
+        wrong += found
+    for reason in wrong[:20]:
+        typer.echo(reason, err=True)
+    if wrong:
+        raise typer.Exit(1)
