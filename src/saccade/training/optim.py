@@ -99,15 +99,18 @@ class GuardedOptimizer:
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def step(self, lr: float) -> tuple[float, bool]:
-        """(gradient norm before clipping, stepped). Not finite: nothing moves, and too many raise TrainingStopped."""
+    def step(self, lr: float, loss: float) -> tuple[float, bool]:
+        """(gradient norm before clipping, stepped). Not finite: nothing moves, and too many raise TrainingStopped.
+
+        The loss is looked at too: a clamp on the way turns a NaN into a gradient of 0, which looks harmless.
+        """
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
-        if not math.isfinite(norm):
+        if not (math.isfinite(norm) and math.isfinite(loss)):
             self.zero_grad()
             self.nonfinite_in_row += 1
             if self.nonfinite_in_row >= self.config.max_nonfinite_in_row:
                 raise TrainingStopped(
-                    f"the gradient was not finite for {self.nonfinite_in_row} updates in a row; the weights are those "
+                    f"loss or gradient was not finite for {self.nonfinite_in_row} updates in a row; the weights are those "
                     "of the last finite one. Try a lower optim.lr, longer optim.warmup_steps, or model.dtype float32"
                 )
             return norm, False

@@ -155,7 +155,7 @@ def policy_step(
     nonfinite, norms = 0, []
     for update in range(learner.config.updates_per_rollout):
         metrics = _accumulate(learner, batches, over, temperature, first=update == 0)
-        norm, stepped = learner.optimizer.step(lr)
+        norm, stepped = learner.optimizer.step(lr, metrics["policy/loss"])
         learner.policy.version += int(stepped)
         nonfinite += int(not stepped)
         norms.append(norm)
