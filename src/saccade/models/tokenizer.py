@@ -1,7 +1,7 @@
-"""The tiny models' own tokenizer: byte-level BPE over a small word list, digits split, tags as single tokens.
+"""The tiny models' own tokenizer: byte-level BPE over a small word list, numbers split into digits, tags as single tokens.
 
 It covers any text (byte fallback), so that the tiny model reads real data too; the words of the visual world are one
-token each, a digit is always one token, with or without the space before it.
+token each, with or without the space before them, and so are a digit and the name of a cell ("b3").
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ four fourth from give given gives good got green grey has have height here hmm h
 its just label labels large larger largest last least left leftmost leg legs length less let like line list listed long look looking looks lower
 lowest many me mean mistake missing moved more most much multiply name new next nine no none not nothing now number numbers object objects of
 on once one only option options or orange order other out over perimeter picture pink please point position present purple question re-check
-read reading recheck rectangle red relation removed result right rightmost row rows rule same say scan second see seven shape shapes short
+read reading recheck rectangle red relation removed result right rightmost row rows rule same so say scan second see seven shape shapes short
 shorter shortest should side sides six size small smaller smallest so some square squares star stars start still subtract sum tall taller
 tallest ten than that the their them then there these they thing third this three tile tiles times to together top total triangle triangles
 true try two under up upper value values wait was we what where whether which while wide width will with within word write x y yellow yes you
-your zero assistant user system json bbox
+your zero topmost bottommost assistant user system json bbox marked minus cell cells holds hold color colors same sum plus
 """.split()
+
+PIECES = r" ?\b[a-f][1-6]\b| ?\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s+(?!\S)|\s+"
+"""What BPE joins within: the name of a cell, a digit, a word, a run of marks, white space."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -54,18 +57,18 @@ def _corpus() -> Iterator[str]:
         for form, times in zip(forms, (40, 20, 14, 14), strict=True):
             for _ in range(times):
                 yield form
-    for mark in (", ", ". ", ": ", "? ", " = ", " + ", " - ", " x ", '", "', "], ", "]}", '"}', '"}]', "}, ", "[{", "[]"):
+    for mark in (", ", ". ", ": ", "? ", " = ", " + ", " - ", " x ", " * ", '", "', "], ", "]}", '"}', '"}]', "}, ", "[{", "[]"):
         for _ in range(60):
             yield mark
 
 
-def build_tokenizer(vocab_size: int = 1536) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocab_size: int = 2048) -> PreTrainedTokenizerFast:
     """The same tokenizer on every call: training is deterministic in the corpus and the vocabulary size."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?\d"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     core.decoder = decoders.ByteLevel()
@@ -76,7 +79,8 @@ def build_tokenizer(vocab_size: int = 1536) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     digits = [form for d in "0123456789" for form in (d, f" {d}") for _ in range(500)]
-    core.train_from_iterator([*digits, *_corpus()], trainer)
+    cells = [form for c in "abcdef" for r in "123456" for form in (f"{c}{r}", f" {c}{r}") for _ in range(60)]
+    core.train_from_iterator([*digits, *cells, *_corpus()], trainer)
     core.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,

@@ -18,8 +18,10 @@ from saccade.models.packing import Branch
 from saccade.tasks import TASKS
 from saccade.types import Sample
 from saccade.world import HABITS, Question, Scene, World
+from saccade.world.generator import KINDS
 
 DRILL = "drill"
+TASKS_PER_PICTURE = 3
 
 
 class Mixture(Config):
@@ -28,7 +30,7 @@ class Mixture(Config):
     scenes: dict[str, float] = Field(default_factory=lambda: {"shapes": 1.0, "digits": 0.5})
     """Kinds of scene; 'pair' shows a scene and its changed copy (the difference task)."""
     tasks: dict[str, float] = Field(default_factory=dict)
-    """Tasks asked about a scene; empty asks all that the scene allows."""
+    """Weights of the tasks asked about a scene, of those that it allows; empty weighs all the same."""
     habits: dict[str, float] = Field(default_factory=lambda: {"terse": 1.0, "enumerate": 1.0})
     questions: int = Field(4, ge=1)
     """Questions per picture."""
@@ -48,11 +50,22 @@ def draw(rng: Random, weights: Mapping[str, float]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
+def pick_tasks(mixture: Mixture, scene_kind: str, rng: Random) -> list[str]:
+    """Up to TASKS_PER_PICTURE different tasks that the scene allows, drawn by weight without replacement."""
+    weights = mixture.tasks or dict.fromkeys(KINDS, 1.0)
+    left = {task: weight for task, weight in weights.items() if scene_kind in KINDS[task].scenes}
+    picked: list[str] = []
+    while left and len(picked) < TASKS_PER_PICTURE:
+        picked.append(draw(rng, left))
+        del left[picked[-1]]
+    return picked
+
+
 def row(world: World, adapter: Adapter, mixture: Mixture, rng: Random, index: int) -> tuple[EncodedPrompt, list[Branch], list[str]]:
     """One picture with its questions as branches, and for each branch what it is ('count/enumerate')."""
     kind = draw(rng, mixture.scenes)
     scene = world.scene(rng.randrange(2**31), index, "train", kind)
-    questions = world.questions(scene, rng, mixture.questions, list(mixture.tasks) or None)
+    questions = world.questions(scene, rng, mixture.questions, pick_tasks(mixture, kind, rng))
     if not questions:
         return row(world, adapter, mixture, rng, index)
     images = [world.render(scene)] + ([world.render(scene.after)] if scene.after else [])

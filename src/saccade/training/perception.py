@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saccade.world import Scene
 from saccade.world.config import COLORS, DIGITS, SHAPES, SIZES, TILE
+from saccade.world.glyphs import HEIGHT, WIDTH
 
 IGNORE = -100
 EMPTY = "empty"
@@ -24,8 +25,7 @@ WORD_HEADS: dict[str, tuple[str, ...]] = {
     "shape": (*SHAPES, TILE, EMPTY),
     "size": SIZES,
     "digit": tuple(str(d) for d in DIGITS),
-    "column": tuple("abcdefghi"),
-    "row": tuple(str(d) for d in DIGITS),
+    "cell": tuple(f"{column}{row}" for row in "123456" for column in "abcdef"),
 }
 NUMBER_HEADS: dict[str, int] = {
     **{f"{corner}_{part}": 20 if part == "tens" else 10 for corner in ("x1", "y1", "x2", "y2") for part in ("tens", "ones")},
@@ -42,8 +42,7 @@ def cell_targets(scene: Scene) -> dict[str, Tensor]:
     """What each cell of a scene shows, by head, (V,) class indices in reading order; -100 where a head is not asked."""
     side = scene.cells
     out = {head: torch.full((side * side,), IGNORE) for head in (*WORD_HEADS, *NUMBER_HEADS)}
-    out["row"] = torch.arange(side).repeat_interleave(side)
-    out["column"] = torch.arange(side).repeat(side)
+    out["cell"] = (6 * torch.arange(side)[:, None] + torch.arange(side)).flatten()
     if scene.kind in ("shapes", "digits"):
         out["color"].fill_(len(COLORS))
         out["shape"].fill_(len(SHAPES) + 1)
@@ -71,7 +70,8 @@ def _figure_targets(scene: Scene, out: dict[str, Tensor]) -> None:
 
     for label in (*scene.labels, *(scene.figure.labels if scene.figure else ())):
         if label.text.isdigit() and int(label.text) < 200:
-            at = cell(label.at[0] + 4 * len(label.text), label.at[1] + 5)
+            width, height = (WIDTH + 1) * len(label.text) * label.scale, HEIGHT * label.scale
+            at = cell(label.at[0] + width / 2, label.at[1] + height / 2)
             out["label_tens"][at], out["label_ones"][at] = int(label.text) // 10, int(label.text) % 10
     for bar in scene.bars:
         at = cell((bar.box[0] + bar.box[2]) / 2, bar.box[1] + 1)

@@ -47,8 +47,6 @@ class PretrainStage(Config):
     """Learning rate of tower and projector as a share of `lr`; 0 freezes them."""
     warmup: int = Field(30, ge=1)
     decay: float = Field(0.0, ge=0, le=1)
-    perception_weight: float = Field(0.0, ge=0)
-    """Weight of the dense read-outs beside the language loss."""
     mixture: Mixture = Mixture()
 
 
@@ -166,7 +164,7 @@ def _perception(
     policy: Policy, readouts: Readouts, stage: PretrainStage, world: World, rng: Random, recipe: PretrainRecipe
 ) -> tuple[Tensor, dict[str, float]]:
     """Dense read-outs on `stage.rows` pictures."""
-    kinds = {k: w for k, w in stage.mixture.scenes.items() if k != "pair"}
+    kinds = {k: w for k, w in stage.mixture.scenes.items() if k != "pair"}  # a pair shows shapes, nothing new
     scenes = [world.scene(rng.randrange(2**31), i, "train", draw(rng, kinds)) for i in range(stage.rows)]
     prompts = [policy.adapter.encode("<image>", [world.render(s)]) for s in scenes]
     features = torch.cat(policy.adapter.vision(policy.model, prompts))
