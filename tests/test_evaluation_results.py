@@ -9,10 +9,30 @@ from saccade.evaluation import results as rs
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
 
-ROW_KEYS = ["model", "control", "split", "task", "decoding", "k", "n", "accuracy", "low", "high", "mean_tokens", "truncated"]
+ROW_KEYS = [
+    "model",
+    "control",
+    "split",
+    "task",
+    "decoding",
+    "k",
+    "n",
+    "accuracy",
+    "low",
+    "high",
+    "mean_tokens",
+    "truncated",
+]
 
 
-def item(i: int, *verdicts: bool | None, task: str = "count", split: str = "test", model: str = "rl", control: str | None = None):
+def item(
+    i: int,
+    *verdicts: bool | None,
+    task: str = "count",
+    split: str = "test",
+    model: str = "rl",
+    control: str | None = None,
+):
     k = len(verdicts)
     return ItemResult(
         model=model,
@@ -59,7 +79,9 @@ def test_several_attempts_get_avg_at_k_and_an_interval_over_items_not_over_answe
 
 
 def test_splits_models_and_controls_have_rows_of_their_own():
-    rows = rs.summarise([item(0, True), item(0, True, split="ood"), item(0, False, model="sft"), item(0, False, control="forced habit")])
+    rows = rs.summarise(
+        [item(0, True), item(0, True, split="ood"), item(0, False, model="sft"), item(0, False, control="forced habit")]
+    )
     overall = [(r["model"], r["control"], r["split"]) for r in rows if r["task"] == "all"]
     assert overall == [("rl", None, "test"), ("rl", None, "ood"), ("sft", None, "test"), ("rl", "forced habit", "test")]
 
@@ -85,7 +107,7 @@ def test_a_comparison_is_paired_by_item_whatever_the_order():
 
 
 def test_runs_on_different_items_are_refused_with_an_example():
-    with pytest.raises(ValueError, match="1 items are in one run only.*count/2"):
+    with pytest.raises(ValueError, match=r"1 items are in one run only.*count/2"):
         rs.compare("odd", [item(0, True), item(2, True)], [item(0, True)])
 
 

@@ -79,7 +79,9 @@ def test_the_majority_wins_ties_count_by_halves_and_silence_does_not_vote():
     assert st.maj_at_k([None, None], [False, False]) == 0.0
 
 
-@pytest.mark.parametrize(("a", "b", "p"), [(5, 15, 0.041389465), (0, 0, 1.0), (6, 0, 0.03125), (10, 10, 1.0), (1, 9, 0.021484375)])
+@pytest.mark.parametrize(
+    ("a", "b", "p"), [(5, 15, 0.041389465), (0, 0, 1.0), (6, 0, 0.03125), (10, 10, 1.0), (1, 9, 0.021484375)]
+)
 def test_mcnemar_is_the_exact_binomial_p(a, b, p):
     assert st.mcnemar(a, b) == pytest.approx(p, abs=1e-9)
     assert st.mcnemar(b, a) == st.mcnemar(a, b)

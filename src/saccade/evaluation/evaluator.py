@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,15 @@ from saccade.config import Config
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
+from saccade.grading import Verdict
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.parsing import read_reply
 from saccade.rollout.engine import Engine, Sampling
 from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS
 from saccade.types import Completion, Sample
+
+log = logging.getLogger(__name__)
 
 
 class Decoding(Config):
@@ -37,13 +41,18 @@ class Decoding(Config):
     seed: int = 0
     batch_size: int = Field(32, ge=1)
     """Items per call of the engine. Part of the result when sampling: each batch has its own seed."""
+    template: str | None = None
+    """Wording of the prompt, a name of `saccade.tasks.templates.TEMPLATES`; each task's own when null."""
     forced_prefix: str = ""
-    """Beginning of every reply, such as '<think>scan': all models forced to one habit. Graded and counted with the reply."""
+    """Beginning of every reply, such as '<think>scan': all models forced to one habit. Graded and counted with the
+    reply."""
 
     @model_validator(mode="after")
     def _greedy_answers_once(self) -> Decoding:
         if self.name == "greedy" and self.k > 1:
-            raise ValueError(f"k is {self.k} with greedy decoding, where all attempts are equal; use decoding: sampled or k: 1")
+            raise ValueError(
+                f"k is {self.k} with greedy decoding, where all attempts are equal; use decoding: sampled or k: 1"
+            )
         return self
 
     def sampling(self) -> Sampling:
@@ -69,15 +78,16 @@ def evaluate(
     adapter: Adapter,
     samples: Sequence[Sample],
     decoding: Decoding,
-    label: Label = Label(),  # noqa: B008  (frozen)
+    label: Label = Label(),
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ItemResult]:
     """Answer every sample `decoding.k` times and grade the replies, in the order of `samples`.
 
-    With `out` (an items.jsonl) each batch is written as it is done, and items already there are not asked again; a batch
-    is drawn whole with a seed of its own, so a killed and resumed evaluation has the same items as one that never stopped.
-    `progress(done, total)` is called after each batch. Raises ValueError for unknown tasks and for items that occur twice.
+    With `out` (an items.jsonl) each batch is written as it is done, and items already there are not asked again; a
+    batch is drawn whole with a seed of its own, so a killed and resumed evaluation has the same items as one that never
+    stopped. `progress(done, total)` is called after each batch. Raises ValueError for unknown tasks and for items
+    that occur twice.
     """
     _check(samples)
     done = {item.key: item for item in (read_items(out) if out else [])}
@@ -114,13 +124,15 @@ def _check(samples: Sequence[Sample]) -> None:
         raise ValueError(f"samples name unknown tasks {unknown}; known: {', '.join(sorted(TASKS))}")
     often = [key for key, n in Counter((split_of(s), s.task, s.id) for s in samples).items() if n > 1]
     if often:
-        raise ValueError(f"{len(often)} items occur more than once, first (split, task, id) {often[0]}; ids must be unique")
+        raise ValueError(
+            f"{len(often)} items occur more than once, first (split, task, id) {often[0]}; ids must be unique"
+        )
 
 
 def _ask(
     engine: Engine, adapter: Adapter, batch: Sequence[Sample], decoding: Decoding, label: Label, seed: int
 ) -> list[ItemResult]:
-    prompts = [_prompt(adapter, sample, decoding.forced_prefix) for sample in batch]
+    prompts = [_prompt(adapter, sample, decoding) for sample in batch]
     replies = engine.generate(prompts, decoding.sampling(), decoding.k, seed)
     forced = tuple(adapter.encode_reply(decoding.forced_prefix)[:-1]) if decoding.forced_prefix else ()
     return [
@@ -129,20 +141,33 @@ def _ask(
     ]
 
 
-def _prompt(adapter: Adapter, sample: Sample, forced_prefix: str) -> EncodedPrompt:
-    prompt = prepare(adapter, sample).encoded
-    return adapter.continue_with(prompt, forced_prefix) if forced_prefix else prompt
+def _prompt(adapter: Adapter, sample: Sample, decoding: Decoding) -> EncodedPrompt:
+    prompt = prepare(adapter, sample, decoding.template).encoded
+    return adapter.continue_with(prompt, decoding.forced_prefix) if decoding.forced_prefix else prompt
 
 
 def _whole(completion: Completion, prefix: str, ids: tuple[int, ...]) -> Completion:
     """The reply with its forced beginning; log-probs stay those of the sampled tokens alone."""
-    return replace(completion, text=prefix + completion.text, token_ids=ids + completion.token_ids) if prefix else completion
+    return (
+        replace(completion, text=prefix + completion.text, token_ids=ids + completion.token_ids)
+        if prefix
+        else completion
+    )
+
+
+def _verdict(completion: Completion, sample: Sample) -> Verdict:
+    """The task's verdict; a grader that fails is our fault, so the item then counts nowhere."""
+    try:
+        return TASKS[sample.task].correct(completion, sample)
+    except Exception as error:
+        log.exception("grading a reply to sample %s failed; the item is not counted", sample.id)
+        return Verdict(None, "grader failed", repr(error))
 
 
 def _grade(
     sample: Sample, completions: Sequence[Completion], prompt: EncodedPrompt, decoding: Decoding, label: Label
 ) -> ItemResult:
-    verdicts = [TASKS[sample.task].correct(completion, sample) for completion in completions]
+    verdicts = [_verdict(completion, sample) for completion in completions]
     answers = [read_reply(completion.text).answer for completion in completions]
     first, gold = completions[0], gold_boxes(sample.answer)
     return ItemResult(

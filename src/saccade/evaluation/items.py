@@ -68,7 +68,9 @@ def from_row(row: dict[str, Any], where: str) -> ItemResult:
     names = {field.name for field in fields(ItemResult)}
     if set(row) != names:
         odd = sorted(set(row) ^ names)
-        raise ValueError(f"{where}: keys {odd} are missing or unknown; the file comes from another version, choose a new `out`")
+        raise ValueError(
+            f"{where}: keys {odd} are missing or unknown; the file comes from another version, choose a new `out`"
+        )
     boxes = {name: tuple(tuple(box) for box in row[name]) for name in ("boxes", "gold_boxes")}
     return ItemResult(**{**row, **{name: tuple(row[name]) for name in _TUPLES}, **boxes})
 

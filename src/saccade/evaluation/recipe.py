@@ -58,6 +58,7 @@ class EvalRecipe(Config):
     top_k: int = Field(0, ge=0)
     seed: int = 0
     batch_size: int = Field(32, ge=1)
+    template: str | None = None
     forced_prefix: str = ""
     images: int = Field(24, ge=0)
     """Items whose images are kept for the report, evenly from all splits and tasks."""
@@ -68,16 +69,30 @@ class EvalRecipe(Config):
         if not self.data and self.world is None:
             raise ValueError("there is nothing to evaluate; give `data` (a list of data sets) or `world` (a suite)")
         if self.k > 1 and "sampled" not in self.decoding:
-            raise ValueError(f"k is {self.k} but only greedy decoding is asked for; add 'sampled' to `decoding` or set k: 1")
+            raise ValueError(
+                f"k is {self.k} but only greedy decoding is asked for; add 'sampled' to `decoding` or set k: 1"
+            )
         return self
 
     def decodings(self) -> list[Decoding]:
-        shared = self.model_dump(include={"max_new_tokens", "temperature", "top_p", "top_k", "seed", "batch_size", "forced_prefix"})
+        shared = self.model_dump(
+            include={
+                "max_new_tokens",
+                "temperature",
+                "top_p",
+                "top_k",
+                "seed",
+                "batch_size",
+                "template",
+                "forced_prefix",
+            }
+        )
         return [Decoding(name=name, k=self.k if name == "sampled" else 1, **shared) for name in self.decoding]
 
 
 def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
-    """Evaluate and return the path of results.json. Started again with the same recipe, it goes on where it was stopped.
+    """Evaluate and return the path of results.json. Started again with the same recipe, it goes on where it was
+    stopped.
 
     Raises ValueError before any answer is drawn when `out` holds another evaluation, or data or model are not right.
     """
@@ -87,7 +102,10 @@ def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
     policy = load_policy(recipe.model)
     engine = BuiltinEngine(policy)
     label = Label(recipe.label, recipe.control)
-    sources = {config.name or config.source: hash_source(str(config.path) if config.path else None, dump(config)) for config in recipe.data}
+    sources = {
+        config.name or config.source: hash_source(str(config.path) if config.path else None, dump(config))
+        for config in recipe.data
+    }
     write_json(out / "environment.json", describe(policy, recipe.model.path, sources))
     _save_images(samples, recipe.images, out / "images")
     results: list[ItemResult] = []
@@ -96,7 +114,11 @@ def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
         results += evaluate(engine, policy.adapter, samples, decoding, label, out / "items.jsonl", tell)
     seconds = time.monotonic() - began
     return write_results(
-        out / "results.json", summarise(results), seconds=seconds, seed=recipe.seed, attempts=summarise_attempts(results)
+        out / "results.json",
+        summarise(results),
+        seconds=seconds,
+        seed=recipe.seed,
+        attempts=summarise_attempts(results),
     )
 
 
@@ -119,7 +141,9 @@ def _open(recipe: EvalRecipe) -> Path:
     out = Path(recipe.out)
     config, text = out / "config.yaml", dump(recipe)
     if config.exists() and config.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out} holds another evaluation (its config.yaml differs); choose a new `out`, or remove that directory")
+        raise ValueError(
+            f"{out} holds another evaluation (its config.yaml differs); choose a new `out`, or remove that directory"
+        )
     out.mkdir(parents=True, exist_ok=True)
     config.write_text(text, encoding="utf-8")
     return out

@@ -20,7 +20,8 @@ Row = dict[str, Any]
 def summarise(results: Iterable[ItemResult]) -> list[Row]:
     """Rows of `results.json`: for each model, control, decoding and split one row over all tasks and one per task.
 
-    Wilson interval for one answer per item, bootstrap over items otherwise. Items whose gold cannot be graded leave `n`.
+    Wilson interval for one answer per item, bootstrap over items otherwise. Items whose gold cannot be graded leave
+    `n`.
     """
     return [_row(key, task, items) for key, task, items in _cells(results)]
 
@@ -34,12 +35,20 @@ def summarise_attempts(results: Iterable[ItemResult]) -> list[Row]:
             continue
         sizes = sorted({2**i for i in range(k.bit_length()) if 2**i <= k} | {k})
         right = [sum(v is True for v in item.verdicts) for item in items]
-        rows.append({
-            "model": model, "control": control, "split": split, "task": task, "decoding": decoding, "k": k, "n": len(items),
-            "avg": fmean(item.accuracy for item in items),
-            "pass": {str(j): fmean(pass_at_k(k, r, j) for r in right) for j in sizes},
-            "maj": fmean(maj_at_k(item.answers, [v is True for v in item.verdicts]) for item in items),
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": model,
+                "control": control,
+                "split": split,
+                "task": task,
+                "decoding": decoding,
+                "k": k,
+                "n": len(items),
+                "avg": fmean(item.accuracy for item in items),
+                "pass": {str(j): fmean(pass_at_k(k, r, j) for r in right) for j in sizes},
+                "maj": fmean(maj_at_k(item.answers, [v is True for v in item.verdicts]) for item in items),
+            }
+        )
     return rows
 
 
@@ -54,7 +63,9 @@ def _cells(results: Iterable[ItemResult]) -> Iterator[tuple[tuple[str, str | Non
     for key, tasks in groups.items():
         attempts = {len(item.verdicts) for item in tasks[ALL]}
         if len(attempts) > 1:
-            raise ValueError(f"items of {key} have {sorted(attempts)} attempts; expected one number of attempts per table row")
+            raise ValueError(
+                f"items of {key} have {sorted(attempts)} attempts; expected one number of attempts per table row"
+            )
         for task, items in tasks.items():
             yield key, task, items
 
@@ -95,7 +106,10 @@ def compare(name: str, a: Iterable[ItemResult], b: Iterable[ItemResult]) -> Comp
     left, right = _by_item(a), _by_item(b)
     if left.keys() != right.keys():
         odd = sorted(left.keys() ^ right.keys())
-        raise ValueError(f"comparison '{name}': {len(odd)} items are in one run only, first {odd[0]}; evaluate both on the same items")
+        raise ValueError(
+            f"comparison '{name}': {len(odd)} items are in one run only, first {odd[0]}; "
+            "evaluate both on the same items"
+        )
     keys = [key for key in left if left[key].gradable and right[key].gradable]
     return compare_paired(name, [left[key].accuracy for key in keys], [right[key].accuracy for key in keys])
 
@@ -105,7 +119,9 @@ def _by_item(items: Iterable[ItemResult]) -> dict[tuple[str, str, str], ItemResu
     for item in items:
         key = (item.split, item.task, item.sample_id)
         if key in found:
-            raise ValueError(f"item {key} occurs twice in one side of a comparison; give one model and one decoding per side")
+            raise ValueError(
+                f"item {key} occurs twice in one side of a comparison; give one model and one decoding per side"
+            )
         found[key] = item
     return found
 
@@ -123,8 +139,11 @@ def comparison_row(comparison: Comparison) -> Row:
     }
 
 
-def write_results(path: str | Path, rows: Sequence[Row], *, seconds: float, seed: int, attempts: Sequence[Row] = ()) -> Path:
-    """Write `results.json` (schema 1) whole or not at all: beside it first, then renamed. `attempts` adds the key of that name."""
+def write_results(
+    path: str | Path, rows: Sequence[Row], *, seconds: float, seed: int, attempts: Sequence[Row] = ()
+) -> Path:
+    """Write `results.json` (schema 1) whole or not at all: beside it first, then renamed. `attempts` adds the key of
+    that name."""
     document: Row = {"schema": SCHEMA, "seconds": round(seconds, 3), "seed": seed, "rows": list(rows)}
     if attempts:
         document["attempts"] = list(attempts)

@@ -48,7 +48,8 @@ class Comparison:
 def wilson(right: int, n: int, *, level: float = LEVEL) -> Interval:
     """Wilson's score interval for `right` of `n` independent answers (Wilson 1927).
 
-    Unlike mean +- 2 standard errors it stays inside [0, 1] and has a width at 0 and n right. No items: mean nan, interval [0, 1].
+    Unlike mean +- 2 standard errors it stays inside [0, 1] and has a width at 0 and n right. No items: mean nan,
+    interval [0, 1].
     """
     if not 0 <= right <= n:
         raise ValueError(f"wilson got {right} right of {n}; expected 0 <= right <= n")
@@ -62,7 +63,8 @@ def wilson(right: int, n: int, *, level: float = LEVEL) -> Interval:
 
 
 def bootstrap(values_N: Sequence[float], *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Interval:
-    """Percentile bootstrap of the mean over items (Efron 1979): items are drawn again, an item's attempts stay together.
+    """Percentile bootstrap of the mean over items (Efron 1979): items are drawn again, an item's attempts stay
+    together.
 
     Attempts of one item are not independent, so resampling single answers would give intervals that are too narrow.
     """
@@ -99,7 +101,8 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def maj_at_k(answers_K: Sequence[str | None], verdicts_K: Sequence[bool]) -> float:
-    """Is the most frequent answer of one item right? An attempt without an answer does not vote; a tie counts by halves.
+    """Is the most frequent answer of one item right? An attempt without an answer does not vote; a tie counts by
+    halves.
 
     Two attempts with the same answer text share one vote and one verdict (that of the first).
     """
@@ -113,16 +116,21 @@ def maj_at_k(answers_K: Sequence[str | None], verdicts_K: Sequence[bool]) -> flo
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p that items right in only one of two runs fall on either side by chance (McNemar 1947, binomial form)."""
+    """Exact two-sided p that items right in only one of two runs fall on either side by chance (McNemar 1947,
+    binomial form)."""
     n = only_a + only_b
     tail = sum(math.comb(n, i) for i in range(min(only_a, only_b) + 1))
     return min(1.0, 2.0 * tail / 2**n)
 
 
-def compare_paired(name: str, a_N: Sequence[float], b_N: Sequence[float], *, draws: int = DRAWS, seed: int = 0) -> Comparison:
+def compare_paired(
+    name: str, a_N: Sequence[float], b_N: Sequence[float], *, draws: int = DRAWS, seed: int = 0
+) -> Comparison:
     """Mean of `a - b` over the same items, with a bootstrap interval over items, and McNemar's p for 0/1 values."""
     if len(a_N) != len(b_N) or not len(a_N):
-        raise ValueError(f"comparison '{name}' got {len(a_N)} and {len(b_N)} items; expected the same items, at least one")
+        raise ValueError(
+            f"comparison '{name}' got {len(a_N)} and {len(b_N)} items; expected the same items, at least one"
+        )
     a, b = np.asarray(a_N, dtype=np.float64), np.asarray(b_N, dtype=np.float64)
     interval = bootstrap(a - b, draws=draws, seed=seed)
     single = bool(np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all())

@@ -29,7 +29,9 @@ def world_suite(
     for split in splits:
         known = [task for task in tasks if task in find_split(split).tasks]
         if not known:
-            raise ValueError(f"split '{split}' has none of the tasks {list(tasks)}; it has {', '.join(find_split(split).tasks)}")
+            raise ValueError(
+                f"split '{split}' has none of the tasks {list(tasks)}; it has {', '.join(find_split(split).tasks)}"
+            )
         for task in known:
             items = (world.item(hidden, index, task, split).sample for index in range(n))
             suite += [_named(sample, split, task, index) for index, sample in enumerate(items)]

@@ -92,7 +92,10 @@ def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list
     """Cards of samples.json: base, SFT and RL answer the same question."""
     cards = []
     for row in rows[:CARDS]:
-        path, gold = folder / str(row.get("image", "")), _marked([row["gold_box"]] if row.get("gold_box") else [], "gold")
+        path, gold = (
+            folder / str(row.get("image", "")),
+            _marked([row["gold_box"]] if row.get("gold_box") else [], "gold"),
+        )
         shown = picture(path, gold) if path.is_file() else None
         if shown is None:
             warnings.append(f"the image of sample {row['sample_id']} is missing: {row.get('image')}")
@@ -101,19 +104,24 @@ def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list
                 who,
                 pieces(reply["text"]),
                 reply.get("right"),
-                picture(path, [*gold, *_marked([reply["box"]] if reply.get("box") else [], "predicted")]) if gold and shown else None,
+                picture(path, [*gold, *_marked([reply["box"]] if reply.get("box") else [], "predicted")])
+                if gold and shown
+                else None,
                 (("reward", f"{reply['reward']:.2f}"),) if "reward" in reply else (),
             )
             for who, reply in row["replies"].items()
         )
         title = f"{row['task']}, {row['split']}"
         pictures = (shown,) if shown else ()
-        cards.append(Card(title, _plain(row["question"]), _gold(row.get("gold")), pictures, replies, bool(gold and shown)))
+        cards.append(
+            Card(title, _plain(row["question"]), _gold(row.get("gold")), pictures, replies, bool(gold and shown))
+        )
     return cards
 
 
 def item_cards(run: RunFiles) -> list[Card]:
-    """Cards of an evaluation: up to three items of each split and task whose images were kept, all decodings side by side."""
+    """Cards of an evaluation: up to three items of each split and task whose images were kept, all decodings side by
+    side."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     per_task: dict[tuple[str, str], int] = {}
     for row in run.items():
@@ -146,21 +154,29 @@ def _item_card(run: RunFiles, rows: Sequence[Row]) -> Card:
 
 
 def group_cards(run: RunFiles) -> list[Card]:
-    """Some groups of the run with all siblings: two at each of a few evenly spread steps, those with their images first,
-    then those with the most varied rewards."""
+    """Some groups of the run with all siblings: two at each of a few evenly spread steps, those with their images
+    first, then those with the most varied rewards."""
     steps = sorted({row["step"] for row in run.rollouts() if "step" in row})
-    chosen = {steps[round(i * (len(steps) - 1) / max(1, GROUP_STEPS - 1))] for i in range(GROUP_STEPS)} if steps else set()
+    chosen = (
+        {steps[round(i * (len(steps) - 1) / max(1, GROUP_STEPS - 1))] for i in range(GROUP_STEPS)} if steps else set()
+    )
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in run.rollouts():
         if row.get("step") in chosen:
             groups.setdefault((row["step"], str(row["group_id"])), []).append(row)
     asked = {str(row["group_id"]): row for row in run.groups() if row.get("step") in chosen}
-    return [_group_card(run, rows, asked.get(str(rows[0]["group_id"]), {})) for step in sorted(chosen) for rows in _most_telling(run, groups, step)]
+    return [
+        _group_card(run, rows, asked.get(str(rows[0]["group_id"]), {}))
+        for step in sorted(chosen)
+        for rows in _most_telling(run, groups, step)
+    ]
 
 
 def _most_telling(run: RunFiles, groups: dict[tuple[int, str], list[Row]], step: int, most: int = 2) -> list[list[Row]]:
     of_step = [rows for (at, _), rows in groups.items() if at == step]
-    return sorted(of_step, key=lambda rows: (not run.images(rows[0].get("image_sha")), -pstdev(_reward(r) for r in rows)))[:most]
+    return sorted(
+        of_step, key=lambda rows: (not run.images(rows[0].get("image_sha")), -pstdev(_reward(r) for r in rows))
+    )[:most]
 
 
 def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
@@ -172,7 +188,13 @@ def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
     title = f"Step {first['step']}{stage}: {first['task']}"
     question = str(asked.get("question") or f"sample {first['sample_id']} (groups.jsonl does not hold its question)")
     ordered = sorted(rows, key=lambda r: (-_reward(r), r["index"]))
-    return Card(title, _plain(question), _gold(answer), _pictures(run.images(first.get("image_sha")), boxes), tuple(map(_sibling, ordered)))
+    return Card(
+        title,
+        _plain(question),
+        _gold(answer),
+        _pictures(run.images(first.get("image_sha")), boxes),
+        tuple(map(_sibling, ordered)),
+    )
 
 
 def _boxes_of(row: Row) -> tuple[Box, ...]:

@@ -1,4 +1,5 @@
-"""Inline SVG: line charts, and intervals as dots with whiskers. Pure functions from numbers to markup; colours are in style.css."""
+"""Inline SVG: line charts, and intervals as dots with whiskers. Pure functions from numbers to markup; colours are in
+style.css."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Series:
 
 
 def smooth(ys: Sequence[float]) -> list[float]:
-    """Centred moving mean over `window(len(ys))` values; at both ends over those that there are (at least half of them)."""
+    """Centred moving mean over `window(len(ys))` values; at both ends over those that there are (at least half of
+    them)."""
     half = window(len(ys)) // 2
     return [fmean(ys[max(0, i - half) : i + half + 1]) for i in range(len(ys))]
 
@@ -65,8 +67,11 @@ def number(value: float, percent: bool = False) -> str:
     return f"{value:.3g}" if size < 1000 else f"{value:.0f}"
 
 
-def line_chart(series: Sequence[Series], boundaries: Sequence[tuple[float, str]] = (), *, percent: bool = False, title: str = "") -> Markup:
-    """Raw points, faint, under smoothed lines; dashed verticals at stage boundaries (x, label). Needs at least one value."""
+def line_chart(
+    series: Sequence[Series], boundaries: Sequence[tuple[float, str]] = (), *, percent: bool = False, title: str = ""
+) -> Markup:
+    """Raw points, faint, under smoothed lines; dashed verticals at stage boundaries (x, label). Needs at least one
+    value."""
     xs = [x for line in series for x in line.xs]
     ys = [y for line in series for y in line.ys]
     rows = ticks(min(0.0, *ys), min(max(ys), 1.0) if percent and max(ys) <= 1.0 else max(ys), 4)
@@ -106,11 +111,16 @@ def forest_axis() -> Markup:
     """The scale above a column of `forest` plots of accuracies."""
     ends = (("start", 6, "0"), ("middle", FOREST / 2, "50"), ("end", FOREST - 6, "100"))
     texts = "".join(f'<text x="{x:.0f}" y="10" text-anchor="{anchor}">{label}</text>' for anchor, x, label in ends)
-    return Markup(f'<svg class="forest" viewBox="0 0 {FOREST} 12" width="{FOREST}" height="12" aria-hidden="true">{texts}</svg>')
+    return Markup(
+        f'<svg class="forest" viewBox="0 0 {FOREST} 12" width="{FOREST}" height="12" aria-hidden="true">{texts}</svg>'
+    )
 
 
-def forest(points: Sequence[tuple[float, float, float, int]], domain: tuple[float, float] = (0.0, 1.0), zero: bool = False) -> Markup:
-    """Intervals (mean, low, high, mark) in one row; mark 0 is a filled dot, 1 a hollow one. `zero` draws a line at 0."""
+def forest(
+    points: Sequence[tuple[float, float, float, int]], domain: tuple[float, float] = (0.0, 1.0), zero: bool = False
+) -> Markup:
+    """Intervals (mean, low, high, mark) in one row; mark 0 is a filled dot, 1 a hollow one. `zero` draws a line at
+    0."""
     width, gap = FOREST, 10
     height = gap * (len(points) + 1)
     low, high = domain
@@ -119,8 +129,13 @@ def forest(points: Sequence[tuple[float, float, float, int]], domain: tuple[floa
         return 6 + (min(max(x, low), high) - low) / (high - low) * (width - 12)
 
     marks = [0.0] if zero else [low, (low + high) / 2, high]
-    parts = [f'<svg class="forest" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true">']
-    parts += [f'<line class="{"zero" if zero else "grid"}" x1="{px(m):.1f}" x2="{px(m):.1f}" y1="0" y2="{height}"/>' for m in marks]
+    parts = [
+        f'<svg class="forest" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true">'
+    ]
+    parts += [
+        f'<line class="{"zero" if zero else "grid"}" x1="{px(m):.1f}" x2="{px(m):.1f}" y1="0" y2="{height}"/>'
+        for m in marks
+    ]
     for i, (mean, left, right, mark) in enumerate(points, 1):
         y = gap * i
         parts.append(f'<line class="whisker" x1="{px(left):.1f}" x2="{px(right):.1f}" y1="{y}" y2="{y}"/>')
@@ -135,7 +150,8 @@ def overlay(source: str, size: tuple[int, int], boxes: Sequence[tuple[Sequence[f
     parts = [f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" aria-label="image of the question">']
     parts.append(f'<image href="{escape(source)}" width="{width}" height="{height}"/>')
     shapes = [
-        f'x="{x1:.1f}" y="{y1:.1f}" width="{max(0.0, x2 - x1):.1f}" height="{max(0.0, y2 - y1):.1f}"' for (x1, y1, x2, y2), _ in boxes
+        f'x="{x1:.1f}" y="{y1:.1f}" width="{max(0.0, x2 - x1):.1f}" height="{max(0.0, y2 - y1):.1f}"'
+        for (x1, y1, x2, y2), _ in boxes
     ]
     parts += [f'<rect class="halo" {shape} stroke-width="{2.2 * stroke:.2f}"/>' for shape in shapes]
     for shape, (_, kind) in zip(shapes, boxes, strict=True):

@@ -28,15 +28,27 @@ class Panel:
 
 
 PANELS = (
-    Panel("Held-out accuracy", r"eval/(.*accuracy.*)", "On questions that training never sees", percent=True),
-    Panel("Held-out score", r"eval/(score)", "Chooses the best checkpoint"),
+    Panel(
+        "Held-out accuracy",
+        r"eval/(score)|eval/accuracy/(.+)|eval/(accuracy)",
+        "On questions that training never sees",
+        percent=True,
+    ),
+    Panel("Held-out reply length", r"eval/(length)", "Tokens"),
     Panel("Reward by part", r"reward/(.+)", "Mean over the step's rollouts"),
     Panel("Accuracy by task", r"accuracy/(.+)", "Sampled, on training questions", percent=True),
+    Panel("Accuracy by source", r"source/(.+)/accuracy", "Sampled, on training questions", percent=True),
+    Panel("Reward by source", r"source/(.+)/reward"),
     Panel("Loss", r"(?:policy|sft|train)/(loss)|loss/(.+)|(loss)"),
     Panel("Negative log-likelihood", r"nll/(.+)", "Nats per token"),
     Panel("Reply length", r"length/(.+)", "Tokens; all, right and wrong replies"),
     Panel("Truncated replies", r"truncated/(share)", "Share cut off by the stage's token cap", percent=True),
-    Panel("Groups without signal", r"groups/(zero_variance)", "Share of groups in which all rewards are equal", percent=True),
+    Panel(
+        "Groups without signal",
+        r"groups/(zero_variance)",
+        "Share of groups in which all rewards are equal",
+        percent=True,
+    ),
     Panel("Policy entropy", r"policy/(entropy)", "Nats per token"),
     Panel("KL to the reference", r"policy/(kl)", "Nats per token"),
     Panel("Clip fraction", r"policy/(clip_fraction)", "Share of tokens whose ratio was clipped", percent=True),
@@ -100,7 +112,8 @@ def boundaries(rows: Sequence[dict[str, Any]]) -> list[tuple[float, str]]:
 
 
 def ends(metrics: Sequence[dict[str, Any]], key: str) -> tuple[float, float, int] | None:
-    """Mean over the first and over the last tenth of the steps (at least one each), and the steps in each; None without values."""
+    """Mean over the first and over the last tenth of the steps (at least one each), and the steps in each; None
+    without values."""
     values = [y for _, y in _columns(metrics).get(key, [])]
     if len(values) < 2:
         return None
@@ -118,14 +131,18 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, floa
     return columns
 
 
-def _figures(panel: Panel, lines: dict[str, list[tuple[float, float]]], bounds: Sequence[tuple[float, str]]) -> list[Figure]:
+def _figures(
+    panel: Panel, lines: dict[str, list[tuple[float, float]]], bounds: Sequence[tuple[float, str]]
+) -> list[Figure]:
     names = list(lines)
     parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
     figures = []
     for number_of_part, part in enumerate(parts, 1):
         series = [Series(n, *zip(*lines[n], strict=True), colour=i) for i, n in enumerate(part)]
         percent = panel.percent and all(0.0 <= y <= 1.0 for line in series for y in line.ys)
-        legend = tuple((line.name.replace("_", " "), line.colour, number(smooth(line.ys)[-1], percent)) for line in series)
+        legend = tuple(
+            (line.name.replace("_", " "), line.colour, number(smooth(line.ys)[-1], percent)) for line in series
+        )
         title = panel.title if len(parts) == 1 else f"{panel.title} ({number_of_part} of {len(parts)})"
         figures.append(Figure(title, panel.note, line_chart(series, bounds, percent=percent, title=title), legend))
     return figures

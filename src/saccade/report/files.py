@@ -90,7 +90,10 @@ def rows_of(path: Path, warnings: list[str]) -> Iterator[Row]:
             else:
                 torn += bool(line.strip())
     if torn:
-        warnings.append(f"{path.parent.name}/{path.name}: {torn} lines are no JSON objects (a run that was killed cuts its last line); left out")
+        warnings.append(
+            f"{path.parent.name}/{path.name}: {torn} lines are no JSON objects "
+            "(a run that was killed cuts its last line); left out"
+        )
 
 
 def _text(path: Path) -> str:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -81,7 +80,11 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
 def render(page: Page) -> str:
     """The page as HTML that asks nothing of any other file or server."""
     environment = Environment(
-        loader=PackageLoader("saccade.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("saccade.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(page=page, axis=forest_axis())
 
@@ -100,12 +103,16 @@ def demo_parts(folder: Path) -> list[Path]:
 
 def run_page(folder: Path) -> Page:
     """The page of one training run or one evaluation."""
-    needs = ("config.yaml", "results.json", "items.jsonl") if (folder / "items.jsonl").exists() else ("config.yaml", "environment.json", "metrics.jsonl")
+    needs = (
+        ("config.yaml", "results.json", "items.jsonl")
+        if (folder / "items.jsonl").exists()
+        else ("config.yaml", "environment.json", "metrics.jsonl")
+    )
     run = read_run(folder, needs)
     if run.kind == "rl" and not (folder / "rollouts.jsonl").exists():
         run.warnings.append("rollouts.jsonl is missing: no groups to browse")
     groups = group_cards(run)
-    shown = [row for row in run.results.get("rows", [])]
+    shown = run.results.get("rows", [])
     warnings = [*run.warnings, *alarms(run), *_unseen(groups, "group")]
     return Page(
         title=folder.resolve().name,
@@ -130,21 +137,34 @@ def run_headline(run: RunFiles) -> Headline:
     name = model.get("path", "a model") if isinstance(model, dict) else str(model)
     rows = [row for row in run.results.get("rows", []) if row["task"] == "all"]
     if rows and not run.metrics:
-        tiles = tuple((f"{r['split']}, {r['decoding']}", f"{100 * r['accuracy']:.1f}%", f"{100 * r['low']:.1f} to {100 * r['high']:.1f}, n = {r['n']}") for r in rows)
+        tiles = tuple(
+            (
+                f"{r['split']}, {r['decoding']}",
+                f"{100 * r['accuracy']:.1f}%",
+                f"{100 * r['low']:.1f} to {100 * r['high']:.1f}, n = {r['n']}",
+            )
+            for r in rows
+        )
         return Headline(f"Accuracy of {name}", "With 95% intervals. Nothing was trained in this run.", tiles)
-    verb = {"rl": "Reinforcement learning", "sft": "Supervised fine-tuning", "pretrain": "Pre-training"}.get(run.kind, "Training")
+    verb = {"rl": "Reinforcement learning", "sft": "Supervised fine-tuning", "pretrain": "Pre-training"}.get(
+        run.kind, "Training"
+    )
     tiles = tuple(tile for key, label, percent in _TILES if (tile := _tile(run.metrics, key, label, percent)))
     if not tiles:
         return Headline(f"{verb} of {name}", "The run has no metrics that say whether it learned.")
     label, last, first = tiles[0]
-    where = "on held-out questions" if label.startswith("held-out") else "on training questions, which is no proof of generalisation"
-    detail = f"{verb} of {name}, {len(run.metrics)} rows of metrics, {where}. Means over the last tenth of the run, and over its first."
+    where = (
+        "on held-out questions"
+        if label.startswith("held-out")
+        else "on training questions, which is no proof of generalisation"
+    )
+    means = "Means over the last tenth of the run, and over its first."
+    detail = f"{verb} of {name}, {len(run.metrics)} rows of metrics, {where}. {means}"
     return Headline(f"{label.capitalize()} {last}, {first}", detail, tiles)
 
 
 _TILES = (
-    ("eval/accuracy", "held-out accuracy", True),
-    ("eval/score", "held-out score", False),
+    ("eval/score", "held-out accuracy", True),
     ("reward/total", "reward", False),
     ("loss", "loss", False),
     ("loss/total", "loss", False),
@@ -167,7 +187,9 @@ def demo_page(folder: Path, parts: Sequence[Path]) -> Page:
     runs = [read_run(path, ("config.yaml", "environment.json")) for path in parts]
     names = [str(path.relative_to(folder)) for path in parts]
     warnings = [warning for run in runs for warning in run.warnings]
-    warnings += [f"{name} is missing" for name in ("results.json", "samples.json", "demo.json") if not (folder / name).exists()]
+    warnings += [
+        f"{name} is missing" for name in ("results.json", "samples.json", "demo.json") if not (folder / name).exists()
+    ]
     results, demo = read_json(folder / "results.json", warnings), read_json(folder / "demo.json", warnings)
     samples = read_json(folder / "samples.json", warnings) or []
     cards = sample_cards(samples, folder, warnings)
@@ -180,7 +202,10 @@ def demo_page(folder: Path, parts: Sequence[Path]) -> Page:
     return Page(
         title=str(demo.get("title", folder.resolve().name)),
         headline=demo_headline(demo, results),
-        runs=tuple(RunSection(n, curves(r.metrics), open=n == "rl") for n, r in sorted(by_name.items(), key=lambda p: p[0] != "rl")),
+        runs=tuple(
+            RunSection(n, curves(r.metrics), open=n == "rl")
+            for n, r in sorted(by_name.items(), key=lambda p: p[0] != "rl")
+        ),
         tables=tuple(tables(results.get("rows", []))),
         attempts=tuple(results.get("attempts", ())),
         comparisons=tuple(differences(comparisons)),
@@ -190,20 +215,27 @@ def demo_page(folder: Path, parts: Sequence[Path]) -> Page:
         groups=tuple(groups),
         environment=facts({**environment, **{k: demo[k] for k in ("commands", "seed") if k in demo}}),
         configs=tuple((f"{n}/config.yaml", r.config_text) for n, r in by_name.items() if r.config_text),
-        warnings=tuple([*warnings, *_unseen(groups, "group")]),
+        warnings=(*warnings, *_unseen(groups, "group")),
     )
 
 
 def demo_headline(demo: Row, results: Row) -> Headline:
-    """RL minus its SFT start, and only what the interval allows. The first comparison of demo.json is the headline one."""
-    tiles = [(str(k).replace("_", " "), number(v) if isinstance(v, (int, float)) else str(v), "") for k, v in demo.get("headline", {}).items()]
+    """RL minus its SFT start, and only what the interval allows. The first comparison of demo.json is the headline
+    one."""
+    tiles = [
+        (str(k).replace("_", " "), number(v) if isinstance(v, (int, float)) else str(v), "")
+        for k, v in demo.get("headline", {}).items()
+    ]
     if "seconds" in results:
         tiles.append(("wall clock", f"{results['seconds'] / 60:.1f} min", f"seed {results.get('seed', '?')}"))
     comparisons = demo.get("comparisons", [])
     if not comparisons:
-        return Headline("Did it learn?", "There is no paired comparison in demo.json, so the page makes no claim.", tuple(tiles))
+        return Headline(
+            "Did it learn?", "There is no paired comparison in demo.json, so the page makes no claim.", tuple(tiles)
+        )
     first = comparisons[0]
-    interval = f"95% interval {100 * first['low']:+.1f} to {100 * first['high']:+.1f} points, {first['n']} held-out questions, paired"
+    bounds = f"{100 * first['low']:+.1f} to {100 * first['high']:+.1f} points"
+    interval = f"95% interval {bounds}, {first['n']} held-out questions, paired"
     if not is_shown(first):
         return Headline(f"{first['name']}: not shown", f"The interval contains 0 ({interval}).", tuple(tiles))
     return Headline(f"{first['name']}: {100 * first['difference']:+.1f} points", interval + ".", tuple(tiles))
@@ -219,7 +251,13 @@ def facts(environment: Row, prefix: str = "") -> tuple[tuple[str, str], ...]:
         if isinstance(value, dict):
             found += facts(value, f"{prefix}{key}.")
         else:
-            text = "\n".join(map(str, value)) if isinstance(value, list) else "not recorded" if value is None else str(value)
+            text = (
+                "\n".join(map(str, value))
+                if isinstance(value, list)
+                else "not recorded"
+                if value is None
+                else str(value)
+            )
             found.append((f"{prefix}{key}", text))
     return tuple(found)
 
@@ -232,23 +270,25 @@ def alarms(run: RunFiles) -> list[str]:
         found.append(f"metrics are not a number at some steps (left out of the curves): {', '.join(odd)}")
     gap = ends(run.metrics, "sampler/gap_mean")
     if gap and max(gap[:2]) > GAP_ALARM:
-        found.append(f"sampler and trainer disagree by {number(max(gap[:2]))} in mean log-prob (alarm above {GAP_ALARM})")
+        found.append(
+            f"sampler and trainer disagree by {number(max(gap[:2]))} in mean log-prob (alarm above {GAP_ALARM})"
+        )
     flat = ends(run.metrics, "groups/zero_variance")
     if flat and flat[1] > 0.8:
         found.append(f"{number(flat[1], True)} of the last groups have no signal: all their rewards are equal")
     cut = ends(run.metrics, "truncated/share")
     if cut and cut[1] > 0.3:
         found.append(f"{number(cut[1], True)} of the last replies are truncated by the token cap")
-    found += [f"{n} rollouts were masked (a failure of ours, not of the model): {why}" for why, n in masked_reasons(run.rollouts()).items()]
+    found += [
+        f"{n} rollouts were masked (a failure of ours, not of the model): {why}"
+        for why, n in masked_reasons(run.rollouts()).items()
+    ]
     return found
 
 
 def _unseen(cards: Iterable[Card], what: str) -> list[str]:
     cards = list(cards)
     without = sum(not card.pictures for card in cards)
-    return [f"{without} of {len(cards)} {what}s are shown without their image: the run did not keep it"] if without else []
-
-
-def summary(page: Page) -> dict[str, Any]:
-    """How much of each section the page has, for the command line."""
-    return {"curves": sum(len(r.curves.figures) for r in page.runs), "tables": len(page.tables), "cards": len(page.cards)}
+    return (
+        [f"{without} of {len(cards)} {what}s are shown without their image: the run did not keep it"] if without else []
+    )

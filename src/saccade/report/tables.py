@@ -30,7 +30,7 @@ class Line:
     control: str | None
     cells: tuple[Cell | None, ...]
     """One per decoding of the table, or one per task."""
-    plot: Markup = Markup("")
+    plot: Markup | None = None
     tokens: str = ""
     truncated: str = ""
     decoding: str = ""

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from saccade.config import ConfigError, load
+from saccade.evaluation.boxes import gold_boxes, reply_boxes
+from saccade.evaluation.evaluator import Decoding, Label, batch_seed, evaluate
+from saccade.evaluation.items import append_items, read_items
+from saccade.evaluation.recipe import EvalRecipe, run_eval
+from saccade.evaluation.suites import heldout_seed, world_suite
+from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.tiny import write_checkpoint
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.tasks import TASKS
+from saccade.types import Completion, Frame
+
+SAMPLED = Decoding(name="sampled", k=2, max_new_tokens=6, batch_size=3, seed=5)
+GREEDY = Decoding(max_new_tokens=6, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.set_num_threads(1)
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"), "S")
+
+
+@pytest.fixture(scope="module")
+def policy(checkpoint):
+    return load_policy(ModelConfig(path=str(checkpoint), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def suite():
+    return world_suite(["test", "ood_larger"], ["count", "refer"], 2, seed=0)
+
+
+def test_a_suite_has_n_questions_per_split_and_task_with_unique_ids(suite):
+    assert [s.id for s in suite] == [
+        f"{split}/{task}/{i}" for split in ("test", "ood_larger") for task in ("count", "refer") for i in (0, 1)
+    ]
+    assert {s.meta["split"] for s in suite} == {"test", "ood_larger"}
+
+
+def test_a_suite_is_the_same_for_a_seed_and_shares_nothing_with_training_seeds(suite):
+    again = world_suite(["test"], ["count"], 2, seed=0)
+    other = world_suite(["test"], ["count"], 2, seed=1)
+    assert [s.images[0].tobytes() for s in again] == [s.images[0].tobytes() for s in suite[:2]]
+    assert [s.images[0].tobytes() for s in other] != [s.images[0].tobytes() for s in again]
+    assert all(heldout_seed(seed) >= 2**62 for seed in range(100))
+    assert len({heldout_seed(seed) for seed in range(100)}) == 100
+
+
+def test_a_split_without_the_tasks_is_refused():
+    with pytest.raises(ValueError, match=r"ood_relation.*it has refer"):
+        world_suite(["ood_relation"], ["count"], 2, seed=0)
+
+
+def test_each_item_has_k_graded_attempts_in_the_order_of_the_samples(policy, suite):
+    seen = []
+    engine = BuiltinEngine(policy)
+    results = evaluate(
+        engine,
+        policy.adapter,
+        suite,
+        SAMPLED,
+        Label("tiny", "a control"),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [r.sample_id for r in results] == [s.id for s in suite]
+    assert seen == [(3, 8), (6, 8), (8, 8)]
+    for result, sample in zip(results, suite, strict=True):
+        assert (result.model, result.control, result.decoding, result.task) == (
+            "tiny",
+            "a control",
+            "sampled",
+            sample.task,
+        )
+        assert len(result.verdicts) == len(result.answers) == len(result.tokens) == 2
+        assert None not in result.verdicts and max(result.tokens) <= 6
+        assert len(result.image_shas) == len(sample.images) and result.gold == sample.answer
+        assert bool(result.gold_boxes) == (sample.task == "refer")
+
+
+def test_an_evaluation_that_was_killed_and_resumed_has_the_same_items(policy, suite, tmp_path):
+    engine = BuiltinEngine(policy)
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    expected = evaluate(engine, policy.adapter, suite, SAMPLED, out=whole)
+    cut.write_bytes(whole.read_bytes()[: len(whole.read_bytes()) * 6 // 10])
+    assert evaluate(engine, policy.adapter, suite, SAMPLED, out=cut) == expected
+    assert read_items(cut) == read_items(whole)
+
+
+def test_finished_items_are_not_asked_again(policy, suite, tmp_path):
+    path = tmp_path / "items.jsonl"
+    results = evaluate(BuiltinEngine(policy), policy.adapter, suite, GREEDY)
+    marked = [replace(r, text="from the file") for r in results]
+    append_items(path, marked)
+    assert evaluate(BuiltinEngine(policy), policy.adapter, suite, GREEDY, out=path) == marked
+
+
+def test_a_forced_beginning_is_part_of_every_reply(policy, suite):
+    forced = GREEDY.model_copy(update={"forced_prefix": "<think>scan"})
+    results = evaluate(BuiltinEngine(policy), policy.adapter, suite, forced)
+    prefix_tokens = len(policy.adapter.encode_reply("<think>scan")) - 1
+    assert all(r.text.startswith("<think>scan") for r in results)
+    assert all(prefix_tokens <= r.tokens[0] <= prefix_tokens + 6 for r in results)
+    assert {r.habits[0] for r in results} <= {"enumerate", "other"}
+
+
+def test_a_forced_whole_answer_is_graded_with_the_task(policy, suite):
+    sample = suite[0]
+    gold = TASKS[sample.task].write_gold(sample)
+    right = evaluate(
+        BuiltinEngine(policy),
+        policy.adapter,
+        [sample],
+        GREEDY.model_copy(update={"forced_prefix": gold, "max_new_tokens": 1}),
+    )
+    assert right[0].answers == (str(sample.answer),)
+    assert right[0].verdicts == (TASKS[sample.task].correct(Completion(right[0].text), sample).right,)
+
+
+def test_greedy_with_several_attempts_is_refused():
+    with pytest.raises(ValueError, match="greedy decoding, where all attempts are equal"):
+        Decoding(name="greedy", k=4)
+
+
+def test_an_unknown_task_and_a_repeated_item_are_refused(policy, suite):
+    engine = BuiltinEngine(policy)
+    with pytest.raises(ValueError, match="unknown tasks"):
+        evaluate(engine, policy.adapter, [replace(suite[0], task="poetry")], GREEDY)
+    with pytest.raises(ValueError, match="more than once"):
+        evaluate(engine, policy.adapter, [suite[0], suite[0]], GREEDY)
+
+
+def test_batches_have_seeds_of_their_own():
+    assert len({batch_seed(seed, start) for seed in range(20) for start in range(20)}) == 400
+
+
+def test_boxes_are_read_in_the_frame_of_the_reply_and_given_in_original_pixels():
+    frame = Frame("thousand", (200, 100), (224, 112))
+    text = '<think>x</think><answer>{"bbox_2d": [500, 500, 1000, 1000]}</answer>'
+    assert reply_boxes(text, frame) == ((100.0, 50.0, 200.0, 100.0),)
+    assert reply_boxes("<answer>[nan, 1, 2, 3] 1e999</answer>", frame) == ()
+    assert gold_boxes([1, 2, 3, 4]) == ((1.0, 2.0, 3.0, 4.0),)
+    assert gold_boxes([{"bbox_2d": [1, 2, 3, 4], "label": "a"}]) == ((1.0, 2.0, 3.0, 4.0),)
+    assert gold_boxes("A") == gold_boxes(3) == gold_boxes([]) == ()
+
+
+def test_a_recipe_leaves_a_whole_run_directory_and_refuses_another_one_in_its_place(checkpoint, tmp_path):
+    recipe = EvalRecipe.model_validate(
+        {
+            "model": {"path": str(checkpoint), "device": "cpu"},
+            "world": {"splits": ["test"], "tasks": ["count"], "n": 3},
+            "max_new_tokens": 4,
+            "k": 2,
+            "out": str(tmp_path / "run"),
+            "images": 2,
+            "label": "tiny",
+        }
+    )
+    seen = []
+    path = run_eval(recipe, lambda name, done, total: seen.append((name, done, total)))
+    out = path.parent
+    assert seen == [("greedy", 3, 3), ("sampled", 3, 3)]
+    assert {p.name for p in out.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "items.jsonl",
+        "results.json",
+        "images",
+    }
+    assert len(list((out / "images").glob("*.png"))) == 2
+    assert {sha for item in read_items(out / "items.jsonl")[:2] for sha in item.image_shas} == {
+        p.stem for p in (out / "images").iterdir()
+    }
+    before = (out / "items.jsonl").read_bytes()
+    run_eval(recipe)
+    assert (out / "items.jsonl").read_bytes() == before
+    with pytest.raises(ValueError, match="holds another evaluation"):
+        run_eval(recipe.model_copy(update={"seed": 1}))
+
+
+def test_a_recipe_without_questions_or_with_a_useless_k_is_refused_with_its_file(tmp_path):
+    recipe = tmp_path / "eval.yaml"
+    recipe.write_text("kind: eval\nmodel: {path: base}\nout: x\n")
+    with pytest.raises(ConfigError, match="nothing to evaluate"):
+        load(recipe, EvalRecipe)
+    with pytest.raises(ConfigError, match="only greedy decoding"):
+        load(recipe, EvalRecipe, ["world.n=2", "k=4", "decoding=[greedy]"])
