@@ -46,7 +46,10 @@ def load(
     Without a path the overrides stand alone. `${NAME}` in a text becomes `variables["NAME"]`. Raises ConfigError;
     FileNotFoundError when there is no such recipe.
     """
-    data, places = ({}, {(): COMMAND_LINE}) if path is None else _read(find(path), seen=())
+    places: dict[Loc, str] = {(): COMMAND_LINE}
+    data: dict[str, Any] = {}
+    if path is not None:
+        data, places = _read(find(path), seen=())
     for override in overrides:
         _override(data, places, override)
     data = _filled(data, (), places, variables or {})
@@ -97,7 +100,7 @@ def find(path: str | Path, beside: Path | None = None) -> Path:
 class _Loader(yaml.SafeLoader):
     """YAML as people expect it: `1e-4` is a number, a date is text, and only true and false are booleans."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 - a table of the base class
         first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith((":timestamp", ":bool", ":float"))]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -162,30 +165,40 @@ def _merge(base: Any, top: Any) -> Any:
     return base | {key: _merge(base[key], value) if key in base else value for key, value in top.items()}
 
 
-def _override(data: Any, places: dict[Loc, str], text: str) -> None:
+def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
     """Sets one `a.b.0.c=value` in `data`; a wrong key is found later, by the schema."""
     dotted, equals, value = text.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"{COMMAND_LINE}: got '{text}', expected key=value such as loss.kl_coef=0.01")
     loc: Loc = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
-    where, node = f"{COMMAND_LINE}: '{dotted}'", data
+    node: Any = data
     for i, key in enumerate(loc):
-        if isinstance(node, list) and not (isinstance(key, int) and key < len(node)):
-            raise ConfigError(f"{where}: got item {key}, expected 0 to {len(node) - 1} of '{_dotted(loc[:i])}'")
-        if isinstance(node, dict) and isinstance(key, int):
-            raise ConfigError(f"{where}: the recipe holds no list '{_dotted(loc[:i])}' to take item {key} of")
+        if problem := _no_way(node, key, _dotted(loc[:i])):
+            raise ConfigError(f"{COMMAND_LINE}: '{dotted}': {problem}")
         places[loc[: i + 1]] = COMMAND_LINE
-        if i == len(loc) - 1:
-            break
-        if isinstance(node, dict) and not isinstance(node.get(str(key)), dict | list):
-            node[key] = {}
-        node = node[key]
-        if not isinstance(node, dict | list):
-            raise ConfigError(f"{where}: '{_dotted(loc[: i + 1])}' is no section, got {node!r}")
+        if i < len(loc) - 1:
+            node = _child(node, key)
     try:
         node[loc[-1]] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError:
-        raise ConfigError(f"{where}: got {value!r}, expected a YAML value") from None
+        raise ConfigError(f"{COMMAND_LINE}: '{dotted}': got {value!r}, expected a YAML value") from None
+
+
+def _no_way(node: Any, key: Key, name: str) -> str | None:
+    """Why `key` cannot be set or entered in `node`, which the recipe calls `name`."""
+    if isinstance(node, list):
+        fits = isinstance(key, int) and key < len(node)
+        return None if fits else f"got item {key}, expected 0 to {len(node) - 1} of '{name}'"
+    if isinstance(node, dict):
+        return None if isinstance(key, str) else f"the recipe holds no list '{name}' to take item {key} of"
+    return f"'{name}' is no section, got {node!r}"
+
+
+def _child(node: Any, key: Key) -> Any:
+    """What stands at `key`; a section that the recipe leaves out begins empty."""
+    if isinstance(node, dict) and node.get(key) is None:
+        node[key] = {}
+    return node[key]
 
 
 def _filled(value: Any, loc: Loc, places: dict[Loc, str], variables: Mapping[str, str]) -> Any:
@@ -221,7 +234,7 @@ def _lines(error: ValidationError, data: Any, places: dict[Loc, str], schema: ty
         elif details[0]["type"] == "missing":
             yield f"{place}: '{name}' is missing"
         elif details[0]["type"] == "value_error":
-            yield f"{place}: {name + ': ' if name else ''}{details[0]['ctx']['error']}"
+            yield f"{place}: {name + ': ' if name else ''}{_expected(details[0])}"
         else:
             expected = " or ".join(dict.fromkeys(_expected(d) for d in details))
             yield f"{place}: '{name}': got {details[0]['input']!r}, expected {expected}"
@@ -244,15 +257,17 @@ def _swapped(data: Any, value: Any, loc: Loc) -> Iterator[tuple[Loc, bool]]:
             yield from _swapped(item, taken, (*loc, i))
 
 
-def _real(loc: Loc, data: Any) -> Loc:
+def _real(loc: Loc, root: Any) -> Loc:
     """`loc` without the names of union members that pydantic mixes in; a missing key stays as the last part."""
     real: list[Key] = []
+    data: Any = root
     for i, key in enumerate(loc):
-        inside = (isinstance(data, dict) and key in data) or (isinstance(data, list) and isinstance(key, int))
-        if inside:
+        try:
             data = data[key]
-        if inside or (i == len(loc) - 1 and isinstance(data, dict)):
-            real.append(key)
+        except (KeyError, IndexError, TypeError):
+            if i < len(loc) - 1 or not isinstance(data, dict):
+                continue
+        real.append(key)
     return tuple(real)
 
 

@@ -28,9 +28,9 @@ class DataConfig(Config):
     """What metrics call it; the file's stem or the world's split and task when null."""
     task: str | None = None
     """World: what is asked. Files: task of the rows, where the format leaves it open."""
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Share of the mixture, relative to the other entries."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """The first samples only."""
     path: Path | None = None
     """The file or folder; required for files."""
