@@ -43,7 +43,7 @@ def ask_count(query: What, scene: Scene) -> Question:
     """How many objects match."""
     found = query.among(scene.objects)
     text = f"How many {query.many} are there?"
-    return Question("count", text, str(len(found)), found, (Step(tally(found)),), query, scene)
+    return Question("count", text, str(len(found)), found, (Step(tally(found)),), query, scene, level=query.form)
 
 
 def ask_arithmetic(query: What, scene: Scene) -> Question | None:
@@ -72,7 +72,7 @@ def ask_compare(query: Compare, scene: Scene) -> Question | None:
     )
     text = f"How many more {query.first.many} than {query.second.many} are there?"
     targets = reading_order({*first, *second})
-    return Question("compare", text, str(more), targets, steps, query, scene)
+    return Question("compare", text, str(more), targets, steps, query, scene, level=query.first.form)
 
 
 def propose_counts(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[What]:

@@ -115,7 +115,7 @@ def _hypotenuse(numbers: dict[str, list[int]]) -> tuple[int, tuple[str, ...]] | 
     total = a * a + b * b
     root = math.isqrt(total)
     squares = (f"{a} * {a} = {a * a}", f"{b} * {b} = {b * b}")
-    steps = (*squares, f"{a * a} + {b * b} = {total}", f"{root} * {root} = {total}")
+    steps = (*squares, f"{a * a} + {b * b} = {total}", f"{total} = {root} * {root}")
     return (root, steps) if root * root == total else None
 
 
@@ -123,7 +123,7 @@ def _leg(numbers: dict[str, list[int]]) -> tuple[int, tuple[str, ...]] | None:
     (c,), (a,) = numbers["hypotenuse"], numbers["leg"]
     rest = c * c - a * a
     root = math.isqrt(max(0, rest))
-    steps = (f"{c} * {c} = {c * c}", f"{a} * {a} = {a * a}", f"{c * c} - {a * a} = {rest}", f"{root} * {root} = {rest}")
+    steps = (f"{c} * {c} = {c * c}", f"{a} * {a} = {a * a}", f"{c * c} - {a * a} = {rest}", f"{rest} = {root} * {root}")
     return (root, steps) if root > 0 and root * root == rest else None
 
 

@@ -106,7 +106,9 @@ class World:
             scene = SCENES[scene_kind](rng, self.cfg, rules, scene_kind)
             fitting = [q for q in _asked(scene, rng, task, self.cfg, rules) if kind.class_of(q) == wanted]
             if fitting:
-                question = rng.choice(fitting)
+                # the wording first, or a rare answer would mostly come with the wording that has most questions
+                level = rng.choice(sorted({question.level for question in fitting}))
+                question = rng.choice([question for question in fitting if question.level == level])
                 sample = to_sample(question, f"world/{split}/{task}/{seed}/{index}", split, seed, index)
                 return WorldItem(sample, question.scene, question)
         raise ValueError(

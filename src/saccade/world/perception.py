@@ -26,10 +26,10 @@ class CellTarget:
 def perception_targets(scene: Scene) -> tuple[CellTarget, ...]:
     """A target for every cell in reading order. An object belongs to the cell of its centre; the topmost one wins.
 
-    ValueError for scenes that are not made of cells (charts, figures).
+    ValueError for charts and figures, which are not made of cells.
     """
-    if scene.kind not in ("shapes", "digits"):
-        raise ValueError(f"only scenes of shapes or digits have cells; got a {scene.kind!r} scene")
+    if scene.bars or scene.figure is not None:
+        raise ValueError(f"only scenes of objects have cells; got a {scene.kind!r} scene")
     pitch = scene.size[0] / scene.cells
     top = {thing.index: thing for thing in sorted(scene.objects, key=lambda t: t.z)}
     targets = []

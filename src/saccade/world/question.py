@@ -34,6 +34,12 @@ class What:
         return tuple([thing for thing in things if self.matches(thing)])
 
     @property
+    def form(self) -> str:
+        """Which attributes it names: 'color', 'color shape', 'shape size'; 'object' when none."""
+        named = (("color", self.color), ("shape", self.shape), ("size", self.size))
+        return " ".join(name for name, value in named if value) or "object"
+
+    @property
     def one(self) -> str:
         """In the singular: 'large red circle', 'blue object'."""
         return " ".join(word for word in (self.size, self.color, self.shape or "object") if word)

@@ -128,8 +128,11 @@ def _free(rng: random.Random, cfg: WorldConfig, things: list[Thing], cells: int)
 def seen(things: list[Thing], size: tuple[int, int], share: float) -> list[Thing] | None:
     """The objects with the boxes and shares of their visible pixels.
 
-    None when one shows less than `share`, or when a tile's digit is not wholly in view.
+    None when one shows less than `share`, when a tile's digit is not wholly in view, or when two objects of one colour
+    touch: their outlines would merge.
     """
+    if any(a.color == b.color and _boxes_touch(a, b) for k, a in enumerate(things) for b in things[:k]):
+        return None
     owner = id_buffer(tuple(things), size)
     pixels = np.bincount(owner.ravel() + 1, minlength=len(things) + 1)[1:]
     result = []
@@ -139,6 +142,11 @@ def seen(things: list[Thing], size: tuple[int, int], share: float) -> list[Thing
             return None
         result.append(replace(thing, visible=visible, box=mask_box(owner == k)))
     return result
+
+
+def _boxes_touch(first: Thing, second: Thing) -> bool:
+    reach = first.radius + second.radius + 1
+    return all(abs(a - b) <= reach for a, b in zip(first.center, second.center, strict=True))
 
 
 def _digit_in_view(thing: Thing, shown: np.ndarray) -> bool:
