@@ -110,8 +110,8 @@ class GuardedOptimizer:
             self.nonfinite_in_row += 1
             if self.nonfinite_in_row >= self.config.max_nonfinite_in_row:
                 raise TrainingStopped(
-                    f"loss or gradient was not finite for {self.nonfinite_in_row} updates in a row; the weights are those "
-                    "of the last finite one. Try a lower optim.lr, longer optim.warmup_steps, or model.dtype float32"
+                    f"loss or gradient was not finite for {self.nonfinite_in_row} updates in a row; the weights are "
+                    "those of the last finite one. Try a lower optim.lr, longer optim.warmup_steps, or dtype float32"
                 )
             return norm, False
         self.nonfinite_in_row = 0

@@ -1,0 +1,216 @@
+"""Supervised fine-tuning: the loss is on replies alone, and replies about one prompt share its row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from saccade.config import Config, dump
+from saccade.data import Prefetch
+from saccade.models.forward import branch_logprobs
+from saccade.models.packing import Branch, Packed, pack
+from saccade.models.policy import ModelConfig, Policy
+from saccade.training.batching import micro_batches, rows
+from saccade.training.checkpoint import CheckpointConfig
+from saccade.training.environment import hash_source
+from saccade.training.examples import Draw, EncodedUnit, Example, ExampleConfig, draw_from, encode_units, read_examples
+from saccade.training.heldout import EvalConfig, build_heldout
+from saccade.training.loop import Evaluate, Opening, Outcome, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.optim import OptimConfig, learning_rate
+from saccade.training.progress import Report, progress
+
+
+class SFTOptimConfig(OptimConfig):
+    """As for RL, but the rate falls along a cosine."""
+
+    decay: str = "cosine"
+
+
+class SFTRecipe(Config):
+    """A supervised run. Give `data`, or a function that draws examples to `train`."""
+
+    kind: Literal["sft"] = "sft"
+    seed: int = 0
+    model: ModelConfig
+    data: tuple[ExampleConfig, ...] = ()
+    """Files of examples."""
+    heldout: tuple[ExampleConfig, ...] = ()
+    """Files of examples whose loss is measured with every evaluation (`eval/loss`)."""
+    template: str | None = None
+    """Wording of prompts that are made from questions; None is each task's own."""
+    prompts_per_step: int = Field(default=32, ge=1)
+    """Prompts of one optimiser step, each with all of its replies."""
+    epochs: float | None = Field(default=None, gt=0.0)
+    """Passes over the files; or else num_steps."""
+    num_steps: int | None = Field(default=None, ge=1)
+    tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    """Prompt and reply tokens, padding included, of one forward and backward pass; never changes the step."""
+    path: Literal["packed", "plain"] = "packed"
+    """packed: one row per prompt; plain: one row per reply, the slow reference."""
+    optim: SFTOptimConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> SFTRecipe:
+        if (self.epochs is None) == (self.num_steps is None):
+            raise ValueError("expected exactly one of epochs and num_steps")
+        if self.epochs is not None and not self.data:
+            raise ValueError("epochs: got no data to count them by; give data, or num_steps")
+        return self
+
+
+def train(
+    recipe: SFTRecipe,
+    run_dir: Path,
+    draw: Draw | None = None,
+    evaluate: Evaluate | None = None,
+    resume: bool = False,
+) -> Outcome:
+    """Trains as the recipe says and leaves a run directory.
+
+    `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`. The best
+    checkpoint is the one with the highest score, or without a scoring evaluation the lowest held-out loss.
+    """
+    with open_trainer(recipe, run_dir, draw, evaluate, resume) as trainer:
+        session = trainer.session
+        for step in range(trainer.start + 1, trainer.num_steps + 1):
+            watch = Stopwatch()
+            with watch.phase("examples"):
+                units = trainer.units(step - 1)
+            with watch.phase("update"):
+                lr = learning_rate(recipe.optim, step, trainer.num_steps)
+                metrics = sft_step(session, units, recipe, lr)
+            trainer.record(step, metrics, watch)
+        return session.outcome(max(trainer.start, trainer.num_steps))
+
+
+@dataclass(eq=False)
+class Trainer:
+    """The parts of a run."""
+
+    session: Session
+    units: Prefetch[list[EncodedUnit]]
+    """Step from 0 -> its prompts and replies, encoded one step ahead."""
+    report: Report
+    start: int
+    """Steps that are done."""
+    num_steps: int
+
+    def record(self, step: int, metrics: dict[str, float], watch: Stopwatch) -> None:
+        times = watch.metrics()
+        row = metrics | times | {
+            "tokens/per_s": metrics["tokens/count"] / times["time/step_s"],
+            "memory/peak_mb": peak_memory_mb(self.session.policy.device),
+        }
+        self.session.end_step(step, row, {"step": step}, last=step == self.num_steps)
+        glance = {"loss": metrics["loss/train"]}
+        if self.session.best_score is not None:
+            glance["best"] = self.session.best_score
+        self.report(step, glance)
+
+
+@contextmanager
+def open_trainer(
+    recipe: SFTRecipe, run_dir: Path, draw: Draw | None, evaluate: Evaluate | None, resume: bool
+) -> Iterator[Trainer]:
+    """Everything that a run needs, checked from cheap to dear and before anything is written."""
+    if (draw is None) == (not recipe.data):
+        raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
+    num_steps = recipe.num_steps or 0
+    if draw is None:
+        examples = [one for file in recipe.data for one in read_examples(file, recipe.template)]
+        draw, num_prompts = draw_from(examples, recipe.seed)
+        num_steps = recipe.num_steps or math.ceil((recipe.epochs or 0) * num_prompts / recipe.prompts_per_step)
+    heldout = [one for file in recipe.heldout for one in read_examples(file, recipe.template)]
+    scored = evaluate or build_heldout(recipe.eval, recipe.template)
+    both = with_heldout_loss(heldout, scored, recipe) if heldout else scored
+    hashes = {str(file.path): hash_source(file.path, dump(file)) for file in recipe.data}
+    opening = Opening(recipe, recipe.model, recipe.optim, recipe.checkpoint, recipe.eval.every, hashes)
+    session = open_session(opening, run_dir, both, resume)
+    session.baseline()
+    adapter, drawn = session.policy.adapter, draw
+    with ExitStack() as stack:
+        units = Prefetch(lambda step: encode_units(adapter, drawn(step, recipe.prompts_per_step)), stop=num_steps)
+        yield Trainer(
+            session=session,
+            units=stack.enter_context(units),
+            report=stack.enter_context(progress(f"sft {session.run.name}", num_steps)),
+            start=int(session.state["step"]) if session.state else 0,
+            num_steps=num_steps,
+        )
+
+
+def cut(units: Sequence[EncodedUnit], budget: int) -> list[Packed]:
+    """Micro-batches of at most `budget` tokens where possible; prompts of like length go together."""
+    all_rows = [
+        row
+        for i, unit in enumerate(units)
+        for row in rows(i, len(unit.prompt), [(k, len(reply)) for k, reply in enumerate(unit.replies)], budget)
+    ]
+    return [
+        pack([(units[r.prompt].prompt, [Branch(units[r.prompt].replies[k]) for k in r.replies]) for r in batch])
+        for batch in micro_batches(all_rows, budget)
+    ]
+
+
+def accumulate(policy: Policy, units: Sequence[EncodedUnit], recipe: SFTRecipe) -> float:
+    """Adds the gradient of the mean loss per reply token of the whole step, and returns that loss (nats).
+
+    The tokens are counted before any pass, so the result does not depend on how the step is cut into micro-batches.
+    """
+    tokens = sum(unit.reply_tokens for unit in units)
+    value = 0.0
+    for packed in cut(units, recipe.tokens_per_micro_batch):
+        logprobs_R, _ = branch_logprobs(policy, packed, path=recipe.path)
+        loss = -logprobs_R.sum() / tokens
+        loss.backward()
+        value += float(loss.detach())
+    return value
+
+
+def sft_step(session: Session, units: Sequence[EncodedUnit], recipe: SFTRecipe, lr: float) -> dict[str, float]:
+    """One optimiser step; returns its metrics."""
+    session.optimizer.zero_grad()
+    loss = accumulate(session.policy, units, recipe)
+    norm, stepped = session.optimizer.step(lr, loss)
+    session.policy.version += int(stepped)
+    return {
+        "loss/train": loss,
+        "policy/grad_norm": norm,
+        "policy/lr": lr,
+        "update/skipped": float(not stepped),
+        "examples/prompts": float(len(units)),
+        "examples/replies": float(sum(len(unit.replies) for unit in units)),
+        "tokens/count": float(sum(unit.reply_tokens for unit in units)),
+    }
+
+
+def with_heldout_loss(examples: Sequence[Example], scored: Evaluate | None, recipe: SFTRecipe) -> Evaluate:
+    """An evaluation that measures the loss on `examples` too; its negative is the score when nothing else scores."""
+
+    def evaluate(policy: Policy, step: int) -> dict[str, float]:
+        loss = heldout_loss(policy, examples, recipe)
+        return {"loss": loss, "score": -loss} | dict(scored(policy, step) if scored is not None else {})
+
+    return evaluate
+
+
+@torch.no_grad()
+def heldout_loss(policy: Policy, examples: Sequence[Example], recipe: SFTRecipe) -> float:
+    """Mean loss per reply token (nats)."""
+    total, tokens = 0.0, 0
+    for start in range(0, len(examples), recipe.prompts_per_step):
+        units = encode_units(policy.adapter, examples[start : start + recipe.prompts_per_step])
+        for packed in cut(units, recipe.tokens_per_micro_batch):
+            logprobs_R, _ = branch_logprobs(policy, packed, path=recipe.path)
+            total -= float(logprobs_R.sum())
+            tokens += packed.num_tokens
+    return total / tokens
