@@ -14,6 +14,8 @@ def _at(module: str, name: str) -> Callable[[], type[Config]]:
 
 
 SCHEMAS: dict[str, Callable[[], type[Config]]] = {
+    "pretrain": _at("saccade.training.pretrain", "PretrainRecipe"),
+    "rl": _at("saccade.training.rl", "RLRecipe"),
     "eval": _at("saccade.evaluation.recipe", "EvalRecipe"),
 }
 
