@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from saccade.grading import math_pool
-from saccade.grading.answers import grade_number
+from saccade.grading.answers import grade_number, grade_text
 from saccade.grading.latex import Value, evaluate, normal
 from saccade.grading.verdict import Verdict
 from saccade.parsing import read_number
@@ -28,7 +28,7 @@ def grade_math(answer: str, gold: Any) -> Verdict:
 
     In order: the same spelling (`exact`), plain arithmetic on both sides (`numeric`: fractions, roots, powers, pi; a
     decimal gold is met by an irrational number that rounds to it), numbers with a unit (`unit`), and math-verify in a
-    process that can be killed (`symbolic`). What cannot be decided in time is wrong; a gold that cannot be read is
+    process that can be killed (`symbolic`); a gold that is a word is compared as text. What cannot be decided in time is wrong; a gold that cannot be read is
     ungradable.
     """
     wanted = normal(str(gold))
@@ -50,7 +50,10 @@ def grade_math(answer: str, gold: Any) -> Verdict:
     if theirs is not None and _WITH_UNIT.fullmatch(got) and read_number(wanted) is not None:
         verdict = grade_number(got, wanted)
         return Verdict(verdict.right, "math: unit", verdict.detail)
-    return math_pool.shared().verify(wanted, got)
+    verdict = math_pool.shared().verify(wanted, got)
+    if verdict.right is None and wanted.isalpha():  # a word, such as 'Tuesday'
+        return grade_text(got, wanted)
+    return verdict
 
 
 def _equal(mine: Value, theirs: Value, gold: str) -> bool:

@@ -27,10 +27,12 @@ def _read_gold(text: str) -> tuple[Any, ...]:
 
 
 def _read(text: str) -> list[Any]:
-    """Sympy objects of an expression; the timeouts of math-verify are off, since ours cannot be outlived."""
-    return parse(f"${text}$", extraction_config=_TARGETS, parsing_timeout=None) or parse(
-        text, extraction_config=_TARGETS, parsing_timeout=None
-    )
+    """Sympy objects of an expression; [] for one that math-verify can only spell.
+
+    The timeouts of math-verify are off, since ours cannot be outlived.
+    """
+    found = parse(f"${text}$", extraction_config=_TARGETS, parsing_timeout=None)
+    return found if any(not isinstance(item, str) for item in found) else []
 
 
 def serve(lines: io.TextIOBase, out: io.TextIOBase, cpu_s: float) -> None:

@@ -40,8 +40,8 @@ def read_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[s
     """
     text = plain(text)[:10_000]
     allowed = {letter.upper() for letter in letters}
-    picked = _as_letter(text, options) or _as_option(text, letters, options) or _after_cue(text)
-    return picked if picked in allowed else None
+    readings = (_as_letter(text, options), _as_option(text, letters, options), _after_cue(text))
+    return next((picked for picked in readings if picked in allowed), None)
 
 
 def _as_letter(text: str, options: Sequence[str]) -> str | None:
@@ -93,7 +93,7 @@ _NUMBER = re.compile(
     rf"|({_DIGITS})(?:\s?[eE]([-+]?\d+)(?![\w.]))?(?:\s?/\s?({_DIGITS})(?![\d/]))?)"
 )
 _SPACED = re.compile(r"(?<=\d)(?:\\[!,;: ]|\{,\}|[ '\u2009\u202f])(?=\d{3}(?!\d))")
-_FIGURE = re.compile(r"(?:=|\banswer\b[^0-9.]{0,20}|\bis\b\s*:?|答案(?:是|为)?\s*:?)\s*(?=[-+.\d\\])", re.I)
+_FIGURE = re.compile(r"(?:=|\banswer\b[^-+0-9.\\]{0,20}|\bis\b\s*:?|答案(?:是|为)?\s*:?)\s*(?=[-+.\d\\])", re.I)
 
 
 def read_number(text: str) -> float | None:

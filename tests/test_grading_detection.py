@@ -1,0 +1,144 @@
+"""Average precision equals pycocotools; matching is one to one, best first."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import random
+import statistics
+import time
+
+import pytest
+
+from saccade.geometry import iou
+from saccade.grading.detection import average_precision, f1, match
+from saccade.parsing import NOWHERE, LabelledBox
+
+
+def coco_ap(pred: list[LabelledBox], gold: list[LabelledBox]) -> tuple[float, float]:
+    """AP@[.5:.95] and AP50 of pycocotools, all scores 1, on one image."""
+    coco = pytest.importorskip("pycocotools.coco")
+    evaluation = pytest.importorskip("pycocotools.cocoeval")
+    labels = {label: i + 1 for i, label in enumerate(sorted({g.label for g in gold}))}
+
+    def rows(items: list[LabelledBox], **more: object) -> list[dict]:
+        return [
+            {
+                "id": i + 1,
+                "image_id": 1,
+                "category_id": labels[item.label],
+                "bbox": [item.box[0], item.box[1], item.box[2] - item.box[0], item.box[3] - item.box[1]],
+                "area": (item.box[2] - item.box[0]) * (item.box[3] - item.box[1]),
+                "iscrowd": 0,
+                **more,
+            }
+            for i, item in enumerate(items)
+        ]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, found = coco.COCO(), coco.COCO()
+        categories = [{"id": i, "name": label} for label, i in labels.items()]
+        truth.dataset = {"images": [{"id": 1}], "categories": categories, "annotations": rows(gold)}
+        known = [p for p in pred if p.label in labels]
+        found.dataset = {"images": [{"id": 1}], "categories": categories, "annotations": rows(known, score=1.0)}
+        truth.createIndex()
+        found.createIndex()
+        run = evaluation.COCOeval(truth, found, "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return float(run.stats[0]), float(run.stats[1])
+
+
+def box(rng: random.Random, side: int) -> tuple[float, float, float, float]:
+    x, y = rng.randrange(side), rng.randrange(side)
+    return (float(x), float(y), float(x + rng.randint(1, side // 2)), float(y + rng.randint(1, side // 2)))
+
+
+def near(rng: random.Random, item: LabelledBox, labels: str) -> LabelledBox:
+    """The item, jittered by a few pixels and at times under another label."""
+    x1, y1, x2, y2 = (v + rng.choice((0, 0, 0, 1, -1, 2)) for v in item.box)
+    return LabelledBox(
+        (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)), item.label if rng.random() < 0.8 else rng.choice(labels)
+    )
+
+
+def case(seed: int) -> tuple[list[LabelledBox], list[LabelledBox]]:
+    """Gold and predictions of one image: jitter, duplicates, ties, spurious boxes and labels, at times very many."""
+    rng = random.Random(seed)
+    labels, side = "abcd"[: rng.randint(1, 4)], rng.choice((6, 30, 200))
+    gold = [LabelledBox(box(rng, side), rng.choice(labels)) for _ in range(rng.choice((1, 2, 3, 8, 20)))]
+    pred = [near(rng, rng.choice(gold), labels + "z") for _ in range(rng.choice((0, 1, 4, 12, 30)))]
+    pred += [LabelledBox(box(rng, side), rng.choice(labels + "z")) for _ in range(rng.choice((0, 0, 3, 150)))]
+    rng.shuffle(pred)
+    return pred, gold
+
+
+@pytest.mark.parametrize("seed", range(0, 240, 24))
+def test_average_precision_equals_pycocotools(seed):
+    for pred, gold in map(case, range(seed, seed + 24)):
+        ap, ap50 = coco_ap(pred, gold)
+        assert average_precision(pred, gold) == pytest.approx(ap, abs=1e-6)
+        assert average_precision(pred, gold, (0.5,)) == pytest.approx(ap50, abs=1e-6)
+
+
+def test_the_order_of_the_list_ranks_and_a_hundred_per_label_are_looked_at():
+    right, wrong = LabelledBox((0, 0, 9, 9), "a"), LabelledBox((50, 50, 60, 60), "a")
+    assert average_precision([right, wrong], [right]) == 1.0
+    assert average_precision([wrong, right], [right]) == 0.5
+    for before, expected in ((99, 0.01), (100, 0.0)):
+        pred = [wrong] * before + [right]
+        assert average_precision(pred, [right]) == pytest.approx(expected) == pytest.approx(coco_ap(pred, [right])[0])
+
+
+def test_nothing_against_nothing_is_perfect_and_against_something_is_nothing():
+    something = [LabelledBox((0, 0, 9, 9), "a")]
+    assert average_precision([], []) == f1([], []) == 1.0
+    assert average_precision(something, []) == average_precision([], something) == 0.0
+    assert f1(something, []) == f1([], something) == 0.0
+
+
+def test_boxes_without_area_find_nothing():
+    flat = [LabelledBox((0, 0, 0, 9), "a"), LabelledBox(NOWHERE, "a"), LabelledBox((9, 9, 0, 0), "a")]
+    assert average_precision(flat, [LabelledBox((0, 0, 9, 9), "a")]) == 0.0
+    assert average_precision(flat, flat) == f1(flat, flat) == 0.0
+
+
+def test_average_precision_of_ten_boxes_takes_less_than_a_millisecond():
+    rng = random.Random(3)
+    gold = [LabelledBox(box(rng, 100), "abc"[i % 3]) for i in range(10)]
+    pred = [near(rng, item, "abc") for item in gold]
+    times = []
+    for _ in range(101):
+        start = time.perf_counter()
+        average_precision(pred, gold)
+        times.append(time.perf_counter() - start)
+    assert statistics.median(times) < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_matching_is_one_to_one_within_a_label_and_greedy_by_iou(seed):
+    pred, gold = case(seed)
+    pairs = match(pred, gold)
+    assert len({p.pred for p in pairs}) == len({p.gold for p in pairs}) == len(pairs)
+    assert [p.iou for p in pairs] == sorted((p.iou for p in pairs), reverse=True)
+    for pair in pairs:
+        assert pred[pair.pred].label == gold[pair.gold].label
+        assert pair.iou == pytest.approx(iou(pred[pair.pred].box, gold[pair.gold].box)) and pair.iou >= 0.5
+    used_pred, used_gold = {p.pred for p in pairs}, {p.gold for p in pairs}
+    free = itertools.product(set(range(len(pred))) - used_pred, set(range(len(gold))) - used_gold)
+    assert all(iou(pred[p].box, gold[g].box) < 0.5 or pred[p].label != gold[g].label for p, g in free)
+
+
+def test_labels_may_be_left_out_of_matching():
+    a, b = LabelledBox((0, 0, 9, 9), "a"), LabelledBox((0, 0, 9, 9), "b")
+    assert match([a], [b]) == []
+    assert len(match([a], [b], labels=False)) == 1
+
+
+def test_f1_counts_what_is_missed_and_what_is_too_much():
+    a, b = LabelledBox((0, 0, 9, 9), "a"), LabelledBox((20, 20, 29, 29), "a")
+    assert f1([a, b], [a, b]) == 1.0
+    assert f1([a], [a, b]) == f1([a, b], [a]) == pytest.approx(2 / 3)
+    assert f1([a, a], [a]) == pytest.approx(2 / 3)

@@ -1,0 +1,159 @@
+"""Laws of the grader of mathematics: equal expressions are right, and hostile ones cost themselves only."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from saccade.grading import grade_math, math_pool
+from saccade.grading.latex import evaluate, normal
+from saccade.grading.math_pool import MathPool
+
+FAST = {"math: exact", "math: numeric", "math: unit", "math: date", "math: empty", "math: length"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("12", "12", True),
+        ("12.0", "12", True),
+        ("1/2", "0.5", True),
+        (r"\frac{1}{2}", "1/2", True),
+        (r"\dfrac12", r"\tfrac{1}{2}", True),
+        (r"1\frac12", "1.5", True),
+        ("4/8", "1/2", True),
+        (r"2\sqrt{3}", r"\sqrt{12}", True),
+        (r"2\sqrt3", "3.46", True),  # at the precision that the gold states
+        ("3.46", r"2\sqrt{3}", False),
+        ("0.33", "1/3", False),
+        ("0.333333", "1/3", True),
+        ("3.0001", "3", False),
+        ("1000001", "1000000", False),
+        ("1,000", "1000", True),
+        ("1e3", "1000", True),
+        ("10^5", "100000", True),
+        ("x = 5", "5", True),
+        ("The answer is 5.", "5", True),
+        (r"\boxed{5}", "5", True),
+        (r"$\left(1+2\right)$", "3", True),
+        (r"\frac{\pi}{3}", r"\pi/3", True),
+        ("12 cm", "12", True),
+        ("50%", "0.5", True),
+        ("50%", "50", True),
+        ("60°", "60", True),
+        (r"60^\circ", "60", True),
+        ("5厘米", "5", True),
+        ("2023-01-01", "2021", False),
+        ("", "3", False),
+        (r"\boxed{}", "3", False),
+        ("9" * 3000, "3", False),
+        ("-(2+3)^2", "-25", True),
+        ("3", "", None),
+    ],
+)
+def test_plain_answers_need_no_process(answer, gold, right, monkeypatch):
+    monkeypatch.setattr(math_pool, "shared", lambda: pytest.fail("asked the pool"))
+    assert grade_math(answer, gold).right is right
+
+
+@pytest.mark.parametrize(
+    "text", ["1/0", "9^9^9", "2^99999", "(" * 400, "(-8)^(1/3)", "1+", "", "x", "5%", "{1", "1 2" + "(" * 45]
+)
+def test_what_is_no_plain_arithmetic_has_no_value(text):
+    assert evaluate(normal(text)) is None
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[MathPool]:
+    with MathPool(workers=1, deadline_s=0.7, memory_mb=768) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("(x+1)^2", "x^2+2x+1", True),
+        ("(x+1)^2", "x^2+1", False),
+        (r"\{1,2\}", r"\{2,1\}", True),
+        ("(1,2)", "(2,1)", False),
+        ("7", "10**10**10", False),
+        ("7", "9^{9^{9^{9}}}", False),
+        ("7", "(10^{9})!", False),
+        ("7", "(" * 300 + "1" + ")" * 300, False),
+        (r"\frac{", "1", None),
+        ("3", "3", True),
+    ],
+)
+def test_expressions_are_compared_symbolically_and_towers_cost_themselves_only(pool, gold, answer, right):
+    assert pool.verify(gold, answer).right is right
+
+
+def the_worker(pool: MathPool) -> int:
+    """The process id of the one idle worker."""
+    worker = pool._idle.get()
+    pool._idle.put(worker)
+    return worker._process.pid
+
+
+def test_a_worker_that_hangs_or_dies_is_replaced(pool):
+    assert pool.verify("3", "3").right is True
+    os.kill(the_worker(pool), signal.SIGSTOP)
+    waiting = MathPool.verify
+    pool._deadline_s, before = 0.02, pool._deadline_s  # 0.1 s on the clock for the stopped worker
+    hung = waiting(pool, "3", "3")
+    pool._deadline_s = before
+    assert hung.right is None and "no answer in" in hung.detail
+    assert pool.verify("3", "3").right is True
+    os.kill(the_worker(pool), signal.SIGKILL)
+    time.sleep(0.05)
+    assert pool.verify("3", "3").right is True
+
+
+def test_a_memory_bomb_meets_the_limit_of_its_process(pool):
+    assert pool.verify("3", "3").right is True
+    assert resource.prlimit(the_worker(pool), resource.RLIMIT_AS) == (768 << 20, 768 << 20)
+    assert pool.verify("7", "2^{2^{36}}").right is False
+    assert pool.verify("3", "3").right is True
+
+
+def test_threads_share_the_pool_and_each_gets_its_own_verdict(pool):
+    with ThreadPoolExecutor(4) as threads:
+        verdicts = list(threads.map(lambda n: pool.verify("x+1", f"1+x+{n % 3}-{n % 2}").right, range(24)))
+    assert verdicts == [n % 3 == n % 2 for n in range(24)]
+
+
+def test_the_pool_starts_nothing_until_asked_and_may_be_closed_and_used_again():
+    lazy = MathPool(workers=2, deadline_s=1.0)
+    assert [lazy._idle.get(), lazy._idle.get()] == [None, None]
+    lazy._idle.put(None)
+    lazy._idle.put(None)
+    lazy.close()
+    assert lazy.verify("x", "x").right is True
+    pid = the_worker(lazy)
+    lazy.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"deadline_s": 0}, {"memory_mb": 10}])
+def test_an_impossible_pool_is_refused(options):
+    with pytest.raises(ValueError, match="expected at least"):
+        MathPool(**options)
+
+
+def test_grading_works_from_a_thread_that_is_not_the_main_one():
+    verdicts = []
+    thread = threading.Thread(target=lambda: verdicts.append(grade_math("x^2-1", "(x-1)(x+1)")))
+    thread.start()
+    thread.join()
+    assert grade_math("Monday", "Tuesday").right is False  # a word is no expression, yet it can be graded
+    assert grade_math("1", r"\frac{").right is None
+    assert verdicts[0].right is True and verdicts[0].route not in FAST
+    math_pool.shared().close()

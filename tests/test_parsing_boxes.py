@@ -1,0 +1,110 @@
+"""Laws of the box reader: every notation, as written, in order."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saccade.parsing import NOWHERE, LabelledBox, read_boxes, read_detections
+
+NUMBER = st.integers(-2000, 2000) | st.floats(-2000, 2000).map(lambda v: round(v, 3))
+LABEL = st.text(alphabet=st.characters(exclude_characters='`"\\', exclude_categories=("Cs", "Cc")), max_size=12)
+ITEMS = st.lists(st.tuples(st.tuples(NUMBER, NUMBER, NUMBER, NUMBER), LABEL), max_size=6)
+
+
+@given(
+    ITEMS,
+    st.sampled_from(["bbox_2d", "bbox", "box"]),
+    st.sampled_from(["{}", "```json\n{}\n```", "Here: {} ok?", "```{}```"]),
+)
+def test_json_of_labelled_boxes_reads_back(items, key, around):
+    text = json.dumps([{key: list(box), "label": label} for box, label in items], ensure_ascii=False)
+    assert read_boxes(around.replace("{}", text)) == [
+        LabelledBox(tuple(map(float, box)), label) for box, label in items
+    ]
+
+
+@given(ITEMS)
+def test_a_list_that_stops_in_the_middle_keeps_its_whole_items(items):
+    text = json.dumps(
+        [{"bbox_2d": list(box), "label": label.translate({123: None, 125: None})} for box, label in items]
+    )
+    found = read_boxes(text[:-1] + ', {"bbox_2d": [1, 2')
+    assert [item.box for item in found] == [tuple(map(float, box)) for box, _ in items]
+
+
+BOX = (1.0, 2.0, 30.0, 40.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"bbox_2d": [1, 2, 30, 40]}',
+        '{"bbox": [1.0, 2.0, 30.0, 40.0]}',
+        '{"box": ["1", "2", "30", "40"]}',
+        '{"bbox_2d": [[1, 2, 30, 40]]}',
+        "[1, 2, 30, 40]",
+        "[1,2,30,40]",
+        "[ 1 , 2 , 30 , 40 ]",
+        "[[1, 2, 30, 40]]",
+        "The box is [1, 2, 30, 40].",
+        "{'bbox_2d': [1, 2, 30, 40]}",
+        '{"bbox_2d": [1, 2, 30, 40],}',
+        '[{"bbox_2d": [1, 2, 30, 40]},]',
+        "<|box_start|>(1,2),(30,40)<|box_end|>",
+        "<box>[[1, 2, 30, 40]]</box>",
+        "<|begin_of_box|>[[1, 2, 30, 40]]<|end_of_box|>",
+        '{"objects": [{"bbox_2d": [1, 2, 30, 40]}]}',
+        '```json\n[{"bbox_2d": [9, 9, 9, 9]}]\n```\nNo:\n```json\n{"bbox_2d": [1, 2, 30, 40]}\n```',
+    ],
+)
+def test_one_box_in_every_notation(text):
+    assert [item.box for item in read_boxes(text)] == [BOX]
+
+
+def test_boxes_are_taken_as_written():
+    assert read_boxes("[30, -40.5, 1, 2e1]") == [LabelledBox((30.0, -40.5, 1.0, 20.0))]
+
+
+def test_labels_come_before_or_after_the_box_in_whole_and_in_broken_json():
+    for tail in ("]", ""):
+        text = '[{"label": "a", "bbox_2d": [1, 2, 30, 40]}, {"bbox_2d": [1, 2, 30, 40], "label": "b"}' + tail
+        assert read_boxes(text) == [LabelledBox(BOX, "a"), LabelledBox(BOX, "b")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"bbox_2d": null}',
+        '{"bbox_2d": [1, 2, 3]}',
+        '{"bbox_2d": "here"}',
+        '{"bbox_2d": [NaN, 1, 2, 3]}',
+        '{"bbox_2d": [Infinity, 1, 2, 3]}',
+        '{"bbox_2d": [1, 2, 3, 1e999]}',
+        '{"bbox_2d": [true, 1, 2, 3]}',
+        "{'bbox_2d': [1, 2]}",
+        '{"bbox_2d": [' + "9" * 5000 + ", 1, 2, 3]}",
+    ],
+)
+def test_a_box_that_cannot_be_read_counts_and_lies_nowhere(text):
+    assert [item.box for item in read_boxes(text)] == [NOWHERE]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "none", "3", "[1, 2, 3]", "[1, 2, 3, 4, 5]", "{}", "(1, 2), (3, 4)", "[a, b, c, d]"]
+)
+def test_no_box_reads_as_none(text):
+    assert read_boxes(text) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "None", "none.", " null ", "```json\n[]\n```", "```json\nNone\n```"])
+def test_an_outright_nothing_is_an_empty_list(text):
+    assert read_detections(text) == []
+
+
+@pytest.mark.parametrize("text", ["", "There are no such objects.", "[1, 2]", "no", "{}", "[[]]"])
+def test_prose_is_no_empty_list(text):
+    assert read_detections(text) is None
