@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from saccade.config import Config
-from saccade.rewards.table import PENALTIES, Reward, as_score, bind, find, is_file
+from saccade.rewards.table import PENALTIES, Reward, as_score, bind, is_file
 from saccade.types import Completion, Sample, Score
 
 Truncated = Literal["score_zero", "mask", "as_is"]
@@ -31,7 +31,7 @@ class PartConfig(Config):
     def _known(self) -> PartConfig:
         """A name of the tables and its options are checked at once; a file of the user when the rubric is built."""
         if not is_file(self.name):
-            bind(find(self.name) and self.name, self.options)
+            bind(self.name, self.options)
         return self
 
 
