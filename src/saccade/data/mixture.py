@@ -34,23 +34,32 @@ class Mixture:
         self.seed = seed
         self._edges = np.cumsum(weights)[:-1] / sum(weights)
         self._shift = np.random.default_rng((abs(seed), 0)).random()
+        self._counted = (0, np.zeros(len(sources), dtype=np.int64))
         self._permutation = lru_cache(maxsize=2 * len(sources))(self._shuffled)
 
     def draw(self, step: int, n: int) -> list[Sample]:
         """The n samples of a step: positions `step * n` to `step * n + n - 1` of the stream. Changing n mid-way moves
         the position, so an epoch is free of repetition for one n."""
-        owner_P = self._owners(step * n + n)
-        used = np.bincount(owner_P[: step * n], minlength=len(self.sources))
+        used = self._used(step * n)
         samples = []
-        for k in owner_P[step * n :]:
+        for k in self._owners(step * n, step * n + n):
             samples.append(self.sources[k][self._index(int(k), int(used[k]))])
             used[k] += 1
         return samples
 
-    def _owners(self, positions: int) -> np.ndarray:
-        """Which source each of the first positions belongs to."""
-        u_P = (np.arange(positions) * _GOLDEN + self._shift) % 1.0
+    def _owners(self, start: int, stop: int) -> np.ndarray:
+        """Which source each position of [start, stop) belongs to."""
+        u_P = (np.arange(start, stop) * _GOLDEN + self._shift) % 1.0
         return np.searchsorted(self._edges, u_P, side="right")
+
+    def _used(self, position: int) -> np.ndarray:
+        """How many positions before this one each source has. Goes on from its last answer."""
+        known, counts = self._counted
+        if position < known:
+            known, counts = 0, np.zeros(len(self.sources), dtype=np.int64)
+        counts = counts + np.bincount(self._owners(known, position), minlength=len(self.sources))
+        self._counted = (position, counts)
+        return counts.copy()
 
     def _index(self, source: int, count: int) -> int:
         """What a source gives when it was asked `count` times before."""
