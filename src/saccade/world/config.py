@@ -39,7 +39,7 @@ class WorldConfig(Config):
     """Cells per side; the image is `cells * cell_px` pixels square."""
     cell_px: int = Field(28, ge=20, le=224)
     objects_min: int = Field(3, ge=1)
-    objects_max: int = Field(8, ge=1)
+    objects_max: int = Field(8, ge=2)
     jitter: int = Field(3, ge=0, le=6)
     """How far an object's centre strays from its cell's, in pixels of a 28 px cell."""
     layout: Layout = "grid"

@@ -117,7 +117,7 @@ KINDS = {
         ("digits",),
         propose_sums,
         ask_arithmetic,
-        lambda rng, cfg, split: rng.randint(*ADDENDS),
+        lambda rng, cfg, split: rng.randint(ADDENDS[0], min(ADDENDS[1], cfg.objects_max)),
         lambda q: len(q.targets),
     ),
     "compare": TaskKind(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from saccade.types import Sample
 from saccade.world import charts, counting, deciding, differing, figures, locating
-from saccade.world.chains import HABITS, write_chain
+from saccade.world.chains import write_chain
 from saccade.world.config import HELD_OUT, WorldConfig
 from saccade.world.draw import render
 from saccade.world.mistakes import wrong_chain
@@ -44,8 +44,6 @@ class WorldItem:
 
 class World:
     """An infinite, deterministic source of scenes and questions with exact ground truth."""
-
-    habits = HABITS
 
     def __init__(self, cfg: WorldConfig | None = None) -> None:
         self.cfg = cfg or WorldConfig()

@@ -175,7 +175,8 @@ def _expression_class(rng: Random, cfg: WorldConfig, split: Split) -> str:
 
 
 def _detect_class(rng: Random, cfg: WorldConfig, split: Split) -> int:
-    return rng.choice((1, 2, 3, 4) if split.held_out else (0, 1, 1, 2, 2, 3, 4))
+    numbers = (1, 2, 3, 4) if split.held_out else (0, 1, 1, 2, 2, 3, 4)
+    return rng.choice([n for n in numbers if n <= cfg.objects_max])
 
 
 KINDS = {
