@@ -1,0 +1,354 @@
+"""Parts of training: the policy step, micro-batches, learning rates, presets, checkpoints and records."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+from training_runs import rl_recipe, write_world
+
+from saccade.algorithm import PRESETS, LossConfig, Stage, build_advantages, build_loss
+from saccade.config import load
+from saccade.models.forward import branch_logprobs, vision_features
+from saccade.models.packing import Branch, pack
+from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.rewards import RubricConfig
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.collect import RolloutConfig, collect, rubrics_of, sampling_of, score, step_seed
+from saccade.rollout.prompts import PromptBatch, prepare
+from saccade.tasks import TASKS
+from saccade.training import checkpoint
+from saccade.training.batching import Row, micro_batches, rows
+from saccade.training.group_metrics import group_metrics
+from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer, learning_rate
+from saccade.training.policy_step import Learner, UpdateConfig, count, policy_step, split
+from saccade.training.progress import progress
+from saccade.training.records import Run
+from saccade.training.rl import RLRecipe
+from saccade.types import Completion, Group, Rollout, Sample, Score
+
+OPTIM = OptimConfig(lr=1e-3, max_grad_norm=float("inf"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def policy(world: Path) -> Policy:
+    return load_policy(ModelConfig(path=str(world / "model"), device="cpu", dtype="float64"))
+
+
+def group_of(policy: Policy, number: int, lengths: Sequence[int], rewards: Sequence[float | None]) -> Group:
+    """A group about an image, with made-up tokens; a reward of None is masked. Sampler log-probs are a little off."""
+    sample = Sample(f"s{number}", (Image.new("RGB", (56, 56), (70 * number, 9, 9)),), "How many?", 1, "count")
+    prompt = prepare(policy.adapter, sample).encoded
+    generator = torch.Generator().manual_seed(number)
+    ids = [torch.randint(40, 400, (n,), generator=generator).tolist() for n in lengths]
+    with torch.no_grad():
+        logprobs_R, _ = branch_logprobs(policy, pack([(prompt, [Branch(one) for one in ids])]))
+    pieces = (logprobs_R + 0.3 * torch.randn(len(logprobs_R), generator=generator)).split(list(lengths))
+    rewards_G = torch.tensor([r or 0.0 for r in rewards], dtype=torch.float64)
+    advantages_G = build_advantages(LossConfig().advantage)(rewards_G, torch.tensor([r is not None for r in rewards]))
+    rollouts = tuple(
+        Rollout(
+            sample,
+            Completion("", tuple(tokens), tuple(piece.tolist())),
+            Score(r or 0.0, masked="failed" if r is None else None),
+            advantage,
+        )
+        for tokens, piece, r, advantage in zip(ids, pieces, rewards, advantages_G.tolist(), strict=True)
+    )
+    return Group(f"g{number}", sample, rollouts, prompt)
+
+
+@pytest.fixture(scope="module")
+def groups(policy: Policy) -> list[Group]:
+    return [
+        group_of(policy, 1, [3, 9, 4], [1.0, 0.0, None]),
+        group_of(policy, 2, [5, 2, 7], [0.5, 0.5, 0.5]),
+        group_of(policy, 3, [6, 6, 1], [0.0, 0.0, 1.0]),
+    ]
+
+
+def learner_of(policy: Policy, loss: LossConfig, reference: Policy | None = None, **update: Any) -> Learner:
+    optimizer = GuardedOptimizer(torch.optim.SGD([p for _, p in policy.trainable()], lr=0.0), OPTIM)
+    return Learner(policy, optimizer, build_loss(loss), UpdateConfig(**update), reference)
+
+
+def moved_copy(policy: Policy) -> Policy:
+    """A reference that differs from the policy: at equality the KL would have no gradient to test."""
+    model = copy.deepcopy(policy.model)
+    model.lm_head.weight.data.mul_(1.1)
+    return Policy(model, policy.adapter, policy.processors)
+
+
+class Recorded(GuardedOptimizer):
+    """Keeps the gradient that a step would take."""
+
+    def step(self, lr: float, loss: float) -> tuple[float, bool]:
+        self.seen = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+        return super().step(0.0, loss)
+
+
+def gradient(policy: Policy, groups: Sequence[Group], loss: LossConfig, **update: Any) -> torch.Tensor:
+    learner = learner_of(policy, loss, moved_copy(policy) if loss.kl_coef else None, **update)
+    learner.optimizer = Recorded(learner.optimizer.optimizer, OPTIM)
+    features = vision_features(policy, [group.prompt for group in groups])
+    policy_step(learner, groups, features, temperature=0.8, max_length=9, lr=0.0)
+    return learner.optimizer.seen
+
+
+# ------------------------------------------------------------------------------------------------------- policy step
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "neutral"])
+@pytest.mark.parametrize("changes", [{"tokens_per_micro_batch": 1}, {"tokens_per_micro_batch": 60}, {"path": "plain"}])
+def test_how_a_step_is_cut_never_changes_its_gradient(
+    policy: Policy, groups: list[Group], name: str, changes: dict[str, Any]
+) -> None:
+    loss = PRESETS.get(name, LossConfig())
+    whole = gradient(policy, groups, loss, tokens_per_micro_batch=10_000)
+    assert float(whole.norm()) > 0
+    assert float((gradient(policy, groups, loss, **changes) - whole).norm() / whole.norm()) < 1e-6
+
+
+def test_the_gradient_is_that_of_the_formula_over_every_rollout_that_counts(
+    policy: Policy, groups: list[Group]
+) -> None:
+    # the whole objective written out, the group without signal and its tokens in the denominator included
+    loss, tokens = torch.zeros((), dtype=torch.float64), 0
+    for group in groups:
+        for rollout in group.rollouts:
+            if rollout.score.masked is not None:
+                continue
+            logprobs, _ = branch_logprobs(
+                policy, pack([(group.prompt, [Branch(rollout.completion.token_ids)])]), None, 0.8
+            )
+            ratio = (logprobs - torch.tensor(rollout.completion.logprobs)).exp()
+            bounded = torch.minimum(ratio * rollout.advantage, ratio.clamp(0.8, 1.2) * rollout.advantage)
+            loss, tokens = loss - bounded.sum(), tokens + len(logprobs)
+    expected = torch.autograd.grad(loss / tokens, [p for _, p in policy.trainable()], allow_unused=True)
+    flat = torch.cat([one.flatten() for one in expected if one is not None])
+    assert tokens == 3 + 9 + 5 + 2 + 7 + 6 + 6 + 1
+    got = gradient(policy, groups, LossConfig())
+    assert float((got - flat).norm() / flat.norm()) < 1e-6
+
+
+def test_masked_rollouts_leave_the_denominators_and_equal_groups_stay_in_them(groups: list[Group]) -> None:
+    over = count(groups, max_length=9)
+    assert over is not None and (over.tokens, over.sequences, over.max_length) == (39, 8, 9)
+
+
+def test_rollouts_that_move_nothing_cost_no_pass_unless_a_kl_is_charged(policy: Policy, groups: list[Group]) -> None:
+    features = vision_features(policy, [group.prompt for group in groups])
+    plain = split(groups, features, learner_of(policy, LossConfig()))
+    charged = split(groups, features, learner_of(policy, LossConfig(kl_coef=0.1), reference=policy))
+    assert sum(batch.packed.num_tokens for batch in plain) == 3 + 9 + 6 + 6 + 1
+    assert sum(batch.packed.num_tokens for batch in charged) == 39
+
+
+def test_recomputed_log_probs_make_the_first_ratio_exactly_one(policy: Policy, groups: list[Group]) -> None:
+    features = vision_features(policy, [group.prompt for group in groups])
+    learner = learner_of(policy, LossConfig(), old_logprobs="recompute")
+    metrics = policy_step(learner, groups, features, temperature=0.8, max_length=9, lr=0.0)
+    assert metrics["policy/ratio_mean"] == 1.0
+    assert metrics["policy/clip_fraction"] == 0.0
+    sampled = policy_step(learner_of(policy, LossConfig()), groups, features, temperature=0.8, max_length=9, lr=0.0)
+    assert sampled["policy/clip_fraction"] > 0.0
+    assert sampled["sampler/gap_max"] > 0.1
+
+
+def test_several_updates_on_one_rollout_keep_the_old_log_probs(world: Path) -> None:
+    policy = load_policy(ModelConfig(path=str(world / "model"), device="cpu", dtype="float64"))
+    batch = [group_of(policy, 1, [4, 4], [1.0, 0.0])]
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), OPTIM), OPTIM)
+    update = UpdateConfig(updates_per_rollout=3, old_logprobs="recompute")
+    learner = Learner(policy, optimizer, build_loss(LossConfig()), update)
+    features = vision_features(policy, [batch[0].prompt])
+    metrics = policy_step(learner, batch, features, temperature=1.0, max_length=4, lr=1e-3)
+    assert metrics["policy/ratio_mean"] != 1.0, "the last update sees a policy that has moved away"
+    assert policy.version == 3
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), max_size=5)), max_size=8), st.integers(1, 90)
+)
+def test_every_reply_is_in_exactly_one_row_and_only_single_replies_break_the_budget(
+    prompts: list[tuple[int, list[int]]], budget: int
+) -> None:
+    found: list[Row] = []
+    for i, (length, replies) in enumerate(prompts):
+        found += rows(i, length, list(enumerate(replies)), budget)
+    batches = micro_batches(found, budget)
+    members = sorted((row.prompt, k) for batch in batches for row in batch for k in row.replies)
+    assert members == sorted((i, k) for i, (_, replies) in enumerate(prompts) for k in range(len(replies)))
+    for batch in batches:
+        if len(batch) * max(row.length for row in batch) > budget:
+            assert len(batch) == 1 and len(batch[0].replies) == 1
+
+
+def test_the_learning_rate_warms_up_and_decays_as_literals_say() -> None:
+    cosine = OptimConfig(lr=1.0, warmup_steps=2, decay="cosine", final_lr_ratio=0.5)
+    assert [round(learning_rate(cosine, step, 6), 4) for step in range(1, 7)] == [0.5, 1.0, 1.0, 0.9268, 0.75, 0.5732]
+    linear = OptimConfig(lr=1.0, decay="linear")
+    assert [learning_rate(linear, step, 4) for step in range(1, 5)] == [1.0, 0.75, 0.5, 0.25]
+    assert learning_rate(OptimConfig(lr=2.0), 99, 100) == 2.0
+
+
+@pytest.mark.parametrize("name", ["vlm_r1", "vision_r1"])
+def test_a_preset_extends_to_a_recipe_with_the_loss_of_the_same_name(world: Path, tmp_path: Path, name: str) -> None:
+    preset = Path(str(resources.files("saccade"))) / "recipes" / "presets" / f"{name}.yaml"
+    lines = [
+        f"extends: {preset}",
+        f"model: {{path: {world / 'model'}}}",
+        f"data: [{{source: vlm_r1, path: {world / 'data.jsonl'}}}]",
+        *(["optim: {lr: 1e-6}"] if name == "vision_r1" else ["num_steps: 500"]),
+    ]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    recipe = load(tmp_path / "mine.yaml", RLRecipe)
+    assert recipe.loss == PRESETS[name]
+    caps = {"vlm_r1": [(2048, 8)], "vision_r1": [(4096, 16), (8192, 8)]}
+    assert [(stage.max_new_tokens, stage.group_size) for stage in recipe.stages] == caps[name]
+    for stage in recipe.stages:
+        rubrics_of(stage, TASKS, recipe.rubrics)("count")
+
+
+def test_a_stage_overrides_sampling_rubric_and_truncation(world: Path) -> None:
+    stage = Stage(max_new_tokens=5, group_size=2, temperature=0.5, rubric="mine", truncated="mask")
+    assert sampling_of(stage, RolloutConfig(top_p=0.9)).model_dump() == {
+        **{"max_new_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 0, "greedy": False}
+    }
+    own = {"mine": RubricConfig.model_validate({"parts": [{"name": "format"}]})}
+    rubric = rubrics_of(stage, TASKS, own)("count")
+    assert [part.name for part in rubric.parts] == ["format"]
+    sample = Sample("s", (), "How many?", 1, "count")
+    assert rubric(Completion("<think>", finish_reason="length"), sample).masked == "truncated"
+
+
+def test_a_rubric_that_raises_or_gives_no_number_masks(caplog: pytest.LogCaptureFixture) -> None:
+    def raises(completion: Completion, sample: Sample) -> Score:
+        raise OSError("disk gone")
+
+    sample = Sample("s", (), "?", 1, "count")
+    assert score(raises, Completion(""), sample).masked == "OSError: disk gone"
+    assert "sample s" in caplog.text
+    assert score(lambda c, s: Score(float("nan")), Completion(""), sample).masked == "the reward is nan"
+
+
+def test_collected_groups_hold_scored_siblings_with_centred_advantages_and_repeat_with_the_seed(world: Path) -> None:
+    recipe = rl_recipe(world)
+    policy = load_policy(recipe.model)
+    image = Image.new("RGB", (56, 56), (1, 2, 3))
+    prompts = tuple(prepare(policy.adapter, Sample(f"s{i}", (image,), f"{i}?", i, "count")) for i in range(3))
+    stage = recipe.stages[0]
+
+    def once(seed: int) -> list[Group]:
+        return collect(
+            BuiltinEngine(policy),
+            rubrics_of(stage, TASKS, recipe.rubrics),
+            PromptBatch("7.0", prompts),
+            stage,
+            sampling=sampling_of(stage, recipe.rollout),
+            seed=seed,
+            center=build_advantages(recipe.loss.advantage),
+        )
+
+    first = once(step_seed(3, 7))
+    assert [group.id for group in first] == ["7.0-0", "7.0-1", "7.0-2"]
+    assert all(len(group.rollouts) == 4 for group in first)
+    assert any(group.has_signal for group in first)
+    assert all(abs(sum(r.advantage for r in group.rollouts)) < 1e-6 for group in first)
+    assert [g.rollouts for g in once(step_seed(3, 7))] == [g.rollouts for g in first]
+    assert [g.rollouts for g in once(step_seed(3, 8))] != [g.rollouts for g in first]
+
+
+def test_group_metrics_equal_literals() -> None:
+    def rollout(value: float, length: int, masked: str | None = None, cut: bool = False) -> Rollout:
+        sample = Sample("s", (), "?", 1, "count", {"source": "web"})
+        completion = Completion("", (1,) * length, finish_reason="length" if cut else "stop")
+        return Rollout(
+            sample, completion, Score(value, parts={"a/b.py:f": value}, masked=masked), advantage=value - 0.5
+        )
+
+    sample = Sample("s", (), "?", 1, "count")
+    groups = [
+        Group("a", sample, (rollout(1.0, 2), rollout(0.0, 6, cut=True), rollout(0.0, 4, masked="x"))),
+        Group("b", sample, (replace(rollout(1.0, 2), advantage=0.0),)),
+    ]
+    metrics = group_metrics(
+        groups, lambda completion, _: None if len(completion.token_ids) == 4 else len(completion.token_ids) < 4
+    )
+    assert metrics == pytest.approx(
+        {
+            "reward/total": 2 / 3,
+            "reward/b.py:f": 2 / 3,
+            "length/mean": 3.5,
+            "length/right": 2.0,
+            "length/wrong": 6.0,
+            "truncated/share": 0.25,
+            "groups/count": 2.0,
+            "groups/zero_variance": 0.5,
+            "rollouts/masked": 0.25,
+            "accuracy/count": 2 / 3,
+            "source/web/accuracy": 2 / 3,
+            "source/web/reward": 2 / 3,
+        }
+    )
+
+
+def test_a_checkpoint_is_complete_or_absent_and_the_links_follow_it(world: Path, tmp_path: Path) -> None:
+    policy = load_policy(rl_recipe(world).model)
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), OPTIM), OPTIM)
+    for step in (9, 10, 11):
+        checkpoint.save(tmp_path, policy, optimizer, {"step": step})
+    (tmp_path / "checkpoints" / ".step-000012.partial").mkdir()  # a kill in the middle of writing
+    found = checkpoint.latest(tmp_path)
+    assert found is not None and found.step == 11
+    checkpoint.relink(tmp_path, last=11, best=9)
+    checkpoint.prune(tmp_path, keep=1)
+    left = {path.name for path in (tmp_path / "checkpoints").glob("step-*")}
+    assert left == {"step-000009", "step-000011"}
+    load_policy(ModelConfig(path=str(tmp_path / "checkpoints" / "last"), device="cpu"))
+    other = load_policy(ModelConfig(path=str(found.path), device="cpu", train=("projector",)))
+    with pytest.raises(ValueError, match="other parameters trained then"):
+        checkpoint.restore(found, other, GuardedOptimizer(build_optimizer(other.trainable(), OPTIM), OPTIM))
+
+
+def test_records_are_cut_back_to_the_checkpoint_and_missing_rows_are_said(world: Path, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", rl_recipe(world))
+    run.metrics(1, {"a": float("nan"), "b": float("inf"), "c": 0.5})
+    sizes = run.sizes()
+    run.metrics(2, {"a": 1.0})
+    run.cut_back(sizes)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 1, "a": None, "b": None, "c": 0.5}]
+    with pytest.raises(ValueError, match="rows were lost"):
+        run.cut_back({"metrics.jsonl": sizes["metrics.jsonl"] + 1})
+
+
+def test_progress_is_one_live_line_on_a_terminal_and_log_lines_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
+    terminal = Console(force_terminal=True, record=True, width=100)
+    with progress("rl", 2, terminal) as report:
+        report(2, {"reward": 0.25})
+    assert "reward 0.25" in terminal.export_text()
+    with caplog.at_level("INFO"), progress("rl", 2, Console(force_terminal=False)) as report:
+        report(1, {"reward": 0.5})
+        report(2, {"reward": 0.75})
+    assert "rl 2/2  reward 0.75" in caplog.text
