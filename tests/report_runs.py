@@ -339,6 +339,8 @@ def write_eval(folder: Path) -> Path:
                     "gold": list(box),
                     "boxes": [list(box)],
                     "gold_boxes": [list(box)],
+                    "options": [],
+                    "box_image": 0,
                     "image_shas": [f"sha{i}"],
                 }
             )

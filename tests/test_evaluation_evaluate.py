@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from saccade.config import ConfigError, load
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
@@ -191,3 +193,34 @@ def test_a_recipe_without_questions_or_with_a_useless_k_is_refused_with_its_file
         load(recipe, EvalRecipe)
     with pytest.raises(ConfigError, match="only greedy decoding"):
         load(recipe, EvalRecipe, ["world.n=2", "k=4", "decoding=[greedy]"])
+
+
+def test_data_sets_are_evaluated_beside_the_world_and_named_by_their_source(checkpoint, tmp_path):
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "a.png")
+    turns = [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "3"}]
+    rows = [json.dumps({"id": f"r{i}", "image": "a.png", "conversations": turns}) + "\n" for i in range(3)]
+    (tmp_path / "mine.jsonl").write_text("".join(rows))
+    recipe = EvalRecipe.model_validate(
+        {
+            "model": {"path": str(checkpoint), "device": "cpu"},
+            "data": [{"source": "vlm_r1", "path": str(tmp_path / "mine.jsonl")}],
+            "world": {"n": 1},
+            "n": 2,
+            "decoding": ["greedy"],
+            "max_new_tokens": 3,
+            "out": str(tmp_path / "run"),
+        }
+    )
+    rows = json.loads(run_eval(recipe).read_text())["rows"]
+    assert [(row["split"], row["n"]) for row in rows if row["task"] == "all"] == [("mine", 2), ("test", 1)]
+    facts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert len(facts["data_hash"]) == 1 and facts["model_hash"]
+
+
+def test_a_recipe_with_wrong_data_or_model_leaves_nothing_behind(tmp_path):
+    wrong = {"model": {"path": str(tmp_path / "none")}, "world": {"n": 1}, "out": str(tmp_path / "run")}
+    with pytest.raises(ValueError, match=r"no config\.json there"):
+        run_eval(EvalRecipe.model_validate(wrong))
+    with pytest.raises(ValueError, match="unknown split"):
+        run_eval(EvalRecipe.model_validate(wrong | {"world": {"splits": ["nowhere"], "n": 1}}))
+    assert not (tmp_path / "run").exists()

@@ -78,6 +78,11 @@ def test_several_attempts_get_avg_at_k_and_an_interval_over_items_not_over_answe
     assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, abs=0.03)
 
 
+def test_items_that_are_all_wrong_still_have_an_interval_with_a_width():
+    row = rs.summarise([item(i, False, False) for i in range(18)])[0]
+    assert (row["accuracy"], row["low"]) == (0.0, 0.0) and row["high"] == pytest.approx(0.1759, abs=1e-4)
+
+
 def test_splits_models_and_controls_have_rows_of_their_own():
     rows = rs.summarise(
         [item(0, True), item(0, True, split="ood"), item(0, False, model="sft"), item(0, False, control="forced habit")]

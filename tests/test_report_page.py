@@ -285,3 +285,10 @@ def test_a_difference_is_judged_by_its_interval_and_not_by_what_the_file_says():
         ]
     )
     assert (shown.words, hidden.words, worse.words) == ("+2.0 points", "not shown", "-10.0 points")
+
+
+def test_a_choice_question_shows_its_options_by_letter(tmp_path):
+    run = report_runs.write_run(tmp_path / "run", steps=12)
+    rows = [json.loads(line) | {"meta": {"options": ["circle", "star"]}} for line in (run / "groups.jsonl").open()]
+    report_runs.write_jsonl(run / "groups.jsonl", rows)
+    assert build_report(run).read_text().count("<b>A</b> circle</span><span><b>B</b> star") == 8

@@ -10,7 +10,9 @@ import typer
 
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, or the directory of a demo.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; RUN_DIR/report.html when left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; RUN_DIR/report.html when left out.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run: results, curves, samples, rollouts."""
     from saccade.report import build_report

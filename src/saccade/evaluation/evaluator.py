@@ -169,7 +169,7 @@ def _grade(
 ) -> ItemResult:
     verdicts = [_verdict(completion, sample) for completion in completions]
     answers = [read_reply(completion.text).answer for completion in completions]
-    first, gold = completions[0], gold_boxes(sample.answer)
+    first, gold, image = completions[0], gold_boxes(sample.answer), int(sample.meta.get("image_index", 0))
     return ItemResult(
         model=label.model,
         control=label.control,
@@ -187,7 +187,9 @@ def _grade(
         text=first.text,
         question=sample.question,
         gold=sample.answer,
-        boxes=reply_boxes(first.text, prompt.frames[-1]) if gold and prompt.frames else (),
+        options=tuple(map(str, sample.meta.get("options", ()))),
+        boxes=reply_boxes(first.text, prompt.frames[image]) if gold and prompt.frames else (),
         gold_boxes=gold,
+        box_image=image,
         image_shas=prompt.image_shas,
     )

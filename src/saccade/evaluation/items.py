@@ -41,9 +41,13 @@ class ItemResult:
     """The first attempt, whole."""
     question: str
     gold: Any
+    options: tuple[str, ...] = ()
+    """Of a choice question, in the order of their letters."""
     boxes: tuple[Box, ...] = ()
     """Boxes of the first attempt in pixels of the original image, for questions about boxes."""
     gold_boxes: tuple[Box, ...] = ()
+    box_image: int = 0
+    """Index of the image that the boxes belong to."""
     image_shas: tuple[str, ...] = ()
 
     @property
@@ -60,7 +64,7 @@ class ItemResult:
         return sum(v is True for v in self.verdicts) / len(self.verdicts)
 
 
-_TUPLES = ("verdicts", "routes", "answers", "tokens", "truncated", "habits", "listings", "image_shas")
+_TUPLES = ("verdicts", "routes", "answers", "tokens", "truncated", "habits", "listings", "options", "image_shas")
 
 
 def from_row(row: dict[str, Any], where: str) -> ItemResult:

@@ -97,15 +97,15 @@ def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
     Raises ValueError before any answer is drawn when `out` holds another evaluation, or data or model are not right.
     """
     began = time.monotonic()
-    out = _open(recipe)
+    out = Path(recipe.out)
+    _refuse_another(recipe, out)
     samples = benchmark(recipe)
     policy = load_policy(recipe.model)
     engine = BuiltinEngine(policy)
     label = Label(recipe.label, recipe.control)
-    sources = {
-        config.name or config.source: hash_source(str(config.path) if config.path else None, dump(config))
-        for config in recipe.data
-    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
+    sources = {config.name or config.source: hash_source(config.path, dump(config)) for config in recipe.data}
     write_json(out / "environment.json", describe(policy, recipe.model.path, sources))
     _save_images(samples, recipe.images, out / "images")
     results: list[ItemResult] = []
@@ -136,17 +136,13 @@ def benchmark(recipe: EvalRecipe) -> list[Sample]:
     return samples
 
 
-def _open(recipe: EvalRecipe) -> Path:
-    """The run directory with its config.yaml."""
-    out = Path(recipe.out)
-    config, text = out / "config.yaml", dump(recipe)
-    if config.exists() and config.read_text(encoding="utf-8") != text:
+def _refuse_another(recipe: EvalRecipe, out: Path) -> None:
+    """ValueError when `out` belongs to another evaluation; nothing is written yet."""
+    config = out / "config.yaml"
+    if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
         raise ValueError(
             f"{out} holds another evaluation (its config.yaml differs); choose a new `out`, or remove that directory"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    config.write_text(text, encoding="utf-8")
-    return out
 
 
 def _save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:

@@ -90,10 +90,15 @@ def _row(key: tuple[str, str | None, str, str], task: str, items: Sequence[ItemR
 
 
 def interval_of(items: Sequence[ItemResult]) -> Interval:
-    """Accuracy with the interval that fits the number of attempts."""
-    if all(len(item.verdicts) == 1 for item in items):
-        return wilson(sum(item.verdicts[0] is True for item in items), len(items))
-    return bootstrap([item.accuracy for item in items])
+    """Accuracy with the interval that fits the number of attempts.
+
+    Resampling items that are all right or all wrong gives an interval without width; there Wilson's over items, which
+    counts each item as one answer, is the honest one.
+    """
+    values = [item.accuracy for item in items]
+    if all(len(item.verdicts) == 1 for item in items) or set(values) in ({0.0}, {1.0}):
+        return wilson(round(sum(values)), len(items))
+    return bootstrap(values)
 
 
 def mean_listings(items: Iterable[ItemResult]) -> float:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
+from saccade.grading.answers import letters_for
 from saccade.report.charts import overlay
 from saccade.report.files import RunFiles
 from saccade.types import Box, Frame
@@ -56,6 +57,8 @@ class Card:
     replies: tuple[Reply, ...]
     pictures_each: bool = False
     """True when every reply has a picture of its own (boxes to draw)."""
+    options: tuple[tuple[str, str], ...] = ()
+    """(letter, text) of a choice question."""
 
 
 def pieces(text: str) -> tuple[tuple[str, str], ...]:
@@ -123,6 +126,7 @@ def item_cards(run: RunFiles) -> list[Card]:
     """Cards of an evaluation: up to three items of each split and task whose images were kept, all decodings side by
     side."""
     found: dict[tuple[str, str, str], list[Row]] = {}
+    turn: dict[tuple[str, str, str], int] = {}
     per_task: dict[tuple[str, str], int] = {}
     for row in run.items():
         key = (row["split"], row["task"], row["sample_id"])
@@ -130,9 +134,9 @@ def item_cards(run: RunFiles) -> list[Card]:
             if (row["image_shas"] and not run.images(row["image_shas"])) or per_task.get(key[:2], 0) >= 3:
                 continue
             per_task[key[:2]] = per_task.get(key[:2], 0) + 1
-            found[key] = []
+            found[key], turn[key] = [], per_task[key[:2]]
         found[key].append(row)
-    return [_item_card(run, rows) for rows in list(found.values())[:CARDS]]
+    return [_item_card(run, found[key]) for key in sorted(found, key=lambda key: turn[key])[:CARDS]]
 
 
 def _item_card(run: RunFiles, rows: Sequence[Row]) -> Card:
@@ -143,14 +147,22 @@ def _item_card(run: RunFiles, rows: Sequence[Row]) -> Card:
             f"{row['model']}, {row['decoding']}",
             pieces(row["text"]),
             row["verdicts"][0],
-            picture(paths[-1], [*gold, *_marked(row["boxes"], "predicted")]) if gold and paths else None,
+            picture(paths[row["box_image"]], [*gold, *_marked(row["boxes"], "predicted")]) if gold and paths else None,
             (("tokens", str(row["tokens"][0])),),
         )
         for row in rows
     )
     title = f"{first['task']}, {first['split']}"
     each = bool(gold and len(paths) == 1)
-    return Card(title, _plain(first["question"]), _gold(first["gold"]), _pictures(paths, gold), replies, each)
+    return Card(
+        title,
+        _plain(first["question"]),
+        _gold(first["gold"]),
+        _pictures(paths, gold, first["box_image"]),
+        replies,
+        each,
+        _options(first["options"]),
+    )
 
 
 def group_cards(run: RunFiles) -> list[Card]:
@@ -182,7 +194,8 @@ def _most_telling(run: RunFiles, groups: dict[tuple[int, str], list[Row]], step:
 def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
     first, answer = rows[0], asked.get("answer")
     gold = gold_boxes(answer)
-    predicted = [box for row in rows for box in _boxes_of(row)] if gold else []
+    image = int(asked.get("meta", {}).get("image_index", 0))
+    predicted = [box for row in rows for box in _boxes_of(row, image)] if gold else []
     boxes = [*_marked(gold, "gold"), *_marked(predicted, "predicted")]
     stage = f", stage {first['stage']}" if first.get("stage") is not None else ""
     title = f"Step {first['step']}{stage}: {first['task']}"
@@ -192,23 +205,30 @@ def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
         title,
         _plain(question),
         _gold(answer),
-        _pictures(run.images(first.get("image_sha")), boxes),
+        _pictures(run.images(first.get("image_sha")), boxes, image),
         tuple(map(_sibling, ordered)),
+        options=_options(asked.get("meta", {}).get("options", ())),
     )
 
 
-def _boxes_of(row: Row) -> tuple[Box, ...]:
-    """Boxes of a rollout's answer; sizes are lists with an entry per image, boxes belong to the last one."""
+def _boxes_of(row: Row, image: int) -> tuple[Box, ...]:
+    """Boxes of a rollout's answer; sizes are lists with an entry per image."""
     if not row.get("frame") or not row.get("size_original"):
         return ()
-    frame = Frame(row["frame"], tuple(row["size_original"][-1]), tuple(row["size_input"][-1]))
+    frame = Frame(row["frame"], tuple(row["size_original"][image]), tuple(row["size_input"][image]))
     return reply_boxes(row["text"], frame)
 
 
-def _pictures(paths: Sequence[Path], boxes: Sequence[tuple[Sequence[float], str]]) -> tuple[Markup, ...]:
-    """All images of a question, with the boxes on the last one; () when one of them does not open."""
-    found = [picture(path, boxes if path == paths[-1] else ()) for path in paths]
+def _pictures(
+    paths: Sequence[Path], boxes: Sequence[tuple[Sequence[float], str]], box_image: int
+) -> tuple[Markup, ...]:
+    """All images of a question, with the boxes on the one they belong to; () when one of them does not open."""
+    found = [picture(path, boxes if i == box_image else ()) for i, path in enumerate(paths)]
     return tuple(p for p in found if p is not None) if None not in found else ()
+
+
+def _options(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(letters_for(texts), map(str, texts), strict=False))
 
 
 def _marked(boxes: Sequence[Sequence[float]], kind: str) -> list[tuple[Sequence[float], str]]:
