@@ -111,9 +111,9 @@ def test_average_precision_of_ten_boxes_takes_less_than_a_millisecond():
     pred = [near(rng, item, "abc") for item in gold]
     times = []
     for _ in range(101):
-        start = time.perf_counter()
+        start = time.thread_time()
         average_precision(pred, gold)
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     assert statistics.median(times) < 1e-3
 
 

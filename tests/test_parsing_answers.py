@@ -28,8 +28,6 @@ COLORS = ("red", "green", "blue", "red circle")
         "B) green",
         "B. green",
         "(B) green",
-    ]
-    + [
         "The answer is B",
         "The answer is (B).",
         "Answer: B",
@@ -40,8 +38,9 @@ COLORS = ("red", "green", "blue", "red circle")
         "答案是B",
         "B",
         "B: foo",
-    ]
-    + ["So the correct answer is B) green", "It is B because the others are not"],
+        "So the correct answer is B) green",
+        "It is B because the others are not",
+    ],
 )
 def test_a_letter_is_read_in_every_form(text):
     assert read_choice(text, "ABCD", COLORS) == "B"
@@ -63,15 +62,13 @@ def test_a_letter_is_read_in_every_form(text):
         "A cat",
         "Be",
         "yellow",
-    ]
-    + [
         "A) red B) green C) blue",
         "A. red\nB. green",
         "the answer is a dog",
         "ABCD",
         "red green",
         "not sure",
-        "x" * 20_000,
+        "x" * 20000,
     ],
 )
 def test_a_hedge_or_nothing_picks_no_letter(text):

@@ -260,7 +260,7 @@ ANSWERS = TEXTS.map(lambda text: f"<think>a</think><answer>{text}</answer>") | T
 GOLDS = {
     "rec_iou": [0, 0, 10, 10],
     "rec_iou_at": [0, 0, 10, 10],
-    **dict.fromkeys(LISTS, [item(A), item(B, "b")]),
+    **{name: [item(A), item(B, "b")] for name in LISTS},
     "choice": "B",
     "number": "3",
     "value": "3",

@@ -178,3 +178,19 @@ def test_evaluation_reads_replies_without_tags_but_never_a_thought():
         assert task.correct(Completion(text), item).right is True
     for text in ("<think>3", "<think><answer>3</answer></think>", "", "<think>3</think>", "3 or 4"):
         assert task.correct(Completion(text), item).right is False
+
+
+def test_a_wording_never_changes_under_its_id():
+    tags = "First think it through in <think> </think> tags, then give the final answer in <answer> </answer> tags."
+    assert {template.id: template.text for template in TEMPLATES.values()} == {
+        "bare.v1": "{question}",
+        "vlm_r1.v1": "{question} " + tags,
+        "vlm_r1_json.v1": "{question} " + tags + " Write the final answer in JSON.",
+    }
+    assert TASKS["refer"].template_id() == "bare.v1"
+    assert TASKS["refer"].template_id("vlm_r1_json") == "vlm_r1_json.v1"
+
+
+def test_a_gold_reply_needs_a_thought():
+    with pytest.raises(ValueError, match="empty think"):
+        TASKS["count"].write_gold(sample("count", "3"), think=" ")

@@ -7,14 +7,14 @@ its input does.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import resource
 import signal
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
@@ -29,13 +29,13 @@ def _read_gold(text: str) -> tuple[Any, ...]:
 def _read(text: str) -> list[Any]:
     """Sympy objects of an expression; [] for one that math-verify can only spell.
 
-    The timeouts of math-verify are off, since ours cannot be outlived.
+    The timeouts of math-verify are off (0), since ours cannot be outlived.
     """
-    found = parse(f"${text}$", extraction_config=_TARGETS, parsing_timeout=None)
+    found = parse(f"${text}$", extraction_config=_TARGETS, parsing_timeout=0)
     return found if any(not isinstance(item, str) for item in found) else []
 
 
-def serve(lines: io.TextIOBase, out: io.TextIOBase, cpu_s: float) -> None:
+def serve(lines: Iterable[str], out: TextIO, cpu_s: float) -> None:
     """Answers until the input ends. A question that raises is answered: its gold or its answer cannot be graded."""
 
     def say(**values: Any) -> None:

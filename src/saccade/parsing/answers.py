@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 
 LETTERS = "ABCDEFGHIJ"
+LONGEST = 10_000
+"""Characters that a reader looks at, from the end: what is answered is said last."""
 _SUPERSCRIPTS = str.maketrans({"²": "^2", "³": "^3", "−": "-", "–": "-", "×": "*", "÷": "/", "⁄": "/"})
 _WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|mathit|textbf|boxed|operatorname)\s?\{([^{}]*)\}")
 _BOLD = re.compile(r"(?<![\w)}*])\*\*([^*\n]+)\*\*(?![\w({*])")
@@ -38,7 +40,7 @@ def read_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[s
     Reads 'B', 'b', '(B)', 'B.', 'B) foo', 'The answer is B', and the text of exactly one option. With options given,
     'B) foo' counts only if foo is not the text of another option.
     """
-    text = plain(text)[:10_000]
+    text = plain(text[-LONGEST:])
     allowed = {letter.upper() for letter in letters}
     readings = (_as_letter(text, options), _as_option(text, letters, options), _after_cue(text))
     return next((picked for picked in readings if picked in allowed), None)
@@ -102,7 +104,7 @@ def read_number(text: str) -> float | None:
     Reads thousands separators, decimals, exponents, fractions (3/4, \\frac{3}{4}), units, degrees, a percent sign (50%
     reads as 50), number words up to twenty when they stand alone, and the number after 'answer is' or the last '='.
     """
-    text = _SPACED.sub("", plain(text)[:10_000])
+    text = _SPACED.sub("", plain(text[-LONGEST:]))
     if (word := text.casefold().rstrip(".! ")) in WORD_NUMBERS:
         return WORD_NUMBERS[word]
     cues = [m.end() for m in _FIGURE.finditer(text)]
@@ -135,7 +137,7 @@ def read_yes_no(text: str) -> bool | None:
 
     'Yes, there is no cat' is yes: an opening word that stands alone decides. 'yes or no' is None.
     """
-    text = plain(text)[:10_000]
+    text = plain(text[-LONGEST:])
     opening = re.match(r"\W*([A-Za-z]+|不是|是的|[是对否不错])\s*(?:[,.;:!,。;:!-]|\n|$)", text)
     if opening and (said := _polarity(opening[1])) is not None:
         return said

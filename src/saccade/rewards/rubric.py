@@ -22,7 +22,7 @@ class PartConfig(Config):
 
     name: str
     """A name of `REWARDS` or `PENALTIES`, or `path/to/file.py:function`."""
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """A penalty keeps a positive weight: its value is what is negative."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the reward."""

@@ -96,11 +96,12 @@ def _from_file(name: str) -> Reward:
         raise ValueError(f"reward '{name}': {file} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = getattr(module, function, None)
-    if not callable(found):
-        defined = [n for n, v in vars(module).items() if inspect.isfunction(v)]
-        raise ValueError(f"reward '{name}': {file} defines no function '{function}'{_nearest(function, defined)}")
-    return found
+    functions: dict[str, Any] = {key: value for key, value in vars(module).items() if inspect.isfunction(value)}
+    if function not in functions:
+        raise ValueError(
+            f"reward '{name}': {file} defines no function '{function}'{_nearest(function, list(functions))}"
+        )
+    return functions[function]
 
 
 def _nearest(name: str, names: list[str]) -> str:
