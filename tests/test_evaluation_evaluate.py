@@ -41,7 +41,7 @@ def suite():
 
 def test_a_suite_has_n_questions_per_split_and_task_with_unique_ids(suite):
     assert [s.id for s in suite] == [
-        f"{split}/{task}/{i}" for split in ("test", "ood_larger") for task in ("count", "refer") for i in (0, 1)
+        f"{split}/{task}/0/{i}" for split in ("test", "ood_larger") for task in ("count", "refer") for i in (0, 1)
     ]
     assert {s.meta["split"] for s in suite} == {"test", "ood_larger"}
 
@@ -101,6 +101,13 @@ def test_finished_items_are_not_asked_again(policy, suite, tmp_path):
     marked = [replace(r, text="from the file") for r in results]
     append_items(path, marked)
     assert evaluate(BuiltinEngine(policy), policy.adapter, suite, GREEDY, out=path) == marked
+
+
+def test_a_file_with_another_number_of_attempts_is_refused(policy, suite, tmp_path):
+    path = tmp_path / "items.jsonl"
+    evaluate(BuiltinEngine(policy), policy.adapter, suite[:1], SAMPLED, out=path)
+    with pytest.raises(ValueError, match="holds items with 2 attempts, this run makes 3"):
+        evaluate(BuiltinEngine(policy), policy.adapter, suite[:1], SAMPLED.model_copy(update={"k": 3}), out=path)
 
 
 def test_a_forced_beginning_is_part_of_every_reply(policy, suite):

@@ -65,6 +65,8 @@ def test_a_demo_page_says_what_was_gained_and_what_was_not_shown(demo):
     assert "95% interval +41.0 to +50.4 points, 900 held-out questions, paired" in html
     assert re.search(r"longer second stage minus short cap, same tokens</th>.*?not shown", html, re.DOTALL)
     assert html.count("control: forced scan") >= 4
+    for tile in ("33.5%", "38.9%", "84.6%", "200", "9.1 min"):
+        assert f"<dd>{tile}" in html
     assert "Nothing is missing, and no alarm went off." in html
 
 

@@ -91,6 +91,11 @@ def evaluate(
     """
     _check(samples)
     done = {item.key: item for item in (read_items(out) if out else [])}
+    other = next((i for i in done.values() if i.decoding == decoding.name and len(i.verdicts) != decoding.k), None)
+    if other:
+        raise ValueError(
+            f"{out} holds items with {len(other.verdicts)} attempts, this run makes {decoding.k}; use another file"
+        )
     results: list[ItemResult] = []
     for start in range(0, len(samples), decoding.batch_size):
         batch = samples[start : start + decoding.batch_size]

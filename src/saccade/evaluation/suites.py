@@ -22,7 +22,8 @@ def world_suite(
 ) -> list[Sample]:
     """`n` held-out questions for each split and each of `tasks` that the split has.
 
-    Ids are '<split>/<task>/<index>'. Raises ValueError for an unknown split, and for a split with none of the tasks.
+    Ids are '<split>/<task>/<seed>/<index>'. Raises ValueError for an unknown split, and for a split
+    with none of the tasks.
     """
     world, hidden = World(config or WorldConfig()), heldout_seed(seed)
     suite: list[Sample] = []
@@ -34,9 +35,9 @@ def world_suite(
             )
         for task in known:
             items = (world.item(hidden, index, task, split).sample for index in range(n))
-            suite += [_named(sample, split, task, index) for index, sample in enumerate(items)]
+            suite += [_named(sample, f"{split}/{task}/{seed}/{index}", split) for index, sample in enumerate(items)]
     return suite
 
 
-def _named(sample: Sample, split: str, task: str, index: int) -> Sample:
-    return replace(sample, id=f"{split}/{task}/{index}", meta={**sample.meta, "split": split})
+def _named(sample: Sample, name: str, split: str) -> Sample:
+    return replace(sample, id=name, meta={**sample.meta, "split": split})

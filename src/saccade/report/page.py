@@ -1,4 +1,14 @@
-"""Putting the page together: what was trained, did it learn, and everything that shows it."""
+"""Putting the page together: what was trained, did it learn, and everything that shows it.
+
+A demo directory holds runs (`sft/`, `rl/`, `controls/<name>/`) and beside them
+
+- `results.json`: the table of all models, docs/design.md;
+- `samples.json`: a list of {sample_id, task, split, question, image (a path inside the directory), gold, gold_box,
+  replies: {model: {text, box, right}}}; boxes are pixels of the original image or null;
+- `demo.json`: {title, headline: {name: text or number}, comparisons: [{name, difference, low, high, n}],
+  listings: {model: mean}, notes: [text], commands: [text], seed}; every key may be missing, and the first comparison
+  is the headline.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -219,13 +230,17 @@ def demo_page(folder: Path, parts: Sequence[Path]) -> Page:
     )
 
 
+def _value(value: Any) -> str:
+    """A headline number: a float in [0, 1] is a share and reads as percent; text stays as it is."""
+    if isinstance(value, float) and 0.0 <= value <= 1.0:
+        return f"{100 * value:.1f}%"
+    return number(value) if isinstance(value, (int, float)) else str(value)
+
+
 def demo_headline(demo: Row, results: Row) -> Headline:
     """RL minus its SFT start, and only what the interval allows. The first comparison of demo.json is the headline
     one."""
-    tiles = [
-        (str(k).replace("_", " "), number(v) if isinstance(v, (int, float)) else str(v), "")
-        for k, v in demo.get("headline", {}).items()
-    ]
+    tiles = [(str(name).replace("_", " "), _value(value), "") for name, value in demo.get("headline", {}).items()]
     if "seconds" in results:
         tiles.append(("wall clock", f"{results['seconds'] / 60:.1f} min", f"seed {results.get('seed', '?')}"))
     comparisons = demo.get("comparisons", [])
