@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 import saccade
 from saccade.cli import eval as eval_verb
-from saccade.cli import report, world
+from saccade.cli import predict, report, resume, rl, sft, world
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "world": world.app,
+    "sft": sft.sft,
+    "rl": rl.rl,
+    "resume": resume.resume,
     "eval": eval_verb.evaluate,
     "report": report.report,
+    "predict": predict.predict,
 }
 """A verb: a function with typer annotations, or a `typer.Typer` where it has verbs of its own. Modules of verbs import
 what is heavy inside their functions, so that `saccade --help` answers at once."""
@@ -30,12 +36,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
     try:
-        build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
+        with _log_lines():
+            build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
     except EXPECTED as error:
         if debug:
             raise
         typer.echo(f"saccade: {error}", err=True)
         sys.exit(2)
+
+
+@contextmanager
+def _log_lines() -> Iterator[None]:
+    """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs."""
+    handler, log = logging.StreamHandler(), logging.getLogger("saccade")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def build() -> typer.Typer:

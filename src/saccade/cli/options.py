@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -14,6 +16,11 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides: loss.kl_coef=0.01 stages.0.group_size=4"),
 ]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run's directory; runs/<name of the recipe> if left out.")
+]
+OutKey = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The same as out=DIR.")]
+"""For recipes that say themselves where they write."""
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 
 T = TypeVar("T", bound=Config)
@@ -25,6 +32,11 @@ VARIABLES = {"SACCADE_DATA": "../shared/data"}
 def variables() -> dict[str, str]:
     """The variables of recipes, from the environment."""
     return {name: os.environ.get(name, default) for name, default in VARIABLES.items()}
+
+
+def with_out(overrides: list[str] | None, out: Path | None) -> list[str]:
+    """The overrides of a recipe that has a key `out` itself, with `--out` as one of them."""
+    return [*(overrides or ()), *([] if out is None else [f"out={json.dumps(str(out))}"])]
 
 
 def resolve(recipe: str, schema: type[T], overrides: list[str] | None, print_config: bool = False) -> T:

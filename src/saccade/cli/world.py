@@ -1,4 +1,4 @@
-"""`saccade world`: data sets of the procedural world, and the independent check of its answers."""
+"""`saccade world`: data sets of the procedural world, the independent check of its answers, the base that learns it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from saccade.cli.options import Overrides
+from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
 from saccade.config import load
 
-app = typer.Typer(help="The procedural visual world: write data sets, check its answers.", no_args_is_help=True)
+app = typer.Typer(help="The procedural visual world: write data sets, check its answers, pre-train a tiny base on it.", no_args_is_help=True)
 
 Seed = Annotated[int, typer.Option(help="Seed of the items.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be given more than once.")]
@@ -63,3 +63,16 @@ def check(
         typer.echo(reason, err=True)
     if wrong:
         raise typer.Exit(1)
+
+
+@app.command()
+def pretrain(
+    recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
+) -> None:
+    """Train a tiny base model on the world; started again with the same recipe, it goes on where it was."""
+    from saccade.training.pretrain import PretrainRecipe, train
+
+    config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
+    steps = sum(stage.steps for stage in config.stages)
+    typer.echo(f"{steps} steps; a row every {config.log_every} of them goes to {config.out}/metrics.jsonl", err=True)
+    typer.echo(str(train(config)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,17 +85,30 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+"""owner/model; anything else is a directory."""
+
+
 def resolve_path(path: str) -> str:
-    """'base' is the packaged tiny base; anything that looks like a path must be a checkpoint directory."""
-    if path == "base":
-        return str(Path(__file__).parent.parent / "assets" / "base")
-    looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
-    if looks_local and not (Path(path).expanduser() / "config.json").is_file():
+    """'base' is the packaged tiny base; all but existing directories and hub names is refused with ValueError."""
+    local = Path(__file__).parent.parent / "assets" / "base" if path == "base" else Path(path).expanduser()
+    if (local / "config.json").is_file():
+        return str(local)
+    if path.startswith((".", "/", "~")) or local.exists() or not HUB_NAME.fullmatch(path):
         raise ValueError(
             f"model.path {path!r}: no config.json there; expected a Hugging Face checkpoint directory "
             "(a run keeps them under checkpoints/best and checkpoints/last), a hub name, or 'base'"
         )
-    return str(Path(path).expanduser()) if looks_local else path
+    return path
+
+
+def read_family(path: str) -> Any:
+    """The model's configuration; ValueError in one line when it cannot be read or fetched."""
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model.path {path!r}: neither a directory here nor a model to be fetched ({reason})") from error
 
 
 def load_policy(config: ModelConfig) -> Policy:
@@ -103,7 +117,7 @@ def load_policy(config: ModelConfig) -> Policy:
     unknown = set(config.train) - set(PARTS)
     if unknown:
         raise ValueError(f"model.train names {sorted(unknown)}; expected some of {', '.join(PARTS)}")
-    family = AutoConfig.from_pretrained(path)
+    family = read_family(path)
     if family.model_type not in ADAPTERS:
         raise ValueError(
             f"model family {family.model_type!r} at {config.path} has no adapter; known: {', '.join(ADAPTERS)}. "

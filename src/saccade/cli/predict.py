@@ -1,0 +1,118 @@
+"""`saccade predict`: one question about one or more images, answered by one model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image, ImageDraw
+
+from saccade.geometry import clip, to_original
+from saccade.parsing import NOWHERE, read_boxes, read_final, read_reply
+from saccade.types import Box, Completion, Frame, Sample
+
+COLOUR = (220, 30, 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How the reply is drawn."""
+
+    template: str
+    max_new_tokens: int
+    temperature: float
+    """0 takes the likeliest token each time."""
+    seed: int
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, in the question's order.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
+    model: Annotated[str, typer.Option(help="A checkpoint directory, a hub name, or 'base'.")] = "base",
+    template: Annotated[str, typer.Option(help="Wording around the question: bare, vlm_r1 or vlm_r1_json.")] = "bare",
+    draw: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the first image is drawn with the boxes of the answer, if any.")
+    ] = Path("prediction.png"),
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The cap on the reply.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Answer one question about IMAGE... and draw the box of the answer if there is one."""
+    from saccade.data.images import load_image
+    from saccade.tasks.templates import write_prompt
+
+    pictures = [load_image(path) for path in images]
+    text = write_prompt(Sample("question", tuple(pictures), question, None, "free_form"), template)
+    check_target(draw, images)
+    began = time.perf_counter()
+    completion, seconds = answer(model, device, text, pictures, Ask(template, max_new_tokens, temperature, seed))
+    for line in report(completion):
+        typer.echo(line)
+    typer.echo(f"seconds: {seconds:.2f} (and {time.perf_counter() - began - seconds:.2f} to load the model)")
+    if found := boxes(completion):
+        draw_boxes(pictures[0], found).save(draw)
+        typer.echo(f"drawn: {draw}")
+
+
+def check_target(draw: Path, images: Sequence[Path]) -> None:
+    """ValueError when the drawing could not be saved there, or would replace a picture that was asked about."""
+    if not draw.absolute().parent.is_dir():
+        raise ValueError(f"--draw {draw}: there is no folder {draw.absolute().parent}")
+    if draw.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--draw {draw}: got the ending {draw.suffix!r}, expected that of an image, such as .png")
+    if any(draw.resolve() == image.resolve() for image in images):
+        raise ValueError(f"--draw {draw} is an image of the question; name another file")
+
+
+def answer(
+    model: str, device: str, text: str, pictures: Sequence[Image.Image], ask: Ask
+) -> tuple[Completion, float]:
+    """The model's reply to a user's turn, and the seconds that the reply took without loading the model."""
+    from transformers.utils import logging as transformers_logging
+
+    from saccade.models.policy import ModelConfig, load_policy
+    from saccade.rollout.builtin import BuiltinEngine
+    from saccade.rollout.engine import Sampling
+
+    transformers_logging.disable_progress_bar()
+    policy = load_policy(ModelConfig(path=model, device=device, train=()))
+    sampling = Sampling(
+        max_new_tokens=ask.max_new_tokens, temperature=ask.temperature or 1.0, greedy=ask.temperature == 0.0
+    )
+    began = time.perf_counter()
+    prompt = policy.adapter.encode(text, pictures)
+    ((completion,),) = BuiltinEngine(policy).generate([prompt], sampling, 1, ask.seed)
+    return completion, time.perf_counter() - began
+
+
+def report(completion: Completion) -> list[str]:
+    """What is printed of a reply: its thought, its answer, boxes in pixels of the image, its length."""
+    reply, final = read_reply(completion.text), read_final(completion.text)
+    lines = [f"think: {reply.think}"] if reply.think is not None else []
+    lines.append(f"answer: {final}" if final is not None else f"no answer in the reply: {completion.text}")
+    lines += [f"box: {', '.join(f'{v:.1f}' for v in box)} (x1, y1, x2, y2 in pixels)" for box in boxes(completion)]
+    cut = " (cut off by --max-new-tokens)" if completion.truncated else ""
+    return [*lines, f"tokens: {len(completion.token_ids)}{cut}"]
+
+
+def boxes(completion: Completion) -> list[Box]:
+    """The boxes of the answer as pixels of the first image, as the model wrote them but for the frame."""
+    frame: Frame = completion.frames[0]
+    found = [each.box for each in read_boxes(read_final(completion.text) or "") if each.box != NOWHERE]
+    return [to_original(box, frame) for box in found if all(map(math.isfinite, box))]
+
+
+def draw_boxes(image: Image.Image, found: Sequence[Box]) -> Image.Image:
+    """A copy of the image with the boxes on it, cut to its edges; corners in the wrong order are put right."""
+    copy = image.copy()
+    pen, width = ImageDraw.Draw(copy), max(1, round(min(image.size) / 150))
+    for x1, y1, x2, y2 in found:
+        ordered = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        pen.rectangle(clip(ordered, (image.width - 1, image.height - 1)), outline=COLOUR, width=width)
+    return copy

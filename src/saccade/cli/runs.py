@@ -1,0 +1,33 @@
+"""What the verbs that train have in common: where a run goes and what is said when it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def run_dir(out: Path | None, recipe: str) -> Path:
+    """`out`, or `runs/<name of the recipe>`."""
+    return out if out is not None else Path("runs") / Path(recipe).stem
+
+
+def tell(outcome: Any) -> None:
+    """Says on stdout what a `saccade.training.loop.Outcome` left behind, and which steps moved nothing."""
+    typer.echo(f"{outcome.directory}: {outcome.step} steps done")
+    if outcome.best_step is not None:
+        typer.echo(f"best: step {outcome.best_step}, score {outcome.best_score:.4g} (checkpoints/best)")
+    steps, idle = steps_without_update(outcome.directory / "metrics.jsonl")
+    if idle:
+        why = "equal rewards within every group, or a gradient that is not finite"
+        typer.echo(f"no update in {len(idle)} of {steps} steps: {', '.join(map(str, idle))} ({why})")
+    typer.echo(f"report: saccade report {outcome.directory}")
+
+
+def steps_without_update(metrics: Path) -> tuple[int, list[int]]:
+    """(steps that were made, those of them that moved nothing), from a run's metrics."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    made = [row for row in rows if "update/skipped" in row]
+    return len(made), [row["step"] for row in made if row["update/skipped"]]
