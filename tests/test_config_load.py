@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from saccade.config import Config, ConfigError, dump, load
+from saccade.config import Config, ConfigError, dump, find, load, packaged
 
 
 class Loss(Config):
@@ -163,6 +163,12 @@ def test_variables_are_filled_in_and_an_unknown_one_is_named(tmp_path: Path) -> 
     (files,) = load(path, Recipe, variables={"HERE": "/x"}).data
     assert files == Files(source="files", path="/x/a.jsonl")
     assert message(path) == f"{path}:3: 'data.0.path': ${{HERE}} is not set; variables: none"
+
+
+def test_a_packaged_preset_is_extended_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown key 'prompts_per_step'"):
+        load(write(tmp_path, "extends: presets/vlm_r1\n"), Recipe)
+    assert find("presets/vlm_r1") == find("presets/vlm_r1.yaml") == packaged()["presets/vlm_r1"]
 
 
 def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_every_config_key_is_read_somewhere() -> None:
     assert dead == []
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", [name for name in packaged() if not name.startswith("presets/")])
 def test_every_packaged_recipe_follows_its_schema(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe == type(recipe).model_validate(recipe.model_dump())

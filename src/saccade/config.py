@@ -76,9 +76,9 @@ def kind(path: str | Path) -> str:
 
 
 def packaged() -> dict[str, Path]:
-    """Recipes that ship with the package, by name without suffix."""
+    """Recipes that ship with the package, by name without suffix; `presets/...` are parts to extend, not whole ones."""
     folder = Path(str(resources.files("saccade"))) / "recipes"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
 
 
 def find(path: str | Path, beside: Path | None = None) -> Path:

@@ -16,7 +16,6 @@ def _at(module: str, name: str) -> Callable[[], type[Config]]:
 SCHEMAS: dict[str, Callable[[], type[Config]]] = {
     "pretrain": _at("saccade.training.pretrain", "PretrainRecipe"),
     "sft": _at("saccade.training.sft", "SFTRecipe"),
-    "sft": _at("saccade.training.sft", "SFTRecipe"),
     "rl": _at("saccade.training.rl", "RLRecipe"),
     "eval": _at("saccade.evaluation.recipe", "EvalRecipe"),
 }
