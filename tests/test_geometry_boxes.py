@@ -23,11 +23,13 @@ def cells(box: tuple[int, int, int, int]) -> set[tuple[int, int]]:
 
 
 @given(PROPER, PROPER)
+@settings(deadline=None)
 def test_iou_equals_counting_unit_cells(a, b):
     assert iou(a, b) == pytest.approx(len(cells(a) & cells(b)) / len(cells(a) | cells(b)))
 
 
 @given(PROPER, PROPER)
+@settings(deadline=None)
 def test_giou_equals_its_definition_on_unit_cells(a, b):
     hull = cells((min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])))
     union = cells(a) | cells(b)
@@ -35,6 +37,7 @@ def test_giou_equals_its_definition_on_unit_cells(a, b):
 
 
 @given(ANY, ANY)
+@settings(deadline=None)
 def test_iou_and_giou_are_total_symmetric_and_bounded(a, b):
     assert 0.0 <= iou(a, b) <= 1.0
     assert iou(a, b) == iou(b, a)
@@ -43,12 +46,13 @@ def test_iou_and_giou_are_total_symmetric_and_bounded(a, b):
 
 
 @given(PROPER)
+@settings(deadline=None)
 def test_a_box_overlaps_itself_entirely(box):
     assert iou(box, box) == giou(box, box) == 1.0
 
 
 @given(st.lists(ANY | PROPER, max_size=5), st.lists(ANY | PROPER, max_size=5))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_the_matrix_holds_the_iou_of_every_pair(rows, columns):
     matrix = iou_matrix(np.array(rows, dtype=float).reshape(-1, 4), np.array(columns, dtype=float).reshape(-1, 4))
     assert matrix.shape == (len(rows), len(columns))
@@ -75,12 +79,14 @@ def test_known_values():
 
 
 @given(PROPER, st.tuples(COORDINATE, COORDINATE))
+@settings(deadline=None)
 def test_a_box_contains_its_center_and_the_points_between_its_edges(box, point):
     assert contains(box, center(box))
     assert contains(box, point) == (box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3])
 
 
 @given(ANY.filter(lambda b: not any(map(math.isnan, b))), st.integers(1, 50), st.integers(1, 50))
+@settings(deadline=None)
 def test_a_clipped_box_lies_in_the_image_and_clipping_twice_changes_nothing(box, width, height):
     once = clip(box, (width, height))
     assert clip(once, (width, height)) == once

@@ -6,7 +6,7 @@ import importlib
 import random
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from saccade.geometry import FRAMES, area, from_original, iou, smart_resize, to_original
@@ -27,6 +27,7 @@ def placed(draw) -> tuple[Frame, tuple[float, float, float, float]]:
 
 
 @given(placed())
+@settings(deadline=None)
 def test_going_there_and_back_moves_no_edge_by_more_than_one_step(case):
     frame, box = case
     extent = FRAMES[frame.name].extent(frame)
@@ -37,6 +38,7 @@ def test_going_there_and_back_moves_no_edge_by_more_than_one_step(case):
 
 
 @given(placed())
+@settings(deadline=None)
 def test_a_gold_box_keeps_an_area_stays_inside_and_is_written_as_the_frame_writes(case):
     frame, box = case
     written = from_original(box, frame)
@@ -50,6 +52,7 @@ def test_a_gold_box_keeps_an_area_stays_inside_and_is_written_as_the_frame_write
 
 
 @given(placed())
+@settings(deadline=None)
 def test_writing_twice_changes_nothing(case):
     frame, box = case
     written = from_original(box, frame)

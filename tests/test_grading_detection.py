@@ -92,6 +92,13 @@ def test_the_order_of_the_list_ranks_and_a_hundred_per_label_are_looked_at():
         assert average_precision(pred, [right]) == pytest.approx(expected) == pytest.approx(coco_ap(pred, [right])[0])
 
 
+def test_of_two_equal_overlaps_the_later_gold_is_taken_as_coco_does():
+    upper, lower, both = (LabelledBox(b, "a") for b in ((0, 0, 10, 8), (0, 2, 10, 10), (0, 0, 10, 10)))
+    for pred in ([both, upper], [both, lower]):
+        assert average_precision(pred, [upper, lower]) == pytest.approx(coco_ap(pred, [upper, lower])[0], abs=1e-6)
+    assert average_precision([both, upper], [upper, lower]) > average_precision([both, lower], [upper, lower])
+
+
 def test_nothing_against_nothing_is_perfect_and_against_something_is_nothing():
     something = [LabelledBox((0, 0, 9, 9), "a")]
     assert average_precision([], []) == f1([], []) == 1.0
