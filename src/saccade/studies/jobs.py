@@ -1,0 +1,149 @@
+"""Running the parts of a study: each a process of its own, a few at a time, every one skipped when it is already done.
+
+A job leaves `job.json` in its directory when it has finished; a study that was killed and is started again goes on with
+the jobs that have none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+DONE = "job.json"
+LOG = "job.log"
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A part of a study. `run(directory, **arguments)` must be importable; what it returns is kept in `job.json`."""
+
+    name: str
+    run: Callable[..., Mapping[str, Any]]
+    directory: Path
+    arguments: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
+    total: int = 1
+    """Units of progress, for the bar."""
+    progress_file: str = "metrics.jsonl"
+    """A file in the directory that gains a line per unit."""
+
+
+class JobFailed(ValueError):
+    """A part of the study did not finish; the message says which, why, and where its log is."""
+
+
+def run_all(jobs: Sequence[Job], parallel: int, console: Console) -> dict[str, dict[str, Any]]:
+    """Run every job after those it needs, `parallel` at a time; returns what each left in `job.json`, by name.
+
+    The first failure stops the others and raises JobFailed. Finished jobs stay finished.
+    """
+    waiting = [job for job in jobs if not (job.directory / DONE).exists()]
+    running: dict[str, tuple[Job, Any]] = {}
+    done = {job.name for job in jobs if job not in waiting}
+    with bars(jobs, done, console) as show:
+        try:
+            while waiting or running:
+                for job in [j for j in waiting if done.issuperset(j.needs)][: parallel - len(running)]:
+                    waiting.remove(job)
+                    running[job.name] = (job, _start(job))
+                time.sleep(POLL_S)
+                for name, (job, process) in list(running.items()):
+                    show(job, _lines(job.directory / job.progress_file))
+                    if process.is_alive():
+                        continue
+                    if process.exitcode != 0 or not (job.directory / DONE).exists():
+                        raise JobFailed(_why(job, process.exitcode))
+                    del running[name]
+                    done.add(name)
+                    show(job, job.total)
+        finally:
+            for _, process in running.values():
+                process.terminate()
+    return {job.name: json.loads((job.directory / DONE).read_text(encoding="utf-8")) for job in jobs}
+
+
+@contextmanager
+def bars(jobs: Sequence[Job], done: set[str], console: Console) -> Iterator[Callable[[Job, int], None]]:
+    """One bar per job; without a terminal, a line when a job starts and when it ends."""
+    if not console.is_terminal:
+        told: set[tuple[str, bool]] = set()
+
+        def tell(job: Job, count: int) -> None:
+            for event, happened in (("started", True), ("done", count >= job.total)):
+                if happened and (job.name, event == "done") not in told:
+                    told.add((job.name, event == "done"))
+                    console.print(f"{job.name}: {event}", highlight=False)
+
+        yield tell
+        return
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, TaskID] = {}
+        for job in jobs:
+            tasks[job.name] = progress.add_task(job.name, total=job.total, start=job.name in done, completed=job.total if job.name in done else 0)
+
+        def show(job: Job, count: int) -> None:
+            progress.start_task(tasks[job.name])
+            progress.update(tasks[job.name], completed=min(count, job.total))
+            if count >= job.total:
+                progress.stop_task(tasks[job.name])
+
+        yield show
+
+
+def _start(job: Job) -> Any:
+    # what an interrupted try left behind would be refused as a run that is already there
+    shutil.rmtree(job.directory, ignore_errors=True)
+    job.directory.mkdir(parents=True)
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(job,), name=job.name)
+    process.start()
+    return process
+
+
+def _work(job: Job) -> None:
+    """The body of a job's process: output goes to its log, one thread, CPU seconds are taken."""
+    log = (job.directory / LOG).open("w", buffering=1, encoding="utf-8")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        left = dict(job.run(job.directory, **job.arguments))
+    except (ValueError, OSError, RuntimeError) as error:
+        traceback.print_exc()
+        log.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(1)
+    left |= {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+    fresh = job.directory / f"{DONE}.part"
+    fresh.write_text(json.dumps(left, indent=1), encoding="utf-8")
+    fresh.rename(job.directory / DONE)
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _why(job: Job, code: int | None) -> str:
+    path = job.directory / LOG
+    last = path.read_text(encoding="utf-8").strip().splitlines()[-1:] if path.exists() else []
+    reason = last[0] if last else f"exit status {code}"
+    return f"'{job.name}' failed: {reason} (log: {path}); start the same command again to go on from here"

@@ -1,0 +1,47 @@
+"""Rejection-sampling fine-tuning: the model learns its own right answers. A control for RL at equal compute.
+
+Compare STaR (arXiv:2203.14465) and RFT (arXiv:2308.01825). One round: sample k replies to each of many prompts, keep
+those that the hard formatting result reward accepts, fine-tune on them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from saccade.data import DataConfig, Mixture, open_source
+from saccade.data.images import load_image
+from saccade.models.policy import ModelConfig, load_policy
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.engine import Sampling
+from saccade.tasks import TASKS
+from saccade.training.examples import Example
+
+PROMPTS_PER_CALL = 32
+
+
+def sample_right(
+    model: ModelConfig, data: Sequence[DataConfig], sampling: Sampling, k: int, seed: int, cpu_budget_s: float
+) -> tuple[list[Example], int]:
+    """Replies of the model that score 1, sampled until `cpu_budget_s` of this process's time is spent, and how many
+    were drawn. Equal replies to one prompt are kept once."""
+    policy = load_policy(model)
+    engine = BuiltinEngine(policy)
+    mixture = Mixture([open_source(one) for one in data], [one.weight for one in data], seed)
+    kept: list[Example] = []
+    drawn, step, began = 0, 0, time.process_time()
+    while time.process_time() - began < cpu_budget_s:
+        samples = mixture.draw(step, PROMPTS_PER_CALL)
+        prompts = [TASKS[s.task].prompt(s) for s in samples]
+        encoded = [
+            policy.adapter.encode(text, [load_image(image) for image in sample.images])
+            for text, sample in zip(prompts, samples, strict=True)
+        ]
+        replies = engine.generate(encoded, sampling, k, seed=seed * 1_000_003 + step)
+        for sample, prompt, group in zip(samples, prompts, replies, strict=True):
+            rubric = TASKS[sample.task].rubric("hard")
+            right = {c.text for c in group if c.finish_reason == "stop" and rubric(c, sample).value == 1.0}
+            kept += [Example(sample.id, prompt, sample.images, text) for text in sorted(right)]
+            drawn += len(group)
+        step += 1
+    return kept, drawn
