@@ -89,6 +89,15 @@ def test_a_run_killed_and_resumed_equals_one_that_never_stopped(world: Path, tmp
         assert timeless(tmp_path / "whole" / name) == timeless(tmp_path / "cut" / name), name
 
 
+def test_the_policy_learns_what_is_rewarded(world: Path, tmp_path: Path) -> None:
+    stages = [{"max_new_tokens": 3, "group_size": 8, "rubric": "test"}]
+    optim, checkpoint = {"lr": 2e-2}, {"every": 99}
+    train(rl_recipe(world, num_steps=20, stages=stages, optim=optim, checkpoint=checkpoint), tmp_path / "run")
+    rewards = [row["reward/total"] for row in rows(tmp_path / "run" / "metrics.jsonl")]
+    assert sum(rewards[:3]) / 3 < 0.6
+    assert sum(rewards[-3:]) / 3 > 0.9
+
+
 def test_exactly_the_trained_parts_move(world: Path, tmp_path: Path) -> None:
     recipe = rl_recipe(world, num_steps=1, optim={"lr": 1e-2})
     outcome = train(recipe, tmp_path / "run")
@@ -109,10 +118,13 @@ def test_a_vision_tower_that_trains_gets_gradients(world: Path, tmp_path: Path) 
     assert any("visual" in name and not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_rewards_that_are_all_equal_say_no_update_and_move_nothing(world: Path, tmp_path: Path) -> None:
+def test_rewards_that_are_all_equal_say_no_update_and_move_nothing(
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     train(rl_recipe(world, reward="nothing", num_steps=2), tmp_path / "run")
     metrics = rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["update/skipped"] for row in metrics] == [1.0, 1.0]
+    assert "step 2: no update: all groups have equal rewards" in caplog.text
     assert [row["groups/zero_variance"] for row in metrics] == [1.0, 1.0]
     before, after = load_file(world / "model" / "model.safetensors"), weights(tmp_path / "run", 2)
     assert all(torch.equal(before[name], after[name]) for name in before)

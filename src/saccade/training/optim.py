@@ -56,7 +56,7 @@ class OptimConfig(Config):
         return value
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(ValueError):
     """The run cannot go on in a way that makes sense; the message says why and what to try."""
 
 

@@ -5,6 +5,7 @@ The loop is `train`; what it is made of lives one floor down or in the files bes
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from saccade.training.policy_step import Learner, UpdateConfig, policy_step
 from saccade.training.progress import Report, progress
 from saccade.training.prompt_feed import PromptFeed
 from saccade.types import Group
+
+log = logging.getLogger(__name__)
 
 
 class RLRecipe(Config):
@@ -141,7 +144,7 @@ class Trainer:
         """One optimiser step (or `updates_per_rollout`) on the groups."""
         sampling = sampling_of(stage, self.recipe.rollout)
         with watch.phase("update"):
-            return policy_step(
+            metrics = policy_step(
                 self.learner,
                 collected.groups,
                 collected.features,
@@ -149,6 +152,10 @@ class Trainer:
                 max_length=stage.max_new_tokens,
                 lr=learning_rate(self.recipe.optim, state.step + 1, self.recipe.schedule.max_steps),
             )
+        if metrics["update/skipped"]:
+            why = "a gradient that is not finite" if metrics["update/nonfinite"] else "all groups have equal rewards"
+            log.warning("step %d: no update: %s", state.step + 1, why)
+        return metrics
 
     def record(
         self, state: ScheduleState, stage: Stage, collected: Collected, metrics: Mapping[str, float], watch: Stopwatch
