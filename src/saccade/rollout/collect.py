@@ -69,7 +69,7 @@ def rubrics_of(stage: Stage, tasks: Mapping[str, Task], own: Mapping[str, Rubric
                 raise ValueError(f"got task {task!r}; expected one of {', '.join(tasks)}")
             named = own.get(stage.rubric) if stage.rubric else None
             rubric = named.build() if named else tasks[task].rubric(stage.rubric)
-            built[task] = Rubric(rubric.parts, stage.truncated or rubric.truncated)
+            built[task] = Rubric(rubric.parts, stage.truncated) if stage.truncated else rubric
         return built[task]
 
     return rubric_of
