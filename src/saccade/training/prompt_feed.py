@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from saccade.data import Mixture, Prefetch
 from saccade.models.adapter import Adapter
 from saccade.rollout.prompts import PreparedPrompt, prepare
@@ -21,7 +19,7 @@ class PromptFeed:
         self._template, self._num_steps = template, num_steps
         self._ahead: tuple[int, Prefetch[tuple[PreparedPrompt, ...]]] | None = None
 
-    def __call__(self, step: int, number: int, n: int) -> Sequence[PreparedPrompt]:
+    def __call__(self, step: int, number: int, n: int) -> tuple[PreparedPrompt, ...]:
         return self._prefetch(n)(step) if number == 0 else self._prepare(step, number, n)
 
     def close(self) -> None:
