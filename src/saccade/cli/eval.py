@@ -7,7 +7,9 @@ import typer
 from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
 
 
-def evaluate(recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False) -> None:
+def evaluate(
+    recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
+) -> None:
     """Evaluate a model; stopped and started again with the same recipe, it goes on where it was."""
     from rich.progress import Progress
 

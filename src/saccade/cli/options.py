@@ -17,7 +17,7 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides: loss.kl_coef=0.01 stages.0.group_size=4"),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run's directory; runs/<name of the recipe> if left out.")
+    Path | None, typer.Option("--out", metavar="DIR", help="The run's directory; else runs/<name of the recipe>.")
 ]
 OutKey = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The same as out=DIR.")]
 """For recipes that say themselves where they write."""

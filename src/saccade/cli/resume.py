@@ -26,7 +26,7 @@ def _sft(config: Any, folder: Path) -> None:
 
 
 RESUMES: dict[str, Callable[[Any, Path], None]] = {"rl": _rl, "sft": _sft}
-"""By the key `kind` of a run's config.yaml; `saccade eval` and `saccade world pretrain` go on when they are run again."""
+"""By the key `kind` of a run's config.yaml; `eval` and `world pretrain` go on when they are run again."""
 
 
 def resume(

@@ -10,7 +10,7 @@ import typer
 from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
 from saccade.config import load
 
-app = typer.Typer(help="The procedural visual world: write data sets, check its answers, pre-train a tiny base on it.", no_args_is_help=True)
+app = typer.Typer(help="The procedural visual world: data sets, their check, a base.", no_args_is_help=True)
 
 Seed = Annotated[int, typer.Option(help="Seed of the items.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be given more than once.")]

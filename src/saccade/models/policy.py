@@ -108,11 +108,11 @@ def read_family(path: str) -> Any:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"model.path {path!r}: neither a directory here nor a model to be fetched ({reason})") from error
+        raise ValueError(f"model.path {path!r}: no directory here, and no model to fetch ({reason})") from error
 
 
 def load_policy(config: ModelConfig) -> Policy:
-    """Load model, tokenizer and image processor. Raises ValueError for a missing directory, an unknown family, no GPU."""
+    """Load model, tokenizer and image processor. ValueError: a missing directory, an unknown family, no GPU."""
     path, device = resolve_path(config.path), resolve_device(config.device)
     unknown = set(config.train) - set(PARTS)
     if unknown:
