@@ -69,10 +69,14 @@ def check(
 def pretrain(
     recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
 ) -> None:
-    """Train a tiny base model on the world; started again with the same recipe, it goes on where it was."""
+    """Train a tiny base on the world and score its habits; started again with the same recipe, it goes on."""
+    from saccade.models.policy import ModelConfig, load_policy
+    from saccade.studies.habits import write_scores
     from saccade.training.pretrain import PretrainRecipe, train
 
     config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
     steps = sum(stage.steps for stage in config.stages)
     typer.echo(f"{steps} steps; a row every {config.log_every} of them goes to {config.out}/metrics.jsonl", err=True)
-    typer.echo(str(train(config)))
+    model = train(config)
+    scores = write_scores(load_policy(ModelConfig(path=str(model), train=())), model.parent / "scores.json")
+    typer.echo(f"{model}\n{scores}")

@@ -1,0 +1,36 @@
+"""What a base model can do by each habit: held-out accuracy with the first words of the reply forced, and free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from saccade.evaluation.evaluator import Decoding, Label, evaluate
+from saccade.evaluation.results import summarise, write_json
+from saccade.evaluation.suites import world_suite
+from saccade.models.policy import Policy
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.world import FIRST_WORDS
+from saccade.world.splits import find_split
+
+SPLIT = "test"
+SUITE_SEED = 2
+"""Away from the demo's benchmark, so that looking at a base while it is being made chooses nothing there."""
+
+
+def habit_scores(policy: Policy, n: int = 100, max_new_tokens: int = 160) -> list[dict[str, Any]]:
+    """Rows as in results.json: every task greedy and sampled, free and forced to each habit (column `control`)."""
+    engine = BuiltinEngine(policy)
+    suite = world_suite([SPLIT], find_split(SPLIT).tasks, n, SUITE_SEED)
+    rows: list[dict[str, Any]] = []
+    for habit, prefix in {None: "", **{h: f"<think>{word}" for h, word in FIRST_WORDS.items()}}.items():
+        for name in ("greedy", "sampled"):
+            decoding = Decoding(name=name, max_new_tokens=max_new_tokens, forced_prefix=prefix, batch_size=100)
+            label = Label("base", f"forced: {habit}" if habit else None)
+            rows += summarise(evaluate(engine, policy.adapter, suite, decoding, label))
+    return rows
+
+
+def write_scores(policy: Policy, path: Path, n: int = 100) -> Path:
+    """Write `habit_scores` as JSON."""
+    return write_json(path, {"schema": 1, "split": SPLIT, "suite_seed": SUITE_SEED, "rows": habit_scores(policy, n)})
