@@ -1,4 +1,4 @@
-"""Real input: MATH-Vision and Geometry3K through processor, prompt, gold and grader, and the recipe that trains on them."""
+"""Real input: MATH-Vision and Geometry3K through processor, prompt, gold and grader; the recipe that trains on them."""
 
 from __future__ import annotations
 
@@ -94,4 +94,5 @@ def test_the_recipes_of_the_papers_name_real_models_and_their_settings(name: str
         assert (config["loss"]["kl_coef"], config["optim"]["lr"], config["stages"][0]["group_size"]) == (0.04, 1e-6, 8)
         assert {entry["task"] for entry in config["data"]} == {"refer"}
     if name == "vision_r1_7b_sft":
-        assert (config["optim"]["lr"], config["optim"]["decay"], config["model"]["train"]) == (5e-6, "cosine", ("language",))
+        assert (config["optim"]["lr"], config["optim"]["decay"]) == (5e-6, "cosine")
+        assert config["model"]["train"] == ("language",)
