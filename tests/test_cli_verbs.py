@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_world(tmp_path_factory.mktemp("world"))
     (folder / "rl.yaml").write_text(dump(rl_recipe(folder, num_steps=2)))
     rows = [
-        {"id": f"r{i}", "image": f"{i}.png", "task": "count", "question": "How many?", "response": f"<answer>{i}</answer>"}
+        {"image": f"{i}.png", "task": "count", "question": "How many?", "response": f"<answer>{i}</answer>"}
         for i in range(4)
     ]
     (folder / "replies.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
