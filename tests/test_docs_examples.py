@@ -1,0 +1,87 @@
+"""What the documentation shows is what the code takes: its rows are read, its recipes load, its links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from saccade.cli import VERBS
+from saccade.config import load, packaged
+from saccade.data import READERS, DataConfig, open_source
+from saccade.data.readers import METHOD_TASKS
+from saccade.geometry import FRAMES
+from saccade.models.policy import ADAPTERS, ModelConfig
+from saccade.rewards import PENALTIES, REWARDS
+from saccade.tasks import TASKS
+from saccade.training.examples import ExampleConfig, read_examples
+from saccade.training.rl import RLRecipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+def test_the_rows_of_the_data_page_are_read(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        Image.new("RGB", (200, 200)).save(tmp_path / name)
+    row, reply = blocks("data.md", "json")
+    (tmp_path / "row.jsonl").write_text(row)
+    (sample,) = open_source(DataConfig(source="vlm_r1", path=tmp_path / "row.jsonl"))
+    assert (sample.task, sample.answer) == ("refer", (10.0, 20.0, 110.0, 140.0))
+    (tmp_path / "reply.jsonl").write_text(reply)
+    (example,) = read_examples(ExampleConfig(path=tmp_path / "reply.jsonl"))
+    assert example.reply == json.loads(reply)["response"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "data.md", "algorithms.md", "models.md"])
+def test_the_recipes_of_a_page_load(page: str, tmp_path: Path) -> None:
+    whole = {
+        "kind": "rl",
+        "model": {"path": "base"},
+        "data": [{"source": "world", "task": "count"}],
+        "stages": [{"max_new_tokens": 8, "group_size": 2}],
+        "optim": {"lr": 1e-3},
+    }
+    (tmp_path / "rewards.py").write_text("def short_thought(completion, sample):\n    return 1.0\n")
+    for i, text in enumerate(blocks(page, "yaml")):
+        recipe = {**whole, **yaml.safe_load(text)}
+        if recipe["stages"][-1].get("until") is None:
+            recipe.setdefault("num_steps", 9)
+        (tmp_path / f"{i}.yaml").write_text(yaml.safe_dump(recipe))
+        load(tmp_path / f"{i}.yaml", RLRecipe, variables={"SACCADE_DATA": "."})
+
+
+def test_the_tables_of_the_pages_name_what_there_is() -> None:
+    data, algorithms, models = PAGES["data.md"], PAGES["algorithms.md"], PAGES["models.md"]
+    for page, names in (
+        (data, [*READERS, *METHOD_TASKS, *TASKS, *FRAMES]),
+        (algorithms, [*REWARDS, *PENALTIES]),
+        (models, [*ADAPTERS, *ModelConfig.model_fields]),
+    ):
+        missing = [name for name in names if name not in page and name not in ("default",)]
+        assert missing == []
+
+
+def test_recipes_and_verbs_that_the_readme_names_are_there() -> None:
+    readme = PAGES["README.md"]
+    for verb, recipe in re.findall(r"^saccade (\w+) ([a-z]\w+) ", readme, re.MULTILINE):
+        assert verb in VERBS
+        assert verb == "world" or recipe in packaged()
+    for name in re.findall(r"`(v\w+_r1_\w+)`", readme):
+        assert name in packaged()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[page])
+    missing = [link for link in links if not (folder / link).exists()]
+    assert [link for link in missing if link != "docs/results.md"] == []
