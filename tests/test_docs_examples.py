@@ -56,7 +56,8 @@ def test_the_recipes_of_a_page_load(page: str, tmp_path: Path) -> None:
         if recipe["stages"][-1].get("until") is None:
             recipe.setdefault("num_steps", 9)
         (tmp_path / f"{i}.yaml").write_text(yaml.safe_dump(recipe))
-        load(tmp_path / f"{i}.yaml", RLRecipe, variables={"SACCADE_DATA": "."})
+        config = load(tmp_path / f"{i}.yaml", RLRecipe, variables={"SACCADE_DATA": "."})
+        assert config.schedule.max_steps >= 1
 
 
 def test_the_tables_of_the_pages_name_what_there_is() -> None:
