@@ -1,4 +1,4 @@
-"""What the documentation shows is what the code takes: its rows are read, its recipes load, its links lead somewhere."""
+"""What the documentation shows is what the code takes: its rows are read, its recipes load, links lead somewhere."""
 
 from __future__ import annotations
 
