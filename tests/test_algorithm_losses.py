@@ -188,8 +188,13 @@ def reference_loss(config: LossConfig, logprobs_R: torch.Tensor) -> torch.Tensor
             gap = logprobs_R[t] - ref_R[t]
             kl = {"k1": gap, "k2": gap**2 / 2, "k3": torch.exp(-gap) + gap - 1}[config.kl]
             reply = reply - objective + 0.3 * kl
-        total = total + (reply / length / 4 if config.aggregation == "sequence_mean" else reply / sum(LENGTHS)
-                         if config.aggregation == "token_mean" else reply / (4 * 8))
+        total = total + (
+            reply / length / 4
+            if config.aggregation == "sequence_mean"
+            else reply / sum(LENGTHS)
+            if config.aggregation == "token_mean"
+            else reply / (4 * 8)
+        )
     return total
 
 

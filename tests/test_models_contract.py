@@ -35,10 +35,15 @@ def some_groups(policy):
     two = encode("<image> and <image> what changed?", [noise_image(90, 150, 2), noise_image(224, 112, 3)])
     text = encode("2 + 2 = ?", [])
     tokens = random.Random(0)
+
     def branch(n, start=0):
         return Branch([tokens.randrange(300, 1200) for _ in range(n)], start)
 
-    return [(one, [branch(17), branch(1), branch(5), branch(9, 4)]), (two, [branch(12), branch(3)]), (text, [branch(6)])]
+    return [
+        (one, [branch(17), branch(1), branch(5), branch(9, 4)]),
+        (two, [branch(12), branch(3)]),
+        (text, [branch(6)]),
+    ]
 
 
 def test_checkpoint_is_an_ordinary_directory_that_transformers_loads(directory):
@@ -62,7 +67,14 @@ def test_every_digit_is_one_token_and_every_tag_is_one_token(policy):
         assert len(tokenizer(text, add_special_tokens=False).input_ids) == count, text
 
 
-@pytest.mark.parametrize("text", ["caf\u00e9 \\sqrt{3} \u4e2d\u6587 \t x", '[{"bbox_2d": [1, 22, 333, 4], "label": "red star"}]', "<think>a b1 2</think>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "caf\u00e9 \\sqrt{3} \u4e2d\u6587 \t x",
+        '[{"bbox_2d": [1, 22, 333, 4], "label": "red star"}]',
+        "<think>a b1 2</think>",
+    ],
+)
 def test_any_text_survives_the_tokenizer(policy, text):
     assert policy.adapter.decode(policy.adapter.encode_reply(text)) == text
 
@@ -162,7 +174,7 @@ def test_marker_and_image_counts_must_agree(policy):
 
 
 def test_missing_checkpoint_and_unseen_gpu_are_clear_errors(tmp_path, directory):
-    with pytest.raises(ValueError, match="no config.json"):
+    with pytest.raises(ValueError, match=r"no config\.json"):
         load_policy(ModelConfig(path=str(tmp_path / "nothing")))
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no GPU is visible"):

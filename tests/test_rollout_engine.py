@@ -32,7 +32,9 @@ def prompts(policy):
     encode = policy.adapter.encode
     return [
         encode("<image>How many?", [noise_image(112, 112, 1)]),
-        encode("<image><image>What changed between the two images?", [noise_image(56, 112, 2), noise_image(140, 84, 3)]),
+        encode(
+            "<image><image>What changed between the two images?", [noise_image(56, 112, 2), noise_image(140, 84, 3)]
+        ),
         encode("Say something.", []),
     ]
 
@@ -47,7 +49,11 @@ def test_greedy_tokens_equal_those_of_generate_without_our_cache(policy, prompts
             **inputs,
             attention_mask=torch.ones_like(inputs["input_ids"]),
             generation_config=GenerationConfig(
-                max_new_tokens=12, do_sample=False, use_cache=False, eos_token_id=list(policy.adapter.stop_ids), pad_token_id=0,
+                max_new_tokens=12,
+                do_sample=False,
+                use_cache=False,
+                eos_token_id=list(policy.adapter.stop_ids),
+                pad_token_id=0,
                 suppress_tokens=list(policy.adapter.banned_ids),
             ),
         )[0, len(prompt) :]

@@ -18,8 +18,7 @@ from saccade.world.splits import SPLITS
 
 GRID = World()
 FREE = World(WorldConfig(layout="free"))
-KNOWN = [("orange", "star", "large", "c1", (56, 2, 79, 24)),
-         ("purple", "triangle", "small", "a2", (7, 34, 22, 49))]
+KNOWN = [("orange", "star", "large", "c1", (56, 2, 79, 24)), ("purple", "triangle", "small", "a2", (7, 34, 22, 49))]
 
 
 @pytest.mark.parametrize("kind", SCENES)

@@ -41,7 +41,7 @@ class Sample:
     question: str
     """May hold `<image>` markers; without any, the images come first."""
     answer: Any
-    """The gold answer in its task's form: str, number, letter, box (original pixels), or list of {"bbox_2d", "label"}."""
+    """The gold in its task's form: str, number, letter, box (original pixels), or list of {"bbox_2d", "label"}."""
     task: str
     """Name in `saccade.tasks.TASKS`."""
     meta: Mapping[str, Any] = field(default_factory=dict)

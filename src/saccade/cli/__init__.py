@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 import saccade
+from saccade.cli import demo, predict, report, resume, rl, sft, world
 from saccade.cli import eval as eval_verb
-from saccade.cli import predict, report, resume, rl, sft, world
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
+    "demo": demo.demo,
     "world": world.app,
     "sft": sft.sft,
     "rl": rl.rl,

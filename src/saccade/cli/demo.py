@@ -7,24 +7,25 @@ from typing import Annotated
 
 import typer
 
+from saccade.cli.options import Overrides, PrintConfig, resolve
+
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the demo's runs and its report go.")] = Path("runs/demo"),
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs and report go.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn, except the held-out questions.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A demo recipe: a path or the name of a packaged one.")] = "demo",
-    override: Annotated[list[str] | None, typer.Argument(help="Dotted overrides such as n=300.")] = None,
+    recipe: Annotated[str, typer.Option(help="A YAML file, or the name of a packaged recipe.")] = "demo",
+    print_config: PrintConfig = False,
 ) -> None:
     """Cold start, SFT and GRPO in two stages on the visual world, with honest controls and an HTML report."""
     from rich.console import Console
 
-    from saccade.config import load
     from saccade.report import build_report
     from saccade.studies.demo import DemoRecipe, run_demo
-
-    console = Console()
-    folder = run_demo(load(recipe, DemoRecipe, override or []), out, seed, console)
-    page = build_report(folder)
     from saccade.studies.demo_summary import summary
 
+    console = Console()
+    folder = run_demo(resolve(recipe, DemoRecipe, overrides, print_config), out, seed, console)
+    page = build_report(folder)
     console.print(summary(folder))
-    console.print(f"report: {page}")
+    console.print(f"report: {page}", soft_wrap=True)

@@ -18,6 +18,7 @@ SCHEMAS: dict[str, Callable[[], type[Config]]] = {
     "sft": _at("saccade.training.sft", "SFTRecipe"),
     "rl": _at("saccade.training.rl", "RLRecipe"),
     "eval": _at("saccade.evaluation.recipe", "EvalRecipe"),
+    "demo": _at("saccade.studies.demo_recipe", "DemoRecipe"),
 }
 
 

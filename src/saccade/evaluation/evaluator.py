@@ -31,15 +31,15 @@ class Decoding(Config):
     """How replies are drawn."""
 
     name: Literal["greedy", "sampled"] = "greedy"
-    k: int = Field(1, ge=1)
+    k: int = Field(default=1, ge=1)
     """Replies per item; more than one only makes sense for `sampled`."""
-    max_new_tokens: int = Field(256, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
     """Of `sampled`; top_p and top_k too."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
     seed: int = 0
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Items per call of the engine. Part of the result when sampling: each batch has its own seed."""
     template: str | None = None
     """Wording of the prompt, a name of `saccade.tasks.templates.TEMPLATES`; each task's own when null."""

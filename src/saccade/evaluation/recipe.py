@@ -30,7 +30,7 @@ class WorldBenchmark(Config):
 
     splits: tuple[str, ...] = Field(("test",), min_length=1)
     tasks: tuple[str, ...] = Field(("count",), min_length=1)
-    n: int = Field(300, ge=1)
+    n: int = Field(default=300, ge=1)
     """Questions per split and task."""
     seed: int = 0
     """Of the benchmark, in a name space of its own; runs that are compared must share it."""
@@ -47,20 +47,20 @@ class EvalRecipe(Config):
     """Column `control`: the name of the control that this run is, if it is one."""
     data: tuple[DataConfig, ...] = ()
     world: WorldBenchmark | None = None
-    n: int | None = Field(None, ge=1)
+    n: int | None = Field(default=None, ge=1)
     """Items taken from each of `data`, the first ones; all when null."""
     decoding: tuple[Literal["greedy", "sampled"], ...] = Field(("greedy", "sampled"), min_length=1)
-    k: int = Field(1, ge=1)
+    k: int = Field(default=1, ge=1)
     """Replies per item when sampling."""
-    max_new_tokens: int = Field(256, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
     seed: int = 0
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     template: str | None = None
     forced_prefix: str = ""
-    images: int = Field(24, ge=0)
+    images: int = Field(default=24, ge=0)
     """Items whose images are kept for the report, evenly from all splits and tasks."""
     out: str
 

@@ -101,7 +101,12 @@ def shared_prefix(prompts: Sequence[EncodedPrompt]) -> tuple[EncodedPrompt, list
         if not bool((tail == torch.arange(following, following + tail.shape[1])).all()):
             raise ValueError("an image stands after the place where the prompts begin to differ")
     prefix = EncodedPrompt(
-        first.ids_P[:length], first.positions_3P[:, :length], following, first.pixels, first.image_shas, first.frames,
+        first.ids_P[:length],
+        first.positions_3P[:, :length],
+        following,
+        first.pixels,
+        first.image_shas,
+        first.frames,
         f"{first.prompt_id}:{length}",
     )
     return prefix, [p.ids_P[length:].tolist() for p in prompts]

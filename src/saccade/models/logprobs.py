@@ -19,7 +19,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
     """log p(target | hidden) with the head recomputed per chunk in backward; saves one float per token."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float, entropy: bool):  # type: ignore[override]
+    def forward(  # type: ignore[override]  # torch declares (ctx, *args)
+        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         R = hidden_RD.shape[0]
         logprobs_R = hidden_RD.new_empty(R, dtype=torch.float32 if hidden_RD.dtype != torch.float64 else torch.float64)
         lse_R, entropy_R = torch.empty_like(logprobs_R), torch.empty_like(logprobs_R)
@@ -37,7 +39,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs_R, entropy_R
 
     @staticmethod
-    def backward(ctx: Any, grad_R: Tensor, _: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
         hidden_RD, weight_VD, targets_R, lse_R = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_RD) if need_hidden else None
@@ -64,6 +66,6 @@ def token_logprobs(
     Arithmetic of the softmax is float32 (float64 for a float64 model) whatever the model's dtype.
     """
     if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; log-probs need a positive temperature (greedy decoding uses 1)")
+        raise ValueError(f"temperature is {temperature}; log-probs need a positive one (greedy decoding uses 1)")
     logprobs_R, entropy_R = _ChunkedLogprobs.apply(hidden_RD, weight_VD, targets_R, temperature, entropy)
     return logprobs_R, entropy_R if entropy else None

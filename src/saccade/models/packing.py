@@ -38,7 +38,8 @@ class Packed:
     segments_BT: Tensor
     """-1 padding, 0 prompt, k for the row's k-th branch."""
     source_R: Tensor
-    """Flat index into (B, T) of the position that predicts each loss token; branch token 0 is predicted by the prompt's last."""
+    """Flat index into (B, T) of the position that predicts each loss token: the one before it, for a branch's first
+    token the prompt's last."""
     targets_R: Tensor
     branch_index_R: Tensor
     """Branch of each loss token, counted over the whole batch."""
@@ -82,7 +83,10 @@ def pack(groups: Sequence[tuple[EncodedPrompt, Sequence[Branch]]]) -> Packed:
         for k, branch in enumerate(branches):
             n = len(branch.ids)
             if not 0 <= branch.loss_from < n:
-                raise ValueError(f"branch {k} of prompt {prompt.prompt_id}: {n} tokens, loss from {branch.loss_from}; need at least one loss token")
+                raise ValueError(
+                    f"branch {k} of prompt {prompt.prompt_id}: got {n} tokens and loss from {branch.loss_from}; "
+                    "expected at least one loss token"
+                )
             ids_BT[row, at : at + n] = torch.tensor(branch.ids)
             segments_BT[row, at : at + n] = k + 1
             columns.append(torch.arange(prompt.next_position, prompt.next_position + n).expand(3, -1))

@@ -3,7 +3,7 @@
 They are ordinary Hugging Face models, saved as ordinary checkpoint directories. Only the initialisation is our own, so
 that minutes on a CPU suffice to teach them something:
 
-- keys start near the queries and outputs near the transposed values ("mimetic" initialisation, Trockman and Kolter 2023,
+- keys start near the queries and outputs near the transposed values ("mimetic" initialisation, Trockman and Kolter,
   arXiv:2305.09828), so that matching and copying heads exist from step 0;
 - the projector's last layer starts small, so that visual tokens hold at first only what perception training puts there.
 """
@@ -47,32 +47,36 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, size: TinySize) -> Qwen2_5_V
     half = size.hidden // size.head // 2
     side = 3 * half // 8
     return Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=len(tokenizer),
-            hidden_size=size.hidden,
-            intermediate_size=size.inter,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.head,
-            num_key_value_heads=size.kv_head,
-            max_position_embeddings=8192,
-            rope_parameters=dict(rope_type="default", rope_theta=10_000.0, mrope_section=[half - 2 * side, side, side]),
-            bos_token_id=token("<|endoftext|>"),
-            eos_token_id=token("<|im_end|>"),
-            pad_token_id=token("<|endoftext|>"),
-            tie_word_embeddings=True,
-        ),
-        vision_config=dict(
-            depth=size.vision_layers,
-            hidden_size=size.vision_hidden,
-            intermediate_size=size.vision_inter,
-            num_heads=size.head,
-            out_hidden_size=size.hidden,
-            patch_size=14,
-            spatial_merge_size=2,
-            temporal_patch_size=2,
-            window_size=112,
-            fullatt_block_indexes=list(range(1, size.vision_layers)),
-        ),
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": size.hidden,
+            "intermediate_size": size.inter,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.head,
+            "num_key_value_heads": size.kv_head,
+            "max_position_embeddings": 8192,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_section": [half - 2 * side, side, side],
+            },
+            "bos_token_id": token("<|endoftext|>"),
+            "eos_token_id": token("<|im_end|>"),
+            "pad_token_id": token("<|endoftext|>"),
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": size.vision_layers,
+            "hidden_size": size.vision_hidden,
+            "intermediate_size": size.vision_inter,
+            "num_heads": size.head,
+            "out_hidden_size": size.hidden,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": list(range(1, size.vision_layers)),
+        },
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),

@@ -1,4 +1,4 @@
-"""The tiny models' own tokenizer: byte-level BPE over a small word list, numbers split into digits, tags as single tokens.
+"""The tiny models' own tokenizer: byte-level BPE over a small word list; a digit is a token, and so is each tag.
 
 It covers any text (byte fallback), so that the tiny model reads real data too; the words of the visual world are one
 token each, with or without the space before them, and so are a digit and the name of a cell ("b3").
@@ -22,21 +22,25 @@ SPECIALS = (
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", '{"bbox_2d": [', '"label": "')
 
-WORDS = """
-a about above across add after again all along alternatively also altogether always an and angle angles answer any appears are area as at axis
-bar bars be been before below between big bigger blue both bottom box boxes but by can centre change changed chart check choice choose circle
-circles colour coloured colours column compare count counting cross crosses degrees detect diamond diamonds did difference differs digit digits
-do does done each eight eighth either empty equal equals every exactly expression false far few fewer fifth figure find first five following for
-four fourth from give given gives good got green grey has have height here hmm how however hypotenuse i if image images in inside instead is it
-its just label labels large larger largest last least left leftmost leg legs length less let like line list listed long look looking looks lower
-lowest many me mean mistake missing moved more most much multiply name new next nine no none not nothing now number numbers object objects of
-on once one only option options or orange order other out over perimeter picture pink please point position present purple question re-check
-read reading recheck rectangle red relation removed result right rightmost row rows rule same so say scan second see seven shape shapes short
-shorter shortest should side sides six size small smaller smallest so some square squares star stars start still subtract sum tall taller
-tallest ten than that the their them then there these they thing third this three tile tiles times to together top total triangle triangles
-true try two under up upper value values wait was we what where whether which while wide width will with within word write x y yellow yes you
-your zero topmost bottommost assistant user system json bbox marked minus cell cells holds hold color colors same sum plus
-""".split()
+VOCABULARY = """
+a about above across add after again all along alternatively also altogether always an and angle angles answer any
+appears are area as at axis bar bars be been before below between big bigger blue both bottom box boxes but by can
+centre change changed chart check choice choose circle circles colour coloured colours column compare count counting
+cross crosses degrees detect diamond diamonds did difference differs digit digits do does done each eight eighth either
+empty equal equals every exactly expression false far few fewer fifth figure find first five following for four fourth
+from give given gives good got green grey has have height here hmm how however hypotenuse i if image images in inside
+instead is it its just label labels large larger largest last least left leftmost leg legs length less let like line
+list listed long look looking looks lower lowest many me mean mistake missing moved more most much multiply name new
+next nine no none not nothing now number numbers object objects of on once one only option options or orange order other
+out over perimeter picture pink please point position present purple question re-check read reading recheck rectangle
+red relation removed result right rightmost row rows rule same so say scan second see seven shape shapes short shorter
+shortest should side sides six size small smaller smallest so some square squares star stars start still subtract sum
+tall taller tallest ten than that the their them then there these they thing third this three tile tiles times to
+together top total triangle triangles true try two under up upper value values wait was we what where whether which
+while wide width will with within word write x y yellow yes you your zero topmost bottommost assistant user system json
+bbox marked minus cell cells holds hold color colors same sum plus
+"""
+WORDS = tuple(VOCABULARY.split())
 
 PIECES = r" ?\b[a-f][1-6]\b| ?\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s+(?!\S)|\s+"
 """What BPE joins within: the name of a cell, a digit, a word, a run of marks, white space."""
@@ -57,7 +61,25 @@ def _corpus() -> Iterator[str]:
         for form, times in zip(forms, (40, 20, 14, 14), strict=True):
             for _ in range(times):
                 yield form
-    for mark in (", ", ". ", ": ", "? ", " = ", " + ", " - ", " x ", " * ", '", "', "], ", "]}", '"}', '"}]', "}, ", "[{", "[]"):
+    for mark in (
+        ", ",
+        ". ",
+        ": ",
+        "? ",
+        " = ",
+        " + ",
+        " - ",
+        " x ",
+        " * ",
+        '", "',
+        "], ",
+        "]}",
+        '"}',
+        '"}]',
+        "}, ",
+        "[{",
+        "[]",
+    ):
         for _ in range(60):
             yield mark
 

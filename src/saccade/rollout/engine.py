@@ -17,10 +17,10 @@ from saccade.types import Completion
 class Sampling(Config):
     """How replies are drawn. The default distribution is the one whose log-probs are trained: temperature 1, no cut."""
 
-    max_new_tokens: int = Field(256, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
     """0 keeps all tokens."""
     greedy: bool = False
 

@@ -1,4 +1,4 @@
-"""The jobs of the demo. Each is called in a process of its own with its directory, and returns what `job.json` keeps."""
+"""The jobs of the demo. Each runs in a process of its own with its directory, and returns what `job.json` keeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saccade.algorithm import Stage, Until
 from saccade.data import DataConfig
@@ -14,6 +14,7 @@ from saccade.evaluation.recipe import EvalRecipe, WorldBenchmark, run_eval
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.rollout.engine import Sampling
 from saccade.studies.chains import ChainSource, write_chains
+from saccade.studies.demo_recipe import DemoRecipe
 from saccade.studies.rejection import sample_right
 from saccade.training import rl as rl_loop
 from saccade.training import sft as sft_loop
@@ -22,9 +23,6 @@ from saccade.training.examples import ExampleConfig, draw_from
 from saccade.training.sft import SFTRecipe
 from saccade.world import World
 from saccade.world.splits import find_split
-
-if TYPE_CHECKING:
-    from saccade.studies.demo import DemoRecipe
 
 Left = dict[str, Any]
 
@@ -62,7 +60,7 @@ def rl(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> Left:
 
 
 def more_sft(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> Left:
-    """Control: from the same SFT model, the CPU seconds of RL spent on more chains of the cold start's kind, all new."""
+    """Control: from the same SFT model, the CPU seconds of RL spent on more chains of the cold start's kind."""
     steps = max(1, round(_left(out, "rl")["train_cpu_s"] / _sft_step_s(out)))
     policy = load_policy(ModelConfig(path=recipe.base))
     source = ChainSource(World(), policy.adapter, recipe.tasks, recipe.habits, seed + 1_000_000)
@@ -90,7 +88,7 @@ def rejection(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> Left
 
 def short_cap(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> Left:
     """Control of the second stage: from the end of the first, the second's tokens spent under the first's cap."""
-    first, second = recipe.stage_ends
+    first, _ = recipe.stage_ends
     rows = [json.loads(line) for line in (out / "rl" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     tokens = {row["step"]: float(row["tokens/count"]) for row in rows if "tokens/count" in row}
     wanted = sum(count for step, count in tokens.items() if step > first)
@@ -164,6 +162,7 @@ def _timed_sft(recipe: SFTRecipe, directory: Path, draw: Any) -> Left:
 def _rl_recipe(
     recipe: DemoRecipe, model: str, stages: tuple[Stage, ...], seed: int, save_every: int
 ) -> rl_loop.RLRecipe:
+    last = max(stage.until.step or 1 for stage in stages if stage.until)
     return rl_loop.RLRecipe(
         seed=seed,
         model=ModelConfig(path=model),
@@ -172,7 +171,8 @@ def _rl_recipe(
         prompts_per_step=recipe.rl_prompts,
         loss=recipe.rl_loss,
         optim=recipe.rl_optim,
-        checkpoint=CheckpointConfig(every=save_every, keep=3),
+        # all are kept: a control starts from the first stage's
+        checkpoint=CheckpointConfig(every=save_every, keep=math.ceil(last / save_every)),
         images_per_step=1,
     )
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saccade.data.images import load_image
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.results import compare, comparison_row, mean_listings, summarise, write_json, write_results
 from saccade.evaluation.suites import world_suite
-
-if TYPE_CHECKING:
-    from saccade.studies.demo import DemoRecipe
+from saccade.studies.demo_recipe import DemoRecipe
 
 MODELS = ("base", "sft", "rl", "more_sft", "rejection", "short_cap")
 SHOWN = ("base", "sft", "rl")
 SAMPLES_PER_TASK = 3
 
 
-def write_demo(
-    recipe: DemoRecipe, out: Path, seed: int, left: Mapping[str, Mapping[str, Any]], seconds: float
-) -> None:
+def write_demo(recipe: DemoRecipe, out: Path, seed: int, left: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
     """Write results.json, demo.json and samples.json from the items of all evaluations."""
     items = {name: _items(out, name, "free") for name in MODELS}
     forced = {name: _items(out, name, "forced") for name in MODELS}
@@ -36,7 +32,9 @@ def write_demo(
             "seconds": round(seconds, 1),
             "cpu_seconds": round(spent, 1),
             "comparisons": comparisons(recipe, items, forced),
-            "listings": {name: round(mean_listings(_pick(items[name], recipe.splits[0], "sampled")), 3) for name in MODELS},
+            "listings": {
+                name: round(mean_listings(_pick(items[name], recipe.splits[0], "sampled")), 3) for name in MODELS
+            },
             "habits": {name: _habits(_pick(items[name], recipe.splits[0], "sampled")) for name in MODELS},
             "compute": {name: dict(job) for name, job in left.items()},
             "notes": notes(recipe, left),
@@ -51,41 +49,47 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Paired differences on the same questions, the headline first. What an interval does not allow is not claimed."""
     home, *others = recipe.splits
-    plan = [
-        (f"RL - SFT, {split}, {how}", _pick(items["rl"], split, how), _pick(items["sft"], split, how))
-        for split in (home, *others)
-        for how in ("sampled", "greedy")
-    ]
-    for name, words in (("more_sft", "more SFT"), ("rejection", "rejection-sampling SFT")):
-        for how in ("sampled", "greedy"):
-            plan.append((f"RL - {words} (equal compute), {home}, {how}", _pick(items["rl"], home, how), _pick(items[name], home, how)))
-        plan.append((f"RL - {words}, both forced to the same habit, {home}, greedy", _pick(forced["rl"], home, "greedy"), _pick(forced[name], home, "greedy")))
-    plan.append((f"RL - SFT, both forced to the same habit, {home}, greedy", _pick(forced["rl"], home, "greedy"), _pick(forced["sft"], home, "greedy")))
+    rows: list[dict[str, Any]] = []
+
+    def row(words: str, of: Mapping[str, Sequence[ItemResult]], a: str, b: str, split: str, how: str) -> None:
+        difference = compare(f"{words}, {split}, {how}", _pick(of[a], split, how), _pick(of[b], split, how))
+        rows.append(comparison_row(difference))
+
     for split in (home, *others):
-        plan.append((f"longer second stage - short cap (equal tokens), {split}, sampled", _pick(items["rl"], split, "sampled"), _pick(items["short_cap"], split, "sampled")))
-    return [comparison_row(compare(name, a, b)) for name, a, b in plan]
+        for how in ("sampled", "greedy"):
+            row("RL - SFT", items, "rl", "sft", split, how)
+    for other, words in (("more_sft", "more SFT"), ("rejection", "rejection-sampling SFT")):
+        for how in ("sampled", "greedy"):
+            row(f"RL - {words} (equal compute)", items, "rl", other, home, how)
+        row(f"RL - {words}, both forced to the same habit", forced, "rl", other, home, "greedy")
+    row("RL - SFT, both forced to the same habit", forced, "rl", "sft", home, "greedy")
+    for split in (home, *others):
+        row("longer second stage - short cap (equal tokens)", items, "rl", "short_cap", split, "sampled")
+    return rows
 
 
 def notes(recipe: DemoRecipe, left: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """How to read the numbers; plain facts of the set-up."""
-    rl, more, rejection, short = (left[n] for n in ("rl", "controls/more_sft", "controls/rejection", "controls/short_cap"))
+    rl = left["rl"]
+    more, rejection, short = (left[f"controls/{name}"] for name in ("more_sft", "rejection", "short_cap"))
     return [
-        f"All models answer the same {recipe.n} held-out questions per split and task; these were never used to choose anything.",
+        f"All models answer the same {recipe.n} held-out questions per split and task; nothing was chosen by them.",
         f"Training CPU seconds: RL {rl['train_cpu_s']:.0f}, more SFT {more['train_cpu_s']:.0f}, rejection-sampling SFT "
         f"{rejection['train_cpu_s']:.0f} ({rejection['kept']} right replies kept of {rejection['drawn']} sampled).",
-        f"Control 'forced': every reply begins with '{recipe.forced}', so all models answer by the same habit. A difference "
-        "that is there when free and gone when forced is a choice of habit, not a better skill.",
-        f"Control 'short cap': from the end of the first stage, {short['steps']} more steps under the first cap, about as many "
-        "sampled tokens as the second stage used, with a fresh optimiser state.",
+        f"Control 'forced': every reply begins with '{recipe.forced}', so all models answer by the same habit. "
+        "A difference that is there when free and gone when forced is a choice of habit, not a better skill.",
+        f"Control 'short cap': from the end of the first stage, {short['steps']} more steps under the first cap, "
+        "about as many sampled tokens as the second stage used, with a fresh optimiser state.",
         "Every reply in the cold-start set ends in the true answer; habits differ only in what is written before it.",
         "The claim is about this one base model and this world.",
     ]
 
 
 def _items(out: Path, name: str, part: str) -> list[ItemResult]:
-    found = read_items(out / "eval" / name / part / "items.jsonl")
+    folder = out / "eval" / name
+    found = read_items(folder / part / "items.jsonl")
     if not found:
-        raise ValueError(f"{out / 'eval' / name / part}/items.jsonl holds nothing; remove {out / 'eval' / name} and start again")
+        raise ValueError(f"{folder / part}/items.jsonl holds nothing; remove {folder} and start again")
     return found
 
 
@@ -122,10 +126,11 @@ def _samples(recipe: DemoRecipe, out: Path, items: Mapping[str, Sequence[ItemRes
                 "image": f"samples/{name}",
                 "gold": sample.answer,
                 "gold_box": list(gold[0]) if gold else None,
-                "replies": {
-                    model: {"text": item.text, "box": list(item.boxes[0]) if item.boxes else None, "right": item.verdicts[0]}
-                    for model, item in found.items()
-                },
+                "replies": {model: _reply(item) for model, item in found.items()},
             }
         )
     return rows
+
+
+def _reply(item: ItemResult) -> dict[str, Any]:
+    return {"text": item.text, "box": list(item.boxes[0]) if item.boxes else None, "right": item.verdicts[0]}

@@ -95,7 +95,9 @@ def bars(jobs: Sequence[Job], done: set[str], console: Console) -> Iterator[Call
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
         for job in jobs:
-            tasks[job.name] = progress.add_task(job.name, total=job.total, start=job.name in done, completed=job.total if job.name in done else 0)
+            tasks[job.name] = progress.add_task(
+                job.name, total=job.total, start=job.name in done, completed=job.total if job.name in done else 0
+            )
 
         def show(job: Job, count: int) -> None:
             progress.start_task(tasks[job.name])

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from saccade.config import Config
 from saccade.models.adapter import Adapter, EncodedPrompt, shared_prefix
 from saccade.models.packing import Branch
 from saccade.tasks import TASKS
 from saccade.types import Sample
-from saccade.world import HABITS, Question, Scene, World
+from saccade.world import Question, Scene, World
+from saccade.world.chains import HabitWeights
 from saccade.world.generator import KINDS
 
 DRILL = "drill"
@@ -31,18 +32,11 @@ class Mixture(Config):
     """Kinds of scene; 'pair' shows a scene and its changed copy (the difference task)."""
     tasks: dict[str, float] = Field(default_factory=dict)
     """Weights of the tasks asked about a scene, of those that it allows; empty weighs all the same."""
-    habits: dict[str, float] = Field(default_factory=lambda: {"terse": 1.0, "enumerate": 1.0})
-    questions: int = Field(4, ge=1)
+    habits: HabitWeights = Field(default_factory=lambda: {"terse": 1.0, "enumerate": 1.0})
+    questions: int = Field(default=4, ge=1)
     """Questions per picture."""
-    drills: int = Field(0, ge=0)
+    drills: int = Field(default=0, ge=0)
     """Short read-outs per picture: what is in a cell, where a thing is, which box it has."""
-
-    @field_validator("habits")
-    @classmethod
-    def _known_habits(cls, value: dict[str, float]) -> dict[str, float]:
-        if unknown := set(value) - set(HABITS):
-            raise ValueError(f"unknown habits {sorted(unknown)}; the world has {', '.join(HABITS)}")
-        return value
 
 
 def draw(rng: Random, weights: Mapping[str, float]) -> str:
@@ -61,7 +55,9 @@ def pick_tasks(mixture: Mixture, scene_kind: str, rng: Random) -> list[str]:
     return picked
 
 
-def row(world: World, adapter: Adapter, mixture: Mixture, rng: Random, index: int) -> tuple[EncodedPrompt, list[Branch], list[str]]:
+def row(
+    world: World, adapter: Adapter, mixture: Mixture, rng: Random, index: int
+) -> tuple[EncodedPrompt, list[Branch], list[str]]:
     """One picture with its questions as branches, and for each branch what it is ('count/enumerate')."""
     kind = draw(rng, mixture.scenes)
     scene = world.scene(rng.randrange(2**31), index, "train", kind)

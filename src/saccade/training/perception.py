@@ -28,7 +28,11 @@ WORD_HEADS: dict[str, tuple[str, ...]] = {
     "cell": tuple(f"{column}{row}" for row in "123456" for column in "abcdef"),
 }
 NUMBER_HEADS: dict[str, int] = {
-    **{f"{corner}_{part}": 20 if part == "tens" else 10 for corner in ("x1", "y1", "x2", "y2") for part in ("tens", "ones")},
+    **{
+        f"{corner}_{part}": 20 if part == "tens" else 10
+        for corner in ("x1", "y1", "x2", "y2")
+        for part in ("tens", "ones")
+    },
     "label_tens": 20,
     "label_ones": 10,
     "bar_value": 10,

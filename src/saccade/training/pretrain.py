@@ -35,18 +35,18 @@ log = logging.getLogger(__name__)
 
 
 class PretrainStage(Config):
-    """One stage of the curriculum. The learning rate warms up, holds, and falls linearly over the last `decay` share."""
+    """One stage of the curriculum. The rate warms up, holds, and falls linearly over the last `decay` share."""
 
     name: str
     loss: Literal["perception", "language"] = "language"
     steps: int = Field(ge=1)
-    rows: int = Field(16, ge=1)
+    rows: int = Field(default=16, ge=1)
     """Pictures per process and step."""
-    lr: float = Field(1e-3, gt=0)
-    vision_lr: float = Field(0.3, ge=0)
+    lr: float = Field(default=1e-3, gt=0)
+    vision_lr: float = Field(default=0.3, ge=0)
     """Learning rate of tower and projector as a share of `lr`; 0 freezes them."""
-    warmup: int = Field(30, ge=1)
-    decay: float = Field(0.0, ge=0, le=1)
+    warmup: int = Field(default=30, ge=1)
+    decay: float = Field(default=0.0, ge=0, le=1)
     mixture: Mixture = Mixture()
 
 
@@ -57,13 +57,13 @@ class PretrainRecipe(Config):
     out: str = "runs/base"
     size: Literal["S", "M", "L"] = "M"
     seed: int = 0
-    processes: int = Field(2, ge=1)
+    processes: int = Field(default=2, ge=1)
     world: WorldConfig = WorldConfig()
-    larger_share: float = Field(0.15, ge=0, lt=1)
+    larger_share: float = Field(default=0.15, ge=0, lt=1)
     """Share of pictures with one more cell per side, so that positions beyond the demo size are not unseen."""
-    weight_decay: float = Field(0.01, ge=0)
-    log_every: int = Field(20, ge=1)
-    save_every: int = Field(200, ge=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    log_every: int = Field(default=20, ge=1)
+    save_every: int = Field(default=200, ge=1)
     stages: tuple[PretrainStage, ...] = Field(min_length=1)
 
 
@@ -71,7 +71,7 @@ Evaluate = Callable[[Policy, str], dict[str, float]]
 
 
 def train(recipe: PretrainRecipe, evaluate: Evaluate | None = None) -> Path:
-    """Train in `recipe.processes` processes; returns the checkpoint directory. A killed run goes on where it was saved."""
+    """Train in `recipe.processes` processes; returns the checkpoint's directory. A killed run goes on from its save."""
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(dump(recipe))
@@ -149,7 +149,8 @@ def _run_stage(rank: int, recipe: PretrainRecipe, number: int, policy: Policy, r
             seen[name].append(value)
         if rank == 0 and ((step + 1) % recipe.log_every == 0 or step + 1 == stage.steps):
             means = {name: round(sum(v) / len(v), 4) for name, v in sorted(seen.items())}
-            _record(Path(recipe.out), {"stage": stage.name, "step": step + 1, "seconds": round(time.perf_counter() - began, 1), **means})
+            seconds = round(time.perf_counter() - began, 1)
+            _record(Path(recipe.out), {"stage": stage.name, "step": step + 1, "seconds": seconds, **means})
             seen.clear()
         if rank == 0 and (step + 1) % recipe.save_every == 0:
             _save(Path(recipe.out), policy, readouts, optimiser, (number, step + 1))
@@ -186,13 +187,16 @@ def _language(
     metrics: dict[str, list[float]] = defaultdict(list)
     for chunk in (rows[:half], rows[half:]):
         if chunk:
-            part = _chunk_loss(policy, [(prompt, branches) for prompt, branches, _ in chunk], [n for _, _, names in chunk for n in names], metrics)
+            groups = [(prompt, branches) for prompt, branches, _ in chunk]
+            part = _chunk_loss(policy, groups, [name for _, _, names in chunk for name in names], metrics)
             loss = loss + part / total
     # the sum over processes is taken in `_reduce_and_clip`, which averages: undo that here
     return loss * recipe.processes, {name: sum(v) / len(v) for name, v in metrics.items()}
 
 
-def _chunk_loss(policy: Policy, groups: list[tuple[Any, list[Branch]]], names: list[str], metrics: dict[str, list[float]]) -> Tensor:
+def _chunk_loss(
+    policy: Policy, groups: list[tuple[Any, list[Branch]]], names: list[str], metrics: dict[str, list[float]]
+) -> Tensor:
     packed: Packed = pack(groups)
     features = Features(policy.adapter.vision(policy.model, packed.prompts), policy.version)
     logprobs_R, _ = branch_logprobs(policy, packed, features=features)
@@ -222,7 +226,9 @@ def _barrier(recipe: PretrainRecipe) -> None:
         dist.barrier()
 
 
-def _save(out: Path, policy: Policy, readouts: Readouts, optimiser: torch.optim.Optimizer | None, done: tuple[int, int]) -> None:
+def _save(
+    out: Path, policy: Policy, readouts: Readouts, optimiser: torch.optim.Optimizer | None, done: tuple[int, int]
+) -> None:
     state = {
         "model": policy.model.state_dict(),
         "heads": readouts.heads.state_dict(),
@@ -240,7 +246,8 @@ def _restore(out: Path, policy: Policy, readouts: Readouts) -> tuple[int, int]:
     state = torch.load(out / "state.pt")
     policy.model.load_state_dict(state["model"])
     readouts.heads.load_state_dict(state["heads"])
-    return tuple(state["done"])
+    number, step = state["done"]
+    return number, step
 
 
 def _record(out: Path, line: dict[str, Any]) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from saccade.world.question import Question
 
@@ -53,6 +56,16 @@ WRITERS: dict[str, Callable[[Question, Random], str]] = {
 }
 HABITS = tuple(WRITERS)
 FIRST_WORDS = {"terse": "looks", "enumerate": "scan", "check": "check", "ramble": "hmm"}
+
+
+def _known(weights: dict[str, float]) -> dict[str, float]:
+    if unknown := set(weights) - set(HABITS):
+        raise ValueError(f"unknown habits {sorted(unknown)}; the world has {', '.join(HABITS)}")
+    return weights
+
+
+HabitWeights = Annotated[dict[str, float], AfterValidator(_known)]
+"""Relative weights of habits, as a recipe gives them."""
 
 
 def write_chain(question: Question, habit: str, rng: Random) -> str:

@@ -44,7 +44,7 @@ def sample_chart(rng: Random, cfg: WorldConfig, split: Split, kind: str) -> Scen
     ground = background(rng, split)
     tone = ground.tones[0]
     step = -36 if tone[0] > 100 else 36
-    lines = tuple(v + step for v in tone)
+    lines = (tone[0] + step, tone[1] + step, tone[2] + step)
     half = HEIGHT * scale // 2
     labels = tuple(Label(str(v), "axis", (2 * scale, base - v * unit - half), scale) for v in (0, *VALUES))
     plain = Background("plain", (tone, lines), ground.seed)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from PIL import Image
+
 from saccade.types import Sample
 from saccade.world.config import COLORS, SHAPES, SIZES, TILE
 from saccade.world.generator import WorldItem
@@ -88,6 +90,12 @@ def _box(thing: Seen) -> list[int]:
     return [int(v) for v in thing.box]
 
 
+def _picture(sample: Sample) -> Image.Image:
+    image = sample.images[0]
+    assert isinstance(image, Image.Image)  # the world decodes its images
+    return image
+
+
 def _count(sample: Sample, scene: Scene) -> Any:
     (phrase,) = _words(r"How many (.+) are there\?", sample.question)
     return str(len(_described(phrase, measure(scene))))
@@ -121,7 +129,7 @@ def _detect(sample: Sample, scene: Scene) -> Any:
 
 
 def _chart(sample: Sample, scene: Scene) -> Any:
-    values = bar_values(sample.images[0])
+    values = bar_values(_picture(sample))
     named = re.findall(r"the (\w+) bar", sample.question)
     if "tallest" in sample.question:
         return str(max(values.values()) - min(values.values()))
@@ -134,7 +142,7 @@ def _geometry(sample: Sample, scene: Scene) -> Any:
         return "no figure"
     numbers, hidden = [], ""
     for label in figure.labels:
-        text = printed(sample.images[0], label.at, len(label.text), label.scale)
+        text = printed(_picture(sample), label.at, len(label.text), label.scale)
         if text == "?":
             hidden = label.role
         else:

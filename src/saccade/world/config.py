@@ -35,20 +35,20 @@ Layout = Literal["grid", "free"]
 class WorldConfig(Config):
     """Settings of a `World`. Lengths given in pixels hold for 28 px cells and scale with `cell_px`."""
 
-    cells: int = Field(4, ge=2, le=9)
+    cells: int = Field(default=4, ge=2, le=9)
     """Cells per side; the image is `cells * cell_px` pixels square."""
-    cell_px: int = Field(28, ge=20, le=224)
-    objects_min: int = Field(3, ge=1)
-    objects_max: int = Field(8, ge=2)
-    jitter: int = Field(3, ge=0, le=6)
+    cell_px: int = Field(default=28, ge=20, le=224)
+    objects_min: int = Field(default=3, ge=1)
+    objects_max: int = Field(default=8, ge=2)
+    jitter: int = Field(default=3, ge=0, le=6)
     """How far an object's centre strays from its cell's, in pixels of a 28 px cell."""
     layout: Layout = "grid"
     """grid: at most one object per cell; free: anywhere, overlapping, each visible by `visible_share` or more."""
-    visible_share: float = Field(0.5, gt=0.0, le=1.0)
-    skew: float = Field(0.6, gt=0.0)
+    visible_share: float = Field(default=0.5, gt=0.0, le=1.0)
+    skew: float = Field(default=0.6, gt=0.0)
     """Concentration of the Dirichlet weights of colours and shapes within a scene; smaller is more uneven."""
-    count_max: int = Field(5, ge=1)
-    compare_max: int = Field(3, ge=1)
+    count_max: int = Field(default=5, ge=1)
+    compare_max: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
     def _some_objects_fit(self) -> WorldConfig:

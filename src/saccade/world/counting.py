@@ -26,9 +26,7 @@ def descriptions(scene: Scene, rng: Random, split: Split) -> list[What]:
     if scene.kind == "digits":
         return [What(shape=TILE), *(What(color=color, shape=TILE) for color in COLORS)]
     single = [*(What(color=color) for color in COLORS), *(What(shape=shape) for shape in SHAPES)]
-    pairs = [
-        What(color=c, shape=s) for c in COLORS for s in SHAPES if split.held_out or (c, s) not in HELD_OUT
-    ]
+    pairs = [What(color=c, shape=s) for c in COLORS for s in SHAPES if split.held_out or (c, s) not in HELD_OUT]
     sized = [What(color=c, size=z) for c in COLORS for z in SIZES]
     sized += [What(shape=s, size=z) for s in SHAPES for z in SIZES]
     return [*single, *rng.sample(pairs, 12), *rng.sample(sized, 6)]
@@ -98,10 +96,7 @@ def propose_compares(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) 
         counted = [(n, what) for n, what in counted if n <= cfg.count_max]
         rng.shuffle(counted)
         queries += [
-            Compare(a, b)
-            for n, a in counted
-            for m, b in counted
-            if a != b and 0 <= n - m <= cfg.compare_max and n > 0
+            Compare(a, b) for n, a in counted for m, b in counted if a != b and 0 <= n - m <= cfg.compare_max and n > 0
         ]
     rng.shuffle(queries)
     return queries

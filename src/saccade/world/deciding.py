@@ -154,7 +154,5 @@ KINDS = {
         lambda rng, cfg, split: (rng.choice(tuple(CHOICE_TEXTS)), rng.choice(LETTERS)),
         lambda q: (q.level, q.answer),
     ),
-    "yes_no": TaskKind(
-        ("shapes",), propose_yes_no, ask_yes_no, _decision_class, lambda q: (q.level, q.answer)
-    ),
+    "yes_no": TaskKind(("shapes",), propose_yes_no, ask_yes_no, _decision_class, lambda q: (q.level, q.answer)),
 }

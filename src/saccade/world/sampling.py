@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -34,9 +35,13 @@ def paint(rng: random.Random, color: str, shifted: bool) -> Rgb:
         hue, light, saturation = colorsys.rgb_to_hls(*(v / 255 for v in rgb))
         light = min(0.72, max(0.24, light + rng.choice((-0.07, 0.08))))
         turned = colorsys.hls_to_rgb((hue + rng.choice((-0.012, 0.012))) % 1.0, light, saturation * 0.8)
-        rgb = tuple(round(255 * v) for v in turned)
+        rgb = _rgb(round(255 * v) for v in turned)
     shade = rng.randint(-_SHADE, _SHADE)
-    red, green, blue = (min(255, max(0, v + shade)) for v in rgb)
+    return _rgb(v + shade for v in rgb)
+
+
+def _rgb(values: Iterable[int]) -> Rgb:
+    red, green, blue = (min(255, max(0, v)) for v in values)
     return red, green, blue
 
 
@@ -44,13 +49,13 @@ def background(rng: random.Random, split: Split) -> Background:
     """Neutral tones, light or dark, so that every object colour stands out."""
     low, high = rng.choice(((14, 58), (206, 244)))
     style = rng.choice(split.backgrounds)
-    tones = []
+    tones: list[Rgb] = []
     for _ in range(2):
         grey = rng.randint(low, high)
-        tones.append(tuple(min(255, max(0, grey + rng.randint(-6, 6))) for _ in range(3)))
+        tones.append(_rgb(grey + rng.randint(-6, 6) for _ in range(3)))
     if style in ("stripes", "checker", "clutter"):
         step = 26 if low < 100 else -26
-        tones[1] = tuple(min(255, max(0, v + step)) for v in tones[0])
+        tones[1] = _rgb(v + step for v in tones[0])
     return Background(style, (tones[0], tones[1]), rng.randrange(1 << 30))
 
 
