@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from statistics import fmean
 
-
 from saccade.algorithm import Stage
 from saccade.data import DataConfig
 from saccade.evaluation.evaluator import Decoding, evaluate
@@ -39,4 +38,7 @@ def test_grpo_raises_held_out_accuracy_and_not_only_the_training_reward(tmp_path
     before = answers(load_policy(ModelConfig(path="base", train=())))
     after = answers(train(recipe, tmp_path / "run").policy)
     gain = compare("after - before", after, before)
-    assert gain.difference > 0.08 and gain.low > 0, (fmean(i.accuracy for i in before), fmean(i.accuracy for i in after))
+    assert gain.difference > 0.08 and gain.low > 0, (
+        fmean(i.accuracy for i in before),
+        fmean(i.accuracy for i in after),
+    )

@@ -50,7 +50,11 @@ def test_the_set_on_disk_is_what_sft_reads(adapter, tmp_path):
     path = write_chains(source(adapter), tmp_path, 16)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     examples = read_examples(ExampleConfig(path=path))
-    assert [e.reply for e in examples] == [row["response"] for row in rows] == [source(adapter).item(i)[2] for i in range(16)]
+    assert (
+        [e.reply for e in examples]
+        == [row["response"] for row in rows]
+        == [source(adapter).item(i)[2] for i in range(16)]
+    )
     assert sum(habits_in(path, HABITS).values()) == 16
     assert not (tmp_path / "train.jsonl.part").exists()
 

@@ -23,7 +23,9 @@ def fail(directory):
 
 def test_a_job_runs_after_those_it_needs_and_a_finished_one_is_not_run_again(tmp_path):
     first = Job("first", note, tmp_path / "first", {"text": "one"})
-    second = Job("second", note, tmp_path / "second", {"text": "two", "reads": tmp_path / "first" / "job.json"}, ("first",))
+    second = Job(
+        "second", note, tmp_path / "second", {"text": "two", "reads": tmp_path / "first" / "job.json"}, ("first",)
+    )
     left = run_all([second, first], parallel=2, console=QUIET)
     assert left["second"]["read"] == "one"
     changed = Job("first", note, tmp_path / "first", {"text": "other"})
