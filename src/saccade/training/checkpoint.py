@@ -19,6 +19,7 @@ from pydantic import Field
 
 from saccade.config import Config
 from saccade.models.policy import Policy
+from saccade.training.master_weights import needs_master
 from saccade.training.optim import GuardedOptimizer
 
 TRAINER_FILE = "trainer.pt"
@@ -85,7 +86,7 @@ def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer)
 
     ValueError when other parameters train than did then.
     """
-    trainer = torch.load(checkpoint.path / TRAINER_FILE, map_location=policy.device, weights_only=True)
+    trainer = torch.load(checkpoint.path / TRAINER_FILE, map_location="cpu", weights_only=True)
     names = [name for name, _ in policy.trainable()]
     if names != trainer["parameters"]:
         differ = sorted(set(names) ^ set(trainer["parameters"]))
@@ -141,10 +142,11 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
-    """ValueError when the checkpoints that the run may hold at once (weights and both Adam moments) do not fit."""
+    """ValueError when the checkpoints that the run may hold at once (weights and the optimiser's state) do not fit."""
     weights = sum(p.numel() * p.element_size() for p in policy.model.parameters())
-    moments = 2 * sum(p.numel() * p.element_size() for _, p in policy.trainable())
-    needed = (weights + moments) * (keep + 2)  # those kept, the best, and the one being written
+    # both Adam moments; for weights of less than 32 bits they and the master weights are float32
+    state = sum(p.numel() * (12 if needs_master(p) else 2 * p.element_size()) for _, p in policy.trainable())
+    needed = (weights + state) * (keep + 2)  # those kept, the best, and the one being written
     existing = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -49,7 +49,8 @@ def right(completion: Completion, sample: Sample) -> bool | None:
 def build_heldout(config: EvalConfig, template: str | None = None) -> Evaluate | None:
     """The function that evaluates a policy on `config.data`: `score` is the mean over samples. None without data.
 
-    ValueError for a source without an end.
+    ValueError for a source without an end; the function raises it when no reply could be graded, since a score of 0
+    would blame the model.
     """
     sources = [open_source(one) for one in config.data]
     for one in sources:
@@ -68,7 +69,9 @@ def build_heldout(config: EvalConfig, template: str | None = None) -> Evaluate |
             if verdict is not None:
                 graded["score"].append(float(verdict))
                 graded[f"accuracy/{sample.task}"].append(float(verdict))
-        return {"score": 0.0} | {name: mean(values) or 0.0 for name, values in graded.items()}
+        if not graded["score"]:
+            raise ValueError(f"eval.data: none of the {len(samples)} replies could be graded; the log says why")
+        return {name: mean(values) or 0.0 for name, values in graded.items()}
 
     return evaluate
 

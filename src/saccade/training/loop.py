@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,9 +82,10 @@ class Session:
         if due and self.evaluate is not None:
             evaluation = _evaluation(self.evaluate, self.policy, step)
             row = {**row, **evaluation}
-            better = self.best_score is None or evaluation["eval/score"] > self.best_score
+            score = evaluation["eval/score"]
+            better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
             if better:
-                self.best_score, self.best_step = evaluation["eval/score"], step
+                self.best_score, self.best_step = score, step
         self.run.metrics(step, row)
         if last or better or step % self.opening.checkpoint.every == 0:
             self._save(step, state, better)

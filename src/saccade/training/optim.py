@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from saccade.config import Config
+from saccade.training.master_weights import MasterAdamW
 
 
 def _constant(progress: float) -> float:
@@ -60,8 +61,11 @@ class TrainingStopped(ValueError):
     """The run cannot go on in a way that makes sense; the message says why and what to try."""
 
 
-def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in their order. ValueError when there are none."""
+def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -> MasterAdamW:
+    """AdamW over the trainable parameters, in their order, with float32 masters where they are bfloat16.
+
+    ValueError when there are none.
+    """
     if not parameters:
         raise ValueError("no parameter trains; set model.train to some of vision, projector, language")
     matrices = [p for _, p in parameters if p.ndim >= 2]
@@ -70,7 +74,7 @@ def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: Opti
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps)
+    return MasterAdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:

@@ -6,7 +6,7 @@ The loop is `train`; what it is made of lives one floor down or in the files bes
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +153,7 @@ class Trainer:
                 lr=learning_rate(self.recipe.optim, state.step + 1, self.recipe.schedule.max_steps),
             )
         if metrics["update/skipped"]:
-            why = "a gradient that is not finite" if metrics["update/nonfinite"] else "all groups have equal rewards"
-            log.warning("step %d: no update: %s", state.step + 1, why)
+            log.warning("step %d: no update: %s", state.step + 1, why_no_update(collected.generated, metrics))
         return metrics
 
     def record(
@@ -186,6 +185,16 @@ class Trainer:
         if self.session.best_score is not None:
             glance["best"] = self.session.best_score
         self.report(state.step, glance)
+
+
+def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
+    """The reason in words. That all rewards failed must not read as if the model had earned equal ones."""
+    if metrics["update/nonfinite"]:
+        return "a gradient that is not finite"
+    masks = [rollout.score.masked for group in groups for rollout in group.rollouts]
+    if masks and None not in masks:
+        return f"every rollout is masked, the first by: {masks[0]}"
+    return "all groups have equal rewards"
 
 
 @contextmanager
