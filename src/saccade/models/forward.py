@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,7 +51,8 @@ def branch_logprobs(
 
     `features` must be of the policy's current version (ValueError otherwise); without them the tower runs here.
     """
-    hidden_RD = _packed_hidden(policy, packed, features) if path == "packed" else _plain_hidden(policy, packed)
+    with policy.recomputing():
+        hidden_RD = _packed_hidden(policy, packed, features) if path == "packed" else _plain_hidden(policy, packed)
     return token_logprobs(
         hidden_RD, policy.model.lm_head.weight, packed.targets_R.to(policy.device), temperature, entropy
     )
@@ -59,16 +60,20 @@ def branch_logprobs(
 
 def embedded(features: Features) -> dict[str, BaseModelOutputWithPooling] | None:
     """The features in the form in which transformers' models take ready vision outputs."""
-    with_images = tuple(f for f in features.per_prompt if f.shape[0])
-    return {"image": BaseModelOutputWithPooling(pooler_output=with_images)} if with_images else None  # type: ignore[arg-type]
+    with_images: Any = tuple(f for f in features.per_prompt if f.shape[0])  # declared a tensor, read as a sequence
+    return {"image": BaseModelOutputWithPooling(pooler_output=with_images)} if with_images else None
 
 
 def _packed_hidden(policy: Policy, packed: Packed, features: Features | None) -> Tensor:
     if features is None:
         features = vision_features(policy, packed.prompts)
     elif features.version != policy.version:
-        raise ValueError(f"vision features of weights version {features.version} given at version {policy.version}; compute them again")
-    if torch.is_grad_enabled() and not policy.vision_is_frozen() and not any(f.requires_grad for f in features.per_prompt if f.shape[0]):
+        raise ValueError(
+            f"vision features of weights version {features.version} given at version {policy.version}; take new ones"
+        )
+    needs_gradient = torch.is_grad_enabled() and not policy.vision_is_frozen()
+    carried = [f.requires_grad for f in features.per_prompt if f.shape[0]]  # none for prompts of text alone
+    if needs_gradient and carried and not any(carried):
         raise ValueError("vision tower or projector trains, but its features carry no gradient; pass features=None")
     device = policy.device
     hidden_BTD = policy.model.model(
@@ -97,7 +102,5 @@ def _plain_hidden(policy: Policy, packed: Packed) -> Tensor:
         hidden_GTD = policy.model.model(
             input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **images
         ).last_hidden_state
-        rows += [
-            hidden_GTD[row, P - 1 + b.loss_from : P - 1 + len(b.ids)] for row, b in enumerate(branches)
-        ]
+        rows += [hidden_GTD[row, P - 1 + b.loss_from : P - 1 + len(b.ids)] for row, b in enumerate(branches)]
     return torch.cat(rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from saccade.config import Config
 from saccade.models.adapter import PARTS, Adapter
@@ -36,6 +38,7 @@ class ModelConfig(Config):
     train: tuple[Part, ...] = ("language",)
     """Parts whose parameters move; the others are frozen."""
     gradient_checkpointing: bool = False
+    """Keep only the layers' inputs for the backward pass and compute the rest again: less memory, a third more time."""
 
 
 @dataclass(eq=False)
@@ -63,6 +66,23 @@ class Policy:
         parts = self.parameters_by_part()
         return not any(p.requires_grad for part in ("vision", "projector") for _, p in parts[part])
 
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Gradient checkpointing is in force inside, if the model was loaded with it and gradients are taken.
+
+        transformers checkpoints a layer only in training mode, where it also drops the layer's cache without an error.
+        So the layers are in that mode here and nowhere else, and what is inside of them never is: dropout stays off.
+        """
+        blocks = (m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer))
+        layers = [m for m in blocks if m.gradient_checkpointing] if torch.is_grad_enabled() else []
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
     def save(self, directory: str | Path) -> None:
         """Write an ordinary Hugging Face directory (safetensors, tokenizer, image processor)."""
         self.model.save_pretrained(directory)
@@ -82,7 +102,18 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"model.device is {name!r} but no GPU is visible; use device: cpu, or check the driver")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"model.device: got {name!r}, expected auto, cpu or cuda") from None
+
+
+def check_head(model: Any) -> None:
+    """ValueError for a head that is more than a matrix: log-probs are taken from `lm_head.weight` alone."""
+    bias, cap = model.lm_head.bias, getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    if bias is not None or cap:
+        what = "a bias" if bias is not None else f"final_logit_softcapping {cap}"
+        raise ValueError(f"the model's lm_head has {what}; expected a plain matrix, the only head that is supported")
 
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -125,6 +156,7 @@ def load_policy(config: ModelConfig) -> Policy:
         )
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype)).to(device)
     tokenizer, images = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
+    check_head(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))

@@ -15,6 +15,9 @@ from saccade.types import Frame, FrameName
 
 MARKER = "<image>"
 PLACEHOLDER = "<|image_pad|>"
+NEVER_SAID = (PLACEHOLDER, "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
+"""Tokens that no reply may hold; nor may a prompt's text, which may not end the turn either."""
+RESERVED = (*NEVER_SAID, "<|im_end|>")
 
 
 class QwenVLAdapter:
@@ -29,11 +32,7 @@ class QwenVLAdapter:
         self.patch = config.vision_config.patch_size
         self.image_id = config.image_token_id
         self._end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        self._reserved = tuple(t for t in (PLACEHOLDER, "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"))
-        self.banned_ids = tuple(
-            tokenizer.convert_tokens_to_ids(t)
-            for t in ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
-        )
+        self.banned_ids = tuple(tokenizer.convert_tokens_to_ids(t) for t in NEVER_SAID)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -48,9 +47,9 @@ class QwenVLAdapter:
         pieces = text.split(MARKER)
         if len(pieces) - 1 != len(images):
             raise ValueError(f"prompt has {len(pieces) - 1} '{MARKER}' markers but {len(images)} images: {text[:80]!r}")
-        for token in self._reserved:
+        for token in RESERVED:
             if token in text:
-                raise ValueError(f"prompt text holds the reserved token {token}; remove it from the data: {text[:80]!r}")
+                raise ValueError(f"prompt holds the reserved token {token}; remove it from the data: {text[:80]!r}")
         content: list[dict[str, str]] = []
         for i, piece in enumerate(pieces):
             if i:
@@ -90,6 +89,10 @@ class QwenVLAdapter:
         )
 
     def encode_reply(self, text: str) -> list[int]:
+        """See `Adapter.encode_reply`. ValueError for a reserved token: an image placeholder would ask for an image."""
+        for token in RESERVED:
+            if token in text:
+                raise ValueError(f"reply text holds the reserved token {token}; remove it from the data: {text[:80]!r}")
         return [*self.tokenizer(text, add_special_tokens=False).input_ids, self._end]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -147,5 +150,7 @@ class QwenVLAdapter:
                 at = end
         positions_3P = torch.cat(columns, dim=1)
         if positions_3P.shape[1] != len(ids_P):
-            raise ValueError(f"{positions_3P.shape[1]} positions for {len(ids_P)} tokens: placeholder runs and grids differ")
+            raise ValueError(
+                f"{positions_3P.shape[1]} positions for {len(ids_P)} tokens: placeholders and grids differ"
+            )
         return positions_3P, position

@@ -1,6 +1,7 @@
 """The built-in engine: each prompt is prefilled once, its completions decode together against cached keys and values.
 
-Shape letters: B prompts, N = B x n rows, P padded prompt length, T cache length, H key/value heads, D head size, V vocabulary.
+Shape letters: B prompts, N = B x n rows, P padded prompt length, T cache length, H key/value heads, D head size,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class RowCache:
         self.capacity = 0
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Append (N, H, t, D) of one layer; returns everything stored so far. `advance` moves on after the last layer."""
+        """Append (N, H, t, D) of one layer; returns what it stores. The caller moves `length` on after the last."""
         start, end = self.length, self.length + key.shape[2]
         if self.capacity == 0:
             self.keys[layer_idx], self.values[layer_idx] = key, value
@@ -78,18 +79,21 @@ class BuiltinEngine:
         seed: int,
         features: Features | None = None,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. A prompt's replies depend on its place in the call and the seed, not on its neighbours."""
+        """See `Engine.generate`. A prompt's replies depend on its place in the call and the seed, on no neighbour."""
         if features is None:
             features = vision_features(self.policy, prompts)
         out: list[list[Completion]] = [[] for _ in prompts]
-        per_call = max(1, self.max_rows // n)
+        width = min(n, self.max_rows)  # replies to one prompt at once
+        per_call = self.max_rows // width
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for start in range(0, len(order), per_call):
             chunk = order[start : start + per_call]
-            uniforms_NT = torch.cat([_uniforms(seed, i, n, sampling.max_new_tokens) for i in chunk])
-            rows = self._decode([prompts[i] for i in chunk], features.take(chunk), sampling, n, uniforms_NT)
-            for place, i in enumerate(chunk):
-                out[i] = rows[place * n : (place + 1) * n]
+            for first in range(0, n, width):
+                g = min(width, n - first)
+                draws = [_uniforms(seed, i, n, sampling.max_new_tokens)[first : first + g] for i in chunk]
+                rows = self._decode([prompts[i] for i in chunk], features.take(chunk), sampling, g, torch.cat(draws))
+                for place, i in enumerate(chunk):
+                    out[i] += rows[place * g : (place + 1) * g]
         return out
 
     def _decode(
@@ -168,7 +172,13 @@ class BuiltinEngine:
         return next_N, logprob_N
 
     def _completions(
-        self, prompts: list[EncodedPrompt], n: int, tokens_NT: Tensor, logprobs_NT: Tensor, lengths_N: Tensor, finished_N: Tensor
+        self,
+        prompts: list[EncodedPrompt],
+        n: int,
+        tokens_NT: Tensor,
+        logprobs_NT: Tensor,
+        lengths_N: Tensor,
+        finished_N: Tensor,
     ) -> list[Completion]:
         out = []
         for row, length in enumerate(lengths_N.tolist()):
@@ -209,5 +219,6 @@ def _draw(logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> Tensor:
     drawn_N = torch.searchsorted(cumulative_NV, point_N1, right=True)[:, 0]
     # round-off may leave the point beyond the last token with mass: fall back to the likeliest
     last_N = probs_NV.argmax(-1)
-    valid = (drawn_N < probs_NV.shape[1]) & (probs_NV.gather(1, drawn_N.clamp_max(probs_NV.shape[1] - 1)[:, None])[:, 0] > 0)
-    return torch.where(valid, drawn_N.clamp_max(probs_NV.shape[1] - 1), last_N)
+    inside_N = drawn_N.clamp_max(probs_NV.shape[1] - 1)
+    valid = (drawn_N < probs_NV.shape[1]) & (probs_NV.gather(1, inside_N[:, None])[:, 0] > 0)
+    return torch.where(valid, inside_N, last_N)

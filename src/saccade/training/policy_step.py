@@ -181,7 +181,8 @@ def _accumulate(
         index_R = batch.packed.branch_index_R.to(logprobs_R.device)
         inputs = LossInputs(logprobs_R, batch.old_logprobs_R, batch.advantages_B, index_R, batch.ref_logprobs_R)
         out = learner.loss(inputs, over)
-        out.loss.backward()
+        if out.loss.requires_grad:  # not when only the vision side trains and no prompt has an image
+            out.loss.backward()
         loss_value += float(out.loss.detach())
         tokens += len(logprobs_R)
         sums.update({name: float(value) for name, value in out.metrics.items()})

@@ -106,7 +106,9 @@ class Trainer:
 
     def record(self, step: int, metrics: dict[str, float], watch: Stopwatch) -> None:
         times = watch.metrics()
-        row = metrics | times | {
+        row = {
+            **metrics,
+            **times,
             "tokens/per_s": metrics["tokens/count"] / times["time/step_s"],
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
@@ -171,7 +173,8 @@ def accumulate(policy: Policy, units: Sequence[EncodedUnit], recipe: SFTRecipe) 
     for packed in cut(units, recipe.tokens_per_micro_batch):
         logprobs_R, _ = branch_logprobs(policy, packed, path=recipe.path)
         loss = -logprobs_R.sum() / tokens
-        loss.backward()
+        if loss.requires_grad:  # not when only the vision side trains and no prompt has an image
+            loss.backward()
         value += float(loss.detach())
     return value
 
