@@ -6,8 +6,9 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from saccade.rewards import answers, boxes, form, penalties
@@ -86,22 +87,30 @@ def as_score(value: float | Score) -> Score:
 
 
 def _from_file(name: str) -> Reward:
-    """A user's reward. The file is run, as `import` would run it."""
+    """A user's reward. The file is run once, as `import` would run it."""
     path, _, function = name.rpartition(":")
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ValueError(f"reward '{name}': there is no file {file}")
-    spec = importlib.util.spec_from_file_location(f"saccade_reward_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"reward '{name}': {file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _module(file, file.stat().st_mtime_ns)
     functions: dict[str, Any] = {key: value for key, value in vars(module).items() if inspect.isfunction(value)}
     if function not in functions:
         raise ValueError(
             f"reward '{name}': {file} defines no function '{function}'{_nearest(function, list(functions))}"
         )
     return functions[function]
+
+
+@lru_cache(maxsize=64)
+def _module(file: Path, changed_ns: int) -> ModuleType:
+    """The file as a module, run once for each state of it: rubrics are built anew at every step, and what a file loads
+    or remembers must live through the run."""
+    spec = importlib.util.spec_from_file_location(f"saccade_reward_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _nearest(name: str, names: list[str]) -> str:
