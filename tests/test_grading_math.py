@@ -157,3 +157,23 @@ def test_grading_works_from_a_thread_that_is_not_the_main_one():
     assert grade_math("1", r"\frac{").right is None
     assert verdicts[0].right is True and verdicts[0].route not in FAST
     math_pool.shared().close()
+
+
+def test_a_machine_too_busy_to_grade_gives_no_verdict_but_a_text_that_eats_its_time_is_wrong():
+    class Worker:
+        """Reads the gold, and is then lost."""
+
+        def __init__(self, lost: Exception) -> None:
+            self.lost, self.said = lost, [{"gold": True}]
+
+        def send(self, item: object) -> None: ...
+
+        def kill(self) -> None: ...
+
+        def receive(self, seconds: float) -> dict[str, bool]:
+            if self.said:
+                return self.said.pop()
+            raise self.lost
+
+    assert math_pool._ask(Worker(math_pool.WorkerStarved("no answer in 60 s")), "3", "x", 60).right is None
+    assert math_pool._ask(Worker(math_pool.WorkerLost("ended with status -27")), "3", "x", 60).right is False

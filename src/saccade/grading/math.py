@@ -28,8 +28,8 @@ def grade_math(answer: str, gold: Any) -> Verdict:
 
     In order: the same spelling (`exact`), plain arithmetic on both sides (`numeric`: fractions, roots, powers, pi; a
     decimal gold is met by an irrational number that rounds to it), numbers with a unit (`unit`), and math-verify in a
-    process that can be killed (`symbolic`); a gold that is a word is compared as text. What cannot be decided in time
-    is wrong; a gold that cannot be read is ungradable.
+    process that can be killed (`symbolic`); a gold that is a word is compared as text. What cannot be decided in its
+    CPU time is wrong; a gold that cannot be read, or a machine too busy to grade, gives no verdict.
     """
     wanted = normal(str(gold))
     if not wanted:

@@ -22,19 +22,23 @@ from saccade.grading.verdict import Verdict
 
 START_S = 120.0
 """For a worker to import its libraries on a busy machine."""
-WALL_FACTOR = 5.0
-"""How many times the CPU deadline an item may take on the clock."""
+WALL_FACTOR = 20.0
+"""How many times the CPU deadline an item may take on the clock, which only a starved or stopped worker does."""
 
 
 class WorkerLost(Exception):
     """The worker died or did not answer in time."""
 
 
+class WorkerStarved(WorkerLost):
+    """The worker had not even used up its CPU seconds: the machine is at fault, not the text."""
+
+
 class MathPool:
     """Up to `workers` processes; further callers wait. `close` ends them; the pool may then be used again."""
 
     def __init__(self, workers: int = 2, deadline_s: float = 3.0, memory_mb: int = 1024) -> None:
-        """`deadline_s`: CPU seconds for the gold and for the answer each; five times that on the clock."""
+        """`deadline_s`: CPU seconds for the gold and for the answer each; `WALL_FACTOR` times that on the clock."""
         if workers < 1 or deadline_s <= 0 or memory_mb < 256:
             raise ValueError(
                 f"got workers {workers}, deadline_s {deadline_s}, memory_mb {memory_mb}; "
@@ -47,7 +51,8 @@ class MathPool:
             self._idle.put(None)
 
     def verify(self, gold: str, answer: str) -> Verdict:
-        """Whether math-verify holds `answer` equal to `gold`; right is None when the gold cannot be read.
+        """Whether math-verify holds `answer` equal to `gold`; right is None when the gold cannot be read, or when the
+        machine was too busy to tell.
 
         Raises RuntimeError when a worker cannot be started at all.
         """
@@ -104,7 +109,8 @@ def _ask(worker: _Worker, gold: str, answer: str, wall_s: float) -> Verdict:
         said = worker.receive(wall_s)
     except WorkerLost as lost:
         worker.kill()
-        return Verdict(None if stage == "gold" else False, f"math: {stage} lost", str(lost))
+        ours = stage == "gold" or isinstance(lost, WorkerStarved)
+        return Verdict(None if ours else False, f"math: {stage} lost", str(lost))
     right = bool(said.get("right"))
     return Verdict(right, "math: symbolic", "" if right else str(said.get("detail", "not equal")))
 
@@ -153,7 +159,7 @@ class _Worker:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._read:
                 if not selector.select(max(0.0, until - time.monotonic())):
-                    raise WorkerLost(f"no answer in {seconds:g} s")
+                    raise WorkerStarved(f"no answer in {seconds:g} s")
                 chunk = os.read(self._process.stdout.fileno(), 65536)
                 if not chunk:
                     raise WorkerLost(f"ended with status {self._process.wait()}")
