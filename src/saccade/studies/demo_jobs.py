@@ -20,11 +20,14 @@ from saccade.training import rl as rl_loop
 from saccade.training import sft as sft_loop
 from saccade.training.checkpoint import CheckpointConfig
 from saccade.training.examples import ExampleConfig, draw_from
+from saccade.training.heldout import EvalConfig
 from saccade.training.sft import SFTRecipe
 from saccade.world import World
 from saccade.world.splits import find_split
 
 Left = dict[str, Any]
+WATCHED, WATCH_EVERY, WATCH_SEED = 24, 20, 5
+"""Questions per task, steps between looks, and the seed of the questions that RL runs answer on their way."""
 
 
 def tasks_of(recipe: DemoRecipe, split: str) -> list[str]:
@@ -174,6 +177,18 @@ def _rl_recipe(
         # all are kept: a control starts from the first stage's
         checkpoint=CheckpointConfig(every=save_every, keep=math.ceil(last / save_every)),
         images_per_step=1,
+        eval=EvalConfig(
+            every=WATCH_EVERY, data=_watched(recipe), greedy=False, max_new_tokens=recipe.max_new_tokens
+        ),
+    )
+
+
+def _watched(recipe: DemoRecipe) -> tuple[DataConfig, ...]:
+    """Questions that a run answers on its way, under the evaluation's cap: they draw the curves and choose nothing."""
+    split = recipe.splits[0]
+    return tuple(
+        DataConfig(source="world", task=task, split=split, seed=WATCH_SEED, limit=WATCHED)
+        for task in tasks_of(recipe, split)
     )
 
 
