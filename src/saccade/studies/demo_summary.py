@@ -1,9 +1,10 @@
-"""The demo's findings as a table for the terminal."""
+"""The demo's findings in the terminal: one table of accuracies, then the paired differences."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -14,20 +15,34 @@ def summary(folder: Path) -> Group:
     """Accuracy of every model and control, then the paired comparisons; only what the files say."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-    table = Table(title="held-out accuracy, percent [95% interval]", title_justify="left")
-    for column in ("model", "control", "split", "decoding", "accuracy", "tokens", "cut off"):
-        table.add_column(column, justify="right" if column in ("accuracy", "tokens", "cut off") else "left")
-    for row in results["rows"]:
-        if row["task"] == "all":
-            interval = f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-            table.add_row(
-                row["model"], row["control"] or "", row["split"], row["decoding"], interval,
-                f"{row['mean_tokens']:.1f}", f"{100 * row['truncated']:.0f}%",
-            )  # fmt: skip
-    lines = [Text(f"  {one['name']}: {_difference(one)}") for one in found["comparisons"]]
-    return Group(table, Text("paired differences on the same questions, points [95% interval]"), *lines)
+    rows = [row for row in results["rows"] if row["task"] == "all"]
+    tables = [_table(split, [row for row in rows if row["split"] == split]) for split in _in_order(rows, "split")]
+    lines = [Text(f"{_difference(one)}  {one['name']}") for one in found["comparisons"]]
+    return Group(*tables, Text("\npaired differences in points on the same questions [95% interval]"), *lines)
 
 
-def _difference(one: dict) -> str:
-    text = f"{100 * one['difference']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]"
-    return text if one["shown"] else f"{text} not shown"
+def _table(split: str, rows: list[dict[str, Any]]) -> Table:
+    """One split: a line per model, and per model forced to a habit."""
+    table = Table(title=f"\nheld-out accuracy in percent, {split}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("model")
+    for column in ("greedy", "sampled", "tokens"):
+        table.add_column(column, justify="right")
+    cells = {(row["model"], row["control"], row["decoding"]): row for row in rows}
+    for model, control in dict.fromkeys((row["model"], row["control"]) for row in rows):
+        greedy, sampled = (cells.get((model, control, how)) for how in ("greedy", "sampled"))
+        name = f"{model}, {control}" if control and control.startswith("forced") else model
+        table.add_row(name, _cell(greedy), _cell(sampled), f"{sampled['mean_tokens']:.0f}" if sampled else "")
+    return table
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return f"{100 * row['accuracy']:5.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if row else ""
+
+
+def _difference(one: dict[str, Any]) -> str:
+    interval = f"{100 * one['difference']:+6.1f} [{100 * one['low']:+6.1f}, {100 * one['high']:+6.1f}]"
+    return interval if one["shown"] else f"{interval} not shown"
+
+
+def _in_order(rows: list[dict[str, Any]], key: str) -> list[str]:
+    return list(dict.fromkeys(row[key] for row in rows))
