@@ -1,5 +1,5 @@
-"""Losses as their papers state them; what a paper leaves open stays at the neutral default. Recipes extend the YAML
-files of the same names in `saccade/recipes/presets`, which add stages, sampling and rewards.
+"""Losses as their papers state them; what a paper leaves open stays at the neutral default. `vlm_r1` and `vision_r1`
+are also YAML files in `saccade/recipes/presets`, which recipes extend and which add stages, sampling and rewards.
 """
 
 from __future__ import annotations
