@@ -32,7 +32,7 @@ check: setup
 clean:
 	rm -rf $(VENV) build dist
 
-# torch comes first and by its exact name: the newest one would bring gigabytes of CUDA to machines that cannot use it.
+# torch comes first and by its exact name, so that nothing that is asked for later can choose another build of it.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "saccade: '$(PYTHON)' is not there; install Python 3.11 or newer, or say: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "saccade: got $$($(PYTHON) --version), expected Python 3.11 or newer; say: make PYTHON=python3.12 ..." >&2; exit 1; }
