@@ -26,11 +26,11 @@ def test_the_demo_runs_from_the_packaged_base_to_its_report_and_is_not_run_twice
     cells = {(row["model"], row["control"], row["split"], row["decoding"]) for row in results["rows"]}
     models = {"base", "sft", "rl", "more_sft", "rejection", "short_cap"}
     assert {model for model, *_ in cells} == models
+    forced = {cell for cell in cells if (cell[1] or "").startswith("forced")}
+    everywhere = {(split, how) for split in recipe.splits for how in ("greedy", "sampled")}
     for model in models:
-        assert {(split, how) for m, control, split, how in cells if m == model and not (control or "").startswith("forced")} == {
-            (split, how) for split in recipe.splits for how in ("greedy", "sampled")
-        }
-        assert any(m == model and (control or "").startswith("forced") for m, control, *_ in cells)
+        assert {(split, how) for name, _, split, how in cells - forced if name == model} == everywhere
+        assert model in {name for name, *_ in forced}
     found = json.loads((out / "demo.json").read_text())
     assert found["comparisons"] and all(one["low"] <= one["difference"] <= one["high"] for one in found["comparisons"])
     assert len(json.loads((out / "samples.json").read_text())) == 3 * len(recipe.tasks)
