@@ -174,8 +174,8 @@ def _rl_recipe(
         prompts_per_step=recipe.rl_prompts,
         loss=recipe.rl_loss,
         optim=recipe.rl_optim,
-        # all are kept: a control starts from the first stage's
-        checkpoint=CheckpointConfig(every=save_every, keep=math.ceil(last / save_every)),
+        # all are kept, those of a new best score too: a control starts from the first stage's
+        checkpoint=CheckpointConfig(every=save_every, keep=math.ceil(last / save_every) + last // WATCH_EVERY),
         images_per_step=1,
         eval=EvalConfig(
             every=WATCH_EVERY, data=_watched(recipe), greedy=False, max_new_tokens=recipe.max_new_tokens
