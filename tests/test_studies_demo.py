@@ -9,6 +9,7 @@ from rich.console import Console
 
 from saccade.config import load
 from saccade.report import build_report
+from saccade.studies import demo_jobs
 from saccade.studies.demo import DemoRecipe, run_demo
 
 SMALL = (
@@ -54,3 +55,13 @@ def test_a_missing_base_is_said_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="not/there"):
         run_demo(recipe, tmp_path / "demo", 7, QUIET)
     assert not (tmp_path / "demo").exists()
+
+
+def test_no_checkpoint_of_the_rl_run_is_removed_however_often_the_score_rises():
+    """A better score saves a checkpoint too; these once pushed out the first stage's end, where a control starts."""
+    recipe = load("demo", DemoRecipe)
+    first, second = recipe.stage_ends
+    run = demo_jobs.rl_recipe(recipe, "base", recipe.rl_stages, 1, first)
+    steps = range(1, second + 1)
+    saved = {step for step in steps if step % run.eval.every == 0 or step % run.checkpoint.every == 0} | {second}
+    assert first in saved and run.checkpoint.keep >= len(saved) - 1

@@ -58,7 +58,7 @@ def rl(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> Left:
     """GRPO from the SFT model through both stages; the end of the first stage is kept as a checkpoint."""
     first, _ = recipe.stage_ends
     began = time.process_time()
-    outcome = rl_loop.train(_rl_recipe(recipe, _last(out / "sft"), recipe.rl_stages, seed, first), directory)
+    outcome = rl_loop.train(rl_recipe(recipe, _last(out / "sft"), recipe.rl_stages, seed, first), directory)
     return {"steps": outcome.step, "train_cpu_s": time.process_time() - began}
 
 
@@ -100,7 +100,7 @@ def short_cap(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> Left
     stage = recipe.rl_stages[0].model_copy(update={"name": "short cap", "until": Until(step=steps)})
     start = str(out / "rl" / "checkpoints" / f"step-{first:06d}")
     began = time.process_time()
-    rl_loop.train(_rl_recipe(recipe, start, (stage,), seed + 1, steps), directory)
+    rl_loop.train(rl_recipe(recipe, start, (stage,), seed + 1, steps), directory)
     return {"steps": steps, "tokens_wanted": wanted, "train_cpu_s": time.process_time() - began}
 
 
@@ -162,9 +162,10 @@ def _timed_sft(recipe: SFTRecipe, directory: Path, draw: Any) -> Left:
     return {"steps": outcome.step, "train_cpu_s": spent}
 
 
-def _rl_recipe(
+def rl_recipe(
     recipe: DemoRecipe, model: str, stages: tuple[Stage, ...], seed: int, save_every: int
 ) -> rl_loop.RLRecipe:
+    """The RL run of the demo, from `model` through `stages`."""
     last = max(stage.until.step or 1 for stage in stages if stage.until)
     return rl_loop.RLRecipe(
         seed=seed,

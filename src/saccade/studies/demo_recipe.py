@@ -19,7 +19,7 @@ class DemoRecipe(Config):
     kind: Literal["demo"] = "demo"
     base: str = "base"
     """The model to start from: the packaged tiny base, or a checkpoint directory of any supported family."""
-    tasks: tuple[str, ...] = Field(default=("count", "arithmetic", "compare"), min_length=1)
+    tasks: tuple[str, ...] = Field(default=("arithmetic", "compare", "refer"), min_length=1)
     splits: tuple[str, ...] = Field(default=("test", "ood_larger"), min_length=1)
     n: int = Field(default=100, ge=10)
     """Held-out questions per split and task."""
