@@ -37,7 +37,7 @@ def without_video(kind, directory):
 
 
 @pytest.mark.parametrize("kind", [Qwen2_5_VLProcessor, Qwen2Processor], ids=["qwen2_5_vl", "qwen2_vl"])
-@pytest.mark.parametrize("sizes", [[(112, 112)], [(300, 90), (64, 200)], []], ids=["one image", "two images", "no image"])
+@pytest.mark.parametrize("sizes", [[(112, 112)], [(300, 90), (64, 200)], []], ids=["one image", "two", "none"])
 def test_ids_and_pixels_equal_those_of_the_family_processor(directory, kind, sizes):
     images = [noise_image(*size, seed=i) for i, size in enumerate(sizes)]
     adapter = load_policy(ModelConfig(path=str(directory))).adapter
