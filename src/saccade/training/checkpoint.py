@@ -147,12 +147,17 @@ def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
     # both Adam moments; for weights of less than 32 bits they and the master weights are float32
     state = sum(p.numel() * (12 if needs_master(p) else 2 * p.element_size()) for _, p in policy.trainable())
     needed = (weights + state) * (keep + 2)  # those kept, the best, and the one being written
+    require_space(run_dir, needed, f"{keep + 2} checkpoints", "lower checkpoint.keep, ")
+
+
+def require_space(run_dir: Path, needed: int, what: str, way_out: str = "") -> None:
+    """ValueError when fewer than `needed` bytes are free where `run_dir` is or will be."""
     existing = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ValueError(
-            f"{run_dir}: {keep + 2} checkpoints need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
-            "free some space, lower checkpoint.keep, or choose another directory"
+            f"{run_dir}: {what} need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
+            f"free some space, {way_out}or choose another directory"
         )
 
 

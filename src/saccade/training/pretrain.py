@@ -26,7 +26,8 @@ from saccade.config import Config, dump
 from saccade.models.forward import Features, branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import ModelConfig, Policy, load_policy
-from saccade.models.tiny import write_checkpoint
+from saccade.models.tiny import build, write_checkpoint
+from saccade.training.checkpoint import require_space
 from saccade.training.curriculum import Mixture, draw, row
 from saccade.training.perception import Readouts, cell_targets, merge_targets
 from saccade.world import World, WorldConfig
@@ -71,10 +72,19 @@ Evaluate = Callable[[Policy, str], dict[str, float]]
 
 
 def train(recipe: PretrainRecipe, evaluate: Evaluate | None = None) -> Path:
-    """Train in `recipe.processes` processes; returns the checkpoint's directory. A killed run goes on from its save."""
+    """Train in `recipe.processes` processes; returns the checkpoint's directory. A killed run goes on from its save.
+
+    ValueError before anything is written when the disk is too full, or `recipe.out` holds a run of another recipe.
+    """
     out = Path(recipe.out)
+    config = out / "config.yaml"
+    if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
+        raise ValueError(f"{out} holds a run of another recipe; choose another `out`, or remove that directory")
+    weights = sum(p.numel() * p.element_size() for p in build(recipe.size)[0].parameters())
+    # the start, the end and each stage's end, and twice the saved state with both Adam moments
+    require_space(out, weights * (2 + len(recipe.stages) + 2 * 3), "the base's checkpoints")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(dump(recipe))
+    config.write_text(dump(recipe), encoding="utf-8")
     if recipe.processes == 1:
         _worker(0, recipe, evaluate)
     else:
