@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from saccade.models.forward import branch_logprobs, vision_features
-from saccade.models.packing import Branch, pack
+from saccade.models.logprobs import Head, token_logprobs
+from saccade.models.packing import Branch, Layout, pack
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.models.tiny import write_checkpoint
 
@@ -130,9 +132,10 @@ def test_the_packed_test_would_notice(policy, fault, monkeypatch):
     right, _ = branch_logprobs(policy, packed)
     features = None
     if fault == "positions off by one":
-        packed.positions_3BT[:, packed.segments_BT > 0] += 1
+        packed.positions_3T[:, packed.layout.prompt_tokens :] += 1
     elif fault == "siblings visible":
-        packed.segments_BT[packed.segments_BT > 1] = 1
+        joined = Layout(packed.layout.prompts, tuple((sum(row),) for row in packed.layout.branches))
+        packed = replace(packed, layout=joined)
     else:
         features = vision_features(policy, packed.prompts)
         features = type(features)(tuple(f * 1.05 for f in features.per_prompt), features.version)
@@ -145,10 +148,8 @@ def test_entropy_and_temperature_equal_the_full_softmax(policy):
     logprobs_R, entropy_R = branch_logprobs(policy, packed, temperature=0.7, entropy=True)
     hidden = torch.randn(7, 64)
     assert entropy_R is not None and (entropy_R > 0).all()
-    from saccade.models.logprobs import token_logprobs
-
     weight, targets = policy.model.lm_head.weight.detach(), torch.arange(7)
-    ours, entropy = token_logprobs(hidden, weight, targets, 0.7, entropy=True)
+    ours, entropy = token_logprobs(hidden, Head(weight), targets, 0.7, entropy=True)
     full = torch.log_softmax(hidden @ weight.T / 0.7, -1)
     assert torch.allclose(ours, full[torch.arange(7), targets], atol=1e-5)
     assert torch.allclose(entropy, -(full.exp() * full).sum(-1), atol=1e-4)

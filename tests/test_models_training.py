@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from training_runs import rl_recipe, write_world
 
 from saccade.data import DataConfig
 from saccade.models.forward import branch_logprobs
+from saccade.models.logprobs import head_of
 from saccade.models.packing import Branch, Packed, pack
-from saccade.models.policy import ModelConfig, Policy, check_head, load_policy, resolve_device
+from saccade.models.policy import ModelConfig, Policy, load_policy, resolve_device
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
 from saccade.training.heldout import EvalConfig, build_heldout
@@ -78,12 +79,12 @@ def test_a_reply_with_an_image_placeholder_is_refused(world: Path) -> None:
         policy_of(world).adapter.encode_reply("look: <|image_pad|>")
 
 
-def test_a_head_that_is_more_than_a_matrix_is_refused(world: Path) -> None:
+def test_a_head_that_scales_its_logits_is_refused(world: Path) -> None:
     model = policy_of(world).model
-    check_head(model)
-    model.lm_head = nn.Linear(64, 8)
-    with pytest.raises(ValueError, match="a bias"):
-        check_head(model)
+    head_of(model)
+    model.config.get_text_config().logits_scaling = 8.0
+    with pytest.raises(ValueError, match=r"scales its logits by 8\.0"):
+        head_of(model)
 
 
 def test_a_device_that_there_is_not_is_a_clear_error() -> None:

@@ -44,7 +44,7 @@ def test_greedy_tokens_equal_those_of_generate_without_our_cache(policy, prompts
     for prompt, (completion,) in zip(prompts, ours, strict=True):
         inputs = dict(prompt.pixels, input_ids=prompt.ids_P[None])
         if prompt.pixels:
-            inputs["mm_token_type_ids"] = (inputs["input_ids"] == policy.adapter.image_id).int()
+            inputs["mm_token_type_ids"] = (inputs["input_ids"] == policy.adapter.image_ids[0]).int()
         theirs = policy.model.generate(
             **inputs,
             attention_mask=torch.ones_like(inputs["input_ids"]),

@@ -6,9 +6,9 @@ Shape letters: P prompt tokens, S patches of the vision tower, V visual tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from PIL import Image
@@ -40,11 +40,32 @@ class EncodedPrompt:
         return int(self.ids_P.shape[0])
 
 
+Sharing = Literal["attention", "masks", "two_phase", "none"]
+"""How siblings of a family can share one prompt in training: by an attention of our own, by a dense mask per kind of
+layer, through the family's own cache, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRules:
+    """What a family with several kinds of attention layers lets a token see, for sharing by dense masks."""
+
+    windows: Mapping[str, int | None]
+    """Kind of layer as the model's mask dictionary names it -> width of its sliding window in positions, or None."""
+    image_blocks: frozenset[str] = frozenset()
+    """Kinds of layers in which the tokens of one image see each other in both directions."""
+
+
 class Adapter(Protocol):
-    """What a model family must answer. Everything else in Saccade is the same for all families."""
+    """What a model family must answer. Everything else in Saccade is the same for all families.
+
+    `saccade.models.chat.ChatAdapter` answers most of it for a family that writes its prompt with a chat template.
+    """
 
     image_backend: str
     """Class that made the pixels, recorded with every run (PIL and torchvision resize slightly differently)."""
+    sharing: Sharing
+    image_ids: tuple[int, ...]
+    """Tokens that stand for one visual token each."""
 
     def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
         """`text` is the user's turn with one `<image>` marker per image; `like` has the same images already encoded."""
@@ -73,7 +94,26 @@ class Adapter(Protocol):
         ...
 
     def vision(self, model: Any, prompts: Sequence[EncodedPrompt]) -> tuple[Tensor, ...]:
-        """Run the vision tower and the projector once over all images; per prompt the features (V, D)."""
+        """Run the vision tower and the projector once over all images; per prompt the features (V, D), or (V, K, D)
+        where a visual token has K vectors (Qwen3-VL: one for the input and K - 1 for deeper layers)."""
+        ...
+
+    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """Features of prompts, in order, as transformers' `mm_encoder_outputs`; None when no prompt has an image."""
+        ...
+
+    def position_ids(self, positions_3BT: Tensor) -> Tensor:
+        """The positions in the shape that the model takes: (3, B, T), or (B, T) for one axis."""
+        ...
+
+    def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
+        """What the family's own forward needs besides ids and 2-D mask when B rows begin with this prompt: pixels
+        repeated for each row, token types. Positions and masks are left to the model: the plain path is the reference.
+        """
+        ...
+
+    def mask_rules(self, model: Any) -> MaskRules:
+        """For `sharing == "masks"`; other families need not have it."""
         ...
 
     def parts(self, model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:

@@ -1,5 +1,5 @@
-"""From a packed batch to log-probs, by two paths that a test proves equal: `packed` (one row per group, the prompt and
-its images once) and `plain` (one row per branch through the family's own forward, the reference).
+"""From a packed batch to log-probs, by two paths that tests prove equal: `packed` (every prompt and its images once, in
+the form that the family allows) and `plain` (one row per branch through the family's own forward, the reference).
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from saccade.models import shared_prefix
 from saccade.models.adapter import EncodedPrompt
-from saccade.models.logprobs import token_logprobs
-from saccade.models.packing import Packed, attention_mask
+from saccade.models.attention import no_mask
+from saccade.models.dense_masks import dense_masks
+from saccade.models.logprobs import head_of, token_logprobs
+from saccade.models.packing import Packed
 from saccade.models.policy import Policy
+from saccade.models.two_phase import two_phase_hidden
 
 Path = Literal["packed", "plain"]
+Form = Literal["merged", "split", "masks", "two_phase"]
+"""How a packed batch is attended: merged flash kernels, plain sdpa, dense masks, or the family's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Output of vision tower and projector, one tensor (V, D) per prompt, valid for one weights version."""
+    """Output of vision tower and projector, one tensor (V, D) or (V, K, D) per prompt, valid for one weights version."""
 
     per_prompt: tuple[Tensor, ...]
     version: int
@@ -46,28 +51,36 @@ def branch_logprobs(
     temperature: float = 1.0,
     entropy: bool = False,
     path: Path = "packed",
+    form: Form | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs (R) of the loss tokens of `packed`, in its order, and their entropies if asked.
 
     `features` must be of the policy's current version (ValueError otherwise); without them the tower runs here.
+    `form` insists on one way of sharing; None takes the fastest that the family and the device have.
     """
     with policy.recomputing():
-        hidden_RD = _packed_hidden(policy, packed, features) if path == "packed" else _plain_hidden(policy, packed)
-    return token_logprobs(
-        hidden_RD, policy.model.lm_head.weight, packed.targets_R.to(policy.device), temperature, entropy
-    )
+        if path == "plain":
+            hidden_RD = _plain_hidden(policy, packed)
+        else:
+            hidden_RD = _packed_hidden(policy, packed, features, form or default_form(policy))
+    return token_logprobs(hidden_RD, head_of(policy.model), packed.targets_R.to(policy.device), temperature, entropy)
 
 
-def embedded(features: Features) -> dict[str, BaseModelOutputWithPooling] | None:
-    """The features in the form in which transformers' models take ready vision outputs."""
-    with_images: Any = tuple(f for f in features.per_prompt if f.shape[0])  # declared a tensor, read as a sequence
-    return {"image": BaseModelOutputWithPooling(pooler_output=with_images)} if with_images else None
+def default_form(policy: Policy) -> Form:
+    """The fastest way for this family to share prompts. ValueError for one that cannot."""
+    sharing = policy.adapter.sharing
+    if sharing == "attention":
+        return shared_prefix.fastest_form(policy.device, policy.model.dtype)
+    if sharing == "none":
+        raise ValueError(
+            f"{policy.model.config.model_type}: no proven way to share prompts; set update.shared_prefix: off"
+        )
+    return sharing
 
 
-def _packed_hidden(policy: Policy, packed: Packed, features: Features | None) -> Tensor:
-    if features is None:
-        features = vision_features(policy, packed.prompts)
-    elif features.version != policy.version:
+def check_features(policy: Policy, prompts: Sequence[EncodedPrompt], features: Features) -> None:
+    """ValueError when the features are not those of these prompts, of older weights, or lack a gradient they need."""
+    if features.version != policy.version:
         raise ValueError(
             f"vision features of weights version {features.version} given at version {policy.version}; take new ones"
         )
@@ -75,15 +88,52 @@ def _packed_hidden(policy: Policy, packed: Packed, features: Features | None) ->
     carried = [f.requires_grad for f in features.per_prompt if f.shape[0]]  # none for prompts of text alone
     if needs_gradient and carried and not any(carried):
         raise ValueError("vision tower or projector trains, but its features carry no gradient; pass features=None")
-    device = policy.device
-    hidden_BTD = policy.model.model(
-        input_ids=packed.ids_BT.to(device),
-        position_ids=packed.positions_3BT.to(device),
-        attention_mask=attention_mask(packed.segments_BT.to(device), policy.model.dtype),
-        mm_encoder_outputs=embedded(features),
+    image_ids = torch.tensor(policy.adapter.image_ids, dtype=torch.long)
+    for prompt, one in zip(prompts, features.per_prompt, strict=True):
+        tokens = int(torch.isin(prompt.ids_P, image_ids).sum())
+        if tokens != one.shape[0]:
+            raise ValueError(
+                f"prompt {prompt.prompt_id} has {tokens} image tokens but {one.shape[0]} visual features; expected "
+                "equal: the image processor's files and the model's config do not belong together"
+            )
+
+
+def _packed_hidden(policy: Policy, packed: Packed, features: Features | None, form: Form) -> Tensor:
+    if features is None:
+        features = vision_features(policy, packed.prompts)
+    check_features(policy, packed.prompts, features)
+    if form in ("masks", "two_phase"):
+        way = _masked_hidden if form == "masks" else _two_phase_hidden
+        return torch.cat([way(policy, group, features.take([i])) for i, group in enumerate(packed.groups())])
+    device, model = policy.device, policy.model
+    attention = shared_prefix.shared_attention(packed.layout, device, model.dtype, form)
+    hidden_1TD = model.model(
+        input_ids=packed.ids_T[None].to(device),
+        position_ids=policy.adapter.position_ids(packed.positions_3T[:, None]).to(device),
+        attention_mask=no_mask(device, model.dtype),
+        mm_encoder_outputs=policy.adapter.embedded(features.per_prompt),
+        use_cache=False,
+        shared_attention=attention,
+    ).last_hidden_state
+    return hidden_1TD[0, packed.source_R.to(device)]
+
+
+def _masked_hidden(policy: Policy, packed: Packed, features: Features) -> Tensor:
+    device, model, adapter = policy.device, policy.model, policy.adapter
+    masks = dense_masks(packed, adapter.mask_rules(model), adapter.image_ids, model.dtype)
+    hidden_1TD = model.model(
+        input_ids=packed.ids_T[None].to(device),
+        position_ids=adapter.position_ids(packed.positions_3T[:, None]).to(device),
+        attention_mask={kind: mask.to(device) for kind, mask in masks.items()},
+        mm_encoder_outputs=adapter.embedded(features.per_prompt),
         use_cache=False,
     ).last_hidden_state
-    return hidden_BTD.flatten(0, 1)[packed.source_R.to(device)]
+    return hidden_1TD[0, packed.source_R.to(device)]
+
+
+def _two_phase_hidden(policy: Policy, packed: Packed, features: Features) -> Tensor:
+    outputs: dict[str, Any] | None = policy.adapter.embedded(features.per_prompt)
+    return two_phase_hidden(policy.model, policy.adapter, packed, outputs, policy.device)
 
 
 def _plain_hidden(policy: Policy, packed: Packed) -> Tensor:
@@ -91,16 +141,17 @@ def _plain_hidden(policy: Policy, packed: Packed) -> Tensor:
     device, rows = policy.device, []
     for prompt, branches in zip(packed.prompts, packed.branches, strict=True):
         P, G, T = len(prompt), len(branches), len(prompt) + max(len(b.ids) for b in branches)
-        ids = torch.zeros(G, T, dtype=torch.long)
-        mask = torch.zeros(G, T, dtype=torch.long)
+        ids_GT = torch.zeros(G, T, dtype=torch.long)
+        mask_GT = torch.zeros(G, T, dtype=torch.long)
         for row, branch in enumerate(branches):
             n = P + len(branch.ids)
-            ids[row, :P], ids[row, P:n], mask[row, :n] = prompt.ids_P, torch.tensor(branch.ids), 1
-        images = {name: torch.cat([value] * G).to(device) for name, value in prompt.pixels.items()}
-        if images:
-            images["mm_token_type_ids"] = (ids == policy.model.config.image_token_id).int().to(device)
+            ids_GT[row, :P], ids_GT[row, P:n], mask_GT[row, :n] = prompt.ids_P, torch.tensor(branch.ids), 1
+        inputs = policy.adapter.plain_inputs(prompt, ids_GT)
         hidden_GTD = policy.model.model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **images
+            input_ids=ids_GT.to(device),
+            attention_mask=mask_GT.to(device),
+            use_cache=False,
+            **{name: value.to(device) for name, value in inputs.items()},
         ).last_hidden_state
         rows += [hidden_GTD[row, P - 1 + b.loss_from : P - 1 + len(b.ids)] for row, b in enumerate(branches)]
     return torch.cat(rows)

@@ -5,6 +5,7 @@ Shape letters: R chosen tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,57 +16,102 @@ CHUNK = 512
 """Rows of logits held at a time: memory is CHUNK x V floats, whatever R is."""
 
 
+@dataclass(frozen=True, eq=False)
+class Head:
+    """From hidden states to logits: softcap * tanh((hidden W^T + bias) / softcap), the last two where there are any."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    softcap: float | None = None
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        logits_RV = F.linear(hidden_RD, self.weight_VD, self.bias_V)
+        return logits_RV if self.softcap is None else torch.tanh(logits_RV / self.softcap) * self.softcap
+
+
+def head_of(model: Any) -> Head:
+    """The language-model head. ValueError for one that does more than a matrix, a bias and a cap."""
+    text = model.config.get_text_config()
+    scale = getattr(text, "logits_scaling", None) or getattr(text, "logit_scale", None)
+    if scale not in (None, 1, 1.0):
+        raise ValueError(f"the model scales its logits by {scale}; expected a head of matrix, bias and softcap alone")
+    return Head(model.lm_head.weight, model.lm_head.bias, getattr(text, "final_logit_softcapping", None))
+
+
 class _ChunkedLogprobs(torch.autograd.Function):
     """log p(target | hidden) with the head recomputed per chunk in backward; saves one float per token."""
 
     @staticmethod
     def forward(  # type: ignore[override]  # torch declares (ctx, *args)
-        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float, entropy: bool
+        ctx: Any,
+        hidden_RD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        softcap: float | None,
+        targets_R: Tensor,
+        temperature: float,
+        entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         R = hidden_RD.shape[0]
+        head = Head(weight_VD, bias_V, softcap)
         logprobs_R = hidden_RD.new_empty(R, dtype=torch.float32 if hidden_RD.dtype != torch.float64 else torch.float64)
         lse_R, entropy_R = torch.empty_like(logprobs_R), torch.empty_like(logprobs_R)
         for start in range(0, R, CHUNK):
             rows = slice(start, start + CHUNK)
-            logits = F.linear(hidden_RD[rows], weight_VD).to(logprobs_R.dtype).div_(temperature)
+            logits = head.logits(hidden_RD[rows]).to(logprobs_R.dtype).div_(temperature)
             lse = torch.logsumexp(logits, -1)
             lse_R[rows] = lse
             logprobs_R[rows] = logits.gather(-1, targets_R[rows, None])[:, 0] - lse
             if entropy:
                 entropy_R[rows] = lse - (torch.exp(logits - lse[:, None]) * logits).sum(-1)
-        ctx.save_for_backward(hidden_RD, weight_VD, targets_R, lse_R)
-        ctx.temperature = temperature
+        ctx.save_for_backward(hidden_RD, weight_VD, bias_V, targets_R, lse_R)
+        ctx.temperature, ctx.softcap = temperature, softcap
         ctx.mark_non_differentiable(entropy_R)
         return logprobs_R, entropy_R
 
     @staticmethod
     def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
-        hidden_RD, weight_VD, targets_R, lse_R = ctx.saved_tensors
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        hidden_RD, weight_VD, bias_V, targets_R, lse_R = ctx.saved_tensors
+        head = Head(weight_VD, bias_V, ctx.softcap)
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_RD) if need_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=grad_R.dtype) if need_weight else None
+        grad_bias = torch.zeros_like(bias_V, dtype=grad_R.dtype) if need_bias else None
         for start in range(0, hidden_RD.shape[0], CHUNK):
             rows = slice(start, start + CHUNK)
-            logits = F.linear(hidden_RD[rows], weight_VD).to(grad_R.dtype).div_(ctx.temperature)
+            logits = head.logits(hidden_RD[rows]).to(grad_R.dtype)
+            # d tanh(x) = 1 - tanh(x)^2, taken before the logits are overwritten
+            slope = None if ctx.softcap is None else 1 - (logits / ctx.softcap).square()
             # d log p / d logits = onehot - softmax
-            delta = logits.sub_(lse_R[rows, None]).exp_().mul_(-grad_R[rows, None])
+            delta = logits.div_(ctx.temperature).sub_(lse_R[rows, None]).exp_().mul_(-grad_R[rows, None])
             delta.scatter_add_(1, targets_R[rows, None], grad_R[rows, None])
             delta.div_(ctx.temperature)
+            if slope is not None:
+                delta.mul_(slope)
             if grad_hidden is not None:
                 grad_hidden[rows] = delta.to(weight_VD.dtype) @ weight_VD
             if grad_weight is not None:
                 grad_weight.addmm_(delta.t(), hidden_RD[rows].to(grad_R.dtype))
-        return grad_hidden, grad_weight.to(weight_VD.dtype) if grad_weight is not None else None, None, None, None
+            if grad_bias is not None:
+                grad_bias += delta.sum(0)
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight_VD.dtype),
+            None if grad_bias is None else grad_bias.to(weight_VD.dtype),
+            *(None,) * 4,
+        )
 
 
 def token_logprobs(
-    hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float = 1.0, entropy: bool = False
+    hidden_RD: Tensor, head: Head, targets_R: Tensor, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """log p(targets_R) under softmax(hidden W^T / temperature) and, if asked, the entropy (nats, no gradient).
+    """log p(targets_R) under softmax(head(hidden) / temperature) and, if asked, the entropy (nats, no gradient).
 
     Arithmetic of the softmax is float32 (float64 for a float64 model) whatever the model's dtype.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probs need a positive one (greedy decoding uses 1)")
-    logprobs_R, entropy_R = _ChunkedLogprobs.apply(hidden_RD, weight_VD, targets_R, temperature, entropy)
+    logprobs_R, entropy_R = _ChunkedLogprobs.apply(
+        hidden_RD, head.weight_VD, head.bias_V, head.softcap, targets_R, temperature, entropy
+    )
     return logprobs_R, entropy_R if entropy else None

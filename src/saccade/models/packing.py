@@ -1,22 +1,22 @@
-"""Packed rows: a prompt once, then every branch of it. Shape letters: B rows, T padded row length, R loss tokens.
+"""Packed rows: every prompt once, then every branch of it. Shape letters: T tokens of the row, R loss tokens.
 
-A row is `[prompt | branch 1 | ... | branch G]`. Each branch attends to the prompt and to itself, its positions go on
-from the prompt's, so G completions cost one prompt. GRPO packs a group's completions, SFT several replies (or several
-whole questions) about one image. Related work: PrefixGrouper (arXiv:2506.05433) and tree training in AReaL.
+A batch is one row without padding: `[P1 | P2 | ... | c11 | ... | c1G | c21 | ...]`. Each branch attends to its own
+prompt and to itself, its positions go on from the prompt's, so G completions cost one prompt. GRPO packs a group's
+completions, SFT several replies (or several whole questions) about one image. All prompts stand before all branches,
+so that attention is two calls on contiguous ranges. Related work: PrefixGrouper (arXiv:2506.05433) and tree training
+in AReaL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt, pad_positions
-
-PAD_SEGMENT = -1
-PROMPT_SEGMENT = 0
+from saccade.models.adapter import EncodedPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,60 @@ class Branch:
     loss_from: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where prompts and branches lie in a packed row, in tokens."""
+
+    prompts: tuple[int, ...]
+    """Length of each prompt."""
+    branches: tuple[tuple[int, ...], ...]
+    """Lengths of each prompt's branches."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All prompts together; branches begin here."""
+        return sum(self.prompts)
+
+    @property
+    def length(self) -> int:
+        return self.prompt_tokens + sum(map(sum, self.branches))
+
+    @property
+    def plain_tokens(self) -> int:
+        """Tokens of the same batch with the prompt repeated for each branch, without padding."""
+        return sum(P * len(lengths) + sum(lengths) for P, lengths in zip(self.prompts, self.branches, strict=True))
+
+    def spans(self) -> Iterator[tuple[int, int, int, int]]:
+        """(group, branch, start, end) in row order; branch 0 is the prompt, k the group's k-th branch."""
+        starts = accumulate((*self.prompts, *(n for lengths in self.branches for n in lengths)), initial=0)
+        for group, P in enumerate(self.prompts):
+            start = next(starts)
+            yield group, 0, start, start + P
+        for group, lengths in enumerate(self.branches):
+            for k, n in enumerate(lengths):
+                start = next(starts)
+                yield group, k + 1, start, start + n
+
+    def segments(self) -> tuple[Tensor, Tensor]:
+        """(group_T, branch_T): owner of each token; branch 0 is the prompt."""
+        group_T, branch_T = torch.empty(self.length, dtype=torch.long), torch.empty(self.length, dtype=torch.long)
+        for group, branch, start, end in self.spans():
+            group_T[start:end], branch_T[start:end] = group, branch
+        return group_T, branch_T
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A batch of packed rows and the places where log-probs are wanted, in order of row, branch, token."""
+    """A packed row and the places where log-probs are wanted, in order of group, branch, token."""
 
     prompts: tuple[EncodedPrompt, ...]
     branches: tuple[tuple[Branch, ...], ...]
-    ids_BT: Tensor
-    positions_3BT: Tensor
-    segments_BT: Tensor
-    """-1 padding, 0 prompt, k for the row's k-th branch."""
+    layout: Layout
+    ids_T: Tensor
+    positions_3T: Tensor
     source_R: Tensor
-    """Flat index into (B, T) of the position that predicts each loss token: the one before it, for a branch's first
-    token the prompt's last."""
+    """Index into the row of the position that predicts each loss token: the one before it, for a branch's first token
+    the prompt's last."""
     targets_R: Tensor
     branch_index_R: Tensor
     """Branch of each loss token, counted over the whole batch."""
@@ -52,10 +93,10 @@ class Packed:
     def num_branches(self) -> int:
         return sum(len(row) for row in self.branches)
 
-    @property
-    def row_tokens(self) -> int:
-        """Tokens that the language model reads, padding included."""
-        return self.ids_BT.numel()
+    def groups(self) -> Iterator[Packed]:
+        """Each group as a batch of its own; the loss tokens keep their order."""
+        for prompt, branches in zip(self.prompts, self.branches, strict=True):
+            yield pack([(prompt, branches)])
 
 
 def row_length(prompt: EncodedPrompt, branches: Sequence[Branch]) -> int:
@@ -63,23 +104,21 @@ def row_length(prompt: EncodedPrompt, branches: Sequence[Branch]) -> int:
 
 
 def pack(groups: Sequence[tuple[EncodedPrompt, Sequence[Branch]]]) -> Packed:
-    """One row per group. Raises ValueError for an empty batch, an empty branch, or a branch without a loss token."""
+    """One row for all groups. ValueError for an empty batch, an empty branch, or a branch without a loss token."""
     if not groups:
         raise ValueError("nothing to pack: got no groups")
-    T = max(row_length(prompt, branches) for prompt, branches in groups)
-    ids_BT = torch.zeros(len(groups), T, dtype=torch.long)
-    segments_BT = torch.full((len(groups), T), PAD_SEGMENT)
-    positions: list[Tensor] = []
+    layout = Layout(
+        tuple(len(prompt) for prompt, _ in groups),
+        tuple(tuple(len(branch.ids) for branch in branches) for _, branches in groups),
+    )
+    ids: list[Tensor] = [prompt.ids_P for prompt, _ in groups]
+    positions: list[Tensor] = [prompt.positions_3P for prompt, _ in groups]
     source: list[int] = []
     targets: list[int] = []
     owner: list[int] = []
-    count = 0
-    for row, (prompt, branches) in enumerate(groups):
-        P = len(prompt)
-        ids_BT[row, :P] = prompt.ids_P
-        segments_BT[row, :P] = PROMPT_SEGMENT
-        columns = [prompt.positions_3P]
-        at = P
+    count, at, prompt_end = 0, layout.prompt_tokens, 0
+    for prompt, branches in groups:
+        prompt_end += len(prompt)
         for k, branch in enumerate(branches):
             n = len(branch.ids)
             if not 0 <= branch.loss_from < n:
@@ -87,37 +126,20 @@ def pack(groups: Sequence[tuple[EncodedPrompt, Sequence[Branch]]]) -> Packed:
                     f"branch {k} of prompt {prompt.prompt_id}: got {n} tokens and loss from {branch.loss_from}; "
                     "expected at least one loss token"
                 )
-            ids_BT[row, at : at + n] = torch.tensor(branch.ids)
-            segments_BT[row, at : at + n] = k + 1
-            columns.append(torch.arange(prompt.next_position, prompt.next_position + n).expand(3, -1))
-            for j in range(branch.loss_from, n):
-                source.append(row * T + (at + j - 1 if j else P - 1))
+            ids.append(torch.tensor(branch.ids))
+            positions.append(torch.arange(prompt.next_position, prompt.next_position + n).expand(3, -1))
+            source.extend(at + j - 1 if j else prompt_end - 1 for j in range(branch.loss_from, n))
             targets.extend(branch.ids[branch.loss_from :])
             owner.extend([count] * (n - branch.loss_from))
             count += 1
             at += n
-        positions.append(torch.cat(columns, dim=1))
     return Packed(
-        tuple(prompt for prompt, _ in groups),
-        tuple(tuple(branches) for _, branches in groups),
-        ids_BT,
-        pad_positions(positions, T),
-        segments_BT,
-        torch.tensor(source),
-        torch.tensor(targets),
-        torch.tensor(owner),
+        prompts=tuple(prompt for prompt, _ in groups),
+        branches=tuple(tuple(branches) for _, branches in groups),
+        layout=layout,
+        ids_T=torch.cat(ids),
+        positions_3T=torch.cat(positions, dim=1),
+        source_R=torch.tensor(source),
+        targets_R=torch.tensor(targets),
+        branch_index_R=torch.tensor(owner),
     )
-
-
-def attention_mask(segments_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, T, T): causal, siblings invisible to each other; a padded position sees only itself."""
-    T = segments_BT.shape[1]
-    key, query = segments_BT[:, None, :], segments_BT[:, :, None]
-    allowed = torch.ones(T, T, dtype=torch.bool, device=segments_BT.device).tril() & (
-        (key == PROMPT_SEGMENT) | (key == query)
-    )
-    allowed &= key != PAD_SEGMENT
-    allowed |= torch.eye(T, dtype=torch.bool, device=segments_BT.device)
-    return torch.zeros(allowed.shape, dtype=dtype, device=segments_BT.device).masked_fill_(
-        ~allowed, torch.finfo(dtype).min
-    )[:, None]

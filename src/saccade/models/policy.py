@@ -15,7 +15,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from saccade.config import Config
+from saccade.models import attention
 from saccade.models.adapter import PARTS, Adapter
+from saccade.models.logprobs import head_of
 from saccade.models.qwen_vl import QwenVLAdapter
 
 Part = Literal["vision", "projector", "language"]
@@ -108,14 +110,6 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"model.device: got {name!r}, expected auto, cpu or cuda") from None
 
 
-def check_head(model: Any) -> None:
-    """ValueError for a head that is more than a matrix: log-probs are taken from `lm_head.weight` alone."""
-    bias, cap = model.lm_head.bias, getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    if bias is not None or cap:
-        what = "a bias" if bias is not None else f"final_logit_softcapping {cap}"
-        raise ValueError(f"the model's lm_head has {what}; expected a plain matrix, the only head that is supported")
-
-
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """owner/model; anything else is a directory."""
 
@@ -156,10 +150,12 @@ def load_policy(config: ModelConfig) -> Policy:
         )
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype)).to(device)
     tokenizer, images = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
-    check_head(model)
+    head_of(model)  # refuses a head that is more than we compute
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
+    if policy.adapter.sharing == "attention":
+        attention.install(model)
     freeze(policy, config.train)
     model.eval()
     return policy

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt, pad_positions
-from saccade.models.forward import Features, embedded, vision_features
+from saccade.models.forward import Features, vision_features
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Sampling
 from saccade.types import Completion, FinishReason
@@ -142,7 +142,7 @@ class BuiltinEngine:
             input_ids=ids_BP.to(device),
             position_ids=pad_positions([p.positions_3P for p in prompts], P).to(device),
             attention_mask=mask[:, None].to(device),
-            mm_encoder_outputs=embedded(features),
+            mm_encoder_outputs=self.policy.adapter.embedded(features.per_prompt),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state

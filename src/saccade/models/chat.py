@@ -1,0 +1,212 @@
+"""What families that write prompts with a chat template have in common: tokenizer + image processor become a prompt.
+
+No combined processor is used: most demand a video processor, which needs torchvision, and would resize images again.
+A family is a subclass that says how its image processor's output becomes placeholders, positions and features; the
+test suite holds ids and pixels against the family's own processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from saccade.models.adapter import EncodedPrompt, MaskRules, Sharing
+from saccade.types import Frame, FrameName
+
+MARKER = "<image>"
+VIDEO_MARKER = "<video>"
+Pixels = dict[str, Tensor]
+
+
+class ChatAdapter:
+    """Satisfies `saccade.models.adapter.Adapter`; subclasses fill in the family's words and shapes."""
+
+    placeholder: ClassVar[str]
+    """What the chat template writes once per image."""
+    image_token: ClassVar[str]
+    """The token that is repeated once per visual token."""
+    end: ClassVar[str]
+    """Ends the assistant's turn."""
+    never_said: ClassVar[tuple[str, ...]]
+    """Tokens that no reply and no prompt's text may hold: placeholders and markup of images and turns."""
+    also_ends: ClassVar[tuple[str, ...]] = ()
+    """Further tokens that end a reply when sampled."""
+    pixel_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    """What of the image processor's output the tower needs, every tensor with the images of a prompt along its first
+    axis (or their patches), so that prompts are joined by concatenation."""
+    projector: ClassVar[tuple[str, ...]]
+    """Substrings of the names of projector parameters."""
+    tower: ClassVar[tuple[str, ...]]
+    """Substrings of the names of vision parameters, the projector's among them or not."""
+    sharing: Sharing = "attention"
+
+    def __init__(self, tokenizer: Any, image_processor: Any, config: Any, frame: FrameName) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.config = config
+        self.frame: FrameName = frame
+        self.image_backend = type(image_processor).__name__
+        known = tokenizer.get_vocab()
+        self.image_ids = (known[self.image_token],) if self.image_token in known else ()
+        self.reserved = tuple(dict.fromkeys((*self.never_said, self.placeholder, self.end)))
+        self._end = known.get(self.end, tokenizer.eos_token_id)
+        self.banned_ids = tuple(known[t] for t in dict.fromkeys((*self.never_said, self.image_token)) if t in known)
+
+    # What a family says of itself
+
+    def read_images(self, images: Sequence[Image.Image]) -> Pixels:
+        """The tower's inputs for the images of one prompt, by the model's own argument names."""
+        out = self.image_processor(images=list(images), return_tensors="pt")
+        return {name: out[name] for name in self.pixel_names}
+
+    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+        """Per image what stands in the prompt in place of the template's placeholder: image tokens and markup."""
+        raise NotImplementedError
+
+    def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
+        """Per image the (width, height) in pixels of what the model sees of it."""
+        raise NotImplementedError
+
+    def positions(self, ids_P: Tensor, pixels: Pixels) -> tuple[Tensor, int]:
+        """Positions (3, P) and the position of the first completion token; here one axis, counted up."""
+        return torch.arange(len(ids_P)).expand(3, -1), len(ids_P)
+
+    def position_ids(self, positions_3BT: Tensor) -> Tensor:
+        """See `Adapter.position_ids`; here one axis."""
+        return positions_3BT[0]
+
+    def image_features(self, model: Any, pixels: Pixels, prompts: Sequence[EncodedPrompt]) -> Sequence[Tensor]:
+        """Features per prompt with images, (V, D) or (V, K, D); `pixels` are those of all of them, on the device."""
+        raise NotImplementedError
+
+    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """See `Adapter.embedded`; here the model takes a sequence of tensors, which it joins."""
+        present: Any = tuple(f for f in features if f.shape[0])  # declared a tensor, read as a sequence
+        return {"image": BaseModelOutputWithPooling(pooler_output=present)} if present else None
+
+    def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
+        """See `Adapter.plain_inputs`; here pixels alone."""
+        return self.join_pixels([prompt] * len(ids_BT))
+
+    def mask_rules(self, model: Any) -> MaskRules:
+        raise NotImplementedError(f"{type(self).__name__} does not share prompts by masks")
+
+    # What follows from it
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        known = self.tokenizer.get_vocab()
+        ends = (self._end, self.tokenizer.eos_token_id, *(known.get(token) for token in self.also_ends))
+        return tuple(dict.fromkeys(int(e) for e in ends if e is not None))
+
+    def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
+        """Encode the user's turn; `like` is an encoded prompt with the same images, whose pixels are taken over.
+
+        ValueError: markers and images differ in number, reserved tokens or a video appear, or the model has no token
+        for images.
+        """
+        chat = self._chat(text, len(images))
+        pixels, shas = self._pixels(images) if like is None else (like.pixels, like.image_shas)
+        replaced = self.image_texts(pixels, images) if images else []
+        pieces = chat.split(self.placeholder)
+        if len(pieces) - 1 != len(images):
+            raise ValueError(
+                f"the chat template wrote {len(pieces) - 1} '{self.placeholder}' for {len(images)} images; "
+                "expected one for each: the tokenizer's chat_template is not that of the family"
+            )
+        chat = "".join(piece + image for piece, image in zip(pieces, [*replaced, ""], strict=True))
+        ids_P = torch.tensor(self.tokenizer(chat, add_special_tokens=False).input_ids, dtype=torch.long)
+        positions_3P, following = self.positions(ids_P, pixels)
+        sizes = self.input_sizes(pixels, images) if images else []
+        frames = tuple(Frame(self.frame, image.size, size) for image, size in zip(images, sizes, strict=True))
+        key = hashlib.sha256(ids_P.numpy().tobytes() + "".join(shas).encode()).hexdigest()[:16]
+        return EncodedPrompt(ids_P, positions_3P, following, pixels, shas, frames, key)
+
+    def continue_with(self, prompt: EncodedPrompt, text: str) -> EncodedPrompt:
+        extra = torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+        new = torch.arange(prompt.next_position, prompt.next_position + len(extra)).expand(3, -1)
+        ids_P = torch.cat([prompt.ids_P, extra])
+        key = hashlib.sha256(prompt.prompt_id.encode() + extra.numpy().tobytes()).hexdigest()[:16]
+        return EncodedPrompt(
+            ids_P,
+            torch.cat([prompt.positions_3P, new], dim=1),
+            prompt.next_position + len(extra),
+            prompt.pixels,
+            prompt.image_shas,
+            prompt.frames,
+            key,
+        )
+
+    def encode_reply(self, text: str) -> list[int]:
+        """See `Adapter.encode_reply`. ValueError for a reserved token: an image placeholder would ask for an image."""
+        for token in self.reserved:
+            if token in text:
+                raise ValueError(f"reply text holds the reserved token {token}; remove it from the data: {text[:80]!r}")
+        return [*self.tokenizer(text, add_special_tokens=False).input_ids, self._end]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        stops = set(self.stop_ids)
+        return self.tokenizer.decode([i for i in ids if i not in stops], skip_special_tokens=False)
+
+    def vision(self, model: Any, prompts: Sequence[EncodedPrompt]) -> tuple[Tensor, ...]:
+        """Features per prompt in order; a text-only prompt gets an empty tensor."""
+        with_images = [p for p in prompts if p.pixels]
+        if not with_images:
+            hidden = self.config.get_text_config().hidden_size
+            return tuple(torch.empty(0, hidden, device=model.device, dtype=model.dtype) for _ in prompts)
+        joined = {name: value.to(model.device) for name, value in self.join_pixels(with_images).items()}
+        found = iter(self.image_features(model, joined, with_images))
+        features = [next(found) if p.pixels else None for p in prompts]
+        empty = next(f for f in features if f is not None)[:0]
+        return tuple(empty if f is None else f for f in features)
+
+    def join_pixels(self, prompts: Sequence[EncodedPrompt]) -> Pixels:
+        """The tower's inputs of several prompts as one batch."""
+        with_images = [p for p in prompts if p.pixels]
+        names = with_images[0].pixels if with_images else ()
+        return {name: torch.cat([p.pixels[name] for p in with_images]) for name in names}
+
+    def parts(self, model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        out: dict[str, list[tuple[str, nn.Parameter]]] = {"vision": [], "projector": [], "language": []}
+        for name, parameter in model.named_parameters():
+            is_projector = any(key in name for key in self.projector)
+            is_vision = any(key in name for key in self.tower)
+            out["projector" if is_projector else "vision" if is_vision else "language"].append((name, parameter))
+        return out
+
+    def _chat(self, text: str, num_images: int) -> str:
+        """The user's turn as the chat template writes it, up to the opening of the assistant's turn."""
+        pieces = text.split(MARKER)
+        if VIDEO_MARKER in text:
+            raise ValueError(f"prompt holds a {VIDEO_MARKER}; videos are not supported, give images: {text[:80]!r}")
+        if len(pieces) - 1 != num_images:
+            raise ValueError(f"prompt has {len(pieces) - 1} '{MARKER}' markers but {num_images} images: {text[:80]!r}")
+        if num_images and not self.image_ids:
+            raise ValueError(
+                f"prompt has {num_images} images, but the tokenizer has no token {self.image_token}: the checkpoint is "
+                "not a vision-language model of this family, or its tokenizer files are another's"
+            )
+        for token in self.reserved:
+            if token != MARKER and token in text:
+                raise ValueError(f"prompt holds the reserved token {token}; remove it from the data: {text[:80]!r}")
+        content: list[dict[str, str]] = []
+        for i, piece in enumerate(pieces):
+            if i:
+                content.append({"type": "image"})
+            if piece:
+                content.append({"type": "text", "text": piece})
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    def _pixels(self, images: Sequence[Image.Image]) -> tuple[Pixels, tuple[str, ...]]:
+        if not images:
+            return {}, ()
+        shas = tuple(hashlib.sha256(repr(i.size).encode() + i.tobytes()).hexdigest()[:16] for i in images)
+        return self.read_images(images), shas

@@ -1,0 +1,102 @@
+"""Sharing a prompt through the family's own cache: for models whose layers carry a state, such as linear attention.
+
+The prompt runs once and leaves its cache, with gradients; the cache is repeated for each branch and the branches run
+on it as a padded batch. No attention of ours takes part, so this is right for any layer that has a cache, at the price
+of G copies of the prompt's keys and values. Shape letters: P prompt tokens, G branches, L longest branch, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+from saccade.models.adapter import Adapter
+from saccade.models.packing import Packed
+
+
+def two_phase_hidden(
+    model: Any, adapter: Adapter, packed: Packed, outputs: dict[str, Any] | None, device: torch.device
+) -> Tensor:
+    """Hidden states (R, D) that predict the loss tokens of a packed batch of one group.
+
+    `outputs` are the vision outputs of the prompt, ready for the model. ValueError under gradient checkpointing, in
+    which transformers drops the cache without a word.
+    """
+    (prompt,), (branches,) = packed.prompts, packed.branches
+    check_no_checkpointing(model)
+    cache = DynamicCache(config=model.config.get_text_config())
+    P, G, L = len(prompt), len(branches), max(len(b.ids) for b in branches)
+    ids_1P = prompt.ids_P[None].to(device)
+    extra = prompt_inputs(adapter, packed, device)
+    keep_graph(cache)
+    hidden_1PD = model.model(
+        input_ids=ids_1P,
+        position_ids=adapter.position_ids(prompt.positions_3P[:, None]).to(device),
+        past_key_values=cache,
+        use_cache=True,
+        mm_encoder_outputs=outputs,
+        **extra,
+    ).last_hidden_state
+    cache.reorder_cache(torch.zeros(G, dtype=torch.long, device=device))
+    ids_GL = torch.zeros(G, L, dtype=torch.long)
+    mask_GT = torch.ones(G, P + L, dtype=torch.long)
+    for row, branch in enumerate(branches):
+        ids_GL[row, : len(branch.ids)] = torch.tensor(branch.ids)
+        mask_GT[row, P + len(branch.ids) :] = 0
+    positions_3GL = (prompt.next_position + torch.arange(L)).expand(3, G, L)
+    hidden_GLD = model.model(
+        input_ids=ids_GL.to(device),
+        position_ids=adapter.position_ids(positions_3GL).to(device),
+        attention_mask=mask_GT.to(device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    rows = []
+    for row, branch in enumerate(branches):
+        n = len(branch.ids)
+        before = torch.cat([hidden_1PD[:, -1], hidden_GLD[row, : n - 1]])
+        rows.append(before[branch.loss_from :])
+    return torch.cat(rows)
+
+
+def prompt_inputs(adapter: Adapter, packed: Packed, device: torch.device) -> dict[str, Tensor]:
+    """What the family's forward needs for the prompt beside pixels: token types."""
+    (prompt,) = packed.prompts
+    inputs = adapter.plain_inputs(prompt, prompt.ids_P[None])
+    return {name: value.to(device) for name, value in inputs.items() if name not in prompt.pixels}
+
+
+def check_no_checkpointing(model: Any) -> None:
+    """ValueError when a layer would be recomputed: it would find no cache and lose the prompt."""
+    if any(getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules()):
+        raise ValueError(
+            "this family shares prompts through its cache, which gradient checkpointing drops; "
+            "set model.gradient_checkpointing: false, or update.shared_prefix: off"
+        )
+
+
+def keep_graph(cache: DynamicCache) -> None:
+    """Let the linear-attention layers of this cache be differentiated through.
+
+    transformers copies a layer's new state into the tensor of the old one, which autograd needs unchanged; here each
+    update writes into a copy of it.
+    """
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            for name in ("update_conv_state", "update_recurrent_state"):
+                setattr(layer, name, _into_a_copy(layer, getattr(layer, name)))
+
+
+def _into_a_copy(layer: Any, update: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def call(state: Tensor, state_idx: int = 0, **options: Any) -> Tensor:
+        for stored in (layer.conv_states, layer.recurrent_states):
+            if stored[state_idx] is not None:
+                stored[state_idx] = stored[state_idx].clone()
+        return update(state, state_idx=state_idx, **options)
+
+    return call
