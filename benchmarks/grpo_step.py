@@ -1,0 +1,117 @@
+"""One whole GRPO step, Saccade against TRL's GRPOTrainer: prompts, rollout, reward, forward, backward, optimiser."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.measure import Cost, Meter, Reading, median
+from benchmarks.observe import watched
+from benchmarks.saccade_arm import path_of, saccade_step
+from benchmarks.setting import Setting, checkpoint
+from benchmarks.table import Row, finish, options, parse, row
+
+TARGETS: dict[Setting, float | None] = {
+    Setting(256, 64, 8, 4): 4.0,
+    Setting(1024, 64, 8, 1): 6.0,
+    Setting(256, 256, 16, 1): 3.0,
+}
+"""How many times less CPU than TRL is wanted."""
+QUICK: dict[Setting, float | None] = {Setting(64, 8, 4, 2): None}
+TARGET_MB = 3.0
+"""How many times less memory above the level than TRL is wanted."""
+ROUND_OFF = 1e-5
+ARMS = ("trl", "saccade")
+
+
+def compare(
+    directory: Path, setting: Setting, checkpointing: bool, repeats: int, rows: int | None, parts: str
+) -> tuple[dict[str, Cost], dict[str, str]]:
+    """Costs and paths of both arms. They take turns: TRL's trainer runs its own loop, Saccade steps between two of
+    its steps. The first step of each is not measured; after it the optimisers' states exist."""
+    from benchmarks.peer_trl import trl_step
+
+    ours = saccade_step(directory, setting, checkpointing, parts=parts)
+    moving = {name for name, _ in ours.policy.trainable()}
+    theirs = trl_step(directory, setting, repeats + 1, checkpointing, rows, moving)
+    meter, paths = Meter(), {}
+    readings: dict[str, list[Reading]] = {arm: [] for arm in ARMS}
+    with ExitStack() as watching:
+        seen = watching.enter_context(watched(theirs.model))
+
+        def turn(step: int) -> None:
+            if step == 1:
+                watching.close()
+                paths["saccade"] = ours.path()
+                paths["trl"] = path_of(seen, ours.groups)  # the same prompts and lengths
+            else:
+                readings["trl"].append(meter.stop())
+                readings["saccade"].append(meter.run(ours))
+            meter.start()
+
+        theirs.train(turn)
+    return {arm: median(readings[arm]) for arm in ARMS}, paths
+
+
+def rows_of(directory: Path, setting: Setting, target: float | None, options: dict[str, object]) -> list[Row]:
+    """Both tables of a setting, with checkpointing and without, and each arm at its best."""
+    rows: list[Row] = []
+    best: dict[str, list[Cost]] = {arm: [] for arm in ARMS}
+    for checkpointing in (True, False):
+        costs, paths = compare(directory, setting, checkpointing, **options)  # type: ignore[arg-type]
+        name = f"{setting.name}, checkpointing {'on' if checkpointing else 'off'}"
+        for arm in ARMS:
+            best[arm].append(costs[arm])
+            wanted = {} if target is None or arm == "trl" else {"target": target, "target_mb": TARGET_MB}
+            rows.append(row(name, arm, costs[arm], costs["trl"], paths[arm], **wanted))
+    least = {
+        arm: Cost(min(c.cpu_seconds for c in both), min(c.peak_mb for c in both), both[0].runs)
+        for arm, both in best.items()
+    }
+    name = f"{setting.name}, each arm's best of the two"
+    return rows + [row(name, arm, least[arm], least["trl"], rows[ARMS.index(arm)].path) for arm in ARMS]
+
+
+def agreement_line(directory: Path) -> str:
+    """Whether both arms take the same step; ValueError if not, because then times mean nothing."""
+    from benchmarks.agreement import agreement
+
+    same = agreement(directory, Setting(64, 8, 4, 2), "dapo")
+    if same.distance > ROUND_OFF:
+        raise ValueError(f"the gradients differ by {same.distance:.1e} of their norm; expected {ROUND_OFF:.0e} at most")
+    return (
+        f"Same rollouts, same loss (dapo = token_mean): whole-gradient distance to TRL's {same.distance:.1e} of its "
+        f"norm over {same.parameters} tensors; loss {same.loss:.6f}, TRL's {same.trl_loss:.6f}."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = options(__doc__ or "")
+    parser.add_argument("--setting", type=int, help="only this one of the settings, counted from 1")
+    parser.add_argument("--trl-rows", type=int, help="completions in a micro-batch of TRL (default: one prompt's)")
+    parser.add_argument("--train", choices=("all", "language"), default="all", help="parts that train, in both arms")
+    args = parse(parser, argv)
+    if find_spec("trl") is None:
+        parser.error("TRL is not installed; it comes with: pip install -e '.[bench]' -c constraints.txt")
+    settings = list((QUICK if args.quick else TARGETS).items())
+    if args.setting is not None:
+        if not 1 <= args.setting <= len(settings):
+            parser.error(f"--setting: got {args.setting}; expected 1 to {len(settings)}")
+        settings = settings[args.setting - 1 : args.setting]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        directory = checkpoint(Path(folder) / "model")
+        notes = [agreement_line(directory)]
+        for setting, target in settings:
+            common = {"repeats": args.repeats, "rows": args.trl_rows, "parts": args.train}
+            rows += rows_of(directory, setting, target, common)
+    finish("grpo_step", args, rows, notes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
