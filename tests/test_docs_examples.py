@@ -15,7 +15,8 @@ from saccade.config import load, packaged
 from saccade.data import READERS, DataConfig, open_source
 from saccade.data.readers import METHOD_TASKS
 from saccade.geometry import FRAMES
-from saccade.models.policy import ADAPTERS, ModelConfig
+from saccade.models.families import ADAPTERS
+from saccade.models.policy import ModelConfig
 from saccade.rewards import PENALTIES, REWARDS
 from saccade.tasks import TASKS
 from saccade.training.examples import ExampleConfig, read_examples

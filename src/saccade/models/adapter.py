@@ -1,6 +1,6 @@
 """The adapter seam: what Saccade must know of a model family, and nothing of tasks, prompts or rewards.
 
-A family is one file with a class that satisfies `Adapter` and one line in `saccade.models.policy.ADAPTERS`.
+A family is one file with a class that satisfies `Adapter` and one line in `saccade.models.families.ADAPTERS`.
 Shape letters: P prompt tokens, S patches of the vision tower, V visual tokens, D hidden size.
 """
 

@@ -33,17 +33,13 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
     shared_attention: SharedAttention | None = None,
-    **kwargs: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     if shared_attention is None:
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
-        )
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return out, None
-    out = shared_attention.attend(module.layer_idx, query, key, value, scaling)
+    out = shared_attention.attend(module.layer_idx, query, key, value, options.get("scaling"))
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -8,6 +8,7 @@ test suite holds ids and pixels against the family's own processor.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ VIDEO_MARKER = "<video>"
 Pixels = dict[str, Tensor]
 
 
-class ChatAdapter:
+class ChatAdapter(ABC):
     """Satisfies `saccade.models.adapter.Adapter`; subclasses fill in the family's words and shapes."""
 
     placeholder: ClassVar[str]
@@ -65,13 +66,13 @@ class ChatAdapter:
         out = self.image_processor(images=list(images), return_tensors="pt")
         return {name: out[name] for name in self.pixel_names}
 
+    @abstractmethod
     def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         """Per image what stands in the prompt in place of the template's placeholder: image tokens and markup."""
-        raise NotImplementedError
 
+    @abstractmethod
     def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
         """Per image the (width, height) in pixels of what the model sees of it."""
-        raise NotImplementedError
 
     def positions(self, ids_P: Tensor, pixels: Pixels) -> tuple[Tensor, int]:
         """Positions (3, P) and the position of the first completion token; here one axis, counted up."""
@@ -81,9 +82,9 @@ class ChatAdapter:
         """See `Adapter.position_ids`; here one axis."""
         return positions_3BT[0]
 
+    @abstractmethod
     def image_features(self, model: Any, pixels: Pixels, prompts: Sequence[EncodedPrompt]) -> Sequence[Tensor]:
         """Features per prompt with images, (V, D) or (V, K, D); `pixels` are those of all of them, on the device."""
-        raise NotImplementedError
 
     def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
         """See `Adapter.embedded`; here the model takes a sequence of tensors, which it joins."""
@@ -95,7 +96,8 @@ class ChatAdapter:
         return self.join_pixels([prompt] * len(ids_BT))
 
     def mask_rules(self, model: Any) -> MaskRules:
-        raise NotImplementedError(f"{type(self).__name__} does not share prompts by masks")
+        """See `Adapter.mask_rules`; here one kind of layer, causal."""
+        return MaskRules({"full_attention": None})
 
     # What follows from it
 

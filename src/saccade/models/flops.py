@@ -205,7 +205,7 @@ def _patches_per_token(config: Any) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RowLengths:
     """One row of training, or one group of rollout: a prompt with its completions."""
 
     prompt: int
@@ -274,26 +274,26 @@ def vision_flops(shape: ModelShape, images: Sequence[int]) -> tuple[float, float
     return linear, attention, projector
 
 
-def forward_flops(shape: ModelShape, layout: Layout, packed: bool = True, vision: bool = True) -> Flops:
+def forward_flops(shape: ModelShape, row: RowLengths, packed: bool = True, vision: bool = True) -> Flops:
     """One pass without gradient, the head on completion tokens alone; plain runs the tower once per completion.
 
     `vision=False` when the features are there already.
     """
-    tokens, pairs = _tokens_and_pairs(layout, packed)
-    tower = vision_flops(shape, layout.images) if vision else (0.0, 0.0, 0.0)
-    passes = 1 if packed else len(layout.completions)
+    tokens, pairs = _tokens_and_pairs(row, packed)
+    tower = vision_flops(shape, row.images) if vision else (0.0, 0.0, 0.0)
+    passes = 1 if packed else len(row.completions)
     return Flops(
         vision=passes * (tower[0] + tower[1]),
         projector=passes * tower[2],
         language=2.0 * shape.language.weights * tokens,
         attention=shape.attention(pairs),
-        head=2.0 * shape.head_weights * sum(layout.completions),
+        head=2.0 * shape.head_weights * sum(row.completions),
     )
 
 
 def training_flops(
     shape: ModelShape,
-    layout: Layout,
+    row: RowLengths,
     packed: bool = True,
     trained: Collection[str] = ("language",),
     checkpointing: bool = False,
@@ -303,9 +303,9 @@ def training_flops(
 
     A frozen tower has no backward. The gradient always goes back through the language model, to its lowest layer.
     """
-    tokens, pairs = _tokens_and_pairs(layout, packed)
-    linear, attention, projector = vision_flops(shape, layout.images) if vision else (0.0, 0.0, 0.0)
-    passes, again = 1 if packed else len(layout.completions), int(checkpointing)
+    tokens, pairs = _tokens_and_pairs(row, packed)
+    linear, attention, projector = vision_flops(shape, row.images) if vision else (0.0, 0.0, 0.0)
+    passes, again = 1 if packed else len(row.completions), int(checkpointing)
     tower, language = "vision" in trained, "language" in trained
     if tower:
         linear, attention = (3 + again) * linear, (1 + again + ATTENTION_BACKWARD) * attention
@@ -314,23 +314,23 @@ def training_flops(
         projector=passes * projector * (1 + tower + ("projector" in trained)),
         language=2.0 * shape.language.weights * tokens * (2 + language + again),
         attention=shape.attention(pairs) * (1 + again + ATTENTION_BACKWARD),
-        head=2.0 * shape.head_weights * sum(layout.completions) * (3 + language),
+        head=2.0 * shape.head_weights * sum(row.completions) * (3 + language),
     )
 
 
-def prefill_flops(shape: ModelShape, layout: Layout) -> Flops:
+def prefill_flops(shape: ModelShape, row: RowLengths) -> Flops:
     """The prompt once, without the tower; the head on its last token."""
     return Flops(
-        language=2.0 * shape.language.weights * layout.prompt,
-        attention=shape.attention(causal_pairs(layout.prompt)),
+        language=2.0 * shape.language.weights * row.prompt,
+        attention=shape.attention(causal_pairs(row.prompt)),
         head=2.0 * shape.head_weights,
     )
 
 
-def decode_flops(shape: ModelShape, layout: Layout) -> Flops:
+def decode_flops(shape: ModelShape, row: RowLengths) -> Flops:
     """All completions token by token. The first token comes from the prefill, the last is not read again."""
-    steps = sum(c - 1 for c in layout.completions)
-    pairs = sum(layout.prompt * (c - 1) + causal_pairs(c - 1) for c in layout.completions)
+    steps = sum(c - 1 for c in row.completions)
+    pairs = sum(row.prompt * (c - 1) + causal_pairs(c - 1) for c in row.completions)
     return Flops(
         language=2.0 * shape.language.weights * steps,
         attention=shape.attention(pairs),
@@ -338,5 +338,5 @@ def decode_flops(shape: ModelShape, layout: Layout) -> Flops:
     )
 
 
-def _tokens_and_pairs(layout: Layout, packed: bool) -> tuple[int, int]:
-    return (layout.packed_tokens, layout.packed_pairs) if packed else (layout.plain_tokens, layout.plain_pairs)
+def _tokens_and_pairs(row: RowLengths, packed: bool) -> tuple[int, int]:
+    return (row.packed_tokens, row.packed_pairs) if packed else (row.plain_tokens, row.plain_pairs)

@@ -27,7 +27,7 @@ Form = Literal["merged", "split", "masks", "two_phase"]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Output of vision tower and projector, one tensor (V, D) or (V, K, D) per prompt, valid for one weights version."""
+    """Output of vision tower and projector, one tensor (V, D) or (V, K, D) per prompt, valid for one version."""
 
     per_prompt: tuple[Tensor, ...]
     version: int

@@ -6,7 +6,7 @@ Shape letters: R chosen tokens, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,21 +38,21 @@ def head_of(model: Any) -> Head:
     return Head(model.lm_head.weight, model.lm_head.bias, getattr(text, "final_logit_softcapping", None))
 
 
+class _Options(NamedTuple):
+    softcap: float | None
+    temperature: float
+    entropy: bool
+
+
 class _ChunkedLogprobs(torch.autograd.Function):
     """log p(target | hidden) with the head recomputed per chunk in backward; saves one float per token."""
 
     @staticmethod
     def forward(  # type: ignore[override]  # torch declares (ctx, *args)
-        ctx: Any,
-        hidden_RD: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        softcap: float | None,
-        targets_R: Tensor,
-        temperature: float,
-        entropy: bool,
+        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_R: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         R = hidden_RD.shape[0]
+        softcap, temperature, entropy = options
         head = Head(weight_VD, bias_V, softcap)
         logprobs_R = hidden_RD.new_empty(R, dtype=torch.float32 if hidden_RD.dtype != torch.float64 else torch.float64)
         lse_R, entropy_R = torch.empty_like(logprobs_R), torch.empty_like(logprobs_R)
@@ -98,7 +98,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight_VD.dtype),
             None if grad_bias is None else grad_bias.to(weight_VD.dtype),
-            *(None,) * 4,
+            None,
+            None,
         )
 
 
@@ -112,6 +113,6 @@ def token_logprobs(
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probs need a positive one (greedy decoding uses 1)")
     logprobs_R, entropy_R = _ChunkedLogprobs.apply(
-        hidden_RD, head.weight_VD, head.bias_V, head.softcap, targets_R, temperature, entropy
+        hidden_RD, head.weight_VD, head.bias_V, targets_R, _Options(head.softcap, temperature, entropy)
     )
     return logprobs_R, entropy_R if entropy else None

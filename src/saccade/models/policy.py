@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from saccade.config import Config
 from saccade.models import attention
 from saccade.models.adapter import PARTS, Adapter
+from saccade.models.families import ADAPTERS
 from saccade.models.logprobs import head_of
-from saccade.models.qwen_vl import QwenVLAdapter
 
 Part = Literal["vision", "projector", "language"]
-
-ADAPTERS: dict[str, Callable[[Any, Any, Any], Adapter]] = {
-    "qwen2_vl": lambda tokenizer, images, config: QwenVLAdapter(tokenizer, images, config, "thousand"),
-    "qwen2_5_vl": lambda tokenizer, images, config: QwenVLAdapter(tokenizer, images, config, "pixels_resized"),
-}
-"""Family by `config.model_type`, never by the name of a directory."""
 
 
 class ModelConfig(Config):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -53,22 +53,26 @@ class Spans:
         return tuple((run[0][1], len(run), length) for length, run in found if length)
 
 
+class Saved(NamedTuple):
+    """What a flash backward needs of its forward."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    lse: Tensor
+
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+"""Of q, k and v."""
+
+
 class Kernel(Protocol):
     """Flash attention over spans. Tensors are (1, heads, tokens, D), log-sum-exps (1, H, tokens) in natural log."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float | None) -> tuple[Tensor, Tensor]: ...
 
-    def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        spans: Spans,
-        scale: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    def backward(self, grad: Tensor, saved: Saved, spans: Spans, scale: float | None) -> Gradients: ...
 
 
 class CpuFlash:
@@ -95,18 +99,9 @@ class CpuFlash:
             lse_i.copy_(found_lse)
         return out, lse
 
-    def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        spans: Spans,
-        scale: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, grad: Tensor, saved: Saved, spans: Spans, scale: float | None) -> Gradients:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        q, k, v, out, lse = saved
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         pieces = self._pieces(spans, (grad, q, out, lse, dq), (k, v, dk, dv))
         for grad_i, q_i, out_i, lse_i, dq_i, k_i, v_i, dk_i, dv_i in pieces:
@@ -147,23 +142,13 @@ class CudaFlash:
         self._noise[spans] = (state, offset)  # random state of dropout, which is 0: equal for every layer
         return out.transpose(0, 1)[None], lse[None]
 
-    def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        spans: Spans,
-        scale: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, grad: Tensor, saved: Saved, spans: Spans, scale: float | None) -> Gradients:
         longest_q, longest_k = spans.longest()
         found = torch.ops.aten._flash_attention_backward(
-            *(x[0].transpose(0, 1).contiguous() for x in (grad, q, k, v, out)),
-            lse[0].contiguous(),
-            self._cut(spans.q, q.device),
-            self._cut(spans.k, q.device),
+            *(x[0].transpose(0, 1).contiguous() for x in (grad, *saved[:4])),
+            saved.lse[0].contiguous(),
+            self._cut(spans.q, grad.device),
+            self._cut(spans.k, grad.device),
             longest_q,
             longest_k,
             0.0,
@@ -197,20 +182,14 @@ class _Merged(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
-        q, k, v, out, lse = ctx.saved_tensors
+        saved = Saved(*ctx.saved_tensors)
         shared: MergedPrefix = ctx.shared
         P, kernel = shared.prompt_tokens, shared.kernel
-        dq, dk, dv = kernel.backward(grad, q, k, v, out, lse, shared.self_spans, ctx.scale)
-        if q.shape[2] > P:
-            branch = slice(P, None)
-            cross = kernel.backward(
-                *(x[:, :, branch] for x in (grad, q)),
-                k[:, :, :P],
-                v[:, :, :P],
-                *(x[:, :, branch] for x in (out, lse)),
-                shared.cross_spans,
-                ctx.scale,
-            )
+        dq, dk, dv = kernel.backward(grad, saved, shared.self_spans, ctx.scale)
+        if grad.shape[2] > P:
+            q, k, v, out, lse = saved
+            branches = Saved(q[:, :, P:], k[:, :, :P], v[:, :, :P], out[:, :, P:], lse[:, :, P:])
+            cross = kernel.backward(grad[:, :, P:], branches, shared.cross_spans, ctx.scale)
             dq[:, :, P:] += cross[0]
             dk[:, :, :P] += cross[1]
             dv[:, :, :P] += cross[2]
