@@ -6,9 +6,9 @@ and the number of tokens that reach the embedding says which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,10 @@ class Seen:
     """Rows x decoding steps: forward passes of one new token per row."""
     images: int = 0
     """Images through the vision tower."""
+    training_forms: set[str] = field(default_factory=set)
+    """What stood in for the layers' attention in passes with gradients; `own` where nothing did."""
+    rollout_forms: set[str] = field(default_factory=set)
+    """The same of passes without gradients."""
 
 
 @contextmanager
@@ -58,7 +62,13 @@ def watched(model: Any) -> Iterator[Seen]:
             raise ValueError("the vision tower was called without grid_thw; its images cannot be counted")
         seen.images += len(grid)
 
+    def attention(_: Any, __: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stand_in = kwargs.get("shared_attention")
+        forms = seen.training_forms if torch.is_grad_enabled() else seen.rollout_forms
+        forms.add("own attention" if stand_in is None else type(stand_in).__name__)
+
     hooks = [
+        model.model.register_forward_pre_hook(attention, with_kwargs=True),
         model.get_input_embeddings().register_forward_pre_hook(embedding),
         model.lm_head.register_forward_pre_hook(head),
         model.model.visual.register_forward_pre_hook(tower, with_kwargs=True),
@@ -71,30 +81,25 @@ def watched(model: Any) -> Iterator[Seen]:
             hook.remove()
 
 
-def training_path(trained_tokens: int, prompts: Sequence[int], replies: Sequence[Sequence[int]]) -> str:
-    """packed, plain or mixed, by the tokens that the training pass read. Lengths of the prompts, and of the replies to
-    each. Padding between rows of unequal length may add to either count, never as much as a repeated prompt."""
-    once = sum(prompts) + sum(sum(one) for one in replies)
-    repeated = sum(P * len(one) for P, one in zip(prompts, replies, strict=True)) + sum(sum(one) for one in replies)
-    padded = sum(len(one) * (P + max(one)) for P, one in zip(prompts, replies, strict=True))
-    if trained_tokens < once:
-        return f"partial ({trained_tokens} of {once} tokens read)"
-    if trained_tokens >= repeated:
-        return f"plain ({trained_tokens} tokens read, {once} distinct)" if trained_tokens <= 1.2 * padded else "unknown"
-    halfway = (once + repeated) / 2
-    name = "packed" if trained_tokens < halfway else "mixed"
-    return f"{name} ({trained_tokens} tokens read, {once} distinct)"
+def training_path(seen: Seen, prompts: Sequence[int], replies: Sequence[Sequence[int]]) -> str:
+    """packed, plain or mixed, by the tokens that the training pass read. `prompts` are the prompts' lengths, `replies`
+    those of the replies to each. Padding may add to either count, never as much as repeated prompts."""
+    once = sum(prompts) + sum(map(sum, replies))
+    repeated = once + sum(P * (len(one) - 1) for P, one in zip(prompts, replies, strict=True))
+    tokens = seen.trained_tokens
+    if tokens < once:
+        name = "partial"
+    elif tokens >= repeated:
+        name = "plain"
+    else:
+        name = "packed" if tokens < (once + repeated) / 2 else "mixed"
+    forms = " + ".join(sorted(seen.training_forms))
+    return f"{name} ({forms}; {tokens} tokens read, {once} distinct)"
 
 
 def rollout_path(seen: Seen, prompts: Sequence[int], group_size: int) -> str:
     """How often each prompt was prefilled, and the rows that decoding ran."""
     times = seen.prefilled_tokens / sum(prompts)
-    once = "prompts prefilled once" if times < 1 + 0.5 * (group_size - 1) else "prompts prefilled once per completion"
-    return f"{once} ({times:.2f}x their tokens), {seen.row_steps} row-steps"
-
-
-def observe(model: Any, work: Callable[[], object]) -> Seen:
-    """One unmeasured run of `work`, watched."""
-    with watched(model) as seen:
-        work()
-    return seen
+    how = "prompts prefilled once" if times < 1 + 0.5 * (group_size - 1) else "prompts prefilled per completion"
+    forms = " + ".join(sorted(seen.rollout_forms))
+    return f"{how} ({forms}; {times:.2f}x their tokens), {seen.row_steps} row-steps"

@@ -104,7 +104,7 @@ class SaccadeStep:
 def path_of(seen: Seen, groups: Sequence[Group]) -> str:
     prompts = [len(group.prompt) for group in groups]
     replies = [[len(r.completion.token_ids) for r in group.rollouts] for group in groups]
-    trained = training_path(seen.trained_tokens, prompts, replies)
+    trained = training_path(seen, prompts, replies)
     return f"{trained}; {rollout_path(seen, prompts, len(replies[0]))}; {seen.images} images"
 
 

@@ -39,7 +39,9 @@ class Setting:
     def __post_init__(self) -> None:
         side = round(self.visual_tokens**0.5)
         if side * side != self.visual_tokens or not 2 <= side <= MAX_SIDE:
-            raise ValueError(f"got {self.visual_tokens} visual tokens; expected a square number from 4 to {MAX_SIDE**2}")
+            raise ValueError(
+                f"got {self.visual_tokens} visual tokens; expected a square number from 4 to {MAX_SIDE**2}"
+            )
 
     @property
     def name(self) -> str:
