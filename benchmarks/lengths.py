@@ -38,8 +38,11 @@ def lognormal(count: int, mean: float, longest: int, seed: int = 0) -> list[int]
 
 
 @contextmanager
-def counting_down(model: Any, lengths: Sequence[int], stop_id: int) -> Iterator[None]:
-    """Inside, `model` speaks replies whose lengths (>= 2, stop token counted) are drawn from `lengths`."""
+def counting_down(model: Any, lengths: Sequence[int], stop_id: int, at_once: bool = False) -> Iterator[None]:
+    """Inside, `model` speaks replies whose lengths (>= 2, stop token counted) are drawn from `lengths`.
+
+    `at_once`: it says its length and stops, which shows what a seed draws without waiting for the replies.
+    """
     vocabulary, longest = model.lm_head.weight.shape[0], max(lengths)
     if FIRST + longest > vocabulary or min(lengths) < 2:
         raise ValueError(f"got lengths from {min(lengths)} to {longest}; expected 2 to {vocabulary - FIRST}")
@@ -47,8 +50,9 @@ def counting_down(model: Any, lengths: Sequence[int], stop_id: int) -> Iterator[
     for length in set(lengths):
         first_V[FIRST + length - 2] = math.log(lengths.count(length))
     following = torch.full((vocabulary,), stop_id)  # token -> the one after it
-    following[FIRST + 1 : FIRST + longest] = torch.arange(FIRST, FIRST + longest - 1)
-    last: list[Tensor] = []
+    if not at_once:
+        following[FIRST + 1 : FIRST + longest] = torch.arange(FIRST, FIRST + longest - 1)
+    last: list[Tensor] = []  # the token ids of the pass that is running
 
     def embedding(_: Any, inputs: tuple[Any, ...]) -> None:
         last[:] = [inputs[0].flatten()]

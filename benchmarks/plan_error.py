@@ -1,0 +1,191 @@
+"""How far `saccade plan` is from the memory that a step takes: `python -m benchmarks.plan_error --json FILE`.
+
+Each setting runs in a process of its own: the benchmark model L (float32, one thread), one small update so that the
+optimiser's state exists, then one update on made-up groups about a 448 x 448 image, by the code that trains. Measured
+is the peak of the resident set above the level just before that update; predicted is the largest of the phases `update`
+and `optimiser` without what is there all the time. Needs Linux (/proc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from saccade.algorithm import LossConfig, build_loss
+from saccade.models.flops import ModelShape
+from saccade.models.forward import branch_logprobs, vision_features
+from saccade.models.packing import Branch, pack
+from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.tiny import write_checkpoint
+from saccade.rollout.prompts import prepare
+from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
+from saccade.training.plan_memory import Work, memory, state, total
+from saccade.training.policy_step import Learner, UpdateConfig, policy_step
+from saccade.types import Completion, Group, Rollout, Sample, Score
+
+ALL = ("vision", "projector", "language")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One setting."""
+
+    prompts: int
+    group_size: int
+    tokens: int
+    checkpointing: bool
+    train: tuple[str, ...] = ("language",)
+    budget: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Bytes above the level before the update."""
+
+    case: Case
+    measured: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, as a share of what was measured."""
+        return self.predicted / self.measured - 1.0
+
+
+SIZES = ((1, 8, 64), (4, 8, 64), (4, 8, 256))
+CASES = (
+    *(Case(*size, checkpointing) for size in SIZES for checkpointing in (False, True)),
+    *(Case(4, 8, 64, checkpointing, ALL) for checkpointing in (False, True)),
+)
+
+
+def measure(case: Case) -> Found:
+    """The case in a fresh process. RuntimeError with what it wrote when it fails."""
+    # memory that is freed goes back to the system at once, so that the resident set is what is in use
+    alone = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-m", "benchmarks.plan_error", "--case", json.dumps(asdict(case))]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, **alone}, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{case} failed:\n{done.stderr}")
+    row = json.loads(done.stdout.splitlines()[-1])
+    return Found(case, row["measured"], row["predicted"])
+
+
+def run(case: Case) -> dict[str, float]:
+    """Measured and predicted bytes; changes this process, so each needs its own."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_checkpoint(folder, "L")
+        policy = load_policy(
+            ModelConfig(path=str(path), device="cpu", train=case.train, gradient_checkpointing=case.checkpointing)
+        )
+    optim = OptimConfig(lr=1e-4)
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), optim), optim)
+    config = UpdateConfig(tokens_per_micro_batch=case.budget)
+    learner = Learner(policy, optimizer, build_loss(LossConfig()), config)
+    step(learner, [group_of(policy, 100, 2, 4)])
+    groups = [group_of(policy, i, case.group_size, case.tokens) for i in range(case.prompts)]
+    work = work_of(case, groups[0])
+    measured = step(learner, groups)
+    parts = memory(ModelShape.from_model(policy.model), work)
+    there = total(state(ModelShape.from_model(policy.model), work))
+    there += parts["update"].get("vision features", 0.0)
+    return {"measured": measured, "predicted": max(total(parts[phase]) for phase in ("update", "optimiser")) - there}
+
+
+def work_of(case: Case, group: Group) -> Work:
+    prompt = len(group.prompt)
+    width, height = group.prompt.frames[0].size_input
+    return Work(
+        name="measured",
+        prompts=case.prompts,
+        group_size=case.group_size,
+        prompt_tokens=prompt,
+        images=(width * height // 28**2,),
+        completion_tokens=case.tokens,
+        cap=case.tokens,
+        budget=case.budget,
+        packed=True,
+        trained=case.train,
+        dtype="float32",
+        checkpointing=case.checkpointing,
+        cuda=False,
+    )
+
+
+def group_of(policy: Policy, number: int, size: int, tokens: int) -> Group:
+    """A group about an image of its own colour, with made-up tokens and the log-probs that the model gives them."""
+    sample = Sample(f"s{number}", (Image.new("RGB", (448, 448), (number, 9, 9)),), "How many?", 1, "count")
+    prompt = prepare(policy.adapter, sample).encoded
+    generator = torch.Generator().manual_seed(number)
+    ids = [torch.randint(40, 400, (tokens,), generator=generator).tolist() for _ in range(size)]
+    with torch.no_grad():
+        logprobs_R, _ = branch_logprobs(policy, pack([(prompt, [Branch(one) for one in ids])]))
+    rollouts = tuple(
+        Rollout(sample, Completion("", tuple(one), tuple(lp.tolist())), Score(float(k % 2)), 1.0 - 2.0 * (k % 2))
+        for k, (one, lp) in enumerate(zip(ids, logprobs_R.split(tokens), strict=True))
+    )
+    return Group(f"g{number}", sample, rollouts, prompt)
+
+
+def step(learner: Learner, groups: Sequence[Group]) -> float:
+    """One update; bytes of the resident set's peak above the level before."""
+    frozen = learner.policy.vision_is_frozen()
+    with torch.no_grad():
+        features = vision_features(learner.policy, [g.prompt for g in groups]) if frozen else None
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak falls back to the level
+    before = status("VmRSS")
+    length = max(len(r.completion.token_ids) for g in groups for r in g.rollouts)
+    policy_step(learner, groups, features, temperature=1.0, max_length=length, lr=1e-4)
+    return status("VmHWM") - before
+
+
+def status(name: str) -> float:
+    """Bytes of an entry of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def line_of(found: Found) -> str:
+    case = found.case
+    kept = "checkpointing" if case.checkpointing else "all kept"
+    return (
+        f"{case.prompts} x {case.group_size} x {case.tokens:<4} {kept:<14} {'+'.join(case.train):<26} "
+        f"measured {found.measured / 1e6:7.1f} MB  predicted {found.predicted / 1e6:7.1f} MB  {found.error:+.0%}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go as well")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        data = json.loads(options.case)
+        print(json.dumps(run(Case(**{**data, "train": tuple(data["train"])}))))
+        return
+    rows = []
+    for case in CASES:
+        rows.append(measure(case))
+        print(line_of(rows[-1]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) | {"error": row.error} for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

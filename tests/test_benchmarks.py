@@ -1,0 +1,144 @@
+"""The benchmark programs run, compare what they say they compare, and name the path that ran."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.lengths import counting_down, lognormal
+from benchmarks.measure import Meter, Reading, alternate, median
+from benchmarks.observe import training_path, watched
+from benchmarks.scaling import slope
+from benchmarks.setting import Setting, checkpoint, policy_of, samples
+from benchmarks.table import row
+from saccade.models.forward import branch_logprobs
+from saccade.models.packing import Branch, pack
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.engine import Sampling
+from saccade.rollout.prompts import prepare
+
+ROOT = Path(__file__).parent.parent
+KEYS = {"setting", "arm", "cpu_seconds", "peak_mb", "ratio", "path"}
+TINY = Setting(visual_tokens=16, new_tokens=6, group_size=3, prompts=2)
+needs_trl = pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed; it is in the extra 'bench'")
+needs_plots = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is in the extra 'bench'")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("benchmarks") / "model", "S")
+
+
+def test_peak_memory_is_what_a_run_takes_above_the_level_before_it() -> None:
+    kept = torch.ones(8_000_000)  # 31 MiB that are there before and after
+    reading = Meter().run(lambda: torch.ones(16_000_000).sum())
+    assert 55 < reading.peak_mb < 75, "61 MiB of floats for a moment"
+    assert Meter().run(lambda: None).peak_mb < 10
+    assert len(kept) == 8_000_000
+
+
+def test_arms_take_turns_and_medians_are_over_all_measured_runs() -> None:
+    order: list[str] = []
+    costs = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=3)
+    assert order == ["a", "b"] * 4, "one unmeasured run of each, then three"
+    assert all(len(cost.runs) == 3 for cost in costs.values())
+    cost = median([Reading(1.0, 5.0), Reading(9.0, 1.0), Reading(2.0, 3.0)])
+    assert (cost.cpu_seconds, cost.peak_mb) == (2.0, 3.0)
+
+
+def test_sleeping_costs_no_cpu_seconds() -> None:
+    assert Meter().run(lambda: time.sleep(0.2)).cpu_seconds < 0.1
+
+
+def test_a_ratio_says_how_many_times_less_than_the_other_arm() -> None:
+    ours, theirs = median([Reading(2.0, 10.0)]), median([Reading(8.0, 40.0)])
+    content = row("s", "saccade", ours, theirs, "packed").as_dict()
+    assert content.keys() >= KEYS
+    assert (content["ratio"], content["ratio_mb"]) == (4.0, 4.0)
+
+
+def test_the_slope_of_a_power_law_is_its_exponent() -> None:
+    assert slope([(x, 3.0 * x**1.7) for x in (1, 2, 5, 9)]) == pytest.approx(1.7)
+
+
+@pytest.mark.parametrize("path", ["packed", "plain"])
+def test_the_path_is_seen_from_what_the_model_reads(directory: Path, path: str) -> None:
+    policy = policy_of(directory)
+    prompts = [prepare(policy.adapter, sample).encoded for sample in samples(TINY)]
+    lengths = [[3, 5, 4], [2, 2, 6]]
+    packed = pack([(p, [Branch([400] * n) for n in one]) for p, one in zip(prompts, lengths, strict=True)])
+    with watched(policy.model) as seen:
+        branch_logprobs(policy, packed, path=path)
+    assert training_path(seen, [len(p) for p in prompts], lengths).startswith(path)
+    assert seen.images == (2 if path == "packed" else 6)
+
+
+def test_a_model_that_counts_down_speaks_replies_of_the_chosen_lengths(directory: Path) -> None:
+    policy = policy_of(directory)
+    prompts = [prepare(policy.adapter, sample).encoded for sample in samples(TINY)]
+    wanted = [2, 3, 7, 12]
+    with counting_down(policy.model, wanted, policy.adapter.stop_ids[0]), watched(policy.model) as seen:
+        groups = BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=20), 16, seed=1)
+    replies = [reply for group in groups for reply in group]
+    lengths = [len(reply.token_ids) for reply in replies]
+    assert set(lengths) == set(wanted)
+    assert all(reply.finish_reason == "stop" for reply in replies)
+    assert seen.row_steps >= sum(lengths) - len(lengths)
+
+
+def test_lognormal_lengths_have_the_mean_and_the_maximum_asked_for() -> None:
+    lengths = lognormal(64, 39, 160)
+    assert max(lengths) == 160
+    assert min(lengths) >= 2
+    assert sum(lengths) / 64 == pytest.approx(39, abs=0.5)
+
+
+PER_COMPLETION = "prompts prefilled per completion"
+PROGRAMS = [
+    pytest.param("grpo_step", {"trl": "plain", "saccade": "packed"}, marks=needs_trl),
+    ("training_pass", {"plain": "plain", "packed": "packed"}),
+    (
+        "rollout",
+        {
+            "saccade": "prompts prefilled once",
+            "generate, inputs repeated": PER_COMPLETION,
+            "generate, num_return_sequences": PER_COMPLETION,
+        },
+    ),
+    pytest.param("scaling", {"update packed": "packed", "update plain": "plain"}, marks=needs_plots),
+]
+"""Program -> its arms, and how the path of each begins."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("program", "paths"), PROGRAMS)
+def test_a_program_runs_and_its_rows_name_the_path(program: str, paths: dict[str, str], tmp_path: Path) -> None:
+    out, plot = tmp_path / "rows.json", tmp_path / "plot.png"
+    command = [sys.executable, "-m", f"benchmarks.{program}", "--quick", "--json", str(out)]
+    done = subprocess.run(
+        [*command, *(["--plot", str(plot)] if program == "scaling" else [])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads(out.read_text())
+    assert content["quick"] is True
+    assert content["environment"]["threads"] == 1
+    rows = [one for one in content["rows"] if one["arm"] != "vllm"]  # measured only where it is installed
+    assert {one["arm"] for one in rows} == paths.keys()
+    for one in rows:
+        assert one.keys() >= KEYS
+        assert one["cpu_seconds"] > 0
+        assert one["path"].startswith(paths[one["arm"]]), one
+    if program == "scaling":
+        assert plot.read_bytes().startswith(b"\x89PNG")
