@@ -25,7 +25,7 @@ test-slow: setup
 	$(PYTEST) -v -m slow $(ARGS)
 
 check: setup
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright
 	$(PYTEST) -q tests/test_house_rules.py
 
