@@ -24,9 +24,9 @@ def dense_masks(packed: Packed, rules: MaskRules, image_ids: tuple[int, ...], dt
     same_image = (block_T[:, None] == block_T) & (block_T[:, None] >= 0)
     masks = {}
     for kind, window in rules.windows.items():
-        seen = allowed if window is None else allowed & (distance < window)
-        if kind in rules.image_blocks:
-            seen = seen | same_image
+        seen = allowed | same_image if kind in rules.image_blocks else allowed
+        if window is not None:
+            seen = seen & (distance < window)  # within an image too, as transformers counts it
         masks[kind] = torch.zeros(1, 1, T, T, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
     return masks
 

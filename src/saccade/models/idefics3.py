@@ -1,0 +1,81 @@
+"""Adapter of Idefics3 and SmolVLM, whose images are prepared alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.chat import ChatAdapter, Pixels
+
+AROUND = "<fake_token_around_image>"
+WHOLE = "<global-img>"
+TILES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+"""Marks of tiles; the vocabulary has them for 6 x 6."""
+
+
+class Idefics3Adapter(ChatAdapter):
+    """An image is resized to a multiple of the tower's square input, cut into rows and columns of tiles, and followed
+    by the whole of it as one more tile; a small image is that one tile alone. No coordinates are part of what these
+    families were taught in public, so the frame is 0-1 of each side ("unit"), which does not depend on tiles.
+
+    Pixels are kept per tile, (tiles, 3, H, W); the model takes them as (prompts, tiles, 3, H, W).
+    """
+
+    placeholder = image_token = "<image>"
+    end = "<end_of_utterance>"
+    also_ends = ("<|im_end|>", "<|end_of_text|>")
+    never_said = ("<image>", AROUND, WHOLE, "<|im_start|>", "<|begin_of_text|>", *TILES)
+    pixel_names = ("pixel_values", "pixel_attention_mask", "rows_and_columns")
+    projector = ("connector.",)
+    tower = ("vision_model.",)
+
+    def read_images(self, images: Sequence[Image.Image]) -> Pixels:
+        """ValueError for an image of more tiles than the vocabulary has marks for."""
+        out = self.image_processor(images=[list(images)], return_row_col_info=True, return_tensors="pt")
+        grid_N2 = torch.tensor([*zip(out["rows"][0], out["cols"][0], strict=True)])
+        if int(grid_N2.max()) > 6:
+            raise ValueError(
+                f"an image became {grid_N2.amax(0).tolist()} rows and columns of tiles, expected at most 6 of each; "
+                "lower size.longest_edge in preprocessor_config.json"
+            )
+        return {
+            "pixel_values": out["pixel_values"][0],
+            "pixel_attention_mask": out["pixel_attention_mask"][0],
+            "rows_and_columns": grid_N2,
+        }
+
+    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+        vision = self.config.vision_config
+        tokens = self.image_token * int((vision.image_size // vision.patch_size) ** 2 / self.config.scale_factor**2)
+        whole = f"{AROUND}{WHOLE}{tokens}{AROUND}"
+        texts = []
+        for rows, columns in pixels["rows_and_columns"].tolist():
+            lines = (
+                "".join(f"{AROUND}<row_{row}_col_{column}>{tokens}" for column in range(1, columns + 1)) + "\n"
+                for row in range(1, rows + 1)
+            )
+            texts.append("".join(lines) + ("\n" if rows else "") + whole)
+        return texts
+
+    def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
+        height, width = pixels["pixel_values"].shape[-2:]
+        return [(max(c, 1) * width, max(r, 1) * height) for r, c in pixels["rows_and_columns"].tolist()]
+
+    def image_features(self, model: Any, pixels: Pixels, prompts: Sequence[EncodedPrompt]) -> Sequence[Tensor]:
+        """All tiles of all prompts go in as one batch of one image each."""
+        out = model.model.get_image_features(
+            pixels["pixel_values"][:, None], pixels["pixel_attention_mask"][:, None], return_dict=True
+        )
+        per_tile = iter(out.pooler_output)
+        return [torch.cat([next(per_tile) for _ in p.pixels["pixel_values"]]) for p in prompts]
+
+    def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
+        if not prompt.pixels:
+            return {}
+        names = ("pixel_values", "pixel_attention_mask")
+        return {name: torch.stack([prompt.pixels[name]] * len(ids_BT)) for name in names}

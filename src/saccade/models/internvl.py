@@ -1,0 +1,61 @@
+"""Adapter of InternVL (2.5 to 3.5, the checkpoints in transformers' own format, `-hf`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.chat import ChatAdapter, Pixels
+
+
+class InternVLAdapter(ChatAdapter):
+    """An image is resized to a canvas of square tiles, which are encoded apart, with a thumbnail after them when there
+    is more than one. Boxes are 0-1000 of the whole image, whatever the tiles ("thousand"; the grounding data of
+    InternVL 1.5 to 3.5, `<box>[[x1, y1, x2, y2]]</box>`)."""
+
+    placeholder = image_token = "<IMG_CONTEXT>"
+    end = "<|im_end|>"
+    also_ends = ("<|endoftext|>",)
+    never_said = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>")
+    pixel_names = ("pixel_values", "num_patches")
+    projector = ("multi_modal_projector.",)
+    tower = ("vision_tower.",)
+
+    def read_images(self, images: Sequence[Image.Image]) -> Pixels:
+        """Always tiled, as the family's processor does whatever the image processor's file says."""
+        out = self.image_processor(images=list(images), crop_to_patches=True, return_tensors="pt")
+        return {"pixel_values": out["pixel_values"], "num_patches": torch.as_tensor(out["num_patches"])}
+
+    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+        height, width = pixels["pixel_values"].shape[-2:]
+        patch_height, patch_width = self.config.vision_config.patch_size
+        per_tile = int((height // patch_height) * (width // patch_width) * self.config.downsample_ratio**2)
+        return [f"<img>{self.image_token * (per_tile * int(tiles))}</img>" for tiles in pixels["num_patches"]]
+
+    def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
+        """The canvas, without the thumbnail."""
+        height, width = pixels["pixel_values"].shape[-2:]
+        least, most = self.image_processor.min_patches, self.image_processor.max_patches
+        grids = (get_optimal_tiled_canvas((i.height, i.width), (height, width), least, most) for i in images)
+        return [(columns * width, rows * height) for columns, rows in grids]
+
+    def image_features(self, model: Any, pixels: Pixels, prompts: Sequence[EncodedPrompt]) -> Sequence[Tensor]:
+        features_NVD = model.model.get_image_features(pixels["pixel_values"], return_dict=True).pooler_output
+        tiles = [int(p.pixels["num_patches"].sum()) for p in prompts]
+        return [of_prompt.flatten(0, 1) for of_prompt in features_NVD.split(tiles)]
+
+    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """The model takes one tensor (tiles, tokens, D) and asks only for its size."""
+        present = [f for f in features if f.shape[0]]
+        return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present)[None])} if present else None
+
+    def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
+        """Pixels without the number of tiles, which the model does not ask for."""
+        return {name: value for name, value in super().plain_inputs(prompt, ids_BT).items() if name != "num_patches"}
