@@ -7,10 +7,10 @@ from typing import Any
 
 from saccade.models.adapter import Adapter
 from saccade.models.gemma3 import Gemma3Adapter
+from saccade.models.glm4v import Glm4vAdapter
 from saccade.models.idefics3 import Idefics3Adapter
 from saccade.models.internvl import InternVLAdapter
 from saccade.models.llava_onevision import LlavaOnevisionAdapter
-from saccade.models.glm4v import Glm4vAdapter
 from saccade.models.qwen3_5 import Qwen35Adapter
 from saccade.models.qwen3_vl import Qwen3VLAdapter
 from saccade.models.qwen_vl import QwenVLAdapter
