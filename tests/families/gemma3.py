@@ -1,0 +1,82 @@
+"""Gemma 3: sliding and full layers, images seen both ways, a beginning-of-text token, a cap on the logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3Processor,
+)
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+from families._checkpoint import write_model
+from families._tokenizer import tokenizer
+
+SIDE, PER_IMAGE, WINDOW = 56, 4, 12
+TURNS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
+NAMED = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + '\n' }}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}{{ '<start_of_image>' }}"
+    "{% else %}{{ c['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+def gemma_tokenizer(further: tuple[str, ...], chat_template: str) -> Any:
+    """With a beginning-of-text token that the tokenizer adds by itself, as Gemma's do."""
+    made = tokenizer((*TURNS, *further), chat_template=chat_template)
+    made.bos_token, made.eos_token = "<bos>", "<eos>"
+    begin = ("<bos>", made.convert_tokens_to_ids("<bos>"))
+    made.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[begin])
+    return made
+
+
+def write(directory: str | Path, seed: int = 0) -> Path:
+    tokens = gemma_tokenizer(tuple(NAMED.values()), CHAT_TEMPLATE)
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": len(tokens),
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 4096,
+            "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "query_pre_attn_scalar": 16,
+            "final_logit_softcapping": 3.0,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 14,
+            "image_size": SIDE,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=PER_IMAGE,
+        image_token_index=tokens.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=tokens.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"),
+    )
+    images = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    return write_model(directory, seed, Gemma3ForConditionalGeneration, config, tokens, images)
+
+
+def processor(directory: str | Path) -> Any:
+    tokens = AutoTokenizer.from_pretrained(directory)
+    for name, token in NAMED.items():
+        setattr(tokens, name, token)
+        setattr(tokens, f"{name}_id", tokens.convert_tokens_to_ids(token))
+    images = AutoImageProcessor.from_pretrained(directory)
+    return Gemma3Processor(images, tokens, chat_template=tokens.chat_template, image_seq_length=PER_IMAGE)

@@ -1,0 +1,212 @@
+"""Families with positions on one axis: their prompts are their own processor's, packed rows equal plain rows."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from families import family
+from PIL import Image
+
+from saccade.models.forward import branch_logprobs, default_form, vision_features
+from saccade.models.packing import Branch, pack
+from saccade.models.policy import ModelConfig, freeze, load_policy
+
+NAMES = ("internvl", "smolvlm", "idefics3", "llava_onevision", "gemma3")
+EVERYTHING = ("vision", "projector", "language")
+
+
+def noise_image(width: int, height: int, seed: int) -> Image.Image:
+    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def directory(name, tmp_path_factory):
+    return family(name).write(tmp_path_factory.mktemp(name), seed=1)
+
+
+@pytest.fixture(scope="module")
+def policy(directory):
+    return load_policy(ModelConfig(path=str(directory), train=EVERYTHING))
+
+
+def batch(policy):
+    """Two images in one prompt, one image in another, text alone in a third; completions of unlike lengths."""
+    encode, tokens = policy.adapter.encode, random.Random(0)
+
+    def branch(n, start=0):
+        return Branch([tokens.randrange(20, 250) for _ in range(n)], start)
+
+    two = encode("<image> and <image> what changed?", [noise_image(90, 150, 2), noise_image(200, 60, 3)])
+    one = encode("<image>How many red shapes are there?", [noise_image(100, 60, 1)])
+    text = encode("2 + 2 = ?", [])
+    return pack(
+        [
+            (two, [branch(12), branch(1), branch(20, 4)]),
+            (one, [branch(17), branch(3)]),
+            (text, [branch(6), branch(2)]),
+        ]
+    )
+
+
+def gradients(policy, packed, path):
+    policy.model.zero_grad()
+    weights_R = torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(3))
+    logprobs_R, _ = branch_logprobs(policy, packed, path=path)
+    (logprobs_R * weights_R).sum().backward()
+    return logprobs_R.detach(), {name: p.grad.clone() for name, p in policy.trainable() if p.grad is not None}
+
+
+def flat(gradient):
+    return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
+
+
+SIZES = {"one image": [(100, 60)], "one small image": [(40, 40)], "two": [(130, 60), (64, 200)], "none": []}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_ids_and_inputs_equal_those_of_the_family_processor(policy, directory, name, sizes):
+    images = [noise_image(*size, seed=i) for i, size in enumerate(sizes)]
+    question = "How many red circles are there?"
+    ours = policy.adapter.encode("<image>" * len(images) + question, images)
+    content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
+    theirs = (
+        family(name)
+        .processor(directory)
+        .apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+        )
+    )
+    assert torch.equal(ours.ids_P, theirs["input_ids"][0])
+    inputs = policy.adapter.plain_inputs(ours, ours.ids_P[None])
+    assert inputs.keys() == theirs.keys() - {"input_ids", "attention_mask"}
+    for key, value in inputs.items():
+        assert torch.equal(value, theirs[key]), key
+    assert bool(ours.pixels) == bool(images)
+
+
+def test_positions_count_up_on_one_axis(policy):
+    packed = batch(policy)
+    for prompt in packed.prompts:
+        assert prompt.next_position == len(prompt)
+        assert torch.equal(prompt.positions_3P, torch.arange(len(prompt)).expand(3, -1))
+    shaped = policy.adapter.position_ids(packed.positions_3T[:, None])
+    assert torch.equal(shaped[0], packed.positions_3T[0]) and shaped.shape == (1, packed.layout.length)
+
+
+def test_packed_rows_equal_plain_rows_in_log_probs_and_gradients(policy):
+    packed = batch(policy)
+    ours, grad = gradients(policy, packed, "packed")
+    plain, reference = gradients(policy, packed, "plain")
+    assert (ours - plain).abs().max() < 1e-5
+    assert grad.keys() == reference.keys()
+    assert (flat(grad) - flat(reference)).norm() / flat(reference).norm() < 1e-5
+    for part in EVERYTHING:
+        assert any(name in grad and grad[name].norm() > 0 for name, _ in policy.parameters_by_part()[part]), part
+
+
+@pytest.mark.parametrize("train", [("projector",), ("projector", "language"), ("language",), ("vision",)], ids="+".join)
+def test_the_same_parameters_get_gradients_whatever_is_frozen(policy, train):
+    packed = batch(policy)
+    freeze(policy, train)
+    try:
+        _, ours = gradients(policy, packed, "packed")
+        _, plain = gradients(policy, packed, "plain")
+    finally:
+        freeze(policy, EVERYTHING)
+    assert ours.keys() == plain.keys()
+    assert (flat(ours) - flat(plain)).norm() / flat(plain).norm() < 1e-5
+
+
+def test_changed_image_features_change_the_log_probs(policy):
+    """A negative control: else the equality above would hold for a model that looks at no image."""
+    packed = batch(policy)
+    right, _ = branch_logprobs(policy, packed)
+    features = vision_features(policy, packed.prompts)
+    changed = type(features)(tuple(f * 1.05 for f in features.per_prompt), features.version)
+    wrong, _ = branch_logprobs(policy, packed, features=changed)
+    assert (wrong - right).abs().max() > 1e-4
+
+
+def test_every_image_token_has_one_feature_and_no_other_token_has(policy):
+    packed = batch(policy)
+    features = vision_features(policy, packed.prompts)
+    for prompt, one in zip(packed.prompts, features.per_prompt, strict=True):
+        assert one.shape[0] == int((prompt.ids_P == policy.model.config.image_token_id).sum())
+
+
+PROJECTORS = {
+    "internvl": ("multi_modal_projector",),
+    "smolvlm": ("connector",),
+    "idefics3": ("connector",),
+    "llava_onevision": ("multi_modal_projector", "image_newline"),
+    "gemma3": ("multi_modal_projector",),
+}
+
+
+def test_parts_cover_every_parameter_once(policy, name):
+    parts = policy.parameters_by_part()
+    listed = [key for named in parts.values() for key, _ in named]
+    assert sorted(listed) == sorted(key for key, _ in policy.model.named_parameters())
+    assert {key.split(".")[1] for key, _ in parts["projector"]} == set(PROJECTORS[name])
+    assert not [key for key, _ in parts["language"] if "vision" in key]
+
+
+FRAMES = {
+    "internvl": "thousand",
+    "smolvlm": "unit",
+    "idefics3": "unit",
+    "llava_onevision": "unit",
+    "gemma3": "thousand",
+}
+INPUTS = {
+    "internvl": (112, 56),  # 2 x 1 tiles of 56
+    "smolvlm": (192, 128),  # 3 x 2 tiles of 64
+    "idefics3": (192, 128),
+    "llava_onevision": (112, 68),  # 2 x 2 tiles of 56, less the padding
+    "gemma3": (56, 56),
+}
+
+
+def test_the_frame_is_the_family_s_and_its_input_what_the_tower_sees(policy, name):
+    (frame,) = policy.adapter.encode("<image>where?", [noise_image(100, 60, 1)]).frames
+    assert (frame.name, frame.size_original, frame.size_input) == (
+        "unit" if name in UNIT else "thousand",
+        (100, 60),
+        INPUTS[name],
+    )
+
+
+def test_replies_come_back_and_image_markup_is_refused(policy):
+    adapter = policy.adapter
+    assert adapter.decode(adapter.encode_reply("<answer>7</answer>")) == "<answer>7</answer>"
+    assert adapter.encode_reply("7")[-1] in adapter.stop_ids
+    assert set(adapter.image_ids) <= set(adapter.banned_ids)
+    with pytest.raises(ValueError, match="reserved token"):
+        adapter.encode_reply(f"look at {adapter.image_token}")
+
+
+def test_gemma3_shares_by_masks_and_its_window_is_shorter_than_a_prompt(policy, name):
+    assert default_form(policy) == ("masks" if name == "gemma3" else "merged")
+    if name == "gemma3":
+        window = policy.model.config.text_config.sliding_window
+        assert all(window < len(prompt) for prompt in batch(policy).prompts)
+
+
+def test_masks_of_a_window_shorter_than_an_image_equal_the_family_s_own(tmp_path):
+    policy = load_policy(ModelConfig(path=str(family("gemma3").write(tmp_path, seed=2))))
+    policy.model.config.text_config.sliding_window = 3
+    packed = batch(policy)
+    ours, _ = branch_logprobs(policy, packed)
+    plain, _ = branch_logprobs(policy, packed, path="plain")
+    assert (ours - plain).abs().max() < 1e-5
