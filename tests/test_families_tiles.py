@@ -181,7 +181,7 @@ INPUTS = {
 def test_the_frame_is_the_family_s_and_its_input_what_the_tower_sees(policy, name):
     (frame,) = policy.adapter.encode("<image>where?", [noise_image(100, 60, 1)]).frames
     assert (frame.name, frame.size_original, frame.size_input) == (
-        "unit" if name in UNIT else "thousand",
+        FRAMES[name],
         (100, 60),
         INPUTS[name],
     )
@@ -196,7 +196,7 @@ def test_replies_come_back_and_image_markup_is_refused(policy):
         adapter.encode_reply(f"look at {adapter.image_token}")
 
 
-def test_gemma3_shares_by_masks_and_its_window_is_shorter_than_a_prompt(policy, name):
+def test_gemma3_shares_by_masks_with_a_window_shorter_than_a_prompt_the_others_by_attention(policy, name):
     assert default_form(policy) == ("masks" if name == "gemma3" else "merged")
     if name == "gemma3":
         window = policy.model.config.text_config.sliding_window
