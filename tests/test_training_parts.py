@@ -29,7 +29,7 @@ from saccade.rollout.collect import RolloutConfig, collect, rubrics_of, sampling
 from saccade.rollout.prompts import PromptBatch, prepare
 from saccade.tasks import TASKS
 from saccade.training import checkpoint
-from saccade.training.batching import Row, micro_batches, rows
+from saccade.training.batching import Cost, Row, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.group_metrics import group_metrics
 from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer, learning_rate
 from saccade.training.policy_step import Learner, UpdateConfig, count, policy_step, split
@@ -98,9 +98,9 @@ def moved_copy(policy: Policy) -> Policy:
 class Recorded(GuardedOptimizer):
     """Keeps the gradient that a step would take."""
 
-    def step(self, lr: float, loss: float) -> tuple[float, bool]:
+    def step(self, lr: float, loss: float, keep: Any = None) -> tuple[float, bool]:
         self.seen = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
-        return super().step(0.0, loss)
+        return super().step(0.0, loss, keep)
 
 
 def gradient(policy: Policy, groups: Sequence[Group], loss: LossConfig, **update: Any) -> torch.Tensor:
@@ -115,7 +115,9 @@ def gradient(policy: Policy, groups: Sequence[Group], loss: LossConfig, **update
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "neutral"])
-@pytest.mark.parametrize("changes", [{"tokens_per_micro_batch": 1}, {"tokens_per_micro_batch": 60}, {"path": "plain"}])
+@pytest.mark.parametrize(
+    "changes", [{"tokens_per_micro_batch": 1}, {"tokens_per_micro_batch": 60}, {"shared_prefix": "off"}]
+)
 def test_how_a_step_is_cut_never_changes_its_gradient(
     policy: Policy, groups: list[Group], name: str, changes: dict[str, Any]
 ) -> None:
@@ -186,22 +188,38 @@ def test_several_updates_on_one_rollout_keep_the_old_log_probs(world: Path) -> N
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
+STEPS = st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), max_size=5)), max_size=8)
+
+
 @settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), max_size=5)), max_size=8), st.integers(1, 90)
-)
+@given(STEPS, st.integers(1, 90), st.sampled_from([shared_cost, repeated_cost]))
 def test_every_reply_is_in_exactly_one_row_and_only_single_replies_break_the_budget(
-    prompts: list[tuple[int, list[int]]], budget: int
+    prompts: list[tuple[int, list[int]]], budget: int, cost: Cost
 ) -> None:
     found: list[Row] = []
     for i, (length, replies) in enumerate(prompts):
-        found += rows(i, length, list(enumerate(replies)), budget)
+        found += rows(i, length, list(enumerate(replies)), budget, cost)
     batches = micro_batches(found, budget)
     members = sorted((row.prompt, k) for batch in batches for row in batch for k in row.replies)
     assert members == sorted((i, k) for i, (_, replies) in enumerate(prompts) for k in range(len(replies)))
     for batch in batches:
-        if len(batch) * max(row.length for row in batch) > budget:
+        if sum(row.cost for row in batch) > budget:
             assert len(batch) == 1 and len(batch[0].replies) == 1
+    for row in found:
+        assert row.cost == cost(prompts[row.prompt][0], [prompts[row.prompt][1][k] for k in row.replies])
+
+
+def test_micro_batches_are_of_nearly_equal_cost() -> None:
+    lengths = [40, 31, 30, 22, 20, 18, 16, 12, 8, 3]
+    batches = micro_batches([Row(i, (0,), n) for i, n in enumerate(lengths)], budget=110)
+    loads = [sum(row.cost for row in batch) for batch in batches]
+    assert sorted(loads) == [99, 101]
+
+
+def test_a_group_too_long_for_the_budget_repeats_its_prompt_and_loses_nothing() -> None:
+    found = rows(0, 100, [(k, 30) for k in range(8)], budget=200)
+    assert [row.replies for row in found] == [(0, 1, 2), (3, 4, 5), (6, 7)]
+    assert sum(row.cost for row in found) == 3 * 100 + 8 * 30
 
 
 def test_the_learning_rate_warms_up_and_decays_as_literals_say() -> None:

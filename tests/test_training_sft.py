@@ -14,7 +14,7 @@ from training_runs import write_world
 
 from saccade.models.policy import ModelConfig, Policy, load_policy
 from saccade.training.examples import Example, ExampleConfig, by_prompt, draw_from, encode_units, read_examples
-from saccade.training.sft import SFTRecipe, accumulate, train
+from saccade.training.sft import Passes, SFTRecipe, accumulate, train
 
 REPLIES = ["scan one two", "looks like 3", "scan one two three. check one two three", "two"]
 
@@ -59,12 +59,14 @@ def policy(world: Path) -> Policy:
     return load_policy(ModelConfig(path=str(world / "model"), device="cpu", dtype="float64"))
 
 
-@pytest.mark.parametrize("changes", [{"tokens_per_micro_batch": 1}, {"tokens_per_micro_batch": 100}, {"path": "plain"}])
+@pytest.mark.parametrize(
+    "changes", [{"tokens_per_micro_batch": 1}, {"tokens_per_micro_batch": 100}, {"shared_prefix": "off"}]
+)
 def test_how_a_step_is_cut_never_changes_its_gradient(world: Path, policy: Policy, changes: dict[str, Any]) -> None:
     units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
-    whole_loss = accumulate(policy, units, recipe_of(world, tokens_per_micro_batch=100_000))
+    whole_loss = accumulate(policy, units, Passes(recipe_of(world, tokens_per_micro_batch=100_000)))
     whole = gradients(policy)
-    loss = accumulate(policy, units, recipe_of(world, **changes))
+    loss = accumulate(policy, units, Passes(recipe_of(world, **changes)))
     assert loss == pytest.approx(whole_loss, rel=1e-9)
     assert float((gradients(policy) - whole).norm() / whole.norm()) < 1e-6
 
@@ -81,7 +83,7 @@ def test_the_loss_is_that_of_transformers_with_labels_on_the_reply_alone(world: 
         mm_token_type_ids=(ids == policy.model.config.image_token_id).int(),
         **unit.prompt.pixels,
     ).loss
-    assert accumulate(policy, [unit], recipe_of(world)) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert accumulate(policy, [unit], Passes(recipe_of(world))) == pytest.approx(float(expected.detach()), rel=1e-6)
     policy.model.zero_grad(set_to_none=True)
 
 

@@ -98,6 +98,10 @@ class Adapter(Protocol):
         where a visual token has K vectors (Qwen3-VL: one for the input and K - 1 for deeper layers)."""
         ...
 
+    def patches(self, prompt: EncodedPrompt) -> int:
+        """Positions that the tower computes for the prompt's images."""
+        ...
+
     def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
         """Features of prompts, in order, as transformers' `mm_encoder_outputs`; None when no prompt has an image."""
         ...

@@ -168,6 +168,13 @@ class ChatAdapter(ABC):
         empty = next(f for f in features if f is not None)[:0]
         return tuple(empty if f is None else f for f in features)
 
+    def patches(self, prompt: EncodedPrompt) -> int:
+        """See `Adapter.patches`: all pixel values over those of one patch (RGB, and frames where it spans them)."""
+        vision = self.config.vision_config
+        height, width = vision.patch_size if isinstance(vision.patch_size, list | tuple) else (vision.patch_size,) * 2
+        values = 3 * height * width * getattr(vision, "temporal_patch_size", 1)
+        return prompt.pixels["pixel_values"].numel() // values if prompt.pixels else 0
+
     def join_pixels(self, prompts: Sequence[EncodedPrompt]) -> Pixels:
         """The tower's inputs of several prompts as one batch."""
         with_images = [p for p in prompts if p.pixels]

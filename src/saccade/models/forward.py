@@ -25,6 +25,10 @@ Form = Literal["merged", "split", "masks", "two_phase"]
 """How a packed batch is attended: merged flash kernels, plain sdpa, dense masks, or the family's cache."""
 
 
+PATCHES_AT_ONCE = 65_536
+"""Of one call of the vision tower: 16 images of 896 x 896 pixels in patches of 14."""
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """Output of vision tower and projector, one tensor (V, D) or (V, K, D) per prompt, valid for one version."""
@@ -41,7 +45,22 @@ def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> Feature
     """Run the tower once per prompt. Without gradient when tower and projector are frozen, so the result may be shared
     by rollout, reference and policy passes of the same weights version."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and not policy.vision_is_frozen()):
-        return Features(policy.adapter.vision(policy.model, prompts), policy.version)
+        found = [one for chunk in _tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
+        return Features(tuple(found), policy.version)
+
+
+def _tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
+    """Prompts for one call of the tower each: what a step shares may be many images, whose activations add up."""
+    batches: list[list[EncodedPrompt]] = [[]]
+    patches = 0
+    for prompt in prompts:
+        own = policy.adapter.patches(prompt)
+        if batches[-1] and patches + own > PATCHES_AT_ONCE:
+            batches.append([])
+            patches = 0
+        batches[-1].append(prompt)
+        patches += own
+    return batches
 
 
 def branch_logprobs(

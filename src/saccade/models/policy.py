@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from saccade.config import Config
 from saccade.models import attention
-from saccade.models.adapter import PARTS, Adapter
+from saccade.models.adapter import PARTS, Adapter, EncodedPrompt
 from saccade.models.families import ADAPTERS
 from saccade.models.logprobs import head_of
 
@@ -61,6 +61,15 @@ class Policy:
         """True when neither tower nor projector can receive a gradient, so features may be shared and kept."""
         parts = self.parameters_by_part()
         return not any(p.requires_grad for part in ("vision", "projector") for _, p in parts[part])
+
+    def vision_cost(self, prompt: EncodedPrompt) -> int:
+        """What a training pass pays for the prompt's images, in tokens of the language model that cost as much; 0 when
+        the tower is frozen, because then it runs once for the whole step."""
+        if not prompt.pixels or self.vision_is_frozen():
+            return 0
+        parts = self.parameters_by_part()
+        tower, language = (sum(p.numel() for _, p in parts[part]) for part in ("vision", "language"))
+        return round(self.adapter.patches(prompt) * tower / language)
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:

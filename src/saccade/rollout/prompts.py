@@ -32,7 +32,7 @@ class PromptBatch:
     """Beginning of the groups' ids, unique in the run."""
     prompts: tuple[PreparedPrompt, ...]
     features: Features | None = None
-    """None when the tower trains: then each pass runs it."""
+    """Without gradients; None makes each pass run the tower."""
 
 
 def prepare(adapter: Adapter, sample: Sample, template: str | None = None) -> PreparedPrompt:

@@ -103,14 +103,17 @@ class GuardedOptimizer:
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def step(self, lr: float, loss: float) -> tuple[float, bool]:
-        """(gradient norm before clipping, stepped). Not finite: nothing moves, and too many raise TrainingStopped.
+    def step(self, lr: float, loss: float, keep: Callable[[], None] | None = None) -> tuple[float, bool]:
+        """(gradient norm before clipping, stepped). Not finite: nothing moves, `keep` is called, and too many raise
+        TrainingStopped.
 
         The loss is looked at too: a clamp on the way turns a NaN into a gradient of 0, which looks harmless.
         """
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not (math.isfinite(norm) and math.isfinite(loss)):
             self.zero_grad()
+            if keep is not None:
+                keep()
             self.nonfinite_in_row += 1
             if self.nonfinite_in_row >= self.config.max_nonfinite_in_row:
                 raise TrainingStopped(

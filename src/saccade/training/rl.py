@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from saccade.algorithm import LossConfig, Schedule, ScheduleState, Stage, build_advantages, build_loss
 from saccade.config import Config, dump
 from saccade.data import DataConfig, Mixture, Source, open_source
 from saccade.data.sources import WORLD
-from saccade.models.forward import vision_features
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.feature_cache import FeatureCache, FeatureCacheConfig
+from saccade.models.forward import Features, vision_features
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.rewards import RubricConfig
 from saccade.rollout.builtin import BuiltinEngine
@@ -31,6 +34,7 @@ from saccade.training.environment import hash_source
 from saccade.training.group_metrics import group_metrics, truncated_share
 from saccade.training.heldout import EvalConfig, build_heldout, right
 from saccade.training.loop import Evaluate, Opening, Outcome, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.nonfinite import dump_batches
 from saccade.training.optim import OptimConfig, learning_rate
 from saccade.training.policy_step import Learner, UpdateConfig, policy_step
 from saccade.training.progress import Report, progress
@@ -60,6 +64,8 @@ class RLRecipe(Config):
     rollout: RolloutConfig = RolloutConfig()
     loss: LossConfig = LossConfig()
     update: UpdateConfig = UpdateConfig()
+    features: FeatureCacheConfig = FeatureCacheConfig()
+    """Keeping vision features for later steps; within a step they are always shared."""
     optim: OptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
@@ -118,10 +124,17 @@ class Trainer:
     report: Report
     start: ScheduleState
     """Where the loop begins: at step 0, or where the checkpoint stood."""
+    cache: FeatureCache | None = None
+
+    @torch.no_grad()
+    def features(self, prompts: Sequence[EncodedPrompt]) -> Features:
+        """What all passes of the step under the present weights share."""
+        policy = self.session.policy
+        return vision_features(policy, prompts) if self.cache is None else self.cache.features(policy, prompts)
 
     def collect(self, state: ScheduleState, stage: Stage, watch: Stopwatch) -> Collected:
         """The groups of the next step. Its randomness is that of (seed, step) alone."""
-        recipe, policy = self.recipe, self.session.policy
+        recipe = self.recipe
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
         sampling, center = sampling_of(stage, recipe.rollout), build_advantages(recipe.loss.advantage)
 
@@ -129,8 +142,7 @@ class Trainer:
             with watch.phase("prompts"):
                 prompts = self.feed(state.step, number, recipe.prompts_in(stage))
             with watch.phase("vision"):
-                encoded = [prompt.encoded for prompt in prompts]
-                features = vision_features(policy, encoded) if policy.vision_is_frozen() else None
+                features = self.features([prompt.encoded for prompt in prompts])
             return PromptBatch(f"{state.step + 1}.{number}", prompts, features)
 
         def groups_of(batch: PromptBatch, number: int) -> list[Group]:
@@ -154,6 +166,13 @@ class Trainer:
             )
         if metrics["update/skipped"]:
             log.warning("step %d: no update: %s", state.step + 1, why_no_update(collected.generated, metrics))
+        config, gap = self.recipe.update, metrics.get("sampler/gap_mean", 0.0)
+        if config.old_logprobs == "sampler" and gap > config.sampler_gap_limit:
+            log.warning(
+                "step %d: the engine's log-probs are %.3g nats a token from the trainer's, more than "
+                "update.sampler_gap_limit %g: ratios do not start from 1; set update.old_logprobs: recompute",
+                *(state.step + 1, gap, config.sampler_gap_limit),
+            )
         return metrics
 
     def record(
@@ -222,6 +241,7 @@ def open_trainer(
             feed=feed,
             report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps)),
             start=ScheduleState.from_dict(session.state) if session.state else ScheduleState(),
+            cache=FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None,
         )
 
 
@@ -231,7 +251,15 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
     if recipe.loss.kl_coef > 0:
         frozen = recipe.model.model_copy(update={"train": (), "gradient_checkpointing": False})
         reference = load_policy(frozen)
-    return Learner(session.policy, session.optimizer, build_loss(recipe.loss), recipe.update, reference)
+    directory, policy = session.run.directory / "nonfinite", session.policy
+    return Learner(
+        policy,
+        session.optimizer,
+        build_loss(recipe.loss),
+        recipe.update,
+        reference,
+        dump=lambda batches: dump_batches(directory, policy.version, batches),
+    )
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> None:

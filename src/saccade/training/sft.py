@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,13 +12,16 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from saccade.config import Config, dump
 from saccade.data import Prefetch
+from saccade.models.feature_cache import FeatureCache, FeatureCacheConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import ModelConfig, Policy
-from saccade.training.batching import micro_batches, rows
+from saccade.models.sharing import Decision, SharedPrefix, decide
+from saccade.training.batching import Row, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.checkpoint import CheckpointConfig
 from saccade.training.environment import hash_source
 from saccade.training.examples import Draw, EncodedUnit, Example, ExampleConfig, draw_from, encode_units, read_examples
@@ -25,6 +29,8 @@ from saccade.training.heldout import EvalConfig, build_heldout
 from saccade.training.loop import Evaluate, Opening, Outcome, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.optim import OptimConfig, learning_rate
 from saccade.training.progress import Report, progress
+
+log = logging.getLogger(__name__)
 
 
 class SFTOptimConfig(OptimConfig):
@@ -51,9 +57,12 @@ class SFTRecipe(Config):
     """Passes over the files; or else num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
     tokens_per_micro_batch: int = Field(default=8192, ge=1)
-    """Prompt and reply tokens, padding included, of one forward and backward pass; never changes the step."""
-    path: Literal["packed", "plain"] = "packed"
-    """packed: one row per prompt; plain: one row per reply, the slow reference."""
+    """Tokens of one forward and backward pass, see `update.tokens_per_micro_batch` of RL; never changes the step."""
+    shared_prefix: SharedPrefix = "auto"
+    """auto: replies about one prompt share it where it pays and the first batch proves it exact; on: without the proof;
+    off: a row per reply, the slow reference."""
+    features: FeatureCacheConfig = FeatureCacheConfig()
+    """Keeping the features of a frozen vision side for later epochs."""
     optim: SFTOptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
@@ -87,7 +96,7 @@ def train(
                 units = trainer.units(step - 1)
             with watch.phase("update"):
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
-                metrics = sft_step(session, units, recipe, lr)
+                metrics = sft_step(session, units, trainer.passes, lr)
             trainer.record(step, metrics, watch)
         return session.outcome(max(trainer.start, trainer.num_steps))
 
@@ -97,6 +106,7 @@ class Trainer:
     """The parts of a run."""
 
     session: Session
+    passes: Passes
     units: Prefetch[list[EncodedUnit]]
     """Step from 0 -> its prompts and replies, encoded one step ahead."""
     report: Report
@@ -133,16 +143,20 @@ def open_trainer(
         num_steps = recipe.num_steps or math.ceil((recipe.epochs or 0) * num_prompts / recipe.prompts_per_step)
     heldout = [one for file in recipe.heldout for one in read_examples(file, recipe.template)]
     scored = evaluate or build_heldout(recipe.eval, recipe.template)
-    both = with_heldout_loss(heldout, scored, recipe) if heldout else scored
+    passes = Passes(recipe)
+    both = with_heldout_loss(heldout, scored, passes) if heldout else scored
     hashes = {str(file.path): hash_source(file.path, dump(file)) for file in recipe.data}
     opening = Opening(recipe, recipe.model, recipe.optim, recipe.checkpoint, recipe.eval.every, hashes)
     session = open_session(opening, run_dir, both, resume)
+    if recipe.features.wanted:
+        passes.cache = FeatureCache(recipe.features, session.policy, run_dir / "features")
     session.baseline()
     adapter, drawn = session.policy.adapter, draw
     with ExitStack() as stack:
         units = Prefetch(lambda step: encode_units(adapter, drawn(step, recipe.prompts_per_step)), stop=num_steps)
         yield Trainer(
             session=session,
+            passes=passes,
             units=stack.enter_context(units),
             report=stack.enter_context(progress(f"sft {session.run.name}", num_steps)),
             start=int(session.state["step"]) if session.state else 0,
@@ -150,39 +164,59 @@ def open_trainer(
         )
 
 
-def cut(units: Sequence[EncodedUnit], budget: int) -> list[Packed]:
-    """Micro-batches of at most `budget` tokens where possible; prompts of like length go together."""
-    all_rows = [
-        row
-        for i, unit in enumerate(units)
-        for row in rows(i, len(unit.prompt), [(k, len(reply)) for k, reply in enumerate(unit.replies)], budget)
-    ]
-    return [
-        pack([(units[r.prompt].prompt, [Branch(units[r.prompt].replies[k]) for k in r.replies]) for r in batch])
-        for batch in micro_batches(all_rows, budget)
-    ]
+@dataclass(eq=False)
+class Passes:
+    """How log-probs of units are computed: the recipe's budget, the decision about shared prompts, kept features."""
+
+    recipe: SFTRecipe
+    decision: Decision | None = None
+    """Taken on the first batch."""
+    cache: FeatureCache | None = None
+
+    def cut(self, policy: Policy, units: Sequence[EncodedUnit]) -> list[Packed]:
+        """Micro-batches of at most the budget's tokens where possible."""
+        if self.decision is None:
+            batch = [(unit.prompt, [Branch(reply) for reply in unit.replies]) for unit in units]
+            self.decision = decide(policy, batch, self.recipe.shared_prefix)
+            log.info("%s", self.decision)
+        cost = shared_cost if self.decision.path == "packed" else repeated_cost
+        budget = self.recipe.tokens_per_micro_batch
+        all_rows: list[Row] = []
+        for i, unit in enumerate(units):
+            lengths = [(k, len(reply)) for k, reply in enumerate(unit.replies)]
+            all_rows += rows(i, len(unit.prompt) + policy.vision_cost(unit.prompt), lengths, budget, cost)
+        return [
+            pack([(units[r.prompt].prompt, [Branch(units[r.prompt].replies[k]) for k in r.replies]) for r in batch])
+            for batch in micro_batches(all_rows, budget)
+        ]
+
+    def logprobs(self, policy: Policy, packed: Packed) -> Tensor:
+        """(R)"""
+        assert self.decision is not None
+        features = None if self.cache is None else self.cache.features(policy, packed.prompts)
+        decision = self.decision
+        return branch_logprobs(policy, packed, features, path=decision.path, form=decision.form)[0]
 
 
-def accumulate(policy: Policy, units: Sequence[EncodedUnit], recipe: SFTRecipe) -> float:
+def accumulate(policy: Policy, units: Sequence[EncodedUnit], passes: Passes) -> float:
     """Adds the gradient of the mean loss per reply token of the whole step, and returns that loss (nats).
 
     The tokens are counted before any pass, so the result does not depend on how the step is cut into micro-batches.
     """
     tokens = sum(unit.reply_tokens for unit in units)
     value = 0.0
-    for packed in cut(units, recipe.tokens_per_micro_batch):
-        logprobs_R, _ = branch_logprobs(policy, packed, path=recipe.path)
-        loss = -logprobs_R.sum() / tokens
+    for packed in passes.cut(policy, units):
+        loss = -passes.logprobs(policy, packed).sum() / tokens
         if loss.requires_grad:  # not when only the vision side trains and no prompt has an image
             loss.backward()
         value += float(loss.detach())
     return value
 
 
-def sft_step(session: Session, units: Sequence[EncodedUnit], recipe: SFTRecipe, lr: float) -> dict[str, float]:
+def sft_step(session: Session, units: Sequence[EncodedUnit], passes: Passes, lr: float) -> dict[str, float]:
     """One optimiser step; returns its metrics."""
     session.optimizer.zero_grad()
-    loss = accumulate(session.policy, units, recipe)
+    loss = accumulate(session.policy, units, passes)
     norm, stepped = session.optimizer.step(lr, loss)
     session.policy.version += int(stepped)
     return {
@@ -196,24 +230,23 @@ def sft_step(session: Session, units: Sequence[EncodedUnit], recipe: SFTRecipe, 
     }
 
 
-def with_heldout_loss(examples: Sequence[Example], scored: Evaluate | None, recipe: SFTRecipe) -> Evaluate:
+def with_heldout_loss(examples: Sequence[Example], scored: Evaluate | None, passes: Passes) -> Evaluate:
     """An evaluation that measures the loss on `examples` too; its negative is the score when nothing else scores."""
 
     def evaluate(policy: Policy, step: int) -> dict[str, float]:
-        loss = heldout_loss(policy, examples, recipe)
+        loss = heldout_loss(policy, examples, passes)
         return {"loss": loss, "score": -loss} | dict(scored(policy, step) if scored is not None else {})
 
     return evaluate
 
 
 @torch.no_grad()
-def heldout_loss(policy: Policy, examples: Sequence[Example], recipe: SFTRecipe) -> float:
+def heldout_loss(policy: Policy, examples: Sequence[Example], passes: Passes) -> float:
     """Mean loss per reply token (nats)."""
-    total, tokens = 0.0, 0
-    for start in range(0, len(examples), recipe.prompts_per_step):
-        units = encode_units(policy.adapter, examples[start : start + recipe.prompts_per_step])
-        for packed in cut(units, recipe.tokens_per_micro_batch):
-            logprobs_R, _ = branch_logprobs(policy, packed, path=recipe.path)
-            total -= float(logprobs_R.sum())
+    total, tokens, n = 0.0, 0, passes.recipe.prompts_per_step
+    for start in range(0, len(examples), n):
+        units = encode_units(policy.adapter, examples[start : start + n])
+        for packed in passes.cut(policy, units):
+            total -= float(passes.logprobs(policy, packed).sum())
             tokens += packed.num_tokens
     return total / tokens

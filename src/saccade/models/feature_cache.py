@@ -1,0 +1,143 @@
+"""Vision features kept across steps and epochs, for a tower and projector that do not train.
+
+Features depend on pixels, weights and dtype alone, so an image seen again need not pass the tower again. Shape letters:
+V visual tokens, K vectors of each, D their width; a prompt's features take V x K x D values, 4 to 32 MiB an image in
+bfloat16 for models of 3B to 8B.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from saccade.config import Config
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.forward import Features, vision_features
+from saccade.models.policy import Policy
+
+
+class FeatureCacheConfig(Config):
+    """How much to keep of the features of a frozen tower; nothing by default (features are shared within a step)."""
+
+    memory_mb: int = Field(default=0, ge=0)
+    """In the CPU's memory."""
+    disk_mb: int = Field(default=0, ge=0)
+    """In the run's directory, for what no longer fits into memory."""
+
+    @property
+    def wanted(self) -> bool:
+        return self.memory_mb > 0 or self.disk_mb > 0
+
+
+class FeatureCache:
+    """Least recently used features leave memory for the disk and the disk for good.
+
+    Keyed by the bytes and shapes of the tower's inputs; one cache serves one model in one dtype, which `weights_key`
+    names in the file names, so that a directory used again by other weights is never believed.
+    """
+
+    def __init__(self, config: FeatureCacheConfig, policy: Policy, directory: Path | None = None) -> None:
+        """ValueError when tower or projector trains (adapters inside them count), or no place is given for the disk."""
+        if not policy.vision_is_frozen():
+            trained = [name for name, p in policy.trainable() if name in _vision_names(policy)]
+            raise ValueError(
+                f"features.memory_mb/disk_mb: the vision side trains ({trained[0]} and {len(trained) - 1} more), so "
+                "its features change with every step; leave vision and projector out of model.train, or set both to 0"
+            )
+        if config.disk_mb and directory is None:
+            raise ValueError("features.disk_mb needs a directory to keep them in")
+        self.config = config
+        self.directory = directory if config.disk_mb else None
+        self.weights_key = _weights_key(policy)
+        self.hits, self.misses = 0, 0
+        self._memory: OrderedDict[str, Tensor] = OrderedDict()
+        self._memory_bytes = 0
+        self._disk: OrderedDict[str, int] = OrderedDict()
+        if self.directory is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            found = sorted(self.directory.glob(f"{self.weights_key}-*.pt"), key=lambda path: path.stat().st_mtime)
+            self._disk.update({path.stem.split("-")[1]: path.stat().st_size for path in found})
+
+    @torch.no_grad()
+    def features(self, policy: Policy, prompts: Sequence[EncodedPrompt]) -> Features:
+        """Features of the prompts in order; the tower runs once over those that are not kept. ValueError when the
+        vision side has begun to train."""
+        if not policy.vision_is_frozen():
+            raise ValueError("tower or projector trains, so kept features would be stale; make no cache for this run")
+        keys = [_key(prompt) for prompt in prompts]
+        found = {key: one for key in set(keys) if key and (one := self._get(key)) is not None}
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in found}
+        if missing:
+            fresh = vision_features(policy, list(missing.values())).per_prompt
+            for key, one in zip(missing, fresh, strict=True):
+                found[key] = one
+                if key:
+                    self._put(key, one.cpu())
+        self.hits += sum(key != "" and key not in missing for key in keys)
+        self.misses += sum(key in missing for key in keys if key)
+        return Features(tuple(found[key].to(policy.device) for key in keys), policy.version)
+
+    def _get(self, key: str) -> Tensor | None:
+        if key in self._memory:
+            self._memory.move_to_end(key)
+            return self._memory[key]
+        if key in self._disk:
+            self._disk.move_to_end(key)
+            one = torch.load(self._path(key), weights_only=True)
+            self._put(key, one)
+            return one
+        return None
+
+    def _put(self, key: str, one: Tensor) -> None:
+        self._memory[key] = one
+        self._memory_bytes += one.nbytes
+        while self._memory_bytes > self.config.memory_mb * 2**20:
+            oldest, gone = self._memory.popitem(last=False)
+            self._memory_bytes -= gone.nbytes
+            if self.directory is not None and oldest not in self._disk:
+                self._write(oldest, gone)
+
+    def _write(self, key: str, one: Tensor) -> None:
+        """Beside its name and then renamed, so that a killed run leaves no half file."""
+        partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
+        torch.save(one.clone(), partial)
+        self._disk[key] = partial.stat().st_size
+        partial.rename(self._path(key))
+        while sum(self._disk.values()) > self.config.disk_mb * 2**20:
+            oldest, _ = self._disk.popitem(last=False)
+            self._path(oldest).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{self.weights_key}-{key}.pt"
+
+
+def _key(prompt: EncodedPrompt) -> str:
+    """Of the pixels as the tower reads them; empty without images."""
+    digest = hashlib.sha256()
+    for name, value in sorted(prompt.pixels.items()):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32] if prompt.pixels else ""
+
+
+def _vision_names(policy: Policy) -> set[str]:
+    parts = policy.parameters_by_part()
+    return {name for part in ("vision", "projector") for name, _ in parts[part]}
+
+
+def _weights_key(policy: Policy) -> str:
+    """Of the vision side's weights and dtype: sums per tensor tell apart what training or another model moved."""
+    parts = policy.parameters_by_part()
+    digest = hashlib.sha256(str(policy.model.dtype).encode())
+    for name, parameter in (*parts["vision"], *parts["projector"]):
+        values = parameter.detach().double()
+        digest.update(f"{name}{tuple(values.shape)}{float(values.sum())!r}{float(values.square().sum())!r}".encode())
+    return digest.hexdigest()[:16]

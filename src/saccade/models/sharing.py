@@ -1,0 +1,178 @@
+"""Whether siblings share their prompt in training: estimated, checked once on the first real batch, and said aloud.
+
+The packed path is exact for every family that the tests cover; a checkpoint of tomorrow, a new version of transformers
+or an unlucky dtype may differ. So `auto` trusts nothing: it compares a slice of the first batch on both paths and keeps
+the plain one if they disagree.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.forward import Form, Path, branch_logprobs, default_form
+from saccade.models.packing import Branch, Packed, pack
+from saccade.models.policy import Policy
+from saccade.models.two_phase import check_no_checkpointing
+
+log = logging.getLogger(__name__)
+
+SharedPrefix = Literal["auto", "on", "off"]
+Groups = Sequence[tuple[EncodedPrompt, Sequence[Branch]]]
+
+MIN_SAVING = {"merged": 1.0, "split": 1.05, "masks": 1.2, "two_phase": 1.2}
+"""Least ratio of plain to packed tokens at which a form is taken. Merged flash kernels cost nothing extra; dense masks
+grow with the square of the row and the cached form copies keys."""
+LIMITS = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Largest difference of a log-prob (nats) and relative difference of the gradient. Round-off on trained weights in
+float32 reaches 1e-4; a wrong mask or position shows at 1e-2 and above."""
+HALF_FACTOR, HALF_FLOOR = 1.5, 5e-3
+"""In half precision the packed path may be this much farther from the float32 truth than the plain path is."""
+SLICE_GROUPS, SLICE_BRANCHES, SLICE_TOKENS = 2, 3, 48
+"""What of the first batch is compared."""
+GRADIENT_ELEMENTS = 20_000_000
+"""Elements of parameters whose gradients are compared, at most; they are spread over the depth of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a run computes its log-probs."""
+
+    path: Path
+    form: Form | None
+    saving: float
+    """Plain tokens over packed tokens of the batch on which it was decided."""
+    reason: str
+
+    def __str__(self) -> str:
+        if self.path == "plain":
+            return f"shared prefix: off, every reply repeats its prompt; {self.reason}"
+        return f"shared prefix: on ({self.form}), {self.saving:.1f}x fewer tokens than repeated prompts; {self.reason}"
+
+
+def decide(policy: Policy, groups: Groups, mode: SharedPrefix) -> Decision:
+    """The path for a run whose first batch is `groups`. ValueError for 'on' where the family cannot share."""
+    layout = pack(groups).layout
+    saving = layout.plain_tokens / layout.length
+    if mode == "off":
+        return Decision("plain", None, 1.0, "as asked")
+    if mode == "on":
+        return Decision("packed", usable_form(policy), saving, "as asked, unchecked")
+    try:
+        form = usable_form(policy)
+    except ValueError as error:
+        return Decision("plain", None, 1.0, str(error))
+    if saving < MIN_SAVING[form]:
+        return Decision("plain", None, 1.0, f"it would save {saving:.2f}x only, {form} needs {MIN_SAVING[form]}x")
+    held, measured = check(policy, groups, form)
+    if not held:
+        return Decision("plain", None, 1.0, f"FALLBACK: packed differs from plain on the first batch: {measured}")
+    return Decision("packed", form, saving, f"packed equals plain on the first batch: {measured}")
+
+
+def usable_form(policy: Policy) -> Form:
+    """The family's form. ValueError when it has none, or none that goes with gradient checkpointing."""
+    form = default_form(policy)
+    if form == "two_phase":
+        with torch.enable_grad(), policy.recomputing():
+            check_no_checkpointing(policy.model)
+    return form
+
+
+def check(policy: Policy, groups: Groups, form: Form) -> tuple[bool, str]:
+    """Whether a slice of the batch gives the same log-probs and gradients on both paths, and what was measured."""
+    packed = pack(_slice(groups))
+    picked = _some_parameters(policy)
+    try:
+        ours = _measure(policy, packed, picked, "packed", form)
+    except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+        return False, f"it fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    plain = _measure(policy, packed, picked, "plain", None)
+    limit = LIMITS.get(policy.model.dtype)
+    if limit is not None:
+        logprobs, gradient = _difference(ours, plain)
+        return max(logprobs, gradient) <= limit, (
+            f"log-probs to {logprobs:.1e}, gradients to {gradient:.1e} (limit {limit:.0e})"
+        )
+    truth = _float32_truth(policy, packed)
+    if truth is None:
+        gap = (ours[0] - plain[0]).abs()
+        held = float(gap.mean()) <= 0.03 and float(gap.max()) <= 0.5
+        return held, f"log-probs to {float(gap.mean()):.1e} in the mean (limit 3e-02; too little memory for float32)"
+    far_ours, far_plain = (float((one[0] - truth).abs().mean()) for one in (ours, plain))
+    bound = HALF_FACTOR * far_plain + HALF_FLOOR
+    return far_ours <= bound, (
+        f"{far_ours:.1e} from the float32 log-probs in the mean, plain {far_plain:.1e} (limit {bound:.1e})"
+    )
+
+
+def _slice(groups: Groups) -> Groups:
+    """A few branches of the groups with most of them, cut short: what differs shows in a few tokens."""
+    several = sorted(groups, key=lambda one: (-min(len(one[1]), 2), not one[0].pixels, len(one[0])))[:SLICE_GROUPS]
+
+    def cut(branch: Branch) -> Branch:
+        start = min(branch.loss_from, len(branch.ids) - 1)
+        return Branch(branch.ids[: start + SLICE_TOKENS], start)
+
+    return [(prompt, [cut(branch) for branch in branches[:SLICE_BRANCHES]]) for prompt, branches in several]
+
+
+def _some_parameters(policy: Policy) -> list[nn.Parameter]:
+    """Trainable parameters spread over the model, small ones first, up to a fixed number of elements."""
+    trainable = [p for _, p in policy.trainable()]
+    picked, elements = set[int](), 0
+    for i in sorted(range(len(trainable)), key=lambda i: (trainable[i].numel() > 1_000_000, i % 4, i)):
+        if elements + trainable[i].numel() <= GRADIENT_ELEMENTS:
+            picked.add(i)
+            elements += trainable[i].numel()
+    return [trainable[i] for i in sorted(picked)]
+
+
+def _measure(
+    policy: Policy, packed: Packed, parameters: list[nn.Parameter], path: Path, form: Form | None
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Log-probs (R) and the gradients of a fixed random sum of them."""
+    with torch.enable_grad():
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path, form=form)
+        weight_R = torch.linspace(-1.0, 1.0, len(logprobs_R), device=logprobs_R.device).sin()
+        if not parameters or not logprobs_R.requires_grad:
+            return logprobs_R.detach(), []
+        grads = torch.autograd.grad((logprobs_R * weight_R).sum(), parameters, allow_unused=True)
+    return logprobs_R.detach(), list(grads)
+
+
+def _difference(
+    ours: tuple[Tensor, list[Tensor | None]], plain: tuple[Tensor, list[Tensor | None]]
+) -> tuple[float, float]:
+    """Largest difference of a log-prob; relative L2 difference of the gradients, infinite when their sets differ."""
+    logprobs = float((ours[0] - plain[0]).abs().max())
+    off, whole = 0.0, 0.0
+    for a, b in zip(ours[1], plain[1], strict=True):
+        if a is not None and b is not None:
+            off += float((a.double() - b.double()).square().sum())
+            whole += float(b.double().square().sum())
+        elif a is not None or b is not None:
+            return logprobs, math.inf
+    return logprobs, (off / whole) ** 0.5 if whole else off
+
+
+def _float32_truth(policy: Policy, packed: Packed) -> Tensor | None:
+    """Plain log-probs (R) of a float32 copy of the model; None when memory does not hold one."""
+    needed = 4.5 * sum(p.numel() for p in policy.model.parameters())
+    device = policy.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        return None
+    wide = Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
+    with torch.no_grad():
+        logprobs_R, _ = branch_logprobs(wide, packed, path="plain")
+    return logprobs_R
