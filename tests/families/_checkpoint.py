@@ -36,7 +36,7 @@ def sharpen(model: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, std=gain * parameter[0].numel() ** -0.5)
         elif name.endswith(".bias"):
             torch.nn.init.normal_(parameter, std=0.1)
-        elif name.endswith(".A_log"):  # a delta net that remembers: with one token of memory its norm is a sign function
+        elif name.endswith(".A_log"):  # a delta net that remembers: the norm of one token's memory is a sign function
             parameter.uniform_(0.02, 0.3).log_()
 
 
