@@ -7,6 +7,7 @@ from typing import Any
 
 from saccade.models.adapter import Adapter
 from saccade.models.gemma3 import Gemma3Adapter
+from saccade.models.gemma4 import Gemma4Adapter
 from saccade.models.glm4v import Glm4vAdapter
 from saccade.models.idefics3 import Idefics3Adapter
 from saccade.models.internvl import InternVLAdapter
@@ -27,5 +28,6 @@ ADAPTERS: dict[str, Callable[[Any, Any, Any], Adapter]] = {
     "smolvlm": lambda tokenizer, images, config: Idefics3Adapter(tokenizer, images, config, "unit"),
     "llava_onevision": lambda tokenizer, images, config: LlavaOnevisionAdapter(tokenizer, images, config, "unit"),
     "gemma3": lambda tokenizer, images, config: Gemma3Adapter(tokenizer, images, config, "thousand"),
+    "gemma4": lambda tokenizer, images, config: Gemma4Adapter(tokenizer, images, config, "thousand"),
 }
 """`config.model_type`, never the name of a directory -> (tokenizer, image processor, config) -> adapter."""
