@@ -1,0 +1,111 @@
+"""What the checks of a checkpoint share: the policy, an exact copy of it, the material, the bounds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from saccade.contract.material import Group, Question, prompts_of, questions, slice_of
+from saccade.contract.report import Check
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.forward import Form
+from saccade.models.packing import Packed, pack
+from saccade.models.policy import Policy, freeze
+from saccade.models.shared_prefix import fastest_form
+from saccade.models.sharing import LIMITS
+
+HALF_MARGIN = 0.5
+"""Nats by which rounding may prefer another token in half precision, where logits above 16 come in steps of 0.125."""
+
+FAILURES = (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError, OSError, ImportError)
+"""What a model that does not fit a check may raise."""
+WIDTH = 240
+"""Characters that are shown of an error."""
+NO_EXACT = "the model is in half precision, and memory does not hold a float32 copy of it with its gradients"
+
+
+@dataclass(eq=False)
+class Bench:
+    """One checkpoint on the bench."""
+
+    policy: Policy
+    exact: Policy | None
+    """The policy itself, or a float32 copy where it is in half precision; None when memory does not hold one."""
+    groups: list[Group]
+    questions: dict[str, Question]
+    limit: float
+    """Largest difference between two ways to compute the same log-prob (nats) or gradient (relative) of `exact`."""
+
+    @property
+    def prompts(self) -> list[EncodedPrompt]:
+        return prompts_of(self.groups)
+
+    @property
+    def packed(self) -> Packed:
+        return pack(self.groups)
+
+    @property
+    def is_half(self) -> bool:
+        return self.exact is not self.policy
+
+
+def bench(policy: Policy, limit: float | None = None) -> Bench:
+    """Puts a policy on the bench; `limit` replaces that of the dtype, which is made for trained weights."""
+    exact = policy if policy.model.dtype in LIMITS else float32_copy(policy)
+    dtype = policy.model.dtype if exact is policy else torch.float32
+    limit = LIMITS[dtype] if limit is None else limit
+    return Bench(policy, exact, slice_of(policy.adapter), questions(), limit)
+
+
+def float32_copy(policy: Policy) -> Policy | None:
+    """The same weights in float32; None when memory does not hold them and their gradients twice."""
+    needed = 3.2 * 4 * sum(p.numel() for p in policy.model.parameters())
+    device = policy.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if needed > free:
+        return None
+    return Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
+
+
+def forms(policy: Policy) -> tuple[Form, ...]:
+    """All ways in which this family can share prompts on this device, the default first."""
+    sharing = policy.adapter.sharing
+    if sharing == "none":
+        return ()
+    if sharing != "attention":
+        return (sharing,)
+    merged = fastest_form(policy.device, policy.model.dtype) == "merged"
+    return ("merged", "split") if merged else ("split",)
+
+
+def attempt(name: str, check: Callable[[], Sequence[Check]]) -> list[Check]:
+    """The checks, or one that failed with the error. Too little memory is no verdict."""
+    try:
+        return list(check())
+    except torch.cuda.OutOfMemoryError:
+        return [Check(name, None, detail="too little memory on the GPU")]
+    except FAILURES as error:
+        return [Check(name, False, detail=f"raises {in_one_line(error)}")]
+
+
+def in_one_line(error: BaseException) -> str:
+    """Name and first sentence of an error."""
+    text = " ".join(str(error).split()).partition(". ")[0]
+    return f"{type(error).__name__}: {text[:WIDTH]}{'...' if len(text) > WIDTH else ''}"
+
+
+@contextmanager
+def training(policy: Policy, parts: tuple[str, ...]) -> Iterator[None]:
+    """Exactly these parts train inside; as before outside."""
+    before = [(p, p.requires_grad) for p in policy.model.parameters()]
+    freeze(policy, parts)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)

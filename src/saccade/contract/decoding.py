@@ -1,0 +1,101 @@
+"""Does the built-in engine sample what the model says? Against forward passes without a cache and the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from saccade.contract.bench import HALF_MARGIN, NO_EXACT, Bench, attempt
+from saccade.contract.difference import largest, root_mean_square
+from saccade.contract.report import Check
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.forward import branch_logprobs
+from saccade.models.packing import Branch, Packed, pack
+from saccade.models.policy import Policy
+from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.engine import Sampling
+
+TOKENS = 12
+TEMPERATURE = 0.8
+
+
+def head(bench: Bench) -> list[Check]:
+    """Our log-probs and entropies are those of the logits that the model's own forward gives, caps and all."""
+    policy, (prompt, branches) = bench.policy, bench.groups[0]
+    with torch.no_grad():
+        ours_R, entropy_R = branch_logprobs(policy, pack([(prompt, branches[:1])]), path="plain", entropy=True)
+        full_RV = torch.log_softmax(own_logits(policy, prompt, branches[0].ids), -1)
+    assert entropy_R is not None  # asked for
+    theirs_R = full_RV.gather(1, torch.tensor(branches[0].ids, device=full_RV.device)[:, None])[:, 0]
+    limit = HALF_FLOOR * 10 if bench.is_half else bench.limit
+    entropy = -(full_RV.exp() * full_RV).sum(-1)
+    values, spread = largest(ours_R, theirs_R), largest(entropy_R, entropy)
+    return [
+        Check("log-probs = softmax of the model's logits", values <= limit, values, limit),
+        Check("entropies = softmax of the model's logits", spread <= limit, spread, limit),
+    ]
+
+
+def own_logits(policy: Policy, prompt: EncodedPrompt, ids: Sequence[int]) -> Tensor:
+    """(n, V) logits before each of these n tokens by the family's whole forward, one row, no cache; float32 or 64."""
+    row_1T = torch.cat([prompt.ids_P, torch.tensor(ids, dtype=torch.long)])[None]
+    inputs = policy.adapter.plain_inputs(prompt, row_1T) | {"attention_mask": torch.ones_like(row_1T)}
+    logits_1TV = policy.model(
+        input_ids=row_1T.to(policy.device),
+        use_cache=False,
+        **{name: value.to(policy.device) for name, value in inputs.items()},
+    ).logits
+    logits_RV = logits_1TV[0, len(prompt) - 1 : -1]
+    return logits_RV if logits_RV.dtype == torch.float64 else logits_RV.float()
+
+
+def engine(bench: Bench) -> list[Check]:
+    """Greedy and sampled replies to all three prompts."""
+    checks = attempt("cached = uncached greedy tokens", lambda: [_greedy(bench)])
+    return checks + attempt("rollout = trainer log-probs", lambda: [_rollout(bench)])
+
+
+def _greedy(bench: Bench) -> Check:
+    """No token is beaten without a cache. One forward pass over prompt and reply proves it: if every token is the best
+    after those before it, decoding without a cache would have written the same."""
+    policy = bench.policy
+    replies = BuiltinEngine(policy).generate(bench.prompts, Sampling(max_new_tokens=TOKENS, greedy=True), 1, seed=0)
+    margin, differing = 0.0, 0
+    for prompt, (reply,) in zip(bench.prompts, replies, strict=True):
+        with torch.no_grad():
+            logits_RV = own_logits(policy, prompt, reply.token_ids)
+        logits_RV[:, list(policy.adapter.banned_ids)] = -torch.inf
+        chosen_R = logits_RV.gather(1, torch.tensor(reply.token_ids, device=logits_RV.device)[:, None])[:, 0]
+        behind_R = logits_RV.amax(-1) - chosen_R
+        margin, differing = max(margin, float(behind_R.max())), differing + int((behind_R > 0).sum())
+    bound = HALF_MARGIN if bench.is_half else bench.limit
+    total = sum(len(reply.token_ids) for (reply,) in replies)
+    detail = f"{differing} of {total} tokens are not the likeliest without a cache, by this much at most"
+    return Check("cached = uncached greedy tokens", margin <= bound, margin, bound, detail if differing else "")
+
+
+def _rollout(bench: Bench) -> Check:
+    policy = bench.policy
+    sampling = Sampling(max_new_tokens=TOKENS, temperature=TEMPERATURE)
+    replies = BuiltinEngine(policy).generate(bench.prompts, sampling, 3, seed=1)
+    packed = pack([(p, [Branch(r.token_ids) for r in own]) for p, own in zip(bench.prompts, replies, strict=True)])
+    said = torch.tensor([value for own in replies for reply in own for value in reply.logprobs])
+    name = "rollout = trainer log-probs"
+    trained = _tempered(policy, packed)
+    if not bench.is_half:
+        apart = largest(said, trained)
+        return Check(name, apart <= bench.limit, apart, bench.limit)
+    if bench.exact is None:
+        return Check(name, None, root_mean_square(said, trained), detail=f"rollout to plain; {NO_EXACT}")
+    truth = _tempered(bench.exact, packed)
+    far, plain = root_mean_square(said, truth), root_mean_square(trained, truth)
+    bound = HALF_FACTOR * plain + HALF_FLOOR
+    return Check(f"{name}, against float32", far <= bound, far, bound, f"plain {plain:.1e}")
+
+
+def _tempered(policy: Policy, packed: Packed) -> Tensor:
+    with torch.no_grad():
+        return branch_logprobs(policy, packed, temperature=TEMPERATURE, path="plain")[0].cpu()

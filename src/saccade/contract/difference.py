@@ -1,0 +1,87 @@
+"""How far two ways to compute the same log-probs are apart: the values, and the gradient as a whole.
+
+Single parameters are no measure: the true gradient of a key's bias is 0, so its relative difference is round-off over
+round-off. The whole gradient as one vector has no such hole.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from saccade.models.forward import Features, Form, Path, branch_logprobs
+from saccade.models.packing import Packed
+from saccade.models.policy import Policy
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One forward and backward pass."""
+
+    logprobs_R: Tensor
+    gradients: dict[str, Tensor]
+    """By name; parameters without a gradient are absent."""
+
+
+class Difference(NamedTuple):
+    """Of two passes over the same batch."""
+
+    logprobs: float
+    """Largest absolute difference of a log-prob, nats."""
+    gradient: float
+    """Norm of the difference of the whole gradients / norm of the reference; infinite when one has a gradient for a
+    parameter and the other has none."""
+
+
+def weights_of(packed: Packed) -> Tensor:
+    """The loss is the log-probs times these (R): random, so that no difference cancels, and the same each time."""
+    return torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(3))
+
+
+def run(policy: Policy, packed: Packed, path: Path, form: Form | None = None, features: Features | None = None) -> Pass:
+    """Forward and backward; the model's own `.grad` stay untouched."""
+    named = policy.trainable()
+    with torch.enable_grad():
+        logprobs_R, _ = branch_logprobs(policy, packed, features, path=path, form=form)
+        loss = (logprobs_R * weights_of(packed).to(logprobs_R)).sum()
+        found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True) if named else ()
+    gradients = {name: g for (name, _), g in zip(named, found, strict=True) if g is not None}
+    return Pass(logprobs_R.detach(), gradients)
+
+
+def logprobs(policy: Policy, packed: Packed, path: Path, form: Form | None = None) -> Tensor:
+    """Forward alone, (R)."""
+    with torch.no_grad():
+        return branch_logprobs(policy, packed, path=path, form=form)[0]
+
+
+def difference(found: Pass, reference: Pass) -> Difference:
+    """How far `found` is from `reference`."""
+    if found.gradients.keys() != reference.gradients.keys():
+        return Difference(largest(found.logprobs_R, reference.logprobs_R), math.inf)
+    off = whole = 0.0
+    for name, expected in reference.gradients.items():
+        off += _square(found.gradients[name].to(expected) - expected)
+        whole += _square(expected)
+    gradient = math.sqrt(off / whole) if whole else math.sqrt(off)
+    return Difference(largest(found.logprobs_R, reference.logprobs_R), gradient)
+
+
+def largest(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; infinite when one of them is not a number."""
+    found = float((a.double() - b.double()).abs().max())
+    return found if math.isfinite(found) else math.inf
+
+
+def root_mean_square(a: Tensor, b: Tensor) -> float:
+    """Of the differences; less a matter of luck than the largest one where round-off is coarse."""
+    found = float((a.double() - b.double()).square().mean().sqrt())
+    return found if math.isfinite(found) else math.inf
+
+
+def _square(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2

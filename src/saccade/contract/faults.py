@@ -1,0 +1,76 @@
+"""Negative controls: packed batches with one thing wrong. A test of equality that lets one pass proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+from saccade.contract.material import Group
+from saccade.models.adapter import EncodedPrompt, Sharing
+from saccade.models.packing import Branch, Layout, Packed, pack
+
+Fault = Callable[[Sequence[Group], Sharing], Packed | None]
+"""(groups, how the family shares) -> the faulty batch; None where the family cannot have this fault."""
+
+
+def positions_off_by_one(groups: Sequence[Group], sharing: Sharing) -> Packed:
+    """Every reply begins one position too late."""
+    return pack([(replace(p, next_position=p.next_position + 1), b) for p, b in groups])
+
+
+def start_at_length(groups: Sequence[Group], sharing: Sharing) -> Packed | None:
+    """Replies go on from the number of tokens; with M-RoPE the right start is the largest position + 1."""
+    if all(p.next_position == len(p) for p, _ in groups):
+        return None
+    return pack([(replace(p, next_position=len(p)), b) for p, b in groups])
+
+
+def image_changed(groups: Sequence[Group], sharing: Sharing) -> Packed | None:
+    """Every pixel is 1% farther from the middle grey."""
+    if not any(p.pixels for p, _ in groups):
+        return None
+    return pack([(_brighter(p), b) for p, b in groups])
+
+
+def siblings_visible(groups: Sequence[Group], sharing: Sharing) -> Packed:
+    """Every reply also attends to the replies before it. Where a cache is shared instead of a row, it stands behind
+    its sibling in one branch, which is what a cache that was not forked would hold."""
+    if sharing == "two_phase":
+        return pack([(prompt, _after_siblings(branches)) for prompt, branches in groups])
+    right = pack(groups)
+    parts = {field.name: getattr(right, field.name) for field in fields(Packed)}
+    return JoinedBranches(**{**parts, "layout": joined(right.layout)})
+
+
+FAULTS: dict[str, Fault] = {
+    "positions off by one": positions_off_by_one,
+    "siblings visible": siblings_visible,
+    "start at len(prompt)": start_at_length,
+    "image changed by 1%": image_changed,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedBranches(Packed):
+    """A packed batch whose attention takes all branches of a group for one."""
+
+    def groups(self) -> Iterator[Packed]:
+        for group in super().groups():
+            yield replace(group, layout=joined(group.layout))
+
+
+def joined(layout: Layout) -> Layout:
+    return Layout(layout.prompts, tuple((sum(lengths),) for lengths in layout.branches))
+
+
+def _after_siblings(branches: Sequence[Branch]) -> list[Branch]:
+    out, before = [], list[int]()
+    for branch in branches:
+        out.append(Branch([*before, *branch.ids], len(before) + branch.loss_from))
+        before += branch.ids
+    return out
+
+
+def _brighter(prompt: EncodedPrompt) -> EncodedPrompt:
+    changed = {name: x * 1.01 if x.is_floating_point() else x for name, x in prompt.pixels.items()}
+    return replace(prompt, pixels=changed)

@@ -1,0 +1,80 @@
+"""What a checkpoint is tried on: drawn scenes, questions about one, two and no images, short replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from saccade.models.adapter import Adapter, EncodedPrompt
+from saccade.models.packing import Branch
+from saccade.world import World
+
+Group = tuple[EncodedPrompt, tuple[Branch, ...]]
+
+SIZES = ((112, 112), (168, 112), (90, 140))
+"""Width and height of the scenes, in pixels; the last is a multiple of no patch."""
+REPLIES = (
+    "<think>red circle, blue star, red square</think><answer>2</answer>",
+    "There are three shapes.",
+    "The second one has a yellow cross in the corner, which the first has not.",
+    "No.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A user's turn: images first, then a text."""
+
+    text: str
+    images: tuple[Image.Image, ...]
+
+    def encode(self, adapter: Adapter) -> EncodedPrompt:
+        return adapter.encode("<image>" * len(self.images) + self.text, self.images)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """As the processors of transformers take it."""
+        content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in self.images]
+        return [{"role": "user", "content": [*content, {"type": "text", "text": self.text}]}]
+
+
+def scenes(seed: int = 0) -> tuple[Image.Image, ...]:
+    """A drawn scene of each of `SIZES`."""
+    world = World()
+    return tuple(world.render(world.scene(seed, i)).resize(size) for i, size in enumerate(SIZES))
+
+
+def questions(seed: int = 0) -> dict[str, Question]:
+    """A question about one image, one about two, one about none."""
+    one, two, three = scenes(seed)
+    return {
+        "one image": Question("How many red shapes are there?", (one,)),
+        "two images": Question("What is in the second but not in the first?", (two, three)),
+        "text": Question("What is 2 + 2?", ()),
+    }
+
+
+def branches(adapter: Adapter, count: int = 4) -> tuple[Branch, ...]:
+    """Replies of different lengths: a whole one, one of one token, one cut off before its end, one of which the loss
+    counts the second half."""
+    first, second, third, fourth = (adapter.encode_reply(text) for text in REPLIES)
+    cut = third[: len(third) // 2]
+    every = (Branch(first), Branch(second[-1:]), Branch(cut), Branch(second, len(second) // 2), Branch(fourth))
+    return every[:count]
+
+
+def slice_of(adapter: Adapter, seed: int = 0) -> list[Group]:
+    """Three groups in one row: four replies about one image, two about two images, two to a text."""
+    asked = questions(seed)
+    replies = branches(adapter, 5)
+    return [
+        (asked["one image"].encode(adapter), replies[:4]),
+        (asked["two images"].encode(adapter), replies[2:4]),
+        (asked["text"].encode(adapter), (replies[4], replies[1])),
+    ]
+
+
+def prompts_of(groups: Sequence[Group]) -> list[EncodedPrompt]:
+    return [prompt for prompt, _ in groups]

@@ -1,0 +1,50 @@
+"""Which parts a checkpoint has, and whether each of them trains alone and stays put otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+from saccade.contract.bench import NO_EXACT, Bench, attempt, training
+from saccade.contract.difference import difference, run
+from saccade.contract.report import Check
+from saccade.models.adapter import PARTS
+from saccade.models.policy import Policy
+
+
+def parts(bench: Bench) -> list[Check]:
+    """Every parameter belongs to one part, and a part that trains alone moves alone."""
+    checks = [_whole(bench.policy)]
+    if bench.exact is None:
+        return [*checks, Check("a part trains alone", None, detail=NO_EXACT)]
+    for part in PARTS:
+        checks += attempt(f"{part} trains alone", partial(_alone, bench, bench.exact, part))
+    return checks
+
+
+def _whole(policy: Policy) -> Check:
+    by_part = policy.parameters_by_part()
+    counts = Counter(id(p) for named in by_part.values() for _, p in named)
+    every = {id(p) for p in policy.model.parameters()}
+    sizes = {part: sum(p.numel() for _, p in by_part.get(part, ())) for part in PARTS}
+    empty = [part for part, size in sizes.items() if not size]
+    wrong = len(every ^ counts.keys()) + sum(n - 1 for n in counts.values()) + len(empty)
+    detail = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+    return Check("every parameter is of one part", not wrong, float(wrong), 0.0, f"{detail} parameters")
+
+
+def _alone(bench: Bench, policy: Policy, part: str) -> list[Check]:
+    """The packed gradient of one part is the plain one, and nothing else has any. A projector under a frozen tower is
+    the case that goes wrong: features that were kept carry no gradient to it."""
+    with training(policy, (part,)):
+        plain = run(policy, bench.packed, "plain")
+        own = {name for name, _ in policy.parameters_by_part()[part]}
+        strays = sorted(plain.gradients.keys() - own)
+        moved = sum(bool(g.count_nonzero()) for g in plain.gradients.values())
+        detail = f"{moved} of {len(own)} tensors have a gradient"
+        if strays or not moved:
+            return [Check(f"{part} trains alone", False, detail=f"{detail}; of other parts: {strays[:3]}")]
+        if policy.adapter.sharing == "none":
+            return [Check(f"{part} trains alone", True, detail=detail)]
+        apart = difference(run(policy, bench.packed, "packed"), plain).gradient
+    return [Check(f"{part} trains alone", apart <= bench.limit, apart, bench.limit, detail)]

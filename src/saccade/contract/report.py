@@ -1,0 +1,80 @@
+"""What the checks of a checkpoint found, and what is safe to use of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+USES: dict[str, tuple[str, ...]] = {
+    "training, a row per reply": ("prompts", "log-probs", "parts"),
+    "training, shared prefix": ("prompts", "log-probs", "parts", "shared prefix"),
+    "gradient checkpointing": ("prompts", "checkpointing"),
+    "keeping vision features": ("prompts", "vision"),
+    "built-in engine": ("prompts", "engine"),
+}
+"""Use -> the sections of checks that it rests on; the last is its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One law and whether it held."""
+
+    name: str
+    held: bool | None
+    """None: it could not be checked here or does not apply; `detail` says why."""
+    measured: float | None = None
+    bound: float | None = None
+    """The largest value allowed; for a negative control (its name begins with 'control:') the least one."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All checks of one checkpoint, by section."""
+
+    model: str
+    family: str
+    dtype: str
+    device: str
+    sections: Mapping[str, tuple[Check, ...]]
+    seconds: float
+
+    @property
+    def checks(self) -> Iterator[Check]:
+        return (check for section in self.sections.values() for check in section)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.held is False)
+
+    @property
+    def safe(self) -> dict[str, bool | None]:
+        """Use -> True when no check it rests on failed and some of its own held, None when none of its own could be
+        made."""
+        return {use: self._verdict(sections) for use, sections in USES.items()}
+
+    def _verdict(self, sections: tuple[str, ...]) -> bool | None:
+        found = {name: [check.held for check in self.sections.get(name, ())] for name in sections}
+        if any(held is False for section in found.values() for held in section):
+            return False
+        return True if True in found[sections[-1]] else None
+
+    def reasons(self, use: str) -> list[str]:
+        """Why a use is not safe: what failed of all it rests on, else what could not be checked of its own."""
+        checks = [check for name in USES[use] for check in self.sections.get(name, ())]
+        failed = [check for check in checks if check.held is False]
+        own = [check for check in self.sections.get(USES[use][-1], ()) if check.held is None]
+        return [f"{check.name}: {check.detail}" if check.detail else check.name for check in failed or own]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": self.model,
+            "family": self.family,
+            "dtype": self.dtype,
+            "device": self.device,
+            "seconds": round(self.seconds, 2),
+            "safe": self.safe,
+            "checks": [{"section": name, **asdict(c)} for name, section in self.sections.items() for c in section],
+        }

@@ -1,0 +1,129 @@
+"""Is the packed row the plain rows? In every form the family has, with gradients, and with controls that must fail."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from saccade.contract.bench import NO_EXACT, Bench, attempt, forms, in_one_line, training
+from saccade.contract.difference import Difference, difference, largest, logprobs, root_mean_square, run
+from saccade.contract.faults import FAULTS
+from saccade.contract.report import Check
+from saccade.models.adapter import PARTS
+from saccade.models.forward import default_form
+from saccade.models.packing import pack
+from saccade.models.policy import Policy
+from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
+
+
+def shared_prefix(bench: Bench) -> list[Check]:
+    """All checks of sharing. A family that has no way to share gets one line that says so."""
+    if bench.policy.adapter.sharing == "none":
+        return [
+            Check("packed = plain", None, detail="this family has no way to share prompts; it trains a row per reply")
+        ]
+    checks = list[Check]()
+    if bench.is_half:
+        checks += attempt("packed = plain", lambda: half_precision(bench))
+    if bench.exact is None:
+        return [*checks, Check("packed = plain in float32", None, detail=NO_EXACT)]
+    checks += attempt("packed = plain", lambda: packed_is_plain(bench))
+    for name in FAULTS:
+        checks += attempt(f"control: {name}", lambda name=name: [control(bench, name)])
+    return checks
+
+
+def packed_is_plain(bench: Bench) -> list[Check]:
+    """Log-probs and the gradient of all parts, in each form."""
+    policy, packed = bench.exact, bench.packed
+    assert policy is not None  # the caller has looked
+    checks = list[Check]()
+    with training(policy, PARTS):
+        plain = run(policy, packed, "plain")
+        for form in forms(policy):
+            found = difference(run(policy, packed, "packed", form), plain)
+            checks += [
+                Check(
+                    f"log-probs: packed ({form}) = plain", found.logprobs <= bench.limit, found.logprobs, bench.limit
+                ),
+                Check(f"gradient: packed ({form}) = plain", found.gradient <= bench.limit, found.gradient, bench.limit),
+            ]
+    return checks
+
+
+def half_precision(bench: Bench) -> list[Check]:
+    """In the model's own dtype: the packed path is about as near to the float32 truth as the plain path is."""
+    policy, truth_policy, packed = bench.policy, bench.exact, bench.packed
+    dtype = str(policy.model.dtype).removeprefix("torch.")
+    name = f"packed ({default_form(policy)}) as near to float32 as plain"
+    if truth_policy is None:
+        gap = root_mean_square(logprobs(policy, packed, "packed"), logprobs(policy, packed, "plain"))
+        return [Check(f"log-probs, {dtype}: {name}", None, gap, detail=f"packed to plain; {NO_EXACT}")]
+    with training(policy, PARTS), training(truth_policy, PARTS):
+        truth = run(truth_policy, packed, "plain")
+        far = {}
+        for path in ("packed", "plain"):
+            found = run(policy, packed, path)
+            gradient = difference(found, truth).gradient
+            far[path] = Difference(root_mean_square(found.logprobs_R, truth.logprobs_R), gradient)
+    checks = []
+    for kind, ours, plain in zip(("log-probs", "gradient"), far["packed"], far["plain"], strict=True):
+        bound = HALF_FACTOR * plain + (HALF_FLOOR if kind == "log-probs" else 0.0)
+        checks.append(Check(f"{kind}, {dtype}: {name}", ours <= bound, ours, bound, f"plain {plain:.1e}"))
+    return checks
+
+
+def control(bench: Bench, name: str) -> Check:
+    """A faulty batch must be farther from the right log-probs than the bound allows."""
+    policy = bench.exact
+    assert policy is not None  # the caller has looked
+    faulty = FAULTS[name](bench.groups, policy.adapter.sharing)
+    label = f"control: {name}"
+    if faulty is None:
+        return Check(label, None, detail="this family cannot have the fault")
+    right = pack(bench.groups)
+    form = default_form(policy)
+    theirs, ours = logprobs(policy, right, "plain"), logprobs(policy, faulty, "packed", form)
+    apart = largest(ours, theirs)
+    return Check(label, apart > bench.limit, apart, bench.limit, "must differ by more than the bound")
+
+
+def checkpointing(bench: Bench) -> list[Check]:
+    """Layers recomputed in the backward pass: the same gradient, or a refusal; on both paths."""
+    policy = bench.exact
+    if policy is None:
+        return [Check("recomputed = kept", None, detail=NO_EXACT)]
+    paths = ["plain"] if policy.adapter.sharing == "none" else ["plain", "packed"]
+    checks = list[Check]()
+    for path in paths:
+        name = f"recomputed = kept, {path}"
+        checks += attempt(name, lambda path=path, name=name: [_recomputed(bench, policy, path, name)])
+    return checks
+
+
+def _recomputed(bench: Bench, policy: Policy, path: str, name: str) -> Check:
+    with training(policy, PARTS):
+        kept = run(policy, bench.packed, path)
+        found = _with_checkpointing(policy, lambda: run(policy, bench.packed, path))
+    if isinstance(found, ValueError):
+        return Check(name, None, detail=f"refused: {in_one_line(found)}")
+    apart = max(difference(found, kept))
+    return Check(name, apart <= bench.limit, apart, bench.limit)
+
+
+def _with_checkpointing(policy: Policy, call: Callable[[], object]) -> object:
+    """What the call gives, or the ValueError by which it is refused."""
+    layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    was_on = any(layer.gradient_checkpointing for layer in layers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the names that follow are new, and not in all versions
+        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            return call()
+        except ValueError as error:
+            return error
+        finally:
+            if not was_on:
+                policy.model.gradient_checkpointing_disable()

@@ -1,0 +1,57 @@
+"""All checks of one checkpoint: `saccade verify MODEL`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any, Literal
+
+from saccade.contract.bench import attempt, bench
+from saccade.contract.decoding import engine, head
+from saccade.contract.parts import parts
+from saccade.contract.reading import against_processor, features, load_processor, positions
+from saccade.contract.report import Report
+from saccade.contract.sharing import checkpointing, shared_prefix
+from saccade.models.adapter import PARTS
+from saccade.models.policy import ModelConfig, Policy, load_policy, resolve_path
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+
+
+def verify(path: str, dtype: Dtype = "float32", device: str = "auto") -> Report:
+    """Load a checkpoint (a directory, a hub name, or 'base') and try it. ValueError: it cannot be loaded at all."""
+    policy = load_policy(ModelConfig(path=path, dtype=dtype, device=device, train=PARTS))
+    processor, reason = load_processor(resolve_path(path))
+    return verify_policy(policy, path, processor, reason)
+
+
+def verify_policy(
+    policy: Policy, name: str, processor: Any = None, reason: str = "no processor was given", limit: float | None = None
+) -> Report:
+    """Try a policy as it is, whatever adapter it has.
+
+    `processor` is the family's own, `reason` why there is none; `limit` replaces the bound on differences, which is
+    made for trained weights: 1e-3 in float32, 1e-8 in float64.
+    """
+    began = time.perf_counter()
+    subject = bench(policy, limit)
+    sections = {
+        "prompts": [
+            *attempt("ids and pixels", partial(against_processor, subject, processor, reason)),
+            *attempt("positions", partial(positions, subject)),
+        ],
+        "vision": attempt("features", partial(features, subject)),
+        "log-probs": attempt("log-probs = softmax of the model's logits", partial(head, subject)),
+        "shared prefix": shared_prefix(subject),
+        "checkpointing": checkpointing(subject),
+        "parts": parts(subject),
+        "engine": engine(subject),
+    }
+    return Report(
+        model=name,
+        family=policy.model.config.model_type,
+        dtype=str(policy.model.dtype).removeprefix("torch."),
+        device=str(policy.device),
+        sections={section: tuple(checks) for section, checks in sections.items()},
+        seconds=time.perf_counter() - began,
+    )
