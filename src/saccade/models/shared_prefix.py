@@ -13,10 +13,10 @@ Shape letters: T tokens of the row, S of them in branches, H query heads, K key/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -26,6 +26,70 @@ from torch import Tensor
 from saccade.models.packing import Layout
 
 Form = Literal["merged", "split"]
+
+
+SHORT = 128
+"""Causal segments up to this length are padded and batched when they are of like length: a call costs more than they.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Causal segments of one row that go through the kernel as one batch."""
+
+    start: int
+    count: int
+    length: int
+    """Of the longest."""
+    tokens_T: Tensor | None = None
+    """None: the segments are neighbours of equal length. Else the (count x length) tokens to take, where a shorter
+    segment repeats its last token: a key that no real query sees, a query whose gradient is 0."""
+    real_T: Tensor | None = None
+    """Places in `tokens_T` that are no padding."""
+
+    def take(self, x: Tensor, zero_padding: bool = False) -> Tensor:
+        """(1, heads, T, ...) -> (count, heads, length, ...), a view where it can be."""
+        if self.tokens_T is None or self.real_T is None:
+            cut = x[0, :, self.start : self.start + self.count * self.length]
+        elif zero_padding:
+            cut = x.new_zeros(x.shape[1], len(self.tokens_T), *x.shape[3:])
+            cut[:, self.real_T] = x[0][:, self.tokens_T[self.real_T]]
+        else:
+            cut = x[0][:, self.tokens_T]
+        return cut.unflatten(1, (self.count, self.length)).transpose(0, 1)
+
+    def put(self, target: Tensor, value: Tensor) -> None:
+        """The inverse of `take`."""
+        if self.tokens_T is None or self.real_T is None:
+            self.take(target).copy_(value)
+        else:
+            flat = value.transpose(0, 1).flatten(1, 2)
+            target[0].index_copy_(1, self.tokens_T[self.real_T], flat[:, self.real_T])
+
+
+def batch_segments(starts: Sequence[int], lengths: Sequence[int]) -> list[Segments]:
+    """Every segment of positive length once: long ones alone, short ones with others of like length."""
+    found: list[Segments] = []
+    ordered = sorted((n, start) for start, n in zip(starts, lengths, strict=True) if n)
+    while ordered:
+        longest, _ = ordered[-1]
+        slack = max(8, longest // 6) if longest <= SHORT else 0
+        members = sorted(start for n, start in ordered if n >= longest - slack)
+        sizes = {start: n for n, start in ordered}
+        ordered = [(n, start) for n, start in ordered if n < longest - slack]
+        together = all(b - a == longest for a, b in pairwise(members)) and len({sizes[m] for m in members}) == 1
+        if together:
+            found.append(Segments(members[0], len(members), longest))
+        elif longest > SHORT:
+            found += [Segments(start, 1, longest) for start in members]
+        else:
+            at = torch.arange(longest)
+            last = torch.tensor([sizes[m] - 1 for m in members])[:, None]
+            tokens = torch.tensor(members)[:, None] + torch.minimum(at, last)
+            found.append(
+                Segments(members[0], len(members), longest, tokens.flatten(), (at <= last).flatten().nonzero()[:, 0])
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,11 +110,9 @@ class Spans:
         return q, k
 
     @cached_property
-    def runs(self) -> tuple[tuple[int, int, int], ...]:
-        """(start, count, length) of neighbouring equal segments, for a causal `Spans` whose q and k are the same."""
-        lengths = [(b - a, a) for a, b in zip(self.q[:-1], self.q[1:], strict=True)]
-        found = [(length, list(run)) for length, run in groupby(lengths, key=lambda one: one[0])]
-        return tuple((run[0][1], len(run), length) for length, run in found if length)
+    def batches(self) -> list[Segments]:
+        """For causal spans, whose queries and keys are the same."""
+        return batch_segments(self.q[:-1], [b - a for a, b in pairwise(self.q)])
 
 
 class Saved(NamedTuple):
@@ -76,38 +138,40 @@ class Kernel(Protocol):
 
 
 class CpuFlash:
-    """torch's flash kernel for CPUs, a call per pair of segments; neighbouring equal segments go as one batch."""
-
-    @staticmethod
-    def _pieces(spans: Spans, tensors: tuple[Tensor, ...], keys: tuple[Tensor, ...]) -> Iterator[list[Tensor]]:
-        """Views of query-like and key-like tensors per kernel call, (batch, heads, length, ...)."""
-        if spans.causal:
-            for start, count, length in spans.runs:
-                cut = slice(start, start + count * length)
-                yield [_batched(x[:, :, cut], count) for x in (*tensors, *keys)]
-        else:
-            for q, k in spans.pairs():
-                if q.stop > q.start:
-                    yield [*(x[:, :, q] for x in tensors), *(x[:, :, k] for x in keys)]
+    """torch's flash kernel for CPUs; short segments of like length go through it as one batch."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float | None) -> tuple[Tensor, Tensor]:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out, lse = torch.empty_like(q), _new_lse(q)
-        for q_i, out_i, lse_i, k_i, v_i in self._pieces(spans, (q, out, lse), (k, v)):
-            found, found_lse = kernel(q_i, k_i, v_i, 0.0, spans.causal, scale=scale)
-            out_i.copy_(found)
-            lse_i.copy_(found_lse)
+        out = torch.empty_like(q)
+        lse = q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+        if spans.causal:
+            for batch in spans.batches:
+                found, found_lse = kernel(*(batch.take(x) for x in (q, k, v)), 0.0, True, scale=scale)
+                batch.put(out, found)
+                batch.put(lse, found_lse)
+        else:
+            for rows, keys in spans.pairs():
+                if rows.stop > rows.start:
+                    found, found_lse = kernel(q[:, :, rows], k[:, :, keys], v[:, :, keys], 0.0, False, scale=scale)
+                    out[:, :, rows], lse[:, :, rows] = found, found_lse
         return out, lse
 
     def backward(self, grad: Tensor, saved: Saved, spans: Spans, scale: float | None) -> Gradients:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         q, k, v, out, lse = saved
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        pieces = self._pieces(spans, (grad, q, out, lse, dq), (k, v, dk, dv))
-        for grad_i, q_i, out_i, lse_i, dq_i, k_i, v_i, dk_i, dv_i in pieces:
-            found = kernel(grad_i, q_i, k_i, v_i, out_i, lse_i, 0.0, spans.causal, scale=scale)
-            for target, value in zip((dq_i, dk_i, dv_i), found, strict=True):
-                target.copy_(value)
+        if spans.causal:
+            for batch in spans.batches:
+                taken = (batch.take(x) for x in saved)
+                found = kernel(batch.take(grad, zero_padding=True), *taken, 0.0, True, scale=scale)
+                for target, value in zip((dq, dk, dv), found, strict=True):
+                    batch.put(target, value)
+        else:
+            for rows, keys in spans.pairs():
+                if rows.stop > rows.start:
+                    (grad_i, q_i, out_i, lse_i), (k_i, v_i) = _cut(rows, grad, q, out, lse), _cut(keys, k, v)
+                    found = kernel(grad_i, q_i, k_i, v_i, out_i, lse_i, 0.0, False, scale=scale)
+                    dq[:, :, rows], dk[:, :, keys], dv[:, :, keys] = found
         return dq, dk, dv
 
 
@@ -259,11 +323,5 @@ def shared_attention(
     return MergedPrefix(layout, CpuFlash() if device.type == "cpu" else CudaFlash())
 
 
-def _new_lse(q: Tensor) -> Tensor:
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty(q.shape[:3], dtype=dtype)
-
-
-def _batched(x: Tensor, count: int) -> Tensor:
-    """(1, heads, count * length, ...) as (count, heads, length, ...), a view."""
-    return x.unflatten(2, (count, -1))[0].transpose(0, 1)
+def _cut(tokens: slice, *tensors: Tensor) -> list[Tensor]:
+    return [x[:, :, tokens] for x in tensors]
