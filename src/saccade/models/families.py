@@ -12,6 +12,7 @@ from saccade.models.glm4v import Glm4vAdapter
 from saccade.models.idefics3 import Idefics3Adapter
 from saccade.models.internvl import InternVLAdapter
 from saccade.models.llava_onevision import LlavaOnevisionAdapter
+from saccade.models.minicpmv import MiniCPMVAdapter
 from saccade.models.qwen3_5 import Qwen35Adapter
 from saccade.models.qwen3_vl import Qwen3VLAdapter
 from saccade.models.qwen_vl import QwenVLAdapter
@@ -29,5 +30,6 @@ ADAPTERS: dict[str, Callable[[Any, Any, Any], Adapter]] = {
     "llava_onevision": lambda tokenizer, images, config: LlavaOnevisionAdapter(tokenizer, images, config, "unit"),
     "gemma3": lambda tokenizer, images, config: Gemma3Adapter(tokenizer, images, config, "thousand"),
     "gemma4": lambda tokenizer, images, config: Gemma4Adapter(tokenizer, images, config, "thousand"),
+    "minicpmv4_6": lambda tokenizer, images, config: MiniCPMVAdapter(tokenizer, images, config, "thousand"),
 }
 """`config.model_type`, never the name of a directory -> (tokenizer, image processor, config) -> adapter."""

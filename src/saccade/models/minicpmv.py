@@ -1,0 +1,84 @@
+"""Adapter of MiniCPM-V 4.6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.chat import ChatAdapter, Pixels
+
+
+class MiniCPMVAdapter(ChatAdapter):
+    """An image becomes a thumbnail and, when it is large, rows and columns of slices, each kept at its own aspect. The
+    language model is that of Qwen3.5 with positions on one axis: layers of linear attention carry a state, so prompts
+    are shared through the family's own cache. Boxes are 0-1000 of the whole image ("thousand"; its authors in issue
+    982 of OpenBMB/MiniCPM-V: `<box>x1 y1 x2 y2</box>`).
+
+    Pixels are patches of all slices of a prompt side by side, (1, 3, patch, pixels), so prompts join on the last axis.
+    """
+
+    placeholder = image_token = "<|image_pad|>"
+    end = "<|im_end|>"
+    also_ends = ("<|endoftext|>",)
+    never_said = (
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<image>",
+        "</image>",
+        "<slice>",
+        "</slice>",
+        "<image_id>",
+        "</image_id>",
+        "<|im_start|>",
+    )
+    pixel_names = ("pixel_values", "target_sizes", "grids")
+    projector = ("model.merger.",)
+    tower = ("vision_tower.",)
+    sharing = "two_phase"
+
+    def read_images(self, images: Sequence[Image.Image]) -> Pixels:
+        """`target_sizes` (slices, 2) are patches down and across, `grids` (images, 2) rows and columns of slices."""
+        out = self.image_processor(images=list(images), return_tensors="pt")
+        return {name: torch.as_tensor(out[name]) for name in self.pixel_names}
+
+    def _per_image(self, pixels: Pixels) -> list[tuple[int, int, list[list[int]]]]:
+        """(rows, columns, patches down and across of the thumbnail and of each slice) per image."""
+        sizes = iter(pixels["target_sizes"].tolist())
+        return [(r, c, [next(sizes) for _ in range(1 + r * c)]) for r, c in pixels["grids"].tolist()]
+
+    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+        merged = 4 if self.image_processor.downsample_mode == "4x" else 16
+        texts = []
+        for number, (rows, columns, sizes) in enumerate(self._per_image(pixels)):
+            thumbnail, *slices = (self.image_token * (h * w // merged) for h, w in sizes)
+            marked = [f"<slice>{one}</slice>" for one in slices]
+            lines = ("".join(marked[row * columns : (row + 1) * columns]) for row in range(rows))
+            prefix = f"<image_id>{number}</image_id>" if self.image_processor.use_image_id else ""
+            texts.append(f"{prefix}<image>{thumbnail}</image>" + "\n".join(lines))
+        return texts
+
+    def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
+        """All slices together, or the thumbnail where there are none."""
+        patch = self.config.vision_config.patch_size
+        last = ((max(r, 1), max(c, 1), sizes[-1]) for r, c, sizes in self._per_image(pixels))
+        return [(columns * w * patch, rows * h * patch) for rows, columns, (h, w) in last]
+
+    def join_pixels(self, prompts: Sequence[EncodedPrompt]) -> Pixels:
+        with_images = [p for p in prompts if p.pixels]
+        names = with_images[0].pixels if with_images else ()
+        axis = {"pixel_values": -1}
+        return {name: torch.cat([p.pixels[name] for p in with_images], axis.get(name, 0)) for name in names}
+
+    def image_features(self, model: Any, pixels: Pixels, prompts: Sequence[EncodedPrompt]) -> Sequence[Tensor]:
+        out = model.model.get_image_features(pixels["pixel_values"], pixels["target_sizes"], return_dict=True)
+        per_slice = iter(out.pooler_output)
+        return [torch.cat([next(per_slice) for _ in p.pixels["target_sizes"]]) for p in prompts]
+
+    def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
+        """Pixels without the grids, which the model does not ask for."""
+        return {name: value for name, value in super().plain_inputs(prompt, ids_BT).items() if name != "grids"}
