@@ -6,14 +6,15 @@ import random
 
 import pytest
 import torch
-from families import family
+from families import family, gemma4
 from PIL import Image
 
+from saccade.models.adapter import MaskRules
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, freeze, load_policy
 
-NAMES = ("internvl", "smolvlm", "idefics3", "llava_onevision", "gemma3")
+NAMES = ("internvl", "smolvlm", "idefics3", "llava_onevision", "gemma3", "gemma4", "minicpmv4_6")
 EVERYTHING = ("vision", "projector", "language")
 
 
@@ -151,6 +152,8 @@ PROJECTORS = {
     "idefics3": ("connector",),
     "llava_onevision": ("multi_modal_projector", "image_newline"),
     "gemma3": ("multi_modal_projector",),
+    "gemma4": ("embed_vision",),
+    "minicpmv4_6": ("merger",),
 }
 
 
@@ -168,6 +171,8 @@ FRAMES = {
     "idefics3": "unit",
     "llava_onevision": "unit",
     "gemma3": "thousand",
+    "gemma4": "thousand",
+    "minicpmv4_6": "thousand",
 }
 INPUTS = {
     "internvl": (112, 56),  # 2 x 1 tiles of 56
@@ -175,6 +180,8 @@ INPUTS = {
     "idefics3": (192, 128),
     "llava_onevision": (112, 68),  # 2 x 2 tiles of 56, less the padding
     "gemma3": (56, 56),
+    "gemma4": (80, 48),  # 20 x 12 patches of 4
+    "minicpmv4_6": (64, 64),  # 2 x 2 slices of 32
 }
 
 
@@ -196,14 +203,64 @@ def test_replies_come_back_and_image_markup_is_refused(policy):
         adapter.encode_reply(f"look at {adapter.image_token}")
 
 
-def test_gemma3_shares_by_masks_with_a_window_shorter_than_a_prompt_the_others_by_attention(policy, name):
-    assert default_form(policy) == ("masks" if name == "gemma3" else "merged")
-    if name == "gemma3":
-        window = policy.model.config.text_config.sliding_window
-        assert all(window < len(prompt) for prompt in batch(policy).prompts)
+def test_each_family_shares_in_the_way_that_is_right_for_it(policy, name):
+    others = {"gemma3": "masks", "gemma4": "masks", "minicpmv4_6": "two_phase"}
+    assert default_form(policy) == others.get(name, "merged")
 
 
-def test_masks_of_a_window_shorter_than_an_image_equal_the_family_s_own(tmp_path):
+def test_gradient_checkpointing_changes_nothing_or_is_refused(directory, policy, name):
+    checkpointed = load_policy(ModelConfig(path=str(directory), train=EVERYTHING, gradient_checkpointing=True))
+    packed = batch(policy)
+    if name == "minicpmv4_6":
+        with pytest.raises(ValueError, match="gradient_checkpointing: false"):
+            gradients(checkpointed, packed, "packed")
+        return
+    ours, grad = gradients(checkpointed, packed, "packed")
+    plain, reference = gradients(policy, packed, "plain")
+    assert (ours - plain).abs().max() < 1e-5
+    assert grad.keys() == reference.keys()
+    assert (flat(grad) - flat(reference)).norm() / flat(reference).norm() < 1e-5
+
+
+# Sharing by masks
+
+MASKED = {"gemma3": {}, "gemma4 small": {}, "gemma4 large": {"kind": gemma4.LARGE}}
+
+
+@pytest.fixture(scope="module", params=MASKED)
+def masked(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("masked")
+    family(request.param.split()[0]).write(directory, seed=2, **MASKED[request.param])
+    return load_policy(ModelConfig(path=str(directory), train=EVERYTHING))
+
+
+def test_masks_equal_the_plain_path_for_every_kind_of_layer(masked):
+    packed = batch(masked)
+    window = masked.model.config.text_config.sliding_window
+    assert all(window < len(prompt) for prompt in packed.prompts)
+    ours, grad = gradients(masked, packed, "packed")
+    plain, reference = gradients(masked, packed, "plain")
+    assert (ours - plain).abs().max() < 1e-5
+    assert (flat(grad) - flat(reference)).norm() / flat(reference).norm() < 1e-5
+
+
+@pytest.mark.parametrize("fault", ["window one wider", "other images in full layers", "other images in sliding layers"])
+def test_wrong_mask_rules_would_be_noticed(masked, fault, monkeypatch):
+    packed = batch(masked)
+    right, _ = branch_logprobs(masked, packed)
+    rules = masked.adapter.mask_rules(masked.model)
+    if fault == "window one wider":
+        windows = {kind: window and window + 1 for kind, window in rules.windows.items()}
+        wrong_rules = MaskRules(windows, rules.image_blocks)
+    else:
+        kind = "full_attention" if "full" in fault else "sliding_attention"
+        wrong_rules = MaskRules(rules.windows, rules.image_blocks ^ {kind})
+    monkeypatch.setattr(masked.adapter, "mask_rules", lambda model: wrong_rules)
+    wrong, _ = branch_logprobs(masked, packed)
+    assert (wrong - right).abs().max() > 1e-4
+
+
+def test_a_window_shorter_than_an_image_cuts_it_as_the_family_does(tmp_path):
     policy = load_policy(ModelConfig(path=str(family("gemma3").write(tmp_path, seed=2))))
     policy.model.config.text_config.sliding_window = 3
     packed = batch(policy)

@@ -22,8 +22,17 @@ CHAT_TEMPLATE = (
     "{% else %}{{ c['text'] | trim }}{% endif %}{% endfor %}{{ '<turn|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
 )
-SMALL = {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2}
+TWO_KINDS = ["sliding_attention", "full_attention"]
+SMALL = {
+    "num_hidden_layers": 6,
+    "layer_types": TWO_KINDS * 3,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "intermediate_size": 64,
+}
 LARGE = {
+    "num_hidden_layers": 4,
+    "layer_types": TWO_KINDS * 2,
     "hidden_size_per_layer_input": 0,
     "use_bidirectional_attention": "vision",
     "attention_k_eq_v": True,
@@ -44,14 +53,12 @@ def write(directory: str | Path, seed: int = 0, kind: dict[str, Any] = SMALL) ->
             "vocab_size_per_layer_input": len(tokens),
             "hidden_size": 64,
             "intermediate_size": 96,
-            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 16,
             "global_head_dim": 32,
             "max_position_embeddings": 4096,
             "sliding_window": WINDOW,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
             "final_logit_softcapping": 3.0,
             "pad_token_id": tokens.pad_token_id,
             **kind,
