@@ -34,6 +34,6 @@ class Qwen3VLAdapter(QwenVLAdapter):
         present = [f.unbind(1) for f in features if f.shape[0]]
         if not present:
             return None
-        first, *deeper = zip(*present, strict=True)
-        output: Any = BaseModelOutputWithDeepstackFeatures(pooler_output=first, deepstack_features=deeper)
-        return {"image": output}
+        levels: Any = zip(*present, strict=True)  # declared tensors, read as sequences of tensors
+        first, *deeper = levels
+        return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=first, deepstack_features=deeper)}
