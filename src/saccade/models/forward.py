@@ -77,7 +77,7 @@ def branch_logprobs(
     `features` must be of the policy's current version (ValueError otherwise); without them the tower runs here.
     `form` insists on one way of sharing; None takes the fastest that the family and the device have.
     """
-    with policy.recomputing():
+    with policy.recomputing(), policy.offloading():
         if path == "plain":
             hidden_RD = _plain_hidden(policy, packed)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from saccade.models import attention
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt
 from saccade.models.families import ADAPTERS
 from saccade.models.logprobs import head_of
+from saccade.models.offload import OffloadActivations
 
 Part = Literal["vision", "projector", "language"]
 
@@ -35,6 +36,8 @@ class ModelConfig(Config):
     """Parts whose parameters move; the others are frozen."""
     gradient_checkpointing: bool = False
     """Keep only the layers' inputs for the backward pass and compute the rest again: less memory, a third more time."""
+    offload_activations: bool = False
+    """Keep what the backward pass needs in the CPU's memory; on a GPU, when checkpointing alone is not enough."""
 
 
 @dataclass(eq=False)
@@ -46,6 +49,8 @@ class Policy:
     processors: tuple[Any, ...]
     """Tokenizer and image processor, saved beside the weights so that a checkpoint is an ordinary directory."""
     version: int = 0
+    offload: bool = False
+    """Activations wait for the backward pass in the CPU's memory."""
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +92,12 @@ class Policy:
         finally:
             for layer in layers:
                 layer.training = False
+
+    def offloading(self) -> AbstractContextManager[object]:
+        """Activations of a training pass leave the GPU inside, if the model was loaded so."""
+        if not (self.offload and torch.is_grad_enabled()):
+            return nullcontext()
+        return OffloadActivations(self.model.parameters())
 
     def save(self, directory: str | Path) -> None:
         """Write an ordinary Hugging Face directory (safetensors, tokenizer, image processor)."""
@@ -151,12 +162,17 @@ def load_policy(config: ModelConfig) -> Policy:
             f"model family {family.model_type!r} at {config.path} has no adapter; known: {', '.join(ADAPTERS)}. "
             "docs/models.md says how to add one (one file and one line)"
         )
+    if config.offload_activations and device.type == "cpu":
+        raise ValueError(
+            "model.offload_activations: the model is on the CPU, there is nowhere to move to; remove the key"
+        )
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype)).to(device)
     tokenizer, images = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
     head_of(model)  # refuses a head that is more than we compute
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
+    policy.offload = config.offload_activations
     if policy.adapter.sharing == "attention":
         attention.install(model)
     freeze(policy, config.train)
