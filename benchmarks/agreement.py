@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Agreement:
 
 
 def agreement(
-    directory: Path, setting: Setting, loss_type: str, path: str = "packed", ragged: bool = True
+    directory: Path, setting: Setting, loss_type: str, shared_prefix: str = "on", ragged: bool = True
 ) -> Agreement:
     """Both gradients on the same rollouts and advantages. ValueError when the prompts' ids differ, or the parameters
     that get a gradient."""
@@ -43,7 +44,7 @@ def agreement(
     theirs = trl_gradient(arm, lengths_seed=0 if ragged else None)
     policy = policy_of(directory, "all")
     groups = groups_of(policy, samples(setting), theirs, setting.group_size)
-    ours, loss = our_gradient(policy, groups, AGGREGATION[loss_type], setting.new_tokens, path)
+    ours, loss = our_gradient(policy, groups, AGGREGATION[loss_type], setting.new_tokens, shared_prefix)
     if ours.keys() != theirs.gradients.keys():
         raise ValueError(f"only one trainer has gradients for {sorted(ours.keys() ^ theirs.gradients.keys())}")
     names = sorted(ours)
@@ -67,29 +68,22 @@ def groups_of(policy: Policy, data: list[Sample], batch: TrlBatch, group_size: i
     return groups
 
 
-class _Gradients(GuardedOptimizer):
-    """An optimiser that keeps the gradient and moves nothing."""
-
-    kept: dict[str, Tensor]
-
-    def take_from(self, policy: Policy) -> None:
-        self.policy, self.kept = policy, {}
-
-    def step(self, lr: float, loss: float) -> tuple[float, bool]:
-        self.kept = {name: p.grad.clone() for name, p in self.policy.model.named_parameters() if p.grad is not None}
-        self.zero_grad()
-        return 0.0, True
-
-
 def our_gradient(
-    policy: Policy, groups: list[Group], aggregation: str, max_length: int, path: str
+    policy: Policy, groups: list[Group], aggregation: str, max_length: int, shared_prefix: str
 ) -> tuple[dict[str, Tensor], float]:
-    """Gradients by name and the loss, through `policy_step` as a run calls it. The old log-probs are recomputed: TRL's
-    are its own detached ones, so both ratios are 1."""
-    config = OptimConfig(lr=1e-6)
-    optimizer = _Gradients(build_optimizer(policy.trainable(), config), config)
-    optimizer.take_from(policy)
-    update = UpdateConfig.model_validate({"old_logprobs": "recompute", "path": path})
-    learner = Learner(policy, optimizer, build_loss(LossConfig(aggregation=aggregation)), update)
+    """Gradients by name and the loss, through `policy_step` as a run calls it, at a rate of 0. The old log-probs are
+    recomputed: TRL's are its own detached ones, so both ratios are 1."""
+    config = OptimConfig(lr=1e-6, max_grad_norm=math.inf)
+    optimizer = build_optimizer(policy.trainable(), config)
+    kept: dict[str, Tensor] = {}
+
+    def keep(*_: object) -> None:
+        kept.update({name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None})
+
+    optimizer.register_step_pre_hook(keep)
+    update = UpdateConfig.model_validate({"old_logprobs": "recompute", "shared_prefix": shared_prefix})
+    learner = Learner(
+        policy, GuardedOptimizer(optimizer, config), build_loss(LossConfig(aggregation=aggregation)), update
+    )
     metrics = policy_step(learner, groups, None, temperature=1.0, max_length=max_length, lr=0.0)
-    return optimizer.kept, metrics["policy/loss"]
+    return kept, metrics["policy/loss"]

@@ -19,16 +19,18 @@ Replies = list[list[int]]
 """Token ids per reply, prompts in order, those of one prompt together; the stop token counts."""
 
 
-class FirstTokens(LogitsProcessor):
-    """Each row begins with the token that it is told, so that all engines speak replies of the same lengths."""
+class ForcedLengths(LogitsProcessor):
+    """Each row ends with the stop token as its n-th token and not before, n being told for each row."""
 
-    def __init__(self, tokens: Sequence[int], prompt_length: int) -> None:
-        self.tokens_N, self.prompt_length = torch.tensor(tokens), prompt_length
+    def __init__(self, lengths: Sequence[int], prompt_length: int, stop_ids: Sequence[int]) -> None:
+        self.lengths_N, self.prompt_length, self.stop_ids = torch.tensor(lengths), prompt_length, list(stop_ids)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if input_ids.shape[1] > self.prompt_length:
-            return scores
-        return torch.full_like(scores, -torch.inf).scatter_(1, self.tokens_N[:, None], 0.0)
+        last_N1 = (self.lengths_N <= input_ids.shape[1] - self.prompt_length + 1)[:, None]
+        scores[:, self.stop_ids] = -torch.inf
+        scores = scores.masked_fill(last_N1, -torch.inf)
+        scores[:, self.stop_ids[:1]] = scores[:, self.stop_ids[:1]].masked_fill(last_N1, 0.0)
+        return scores
 
 
 class Generate:
@@ -51,21 +53,14 @@ class Generate:
         return {"input_ids": ids_NP, "attention_mask": mask_NP, "mm_token_type_ids": types_NP, **images}
 
     @torch.no_grad()
-    def __call__(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        n: int,
-        new_tokens: int,
-        *,
-        repeat: bool,
-        first_tokens: Sequence[int] | None = None,
-    ) -> Replies:
-        """n replies to each prompt. `repeat`: inputs repeated, else num_return_sequences. Without `first_tokens` every
-        reply has exactly `new_tokens`; with them, rows end by the stop token."""
+    def __call__(self, prompts: Sequence[EncodedPrompt], n: int, lengths: Sequence[int], *, repeat: bool) -> Replies:
+        """n replies to each prompt, of the given lengths. `repeat`: inputs repeated, else num_return_sequences."""
         inputs = self.inputs(prompts, n if repeat else 1)
+        P, longest = inputs["input_ids"].shape[1], max(lengths)
+        equal = min(lengths) == longest
         config = GenerationConfig(
-            max_new_tokens=new_tokens,
-            min_new_tokens=new_tokens if first_tokens is None else None,
+            max_new_tokens=longest,
+            min_new_tokens=longest if equal else None,
             do_sample=True,
             temperature=1.0,
             top_k=0,
@@ -75,8 +70,7 @@ class Generate:
             eos_token_id=self.stop_ids,
             pad_token_id=self.pad_id,
         )
-        P = inputs["input_ids"].shape[1]
-        forced = LogitsProcessorList([] if first_tokens is None else [FirstTokens(first_tokens, P)])
+        forced = LogitsProcessorList([] if equal else [ForcedLengths(lengths, P, self.stop_ids)])
         out = self.model.generate(**inputs, generation_config=config, logits_processor=forced)
         return [self._cut(row) for row in out[:, P:].tolist()]
 

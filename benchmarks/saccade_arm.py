@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Literal
 
 from benchmarks.observe import Seen, rollout_path, training_path, watched
 from benchmarks.setting import Setting, check_visual_tokens, policy_of, reward, samples
 from saccade.algorithm import LossConfig, Stage, advantages, build_loss
-from saccade.models.adapter import Adapter
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy
+from saccade.models.sharing import SharedPrefix
 from saccade.rewards.rubric import Part, Rubric
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import collect
@@ -26,19 +24,6 @@ from saccade.types import Completion, Group, Sample, Score
 
 LR = 1e-6
 """So small that the last measured step samples from nearly the same model as the first."""
-
-
-class NeverStops:
-    """The adapter of a model that cannot end its turn, so that every reply runs to the cap: stop tokens are banned, as
-    `generate` bans them below min_new_tokens."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
-        self.stop_ids: tuple[int, ...] = ()
-        self.banned_ids = (*adapter.banned_ids, *adapter.stop_ids)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._adapter, name)
 
 
 def rate(completion: Completion, sample: Sample) -> Score:
@@ -57,7 +42,6 @@ class SaccadeStep:
     steps: int = 0
     groups: list[Group] = field(default_factory=list)
     """Of the last step."""
-    phases: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> dict[str, float]:
         """Prompts from bytes, rollout, reward, update; everything that a step of a run pays except for its records."""
@@ -69,7 +53,7 @@ class SaccadeStep:
             lambda _: Rubric([Part("benchmark", rate)], truncated="as_is"),
             batch,
             stage,
-            sampling=Sampling(max_new_tokens=stage.max_new_tokens),
+            sampling=Sampling(max_new_tokens=stage.max_new_tokens, min_new_tokens=stage.max_new_tokens),
             seed=self.steps,
             center=advantages,
         )
@@ -98,28 +82,40 @@ class SaccadeStep:
         """What one step gives the model, as words for the column `path`."""
         with watched(self.policy.model) as seen:
             self()
-        return path_of(seen, self.groups)
+        engine = self.engine.stats
+        return f"{path_of(seen, self.groups, engine.row_steps)}; engine {engine.form}"
 
 
-def path_of(seen: Seen, groups: Sequence[Group]) -> str:
+def path_of(seen: Seen, groups: Sequence[Group], row_steps: int) -> str:
     prompts = [len(group.prompt) for group in groups]
     replies = [[len(r.completion.token_ids) for r in group.rollouts] for group in groups]
     trained = training_path(seen, prompts, replies)
-    return f"{trained}; {rollout_path(seen, prompts, len(replies[0]))}; {seen.images} images"
+    return f"{trained}; {rollout_path(seen, prompts, len(replies[0]), row_steps)}; {seen.images} images"
 
 
 def saccade_step(
     directory: Path,
     setting: Setting,
     checkpointing: bool = False,
-    path: Literal["packed", "plain"] = "packed",
+    shared_prefix: SharedPrefix = "auto",
     parts: Literal["all", "language"] = "all",
 ) -> SaccadeStep:
-    """The arm at the defaults of a run, except for the length of replies and the parts that train."""
+    """The arm at the defaults of a run, except for the length of replies, the parts that train, and micro-batches:
+    each holds one prompt with its completions, as in the other arms."""
     policy = policy_of(directory, parts, checkpointing)
-    policy.adapter = NeverStops(policy.adapter)
-    torch.manual_seed(0)
     config = OptimConfig(lr=LR)
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), config), config)
-    learner = Learner(policy, optimizer, build_loss(LossConfig()), UpdateConfig(path=path))
-    return SaccadeStep(setting, policy, learner, BuiltinEngine(policy), samples(setting))
+    data = samples(setting)
+    update = UpdateConfig(
+        shared_prefix=shared_prefix, tokens_per_micro_batch=one_group(policy, setting, data, shared_prefix)
+    )
+    learner = Learner(policy, optimizer, build_loss(LossConfig()), update)
+    return SaccadeStep(setting, policy, learner, BuiltinEngine(policy), data)
+
+
+def one_group(policy: Policy, setting: Setting, data: Sequence[Sample], shared_prefix: SharedPrefix) -> int:
+    """The budget into which one group fits and two do not."""
+    prompts = [prepare(policy.adapter, sample).encoded for sample in data]
+    prompt = max(len(one) + policy.vision_cost(one) for one in prompts)
+    replies = setting.group_size * setting.new_tokens
+    return setting.group_size * prompt + replies if shared_prefix == "off" else prompt + replies

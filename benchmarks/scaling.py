@@ -15,6 +15,7 @@ from benchmarks.measure import Cost, alternate
 from benchmarks.saccade_arm import saccade_step
 from benchmarks.setting import Setting, checkpoint
 from benchmarks.table import Row, finish, options, parse, row
+from saccade.models.sharing import SharedPrefix
 
 CENTRE = Setting(256, 64, 8)
 AXES: dict[str, tuple[int, ...]] = {
@@ -26,6 +27,7 @@ QUICK_CENTRE = Setting(64, 8, 4)
 QUICK_AXES: dict[str, tuple[int, ...]] = {"group_size": (2, 4), "visual_tokens": (16, 64), "new_tokens": (4, 8)}
 WORDS = {"group_size": "completions per prompt", "visual_tokens": "visual tokens", "new_tokens": "new tokens"}
 ARMS: tuple[Literal["packed", "plain"], ...] = ("packed", "plain")
+SHARED: dict[str, SharedPrefix] = {"packed": "on", "plain": "off"}
 Curves = dict[str, dict[str, list[tuple[int, Cost]]]]
 """axis -> arm -> (value, cost) in order."""
 
@@ -42,7 +44,7 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 def measure(directory: Path, setting: Setting, repeats: int, arms: Sequence[str]) -> tuple[dict[str, Cost], list[Row]]:
     """A whole step by each path of the update, by turns; the rollout is the same in both."""
-    steps = {arm: saccade_step(directory, setting, path=arm) for arm in ARMS if arm in arms}
+    steps = {arm: saccade_step(directory, setting, shared_prefix=SHARED[arm]) for arm in ARMS if arm in arms}
     paths = {arm: step.path() for arm, step in steps.items()}
     costs = alternate(steps, repeats, warm=False)
     against = costs.get("plain", costs["packed"])

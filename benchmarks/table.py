@@ -42,9 +42,15 @@ class Row:
 
 
 def row(setting: str, arm: str, cost: Cost, against: Cost, path: str, **more: Any) -> Row:
-    """A row from the medians of an arm and of the one it is compared with."""
-    more = {"ratio_mb": round(against.peak_mb / max(cost.peak_mb, 1e-9), 3), "runs": len(cost.runs)} | more
+    """A row from the medians of an arm and of the one it is compared with. `range` holds the least and the greatest
+    ratio of two runs that followed each other: how far other work on the machine has moved them."""
     ratio = against.cpu_seconds / cost.cpu_seconds
+    pairs = [b.cpu_seconds / a.cpu_seconds for a, b in zip(cost.runs, against.runs, strict=True)]
+    more = {
+        "range": f"{min(pairs):.2f}-{max(pairs):.2f}",
+        "ratio_mb": round(against.peak_mb / max(cost.peak_mb, 1e-9), 3),
+        "runs": len(cost.runs),
+    } | more
     return Row(setting, arm, round(cost.cpu_seconds, 4), round(cost.peak_mb, 2), round(ratio, 3), path, more)
 
 
@@ -90,19 +96,21 @@ def environment() -> dict[str, Any]:
 
 
 def show(title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
-    """The rows as a table on the terminal, then the notes."""
+    """The rows as a table on the terminal, each arm's paths below it, then the notes."""
     extra = list(dict.fromkeys(key for one in rows for key in one.more))
     table = Table(title=title)
     columns = ("setting", "arm", "cpu_seconds", "peak_mb", "ratio", *extra, "path")
     for name in columns:
         table.add_column(name, justify="left" if name in ("setting", "arm", "path") else "right", overflow="fold")
     for one in rows:
-        values = one.as_dict()
+        values = one.as_dict() | {"path": one.path.split(" (")[0]}
         table.add_row(*(_cell(values.get(name)) for name in columns))
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Console(width=None if Console().is_terminal else 180)
     console.print(table)
+    for one in rows:
+        console.print(f"{one.arm}, {one.setting}: {one.path}", highlight=False, style="dim", soft_wrap=True)
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:

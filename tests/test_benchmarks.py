@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.lengths import counting_down, lognormal
+from benchmarks.lengths import lognormal
 from benchmarks.measure import Meter, Reading, alternate, median
 from benchmarks.observe import training_path, watched
+from benchmarks.peer_generate import Generate
 from benchmarks.scaling import slope
 from benchmarks.setting import Setting, checkpoint, policy_of, samples
 from benchmarks.table import row
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
 from saccade.rollout.prompts import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -80,17 +79,18 @@ def test_the_path_is_seen_from_what_the_model_reads(directory: Path, path: str) 
     assert seen.images == (2 if path == "packed" else 6)
 
 
-def test_a_model_that_counts_down_speaks_replies_of_the_chosen_lengths(directory: Path) -> None:
+@pytest.mark.parametrize("repeat", [True, False], ids=["inputs repeated", "num_return_sequences"])
+def test_replies_of_generate_have_the_lengths_that_they_are_told(directory: Path, repeat: bool) -> None:
     policy = policy_of(directory)
-    prompts = [prepare(policy.adapter, sample).encoded for sample in samples(TINY)]
-    wanted = [2, 3, 7, 12]
-    with counting_down(policy.model, wanted, policy.adapter.stop_ids[0]), watched(policy.model) as seen:
-        groups = BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=20), 16, seed=1)
-    replies = [reply for group in groups for reply in group]
-    lengths = [len(reply.token_ids) for reply in replies]
-    assert set(lengths) == set(wanted)
-    assert all(reply.finish_reason == "stop" for reply in replies)
-    assert seen.row_steps >= sum(lengths) - len(lengths)
+    adapter = policy.adapter
+    prompts = [prepare(adapter, sample).encoded for sample in samples(TINY)]
+    peer = Generate(directory, policy.processors[0].pad_token_id, adapter.stop_ids, adapter.banned_ids)
+    for lengths in ([2, 7, 1, 5, 9, 4], [6] * 6):
+        with watched(peer.model) as seen:
+            replies = peer(prompts, 3, lengths, repeat=repeat)
+        assert [len(reply) for reply in replies] == lengths
+        assert seen.single_tokens == 6 * (max(lengths) - 1), "rows that have ended are run until the longest ends"
+        assert seen.images == (6 if repeat else 2)
 
 
 def test_lognormal_lengths_have_the_mean_and_the_maximum_asked_for() -> None:

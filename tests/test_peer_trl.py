@@ -22,12 +22,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("peer") / "model", "S")
 
 
-@pytest.mark.parametrize("path", ["packed", "plain"])
+@pytest.mark.parametrize("shared_prefix", ["on", "off"])
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
-def test_the_gradient_of_a_step_on_the_same_rollouts_is_that_of_trl(directory: Path, loss_type: str, path: str) -> None:
+def test_the_gradient_of_a_step_on_the_same_rollouts_is_that_of_trl(
+    directory: Path, loss_type: str, shared_prefix: str
+) -> None:
     from benchmarks.agreement import agreement
 
-    same = agreement(directory, SETTING, loss_type, path)
+    same = agreement(directory, SETTING, loss_type, shared_prefix)
     assert same.distance <= ROUND_OFF
     assert same.loss == pytest.approx(same.trl_loss, abs=1e-6)
     assert same.parameters > 50, "vision tower, projector and language model all have a gradient"
