@@ -18,11 +18,12 @@ KEEP = 5
 
 
 def dump_batches(directory: Path, version: int, batches: Sequence[MicroBatch]) -> None:
-    """Writes `directory/version-<weights version>.pt` (a dictionary per micro-batch; `torch.load` reads it)."""
-    if len(list(directory.glob("version-*.pt"))) >= KEEP:
+    """Writes `directory/version-<weights version>-<number>.pt` (a dictionary per micro-batch; `torch.load` reads it)."""
+    number = len(list(directory.glob("version-*.pt"))) + 1
+    if number > KEEP:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"version-{version:06d}.pt"
+    path = directory / f"version-{version:06d}-{number}.pt"
     torch.save([_plain(batch) for batch in batches], path)
     log.warning("an update was not finite and was skipped; its batch is kept in %s", path)
 
