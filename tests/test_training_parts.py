@@ -26,6 +26,7 @@ from saccade.models.policy import ModelConfig, Policy, load_policy
 from saccade.rewards import RubricConfig
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import RolloutConfig, collect, rubrics_of, sampling_of, score, step_seed
+from saccade.rollout.engine import Sampling
 from saccade.rollout.prompts import PromptBatch, prepare
 from saccade.tasks import TASKS
 from saccade.training import checkpoint
@@ -250,9 +251,9 @@ def test_a_preset_extends_to_a_recipe_with_the_loss_of_the_same_name(world: Path
 
 def test_a_stage_overrides_sampling_rubric_and_truncation(world: Path) -> None:
     stage = Stage(max_new_tokens=5, group_size=2, temperature=0.5, rubric="mine", truncated="mask")
-    assert sampling_of(stage, RolloutConfig(top_p=0.9)).model_dump() == {
-        **{"max_new_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 0, "greedy": False}
-    }
+    of_the_recipe = {"top_p": 0.9, "min_p": 0.1, "stop_strings": ("x",), "repetition_stop": 3}
+    sampling = sampling_of(stage, RolloutConfig.model_validate(of_the_recipe))
+    assert sampling == Sampling.model_validate({"max_new_tokens": 5, "temperature": 0.5, **of_the_recipe})
     own = {"mine": RubricConfig.model_validate({"parts": [{"name": "format"}]})}
     rubric = rubrics_of(stage, TASKS, own)("count")
     assert [part.name for part in rubric.parts] == ["format"]

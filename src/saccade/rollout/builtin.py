@@ -1,62 +1,44 @@
-"""The built-in engine: each prompt is prefilled once, its completions decode together against cached keys and values.
+"""The built-in engine: each prompt is read once, and rows that end make room for those that wait.
 
-Shape letters: B prompts, N = B x n rows, P padded prompt length, T cache length, H key/value heads, D head size,
-V vocabulary.
+Shape letters: N rows, V vocabulary, D hidden size.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
+from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt, pad_positions
-from saccade.models.forward import Features, vision_features
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.forward import Features, check_features, vision_features
+from saccade.models.logprobs import head_of
 from saccade.models.policy import Policy
-from saccade.rollout.engine import Sampling
-from saccade.types import Completion, FinishReason
+from saccade.rollout.cached import Cached
+from saccade.rollout.engine import EngineStats, Sampling
+from saccade.rollout.replies import Ending, Row, uniforms
+from saccade.rollout.sampling import Picker
+from saccade.rollout.slots import Slots
+from saccade.types import Completion
 
 
-class RowCache:
-    """Keys and values of all rows in preallocated tensors; the part of `transformers.Cache` that models call."""
+class Decoder(Protocol):
+    """The rows being decoded and what the model keeps of them. A prompt is known by its place in the call."""
 
-    is_compileable = False
+    def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None: ...
 
-    def __init__(self, layers: int) -> None:
-        self.keys: list[Tensor] = [torch.empty(0)] * layers
-        self.values: list[Tensor] = [torch.empty(0)] * layers
-        self.length = 0
-        self.capacity = 0
+    def hidden(self, place: int) -> Tensor: ...
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Append (N, H, t, D) of one layer; returns what it stores. The caller moves `length` on after the last."""
-        start, end = self.length, self.length + key.shape[2]
-        if self.capacity == 0:
-            self.keys[layer_idx], self.values[layer_idx] = key, value
-            return key, value
-        self.keys[layer_idx][:, :, start:end] = key
-        self.values[layer_idx][:, :, start:end] = value
-        return self.keys[layer_idx][:, :, :end], self.values[layer_idx][:, :, :end]
+    def forget(self, place: int) -> None: ...
 
-    def get_seq_length(self, *_: object) -> int:
-        return self.length
+    def enter(self, places: Sequence[int]) -> None: ...
 
-    def expand(self, n: int, extra: int) -> None:
-        """Repeat each row n times and make room for `extra` more tokens."""
-        self.length = self.keys[0].shape[2]
-        self.capacity = self.length + extra
-        for store in (self.keys, self.values):
-            for i, tensor in enumerate(store):
-                wide = tensor.new_empty(tensor.shape[0] * n, tensor.shape[1], self.capacity, tensor.shape[3])
-                wide[:, :, : self.length] = tensor.repeat_interleave(n, 0)
-                store[i] = wide
+    def leave(self, gone: Sequence[int]) -> list[int]: ...
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
-        self.keys = [k[rows] for k in self.keys]
-        self.values = [v[rows] for v in self.values]
+    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor: ...
 
 
 class BuiltinEngine:
@@ -66,6 +48,7 @@ class BuiltinEngine:
         self.policy = policy
         self.max_rows = max_rows
         self.version = policy.version
+        self.stats = EngineStats("slots")
 
     def sync(self, policy: Policy, version: int) -> None:
         self.policy, self.version = policy, version
@@ -76,149 +59,173 @@ class BuiltinEngine:
         prompts: Sequence[EncodedPrompt],
         sampling: Sampling,
         n: int,
-        seed: int,
+        seed: int | Sequence[int],
         features: Features | None = None,
+        lengths: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. A prompt's replies depend on its place in the call and the seed, on no neighbour."""
-        if features is None:
-            features = vision_features(self.policy, prompts)
-        out: list[list[Completion]] = [[] for _ in prompts]
-        width = min(n, self.max_rows)  # replies to one prompt at once
-        per_call = self.max_rows // width
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(order), per_call):
-            chunk = order[start : start + per_call]
-            for first in range(0, n, width):
-                g = min(width, n - first)
-                draws = [_uniforms(seed, i, n, sampling.max_new_tokens)[first : first + g] for i in chunk]
-                rows = self._decode([prompts[i] for i in chunk], features.take(chunk), sampling, g, torch.cat(draws))
-                for place, i in enumerate(chunk):
-                    out[i] += rows[place * g : (place + 1) * g]
-        return out
+        """See `Engine.generate`. A prompt's replies depend on the seed and its place in the call, on no neighbour; with
+        a seed for each prompt, on that seed alone.
 
-    def _decode(
-        self, prompts: list[EncodedPrompt], features: Features, sampling: Sampling, n: int, uniforms_NT: Tensor
-    ) -> list[Completion]:
-        model, device = self.policy.model, self.policy.device
-        cache = RowCache(model.config.text_config.num_hidden_layers)
-        hidden_BD, valid_BP = self._prefill(prompts, features, cache)
-        cache.expand(n, sampling.max_new_tokens)
-        tokens_NT = torch.zeros(len(prompts) * n, sampling.max_new_tokens, dtype=torch.long)
-        logprobs_NT = torch.zeros(tokens_NT.shape)
-        lengths_N = torch.full((len(tokens_NT),), sampling.max_new_tokens)
-        finished_N = torch.zeros(len(tokens_NT), dtype=torch.bool)
-        active = torch.arange(len(tokens_NT), device=device)
-        start_N = torch.tensor([p.next_position for p in prompts], device=device).repeat_interleave(n)
-        mask_NT = torch.zeros(len(tokens_NT), cache.capacity, dtype=model.dtype, device=device)
-        mask_NT[:, : valid_BP.shape[1]].masked_fill_(~valid_BP.repeat_interleave(n, 0), torch.finfo(model.dtype).min)
-        logits_NV = model.lm_head(hidden_BD).repeat_interleave(n, 0)
-        stops = torch.tensor(self.policy.adapter.stop_ids, device=device)
-        for t in range(sampling.max_new_tokens):
-            next_N, logprob_N = self._pick(logits_NV, sampling, uniforms_NT[active.cpu(), t].to(device))
-            tokens_NT[active.cpu(), t], logprobs_NT[active.cpu(), t] = next_N.cpu(), logprob_N.float().cpu()
-            done = torch.isin(next_N, stops)
-            if done.any():
-                lengths_N[active[done].cpu()] = t + 1
-                finished_N[active[done].cpu()] = True
-                kept = (~done).nonzero()[:, 0]
-                active, next_N = active[kept], next_N[kept]
-                cache.keep(kept)
-            if len(active) == 0 or t + 1 == sampling.max_new_tokens:
-                break
-            logits_NV = self._step(next_N, start_N[active] + t, mask_NT[active], cache)
-        return self._completions(prompts, n, tokens_NT, logprobs_NT, lengths_N, finished_N)
+        `lengths` forces the length of every reply (prompts x n): for measurements. ValueError for seeds or lengths that
+        are not one for each, and for features that are not those of the prompts; FloatingPointError when the model's
+        logits are not numbers.
+        """
+        seeds = _seeds(seed, len(prompts))
+        rows = _rows(seeds, sampling, n, lengths)
+        if features is not None:
+            check_features(self.policy, prompts, features)
+        call = _Call(self, prompts, sampling, features, [row for group in rows for row in group], n)
+        call.run()
+        self.stats = call.stats
+        return [[self._completion(row, prompts[row.place]) for row in group] for group in rows]
 
-    def _prefill(self, prompts: list[EncodedPrompt], features: Features, cache: RowCache) -> tuple[Tensor, Tensor]:
-        """Right-padded prompts in one pass; hidden state of each prompt's last token and the mask of real tokens."""
-        model, device = self.policy.model, self.policy.device
-        P = max(len(p) for p in prompts)
-        ids_BP = torch.zeros(len(prompts), P, dtype=torch.long)
-        valid_BP = torch.zeros(len(prompts), P, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            ids_BP[row, : len(prompt)], valid_BP[row, : len(prompt)] = prompt.ids_P, True
-        allowed = torch.ones(P, P, dtype=torch.bool).tril() & valid_BP[:, None, :] | torch.eye(P, dtype=torch.bool)
-        mask = torch.zeros(allowed.shape, dtype=model.dtype).masked_fill_(~allowed, torch.finfo(model.dtype).min)
-        hidden_BPD = model.model(
-            input_ids=ids_BP.to(device),
-            position_ids=pad_positions([p.positions_3P for p in prompts], P).to(device),
-            attention_mask=mask[:, None].to(device),
-            mm_encoder_outputs=self.policy.adapter.embedded(features.per_prompt),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        last = torch.tensor([len(p) - 1 for p in prompts], device=device)
-        return hidden_BPD[torch.arange(len(prompts), device=device), last], valid_BP.to(device)
+    def _completion(self, row: Row, prompt: EncodedPrompt) -> Completion:
+        assert row.reason is not None
+        return Completion(
+            text=self.policy.adapter.decode(row.tokens),
+            token_ids=tuple(row.tokens),
+            logprobs=tuple(row.logprobs),
+            finish_reason=row.reason,
+            frames=prompt.frames,
+            weights_version=self.version,
+        )
 
-    def _step(self, next_N: Tensor, position_N: Tensor, mask_NT: Tensor, cache: RowCache) -> Tensor:
-        model = self.policy.model
-        hidden_N1D = model.model(
-            input_ids=next_N[:, None],
-            position_ids=position_N.view(1, -1, 1).expand(3, -1, -1),
-            attention_mask=mask_NT[:, None, None, : cache.length + 1],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        cache.length += 1
-        return model.lm_head(hidden_N1D[:, 0])
 
-    def _pick(self, logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Next tokens and their log-probs under the full temperature-scaled distribution, which is what is trained."""
-        logits_NV = logits_NV.float()
-        allowed_NV = logits_NV.clone()
-        allowed_NV[:, list(self.policy.adapter.banned_ids)] = -torch.inf
-        scaled_NV = logits_NV / sampling.temperature
-        next_N = allowed_NV.argmax(-1) if sampling.greedy else _draw(allowed_NV, sampling, uniform_N)
-        logprob_N = scaled_NV.gather(1, next_N[:, None])[:, 0] - torch.logsumexp(scaled_NV, -1)
-        return next_N, logprob_N
+class _Call:
+    """One call of the engine: rows that wait, rows that are decoded, prompts that are kept."""
 
-    def _completions(
+    def __init__(
         self,
-        prompts: list[EncodedPrompt],
+        engine: BuiltinEngine,
+        prompts: Sequence[EncodedPrompt],
+        sampling: Sampling,
+        features: Features | None,
+        waiting: list[Row],
         n: int,
-        tokens_NT: Tensor,
-        logprobs_NT: Tensor,
-        lengths_N: Tensor,
-        finished_N: Tensor,
-    ) -> list[Completion]:
-        out = []
-        for row, length in enumerate(lengths_N.tolist()):
-            ids = tokens_NT[row, :length].tolist()
-            reason: FinishReason = "stop" if finished_N[row] else "length"
-            out.append(
-                Completion(
-                    text=self.policy.adapter.decode(ids),
-                    token_ids=tuple(ids),
-                    logprobs=tuple(logprobs_NT[row, :length].tolist()),
-                    finish_reason=reason,
-                    frames=prompts[row // n].frames,
-                    weights_version=self.version,
+    ) -> None:
+        policy, adapter = engine.policy, engine.policy.adapter
+        self.policy, self.prompts, self.features, self.n = policy, prompts, features, n
+        self.max_rows, self.version = engine.max_rows, engine.version
+        self.waiting, self.rows = deque(waiting), list[Row]()
+        self.unfinished = [0] * len(prompts)
+        for row in waiting:
+            self.unfinished[row.place] += 1
+        self.refills = adapter.sharing == "attention"
+        self.decoder: Decoder = Slots(policy) if self.refills else Cached(policy)
+        self.resident: set[int] = set()
+        self.stats = EngineStats("slots" if self.refills else "cached")
+        self.head = head_of(policy.model)
+        self.picker = Picker(sampling, adapter.banned_ids, adapter.stop_ids, policy.device)
+        self.ending = Ending(sampling, adapter.stop_ids, adapter.decode)
+
+    def run(self) -> None:
+        while self.waiting or self.rows:
+            if self._room() > 0:
+                self._admit(self._room())
+            if self.rows:
+                self._step()
+
+    def _room(self) -> int:
+        """How many waiting rows may enter now. A few freed slots wait for more, so that prompts are read together."""
+        free = self.max_rows - len(self.rows)
+        if self.rows and (not self.refills or free < min(len(self.waiting), self.n, self.max_rows // 4 or 1)):
+            return 0
+        return min(free, len(self.waiting))
+
+    def _admit(self, count: int) -> None:
+        """Draw the first token of waiting rows from what their prompts left; those that go on enter the decoder."""
+        if not self.refills:  # one prompt at a time
+            count = min(count, sum(row.place == self.waiting[0].place for row in self.waiting))
+        rows = [self.waiting.popleft() for _ in range(count)]
+        self._prefill([place for place in dict.fromkeys(row.place for row in rows) if place not in self.resident])
+        places = list(dict.fromkeys(row.place for row in rows))
+        logits_BV = self.head.logits(torch.stack([self.decoder.hidden(place) for place in places]))
+        which_N = torch.tensor([places.index(row.place) for row in rows], device=logits_BV.device)
+        ended = self._pick(logits_BV[which_N], rows)
+        entering = [row for row, end in zip(rows, ended, strict=True) if not end]
+        if entering:
+            self.decoder.enter([row.place for row in entering])
+            self.rows += entering
+            self.stats.most_rows = max(self.stats.most_rows, len(self.rows))
+        self._forget(rows, ended)
+
+    def _prefill(self, places: list[int]) -> None:
+        if not places:
+            return
+        prompts = [self.prompts[place] for place in places]
+        if self.features is None:
+            features = vision_features(self.policy, prompts)
+            self.stats.vision_passes += sum(bool(prompt.pixels) for prompt in prompts)
+        else:
+            features = self.features.take(places)
+        self.decoder.prefill(places, prompts, features.per_prompt)
+        self.resident.update(places)
+        self.stats.prefills += len(places)
+
+    def _step(self) -> None:
+        rows = self.rows
+        hidden_ND = self.decoder.step([row.tokens[-1] for row in rows], [len(row.tokens) - 1 for row in rows])
+        self.stats.steps += 1
+        self.stats.row_steps += len(rows)
+        ended = self._pick(self.head.logits(hidden_ND), rows)
+        gone = [i for i, end in enumerate(ended) if end]
+        if gone:
+            self.rows = [rows[i] for i in self.decoder.leave(gone)]
+            self._forget(rows, ended)
+
+    def _pick(self, logits_NV: Tensor, rows: Sequence[Row]) -> list[bool]:
+        """Give each row its next token; whether the row ends with it. FloatingPointError for logits without numbers."""
+        uniform_N = torch.tensor([row.uniforms[len(row.tokens)] for row in rows], dtype=torch.float64)
+        early = [i for i, row in enumerate(rows) if len(row.tokens) < row.floor]
+        tokens, logprobs = self.picker(logits_NV, uniform_N, early)
+        for row, logprob in zip(rows, logprobs, strict=True):
+            if not math.isfinite(logprob):
+                raise FloatingPointError(
+                    f"prompt {self.prompts[row.place].prompt_id} (number {row.place} of the call), token "
+                    f"{len(row.tokens)} of reply {row.number}: the model of weights version {self.version} gave a "
+                    f"log-prob of {logprob}; expected a number. The weights or the activations overflowed: go back to "
+                    "a checkpoint, or use float32"
                 )
+        takes = zip(rows, tokens, logprobs, strict=True)
+        return [self.ending.take(row, token, logprob) for row, token, logprob in takes]
+
+    def _forget(self, rows: Sequence[Row], ended: Sequence[bool]) -> None:
+        """Count replies that ended; a prompt without any left gives its memory back."""
+        for row, end in zip(rows, ended, strict=True):
+            if end:
+                self.stats.ideal_row_steps += len(row.tokens) - 1
+                self.unfinished[row.place] -= 1
+                if self.unfinished[row.place] == 0:
+                    self.decoder.forget(row.place)
+                    self.resident.remove(row.place)
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[str]:
+    """What each prompt's random numbers are drawn from."""
+    if isinstance(seed, int):
+        return [f"{seed}/{place}" for place in range(count)]
+    if len(seed) != count:
+        raise ValueError(f"got {len(seed)} seeds for {count} prompts; expected one for each, or a single number")
+    return [f"{one}" for one in seed]
+
+
+def _rows(seeds: list[str], sampling: Sampling, n: int, lengths: Sequence[Sequence[int]] | None) -> list[list[Row]]:
+    """The replies of a call before their first token, by prompt."""
+    if lengths is not None:
+        shape = [len(group) for group in lengths]
+        if shape != [n] * len(seeds) or not all(1 <= one <= sampling.max_new_tokens for g in lengths for one in g):
+            raise ValueError(
+                f"got lengths for {shape} replies; expected {n} for each of {len(seeds)} prompts, "
+                f"from 1 to max_new_tokens ({sampling.max_new_tokens})"
             )
-        return out
-
-
-def _uniforms(seed: int, index: int, n: int, length: int) -> Tensor:
-    """The random numbers of one prompt's replies, (n, length) in [0, 1), a function of (seed, place in the call)."""
-    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return torch.rand(n, length, generator=generator, dtype=torch.float64)
-
-
-def _draw(logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> Tensor:
-    """Inverse-transform sampling from the temperature-scaled distribution, cut to top-k and top-p where asked."""
-    probs_NV = torch.softmax(logits_NV / sampling.temperature, -1)
-    if sampling.top_k or sampling.top_p < 1:
-        sorted_NV, order_NV = probs_NV.sort(-1, descending=True)
-        cut = torch.zeros_like(sorted_NV, dtype=torch.bool)
-        if sampling.top_k:
-            cut[:, sampling.top_k :] = True
-        cut |= sorted_NV.cumsum(-1) - sorted_NV >= sampling.top_p
-        probs_NV = torch.zeros_like(probs_NV).scatter_(1, order_NV, sorted_NV.masked_fill(cut, 0.0))
-    cumulative_NV = probs_NV.double().cumsum(-1)
-    point_N1 = (uniform_N * cumulative_NV[:, -1])[:, None]
-    drawn_N = torch.searchsorted(cumulative_NV, point_N1, right=True)[:, 0]
-    # round-off may leave the point beyond the last token with mass: fall back to the likeliest
-    last_N = probs_NV.argmax(-1)
-    inside_N = drawn_N.clamp_max(probs_NV.shape[1] - 1)
-    valid = (drawn_N < probs_NV.shape[1]) & (probs_NV.gather(1, inside_N[:, None])[:, 0] > 0)
-    return torch.where(valid, inside_N, last_N)
+    groups = []
+    for place, key in enumerate(seeds):
+        numbers = uniforms(key, n, sampling.max_new_tokens)
+        group = []
+        for i in range(n):
+            floor, limit = sampling.min_new_tokens, sampling.max_new_tokens
+            if lengths is not None:
+                floor = limit = lengths[place][i]
+            group.append(Row(place, i, numbers[i], floor, limit))
+        groups.append(group)
+    return groups

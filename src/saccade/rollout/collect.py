@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saccade.algorithm import Stage
 from saccade.algorithm.advantages import Center
 from saccade.config import Config
 from saccade.models.forward import Features
 from saccade.rewards import Rubric, RubricConfig
-from saccade.rollout.engine import Engine, Sampling
+from saccade.rollout.engine import Engine, Sampling, check_endings
 from saccade.rollout.prompts import PreparedPrompt, PromptBatch, join_features
 from saccade.tasks import Task
 from saccade.types import Completion, Group, Rollout, Sample, Score
@@ -34,10 +34,21 @@ class RolloutConfig(Config):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     """0 keeps all tokens."""
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Tokens at least this many times as likely as the likeliest; 0 keeps all."""
+    stop_strings: tuple[str, ...] = ()
+    """A reply ends with the token that completes one of these, such as '</answer>', and keeps it."""
+    repetition_stop: int = Field(default=0, ge=0)
+    """A reply ends when its last tokens are one run of 1 to 64 tokens, that many times in a row; 0 lets it go on."""
     resample_rounds: int = Field(default=0, ge=0)
     """Dynamic sampling: rounds of fresh prompts, at most, that replace a step's groups of equal rewards; 0 is off."""
     max_rows: int = Field(default=512, ge=1)
     """Replies that the built-in engine decodes at once."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> RolloutConfig:
+        check_endings(self.stop_strings, self.repetition_stop)
+        return self
 
 
 def sampling_of(stage: Stage, draw: RolloutConfig) -> Sampling:
@@ -47,6 +58,9 @@ def sampling_of(stage: Stage, draw: RolloutConfig) -> Sampling:
         temperature=draw.temperature if stage.temperature is None else stage.temperature,
         top_p=draw.top_p if stage.top_p is None else stage.top_p,
         top_k=draw.top_k if stage.top_k is None else stage.top_k,
+        min_p=draw.min_p,
+        stop_strings=draw.stop_strings,
+        repetition_stop=draw.repetition_stop,
     )
 
 

@@ -1,0 +1,82 @@
+"""Decoding through the family's own cache: for layers with sliding windows, a state, or masks of their own.
+
+One prompt at a time: it is read once, its cache repeated for its replies, and replies that end leave the cache. All
+rows have equally many tokens, so nothing is padded. No attention of ours takes part. Shape letters: N rows, P prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.policy import Policy
+
+
+class Cached:
+    """The rows of one prompt; satisfies the same protocol as `Slots`."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._prompt: EncodedPrompt | None = None
+        self._read = DynamicCache()
+        """After the prompt, one row; kept as it is, for replies that enter later."""
+        self._cache = DynamicCache()
+        self._hidden = torch.empty(0)
+
+    def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
+        """Read one prompt."""
+        (prompt,), model, device = prompts, self.policy.model, self.policy.device
+        ids_1P = prompt.ids_P[None]
+        extra = self.policy.adapter.plain_inputs(prompt, ids_1P)
+        outputs = self.policy.adapter.embedded(features)
+        cache = DynamicCache(config=model.config.get_text_config())
+        self._hidden = model.model(
+            input_ids=ids_1P.to(device),
+            position_ids=self.policy.adapter.position_ids(prompt.positions_3P[:, None]).to(device),
+            past_key_values=cache,
+            use_cache=True,
+            **({} if outputs is None else {"mm_encoder_outputs": outputs}),
+            **{name: value.to(device) for name, value in extra.items() if name not in prompt.pixels},
+        ).last_hidden_state[0, -1]
+        self._prompt, self._read = prompt, cache
+
+    def hidden(self, place: int) -> Tensor:
+        """The hidden state (hidden) from which the prompt's replies begin."""
+        return self._hidden
+
+    def forget(self, place: int) -> None:
+        """Give the prompt's memory back."""
+        self._prompt, self._read, self._cache = None, DynamicCache(), DynamicCache()
+
+    def enter(self, places: Sequence[int]) -> None:
+        """Rows of the prompt that was read last; there must be none."""
+        self._cache = copy.deepcopy(self._read)
+        self._cache.reorder_cache(torch.zeros(len(places), dtype=torch.long, device=self.policy.device))
+        self._rows = len(places)
+
+    def leave(self, gone: Sequence[int]) -> list[int]:
+        """Drop rows (ascending). Returns the rows that stay, in order."""
+        leaving = set(gone)
+        order = [row for row in range(self._rows) if row not in leaving]
+        if order:
+            self._cache.reorder_cache(torch.tensor(order, device=self.policy.device))
+        self._rows = len(order)
+        return order
+
+    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
+        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
+        assert self._prompt is not None
+        device, N, age = self.policy.device, len(tokens), ages[0]
+        positions_3N1 = torch.full((3, N, 1), self._prompt.next_position + age)
+        return self.policy.model.model(
+            input_ids=torch.tensor(tokens)[:, None].to(device),
+            position_ids=self.policy.adapter.position_ids(positions_3N1).to(device),
+            attention_mask=torch.ones(N, len(self._prompt) + age + 1, dtype=torch.long, device=device),
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]

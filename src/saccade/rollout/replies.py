@@ -1,0 +1,78 @@
+"""Replies while they grow: a row's tokens on the host, and the rules that end it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy
+import torch
+
+from saccade.rollout.engine import Sampling
+from saccade.types import FinishReason
+
+LONGEST_RUN = 64
+"""Tokens of a repeated run, at most, that `Sampling.repetition_stop` sees."""
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """One reply: of the prompt at `place` in the call, its `number`-th."""
+
+    place: int
+    number: int
+    uniforms: numpy.ndarray
+    """A number in [0, 1) per token."""
+    floor: int
+    """Tokens before which no stop token may be drawn."""
+    limit: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    reason: FinishReason | None = None
+    """Why it ended; None while it grows."""
+    runs: dict[int, int] = field(default_factory=dict)
+    """Distance -> how many of the last tokens, without a gap, equal the one so many before them."""
+
+
+class Ending:
+    """The rules of one call: stop tokens, stop strings, repetition, length; looked at in this order."""
+
+    def __init__(self, sampling: Sampling, stops: Sequence[int], decode: Callable[[Sequence[int]], str]) -> None:
+        self.stops = frozenset(stops)
+        self.strings = sampling.stop_strings
+        self.times = sampling.repetition_stop
+        self.decode = decode
+        # a token has at least a byte, a character at most four; a few more for one cut by the window's edge
+        self.window = 4 * max(map(len, self.strings), default=0) + 8
+
+    def take(self, row: Row, token: int, logprob: float) -> bool:
+        """Append a token; True when the reply ends with it, and `row.reason` says why."""
+        row.tokens.append(token)
+        row.logprobs.append(logprob)
+        if token in self.stops:
+            row.reason = "stop"
+        elif self.strings and self._has_string(row.tokens):
+            row.reason = "stop_string"
+        elif self.times and self._repeats(row):
+            row.reason = "repetition"
+        elif len(row.tokens) >= row.limit:
+            row.reason = "length"
+        return row.reason is not None
+
+    def _has_string(self, tokens: list[int]) -> bool:
+        tail = self.decode(tokens[-self.window :])
+        return any(one in tail for one in self.strings) and any(one in self.decode(tokens) for one in self.strings)
+
+    def _repeats(self, row: Row) -> bool:
+        tokens, last = row.tokens, row.tokens[-1]
+        distances = range(1, min(LONGEST_RUN, len(tokens) - 1) + 1)
+        row.runs = {p: row.runs.get(p, 0) + 1 for p in distances if tokens[-1 - p] == last}
+        return any(count >= (self.times - 1) * p for p, count in row.runs.items())
+
+
+def uniforms(key: str, n: int, length: int) -> numpy.ndarray:
+    """The random numbers of one prompt's replies, (n, length) in [0, 1), a function of the key."""
+    digest = hashlib.sha256(key.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.rand(n, length, generator=generator, dtype=torch.float64).numpy()

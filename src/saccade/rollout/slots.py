@@ -1,0 +1,258 @@
+"""Decoding with each prompt's keys and values kept once, for families whose language attention is ours.
+
+A prompt is read once and leaves a `Prefix`. Its replies hold keys and values of their own tokens alone. Rows that
+entered together form a cohort: they have equally many tokens, so nothing is padded and no mask is built. In every
+layer a step's queries attend to their prompts (all rows of a prompt in one call) and to their own tokens (all rows of
+a cohort in one call), and the two are merged by their log-sum-exps. The model keeps no cache of its own.
+
+Shape letters: N rows, n rows of a cohort, H query heads, K key/value heads, T own tokens, P prompt tokens, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.attention import SharedAttention, no_mask
+from saccade.models.packing import Layout
+from saccade.models.policy import Policy
+from saccade.models.shared_prefix import fastest_form, shared_attention
+
+BLOCK = 32
+"""Tokens for which a cohort's memory grows at least."""
+PREFILL_TOKENS = 8192
+"""Prompt tokens read in one pass, at most, unless one prompt is longer."""
+
+
+@dataclass(eq=False)
+class Prefix:
+    """A prompt that was read: keys and values (1, K, P, D) by layer, and its last token's hidden state (hidden)."""
+
+    next_position: int
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor
+
+
+class _Recorder:
+    """`SharedAttention` of several prompts in one row, without padding, that keeps each one's keys and values."""
+
+    def __init__(self, inner: SharedAttention, lengths: Sequence[int]) -> None:
+        self.inner, self.lengths = inner, list(lengths)
+        self.kept: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in lengths]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        for (keys, values), k, v in zip(
+            self.kept, key.split(self.lengths, 2), value.split(self.lengths, 2), strict=True
+        ):
+            keys.append(k.clone(memory_format=torch.contiguous_format))
+            values.append(v.clone(memory_format=torch.contiguous_format))
+        return self.inner.attend(layer, query, key, value, scale)
+
+
+class _Cohort:
+    """Own keys and values of rows that entered together, (layers, 2, n, K, T, D), growing by blocks of tokens."""
+
+    def __init__(self, rows: int, like: Sequence[Tensor]) -> None:
+        self.rows = rows
+        self.length = 0
+        _, heads, _, size = like[0].shape
+        self.store = like[0].new_empty(len(like), 2, rows, heads, 0, size)
+
+    def make_room(self) -> None:
+        """For one more token per row; rows that left are given back on the way."""
+        if self.length < self.store.shape[4]:
+            return
+        layers, two, _, heads, _, size = self.store.shape
+        capacity = self.length + max(BLOCK, self.length // 2)
+        wide = self.store.new_empty(layers, two, self.rows, heads, capacity, size)
+        wide[:, :, :, :, : self.length] = self.store[:, :, : self.rows, :, : self.length]
+        self.store = wide
+
+    def drop(self, gone: Sequence[int]) -> list[int]:
+        """Rows from the end take the places of those that leave; returns which row is where then."""
+        order = list(range(self.rows))
+        self.rows -= len(gone)
+        leaving = set(gone)
+        holes = [row for row in gone if row < self.rows]
+        movers = [row for row in range(self.rows, len(order)) if row not in leaving]
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+            self.store[:, :, hole, :, : self.length] = self.store[:, :, mover, :, : self.length]
+        return order[: self.rows]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """query (H, n, D), key and value (K, n, D) of the newest token -> output (H, n, D), log-sum-exp (H, n)."""
+        keys, values = self.store[layer, :, : self.rows]
+        keys[:, :, self.length] = key.transpose(0, 1)
+        values[:, :, self.length] = value.transpose(0, 1)
+        end = self.length + 1
+        per_key = query.shape[0] // key.shape[0]
+        # the query heads of one key head are queries of one call: (n, K, H / K, D), a view
+        folded = query.unflatten(0, (-1, per_key)).permute(2, 0, 1, 3)
+        out, lse = attention(folded, keys[:, :, :end], values[:, :, :end], scale)
+        return out.permute(1, 2, 0, 3).flatten(0, 1), lse.permute(1, 2, 0).flatten(0, 1)
+
+
+class Slots:
+    """The rows being decoded, in order: the rows of the first cohort, those of the second, and so on."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.prefixes: dict[int, Prefix] = {}
+        self.cohorts: list[_Cohort] = []
+        self.owners: list[int] = []
+        """Place of each row's prompt."""
+        self._segments: list[tuple[int, int, Prefix]] = []
+        self._sorted: Tensor | None = None
+        self._unsorted: Tensor | None = None
+
+    # Rows come and go
+
+    def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
+        """Read prompts, several in one pass."""
+        at = 0
+        while at < len(prompts):
+            end, tokens = at + 1, len(prompts[at])
+            while end < len(prompts) and tokens + len(prompts[end]) <= PREFILL_TOKENS:
+                tokens += len(prompts[end])
+                end += 1
+            self._read(places[at:end], prompts[at:end], features[at:end])
+            at = end
+
+    def hidden(self, place: int) -> Tensor:
+        """The hidden state (hidden) from which a prompt's replies begin."""
+        return self.prefixes[place].hidden
+
+    def forget(self, place: int) -> None:
+        """Give a prompt's memory back."""
+        del self.prefixes[place]
+
+    def enter(self, places: Sequence[int]) -> None:
+        """New rows, by the places of their prompts, after those that are there."""
+        self.cohorts.append(_Cohort(len(places), self.prefixes[places[0]].keys))
+        self.owners += places
+        self._arrange()
+
+    def leave(self, gone: Sequence[int]) -> list[int]:
+        """Drop rows (ascending). Returns the rows that stay in their new order."""
+        order: list[int] = []
+        start = 0
+        for cohort in self.cohorts:
+            end = start + cohort.rows
+            order += [start + row for row in cohort.drop([row - start for row in gone if start <= row < end])]
+            start = end
+        self.cohorts = [cohort for cohort in self.cohorts if cohort.rows]
+        self.owners = [self.owners[row] for row in order]
+        self._arrange()
+        return order
+
+    # Passes of the model
+
+    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
+        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
+        for cohort in self.cohorts:
+            cohort.make_room()
+        positions = [self.prefixes[owner].next_position + age for owner, age in zip(self.owners, ages, strict=True)]
+        ids_2N = torch.tensor([tokens, positions]).to(self.policy.device)
+        hidden_ND = self._forward(ids_2N[0], ids_2N[1].expand(3, 1, -1), self, None)
+        for cohort in self.cohorts:
+            cohort.length += 1
+        return hidden_ND
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """See `SharedAttention`: query (1, H, N, D), key and value (1, K, N, D)."""
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        parts, start = [], 0
+        for cohort in self.cohorts:
+            rows = slice(start, start + cohort.rows)
+            parts.append(cohort.attend(layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scale))
+            start = rows.stop
+        own, own_lse = _joined(parts, 1)
+        by_prompt = query if self._sorted is None else query.index_select(2, self._sorted)
+        cross, cross_lse = _joined(
+            [
+                attention(by_prompt[:, :, start:end], prefix.keys[layer], prefix.values[layer], scale)
+                for start, end, prefix in self._segments
+            ],
+            2,
+        )
+        if self._unsorted is not None:
+            cross, cross_lse = (x.index_select(2, self._unsorted) for x in (cross, cross_lse))
+        share = torch.sigmoid(cross_lse - own_lse[None])[..., None]
+        return torch.lerp(own[None].to(share.dtype), cross.to(share.dtype), share).to(query.dtype)
+
+    def _read(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
+        device, dtype = self.policy.device, self.policy.model.dtype
+        lengths = tuple(len(prompt) for prompt in prompts)
+        layout = Layout(lengths, ((),) * len(prompts))
+        recorder = _Recorder(shared_attention(layout, device, dtype, fastest_form(device, dtype)), lengths)
+        hidden_TD = self._forward(
+            torch.cat([prompt.ids_P for prompt in prompts]).to(device),
+            torch.cat([prompt.positions_3P for prompt in prompts], 1)[:, None].to(device),
+            recorder,
+            self.policy.adapter.embedded(features),
+        )
+        end = 0
+        for place, prompt, (keys, values) in zip(places, prompts, recorder.kept, strict=True):
+            end += len(prompt)
+            self.prefixes[place] = Prefix(prompt.next_position, keys, values, hidden_TD[end - 1].clone())
+
+    def _forward(
+        self, ids_T: Tensor, positions_31T: Tensor, attend: SharedAttention, outputs: dict[str, Any] | None
+    ) -> Tensor:
+        model = self.policy.model
+        more = {} if outputs is None else {"mm_encoder_outputs": outputs}
+        return model.model(
+            input_ids=ids_T[None],
+            position_ids=self.policy.adapter.position_ids(positions_31T),
+            attention_mask=no_mask(self.policy.device, model.dtype),
+            use_cache=False,
+            shared_attention=attend,
+            **more,
+        ).last_hidden_state[0]
+
+    def _arrange(self) -> None:
+        """Which rows ask which prompt: rows of a prompt that do not stand side by side are sorted for its call."""
+        order = sorted(range(len(self.owners)), key=self.owners.__getitem__)
+        self._segments, start = [], 0
+        for owner, rows in groupby(self.owners[row] for row in order):
+            end = start + len(list(rows))
+            self._segments.append((start, end, self.prefixes[owner]))
+            start = end
+        if order == list(range(len(order))):
+            self._sorted = self._unsorted = None
+        else:
+            self._sorted = torch.tensor(order, device=self.policy.device)
+            self._unsorted = torch.argsort(self._sorted)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Unmasked attention and its log-sum-exp: query (B, H, T, D), key and value (B, K, T', D) -> (B, H, T, D) and
+    (B, H, T), the latter in float32 or wider. H is K or a multiple of it."""
+    if query.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, scale=scale)
+    return plain_attention(query, key, value, scale)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """`attention` by matrix products, for any device."""
+    B, H, T, D = query.shape
+    folded = query.reshape(B, key.shape[1], -1, D)
+    scores = folded @ key.transpose(-1, -2)
+    scores = (scores if scores.dtype == torch.float64 else scores.float()) * scale
+    lse = torch.logsumexp(scores, -1, keepdim=True)
+    out = torch.exp(scores - lse).to(value.dtype) @ value
+    return out.view(B, H, T, D), lse.view(B, H, T)
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([out for out, _ in parts], dim), torch.cat([lse for _, lse in parts], dim)
