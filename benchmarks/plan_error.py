@@ -98,7 +98,7 @@ def run(case: Case) -> dict[str, float]:
     learner = Learner(policy, optimizer, build_loss(LossConfig()), config)
     step(learner, [group_of(policy, 100, 2, 4)])
     groups = [group_of(policy, i, case.group_size, case.tokens) for i in range(case.prompts)]
-    work = work_of(case, groups[0])
+    work = work_of(case, policy, groups[0])
     measured = step(learner, groups)
     parts = memory(ModelShape.from_model(policy.model), work)
     there = total(state(ModelShape.from_model(policy.model), work))
@@ -106,7 +106,7 @@ def run(case: Case) -> dict[str, float]:
     return {"measured": measured, "predicted": max(total(parts[phase]) for phase in ("update", "optimiser")) - there}
 
 
-def work_of(case: Case, group: Group) -> Work:
+def work_of(case: Case, policy: Policy, group: Group) -> Work:
     prompt = len(group.prompt)
     width, height = group.prompt.frames[0].size_input
     return Work(
@@ -116,9 +116,9 @@ def work_of(case: Case, group: Group) -> Work:
         prompt_tokens=prompt,
         images=(width * height // 28**2,),
         completion_tokens=case.tokens,
-        cap=case.tokens,
         budget=case.budget,
-        packed=True,
+        vision_cost=policy.vision_cost(group.prompt),
+        form="merged",
         trained=case.train,
         dtype="float32",
         checkpointing=case.checkpointing,

@@ -71,8 +71,9 @@ class ModelShape:
     window: int
     """Patches of a window."""
     largest_parameter: int
-    by_adapter: bool = True
-    """The parts are those of the family's adapter; else they are read from the names of modules."""
+    sharing: str | None
+    """How the family's adapter lets siblings share a prompt; None for a family without one, whose parts are told by
+    the names of modules."""
 
     @property
     def total(self) -> int:
@@ -101,7 +102,7 @@ class ModelShape:
         """From a model that is already there (on any device); see `from_config`."""
         config: Any = model.config
         text, vision = config.get_text_config(), config.vision_config
-        parts, by_adapter = parts_of(model, config)
+        parts, sharing = parts_of(model, config)
         if any(p.ndim > 2 for _, p in parts["language"]):
             raise ValueError(
                 f"model family {config.model_type!r} is a mixture of experts (or holds other stacked matrices); "
@@ -127,7 +128,7 @@ class ModelShape:
             full_layers=len(vision.fullatt_block_indexes) if windowed else tower.count,
             window=(vision.window_size // vision.patch_size // merge * merge) ** 2 if windowed else 0,
             largest_parameter=max(p.numel() for p in model.parameters()),
-            by_adapter=by_adapter,
+            sharing=sharing,
         )
 
     def attention(self, pairs: float) -> float:
@@ -151,17 +152,18 @@ PROJECTORS = ("merger", "multi_modal_projector", "connector")
 """Modules between tower and language model, in families without an adapter."""
 
 
-def parts_of(model: nn.Module, config: Any) -> tuple[Mapping[str, NamedParameters], bool]:
-    """Parameters by part, and whether an adapter said so."""
+def parts_of(model: nn.Module, config: Any) -> tuple[Mapping[str, NamedParameters], str | None]:
+    """Parameters by part, and the adapter's way of sharing."""
     if config.model_type in ADAPTERS:
-        return ADAPTERS[config.model_type](_NoTokenizer(), None, config).parts(model), True
+        adapter = ADAPTERS[config.model_type](_NoTokenizer(), None, config)
+        return adapter.parts(model), adapter.sharing
     out: dict[str, list[tuple[str, nn.Parameter]]] = {part: [] for part in PARTS}
     for name, parameter in model.named_parameters():
         if "language_model" in name or "lm_head" in name:
             out["language"].append((name, parameter))
         else:
             out["projector" if any(word in name for word in PROJECTORS) else "vision"].append((name, parameter))
-    return out, False
+    return out, None
 
 
 TABLES = ("embed_tokens", "lm_head", "pos_embed", "position_embedding")

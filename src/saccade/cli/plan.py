@@ -1,0 +1,183 @@
+"""`saccade plan`: what a recipe will need, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saccade.cli.options import Overrides, Recipe
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from saccade.training.plan import Plan, StagePlan
+
+
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs; more than one stands for FSDP.")] = 1,
+    memory: Annotated[float, typer.Option(min=0.001, help="GB of one GPU.")] = 80.0,
+    headroom: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of it that is left alone.")] = 0.1,
+    image: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Pixels of an image; else the processor's maximum.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=0, help="Images of a prompt.")] = 1,
+    visual_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Visual tokens of an image, instead of what its size makes.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text in a prompt.")] = 64,
+    completion_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Mean length of a reply; else the stage's cap (SFT: 512).")
+    ] = None,
+    utilization: Annotated[float, typer.Option(min=0.001, max=1.0, help="Share of the peak that is reached.")] = 0.4,
+    peak_tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="Of one GPU in the recipe's dtype; else those of an H100.")
+    ] = None,
+    memory_tbs: Annotated[float, typer.Option(min=0.001, help="TB/s at which decoding reads memory.")] = 3.35,
+    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan there too.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when the recipe does not fit.")] = False,
+) -> None:
+    """Predict parameters, operations, memory and time of an RL or SFT recipe from the model's config.json."""
+    from rich.console import Console
+
+    from saccade.cli.schemas import load_recipe
+    from saccade.config import ConfigError
+    from saccade.training import plan as planning
+    from saccade.training.plan_inputs import read_config, read_shape
+    from saccade.training.plan_inputs import visual_tokens as count
+
+    config = load_recipe(recipe, overrides or ())
+    if not isinstance(config, planning.RLRecipe | planning.SFTRecipe):
+        raise ConfigError(f"{recipe}: kind is {config.kind!r}, expected rl or sft, the only kinds that can be planned")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
+    size = None if image is None else read_size(image)
+    model, directory = read_config(config.model.path)
+    tokens, said = (visual_tokens, "") if visual_tokens else count(model, directory, size) if images else (0, "")
+    setting = planning.Setting(
+        images=(tokens,) * images,
+        text_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        gpus=gpus,
+        memory_gb=memory,
+        headroom=headroom,
+        utilization=utilization,
+        peak_tflops=peak_tflops,
+        memory_tbs=memory_tbs,
+    )
+    found = planning.plan(config, read_shape(model), setting, *([said] if said else []))
+    if out is not None:
+        out.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    show(found, Console(width=120, soft_wrap=True))
+    if check and not found.fits:
+        raise typer.Exit(1)
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """(width, height) of `1024x768`."""
+    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
+    if match is None:
+        raise ValueError(f"--image: got {text!r}, expected WIDTHxHEIGHT in pixels, such as 1024x1024")
+    return int(match[1]), int(match[2])
+
+
+def gb(value: float) -> str:
+    return f"{value / 1e9:.{1 if value >= 1e10 else 2 if value >= 1e9 else 3}f}"
+
+
+def tera(value: float) -> str:
+    return f"{value / 1e12:,.3g}" if value < 1e15 else f"{value / 1e12:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """In a unit that reads well."""
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def show(found: Plan, console: object) -> None:
+    """The plan as tables and sentences."""
+    write = console.print  # type: ignore[attr-defined]  # rich is imported where it is used
+    write(parameter_table(found))
+    for table in (stage_table(found), flops_table(found), memory_table(found)):
+        write(table)
+    for line in found.assumptions:
+        write(f"- {line}", highlight=False)
+    write(verdict(found), highlight=False)
+    for i, advice in enumerate(found.advice, 1):
+        fits = "fits" if advice.fits else "does not fit yet"
+        write(f"  {i}. {advice.change}: {gb(advice.peak)} GB, {fits}", highlight=False, markup=False)
+
+
+def verdict(found: Plan) -> str:
+    worst, setting = found.worst, found.setting
+    need = f"stage {worst.name} needs {gb(worst.peak)} GB on each GPU ({worst.peak_phase})"
+    room = f"{gb(setting.room)} GB of {setting.memory_gb:g} GB are to be had"
+    if found.fits:
+        return f"fits: {need}, {room}"
+    todo = "; change, in this order:" if found.advice else "; no option of this recipe and no number of GPUs helps"
+    return f"does not fit: {need}, {room}{todo}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    return table
+
+
+def parameter_table(found: Plan) -> Table:
+    table = _table("Parameters", "", *found.parameters, "total", "trainable")
+    counts = [*found.parameters.values(), sum(found.parameters.values()), found.trainable]
+    table.add_row("millions", *(f"{n / 1e6:,.1f}" for n in counts))
+    return table
+
+
+def stage_table(found: Plan) -> Table:
+    names = ("steps", "groups", "G", "tokens", "decode steps", "micro-batch", "peak GB", "in", "step", "stage")
+    table = _table("Stages", "", *names)
+    for stage in found.stages:
+        whole = duration(stage.step_seconds * stage.steps) if stage.steps else "-"
+        shape = f"{stage.micro_batches} x {stage.packed_row:,}"
+        numbers = (stage.steps or "-", stage.groups, stage.group_size, stage.completion_tokens, stage.decode_steps)
+        row = [*(str(n) for n in numbers), shape, gb(stage.peak), stage.peak_phase, duration(stage.step_seconds), whole]
+        table.add_row(stage.name, *row)
+    return table
+
+
+def flops_table(found: Plan) -> Table:
+    table = _table("TFLOP of one step", "", "vision", "projector", "language", "attention", "head", "total", "seconds")
+    for stage in found.stages:
+        for phase, ops in stage.flops.items():
+            parts = (ops.vision, ops.projector, ops.language, ops.attention, ops.head, ops.total)
+            table.add_row(f"{stage.name}: {phase}", *(tera(part) for part in parts), seconds_of(stage, phase, found))
+    return table
+
+
+def seconds_of(stage: StagePlan, phase: str, found: Plan) -> str:
+    """Of the path that the recipe takes; the other one is there to compare."""
+    name, _, path = phase.partition(", ")
+    taken = not path or (path == "packed") == (found.form != "plain")
+    return duration(stage.seconds[name]) if taken else "-"
+
+
+def memory_table(found: Plan) -> Table:
+    """Parts by phase of the stage with the largest need."""
+    worst = found.worst
+    table = _table(f"GB on each GPU, stage {worst.name}", "", *worst.memory)
+    parts = dict.fromkeys(part for phase in worst.memory.values() for part in phase)
+    for part in parts:
+        if any(phase.get(part) for phase in worst.memory.values()):
+            table.add_row(part, *(gb(phase[part]) if phase.get(part) else "" for phase in worst.memory.values()))
+    table.add_section()
+    table.add_row("sum", *(gb(sum(phase.values())) for phase in worst.memory.values()))
+    return table

@@ -1,0 +1,88 @@
+"""What a plan reads: the model's config.json, and how many visual tokens its processor makes of an image."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from saccade.geometry import smart_resize
+from saccade.models.flops import ModelShape
+from saccade.models.policy import read_family, resolve_path
+
+ASSUMED = (1024, 1024)
+"""Width and height of an image when neither the caller nor a processor's file says more."""
+WAY_OUT = "a plan needs config.json alone: model.path=DIR names a directory that holds one"
+
+
+def read_config(path: str) -> tuple[Any, Path | None]:
+    """The model's configuration and, where there is one, its directory. ValueError says what to do without network."""
+    try:
+        found = resolve_path(path)
+        config = read_family(found)
+    except ValueError as error:
+        raise ValueError(f"{error}; {WAY_OUT}") from error
+    if getattr(config, "vision_config", None) is None:
+        raise ValueError(
+            f"model.path {path!r}: got a {config.model_type!r} model without vision_config; expected a vision-language "
+            f"model; {WAY_OUT}"
+        )
+    directory = Path(found)
+    return config, directory if directory.is_dir() else None
+
+
+def read_shape(config: Any) -> ModelShape:
+    """The model's shape. ValueError for a family that transformers cannot build."""
+    return ModelShape.from_config(config)
+
+
+def visual_tokens(config: Any, directory: Path | None, size: tuple[int, int] | None) -> tuple[int, str]:
+    """(tokens of one image, in words where they come from); `size` is (width, height) in pixels.
+
+    Families that resize to a multiple of patches follow the image's size; the others cut it into tiles of one size, of
+    which one is counted.
+    """
+    vision = config.vision_config
+    merge = getattr(vision, "spatial_merge_size", None)
+    if merge is None:
+        per_token = ModelShape.from_config(config).patches_per_token
+        side, patch = (_one(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
+        if side is None or patch is None:
+            raise ValueError(
+                f"model family {config.model_type!r}: its vision_config has no image_size and patch_size to count "
+                "visual tokens by; give --visual-tokens N"
+            )
+        return math.ceil((side / patch) ** 2 / per_token), f"one tile of {side} x {side} pixels per image"
+    least, most = _bounds(directory)
+    width, height = size or (_square(most) if most else ASSUMED)
+    factor = int(vision.patch_size * merge)
+    bounds = {name: value for name, value in (("min_pixels", least), ("max_pixels", most)) if value}
+    unbounded = {} if most else {"max_pixels": max(width * height, factor**2) * 2}
+    rows, columns = smart_resize(height, width, factor, **(unbounded | bounds))
+    said = "as given" if size else "the processor's maximum" if most else "assumed"
+    resized = "" if (columns, rows) == (width, height) else f", resized to {columns} x {rows}"
+    return rows * columns // factor**2, f"images of {width} x {height} pixels ({said}{resized})"
+
+
+def _bounds(directory: Path | None) -> tuple[int | None, int | None]:
+    """(smallest, largest) area in pixels that the image processor makes, if its file is there."""
+    file = None if directory is None else directory / "preprocessor_config.json"
+    if file is None or not file.is_file():
+        return None, None
+    data = json.loads(file.read_text(encoding="utf-8"))
+    size = data.get("size") or {}
+    return (
+        data.get("min_pixels") or size.get("shortest_edge"),
+        data.get("max_pixels") or size.get("longest_edge"),
+    )
+
+
+def _square(area: int) -> tuple[int, int]:
+    side = math.isqrt(area)
+    return side, side
+
+
+def _one(value: Any) -> int | None:
+    """A side that some families give as a pair."""
+    return int(value[0]) if isinstance(value, list | tuple) else value

@@ -1,0 +1,306 @@
+"""Memory of one GPU, by part, in the phases of a step; bytes. Nothing is loaded: this is arithmetic on sizes.
+
+What is counted is what this code base does: gradients in float32 of bfloat16 weights (`training.master_weights`),
+attention of packed rows by flash kernels (no score matrix), logits in chunks (`models.logprobs`), a prompt's keys and
+values once for all its completions (`rollout.slots`), the tower over all prompts of a step at once. T, S: tokens and
+patches of a micro-batch; D hidden size, b bytes of a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from saccade.models.flops import Layers, ModelShape
+from saccade.models.logprobs import CHUNK
+from saccade.rollout.sampling import CHUNK as CHOSEN
+from saccade.rollout.slots import BLOCK, PREFILL_TOKENS
+from saccade.training.batching import repeated_cost, shared_cost
+
+Parts = dict[str, float]
+Form = Literal["merged", "split", "plain"]
+"""How log-probs are computed: packed with flash kernels, packed with plain sdpa, or a row per completion."""
+BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
+PIXELS_OF_PATCH = 2 * 3 * 14 * 14
+"""Numbers that the tower reads per patch (two frames of Qwen2.5-VL); in float32, and small beside the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one GPU does in one step of a stage."""
+
+    name: str
+    prompts: int
+    group_size: int
+    prompt_tokens: int
+    """Text and visual tokens of a prompt."""
+    images: tuple[int, ...]
+    """Visual tokens of each image of a prompt."""
+    completion_tokens: int
+    budget: int
+    """Tokens of a micro-batch."""
+    vision_cost: int
+    """What a prompt's images cost in training, in tokens; 0 with a frozen tower."""
+    form: Form
+    trained: tuple[str, ...]
+    dtype: Literal["float32", "bfloat16", "float64"]
+    checkpointing: bool
+    rollout: bool = True
+    """False for SFT."""
+    max_rows: int = 1
+    """Completions that are decoded at once."""
+    reference: bool = False
+    recompute_old: bool = False
+    updates: int = 1
+    gpus: int = 1
+    steps: int | None = None
+    """Steps of the stage, if they can be known."""
+    cuda: bool = True
+    """On a GPU the optimiser steps all parameters at once, which takes room; on a CPU one after the other."""
+
+    @property
+    def bytes(self) -> int:
+        return BYTES[self.dtype]
+
+    @property
+    def tower_trains(self) -> bool:
+        return "vision" in self.trained or "projector" in self.trained
+
+    @property
+    def visual(self) -> int:
+        return sum(self.images)
+
+    @property
+    def packed(self) -> bool:
+        return self.form != "plain"
+
+    @property
+    def row_completions(self) -> int:
+        """Completions of one row: a group, or the piece of it that the budget allows (see `training.batching`)."""
+        before = self.prompt_tokens + self.vision_cost
+        if self.packed:
+            most = (self.budget - before) // self.completion_tokens
+        else:
+            most = self.budget // (before + self.completion_tokens)
+        return max(1, min(self.group_size, most))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the step; a group that is cut repeats its prompt."""
+        return self.prompts * math.ceil(self.group_size / self.row_completions)
+
+    @property
+    def micro_batches(self) -> int:
+        cost = shared_cost if self.packed else repeated_cost
+        one = cost(self.prompt_tokens + self.vision_cost, [self.completion_tokens] * self.row_completions)
+        return math.ceil(self.rows / max(1, self.budget // one))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Of the largest micro-batch; they are balanced."""
+        return math.ceil(self.rows / self.micro_batches)
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens that the language model reads in one forward and backward pass."""
+        if self.packed:
+            return self.rows_at_once * (self.prompt_tokens + self.row_completions * self.completion_tokens)
+        return self.rows_at_once * self.row_completions * (self.prompt_tokens + self.completion_tokens)
+
+    @property
+    def images_at_once(self) -> int:
+        """Prompts whose images the tower sees in one such pass, repeats counted."""
+        return self.rows_at_once * (1 if self.packed else self.row_completions)
+
+    @property
+    def decoded_at_once(self) -> int:
+        return min(self.max_rows, self.prompts * self.group_size)
+
+    @property
+    def prompts_in_flight(self) -> int:
+        return min(self.prompts, math.ceil(self.decoded_at_once / self.group_size))
+
+
+def total(parts: Mapping[str, float]) -> float:
+    return sum(parts.values())
+
+
+def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
+    """Phase -> part -> bytes on one GPU."""
+    held = state(shape, work)
+    features = work.prompts * work.visual * shape.language.hidden * work.bytes
+    kept = {"vision features": features} if work.rollout and features else {}
+    out: dict[str, Parts] = {}
+    if work.rollout:
+        if work.visual:
+            out["vision"] = held | kept | {"tower, no gradient": tower_pass(shape, work)}
+        out["rollout"] = held | kept | max(decoding(shape, work), key=total)
+    out["update"] = held | kept | max(update(shape, work), key=total)
+    out["optimiser"] = held | kept | optimiser_step(shape, work)
+    return out
+
+
+def trainable(shape: ModelShape, work: Work) -> int:
+    return sum(shape.parameters[part] for part in work.trained)
+
+
+def state(shape: ModelShape, work: Work) -> Parts:
+    """What is there all the time."""
+    b, moving, share = work.bytes, trainable(shape, work), 1 / work.gpus
+    parts: Parts = {"weights": shape.total * b * share}
+    if work.reference:
+        parts["reference model"] = shape.total * b * share
+    parts["optimiser state"] = 2 * moving * max(b, 4) * share
+    if b < 4:
+        parts["float32 master weights"] = 4 * moving * share
+    return parts
+
+
+def layer_activations(layers: Layers, attention: float, b: int) -> float:
+    """Bytes per token that autograd keeps of one layer: two norms (their input in float32, the normed, the weighted),
+    the attention's numbers, and the feed-forward block's inner vectors (gated: gate, its activation, up, product).
+    """
+    norms = 2 * layers.hidden * (4 + 2 * b)
+    return norms + (attention + (4 if layers.gated else 2) * layers.mlp) * b
+
+
+def language_attention(shape: ModelShape) -> int:
+    """Queries and output, keys and values of one token in one layer."""
+    return 2 * shape.head_size * (shape.heads + shape.kv_heads)
+
+
+def backward_room(layers: Layers, b: int) -> float:
+    """Bytes per token of the gradients inside one layer: two inner vectors while the product's inputs are still kept,
+    and the residual stream's.
+    """
+    return (2 * layers.mlp + 2 * layers.hidden) * b
+
+
+def forward_room(layers: Layers, b: int) -> float:
+    """Bytes per token of one layer's forward without gradient."""
+    return ((3 if layers.gated else 2) * layers.mlp + 2 * layers.hidden) * b
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Bytes per token of a stack of layers that trains."""
+
+    kept: float
+    """From forward to backward: all of it, or with checkpointing the layers' inputs."""
+    going_back: float
+    """More, while one layer goes backward."""
+
+
+def stack(layers: Layers, attention: float, work: Work) -> Stack:
+    one, b = layer_activations(layers, attention, work.bytes), work.bytes
+    room = backward_room(layers, b)
+    if work.checkpointing:
+        return Stack(layers.count * layers.hidden * b, one + room)
+    return Stack(layers.count * one, room)
+
+
+def split_room(shape: ModelShape, work: Work) -> float:
+    """Bytes of one layer in the split form: each completion has its own copy of the prompt's keys and values beside its
+    own, for every query head, and a mask.
+    """
+    if work.form != "split":
+        return 0.0
+    completions, seen = work.rows_at_once * work.row_completions, work.prompt_tokens + work.completion_tokens
+    copies = 2 * shape.heads * shape.head_size * seen * work.bytes
+    return completions * (copies + work.completion_tokens * seen * work.bytes)
+
+
+def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
+    """The moments of forward and backward of which the largest counts, in their order. Gradients of earlier
+    micro-batches are there from the start of the second on.
+    """
+    b, D, tokens = work.bytes, shape.language.hidden, work.tokens_at_once
+    chosen = work.rows_at_once * work.row_completions * work.completion_tokens
+    patches = work.images_at_once * work.visual * shape.patches_per_token
+    grads: Parts = {"gradients": trainable(shape, work) * max(b, 4) / work.gpus}
+    before = grads if work.micro_batches > 1 else {}
+    head = shape.head_weights * max(b, 4) if "language" in work.trained else 0
+    language = stack(shape.language, language_attention(shape), work)
+    split = split_room(shape, work)
+    all_split, one_split = (0.0, split) if work.checkpointing else (split * shape.language.count, 0.0)
+    # queries, keys, values, output; the values are a view that keeps the joint tensor of all three
+    tower = stack(shape.vision, 6 * shape.vision.hidden, work)
+    kept: Parts = {"activations, language": tokens * language.kept + all_split}
+    if work.tower_trains and patches:
+        kept["activations, projector"] = 4 * patches * shape.vision.hidden * b
+    if "vision" in work.trained and patches:
+        kept["activations, vision"] = patches * (tower.kept + PIXELS_OF_PATCH * 4)
+    logits: Parts = {
+        "logits chunk": 12.0 * min(CHUNK, chosen) * shape.vocab,
+        "states at the head": (tokens * (4 + b) + 2 * chosen * b) * D,
+        "gradient of the head": head,
+    }
+    layer: Parts = {"one layer backward": tokens * language.going_back + one_split, "gradient of the head": head}
+    moments = [before | kept | logits, before | kept | layer]
+    if "vision" in work.trained and patches:
+        begun = {name: value for name, value in kept.items() if name != "activations, language"}
+        moments.append(grads | begun | {"one layer backward": patches * tower.going_back})
+    elif patches and (work.tower_trains or not work.rollout):
+        moments.append(before | {"tower, no gradient": patches * tower_room(shape, b)})
+    moments.append(grads | {"one layer backward": tokens * language.going_back + one_split})
+    moments.append(grads | {"last gradient, twice": head if shape.tied else shape.largest_parameter * min(b, 4)})
+    gathered = gathered_layers(shape, work)
+    return tuple(moment | gathered for moment in moments)
+
+
+def gathered_layers(shape: ModelShape, work: Work) -> Parts:
+    """Sharded weights are whole while they are used: two layers (one fetched ahead), the embedding and the head."""
+    if work.gpus == 1:
+        return {}
+    tables = shape.head_weights * (1 if shape.tied else 2)
+    return {"gathered weights": (2 * shape.language.largest + tables) * work.bytes}
+
+
+def optimiser_step(shape: ModelShape, work: Work) -> Parts:
+    """AdamW: on a GPU one more array of all second moments' roots; on a CPU two numbers of the largest parameter."""
+    moving = trainable(shape, work) * max(work.bytes, 4) / work.gpus
+    room = moving if work.cuda else 2 * shape.largest_parameter * max(work.bytes, 4)
+    return {"gradients": moving, "room of the step": room}
+
+
+def tower_room(shape: ModelShape, b: int) -> float:
+    """Bytes per patch of the tower without gradient; its rotary embedding computes in float32."""
+    D = shape.vision.hidden
+    return max(forward_room(shape.vision, b), 5 * D * b + 5 * D * 4) + PIXELS_OF_PATCH * 4
+
+
+def tower_pass(shape: ModelShape, work: Work) -> float:
+    """The tower over the images of all prompts of the step, in one call."""
+    return work.prompts * work.visual * shape.patches_per_token * tower_room(shape, work.bytes)
+
+
+SAMPLING = 20
+"""Bytes per logit while a token is drawn: five float32 copies of what is worked on at once."""
+
+
+def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
+    """Two moments: the last prefill, and the last time that completions are given more room."""
+    rows, prompts, b = work.decoded_at_once, work.prompts_in_flight, work.bytes
+    gathered: Parts = {"gathered weights": shape.total * b} if work.gpus > 1 else {}
+    both = gathered | {"prompt K/V": prompts * work.prompt_tokens * shape.kv_size * b}
+    read = min(prompts * work.prompt_tokens, max(PREFILL_TOKENS, work.prompt_tokens))
+    logits = rows * shape.vocab
+    decode = both | {
+        "completions' K/V": rows * cohort_tokens(work.completion_tokens) * shape.kv_size * b,
+        "logits of one step": logits * 2 * b + min(logits, max(CHOSEN, shape.vocab)) * SAMPLING,
+        "attention scores": rows * shape.heads * work.completion_tokens * (8 + b),
+    }
+    return both | {"prefill": read * forward_room(shape.language, b)}, decode
+
+
+def cohort_tokens(completion_tokens: int) -> int:
+    """Tokens of room per completion at the worst moment, when a grown copy stands beside the one that was full (see
+    `rollout.slots`).
+    """
+    capacity = worst = 0
+    while capacity < completion_tokens:
+        grown = capacity + max(BLOCK, capacity // 2)
+        capacity, worst = grown, max(worst, capacity + grown)
+    return worst

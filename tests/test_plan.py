@@ -1,0 +1,473 @@
+"""Planning: parameters and operations by arithmetic, memory that grows with what fills it, advice that can be taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import Qwen2_5_VLConfig
+
+from saccade import cli
+from saccade.cli.schemas import load_recipe
+from saccade.models import flops
+from saccade.models.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
+from saccade.models.tiny import SIZES, build, tiny_config
+from saccade.models.tokenizer import build_tokenizer
+from saccade.training.batching import micro_batches, repeated_cost, rows, shared_cost
+from saccade.training.plan import Plan, Setting, plan, stage_steps, works
+from saccade.training.plan_inputs import visual_tokens
+from saccade.training.plan_memory import Work, cohort_tokens, memory, total
+from saccade.training.rl import RLRecipe
+
+ROOT = Path(__file__).parent.parent
+ALL = ("vision", "projector", "language")
+
+
+def qwen_config(size: str) -> Qwen2_5_VLConfig:
+    """The published sizes of Qwen2.5-VL, written by hand."""
+    hidden, layers, heads, kv_heads, mlp, vocab, tied = {
+        "7B": (3584, 28, 28, 4, 18944, 152064, False),
+        "3B": (2048, 36, 16, 2, 11008, 151936, True),
+    }[size]
+    text = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": mlp,
+        "vocab_size": vocab,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        "tie_word_embeddings": tied,
+    }
+    vision = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": hidden,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "window_size": 112,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+    }
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
+
+
+@pytest.fixture(scope="module")
+def shapes() -> dict[str, ModelShape]:
+    return {size: ModelShape.from_config(qwen_config(size)) for size in ("3B", "7B")}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ModelShape:
+    return ModelShape.from_config(tiny_config(build_tokenizer(), SIZES["S"]))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with config.json of the 3B model and nothing else."""
+    folder = tmp_path_factory.mktemp("qwen")
+    qwen_config("3B").save_pretrained(folder)
+    return folder
+
+
+def run(*argv: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in argv])
+    return int(ended.value.code or 0)
+
+
+# ------------------------------------------------------------------------------------------------- parameters, FLOPs
+
+
+@pytest.mark.parametrize(("size", "billions"), [("3B", 3.75), ("7B", 8.29)])
+def test_parameters_are_those_that_were_published(shapes: dict[str, ModelShape], size: str, billions: float) -> None:
+    assert shapes[size].total / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+def test_a_shape_from_a_configuration_is_that_of_the_model_itself(tiny: ModelShape) -> None:
+    model, _ = build("S")
+    assert ModelShape.from_model(model) == tiny
+    assert tiny.total == sum(p.numel() for p in model.parameters())
+
+
+def test_parts_told_by_names_are_those_of_the_adapter(monkeypatch: pytest.MonkeyPatch, tiny: ModelShape) -> None:
+    monkeypatch.setattr(flops, "ADAPTERS", {})
+    by_names = ModelShape.from_model(build("S")[0])
+    assert by_names.sharing is None
+    assert replace(by_names, sharing=tiny.sharing) == tiny
+
+
+def test_widths_and_windows_are_read(shapes: dict[str, ModelShape]) -> None:
+    shape = shapes["7B"]
+    assert (shape.language.count, shape.language.hidden, shape.language.mlp) == (28, 3584, 18944)
+    assert (shape.vision.count, shape.vision.hidden, shape.vision.mlp) == (32, 1280, 3420)
+    assert (shape.full_layers, shape.window, shape.patches_per_token) == (4, 64, 4.0)
+    assert shape.kv_size * 2 == 56 * 1024  # bytes per token in bfloat16
+
+
+def test_operations_are_those_of_a_hand_calculation(tiny: ModelShape) -> None:
+    """Two completions of 2 and 1 tokens after a prompt of 3, without image, everything trained."""
+    row = RowLengths(3, (2, 1))
+    packed, plain = (training_flops(tiny, row, path, ("language",)) for path in (True, False))
+    weights = tiny.language.weights
+    assert packed.language == 3 * 2 * weights * (3 + 2 + 1)
+    assert plain.language == 3 * 2 * weights * (5 + 4)
+    pairs_packed, pairs_plain = 6 + (3 * 2 + 3) + (3 * 1 + 1), 15 + 10
+    per_pair = 4 * tiny.heads * tiny.head_size * tiny.language.count
+    assert packed.attention == 3.5 * per_pair * pairs_packed
+    assert plain.attention == 3.5 * per_pair * pairs_plain
+    assert packed.head == plain.head == 4 * 2 * tiny.vocab * tiny.language.hidden * 3
+    assert packed.vision == plain.vision == 0
+    assert prefill_flops(tiny, row).language == 2 * weights * 3
+    decode = decode_flops(tiny, row)
+    assert decode.language == 2 * weights * 1  # the second token of the first completion is the only one not prefilled
+    assert decode.attention == per_pair * (3 + 1)
+
+
+def test_torch_counts_the_same_operations_of_a_packed_row(tiny: ModelShape) -> None:
+    """Linear layers of a forward pass, counted by torch while a real model runs."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, _ = build("S")
+    language = model.model.language_model
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        language(input_ids=torch.ones(1, 7, dtype=torch.long), use_cache=False)
+    counts: dict[Any, int] = counter.get_flop_counts()["Global"]
+    linear = sum(n for op, n in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
+    assert linear == forward_linear(tiny, 7)
+
+
+def forward_linear(shape: ModelShape, tokens: int) -> float:
+    return flops.forward_flops(shape, RowLengths(tokens, ())).language
+
+
+def test_torch_counts_the_same_operations_of_the_tower(tiny: ModelShape) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, _ = build("S")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.model.visual(torch.zeros(64, 1176), torch.tensor([[1, 8, 8]]))
+    counts: dict[Any, int] = counter.get_flop_counts()["Global"]
+    products = sum(n for op, n in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
+    patches = 2 * 64 * 1176 * tiny.vision.hidden  # a convolution, whose operations torch counts under another name
+    linear, _, projector = flops.vision_flops(tiny, (16,))
+    assert products + patches == linear + projector
+
+
+BOUNDS = [
+    ("3B", 256, 64, 8, 4.4, 3.8),
+    ("3B", 1024, 256, 8, 4.2, 3.6),
+    ("3B", 4000, 64, 16, 14.0, 13.2),
+    ("7B", 256, 1024, 8, 1.3, 1.3),
+    ("7B", 1024, 256, 16, 4.7, 4.2),
+    ("7B", 2048, 64, 16, 11.8, 11.1),
+    ("7B", 4000, 1024, 8, 3.7, 3.3),
+]
+"""Model, visual tokens, C, G, and how many times fewer operations packed rows take: all trained, and a frozen tower."""
+
+
+@pytest.mark.parametrize(("size", "visual", "length", "group", "full", "frozen"), BOUNDS)
+def test_the_bound_of_packed_rows_is_the_known_one(
+    shapes: dict[str, ModelShape], size: str, visual: int, length: int, group: int, full: float, frozen: float
+) -> None:
+    row = RowLengths(64 + visual, (length,) * group, (visual,))
+    for trained, expected in ((ALL, full), (("language",), frozen)):
+        plain, packed = (training_flops(shapes[size], row, path, trained).total for path in (False, True))
+        assert plain / packed == pytest.approx(expected, rel=0.1)
+
+
+def test_checkpointing_costs_one_forward_and_a_frozen_tower_no_backward(shapes: dict[str, ModelShape]) -> None:
+    row = RowLengths(320, (64,) * 4, (256,))
+    base, again = (training_flops(shapes["3B"], row, True, ALL, checkpointing) for checkpointing in (False, True))
+    assert again.language / base.language == pytest.approx(4 / 3)
+    assert again.head == base.head
+    frozen = training_flops(shapes["3B"], row, True, ("language",))
+    assert frozen.vision == sum(flops.vision_flops(shapes["3B"], (256,))[:2])
+    assert training_flops(shapes["3B"], row, True, ("language",), vision=False).vision == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ memory
+
+WORK = Work(
+    name="one",
+    prompts=8,
+    group_size=8,
+    prompt_tokens=320,
+    images=(256,),
+    completion_tokens=128,
+    budget=4096,
+    vision_cost=0,
+    form="merged",
+    trained=("language",),
+    dtype="float32",
+    checkpointing=False,
+    max_rows=32,
+)
+
+
+def peak(shape: ModelShape, phase: str = "", **changes: Any) -> float:
+    """Bytes of a phase, or of the largest."""
+    phases = memory(shape, replace(WORK, **changes))
+    return total(phases[phase]) if phase else max(map(total, phases.values()))
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes"),
+    [
+        ("update", {"budget": 8192}),
+        ("update", {"completion_tokens": 6000}),
+        ("update", {"reference": True}),
+        ("update", {"trained": ALL}),
+        ("update", {"form": "split"}),
+        ("optimiser", {"trained": ALL}),
+        ("rollout", {"max_rows": 64}),
+        ("rollout", {"completion_tokens": 256}),
+        ("rollout", {"prompt_tokens": 2000}),
+        ("vision", {"prompts": 16}),
+        ("vision", {"images": (256, 256)}),
+    ],
+)
+def test_memory_grows_with_what_fills_it(shapes: dict[str, ModelShape], phase: str, changes: dict[str, Any]) -> None:
+    assert peak(shapes["3B"], phase, **changes) > peak(shapes["3B"], phase)
+
+
+def test_memory_shrinks_with_checkpointing_and_with_gpus(shapes: dict[str, ModelShape]) -> None:
+    assert peak(shapes["3B"], "update", checkpointing=True) < peak(shapes["3B"], "update")
+    assert peak(shapes["3B"], "optimiser", gpus=8) < peak(shapes["3B"], "optimiser") / 7
+
+
+def test_bfloat16_keeps_float32_masters_gradients_and_moments(shapes: dict[str, ModelShape]) -> None:
+    shape = shapes["3B"]
+    moving = shape.parameters["language"]
+    parts = memory(shape, replace(WORK, dtype="bfloat16"))["optimiser"]
+    assert parts["weights"] == 2 * shape.total
+    assert parts["float32 master weights"] == parts["gradients"] == 4 * moving
+    assert parts["optimiser state"] == 8 * moving
+    assert "float32 master weights" not in memory(shape, WORK)["optimiser"]
+
+
+@given(
+    prompts=st.integers(1, 9),
+    group=st.integers(1, 9),
+    prompt=st.integers(1, 40),
+    length=st.integers(1, 30),
+    budget=st.integers(1, 300),
+    packed=st.booleans(),
+)
+def test_micro_batches_are_no_smaller_than_those_of_the_trainer(
+    prompts: int, group: int, prompt: int, length: int, budget: int, packed: bool
+) -> None:
+    work = replace(
+        WORK,
+        prompts=prompts,
+        group_size=group,
+        prompt_tokens=prompt,
+        completion_tokens=length,
+        budget=budget,
+        form="merged" if packed else "plain",
+    )
+    cost = shared_cost if packed else repeated_cost
+    real = [row for i in range(prompts) for row in rows(i, prompt, [(k, length) for k in range(group)], budget, cost)]
+    largest = max(sum(row.cost for row in batch) for batch in micro_batches(real, budget))
+    assert len(real) == work.rows
+    assert largest <= work.tokens_at_once <= max(budget, largest)
+    if group % work.row_completions == 0:  # then all rows are alike
+        assert (largest, len(micro_batches(real, budget))) == (work.tokens_at_once, work.micro_batches)
+
+
+def test_completions_get_room_as_they_do_in_the_engine() -> None:
+    from saccade.rollout.slots import _Cohort
+
+    cohort, worst = _Cohort(1, [torch.zeros(1, 1, 0, 2)]), 0
+    for _ in range(500):
+        before = cohort.store.shape[4]
+        cohort.make_room()
+        worst = max(worst, before + cohort.store.shape[4] if cohort.store.shape[4] > before else 0)
+        cohort.length += 1
+    assert cohort_tokens(500) == worst
+
+
+# ------------------------------------------------------------------------------------------------------ plan, advice
+
+
+def recipe_of(**changes: Any) -> RLRecipe:
+    base: dict[str, Any] = {
+        "model": {"path": "nowhere/nothing", "dtype": "bfloat16"},
+        "data": [{"source": "world", "task": "count"}],
+        "stages": [
+            {"name": "short", "max_new_tokens": 64, "group_size": 16, "until": {"step": 10}},
+            {"name": "long", "max_new_tokens": 512, "group_size": 8, "until": {"step": 30}},
+        ],
+        "optim": {"lr": 1e-6},
+    }
+    return RLRecipe.model_validate(base | changes)
+
+
+def planned(shape: ModelShape, recipe: RLRecipe | None = None, **setting: Any) -> Plan:
+    return plan(recipe or recipe_of(), shape, Setting(**({"images": (256,)} | setting)))
+
+
+def test_every_stage_has_a_row_and_the_largest_decides(shapes: dict[str, ModelShape]) -> None:
+    found = planned(shapes["3B"])
+    assert [(s.name, s.steps, s.group_size, s.completion_tokens) for s in found.stages] == [
+        ("short", 10, 16, 64),
+        ("long", 20, 8, 512),
+    ]
+    assert found.worst.peak == max(stage.peak for stage in found.stages)
+    assert found.stages[1].decode_steps == 511  # 128 completions at once
+
+
+def test_steps_of_stages_follow_their_rules() -> None:
+    recipe = recipe_of(
+        stages=[
+            {"name": "a", "max_new_tokens": 8, "group_size": 2, "until": {"step": 5}},
+            {
+                "name": "b",
+                "max_new_tokens": 8,
+                "group_size": 2,
+                "until": {"truncation_below": 0.1, "over": 2, "at_most": 7},
+            },
+            {"name": "c", "max_new_tokens": 8, "group_size": 2},
+        ],
+        num_steps=20,
+    )
+    assert stage_steps(recipe.stages, recipe.num_steps) == [5, 7, 8]
+
+
+def test_groups_are_divided_over_gpus(shapes: dict[str, ModelShape]) -> None:
+    one, eight = (planned(shapes["3B"], gpus=n) for n in (1, 8))
+    assert eight.stages[0].flops["prefill"].total == pytest.approx(one.stages[0].flops["prefill"].total)
+    assert eight.stages[0].seconds["training"] == pytest.approx(one.stages[0].seconds["training"] / 8)
+    assert any("FSDP" in line for line in eight.assumptions)
+    assert not any("FSDP" in line for line in one.assumptions)
+
+
+def test_a_reference_and_a_second_pass_are_counted(shapes: dict[str, ModelShape]) -> None:
+    recipe = recipe_of(loss={"kl": "k3", "kl_coef": 0.04}, update={"old_logprobs": "recompute"})
+    flops_of, plain = planned(shapes["3B"], recipe).stages[0].flops, planned(shapes["3B"]).stages[0].flops
+    assert {"reference", "old log-probs"} <= flops_of.keys()
+    assert not {"reference", "old log-probs"} & plain.keys()
+
+
+@pytest.mark.parametrize("name", ["vlm_r1_rec_3b", "vision_r1_7b", "vision_r1_7b_sft"])
+@pytest.mark.parametrize("memory_gb", [24.0, 80.0, 200.0])
+def test_advice_names_keys_of_the_recipe_and_can_be_taken(
+    shapes: dict[str, ModelShape], name: str, memory_gb: float
+) -> None:
+    recipe = load_recipe(name)
+    shape = shapes["3B" if "3b" in name else "7B"]
+    found = plan(recipe, shape, Setting((1296,), memory_gb=memory_gb, completion_tokens=1024))  # type: ignore[arg-type]
+    assert bool(found.advice) == (not found.fits)
+    taken = [one for one in found.advice if not one.change.startswith("--gpus ")]
+    changed = load_recipe(name, [one.change for one in taken])
+    setting = Setting((1296,), memory_gb=memory_gb, completion_tokens=1024)
+    if taken:
+        after = plan(changed, shape, setting)  # type: ignore[arg-type]
+        assert after.worst.peak == pytest.approx(taken[-1].peak)
+        assert taken[-1].peak < found.worst.peak
+    assert not found.advice or found.advice[-1].fits
+
+
+def test_advice_begins_with_what_costs_only_time(shapes: dict[str, ModelShape]) -> None:
+    recipe = recipe_of(update={"tokens_per_micro_batch": 65536}, prompts_per_step=64)
+    peak_gb = planned(shapes["3B"], recipe).worst.peak / 1e9
+    found = planned(shapes["3B"], recipe, memory_gb=peak_gb)
+    assert found.advice[0].change == "model.gradient_checkpointing=true"
+
+
+def test_the_trained_tower_counts_in_micro_batches(shapes: dict[str, ModelShape]) -> None:
+    recipe = recipe_of(model={"path": "nowhere/nothing", "train": list(ALL)})
+    (short, _) = works(recipe, shapes["3B"], Setting((256,)))
+    vision, language = (shapes["3B"].parameters[part] for part in ("vision", "language"))
+    assert short.vision_cost == round(1024 * vision / language)
+
+
+# ------------------------------------------------------------------------------------------------------- inputs, CLI
+
+
+def test_visual_tokens_follow_the_size_of_the_image(qwen: Path) -> None:
+    config = qwen_config("3B")
+    assert visual_tokens(config, None, (560, 280))[0] == 20 * 10
+    assert visual_tokens(config, None, None) == (1369, "images of 1024 x 1024 pixels (assumed, resized to 1036 x 1036)")
+
+
+def test_the_processors_maximum_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 3136, "max_pixels": 448 * 448}))
+    assert visual_tokens(qwen_config("3B"), tmp_path, None)[0] == 256
+    assert visual_tokens(qwen_config("3B"), tmp_path, (4000, 4000))[0] == 256
+
+
+def test_the_command_says_that_a_recipe_fits(qwen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "plan.json"
+    words = ("plan", "vlm_r1_rec_3b", f"model.path={qwen}", "--memory", 400, "--json", out, "--check")
+    assert run(*words, "--completion-tokens", 256) == 0
+    assert "fits: stage main needs" in capsys.readouterr().out
+    data = json.loads(out.read_text())
+    assert data["fits"] is True
+    assert data["stages"][0]["peak"] < data["room"] == pytest.approx(360e9)
+
+
+def test_a_recipe_that_does_not_fit_fails_only_when_checked(qwen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("plan", "vlm_r1_rec_3b", f"model.path={qwen}", "--memory", 24)
+    assert run(*words) == 0
+    said = capsys.readouterr().out
+    assert "does not fit: stage main needs" in said
+    assert "--gpus" in said
+    assert run(*words, "--check") == 1
+
+
+def test_sft_has_a_plan_too(qwen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "vision_r1_7b_sft", f"model.path={qwen}") == 0
+    assert "sft: training, packed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("demo",), "kind is 'demo', expected rl or sft"),
+        (("vlm_r1_rec_3b", "--image", "big"), "expected WIDTHxHEIGHT in pixels, such as 1024x1024"),
+        (("vlm_r1_rec_3b", "model.path=./nowhere"), "a plan needs config.json alone"),
+        (("vlm_r1_rec_3b", "--json", "/nowhere/at/all.json"), "there is no folder"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(words: tuple[str, ...], expected: str, capsys) -> None:
+    assert run("plan", *words) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_without_network_a_hub_name_asks_for_a_directory() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "saccade", "plan", "vlm_r1_rec_3b", "model.path=nobody/nothing-here"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "a plan needs config.json alone: model.path=DIR" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------- measured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("prompts", "tokens"), [(1, 64), (4, 64), (4, 256)])
+def test_predicted_memory_is_near_what_a_step_takes(
+    prompts: int, tokens: int, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.plan_error import Case, measure
+
+    found = measure(Case(prompts, 8, tokens, checkpointing))
+    assert abs(found.error) < 0.2, found
