@@ -13,6 +13,8 @@ from saccade.models.adapter import MaskRules
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, freeze, load_policy
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.engine import Sampling
 
 NAMES = ("internvl", "smolvlm", "idefics3", "llava_onevision", "gemma3", "gemma4", "minicpmv4_6")
 EVERYTHING = ("vision", "projector", "language")
@@ -114,6 +116,33 @@ def test_packed_rows_equal_plain_rows_in_log_probs_and_gradients(policy):
     assert (flat(grad) - flat(reference)).norm() / flat(reference).norm() < 1e-5
     for part in EVERYTHING:
         assert any(name in grad and grad[name].norm() > 0 for name, _ in policy.parameters_by_part()[part]), part
+
+
+def test_the_plain_path_is_the_family_s_own_forward(policy):
+    """Logits of the whole model, head and cap included, one row at a time."""
+    packed = batch(policy)
+    found, _ = branch_logprobs(policy, packed, path="plain")
+    expected = []
+    for prompt, branches in zip(packed.prompts, packed.branches, strict=True):
+        for branch in branches:
+            ids_1T = torch.cat([prompt.ids_P, torch.tensor(branch.ids)])[None]
+            inputs = policy.adapter.plain_inputs(prompt, ids_1T)
+            logits_TV = policy.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), **inputs).logits[0]
+            logprobs_TV = torch.log_softmax(logits_TV.float(), -1)[:-1]
+            expected.append(logprobs_TV.gather(-1, ids_1T[0, 1:, None])[len(prompt) - 1 + branch.loss_from :, 0])
+    assert (found - torch.cat(expected)).abs().max() < 1e-5
+
+
+def test_what_the_engine_samples_has_the_log_probs_that_training_finds(directory):
+    policy = load_policy(ModelConfig(path=str(directory), dtype="float64"))
+    prompts = batch(policy).prompts
+    groups = BuiltinEngine(policy, max_rows=4).generate(prompts, Sampling(max_new_tokens=16), n=2, seed=0)
+    pairs = zip(prompts, groups, strict=True)
+    packed = pack([(prompt, [Branch(reply.token_ids) for reply in group]) for prompt, group in pairs])
+    sampled = torch.tensor([logprob for group in groups for reply in group for logprob in reply.logprobs])
+    for path in ("packed", "plain"):
+        trained, _ = branch_logprobs(policy, packed, path=path)
+        assert (sampled - trained).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("train", [("projector",), ("projector", "language"), ("language",), ("vision",)], ids="+".join)
@@ -220,6 +249,21 @@ def test_gradient_checkpointing_changes_nothing_or_is_refused(directory, policy,
     assert (ours - plain).abs().max() < 1e-5
     assert grad.keys() == reference.keys()
     assert (flat(grad) - flat(reference)).norm() / flat(reference).norm() < 1e-5
+
+
+def test_a_language_model_with_windows_is_not_shared_by_attention(tmp_path):
+    """InternVL takes language models of several kinds; a window of Qwen2 is one that our attention would not see."""
+    windows = {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 0}
+    policy = load_policy(ModelConfig(path=str(family("internvl").write(tmp_path, seed=1, **windows))))
+    with pytest.raises(ValueError, match="shared_prefix: off"):
+        branch_logprobs(policy, batch(policy))
+
+
+def test_more_tiles_than_the_vocabulary_has_marks_for_are_refused(tmp_path):
+    adapter = load_policy(ModelConfig(path=str(family("smolvlm").write(tmp_path, seed=1)))).adapter
+    adapter.image_processor.size = {"longest_edge": 7 * 64}
+    with pytest.raises(ValueError, match=r"\[3, 7\] rows and columns of tiles, expected at most 6"):
+        adapter.encode("<image>what?", [noise_image(200, 60, 1)])
 
 
 # Sharing by masks

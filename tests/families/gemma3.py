@@ -1,4 +1,4 @@
-"""Gemma 3: sliding and full layers, images seen both ways, a beginning-of-text token, a cap on the logits."""
+"""Gemma 3: sliding and full layers, images seen both ways, a beginning-of-text token."""
 
 from __future__ import annotations
 
@@ -53,7 +53,6 @@ def write(directory: str | Path, seed: int = 0) -> Path:
             "sliding_window": WINDOW,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
             "query_pre_attn_scalar": 16,
-            "final_logit_softcapping": 3.0,
         },
         vision_config={
             "hidden_size": 32,

@@ -16,7 +16,8 @@ SIDE, PER_TILE = 56, 4
 """Pixels of a tile's side, and its visual tokens: (56 / 14 / 2) squared."""
 
 
-def write(directory: str | Path, seed: int = 0) -> Path:
+def write(directory: str | Path, seed: int = 0, **of_text: Any) -> Path:
+    """`of_text` are further settings of the language model."""
     tokens = tokenizer(("<img>", "</img>", "<IMG_CONTEXT>", "<video>"), image_markup="<IMG_CONTEXT>\n")
     config = InternVLConfig(
         text_config={
@@ -28,6 +29,7 @@ def write(directory: str | Path, seed: int = 0) -> Path:
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 4096,
+            **of_text,
         },
         vision_config={
             "hidden_size": 32,

@@ -22,6 +22,7 @@ from saccade.types import Frame, FrameName
 
 MARKER = "<image>"
 VIDEO_MARKER = "<video>"
+FULL = "full_attention"
 Pixels = dict[str, Tensor]
 
 
@@ -53,6 +54,8 @@ class ChatAdapter(ABC):
         self.config = config
         self.frame: FrameName = frame
         self.image_backend = type(image_processor).__name__
+        if self.sharing == "attention" and not _attends_plainly(config.get_text_config()):
+            self.sharing = "none"
         known = tokenizer.get_vocab()
         self.image_ids = (known[self.image_token],) if self.image_token in known else ()
         self.reserved = tuple(dict.fromkeys((*self.never_said, self.placeholder, self.end)))
@@ -219,3 +222,13 @@ class ChatAdapter(ABC):
             return {}, ()
         shas = tuple(hashlib.sha256(repr(i.size).encode() + i.tobytes()).hexdigest()[:16] for i in images)
         return self.read_images(images), shas
+
+
+def _attends_plainly(text_config: Any) -> bool:
+    """Whether all layers of a language model are causal softmax attention over everything before, which is what our
+    attention of a packed row computes. Some families take language models of several kinds: windows, states, and the
+    sinks of gpt-oss are not that.
+    """
+    kinds = getattr(text_config, "layer_types", None)
+    windowed = getattr(text_config, "sliding_window", None) is not None if kinds is None else {*kinds} != {FULL}
+    return not windowed and text_config.model_type != "gpt_oss"
