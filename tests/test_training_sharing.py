@@ -96,7 +96,7 @@ def test_a_family_without_a_way_to_share_trains_on_the_plain_path_and_on_refuses
     policy = policy_of(world)
     monkeypatch.setattr(policy.adapter, "sharing", "none")
     assert sharing.decide(policy, groups_of(policy), "auto").path == "plain"
-    with pytest.raises(ValueError, match="no proven way to share prompts; set update.shared_prefix: off"):
+    with pytest.raises(ValueError, match=r"no proven way to share prompts; set update\.shared_prefix: off"):
         sharing.decide(policy, groups_of(policy), "on")
 
 
@@ -272,6 +272,16 @@ def test_a_trained_tower_costs_its_patches_in_tokens(world: Path) -> None:
     tower, language = (sum(p.numel() for _, p in parts[part]) for part in ("vision", "language"))
     assert trained.adapter.patches(image) == len(image.pixels["pixel_values"])
     assert trained.vision_cost(image) == round(len(image.pixels["pixel_values"]) * tower / language)
+
+
+def test_a_prompt_beyond_the_context_is_refused_by_sample_and_one_beyond_the_budget_is_said(
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = {"name": "one", "max_new_tokens": 8192, "group_size": 4, "rubric": "test"}
+    with pytest.raises(ValueError, match=r"sample 'row\d': got a prompt of \d+ tokens .images: \d+ x 56. and 8,192"):
+        train(rl_recipe(world, stages=[stage]), tmp_path / "long")
+    train(rl_recipe(world, num_steps=2, update={"tokens_per_micro_batch": 10}), tmp_path / "tight")
+    assert sum("more than update.tokens_per_micro_batch 10" in message for message in caplog.messages) == 1
 
 
 def test_an_update_that_is_not_finite_is_skipped_kept_and_in_the_end_stops_the_run(

@@ -67,6 +67,11 @@ class Policy:
         parts = self.parameters_by_part()
         return not any(p.requires_grad for part in ("vision", "projector") for _, p in parts[part])
 
+    @property
+    def context_length(self) -> int:
+        """Positions that the language model was built for."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
     def vision_cost(self, prompt: EncodedPrompt) -> int:
         """What a training pass pays for the prompt's images, in tokens of the language model that cost as much; 0 when
         the tower is frozen, because then it runs once for the whole step."""

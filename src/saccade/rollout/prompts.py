@@ -47,6 +47,18 @@ def prepare(adapter: Adapter, sample: Sample, template: str | None = None) -> Pr
         raise ValueError(f"sample {sample.id!r}: {error}") from error
 
 
+def check_lengths(prompts: Sequence[PreparedPrompt], new_tokens: int, context: int) -> None:
+    """ValueError for a prompt that leaves the model's context too little room; nothing is ever cut off a prompt."""
+    for prompt in prompts:
+        if len(prompt.encoded) + new_tokens > context:
+            sizes = ", ".join("{} x {}".format(*frame.size_input) for frame in prompt.encoded.frames) or "none"
+            raise ValueError(
+                f"sample {prompt.sample.id!r}: got a prompt of {len(prompt.encoded):,} tokens (images: {sizes}) and "
+                f"{new_tokens:,} new tokens; the model's context holds {context:,}. Lower the largest size in the "
+                "model's preprocessor_config.json, lower the stage's max_new_tokens, or leave the sample out"
+            )
+
+
 def join_features(parts: Sequence[Features | None]) -> Features | None:
     """The features of several batches of one weights version as one; None when there are none."""
     present = [part for part in parts if part is not None]

@@ -18,7 +18,7 @@ KEEP = 5
 
 
 def dump_batches(directory: Path, version: int, batches: Sequence[MicroBatch]) -> None:
-    """Writes `directory/version-<weights version>-<number>.pt` (a dictionary per micro-batch; `torch.load` reads it)."""
+    """Writes `directory/version-<weights version>-<number>.pt`: a list with a dictionary per micro-batch."""
     number = len(list(directory.glob("version-*.pt"))) + 1
     if number > KEEP:
         return

@@ -58,6 +58,8 @@ class Learner:
     """Frozen; loaded only when the loss charges a KL."""
     decision: Decision | None = None
     """Taken on the first batch."""
+    warned: bool = False
+    """Of a prompt beyond the token budget."""
     dump: Callable[[Sequence[MicroBatch]], None] | None = None
     """Keeps a batch whose loss or gradient is not finite."""
 
@@ -105,6 +107,18 @@ def settle(learner: Learner, groups: Sequence[Group], members: Sequence[Sequence
     return learner.decision
 
 
+def warn_of_long_prompts(learner: Learner, groups: Sequence[Group]) -> None:
+    """Once a run: a prompt beyond the token budget is trained on whole, and the memory it takes was not planned."""
+    budget, longest = learner.config.tokens_per_micro_batch, max(groups, key=lambda group: len(group.prompt))
+    if len(longest.prompt) > budget and not learner.warned:
+        learner.warned = True
+        log.warning(
+            "sample %s: its prompt has %d tokens, more than update.tokens_per_micro_batch %d, and its replies each a "
+            "pass of its own; raise the budget if memory allows, or shrink the image",
+            *(longest.sample.id, len(longest.prompt), budget),
+        )
+
+
 def split(groups: Sequence[Group], features: Features | None, learner: Learner) -> list[MicroBatch]:
     """Micro-batches of whole rows, balanced by cost."""
     members = members_of(groups, everyone=learner.reference is not None)
@@ -112,6 +126,7 @@ def split(groups: Sequence[Group], features: Features | None, learner: Learner) 
         return []
     policy, budget = learner.policy, learner.config.tokens_per_micro_batch
     cost = shared_cost if settle(learner, groups, members).path == "packed" else repeated_cost
+    warn_of_long_prompts(learner, groups)
     all_rows: list[Row] = []
     for i, (group, of) in enumerate(zip(groups, members, strict=True)):
         lengths = [(k, len(group.rollouts[k].completion.token_ids)) for k in of]

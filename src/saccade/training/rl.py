@@ -27,7 +27,7 @@ from saccade.rewards import RubricConfig
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import Collected, RolloutConfig, collect, collect_step, rubrics_of, sampling_of, step_seed
 from saccade.rollout.engine import Engine
-from saccade.rollout.prompts import PromptBatch
+from saccade.rollout.prompts import PromptBatch, check_lengths
 from saccade.tasks import TASKS
 from saccade.training.checkpoint import CheckpointConfig
 from saccade.training.environment import hash_source
@@ -141,6 +141,7 @@ class Trainer:
         def fresh(number: int) -> PromptBatch:
             with watch.phase("prompts"):
                 prompts = self.feed(state.step, number, recipe.prompts_in(stage))
+                check_lengths(prompts, stage.max_new_tokens, self.session.policy.context_length)
             with watch.phase("vision"):
                 features = self.features([prompt.encoded for prompt in prompts])
             return PromptBatch(f"{state.step + 1}.{number}", prompts, features)
