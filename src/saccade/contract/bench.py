@@ -17,8 +17,11 @@ from saccade.models.forward import Form
 from saccade.models.packing import Packed, pack
 from saccade.models.policy import Policy, freeze
 from saccade.models.shared_prefix import fastest_form
-from saccade.models.sharing import LIMITS
+from saccade.models.sharing import LIMITS as IN_TRAINING
 
+LIMITS = {**IN_TRAINING, torch.float64: 1e-8}
+"""Largest difference of a log-prob (nats) and relative difference of a gradient between two ways to compute the same.
+In float64 the checks make the model that throughout, so the bound is narrower than in training."""
 HALF_MARGIN = 0.5
 """Nats by which rounding may prefer another token in half precision, where logits above 16 come in steps of 0.125."""
 

@@ -7,13 +7,15 @@ round-off. The whole gradient as one vector has no such hole.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from saccade.models.forward import Features, Form, Path, branch_logprobs
+from saccade.models.forward import Form, Path, branch_logprobs
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy
 
@@ -37,17 +39,40 @@ class Difference(NamedTuple):
     parameter and the other has none."""
 
 
-def weights_of(packed: Packed) -> Tensor:
+class Float64(TorchFunctionMode):
+    """Inside, float64 stays float64 where a family's code asks for float32, as most do in norms and softmaxes. So a
+    float64 model is that throughout, and two ways to compute the same agree to 1e-8 or are not the same."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        asked = torch.float32 if func is Tensor.float else kwargs.get("dtype")
+        if func in (Tensor.to, Tensor.type) and torch.float32 in args:
+            asked = torch.float32
+        if asked is not torch.float32 or not (args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64):
+            return func(*args, **kwargs)
+        if func in (Tensor.float, Tensor.to, Tensor.type):
+            return args[0]
+        if func in (torch.softmax, torch.nn.functional.softmax):
+            return func(*args, **{**kwargs, "dtype": torch.float64})
+        return func(*args, **kwargs)
+
+
+def throughout(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """In float64: see `Float64`. In other dtypes the model computes as it does in training."""
+    return Float64() if dtype == torch.float64 else nullcontext()
+
+
+def weights_of(packed: Packed, seed: int) -> Tensor:
     """The loss is the log-probs times these (R): random, so that no difference cancels, and the same each time."""
-    return torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(3))
+    return torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(seed))
 
 
-def run(policy: Policy, packed: Packed, path: Path, form: Form | None = None, features: Features | None = None) -> Pass:
-    """Forward and backward; the model's own `.grad` stay untouched."""
+def run(policy: Policy, packed: Packed, path: Path, form: Form | None = None, seed: int = 0) -> Pass:
+    """Forward and backward of a loss drawn with `seed`; the model's own `.grad` stay untouched."""
     named = policy.trainable()
     with torch.enable_grad():
-        logprobs_R, _ = branch_logprobs(policy, packed, features, path=path, form=form)
-        loss = (logprobs_R * weights_of(packed).to(logprobs_R)).sum()
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path, form=form)
+        loss = (logprobs_R * weights_of(packed, seed).to(logprobs_R)).sum()
         found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True) if named else ()
     gradients = {name: g for (name, _), g in zip(named, found, strict=True) if g is not None}
     return Pass(logprobs_R.detach(), gradients)
@@ -68,6 +93,7 @@ def difference(found: Pass, reference: Pass) -> Difference:
         off += _square(found.gradients[name].to(expected) - expected)
         whole += _square(expected)
     gradient = math.sqrt(off / whole) if whole else math.sqrt(off)
+    gradient = gradient if math.isfinite(gradient) else math.inf
     return Difference(largest(found.logprobs_R, reference.logprobs_R), gradient)
 
 

@@ -60,12 +60,11 @@ class Report:
             return False
         return True if True in found[sections[-1]] else None
 
-    def reasons(self, use: str) -> list[str]:
+    def blockers(self, use: str) -> list[Check]:
         """Why a use is not safe: what failed of all it rests on, else what could not be checked of its own."""
         checks = [check for name in USES[use] for check in self.sections.get(name, ())]
         failed = [check for check in checks if check.held is False]
-        own = [check for check in self.sections.get(USES[use][-1], ()) if check.held is None]
-        return [f"{check.name}: {check.detail}" if check.detail else check.name for check in failed or own]
+        return failed or [check for check in self.sections.get(USES[use][-1], ()) if check.held is None]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

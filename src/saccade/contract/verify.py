@@ -6,11 +6,12 @@ import time
 from functools import partial
 from typing import Any, Literal
 
-from saccade.contract.bench import attempt, bench
+from saccade.contract.bench import Bench, attempt, bench
 from saccade.contract.decoding import engine, head
+from saccade.contract.difference import throughout
 from saccade.contract.parts import parts
 from saccade.contract.reading import against_processor, features, load_processor, positions
-from saccade.contract.report import Report
+from saccade.contract.report import Check, Report
 from saccade.contract.sharing import checkpointing, shared_prefix
 from saccade.models.adapter import PARTS
 from saccade.models.policy import ModelConfig, Policy, load_policy, resolve_path
@@ -35,18 +36,9 @@ def verify_policy(
     """
     began = time.perf_counter()
     subject = bench(policy, limit)
-    sections = {
-        "prompts": [
-            *attempt("ids and pixels", partial(against_processor, subject, processor, reason)),
-            *attempt("positions", partial(positions, subject)),
-        ],
-        "vision": attempt("features", partial(features, subject)),
-        "log-probs": attempt("log-probs = softmax of the model's logits", partial(head, subject)),
-        "shared prefix": shared_prefix(subject),
-        "checkpointing": checkpointing(subject),
-        "parts": parts(subject),
-        "engine": engine(subject),
-    }
+    with throughout(policy.model.dtype):
+        sections = _sections(subject, processor, reason)
+    sections["checkpointing"] = checkpointing(subject)  # apart: what is recomputed in backward is out of that reach
     return Report(
         model=name,
         family=policy.model.config.model_type,
@@ -55,3 +47,17 @@ def verify_policy(
         sections={section: tuple(checks) for section, checks in sections.items()},
         seconds=time.perf_counter() - began,
     )
+
+
+def _sections(subject: Bench, processor: Any, reason: str) -> dict[str, list[Check]]:
+    return {
+        "prompts": [
+            *attempt("ids and pixels", partial(against_processor, subject, processor, reason)),
+            *attempt("positions", partial(positions, subject)),
+        ],
+        "vision": attempt("features", partial(features, subject)),
+        "log-probs": attempt("log-probs = softmax of the model's logits", partial(head, subject)),
+        "shared prefix": shared_prefix(subject),
+        "parts": parts(subject),
+        "engine": engine(subject),
+    }

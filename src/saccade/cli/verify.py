@@ -1,0 +1,113 @@
+"""`saccade verify`: what Saccade may rely on for one checkpoint, measured on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from saccade.contract import Check, Report
+
+RESULTS = {True: ("held", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
+VERDICTS = {True: ("safe", "green"), False: ("NOT SAFE", "bold red"), None: ("not shown", "yellow")}
+"""Words and their colours for a check and for a use."""
+
+
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint directory, a hub name, or 'base'.")],
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float64"],
+        typer.Option(help="Of the weights; bfloat16 is held against float32."),
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report there too.")] = None,
+) -> None:
+    """Try a checkpoint: ids and pixels, packed = plain, cached = uncached, and more. Status 1 when a check failed."""
+    from rich.console import Console
+    from transformers.utils import logging as transformers_logging
+
+    from saccade import contract
+
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
+    transformers_logging.disable_progress_bar()
+    with Console(stderr=True).status(f"trying {model}"):
+        report = contract.verify(model, dtype, device)
+    show(report)
+    if out is not None:
+        out.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def show(report: Report) -> None:
+    """The table, the reasons, and what is safe."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(table(report))
+    for line in [*reasons(report), *verdicts(report)]:
+        console.print(line, soft_wrap=False)
+
+
+def table(report: Report) -> Table:
+    """A row per check."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{report.model}: {report.family}, {report.dtype} on {report.device}, {report.seconds:.1f} s"
+    rows = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    rows.add_column("check", overflow="fold")
+    rows.add_column("result", no_wrap=True)
+    rows.add_column("measured", justify="right", no_wrap=True)
+    rows.add_column("bound", justify="right", no_wrap=True)
+    for section, checks in report.sections.items():
+        rows.add_row(Text(section, style="bold"))
+        for check in checks:
+            word, style = RESULTS[check.held]
+            rows.add_row(f"  {check.name}", Text(word, style=style), number(check.measured), bound(check))
+    return rows
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def bound(check: Check) -> str:
+    """What is allowed; a negative control has to be above it."""
+    if check.bound is None:
+        return ""
+    return f"{'>' if check.name.startswith('control:') else '<='} {number(check.bound)}"
+
+
+def reasons(report: Report) -> list[Text]:
+    """Why checks failed or were not made, those with the same reason together."""
+    from rich.text import Text
+
+    grouped: dict[tuple[bool | None, str], list[str]] = {}
+    for check in report.checks:
+        if check.held is not True and (check.detail or check.held is False):
+            grouped.setdefault((check.held, check.detail or "measured is beyond the bound"), []).append(check.name)
+    lines = [Text()] if grouped else []
+    for (held, detail), names in sorted(grouped.items(), key=lambda one: one[0][0] is None):
+        word, style = RESULTS[held]
+        lines.append(Text.assemble((word, style), f": {'; '.join(names)}: {detail}"))
+    return lines
+
+
+def verdicts(report: Report) -> list[Text]:
+    """A line per use: safe, not safe with the checks that failed, or not shown with the reason."""
+    from rich.text import Text
+
+    lines = [Text()]
+    for use, held in report.safe.items():
+        word, style = VERDICTS[held]
+        why = "" if held else f" ({'; '.join(check.name for check in report.blockers(use))})"
+        lines.append(Text.assemble((f"{word:9}", style), f" {use}{why}"))
+    return lines
