@@ -105,7 +105,7 @@ def show(title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
     for one in rows:
         values = one.as_dict() | {"path": one.path.split(" (")[0]}
         table.add_row(*(_cell(values.get(name)) for name in columns))
-    console = Console(width=None if Console().is_terminal else 180)
+    console = Console(width=None if Console().is_terminal else 220)
     console.print(table)
     for one in rows:
         console.print(f"{one.arm}, {one.setting}: {one.path}", highlight=False, style="dim", soft_wrap=True)
