@@ -85,6 +85,8 @@ def plot(curves: Curves, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(curves), 3.6), layout="constrained")
+    seconds = [cost.cpu_seconds for by_arm in curves.values() for points in by_arm.values() for _, cost in points]
+    powers = [2.0**k for k in range(math.floor(math.log2(min(seconds))), math.ceil(math.log2(max(seconds))) + 1)]
     for panel, (axis, by_arm) in zip(figure.subplots(1, len(curves), sharey=True), curves.items(), strict=True):
         for arm, points in by_arm.items():
             cpu = [(value, cost.cpu_seconds) for value, cost in points]
@@ -92,6 +94,7 @@ def plot(curves: Curves, path: Path) -> None:
         panel.set(xscale="log", yscale="log", xlabel=WORDS[axis])
         ticks = [value for value, _ in next(iter(by_arm.values()))]
         panel.set_xticks(ticks, [str(value) for value in ticks])
+        panel.set_yticks(powers, [f"{power:g}" for power in powers])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
