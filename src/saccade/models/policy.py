@@ -155,24 +155,42 @@ def read_family(path: str) -> Any:
         raise ValueError(f"model.path {path!r}: no directory here, and no model to fetch ({reason})") from error
 
 
+def known_family(path: str) -> Any:
+    """The configuration of a model whose family has an adapter; ValueError for any other."""
+    family = read_family(path)
+    if family.model_type not in ADAPTERS:
+        raise ValueError(
+            f"model family {family.model_type!r} at {path} has no adapter; known: {', '.join(ADAPTERS)}. "
+            "docs/models.md says how to add one (one file and one line)"
+        )
+    return family
+
+
+def processors_of(path: str) -> tuple[Any, Any]:
+    """Tokenizer and image processor."""
+    return AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
+
+
+def load_adapter(path: str) -> Adapter:
+    """The adapter alone, for counting tokens and drawing up plans: reads no weights. ValueError as `load_policy`."""
+    path = resolve_path(path)
+    family = known_family(path)
+    return ADAPTERS[family.model_type](*processors_of(path), family)
+
+
 def load_policy(config: ModelConfig) -> Policy:
     """Load model, tokenizer and image processor. ValueError: a missing directory, an unknown family, no GPU."""
     path, device = resolve_path(config.path), resolve_device(config.device)
     unknown = set(config.train) - set(PARTS)
     if unknown:
         raise ValueError(f"model.train names {sorted(unknown)}; expected some of {', '.join(PARTS)}")
-    family = read_family(path)
-    if family.model_type not in ADAPTERS:
-        raise ValueError(
-            f"model family {family.model_type!r} at {config.path} has no adapter; known: {', '.join(ADAPTERS)}. "
-            "docs/models.md says how to add one (one file and one line)"
-        )
+    family = known_family(path)
     if config.offload_activations and device.type == "cpu":
         raise ValueError(
             "model.offload_activations: the model is on the CPU, there is nowhere to move to; remove the key"
         )
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype)).to(device)
-    tokenizer, images = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
+    tokenizer, images = processors_of(path)
     head_of(model)  # refuses a head that is more than we compute
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
