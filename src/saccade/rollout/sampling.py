@@ -88,5 +88,6 @@ def draw(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
 
 def _first_beyond(cumulative_NX: Tensor, weights_NX: Tensor, point_N1: Tensor) -> Tensor:
     """(N, 1) index of the first running sum above the point; round-off that leads to no weight gives the likeliest."""
-    found_N1 = torch.searchsorted(cumulative_NX, point_N1, right=True).clamp_max_(cumulative_NX.shape[1] - 1)
+    inside_N1 = torch.minimum(point_N1.clamp_min(0), cumulative_NX[:, -1:] * (1 - 2**-52))
+    found_N1 = torch.searchsorted(cumulative_NX, inside_N1, right=True).clamp_max_(cumulative_NX.shape[1] - 1)
     return torch.where(weights_NX.gather(1, found_N1) > 0, found_N1, weights_NX.argmax(-1, keepdim=True))

@@ -1,0 +1,100 @@
+"""Choosing tokens: cuts leave exactly the tokens they should, draws follow the weights, log-probs are uncut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from saccade.rollout.engine import Sampling
+from saccade.rollout.sampling import BLOCK, Picker, cut, draw
+
+CPU = torch.device("cpu")
+
+
+def support(weights_V, **options) -> list[int]:
+    return cut(torch.tensor([weights_V]), Sampling(**options))[0].nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"top_k": 2}, [1, 3]),
+        ({"top_k": 9}, [0, 1, 2, 3, 4]),
+        ({"top_p": 0.375}, [3]),
+        ({"top_p": 0.376}, [1, 3]),
+        ({"top_p": 1e-9}, [3]),
+        ({"min_p": 0.5}, [0, 1, 3]),
+        ({"min_p": 1.0}, [3]),
+        ({"top_k": 3, "top_p": 0.78}, [1, 3]),  # 0.6875 of the 0.875 that top-k leaves is 0.786
+        ({"top_k": 3, "top_p": 0.79}, [0, 1, 3]),
+        ({"top_p": 0.7, "min_p": 0.9}, [3]),
+    ],
+)
+def test_each_cut_leaves_exactly_its_tokens(options, expected):
+    assert support([0.1875, 0.3125, 0.0625, 0.375, 0.0625], **options) == expected
+
+
+def test_a_tie_at_the_edge_of_top_k_keeps_exactly_k():
+    assert len(support([0.25, 0.25, 0.25, 0.25], top_k=3)) == 3
+
+
+def test_a_draw_is_the_first_token_at_which_the_running_sum_passes_the_point():
+    V = 3 * BLOCK + 17
+    weights_1V = torch.rand(1, V, generator=torch.Generator().manual_seed(0)) ** 4
+    weights_1V[0, 200:600] = 0
+    cumulative_V = weights_1V[0].double().cumsum(0)
+    uniform_N = torch.linspace(0, 1, 801, dtype=torch.float64)[:-1]
+    expected_N = torch.searchsorted(cumulative_V, uniform_N * cumulative_V[-1], right=True)
+    assert draw(weights_1V.expand(len(uniform_N), -1), uniform_N).tolist() == expected_N.tolist()
+
+
+def test_a_token_without_weight_is_never_drawn():
+    weights_1V = torch.zeros(1, 5 * BLOCK)
+    weights_1V[0, [3, BLOCK, 4 * BLOCK + 1]] = torch.tensor([1.0, 2.0, 1.0])
+    uniform_N = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53], dtype=torch.float64)
+    drawn = draw(weights_1V.expand(6, -1), uniform_N).tolist()
+    assert drawn == [3, 3, BLOCK, BLOCK, 4 * BLOCK + 1, 4 * BLOCK + 1]
+
+
+def test_log_probs_are_those_of_the_whole_scaled_distribution_whatever_is_cut_or_banned():
+    logits_NV = torch.randn(6, 700, generator=torch.Generator().manual_seed(1))
+    uniform_N = torch.rand(6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    sampling = Sampling(temperature=0.7, top_k=5, top_p=0.9, min_p=0.01)
+    banned = logits_NV.argmax(-1).tolist()
+    tokens, logprobs = Picker(sampling, banned, [1], CPU)(logits_NV, uniform_N, [])
+    whole_NV = torch.log_softmax(logits_NV.double() / 0.7, -1)
+    assert logprobs == pytest.approx([float(whole_NV[i, token]) for i, token in enumerate(tokens)], abs=1e-5)
+    assert not set(tokens) & set(banned)
+
+
+def test_rows_worked_on_in_parts_draw_the_same(monkeypatch):
+    logits_NV = torch.randn(7, 300, generator=torch.Generator().manual_seed(1))
+    uniform_N = torch.rand(7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    picker = Picker(Sampling(top_p=0.9), [], [0], CPU)
+    whole = picker(logits_NV, uniform_N, [2])
+    monkeypatch.setattr("saccade.rollout.sampling.CHUNK", 600)
+    assert picker(logits_NV, uniform_N, [2]) == whole
+
+
+def test_stop_tokens_are_kept_from_early_rows_alone():
+    logits_NV = torch.zeros(3, 4)
+    logits_NV[:, 2] = 50.0
+    picker = Picker(Sampling(), [], [2], CPU)
+    tokens, logprobs = picker(logits_NV, torch.full((3,), 0.5, dtype=torch.float64), [1])
+    assert tokens == [2, 1, 2]
+    assert logprobs[1] == pytest.approx(-50, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"repetition_stop": 1}, "repetition_stop is 1"),
+        ({"stop_strings": ("a", "")}, "empty text"),
+        ({"max_new_tokens": 4, "min_new_tokens": 5}, "min_new_tokens is 5"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options, word):
+    with pytest.raises(ValidationError, match=word):
+        Sampling(**options)
