@@ -8,8 +8,9 @@ import random
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from saccade.geometry import FRAMES, area, from_original, iou, smart_resize, to_original
+from saccade.geometry import FRAMES, area, from_original, iou, point_to_original, smart_resize, to_original
 from saccade.types import Frame
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
@@ -66,6 +67,22 @@ def test_each_frame_writes_the_same_place_in_its_own_numbers():
     assert from_original(box, Frame("pixels_resized", **sizes)) == (50, 100, 100, 600)
     assert from_original(box, Frame("thousand", **sizes)) == (250, 100, 500, 600)
     assert from_original(box, Frame("unit", **sizes)) == (0.25, 0.1, 0.5, 0.6)
+    assert from_original(box, Frame("thousand_yx", **sizes)) == (100, 250, 600, 500)
+    assert from_original(box, Frame("bins_1024_yx", **sizes)) == (102, 256, 614, 512)
+
+
+def test_a_frame_that_writes_y_first_is_read_back_as_x_first():
+    frame = Frame("bins_1024_yx", (400, 500), (224, 224))
+    assert to_original((102.4, 256, 614.4, 512), frame) == pytest.approx((100, 50, 200, 300))
+    assert point_to_original((102.4, 256), frame) == pytest.approx((100, 50))
+    assert from_original((0, 0, 400, 500), frame) == (0, 0, 1023, 1023), "there is no location 1024"
+
+
+def test_point_and_box_of_a_reply_land_on_the_same_place():
+    for name in FRAMES:
+        frame = Frame(name, (400, 500), (200, 1000))
+        box = from_original((100, 50, 200, 300), frame)
+        assert to_original(box, frame)[:2] == pytest.approx(point_to_original(box[:2], frame))
 
 
 def processors_resize():
@@ -93,6 +110,36 @@ def test_smart_resize_equals_that_of_the_image_processor(factor, low, high):
         height, width = (int(2 ** rng.uniform(0, 12)) for _ in range(2))
         if max(height, width) / min(height, width) <= 200:
             assert smart_resize(height, width, factor, low, high) == THEIRS(height, width, factor, low, high)
+
+
+def image_processor(model: str, name: str):
+    """An image processor of transformers that does without torchvision; skips where it cannot be imported."""
+    try:
+        module = importlib.import_module(f"transformers.models.{model}.image_processing_pil_{model}")
+        return getattr(module, name)
+    except (ImportError, AttributeError):
+        pytest.skip(f"{name} cannot be imported (transformers)")
+
+
+PROCESSORS = [
+    ("qwen2_vl", "Qwen2VLImageProcessorPil", 14, 3136, 28 * 28 * 16, 1),  # Qwen2-VL and Qwen2.5-VL
+    ("qwen2_vl", "Qwen2VLImageProcessorPil", 16, 32 * 32 * 4, 32 * 32 * 16, 1),  # Qwen3-VL
+    ("glm4v", "Glm4vImageProcessorPil", 14, 112 * 112, 28 * 28 * 32, 2),  # its bounds count an image as two frames
+]
+
+
+@pytest.mark.parametrize(("model", "name", "patch", "low", "high", "frames"), PROCESSORS)
+def test_smart_resize_equals_the_grid_that_the_processor_makes_of_images(model, name, patch, low, high, frames):
+    kind = image_processor(model, name)
+    processor = kind(patch_size=patch, merge_size=2, size={"shortest_edge": low, "longest_edge": high})
+    rng, tried = random.Random(patch), 0
+    while tried < 320:
+        width, height = (int(2 ** rng.uniform(5, 8.5)) for _ in range(2))
+        tried += 1
+        image = Image.new("RGB", (width, height))
+        _, rows, columns = processor(images=[image], return_tensors="np")["image_grid_thw"][0].tolist()
+        wanted = smart_resize(height, width, 2 * patch, low // frames, high // frames)
+        assert (rows * patch, columns * patch) == wanted, (width, height)
 
 
 def test_smart_resize_literals():

@@ -115,38 +115,56 @@ def smart_resize(
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """How a frame writes coordinates: its extent along (x, y), and the number of decimals it keeps."""
+    """How a frame writes coordinates."""
 
     extent: Callable[[Frame], tuple[float, float]]
-    decimals: int
+    """What the image's (width, height) are in the frame."""
+    decimals: int = 0
+    y_first: bool = False
+    below: int = 0
+    """How far the largest number that can be written lies below the extent: 1,024 bins end at 1023."""
 
 
 FRAMES: dict[FrameName, _Scale] = {
-    "pixels_resized": _Scale(lambda frame: frame.size_input, 0),
-    "pixels_original": _Scale(lambda frame: frame.size_original, 0),
-    "thousand": _Scale(lambda frame: (1000, 1000), 0),
-    "unit": _Scale(lambda frame: (1, 1), 4),
+    "pixels_resized": _Scale(lambda frame: frame.size_input),  # Qwen2.5-VL
+    "pixels_original": _Scale(lambda frame: frame.size_original),  # data sets, detectors
+    "thousand": _Scale(lambda frame: (1000, 1000)),  # Qwen2-VL, Qwen3-VL, InternVL, GLM-V
+    "thousand_yx": _Scale(lambda frame: (1000, 1000), y_first=True),  # Gemini
+    "bins_1024_yx": _Scale(lambda frame: (1024, 1024), y_first=True, below=1),  # PaliGemma's location tokens
+    "unit": _Scale(lambda frame: (1, 1), 4),  # LLaVA-OneVision
 }
 
 
 def to_original(box: Sequence[float], frame: Frame) -> Box:
-    """A box of a reply, in `frame`, as pixels of the original image. Not rounded, not clipped."""
-    per_x, per_y = _pixels_per_unit(frame)
-    return box[0] * per_x, box[1] * per_y, box[2] * per_x, box[3] * per_y
+    """A box of a reply, in `frame`, as xyxy pixels of the original image. Not rounded, not clipped."""
+    (per_x, per_y), (x1, y1, x2, y2) = _pixels_per_unit(frame), _ordered(box, frame)
+    return x1 * per_x, y1 * per_y, x2 * per_x, y2 * per_y
+
+
+def point_to_original(point: Sequence[float], frame: Frame) -> tuple[float, float]:
+    """A point of a reply, in `frame`, as (x, y) pixels of the original image."""
+    x, y, *_ = to_original((*point, *point), frame)
+    return x, y
 
 
 def from_original(box: Sequence[float], frame: Frame) -> Box:
-    """A box in pixels of the original image as a reply in `frame` would write it.
+    """An xyxy box in pixels of the original image as a reply in `frame` would write it.
 
     Rounded to what the frame writes: whole numbers, or 4 decimals in `unit`. A box with area keeps one: a side that
     would round to nothing becomes one step long, so that a gold answer is always a box.
     """
     per_x, per_y = _pixels_per_unit(frame)
     scale = FRAMES[frame.name]
-    width, height = scale.extent(frame)
-    x1, x2 = _round_side(box[0] / per_x, box[2] / per_x, width, scale.decimals)
-    y1, y2 = _round_side(box[1] / per_y, box[3] / per_y, height, scale.decimals)
-    return x1, y1, x2, y2
+    width, height = (extent - scale.below for extent in scale.extent(frame))
+    x1, x2 = _round_side(box[0] / per_x, box[2] / per_x, width, scale)
+    y1, y2 = _round_side(box[1] / per_y, box[3] / per_y, height, scale)
+    return _ordered((x1, y1, x2, y2), frame)
+
+
+def _ordered(box: Sequence[float], frame: Frame) -> Box:
+    """Swaps x and y for a frame that writes y first; its own inverse."""
+    x1, y1, x2, y2 = box
+    return (y1, x1, y2, x2) if FRAMES[frame.name].y_first else (x1, y1, x2, y2)
 
 
 def _pixels_per_unit(frame: Frame) -> tuple[float, float]:
@@ -154,11 +172,14 @@ def _pixels_per_unit(frame: Frame) -> tuple[float, float]:
     return frame.size_original[0] / width, frame.size_original[1] / height
 
 
-def _round_side(low: float, high: float, extent: float, decimals: int) -> tuple[float, float]:
-    """Both ends rounded; when a side of some length vanishes, one step around its middle, within the extent."""
-    start, end = round(low, decimals or None), round(high, decimals or None)
+def _round_side(low: float, high: float, largest: float, scale: _Scale) -> tuple[float, float]:
+    """Both ends rounded; when a side of some length vanishes, one step around its middle, up to the largest number."""
+    start, end = (round(v, scale.decimals or None) for v in (low, high))
+    if scale.below:
+        start, end = min(start, largest), min(end, largest)
     if start != end or high <= low:
         return start, end
-    step = 10**-decimals if decimals else 1
-    start = min(math.floor((low + high) / 2 / step) * step, extent - step)
-    return (round(start, decimals), round(start + step, decimals)) if decimals else (start, start + step)
+    step = 10**-scale.decimals if scale.decimals else 1
+    start = min(math.floor((low + high) / 2 / step) * step, largest - step)
+    end = start + step
+    return (round(start, scale.decimals), round(end, scale.decimals)) if scale.decimals else (start, end)

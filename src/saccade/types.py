@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 ImageSource = str | bytes | Image.Image
 """A path, the bytes of an image file, or a decoded image. `saccade.data.images.load_image` opens any of them."""
 
-FrameName = Literal["pixels_resized", "pixels_original", "thousand", "unit"]
+FrameName = Literal["pixels_resized", "pixels_original", "thousand", "thousand_yx", "bins_1024_yx", "unit"]
 FinishReason = Literal["stop", "length", "stop_string", "repetition"]
 
 
@@ -27,7 +27,8 @@ class Frame:
     """What the numbers in a reply mean for one image; sizes are (width, height) in pixels."""
 
     name: FrameName
-    """pixels_resized: pixels of the model's input; thousand: 0-1000 of each side; unit: 0-1 of each side."""
+    """pixels_resized: pixels of the model's input; thousand: 0-1000 of each side; bins_1024: the same of 1,024 bins, at
+    most 1023; unit: 0-1 of each side. `_yx` writes y before x."""
     size_original: tuple[int, int]
     size_input: tuple[int, int]
 
