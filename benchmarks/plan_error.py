@@ -111,7 +111,7 @@ def work_of(case: Case, policy: Policy, group: Group) -> Work:
     width, height = group.prompt.frames[0].size_input
     return Work(
         name="measured",
-        prompts=case.prompts,
+        groups=case.prompts,
         group_size=case.group_size,
         prompt_tokens=prompt,
         images=(width * height // 28**2,),

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES, family
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import Qwen2_5_VLConfig
 
 from saccade import cli
 from saccade.cli.schemas import load_recipe
 from saccade.models import flops
 from saccade.models.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
+from saccade.models.policy import ModelConfig, load_policy
 from saccade.models.tiny import SIZES, build, tiny_config
 from saccade.models.tokenizer import build_tokenizer
 from saccade.training.batching import micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.plan import Plan, Setting, plan, stage_steps, works
-from saccade.training.plan_inputs import visual_tokens
+from saccade.training.plan_inputs import read_config, visual_tokens
 from saccade.training.plan_memory import Work, cohort_tokens, memory, total
 from saccade.training.rl import RLRecipe
 
@@ -98,6 +98,20 @@ def test_a_shape_from_a_configuration_is_that_of_the_model_itself(tiny: ModelSha
     model, _ = build("S")
     assert ModelShape.from_model(model) == tiny
     assert tiny.total == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_with_an_adapter_has_a_shape(name: str, tmp_path: Path) -> None:
+    """All parameters are counted, and as many patches become a visual token as in an encoded prompt."""
+    policy = load_policy(ModelConfig(path=str(family(name).write(tmp_path)), device="cpu"))
+    config, _ = read_config(str(tmp_path))
+    shape = ModelShape.from_config(config)
+    assert shape.total == sum(p.numel() for p in policy.model.parameters())
+    assert shape.sharing == policy.adapter.sharing
+    prompt = policy.adapter.encode("<image>How many?", [Image.new("RGB", (112, 112))])
+    visual = int(torch.isin(prompt.ids_P, torch.tensor(policy.adapter.image_ids)).sum())
+    # LLaVA-OneVision adds a token at the end of each line of patches
+    assert shape.patches_per_token == pytest.approx(policy.adapter.patches(prompt) / visual, rel=0.11)
 
 
 def test_parts_told_by_names_are_those_of_the_adapter(monkeypatch: pytest.MonkeyPatch, tiny: ModelShape) -> None:
@@ -200,7 +214,7 @@ def test_checkpointing_costs_one_forward_and_a_frozen_tower_no_backward(shapes: 
 
 WORK = Work(
     name="one",
-    prompts=8,
+    groups=8,
     group_size=8,
     prompt_tokens=320,
     images=(256,),
@@ -233,7 +247,7 @@ def peak(shape: ModelShape, phase: str = "", **changes: Any) -> float:
         ("rollout", {"max_rows": 64}),
         ("rollout", {"completion_tokens": 256}),
         ("rollout", {"prompt_tokens": 2000}),
-        ("vision", {"prompts": 16}),
+        ("vision", {"groups": 16}),
         ("vision", {"images": (256, 256)}),
     ],
 )
@@ -264,12 +278,12 @@ def test_bfloat16_keeps_float32_masters_gradients_and_moments(shapes: dict[str, 
     budget=st.integers(1, 300),
     packed=st.booleans(),
 )
-def test_micro_batches_are_no_smaller_than_those_of_the_trainer(
+def test_micro_batches_are_those_of_the_trainer(
     prompts: int, group: int, prompt: int, length: int, budget: int, packed: bool
 ) -> None:
     work = replace(
         WORK,
-        prompts=prompts,
+        groups=prompts,
         group_size=group,
         prompt_tokens=prompt,
         completion_tokens=length,
@@ -280,8 +294,8 @@ def test_micro_batches_are_no_smaller_than_those_of_the_trainer(
     real = [row for i in range(prompts) for row in rows(i, prompt, [(k, length) for k in range(group)], budget, cost)]
     largest = max(sum(row.cost for row in batch) for batch in micro_batches(real, budget))
     assert len(real) == work.rows
-    assert largest <= work.tokens_at_once <= max(budget, largest)
-    if group % work.row_completions == 0:  # then all rows are alike
+    assert max(largest, work.tokens_at_once) <= max(budget, max(row.cost for row in real))
+    if group % work.row_completions == 0:  # all rows are alike; else the last of each group is shorter
         assert (largest, len(micro_batches(real, budget))) == (work.tokens_at_once, work.micro_batches)
 
 
@@ -348,6 +362,9 @@ def test_groups_are_divided_over_gpus(shapes: dict[str, ModelShape]) -> None:
     one, eight = (planned(shapes["3B"], gpus=n) for n in (1, 8))
     assert eight.stages[0].flops["prefill"].total == pytest.approx(one.stages[0].flops["prefill"].total)
     assert eight.stages[0].seconds["training"] == pytest.approx(one.stages[0].seconds["training"] / 8)
+    many = planned(shapes["3B"], gpus=64)  # 16 groups: three quarters of the GPUs would have none
+    assert many.stages[0].flops["prefill"].total == pytest.approx(one.stages[0].flops["prefill"].total)
+    assert many.stages[0].seconds["training"] == pytest.approx(one.stages[0].seconds["training"] / 16)
     assert any("FSDP" in line for line in eight.assumptions)
     assert not any("FSDP" in line for line in one.assumptions)
 
@@ -445,16 +462,10 @@ def test_what_cannot_be_planned_is_said(words: tuple[str, ...], expected: str, c
     assert expected in capsys.readouterr().err
 
 
-def test_without_network_a_hub_name_asks_for_a_directory() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "saccade", "plan", "vlm_r1_rec_3b", "model.path=nobody/nothing-here"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "a plan needs config.json alone: model.path=DIR" in done.stderr
+def test_without_network_a_hub_name_asks_for_a_directory(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert run("plan", "vlm_r1_rec_3b", "model.path=nobody/nothing-here") == 2
+    assert "a plan needs config.json alone: model.path=DIR" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- measured

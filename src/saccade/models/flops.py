@@ -56,6 +56,8 @@ class ModelShape:
     parameters: Mapping[str, int]
     """By part: vision, projector, language; a tied head is counted once."""
     language: Layers
+    attention_layers: int
+    """Layers of the language model with keys and values; linear attention has none."""
     vision: Layers
     heads: int
     kv_heads: int
@@ -86,7 +88,7 @@ class ModelShape:
     @property
     def kv_size(self) -> int:
         """Elements of one token's keys and values in all layers."""
-        return 2 * self.kv_heads * self.head_size * self.language.count
+        return 2 * self.kv_heads * self.head_size * self.attention_layers
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
@@ -103,11 +105,13 @@ class ModelShape:
         config: Any = model.config
         text, vision = config.get_text_config(), config.vision_config
         parts, sharing = parts_of(model, config)
-        if any(p.ndim > 2 for _, p in parts["language"]):
+        if any("experts" in name for name, _ in parts["language"]):
             raise ValueError(
-                f"model family {config.model_type!r} is a mixture of experts (or holds other stacked matrices); "
-                "expected a dense language model, the only kind whose cost is known here"
+                f"model family {config.model_type!r} is a mixture of experts, each token meeting only some; expected "
+                "a dense language model, the only kind whose cost is known here"
             )
+        layers = _layers(parts["language"], config.model_type)
+        kinds = getattr(text, "layer_types", None) or ()
         tower = _layers([(name, p) for name, p in parts["vision"] if "merger" not in name], config.model_type)
         merging = [(name, p) for name, p in parts["vision"] if "merger" in name]  # Qwen3-VL's deepstack
         projector = _matrices([*parts["projector"], *merging])
@@ -116,11 +120,12 @@ class ModelShape:
         merge = getattr(vision, "spatial_merge_size", 1)
         return cls(
             parameters={part: sum(p.numel() for _, p in parts[part]) for part in PARTS},
-            language=_layers(parts["language"], config.model_type),
+            language=layers,
+            attention_layers=layers.count - sum(kind == "linear_attention" for kind in kinds),
             vision=tower,
             heads=heads,
-            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-            head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            kv_heads=_largest(text, "num_key_value_heads") or heads,
+            head_size=_largest(text, "head_dim") or text.hidden_size // heads,
             vocab=text.vocab_size,
             tied=not any("lm_head" in name for name, _ in parts["language"]),
             projector_weights=projector,
@@ -133,7 +138,7 @@ class ModelShape:
 
     def attention(self, pairs: float) -> float:
         """Operations of the language model's attention over so many pairs of query and key, in all layers."""
-        return 4.0 * self.heads * self.head_size * self.language.count * pairs
+        return 4.0 * self.heads * self.head_size * self.attention_layers * pairs
 
 
 class _NoTokenizer:
@@ -175,7 +180,9 @@ def _matrices(named: NamedParameters) -> int:
 
 
 def _layers(named: NamedParameters, family: str) -> Layers:
-    down = [(name, p) for name, p in named if name.endswith(("down_proj.weight", "fc2.weight"))]
+    # Gemma 4 wraps the matrices of its tower: mlp.down_proj.linear.weight
+    bare = [(name.replace(".linear.weight", ".weight"), p) for name, p in named]
+    down = [(name, p) for name, p in bare if name.endswith(("down_proj.weight", "fc2.weight"))]
     if not down:
         raise ValueError(
             f"model family {family!r}: found no feed-forward matrices (down_proj or fc2) to read the widths from"
@@ -192,6 +199,13 @@ def _layers(named: NamedParameters, family: str) -> Layers:
     )
 
 
+def _largest(text: Any, name: str) -> int | None:
+    """A value of the language model's configuration; the largest where layers differ (Gemma 4)."""
+    layers = getattr(text, "per_layer_config", None)
+    configs = [layers[i] for i in range(text.num_hidden_layers)] if layers else [text]
+    return max((value for one in configs if (value := getattr(one, name, None))), default=None)
+
+
 def _patches_per_token(config: Any) -> float:
     """How many patches become one visual token, by the names that the families have for it."""
     vision = config.vision_config
@@ -203,7 +217,16 @@ def _patches_per_token(config: Any) -> float:
         return float(config.scale_factor**2)
     if getattr(config, "mm_tokens_per_image", None):
         return (vision.image_size / vision.patch_size) ** 2 / config.mm_tokens_per_image
-    return 1.0
+    if getattr(vision, "pooling_kernel_size", None):
+        return float(vision.pooling_kernel_size**2)
+    if getattr(config, "downsample_mode", None):
+        return float(str(config.downsample_mode).rstrip("x"))
+    if config.model_type.startswith("llava"):
+        return 1.0
+    raise ValueError(
+        f"model family {config.model_type!r}: its configuration does not say how many patches become one visual token "
+        "(spatial_merge_size, downsample_ratio, scale_factor, mm_tokens_per_image, pooling_kernel_size)"
+    )
 
 
 @dataclass(frozen=True, slots=True)

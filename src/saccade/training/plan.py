@@ -196,6 +196,8 @@ def assumptions(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator
         yield f"no flash kernel in {recipe.model.dtype} on a GPU: packed rows copy the prompt's keys and values"
     if shape.sharing in ("masks", "two_phase"):
         yield f"this family shares prompts by {shape.sharing}, whose masks or copies are not counted"
+    if shape.attention_layers < shape.language.count:
+        yield "the state of linear attention is not counted"
     if shape.sharing is None:
         yield "this family has no adapter, so training would refuse it; its parts are told by the names of modules"
 
@@ -207,7 +209,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
     """What one GPU does in each stage; groups are divided over the GPUs, none is cut."""
     base = Work(
         name="sft",
-        prompts=math.ceil(recipe.prompts_per_step / setting.gpus),
+        groups=recipe.prompts_per_step,
         group_size=1,
         prompt_tokens=setting.text_tokens + sum(setting.images),
         images=setting.images,
@@ -238,7 +240,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         replace(
             base,
             name=stage.name,
-            prompts=math.ceil(recipe.prompts_in(stage) / setting.gpus),
+            groups=recipe.prompts_in(stage),
             group_size=stage.group_size,
             completion_tokens=min(setting.completion_tokens or stage.max_new_tokens, stage.max_new_tokens),
             steps=steps,
@@ -280,12 +282,12 @@ def stage_plan(shape: ModelShape, work: Work, setting: Setting, tflops: float) -
     return StagePlan(
         name=work.name,
         steps=work.steps,
-        groups=work.prompts * work.gpus,
+        groups=work.groups,
         group_size=work.group_size,
         completion_tokens=work.completion_tokens,
         packed_row=work.tokens_at_once,
         micro_batches=work.micro_batches,
-        flops={phase: ops.times(work.gpus) for phase, ops in flops.items()},
+        flops={phase: ops.times(work.groups / work.prompts) for phase, ops in flops.items()},
         decode_steps=decode_steps,
         memory=memory(shape, work),
         seconds=seconds,

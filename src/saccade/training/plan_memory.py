@@ -32,7 +32,8 @@ class Work:
     """What one GPU does in one step of a stage."""
 
     name: str
-    prompts: int
+    groups: int
+    """Of the step, over all GPUs."""
     group_size: int
     prompt_tokens: int
     """Text and visual tokens of a prompt."""
@@ -59,6 +60,11 @@ class Work:
     """Steps of the stage, if they can be known."""
     cuda: bool = True
     """On a GPU the optimiser steps all parameters at once, which takes room; on a CPU one after the other."""
+
+    @property
+    def prompts(self) -> int:
+        """Those of one GPU; groups are divided over the GPUs, none is cut for it."""
+        return math.ceil(self.groups / self.gpus)
 
     @property
     def bytes(self) -> int:
