@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import saccade
-from saccade.cli import demo, plan, predict, report, resume, rl, sft, verify, world
+from saccade.cli import ap, demo, plan, predict, report, resume, rl, sft, verify, world
 from saccade.cli import eval as eval_verb
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
@@ -24,6 +24,7 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "eval": eval_verb.evaluate,
     "report": report.report,
     "predict": predict.predict,
+    "ap": ap.ap,
     "verify": verify.verify,
     "plan": plan.plan,
 }
