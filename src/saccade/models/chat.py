@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -104,7 +105,7 @@ class ChatAdapter(ABC):
 
     # What follows from it
 
-    @property
+    @cached_property  # a vocabulary of 150,000 takes long to list, and every decoded reply asks
     def stop_ids(self) -> tuple[int, ...]:
         known = self.tokenizer.get_vocab()
         ends = (self._end, self.tokenizer.eos_token_id, *(known.get(token) for token in self.also_ends))
