@@ -7,6 +7,7 @@ round-off. The whole gradient as one vector has no such hole.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ class Float64(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.nn.functional.grid_sample):
+            return func(*_promoted(args), **kwargs)
         asked = torch.float32 if func is Tensor.float else kwargs.get("dtype")
         if func in (Tensor.to, Tensor.type) and torch.float32 in args:
             asked = torch.float32
@@ -55,6 +58,12 @@ class Float64(TorchFunctionMode):
         if func in (torch.softmax, torch.nn.functional.softmax):
             return func(*args, **{**kwargs, "dtype": torch.float64})
         return func(*args, **kwargs)
+
+
+def _promoted(args: Sequence[Any]) -> Sequence[Any]:
+    """Tensors that meet in one dtype, which the code took for granted: those that it made in float32 follow."""
+    tensors = all(isinstance(x, Tensor) for x in args)
+    return [x.double() for x in args] if tensors and len({x.dtype for x in args}) > 1 else args
 
 
 def throughout(dtype: torch.dtype) -> AbstractContextManager[object]:
