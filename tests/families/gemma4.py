@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import Gemma4Config, Gemma4ForConditionalGeneration, Gemma4Processor
+from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
 from families._checkpoint import without_video, write_model
@@ -83,4 +83,7 @@ def write(directory: str | Path, seed: int = 0, kind: dict[str, Any] = SMALL) ->
 
 
 def processor(directory: str | Path) -> Any:
+    """ImportError where this transformers' processor itself needs torchvision."""
+    from transformers import Gemma4Processor
+
     return without_video(Gemma4Processor, directory, "<|image|>", "<|video|>", feature_extractor=None, **NAMED)

@@ -11,9 +11,11 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -161,11 +163,17 @@ class ChatAdapter(ABC):
         return self.tokenizer.decode([i for i in ids if i not in stops], skip_special_tokens=False)
 
     def vision(self, model: Any, prompts: Sequence[EncodedPrompt]) -> tuple[Tensor, ...]:
-        """Features per prompt in order; a text-only prompt gets an empty tensor."""
+        """Features per prompt in order; a text-only prompt gets an empty tensor. ValueError for a model that would not
+        look at features that it is given."""
         with_images = [p for p in prompts if p.pixels]
         if not with_images:
             hidden = self.config.get_text_config().hidden_size
             return tuple(torch.empty(0, hidden, device=model.device, dtype=model.dtype) for _ in prompts)
+        if "mm_encoder_outputs" not in signature(model.model.forward).parameters:
+            raise ValueError(
+                f"transformers {transformers.__version__}: {type(model).__name__} takes no ready image features "
+                "(mm_encoder_outputs) and would go on without the images; install transformers >= 5.18"
+            )
         joined = {name: value.to(model.device) for name, value in self.join_pixels(with_images).items()}
         found = iter(self.image_features(model, joined, with_images))
         features = [next(found) if p.pixels else None for p in prompts]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.chat import ChatAdapter, Pixels
@@ -23,6 +24,9 @@ class Idefics3Adapter(ChatAdapter):
     by the whole of it as one more tile; a small image is that one tile alone. No coordinates are part of what these
     families were taught in public, so the frame is 0-1 of each side ("unit"), which does not depend on tiles.
 
+    The template opens the assistant's turn with `Assistant:`, without the space that it writes before a reply, so the
+    first token that such a model samples often begins with one.
+
     Pixels are kept per tile, (tiles, 3, H, W); the model takes them as (prompts, tiles, 3, H, W).
     """
 
@@ -33,6 +37,11 @@ class Idefics3Adapter(ChatAdapter):
     pixel_names = ("pixel_values", "pixel_attention_mask", "rows_and_columns")
     projector = ("connector.",)
     tower = ("vision_model.",)
+
+    def __init__(self, *of_family: Any) -> None:
+        super().__init__(*of_family)
+        vision = self.config.vision_config
+        self.per_tile = int((vision.image_size // vision.patch_size) ** 2 / self.config.scale_factor**2)
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
         """ValueError for an image of more tiles than the vocabulary has marks for."""
@@ -50,8 +59,7 @@ class Idefics3Adapter(ChatAdapter):
         }
 
     def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
-        vision = self.config.vision_config
-        tokens = self.image_token * int((vision.image_size // vision.patch_size) ** 2 / self.config.scale_factor**2)
+        tokens = self.image_token * self.per_tile
         whole = f"{AROUND}{WHOLE}{tokens}{AROUND}"
         texts = []
         for rows, columns in pixels["rows_and_columns"].tolist():
@@ -73,6 +81,11 @@ class Idefics3Adapter(ChatAdapter):
         )
         per_tile = iter(out.pooler_output)
         return [torch.cat([next(per_tile) for _ in p.pixels["pixel_values"]]) for p in prompts]
+
+    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """One tensor (tiles, V, D), which transformers takes from 5.18 on; newer ones take a sequence, too."""
+        present = [f.unflatten(0, (-1, self.per_tile)) for f in features if f.shape[0]]
+        return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present))} if present else None
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
         if not prompt.pixels:
