@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from saccade.data.readers import READERS, Reading
+from saccade.data import DataConfig, open_source
 from saccade.tasks import TASKS
 from saccade.world import World, export
 from saccade.world.sheet import contact_sheet
@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_the_jsonl_reads_back_as_the_same_questions_and_answers(folder: Path) -> None:
-    rows = READERS["vlm_r1"](Reading(folder / "test.jsonl", folder)).samples
+    rows = list(open_source(DataConfig(source="vlm_r1", path=folder / "test.jsonl")))
     assert len(rows) == N * len(ALL_TASKS)
     for row in rows:
         sample = WORLD.item(0, row.meta["index"], row.task, "test").sample

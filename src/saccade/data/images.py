@@ -13,6 +13,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from saccade.types import ImageSource
 
 WHITE = (255, 255, 255, 255)
+
+
+class ImageError(ValueError):
+    """An image that is missing, damaged, or of a kind without a colour meaning."""
+
+
 _UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
@@ -20,7 +26,7 @@ def load_image(source: ImageSource | Path) -> Image.Image:
     """The image as RGB: turned upright by its EXIF tag, transparency on white, 16 bits scaled to 8, CMYK converted.
 
     Of an animation the first frame is taken, with a warning. Raises ValueError that names the file when it is missing,
-    cut off, no image, or of a kind without a colour meaning (floating point).
+    cut off, no image, or of a kind without a colour meaning (floating point); it is an `ImageError`.
     """
     if isinstance(source, Image.Image):
         return _rgb(source, "image in memory")
@@ -28,11 +34,12 @@ def load_image(source: ImageSource | Path) -> Image.Image:
     with _open(source, name) as image:
         try:
             image.load()
+            upright = ImageOps.exif_transpose(image)
         except _UNREADABLE as error:
-            raise ValueError(f"{name}: the image is cut off or damaged ({error}); write the file anew") from None
+            raise ImageError(f"{name}: the image is cut off or damaged ({error}); write the file anew") from None
         if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo with its previews
             warnings.warn(f"{name}: has {getattr(image, 'n_frames', '?')} frames; the first is used", stacklevel=2)
-        return _rgb(ImageOps.exif_transpose(image), name)
+        return _rgb(upright, name)
 
 
 def image_size(source: ImageSource | Path) -> tuple[int, int]:
@@ -40,7 +47,10 @@ def image_size(source: ImageSource | Path) -> tuple[int, int]:
     if isinstance(source, Image.Image):
         return source.size
     with _open(source, name_of(source)) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        try:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except _UNREADABLE as error:
+            raise ImageError(f"{name}: its EXIF data is damaged ({error}); write the file anew") from None
         return (image.height, image.width) if turned else image.size
 
 
@@ -62,16 +72,16 @@ def _open(source: str | bytes | Path, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except FileNotFoundError:
-        raise ValueError(f"{name}: there is no such image file") from None
+        raise ImageError(f"{name}: there is no such image file") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{name}: not an image that Pillow can open; expected PNG, JPEG, WebP or the like") from None
+        raise ImageError(f"{name}: not an image that Pillow can open; expected PNG, JPEG, WebP or the like") from None
     except _UNREADABLE as error:
-        raise ValueError(f"{name}: the image does not open ({error})") from None
+        raise ImageError(f"{name}: the image does not open ({error})") from None
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
-        raise ValueError(f"{name}: holds floating point numbers, expected colours; convert it to 8 bits first")
+        raise ImageError(f"{name}: holds floating point numbers, expected colours; convert it to 8 bits first")
     if image.mode.startswith("I"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -10,13 +10,23 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from saccade.config import Config
-from saccade.data.readers import READERS, Reading
+from saccade.data.readers import READERS, TABLES
+from saccade.data.records import Item, Reading
 from saccade.types import Sample
 from saccade.world.config import WorldConfig
 
 WORLD = "world"
-_OF_FILES = ("path", "image_folder", "on_bad")
-_OF_WORLD = ("split", "seed", "world")
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "path": tuple(READERS),
+    "hub": TABLES,
+    "image_folder": tuple(READERS),
+    "on_bad": tuple(READERS),
+    "negatives": ("coco",),
+    "split": (WORLD, *TABLES),
+    "seed": (WORLD, "coco"),
+    "world": (WORLD,),
+}
+"""Keys that not every source reads -> the sources that do."""
 
 
 class DataConfig(Config):
@@ -33,27 +43,33 @@ class DataConfig(Config):
     limit: int | None = Field(default=None, ge=1)
     """The first samples only."""
     path: Path | None = None
-    """The file or folder; required for files."""
+    """The file, folder or pattern (train-*.parquet); required for files."""
+    hub: str | None = None
+    """Instead of `path`: the name of a data set on the Hugging Face hub, owner/name."""
     image_folder: Path | None = None
     """What image names are relative to; the folder of `path` when null."""
     on_bad: Literal["error", "skip"] = "error"
     """A row that is not right: stop before the run starts, or leave it out and count it."""
-    split: str = "train"
-    """Split of the world."""
+    split: str | None = None
+    """Split of the world or of a Hugging Face data set; 'train' when null."""
+    negatives: int = Field(default=3, ge=0)
+    """COCO detection: how many absent labels are asked for in an image, at most (at least one, unless 0)."""
     seed: int = 0
-    """Seed of the world's items."""
+    """Seed of the world's items, or of COCO's absent labels."""
     world: WorldConfig = WorldConfig()
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> DataConfig:
         if self.source != WORLD and self.source not in READERS:
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join([*READERS, WORLD])}")
-        needed = "task" if self.source == WORLD else "path"
-        if getattr(self, needed) is None:
-            raise ValueError(f"source {self.source!r} needs '{needed}'")
-        for key in _OF_FILES if self.source == WORLD else _OF_WORLD:
-            if getattr(self, key) != type(self).model_fields[key].default:
+        for key, sources in _READ_BY.items():
+            if self.source not in sources and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"'{key}' means nothing to source {self.source!r}; leave it out")
+        if self.source == WORLD and self.task is None:
+            raise ValueError("source 'world' needs 'task'")
+        if self.source != WORLD and (self.path is None) == (self.hub is None):
+            both = "either 'path' or 'hub', not both" if self.path else "'path'"
+            raise ValueError(f"source {self.source!r} needs {both}")
         return self
 
 
@@ -89,19 +105,53 @@ def open_source(cfg: DataConfig) -> Source:
     return _open_world(cfg) if cfg.source == WORLD else _open_files(cfg)
 
 
+def items(cfg: DataConfig) -> Iterator[Item]:
+    """The samples of an entry one by one with their places, and a ValueError in place of each row that is not right;
+    nothing is kept. Raises ValueError when nothing can be read at all, or the world has no end."""
+    if cfg.source == WORLD:
+        source = _open_world(cfg)
+        return ((f"{source.name}:{number}", sample) for number, sample in enumerate(source, 1))
+    found = READERS[cfg.source](_reading(cfg))
+    return found if cfg.limit is None else _first(found, cfg.limit)
+
+
+def _first(found: Iterator[Item], limit: int) -> Iterator[Item]:
+    """Up to so many samples; rows that are not right among them do not count."""
+    for item in found:
+        yield item
+        limit -= not isinstance(item[1], ValueError)
+        if not limit:
+            return
+
+
+def _reading(cfg: DataConfig) -> Reading:
+    path = cfg.path or Path(cfg.hub or "")
+    folder = cfg.image_folder or (path if path.is_dir() else path.parent)
+    hub = cfg.hub is not None
+    return Reading(path, folder, cfg.task, hub, cfg.split, cfg.negatives, cfg.seed)
+
+
 def _open_files(cfg: DataConfig) -> Source:
-    assert cfg.path is not None  # DataConfig saw to it
-    folder = cfg.image_folder or (cfg.path if cfg.path.is_dir() else cfg.path.parent)
-    rows = READERS[cfg.source](Reading(cfg.path, folder, cfg.task, skip_bad=cfg.on_bad == "skip"))
-    samples = rows.samples[: cfg.limit]
-    return Source(cfg.name or cfg.path.stem, samples.__getitem__, len(samples), rows.skipped)
+    samples: list[Sample] = []
+    skipped = 0
+    for place, found in items(cfg):
+        if isinstance(found, Sample):
+            samples.append(found)
+        elif cfg.on_bad == "skip":
+            skipped += 1
+        else:
+            raise ValueError(f"{place}: {found}") from found
+    if not samples:
+        raise ValueError(f"{cfg.path or cfg.hub}: no usable row ({skipped} skipped)")
+    name = cfg.name or (cfg.path.stem if cfg.path else str(cfg.hub))
+    return Source(name, samples.__getitem__, len(samples), skipped)
 
 
 def _open_world(cfg: DataConfig) -> Source:
     from saccade.world import World  # the world writes data sets, so it knows this room
 
     assert cfg.task is not None  # DataConfig saw to it
-    world, task = World(cfg.world), cfg.task
-    world.item(cfg.seed, 0, task, cfg.split)  # a wrong task or split is said now
-    name = cfg.name or f"world/{cfg.split}/{task}"
-    return Source(name, lambda index: world.item(cfg.seed, index, task, cfg.split).sample, cfg.limit)
+    world, task, split = World(cfg.world), cfg.task, cfg.split or "train"
+    world.item(cfg.seed, 0, task, split)  # a wrong task or split is said now
+    name = cfg.name or f"world/{split}/{task}"
+    return Source(name, lambda index: world.item(cfg.seed, index, task, split).sample, cfg.limit)

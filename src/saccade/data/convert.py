@@ -1,0 +1,119 @@
+"""Converting: any format that can be read becomes Saccade's own storage, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+from saccade.data.records import kind_of
+from saccade.data.sources import DataConfig, items
+from saccade.data.storage import Keep, Kind, Writer
+
+SUMMARY = "summary.json"
+SKIPPED = "skipped.jsonl"
+SHOWN = 20
+
+
+@dataclass
+class Summary:
+    """What was written and what was left out."""
+
+    rows: int = 0
+    skipped: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Kind of fault -> rows left out for it."""
+    tasks: dict[str, int] = field(default_factory=dict)
+    images: int = 0
+    """Over all rows; a picture that many rows show counts in each."""
+    format: str = ""
+    kept: str = ""
+    first: list[str] = field(default_factory=list)
+    """The first rows left out, with their places; all are in skipped.jsonl."""
+
+
+def convert(
+    entries: Iterable[DataConfig],
+    out: Path,
+    kind: Kind = "parquet",
+    keep: Keep = "as_is",
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Summary:
+    """Writes the samples of `entries` into the new folder `out`: the rows, perhaps images/, summary.json and
+    skipped.jsonl.
+
+    The folder appears whole or not at all. ValueError for a folder that is not empty, a full disk, nothing usable and,
+    with `strict`, for the first row that is not right. `progress` is called with the number of rows so far.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; give a new one or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    clear_remains(out)
+    beside = out.parent / f".{out.name}.{os.getpid()}.partial"
+    beside.mkdir()
+    try:
+        summary = _write(list(entries), beside, kind, keep, strict, progress)
+        beside.replace(out)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ValueError(f"the disk is full: {out} was not written; free space, or keep images by path") from error
+        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return summary
+
+
+def clear_remains(out: Path) -> None:
+    """Removes what a process that was killed left of the same folder."""
+    for old in out.parent.glob(f".{out.name}.*.partial"):
+        number = old.name.split(".")[-2]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(
+    entries: list[DataConfig],
+    folder: Path,
+    kind: Kind,
+    keep: Keep,
+    strict: bool,
+    progress: Callable[[int], None] | None,
+) -> Summary:
+    sources = ", ".join(dict.fromkeys(entry.source for entry in entries))
+    summary, tasks, reasons = Summary(format=sources, kept=keep), Counter[str](), Counter[str]()
+    with Writer(folder, kind, keep) as writer, (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
+        for entry in entries:
+            for number, (place, found) in enumerate(items(entry), 1):
+                try:
+                    if isinstance(found, ValueError):
+                        raise found
+                    writer.write(found)
+                except ValueError as error:
+                    if strict:
+                        raise ValueError(f"{place}: {error}") from error
+                    reasons[kind_of(error)] += 1
+                    summary.first += [f"{place}: {error}"][: SHOWN - len(summary.first)]
+                    row = {"file": str(entry.path), "place": place, "kind": kind_of(error), "reason": str(error)}
+                    skipped.write(json.dumps(row) + "\n")
+                else:
+                    tasks[found.task] += 1
+                    summary.images += len(found.images)
+                if progress is not None:
+                    progress(number)
+    summary.rows, summary.skipped = sum(tasks.values()), sum(reasons.values())
+    summary.tasks, summary.reasons = dict(tasks), dict(reasons)
+    if not summary.rows:
+        first = f", the first: {summary.first[0]}" if summary.first else ""
+        raise ValueError(f"{entries[0].path}: no usable row ({summary.skipped} skipped{first})")
+    (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
+    if not summary.skipped:
+        (folder / SKIPPED).unlink()
+    return summary

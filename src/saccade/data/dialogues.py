@@ -1,0 +1,191 @@
+"""Formats whose rows are conversations: VLM-R1's, and LLaVA's with its relative ShareGPT."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from saccade.data import records
+from saccade.data.files import table_rows
+from saccade.data.questions import infer_task, letters_in, name_pictures, typed
+from saccade.data.records import MARKER, Item, Reading, Row
+from saccade.types import Sample
+
+METHOD_TASKS: dict[str, str] = {
+    "mcq": "choice",
+    "yes_no": "yes_no",
+    "math": "free_form",
+    "numeric": "free_form",
+    "all_match": "text",
+    "map": "detect",
+    "od_ap": "detect",
+    "od_ap50": "detect",
+    "odLength": "detect",
+    "weighted_sum": "detect",
+}
+"""VLM-R1's `accu_reward_method` -> task. 'llm' asks a judge and is not here; 'default' goes by the answer."""
+METHOD = "accu_reward_method"
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_TAGGED = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
+_CONCLUSION = re.compile(r"<CONCLUSION>((?:(?!</?CONCLUSION>).)*)</CONCLUSION>", re.DOTALL)
+_PREFIX = re.compile(r"^\s*(?:#+\s*)?(?:the\s+)?final\s+answer(?:\s+is)?\s*:\s*", re.IGNORECASE)
+_LAST_LINE = re.compile(
+    r"^\s*(?:#+\s*)?(?:the\s+)?final\s+answer(?:\s+is)?\s*:\s*(\S.*)$", re.IGNORECASE | re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation as far as it is used: its first question and the answer to it."""
+
+    question: str
+    said: Any
+    """Text; VLM-R1 also has numbers and boxes here."""
+    system: str | None
+    later: int
+    """Turns after the first two."""
+
+
+def vlm_r1(reading: Reading) -> Iterator[Item]:
+    """Rows of VLM-R1: `image` (a name or a list), `conversations` (question, answer), `accu_reward_method`.
+
+    The columns `task`, `answer` and `meta`, which `saccade world make` writes, go before what the others imply.
+    """
+
+    def read(row: Row, place: str) -> Sample:
+        names = _images(row)
+        dialogue = read_dialogue(records.field(row, "conversations", list))
+        records.refuse_videos(row, dialogue.question)
+        if names is None and MARKER in dialogue.question:
+            records.field(row, "image", (str, list))
+        images = () if names is None else records.images_of(names, reading)
+        method = row.get(METHOD)
+        task = row.get("task") or _task_of(method or "default", reading.task, dialogue.said)
+        answer = row["answer"] if "answer" in row else _answer(task, dialogue.said)
+        meta = {"place": place} | _extras(dialogue) | ({METHOD: method} if method else {})
+        meta |= records.field(row, "meta", dict) if "meta" in row else {}
+        question = records.with_markers(dialogue.question, len(images))
+        return Sample(str(row.get("id", place)), images, question, typed(task, answer), task, meta)
+
+    return records.each(table_rows(reading), read)
+
+
+def llava(reading: Reading) -> Iterator[Item]:
+    """Rows of LLaVA and ShareGPT, in both shapes of Vision-R1: `conversations` or `messages` with `from`, `value` or
+    `role`, `content`; `image` or `images`.
+
+    The reply is kept in `meta.response`, for supervised fine-tuning. The gold is what its answer tag, its <CONCLUSION>
+    or its line 'Final Answer:' holds, else the whole reply.
+    """
+
+    def read(row: Row, place: str) -> Sample:
+        turns = records.field(row, "messages" if "messages" in row else "conversations", list)
+        dialogue = read_dialogue(turns)
+        records.refuse_videos(row, dialogue.question)
+        if not isinstance(dialogue.said, str):
+            raise ValueError(f"the reply is {records.shown(dialogue.said)}; expected a text (numbers: source vlm_r1)")
+        names = _images(row)
+        if names is None and MARKER in dialogue.question:
+            raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
+        images = () if names is None else records.images_of(names, reading)
+        question = records.with_markers(name_pictures(dialogue.question, [], len(images))[0], len(images))
+        answer = final_answer(dialogue.said)
+        task = reading.task or infer_task(question, answer)
+        meta: dict[str, Any] = {"place": place, "response": dialogue.said} | _extras(dialogue)
+        if task == "choice":
+            meta["options"] = list(letters_in(question) or "ABCDE")
+        return Sample(str(row.get("id", place)), images, question, typed(task, answer), task, meta)
+
+    return records.each(table_rows(reading), read)
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def read_dialogue(turns: list[Any]) -> Dialogue:
+    """The parts of a conversation. ValueError for roles out of order, and for images in later turns."""
+    expected = "a question and an answer, each {'from', 'value'} or {'role', 'content'}"
+    said = [(_role(turn), _content(turn)) for turn in turns if isinstance(turn, dict)]
+    if len(said) != len(turns):
+        raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
+    system = str(said.pop(0)[1]) if said and said[0][0] == "system" else None
+    if len(said) < 2 or not isinstance(said[0][1], str) or said[1][1] is None:
+        raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
+    roles = [role for role, _ in said]
+    if roles[0] == "assistant" or (roles[1] == "user" and roles[0] is not None):
+        raise ValueError(f"field 'conversations': the roles are {roles[:2]}, expected the user's turn, then the reply")
+    for number, (_, text) in enumerate(said[2:], 3):
+        if isinstance(text, str) and (MARKER in text or records.VIDEO in text):
+            raise ValueError(
+                f"field 'conversations': turn {number} has an image of its own; only images of the first question are "
+                "read, make a row of each question"
+            )
+    return Dialogue(said[0][1], said[1][1], system, len(said) - 2)
+
+
+def final_answer(text: str) -> str:
+    """What a written reply gives as its answer, without 'Final Answer:'."""
+    for pattern in (_TAGGED, _CONCLUSION, _LAST_LINE):
+        if found := pattern.findall(text):
+            return _PREFIX.sub("", found[-1]).strip()
+    return text.strip()
+
+
+def _role(turn: dict[str, Any]) -> str | None:
+    name = turn.get("from", turn.get("role"))
+    if name is not None and name not in _ROLES:
+        raise ValueError(f"field 'conversations': got the role {name!r}, expected one of {', '.join(_ROLES)}")
+    return None if name is None else _ROLES[name]
+
+
+def _content(turn: dict[str, Any]) -> Any:
+    """What a turn says; parts of a list, as chat APIs have them, become markers and text."""
+    content = turn.get("value", turn.get("content"))
+    if not (isinstance(content, list) and content and all(isinstance(p, dict) and "type" in p for p in content)):
+        return content
+    kinds = {"image": MARKER, "image_url": MARKER, "video": records.VIDEO, "video_url": records.VIDEO}
+    return "".join(kinds.get(str(part["type"]), str(part.get("text", ""))) for part in content)
+
+
+def _images(row: Row) -> Any:
+    """The value of `image` or `images`; None for a row of text alone. Without anything to go by, the error says so."""
+    for name in ("image", "images"):
+        if row.get(name):
+            return row[name]
+    if "conversations" not in row and "messages" not in row:
+        records.field(row, "image", (str, list))
+    return None
+
+
+def _extras(dialogue: Dialogue) -> dict[str, Any]:
+    return ({"system": dialogue.system} if dialogue.system else {}) | (
+        {"later_turns": dialogue.later} if dialogue.later else {}
+    )
+
+
+def _task_of(method: Any, given: str | None, answer: Any) -> str:
+    """The task that VLM-R1's reward method stands for; without one, a box answer refers and all else is free form."""
+    if isinstance(method, str) and method in METHOD_TASKS:
+        return METHOD_TASKS[method]
+    if method != "default" and given is None:
+        known = ", ".join(METHOD_TASKS)
+        raise ValueError(f"accu_reward_method {method!r} has no task here; expected one of {known}, or give 'task'")
+    return given or ("refer" if isinstance(answer, list) else "free_form")
+
+
+def _answer(task: str, said: Any) -> Any:
+    """The gold inside an answer turn: within its answer tags, when it has them."""
+    if not isinstance(said, str):
+        return said
+    tagged = re.search(r"<answer>(.*?)</answer>", said, re.DOTALL)
+    text = (tagged.group(1) if tagged else said).strip()
+    if task != "refer":
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        got = records.shown(text)
+        raise records.BoxError(f"answer {got} is no box; expected [x1, y1, x2, y2] in image pixels") from None

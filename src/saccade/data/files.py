@@ -1,0 +1,176 @@
+"""Rows of tables, whatever file holds them: JSONL, JSON, Parquet, a Hugging Face data set on disk or on the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saccade.data.json_stream import elements
+from saccade.data.records import Placed, Reading, Row, jsonl_rows
+
+if TYPE_CHECKING:
+    import datasets
+
+BATCH = 64
+"""Rows of Parquet and Arrow that are in memory at a time; each may carry its images."""
+_PATTERN = re.compile(r"[*?\[]")
+_SHARD = re.compile(r"-\d+-of-\d+$")
+
+
+def table_rows(reading: Reading) -> Iterator[Placed]:
+    """(place, row) of everything at `reading.path`. ValueError when there is nothing that can be read."""
+    if reading.hub:
+        yield from _hub(str(reading.path), reading.split or "train")
+        return
+    path = reading.path
+    if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        yield from _saved(path, reading.split or "train")
+        return
+    if reading.split is not None:
+        raise ValueError(
+            f"{path}: split {reading.split!r} is of Hugging Face data sets (a folder of save_to_disk, or hub); a file "
+            "is its own split, leave 'split' out"
+        )
+    for file in files_at(path):
+        yield from _KINDS[file.suffix.lower()](file)
+
+
+def files_at(path: Path) -> list[Path]:
+    """The files that a path names: itself, the matches of a pattern, or the shards in a folder."""
+    kinds = ", ".join(_KINDS)
+    if _PATTERN.search(path.name) and not path.exists():
+        found = sorted(path.parent.glob(path.name))
+        if not found:
+            raise ValueError(f"{path}: there is no such file; no name in {path.parent} matches the pattern")
+    elif path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in _KINDS and file.is_file())
+        if not found:
+            raise ValueError(f"{path}: there is no such file as {kinds} in this folder")
+        sets = sorted({_SHARD.sub("", file.stem) for file in found})
+        if len(sets) > 1:
+            raise ValueError(
+                f"{path}: holds {', '.join(sets)}, perhaps training and test together; name one file, or the shards of "
+                f"one by a pattern such as {path / sets[0]}*"
+            )
+    elif path.is_file():
+        found = [path]
+    else:
+        raise ValueError(f"{path}: there is no such file")
+    for file in found:
+        if file.suffix.lower() not in _KINDS:
+            raise ValueError(f"{file}: got a file '{file.suffix}', expected one of {kinds}")
+    return found
+
+
+def count_rows(path: Path) -> int | None:
+    """How many rows a path holds, where that is cheap to know; None elsewhere."""
+    try:
+        files = files_at(path)
+        return sum(_count(file) for file in files) if all(f.suffix in (".jsonl", ".parquet") for f in files) else None
+    except (ValueError, OSError):
+        return None
+
+
+def _count(file: Path) -> int:
+    if file.suffix == ".parquet":
+        return pq.ParquetFile(file).metadata.num_rows
+    with file.open("rb") as lines:
+        return sum(bool(line.strip()) for line in lines)
+
+
+def _json_rows(path: Path) -> Iterator[Placed]:
+    """The elements of a JSON list, placed by the line they begin on; a file that begins with an object is JSONL."""
+    with path.open(encoding="utf-8-sig", errors="replace") as text:
+        first = next((c for c in iter(lambda: text.read(1), "") if not c.isspace()), "")
+    if first == "{":
+        yield from jsonl_rows(path)
+        return
+    for _, line, element in elements(path):
+        if isinstance(element, dict | ValueError):
+            yield f"{path.name}:{line}", element
+        else:
+            yield f"{path.name}:{line}", ValueError(f"got a JSON {type(element).__name__}, expected an object")
+
+
+def _parquet_rows(path: Path) -> Iterator[Placed]:
+    """Rows of a Parquet file, placed by their number from 1."""
+    number = count(1)
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=BATCH):
+                for row in batch.to_pylist():
+                    yield f"{path.name}:{next(number)}", row
+    except (pa.ArrowException, OSError) as error:
+        yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({_line(error)})")
+
+
+_KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
+    ".jsonl": jsonl_rows,
+    ".json": _json_rows,
+    ".parquet": _parquet_rows,
+}
+"""Suffix -> rows."""
+
+
+# ------------------------------------------------------------------------------------------------------- Hugging Face
+
+
+def _saved(path: Path, split: str) -> Iterator[Placed]:
+    """A folder written by `save_to_disk`, read without the package `datasets`."""
+    if (path / "dataset_dict.json").is_file():
+        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
+        if split not in splits:
+            raise ValueError(f"{path}: there is no such split as {split!r}; it has {', '.join(splits) or 'none'}")
+        path = path / split
+    files = json.loads((path / "state.json").read_text(encoding="utf-8")).get("_data_files") or []
+    number = count(1)
+    for file in files:
+        place = f"{path.name}/{file.get('filename')}"
+        try:
+            with pa.memory_map(str(path / file["filename"])) as source, pa.ipc.open_stream(source) as stream:
+                for batch in stream:
+                    for start in range(0, batch.num_rows, BATCH):
+                        for row in batch.slice(start, BATCH).to_pylist():
+                            yield f"{path.name}:{next(number)}", row
+        except (pa.ArrowException, OSError) as error:
+            yield place, ValueError(f"not an Arrow file that can be read ({_line(error)})")
+
+
+def _hub(name: str, split: str) -> Iterator[Placed]:
+    """A data set on the hub, images left as bytes."""
+    loaded = _load(name, split)
+    number = count(1)
+    for table in loaded.with_format("arrow").iter(batch_size=BATCH):
+        rows: list[Row] = table.to_pylist()
+        for row in rows:
+            yield f"{name}[{split}]:{next(number)}", row
+
+
+def _load(name: str, split: str) -> datasets.Dataset:
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
+            "'pip install datasets', or download the files and give 'path'"
+        ) from None
+    try:
+        found: Any = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, RuntimeError) as error:  # no network, no such name, no such split, a gated set
+        raise ValueError(
+            f"hub {name!r}: there is no such data set to be had with split {split!r} ({_line(error)}); check name, "
+            "split and network, or download the files and give 'path'"
+        ) from error
+    return found
+
+
+def _line(error: BaseException) -> str:
+    """An error's first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

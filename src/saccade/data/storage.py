@@ -1,0 +1,183 @@
+"""Saccade's own storage: a folder with `data.parquet` or `data.jsonl`, and the images beside it if they were taken in.
+
+A row has the fields of a sample. In Parquet `answer` and `meta` are JSON texts, and `images` a list of {bytes, path}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from saccade.data import records
+from saccade.data.files import files_at, table_rows
+from saccade.data.images import ImageError, name_of
+from saccade.data.questions import typed
+from saccade.data.records import Item, Reading, Row
+from saccade.types import ImageSource, Sample
+
+Kind = Literal["parquet", "jsonl"]
+Keep = Literal["as_is", "path", "bytes", "hash"]
+"""How images are kept: as they came, by absolute path, as bytes in the rows, or copied once under their hash."""
+NAME = "data"
+FOLDER = "images"
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("images", pa.list_(_IMAGE)),
+        ("meta", pa.string()),
+    ],
+    metadata={"saccade": "1"},
+)
+ROWS = 1000
+BYTES = 32 << 20
+"""A row group is written when it holds so many rows or so many bytes of images."""
+
+
+def stored(reading: Reading) -> Iterator[Item]:
+    """What `saccade convert` writes; `path` is its folder or the file. Image names are relative to the folder."""
+    path = reading.path
+    if path.is_dir() and not reading.hub:
+        found = [path / f"{NAME}.{kind}" for kind in ("parquet", "jsonl") if (path / f"{NAME}.{kind}").is_file()]
+        path = found[0] if found else path
+    rows = table_rows(Reading(path, reading.image_folder, hub=reading.hub, split=reading.split))
+    texts = not reading.hub and files_at(path)[0].suffix == ".parquet"
+
+    def read(row: Row, place: str) -> Sample:
+        images = records.images_of(row.get("images") or [], reading)
+        answer, meta = row.get("answer"), row.get("meta")
+        if texts:
+            answer, meta = _decoded(row, "answer"), _decoded(row, "meta")
+        if not isinstance(meta, dict):
+            raise ValueError(f"field 'meta': got {records.shown(meta)}, expected an object")
+        task = records.field(row, "task", str)
+        question = records.with_markers(records.field(row, "question", str), len(images))
+        meta = {"place": place} | meta
+        return Sample(records.field(row, "id", str), images, question, typed(task, answer), reading.task or task, meta)
+
+    return records.each(rows, read)
+
+
+def _decoded(row: Row, name: str) -> Any:
+    try:
+        return json.loads(records.field(row, name, str))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"field '{name}': got {records.shown(row[name])}, expected JSON ({error.msg})") from None
+
+
+class Writer:
+    """Writes samples into a folder that is there, row by row. Close it, or use it in a `with`."""
+
+    def __init__(self, folder: Path, kind: Kind, keep: Keep) -> None:
+        if kind == "jsonl" and keep == "bytes":
+            raise ValueError("JSONL holds no bytes; keep images by path or by hash, or write Parquet")
+        self._folder, self._kind, self._keep = folder, kind, keep
+        self._path = folder / f"{NAME}.{kind}"
+        self._rows: list[Row] = []
+        self._held = 0
+        self._table = pq.ParquetWriter(self._path, SCHEMA) if kind == "parquet" else None
+        self._lines = self._path.open("w", encoding="utf-8") if kind == "jsonl" else None
+        self._kept: dict[str, str] = {}
+        """Path of a source -> name under its hash."""
+
+    def write(self, sample: Sample) -> None:
+        """Adds a row. ValueError for an image that cannot be kept as asked."""
+        images = [self._image(source) for source in sample.images]
+        row = {"id": sample.id, "task": sample.task, "question": sample.question}
+        if self._lines is not None:
+            names = [image["path"] for image in images]
+            whole = {**row, "answer": sample.answer, "images": names, "meta": dict(sample.meta)}
+            self._lines.write(json.dumps(whole) + "\n")
+            return
+        self._rows.append({**row, "answer": _json(sample.answer), "images": images, "meta": _json(dict(sample.meta))})
+        self._held += sum(len(image["bytes"] or b"") for image in images)
+        if len(self._rows) >= ROWS or self._held >= BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._table is not None and self._rows:
+            self._table.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows, self._held = [], 0
+
+    def _image(self, source: ImageSource) -> dict[str, Any]:
+        if self._keep == "hash":
+            return {"bytes": None, "path": self._hashed(source)}
+        if isinstance(source, str) and self._keep != "bytes":
+            return {"bytes": None, "path": str(Path(source).resolve())}
+        if self._keep == "path" or self._kind == "jsonl":
+            way = "keep them by hash (or, in Parquet, as bytes)"
+            raise ValueError(f"{name_of(source)} has no path of its own; {way}")
+        return {"bytes": _content(source), "path": Path(source).name if isinstance(source, str) else None}
+
+    def _hashed(self, source: ImageSource) -> str:
+        """The name of the copy of an image, made when it is not there yet."""
+        if isinstance(source, str) and source in self._kept:
+            return self._kept[source]
+        content = _content(source)
+        sha = hashlib.sha256(content).hexdigest()[:32]
+        name = f"{FOLDER}/{sha[:2]}/{sha}{_suffix(content)}"
+        target = self._folder / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        if isinstance(source, str):
+            self._kept[source] = name
+        return name
+
+    def close(self) -> None:
+        self._flush()
+        for file in (self._table, self._lines):
+            if file is not None:
+                file.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if _speakable(value) else json.dumps(value)
+
+
+def _speakable(value: Any) -> bool:
+    """Whether every text in it can be written as UTF-8: a lone surrogate cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _content(source: ImageSource) -> bytes:
+    """The bytes of an image file; a decoded image as PNG."""
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, Image.Image):
+        buffer = io.BytesIO()
+        source.save(buffer, format="PNG")
+        return buffer.getvalue()
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{source}: the image does not open ({error})") from None
+
+
+def _suffix(content: bytes) -> str:
+    with Image.open(io.BytesIO(content)) as image:
+        return f".{(image.format or 'img').lower()}"
