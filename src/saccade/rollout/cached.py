@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Cached:
         """After the prompt, one row; kept as it is, for replies that enter later."""
         self._cache = DynamicCache()
         self._hidden = torch.empty(0)
+        self._rows = 0
 
     def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
         """Read one prompt."""
@@ -56,16 +58,13 @@ class Cached:
     def enter(self, places: Sequence[int]) -> None:
         """Rows of the prompt that was read last; there must be none."""
         self._cache = copy.deepcopy(self._read)
-        self._cache.reorder_cache(torch.zeros(len(places), dtype=torch.long, device=self.policy.device))
-        self._rows = len(places)
+        self._keep([0] * len(places))
 
     def leave(self, gone: Sequence[int]) -> list[int]:
         """Drop rows (ascending). Returns the rows that stay, in order."""
         leaving = set(gone)
         order = [row for row in range(self._rows) if row not in leaving]
-        if order:
-            self._cache.reorder_cache(torch.tensor(order, device=self.policy.device))
-        self._rows = len(order)
+        self._keep(order)
         return order
 
     def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
@@ -80,3 +79,10 @@ class Cached:
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
+
+    def _keep(self, rows: list[int]) -> None:
+        """The cache of these rows; every kind of layer knows how to be indexed so."""
+        index: Any = torch.tensor(rows, dtype=torch.long, device=self.policy.device)  # declared a LongTensor
+        if rows:
+            self._cache.reorder_cache(index)
+        self._rows = len(rows)

@@ -168,7 +168,7 @@ class Slots:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """See `SharedAttention`: query (1, H, N, D), key and value (1, K, N, D)."""
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        scale = float(query.shape[-1] ** -0.5 if scale is None else scale)
         parts, start = [], 0
         for cohort in self.cohorts:
             rows = slice(start, start + cohort.rows)
