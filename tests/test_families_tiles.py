@@ -70,7 +70,7 @@ def flat(gradient):
     return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
 
 
-SIZES = {"one image": [(100, 60)], "one small image": [(40, 40)], "two": [(130, 60), (64, 200)], "none": []}
+SIZES = {"one": [(100, 60)], "small": [(40, 40)], "large": [(230, 180)], "two": [(130, 60), (64, 200)], "none": []}
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
