@@ -69,6 +69,13 @@ CASES = (
     *(Case(*size, checkpointing) for size in SIZES for checkpointing in (False, True)),
     *(Case(4, 8, 64, checkpointing, ALL) for checkpointing in (False, True)),
 )
+HELD_OUT = (
+    Case(2, 6, 160, False),
+    Case(3, 4, 400, True),
+    Case(6, 4, 32, False, ALL, budget=3000),
+    Case(5, 8, 100, True, ("projector", "language"), budget=2500),
+)
+"""Settings that no formula of the plan was corrected on."""
 
 
 def measure(case: Case) -> Found:
@@ -164,9 +171,10 @@ def status(name: str) -> float:
 def line_of(found: Found) -> str:
     case = found.case
     kept = "checkpointing" if case.checkpointing else "all kept"
+    held_out = "  held out" if case in HELD_OUT else ""
     return (
         f"{case.prompts} x {case.group_size} x {case.tokens:<4} {kept:<14} {'+'.join(case.train):<26} "
-        f"measured {found.measured / 1e6:7.1f} MB  predicted {found.predicted / 1e6:7.1f} MB  {found.error:+.0%}"
+        f"measured {found.measured / 1e6:7.1f} MB  predicted {found.predicted / 1e6:7.1f} MB  {found.error:+.0%}{held_out}"
     )
 
 
@@ -180,7 +188,7 @@ def main() -> None:
         print(json.dumps(run(Case(**{**data, "train": tuple(data["train"])}))))
         return
     rows = []
-    for case in CASES:
+    for case in (*CASES, *HELD_OUT):
         rows.append(measure(case))
         print(line_of(rows[-1]), flush=True)
     if options.json:
