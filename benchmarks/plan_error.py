@@ -172,10 +172,9 @@ def line_of(found: Found) -> str:
     case = found.case
     kept = "checkpointing" if case.checkpointing else "all kept"
     held_out = "  held out" if case in HELD_OUT else ""
-    return (
-        f"{case.prompts} x {case.group_size} x {case.tokens:<4} {kept:<14} {'+'.join(case.train):<26} "
-        f"measured {found.measured / 1e6:7.1f} MB  predicted {found.predicted / 1e6:7.1f} MB  {found.error:+.0%}{held_out}"
-    )
+    what = f"{case.prompts} x {case.group_size} x {case.tokens:<4} {kept:<14} {'+'.join(case.train):<26}"
+    numbers = f"measured {found.measured / 1e6:7.1f} MB  predicted {found.predicted / 1e6:7.1f} MB"
+    return f"{what} {numbers}  {found.error:+.0%}{held_out}"
 
 
 def main() -> None:
