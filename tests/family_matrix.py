@@ -33,9 +33,6 @@ TUNINGS: tuple[Tuning, ...] = ("full", "lora")
 CONTENTS: tuple[Content, ...] = ("one image", "equal lengths", "two images", "text mixed in", "two groups", "all of it")
 LIMIT, LIMIT_FLOAT64 = 1e-5, 1e-8
 """Of the largest difference of a log-prob and of the whole gradient's relative difference: float32, random weights."""
-LIMITS = {"gemma4": 5e-5}
-"""Families whose round-off is larger: plain rows of Gemma 4 differ by 6.5e-6 from the same rows run one by one. In
-float64 they are held to 1e-8 like the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +106,6 @@ def recomputing(policy: Policy) -> Iterator[None]:
         yield
     finally:
         policy.model.gradient_checkpointing_disable()
-
-
-def limit_of(name: str) -> float:
-    """The bound of a family in float32."""
-    return LIMITS.get(name, LIMIT)
 
 
 def measure(policy: Policy, cell: Cell) -> dict[tuple[Form, bool], Difference | None]:

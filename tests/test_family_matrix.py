@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES
-from family_matrix import CELLS, DEFAULT, LIMIT, LIMIT_FLOAT64, Cell, batch, limit_of, load, measure
+from family_matrix import CELLS, DEFAULT, LIMIT, LIMIT_FLOAT64, Cell, batch, load, measure
 
 from saccade.contract.bench import bench, float32_copy, forms
 from saccade.contract.difference import difference, run, throughout
@@ -43,12 +43,12 @@ def policies(tmp_path_factory: pytest.TempPathFactory):
     return get
 
 
-def assert_equal(policy: Policy, cell: Cell, limit: float) -> None:
+def assert_equal(policy: Policy, cell: Cell) -> None:
     found = measure(policy, cell)
     assert found, "the family shares no prompts"
     for (form, recomputed), apart in found.items():
         assert apart is not None or (form == "two_phase" and recomputed)
-        assert apart is None or max(apart) <= limit, f"{cell}, {form}, recomputed: {recomputed}: {apart}"
+        assert apart is None or max(apart) <= LIMIT, f"{cell}, {form}, recomputed: {recomputed}: {apart}"
 
 
 def shares(policy: Policy) -> bool:
@@ -60,7 +60,7 @@ def test_every_family_s_packed_rows_equal_its_plain_rows(policies, name) -> None
     policy = policies(name)
     if not shares(policy):
         pytest.skip(f"{name} has no proven way to share prompts; it trains on the plain path")
-    assert_equal(policy, DEFAULT, limit_of(name))
+    assert_equal(policy, DEFAULT)
 
 
 @pytest.mark.parametrize("name", [quick_for(name) for name in FAMILIES])
@@ -83,7 +83,7 @@ CASES = [quick_for(name, cell) for name in FAMILIES for cell in CELLS if (name, 
 def test_packed_rows_equal_plain_rows_however_tuned_and_whatever_they_hold(policies, name, cell) -> None:
     policy = policies(name, cell.tuning)
     if shares(policy):
-        assert_equal(policy, cell, limit_of(name))
+        assert_equal(policy, cell)
     else:
         gradients = run(policy, batch(policy.adapter, cell.content), "plain").gradients
         assert all(torch.isfinite(g).all() for g in gradients.values())
