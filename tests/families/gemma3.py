@@ -12,6 +12,7 @@ from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3Processor,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -29,17 +30,26 @@ CHAT_TEMPLATE = (
 )
 
 
-def gemma_tokenizer(further: tuple[str, ...], chat_template: str) -> Any:
-    """With a beginning-of-text token that the tokenizer adds by itself, as Gemma's do."""
-    made = tokenizer((*TURNS, *further), chat_template=chat_template)
-    made.bos_token, made.eos_token = "<bos>", "<eos>"
-    begin = ("<bos>", made.convert_tokens_to_ids("<bos>"))
-    made.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[begin])
+def gemma_tokenizer(named: dict[str, str], further: tuple[str, ...], chat_template: str) -> Any:
+    """With a beginning-of-text token that the tokenizer adds by itself, and `named` tokens as attributes."""
+    core = tokenizer((*TURNS, *further, *named.values())).backend_tokenizer
+    begin = ("<bos>", core.token_to_id("<bos>"))
+    core.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[begin])
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens=named,
+    )
+    made.chat_template = chat_template
     return made
 
 
 def write(directory: str | Path, seed: int = 0) -> Path:
-    tokens = gemma_tokenizer(tuple(NAMED.values()), CHAT_TEMPLATE)
+    tokens = gemma_tokenizer(NAMED, (), CHAT_TEMPLATE)
     config = Gemma3Config(
         text_config={
             "vocab_size": len(tokens),
@@ -69,13 +79,11 @@ def write(directory: str | Path, seed: int = 0) -> Path:
         eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"),
     )
     images = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    return write_model(directory, seed, Gemma3ForConditionalGeneration, config, tokens, images)
+    written = write_model(directory, seed, Gemma3ForConditionalGeneration, config, tokens, images)
+    processor(written).save_pretrained(written)
+    return written
 
 
 def processor(directory: str | Path) -> Any:
-    tokens = AutoTokenizer.from_pretrained(directory)
-    for name, token in NAMED.items():
-        setattr(tokens, name, token)
-        setattr(tokens, f"{name}_id", tokens.convert_tokens_to_ids(token))
-    images = AutoImageProcessor.from_pretrained(directory)
+    tokens, images = AutoTokenizer.from_pretrained(directory), AutoImageProcessor.from_pretrained(directory)
     return Gemma3Processor(images, tokens, chat_template=tokens.chat_template, image_seq_length=PER_IMAGE)

@@ -73,7 +73,9 @@ def write(directory: str | Path, seed: int = 0) -> Path:
     tokens = tile_tokenizer()
     config = tile_config(Idefics3Config, tokens)
     images = Idefics3ImageProcessorPil(**SIZES)
-    return write_model(directory, seed, Idefics3ForConditionalGeneration, config, tokens, images)
+    written = write_model(directory, seed, Idefics3ForConditionalGeneration, config, tokens, images)
+    processor(written).save_pretrained(written)
+    return written
 
 
 def processor(directory: str | Path) -> Any:
