@@ -7,7 +7,7 @@ share it, the prompt again for each reply where they do not. A trained vision to
 
 from __future__ import annotations
 
-import math
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,22 +61,43 @@ def rows(
 
 
 def micro_batches(all_rows: Sequence[Row], budget: int) -> list[list[Row]]:
-    """As few batches of at most `budget` as can be found, of nearly equal cost; one row always fits.
+    """Few batches of at most `budget`, of nearly equal cost; one row always fits.
 
-    The longest rows go first, each to the lightest batch. Batches of equal cost keep the peak of memory low and, spread
-    over processes, let none wait.
+    First fit, longest first, says how many batches are needed; then each row goes to the lightest of so many, unless
+    that would break the budget. Batches of equal cost keep the peak of memory low and, spread over processes, let none
+    wait.
     """
     ordered = sorted(all_rows, key=lambda row: (-row.cost, row.prompt, row.replies))
-    count = max(1, math.ceil(sum(row.cost for row in ordered) / budget))
-    while True:
-        batches: list[list[Row]] = [[] for _ in range(count)]
-        loads = [0] * count
-        for row in ordered:
-            lightest = loads.index(min(loads))
-            batches[lightest].append(row)
-            loads[lightest] += row.cost
-        fits = all(load <= budget or len(batch) == 1 for load, batch in zip(loads, batches, strict=True))
-        if fits or count >= len(ordered):
-            found = [sorted(batch, key=lambda row: (row.prompt, row.replies)) for batch in batches if batch]
-            return sorted(found, key=lambda batch: (batch[0].prompt, batch[0].replies))
-        count += 1
+    fitted = _first_fit(ordered, budget)
+    balanced = _lightest_first(ordered, len(fitted))
+    fits = all(len(batch) == 1 or sum(row.cost for row in batch) <= budget for batch in balanced)
+    found = [sorted(batch, key=_place) for batch in (balanced if fits else fitted) if batch]
+    return sorted(found, key=lambda batch: _place(batch[0]))
+
+
+def _place(row: Row) -> tuple[int, tuple[int, ...]]:
+    return row.prompt, row.replies
+
+
+def _first_fit(ordered: Sequence[Row], budget: int) -> list[list[Row]]:
+    batches: list[list[Row]] = []
+    room: list[int] = []
+    for row in ordered:
+        place = next((i for i, left in enumerate(room) if left >= row.cost), None)
+        if place is None:
+            batches.append([row])
+            room.append(budget - row.cost)
+        else:
+            batches[place].append(row)
+            room[place] -= row.cost
+    return batches
+
+
+def _lightest_first(ordered: Sequence[Row], count: int) -> list[list[Row]]:
+    batches: list[list[Row]] = [[] for _ in range(count)]
+    loads = [(0, i) for i in range(count)]
+    for row in ordered:
+        load, lightest = heapq.heappop(loads)
+        batches[lightest].append(row)
+        heapq.heappush(loads, (load + row.cost, lightest))
+    return batches
