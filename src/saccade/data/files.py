@@ -7,16 +7,13 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saccade.data.json_stream import elements
 from saccade.data.records import Placed, Reading, Row, jsonl_rows
-
-if TYPE_CHECKING:
-    import datasets
 
 BATCH = 64
 """Rows of Parquet and Arrow that are in memory at a time; each may carry its images."""
@@ -153,7 +150,7 @@ def _hub(name: str, split: str) -> Iterator[Placed]:
             yield f"{name}[{split}]:{next(number)}", row
 
 
-def _load(name: str, split: str) -> datasets.Dataset:
+def _load(name: str, split: str) -> Any:
     try:
         import datasets
     except ImportError:
@@ -162,13 +159,12 @@ def _load(name: str, split: str) -> datasets.Dataset:
             "'pip install datasets', or download the files and give 'path'"
         ) from None
     try:
-        found: Any = datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # no network, no such name, no such split, a gated set
         raise ValueError(
             f"hub {name!r}: there is no such data set to be had with split {split!r} ({_line(error)}); check name, "
             "split and network, or download the files and give 'path'"
         ) from error
-    return found
 
 
 def _line(error: BaseException) -> str:

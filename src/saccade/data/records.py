@@ -6,7 +6,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,20 +191,3 @@ def as_detections(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(v, dict) and {"bbox_2d", "label"} <= v.keys() for v in value):
         raise ValueError(f"answer {shown(value)}: expected a list of {{'bbox_2d': [x1, y1, x2, y2], 'label': str}}")
     return [{"bbox_2d": list(as_box(v["bbox_2d"])), "label": str(v["label"])} for v in value]
-
-
-def collect(rows: Iterable[Placed], read: Callable[[Row, str], T], skip: bool) -> tuple[list[T], int]:
-    """What `read` makes of every row, and how many rows were bad; without `skip` the first bad row is raised with its
-    place."""
-    good: list[T] = []
-    bad = 0
-    for place, row in rows:
-        try:
-            if isinstance(row, ValueError):
-                raise row
-            good.append(read(row, place))
-        except ValueError as error:
-            if not skip:
-                raise ValueError(f"{place}: {error}") from None
-            bad += 1
-    return good, bad

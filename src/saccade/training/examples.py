@@ -1,26 +1,29 @@
 """Examples of supervised fine-tuning: where they come from, and how those about one prompt come together.
 
 A file has a row per reply: `{"id", "image" or "images", "question" (with "task") or "prompt", "response", "meta"}`.
-A `question` is written by its task's template, a `prompt` is the whole user's turn.
+A `question` is written by its task's template, a `prompt` is the whole user's turn. Any format of `saccade.data` will
+do too: its own replies are learned where it has some, or the gold answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from saccade.config import Config
-from saccade.data import records
+from saccade.data import READERS, DataConfig, records
 from saccade.data.images import load_image
 from saccade.data.records import MARKER, Row
+from saccade.data.sources import items
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.tasks import TASKS
-from saccade.types import ImageSource, Sample
+from saccade.types import Frame, ImageSource, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,47 +35,136 @@ class Example:
     """With one `<image>` marker per image."""
     images: tuple[ImageSource, ...]
     reply: str
+    gold: Sample | None = None
+    """Its gold answer is the reply, written when the model's frame is known; `reply` is empty then."""
 
 
 Draw = Callable[[int, int], Sequence[Example]]
 """(step from 0, n) -> examples of n prompts, any number of replies each; a pure function, so that resuming is exact."""
 
 
-class ExampleConfig(Config):
-    """A file of examples."""
+REPLIES = "replies"
 
-    path: Path
+
+class ExampleConfig(Config):
+    """A file of examples, or a data set in any format."""
+
+    source: str = REPLIES
+    """'replies': rows as above. Else a format of `saccade.data.READERS`."""
+    path: Path | None = None
+    hub: str | None = None
+    """Instead of `path`, see `DataConfig`."""
     image_folder: Path | None = None
     """What image names are relative to; the folder of `path` when null."""
     limit: int | None = Field(default=None, ge=1)
     """The first rows only."""
+    task: str | None = None
+    """Task of a format's rows, where it leaves that open."""
+    split: str | None = None
+    """Of a Hugging Face data set."""
+    reply: Literal["response", "gold"] = "response"
+    """What is learned of a format's rows: the reply that they hold, or the gold answer as the task writes it."""
+
+    @model_validator(mode="after")
+    def _keys_fit_the_source(self) -> ExampleConfig:
+        if self.source in READERS:
+            try:
+                self.samples()
+            except ValidationError as error:
+                raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            return self
+        if self.source != REPLIES:
+            raise ValueError(f"source is {self.source!r}, expected one of {', '.join([REPLIES, *READERS])}")
+        if self.path is None:
+            raise ValueError("source 'replies' needs 'path'")
+        for key in ("hub", "task", "split", "reply"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"'{key}' means nothing to source 'replies'; leave it out")
+        return self
+
+    def samples(self) -> DataConfig:
+        """The entry that reads the samples of a format."""
+        keys = ("source", "path", "hub", "image_folder", "limit", "task", "split")
+        return DataConfig(**self.model_dump(include=set(keys)))
+
+    @property
+    def title(self) -> str:
+        return str(self.path or self.hub)
+
+
+def example_items(config: ExampleConfig, template: str | None = None) -> Iterator[tuple[str, Example | ValueError]]:
+    """The examples of an entry one by one with their places, and a ValueError in place of a row that is not right."""
+    if config.source == REPLIES:
+        yield from _replies(config, template)
+        return
+    for place, found in items(config.samples()):
+        try:
+            if isinstance(found, ValueError):
+                raise found
+            yield place, _of_sample(found, config, template)
+        except ValueError as error:
+            yield place, error
+
+
+def _of_sample(sample: Sample, config: ExampleConfig, template: str | None) -> Example:
+    task = TASKS.get(sample.task)
+    if task is None:
+        raise ValueError(f"field 'task': got {sample.task!r}, expected one of {', '.join(TASKS)}")
+    prompt = task.prompt(sample, template)
+    if config.reply == "gold":
+        return Example(sample.id, prompt, sample.images, "", sample)
+    response = sample.meta.get("response")
+    if not isinstance(response, str) or not response.strip():
+        raise ValueError("the row holds no reply to learn; give 'reply: gold' to learn its gold answer")
+    return Example(sample.id, prompt, sample.images, response)
+
+
+def _replies(config: ExampleConfig, template: str | None) -> Iterator[tuple[str, Example | ValueError]]:
+    assert config.path is not None  # ExampleConfig saw to it
+    folder, checked = config.image_folder or config.path.parent, set[str]()
+    left = config.limit
+    for place, row in records.jsonl_rows(config.path):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            found: Example | ValueError = _reply(row, place, folder, checked, template)
+        except ValueError as error:
+            found = error
+        yield place, found
+        if left is not None and isinstance(found, Example):
+            left -= 1
+            if not left:
+                return
+
+
+def _reply(row: Row, place: str, folder: Path, checked: set[str], template: str | None) -> Example:
+    names = records.field(row, "images" if "images" in row else "image", (str, list))
+    images = records.image_paths(names, folder, checked)
+    reply = records.field(row, "response", str)
+    if not reply.strip():
+        raise ValueError("field 'response' is empty; expected the reply to learn")
+    sample_id = str(row.get("id", place))
+    if "prompt" in row:
+        prompt = records.with_markers(records.field(row, "prompt", str), len(images))
+        return Example(sample_id, prompt if MARKER in prompt else MARKER * len(images) + prompt, images, reply)
+    task = records.field(row, "task", str)
+    if task not in TASKS:
+        raise ValueError(f"field 'task': got {task!r}, expected one of {', '.join(TASKS)} (or give a 'prompt')")
+    question = records.with_markers(records.field(row, "question", str), len(images))
+    sample = Sample(sample_id, images, question, row.get("answer"), task, row.get("meta") or {})
+    return Example(sample_id, TASKS[task].prompt(sample, template), images, reply)
 
 
 def read_examples(config: ExampleConfig, template: str | None = None) -> list[Example]:
-    """The rows of a file. ValueError with file and line for a row that is not right, or when there is none."""
-    folder, checked = config.image_folder or config.path.parent, set[str]()
-
-    def read(row: Row, place: str) -> Example:
-        names = records.field(row, "images" if "images" in row else "image", (str, list))
-        images = records.image_paths(names, folder, checked)
-        reply = records.field(row, "response", str)
-        if not reply.strip():
-            raise ValueError("field 'response' is empty; expected the reply to learn")
-        sample_id = str(row.get("id", place))
-        if "prompt" in row:
-            prompt = records.with_markers(records.field(row, "prompt", str), len(images))
-            return Example(sample_id, prompt if MARKER in prompt else MARKER * len(images) + prompt, images, reply)
-        task = records.field(row, "task", str)
-        if task not in TASKS:
-            raise ValueError(f"field 'task': got {task!r}, expected one of {', '.join(TASKS)} (or give a 'prompt')")
-        question = records.with_markers(records.field(row, "question", str), len(images))
-        sample = Sample(sample_id, images, question, row.get("answer"), task, row.get("meta") or {})
-        return Example(sample_id, TASKS[task].prompt(sample, template), images, reply)
-
-    examples, _ = records.collect(records.jsonl_rows(config.path), read, skip=False)
+    """The examples of an entry. ValueError with file and line for a row that is not right, or when there is none."""
+    examples: list[Example] = []
+    for place, found in example_items(config, template):
+        if isinstance(found, ValueError):
+            raise ValueError(f"{place}: {found}") from found
+        examples.append(found)
     if not examples:
-        raise ValueError(f"{config.path}: holds no examples")
-    return examples[: config.limit]
+        raise ValueError(f"{config.title}: holds no examples")
+    return examples
 
 
 def by_prompt(examples: Sequence[Example]) -> list[list[Example]]:
@@ -101,6 +193,12 @@ def draw_from(examples: Sequence[Example], seed: int) -> tuple[Draw, int]:
     return draw, len(prompts)
 
 
+def reply_of(example: Example, frames: Sequence[Frame]) -> str:
+    """The reply to learn; a gold answer is written in the model's frames. ValueError for one that its task cannot
+    write."""
+    return example.reply if example.gold is None else TASKS[example.gold.task].write_gold(example.gold, frames)
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedUnit:
     """One prompt with the token ids of all replies about it; they share a packed row."""
@@ -120,7 +218,7 @@ def encode_units(adapter: Adapter, examples: Sequence[Example]) -> list[EncodedU
         first = together[0]
         try:
             prompt = adapter.encode(first.prompt, [load_image(source) for source in first.images])
-            replies = tuple(tuple(adapter.encode_reply(one.reply)) for one in together)
+            replies = tuple(tuple(adapter.encode_reply(reply_of(one, prompt.frames))) for one in together)
         except (ValueError, OSError) as error:
             raise ValueError(f"example {first.id!r}: {error}") from error
         units.append(EncodedUnit(prompt, replies))

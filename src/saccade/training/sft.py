@@ -145,7 +145,7 @@ def open_trainer(
     scored = evaluate or build_heldout(recipe.eval, recipe.template)
     passes = Passes(recipe)
     both = with_heldout_loss(heldout, scored, passes) if heldout else scored
-    hashes = {str(file.path): hash_source(file.path, dump(file)) for file in recipe.data}
+    hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     opening = Opening(recipe, recipe.model, recipe.optim, recipe.checkpoint, recipe.eval.every, hashes)
     session = open_session(opening, run_dir, both, resume)
     if recipe.features.wanted:
