@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from saccade.parsing.reading import Reading, found
+
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -14,6 +16,7 @@ class Reply:
 
     think: str | None
     answer: str | None
+    """Without a leading 'Final Answer:'."""
     strict: bool
     """The whole text is one non-empty think block, optional white space, one non-empty answer block, nothing else."""
     reason: str | None
@@ -25,20 +28,36 @@ class Reply:
 def read_reply(text: str) -> Reply:
     """Splits a reply into its blocks: the first complete think block, and the last answer block after all thought.
 
-    Takes any string; linear in its length.
+    Tags with spaces or capitals inside (`< think >`) mark blocks too, but are never strict. Takes any string; linear in
+    its length.
     """
     reason = _fault(text)
+    if reason is not None:
+        text = _LOOSE_TAG.sub(_tight, text)
     spoken = text[text.rfind("</think>") + 1 :] if "</think>" in text else text
     think, answer = _block(text, "think", last=False), _block(spoken, "answer", last=True)
+    if answer is not None:
+        first = _FINAL_FIRST.match(answer)
+        answer = answer[first.end() :].strip() if first else answer
     return Reply(think, answer, reason is None, reason, _rest(text))
 
 
+_LOOSE_TAG = re.compile(r"<[ \t]{0,3}(/?)[ \t]{0,3}(think|answer)[ \t]{0,3}>", re.IGNORECASE)
+_FINAL = re.compile(r"\bfinal\sanswer[*_\s]{0,4}(?:is[*_\s]{0,4})?[:：][*_ \t]{0,4}", re.IGNORECASE)
+_FINAL_FIRST = re.compile(rf"[#*_\s]{{0,8}}(?:the\s)?{_FINAL.pattern}", re.IGNORECASE)
+"""'Final Answer:' with the stars and hashes of markdown around it."""
+
+
+def _tight(tag: re.Match[str]) -> str:
+    return f"<{tag[1]}{tag[2].lower()}>"
+
+
 def _block(text: str, name: str, last: bool) -> str | None:
-    """Inside of the first (or last) complete `<name>..</name>`; of nested openings, the innermost."""
+    """Inside of the first (or last) complete `<name>..</name>`; of nested ones, the innermost."""
     opening, closing = f"<{name}>", f"</{name}>"
     end = text.rfind(closing) if last else text.find(closing)
     start = text.rfind(opening, 0, end) if end >= 0 else -1
-    return text[start + len(opening) : end].strip() if start >= 0 else None
+    return text[start + len(opening) : end].partition(closing)[0].strip() if start >= 0 else None
 
 
 def _fault(text: str) -> str | None:
@@ -68,28 +87,74 @@ def _rest(text: str) -> str:
     return "" if "<think>" in text else text.strip()
 
 
+_BOX_TOKEN = re.compile(r"\\f?boxed\s{0,3}\{|\\.|[{}]", re.DOTALL)
+
+
 def read_boxed(text: str) -> str | None:
     r"""Inside of the last `\boxed{...}` whose braces balance; of nested ones, the innermost. Or None."""
-    opening = re.compile(r"\\f?boxed\s{0,3}\{|\\.|[{}]", re.DOTALL)
+    last = (-1, -1)
+    for span in _boxed_spans(text):
+        last = max(last, span)
+    return text[last[0] : last[1]].strip() if last[0] >= 0 else None
+
+
+def read_all_boxed(text: str) -> list[str]:
+    r"""Insides of all `\boxed{...}` that hold no other one, in order. Linear in the length of the text."""
+    spans = sorted(_boxed_spans(text))
+    starts = [start for start, _ in spans[1:]] + [len(text)]
+    inner = [span for span, following in zip(spans, starts, strict=True) if following >= span[1]] if spans else []
+    return [text[start:end].strip() for start, end in inner]
+
+
+def _boxed_spans(text: str) -> list[tuple[int, int]]:
+    if "boxed" not in text:
+        return []
+    spans: list[tuple[int, int]] = []
     open_braces: list[int] = []  # where the inside of a box starts, -1 for any other brace
-    start, end = -1, -1
-    for token in opening.finditer(text):
+    for token in _BOX_TOKEN.finditer(text):
         if token[0] == "}":
             inside = open_braces.pop() if open_braces else -1
-            if inside > start:
-                start, end = inside, token.start()
+            if inside >= 0:
+                spans.append((inside, token.start()))
         elif token[0].endswith("{") and len(token[0]) != 2:
             open_braces.append(token.end() if "boxed" in token[0] else -1)
-    return text[start:end].strip() if start >= 0 else None
+    return spans
+
+
+def parse_boxed(text: str) -> Reading[str]:
+    """As `read_boxed`, with the reason."""
+    inside = read_boxed(text)
+    if inside is None:
+        return Reading(None, reason="a box that never closes" if "boxed" in text else "no box")
+    return found(inside, "boxed") if inside else Reading(None, reason="an empty box")
 
 
 def read_final(text: str) -> str | None:
-    r"""Where a lenient reader looks for the answer: the last answer block, else the last `\boxed`, else the rest.
+    """The answer, where a lenient reader looks for it (`parse_final`); None when the reply stopped before it."""
+    return parse_final(text).value
 
-    What stands inside a block of thought is never an answer. None when the reply stopped before it answered.
+
+def parse_final(text: str) -> Reading[str]:
+    r"""The answer of a reply in any form, by which rule; or the reason why there is none.
+
+    The last answer block, else the last `\boxed` or what follows the last 'Final Answer:', else the rest. What stands
+    inside a block of thought is never an answer; an answer tag without its partner is passed over.
     """
     reply = read_reply(text)
     if reply.answer is not None:
-        return reply.answer
-    boxed = read_boxed(reply.rest)
-    return boxed if boxed is not None else (reply.rest or None)
+        return found(reply.answer, "answer block")
+    rest = _ANSWER_TAG.sub(" ", reply.rest).strip()
+    if not rest:
+        return Reading(None, reason="thought never ends" if "<think>" in text and "</think>" not in text else "nothing")
+    said = rest
+    cues = [cue.end() for cue in _FINAL.finditer(rest)]
+    if cues:
+        said = rest[cues[-1] :].strip() or rest
+    boxed = read_boxed(said)
+    if boxed is None and said is not rest:
+        return found(said if said[0] in "`[{" else said.partition("\n\n")[0].strip("* "), "final answer line")
+    boxed = read_boxed(rest) if boxed is None else boxed
+    return found(boxed, "boxed") if boxed is not None else found(rest, "rest")
+
+
+_ANSWER_TAG = re.compile(r"</?answer>")

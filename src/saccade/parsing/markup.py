@@ -1,0 +1,40 @@
+r"""Text without the markup that changes no meaning: full-width forms, dollar signs, stars, `\text{..}`."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LONGEST = 10_000
+"""Characters that a reader of short answers looks at, from the end: what is answered is said last."""
+
+_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "÷": "/", "⁄": "/"})
+_RAISED = re.compile(r"[⁰¹²³⁴-⁹⁻⁺]+")
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_MIXED = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
+_WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|mathit|textbf|boxed|operatorname)\s?\{([^{}]*)\}")
+_BOLD = re.compile(r"(?<![\w)}*])\*\*([^*\n]+)\*\*(?![\w({*])")
+_MATH_MARKS = re.compile(r"\\?\$|\\[()\[\]]")
+
+
+def plain(text: str) -> str:
+    """`text` in one spelling of its characters, without markup and outer spaces. Linear in its length."""
+    if not text.isascii():
+        text = _RAISED.sub(_power, _MIXED.sub(" ", text)).translate(_SIGNS)
+        text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+    if "\\" in text:
+        for _ in range(3):
+            text = _WRAPPERS.sub(r"\1", text)
+    if "*" in text:
+        text = _BOLD.sub(r"\1", text)
+    return _MATH_MARKS.sub("", text).strip()
+
+
+def fold(text: str) -> str:
+    """`plain` text as options and words are compared: case folded, white space collapsed, no outer dots."""
+    return " ".join(plain(text).casefold().split()).strip(" .")
+
+
+def _power(raised: re.Match[str]) -> str:
+    digits = raised[0].translate(_LOWERED)
+    return f"^{digits}" if len(digits) == 1 else f"^{{{digits}}}"
