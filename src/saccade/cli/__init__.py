@@ -12,12 +12,14 @@ from typing import Annotated
 import typer
 
 import saccade
-from saccade.cli import ap, demo, plan, predict, report, resume, rl, sft, verify, world
+from saccade.cli import ap, check, convert, demo, plan, predict, report, resume, rl, sft, verify, world
 from saccade.cli import eval as eval_verb
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "demo": demo.demo,
     "world": world.app,
+    "convert": convert.convert,
+    "check": check.check,
     "sft": sft.sft,
     "rl": rl.rl,
     "resume": resume.resume,

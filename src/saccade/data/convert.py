@@ -45,13 +45,13 @@ def convert(
     kind: Kind = "parquet",
     keep: Keep = "as_is",
     strict: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[], None] | None = None,
 ) -> Summary:
     """Writes the samples of `entries` into the new folder `out`: the rows, perhaps images/, summary.json and
     skipped.jsonl.
 
     The folder appears whole or not at all. ValueError for a folder that is not empty, a full disk, nothing usable and,
-    with `strict`, for the first row that is not right. `progress` is called with the number of rows so far.
+    with `strict`, for the first row that is not right. `progress` is called after each row.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; give a new one or remove it")
@@ -85,13 +85,13 @@ def _write(
     kind: Kind,
     keep: Keep,
     strict: bool,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[], None] | None,
 ) -> Summary:
     sources = ", ".join(dict.fromkeys(entry.source for entry in entries))
     summary, tasks, reasons = Summary(format=sources, kept=keep), Counter[str](), Counter[str]()
     with Writer(folder, kind, keep) as writer, (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
         for entry in entries:
-            for number, (place, found) in enumerate(items(entry), 1):
+            for place, found in items(entry):
                 try:
                     if isinstance(found, ValueError):
                         raise found
@@ -107,7 +107,7 @@ def _write(
                     tasks[found.task] += 1
                     summary.images += len(found.images)
                 if progress is not None:
-                    progress(number)
+                    progress()
     summary.rows, summary.skipped = sum(tasks.values()), sum(reasons.values())
     summary.tasks, summary.reasons = dict(tasks), dict(reasons)
     if not summary.rows:

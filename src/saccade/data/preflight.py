@@ -277,9 +277,8 @@ class Checks:
         row, rows = key_of(question, answer), self._rows[entry.split]
         if row in rows:
             yield "duplicate row", f"has the images, question and answer of {rows[row]}"
-        elif entry.reply is None and entry.split == "train":
-            if self._golds.setdefault(question, answer) != answer:
-                yield "two answers", "an earlier row has the same images and question with another answer"
+        elif entry.reply is None and self._golds.setdefault(key_of(entry.split, question), answer) != answer:
+            yield "two answers", "an earlier row has the same images and question with another answer"
         rows.setdefault(row, entry.place)
         if entry.split == "eval":
             self._eval_texts.setdefault(text, entry.place)

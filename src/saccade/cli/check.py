@@ -1,0 +1,361 @@
+"""`saccade check`: is this data fit to train this model on? One pass, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saccade.cli.options import Overrides
+
+if TYPE_CHECKING:
+    from saccade.config import Config
+    from saccade.data import DataConfig
+    from saccade.data.preflight import Entry, Report, Split
+    from saccade.training.examples import ExampleConfig
+
+WORLD_ITEMS = 200
+"""Items of a world without end that are looked at."""
+BARS = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked: what trains, what evaluates, for which model."""
+
+    train: tuple[DataConfig | ExampleConfig, ...]
+    held_out: tuple[DataConfig | ExampleConfig, ...]
+    model: str | None
+    template: str | None = None
+    new_tokens: int = 0
+    """Longest reply that has to find room behind a prompt."""
+    recipe: Config | None = None
+
+
+def check(
+    data: Annotated[str, typer.Argument(metavar="DATA|RECIPE", help="A data set (with --from), or a recipe.")],
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="M", help="Checkpoint whose tokens are counted; else the recipe's.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="FORMAT", help="Format of DATA, see docs/data.md.")
+    ] = None,
+    image_folder: Annotated[Path | None, typer.Option(metavar="DIR", help="What image names are relative to.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of rows that name none.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
+    held_out: Annotated[
+        list[Path] | None, typer.Option("--eval", metavar="DATA", help="Must not be trained on; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples of each data set.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a prompt; else what the model's context leaves.")
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.001, help="GB of one GPU; a recipe that needs more is a finding.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report there too.")] = None,
+    keep: Annotated[int, typer.Option("--show", min=1, help="Findings that are told in words.")] = 20,
+) -> None:
+    """Check data before training: images, boxes, golds, duplicates, overlap, lengths. Status 1 when it is not safe."""
+    from saccade.config import ConfigError
+
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
+    given = {"--image-folder": image_folder, "--task": task, "--split": split, "--eval": held_out, "--limit": limit}
+    if is_recipe(data, source):
+        if wrong := [name for name, value in given.items() if value]:
+            raise ConfigError(f"{wrong[0]} is of DATA; a recipe says it itself (override: data.0.limit=100)")
+        subject = of_recipe(data, overrides or (), model)
+    else:
+        if overrides:
+            raise ConfigError(f"got {overrides[0]!r}; KEY=VALUE are of recipes, DATA has --task, --split and so on")
+        keys = {"image_folder": image_folder, "task": task, "split": split, "limit": limit}
+        subject = of_data(data, source, {k: v for k, v in keys.items() if v is not None}, held_out or (), model)
+    report, facts = run(subject, budget, keep)
+    facts |= predict(subject, report, memory)
+    show(report, facts)
+    if out is not None:
+        out.write_text(json.dumps(as_dict(report, facts), indent=1) + "\n", encoding="utf-8")
+    if not safe(report, facts):
+        raise typer.Exit(1)
+
+
+# ------------------------------------------------------------------------------------------------------------ subjects
+
+
+def is_recipe(data: str, source: str | None) -> bool:
+    """A YAML file or the name of a packaged recipe, unless a format is given."""
+    from saccade.config import packaged
+
+    return source is None and (
+        Path(data).suffix in (".yaml", ".yml") or (data in packaged() and not Path(data).exists())
+    )
+
+
+def of_data(
+    data: str, source: str | None, keys: dict[str, Any], held_out: Sequence[Path], model: str | None
+) -> Subject:
+    """The subject that the options describe. The evaluation has the same format."""
+    from pydantic import ValidationError
+
+    from saccade.data import READERS, DataConfig
+    from saccade.data.storage import NAME
+
+    if source is None and any((Path(data) / f"{NAME}.{kind}").is_file() for kind in ("parquet", "jsonl")):
+        source = "saccade"
+    if source is None:
+        raise ValueError(f"{data}: expected a recipe (.yaml), or a data set with --from, one of {', '.join(READERS)}")
+
+    def entry(path: Path) -> DataConfig:
+        return DataConfig(source=source, path=path, **keys)
+
+    try:
+        return Subject((entry(Path(data)),), tuple(entry(path) for path in held_out), model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"--from {source}: {where + ': ' if where else ''}{first['msg']}") from None
+
+
+def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject:
+    """What a recipe trains and evaluates on."""
+    from saccade.cli.schemas import load_recipe
+    from saccade.config import ConfigError
+    from saccade.evaluation.recipe import EvalRecipe
+    from saccade.training.rl import RLRecipe
+    from saccade.training.sft import SFTRecipe
+
+    recipe = load_recipe(path, overrides)
+    if isinstance(recipe, RLRecipe):
+        longest = max(stage.max_new_tokens for stage in recipe.stages)
+        return Subject(recipe.data, recipe.eval.data, model or recipe.model.path, recipe.template, longest, recipe)
+    if isinstance(recipe, SFTRecipe):
+        held_out = (*recipe.heldout, *recipe.eval.data)
+        return Subject(recipe.data, held_out, model or recipe.model.path, recipe.template, recipe=recipe)
+    if isinstance(recipe, EvalRecipe):
+        return Subject((), recipe.data, model or recipe.model.path, recipe.template, recipe.max_new_tokens)
+    raise ConfigError(f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval, which read data")
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[str, Any]]:
+    """The pass over all rows, with a bar; and what is known of the model."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from transformers.utils import logging as transformers_logging
+
+    from saccade.data.preflight import preflight
+    from saccade.models.counting import TokenCounter
+    from saccade.models.policy import load_adapter
+
+    facts: dict[str, Any] = {"model": subject.model, "budget": budget}
+    counter, reserved = None, ()
+    if subject.model is not None:
+        transformers_logging.disable_progress_bar()
+        adapter = load_adapter(subject.model)
+        counter, reserved = TokenCounter(adapter), adapter.reserved  # type: ignore[attr-defined]
+        context = adapter.config.get_text_config().max_position_embeddings  # type: ignore[attr-defined]
+        facts["context"] = context
+        facts["budget"] = budget or context - subject.new_tokens
+    elif budget is not None:
+        raise ValueError(f"--budget {budget}: tokens are counted as a model does; name it with --model")
+    columns = (
+        SpinnerColumn(),
+        *Progress.get_default_columns(),
+        TextColumn("{task.completed} rows"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        report = preflight(
+            entries(subject, bars, facts),
+            counter,
+            facts["budget"],
+            template=subject.template,
+            reserved=reserved,
+            keep=keep,
+        )
+    return report, facts
+
+
+def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[Entry]:
+    """All rows, those of the evaluation first; with a bar for each data set."""
+    from saccade.data.files import count_rows
+
+    sets: list[tuple[Split, DataConfig | ExampleConfig]] = [("eval", one) for one in subject.held_out]
+    sets += [("train", one) for one in subject.train]
+    for number, (split, config) in enumerate(sets):
+        total = config.limit or (count_rows(config.path) if config.path is not None else None)
+        title = str(config.path or getattr(config, "hub", None) or f"world {config.task}")
+        bar = bars.add_task(title, total=total)
+        for found in of_config(config, split, f"{number} {title}", subject, facts):
+            yield found
+            bars.advance(bar)
+        bars.update(bar, visible=False)
+
+
+def of_config(
+    config: DataConfig | ExampleConfig, split: Split, source: str, subject: Subject, facts: dict[str, Any]
+) -> Iterator[Entry]:
+    """The rows of one data set."""
+    from saccade.data import DataConfig
+    from saccade.data.preflight import Entry
+    from saccade.data.sources import WORLD, items
+    from saccade.training.examples import example_items
+    from saccade.types import Sample
+
+    if isinstance(config, DataConfig):
+        if config.source == WORLD and config.limit is None:
+            facts.setdefault("notes", []).append(f"{source}: has no end, {WORLD_ITEMS} items were checked")
+            config = config.model_copy(update={"limit": WORLD_ITEMS})
+        left_out = 0
+        for place, found in items(config):
+            if config.on_bad == "skip" and isinstance(found, ValueError):
+                left_out += 1
+            else:
+                yield Entry(place, found, split, source=source)
+        if left_out:
+            facts.setdefault("notes", []).append(f"{source}: {left_out:,} rows are left out (on_bad: skip)")
+        return
+    for place, found in example_items(config, subject.template):
+        if isinstance(found, ValueError):
+            yield Entry(place, found, split, source=source)
+        elif found.gold is not None:
+            yield Entry(place, found.gold, split, found.prompt, source)
+        else:
+            sample = Sample(found.id, found.images, found.prompt, None, "sft")
+            yield Entry(place, sample, split, found.prompt, source, found.reply)
+
+
+def predict(subject: Subject, report: Report, memory: float | None) -> dict[str, Any]:
+    """Tokens of a step and memory, for recipes of RL and SFT, at the lengths that were found."""
+    from saccade.training import plan as planning
+    from saccade.training.plan_inputs import read_config, read_shape
+
+    recipe = subject.recipe
+    if not isinstance(recipe, planning.RLRecipe | planning.SFTRecipe) or not report.prompt_tokens:
+        if memory is not None:
+            raise ValueError(f"--memory {memory:g}: memory is predicted for recipes of kind rl and sft")
+        return {}
+    if subject.model != recipe.model.path:
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": subject.model})})
+    visual = max(report.visual_tokens)
+    setting = planning.Setting(
+        images=(visual,) if visual else (),
+        text_tokens=max(max(report.prompt_tokens) - visual, 1),
+        completion_tokens=max(report.reply_tokens, default=None),
+        memory_gb=memory or 80.0,
+    )
+    found = planning.plan(recipe, read_shape(read_config(recipe.model.path)[0]), setting)
+    mean = report.prompt_tokens.total() and sum(k * n for k, n in report.prompt_tokens.items()) / (
+        report.prompt_tokens.total()
+    )
+    replies = report.reply_tokens
+    said = sum(k * n for k, n in replies.items()) / replies.total() if replies else None
+    stages = [
+        {
+            "stage": stage.name,
+            "tokens_per_step": round(
+                stage.groups * (mean + stage.group_size * (stage.completion_tokens if said is None else said))
+            ),
+            "peak_gb": stage.peak / 1e9,
+            "peak_phase": stage.peak_phase,
+        }
+        for stage in found.stages
+    ]
+    return {"stages": stages, "memory_gb": memory, "fits": found.fits if memory is not None else None}
+
+
+def safe(report: Report, facts: dict[str, Any]) -> bool:
+    return report.ok and facts.get("fits") is not False
+
+
+# ------------------------------------------------------------------------------------------------------------- showing
+
+
+def show(report: Report, facts: dict[str, Any]) -> None:
+    """The report in words."""
+    tasks = ", ".join(f"{name} {count:,}" for name, count in report.tasks.most_common())
+    typer.echo(f"{report.samples:,} rows: {tasks or 'none that can be read'}")
+    for title, counts in (
+        ("tokens of a prompt", report.prompt_tokens),
+        ("visual tokens of an image", report.image_tokens),
+        ("tokens of a reply", report.reply_tokens),
+    ):
+        for line in histogram(title, counts):
+            typer.echo(line)
+    if facts["model"] is None:
+        typer.echo("no model was given (--model), so no tokens were counted")
+    else:
+        typer.echo(f"budget of a prompt: {facts['budget']:,} tokens (the model's context: {facts['context']:,})")
+    for stage in facts.get("stages", ()):
+        typer.echo(
+            f"stage {stage['stage']}: {stage['tokens_per_step']:,} tokens a step, {stage['peak_gb']:.3g} GB at the "
+            f"longest prompt ({stage['peak_phase']})"
+        )
+    for note in facts.get("notes", ()):
+        typer.echo(f"note: {note}")
+    for text, number in report.notes.items():
+        typer.echo(f"note: {text}: {number:,}")
+    for kind, number in sorted(report.counts.items(), key=lambda item: -item[1]):
+        typer.echo(f"{number:8,} {kind}")
+    for finding in report.findings:
+        typer.echo(f"  {finding}")
+    if (rest := sum(report.counts.values()) - len(report.findings)) > 0:
+        typer.echo(f"  and {rest:,} more (--show N tells more)")
+    typer.echo(verdict(report, facts))
+
+
+def verdict(report: Report, facts: dict[str, Any]) -> str:
+    why = [f"{number:,} x {kind}" for kind, number in report.counts.items()]
+    if facts.get("fits") is False:
+        why.append(
+            f"needs more memory than {facts['memory_gb']:g} GB less a tenth (saccade plan says what to change)"
+        )
+    return f"not safe to train: {', '.join(why)}" if why else "safe to train"
+
+
+def histogram(title: str, counts: Counter[int]) -> Iterator[str]:
+    """Smallest, middle and largest, then a bar for each range."""
+    if not counts:
+        return
+    total, values = counts.total(), sorted(counts)
+    lowest, highest = values[0], values[-1]
+    at = [f"{name} {quantile(counts, share):,}" for name, share in (("median", 0.5), ("95% up to", 0.95))]
+    yield f"{title}: {lowest:,} to {highest:,}, {', '.join(at)}"
+    width = max(1, -(-(highest - lowest + 1) // BARS))
+    for start in range(lowest, highest + 1, width) if highest > lowest else ():
+        number = sum(counts[value] for value in values if start <= value < start + width)
+        bar = "#" * round(40 * number / total) or ("." if number else "")
+        yield f"  {start:>7,} - {start + width - 1:>7,} {number:>9,} {bar}".rstrip()
+
+
+def quantile(counts: Counter[int], share: float) -> int:
+    """The smallest value that this share of all does not exceed."""
+    seen, total = 0, counts.total()
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= share * total:
+            return value
+    return max(counts)
+
+
+def as_dict(report: Report, facts: dict[str, Any]) -> dict[str, Any]:
+    """The report as plain data."""
+    tokens = ("prompt_tokens", "image_tokens", "reply_tokens", "tasks")
+    return {
+        "safe": safe(report, facts),
+        "samples": report.samples,
+        "counts": report.counts,
+        "findings": list(report.findings),
+        **{name: {str(key): value for key, value in sorted(getattr(report, name).items())} for name in tokens},
+        **facts,
+        "notes": [*facts.get("notes", ()), *(f"{text}: {number}" for text, number in report.notes.items())],
+    }

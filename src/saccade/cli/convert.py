@@ -1,0 +1,92 @@
+"""`saccade convert`: data in any format that Saccade reads becomes its own storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from saccade.data import DataConfig
+    from saccade.data.convert import Summary
+
+
+def convert(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or patterns.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there yet.")],
+    source: Annotated[str, typer.Option("--from", metavar="FORMAT", help="Format of the input, see docs/data.md.")],
+    kind: Annotated[Literal["parquet", "jsonl"], typer.Option("--to", help="Form of the rows.")] = "parquet",
+    images: Annotated[
+        Literal["as_is", "path", "bytes", "hash"],
+        typer.Option(help="As they came, by absolute path, as bytes in the rows, or copied once under their hash."),
+    ] = "as_is",
+    image_folders: Annotated[
+        list[Path] | None,
+        typer.Option("--image-folder", metavar="DIR", help="What image names are relative to; one, or one per INPUT."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task of rows that name none.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="INPUT is the name of a data set on the Hugging Face hub.")
+    ] = False,
+    negatives: Annotated[
+        int | None, typer.Option(min=0, help="COCO: absent labels asked for in an image, at most.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="COCO: draws the absent labels.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples of each input.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that is not right.")] = False,
+) -> None:
+    """Write data as Parquet or JSONL with its images; the folder appears whole or not at all."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from saccade.data.convert import convert as write
+    from saccade.data.files import count_rows
+
+    keys = {"task": task, "split": split, "negatives": negatives, "seed": seed, "limit": limit}
+    keys = {name: value for name, value in keys.items() if value is not None}
+    entries = configs(inputs, source, image_folders or [], hub, keys)
+    counts = [None if entry.path is None else count_rows(entry.path) for entry in entries]
+    total = None if None in counts else sum(count or 0 for count in counts)
+    columns = (
+        SpinnerColumn(),
+        *Progress.get_default_columns(),
+        TextColumn("{task.completed} rows"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(source, total=total)
+        summary = write(entries, out, kind, images, strict, lambda: bars.advance(bar))
+    show(summary, out)
+
+
+def configs(inputs: list[str], source: str, folders: list[Path], hub: bool, keys: dict[str, Any]) -> list[DataConfig]:
+    """An entry for each input. ValueError for options that do not fit."""
+    from pydantic import ValidationError
+
+    from saccade.data import DataConfig
+
+    if len(folders) not in (0, 1, len(inputs)):
+        raise ValueError(
+            f"got {len(folders)} --image-folder and {len(inputs)} inputs; expected none, one, or one per input"
+        )
+    each = folders * len(inputs) if len(folders) == 1 else folders or [None] * len(inputs)
+    try:
+        return [
+            DataConfig(source=source, image_folder=folder, **({"hub": name} if hub else {"path": name}), **keys)
+            for name, folder in zip(inputs, each, strict=True)
+        ]
+    except ValidationError as error:
+        raise ValueError(f"--from {source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def show(summary: Summary, out: Path) -> None:
+    """What was written; what was left out goes to stderr."""
+    tasks = ", ".join(f"{name} {count:,}" for name, count in summary.tasks.items())
+    typer.echo(f"{out}: {summary.rows:,} rows ({tasks}), {summary.images:,} images {summary.kept}")
+    if summary.skipped:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.reasons.items())
+        typer.echo(f"left out {summary.skipped:,} rows ({kinds}); all are in {out}/skipped.jsonl:", err=True)
+        for line in summary.first:
+            typer.echo(f"  {line}", err=True)
