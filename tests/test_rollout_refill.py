@@ -12,7 +12,7 @@ from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.models.tiny import write_checkpoint
-from saccade.rollout import slots
+from saccade.rollout import prefixes, slots
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
 
@@ -179,13 +179,35 @@ def test_attention_by_matrix_products_equals_the_flash_kernel():
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, heads, t, 16, generator=draw) for heads, t in ((6, 5), (2, 40), (2, 40)))
     for ours, flash in zip(
-        slots.plain_attention(query, key, value, 0.3), slots.attention(query, key, value, 0.3), strict=True
+        prefixes.plain_attention(query, key, value, 0.3), prefixes.attention(query, key, value, 0.3), strict=True
     ):
         torch.testing.assert_close(ours, flash, rtol=1e-5, atol=1e-5)
 
 
-def test_an_engine_without_the_flash_kernel_says_the_same(policy, prompts, ragged, monkeypatch):
+def test_prompts_in_one_padded_batch_give_the_same_replies(policy, prompts, ragged, monkeypatch):
+    """The way of devices without the CPU's flash kernel."""
     sampling = Sampling(max_new_tokens=T)
     expected = BuiltinEngine(policy).generate(prompts, sampling, n=5, seed=8, lengths=ragged)
-    monkeypatch.setattr(slots, "attention", slots.plain_attention)
-    assert ids(BuiltinEngine(policy).generate(prompts, sampling, n=5, seed=8, lengths=ragged)) == ids(expected)
+    monkeypatch.setattr(slots, "prefixes_for", prefixes.Batched)
+    monkeypatch.setattr(slots, "attention", prefixes.plain_attention)
+    for max_rows in (7, 512):
+        replies = BuiltinEngine(policy, max_rows).generate(prompts, sampling, n=5, seed=8, lengths=ragged)
+        assert ids(replies) == ids(expected)
+        assert (logprobs_R(replies) - logprobs_R(expected)).abs().max() < 2e-5
+
+
+def test_a_prompt_that_left_gives_its_memory_back(policy, prompts, monkeypatch):
+    made = []
+    monkeypatch.setattr(slots, "prefixes_for", lambda device: made.append(prefixes.Batched(device)) or made[-1])
+    lengths = [[2 + 4 * i] for i in range(6)]
+    held = []
+    step = slots.Slots.step
+
+    def watched(self, tokens, ages):
+        held.append((sorted(self.prefixes), list(made[0].places)))
+        return step(self, tokens, ages)
+
+    monkeypatch.setattr(slots.Slots, "step", watched)
+    BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=T), n=1, seed=0, lengths=lengths)
+    assert held[0] == ([0, 1, 2, 3, 4, 5],) * 2
+    assert held[-1] == ([5],) * 2

@@ -202,7 +202,7 @@ class _Call:
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[str]:
     """What each prompt's random numbers are drawn from."""
-    if isinstance(seed, int):
+    if not isinstance(seed, Sequence):
         return [f"{seed}/{place}" for place in range(count)]
     if len(seed) != count:
         raise ValueError(f"got {len(seed)} seeds for {count} prompts; expected one for each, or a single number")

@@ -2,8 +2,8 @@
 
 A prompt is read once and leaves a `Prefix`. Its replies hold keys and values of their own tokens alone. Rows that
 entered together form a cohort: they have equally many tokens, so nothing is padded and no mask is built. In every
-layer a step's queries attend to their prompts (all rows of a prompt in one call) and to their own tokens (all rows of
-a cohort in one call), and the two are merged by their log-sum-exps. The model keeps no cache of its own.
+layer a step's queries attend to their prompts (`prefixes`) and to their own tokens (all rows of a cohort in one call),
+and the two are merged by their log-sum-exps. The model keeps no cache of its own.
 
 Shape letters: N rows, n rows of a cohort, H query heads, K key/value heads, T own tokens, P prompt tokens, D head size.
 """
@@ -11,8 +11,6 @@ Shape letters: N rows, n rows of a cohort, H query heads, K key/value heads, T o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,21 +21,12 @@ from saccade.models.attention import SharedAttention, no_mask
 from saccade.models.packing import Layout
 from saccade.models.policy import Policy
 from saccade.models.shared_prefix import fastest_form, shared_attention
+from saccade.rollout.prefixes import Prefix, attention, joined, prefixes_for
 
 BLOCK = 32
 """Tokens for which a cohort's memory grows at least."""
 PREFILL_TOKENS = 8192
 """Prompt tokens read in one pass, at most, unless one prompt is longer."""
-
-
-@dataclass(eq=False)
-class Prefix:
-    """A prompt that was read: keys and values (1, K, P, D) by layer, and its last token's hidden state (hidden)."""
-
-    next_position: int
-    keys: list[Tensor]
-    values: list[Tensor]
-    hidden: Tensor
 
 
 class _Recorder:
@@ -109,9 +98,7 @@ class Slots:
         self.cohorts: list[_Cohort] = []
         self.owners: list[int] = []
         """Place of each row's prompt."""
-        self._segments: list[tuple[int, int, Prefix]] = []
-        self._sorted: Tensor | None = None
-        self._unsorted: Tensor | None = None
+        self._prompts = prefixes_for(policy.device)
 
     # Rows come and go
 
@@ -138,7 +125,7 @@ class Slots:
         """New rows, by the places of their prompts, after those that are there."""
         self.cohorts.append(_Cohort(len(places), self.prefixes[places[0]].keys))
         self.owners += places
-        self._arrange()
+        self._prompts.arrange(self.owners, self.prefixes)
 
     def leave(self, gone: Sequence[int]) -> list[int]:
         """Drop rows (ascending). Returns the rows that stay in their new order."""
@@ -150,7 +137,7 @@ class Slots:
             start = end
         self.cohorts = [cohort for cohort in self.cohorts if cohort.rows]
         self.owners = [self.owners[row] for row in order]
-        self._arrange()
+        self._prompts.arrange(self.owners, self.prefixes)
         return order
 
     # Passes of the model
@@ -174,17 +161,8 @@ class Slots:
             rows = slice(start, start + cohort.rows)
             parts.append(cohort.attend(layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scale))
             start = rows.stop
-        own, own_lse = _joined(parts, 1)
-        by_prompt = query if self._sorted is None else query.index_select(2, self._sorted)
-        cross, cross_lse = _joined(
-            [
-                attention(by_prompt[:, :, start:end], prefix.keys[layer], prefix.values[layer], scale)
-                for start, end, prefix in self._segments
-            ],
-            2,
-        )
-        if self._unsorted is not None:
-            cross, cross_lse = (x.index_select(2, self._unsorted) for x in (cross, cross_lse))
+        own, own_lse = joined(parts, 1)
+        cross, cross_lse = self._prompts.attend(layer, query, scale)
         share = torch.sigmoid(cross_lse - own_lse[None])[..., None]
         return torch.lerp(own[None].to(share.dtype), cross.to(share.dtype), share).to(query.dtype)
 
@@ -217,42 +195,3 @@ class Slots:
             shared_attention=attend,
             **more,
         ).last_hidden_state[0]
-
-    def _arrange(self) -> None:
-        """Which rows ask which prompt: rows of a prompt that do not stand side by side are sorted for its call."""
-        order = sorted(range(len(self.owners)), key=self.owners.__getitem__)
-        self._segments, start = [], 0
-        for owner, rows in groupby(self.owners[row] for row in order):
-            end = start + len(list(rows))
-            self._segments.append((start, end, self.prefixes[owner]))
-            start = end
-        if order == list(range(len(order))):
-            self._sorted = self._unsorted = None
-        else:
-            self._sorted = torch.tensor(order, device=self.policy.device)
-            self._unsorted = torch.argsort(self._sorted)
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Unmasked attention and its log-sum-exp: query (B, H, T, D), key and value (B, K, T', D) -> (B, H, T, D) and
-    (B, H, T), the latter in float32 or wider. H is K or a multiple of it."""
-    if query.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, scale=scale)
-    return plain_attention(query, key, value, scale)
-
-
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`attention` by matrix products, for any device."""
-    B, H, T, D = query.shape
-    folded = query.reshape(B, key.shape[1], -1, D)
-    scores = folded @ key.transpose(-1, -2)
-    scores = (scores if scores.dtype == torch.float64 else scores.float()) * scale
-    lse = torch.logsumexp(scores, -1, keepdim=True)
-    out = torch.exp(scores - lse).to(value.dtype) @ value
-    return out.view(B, H, T, D), lse.view(B, H, T)
-
-
-def _joined(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat([out for out, _ in parts], dim), torch.cat([lse for _, lse in parts], dim)
