@@ -70,6 +70,12 @@ def test_a_stop_string_is_found_far_into_a_reply_and_when_a_token_is_half_of_it(
     assert (row.reason, len(row.tokens)) == ("stop_string", 302)
 
 
+def test_a_stop_string_of_many_tokens_is_found():
+    sampling = Sampling(max_new_tokens=99, stop_strings=("abcdefghijklmnopqrst",))
+    row = said([*[26] * 50, *range(1, 27)], sampling)
+    assert (row.reason, len(row.tokens)) == ("stop_string", 70)
+
+
 def test_a_stop_token_goes_before_the_limit():
     assert said([3, 0], Sampling(max_new_tokens=2)).reason == "stop"
     assert said([3, 4], Sampling(max_new_tokens=2)).reason == "length"

@@ -82,6 +82,14 @@ def test_slots_are_refilled_instead_of_waiting_for_the_longest(policy, prompts, 
     assert engine.stats.steps < 0.8 * in_batches
 
 
+def test_slots_are_refilled_by_siblings_when_a_group_is_larger_than_the_slots(policy, prompts):
+    engine, draw = BuiltinEngine(policy, max_rows=8), random.Random(1)
+    lengths = [[draw.randint(2, T) for _ in range(40)]]
+    engine.generate(prompts[:1], Sampling(max_new_tokens=T), n=40, seed=8, lengths=lengths)
+    assert engine.stats.prefills == 1
+    assert engine.stats.steps < 1.25 * engine.stats.ideal_row_steps / 8 + T / 2
+
+
 def test_stopped_replies_cost_the_ideal_number_of_row_steps_too(policy, prompts):
     engine = BuiltinEngine(policy, max_rows=8)
     head = policy.model.lm_head
