@@ -149,7 +149,11 @@ def test_tolerance_is_an_option_of_the_number():
     assert says("number", "104", 100) == 0.0
 
 
-@pytest.mark.parametrize("name", sorted(set(REWARDS) - {"format", "hard"}))
+NOT_OF_THE_ANSWER = {"format", "hard", "cosine_length", "language_consistency", "perception"}
+PLAIN = sorted(name for name in REWARDS if not name.startswith("vlm_r1/"))
+
+
+@pytest.mark.parametrize("name", sorted(set(PLAIN) - NOT_OF_THE_ANSWER))
 def test_without_an_answer_tag_there_is_no_answer(name):
     sample = Sample("s", (), "?", "3", "count")
     for text in ("3", "<think>3</think>3", "<think><answer>3</answer></think>", "<answer>3"):
@@ -218,8 +222,8 @@ def test_soft_overlong_falls_linearly_over_the_buffer():
 
 @pytest.mark.parametrize("options", [{"max_length": 10, "buffer": 0}, {"max_length": 10, "buffer": 11}])
 def test_an_impossible_buffer_is_refused(options):
-    with pytest.raises(ValueError, match="expected 0 < buffer <= max_length"):
-        penalty("soft_overlong", reply("3"), **options)
+    with pytest.raises(ValueError, match=r"expected 0 < buffer <= max_length|greater than or equal to 1"):
+        bind("soft_overlong", options)
 
 
 # ------------------------------------------------------------------------------------------------------------- total
@@ -258,19 +262,22 @@ PIECES += [
 TEXTS = st.text(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 ANSWERS = TEXTS.map(lambda text: f"<think>a</think><answer>{text}</answer>") | TEXTS
 GOLDS = {
-    "rec_iou": [0, 0, 10, 10],
-    "rec_iou_at": [0, 0, 10, 10],
-    **{name: [item(A), item(B, "b")] for name in LISTS},
-    "choice": "B",
-    "number": "3",
-    "value": "3",
-    "exact_text": "red",
-    "yes_no": "yes",
-    "math": "3",
-    "format": "3",
-    "hard": "3",
+    **{key: [0, 0, 10, 10] for key in ("rec_iou", "rec_iou_at", "rec_iou_dynamic", "point_in_box", "vlm_r1/iou")},
+    **{key: [item(A), item(B, "b")] for key in (*LISTS, "detection_ap50", "detection_weighted_sum", "box_repetition")},
+    **{f"vlm_r1/{name}": [item(A), item(B, "b")] for name in ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")},
+    **dict.fromkeys(("number", "value", "counting", "math", "format", "hard", "cosine_length"), "3"),
+    **dict.fromkeys(("choice",), "B"),
+    **dict.fromkeys(("exact_text", "char_similarity", "language_consistency", "perception"), "red"),
+    **dict.fromkeys(("yes_no", "vlm_r1/yes_no"), "yes"),
+    **{f"vlm_r1/{name}": "red" for name in ("format", "format_rec", "all_match", "levenshtein", "cosine")},
 }
-OPTIONS = {"hard": {"accuracy": "number"}, "soft_overlong": {"max_length": 10, "buffer": 5}}
+OPTIONS = {
+    "hard": {"accuracy": "number"},
+    "cosine_length": {"accuracy": "number", "max_length": 10},
+    "language_consistency": {"script": "latin"},
+    "soft_overlong": {"max_length": 10, "buffer": 5},
+}
+FACTS = {"facts": ["a red circle", ["two", "2"]]}
 SLOW = {"math"}  # may ask another process: its own law is in the tests of grading
 
 
@@ -279,7 +286,7 @@ SLOW = {"math"}  # may ask another process: its own law is in the tests of gradi
 @settings(max_examples=60, deadline=None)
 def test_any_text_gets_a_finite_value_in_range_without_an_exception(name, text, tokens):
     completion = Completion(text, token_ids=(0,) * tokens, frames=(FRAME,))
-    score = bind(name, OPTIONS.get(name, {}))(completion, Sample("s", (), "?", GOLDS.get(name, "3"), "any"))
+    score = bind(name, OPTIONS.get(name, {}))(completion, Sample("s", (), "?", GOLDS.get(name, "3"), "any", FACTS))
     low, high = (-1.0, 0.0) if name in PENALTIES else (0.0, 1.0)
     assert math.isfinite(score.value) and low <= score.value <= high
     assert score.masked is None
@@ -287,4 +294,4 @@ def test_any_text_gets_a_finite_value_in_range_without_an_exception(name, text, 
 
 
 def test_every_reward_has_a_gold_in_these_tests():
-    assert set(GOLDS) == set(REWARDS)
+    assert set(GOLDS) - set(PENALTIES) == set(REWARDS)

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from saccade.rewards.rubric import Part, PartConfig, Rubric, RubricConfig
-from saccade.rewards.table import PENALTIES, REWARDS, Reward
+from saccade.rewards.rubric import Part, PartConfig, Rubric, RubricConfig, row_reward
+from saccade.rewards.scoring import failed_share, is_failure, score_all
+from saccade.rewards.table import ALIASES, PENALTIES, REWARDS, Reward
 
-__all__ = ["PENALTIES", "REWARDS", "Part", "PartConfig", "Reward", "Rubric", "RubricConfig"]
+__all__ = [
+    "ALIASES",
+    "PENALTIES",
+    "REWARDS",
+    "Part",
+    "PartConfig",
+    "Reward",
+    "Rubric",
+    "RubricConfig",
+    "failed_share",
+    "is_failure",
+    "row_reward",
+    "score_all",
+]

@@ -10,46 +10,97 @@ from collections.abc import Callable
 
 from saccade import grading
 from saccade.grading import Verdict
-from saccade.parsing import read_reply
+from saccade.parsing import read_number, read_reply
+from saccade.rewards.options import NotNegative
 from saccade.types import Completion, Sample, Score
 
 NO_ANSWER = "no answer tag"
 
 
+def answer_of(completion: Completion) -> str | None:
+    """The inside of the reply's last answer block after all thought, or None."""
+    return read_reply(completion.text).answer
+
+
 def choice(completion: Completion, sample: Sample) -> Score:
-    """The gold letter, by letter or by the text of its option (`sample.meta["options"]`)."""
+    """The gold letter, by letter or by the text of its option (`sample.meta["options"]`).
+
+    Naming several letters is no choice.
+
+    Formula: 1 if right, else 0.
+    Source: VLM-R1's mcq, which reads '(A)' as nothing.
+    """
     options = tuple(sample.meta.get("options") or ())
     return graded(completion, lambda answer: grading.grade_choice(answer, sample.answer, options))
 
 
-def number(completion: Completion, sample: Sample, relative: float = 0.0, absolute: float = 0.0) -> Score:
-    """The gold number; `relative` (a fraction of the gold) and `absolute` say how far off is still right."""
+def number(completion: Completion, sample: Sample, relative: NotNegative = 0.0, absolute: NotNegative = 0.0) -> Score:
+    """The gold number; `relative` (a fraction of the gold) and `absolute` say how far off is still right.
+
+    Formula: 1 if |answer - gold| <= max(relative * |gold|, absolute), else 0.
+    Source: VLM-R1's numeric; ChartQA (arXiv 2203.10244) with relative 0.05.
+    """
     return graded(completion, lambda answer: grading.grade_number(answer, sample.answer, relative, absolute))
 
 
-def value(completion: Completion, sample: Sample, relative: float = 0.0, absolute: float = 0.0) -> Score:
-    """As `number` when the gold is a number, as `exact_text` when it is text."""
+def value(completion: Completion, sample: Sample, relative: NotNegative = 0.0, absolute: NotNegative = 0.0) -> Score:
+    """As `number` when the gold is a number, as `exact_text` when it is text.
+
+    Formula: 1 if right, else 0.
+    Source: ChartQA (arXiv 2203.10244), relaxed accuracy with relative 0.05.
+    """
     return graded(completion, lambda answer: grading.grade_value(answer, sample.answer, relative, absolute))
 
 
+def counting(completion: Completion, sample: Sample) -> Score:
+    """How near the answered count is to the gold one: partial marks for a near miss, none for a fraction.
+
+    Formula: max(0, 1 - |answer - gold| / max(gold, 1)); 0 unless the answer is a whole number of 0 or more.
+    Source: ours; `number` is the strict one.
+    """
+    answer = answer_of(completion)
+    if answer is None:
+        return Score(0.0, NO_ANSWER)
+    gold = read_number(sample.answer) if isinstance(sample.answer, str) else float(sample.answer)
+    if gold is None or gold < 0 or not gold.is_integer():
+        return Score(0.0, masked=f"gold cannot be graded: gold {sample.answer!r} is no count")
+    said = read_number(answer)
+    if said is None or said < 0 or not said.is_integer():
+        return Score(0.0, "no count")
+    near = max(0.0, 1 - abs(said - gold) / max(gold, 1.0))
+    return Score(near, None if near == 1.0 else f"counted {said:g}")
+
+
 def exact_text(completion: Completion, sample: Sample) -> Score:
-    """The gold text, but for case, white space and closing punctuation."""
+    """The gold text, but for case, white space and closing punctuation.
+
+    Formula: 1 if equal, else 0.
+    Source: VLM-R1's all_match.
+    """
     return graded(completion, lambda answer: grading.grade_text(answer, sample.answer))
 
 
 def yes_no(completion: Completion, sample: Sample) -> Score:
-    """The gold yes or no, read by whole words."""
+    """The gold yes or no, read by whole words: 'I know' and 'not sure' say neither.
+
+    Formula: 1 if right, else 0.
+    Source: VLM-R1's yes_no, which finds 'no' inside 'know'.
+    """
     return graded(completion, lambda answer: grading.grade_yes_no(answer, sample.answer))
 
 
 def math(completion: Completion, sample: Sample) -> Score:
-    """An expression equal to the gold."""
+    """An expression equal to the gold.
+
+    Formula: 1 if equal, else 0.
+    Source: VLM-R1's math; math-verify, in processes of its own.
+    """
     return graded(completion, lambda answer: grading.grade_math(answer, sample.answer))
 
 
 def graded(completion: Completion, grade: Callable[[str], Verdict]) -> Score:
     """The verdict on the inside of the answer tag as a score of 1 or 0."""
-    answer = read_reply(completion.text).answer
+    answer = answer_of(completion)
     if answer is None:
         return Score(0.0, NO_ANSWER)
     verdict = grade(answer)

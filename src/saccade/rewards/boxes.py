@@ -11,18 +11,22 @@ from typing import Any
 
 from saccade.geometry import from_original, iou
 from saccade.grading.answers import fold
-from saccade.grading.detection import COCO_THRESHOLDS, average_precision, f1
+from saccade.grading.detection import COCO_THRESHOLDS, average_precision, f1, match
 from saccade.parsing import LabelledBox, read_boxes, read_detections, read_reply
 from saccade.rewards.answers import NO_ANSWER
+from saccade.rewards.options import Count, NotNegative, Share
 from saccade.types import Box, Completion, Frame, Sample, Score
 
 # ------------------------------------------------------------------------------------------------------------- one box
 
 
-def rec_iou(completion: Completion, sample: Sample, threshold: float = 0.0) -> Score:
-    """IoU of the one box answered with the gold box (VLM-R1's REC accuracy, soft); 0 up to `threshold`.
+def rec_iou(completion: Completion, sample: Sample, threshold: Share = 0.0) -> Score:
+    """IoU of the one box answered with the gold box; 0 up to `threshold`.
 
     More than one box is no answer: boxes beside the first are not free.
+
+    Formula: IoU if IoU > threshold, else 0.
+    Source: VLM-R1 (arXiv 2504.07615), REC accuracy, soft.
     """
     answer = read_reply(completion.text).answer
     if answer is None:
@@ -31,10 +35,28 @@ def rec_iou(completion: Completion, sample: Sample, threshold: float = 0.0) -> S
     return Score(overlap if overlap > threshold else 0.0, reason)
 
 
-def rec_iou_at(completion: Completion, sample: Sample, threshold: float = 0.5) -> Score:
-    """1 when the IoU of the one box answered is above `threshold` (strictly, as accuracy@0.5 is counted), else 0."""
+def rec_iou_at(completion: Completion, sample: Sample, threshold: Share = 0.5) -> Score:
+    """1 when the IoU of the one box answered is above `threshold`, strictly, as accuracy@0.5 is counted.
+
+    Formula: 1 if IoU > threshold, else 0.
+    Source: RefCOCO's accuracy@0.5, as VLM-R1 evaluates.
+    """
     score = rec_iou(completion, sample)
     return Score(float(score.value > threshold), score.reason if score.value <= threshold else None)
+
+
+def rec_iou_dynamic(
+    completion: Completion, sample: Sample, start: Share = 0.5, end: Share = 0.9, over: Count = 100
+) -> Score:
+    """IoU above a threshold that rises with training, so that loose boxes earn something at first and nothing later.
+
+    The step is `completion.weights_version`, which is the number of updates behind the weights that wrote the reply.
+
+    Formula: IoU if IoU > start + (end - start) * min(1, step / over), else 0.
+    Source: the progressive thresholds of Griffon's Vision-R1 (arXiv 2503.18013), as a straight line.
+    """
+    threshold = start + (end - start) * min(1.0, completion.weights_version / over)
+    return rec_iou(completion, sample, threshold)
 
 
 def box_iou(answer: str, sample: Sample, frames: Sequence[Frame]) -> tuple[float, str | None]:
@@ -49,8 +71,12 @@ def box_iou(answer: str, sample: Sample, frames: Sequence[Frame]) -> tuple[float
 # -------------------------------------------------------------------------------------------------------------- lists
 
 
-def detection_map(completion: Completion, sample: Sample, thresholds: Sequence[float] = COCO_THRESHOLDS) -> Score:
-    """COCO average precision over `thresholds` (VLM-R1's `map`); boxes of labels without gold cost nothing here."""
+def detection_map(completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS) -> Score:
+    """COCO average precision over `thresholds`; boxes of labels without gold, and boxes after the right ones, are free.
+
+    Formula: mean over labels and thresholds of the area under the interpolated precision-recall curve.
+    Source: VLM-R1 (arXiv 2504.07615), map; COCO (arXiv 1405.0312).
+    """
     found = _detections(completion, sample)
     if isinstance(found, Score):
         return found
@@ -58,11 +84,23 @@ def detection_map(completion: Completion, sample: Sample, thresholds: Sequence[f
     return Score(precision, None if precision == 1.0 else f"map {precision:.2f}")
 
 
-def detection_od_length(completion: Completion, sample: Sample, thresholds: Sequence[float] = COCO_THRESHOLDS) -> Score:
-    """min(1, n_gold / n_pred) x mAP@[.5:.95] (odLength, VLM-R1, arXiv 2504.07615).
+def detection_ap50(completion: Completion, sample: Sample) -> Score:
+    """As `detection_map` at IoU 0.5 alone.
+
+    Formula: AP at IoU 0.5.
+    Source: VLM-R1 (arXiv 2504.07615), od_ap50.
+    """
+    return detection_map(completion, sample, (0.5,))
+
+
+def detection_od_length(completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS) -> Score:
+    """Average precision times a price for every box too many.
 
     Every box answered counts in n_pred: those of absent labels and those that cannot be read too. 1 when both lists are
     empty, 0 when one is.
+
+    Formula: min(1, n_gold / n_pred) * mAP@[.5:.95].
+    Source: VLM-R1 (arXiv 2504.07615), odLength.
     """
     found = _detections(completion, sample)
     if isinstance(found, Score):
@@ -73,8 +111,49 @@ def detection_od_length(completion: Completion, sample: Sample, thresholds: Sequ
     return Score(score, None if score == 1.0 else f"{len(found)} boxes for {len(gold)}, {score:.2f}")
 
 
-def detection_f1(completion: Completion, sample: Sample, threshold: float = 0.5) -> Score:
-    """F1 of the boxes at IoU `threshold`, labels counted; 1 only when every gold box is found and nothing else."""
+def detection_weighted_sum(
+    completion: Completion,
+    sample: Sample,
+    threshold: Share = 0.5,
+    position: NotNegative = 0.7,
+    label: NotNegative = 0.0,
+    completeness: NotNegative = 0.3,
+) -> Score:
+    """Place, label and completeness of the boxes, weighed. A pair is made best IoU first, from IoU `threshold` on.
+
+    Boxes pair up within their label, so a wrong label takes no gold box away; a box too many costs place and label as
+    much as one that is missed. 1 when both lists are empty, 0 when one is.
+
+    Formula: (0.7 * sum of IoU / n + 0 * pairs / n + 0.3 * (1 - (missed / n_gold + spurious / n_pred) / 2)) / 1.0, with
+    n = max(n_gold, n_pred) and the weights as options.
+    Source: VLM-R1 (arXiv 2504.07615), weighted_sum, which divides by n_gold and pairs boxes of unequal labels.
+    """
+    found = _detections(completion, sample)
+    if isinstance(found, Score):
+        return found
+    gold = gold_boxes(sample, completion.frames)
+    if not found or not gold:
+        return Score(float(not found and not gold), None if not found and not gold else "one list is empty")
+    pairs, most = match(found, gold, threshold), max(len(found), len(gold))
+    complete = 1 - (1 - len(pairs) / len(gold)) / 2 - (1 - len(pairs) / len(found)) / 2
+    parts = (position * sum(p.iou for p in pairs) / most, label * len(pairs) / most, completeness * complete)
+    score = sum(parts) / (position + label + completeness)
+    score = 1.0 if score > 1 - 1e-12 else score  # round-off of the weights
+    return Score(score, None if score == 1.0 else f"{len(pairs)} of {len(gold)} boxes, {score:.2f}")
+
+
+def check_weighted_sum(position: float, label: float, completeness: float) -> None:
+    """ValueError when nothing has a weight."""
+    if not position + label + completeness > 0:
+        raise ValueError("detection_weighted_sum: got three weights of 0, expected one above 0")
+
+
+def detection_f1(completion: Completion, sample: Sample, threshold: Share = 0.5) -> Score:
+    """F1 of the boxes at IoU `threshold`, labels counted; 1 only when every gold box is found and nothing else.
+
+    Formula: 2 * pairs / (n_gold + n_pred).
+    Source: the greedy precision and recall of VLM-R1 (arXiv 2504.07615), as one figure.
+    """
     found = _detections(completion, sample)
     if isinstance(found, Score):
         return found

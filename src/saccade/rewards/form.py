@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
-from saccade.parsing import read_reply
+from saccade.parsing import (
+    read_boxed,
+    read_boxes,
+    read_choice,
+    read_detections,
+    read_number,
+    read_reply,
+    read_yes_no,
+)
+from saccade.parsing.points import read_points
 from saccade.types import Completion, Sample, Score
 
+Form = Literal["any", "letter", "number", "yes_no", "box", "boxes", "point", "boxed"]
 
-def strict_format(completion: Completion, sample: Sample) -> Score:
-    """1 when the reply is one non-empty think block, then one non-empty answer block, and nothing else; else 0."""
+FORMS: dict[Form, Callable[[str], bool]] = {
+    "any": lambda answer: True,
+    "letter": lambda answer: read_choice(answer) is not None,
+    "number": lambda answer: read_number(answer) is not None,
+    "yes_no": lambda answer: read_yes_no(answer) is not None,
+    "box": lambda answer: len(read_boxes(answer)) == 1,
+    "boxes": lambda answer: read_detections(answer) is not None,
+    "point": lambda answer: len(read_points(answer)) == 1,
+    "boxed": lambda answer: read_boxed(answer) is not None,
+}
+"""What the inside of the answer tag must read as."""
+
+
+def strict_format(completion: Completion, sample: Sample, answer: Form = "any") -> Score:
+    """1 when the reply is one non-empty think block, then one non-empty answer block, and nothing else.
+
+    With `answer`, the answer must also have the form of its task: one letter, one number, yes or no, one box, a list of
+    boxes (or a plain 'None'), one point, a \\boxed expression. What it says is not looked at.
+
+    Formula: 1 if the form is right, else 0.
+    Source: DeepSeek-R1 (arXiv 2501.12948); VLM-R1's, which lets empty blocks and text around them pass.
+    """
     reply = read_reply(completion.text)
-    return Score(float(reply.strict), reply.reason)
+    if not reply.strict or reply.answer is None:
+        return Score(0.0, reply.reason)
+    fits = FORMS[answer](reply.answer)
+    return Score(float(fits), None if fits else f"the answer is no {answer}")
 
 
 def hard_of(accuracy: Callable[[Completion, Sample], Score]) -> Callable[[Completion, Sample], Score]:

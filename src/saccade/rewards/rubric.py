@@ -1,20 +1,29 @@
-"""The rubric: weighted parts that together score a reply."""
+"""The rubric: weighted parts, gates and penalties that together score a reply."""
 
 from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from saccade.config import Config
-from saccade.rewards.table import PENALTIES, Reward, as_score, bind, is_file
+from saccade.rewards import own
+from saccade.rewards.naming import as_score, is_file
+from saccade.rewards.table import PENALTIES, WRAPPERS, Reward, bind, canonical
 from saccade.types import Completion, Sample, Score
 
 Truncated = Literal["score_zero", "mask", "as_is"]
+Gate = Literal["multiplies", "zeroes"]
+RowReward = Callable[[str, dict[str, Any]], Reward]
+ROW_REWARD = "reward"
+"""Key of `Sample.meta` under which a row names the reward of its answer: a name, or {"name", "options"}."""
+ROW_METHOD = "accu_reward_method"
+"""The same by VLM-R1's names; 'default' leaves the choice to the rubric."""
 
 
 class PartConfig(Config):
@@ -26,13 +35,48 @@ class PartConfig(Config):
     """A penalty keeps a positive weight: its value is what is negative."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the reward."""
+    gate: Gate | None = None
+    """The part adds nothing itself: it multiplies the sum of the other rewards, or makes it 0 unless it is 1."""
+    by_row: bool = False
+    """A row that names its own reward (`meta.reward`, VLM-R1's `accu_reward_method`) gets that one in this part."""
+    deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Your own reward only: seconds for one reply (30), after which it is masked."""
+    workers: int | None = Field(default=None, ge=1)
+    """Your own reward only: processes that score at once (1); coroutines need but one."""
 
     @model_validator(mode="after")
     def _known(self) -> PartConfig:
         """A name of the tables and its options are checked at once; a file of the user when the rubric is built."""
+        if self.gate is not None and canonical(self.name) in PENALTIES:
+            raise ValueError(f"part '{self.name}': a penalty is never 1, so it can be no gate; leave 'gate' out")
+        if self.gate is not None and "weight" in self.model_fields_set:
+            raise ValueError(f"part '{self.name}': a gate adds nothing, so it has no weight; leave 'weight' out")
         if not is_file(self.name):
             bind(self.name, self.options)
+            for key in ("deadline_s", "workers"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"part '{self.name}': '{key}' is for a reward of your own (file.py:function)")
         return self
+
+    def build(self) -> Part:
+        """The part; starts the process of a user's own reward."""
+        if is_file(self.name):
+            function: Reward = own.load(self.name, self.options, self.deadline_s, self.workers)
+        else:
+            function = bind(self.name, self.options)
+        penalty = canonical(self.name) in PENALTIES
+        return Part(self.name, function, self.weight, penalty, self.gate, self._for_row() if self.by_row else None)
+
+    def _for_row(self) -> RowReward:
+        """A reward around another one stays around the one that the row names. Names without options bind once."""
+
+        def bound(name: str, options: dict[str, Any]) -> Reward:
+            if canonical(self.name) in WRAPPERS:
+                return bind(self.name, {**self.options, "accuracy": name, "options": options})
+            return bind(name, options)
+
+        once = lru_cache(maxsize=256)(lambda name: bound(name, {}))
+        return lambda name, options: bound(name, options) if options else once(name)
 
 
 class RubricConfig(Config):
@@ -45,13 +89,12 @@ class RubricConfig(Config):
     @field_validator("parts")
     @classmethod
     def _some_and_distinct(cls, parts: tuple[PartConfig, ...]) -> tuple[PartConfig, ...]:
-        _check([part.name for part in parts])
+        _check([(part.name, part.gate) for part in parts])
         return parts
 
     def build(self) -> Rubric:
         """The rubric; loads the files of a user's own rewards."""
-        parts = [Part(p.name, bind(p.name, p.options), p.weight, p.name in PENALTIES) for p in self.parts]
-        return Rubric(parts, self.truncated)
+        return Rubric([part.build() for part in self.parts], self.truncated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +106,21 @@ class Part:
     weight: float = 1.0
     penalty: bool = False
     """In [-1, 0] rather than [0, 1]. A user's own function may be either."""
+    gate: Gate | None = None
+    for_row: RowReward | None = None
+    """What gives the function instead, from the name and the options of the reward that a row names."""
 
 
 class Rubric:
-    """Scores a reply: `rubric(completion, sample) -> Score`, total = sum of weight x part.
+    """Scores a reply: `rubric(completion, sample) -> Score`.
 
-    A failure of a part (an exception, a value out of range) masks the score: what went wrong here is not the model's.
+    total = gates * sum of weight x reward + sum of weight x penalty: no gate shuts a penalty out, or breaking the gate
+    would be a way around it. A failure of a part (an exception, a value out of range) masks the score: what went wrong
+    here is not the model's.
     """
 
     def __init__(self, parts: Sequence[Part], truncated: Truncated = "score_zero") -> None:
-        _check([part.name for part in parts])
+        _check([(part.name, part.gate) for part in parts])
         for part in parts:
             if not part.weight > 0 or not math.isfinite(part.weight):
                 raise ValueError(f"part '{part.name}': got weight {part.weight}, expected a positive number")
@@ -80,36 +128,85 @@ class Rubric:
         self.truncated = truncated
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
-        if completion.truncated and self.truncated == "mask":
+        if self.leaves_out(completion):
+            return self.combine(completion, {})
+        return self.combine(completion, {p.name: score_part(p, completion, sample) for p in self.parts_for(sample)})
+
+    def leaves_out(self, completion: Completion) -> bool:
+        """True for a reply that is masked without a look at it."""
+        return completion.truncated and self.truncated == "mask"
+
+    def parts_for(self, sample: Sample) -> tuple[Part, ...]:
+        """The parts, with the row's own reward in those that go by rows. ValueError for one that is not right."""
+        named = row_reward(sample) if any(part.for_row for part in self.parts) else None
+        if named is None:
+            return self.parts
+        return tuple(replace(p, function=p.for_row(*named)) if p.for_row else p for p in self.parts)
+
+    def combine(self, completion: Completion, scores: Mapping[str, Score]) -> Score:
+        """The total of scores by part name, as `__call__` gives it."""
+        if self.leaves_out(completion):
             return Score(0.0, "truncated", masked="truncated")
-        scores = {part.name: _score(part, completion, sample) for part in self.parts}
         values = {name: score.value for name, score in scores.items()}
         reasons = {name: score.reason for name, score in scores.items() if score.reason}
         masked = next((f"{name}: {score.masked}" for name, score in scores.items() if score.masked), None)
-        total = sum(part.weight * values[part.name] for part in self.parts)
-        reason = next(iter(reasons.values()), None)
+        total, reason = self._total(values), next(iter(reasons.values()), None)
         if masked:
             total = 0.0
         elif completion.truncated and self.truncated == "score_zero":
             total, reason = 0.0, "truncated"
         return Score(total, reason, values, reasons, masked)
 
+    def _total(self, values: Mapping[str, float]) -> float:
+        open_share = 1.0
+        for part in self.parts:
+            if part.gate is not None:
+                open_share *= values[part.name] if part.gate == "multiplies" else float(values[part.name] >= 1.0)
+        rewards = sum(p.weight * values[p.name] for p in self.parts if p.gate is None and not p.penalty)
+        return open_share * rewards + sum(p.weight * values[p.name] for p in self.parts if p.penalty)
 
-def _check(names: Sequence[str]) -> None:
+
+def row_reward(sample: Sample) -> tuple[str, dict[str, Any]] | None:
+    """The reward that a row names, with its options. ValueError when it is no name of the tables or a bad option."""
+    named = sample.meta.get(ROW_REWARD)
+    if named is None:
+        method = sample.meta.get(ROW_METHOD)
+        named = None if method in (None, "default") else method
+    if named is None:
+        return None
+    name, options = (named.get("name"), named.get("options") or {}) if isinstance(named, Mapping) else (named, {})
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        raise ValueError(f"sample {sample.id!r}: got reward {named!r}, expected a name, or {{'name', 'options'}}")
+    if is_file(name) or canonical(name) in PENALTIES:
+        raise ValueError(f"sample {sample.id!r}: got reward {name!r}; a row may name one of REWARDS only")
+    return name, dict(options)
+
+
+def _check(parts: Sequence[tuple[str, Gate | None]]) -> None:
+    names = [canonical(name) for name, _ in parts]
     if not names:
         raise ValueError("a rubric needs at least one part, got none")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"part '{twice}' is given twice; give it once, with the sum of the weights")
+    if all(gate is not None or name in PENALTIES for name, (_, gate) in zip(names, parts, strict=True)) and any(
+        gate is not None for _, gate in parts
+    ):
+        raise ValueError("a rubric with a gate needs a reward for it to act on; got gates and penalties only")
 
 
-def _score(part: Part, completion: Completion, sample: Sample) -> Score:
+def score_part(part: Part, completion: Completion, sample: Sample) -> Score:
     """The part's score, or a masked one when our code (or the user's) fails."""
     try:
         score = as_score(part.function(completion, sample))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is no fault of the model
         where = traceback.extract_tb(error.__traceback__)[-1]
         return Score(0.0, masked=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno} in {where.name})")
+    return in_range(part, score)
+
+
+def in_range(part: Part, score: Score) -> Score:
+    """The score, or a masked one when its value is no number of the part's range."""
     low, high = (-1.0, 0.0) if part.penalty else (-1.0 if is_file(part.name) else 0.0, 1.0)
     if not low <= score.value <= high:  # NaN too
         return Score(0.0, masked=f"got {score.value}, expected a value in [{low:g}, {high:g}]")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
+import typing
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import lru_cache, partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from saccade.rewards import answers, boxes, form, penalties
+from pydantic import TypeAdapter, ValidationError
+
+from saccade.rewards import answers, boxes, compat, form, lengths, own, penalties, points, words
+from saccade.rewards.naming import as_score, check_options, is_file, nearest
+from saccade.rewards.options import Count, Share
 from saccade.types import Completion, Sample, Score
 
 Reward = Callable[..., "float | Score"]
@@ -19,100 +20,163 @@ Reward = Callable[..., "float | Score"]
 
 
 def hard(completion: Completion, sample: Sample, accuracy: str, options: Mapping[str, Any] | None = None) -> Score:
-    """1 when the format is strict and the reward named `accuracy` (with `options`) gives full marks, else 0."""
-    return form.hard_of(lambda c, s: as_score(bind(accuracy, options or {})(c, s)))(completion, sample)
+    """1 only when the format is strict and the reward named `accuracy` (with `options`) gives full marks.
+
+    Formula: 1 if format = 1 and accuracy = 1, else 0.
+    Source: Vision-R1 (arXiv 2503.06749), hard formatting result reward.
+    """
+    return form.hard_of(_bound(accuracy, options))(completion, sample)
+
+
+def cosine_length(
+    completion: Completion,
+    sample: Sample,
+    accuracy: str,
+    max_length: Count,
+    options: Mapping[str, Any] | None = None,
+    right_floor: Share = 2 / 3,
+    wrong_ceiling: Share = 1 / 3,
+) -> Score:
+    """A right answer is worth less the longer it took, a wrong one more; a right one always more than a wrong one.
+
+    Right is where the reward named `accuracy` (with `options`) gives full marks. The defaults are the published values
+    (right 1 to 0.5, wrong -0.5 to 0) moved into [0, 1], which groups do not notice. A wrong reply that reaches
+    `max_length`, or is cut off, gets 0.
+
+    Formula: with c = (1 + cos(pi * min(1, tokens / max_length))) / 2: right_floor + (1 - right_floor) * c if right,
+    wrong_ceiling * (1 - c) if wrong.
+    Source: Yeo et al. 2025 (arXiv 2502.03373); VLM-R1's overwrites the accuracy and rises again beyond its length.
+    """
+    scored = lengths.cosine_of(_bound(accuracy, options), max_length, right_floor, wrong_ceiling)
+    return scored(completion, sample)
 
 
 REWARDS: dict[str, Reward] = {
     "format": form.strict_format,
     "rec_iou": boxes.rec_iou,
     "rec_iou_at": boxes.rec_iou_at,
+    "rec_iou_dynamic": boxes.rec_iou_dynamic,
+    "point_in_box": points.point_in_box,
     "detection_map": boxes.detection_map,
+    "detection_ap50": boxes.detection_ap50,
     "detection_od_length": boxes.detection_od_length,
+    "detection_weighted_sum": boxes.detection_weighted_sum,
     "detection_f1": boxes.detection_f1,
     "choice": answers.choice,
     "number": answers.number,
     "value": answers.value,
+    "counting": answers.counting,
     "exact_text": answers.exact_text,
+    "char_similarity": words.char_similarity,
     "yes_no": answers.yes_no,
     "math": answers.math,
     "hard": hard,
+    "cosine_length": cosine_length,
+    "language_consistency": words.language_consistency,
+    "perception": words.perception,
+    "vlm_r1/format": compat.form,
+    "vlm_r1/format_rec": compat.form_rec,
+    "vlm_r1/iou": compat.rec,
+    "vlm_r1/map": compat.map_,
+    "vlm_r1/od_ap": compat.od_ap,
+    "vlm_r1/od_ap50": compat.od_ap50,
+    "vlm_r1/odLength": compat.od_length,
+    "vlm_r1/weighted_sum": compat.weighted_sum,
+    "vlm_r1/all_match": compat.all_match,
+    "vlm_r1/yes_no": compat.yes_no,
+    "vlm_r1/levenshtein": compat.levenshtein,
+    "vlm_r1/cosine": compat.cosine,
 }
 
 PENALTIES: dict[str, Reward] = {
     "repetition": penalties.repetition,
+    "box_repetition": penalties.box_repetition,
     "soft_overlong": penalties.soft_overlong,
+    "vlm_r1/repetition": compat.repetition,
 }
+
+ALIASES: dict[str, str] = {
+    "mcq": "choice",
+    "numeric": "number",
+    "all_match": "exact_text",
+    "map": "detection_map",
+    "od_ap": "detection_map",
+    "od_ap50": "detection_ap50",
+    "odLength": "detection_od_length",
+    "weighted_sum": "detection_weighted_sum",
+}
+"""VLM-R1's names (`accu_reward_method`) for what is repaired here under another; they may stand wherever a name may."""
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "soft_overlong": penalties.check_overlong,
+    "cosine_length": lengths.check_cosine,
+    "detection_weighted_sum": boxes.check_weighted_sum,
+}
+"""Rules that bind several options of a reward; each takes them by name and raises ValueError."""
+
+
+def canonical(name: str) -> str:
+    """The name of the tables that a name stands for."""
+    return ALIASES.get(name, name)
 
 
 def bind(name: str, options: Mapping[str, Any]) -> Reward:
     """The reward or penalty of that name, or `path/to/file.py:function`, with its options filled in.
 
-    Raises ValueError for a name that is not in the tables and for options that the function does not take or lacks.
+    Raises ValueError for a name that is not in the tables and for options that the function does not take, lacks or
+    cannot work with.
     """
-    function = _from_file(name) if is_file(name) else find(name)
-    parameters = list(inspect.signature(function).parameters.values())[2:]
-    known = [p.name for p in parameters]
-    for option in options:
-        if option not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise ValueError(f"reward '{name}' has no option '{option}'{_nearest(option, known)}")
-    lacking = [p.name for p in parameters if p.default is p.empty and p.kind in _NAMED and p.name not in options]
-    if lacking:
-        raise ValueError(f"reward '{name}' needs the option '{lacking[0]}'; give it under options")
-    if name == "hard":
-        bind(options["accuracy"], options.get("options") or {})
+    if is_file(name):
+        return own.load(name, options)
+    function = find(name)
+    check_options(name, inspect.signature(function), options)
+    for option, adapter in _types(function).items():
+        if option in options:
+            _check_value(name, option, options[option], adapter)
+    defaults = {p.name: p.default for p in _parameters(function) if p.default is not p.empty}
+    if (check := CHECKS.get(canonical(name))) is not None:
+        wanted = inspect.signature(check).parameters
+        check(**{key: value for key, value in (defaults | dict(options)).items() if key in wanted})
+    if canonical(name) in WRAPPERS:
+        return WRAPPERS[canonical(name)](**(defaults | dict(options)))
     return partial(function, **options) if options else function
 
 
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+WRAPPERS: dict[str, Callable[..., Reward]] = {
+    "hard": lambda accuracy, options: form.hard_of(_bound(accuracy, options)),
+    "cosine_length": lambda accuracy, options, **numbers: lengths.cosine_of(_bound(accuracy, options), **numbers),
+}
+"""Rewards around another one, which is then looked up once and not at every reply."""
+
+
+def _parameters(function: Reward) -> list[inspect.Parameter]:
+    """The options of a reward: what follows completion and sample."""
+    return list(inspect.signature(function).parameters.values())[2:]
+
+
+@lru_cache(maxsize=128)
+def _types(function: Reward) -> dict[str, TypeAdapter[Any]]:
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {p.name: TypeAdapter(hints[p.name]) for p in _parameters(function)}
+
+
+def _check_value(name: str, option: str, value: Any, adapter: TypeAdapter[Any]) -> None:
+    try:
+        adapter.validate_python(value, strict=not isinstance(value, list | tuple))
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].lower()
+        raise ValueError(f"reward '{name}', option '{option}': got {value!r}; {why}") from None
+
+
+def _bound(accuracy: str, options: Mapping[str, Any] | None) -> Callable[[Completion, Sample], Score]:
+    function = bind(accuracy, options or {})
+    return lambda completion, sample: as_score(function(completion, sample))
 
 
 def find(name: str) -> Reward:
     """The function behind a name of either table; ValueError with the nearest name when there is none."""
     table = REWARDS | PENALTIES
-    if name not in table:
-        hint = _nearest(name, list(table))
+    if canonical(name) not in table:
+        hint = nearest(name, [*table, *ALIASES])
         raise ValueError(f"unknown reward '{name}'{hint} (your own is named 'path/to/file.py:function')")
-    return table[name]
-
-
-def is_file(name: str) -> bool:
-    """True for a name of the form `path/to/file.py:function`."""
-    return ".py:" in name
-
-
-def as_score(value: float | Score) -> Score:
-    """What a reward returned, as a Score."""
-    return value if isinstance(value, Score) else Score(float(value))
-
-
-def _from_file(name: str) -> Reward:
-    """A user's reward. The file is run once, as `import` would run it."""
-    path, _, function = name.rpartition(":")
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise ValueError(f"reward '{name}': there is no file {file}")
-    module = _module(file, file.stat().st_mtime_ns)
-    functions: dict[str, Any] = {key: value for key, value in vars(module).items() if inspect.isfunction(value)}
-    if function not in functions:
-        raise ValueError(
-            f"reward '{name}': {file} defines no function '{function}'{_nearest(function, list(functions))}"
-        )
-    return functions[function]
-
-
-@lru_cache(maxsize=64)
-def _module(file: Path, changed_ns: int) -> ModuleType:
-    """The file as a module, run once for each state of it: rubrics are built anew at every step, and what a file loads
-    or remembers must live through the run."""
-    spec = importlib.util.spec_from_file_location(f"saccade_reward_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names) or 'none'}"
+    return table[canonical(name)]

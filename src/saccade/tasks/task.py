@@ -76,11 +76,12 @@ def rubrics(soft: PartConfig, exact: PartConfig | None = None) -> dict[str, Rubr
 
     `soft` is what RL maximises; `exact` (the same, unless given) is full marks only for a right answer. 'default' keeps
     the total in [0, 1]; 'format_and_accuracy' is the plain sum of VLM-R1 and of Vision-R1's Zero;
-    'hard' is Vision-R1's.
+    'hard' is Vision-R1's. A row that names its own reward (`meta.reward`, `accu_reward_method`) gets that accuracy.
     """
     right = exact or soft
+    soft = soft.model_copy(update={"by_row": True})
     form = PartConfig(name="format")
-    hard = PartConfig(name="hard", options={"accuracy": right.name, "options": right.options})
+    hard = PartConfig(name="hard", options={"accuracy": right.name, "options": right.options}, by_row=True)
     return {
         "default": RubricConfig(parts=(soft.model_copy(update={"weight": 0.9}), PartConfig(name="format", weight=0.1))),
         "hard": RubricConfig(parts=(hard,)),

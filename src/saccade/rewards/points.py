@@ -1,0 +1,39 @@
+"""The reward of pointing."""
+
+from __future__ import annotations
+
+from saccade.geometry import center, contains, from_original
+from saccade.parsing.points import Point, read_points
+from saccade.rewards.answers import NO_ANSWER, answer_of
+from saccade.rewards.boxes import frame_of, gold_box
+from saccade.types import Completion, Frame, Sample, Score
+
+
+def point_in_box(completion: Completion, sample: Sample) -> Score:
+    """1 when the one point answered lies in the gold box or on its edge.
+
+    More than one point is no answer, so that strewing points gains nothing; a box is no point.
+
+    Formula: 1 if x1 <= x <= x2 and y1 <= y <= y2, else 0.
+    Source: ScreenSpot (arXiv 2401.10935), click accuracy.
+    """
+    answer = answer_of(completion)
+    if answer is None:
+        return Score(0.0, NO_ANSWER)
+    right, reason = point_right(answer, sample, frame_of(sample, completion.frames))
+    return Score(float(right), reason)
+
+
+def point_right(answer: str, sample: Sample, frame: Frame) -> tuple[bool, str | None]:
+    """Whether the answer's one point lies in the gold box, both as the frame writes them, and why not."""
+    found = read_points(answer)
+    if len(found) != 1:
+        return False, "no point" if not found else "more than one point"
+    inside = contains(from_original(gold_box(sample), frame), found[0])
+    return inside, None if inside else "outside the box"
+
+
+def gold_point(sample: Sample, frame: Frame) -> Point:
+    """The middle of the gold box as the frame writes it; it lies in the box."""
+    x, y = center(from_original(gold_box(sample), frame))
+    return (round(x, 4), round(y, 4)) if frame.name == "unit" else (int(x), int(y))

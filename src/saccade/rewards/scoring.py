@@ -1,0 +1,81 @@
+"""Scoring all replies of a step: rules one by one, users' own rewards all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
+
+from saccade.rewards.rubric import Part, Rubric, in_range, score_part
+from saccade.types import Completion, Sample, Score
+
+Item = tuple[Callable[[Completion, Sample], Score], Completion, Sample]
+"""What scores (a `Rubric`, or any function), the reply, its sample."""
+
+
+@runtime_checkable
+class ScoresMany(Protocol):
+    """A reward that is slow one by one and has a way to score many at once."""
+
+    def score(self, jobs: Sequence[tuple[Completion, Sample]]) -> list[Score]:
+        """The scores, in order; it never raises."""
+        ...
+
+
+def score_all(items: Sequence[Item]) -> list[Score]:
+    """The score of each item, in order, equal to calling the rubrics one by one.
+
+    Rewards that can score many at once get all their replies in one call, and several such rewards run beside each
+    other. What a function that is no `Rubric` raises goes through.
+    """
+    slow: dict[int, tuple[ScoresMany, list[tuple[int, Part]]]] = {}
+    scores: list[dict[str, Score]] = [{} for _ in items]
+    masked: dict[int, Score] = {}
+    for i, (rubric, completion, sample) in enumerate(items):
+        if not isinstance(rubric, Rubric) or rubric.leaves_out(completion):
+            continue
+        try:
+            parts = rubric.parts_for(sample)
+        except ValueError as error:
+            masked[i] = Score(0.0, masked=str(error))
+            continue
+        for part in parts:
+            if isinstance(part.function, ScoresMany):
+                slow.setdefault(id(part.function), (part.function, []))[1].append((i, part))
+            else:
+                scores[i][part.name] = score_part(part, completion, sample)
+    for (i, part), score in _many(items, list(slow.values())):
+        scores[i][part.name] = in_range(part, score)
+    return [masked[i] if i in masked else _total(item, scores[i]) for i, item in enumerate(items)]
+
+
+def _total(item: Item, scores: dict[str, Score]) -> Score:
+    rubric, completion, sample = item
+    if not isinstance(rubric, Rubric):
+        return rubric(completion, sample)
+    order = {part.name: scores[part.name] for part in rubric.parts if part.name in scores}
+    return rubric.combine(completion, order)
+
+
+def _many(
+    items: Sequence[Item], slow: Sequence[tuple[ScoresMany, list[tuple[int, Part]]]]
+) -> list[tuple[tuple[int, Part], Score]]:
+    """Every job of the slow rewards with its score."""
+    if not slow:
+        return []
+    with ThreadPoolExecutor(len(slow)) as threads:
+        runs = [threads.submit(reward.score, [items[i][1:] for i, _ in wanted]) for reward, wanted in slow]
+        found: list[tuple[tuple[int, Part], Score]] = []
+        for run, (_, wanted) in zip(runs, slow, strict=True):
+            found += zip(wanted, run.result(), strict=True)
+    return found
+
+
+def failed_share(scores: Sequence[Score]) -> float:
+    """Share of the scores that are masked because a reward failed, not because the reply was cut off; 0 of none."""
+    return sum(map(is_failure, scores)) / len(scores) if scores else 0.0
+
+
+def is_failure(score: Score) -> bool:
+    """True for a score that is masked by a failure of a reward."""
+    return score.masked is not None and score.masked != "truncated"

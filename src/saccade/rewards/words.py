@@ -1,0 +1,134 @@
+"""Rewards of words: how near the letters are, which script the thought is written in, what it says about the image."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+from rapidfuzz.distance import Levenshtein
+
+from saccade.grading.answers import fold
+from saccade.parsing import read_reply
+from saccade.rewards.answers import NO_ANSWER, answer_of
+from saccade.rewards.options import Share
+from saccade.types import Completion, Sample, Score
+
+LONGEST = 20_000
+"""Characters of an answer that are compared; edit distance is quadratic."""
+
+
+def char_similarity(
+    completion: Completion, sample: Sample, threshold: Share = 0.5, case: bool = False, spaces: bool = False
+) -> Score:
+    """How near the answer is to the gold text, letter by letter; 0 below `threshold`: a like length earns nothing.
+
+    With `case`, capitals count; with `spaces`, white space does. A gold list of several texts takes the nearest.
+
+    Formula: s = 1 - edit distance / longer length; s if s >= threshold, else 0.
+    Source: ANLS (arXiv 1905.13648); VLM-R1's default reward has the ratio without a threshold.
+    """
+    answer = answer_of(completion)
+    if answer is None:
+        return Score(0.0, NO_ANSWER)
+    golds = [str(one) for one in sample.answer] if isinstance(sample.answer, list | tuple) else [str(sample.answer)]
+    folded = [_fold(gold, case, spaces) for gold in golds]
+    if not folded or not all(folded):
+        return Score(0.0, masked="gold cannot be graded: gold is empty")
+    said = _fold(answer[:LONGEST], case, spaces)
+    best = max(Levenshtein.normalized_similarity(said, gold) for gold in folded)
+    return Score(best if best >= threshold else 0.0, None if best == 1.0 else f"similarity {best:.2f}")
+
+
+def _fold(text: str, case: bool, spaces: bool) -> str:
+    text = text if case else fold(text)
+    return text if spaces else "".join(text.split())
+
+
+# ------------------------------------------------------------------------------------------------------------ language
+
+Script = Literal["arabic", "cyrillic", "devanagari", "greek", "hangul", "han", "hebrew", "kana", "latin", "thai"]
+_NAMES: dict[str, Script] = {
+    **{"ARABIC": "arabic", "CYRILLIC": "cyrillic", "DEVANAGARI": "devanagari", "GREEK": "greek", "HANGUL": "hangul"},
+    **{"CJK": "han", "HEBREW": "hebrew", "HIRAGANA": "kana", "KATAKANA": "kana", "LATIN": "latin", "THAI": "thai"},
+}
+
+
+def language_consistency(completion: Completion, sample: Sample, script: Script | None = None) -> Score:
+    """The share of the thought's letters that are of the question's script, or of `script`; 0 without any letter.
+
+    A script stands for a language, which needs no model: it tells Chinese from English, not French from English.
+    Japanese may use kana and han. Greek letters are left out unless asked for: they are symbols in mathematics.
+
+    Formula: letters of the script / letters.
+    Source: DeepSeek-R1 (arXiv 2501.12948), language consistency reward.
+    """
+    think = read_reply(completion.text).think
+    if think is None:
+        return Score(0.0, "no think block")
+    wanted = script or _main(_scripts(sample.question, None))
+    if wanted is None:
+        return Score(0.0, masked="the question has no letters: name the script under options")
+    counts = _scripts(think, wanted)
+    total = sum(counts.values())
+    if not total:
+        return Score(0.0, "no letters")
+    allowed = ("kana", "han") if wanted == "kana" else (wanted,)
+    share = sum(counts[one] for one in allowed) / total
+    return Score(share, None if share == 1.0 else f"{share:.0%} {wanted}")
+
+
+def _scripts(text: str, wanted: str | None) -> Counter[str]:
+    counts = Counter(_script(letter) for letter in text if letter.isalpha())
+    if wanted != "greek":
+        counts.pop("greek", None)
+    return counts
+
+
+def _main(counts: Counter[str]) -> str | None:
+    """The script with most letters; any kana makes it Japanese."""
+    known = {script: n for script, n in counts.items() if script != "other"}
+    return "kana" if "kana" in known else max(known, key=lambda one: known[one], default=None)
+
+
+@lru_cache(maxsize=4096)
+def _script(letter: str) -> str:
+    return _NAMES.get(unicodedata.name(letter, "").split(" ")[0], "other")
+
+
+# ---------------------------------------------------------------------------------------------------------- perception
+
+
+def perception(completion: Completion, sample: Sample, facts: str = "facts") -> Score:
+    """The share of the facts in `sample.meta[facts]` that the reply states; a hook for annotated perception.
+
+    A fact is a text, or a list of texts any one of which will do; it is stated when its words occur in the reply in
+    their order, next to each other. A model that judges facts by meaning is a reward of your own, or `llm_judge`.
+    Stating everything is not punished here: combine it with an accuracy as gate.
+
+    Formula: facts stated / facts.
+    Source: Perception-R1 (arXiv 2506.07218), visual perception reward.
+    """
+    wanted = sample.meta.get(facts)
+    if not isinstance(wanted, list | tuple) or not wanted:
+        return Score(0.0, masked=f"sample {sample.id!r} has no list of facts in meta[{facts!r}]")
+    words = f" {' '.join(_words(completion.text))} "
+    stated = [any(_says(words, form) for form in _forms(fact)) for fact in wanted]
+    share = sum(stated) / len(stated)
+    return Score(share, None if share == 1.0 else f"{sum(stated)} of {len(stated)} facts")
+
+
+def _forms(fact: Any) -> Sequence[str]:
+    return [str(form) for form in fact] if isinstance(fact, list | tuple) else [str(fact)]
+
+
+def _says(words: str, form: str) -> bool:
+    wanted = " ".join(_words(form))
+    return bool(wanted) and f" {wanted} " in words
+
+
+def _words(text: str) -> list[str]:
+    kept = "".join(c if c.isalnum() or c in ".-" else " " for c in unicodedata.normalize("NFKC", text).casefold())
+    return [word.strip(".-") for word in kept.split() if word.strip(".-")]
