@@ -1,0 +1,159 @@
+"""The nouns of the room: a draft is one question on its way from image and answer to a chain worth learning.
+
+All are frozen, plain, and go to JSON and back. A step that was paid for is a `StepRecord` with its text; what is made
+of the texts (verdicts, filter reasons, polished chains) can be made again for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+Stage = Literal["caption", "pseudo_cot", "description", "reasoning"]
+"""The calls of a row. `caption`: a plain caption that does not know the question, the arm without bridging."""
+Arm = Literal["bridged", "caption", "none"]
+"""What the reasoner was given beside the question: the description, the plain caption, nothing."""
+Difficulty = Literal["easy", "mixed", "hard"]
+"""All samples of the bridged arm right; some; none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One call to a teacher: who answered, told what, at which price. The text itself stands in the draft."""
+
+    stage: Stage
+    model: str
+    prompt_version: str
+    """'<file>@<version>:<first 8 hex digits of its SHA-256>'."""
+    sampling: Mapping[str, Any]
+    """As sent: temperature, top_p, max_tokens, seed."""
+    tokens_in: int
+    tokens_out: int
+    cost: float
+    """In the currency of the recipe's prices; 0 without prices."""
+    seconds: float
+    """From the call to its answer, retries and waiting in line included."""
+    saw_answer: bool
+    """True if the gold answer stood in the prompt, or in a text that a step which saw it wrote."""
+    finish_reason: str = "stop"
+    number: int = 0
+    """Of reasoning: which sample."""
+    arm: Arm = "bridged"
+    """Of reasoning: what it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a filter dropped a chain."""
+
+    filter: str
+    """Name in `coldstart.filters.FILTERS`."""
+    reason: str
+    """A few words that can be counted; the same words for the same cause."""
+    detail: str = ""
+    """The place in the text that shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One answer of the reasoner."""
+
+    text: str
+    """The thought as written, without tags."""
+    answer: str | None
+    """The final answer as read; None when the reply ends without one."""
+    number: int = 0
+    """Which of the k samples."""
+    arm: Arm = "bridged"
+    right: bool | None = None
+    """The verdict of the task's own grader; None when it could not be graded."""
+    route: str = ""
+    """How the verdict was reached."""
+    finish_reason: str = "stop"
+    tokens: int = 0
+    polished: str | None = None
+    """The thought made to read as seen; None until polished."""
+    rejections: tuple[Rejection, ...] = ()
+    """Why it is not in the set; empty before the filters ran, and for a chain that passed them all."""
+
+    @property
+    def words(self) -> str:
+        """The thought as it would be learned."""
+        return self.text if self.polished is None else self.polished
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A question with everything that was written about it so far."""
+
+    id: str
+    question: str
+    answer: Any
+    """The gold, in its task's form."""
+    task: str
+    source: str = ""
+    images: tuple[str, ...] = ()
+    """Paths of the images; relative ones are relative to the directory of the set."""
+    image_shas: tuple[str, ...] = ()
+    """SHA-256 of each image's file."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Of the sample: options of a choice question, split, difficulty, ground truth of the world."""
+    caption: str | None = None
+    pseudo_cot: str | None = None
+    description: str | None = None
+    chains: tuple[Chain, ...] = ()
+    """All samples of all arms; `of_arm` takes one arm's."""
+    steps: tuple[StepRecord, ...] = ()
+    chosen: tuple[int, ...] = ()
+    """Places in `chains` of those that go into the set."""
+
+    def of_arm(self, arm: Arm) -> tuple[Chain, ...]:
+        return tuple(chain for chain in self.chains if chain.arm == arm)
+
+    @property
+    def saw_answer(self) -> bool:
+        """True if any step was shown the answer."""
+        return any(step.saw_answer for step in self.steps)
+
+    @property
+    def difficulty(self) -> Difficulty | None:
+        """By the bridged chains that could be graded; None without any."""
+        right = [chain.right for chain in self.of_arm("bridged") if chain.right is not None]
+        if not right:
+            return None
+        return "easy" if all(right) else "mixed" if any(right) else "hard"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @staticmethod
+    def from_dict(row: Mapping[str, Any]) -> Draft:
+        """TypeError when a field is unknown or missing."""
+        chains = tuple(chain_from_dict(chain) for chain in row.get("chains", ()))
+        steps = tuple(StepRecord(**step) for step in row.get("steps", ()))
+        lists = {key: tuple(row.get(key, ())) for key in ("images", "image_shas", "chosen")}
+        return Draft(**{**row, **lists, "chains": chains, "steps": steps})
+
+    @staticmethod
+    def from_json(text: str) -> Draft:
+        return Draft.from_dict(json.loads(text))
+
+    def with_chain(self, place: int, **changes: Any) -> Draft:
+        """The same draft with other fields of one chain."""
+        chains = list(self.chains)
+        chains[place] = replace(chains[place], **changes)
+        return replace(self, chains=tuple(chains))
+
+
+def chain_from_dict(row: Mapping[str, Any]) -> Chain:
+    return Chain(**{**row, "rejections": tuple(Rejection(**one) for one in row.get("rejections", ()))})
+
+
+Check = Callable[[Draft, Chain], Rejection | None]
+"""A filter, ready to use: None lets the chain (one of the draft's, already polished) pass. A check may remember what
+it saw (near duplicates); drafts come in the order of the data set, in one process."""
