@@ -1,0 +1,61 @@
+"""Answers on disk, so that the same request is paid for once. A SQLite file; many threads and processes may share it.
+
+SQLite and JSON, because they ship with Python and nothing that is read back can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class ReplyCache:
+    """A table from the hash of a request to the JSON of its answer."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens or makes the file. Raises ValueError when it is something else than such a table."""
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        try:
+            self._database = sqlite3.connect(self.path, timeout=30.0, check_same_thread=False, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS replies"
+                " (key TEXT PRIMARY KEY, model TEXT, body TEXT NOT NULL, written REAL NOT NULL)"
+            )
+        except sqlite3.Error as error:
+            raise ValueError(f"{path}: no cache of replies ({error}); delete the file or name another") from None
+
+    def get(self, key: str) -> Any | None:
+        """The stored answer, or None."""
+        with self._lock:
+            row = self._database.execute("SELECT body FROM replies WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, key: str, model: str, body: Any) -> None:
+        """Stores an answer; the first one stored for a key stays."""
+        row = (key, model, json.dumps(body), time.time())
+        with self._lock:
+            self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return self._database.execute("SELECT COUNT(*) FROM replies").fetchone()[0]
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+
+def request_key(url: str, body: Mapping[str, Any]) -> str:
+    """What tells requests apart: address and body, images included; never the API key."""
+    text = json.dumps([url, body], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,275 @@
+"""The client: bounded concurrency, retries with backoff, a deadline for every request, answers kept on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any, TypeVar
+
+import httpx2
+
+from saccade.endpoint.cache import ReplyCache, request_key
+from saccade.endpoint.errors import EndpointError
+from saccade.endpoint.messages import Message, Reply, read_reply_body
+
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""HTTP statuses that a later attempt may mend."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How hard and how long a client tries."""
+
+    concurrency: int = 16
+    """Requests under way at once; further ones wait."""
+    timeout_s: float = 120.0
+    """For one attempt."""
+    deadline_s: float = 600.0
+    """For one request with all its attempts and pauses; the wait for a free place is not counted."""
+    retries: int = 4
+    """Attempts after the first."""
+    backoff_s: float = 0.5
+    """The first pause; each further one is twice as long, with a random part. `Retry-After` is obeyed."""
+    longest_pause_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.retries < 0 or min(self.timeout_s, self.deadline_s) <= 0 or self.backoff_s < 0:
+            raise ValueError(f"got {self}; expected concurrency >= 1, retries >= 0, timeouts > 0 and backoff_s >= 0")
+
+
+class Endpoint:
+    """One model on one OpenAI-compatible server. Threads may share it; close it, or use it in a `with` block.
+
+    All network traffic runs in one background thread that starts with the first request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        api_key: str | None = None,
+        cache: ReplyCache | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """`url`: the server's base address, as 'http://host:8000' or 'https://host/v1'."""
+        self.url, self.model = chat_url(url), model
+        self.cache, self.limits = cache, limits or Limits()
+        self._api_key = api_key
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._client: httpx2.AsyncClient | None = None
+        self._places: asyncio.Semaphore | None = None
+
+    # ------------------------------------------------------------------------------------------------ asking
+
+    def chat(self, messages: Sequence[Message], **options: Any) -> Reply:
+        """The reply to a conversation. `options` go into the request as they are: n, max_tokens, temperature, top_p,
+        seed, stop, logprobs, and whatever else the server takes.
+
+        Raises EndpointError when there is no answer after all attempts.
+        """
+        return self._wait(self._chat(messages, options))
+
+    async def achat(self, messages: Sequence[Message], **options: Any) -> Reply:
+        """As `chat`, for a caller with an event loop of its own."""
+        future = asyncio.run_coroutine_threadsafe(self._chat(messages, options), self._running())
+        return await asyncio.wrap_future(future)
+
+    def chat_many(
+        self,
+        conversations: Iterable[Sequence[Message]],
+        progress: Callable[[], None] | None = None,
+        **options: Any,
+    ) -> list[Reply | EndpointError]:
+        """Replies in the order of the conversations, `limits.concurrency` at a time; a failed one gives its error.
+
+        `progress` is called once after each.
+        """
+
+        async def one(messages: Sequence[Message]) -> Reply | EndpointError:
+            try:
+                return await self._chat(messages, options)
+            except EndpointError as error:
+                return error
+            finally:
+                if progress is not None:
+                    progress()
+
+        async def all_of(listed: Sequence[Sequence[Message]]) -> list[Reply | EndpointError]:
+            return list(await asyncio.gather(*(one(messages) for messages in listed)))
+
+        return self._wait(all_of(list(conversations)))
+
+    def close(self) -> None:
+        """Ends the background thread and the connections; requests under way fail."""
+        with self._lock:
+            loop, thread, client = self._loop, self._thread, self._client
+            self._loop = self._thread = self._client = self._places = None
+        if loop is None or thread is None:
+            return
+        if client is not None:
+            asyncio.run_coroutine_threadsafe(_wind_up(client), loop).result(timeout=10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=10)
+        loop.close()
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------ one request
+
+    async def _chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Reply:
+        if options.get("stream"):
+            raise ValueError("stream=True: this client reads whole replies; leave 'stream' out")
+        body = {"model": self.model, "messages": [dict(message) for message in messages], **options}
+        key = request_key(self.url, body) if self.cache is not None else ""
+        if self.cache is not None and (stored := await asyncio.to_thread(self.cache.get, key)) is not None:
+            return replace(read_reply_body(stored), cached=True, attempts=0)
+        assert self._places is not None
+        async with self._places:
+            began = time.monotonic()
+            answer, reply, attempts = await self._until_answered(body, began + self.limits.deadline_s)
+        if self.cache is not None:
+            await asyncio.to_thread(self.cache.put, key, self.model, answer)
+        return replace(reply, attempts=attempts, seconds=time.monotonic() - began)
+
+    async def _until_answered(self, body: Mapping[str, Any], until: float) -> tuple[Any, Reply, int]:
+        """The JSON of the answer, the reply in it, and the number of attempts."""
+        content = json.dumps(body).encode()
+        for attempt in range(1, self.limits.retries + 2):
+            try:
+                answer = await self._attempt(content, until)
+                return answer, read_reply_body(answer), attempt
+            except _Failure as failure:
+                lost, retry, pause = failure, failure.retry, failure.pause
+            except ValueError as error:
+                lost, retry, pause = _Failure(f"no chat completion: {error}", body=json.dumps(answer)), True, None
+            pause = self._pause(attempt) if pause is None else pause
+            if not retry or attempt > self.limits.retries or time.monotonic() + pause >= until:
+                break
+            await asyncio.sleep(pause)
+        raise EndpointError(self.url, lost.what, attempt, lost.status, lost.body)
+
+    async def _attempt(self, content: bytes, until: float) -> Any:
+        """The JSON of one answer; `_Failure` otherwise."""
+        assert self._client is not None
+        seconds = max(0.001, min(self.limits.timeout_s, until - time.monotonic()))
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._client.post(self.url, content=content)
+        except (TimeoutError, httpx2.TimeoutException):
+            raise _Failure(f"no answer in {seconds:.3g} s") from None
+        except httpx2.HTTPError as error:
+            raise _Failure(f"{type(error).__name__}: {error}") from None
+        if response.status_code != 200:
+            retry = response.status_code in RETRIED
+            what = f"status {response.status_code} {response.reason_phrase}".rstrip()
+            pause = _retry_after(response.headers.get("retry-after"), self.limits.longest_pause_s)
+            raise _Failure(what, response.status_code, response.text, retry, pause)
+        try:
+            return response.json()
+        except ValueError:
+            raise _Failure("an answer that is no JSON", 200, response.text) from None
+
+    def _pause(self, attempt: int) -> float:
+        """Seconds before the next attempt: doubled each time, at least half of that, the rest random."""
+        longest = min(self.limits.backoff_s * 2 ** (attempt - 1), self.limits.longest_pause_s)
+        return longest * (0.5 + random.random() / 2)
+
+    # ------------------------------------------------------------------------------------------------ the thread
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._running())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # a Ctrl-C must not leave the request behind
+            raise
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """The loop of the background thread, started when it is not there."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._places = asyncio.Semaphore(self.limits.concurrency)
+                self._client = self._new_client()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="saccade-endpoint", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        headers = {"content-type": "application/json"}
+        if self._api_key:
+            headers["authorization"] = f"Bearer {self._api_key}"
+        return httpx2.AsyncClient(
+            headers=headers,
+            timeout=None,  # the deadline of each attempt is kept around the call, drips and all
+            limits=httpx2.Limits(max_connections=self.limits.concurrency),
+            trust_env=not _is_local(self.url),  # a proxy of the environment cannot reach this machine
+        )
+
+
+class _Failure(Exception):
+    """An attempt that brought no answer."""
+
+    def __init__(
+        self, what: str, status: int | None = None, body: str = "", retry: bool = True, pause: float | None = None
+    ) -> None:
+        super().__init__(what)
+        self.what, self.status, self.body, self.retry, self.pause = what, status, body, retry, pause
+
+
+async def _wind_up(client: httpx2.AsyncClient) -> None:
+    """Cancels what is under way and closes the connections."""
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.aclose()
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+def _retry_after(value: str | None, longest: float) -> float | None:
+    try:
+        return None if value is None else min(max(float(value), 0.0), longest)
+    except ValueError:  # a date, which servers of models do not send
+        return None
+
+
+def chat_url(url: str) -> str:
+    """The address that takes chat requests, from the base address of a server or from itself.
+
+    Raises ValueError for anything but http(s) with a host, and for an address that holds a password.
+    """
+    try:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, TypeError) as error:
+        raise ValueError(f"got the address {url!r} ({error}), expected http://host:port/v1") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"got the address {url!r}, expected http://host:port/v1 or https://host/v1")
+    if parsed.userinfo or parsed.query:
+        raise ValueError("the address holds a user name, a password or a query; pass the key as api_key instead")
+    path = parsed.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        path = (path or "/v1") + "/chat/completions"
+    return str(parsed.copy_with(path=path))
+
+
+def _is_local(url: str) -> bool:
+    host = httpx2.URL(url).host
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

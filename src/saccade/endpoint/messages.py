@@ -1,0 +1,115 @@
+"""What is sent and what comes back: messages with images, replies with their choices."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from saccade.types import ImageSource
+
+Message = Mapping[str, Any]
+"""{"role": "system" | "user" | "assistant", "content": text or a list of parts}, as the OpenAI protocol has it."""
+
+_MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the n answers to a request."""
+
+    text: str
+    finish_reason: str | None = None
+    reasoning: str | None = None
+    """What a server keeps apart as thought (`reasoning_content` or `reasoning`)."""
+    logprobs: Any = None
+    """As the server sent them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that the server counted; 0 where it did not say."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one request."""
+
+    choices: tuple[Choice, ...]
+    usage: Usage
+    model: str
+    cached: bool = False
+    attempts: int = 1
+    seconds: float = 0.0
+    """From the first attempt to the answer, without the wait for a free place; 0 when cached."""
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice."""
+        return self.choices[0].text
+
+
+def user(text: str, images: Sequence[ImageSource] = ()) -> Message:
+    """A user's turn: the images first, then the text."""
+    if not images:
+        return {"role": "user", "content": text}
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": image_url(image)}} for image in images]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+def image_url(image: ImageSource) -> str:
+    """The image as a data URL. Files and bytes are sent as they are, a decoded image as PNG.
+
+    Raises ValueError for bytes that are no JPEG, PNG, GIF or WebP, OSError for a file that cannot be read.
+    """
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        data = buffer.getvalue()
+    else:
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+    kind = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
+    if kind is None:
+        name = "bytes" if isinstance(image, bytes) else image
+        raise ValueError(
+            f"{name}: begins with {data[:8]!r}, expected JPEG, PNG, GIF or WebP; open it with PIL and pass the image"
+        )
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def read_reply_body(body: Any) -> Reply:
+    """A reply from the JSON of a chat completion. Raises ValueError naming what is missing."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise ValueError("the answer has no 'choices'")
+    usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
+    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+    return Reply(
+        tuple(_choice(choice, index) for index, choice in enumerate(choices)),
+        Usage(*(count if isinstance(count, int) else 0 for count in counts)),
+        str(body.get("model", "")),
+    )
+
+
+def _choice(choice: Any, index: int) -> Choice:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise ValueError(f"choice {index} of the answer has no 'message'")
+    text = message.get("content")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"the content of choice {index} is a {type(text).__name__}, expected text")
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    return Choice(
+        text or "",
+        choice.get("finish_reason"),
+        reasoning if isinstance(reasoning, str) else None,
+        choice.get("logprobs"),
+    )

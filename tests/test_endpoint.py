@@ -1,0 +1,265 @@
+"""Laws of the client of chat servers, against a server that fails, hangs and talks nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import sqlite3
+import threading
+import time
+
+import pytest
+from PIL import Image
+
+from saccade.endpoint import Endpoint, EndpointError, Limits, ReplyCache, image_url, user
+from saccade.endpoint.client import chat_url
+from tests.chat_server import Answer, chat_server
+
+QUICK = Limits(retries=2, backoff_s=0.001, timeout_s=5.0)
+HELLO = [user("hello")]
+
+
+def test_a_reply_has_its_text_choices_logprobs_and_counts():
+    with chat_server(lambda i, body: Answer("fine", n=body["n"])) as server, Endpoint(server.url, "tiny") as model:
+        reply = model.chat(HELLO, n=2, temperature=0.5, logprobs=True)
+    assert [choice.text for choice in reply.choices] == ["fine", "fine1"] and reply.text == "fine"
+    assert reply.choices[1].logprobs == {"content": [1]} and reply.choices[0].finish_reason == "stop"
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.model) == (7, 3, "tiny")
+    assert (reply.cached, reply.attempts) == (False, 1) and reply.seconds > 0
+    (sent,) = server.requests
+    assert sent["path"] == "/v1/chat/completions" and "authorization" not in {k.lower() for k in sent["headers"]}
+    assert (sent["model"], sent["messages"], sent["n"], sent["temperature"]) == ("tiny", HELLO, 2, 0.5)
+
+
+def test_the_key_goes_into_the_header_and_into_no_error():
+    with (
+        chat_server(lambda i, body: Answer(status=401, raw=b"no such key")) as server,
+        Endpoint(server.url, "tiny", api_key="sesame", limits=QUICK) as model,
+        pytest.raises(EndpointError) as caught,
+    ):
+        model.chat(HELLO)
+    assert server.requests[0]["headers"]["authorization"] == "Bearer sesame"
+    message = str(caught.value)
+    assert "sesame" not in message and "api_key" in message and "no such key" in message and server.url in message
+    assert (caught.value.status, caught.value.attempts, len(server.requests)) == (401, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(Answer(status=status) for status in (408, 429, 500, 503)),
+        Answer(raw=b"<html>not json</html>"),
+        Answer(raw=b'{"error": "none"}'),
+        Answer(raw=b'{"choices": []}'),
+        Answer(raw=b'{"choices": [3]}'),
+        Answer(raw=b'{"choices": [{"message": {"content": [1]}}]}'),
+        Answer(raw=b"[1"),
+        Answer(raw=b""),
+    ],
+)
+def test_what_may_pass_is_tried_again_and_what_stays_is_an_error(bad):
+    with (
+        chat_server(lambda i, body: bad if i < 2 else Answer("at last")) as server,
+        Endpoint(server.url, "tiny", limits=QUICK) as model,
+    ):
+        reply = model.chat(HELLO)
+    assert (reply.text, reply.attempts) == ("at last", 3)
+    with (
+        chat_server(lambda i, body: bad) as server,
+        Endpoint(server.url, "tiny", limits=QUICK) as model,
+        pytest.raises(EndpointError, match="tried 3 times"),
+    ):
+        model.chat(HELLO)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422])
+def test_what_cannot_pass_is_tried_once_and_says_the_way_out(status):
+    with (
+        chat_server(lambda i, body: Answer(status=status, raw=b"x" * 9000)) as server,
+        Endpoint(server.url, "tiny", limits=QUICK) as model,
+        pytest.raises(EndpointError) as caught,
+    ):
+        model.chat(HELLO)
+    assert len(server.requests) == 1 and f"status {status}" in str(caught.value) and len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize("answer", [Answer(wait_s=1.0), Answer(wait_s=0.05, drip=True)])
+def test_a_server_that_hangs_or_drips_meets_the_timeout(answer):
+    limits = Limits(retries=1, backoff_s=0.001, timeout_s=0.2)
+    with chat_server(lambda i, body: answer) as server, Endpoint(server.url, "tiny", limits=limits) as model:
+        began = time.monotonic()
+        with pytest.raises(EndpointError, match=r"tried 2 times: no answer in 0\.2 s"):
+            model.chat(HELLO)
+        assert time.monotonic() - began < 0.9
+
+
+def test_the_deadline_bounds_all_attempts_and_pauses():
+    limits = Limits(retries=50, backoff_s=0.05, deadline_s=0.4)
+    with chat_server(lambda i, body: Answer(status=500)) as server, Endpoint(server.url, "t", limits=limits) as model:
+        began = time.monotonic()
+        with pytest.raises(EndpointError):
+            model.chat(HELLO)
+        assert time.monotonic() - began < 0.8 and 2 <= len(server.requests) < 20
+
+
+def test_retry_after_is_obeyed():
+    slow = Answer(status=429, headers={"retry-after": "0.3"})
+    with (
+        chat_server(lambda i, body: slow if i == 0 else Answer()) as server,
+        Endpoint(server.url, "tiny", limits=QUICK) as model,
+    ):
+        assert 0.3 <= model.chat(HELLO).seconds < 2.0
+
+
+def test_nobody_there_is_an_error_with_the_way_out():
+    with chat_server(lambda i, body: Answer()) as server:
+        gone = server.url
+    with Endpoint(gone, "tiny", limits=QUICK) as model, pytest.raises(EndpointError, match="server runs") as caught:
+        model.chat(HELLO)
+    assert caught.value.status is None and isinstance(caught.value, OSError)
+
+
+def test_no_more_than_the_allowed_number_run_at_once_and_order_is_kept():
+    def answer(i, body):
+        return Answer(body["messages"][0]["content"], wait_s=0.03)
+
+    ticks = []
+    with chat_server(answer) as server, Endpoint(server.url, "tiny", limits=Limits(concurrency=3)) as model:
+        replies = model.chat_many([[user(str(i))] for i in range(12)], progress=lambda: ticks.append(1))
+    assert [reply.text for reply in replies] == [str(i) for i in range(12)]
+    assert server.busiest == 3 and len(ticks) == 12
+
+
+def test_one_that_fails_among_many_gives_its_error():
+    def answer(i, body):
+        return Answer(status=400) if body["messages"][0]["content"] == "bad" else Answer()
+
+    with chat_server(answer) as server, Endpoint(server.url, "tiny", limits=QUICK) as model:
+        good, bad, other = model.chat_many([[user("a")], [user("bad")], [user("c")]])
+    assert (good.text, bad.status, other.text) == ("fine", 400, "fine")
+
+
+def test_threads_and_event_loops_share_one_client():
+    with chat_server(lambda i, body: Answer()) as server, Endpoint(server.url, "tiny") as model:
+        texts: list[str] = []
+        threads = [threading.Thread(target=lambda: texts.append(model.chat(HELLO).text)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        async def both() -> list[str]:
+            return [reply.text for reply in await asyncio.gather(model.achat(HELLO), model.achat(HELLO))]
+
+        assert texts + asyncio.run(both()) == ["fine"] * 6
+
+
+def test_a_closed_client_may_be_used_again():
+    with chat_server(lambda i, body: Answer()) as server:
+        model = Endpoint(server.url, "tiny")
+        model.close()
+        assert model.chat(HELLO).text == "fine"
+        model.close()
+        assert model.chat(HELLO).text == "fine"
+        model.close()
+
+
+def test_the_same_request_is_asked_once_and_another_is_not_the_same(tmp_path):
+    with chat_server(lambda i, body: Answer(str(i), n=body.get("n", 1))) as server:
+        for _ in range(2):  # the second time from disk, in a new client
+            cache = ReplyCache(tmp_path / "sub" / "replies.sqlite")
+            with Endpoint(server.url, "tiny", cache=cache) as model:
+                replies = [
+                    model.chat(HELLO),
+                    model.chat(HELLO, n=2),
+                    model.chat(HELLO, seed=1),
+                    model.chat([user("x")]),
+                ]
+            cache.close()
+    assert [reply.text for reply in replies] == ["0", "1", "2", "3"] and all(reply.cached for reply in replies)
+    assert len(replies[1].choices) == 2 and len(server.requests) == 4
+
+
+def test_a_failure_is_never_kept(tmp_path):
+    cache = ReplyCache(tmp_path / "replies.sqlite")
+    with (
+        chat_server(lambda i, body: Answer(raw=b"{}") if i < 3 else Answer()) as server,
+        Endpoint(server.url, "tiny", cache=cache, limits=QUICK) as model,
+    ):
+        with pytest.raises(EndpointError):
+            model.chat(HELLO)
+        assert len(cache) == 0 and model.chat(HELLO).cached is False and len(cache) == 1
+    cache.close()
+
+
+def test_the_cache_holds_neither_key_nor_question(tmp_path):
+    cache = ReplyCache(tmp_path / "replies.sqlite")
+    with (
+        chat_server(lambda i, body: Answer()) as server,
+        Endpoint(server.url, "tiny", api_key="sesame", cache=cache) as model,
+    ):
+        model.chat([user("a secret question")])
+    cache.close()
+    stored = sqlite3.connect(tmp_path / "replies.sqlite").execute("SELECT * FROM replies").fetchall()
+    assert "sesame" not in repr(stored) and "secret" not in repr(stored)
+
+
+def test_a_file_that_is_no_cache_is_refused_by_name(tmp_path):
+    (tmp_path / "x").write_text("something else entirely, long enough to be no header" * 20)
+    with pytest.raises(ValueError, match=r"x: no cache of replies .*delete the file"):
+        ReplyCache(tmp_path / "x")
+
+
+def test_images_travel_as_data_urls(tmp_path):
+    image = Image.new("RGB", (3, 2), (255, 0, 0))
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG")
+    (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
+    for source, kind in ((image, "png"), (buffer.getvalue(), "jpeg"), (str(tmp_path / "a.jpg"), "jpeg")):
+        head, _, data = image_url(source).partition(",")
+        assert head == f"data:image/{kind};base64"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (3, 2)
+    message = user("what?", [image, image])
+    assert [part["type"] for part in message["content"]] == ["image_url", "image_url", "text"]
+    with pytest.raises(ValueError, match="expected JPEG"):
+        image_url(b"hello world")
+
+
+def test_thought_that_a_server_keeps_apart_is_kept():
+    raw = json.dumps(
+        {"choices": [{"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}]}
+    )
+    with chat_server(lambda i, body: Answer(raw=raw.encode())) as server, Endpoint(server.url, "tiny") as model:
+        (choice,) = model.chat(HELLO).choices
+    assert (choice.text, choice.reasoning, choice.finish_reason) == ("", "hm", "length")
+
+
+@pytest.mark.parametrize(
+    ("url", "full"),
+    [
+        ("http://h:8000", "http://h:8000/v1/chat/completions"),
+        ("http://h:8000/", "http://h:8000/v1/chat/completions"),
+        ("https://h/v1/", "https://h/v1/chat/completions"),
+        ("https://h/api/v3", "https://h/api/v3/chat/completions"),
+        ("https://h/v1/chat/completions", "https://h/v1/chat/completions"),
+    ],
+)
+def test_the_address_is_completed(url, full):
+    assert chat_url(url) == full
+
+
+@pytest.mark.parametrize("url", ["", "h:8000", "ftp://h", "http://", "http://me:word@h/v1", "https://h/v1?key=x"])
+def test_an_address_that_cannot_be_is_refused(url):
+    with pytest.raises(ValueError, match="address"):
+        chat_url(url)
+
+
+def test_impossible_limits_and_streams_are_refused():
+    for wrong in ({"concurrency": 0}, {"retries": -1}, {"timeout_s": 0}):
+        with pytest.raises(ValueError, match="expected concurrency"):
+            Limits(**wrong)
+    with Endpoint("http://127.0.0.1:9", "tiny") as model, pytest.raises(ValueError, match="stream"):
+        model.chat(HELLO, stream=True)
