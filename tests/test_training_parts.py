@@ -23,9 +23,9 @@ from saccade.config import load
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, Policy, load_policy
-from saccade.rewards import RubricConfig
+from saccade.rewards import RubricConfig, score_all
 from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.collect import RolloutConfig, collect, rubrics_of, sampling_of, score, step_seed
+from saccade.rollout.collect import RolloutConfig, collect, rubrics_of, sampling_of, step_seed
 from saccade.rollout.engine import Sampling
 from saccade.rollout.prompts import PromptBatch, prepare
 from saccade.tasks import TASKS
@@ -266,9 +266,9 @@ def test_a_rubric_that_raises_or_gives_no_number_masks(caplog: pytest.LogCapture
         raise OSError("disk gone")
 
     sample = Sample("s", (), "?", 1, "count")
-    assert score(raises, Completion(""), sample).masked == "OSError: disk gone"
+    assert score_all([(raises, Completion(""), sample)])[0].masked == "OSError: disk gone"
     assert "sample s" in caplog.text
-    assert score(lambda c, s: Score(float("nan")), Completion(""), sample).masked == "the reward is nan"
+    assert score_all([(lambda c, s: Score(float("nan")), Completion(""), sample)])[0].masked == "the reward is nan"
 
 
 def test_collected_groups_hold_scored_siblings_with_centred_advantages_and_repeat_with_the_seed(world: Path) -> None:
@@ -325,6 +325,7 @@ def test_group_metrics_equal_literals() -> None:
             "groups/count": 2.0,
             "groups/zero_variance": 0.5,
             "rollouts/masked": 0.25,
+            "rollouts/failed": 0.25,
             "accuracy/count": 2 / 3,
             "source/web/accuracy": 2 / 3,
             "source/web/reward": 2 / 3,

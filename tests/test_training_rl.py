@@ -16,6 +16,7 @@ from training_runs import rl_recipe, write_world
 
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.collect import RewardsFailed
 from saccade.training.checkpoint import latest
 from saccade.training.optim import TrainingStopped
 from saccade.training.rl import RLRecipe, train
@@ -131,13 +132,19 @@ def test_rewards_that_are_all_equal_say_no_update_and_move_nothing(
 
 
 def test_a_reward_that_fails_masks_its_rollouts_and_is_never_a_zero(world: Path, tmp_path: Path) -> None:
-    train(rl_recipe(world, reward="broken", num_steps=1), tmp_path / "run")
+    rollout = {"max_failed_share": 1.0}
+    train(rl_recipe(world, reward="broken", num_steps=1, rollout=rollout), tmp_path / "run")
     written = rows(tmp_path / "run" / "rollouts.jsonl")
     assert len(written) == 16
     assert all("reward server is down" in row["masked"] for row in written)
     metrics = rows(tmp_path / "run" / "metrics.jsonl")[0]
-    assert metrics["rollouts/masked"] == 1.0
+    assert metrics["rollouts/masked"] == metrics["rollouts/failed"] == 1.0
     assert "reward/total" not in metrics
+
+
+def test_a_reward_that_fails_too_often_stops_the_run_with_the_reason(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(RewardsFailed, match=r"16 of 16 replies.*max_failed_share 0.5.*reward server is down"):
+        train(rl_recipe(world, reward="broken", num_steps=1), tmp_path / "run")
 
 
 def test_dynamic_sampling_ends_after_its_rounds_and_keeps_what_it_set_aside(world: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saccade.rewards.rubric import Part, PartConfig, Rubric, RubricConfig, row_reward
+from saccade.rewards.rubric import Part, PartConfig, Rubric, RubricConfig, check_row, row_reward
 from saccade.rewards.scoring import failed_share, is_failure, score_all
 from saccade.rewards.table import ALIASES, PENALTIES, REWARDS, Reward
 
@@ -15,6 +15,7 @@ __all__ = [
     "Reward",
     "Rubric",
     "RubricConfig",
+    "check_row",
     "failed_share",
     "is_failure",
     "row_reward",

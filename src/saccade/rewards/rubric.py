@@ -182,6 +182,16 @@ def row_reward(sample: Sample) -> tuple[str, dict[str, Any]] | None:
     return name, dict(options)
 
 
+def check_row(sample: Sample) -> None:
+    """ValueError, with the sample named, when the reward that a row names is not there or not right."""
+    named = row_reward(sample)
+    if named is not None:
+        try:
+            bind(*named)
+        except ValueError as error:
+            raise ValueError(f"sample {sample.id!r}: {error}") from None
+
+
 def _check(parts: Sequence[tuple[str, Gate | None]]) -> None:
     names = [canonical(name) for name, _ in parts]
     if not names:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 from saccade.rewards.rubric import Part, Rubric, in_range, score_part
 from saccade.types import Completion, Sample, Score
+
+log = logging.getLogger(__name__)
 
 Item = tuple[Callable[[Completion, Sample], Score], Completion, Sample]
 """What scores (a `Rubric`, or any function), the reply, its sample."""
@@ -26,7 +30,7 @@ def score_all(items: Sequence[Item]) -> list[Score]:
     """The score of each item, in order, equal to calling the rubrics one by one.
 
     Rewards that can score many at once get all their replies in one call, and several such rewards run beside each
-    other. What a function that is no `Rubric` raises goes through.
+    other. An exception, or a total that is no finite number, masks its reply and is logged.
     """
     slow: dict[int, tuple[ScoresMany, list[tuple[int, Part]]]] = {}
     scores: list[dict[str, Score]] = [{} for _ in items]
@@ -51,10 +55,18 @@ def score_all(items: Sequence[Item]) -> list[Score]:
 
 def _total(item: Item, scores: dict[str, Score]) -> Score:
     rubric, completion, sample = item
-    if not isinstance(rubric, Rubric):
-        return rubric(completion, sample)
-    order = {part.name: scores[part.name] for part in rubric.parts if part.name in scores}
-    return rubric.combine(completion, order)
+    try:
+        if isinstance(rubric, Rubric):
+            result = rubric.combine(completion, {part.name: scores[part.name] for part in rubric.parts if scores})
+        else:
+            result = rubric(completion, sample)
+    except Exception as error:
+        log.exception("scoring a reply to sample %s failed; the rollout is masked", sample.id)
+        return Score(0.0, masked=f"{type(error).__name__}: {error}")
+    if result.masked is None and not math.isfinite(result.value):
+        log.error("the reward of a reply to sample %s is %s; the rollout is masked", sample.id, result.value)
+        return Score(0.0, parts=result.parts, reasons=result.reasons, masked=f"the reward is {result.value}")
+    return result
 
 
 def _many(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +13,11 @@ from saccade.algorithm import Stage
 from saccade.algorithm.advantages import Center
 from saccade.config import Config
 from saccade.models.forward import Features
-from saccade.rewards import Rubric, RubricConfig
+from saccade.rewards import Rubric, RubricConfig, is_failure, score_all
 from saccade.rollout.engine import Engine, Sampling, check_endings
 from saccade.rollout.prompts import PreparedPrompt, PromptBatch, join_features
 from saccade.tasks import Task
-from saccade.types import Completion, Group, Rollout, Sample, Score
-
-log = logging.getLogger(__name__)
+from saccade.types import Completion, Group, Rollout
 
 RubricOf = Callable[[str], Rubric]
 """Name of a task -> what scores its replies."""
@@ -44,6 +40,8 @@ class RolloutConfig(Config):
     """Dynamic sampling: rounds of fresh prompts, at most, that replace a step's groups of equal rewards; 0 is off."""
     max_rows: int = Field(default=512, ge=1)
     """Replies that the built-in engine decodes at once."""
+    max_failed_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """A run stops when a reward fails (not: gives 0) for more than this share of a round's replies; 1 never stops."""
 
     @model_validator(mode="after")
     def _possible(self) -> RolloutConfig:
@@ -89,23 +87,42 @@ def rubrics_of(stage: Stage, tasks: Mapping[str, Task], own: Mapping[str, Rubric
     return rubric_of
 
 
-def score(rubric: Callable[[Completion, Sample], Score], completion: Completion, sample: Sample) -> Score:
-    """The rubric's score. A failure of our own code masks the rollout: it must never look like a wrong answer."""
-    try:
-        result = rubric(completion, sample)
-    except Exception as error:
-        log.exception("scoring a reply to sample %s failed; the rollout is masked", sample.id)
-        return Score(0.0, masked=f"{type(error).__name__}: {error}")
-    if result.masked is None and not math.isfinite(result.value):
-        log.error("the reward of a reply to sample %s is %s; the rollout is masked", sample.id, result.value)
-        return Score(0.0, parts=result.parts, reasons=result.reasons, masked=f"the reward is {result.value}")
-    return result
+def score_groups(
+    names: Sequence[str],
+    prompts: Sequence[PreparedPrompt],
+    replies: Sequence[Sequence[Completion]],
+    rubric_of: RubricOf,
+) -> list[Group]:
+    """Groups with scores, all replies scored together; their advantages are still 0.
+
+    A failure of our own code masks a rollout: it must never look like a wrong answer.
+    """
+    rubrics = [rubric_of(prompt.sample.task) for prompt in prompts]
+    items = [
+        (rubric, one, prompt.sample)
+        for rubric, prompt, group in zip(rubrics, prompts, replies, strict=True)
+        for one in group
+    ]
+    scores = iter(score_all(items))
+    return [
+        Group(name, prompt.sample, tuple(Rollout(prompt.sample, one, next(scores)) for one in group), prompt.encoded)
+        for name, prompt, group in zip(names, prompts, replies, strict=True)
+    ]
 
 
-def score_group(group_id: str, prompt: PreparedPrompt, completions: Sequence[Completion], rubric: Rubric) -> Group:
-    """A group with scores; its advantages are still 0."""
-    rollouts = tuple(Rollout(prompt.sample, one, score(rubric, one, prompt.sample)) for one in completions)
-    return Group(group_id, prompt.sample, rollouts, prompt.encoded)
+class RewardsFailed(ValueError):
+    """Too many replies of a step could not be scored; the message says why."""
+
+
+def check_failures(groups: Sequence[Group], limit: float) -> None:
+    """RewardsFailed when more than the share `limit` of the replies is masked because a reward failed."""
+    scores = [rollout.score for group in groups for rollout in group.rollouts]
+    failed = [score.masked for score in scores if is_failure(score)]
+    if failed and len(failed) > limit * len(scores):
+        raise RewardsFailed(
+            f"rewards failed for {len(failed)} of {len(scores)} replies, more than rollout.max_failed_share {limit:g}; "
+            f"the first: {failed[0]}. Mend it and go on with 'saccade resume', or raise the share to train on the rest"
+        )
 
 
 def centre_group(group: Group, center: Center) -> Group:
@@ -135,11 +152,8 @@ def collect(
     """
     encoded = [prompt.encoded for prompt in batch.prompts]
     replies = engine.generate(encoded, sampling, stage.group_size, seed, features=batch.features)
-    scored = [
-        score_group(f"{batch.name}-{i}", prompt, completions, rubric_of(prompt.sample.task))
-        for i, (prompt, completions) in enumerate(zip(batch.prompts, replies, strict=True))
-    ]
-    return [centre_group(group, center) for group in scored]
+    names = [f"{batch.name}-{i}" for i in range(len(batch.prompts))]
+    return [centre_group(group, center) for group in score_groups(names, batch.prompts, replies, rubric_of)]
 
 
 @dataclass(frozen=True, slots=True)

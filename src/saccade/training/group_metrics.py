@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+from saccade.rewards import is_failure
+from saccade.rewards.naming import is_file
 from saccade.types import Completion, Group, Rollout, Sample
 
 Right = Callable[[Completion, Sample], bool | None]
@@ -39,11 +41,12 @@ def group_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
         "groups/count": float(len(groups)),
         "groups/zero_variance": mean(float(not group.has_signal) for group in groups),
         "rollouts/masked": mean(float(r.score.masked is not None) for r in rollouts),
+        "rollouts/failed": mean(float(is_failure(r.score)) for r in rollouts),
     }
     parts: dict[str, list[float]] = defaultdict(list)
     for rollout in scored:
         for name, value in rollout.score.parts.items():
-            parts[name.rsplit("/", 1)[-1]].append(value)  # a user's own reward is named by its file's whole path
+            parts[name.rsplit("/", 1)[-1] if is_file(name) else name].append(value)  # not by its file's whole path
     metrics |= {f"reward/{name}": mean(values) for name, values in parts.items()}
     metrics |= _accuracies(rollouts, verdicts)
     return {name: value for name, value in metrics.items() if value is not None}

@@ -23,9 +23,18 @@ from saccade.models.adapter import EncodedPrompt
 from saccade.models.feature_cache import FeatureCache, FeatureCacheConfig
 from saccade.models.forward import Features, vision_features
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.rewards import RubricConfig
+from saccade.rewards import RubricConfig, check_row
 from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.collect import Collected, RolloutConfig, collect, collect_step, rubrics_of, sampling_of, step_seed
+from saccade.rollout.collect import (
+    Collected,
+    RolloutConfig,
+    check_failures,
+    collect,
+    collect_step,
+    rubrics_of,
+    sampling_of,
+    step_seed,
+)
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import PromptBatch, check_lengths
 from saccade.tasks import TASKS
@@ -149,7 +158,9 @@ class Trainer:
         def groups_of(batch: PromptBatch, number: int) -> list[Group]:
             seed = step_seed(recipe.seed, state.step, number)
             with watch.phase("rollout"):
-                return collect(self.engine, rubric_of, batch, stage, sampling=sampling, seed=seed, center=center)
+                groups = collect(self.engine, rubric_of, batch, stage, sampling=sampling, seed=seed, center=center)
+            check_failures(groups, recipe.rollout.max_failed_share)
+            return groups
 
         return collect_step(fresh, groups_of, recipe.rollout.resample_rounds)
 
@@ -264,10 +275,13 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> None:
-    """Builds the rubric of each task in each stage. ValueError for one that there is not, before any long work."""
+    """Builds the rubric of each task in each stage. ValueError for one that there is not, and for a row that names a
+    reward that there is not, before any long work."""
     tasks: set[str] = set()
     for entry, source in zip(recipe.data, sources, strict=True):
-        tasks |= {source[0].task} if entry.source == WORLD else {sample.task for sample in source}
+        for sample in [source[0]] if entry.source == WORLD else source:
+            tasks.add(sample.task)
+            check_row(sample)
     for stage in recipe.stages:
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
         for task in sorted(tasks):
