@@ -184,6 +184,15 @@ def test_in_half_precision_without_memory_for_the_truth_nothing_is_claimed(direc
     assert gap.held is None and gap.measured is not None and "float32" in gap.detail
 
 
+def test_a_model_whose_gradients_have_no_room_is_refused_with_the_way_out(directory, monkeypatch) -> None:
+    from saccade.contract import bench as bench_module
+
+    monkeypatch.setattr(bench_module, "free_memory", lambda device: 1000)
+    policy = load_policy(ModelConfig(path=str(directory), device="cpu", train=PARTS))
+    with pytest.raises(ValueError, match=r"needs 0\.\d GB on cpu, 0\.0 GB are free; with --dtype bfloat16"):
+        verify_policy(policy, "tiny")
+
+
 def test_a_check_that_raises_fails_with_the_error_and_the_others_go_on(directory) -> None:
     class Broken(QwenVLAdapter):
         def image_features(self, model, pixels, prompts):

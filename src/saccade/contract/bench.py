@@ -58,19 +58,36 @@ class Bench:
 
 
 def bench(policy: Policy, limit: float | None = None) -> Bench:
-    """Puts a policy on the bench; `limit` replaces that of the dtype, which is made for trained weights."""
+    """Puts a policy on the bench; `limit` replaces that of the dtype, which is made for trained weights. ValueError
+    when memory does not hold two gradients of a policy in float32 or float64."""
+    if policy.model.dtype in LIMITS:
+        check_memory(policy)
     exact = policy if policy.model.dtype in LIMITS else float32_copy(policy)
     dtype = policy.model.dtype if exact is policy else torch.float32
     limit = LIMITS[dtype] if limit is None else limit
     return Bench(policy, exact, slice_of(policy.adapter), questions(), limit)
 
 
-def float32_copy(policy: Policy) -> Policy | None:
-    """The same weights in float32; None when memory does not hold them and their gradients twice."""
-    needed = 3.2 * 4 * sum(p.numel() for p in policy.model.parameters())
-    device = policy.device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free where the model is."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def check_memory(policy: Policy) -> None:
+    """ValueError when two gradients of all parameters, which are compared, have no room."""
+    needed = 2.2 * sum(p.numel() * p.element_size() for p in policy.model.parameters())
+    free = free_memory(policy.device)
     if needed > free:
+        raise ValueError(
+            f"comparing two gradients of this model needs {needed / 1e9:.1f} GB on {policy.device}, "
+            f"{free / 1e9:.1f} GB are free; with --dtype bfloat16 the checks that fit are made"
+        )
+
+
+def float32_copy(policy: Policy) -> Policy | None:
+    """The same weights in float32; None when memory does not hold them and two gradients of either."""
+    needed = 17 * sum(p.numel() for p in policy.model.parameters())
+    if needed > free_memory(policy.device):
         return None
     return Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
 
