@@ -47,6 +47,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_rl_takes_a_reward_of_ones_own_and_the_run_goes_on_with_it(world: Path, tmp_path: Path, capsys) -> None:
+    out, own = tmp_path / "run", f"{world / 'rewards.py'}:even_tokens"
+    assert run("rl", world / "rl.yaml", "--out", out, "--reward", own, "--deadline", "9", "num_steps=1") == 0
+    rows = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
+    assert {tuple(row["parts"]) for row in rows} == {(own,)}
+    config = load_recipe(str(out / "config.yaml"))
+    (part,) = config.rubrics["own"].parts
+    assert (part.name, part.deadline_s) == (own, 9.0)
+    for words in (("--reward", "rewards.py"), ("--deadline", "3"), ("--reward", f"{world}/none.py:f")):
+        assert run("rl", world / "rl.yaml", "--out", tmp_path / "other", *words) == 2
+    assert "expected FILE.py:FUNCTION" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_rl_leaves_a_run_that_reports_and_is_not_overwritten(world: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
     assert run("rl", world / "rl.yaml", "--out", out) == 0

@@ -2,13 +2,64 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
 from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
 from saccade.cli.runs import run_dir, tell
+from saccade.config import dump
+
+if TYPE_CHECKING:
+    from saccade.training.rl import RLRecipe
+
+OWN = "own"
+"""Name of the rubric that `--reward` makes."""
 
 
-def rl(recipe: Recipe, overrides: Overrides = None, out: Out = None, print_config: PrintConfig = False) -> None:
+def rl(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Out = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            help="Your own reward, def f(completion, sample) -> float, in place of the recipe's rubrics; may be given "
+            "more than once, then the sum.",
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Of --reward, for one reply; 30 when left out.")
+    ] = None,
+    print_config: PrintConfig = False,
+) -> None:
     """Reinforcement learning (GRPO and its kin) as the recipe says; leaves a run directory."""
     from saccade.training.rl import RLRecipe, train
 
-    config = resolve(recipe, RLRecipe, overrides, print_config)
+    config = resolve(recipe, RLRecipe, overrides)
+    if deadline is not None and not reward:
+        raise ValueError("--deadline is that of --reward; give --reward too, or leave it out")
+    if reward:
+        config = with_rewards(config, reward, deadline)
+    if print_config:
+        typer.echo(dump(config), nl=False)
+        raise typer.Exit
     tell(train(config, run_dir(out, recipe)))
+
+
+def with_rewards(config: RLRecipe, rewards: list[str], deadline: float | None) -> RLRecipe:
+    """The recipe with a rubric of the user's own rewards in every stage. Paths become absolute, so that the run can go
+    on from another folder. ValueError for what is no FILE.py:FUNCTION."""
+    parts: list[dict[str, Any]] = []
+    for name in rewards:
+        path, _, function = name.rpartition(":")
+        if not path.endswith(".py") or not function:
+            raise ValueError(f"--reward {name}: expected FILE.py:FUNCTION, such as rewards.py:short_thought")
+        part = {"name": f"{Path(path).expanduser().resolve()}:{function}"}
+        parts.append(part if deadline is None else part | {"deadline_s": deadline})
+    content = config.model_dump(exclude_unset=True)
+    content["rubrics"] = {OWN: {"parts": parts}}
+    content["stages"] = [{**stage, "rubric": OWN} for stage in content["stages"]]
+    return type(config).model_validate(content)

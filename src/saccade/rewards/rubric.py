@@ -49,8 +49,8 @@ class PartConfig(Config):
         """A name of the tables and its options are checked at once; a file of the user when the rubric is built."""
         if self.gate is not None and canonical(self.name) in PENALTIES:
             raise ValueError(f"part '{self.name}': a penalty is never 1, so it can be no gate; leave 'gate' out")
-        if self.gate is not None and "weight" in self.model_fields_set:
-            raise ValueError(f"part '{self.name}': a gate adds nothing, so it has no weight; leave 'weight' out")
+        if self.gate is not None and self.weight != 1.0:
+            raise ValueError(f"part '{self.name}': a gate adds nothing, so its weight does nothing; leave it out")
         if not is_file(self.name):
             bind(self.name, self.options)
             for key in ("deadline_s", "workers"):
