@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saccade.rewards import PENALTIES
-from saccade.tasks import IMAGE, TASKS, TEMPLATES
+from saccade.tasks import IMAGE, TASKS, TEMPLATES, write_question
 from saccade.types import Completion, Frame, Sample, Score
 
 FRAMES = {
@@ -13,6 +13,8 @@ FRAMES = {
     "pixels_original": Frame("pixels_original", (640, 427), (644, 420)),
     "thousand": Frame("thousand", (640, 427), (644, 420)),
     "unit": Frame("unit", (640, 427), (644, 420)),
+    "thousand_yx": Frame("thousand_yx", (640, 427), (644, 420)),
+    "bins_1024_yx": Frame("bins_1024_yx", (640, 427), (644, 420)),
 }
 BOX = [101, 33, 160, 59]
 BOXES = [
@@ -51,11 +53,20 @@ SAMPLES = [
     sample("text", "No Defect"),
     sample("free_form", r"\frac{\sqrt{3}}{2}"),
     sample("free_form", "7"),
+    sample("gui_defect", "Navigation Logic Error", images=2),
+    sample("chart_qa", 12.5),
+    sample("chart_qa", "Canada"),
+    sample("ocr", "EXIT  12 B"),
+    sample("ocr", ["colour", "color"]),
+    sample("point", BOX),
+    sample("point", (10.2, 10.1, 10.4, 10.3)),
+    sample("point", [639.5, 426.5, 640, 427]),
 ]
 WRONG = {
     "refer": '{"bbox_2d": [600, 400, 630, 410]}',
     "difference": '{"bbox_2d": [600, 400, 630, 410]}',
     "detect": '[{"bbox_2d": [300, 300, 310, 310], "label": "cat"}]',
+    "point": '{"point_2d": [600, 10]}',
     "choice": "A",
     "yes_no": "perhaps",
 }
@@ -181,14 +192,62 @@ def test_evaluation_reads_replies_without_tags_but_never_a_thought():
 
 
 def test_a_wording_never_changes_under_its_id():
-    tags = "First think it through in <think> </think> tags, then give the final answer in <answer> </answer> tags."
+    ours = "First think it through in <think> </think> tags, then give the final answer in <answer> </answer> tags."
+    theirs = (
+        "First output the thinking process in <think> </think> tags and then output the final answer in <answer> "
+        "</answer> tags."
+    )
+    mind = (
+        "irst thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
+        "process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., "
+    )
+    here = "<think> reasoning process here </think>"
     assert {template.id: template.text for template in TEMPLATES.values()} == {
         "bare.v1": "{question}",
-        "vlm_r1.v1": "{question} " + tags,
-        "vlm_r1_json.v1": "{question} " + tags + " Write the final answer in JSON.",
+        "vlm_r1.v1": "{question} " + ours,
+        "vlm_r1_json.v1": "{question} " + ours + " Write the final answer in JSON.",
+        "vlm_r1.v2": "{question} " + theirs,
+        "vlm_r1_json.v2": "{question} " + theirs + " Output the final answer in JSON format.",
+        "vlm_r1_od_length.v1": "F" + mind + here + "<answer> answer here </answer>\n{question}",
+        "vlm_r1_ic.v1": "{question} F" + mind + here + "<answer> json format answer here </answer>",
+        "vision_r1.v1": "{question}",
+        "vision_r1_zero.v1": "A conversation between User and Assistant. The user asks a question, and the Assistant "
+        "solves it. The assistant f" + mind + here + " <answer> answer here </answer>.\n{question}",
     }
     assert TASKS["refer"].template_id() == "bare.v1"
-    assert TASKS["refer"].template_id("vlm_r1_json") == "vlm_r1_json.v1"
+    assert TASKS["refer"].template_id("vlm_r1_json") == "vlm_r1_json.v2"
+    assert TASKS["refer"].template_id("vlm_r1_json.v1") == "vlm_r1_json.v1"
+
+
+def test_questions_that_data_imply_are_worded_as_published():
+    assert write_question("refer", expression="the {labels} sign") == (
+        "Please provide the bounding box coordinate of the region this sentence describes: the {labels} sign."
+    )
+    detect = write_question("detect", labels="cat, dog")
+    assert detect.startswith("Please carefully check the image and detect the following objects: cat, dog. Output")
+    assert '    {"bbox_2d": [x1, y1, x2, y2], "label": "target name"},\n' in detect
+    assert detect.endswith("If there are no such targets in the image, simply respond with None.")
+
+
+def test_images_come_before_words_that_a_template_puts_in_front():
+    asked = Sample("1", (b"",), "Where is it?", [1, 2, 3, 4], "refer")
+    shown = Sample("2", (b"",), "<image>\nWhere is it?", [1, 2, 3, 4], "refer")
+    for one, lead in ((asked, "<image>"), (shown, "<image>\n")):
+        prompt = TASKS["refer"].prompt(one, "vlm_r1_od_length")
+        assert prompt.startswith(lead + "First thinks") and prompt.endswith("</answer>\nWhere is it?")
+
+
+def test_a_comparison_of_two_screenshots_has_two():
+    with pytest.raises(ValueError, match="'gui_defect-1': got 1 images, expected 2"):
+        TASKS["gui_defect"].prompt(sample("gui_defect", "No Defect"))
+
+
+def test_a_chart_number_within_five_percent_is_right_and_a_text_is_not():
+    item, task = sample("chart_qa", 100), TASKS["chart_qa"]
+    said = {
+        answer: task.correct(Completion(f"<answer>{answer}</answer>"), item).right for answer in ("105", "106", "x")
+    }
+    assert said == {"105": True, "106": False, "x": False}
 
 
 def test_a_gold_reply_needs_a_thought():

@@ -23,7 +23,7 @@ RowReward = Callable[[str, dict[str, Any]], Reward]
 ROW_REWARD = "reward"
 """Key of `Sample.meta` under which a row names the reward of its answer: a name, or {"name", "options"}."""
 ROW_METHOD = "accu_reward_method"
-"""The same by VLM-R1's names; 'default' leaves the choice to the rubric."""
+"""The same by VLM-R1's names; 'default' and 'llm' (a judge has a server, a row has none) leave it to the rubric."""
 
 
 class PartConfig(Config):
@@ -171,7 +171,7 @@ def row_reward(sample: Sample) -> tuple[str, dict[str, Any]] | None:
     named = sample.meta.get(ROW_REWARD)
     if named is None:
         method = sample.meta.get(ROW_METHOD)
-        named = None if method in (None, "default") else method
+        named = None if method in (None, "default", "llm") else method
     if named is None:
         return None
     name, options = (named.get("name"), named.get("options") or {}) if isinstance(named, Mapping) else (named, {})

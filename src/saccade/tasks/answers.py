@@ -31,18 +31,44 @@ def as_yes_no(sample: Sample, frames: Sequence[Frame]) -> str:
     return "yes" if said else "no"
 
 
-def _short(name: str, reward: str, grade: Callable[..., Verdict], writer: Callable[..., str] = as_text) -> Task:
+def _short(
+    name: str,
+    reward: str,
+    grade: Callable[..., Verdict],
+    writer: Callable[..., str] = as_text,
+    images: int | None = None,
+) -> Task:
     """A task whose grader needs nothing but the answer and the gold."""
 
     def grader(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
         return grade(answer, sample.answer)
 
-    return Task(name, "bare", rubrics(PartConfig(name=reward)), writer, grader)
+    return Task(name, "bare", rubrics(PartConfig(name=reward)), writer, grader, images)
 
 
 def _choice(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
     return grading.grade_choice(answer, sample.answer, tuple(sample.meta.get("options") or ()))
 
+
+def _chart_qa(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
+    return grading.grade_value(answer, sample.answer, RELAXED["relative"])
+
+
+def _one_of(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
+    """Right when the answer is the gold text; a list of golds takes any."""
+    golds = sample.answer if isinstance(sample.answer, list | tuple) else [sample.answer]
+    verdicts = [grading.grade_text(answer, gold) for gold in golds]
+    return next((one for one in verdicts if one.right), verdicts[0])
+
+
+def as_first_text(sample: Sample, frames: Sequence[Frame]) -> str:
+    """The gold text, or the first of several that will do."""
+    answer = sample.answer
+    return str(answer[0] if isinstance(answer, list | tuple) and answer else answer).strip()
+
+
+RELAXED = {"relative": 0.05}
+"""ChartQA's relaxed accuracy (Masry et al. 2022, arXiv 2203.10244): a number within 5 %."""
 
 ANSWER_TASKS = (
     _short("count", "number", grading.grade_number),
@@ -53,5 +79,14 @@ ANSWER_TASKS = (
     _short("yes_no", "yes_no", grading.grade_yes_no, as_yes_no),
     _short("text", "exact_text", grading.grade_text),
     _short("free_form", "math", grading.grade_math),
+    _short("gui_defect", "exact_text", grading.grade_text, images=2),  # a screenshot before and one after
+    Task("chart_qa", "bare", rubrics(PartConfig(name="value", options=RELAXED)), as_text, _chart_qa),
+    Task(
+        "ocr",
+        "bare",
+        rubrics(PartConfig(name="char_similarity"), PartConfig(name="char_similarity", options={"spaces": True})),
+        as_first_text,
+        _one_of,
+    ),
     Task("choice", "bare", rubrics(PartConfig(name="choice")), as_letter, _choice),
 )

@@ -10,6 +10,7 @@ from saccade.grading import Verdict
 from saccade.grading.detection import f1
 from saccade.rewards import PartConfig
 from saccade.rewards.boxes import answered_boxes, box_iou, frame_of, gold_box, gold_boxes, gold_list
+from saccade.rewards.points import gold_point, point_right
 from saccade.tasks.task import Task, rubrics
 from saccade.types import Box, Frame, Sample
 
@@ -45,11 +46,23 @@ def grade_list(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
     return Verdict(score == 1.0, "boxes", "" if score == 1.0 else f"f1 {score:.2f}", score)
 
 
+def as_point(sample: Sample, frames: Sequence[Frame]) -> str:
+    """`{"point_2d": [x, y]}`, the middle of the gold box, in the frame of the image that is asked about."""
+    return json.dumps({"point_2d": list(gold_point(sample, frame_of(sample, frames)))})
+
+
+def grade_point(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
+    """Right when the one point answered lies in the gold box."""
+    right, reason = point_right(answer, sample, frame_of(sample, frames))
+    return Verdict(right, "point", reason or "")
+
+
 _ONE_BOX = rubrics(PartConfig(name="rec_iou"), PartConfig(name="rec_iou_at"))
 
 BOX_TASKS = (
     Task("refer", "bare", _ONE_BOX, as_box, grade_box),
     Task("difference", "bare", _ONE_BOX, as_box, grade_box),  # the box lies in image meta["image_index"]
+    Task("point", "bare", rubrics(PartConfig(name="point_in_box")), as_point, grade_point),
     Task(
         "detect",
         "bare",

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from saccade.grading import Verdict
 from saccade.parsing import read_final
 from saccade.rewards import PartConfig, Rubric, RubricConfig
-from saccade.tasks.templates import TEMPLATES, write_prompt
+from saccade.tasks.templates import find_template, write_prompt
 from saccade.types import Completion, Frame, Sample
 
 THINK = "The answer can be seen."
@@ -31,14 +31,21 @@ class Task:
     writer: Writer
     grader: Grader
     """Verdict on an answer's text."""
+    images: int | None = None
+    """How many images a question has; None is any number."""
 
     def prompt(self, sample: Sample, template: str | None = None) -> str:
-        """The user's turn, with exactly `len(sample.images)` `<image>` markers."""
+        """The user's turn, with exactly `len(sample.images)` `<image>` markers. ValueError for a sample that does not
+        fit."""
+        if self.images is not None and len(sample.images) != self.images:
+            raise ValueError(
+                f"sample {sample.id!r}: got {len(sample.images)} images, expected {self.images} for task '{self.name}'"
+            )
         return write_prompt(sample, template or self.template)
 
     def template_id(self, template: str | None = None) -> str:
         """The versioned id of the wording that `prompt` uses."""
-        return TEMPLATES[template or self.template].id
+        return find_template(template or self.template).id
 
     def write_answer(self, sample: Sample, frames: Sequence[Frame] = ()) -> str:
         """The inside of the answer tag of a right reply; boxes are written in their image's frame."""
