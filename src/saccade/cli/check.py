@@ -165,6 +165,11 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[s
         context = adapter.config.get_text_config().max_position_embeddings  # type: ignore[attr-defined]
         facts["context"] = context
         facts["budget"] = budget or context - subject.new_tokens
+        if facts["budget"] < 1:
+            raise ValueError(
+                f"replies of {subject.new_tokens:,} tokens leave no room for a prompt in the context of "
+                f"{subject.model}, {context:,} tokens; lower max_new_tokens, or name another model"
+            )
     elif budget is not None:
         raise ValueError(f"--budget {budget}: tokens are counted as a model does; name it with --model")
     columns = (
@@ -182,6 +187,8 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[s
             reserved=reserved,
             keep=keep,
         )
+    if not report.samples:
+        raise ValueError("there is nothing to check: no row was found in the data")
     return report, facts
 
 
@@ -316,9 +323,7 @@ def show(report: Report, facts: dict[str, Any]) -> None:
 def verdict(report: Report, facts: dict[str, Any]) -> str:
     why = [f"{number:,} x {kind}" for kind, number in report.counts.items()]
     if facts.get("fits") is False:
-        why.append(
-            f"needs more memory than {facts['memory_gb']:g} GB less a tenth (saccade plan says what to change)"
-        )
+        why.append(f"needs more memory than {facts['memory_gb']:g} GB less a tenth (saccade plan says what to change)")
     return f"not safe to train: {', '.join(why)}" if why else "safe to train"
 
 

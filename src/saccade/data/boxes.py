@@ -112,7 +112,8 @@ def read_instances(reading: Reading) -> Instances:
         got = ", ".join(sorted(keys)) or "nothing"
         why = f"; {held.bad[0][1]}" if held.bad else ""
         raise ValueError(
-            f"{reading.path}: has {got}, expected images, annotations and categories: {missing[0]} is missing{why}"
+            f"{reading.path}: has {got}, expected images, annotations and categories: {missing[0]} is missing or empty"
+            f"{why}"
         )
     for image in [image for image in held.found if image not in held.pictures]:
         first = held.found.pop(image)[0]

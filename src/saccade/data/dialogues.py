@@ -63,7 +63,8 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
             records.field(row, "image", (str, list))
         images = () if names is None else records.images_of(names, reading)
         method = row.get(METHOD)
-        task = row.get("task") or _task_of(method or "default", reading.task, dialogue.said)
+        named = records.field(row, "task", str) if row.get("task") else None
+        task = named or _task_of(method or "default", reading.task, dialogue.said)
         answer = row["answer"] if "answer" in row else _answer(task, dialogue.said)
         meta = {"place": place} | _extras(dialogue) | ({METHOD: method} if method else {})
         meta |= records.field(row, "meta", dict) if "meta" in row else {}
@@ -136,8 +137,10 @@ def final_answer(text: str) -> str:
 
 def _role(turn: dict[str, Any]) -> str | None:
     name = turn.get("from", turn.get("role"))
-    if name is not None and name not in _ROLES:
-        raise ValueError(f"field 'conversations': got the role {name!r}, expected one of {', '.join(_ROLES)}")
+    if name is not None and (not isinstance(name, str) or name not in _ROLES):
+        raise ValueError(
+            f"field 'conversations': got the role {records.shown(name)}, expected one of {', '.join(_ROLES)}"
+        )
     return None if name is None else _ROLES[name]
 
 

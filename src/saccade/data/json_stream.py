@@ -13,6 +13,8 @@ LARGEST = 1 << 26
 """Characters of the largest element."""
 _DECODER = json.JSONDecoder()
 _BLANKS = " \t\r\n"
+_BEHIND = (*_BLANKS, ",", "]", "}")
+"""What may follow a number."""
 
 
 class Cursor:
@@ -77,7 +79,7 @@ class Cursor:
                 continue
             except RecursionError:
                 raise ValueError("not JSON that can be read: nested too deep") from None
-            if end == len(self._text) and self._more():
+            if isinstance(value, int | float) and self._text[end : end + 1] not in _BEHIND and self._more():
                 continue  # a number may go on behind the window
             self._advance(end - self._at)
             return value

@@ -64,7 +64,7 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
         said = records.field(row, "answer" if "answer" in row else "solution", (str, int, float))
         tagged = re.search(r"<answer>(.*?)</answer>", said, re.DOTALL) if isinstance(said, str) else None
         answer = tagged[1].strip() if tagged else said
-        choices = [str(choice) for choice in row.get("choices") or ()]
+        choices = [str(one) for one in records.field(row, "choices", list)] if row.get("choices") else []
         task = reading.task or infer_task(question, answer)
         meta: dict[str, Any] = {"place": place} | {k: row[k] for k in ("data_source", "level") if row.get(k)}
         if task == "choice":

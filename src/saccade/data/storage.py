@@ -101,6 +101,8 @@ class Writer:
             whole = {**row, "answer": sample.answer, "images": names, "meta": dict(sample.meta)}
             self._lines.write(json.dumps(whole) + "\n")
             return
+        if broken := [name for name, text in row.items() if not _speakable(text)]:
+            raise ValueError(f"field '{broken[0]}': holds half of a surrogate pair, which is no text; write JSONL")
         self._rows.append({**row, "answer": _json(sample.answer), "images": images, "meta": _json(dict(sample.meta))})
         self._held += sum(len(image["bytes"] or b"") for image in images)
         if len(self._rows) >= ROWS or self._held >= BYTES:
