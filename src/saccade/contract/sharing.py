@@ -12,6 +12,7 @@ from saccade.contract.bench import NO_EXACT, Bench, attempt, forms, in_one_line,
 from saccade.contract.difference import Difference, difference, largest, logprobs, root_mean_square, run
 from saccade.contract.faults import FAULTS
 from saccade.contract.material import slice_of
+from saccade.contract.parts import parts_packed
 from saccade.contract.report import Check
 from saccade.models.adapter import PARTS
 from saccade.models.forward import Path, default_form
@@ -37,6 +38,7 @@ def shared_prefix(bench: Bench) -> list[Check]:
     if bench.exact is None:
         return [*checks, Check("packed = plain in float32", None, detail=NO_EXACT)]
     checks += attempt("packed = plain", lambda: packed_is_plain(bench))
+    checks += parts_packed(bench, bench.exact)
     for name in FAULTS:
         checks += attempt(f"control: {name}", lambda name=name: [control(bench, name)])
     return checks
@@ -96,7 +98,7 @@ def distances(policy: Policy, truth_policy: Policy) -> tuple[Difference, Differe
 
 
 def control(bench: Bench, name: str) -> Check:
-    """A faulty batch must be farther from the right log-probs than the bound allows."""
+    """A faulty batch must be farther from the right one than the bound allows."""
     policy = bench.exact
     assert policy is not None  # the caller has looked
     faulty = FAULTS[name](bench.groups, policy.adapter.sharing)
@@ -105,8 +107,7 @@ def control(bench: Bench, name: str) -> Check:
         return Check(label, None, detail="this family cannot have the fault")
     right = pack(bench.groups)
     form = default_form(policy)
-    theirs, ours = logprobs(policy, right, "plain"), logprobs(policy, faulty, "packed", form)
-    apart = largest(ours, theirs)
+    apart = largest(logprobs(policy, faulty, "packed", form), logprobs(policy, right, "packed", form))
     return Check(label, apart > bench.limit, apart, bench.limit, "must differ by more than the bound")
 
 
