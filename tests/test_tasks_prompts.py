@@ -1,0 +1,76 @@
+"""A question reads the same wherever it is asked: fine-tuning, RL, evaluation, held-out checks and `saccade predict`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from saccade.evaluation.evaluator import Decoding, evaluate
+from saccade.rollout.prompts import prepare
+from saccade.tasks import TASKS, TEMPLATES
+from saccade.tasks.templates import write_prompt
+from saccade.training.examples import ExampleConfig, encode_units, read_examples
+from saccade.types import Completion, Frame, Sample
+
+OPTIONS = {"choice": ["red", "green"]}
+QUESTIONS = ["What is it?", "Solve {x} and {question}: <image>"]
+
+
+class Listener:
+    """An adapter that only listens to what it is told to encode."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def encode(self, text: str, images: Any, like: Any = None) -> Any:
+        self.told.append(text)
+        frames = tuple(Frame("thousand", image.size, image.size) for image in images)
+        return SimpleNamespace(frames=frames, image_shas=("0",) * len(images), prompt_id="p")
+
+    def encode_reply(self, text: str) -> list[int]:
+        return [1]
+
+
+class Silent:
+    """An engine that answers nothing."""
+
+    def generate(self, prompts: Any, sampling: Any, n: int, seed: int, features: Any = None) -> list[list[Completion]]:
+        return [[Completion("", frames=prompt.frames)] * n for prompt in prompts]
+
+
+def fine_tuned(folder: Path, sample: Sample, template: str | None) -> str:
+    row = {"id": sample.id, "images": ["a.png"], "task": sample.task, "question": sample.question, "response": "r"}
+    (folder / "rows.jsonl").write_text(json.dumps(row | {"meta": dict(sample.meta)}) + "\n")
+    listener = Listener()
+    encode_units(listener, read_examples(ExampleConfig(path=folder / "rows.jsonl"), template))
+    return listener.told[0]
+
+
+def reinforced(sample: Sample, template: str | None) -> str:
+    listener = Listener()
+    prepare(listener, sample, template)
+    return listener.told[0]
+
+
+def evaluated(sample: Sample, template: str | None) -> str:
+    listener = Listener()
+    evaluate(Silent(), listener, [sample], Decoding(name="greedy", max_new_tokens=4, template=template))
+    return listener.told[0]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("template", [None, *TEMPLATES])
+def test_a_prompt_is_the_same_for_fine_tuning_rl_evaluation_and_serving(
+    tmp_path: Path, template: str | None, question: str
+):
+    Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
+    for task, answer in (("choice", "A"), ("count", "3"), ("refer", [1, 2, 3, 4])):
+        meta = {"options": OPTIONS[task]} if task in OPTIONS else {}
+        sample = Sample("s", (str(tmp_path / "a.png"),), question, answer, task, meta)
+        prompts = {fine_tuned(tmp_path, sample, template), reinforced(sample, template), evaluated(sample, template)}
+        assert prompts == {write_prompt(sample, template or TASKS[task].template)}
