@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import resource
 import signal
@@ -12,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from saccade.grading import grade_math, math_pool
+from saccade.grading import Verdict, grade_math, math_pool, math_worker
 from saccade.grading.latex import evaluate, normal
 from saccade.grading.math_pool import MathPool
 
-FAST = {"math: exact", "math: numeric", "math: unit", "math: date", "math: empty", "math: length"}
+FAST = {"math: exact", "math: numeric", "math: unit", "math: date", "math: empty", "math: length", "math: parts"}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,43 @@ FAST = {"math: exact", "math: numeric", "math: unit", "math: date", "math: empty
         (r"\boxed{}", "3", False),
         ("9" * 3000, "3", False),
         ("-(2+3)^2", "-25", True),
+        ("12", "12 cm", True),
+        ("120 mm", "12 cm", True),
+        ("12 mm", "12 cm", False),
+        ("12 kg", "12 cm", False),
+        ("0.12 m^2", r"1200\text{ cm}^2", True),
+        (r"2\sqrt3 cm", r"2\sqrt{3}", True),
+        (r"AB=5\text{ cm}", "5", True),
+        (r"\angle A = 30^\circ", "30", True),
+        (r"\$12", "12", True),
+        ("0.5", "50%", True),
+        ("50", r"50\%", True),
+        ("5", "50%", False),
+        ("3:4", "6/8", True),
+        ("0.4", "12:30", False),
+        ("12:30", "12:30", True),
+        ("sqrt(12)", r"2\sqrt{3}", True),
+        ("(1,2)", "[1,2]", False),
+        ("1<x<2", "(1,2)", True),
+        ("(1,2)", "1<x<2", True),
+        (r"x \ge 2", r"[2,\infty)", True),
+        ("x > 2", r"[2,\infty)", False),
+        ("2 < x", r"(2,+\infty)", True),
+        (r"(-\infty,1)\cup(2,\infty)", r"x<1 \text{ or } x>2", True),
+        (r"x\in[2,3]", "[2,3]", True),
+        (r"\{2,1\}", r"\{1,2\}", True),
+        ("{1,2,3}", "3, 2, 1", True),
+        ("2, 1", "1, 2", True),
+        ("(2,1)", "(1,2)", False),
+        ("(0.5, 1)", r"(\frac12, 1)", True),
+        (r"\pm 2", "2,-2", True),
+        ("x=1 or x=2", "1, 2", True),
+        ("x=1", "1, 2", False),
+        ("3 or 4", "3", False),
+        ("3, 4", "3", False),
+        ("1, 2, 3", "1, 2", False),
+        (r"\boxed{1} and \boxed{2}", "1, 2", True),
+        (r"\boxed{1} and \boxed{2}", "2", True),
         ("3", "", None),
     ],
 )
@@ -89,6 +128,10 @@ def pool() -> Iterator[MathPool]:
         ("7", "(" * 300 + "1" + ")" * 300, False),
         (r"\frac{", "1", None),
         ("3", "3", True),
+        ("y=2x+1", "2x-y+1=0", True),
+        ("y=2x+1", "2x-y+2=0", False),
+        ("5", "import os", False),
+        ("5", "print(5)", False),
     ],
 )
 def test_expressions_are_compared_symbolically_and_towers_cost_themselves_only(pool, gold, answer, right):
@@ -105,22 +148,22 @@ def the_worker(pool: MathPool) -> int:
 def test_a_worker_that_hangs_or_dies_is_replaced(pool):
     assert pool.verify("3", "3").right is True
     os.kill(the_worker(pool), signal.SIGSTOP)
-    waiting = MathPool.verify
+    waiting = MathPool._verify
     pool._deadline_s, before = 0.02, pool._deadline_s  # 0.1 s on the clock for the stopped worker
     hung = waiting(pool, "3", "3")
     pool._deadline_s = before
     assert hung.right is None and "no answer in" in hung.detail
-    assert pool.verify("3", "3").right is True
+    assert pool.verify("3", "4-1").right is True
     os.kill(the_worker(pool), signal.SIGKILL)
     time.sleep(0.05)
-    assert pool.verify("3", "3").right is True
+    assert pool.verify("3", "2+1").right is True
 
 
 def test_a_memory_bomb_meets_the_limit_of_its_process(pool):
-    assert pool.verify("3", "3").right is True
+    assert pool.verify("3", "5-2").right is True
     assert resource.prlimit(the_worker(pool), resource.RLIMIT_AS) == (768 << 20, 768 << 20)
     assert pool.verify("7", "2^{2^{36}}").right is False
-    assert pool.verify("3", "3").right is True
+    assert pool.verify("3", "6-3").right is True
 
 
 def test_threads_share_the_pool_and_each_gets_its_own_verdict(pool):
@@ -166,6 +209,8 @@ def test_a_machine_too_busy_to_grade_gives_no_verdict_but_a_text_that_eats_its_t
         def __init__(self, lost: Exception) -> None:
             self.lost, self.said = lost, [{"gold": True}]
 
+        status = -signal.SIGPROF
+
         def send(self, item: object) -> None: ...
 
         def kill(self) -> None: ...
@@ -175,5 +220,51 @@ def test_a_machine_too_busy_to_grade_gives_no_verdict_but_a_text_that_eats_its_t
                 return self.said.pop()
             raise self.lost
 
-    assert math_pool._ask(Worker(math_pool.WorkerStarved("no answer in 60 s")), "3", "x", 60).right is None
-    assert math_pool._ask(Worker(math_pool.WorkerLost("ended with status -27")), "3", "x", 60).right is False
+    verdict, innocent = math_pool._ask(Worker(math_pool.WorkerStarved("no answer in 60 s")), "3", "x", 60)
+    assert verdict.right is None and not innocent
+    verdict, innocent = math_pool._ask(Worker(math_pool.WorkerLost("ended with status -27")), "3", "x", 60)
+    assert verdict.right is False and not innocent
+
+
+def test_an_item_whose_worker_was_lost_to_others_is_asked_again(pool, monkeypatch):
+    assert pool.verify("3", "3+0").right is True
+    before = the_worker(pool)
+    os.kill(before, signal.SIGKILL)
+    monkeypatch.setattr(math_pool._Worker, "alive", True)  # it dies just after it was looked at
+    assert pool.verify("x+3", "3+x").right is True
+    assert the_worker(pool) != before
+
+
+def test_a_worker_that_has_grown_large_ends_after_its_answer():
+    lines = [json.dumps({"gold": "3", "answer": "3"})] * 3
+    for largest_mb, said in ((1.0, 1), (1e6, 3)):
+        out = io.StringIO()
+        math_worker.serve(lines, out, 60.0, largest_mb)
+        assert out.getvalue().count('"right": true') == said
+
+
+def test_a_worker_is_replaced_after_many_items(pool, monkeypatch):
+    assert pool.verify("3", "1+2").right is True
+    before = the_worker(pool)
+    monkeypatch.setattr(math_pool, "MAX_ITEMS", 1)
+    assert pool.verify("3", "4-1").right is True
+    assert the_worker(pool) != before
+
+
+def test_the_same_question_is_asked_once_and_no_verdict_is_not_remembered(monkeypatch):
+    asked = []
+
+    def answer(self, gold, said):
+        asked.append(said)
+        return Verdict(None if said == "busy" else True, "math: symbolic")
+
+    monkeypatch.setattr(MathPool, "_verify", answer)
+    one = MathPool()
+    assert [one.verify("x", said).right for said in ("a", "a", "busy", "busy")] == [True, True, None, None]
+    assert asked == ["a", "busy", "busy"]
+
+
+def test_a_worker_can_write_no_file_and_start_no_process(pool):
+    assert pool.verify("3", "7-4").right is True
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE):
+        assert resource.prlimit(the_worker(pool), limit) == (0, 0)

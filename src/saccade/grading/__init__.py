@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from saccade.grading.answers import grade_choice, grade_number, grade_text, grade_value, grade_yes_no, letters_for
+from saccade.grading.answers import (
+    grade_choice,
+    grade_number,
+    grade_similarity,
+    grade_text,
+    grade_value,
+    grade_yes_no,
+    letters_for,
+)
 from saccade.grading.math import grade_math
+from saccade.grading.tolerances import TOLERANCES, Tolerance, grade_within
 from saccade.grading.verdict import Verdict
 
 __all__ = [
+    "TOLERANCES",
+    "Tolerance",
     "Verdict",
     "grade_choice",
     "grade_math",
     "grade_number",
+    "grade_similarity",
     "grade_text",
     "grade_value",
+    "grade_within",
     "grade_yes_no",
     "letters_for",
 ]

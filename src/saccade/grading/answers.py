@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from saccade.grading.tolerances import ROUND_OFF
 from saccade.grading.verdict import Verdict
-from saccade.parsing import LETTERS, plain, read_choice, read_number, read_yes_no
-
-ROUND_OFF = 1e-9
-"""Relative difference below which two numbers are the same number written twice."""
+from saccade.parsing import LETTERS, Quantity, parse_choice, parse_quantity, plain, read_quantity, read_yes_no
 
 
 def letters_for(options: Sequence[str]) -> str:
@@ -24,29 +22,63 @@ def grade_choice(answer: str, gold: Any, options: Sequence[str] = ()) -> Verdict
     wanted = str(gold).strip().upper()
     if wanted not in letters or len(wanted) != 1:
         return Verdict(None, "choice", f"gold {gold!r} is none of {letters}")
-    picked = read_choice(answer, letters, options)
-    return Verdict(picked == wanted, "choice", "" if picked == wanted else f"picked {picked or 'nothing'}")
+    reading = parse_choice(answer, letters, options)
+    right = reading.value == wanted
+    said = f"picked {reading.value}" if reading.value else f"picked nothing: {reading.reason}"
+    return Verdict(right, "choice", "" if right else said)
 
 
 def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float = 0.0) -> Verdict:
     """Right when the numbers are equal, or differ by at most `relative` * |gold| or `absolute`.
 
-    '50%' equals both 50 and 0.5; nothing else is scaled. Whole numbers of any length compare digit by digit.
+    '50%' equals both 50 and 0.5, '1.5 million' both 1500000 and 1.5; nothing else is scaled. Where both have a known
+    unit it must come to the same ('12 cm' is '120 mm' and not '12 mm'); where one has none it is not asked for. Whole
+    numbers of any length compare digit by digit. `grade_within` has the tolerances of the benchmarks.
     """
-    wanted = read_number(gold) if isinstance(gold, str) else float(gold)
-    if wanted is None or not math.isfinite(wanted):
+    wanted = _gold_quantity(gold)
+    if wanted is None:
         return Verdict(None, "number", f"gold {gold!r} is no number")
-    got = read_number(answer)
-    if got is None:
-        return Verdict(False, "number", "no number")
+    reading = parse_quantity(answer)
+    if reading.value is None:
+        return Verdict(False, "number", f"no number: {reading.reason}")
+    got = reading.value
     both_whole = str(gold).strip().isdigit() and answer.strip().isdigit()
     if both_whole and not relative and not absolute:
         right = str(gold).strip().lstrip("0") == answer.strip().lstrip("0")
-    else:
-        readings = (got, got / 100) if "%" in plain(answer) and "%" not in str(gold) else (got,)
-        bound = max(relative, ROUND_OFF) * abs(wanted)
-        right = any(abs(value - wanted) <= max(bound, absolute) for value in readings)
-    return Verdict(right, "number", "" if right else f"got {got:g}")
+        return Verdict(right, "number", "" if right else f"got {got.number:g}")
+    factor = 1.0
+    if got.unit and wanted.unit and "count" not in (got.unit.dimension, wanted.unit.dimension):
+        if got.unit.dimension != wanted.unit.dimension:
+            return Verdict(False, "number", f"a {got.unit.dimension}, not a {wanted.unit.dimension}")
+        factor = got.unit.factor / wanted.unit.factor
+    target = wanted.number * wanted.magnitude
+    bound = max(max(relative, ROUND_OFF) * abs(target), absolute)
+    right = any(abs(value * factor - target) <= bound for value in _readings(got, wanted))
+    return Verdict(right, "number", "" if right else f"got {got.number * got.magnitude:g}")
+
+
+def _gold_quantity(gold: Any) -> Quantity | None:
+    if isinstance(gold, str):
+        return read_quantity(gold)
+    try:
+        number = float(gold)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return Quantity(number) if math.isfinite(number) else None
+
+
+def _readings(got: Quantity, wanted: Quantity) -> list[float]:
+    """What an answer's number may mean, given how the gold is written."""
+    number = got.number * got.magnitude
+    if got.percent and not wanted.percent:
+        return [number, number / 100]
+    if wanted.percent and not got.percent:
+        return [number, number * 100]
+    if got.magnitude != 1.0 and wanted.magnitude == 1.0:
+        return [number, got.number]
+    if wanted.magnitude != 1.0 and got.magnitude == 1.0:
+        return [number, number * wanted.magnitude]
+    return [number]
 
 
 def grade_yes_no(answer: str, gold: Any) -> Verdict:
@@ -68,6 +100,20 @@ def grade_text(answer: str, gold: Any) -> Verdict:
         return Verdict(None, "text", "gold is empty")
     right = fold(answer) == wanted
     return Verdict(right, "text", "" if right else "other text")
+
+
+def grade_similarity(answer: str, gold: Any, at_least: float = 1.0) -> Verdict:
+    """Right when the texts, folded, are alike to `at_least`; `value` is 1 - edit distance / length of the longer."""
+    from rapidfuzz.distance import Levenshtein
+
+    if not 0.0 < at_least <= 1.0:
+        raise ValueError(f"got at_least {at_least}, expected a share above 0 and up to 1")
+    wanted = fold(str(gold))
+    if not wanted:
+        return Verdict(None, "text: edit distance", "gold is empty")
+    value = Levenshtein.normalized_similarity(fold(answer), wanted)
+    right = value >= at_least
+    return Verdict(right, "text: edit distance", "" if right else f"alike to {value:.2f}", value)
 
 
 def grade_value(answer: str, gold: Any, relative: float = 0.0, absolute: float = 0.0) -> Verdict:

@@ -31,19 +31,30 @@ _SYMBOLS = {
 }
 _BARE_FRACTION = re.compile(r"\\frac\s?(\d)\s?(\d)(?!\d)")
 _BARE_ROOT = re.compile(r"\\sqrt\s?(\d)(?!\d)")
-_NAME = re.compile(r"^[A-Za-z]\s*=\s*")
+_NAME = re.compile(
+    r"^(?:\\(?:angle|triangle|overline|alpha|beta|theta)\s?\{?\s?)?(?:[A-Z]{0,4}|[a-z]?)(?:_\{?\w{1,3}\}?)?(?:\([a-z]\))?\}?\s*=\s*"
+)
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|log|ln|exp)(?=[\s(_^\d\\a-z])")
+_ROOT_CALL = re.compile(r"(?<![A-Za-z])\\?sqrt\s?\(([^()]*)\)")
+_RATIO = re.compile(r"(-?[\d.]+):(-?[\d.]+)")
 _PROSE = re.compile(r"^.*\b(?:final answer|answer)\b\s*(?:is|:|=)\s*:?\s*", re.I | re.DOTALL)
 
 
-def normal(text: str) -> str:
-    r"""The expression that an answer gives, in one spelling: no `\left`, no spaces, `\dfrac` as `\frac`, no 'x ='."""
+def normal(text: str, named: bool = False) -> str:
+    r"""The expression that an answer gives, in one spelling: no `\left`, no spaces, `\dfrac` as `\frac`, no 'x ='.
+
+    With `named` the 'x =' stays.
+    """
     boxed = read_boxed(text)
     text = plain(_PROSE.sub("", text) if boxed is None else boxed).rstrip(".").strip()
     for symbol, spelling in _SYMBOLS.items():
         text = text.replace(symbol, spelling)
     text = _DEGREES.sub("", _DROPPED.sub("", text))
     text = _BARE_ROOT.sub(r"\\sqrt{\1}", _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text))
-    return re.sub(r"\s+", "", _NAME.sub("", text))
+    if "sqrt" in text:
+        text = _ROOT_CALL.sub(r"\\sqrt{\1}", text)
+    text = _FUNCTION.sub(r"\\\1", text)
+    return re.sub(r"\s+", "", text if named else _NAME.sub("", text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,8 @@ def evaluate(expression: str) -> Value | None:
     """The value of a normal form (`normal`) that is plain arithmetic, else None."""
     if len(expression) > MAX_LENGTH:
         return None
+    if ":" in expression and (ratio := _RATIO.fullmatch(expression)):
+        expression = f"{ratio[1]}/{ratio[2]}"
     try:
         parser = _Parser(expression)
         number = parser.sum(0)

@@ -12,9 +12,12 @@ import json
 import os
 import queue
 import selectors
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import OrderedDict
 from functools import lru_cache
 from typing import Any
 
@@ -24,10 +27,18 @@ START_S = 120.0
 """For a worker to import its libraries on a busy machine."""
 WALL_FACTOR = 20.0
 """How many times the CPU deadline an item may take on the clock, which only a starved or stopped worker does."""
+MAX_ITEMS = 2_000
+"""Items after which a worker is replaced, since what algebra keeps in memory only grows."""
+REMEMBERED = 8_192
+"""Verdicts that are kept: siblings of a group often give the same answer."""
 
 
 class WorkerLost(Exception):
     """The worker died or did not answer in time."""
+
+
+class WorkerFull(WorkerLost):
+    """The worker ran out of memory."""
 
 
 class WorkerStarved(WorkerLost):
@@ -47,6 +58,8 @@ class MathPool:
         self._deadline_s, self._memory_mb = deadline_s, memory_mb
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._workers = workers
+        self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self._known_lock = threading.Lock()
         for _ in range(workers):
             self._idle.put(None)
 
@@ -56,12 +69,33 @@ class MathPool:
 
         Raises RuntimeError when a worker cannot be started at all.
         """
+        with self._known_lock:
+            if (known := self._known.get((gold, answer))) is not None:
+                self._known.move_to_end((gold, answer))
+                return known
+        verdict = self._verify(gold, answer)
+        if verdict.right is not None:
+            with self._known_lock:
+                self._known[gold, answer] = verdict
+                while len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+        return verdict
+
+    def _verify(self, gold: str, answer: str) -> Verdict:
+        """One item. A worker that was lost by something else than the item's time is blamed on the items before it, so
+        the item has a second try in a fresh one."""
         worker = self._idle.get()
         try:
-            if worker is None or not worker.alive:
-                worker = _Worker(self._deadline_s, self._memory_mb)
-            verdict = _ask(worker, gold, answer, self._deadline_s * WALL_FACTOR)
-            if not worker.alive:
+            for last in (False, True):
+                if worker is not None and (not worker.alive or worker.items >= MAX_ITEMS):
+                    worker.kill()
+                    worker = None
+                if worker is None:
+                    worker = _Worker(self._deadline_s, self._memory_mb)
+                used = worker.items > 0
+                verdict, innocent = _ask(worker, gold, answer, self._deadline_s * WALL_FACTOR)
+                if not (used and innocent) or last:
+                    break
                 worker = None
             return verdict
         except BaseException:
@@ -70,7 +104,7 @@ class MathPool:
             worker = None
             raise
         finally:
-            self._idle.put(worker)
+            self._idle.put(worker if worker is not None and worker.alive else None)
 
     def close(self) -> None:
         """Ends the workers, once those at work have answered."""
@@ -99,20 +133,29 @@ def _pool_of(pid: int) -> MathPool:
     return pool
 
 
-def _ask(worker: _Worker, gold: str, answer: str, wall_s: float) -> Verdict:
+def _ask(worker: _Worker, gold: str, answer: str, wall_s: float) -> tuple[Verdict, bool]:
+    """The verdict, and whether the worker was lost by what may not be this item's doing."""
     stage = "gold"
     try:
         worker.send({"gold": gold, "answer": answer})
-        if not worker.receive(wall_s).get("gold"):
-            return Verdict(None, "math: gold", f"gold {gold[:80]!r} is no expression")
+        if not _said(worker, wall_s).get("gold"):
+            return Verdict(None, "math: gold", f"gold {gold[:80]!r} is no expression"), False
         stage = "answer"
-        said = worker.receive(wall_s)
+        said = _said(worker, wall_s)
     except WorkerLost as lost:
         worker.kill()
         ours = stage == "gold" or isinstance(lost, WorkerStarved)
-        return Verdict(None if ours else False, f"math: {stage} lost", str(lost))
+        innocent = not isinstance(lost, WorkerStarved) and worker.status != -signal.SIGPROF
+        return Verdict(None if ours else False, f"math: {stage} lost", str(lost)), innocent
     right = bool(said.get("right"))
-    return Verdict(right, "math: symbolic", "" if right else str(said.get("detail", "not equal")))
+    return Verdict(right, "math: symbolic", "" if right else str(said.get("detail", "not equal"))), False
+
+
+def _said(worker: _Worker, wall_s: float) -> dict[str, Any]:
+    said = worker.receive(wall_s)
+    if said.get("full"):
+        raise WorkerFull("out of memory")
+    return said
 
 
 class _Worker:
@@ -130,6 +173,8 @@ class _Worker:
             start_new_session=True,  # a Ctrl-C is for the parent, which closes the pool
         )
         self._read = b""
+        self.items = 0
+        """How many it was asked."""
         try:
             self.receive(START_S)
         except WorkerLost as lost:
@@ -143,8 +188,14 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """How it ended: minus the number of a signal, or its exit status; None while it runs."""
+        return self._process.poll()
+
     def send(self, item: dict[str, Any]) -> None:
         assert self._process.stdin is not None
+        self.items += 1
         try:
             self._process.stdin.write(json.dumps(item).encode() + b"\n")
             self._process.stdin.flush()

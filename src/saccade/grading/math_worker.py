@@ -1,8 +1,8 @@
 """The process that runs math-verify: `python -m saccade.grading.math_worker CPU_SECONDS MEMORY_MB`.
 
 One JSON object {"gold", "answer"} per line comes in; per item two lines go out: {"gold": bool} when the gold is read,
-then {"right": bool}. It is meant to be killed: by its own CPU timer, by the memory limit, by its parent. It ends when
-its input does.
+then {"right": bool}; {"full": true} instead of either means that the memory ran out. It is meant to be killed: by its
+own CPU timer, by the memory limit, by its parent. It ends when its input does, and when it has grown large.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ def _read(text: str) -> list[Any]:
     return found if any(not isinstance(item, str) for item in found) else []
 
 
-def serve(lines: Iterable[str], out: TextIO, cpu_s: float) -> None:
-    """Answers until the input ends. A question that raises is answered: its gold or its answer cannot be graded."""
+def serve(lines: Iterable[str], out: TextIO, cpu_s: float, largest_mb: float) -> None:
+    """Answers until the input ends or more than `largest_mb` was resident once, so that no item pays for those before.
+
+    A question that raises is answered: its gold or its answer cannot be graded.
+    """
 
     def say(**values: Any) -> None:
         out.write(json.dumps(values) + "\n")
@@ -48,6 +51,9 @@ def serve(lines: Iterable[str], out: TextIO, cpu_s: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         try:
             gold = _read_gold(item["gold"])
+        except MemoryError:
+            say(full=True)
+            return
         except Exception as error:  # noqa: BLE001 - any failure of the parser on this text
             gold = ()
             say(gold=False, detail=type(error).__name__)
@@ -57,19 +63,31 @@ def serve(lines: Iterable[str], out: TextIO, cpu_s: float) -> None:
             signal.setitimer(signal.ITIMER_PROF, cpu_s)
             try:
                 say(right=bool(verify(list(gold), _read(item["answer"]), timeout_seconds=None)))
-            except Exception as error:  # noqa: BLE001 - MemoryError too: the text asked for it
+            except MemoryError:
+                say(full=True)
+                return  # what is left of such a process is not to be trusted
+            except Exception as error:  # noqa: BLE001 - any failure of the algebra on this text
                 say(right=False, detail=type(error).__name__)
         signal.setitimer(signal.ITIMER_PROF, 0)
+        if _largest_mb() > largest_mb:
+            return
+
+
+def _largest_mb() -> float:
+    """The most memory that was ever resident."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / (1 << 20) if sys.platform == "darwin" else size / 1024
 
 
 def main() -> None:
     cpu_s, memory_mb = float(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+        resource.setrlimit(limit, (0, 0))  # it dumps nothing, writes no file and starts no process
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process even inside a long call into C
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     sys.stdout = sys.stderr  # what a library prints must not look like an answer
-    serve(sys.stdin, answers, cpu_s)
+    serve(sys.stdin, answers, cpu_s, memory_mb / 2)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ _RAISED = re.compile(r"\)?\s?\^|[xX_][\da-fA-F]")
 _DEGREES = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree|\\circ")
 _BRACED = re.compile(r"\^\s?\{\s?([-+]?\d{1,4})\s?\}")
 _CLOCK = re.compile(r"\d:\d|\d\s:\s\d")
+_SIMPLE = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _GAP = re.compile(r"(?:\s|\\[,;:! ]|~)*")
 _PERCENT = re.compile(r"\s?(?:\\?%|percent\b|per\scent\b)", re.I)
 _MAGNITUDE = re.compile(r"\s?(hundred|thousand|million|billion|trillion|万|亿)(?![a-z])", re.I)
@@ -72,6 +73,8 @@ def read_quantity(text: str) -> Quantity | None:
 
 def parse_quantity(text: str) -> Reading[Quantity]:
     """As `read_quantity`, with the rule or the reason. Takes any string; linear in its length."""
+    if len(text) < 25 and _SIMPLE.fullmatch(text):
+        return found(Quantity(float(text)), "digits")
     text = _SPACED.sub("", plain(text[-LONGEST:]))
     if "\\" in text or "^" in text:
         text = _BRACED.sub(r"^\1", _DEGREES.sub("°", text))
