@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from saccade.rewards import Part, PartConfig, Rubric, RubricConfig
-from saccade.types import Completion, Sample, Score
+from saccade.rewards import Part, PartConfig, Rubric, RubricConfig, check_row, score_all
+from saccade.tasks import TASKS
+from saccade.types import Completion, Frame, Sample, Score
 
 SAMPLE = Sample("s", (), "?", "3", "count")
+FRAME = Frame("pixels_original", (99, 99), (99, 99))
 RIGHT = Completion("<think>a</think><answer>3</answer>")
 WRONG = Completion("<think>a</think><answer>4</answer>")
 
@@ -47,6 +49,85 @@ def test_a_truncated_reply_scores_zero_or_is_masked_or_scores_as_it_is(truncated
     score = rubric(("number", 1.0), truncated=truncated)(cut, SAMPLE)
     assert (score.value, score.masked) == (value, masked)
     assert rubric(("number", 1.0), truncated=truncated)(RIGHT, SAMPLE).value == 1.0
+
+
+def gated(gate: str, *more: PartConfig) -> Rubric:
+    parts = (PartConfig(name="number", weight=2.0), PartConfig(name="exact_text"), *more)
+    return RubricConfig(parts=(*parts, PartConfig(name="format", gate=gate))).build()
+
+
+def test_a_gate_adds_nothing_and_lets_the_other_rewards_through_or_not():
+    loose = Completion("<answer>3</answer>")
+    for gate in ("multiplies", "zeroes"):
+        score = gated(gate)(RIGHT, SAMPLE)
+        assert score.value == 3.0 and score.parts == {"number": 1.0, "exact_text": 1.0, "format": 1.0}
+        score = gated(gate)(loose, SAMPLE)
+        assert score.value == 0.0 and score.parts == {"number": 1.0, "exact_text": 1.0, "format": 0.0}
+
+
+def test_a_gate_that_multiplies_lets_part_through():
+    near = Completion("<think>a</think><answer>4</answer>")
+    parts = (PartConfig(name="format"), PartConfig(name="counting", gate="multiplies"))
+    assert RubricConfig(parts=parts).build()(near, SAMPLE).value == pytest.approx(2 / 3)
+    parts = (PartConfig(name="format"), PartConfig(name="counting", gate="zeroes"))
+    assert RubricConfig(parts=parts).build()(near, SAMPLE).value == 0.0
+
+
+def test_breaking_a_gate_is_no_way_around_a_penalty():
+    loop = Completion("a " * 50)
+    assert gated("zeroes", PartConfig(name="repetition"))(loop, SAMPLE).value < -0.8
+
+
+def row(**meta: object) -> Sample:
+    return Sample("s", (), "?", "3", "count", meta)
+
+
+BY_ROW = RubricConfig(parts=(PartConfig(name="number", by_row=True), PartConfig(name="format")))
+
+
+def test_a_row_may_name_its_own_reward():
+    rubric = BY_ROW.build()
+    assert rubric(WRONG, row()).value == 1.0
+    assert rubric(WRONG, row(reward="counting")).parts == {"number": pytest.approx(2 / 3), "format": 1.0}
+    assert rubric(WRONG, row(reward={"name": "number", "options": {"absolute": 1}})).value == 2.0
+    assert rubric(WRONG, row(accu_reward_method="all_match")).value == 1.0
+    assert rubric(RIGHT, row(accu_reward_method="default")).value == 2.0
+    fixed = RubricConfig(parts=(PartConfig(name="number"),)).build()
+    assert fixed(WRONG, row(reward="counting")).value == 0.0, "a part that does not go by rows stays as it is"
+
+
+def test_the_row_decides_what_hard_is_hard_about():
+    options = {"accuracy": "number"}
+    hard = RubricConfig(parts=(PartConfig(name="hard", options=options, by_row=True),)).build()
+    near = row(reward={"name": "number", "options": {"absolute": 1}})
+    assert [hard(WRONG, one).value for one in (row(), near)] == [0.0, 1.0]
+    assert hard(Completion(WRONG.text + "."), near).value == 0.0
+
+
+def test_every_task_goes_by_rows():
+    boxes = Completion('<think>a</think><answer>[{"bbox_2d": [0, 0, 9, 9], "label": "a"}]</answer>', frames=(FRAME,))
+    gold = [{"bbox_2d": [0, 0, 9, 9], "label": "a"}, {"bbox_2d": [20, 20, 29, 29], "label": "a"}]
+    for method, value in (("od_ap50", 51 / 101), ("odLength", 51 / 101), ("weighted_sum", 0.7 / 2 + 0.3 * 0.75)):
+        sample = Sample("s", (b"",), "?", gold, "detect", {"accu_reward_method": method})
+        assert TASKS["detect"].rubric("format_and_accuracy")(boxes, sample).value == pytest.approx(1 + value)
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        ({"reward": "nmber"}, "sample 's': unknown reward 'nmber'; did you mean 'number'"),
+        ({"reward": 0.7}, "sample 's': got reward 0.7, expected a name"),
+        ({"reward": "repetition"}, "a row may name one of REWARDS only"),
+        ({"reward": "x.py:f"}, "a row may name one of REWARDS only"),
+        ({"accu_reward_method": "mcp"}, "unknown reward 'mcp'; did you mean 'mcq'"),
+        ({"reward": {"name": "number", "options": {"a": 1}}}, "has no option 'a'"),
+    ],
+)
+def test_a_row_with_a_reward_that_is_not_there_is_refused_by_name(meta, words):
+    with pytest.raises(ValueError, match=words):
+        check_row(row(**meta))
+    (score,) = score_all([(BY_ROW.build(), RIGHT, row(**meta))])
+    assert score.masked is not None and score.value == 0.0
 
 
 def broken(completion: Completion, sample: Sample) -> float:
@@ -86,6 +167,18 @@ def test_a_completion_without_frames_is_our_failure_not_the_models():
         ([{"name": "soft_overlong"}], "needs the option 'max_length'"),
         ([{"name": "hard", "options": {"accuracy": "nmber"}}], "did you mean 'number'"),
         ([{"name": "number", "wieght": 1}], "Extra inputs"),
+        ([{"name": "mcq"}, {"name": "choice"}], "'choice' is given twice"),
+        ([{"name": "number", "options": {"relative": -1}}], "option 'relative': got -1; input should be greater"),
+        ([{"name": "number", "options": {"relative": "much"}}], "option 'relative': got 'much'"),
+        ([{"name": "soft_overlong", "options": {"max_length": 9, "buffer": 10}}], "expected 0 < buffer <= max_length"),
+        ([{"name": "soft_overlong", "options": {"max_length": 9.5, "buffer": 1}}], "option 'max_length': got 9.5"),
+        ([{"name": "detection_map", "options": {"thresholds": [0.5, 1.5]}}], "option 'thresholds'"),
+        ([{"name": "format", "options": {"form": "bx"}}], "option 'form': got 'bx'"),
+        ([{"name": "hard", "options": {"accuracy": "number", "options": {"relativ": 1}}}], "did you mean 'relative'"),
+        ([{"name": "format", "gate": "zeroes"}], "a gate needs a reward for it to act on"),
+        ([{"name": "format", "gate": "zeroes"}, {"name": "repetition"}], "a gate needs a reward for it to act on"),
+        ([{"name": "format", "gate": "zeroes", "weight": 0.5}, {"name": "number"}], "its weight does nothing"),
+        ([{"name": "repetition", "gate": "zeroes"}, {"name": "number"}], "a penalty is never 1"),
     ],
 )
 def test_an_impossible_rubric_is_refused_when_it_is_read(parts, words):

@@ -32,10 +32,10 @@ FORMS: dict[Form, Callable[[str], bool]] = {
 """What the inside of the answer tag must read as."""
 
 
-def strict_format(completion: Completion, sample: Sample, answer: Form = "any") -> Score:
+def strict_format(completion: Completion, sample: Sample, form: Form = "any") -> Score:
     """1 when the reply is one non-empty think block, then one non-empty answer block, and nothing else.
 
-    With `answer`, the answer must also have the form of its task: one letter, one number, yes or no, one box, a list of
+    With `form`, the answer must also have the form of its task: one letter, one number, yes or no, one box, a list of
     boxes (or a plain 'None'), one point, a \\boxed expression. What it says is not looked at.
 
     Formula: 1 if the form is right, else 0.
@@ -44,8 +44,8 @@ def strict_format(completion: Completion, sample: Sample, answer: Form = "any") 
     reply = read_reply(completion.text)
     if not reply.strict or reply.answer is None:
         return Score(0.0, reply.reason)
-    fits = FORMS[answer](reply.answer)
-    return Score(float(fits), None if fits else f"the answer is no {answer}")
+    fits = FORMS[form](reply.answer)
+    return Score(float(fits), None if fits else f"the answer is no {form}")
 
 
 def hard_of(accuracy: Callable[[Completion, Sample], Score]) -> Callable[[Completion, Sample], Score]:
