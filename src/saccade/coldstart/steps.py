@@ -1,0 +1,147 @@
+"""The steps of one row: see, describe, reason, grade. What a step left is kept at once and never asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Coroutine
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from saccade.coldstart.drafts import Arm, Chain, Draft, Stage, StepRecord, chain_from_dict
+from saccade.coldstart.recipe import ColdStartRecipe, SamplingConfig
+from saccade.coldstart.teachers import Call, Said, Teacher, sample_of
+from saccade.parsing import read_final, read_reply
+from saccade.tasks import TASKS
+from saccade.types import Completion
+
+Save = Callable[[str, Any], bool]
+"""(step name, what it left) -> False when the row has gone to another process."""
+_TEXT_STAGES: tuple[Stage, ...] = ("caption", "pseudo_cot", "description")
+
+
+class RowLost(Exception):
+    """The lease ran out and another process has the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Who writes, and by which recipe."""
+
+    recipe: ColdStartRecipe
+    vision: Teacher
+    reasoner: Teacher
+
+
+async def write_row(team: Team, draft: Draft, done: Mapping[str, Any], save: Save, ablation: bool) -> Draft:
+    """All steps of a row that are not done yet. Raises TeacherError, or RowLost."""
+    row = _Row(team, assemble(draft, done), dict(done), save)
+    await row.look("pseudo_cot", team.recipe.sampling.pseudo_cot)
+    await row.look("description", team.recipe.sampling.description)
+    wanted: list[tuple[Arm, int]] = [("bridged", number) for number in range(team.recipe.samples)]
+    if ablation:
+        await row.look("caption", team.recipe.sampling.description)
+        wanted += [("caption", 0), ("none", 0)]
+    await _all(row.reason(arm, number) for arm, number in wanted)
+    return assemble(draft, row.done)
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Awaits all of them, also when one fails, so that what the others paid for is kept; then raises the first
+    error."""
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            raise one
+
+
+@dataclass
+class _Row:
+    team: Team
+    draft: Draft
+    done: dict[str, Any]
+    save: Save
+
+    async def look(self, stage: Stage, sampling: SamplingConfig) -> None:
+        """A step of the vision teacher that leaves a text."""
+        if stage in self.done:
+            return
+        images = [str(self.team.recipe.out / path) for path in self.draft.images]  # an absolute path stays itself
+        said = await self.team.vision.write(Call(stage, self.draft, sampling, self._shown(stage), images))
+        self._keep(stage, {"text": said.text.strip(), "record": asdict(self._inherit(said.record))})
+
+    async def reason(self, arm: Arm, number: int) -> None:
+        """A sample of the reasoner, graded by the task's own grader."""
+        name = f"reasoning/{arm}/{number}"
+        if name in self.done:
+            return
+        sampling = self.team.recipe.sampling.reasoning
+        call = Call("reasoning", self.draft, sampling, self._shown("reasoning"), (), arm, number)
+        said = await self.team.reasoner.write(call)
+        chain = await asyncio.to_thread(graded, read_chain(said), self.draft)
+        self._keep(name, {"chain": asdict(chain), "record": asdict(self._inherit(said.record))})
+
+    def _shown(self, stage: Stage) -> bool:
+        return stage in self.team.recipe.answer_in
+
+    def _inherit(self, record: StepRecord) -> StepRecord:
+        """A text that was written in view of the answer hands the knowledge on."""
+        before: dict[str, tuple[Stage, ...]] = {"description": ("pseudo_cot",), "reasoning": ("description",)}
+        read = before.get(record.stage, ())
+        if record.stage == "reasoning" and record.arm != "bridged":
+            read = ("caption",) if record.arm == "caption" else ()
+        heard = any(step.saw_answer for step in self.draft.steps if step.stage in read)
+        return replace(record, saw_answer=record.saw_answer or heard)
+
+    def _keep(self, name: str, body: dict[str, Any]) -> None:
+        if not self.save(name, body):
+            raise RowLost
+        self.done[name] = body
+        self.draft = assemble(self.draft, {name: body})
+
+
+def assemble(draft: Draft, done: Mapping[str, Any]) -> Draft:
+    """The draft with what its steps left, chains in order of arm and number."""
+    chains, steps = list(draft.chains), list(draft.steps)
+    texts: dict[str, str] = {}
+    for name, body in done.items():
+        steps.append(StepRecord(**body["record"]))
+        if name in _TEXT_STAGES:
+            texts[name] = body["text"]
+        else:
+            chains.append(chain_from_dict(body["chain"]))
+    arms: tuple[Arm, ...] = ("bridged", "caption", "none")
+    chains.sort(key=lambda chain: (arms.index(chain.arm), chain.number))
+    order: tuple[Stage, ...] = ("pseudo_cot", "description", "caption", "reasoning")
+    steps.sort(key=lambda step: (order.index(step.stage), arms.index(step.arm), step.number))
+    return replace(draft, **texts, chains=tuple(chains), steps=tuple(steps))
+
+
+def read_chain(said: Said) -> Chain:
+    """Thought and answer of a reply: of a server that keeps thought apart, of tagged text, or of plain text that ends
+    in an answer."""
+    record = said.record
+    answer = read_final(said.text) if said.text.strip() else None
+    if said.thought and said.thought.strip():
+        text = said.thought.strip()
+    else:
+        parts = read_reply(said.text)
+        text = parts.think if parts.think is not None else said.text.partition("<answer>")[0].strip()
+        if parts.answer is None and parts.think is None:
+            answer = _boxed_only(said.text)
+    text = text.removeprefix("<think>").strip()
+    return Chain(text, answer, record.number, record.arm, finish_reason=record.finish_reason, tokens=record.tokens_out)
+
+
+def _boxed_only(text: str) -> str | None:
+    """Without tags, what a lenient reader takes is the whole rest; only a marked answer counts as one here."""
+    found = read_final(text)
+    return found if found is not None and found.strip() != text.strip() else None
+
+
+def graded(chain: Chain, draft: Draft) -> Chain:
+    """The chain with the verdict of its task's grader on its answer. A reply that was cut off is not right."""
+    if chain.answer is None:
+        return replace(chain, right=False, route="no answer")
+    reply = Completion(f"<think>{chain.text}</think><answer>{chain.answer}</answer>")
+    verdict = TASKS[draft.task].correct(reply, sample_of(draft))
+    return replace(chain, right=verdict.right, route=verdict.route)

@@ -1,0 +1,291 @@
+"""Where the rows of a cold start live: a SQLite file that several processes share and that survives being killed.
+
+A row is claimed with a lease and belongs to its owner until the lease runs out; what a step wrote is one row of its
+own, so that it is paid for and kept once. Nothing but one page of rows is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from saccade.coldstart.drafts import Draft
+
+NAME = "rows.sqlite"
+PAGE = 200
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rows (
+  number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, source TEXT NOT NULL, draft TEXT NOT NULL,
+  state TEXT NOT NULL DEFAULT 'open', owner TEXT, lease REAL NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
+  attempts INTEGER NOT NULL DEFAULT 0, reason TEXT, detail TEXT, retriable INTEGER NOT NULL DEFAULT 1);
+CREATE INDEX IF NOT EXISTS open_rows ON rows (number) WHERE state = 'open';
+CREATE INDEX IF NOT EXISTS owned_rows ON rows (owner) WHERE owner IS NOT NULL;
+CREATE TABLE IF NOT EXISTS steps (
+  number INTEGER NOT NULL, step TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (number, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS left_out (source TEXT NOT NULL, place TEXT NOT NULL, reason TEXT NOT NULL,
+  detail TEXT NOT NULL, PRIMARY KEY (source, place));
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+class StoreError(OSError):
+    """The store cannot be read or written; what it holds is whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A row that this process works on."""
+
+    number: int
+    draft: Draft
+    steps: Mapping[str, Any]
+    """Step name -> what it left, of earlier attempts."""
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows by state; `leased` are among the open ones."""
+
+    open: int
+    done: int
+    failed: int
+    leased: int
+
+    @property
+    def total(self) -> int:
+        return self.open + self.done + self.failed
+
+
+class Store:
+    """The rows of one set. One object per thread; any number of processes per file."""
+
+    def __init__(self, path: Path, lease_s: float = 120.0) -> None:
+        """Opens or makes the file. StoreError when it is no such store."""
+        self.path, self.lease_s = path, lease_s
+        self.owner = owner_name()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._told():
+            self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA cache_size=-16000")
+            self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------- rows come in
+
+    def add(self, rows: Iterable[tuple[str, Draft]]) -> int:
+        """Rows by key; those that are there already stay as they are. How many were new."""
+        new = 0
+        with self._changing() as db:
+            for key, draft in rows:
+                values = (key, draft.source, draft.to_json())
+                new += db.execute("INSERT OR IGNORE INTO rows (key, source, draft) VALUES (?, ?, ?)", values).rowcount
+        return new
+
+    def leave_out(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
+        """(source, place, reason, detail) of rows that cannot be used; each place counts once."""
+        with self._changing() as db:
+            db.executemany("INSERT OR REPLACE INTO left_out VALUES (?, ?, ?, ?)", rows)
+
+    # ------------------------------------------------------------------------------------------------- work
+
+    def claim(self, n: int) -> list[Claim]:
+        """Up to n rows that nobody works on and whose pause is over, in order."""
+        now = time.time()
+        with self._changing() as db:
+            found = db.execute(
+                "SELECT number, draft, attempts FROM rows WHERE state = 'open' AND lease < ? AND not_before <= ?"
+                " ORDER BY number LIMIT ?",
+                (now, now, n),
+            ).fetchall()
+            held = [(self.owner, now + self.lease_s, number) for number, _, _ in found]
+            db.executemany("UPDATE rows SET owner = ?, lease = ? WHERE number = ?", held)
+            return [Claim(number, Draft.from_json(text), self._steps(number), tried) for number, text, tried in found]
+
+    def save(self, number: int, step: str, body: Any) -> bool:
+        """Keeps what a step left. False when the row is no longer this process's, or the step was there already."""
+        with self._told():
+            saved = self._db.execute(
+                "INSERT OR IGNORE INTO steps SELECT number, ?, ? FROM rows WHERE number = ? AND owner = ?",
+                (step, json.dumps(body, ensure_ascii=False), number, self.owner),
+            )
+        return saved.rowcount == 1
+
+    def finish(self, number: int) -> bool:
+        """Marks a row as done; False when it is no longer this process's."""
+        return self._settle(number, "state = 'done', reason = NULL, detail = NULL")
+
+    def put_back(self, number: int, reason: str, detail: str, pause_s: float) -> bool:
+        """A failed attempt: the row is tried again, here or elsewhere, after the pause."""
+        values = (reason, detail, time.time() + pause_s)
+        return self._settle(number, "attempts = attempts + 1, reason = ?, detail = ?, not_before = ?", values)
+
+    def fail(self, number: int, reason: str, detail: str, retriable: bool) -> bool:
+        """Puts a row aside; a retriable one comes back with `reopen`."""
+        values = (reason, detail, int(retriable))
+        return self._settle(number, "state = 'failed', reason = ?, detail = ?, retriable = ?", values)
+
+    def _settle(self, number: int, change: str, values: tuple[Any, ...] = ()) -> bool:
+        with self._told():
+            changed = self._db.execute(
+                f"UPDATE rows SET owner = NULL, lease = 0, {change} WHERE number = ? AND owner = ?",
+                (*values, number, self.owner),
+            )
+        return changed.rowcount == 1
+
+    def renew(self) -> None:
+        """Keeps this process's rows for another lease."""
+        with self._told():
+            self._db.execute("UPDATE rows SET lease = ? WHERE owner = ?", (time.time() + self.lease_s, self.owner))
+
+    def release(self, owner: str | None = None) -> None:
+        """Frees the rows of an owner, of this process when none is given."""
+        with self._told():
+            self._db.execute("UPDATE rows SET owner = NULL, lease = 0 WHERE owner = ?", (owner or self.owner,))
+
+    def release_dead(self) -> int:
+        """Frees the rows of processes of this machine that are gone, without waiting for their leases."""
+        with self._told():
+            owners = [row[0] for row in self._db.execute("SELECT DISTINCT owner FROM rows WHERE owner IS NOT NULL")]
+        dead = [owner for owner in owners if _is_dead(owner)]
+        for owner in dead:
+            self.release(owner)
+        return len(dead)
+
+    def reopen(self) -> int:
+        """Rows that failed for a reason that may pass are open again; how many."""
+        with self._told():
+            return self._db.execute(
+                "UPDATE rows SET state = 'open', attempts = 0, not_before = 0 WHERE state = 'failed' AND retriable"
+            ).rowcount
+
+    # ------------------------------------------------------------------------------------------------- looking
+
+    def counts(self) -> Counts:
+        with self._told():
+            rows = dict(self._db.execute("SELECT state, COUNT(*) FROM rows GROUP BY state"))
+            held = self._db.execute("SELECT COUNT(*) FROM rows WHERE owner IS NOT NULL AND lease >= ?", (time.time(),))
+            leased = held.fetchone()[0]
+        return Counts(rows.get("open", 0), rows.get("done", 0), rows.get("failed", 0), leased)
+
+    def reasons(self) -> dict[str, int]:
+        """Why rows failed or were left out, counted."""
+        with self._told():
+            query = "SELECT reason, COUNT(*) FROM (SELECT reason FROM rows WHERE state = 'failed' UNION ALL"
+            return dict(self._db.execute(f"{query} SELECT reason FROM left_out) GROUP BY reason ORDER BY reason"))
+
+    def left_out(self) -> Iterator[tuple[str, str, str, str]]:
+        """(source, place, reason, detail) of rows that could not be used, and of rows that failed."""
+        failed = "SELECT source, key, reason, detail FROM rows WHERE state = 'failed'"
+        with self._told():
+            yield from self._db.execute(f"SELECT source, place, reason, detail FROM left_out UNION ALL {failed}")
+
+    def finished(self) -> Iterator[tuple[int, Draft, dict[str, Any]]]:
+        """(number, draft as it came, steps) of the rows that are done, in order, a page at a time."""
+        last = -1
+        while True:
+            with self._told():
+                page = self._db.execute(
+                    "SELECT number, draft FROM rows WHERE state = 'done' AND number > ? ORDER BY number LIMIT ?",
+                    (last, PAGE),
+                ).fetchall()
+                steps = [self._steps(number) for number, _ in page]
+            if not page:
+                return
+            for (number, text), own in zip(page, steps, strict=True):
+                yield number, Draft.from_json(text), own
+            last = page[-1][0]
+
+    def _steps(self, number: int) -> dict[str, Any]:
+        found = self._db.execute("SELECT step, body FROM steps WHERE number = ? ORDER BY step", (number,))
+        return {step: json.loads(body) for step, body in found}
+
+    # ------------------------------------------------------------------------------------------------- facts
+
+    def fact(self, name: str) -> Any:
+        """Something remembered about the whole set; None when it is not there."""
+        with self._told():
+            row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def remember(self, name: str, value: Any) -> None:
+        with self._told():
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+
+    def take(self, name: str) -> str | None:
+        """Takes a job that one process does at a time; the name of the living process that has it, else None."""
+        with self._changing() as db:
+            row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            holder = None if row is None else json.loads(row[0])
+            if holder not in (None, self.owner) and not _is_dead(holder):
+                return holder
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(self.owner)))
+        return None
+
+    def give_up(self, name: str) -> None:
+        """Frees a job that this process took."""
+        with self._told():
+            self._db.execute("DELETE FROM facts WHERE name = ? AND value = ?", (name, json.dumps(self.owner)))
+
+    # ------------------------------------------------------------------------------------------------- SQLite
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it or nothing."""
+        with self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            way = "the file is no store of rows; name another 'out'"
+            if "full" in str(error) or "I/O" in str(error):
+                way = "free some space and start again: what was written so far is kept"
+            elif "locked" in str(error):
+                way = "another process holds it for over a minute; put it on a local disk, not on a network share"
+            raise StoreError(f"{self.path}: {error}; {way}") from error
+
+
+def owner_name() -> str:
+    """This process, told apart from any later one with the same number: host, process id, when it began."""
+    process = psutil.Process()
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+
+
+def _is_dead(owner: str) -> bool:
+    """True only for a process of this machine that is gone; of others nothing is known here."""
+    host, pid, began = owner.rsplit(":", 2)
+    if host != socket.gethostname() or int(pid) == os.getpid():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(began)) > 1.0
+    except psutil.NoSuchProcess:
+        return True

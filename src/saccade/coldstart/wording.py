@@ -1,0 +1,59 @@
+"""What the teachers are told: versioned text files. A changed wording shows in every row that it wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+from saccade.coldstart.drafts import Draft
+from saccade.data.records import MARKER
+from saccade.tasks.templates import write_options
+
+SLOTS = ("question", "pseudo_cot", "description", "answer", "words")
+_SLOT = re.compile(r"\{(\w+)\}")
+_HEAD = re.compile(r"version: *(\S+)\n---\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A wording with slots such as `{question}`."""
+
+    id: str
+    """'<file>@<version>:<first 8 hex digits of its SHA-256>'."""
+    text: str
+
+    def fill(self, **values: str) -> str:
+        """The text with its slots filled; what stands in a value is never read as a slot."""
+        return _SLOT.sub(lambda slot: values[slot[1]], self.text)
+
+
+@lru_cache
+def load_prompt(name: str) -> Prompt:
+    """A packaged prompt by its name, or a file. ValueError for a missing file, head or slot."""
+    path = Path(str(resources.files("saccade"))) / "coldstart" / "prompts" / f"{name}.md"
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (Path(__file__).parent / "prompts").glob("*.md")))
+        raise ValueError(f"no prompt {name!r}; expected a file, or one of {known}")
+    whole = path.read_text(encoding="utf-8")
+    head = _HEAD.match(whole)
+    if head is None:
+        raise ValueError(f"{path}:1: expected a line 'version: 1' and a line '---' before the wording")
+    text = whole[head.end() :].rstrip("\n")
+    for slot in _SLOT.findall(text):
+        if slot not in SLOTS:
+            raise ValueError(f"{path}: unknown slot {{{slot}}}, expected one of {', '.join(SLOTS)}")
+    return Prompt(f"{path.stem}@{head[1]}:{hashlib.sha256(whole.encode()).hexdigest()[:8]}", text)
+
+
+def asked(draft: Draft) -> str:
+    """The question in words, with its options; markers of several images become '(picture k)'."""
+    question = draft.question
+    for k in range(1, question.count(MARKER) + 1):
+        question = question.replace(MARKER, f"(picture {k}) " if len(draft.images) > 1 else "", 1)
+    return question.strip() + write_options(draft.meta.get("options") or ())

@@ -1,0 +1,166 @@
+"""Ground-truth teachers for the procedural world: the whole pipeline without a model, and its quality measured exactly.
+
+The describer looks up the scene behind a sample and writes what it sees under a budget of tokens (words), with a
+settable share of facts misread or left out. The reasoner has the text alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from saccade.coldstart.blind import LETTERS, SOLVERS, Finding
+from saccade.coldstart.drafts import Draft, StepRecord
+from saccade.coldstart.facts import Fact, facts_of, read_facts
+from saccade.coldstart.recipe import WorldDescriber, WorldReasoner
+from saccade.coldstart.teachers import Call, Said, TeacherError
+from saccade.coldstart.wording import asked
+from saccade.world import World, WorldConfig, WorldItem
+
+DOUBTS = ("Wait, let me check that again.", "Hmm, is that all?", "Alternatively, go through it once more.")
+OPENINGS = (
+    "According to the description, here is what matters.",
+    "The description says what stands where.",
+    "Let me go through what the description mentions.",
+    "As described, these things are in the image.",
+    "Let me look at what is there.",
+)
+
+
+@dataclass
+class WorldEyes:
+    """The describer. `worlds`: the settings of each source by its name."""
+
+    config: WorldDescriber
+    worlds: Mapping[str, WorldConfig]
+    model: str = "world-describer"
+
+    async def check(self, sees: bool) -> None:
+        """Always there."""
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+    async def write(self, call: Call) -> Said:
+        item = self._item(call.draft)
+        budget = call.sampling.max_tokens
+        if call.stage == "pseudo_cot":
+            text = self._first_look(item, call)
+        else:
+            facts = self._seen(item, call.draft)
+            noted = call.draft.pseudo_cot if call.stage == "description" else ""
+            ordered = sorted(facts, key=lambda fact: fact.sentence not in (noted or ""))  # stable: else as it lies
+            text = _within([fact.sentence for fact in ordered], budget)
+            if call.show_answer:
+                text += f" The correct answer is {call.gold}."
+        return Said(text, None, _record(self.model, call, asked(call.draft), text))
+
+    def _item(self, draft: Draft) -> WorldItem:
+        meta = draft.meta
+        if meta.get("world_kind") is None or draft.source not in self.worlds:
+            raise TeacherError("not of the world", f"{draft.id}: its scene is not known", retriable=False)
+        return World(self.worlds[draft.source]).item(meta["seed"], meta["index"], draft.task, meta["split"])
+
+    def _seen(self, item: WorldItem, draft: Draft) -> list[Fact]:
+        """What these eyes see of the scene: the same whatever is written about it."""
+        rng = Random(f"eyes/{draft.id}")
+        seen: list[Fact] = []
+        for fact in facts_of(item.scene):
+            left_out, wrong = rng.random() < self.config.omission_rate, rng.random() < self.config.error_rate
+            misread = fact.misread(rng)
+            if not left_out:
+                seen.append(misread if wrong else fact)
+        return seen
+
+    def _first_look(self, item: WorldItem, call: Call) -> str:
+        """A caption, and the facts that the question asks for."""
+        facts = self._seen(item, call.draft)
+        aimed = [fact for fact in facts if _matters(fact, item)]
+        kinds = {"shapes": "coloured shapes in a grid", "digits": "tiles with digits", "chart": "a bar chart"}
+        what = kinds.get(item.scene.kind, "a figure with numbers")
+        needed = " ".join(fact.sentence for fact in aimed) or "Nothing in the picture fits the question."
+        told = f" So the answer is {call.gold}." if call.show_answer else ""
+        return f"Caption: the picture shows {what}. Reasoning: the question needs these. {needed}{told}"
+
+
+def _matters(fact: Fact, item: WorldItem) -> bool:
+    """Whether the question is about the thing that the fact describes."""
+    cell, color = getattr(fact, "cell", None), getattr(fact, "color", None)
+    if cell is not None:
+        return any(getattr(target, "cell", None) == cell for target in item.question.targets)
+    return color is None or any(target.color == color for target in item.question.targets)
+
+
+def _within(sentences: Sequence[str], budget: int) -> str:
+    """Whole sentences from the front, as many as `budget` words allow."""
+    text, used = [], 0
+    for sentence in sentences:
+        used += len(sentence.split())
+        if used > budget:
+            break
+        text.append(sentence)
+    return " ".join(text) or "There is a picture."
+
+
+@dataclass
+class WorldMind:
+    """The reasoner: reads the question and the text, and nothing else of the draft."""
+
+    config: WorldReasoner
+    model: str = "world-reasoner"
+
+    async def check(self, sees: bool) -> None:
+        """Always there."""
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+    async def write(self, call: Call) -> Said:
+        draft = call.draft
+        if draft.task not in SOLVERS:
+            known = ", ".join(SOLVERS)
+            raise TeacherError(
+                "task without words", f"{draft.task}: the world's reasoner knows {known}", retriable=False
+            )
+        rng = Random(f"mind/{draft.id}/{call.arm}/{call.number}/{call.sampling.seed}")
+        options = tuple(draft.meta.get("options") or ())
+        found = SOLVERS[draft.task](draft.question, options, read_facts(call.told), rng)
+        answer = call.gold if call.show_answer else found.answer
+        if rng.random() < self.config.slip_rate:
+            answer = _slip(answer, options, rng)
+        text = f"<think>{_chain(found, answer, rng)}</think>\n<answer>{answer}</answer>"
+        return Said(text, None, _record(self.model, call, f"{asked(draft)} {call.told}", text))
+
+
+def _chain(found: Finding, answer: str, rng: Random) -> str:
+    lines = [rng.choice(OPENINGS), *found.steps]
+    if rng.random() < 0.5:
+        lines += [rng.choice(DOUBTS), *found.steps]
+    return "\n".join([*lines, f"So the answer is {answer}."])
+
+
+def _slip(answer: str, options: Sequence[str], rng: Random) -> str:
+    """Another answer of the same form."""
+    if options:
+        return rng.choice([letter for letter in LETTERS[: len(options)] if letter != answer])
+    if answer in ("yes", "no"):
+        return "no" if answer == "yes" else "yes"
+    return str(int(answer) + rng.choice((-1, 1)))
+
+
+def _record(model: str, call: Call, heard: str, text: str) -> StepRecord:
+    """Tokens are words here; time and money are none."""
+    return StepRecord(
+        stage=call.stage,
+        model=model,
+        prompt_version="world@1",
+        sampling=call.sampling.model_dump(),
+        tokens_in=len(heard.split()),
+        tokens_out=len(text.split()),
+        cost=0.0,
+        seconds=0.0,
+        saw_answer=call.show_answer,
+        number=call.number,
+        arm=call.arm,
+    )
