@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from saccade.data import DataConfig, open_source
-from saccade.data.preflight import preflight
-from saccade.types import Sample
+from saccade.data.preflight import Entry, preflight
+from saccade.data.records import BoxError
+from saccade.types import Frame, Sample
 from saccade.world.splits import ALL_TASKS
 
 PICTURE = Image.new("RGB", (60, 40))
@@ -36,19 +39,114 @@ def test_right_samples_pass() -> None:
         (sample(answer="many", task="count"), "gold", "scores 0 under its own task 'count'"),
         (sample(answer="perhaps", task="yes_no"), "gold", "cannot be written"),
         (sample(task="dance"), "task", "unknown task 'dance'"),
+        (sample(answer=(30.0, 2.0, 1.0, 40.0)), "box", "has x1 > x2 or y1 > y2"),
+        (sample(answer=(3.0, 2.0, 3.0, 40.0)), "box", "is empty"),
+        (sample(question="Where is <|image_pad|>?"), "placeholder", "the text holds <|image_pad|>"),
+        (sample(task="count", answer=3, question="<image><image>?"), "prompt", "cannot be written"),
+        (BoxError("answer box [3, 1, 2, 4]"), "box", "answer box"),
+        (ValueError("not JSON"), "row", "not JSON"),
     ],
 )
-def test_each_fault_is_found_and_placed(wrong: Sample, kind: str, words: str) -> None:
-    report = preflight([sample(id="0"), replace(wrong, meta={"place": "train.jsonl:9"})])
+def test_each_fault_is_found_and_placed(wrong: Sample | ValueError, kind: str, words: str) -> None:
+    report = preflight([sample(id="0", question="What?"), ("train.jsonl:9", wrong)])
     assert report.counts.get(kind) == 1
     assert any(line.startswith("train.jsonl:9: ") and words in line for line in report.findings)
 
 
-def test_prompts_over_budget_are_counted_and_the_longest_is_told() -> None:
-    lengths = {"1": 10, "2": 300}
-    report = preflight([sample(), sample(id="2")], count_tokens=lambda s: lengths[s.id], budget=100)
+@dataclass(frozen=True)
+class Length:
+    """A token a letter of text, and as many per image as it has columns."""
+
+    total: int
+    images: tuple[int, ...]
+    frames: tuple[Frame, ...]
+
+
+class ByLetters:
+    def prompt(self, text: str, sizes: Sequence[tuple[int, int]]) -> Length:
+        if "unreadable" in text:
+            raise ValueError("no such token")
+        words = len(text.replace("<image>", ""))
+        images = tuple(width for width, _ in sizes)
+        return Length(words + sum(images), images, tuple(Frame("thousand", size, size) for size in sizes))
+
+    def reply(self, text: str) -> int:
+        return len(text)
+
+
+def test_prompts_over_budget_are_counted_and_lengths_are_told() -> None:
+    report = preflight([sample(), sample(id="2", question="Where is it?")], ByLetters(), 70)
     assert report.counts == {"prompt over budget": 1}
-    assert report.tokens_max == 300
+    assert report.tokens_max == 60 + len("Where is it?")
+    assert (report.prompt_tokens, report.image_tokens) == ({66: 1, 72: 1}, {60: 2})
+    assert "the prompt has 72 tokens (60 of images), expected 70 at most" in report.findings[0]
+
+
+def test_a_prompt_that_the_model_cannot_read_is_found() -> None:
+    report = preflight([sample(question="unreadable")], ByLetters(), 70)
+    assert report.counts == {"prompt": 1}
+    assert "no such token" in report.findings[0]
+
+
+def test_a_reply_to_learn_is_counted_and_held_to_no_gold() -> None:
+    row = Entry("t.jsonl:1", sample(answer=None, task="sft"), prompt="Say it.", reply="It.")
+    report = preflight([row], ByLetters(), 69)
+    assert (report.counts, report.reply_tokens) == ({"prompt over budget": 1}, {3: 1})
+    assert preflight([row], ByLetters(), 70).ok
+
+
+def test_rows_that_were_there_before_are_found_whatever_their_ids_and_files(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "copy.png")
+    rows = [sample(), sample(id="2", images=(str(tmp_path / "copy.png"),)), sample(id="3", answer=(1.0, 2.0, 3.0, 4.0))]
+    report = preflight([(f"t.jsonl:{k}", row) for k, row in enumerate(rows, 1)])
+    assert report.counts == {"duplicate row": 1, "two answers": 1}
+    assert report.findings[0] == "t.jsonl:2: has the images, question and answer of t.jsonl:1"
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+
+
+def test_what_the_evaluation_asks_must_not_be_trained_on() -> None:
+    asked = [
+        sample(images=(noise(1),), question="Where is the cup?", id="e1"),
+        sample(images=(), task="count", answer=1),
+    ]
+    trained = [
+        sample(images=(noise(1),), question=" where is the CUP? ", id="1"),
+        sample(images=(noise(1),), question="Where is the plate?", id="2"),
+        sample(images=(noise(2),), question="Where is the cup?", id="3"),
+        sample(images=(), task="count", answer=1, id="4"),
+        sample(images=(noise(3),), question="Where is the plate?", id="5"),
+    ]
+    entries = [Entry(f"e.jsonl:{k}", one, "eval") for k, one in enumerate(asked, 1)]
+    entries += [Entry(f"t.jsonl:{k}", one) for k, one in enumerate(trained, 1)]
+    report = preflight(entries)
+    assert report.counts == {"in the evaluation": 2, "picture of the evaluation": 1}
+    assert [line.split(": ")[0] for line in sorted(report.findings)] == ["t.jsonl:1", "t.jsonl:2", "t.jsonl:4"]
+    assert any("asked by e.jsonl:1" in line for line in report.findings)
+    assert report.notes == {"questions in the words of the evaluation about other pictures": 1}
+
+
+def test_ids_may_repeat_in_another_source() -> None:
+    twice = [Entry("a:1", sample(), source="a"), Entry("b:1", sample(question="When?"), source="b")]
+    assert preflight(twice).ok
+    assert preflight([replace(one, source="a") for one in twice]).counts == {"duplicate id": 1}
+
+
+def test_findings_of_every_kind_are_told_before_more_of_one() -> None:
+    many = [sample(id=str(i), question=str(i), answer=(1.0, 2.0, 99.0, 9.0)) for i in range(9)]
+    report = preflight([*many, sample(id="x", images=("gone.png",))], keep=4)
+    assert report.counts == {"box outside": 9, "image": 1}
+    assert len(report.findings) == 4
+    assert any("gone.png" in line for line in report.findings)
+
+
+def test_an_animation_is_noted(tmp_path: Path) -> None:
+    noise(1).save(tmp_path / "a.gif", save_all=True, append_images=[noise(2)])
+    report = preflight([sample(images=(str(tmp_path / "a.gif"),))])
+    assert report.ok
+    assert report.notes == {"animations, of which the first frame is used": 1}
 
 
 def test_findings_are_bounded_and_counts_are_not() -> None:

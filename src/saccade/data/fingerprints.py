@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from saccade.data.images import load_image
+from saccade.data.images import load_first
 from saccade.types import ImageSource, Sample
 
 SIDE = 16
 """A picture is remembered as SIDE rows of SIDE + 1 grey values."""
 MARGIN = 2
 """Grey levels that neighbours must differ by: less is noise of JPEG on an even ground."""
-BITS_APART = 12
+BITS_APART = 24
 LEVELS_APART = 4.0
 SHAPES_APART = 0.05
 """Copies of a picture, scaled or compressed anew, stay below all three: of the SIDE * SIDE bits, in the mean grey
-value, in the ratio of the sides."""
+value, in the ratio of the sides. Of 2,240 copies of the 560 diagrams of MATH-Vision (scaled by 0.5 to 1.5, JPEG quality
+50 to 90) 99.7 of 100 did, and of its 313,040 pairs of different ones none."""
 _ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 _MARKS = re.compile(r"<image\d*>")
 
@@ -44,14 +44,11 @@ class Look:
 
 def look(source: ImageSource | Path) -> Look:
     """Opens a picture and reads all its pixels. Raises `ImageError`."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        image = load_image(source)
+    image, frames = load_first(source)
     small = image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
     grey_HW = np.asarray(small, dtype=np.int16)
     bits = np.packbits(np.diff(grey_HW, axis=1).reshape(-1) > MARGIN)
     content = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=8).digest()
-    frames = 2 if any("frames" in str(one.message) for one in said) else 1
     return Look(image.size, int.from_bytes(content), bits, grey_HW.astype(np.uint8).reshape(-1), frames)
 
 

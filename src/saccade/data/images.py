@@ -28,18 +28,25 @@ def load_image(source: ImageSource | Path) -> Image.Image:
     Of an animation the first frame is taken, with a warning. Raises ValueError that names the file when it is missing,
     cut off, no image, or of a kind without a colour meaning (floating point); it is an `ImageError`.
     """
+    image, frames = load_first(source)
+    if frames > 1:
+        warnings.warn(f"{name_of(source)}: has {frames} frames; the first is used", stacklevel=2)
+    return image
+
+
+def load_first(source: ImageSource | Path) -> tuple[Image.Image, int]:
+    """As `load_image`, but with the number of frames in place of a warning."""
     if isinstance(source, Image.Image):
-        return _rgb(source, "image in memory")
+        return _rgb(source, "image in memory"), 1
     name = name_of(source)
     with _open(source, name) as image:
         try:
             image.load()
             upright = ImageOps.exif_transpose(image)
+            frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # MPO: a photo and its previews
         except _UNREADABLE as error:
             raise ImageError(f"{name}: the image is cut off or damaged ({error}); write the file anew") from None
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo with its previews
-            warnings.warn(f"{name}: has {getattr(image, 'n_frames', '?')} frames; the first is used", stacklevel=2)
-        return _rgb(upright, name)
+        return _rgb(upright, name), frames
 
 
 def image_size(source: ImageSource | Path) -> tuple[int, int]:
