@@ -18,6 +18,7 @@ from saccade.geometry import FRAMES
 from saccade.models.families import ADAPTERS
 from saccade.models.policy import ModelConfig
 from saccade.rewards import PENALTIES, REWARDS
+from saccade.rewards.reference import page as page_of_rewards
 from saccade.tasks import TASKS
 from saccade.training.examples import ExampleConfig, read_examples
 from saccade.training.rl import RLRecipe
@@ -62,14 +63,18 @@ def test_the_recipes_of_a_page_load(page: str, tmp_path: Path) -> None:
 
 
 def test_the_tables_of_the_pages_name_what_there_is() -> None:
-    data, algorithms, models = PAGES["data.md"], PAGES["algorithms.md"], PAGES["models.md"]
+    data, rewards, models = PAGES["data.md"], PAGES["rewards.md"], PAGES["models.md"]
     for page, names in (
         (data, [*READERS, *METHOD_TASKS, *TASKS, *FRAMES]),
-        (algorithms, [*REWARDS, *PENALTIES]),
+        (rewards, [*REWARDS, *PENALTIES]),
         (models, [*ADAPTERS, *ModelConfig.model_fields]),
     ):
         missing = [name for name in names if name not in page and name not in ("default",)]
         assert missing == []
+
+
+def test_the_page_of_rewards_is_what_their_docstrings_say() -> None:
+    assert PAGES["rewards.md"] == page_of_rewards(), "write it anew: python -m saccade.rewards.reference > docs/rewards.md"
 
 
 def test_recipes_and_verbs_that_the_readme_names_are_there() -> None:
