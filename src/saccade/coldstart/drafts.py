@@ -129,7 +129,7 @@ class Draft:
         return asdict(self)
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return to_line(self.to_dict())
 
     @staticmethod
     def from_dict(row: Mapping[str, Any]) -> Draft:
@@ -148,6 +148,11 @@ class Draft:
         chains = list(self.chains)
         chains[place] = replace(chains[place], **changes)
         return replace(self, chains=tuple(chains))
+
+
+def to_line(value: Any) -> str:
+    """JSON that any file and data base takes: a lone surrogate, which no UTF-8 has, stays escaped."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def chain_from_dict(row: Mapping[str, Any]) -> Chain:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from saccade.coldstart.drafts import Draft
+from saccade.coldstart.drafts import Draft, to_line
 
 NAME = "rows.sqlite"
 PAGE = 200
@@ -127,7 +127,7 @@ class Store:
         with self._told():
             saved = self._db.execute(
                 "INSERT OR IGNORE INTO steps SELECT number, ?, ? FROM rows WHERE number = ? AND owner = ?",
-                (step, json.dumps(body, ensure_ascii=False), number, self.owner),
+                (step, to_line(body), number, self.owner),
             )
         return saved.rowcount == 1
 

@@ -1,0 +1,78 @@
+"""Which chains of a row are learned: right ones that pass every filter, the shortest first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from saccade.coldstart.drafts import Chain, Check, Draft, Rejection
+from saccade.coldstart.recipe import ColdStartRecipe
+from saccade.coldstart.teachers import sample_of
+from saccade.parsing import read_reply
+from saccade.tasks import TASKS
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """Filters and taste of a recipe."""
+
+    recipe: ColdStartRecipe
+    checks: Mapping[str, Check]
+    polish: Callable[[str], str] | None
+
+    def choose(self, draft: Draft) -> Draft:
+        """The draft with its chains polished and judged, and those chosen. Chains beyond what is kept stay unjudged,
+        so that near duplicates are held against the set alone."""
+        places = [place for place, chain in enumerate(draft.chains) if chain.arm == "bridged"]
+        chosen: list[int] = []
+        while places and len(chosen) < self.recipe.keep:
+            place = self._next(draft, places, chosen)
+            places.remove(place)
+            draft = self._judge(draft, place)
+            if not draft.chains[place].rejections:
+                chosen.append(place)
+        return replace(draft, chosen=tuple(chosen))
+
+    def _next(self, draft: Draft, places: Sequence[int], chosen: Sequence[int]) -> int:
+        """Right chains first; of those the shortest or, after the first one, the one least like those chosen."""
+        right = [place for place in places if draft.chains[place].right]
+        pool = right or list(places)
+        if chosen and self.recipe.prefer == "diverse":
+            taken = [_words(draft.chains[place].text) for place in chosen]
+            return min(pool, key=lambda p: max(_likeness(_words(draft.chains[p].text), one) for one in taken))
+        return min(pool, key=lambda p: (len(draft.chains[p].text), p))
+
+    def _judge(self, draft: Draft, place: int) -> Draft:
+        chain = draft.chains[place]
+        if self.polish is not None and chain.right:
+            draft = draft.with_chain(place, polished=self.polish(chain.text))
+        return draft.with_chain(place, rejections=self._rejections(draft, draft.chains[place]))
+
+    def _rejections(self, draft: Draft, chain: Chain) -> tuple[Rejection, ...]:
+        """The first reason against a chain; an answer that is not right goes before all filters."""
+        if chain.right is None:
+            return (Rejection("answer", "cannot be graded", chain.route),)
+        if not chain.right:
+            return (Rejection("answer", "no answer" if chain.answer is None else "another answer", chain.answer or ""),)
+        for check in self.checks.values():
+            found = check(draft, chain)
+            if found is not None:
+                return (found,)
+        if not read_reply(reply_of(draft, chain)).strict:
+            return (Rejection("format", "does not fit the tags", read_reply(reply_of(draft, chain)).reason or ""),)
+        return ()
+
+
+def reply_of(draft: Draft, chain: Chain) -> str:
+    """What is learned: the thought, and the gold answer as its task writes it (the chain's own grades as right)."""
+    return TASKS[draft.task].write_gold(sample_of(draft), think=chain.words or "-")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+def _likeness(first: frozenset[str], second: frozenset[str]) -> float:
+    """Share of words in common (Jaccard)."""
+    return len(first & second) / max(1, len(first | second))

@@ -1,0 +1,152 @@
+"""Samples become rows of the store, in the order of the data, a page at a time; what cannot be used is counted."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from saccade.coldstart.drafts import Draft
+from saccade.coldstart.recipe import ColdStartRecipe
+from saccade.coldstart.store import Store
+from saccade.data import DataConfig
+from saccade.data.records import kind_of
+from saccade.data.sources import WORLD, items
+from saccade.tasks import TASKS
+from saccade.tasks.answers import ANSWER_TASKS
+from saccade.types import ImageSource, Sample
+
+FOLDER = "images"
+PAGE = 256
+WORDED = frozenset(task.name for task in ANSWER_TASKS)
+"""Tasks whose answer is words. Boxes mean other numbers to every family of models, and a blind reasoner has none."""
+
+LeftOut = tuple[str, str, str, str]
+"""(source, place, reason, detail)"""
+
+
+def source_name(entry: DataConfig) -> str:
+    """What rows call the entry that they came from."""
+    if entry.name is not None:
+        return entry.name
+    if entry.source == WORLD:
+        return f"world/{entry.split or 'train'}/{entry.task}"
+    return entry.path.stem if entry.path else str(entry.hub)
+
+
+def take_in(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], None] = lambda n: None) -> None:
+    """Reads all data into the store, once. ValueError with file and line for a row that is not right, where `on_bad`
+    does not say to leave it out; and when nothing can be used."""
+    if store.fact("taken_in"):
+        return
+    seen = 0
+    for page in _pages(_rows(recipe)):
+        store.add((key, draft) for key, draft in page if isinstance(draft, Draft))
+        store.leave_out([draft for _, draft in page if not isinstance(draft, Draft)])
+        seen += len(page)
+        progress(seen)
+    if not store.counts().total:
+        why = ", ".join(f"{reason} {n}" for reason, n in store.reasons().items())
+        raise ValueError(f"no row of the data can be used ({why or 'it is empty'})")
+    store.remember("taken_in", True)
+
+
+def _pages(rows: Iterator[tuple[str, Draft | LeftOut]]) -> Iterator[list[tuple[str, Draft | LeftOut]]]:
+    page = []
+    for row in rows:
+        page.append(row)
+        if len(page) >= PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | LeftOut]]:
+    """(key, draft) of every sample; the key is its place among its source's samples, since ids may repeat."""
+    names = [source_name(entry) for entry in recipe.data]
+    for position, entry in enumerate(recipe.data):
+        name = names[position] if names.count(names[position]) == 1 else f"{names[position]}#{position}"
+        for number, (place, found) in enumerate(items(entry)):
+            key = f"{position}/{number}"
+            if isinstance(found, ValueError):
+                if entry.on_bad == "error":
+                    raise ValueError(f"{place}: {found} (with 'on_bad: skip' such rows are left out)") from found
+                yield key, (name, f"{place}/{number}", f"bad {kind_of(found)}", str(found))
+                continue
+            if why := _unfit(found):
+                yield key, (name, f"{place}/{number}", *why)
+                continue
+            try:
+                yield key, _draft(found, name, recipe.out)
+            except ValueError as error:
+                yield key, (name, f"{place}/{number}", f"bad {kind_of(error)}", str(error))
+
+
+def _unfit(sample: Sample) -> tuple[str, str] | None:
+    """(reason, detail) why a sample cannot be used."""
+    if not sample.images:
+        return "no image", f"sample {sample.id!r} has no image to look at"
+    if sample.task not in TASKS:
+        return "unknown task", f"sample {sample.id!r}: task {sample.task!r}; there are {', '.join(TASKS)}"
+    if sample.task not in WORDED:
+        return "answer is no words", f"sample {sample.id!r}: task {sample.task!r} answers with places in the image"
+    if not sample.question.strip():
+        return "no question", f"sample {sample.id!r} asks nothing"
+    return None
+
+
+def _draft(sample: Sample, source: str, out: Path) -> Draft:
+    held = [_held(image, out) for image in sample.images]
+    return Draft(
+        id=sample.id,
+        question=sample.question,
+        answer=sample.answer,
+        task=sample.task,
+        source=source,
+        images=tuple(path for path, _ in held),
+        image_shas=tuple(sha for _, sha in held),
+        meta={**sample.meta, "source": source},
+    )
+
+
+def _held(image: ImageSource, out: Path) -> tuple[str, str]:
+    """(path, SHA-256 of the file) of an image; one that lies in no file is written beside the set."""
+    if isinstance(image, str):
+        return str(Path(image).resolve()), _sha_of(image)
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        content, suffix = buffer.getvalue(), "png"
+    else:
+        content = image
+        with Image.open(io.BytesIO(content)) as opened:
+            suffix = (opened.format or "img").lower()
+    sha = hashlib.sha256(content).hexdigest()
+    name = f"{FOLDER}/{sha[:32]}.{suffix}"
+    keep(content, out / name)
+    return name, sha
+
+
+def keep(content: bytes, target: Path) -> None:
+    """Writes a file whole or not at all; one that is there already stays."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        fresh.write_bytes(content)
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=4096)
+def _sha_of(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

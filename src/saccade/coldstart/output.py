@@ -1,0 +1,250 @@
+"""The set on disk: for `saccade sft`, for LLaMA-Factory, prompts for RL by difficulty, and every draft with its story.
+
+Everything is made from the store and can be made again with other filters for nothing. Files appear whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from saccade.coldstart.choosing import Chooser, reply_of
+from saccade.coldstart.drafts import Chain, Draft
+from saccade.coldstart.intake import FOLDER
+from saccade.coldstart.steps import assemble
+from saccade.coldstart.store import Store
+from saccade.coldstart.teachers import sample_of
+from saccade.evaluation.statistics import compare_paired, wilson
+from saccade.tasks import TASKS
+
+TRAIN, LLAMA_FACTORY, DRAFTS, LEFT_OUT = "train.jsonl", "llama_factory.json", "drafts.jsonl", "left_out.jsonl"
+SUMMARY = "summary.json"
+DIFFICULTIES = ("easy", "mixed", "hard")
+
+
+@dataclass
+class Tally:
+    """What is counted while the set is written."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    chains: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
+    stages: dict[str, Counter[str]] = field(default_factory=dict)
+    arms: dict[str, list[float]] = field(default_factory=lambda: {"bridged": [], "caption": [], "none": []})
+    """0 or 1 of the first chain of each arm, for rows that have all three."""
+
+    def add(self, draft: Draft) -> None:
+        source = self.sources.setdefault(draft.source, Counter())
+        for counter in (self.rows, source):
+            counter["written"] += 1
+            counter["in the set"] += bool(draft.chosen)
+            counter[draft.difficulty or "not graded"] += 1
+        self.rows["saw the answer"] += draft.saw_answer
+        self.chains["bridged"] += len(draft.of_arm("bridged"))
+        self.chains["in the set"] += len(draft.chosen)
+        for chain in draft.of_arm("bridged"):
+            for one in chain.rejections:
+                self.rejected[f"{one.filter}: {one.reason}"] += 1
+                source[f"rejected: {one.filter}"] += 1
+        for step in draft.steps:
+            stage = self.stages.setdefault(step.stage, Counter())
+            stage.update(calls=1, tokens_in=step.tokens_in, tokens_out=step.tokens_out)
+            stage.update(cut_off=step.finish_reason == "length")
+            stage["cost"] += step.cost  # type: ignore[assignment]
+            stage["seconds"] += step.seconds  # type: ignore[assignment]
+        firsts = {arm: next(iter(draft.of_arm(arm)), None) for arm in self.arms}
+        if all(chain is not None and chain.right is not None for chain in firsts.values()):
+            for arm, chain in firsts.items():
+                self.arms[arm].append(float(bool(chain and chain.right)))
+
+    def accuracy(self) -> dict[str, Any]:
+        """Of the reasoner's first chain by what it was given, on the same rows, with 95 % intervals."""
+        n = len(self.arms["bridged"])
+        if not n:
+            return {}
+        found: dict[str, Any] = {"n": n}
+        for arm, values in self.arms.items():
+            interval = wilson(int(sum(values)), n)
+            found[arm] = {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
+        for arm in ("caption", "none"):
+            gap = compare_paired(f"bridged - {arm}", self.arms["bridged"], self.arms[arm])
+            found[gap.name] = {"difference": gap.difference, "low": gap.low, "high": gap.high, "p": gap.p}
+        return found
+
+
+def write_set(store: Store, chooser: Chooser) -> dict[str, Any]:
+    """Writes the files of the set into the recipe's directory; what `summary.json` holds."""
+    recipe, tally = chooser.recipe, Tally()
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(whole(recipe.out / name)) for name in (TRAIN, DRAFTS)}
+        rl = {name: stack.enter_context(whole(recipe.out / f"rl_{name}.jsonl")) for name in DIFFICULTIES}
+        other = stack.enter_context(array(recipe.out / LLAMA_FACTORY))
+        for _, base, steps in store.finished():
+            draft = chooser.choose(assemble(base, steps))
+            tally.add(draft)
+            images = [_placed(path, sha, recipe.out, recipe.images) for path, sha in _pictures(draft)]
+            for place in draft.chosen:
+                row = train_row(draft, draft.chains[place], images)
+                _line(files[TRAIN], row)
+                other(sharegpt_row(draft, row["response"], images))
+            if draft.difficulty is not None:
+                _line(rl[draft.difficulty], rl_row(draft, images))
+            files[DRAFTS].write(draft.to_json() + "\n")
+    with whole(recipe.out / LEFT_OUT) as lines:
+        for source, place, reason, detail in store.left_out():
+            _line(lines, {"source": source, "place": place, "reason": reason, "detail": detail})
+    _write_json(recipe.out / "dataset_info.json", dataset_info())
+    summary = {"schema": 1, **_states(store), **_counted(tally)}
+    _write_json(recipe.out / SUMMARY, summary)
+    return summary
+
+
+def _states(store: Store) -> dict[str, Any]:
+    counts = store.counts()
+    return {
+        "rows": {"all": counts.total, "done": counts.done, "open": counts.open, "failed": counts.failed},
+        "left_out": store.reasons(),
+    }
+
+
+def _counted(tally: Tally) -> dict[str, Any]:
+    return {
+        "written": dict(tally.rows),
+        "chains": dict(tally.chains),
+        "rejected": dict(tally.rejected.most_common()),
+        "sources": {name: dict(counter) for name, counter in tally.sources.items()},
+        "stages": {name: dict(counter) for name, counter in tally.stages.items()},
+        "accuracy": tally.accuracy(),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ rows
+
+
+def train_row(draft: Draft, chain: Chain, images: list[str]) -> dict[str, Any]:
+    """A row as `saccade sft` reads it, with where it came from."""
+    origin = {
+        "source": draft.source,
+        "sample": chain.number,
+        "right": sum(bool(one.right) for one in draft.of_arm("bridged")),
+        "samples": len(draft.of_arm("bridged")),
+        "saw_answer": draft.saw_answer,
+        "polished": chain.polished is not None and chain.polished != chain.text,
+        "steps": [
+            {key: value for key, value in step.items() if key != "arm"}
+            for step in draft.to_dict()["steps"]
+            if step["stage"] in ("pseudo_cot", "description")
+            or (step["stage"] == "reasoning" and step["arm"] == "bridged" and step["number"] == chain.number)
+        ],
+    }
+    return {
+        "id": draft.id,
+        "images": images,
+        "task": draft.task,
+        "question": draft.question,
+        "answer": draft.answer,
+        "response": reply_of(draft, chain),
+        "meta": {**draft.meta, "cold_start": origin},
+    }
+
+
+def sharegpt_row(draft: Draft, response: str, images: list[str]) -> dict[str, Any]:
+    """A row of LLaMA-Factory's ShareGPT layout: `messages` with one `<image>` per image, and `images`."""
+    turn = TASKS[draft.task].prompt(sample_of(draft))
+    messages = [{"role": "user", "content": turn}, {"role": "assistant", "content": response}]
+    return {"messages": messages, "images": images}
+
+
+def dataset_info() -> dict[str, Any]:
+    """How LLaMA-Factory finds the set; `dataset_dir` and `media_dir` are the directory of the set."""
+    return {
+        "cold_start": {
+            "file_name": LLAMA_FACTORY,
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", "images": "images"},
+            "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+        }
+    }
+
+
+def rl_row(draft: Draft, images: list[str]) -> dict[str, Any]:
+    """A prompt for RL (source 'saccade'), labelled by how often the reasoner was right."""
+    graded = [chain.right for chain in draft.of_arm("bridged") if chain.right is not None]
+    labels = {"cold_start": draft.difficulty, "pass_rate": sum(graded) / len(graded)}
+    return {
+        "id": draft.id,
+        "task": draft.task,
+        "question": draft.question,
+        "answer": draft.answer,
+        "images": images,
+        "meta": {**draft.meta, **labels},
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def _pictures(draft: Draft) -> Iterator[tuple[str, str]]:
+    return zip(draft.images, draft.image_shas, strict=True)
+
+
+def _placed(path: str, sha: str, out: Path, how: str) -> str:
+    """The name of an image in the set: a hard link or copy beside it under its hash, or the path where it lies."""
+    if how == "path" or not Path(path).is_absolute():
+        return path
+    name = f"{FOLDER}/{sha[:32]}{Path(path).suffix.lower()}"
+    target = out / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            os.link(path, fresh)
+        except OSError:  # another disk, or one without hard links
+            shutil.copyfile(path, fresh)
+        fresh.replace(target)
+    return name
+
+
+def _line(file: TextIO, row: Any) -> None:
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[TextIO]:
+    """A text file that takes its name when all of it is written. A lone surrogate becomes its JSON escape."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def array(path: Path) -> Iterator[Any]:
+    """A JSON list written item by item; yields the function that adds one."""
+    with whole(path) as file:
+        file.write("[")
+        first = True
+
+        def add(row: Any) -> None:
+            nonlocal first
+            file.write(("\n" if first else ",\n") + json.dumps(row, ensure_ascii=False))
+            first = False
+
+        yield add
+        file.write("\n]\n")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with whole(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")

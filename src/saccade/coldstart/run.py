@@ -1,0 +1,253 @@
+"""The run: data in, rows through the teachers, the set out. Killed at any point, it goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from saccade.coldstart.choosing import Chooser
+from saccade.coldstart.intake import source_name, take_in
+from saccade.coldstart.output import write_set
+from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher, WorldDescriber
+from saccade.coldstart.steps import RowLost, Team, write_row
+from saccade.coldstart.store import NAME, Claim, Store
+from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
+from saccade.coldstart.wording import load_prompt
+from saccade.coldstart.world_teachers import WorldEyes, WorldMind
+from saccade.config import dump
+from saccade.training.progress import Report, progress
+
+log = logging.getLogger(__name__)
+
+CLAIMED_AT_ONCE = 16
+WAIT_S = 0.5
+"""Between looks at the store while all rows left are held elsewhere or pause."""
+MAKING = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "ablation")
+"""Keys of the recipe that decide what teachers write; a store has one setting of them."""
+TIMING = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
+"""Keys of an endpoint that change nothing about the texts."""
+
+
+@dataclass
+class Flow:
+    """What a run counts while it works."""
+
+    rows: int = 0
+    failed: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+    in_vain: int = 0
+    """Failed attempts since the last step that worked."""
+    began: float = field(default_factory=time.monotonic)
+    last: str = ""
+    """The last error."""
+
+    def numbers(self, left: int) -> dict[str, float]:
+        """For the progress line."""
+        rate = self.rows / max(1e-9, time.monotonic() - self.began)
+        eta = left / rate if rate else float("nan")
+        return {"rows/s": rate, "eta_s": eta, "tokens": self.tokens, "cost": self.cost, "failed": self.failed}
+
+
+def run(
+    recipe: ColdStartRecipe,
+    keys: Mapping[str, str] | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Makes the set that the recipe describes; gives the summary that is written beside it.
+
+    `keys`: environment variable -> API key. ValueError for what a person can mend, OSError for a full disk; in both
+    cases everything paid for so far is in the store.
+    """
+    for name in type(recipe.prompts).model_fields:
+        load_prompt(getattr(recipe.prompts, name))
+    with ExitStack() as stack:
+        vision, reasoner = build_teachers(recipe, keys or {})
+        stack.callback(vision.close)
+        stack.callback(reasoner.close)
+        store = stack.enter_context(Store(recipe.out / NAME, recipe.lease_s))
+        stack.callback(_let_go, store)
+        _same_making(recipe, store)
+        (recipe.out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
+        take_in(recipe, store, lambda n: log.info("took in %d rows", n) if n % 25_600 == 0 else None)
+        asyncio.run(_work(Team(recipe, vision, reasoner), store, console))
+        return finish(recipe, store)
+
+
+def finish(recipe: ColdStartRecipe, store: Store) -> dict[str, Any]:
+    """The files of the set; left to another process that is at it already."""
+    holder = store.take("writing the set")
+    if holder is not None:
+        return {"writes_the_set": holder}
+    try:
+        return write_set(store, build_chooser(recipe))
+    finally:
+        store.give_up("writing the set")
+
+
+def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Teacher, Teacher]:
+    """(vision, reasoner)."""
+
+    def chat(config: EndpointTeacher) -> Teacher:
+        return ChatTeacher(config, recipe.prompts, keys.get(config.key_variable))
+
+    vision: Teacher
+    if isinstance(recipe.vision, WorldDescriber):
+        vision = WorldEyes(recipe.vision, {source_name(entry): entry.world for entry in recipe.data})
+    else:
+        vision = chat(recipe.vision)
+    reasoner = chat(recipe.reasoner) if isinstance(recipe.reasoner, EndpointTeacher) else WorldMind(recipe.reasoner)
+    return vision, reasoner
+
+
+def build_chooser(recipe: ColdStartRecipe) -> Chooser:
+    """Filters and polish as the recipe has them."""
+    return Chooser(recipe, {}, None)
+
+
+def _let_go(store: Store) -> None:
+    """Rows under way are free at once; a disk that is full must not hide the error that led here."""
+    try:
+        store.release()
+    except OSError as error:
+        log.warning("rows stay held until their lease ends: %s", error)
+
+
+def _same_making(recipe: ColdStartRecipe, store: Store) -> None:
+    """ValueError when the store was begun with other settings of what teachers write."""
+    making = recipe.model_dump(mode="json", include=set(MAKING))
+    for role in ("vision", "reasoner"):
+        making[role] = {key: value for key, value in making[role].items() if key not in TIMING}
+    before = store.fact("making")
+    if before is None:
+        store.remember("making", making)
+        return
+    changed = [key for key in MAKING if before.get(key) != making[key]]
+    if changed:
+        raise ValueError(
+            f"{recipe.out}: was begun with other settings of {', '.join(changed)}; give another 'out', or the recipe "
+            f"that {recipe.out / 'config.yaml'} holds"
+        )
+
+
+async def _work(team: Team, store: Store, console: Console | None) -> None:
+    """All rows that are open, `rows` at a time, until none is left."""
+    store.release_dead()
+    store.reopen()
+    counts = store.counts()
+    if not counts.open:
+        return
+    await asyncio.gather(team.vision.check(True), team.reasoner.check(False))
+    crew = _Crew(team, store)
+    with progress("cold start", counts.total, console) as report, _renewing(store):
+        await crew.work(report)
+
+
+@contextmanager
+def _renewing(store: Store) -> Iterator[None]:
+    """Keeps the leases while the event loop runs."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(store.lease_s / 3)
+            store.renew()
+
+    task = asyncio.get_running_loop().create_task(renew())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+@dataclass
+class _Crew:
+    """Rows under way. A row is claimed when there is room for it, so memory does not grow with the data."""
+
+    team: Team
+    store: Store
+    flow: Flow = field(default_factory=Flow)
+    waiting: deque[Claim] = field(default_factory=deque)
+    looked: float = 0.0
+
+    async def work(self, report: Report) -> None:
+        recipe, under_way = self.team.recipe, set[asyncio.Task[None]]()
+        shown = 0.0
+        try:
+            while True:
+                while len(under_way) < recipe.rows and (claim := self._next(recipe.rows - len(under_way))):
+                    under_way.add(asyncio.create_task(self._row(claim)))
+                if under_way:
+                    ended, under_way = await asyncio.wait(
+                        under_way, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in ended:
+                        task.result()  # raises what must stop the run
+                if time.monotonic() - shown >= 1.0 or not under_way:
+                    counts, shown = self.store.counts(), time.monotonic()
+                    report(counts.done + counts.failed, self.flow.numbers(counts.open))
+                    if not counts.open:
+                        return
+                    if not under_way:
+                        await asyncio.sleep(WAIT_S)
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _next(self, room: int) -> Claim | None:
+        if not self.waiting and time.monotonic() - self.looked >= WAIT_S:
+            self.waiting.extend(self.store.claim(min(room, CLAIMED_AT_ONCE)))
+            if not self.waiting:
+                self.looked = time.monotonic()  # nothing to have: look again after a while
+                self.store.release_dead()
+        return self.waiting.popleft() if self.waiting else None
+
+    async def _row(self, claim: Claim) -> None:
+        number, recipe = claim.number, self.team.recipe
+        try:
+            await write_row(self.team, claim.draft, claim.steps, self._saver(number), number <= recipe.ablation)
+        except RowLost:
+            return
+        except TeacherError as error:
+            self._failed(claim, error)
+            return
+        self.store.finish(number)
+        self.flow.rows += 1
+
+    def _saver(self, number: int) -> Callable[[str, Any], bool]:
+        def save(step: str, body: Any) -> bool:
+            kept = self.store.save(number, step, body)
+            if kept:
+                record = body["record"]
+                self.flow.tokens += record["tokens_in"] + record["tokens_out"]
+                self.flow.cost += record["cost"]
+                self.flow.in_vain = 0
+            return kept
+
+        return save
+
+    def _failed(self, claim: Claim, error: TeacherError) -> None:
+        recipe, flow = self.team.recipe, self.flow
+        flow.in_vain += error.retriable
+        flow.last = str(error)
+        if error.fatal:
+            self.store.put_back(claim.number, error.reason, error.detail, 0.0)
+            raise ValueError(f"a teacher refuses: {error.detail}")
+        if not error.retriable or claim.attempts + 1 >= recipe.attempts:
+            self.store.fail(claim.number, error.reason, error.detail, error.retriable)
+            flow.failed += 1
+        else:
+            self.store.put_back(claim.number, error.reason, error.detail, recipe.retry_after_s * 2**claim.attempts)
+        if flow.in_vain >= recipe.stop_after:
+            raise ValueError(
+                f"{flow.in_vain} attempts in a row came to nothing; the last: {flow.last}. Rows done so far are kept; "
+                "start again when the teachers answer"
+            )
