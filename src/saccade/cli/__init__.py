@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import saccade
-from saccade.cli import ap, check, convert, demo, plan, predict, report, resume, rl, sft, verify, world
+from saccade.cli import ap, check, convert, demo, plan, predict, report, resume, rl, score, sft, verify, world
 from saccade.cli import eval as eval_verb
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
@@ -26,6 +26,7 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "eval": eval_verb.evaluate,
     "report": report.report,
     "predict": predict.predict,
+    "score": score.score,
     "ap": ap.ap,
     "verify": verify.verify,
     "plan": plan.plan,

@@ -1,0 +1,218 @@
+"""Scoring saved rollouts again with other rewards, without a model: what changes, and which replies disagree."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from saccade.rewards import Rubric, score_all
+from saccade.types import Completion, Frame, Sample, Score
+
+CHUNK = 1024
+"""Rollouts that are scored at once."""
+SAME = 1e-9
+
+RubricOf = Callable[[str], Rubric]
+"""Name of a task -> its rubric."""
+Rewards = tuple[float | None, float | None]
+"""Before and now; None when masked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescored:
+    """One rollout under both scores."""
+
+    row: Mapping[str, Any]
+    """As saved."""
+    score: Score
+
+    @property
+    def was(self) -> float | None:
+        """The saved reward; None when it was masked."""
+        return None if self.row.get("masked") else float(self.row["reward"])
+
+    @property
+    def now(self) -> float | None:
+        return None if self.score.masked else self.score.value
+
+    @property
+    def difference(self) -> float:
+        """How far the rewards are apart; infinite when one of them is masked."""
+        if self.was is None or self.now is None:
+            return 0.0 if self.was is self.now else math.inf
+        return abs(self.was - self.now)
+
+    def as_row(self) -> dict[str, Any]:
+        keys = ("step", "group_id", "index", "sample_id", "task")
+        place = {key: self.row.get(key) for key in keys}
+        old = {"reward": self.was, "parts": self.row.get("parts") or {}, "masked": self.row.get("masked")}
+        new = {"reward": self.now, "parts": dict(self.score.parts), "masked": self.score.masked}
+        return place | {"was": old, "now": new | {"reasons": dict(self.score.reasons)}, "text": self.row.get("text")}
+
+
+@dataclass
+class Tally:
+    """Means of one name under both scores; a masked rollout counts in neither."""
+
+    was: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    now: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    changed: int = 0
+
+    def add(self, was: float | None, now: float | None) -> None:
+        for side, value in ((self.was, was), (self.now, now)):
+            if value is not None:
+                side[0] += value
+                side[1] += 1
+        self.changed += was is not None and now is not None and abs(was - now) > SAME
+
+    def mean(self, side: list[float]) -> float | None:
+        return side[0] / side[1] if side[1] else None
+
+
+@dataclass
+class Comparison:
+    """What came of all rollouts of a run."""
+
+    rollouts: int = 0
+    masked: list[int] = field(default_factory=lambda: [0, 0])
+    """Before and now."""
+    tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    """'total', then every part of either rubric."""
+    groups: int = 0
+    flat: list[int] = field(default_factory=lambda: [0, 0])
+    """Groups whose rewards are all equal, before and now: they teach nothing."""
+    pairs: int = 0
+    """Pairs of siblings that both scores tell apart."""
+    turned: int = 0
+    """Those of them that the scores put in opposite orders."""
+    furthest: list[Rescored] = field(default_factory=list)
+    """The rollouts that differ most, most first."""
+
+
+def rescore(path: Path, rubric_of: RubricOf, show: int = 10, out: TextIO | None = None) -> Comparison:
+    """Scores every rollout of a file (or run directory) anew; with `out`, a row for each goes there.
+
+    The questions come from groups.jsonl beside the file. ValueError with file and line for what is missing or torn.
+    """
+    rollouts = path / "rollouts.jsonl" if path.is_dir() else path
+    samples = read_samples(rollouts.parent / "groups.jsonl")
+    found, groups = Comparison(), defaultdict[str, list[Rewards]](list)
+    heap: list[tuple[float, int, Rescored]] = []
+    rows = read_rows(rollouts)
+    while chunk := list(islice(rows, CHUNK)):
+        for one in _score(chunk, samples, rubric_of):
+            _count(found, one)
+            groups[str(one.row["group_id"])].append((one.was, one.now))
+            if one.difference > SAME:
+                heapq.heappush(heap, (one.difference, -found.rollouts, one))
+                if len(heap) > show:
+                    heapq.heappop(heap)
+            if out is not None:
+                out.write(json.dumps(one.as_row(), ensure_ascii=False) + "\n")
+    for siblings in groups.values():
+        _compare(found, siblings)
+    found.furthest = [one for _, _, one in sorted(heap, key=lambda entry: (-entry[0], -entry[1]))]
+    return found
+
+
+def _score(
+    chunk: Sequence[tuple[str, Mapping[str, Any]]], samples: Mapping[str, Sample], rubric_of: RubricOf
+) -> list[Rescored]:
+    items = []
+    for place, row in chunk:
+        sample = samples.get(str(row["group_id"]))
+        if sample is None:
+            raise ValueError(f"{place}: group {row['group_id']!r} is not in groups.jsonl, so its question is not known")
+        items.append((rubric_of(sample.task), completion_of(row, place), sample))
+    return [Rescored(row, score) for (_, row), score in zip(chunk, score_all(items), strict=True)]
+
+
+def _count(found: Comparison, one: Rescored) -> None:
+    found.rollouts += 1
+    found.masked[0] += one.was is None
+    found.masked[1] += one.now is None
+    found.tallies["total"].add(one.was, one.now)
+    before = {} if one.was is None else one.row.get("parts") or {}
+    now = {} if one.now is None else one.score.parts
+    for name in dict.fromkeys([*before, *now]):
+        found.tallies[name].add(before.get(name), now.get(name))
+
+
+def _compare(found: Comparison, siblings: Sequence[Rewards]) -> None:
+    """Signal and order within a group."""
+    found.groups += 1
+    for side in (0, 1):
+        known = [value for rewards in siblings if (value := rewards[side]) is not None]
+        found.flat[side] += not known or max(known) - min(known) <= SAME
+    both = [(was, now) for was, now in siblings if was is not None and now is not None]
+    for (was_a, now_a), (was_b, now_b) in combinations(both, 2):
+        if abs(was_a - was_b) > SAME and abs(now_a - now_b) > SAME:
+            found.pairs += 1
+            found.turned += (was_a > was_b) is not (now_a > now_b)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of every line. ValueError for one that is no rollout."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; expected the rollouts.jsonl of a run")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{place}: not JSON ({error}); a run that was killed cuts its last line") from None
+            lacking = [key for key in ("group_id", "text", "reward") if not isinstance(row, dict) or key not in row]
+            if lacking:
+                raise ValueError(f"{place}: field '{lacking[0]}' is missing; expected a row of rollouts.jsonl")
+            yield place, row
+
+
+def read_samples(path: Path) -> dict[str, Sample]:
+    """Group -> sample, from a run's groups.jsonl. Images are there when the run saved them."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; it holds the questions and golds of the rollouts beside it")
+    samples: dict[str, Sample] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                images = tuple(str(path.parent / file) for file in row.get("image_files") or ())
+                meta = row.get("meta") or {}
+                sample = Sample(row["sample_id"], images, row["question"], row["answer"], row["task"], meta)
+                samples[str(row["group_id"])] = sample
+            except (ValueError, TypeError, AttributeError, KeyError) as error:
+                why = f"{type(error).__name__}: {error}"
+                raise ValueError(f"{path}:{number}: not a row of groups.jsonl ({why})") from None
+    return samples
+
+
+def completion_of(row: Mapping[str, Any], place: str) -> Completion:
+    """The reply of a row of rollouts.jsonl."""
+    try:
+        sizes = zip(row.get("size_original") or (), row.get("size_input") or (), strict=True)
+        frames = tuple(Frame(row["frame"], (a[0], a[1]), (b[0], b[1])) for a, b in sizes)
+        return Completion(
+            text=str(row["text"]),
+            token_ids=tuple(row.get("token_ids") or ()),
+            logprobs=tuple(row.get("logprobs") or ()),
+            finish_reason=row.get("finish_reason") or "stop",
+            frames=frames,
+            weights_version=int(row.get("weights_version") or 0),
+        )
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{place}: not a row of rollouts.jsonl ({type(error).__name__}: {error})") from None
