@@ -57,7 +57,8 @@ def image_size(source: ImageSource | Path) -> tuple[int, int]:
         try:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         except _UNREADABLE as error:
-            raise ImageError(f"{name_of(source)}: its EXIF data is damaged ({error}); write the file anew") from None
+            name = name_of(source)  # of PNG, EXIF may stand behind the pixels, so all of it is read
+            raise ImageError(f"{name}: the image is cut off or damaged ({error}); write the file anew") from None
         return (image.height, image.width) if turned else image.size
 
 

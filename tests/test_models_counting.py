@@ -1,0 +1,49 @@
+"""Counting tokens without pixels gives what encoding with them gives, for every family, without weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import FAMILIES, family
+from PIL import Image
+
+from saccade.models.counting import TokenCounter
+from saccade.models.policy import load_adapter
+
+TEXTS = {
+    0: "What is 2 + 2?",
+    1: "<image>Where is the red circle?",
+    2: "Compare <image> with\n<image>, step by step.",
+    3: "<image><image> and <image>",
+}
+SIZES = [(300, 200), (64, 64), (37, 91), (500, 120), (640, 480)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_is_counted_as_it_is_encoded(name: str, tmp_path: Path) -> None:
+    path = family(name).write(tmp_path / name, 0)
+    for weights in path.glob("*.safetensors"):
+        weights.unlink()
+    adapter = load_adapter(str(path))
+    counter = TokenCounter(adapter)
+    random = np.random.default_rng(0)
+    for count, text in TEXTS.items():
+        for first in range(len(SIZES) if count else 1):
+            sizes = [SIZES[(first + k) % len(SIZES)] for k in range(count)]
+            noise = [Image.fromarray(random.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
+            encoded = adapter.encode(text, noise)
+            counted = counter.prompt(text, sizes)
+            assert counted.total == len(encoded)
+            assert counted.frames == encoded.frames
+            visual = sum(int((encoded.ids_P == image_id).sum()) for image_id in adapter.image_ids)
+            assert sum(counted.images) == visual
+    assert counter.reply("Two.") == len(adapter.encode_reply("Two."))
+
+
+def test_a_size_that_the_processor_refuses_is_a_value_error() -> None:
+    counter = TokenCounter(load_adapter("base"))
+    with pytest.raises(ValueError, match="ratio"):
+        counter.prompt("<image>?", [(4000, 4)])
+    assert counter.prompt("<image>?", [(1, 1)]).total == counter.prompt("<image>?", [(2, 2)]).total
