@@ -12,7 +12,23 @@ from typing import Annotated
 import typer
 
 import saccade
-from saccade.cli import ap, check, convert, demo, plan, predict, report, resume, rl, score, sft, verify, world
+from saccade.cli import (
+    ap,
+    check,
+    coldstart,
+    convert,
+    demo,
+    grade,
+    plan,
+    predict,
+    report,
+    resume,
+    rl,
+    score,
+    sft,
+    verify,
+    world,
+)
 from saccade.cli import eval as eval_verb
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
@@ -20,10 +36,12 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "world": world.app,
     "convert": convert.convert,
     "check": check.check,
+    "coldstart": coldstart.coldstart,
     "sft": sft.sft,
     "rl": rl.rl,
     "resume": resume.resume,
     "eval": eval_verb.evaluate,
+    "grade": grade.grade,
     "report": report.report,
     "predict": predict.predict,
     "score": score.score,

@@ -11,17 +11,22 @@ from saccade.grading.answers import (
     grade_yes_no,
     letters_for,
 )
+from saccade.grading.kinds import ALL_KINDS, Graded, grade_answer, grade_reply
 from saccade.grading.math import grade_math
 from saccade.grading.tolerances import TOLERANCES, Tolerance, grade_within
 from saccade.grading.verdict import Verdict
 
 __all__ = [
+    "ALL_KINDS",
     "TOLERANCES",
+    "Graded",
     "Tolerance",
     "Verdict",
+    "grade_answer",
     "grade_choice",
     "grade_math",
     "grade_number",
+    "grade_reply",
     "grade_similarity",
     "grade_text",
     "grade_value",
