@@ -13,7 +13,9 @@ from PIL import Image
 from saccade.cli import VERBS
 from saccade.config import load, packaged
 from saccade.data import READERS, DataConfig, open_source
+from saccade.data.preflight import preflight
 from saccade.data.readers import METHOD_TASKS
+from saccade.data.sources import items
 from saccade.geometry import FRAMES
 from saccade.models.families import ADAPTERS
 from saccade.models.policy import ModelConfig
@@ -34,10 +36,22 @@ def blocks(page: str, language: str) -> list[str]:
 def test_the_rows_of_the_data_page_are_read(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         Image.new("RGB", (200, 200)).save(tmp_path / name)
-    row, reply = blocks("data.md", "json")
-    (tmp_path / "row.jsonl").write_text(row)
-    (sample,) = open_source(DataConfig(source="vlm_r1", path=tmp_path / "row.jsonl"))
-    assert (sample.task, sample.answer) == ("refer", (10.0, 20.0, 110.0, 140.0))
+    *rows, reply = blocks("data.md", "json")
+    sources = ("vlm_r1", "llava", "easy_r1", "math_vision", "refcoco", "saccade")
+    answers = (
+        (10.0, 20.0, 110.0, 140.0),
+        "2",
+        "3\\sqrt{2}",
+        "B",
+        (10.0, 20.0, 110.0, 140.0),
+        (10.0, 20.0, 110.0, 140.0),
+    )
+    for source, row, answer in zip(sources, rows, answers, strict=True):
+        (tmp_path / "row.jsonl").write_text(row)
+        config = DataConfig(source=source, path=tmp_path / "row.jsonl")
+        (sample,) = open_source(config)
+        assert sample.answer == answer
+        assert preflight(items(config)).ok
     (tmp_path / "reply.jsonl").write_text(reply)
     (example,) = read_examples(ExampleConfig(path=tmp_path / "reply.jsonl"))
     assert example.reply == json.loads(reply)["response"]
@@ -74,7 +88,9 @@ def test_the_tables_of_the_pages_name_what_there_is() -> None:
 
 
 def test_the_page_of_rewards_is_what_their_docstrings_say() -> None:
-    assert PAGES["rewards.md"] == page_of_rewards(), "write it anew: python -m saccade.rewards.reference > docs/rewards.md"
+    assert PAGES["rewards.md"] == page_of_rewards(), (
+        "write it anew: python -m saccade.rewards.reference > docs/rewards.md"
+    )
 
 
 def test_recipes_and_verbs_that_the_readme_names_are_there() -> None:
