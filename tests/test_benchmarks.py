@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
+from benchmarks import gpu
 from benchmarks.lengths import lognormal
 from benchmarks.measure import Meter, Reading, alternate, median
 from benchmarks.observe import training_path, watched
@@ -142,3 +144,20 @@ def test_a_program_runs_and_its_rows_name_the_path(program: str, paths: dict[str
         assert one["path"].startswith(paths[one["arm"]]), one
     if program == "scaling":
         assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_program_for_gpus_runs_on_a_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--shape", "tiny", "--device", "cpu", "--quick"]
+    done = subprocess.run([*command, "--json", str(tmp_path / "rows.json")], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [one["what"] for one in rows] == ["training pass"] * 2 + ["rollout"] * 2 + ["whole step, AdamW"]
+    assert all(one["tokens_per_s"] > 0 for one in rows)
+
+
+def test_the_shapes_of_the_program_for_gpus_are_those_of_the_published_models() -> None:
+    for shape, billions in (("3b", 3.75), ("7b", 8.29)):
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(gpu.config_of(shape))
+        assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)

@@ -1,0 +1,307 @@
+"""A GPU's figures at the shapes of Qwen2.5-VL-3B and 7B, with random weights.
+
+The training pass on both paths (tokens/s, share of the card's arithmetic, peak memory), rollout against `generate`
+(decode tokens/s), and a whole step with its optimiser.
+
+    python -m benchmarks.gpu --shape 3b --json 3b.json          # then 7b; --parts language leaves the tower frozen
+    python -m benchmarks.gpu --shape tiny --device cpu --quick  # shows that it runs
+
+Seconds are wall seconds between two synchronisations, so nothing else may use the card. Random weights cost what
+trained ones cost. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from benchmarks.setting import SIDE, Setting, samples
+from benchmarks.table import environment
+from benchmarks.training_pass import batch
+from saccade.algorithm import LossConfig, build_loss
+from saccade.models import attention
+from saccade.models.families import ADAPTERS
+from saccade.models.flops import ModelShape, RowLengths, training_flops
+from saccade.models.forward import branch_logprobs, default_form, vision_features
+from saccade.models.packing import Packed
+from saccade.models.policy import Policy, freeze
+from saccade.models.tiny import MIN_PIXELS, SIZES, tiny_config
+from saccade.models.tokenizer import build_tokenizer
+from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.engine import Sampling
+from saccade.rollout.prompts import PreparedPrompt, prepare
+from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
+from saccade.training.policy_step import Learner, UpdateConfig, policy_step
+from saccade.types import Group, Rollout, Score
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "3b": {"hidden": 2048, "layers": 36, "heads": 16, "kv": 2, "inter": 11008, "vocab": 151936, "tied": True},
+    "7b": {"hidden": 3584, "layers": 28, "heads": 28, "kv": 4, "inter": 18944, "vocab": 152064, "tied": False},
+}
+"""Language models of the published checkpoints; their towers are alike."""
+SETTINGS = (Setting(256, 64, 8, 4), Setting(1024, 64, 8, 4), Setting(256, 256, 16, 2), Setting(1024, 256, 8, 4))
+QUICK = (Setting(64, 8, 4, 2),)
+PEAK_TFLOPS = 989.0
+"""bfloat16 without sparsity, of an H100 or H200."""
+PARTS = {"all": ("vision", "projector", "language"), "language": ("language",)}
+
+
+def config_of(shape: str) -> Qwen2_5_VLConfig:
+    """The published shape on our tokenizer, whose ids are the first of a vocabulary of the published size."""
+    tokenizer = build_tokenizer()
+    config = tiny_config(tokenizer, SIZES["L"])
+    if shape == "tiny":
+        return config
+    one, content = SHAPES[shape], config.to_dict()
+    content["text_config"] |= {
+        "hidden_size": one["hidden"],
+        "num_hidden_layers": one["layers"],
+        "num_attention_heads": one["heads"],
+        "num_key_value_heads": one["kv"],
+        "intermediate_size": one["inter"],
+        "vocab_size": one["vocab"],
+        "tie_word_embeddings": one["tied"],
+        "layer_types": None,
+        "max_window_layers": one["layers"],
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    }
+    content["vision_config"] |= {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": one["hidden"],
+        "fullatt_block_indexes": [7, 15, 23, 31],
+    }
+    content["tie_word_embeddings"] = one["tied"]
+    return Qwen2_5_VLConfig.from_dict(content)
+
+
+def policy_of(shape: str, device: torch.device, dtype: torch.dtype, args: argparse.Namespace) -> Policy:
+    """Built on the device, never on disk."""
+    config, tokenizer = config_of(shape), build_tokenizer()
+    side = 32 * SIDE
+    images = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=side * side)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = Qwen2_5_VLForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
+    if args.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    attention.install(model)
+    policy = Policy(model.eval(), ADAPTERS["qwen2_5_vl"](tokenizer, images, model.config), (tokenizer, images))
+    freeze(policy, PARTS[args.parts])
+    return policy
+
+
+def timed(work: Callable[[], Any], device: torch.device, repeats: int) -> tuple[float, float]:
+    """(median wall seconds, peak GiB above the level before), after one unmeasured run."""
+    work()
+    seconds, peaks = [], []
+    for _ in range(repeats):
+        level = 0
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            level = torch.cuda.memory_allocated()
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            peaks.append((torch.cuda.max_memory_allocated() - level) / 2**30)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), statistics.median(peaks) if peaks else float("nan")
+
+
+def training_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Forward and backward, a group to a pass, as both paths would be run."""
+    groups = list(batch(policy, setting, ragged=False).groups())
+    rows, shape = [], ModelShape.from_model(policy.model)
+    for path in ("packed", "plain"):
+
+        def work(path: Any = path) -> None:
+            for group in groups:
+                logprobs_R, _ = branch_logprobs(policy, group, path=path)
+                logprobs_R.sum().backward()
+            policy.model.zero_grad(set_to_none=True)
+
+        seconds, peak = timed(work, policy.device, args.repeats)
+        flops = sum(operations(shape, group, path == "packed", args) for group in groups)
+        rows.append(
+            {
+                "setting": setting.name,
+                "what": "training pass",
+                "arm": f"{path} ({default_form(policy)})" if path == "packed" else path,
+                "seconds": seconds,
+                "peak_gib": peak,
+                "tokens_per_s": sum(group.num_tokens for group in groups) / seconds,
+                "utilisation": flops / seconds / (args.peak_tflops * 1e12),
+            }
+        )
+    rows[0]["ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
+    return rows
+
+
+def operations(shape: ModelShape, group: Packed, packed: bool, args: argparse.Namespace) -> float:
+    """Of the model's own arithmetic: what checkpointing computes again does not count as use of the card."""
+    lengths = RowLengths(
+        group.layout.prompts[0], group.layout.branches[0], (int(group.prompts[0].pixels["image_grid_thw"].prod()) // 4,)
+    )
+    return training_flops(shape, lengths, packed, PARTS[args.parts], False).total
+
+
+def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
+    prompts = [prepare(policy.adapter, one).encoded for one in samples(setting)]
+    n, new = setting.group_size, setting.new_tokens
+    engine, sampling = BuiltinEngine(policy), Sampling(max_new_tokens=new, min_new_tokens=new)
+    tokens = len(prompts) * n * new
+
+    @torch.no_grad()
+    def ours() -> None:
+        engine.generate(prompts, sampling, n, seed=0)
+
+    @torch.no_grad()
+    def generate() -> None:
+        for prompt in prompts:
+            inputs = policy.adapter.plain_inputs(prompt, prompt.ids_P[None])
+            policy.model.generate(
+                input_ids=prompt.ids_P[None].to(policy.device),
+                attention_mask=torch.ones_like(prompt.ids_P[None]).to(policy.device),
+                **{name: value.to(policy.device) for name, value in inputs.items()},
+                do_sample=True,
+                max_new_tokens=new,
+                min_new_tokens=new,
+                num_return_sequences=n,
+                pad_token_id=0,
+            )
+
+    rows = []
+    for arm, work in (("built-in engine", ours), ("generate, num_return_sequences, prompt by prompt", generate)):
+        seconds, peak = timed(work, policy.device, args.repeats)
+        rows.append(
+            {"setting": setting.name, "what": "rollout", "arm": arm, "seconds": seconds, "peak_gib": peak}
+            | {"tokens_per_s": tokens / seconds}
+        )
+    rows[0]["ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
+    return rows
+
+
+def step_row(policy: Policy, learner: Learner, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
+    """Rollout and update, the optimiser's step included."""
+    prepared = [prepare(policy.adapter, one) for one in samples(setting)]
+    engine = BuiltinEngine(policy)
+
+    def work() -> None:
+        with torch.no_grad():
+            features = vision_features(policy, [one.encoded for one in prepared])
+        groups = groups_of(engine, prepared, setting, features)
+        metrics = policy_step(learner, groups, features, temperature=1.0, max_length=setting.new_tokens, lr=1e-7)
+        if metrics["update/skipped"]:
+            raise ValueError("the step moved nothing; expected an update")
+
+    seconds, peak = timed(work, policy.device, args.repeats)
+    tokens = setting.prompts * setting.group_size * setting.new_tokens
+    decision = learner.decision
+    return {
+        "setting": setting.name,
+        "what": "whole step, AdamW" if args.optimizer == "adamw" else "whole step, SGD",
+        "arm": str(decision.form or decision.path) if decision else "-",
+        "seconds": seconds,
+        "peak_gib": peak,
+        "tokens_per_s": tokens / seconds,
+    }
+
+
+def groups_of(
+    engine: BuiltinEngine, prepared: Sequence[PreparedPrompt], setting: Setting, features: Any
+) -> list[Group]:
+    """Every other reply is as good as the rest are bad, so all of them are trained on."""
+    sampling = Sampling(max_new_tokens=setting.new_tokens, min_new_tokens=setting.new_tokens)
+    replies = engine.generate([one.encoded for one in prepared], sampling, setting.group_size, 0, features)
+    return [
+        Group(
+            f"g{i}",
+            one.sample,
+            tuple(
+                Rollout(one.sample, reply, Score(float(k % 2)), 1.0 if k % 2 else -1.0) for k, reply in enumerate(own)
+            ),
+            one.encoded,
+        )
+        for i, (one, own) in enumerate(zip(prepared, replies, strict=True))
+    ]
+
+
+def learner_of(policy: Policy, args: argparse.Namespace) -> Learner:
+    config = OptimConfig(lr=1e-7)
+    if args.optimizer == "adamw":
+        optimizer: torch.optim.Optimizer = build_optimizer(policy.trainable(), config)
+    else:
+        optimizer = torch.optim.SGD([p for _, p in policy.trainable()], lr=1e-7)
+    update = UpdateConfig(tokens_per_micro_batch=args.tokens)
+    return Learner(policy, GuardedOptimizer(optimizer, config), build_loss(LossConfig()), update)
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table()
+    columns = ("setting", "what", "arm", "seconds", "ratio", "tokens_per_s", "utilisation", "peak_gib")
+    for name in columns:
+        table.add_column(name, justify="left" if name in columns[:3] else "right")
+    for one in rows:
+        values = [one.get(name) for name in columns]
+        table.add_row(*("-" if v is None else f"{v:,.3g}" if isinstance(v, float) else str(v) for v in values))
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=[*SHAPES, "tiny"], default="3b")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--parts", choices=sorted(PARTS), default="all", help="parts that train")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument(
+        "--optimizer", choices=["adamw", "sgd"], default="adamw", help="7b with adamw nearly fills 141 GB"
+    )
+    parser.add_argument("--tokens", type=int, default=16384, help="update.tokens_per_micro_batch of the whole step")
+    parser.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS, help="what utilisation is a share of")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one tiny setting, once: shows that it runs")
+    parser.add_argument("--json", type=argparse.FileType("w"), help="write the rows here")
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: no GPU is visible; use --device cpu --shape tiny to see that the program runs")
+    args.repeats = 1 if args.quick else args.repeats
+    device = torch.device(args.device)
+    policy, rows = policy_of(args.shape, device, getattr(torch, args.dtype), args), list[dict[str, Any]]()
+    for setting in QUICK if args.quick else SETTINGS:
+        rows += training_rows(policy, setting, args) + rollout_rows(policy, setting, args)
+    learner = learner_of(policy, args)
+    for setting in QUICK if args.quick else SETTINGS:
+        rows.append(step_row(policy, learner, setting, args))
+    show(rows)
+    if args.json:
+        card = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        options = {name: value for name, value in vars(args).items() if name != "json"}
+        json.dump(
+            {"program": "gpu", "card": card, "options": options} | environment() | {"rows": rows}, args.json, indent=1
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
