@@ -30,8 +30,13 @@ LeftOut = tuple[str, str, str, str]
 """(source, place, reason, detail)"""
 
 
-def source_name(entry: DataConfig) -> str:
-    """What rows call the entry that they came from."""
+def source_names(recipe: ColdStartRecipe) -> list[str]:
+    """What rows call the entry that they came from; equal names get the place of their entry."""
+    names = [_name(entry) for entry in recipe.data]
+    return [name if names.count(name) == 1 else f"{name}#{place}" for place, name in enumerate(names)]
+
+
+def _name(entry: DataConfig) -> str:
     if entry.name is not None:
         return entry.name
     if entry.source == WORLD:
@@ -69,9 +74,7 @@ def _pages(rows: Iterator[tuple[str, Draft | LeftOut]]) -> Iterator[list[tuple[s
 
 def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | LeftOut]]:
     """(key, draft) of every sample; the key is its place among its source's samples, since ids may repeat."""
-    names = [source_name(entry) for entry in recipe.data]
-    for position, entry in enumerate(recipe.data):
-        name = names[position] if names.count(names[position]) == 1 else f"{names[position]}#{position}"
+    for position, (name, entry) in enumerate(zip(source_names(recipe), recipe.data, strict=True)):
         for number, (place, found) in enumerate(items(entry)):
             key = f"{position}/{number}"
             if isinstance(found, ValueError):

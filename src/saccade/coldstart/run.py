@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from saccade.coldstart.choosing import Chooser
-from saccade.coldstart.intake import source_name, take_in
+from saccade.coldstart.intake import source_names, take_in
 from saccade.coldstart.output import write_set
 from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher, WorldDescriber
 from saccade.coldstart.steps import RowLost, Team, write_row
@@ -101,7 +101,9 @@ def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Te
 
     vision: Teacher
     if isinstance(recipe.vision, WorldDescriber):
-        vision = WorldEyes(recipe.vision, {source_name(entry): entry.world for entry in recipe.data})
+        vision = WorldEyes(
+            recipe.vision, dict(zip(source_names(recipe), (one.world for one in recipe.data), strict=True))
+        )
     else:
         vision = chat(recipe.vision)
     reasoner = chat(recipe.reasoner) if isinstance(recipe.reasoner, EndpointTeacher) else WorldMind(recipe.reasoner)

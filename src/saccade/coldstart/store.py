@@ -6,6 +6,7 @@ own, so that it is paid for and kept once. Nothing but one page of rows is in me
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -23,6 +24,7 @@ from saccade.coldstart.drafts import Draft, to_line
 
 NAME = "rows.sqlite"
 PAGE = 200
+_STORES = itertools.count(1)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
   number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, source TEXT NOT NULL, draft TEXT NOT NULL,
@@ -275,14 +277,14 @@ class Store:
 
 
 def owner_name() -> str:
-    """This process, told apart from any later one with the same number: host, process id, when it began."""
+    """Host, process id, when the process began (a later one may have the same number), which store of the process."""
     process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}:{next(_STORES)}"
 
 
 def _is_dead(owner: str) -> bool:
     """True only for a process of this machine that is gone; of others nothing is known here."""
-    host, pid, began = owner.rsplit(":", 2)
+    host, pid, began, _ = owner.rsplit(":", 3)
     if host != socket.gethostname() or int(pid) == os.getpid():
         return False
     try:

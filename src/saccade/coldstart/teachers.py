@@ -132,8 +132,14 @@ class ChatTeacher:
         return Said(choice.text, choice.reasoning, record)
 
     def _text(self, call: Call) -> tuple[Prompt, str]:
-        name = "reasoning_blind" if call.stage == "reasoning" and call.arm == "none" else call.stage
-        prompt = load_prompt(getattr(self.prompts, name))
+        prompts = self.prompts
+        names = {
+            "caption": prompts.caption,
+            "pseudo_cot": prompts.pseudo_cot,
+            "description": prompts.description,
+            "reasoning": prompts.reasoning_blind if call.arm == "none" else prompts.reasoning,
+        }
+        prompt = load_prompt(names[call.stage])
         text = prompt.fill(
             question=asked(call.draft),
             pseudo_cot=call.draft.pseudo_cot or "",

@@ -1,0 +1,77 @@
+"""`saccade coldstart`: from images with questions to chains of thought, by way of two teachers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
+
+if TYPE_CHECKING:
+    from saccade.coldstart.recipe import ColdStartRecipe
+
+WORLD = ["vision={teacher: world}", "reasoner={teacher: world}"]
+
+
+def coldstart(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: OutKey = None,
+    teacher: Annotated[
+        Literal["world"] | None,
+        typer.Option(help="'world': ground-truth teachers of the procedural world in place of the recipe's."),
+    ] = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Make a cold-start set by modality bridging; stopped and started again with the same recipe, it goes on."""
+    from saccade.coldstart.recipe import ColdStartRecipe
+    from saccade.coldstart.run import run
+
+    given = [*(WORLD if teacher == "world" else ()), *with_out(overrides, out)]
+    config = resolve(recipe, ColdStartRecipe, given, print_config)
+    for line in lines_of(run(config, keys_of(config)), config):
+        typer.echo(line)
+
+
+def keys_of(config: ColdStartRecipe) -> dict[str, str]:
+    """The API keys that the recipe names, from the environment; they go nowhere but into requests."""
+    names = {getattr(teacher, "key_variable", "") for teacher in (config.vision, config.reasoner)}
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def lines_of(summary: Mapping[str, Any], config: ColdStartRecipe) -> list[str]:
+    """What is said at the end."""
+    if "writes_the_set" in summary:
+        return [f"{config.out}: the rows are done; process {summary['writes_the_set']} writes the set"]
+    rows, written = summary["rows"], summary["written"]
+    lines = [
+        f"{config.out}: {rows['done']:,} of {rows['all']:,} rows done, {written.get('in the set', 0):,} in the set "
+        f"({summary['chains'].get('in the set', 0):,} chains)",
+        "reasoner right: " + ", ".join(f"{name} {written.get(name, 0):,}" for name in ("easy", "mixed", "hard")),
+    ]
+    if summary["rejected"]:
+        lines.append("rejected: " + ", ".join(f"{why} {n:,}" for why, n in summary["rejected"].items()))
+    if summary["left_out"]:
+        why = ", ".join(f"{reason} {n:,}" for reason, n in summary["left_out"].items())
+        lines.append(f"failed or left out: {why} (left_out.jsonl; what may pass is tried again at the next start)")
+    tokens = sum(stage["tokens_in"] + stage["tokens_out"] for stage in summary["stages"].values())
+    cost = sum(stage["cost"] for stage in summary["stages"].values())
+    lines.append(f"{tokens:,} tokens, cost {cost:.2f}")
+    return lines + accuracy_lines(summary["accuracy"])
+
+
+def accuracy_lines(accuracy: Mapping[str, Any]) -> list[str]:
+    """The arms side by side, where the recipe asks for them."""
+    if not accuracy:
+        return []
+    lines = [f"reasoner's accuracy on the same {accuracy['n']:,} rows, 95 % intervals:"]
+    names = {"bridged": "bridged description", "caption": "plain caption of the same budget", "none": "nothing"}
+    for arm, name in names.items():
+        one = accuracy[arm]
+        lines.append(f"  {name:<33} {one['accuracy']:.3f} [{one['low']:.3f}, {one['high']:.3f}]")
+    gap = accuracy["bridged - caption"]
+    lines.append(f"  bridged - caption                 {gap['difference']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]")
+    return lines
