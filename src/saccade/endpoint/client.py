@@ -148,19 +148,17 @@ class Endpoint:
     async def _until_answered(self, body: Mapping[str, Any], until: float) -> tuple[Any, Reply, int]:
         """The JSON of the answer, the reply in it, and the number of attempts."""
         content = json.dumps(body).encode()
-        for attempt in range(1, self.limits.retries + 2):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 answer = await self._attempt(content, until)
-                return answer, read_reply_body(answer), attempt
+                return answer, _read(answer), attempt
             except _Failure as failure:
-                lost, retry, pause = failure, failure.retry, failure.pause
-            except ValueError as error:
-                lost, retry, pause = _Failure(f"no chat completion: {error}", body=json.dumps(answer)), True, None
-            pause = self._pause(attempt) if pause is None else pause
-            if not retry or attempt > self.limits.retries or time.monotonic() + pause >= until:
-                break
+                pause = self._pause(attempt) if failure.pause is None else failure.pause
+                if not failure.retry or attempt > self.limits.retries or time.monotonic() + pause >= until:
+                    raise EndpointError(self.url, failure.what, attempt, failure.status, failure.body) from None
             await asyncio.sleep(pause)
-        raise EndpointError(self.url, lost.what, attempt, lost.status, lost.body)
 
     async def _attempt(self, content: bytes, until: float) -> Any:
         """The JSON of one answer; `_Failure` otherwise."""
@@ -229,6 +227,13 @@ class _Failure(Exception):
     ) -> None:
         super().__init__(what)
         self.what, self.status, self.body, self.retry, self.pause = what, status, body, retry, pause
+
+
+def _read(answer: Any) -> Reply:
+    try:
+        return read_reply_body(answer)
+    except ValueError as error:
+        raise _Failure(f"no chat completion: {error}", 200, json.dumps(answer)) from None
 
 
 async def _wind_up(client: httpx2.AsyncClient) -> None:

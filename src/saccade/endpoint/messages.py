@@ -90,8 +90,8 @@ def read_reply_body(body: Any) -> Reply:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
         raise ValueError("the answer has no 'choices'")
-    usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
-    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+    usage = body.get("usage")
+    counts = [usage.get(k) if isinstance(usage, dict) else 0 for k in ("prompt_tokens", "completion_tokens")]
     return Reply(
         tuple(_choice(choice, index) for index, choice in enumerate(choices)),
         Usage(*(count if isinstance(count, int) else 0 for count in counts)),
