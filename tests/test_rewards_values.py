@@ -149,7 +149,7 @@ def test_tolerance_is_an_option_of_the_number():
     assert says("number", "104", 100) == 0.0
 
 
-NOT_OF_THE_ANSWER = {"format", "hard", "cosine_length", "language_consistency", "perception"}
+NOT_OF_THE_ANSWER = {"format", "hard", "cosine_length", "llm_judge", "language_consistency", "perception"}
 PLAIN = sorted(name for name in REWARDS if not name.startswith("vlm_r1/"))
 
 
@@ -267,7 +267,7 @@ GOLDS = {
     **{f"vlm_r1/{name}": [item(A), item(B, "b")] for name in ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")},
     **dict.fromkeys(("number", "value", "counting", "math", "format", "hard", "cosine_length"), "3"),
     **dict.fromkeys(("choice",), "B"),
-    **dict.fromkeys(("exact_text", "char_similarity", "language_consistency", "perception"), "red"),
+    **dict.fromkeys(("exact_text", "char_similarity", "language_consistency", "perception", "llm_judge"), "red"),
     **dict.fromkeys(("yes_no", "vlm_r1/yes_no"), "yes"),
     **{f"vlm_r1/{name}": "red" for name in ("format", "format_rec", "all_match", "levenshtein", "cosine")},
 }
@@ -278,7 +278,7 @@ OPTIONS = {
     "soft_overlong": {"max_length": 10, "buffer": 5},
 }
 FACTS = {"facts": ["a red circle", ["two", "2"]]}
-SLOW = {"math"}  # may ask another process: its own law is in the tests of grading
+SLOW = {"math", "llm_judge"}  # ask another process or a server: their laws are in other files
 
 
 @pytest.mark.parametrize("name", sorted((REWARDS.keys() | PENALTIES.keys()) - SLOW))

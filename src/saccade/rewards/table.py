@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from saccade.rewards import answers, boxes, compat, form, lengths, own, penalties, points, words
+from saccade.rewards import answers, boxes, compat, form, judged, lengths, own, penalties, points, words
 from saccade.rewards.naming import as_score, check_options, is_file, nearest
-from saccade.rewards.options import Count, Share
+from saccade.rewards.options import Count, Positive, Share
 from saccade.types import Completion, Sample, Score
 
 Reward = Callable[..., "float | Score"]
@@ -51,6 +51,31 @@ def cosine_length(
     return scored(completion, sample)
 
 
+def llm_judge(
+    completion: Completion,
+    sample: Sample,
+    url: str,
+    model: str,
+    accuracy: str = "exact_text",
+    options: Mapping[str, Any] | None = None,
+    api_key_file: str | None = None,
+    cache: str | None = None,
+    concurrency: Count = 16,
+    deadline_s: Positive = 120.0,
+) -> Score:
+    """What the reward named `accuracy` (with `options`) accepts is right; of all else the judge is asked.
+
+    The judge is a model behind an OpenAI-compatible `url`. It never overturns the rule's yes; the reply is quoted to it
+    as data. When it cannot be reached within `deadline_s` seconds, or gives no clear verdict, the reply is masked,
+    never a 0. With `cache`, a file, each answer is paid for once. The server's key stands in `api_key_file`.
+
+    Formula: 1 if accuracy = 1 or the judge says right, else 0.
+    Source: VLM-R1's llm, which falls back to equality in silence and can be instructed by the reply.
+    """
+    scored = WRAPPERS["llm_judge"](accuracy, options, url, model, api_key_file, cache, concurrency, deadline_s)
+    return as_score(scored(completion, sample))
+
+
 REWARDS: dict[str, Reward] = {
     "format": form.strict_format,
     "rec_iou": boxes.rec_iou,
@@ -74,6 +99,7 @@ REWARDS: dict[str, Reward] = {
     "cosine_length": cosine_length,
     "language_consistency": words.language_consistency,
     "perception": words.perception,
+    "llm_judge": llm_judge,
     "vlm_r1/format": compat.form,
     "vlm_r1/format_rec": compat.form_rec,
     "vlm_r1/iou": compat.rec,
@@ -111,6 +137,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "soft_overlong": penalties.check_overlong,
     "cosine_length": lengths.check_cosine,
     "detection_weighted_sum": boxes.check_weighted_sum,
+    "llm_judge": judged.check_judge,
 }
 """Rules that bind several options of a reward; each takes them by name and raises ValueError."""
 
@@ -145,6 +172,13 @@ def bind(name: str, options: Mapping[str, Any]) -> Reward:
 WRAPPERS: dict[str, Callable[..., Reward]] = {
     "hard": lambda accuracy, options: form.hard_of(_bound(accuracy, options)),
     "cosine_length": lambda accuracy, options, **numbers: lengths.cosine_of(_bound(accuracy, options), **numbers),
+    "llm_judge": lambda accuracy, options, url, model, api_key_file, cache, concurrency, deadline_s: (
+        judged.JudgedReward(
+            _bound(accuracy, options),
+            lambda: judged.judge_at(url, model, api_key_file, cache, concurrency, deadline_s),
+            concurrency,
+        )
+    ),
 }
 """Rewards around another one, which is then looked up once and not at every reply."""
 
