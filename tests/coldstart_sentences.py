@@ -77,6 +77,10 @@ If the description says 8, then the sum is 20. => If the image shows 8, then the
 Wait, the description says that M is the midpoint. => Wait, the image shows that M is the midpoint.
 Hmm, but the description states it is 6. => Hmm, but the image shows it is 6.
 So the description, as far as I can tell, is complete. => So the image, as far as I can tell, is complete.
+The description provided states the slices are equal. => The image provided shows the slices are equal.
+The description given is that there is a ring. => The image shows that there is a ring.
+Description says there's a cup. => The image shows there's a cup.
+The original description says it is left. => The image shows it is left.
 THE DESCRIPTION SAYS STOP. => THE IMAGE SHOWS STOP.
 """
 
@@ -93,7 +97,15 @@ Judging from the description, they overlap. => Judging from the image, they over
 Given the description, option B is out. => Given the image, option B is out.
 Looking at the description, I count 6. => Looking at the image, I count 6.
 The answer, according to the description, is 5. => The answer, according to the image, is 5.
-There are two dogs in the description. => There are two dogs in the image.
+There's no description of the roof. => There's no sign of the roof.
+I'm given a description of an image with a pie chart. => I'm given an image with a pie chart.
+According to what's described, the line is steep. => According to what's shown, the line is steep.
+In the image described, the man holds a cup. => In the image shown, the man holds a cup.
+There are two dogs in the description. => There's no description of the roof. => There's no sign of the roof.
+I'm given a description of an image with a pie chart. => I'm given an image with a pie chart.
+According to what's described, the line is steep. => According to what's shown, the line is steep.
+In the image described, the man holds a cup. => In the image shown, the man holds a cup.
+There are two dogs in the image.
 There is no mention of a cat in the description. => There is no sign of a cat in the image.
 No mention of water in the caption. => No sign of water in the image.
 The radius from the description is 4. => The radius from the image is 4.
@@ -238,6 +250,8 @@ Whoever wrote the description missed a line. => ?
 The image and its description do not agree. => ?
 The image and the description do not agree. => ?
 The image matches the description. => ?
+As the description puts it, the car is red. => ?
+Both descriptions agree. => ?
 Its description is short. => ?
 The author of the caption may be wrong. => ?
 The user describes a house with a red roof. => ?
@@ -258,9 +272,6 @@ def pairs(table: str) -> list[tuple[str, str]]:
 MENDED = [pair for table in (SUBJECTS, ADJUNCTS, PARTICIPLES, NESTED) for pair in pairs(table) if pair[1] != "?"]
 UNTOUCHED = [left for left, _ in pairs(KEPT)]
 UNMENDABLE = [
-    left
-    for table in (SUBJECTS, ADJUNCTS, PARTICIPLES, NESTED, LEFT)
-    for left, right in pairs(table)
-    if right == "?"
+    left for table in (SUBJECTS, ADJUNCTS, PARTICIPLES, NESTED, LEFT) for left, right in pairs(table) if right == "?"
 ]
 ALL = [left for left, _ in MENDED] + UNTOUCHED + UNMENDABLE
