@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from saccade.coldstart.asking import load_prompt
 from saccade.coldstart.choosing import Chooser
 from saccade.coldstart.intake import source_names, take_in
 from saccade.coldstart.output import write_set
@@ -20,7 +21,6 @@ from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher, WorldDesc
 from saccade.coldstart.steps import RowLost, Team, write_row
 from saccade.coldstart.store import NAME, Claim, Store
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
-from saccade.coldstart.wording import load_prompt
 from saccade.coldstart.world_teachers import WorldEyes, WorldMind
 from saccade.config import dump
 from saccade.training.progress import Report, progress

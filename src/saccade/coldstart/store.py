@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS rows (
   number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, source TEXT NOT NULL, draft TEXT NOT NULL,
   state TEXT NOT NULL DEFAULT 'open', owner TEXT, lease REAL NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
   attempts INTEGER NOT NULL DEFAULT 0, reason TEXT, detail TEXT, retriable INTEGER NOT NULL DEFAULT 1);
-CREATE INDEX IF NOT EXISTS open_rows ON rows (number) WHERE state = 'open';
+CREATE INDEX IF NOT EXISTS rows_by_state ON rows (state);
 CREATE INDEX IF NOT EXISTS owned_rows ON rows (owner) WHERE owner IS NOT NULL;
 CREATE TABLE IF NOT EXISTS steps (
   number INTEGER NOT NULL, step TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (number, step)) WITHOUT ROWID;
@@ -57,12 +57,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows by state; `leased` are among the open ones."""
+    """Rows by state."""
 
     open: int
     done: int
     failed: int
-    leased: int
 
     @property
     def total(self) -> int:
@@ -186,9 +185,7 @@ class Store:
     def counts(self) -> Counts:
         with self._told():
             rows = dict(self._db.execute("SELECT state, COUNT(*) FROM rows GROUP BY state"))
-            held = self._db.execute("SELECT COUNT(*) FROM rows WHERE owner IS NOT NULL AND lease >= ?", (time.time(),))
-            leased = held.fetchone()[0]
-        return Counts(rows.get("open", 0), rows.get("done", 0), rows.get("failed", 0), leased)
+        return Counts(rows.get("open", 0), rows.get("done", 0), rows.get("failed", 0))
 
     def reasons(self) -> dict[str, int]:
         """Why rows failed or were left out, counted."""

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from saccade.coldstart.asking import asked
 from saccade.coldstart.blind import LETTERS, SOLVERS, Finding
 from saccade.coldstart.drafts import Draft, StepRecord
 from saccade.coldstart.facts import Fact, facts_of, read_facts
 from saccade.coldstart.recipe import WorldDescriber, WorldReasoner
 from saccade.coldstart.teachers import Call, Said, TeacherError
-from saccade.coldstart.wording import asked
 from saccade.world import World, WorldConfig, WorldItem
 
 DOUBTS = ("Wait, let me check that again.", "Hmm, is that all?", "Alternatively, go through it once more.")

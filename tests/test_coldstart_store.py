@@ -1,0 +1,178 @@
+"""The store of a cold start: rows are claimed by one owner at a time, steps are kept once, a full disk loses nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saccade.coldstart.drafts import Chain, Draft, Rejection, StepRecord
+from saccade.coldstart.store import Store, StoreError
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def draft(number: int, text: str = "") -> Draft:
+    return Draft(f"r{number}", f"Row {number}? {text}", str(number), "count", "rows", ("a.png",), ("0" * 64,))
+
+
+def filled(path: Path, n: int, lease_s: float = 60.0) -> Store:
+    store = Store(path, lease_s)
+    store.add((f"0/{i}", draft(i)) for i in range(n))
+    return store
+
+
+def test_a_draft_goes_to_json_and_back() -> None:
+    step = StepRecord("reasoning", "m", "p@1:0", {"seed": 1}, 5, 6, 0.5, 1.5, True, "length", 2, "caption")
+    chain = Chain("t", "3", 1, "bridged", True, "number", "stop", 9, "p", (Rejection("f", "r", "d"),))
+    full = Draft(
+        "i", "q\ud800", [1, 2], "count", "s", ("a",), ("b",), {"o": [1]}, "c", "p", "d", (chain,), (step,), (0,)
+    )
+    assert Draft.from_json(full.to_json()) == full
+    assert full.saw_answer and full.difficulty == "easy"
+
+
+def test_a_row_is_claimed_by_one_owner_until_its_lease_ends(tmp_path: Path) -> None:
+    first, second = filled(tmp_path / "s", 5, lease_s=1.0), Store(tmp_path / "s")
+    mine = first.claim(3)
+    theirs = second.claim(9)
+    assert [one.number for one in mine] + [one.number for one in theirs] == [1, 2, 3, 4, 5]
+    assert second.claim(1) == []
+    first._db.execute("UPDATE rows SET lease = 0 WHERE owner = ?", (first.owner,))  # its lease ran out
+    assert [one.number for one in second.claim(9)] == [1, 2, 3]
+    assert not first.save(1, "pseudo_cot", {}) and not first.finish(1)
+    assert second.save(1, "pseudo_cot", {"text": "x"}) and second.finish(1)
+
+
+def test_rows_with_equal_ids_are_all_kept_and_rows_taken_in_twice_are_there_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    rows = [("0/0", draft(7)), ("0/1", draft(7))]
+    assert store.add(rows) == 2 and store.add(rows) == 0 and store.counts().total == 2
+
+
+def test_a_step_is_kept_once_and_comes_back_with_the_row(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", 1)
+    store.claim(1)
+    assert store.save(1, "caption", {"text": "first \ud800"})
+    assert not store.save(1, "caption", {"text": "second"})
+    store.put_back(1, "status 500", "", 0.0)
+    (claim,) = store.claim(1)
+    assert claim.steps == {"caption": {"text": "first \ud800"}} and claim.attempts == 1
+
+
+def test_failed_rows_come_back_only_if_that_can_help(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", 2)
+    store.claim(2)
+    store.fail(1, "status 500", "", retriable=True)
+    store.fail(2, "image does not open", "gone", retriable=False)
+    assert store.reasons() == {"image does not open": 1, "status 500": 1}
+    assert store.reopen() == 1
+    assert [one.number for one in store.claim(9)] == [1]
+
+
+def test_a_pause_is_kept(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", 1)
+    store.claim(1)
+    store.put_back(1, "status 429", "", 60.0)
+    assert store.claim(1) == [] and store.counts().open == 1
+
+
+def _work(path: str, barrier: Any) -> None:
+    with Store(Path(path)) as store:
+        barrier.wait()
+        while claims := store.claim(3):
+            for claim in claims:
+                assert store.save(claim.number, "description", {"text": store.owner})
+                assert store.finish(claim.number)
+
+
+def test_processes_that_share_a_store_do_each_row_once(tmp_path: Path) -> None:
+    filled(tmp_path / "s", 300).close()
+    barrier = SPAWN.Barrier(2)
+    workers = [SPAWN.Process(target=_work, args=(str(tmp_path / "s"), barrier)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    with Store(tmp_path / "s") as store:
+        owners = [steps["description"]["text"] for _, _, steps in store.finished()]
+    assert len(owners) == 300 and len(set(owners)) == 2
+
+
+def _claim_and_wait(path: str, claimed: Any) -> None:
+    store = Store(Path(path), lease_s=3600.0)
+    store.claim(4)
+    store.take("writing the set")
+    claimed.set()
+    signal.pause()
+
+
+def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path) -> None:
+    filled(tmp_path / "s", 4).close()
+    claimed = SPAWN.Event()
+    worker = SPAWN.Process(target=_claim_and_wait, args=(str(tmp_path / "s"), claimed))
+    worker.start()
+    assert claimed.wait(30)
+    with Store(tmp_path / "s") as store:
+        assert store.release_dead() == 0 and store.claim(4) == []  # it lives
+        assert store.take("writing the set") is not None
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        worker.join(30)
+        assert store.release_dead() == 1 and len(store.claim(4)) == 4
+        assert store.take("writing the set") is None
+
+
+def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", 20)
+    store.claim(20)
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StoreError, match=r"full.*free some space and start again"):
+        for number in range(1, 21):
+            store.save(number, "description", {"text": "x" * 3000})
+    kept = store._db.execute("SELECT COUNT(*) FROM steps").fetchone()[0]
+    assert 0 < kept < 20
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    for number in range(kept + 1, 21):
+        assert store.save(number, "description", {"text": "x" * 3000})
+    assert store._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("this is a shopping list, not a data base" * 50)
+    with pytest.raises(StoreError, match="no store of rows"):
+        Store(tmp_path / "s")
+
+
+def _peak(work: Callable[[], None]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _pass_through(path: Path, n: int) -> None:
+    with Store(path) as store:
+        for begin in range(0, n, 256):
+            store.add((f"0/{i}", draft(i, "word " * 40)) for i in range(begin, min(n, begin + 256)))
+        while claims := store.claim(16):
+            for claim in claims:
+                store.save(claim.number, "reasoning/bridged/0", {"text": "thought " * 100})
+                store.finish(claim.number)
+        assert sum(1 for _ in store.finished()) == n
+
+
+@pytest.mark.parametrize("n", [pytest.param(2_000), pytest.param(100_000, marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, n: int) -> None:
+    few = _peak(lambda: _pass_through(tmp_path / "few", 500))
+    many = _peak(lambda: _pass_through(tmp_path / "many", n))
+    assert many < 1.2 * few + 100_000
