@@ -114,6 +114,20 @@ def test_letters_in_the_forms_of_the_field(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "options", "letter"),
+    [
+        ("The answer is $A$ and $F$", ("$A$ and $F$", "$B$ and $D$"), "A"),
+        ("The answer is -12 ;-8 ; 0", ("-4 ; 0", "-12 ;-8 ; 0"), "B"),
+        ("The answer is G", ("F", "G"), "B"),
+        ("The answer is B.", ("B", "C"), "B"),  # a letter that names an option is no text
+        ("The answer is X=Y. Or X=Z", ("X=Y", "X=Z"), "A"),
+    ],
+)
+def test_the_text_of_an_option_behind_a_cue_is_read_even_when_it_begins_with_a_letter(text, options, letter):
+    assert read_choice(text, "AB", options) == letter
+
+
+@pytest.mark.parametrize(
     "text",
     [
         *("The answer is not A", "not A but B", "Neither A nor B", "Both A and B", "B/C", "A、B", "(A)(B)", "A B C D"),

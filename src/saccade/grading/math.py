@@ -65,6 +65,10 @@ def _cheaply(got: str, wanted: str, gold: str) -> Verdict | None:
     if mine is not None and theirs is not None:
         right = _equal(mine, theirs, wanted)
         return Verdict(right, "math: numeric", "" if right else f"got {mine.number:g}")
+    if theirs is not None and got.isalpha() and got not in ("e", "i"):
+        number = read_number(got)  # in words, as 'seven' and its like in Chinese
+        right = number is not None and _equal(Value(number), theirs, wanted)
+        return Verdict(right, "math: words", "" if right else "a word or a letter")
     if (verdict := _with_units(got, wanted, gold)) is not None:
         return verdict
     if mine is not None and _PERCENT.fullmatch(wanted):

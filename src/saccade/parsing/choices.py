@@ -112,11 +112,24 @@ def _after(cues: re.Pattern[str], text: str, texts: _Texts) -> str | None:
     picked = None
     for cue in cues.finditer(text):
         letter = _AFTER_CUE.match(text, cue.end())
-        if letter is None:
-            picked = _owner(texts.get(fold(_clause(text, cue.end())), [])) or picked if texts else picked
-        elif not _REFUSED.match(text, letter.end()):
+        if texts and (owners := _stated(text, cue.end(), texts)) and not _names_an_option(letter, text, texts):
+            picked = _owner(owners)
+        elif letter is not None and not _REFUSED.match(text, letter.end()):
             picked = _judged(text, letter, texts)
     return picked
+
+
+def _stated(text: str, start: int, texts: _Texts) -> list[str]:
+    """The letters of the option whose text stands from `start` to the end of the line, or of the clause."""
+    line = text[start : start + 200].partition("\n")[0]
+    return texts.get(fold(line.strip(" \"'`*.:"))) or texts.get(fold(_clause(text, start))) or []
+
+
+def _names_an_option(letter: re.Match[str] | None, text: str, texts: _Texts) -> bool:
+    """A lone letter of the options names one even where it is also the text of another."""
+    if letter is None or re.match(r"[\s.,;:!]*(?:\n|$)", text[letter.end() : letter.end() + 20]) is None:
+        return False
+    return any((letter[1] or letter[2]).upper() in owners for owners in texts.values())
 
 
 def _judged(text: str, letter: re.Match[str], texts: _Texts) -> str:

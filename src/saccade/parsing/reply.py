@@ -32,7 +32,7 @@ def read_reply(text: str) -> Reply:
     its length.
     """
     reason = _fault(text)
-    if reason is not None:
+    if reason is not None and "<" in text:
         text = _LOOSE_TAG.sub(_tight, text)
     spoken = text[text.rfind("</think>") + 1 :] if "</think>" in text else text
     think, answer = _block(text, "think", last=False), _block(spoken, "answer", last=True)
@@ -143,11 +143,11 @@ def parse_final(text: str) -> Reading[str]:
     reply = read_reply(text)
     if reply.answer is not None:
         return found(reply.answer, "answer block")
-    rest = _ANSWER_TAG.sub(" ", reply.rest).strip()
+    rest = _ANSWER_TAG.sub(" ", reply.rest).strip() if "answer>" in reply.rest else reply.rest
     if not rest:
         return Reading(None, reason="thought never ends" if "<think>" in text and "</think>" not in text else "nothing")
     said = rest
-    cues = [cue.end() for cue in _FINAL.finditer(rest)]
+    cues = [cue.end() for cue in _FINAL.finditer(rest)] if "final" in rest.lower() else []
     if cues:
         said = rest[cues[-1] :].strip() or rest
     boxed = read_boxed(said)
