@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class ItemResult:
     box_image: int = 0
     """Index of the image that the boxes belong to."""
     image_shas: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    """Of a benchmark: its slices and group, the prompt's id, every attempt with text, route and judge (see
+    `benchmark_run`). Empty for other evaluations."""
 
     @property
     def key(self) -> Key:
@@ -69,9 +72,9 @@ _TUPLES = ("verdicts", "routes", "answers", "tokens", "truncated", "habits", "li
 
 def from_row(row: dict[str, Any], where: str) -> ItemResult:
     """An `items.jsonl` row as an item. Raises ValueError (with `where`) for a row with other keys."""
-    names = {field.name for field in fields(ItemResult)}
-    if set(row) != names:
-        odd = sorted(set(row) ^ names)
+    names = {one.name for one in fields(ItemResult)}
+    if set(row) | {"details"} != names:
+        odd = sorted((set(row) | {"details"}) ^ names)
         raise ValueError(
             f"{where}: keys {odd} are missing or unknown; the file comes from another version, choose a new `out`"
         )

@@ -98,7 +98,7 @@ def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
     """
     began = time.monotonic()
     out = Path(recipe.out)
-    _refuse_another(recipe, out)
+    refuse_another(recipe, out)
     samples = benchmark(recipe)
     policy = load_policy(recipe.model)
     engine = BuiltinEngine(policy)
@@ -107,7 +107,7 @@ def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
     (out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
     sources = {config.name or config.source: hash_source(config.path, dump(config)) for config in recipe.data}
     write_json(out / "environment.json", describe(policy, recipe.model.path, sources))
-    _save_images(samples, recipe.images, out / "images")
+    save_images(samples, recipe.images, out / "images")
     results: list[ItemResult] = []
     for decoding in recipe.decodings():
         tell = (lambda done, total, name=decoding.name: progress(name, done, total)) if progress else None
@@ -136,7 +136,7 @@ def benchmark(recipe: EvalRecipe) -> list[Sample]:
     return samples
 
 
-def _refuse_another(recipe: EvalRecipe, out: Path) -> None:
+def refuse_another(recipe: Config, out: Path) -> None:
     """ValueError when `out` belongs to another evaluation; nothing is written yet."""
     config = out / "config.yaml"
     if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
@@ -145,7 +145,7 @@ def _refuse_another(recipe: EvalRecipe, out: Path) -> None:
         )
 
 
-def _save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
+def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
     """Save the images of up to `most` items, named by their hash: the first ones of each split and task in turn."""
     groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:

@@ -1,0 +1,326 @@
+"""Running a benchmark: who answers, what is asked, and the rows that every answer leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from saccade.config import Config
+from saccade.evaluation.benchmarks import BENCHMARKS, Benchmark, Grade, Mode, Place, Prompt
+from saccade.evaluation.benchmarks.benchmark import Judge
+from saccade.evaluation.benchmarks.prompts import around
+from saccade.evaluation.benchmarks.replies import read
+from saccade.evaluation.boxes import gold_boxes
+from saccade.evaluation.evaluator import Decoding
+from saccade.evaluation.habits import habit_of, listings
+from saccade.evaluation.items import ItemResult, append_items, read_items
+from saccade.evaluation.respondents import Answers, Failed, Question, Respondent, hashes
+from saccade.tasks import TEMPLATES
+from saccade.types import Completion, FrameName, Sample
+
+SELECTION_SEED = 0
+PARSED = "</answer>"
+"""What a reply must hold for `retries_until_parsed`, as Vision-R1's evaluation has it."""
+JUDGES = 8
+"""Replies graded at once when a judge is asked."""
+
+
+class BenchmarkRecipe(Config):
+    """One benchmark, one model, one way to ask and to grade."""
+
+    kind: Literal["benchmark"] = "benchmark"
+    benchmark: str
+    model: str
+    """A checkpoint directory, a hub name, 'base', or the address of an OpenAI-compatible server."""
+    served_name: str | None = None
+    """What the server calls the model; required with an address."""
+    label: str = "model"
+    data: Path | None = None
+    images: Path | None = None
+    """What image names are relative to."""
+    format: str | None = None
+    """`jsonl` only: the reader."""
+    subset: str | None = None
+    mode: str | None = None
+    prompt: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    """So many items, drawn once and for all; whole groups where items depend on each other."""
+    decoding: Decoding = Decoding()
+    retries_until_parsed: int = Field(default=1, ge=1)
+    """Attempts in all until a reply holds `</answer>`, as Vision-R1's evaluation did in silence with 5."""
+    frame: FrameName | None = None
+    """What box numbers of a served model mean."""
+    resize: tuple[int, int, int] = (28, 56 * 56, 12_845_056)
+    """Factor, least and most pixels of the server's processor, for frame pixels_resized."""
+    judge: str | None = None
+    """Address of the judge's server."""
+    judge_model: str | None = None
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    device: str = "auto"
+    kept_images: int = Field(default=24, ge=0)
+    """Items whose images are kept for the report."""
+    out: str
+
+    @property
+    def served(self) -> bool:
+        return self.model.startswith(("http://", "https://"))
+
+    @model_validator(mode="after")
+    def _fits(self) -> BenchmarkRecipe:
+        if self.benchmark not in BENCHMARKS:
+            raise ValueError(f"there is no benchmark {self.benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
+        benchmark = BENCHMARKS[self.benchmark]
+        benchmark.mode(self.mode), benchmark.prompt(self.prompt), benchmark.subset(self.subset)
+        if self.served and not self.served_name:
+            raise ValueError("a model at an address needs --served-name, the name under which the server knows it")
+        if self.judge is not None and not benchmark.mode(self.mode).judge:
+            raise ValueError(f"mode '{benchmark.mode(self.mode).name}' of {self.benchmark} asks no judge; drop --judge")
+        if (self.judge is None) != (self.judge_model is None):
+            raise ValueError("a judge needs both --judge (its address) and --judge-model (its name there)")
+        if self.retries_until_parsed > 1 and self.decoding.name == "greedy":
+            raise ValueError("retries give the same reply again with greedy decoding; use --decoding sampled")
+        if self.decoding.template is not None and self.decoding.template not in TEMPLATES:
+            raise ValueError(f"unknown template {self.decoding.template!r}; expected one of {', '.join(TEMPLATES)}")
+        if not self.served and self.frame is not None:
+            raise ValueError("a local model's frame is its family's; --frame is for a model at an address")
+        if self.format is not None and self.benchmark != "jsonl":
+            raise ValueError(f"--format means nothing to benchmark '{self.benchmark}'; leave it out")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked and how it is graded."""
+
+    benchmark: Benchmark
+    mode: Mode
+    prompt: Prompt
+    samples: list[Sample]
+    total: int
+    """Items of the subset, of which `samples` are those that are asked."""
+
+
+def plan(recipe: BenchmarkRecipe) -> Plan:
+    """Reads the benchmark. ValueError with file and line; nothing is asked yet."""
+    benchmark = BENCHMARKS[recipe.benchmark]
+    mode, subset = benchmark.mode(recipe.mode), benchmark.subset(recipe.subset)
+    if recipe.data is None and not benchmark.needs_data and recipe.images is not None:
+        raise ValueError(f"--images means nothing to benchmark '{benchmark.name}'; leave it out")
+    samples = benchmark.load(Place(recipe.data, subset, recipe.images, recipe.format, recipe.limit))
+    if not samples:
+        raise ValueError(f"benchmark '{benchmark.name}', subset '{subset}': there is no item at {recipe.data}")
+    samples = unique(samples)
+    total = len(samples)
+    samples = mode.select(samples) if mode.select else samples
+    samples = selected(samples, recipe.limit)
+    prompt = around(benchmark.prompt(recipe.prompt), recipe.decoding.template)
+    prompt.write(samples[0])
+    return Plan(benchmark, mode, prompt, samples, total)
+
+
+def unique(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with ids of their own: a repeated one gets its number behind it."""
+    seen: Counter[str] = Counter()
+    found = []
+    for sample in samples:
+        seen[sample.id] += 1
+        often = seen[sample.id]
+        found.append(sample if often == 1 else replace(sample, id=f"{sample.id}#{often}"))
+    return found
+
+
+def group_of(sample: Sample) -> str:
+    return str(sample.meta.get("group", sample.id))
+
+
+def selected(samples: list[Sample], limit: int | None) -> list[Sample]:
+    """At most `limit` items, drawn with a seed that never changes, in the order of the file; groups stay whole while
+    they fit."""
+    if limit is None or len(samples) <= limit:
+        return samples
+    groups: dict[str, list[int]] = {}
+    for number, sample in enumerate(samples):
+        groups.setdefault(group_of(sample), []).append(number)
+    order = list(groups.values())
+    random.Random(SELECTION_SEED).shuffle(order)
+    picked: list[int] = []
+    for group in order:
+        if len(picked) + len(group) <= limit:
+            picked += group
+    picked = picked or order[0][:limit]
+    return [samples[number] for number in sorted(picked)]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What answering needs besides the plan."""
+
+    respondent: Respondent
+    decoding: Decoding
+    label: str = "model"
+    judge: Judge | None = None
+    attempts_until_parsed: int = 1
+
+
+Progress = Callable[[int, int], None]
+
+
+def answer_all(
+    plan: Plan, run: Run, out: Path, progress: Progress | None = None
+) -> tuple[list[ItemResult], dict[str, str]]:
+    """Ask what `out` (an items.jsonl) does not hold yet and grade it; (items in the order of the plan, errors by id).
+
+    Each batch is written as it is done. A question that the server did not answer is no item: it is asked again when
+    the run is started again. Raises ValueError for a file with another number of attempts.
+    """
+    done = {item.sample_id: item for item in read_items(out)}
+    for item in done.values():
+        if len(item.verdicts) != run.decoding.k:
+            raise ValueError(f"{out} holds {len(item.verdicts)} attempts per item, this run makes {run.decoding.k}")
+    errors: dict[str, str] = {}
+    size = run.decoding.batch_size
+    for start in range(0, len(plan.samples), size):
+        batch = plan.samples[start : start + size]
+        missing = [sample for sample in batch if sample.id not in done]
+        if missing:
+            asked = batch if run.respondent.whole_batches else missing
+            fresh, lost = _batch(plan, run, asked)
+            errors |= {name: why for name, why in lost.items() if name not in done}
+            append_items(out, [fresh[sample.id] for sample in missing if sample.id in fresh])
+            done |= {sample.id: fresh[sample.id] for sample in missing if sample.id in fresh}
+        if progress:
+            progress(min(start + size, len(plan.samples)), len(plan.samples))
+    held = {item.sample_id: item for item in read_items(out)}
+    return [held[sample.id] for sample in plan.samples if sample.id in held], errors
+
+
+def seed_of(seed: int, sample: Sample, attempt: int = 1) -> int:
+    """Seed of a question's replies, in [0, 2^63): the same wherever it stands and whenever it is asked."""
+    digest = hashlib.sha256(f"benchmark/{seed}/{sample.id}/{attempt}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _batch(plan: Plan, run: Run, batch: Sequence[Sample]) -> tuple[dict[str, ItemResult], dict[str, str]]:
+    """(items by id, errors by id)."""
+    texts = {sample.id: plan.prompt.write(sample) for sample in batch}
+    seed, k = run.decoding.seed, run.decoding.k
+    questions = [Question(sample, texts[sample.id], seed_of(seed, sample)) for sample in batch]
+    replies = run.respondent.answer(questions, run.decoding, k)
+    tries = _retried(run, batch, texts, replies)
+    errors = {s.id: found.reason for s, found in zip(batch, replies, strict=True) if isinstance(found, Failed)}
+    whole = [(s, found) for s, found in zip(batch, replies, strict=True) if not isinstance(found, Failed)]
+
+    def graded(pair: tuple[Sample, list[Completion]]) -> ItemResult:
+        sample, completions = pair
+        return _item(plan, run, sample, completions, tries.get(sample.id, {}))
+
+    if run.judge is None:
+        items = [graded(pair) for pair in whole]
+    else:
+        with ThreadPoolExecutor(JUDGES) as pool:
+            items = list(pool.map(graded, whole))
+    return {item.sample_id: item for item in items}, errors
+
+
+Tries = dict[int, list[Completion]]
+"""Attempt -> the replies that were thrown away before it, in order."""
+
+
+def _retried(run: Run, batch: Sequence[Sample], texts: dict[str, str], replies: list[Answers]) -> dict[str, Tries]:
+    """Asks again where a reply lacks `PARSED`, in place; the last reply stays when none has it."""
+    thrown: dict[str, Tries] = {}
+    for attempt in range(2, run.attempts_until_parsed + 1):
+        open_: list[tuple[int, int]] = []
+        for i, found in enumerate(replies):
+            if not isinstance(found, Failed):
+                open_ += [(i, j) for j, one in enumerate(found) if PARSED not in one.text]
+        questions = [
+            Question(batch[i], texts[batch[i].id], seed_of(run.decoding.seed, batch[i], attempt * 1000 + j))
+            for i, j in open_
+        ]
+        if not questions:
+            break
+        for (i, j), again in zip(open_, run.respondent.answer(questions, run.decoding, 1), strict=True):
+            held = replies[i]
+            if isinstance(again, Failed) or isinstance(held, Failed):
+                replies[i] = again if isinstance(again, Failed) else held
+                continue
+            thrown.setdefault(batch[i].id, {}).setdefault(j, []).append(held[j])
+            held[j] = again[0]
+    return thrown
+
+
+# ------------------------------------------------------------------------------------------------------------- grading
+
+
+def _grade(plan: Plan, sample: Sample, completion: Completion, judge: Judge | None) -> Grade:
+    return plan.mode.grade(read(completion.text, completion.frames), sample, judge)
+
+
+def _item(plan: Plan, run: Run, sample: Sample, completions: Sequence[Completion], thrown: Tries) -> ItemResult:
+    grades = [_grade(plan, sample, completion, run.judge) for completion in completions]
+    firsts = {j: _grade(plan, sample, some[0], run.judge) for j, some in thrown.items()}
+    first = completions[0]
+    attempts = [
+        _attempt(completion, grade, len(thrown.get(j, ())) + 1, firsts.get(j))
+        for j, (completion, grade) in enumerate(zip(completions, grades, strict=True))
+    ]
+    slices = dict(sample.meta.get("slices") or {})
+    return ItemResult(
+        model=run.label,
+        control=None,
+        decoding=run.decoding.name,
+        sample_id=sample.id,
+        task=sample.task,
+        split=str(slices.get("split") or plan.benchmark.name),
+        verdicts=tuple(grade.right for grade in grades),
+        routes=tuple(grade.route for grade in grades),
+        answers=tuple(grade.extracted for grade in grades),
+        tokens=tuple(len(c.token_ids) for c in completions),
+        truncated=tuple(c.truncated for c in completions),
+        habits=tuple(habit_of(c.text) for c in completions),
+        listings=tuple(listings(c.text) for c in completions),
+        text=first.text,
+        question=plan.prompt.write(sample),
+        gold=sample.answer,
+        options=tuple(map(str, sample.meta.get("options") or ())),
+        boxes=tuple(box for box, _ in grades[0].boxes),
+        gold_boxes=gold_boxes(sample.answer),
+        box_image=int(sample.meta.get("image_index", 0)),
+        image_shas=hashes(sample),
+        details={
+            "slices": slices,
+            "group": group_of(sample),
+            "prompt_id": plan.prompt.id,
+            "mode": plan.mode.name,
+            "judge": run.judge.id if run.judge else None,
+            "frames": [[f.name, list(f.size_original), list(f.size_input)] for f in first.frames],
+            "crowds": sample.meta.get("crowds") or [],
+            "boxes": [[list(box), label] for box, label in grades[0].boxes],
+            "attempts": attempts,
+        },
+    )
+
+
+def _attempt(completion: Completion, grade: Grade, tries: int, first: Grade | None) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "tries": tries,
+        "first_right": grade.right if first is None else first.right,
+        "right": grade.right,
+        "value": grade.value,
+        "route": grade.route,
+        "extracted": grade.extracted,
+        "detail": grade.detail,
+        "needs_judge": grade.needs_judge,
+        "judged": list(grade.judged),
+    }

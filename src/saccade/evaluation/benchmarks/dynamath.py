@@ -1,0 +1,246 @@
+"""DynaMath (Zou et al. 2024, arXiv 2411.00836): 501 seed questions in ten variants, average and worst case."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from saccade import grading
+from saccade.evaluation.benchmarks import judging, replies
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    Grade,
+    Group,
+    Judge,
+    JudgeError,
+    Mode,
+    Place,
+    Prompt,
+    Reply,
+    Score,
+)
+from saccade.evaluation.benchmarks.prompts import asking, with_images
+from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, hub_rows, text_of
+from saccade.evaluation.benchmarks.scoring import mean
+from saccade.grading import Verdict
+from saccade.types import Sample
+
+VARIANTS = 10
+TOLERANCE = 0.001
+FILES = ("DynaMath*.tsv", "sample_variant*.parquet", "data/sample_variant*.parquet", "*.jsonl")
+KINDS = ("float", "multiple choice", "text")
+_VARIANT = re.compile(r"variant_?(\d+)")
+
+
+def load(place: Place) -> list[Sample]:
+    found = []
+    for table, where, row, variant in _rows(place):
+        try:
+            found.append(_sample(table, row, variant))
+        except ValueError as error:
+            raise at(where, error) from error
+    order = {sample.meta["group"]: None for sample in found}
+    numbers = {group: i for i, group in enumerate(order)}
+    return sorted(found, key=lambda s: (numbers[s.meta["group"]], int(s.meta["variant"])))
+
+
+def _rows(place: Place) -> Any:
+    if place.data is None:
+        for number in range(1, VARIANTS + 1):
+            split = f"sample_variant{number}"
+            for where, row in hub_rows("DynaMath/DynaMath_Sample", None, split):
+                yield Table(place, None, "DynaMath/DynaMath_Sample"), where, _sound(where, row), number
+        return
+    for file in find(place, FILES):
+        named = _VARIANT.search(file.stem)
+        for where, row in file_rows(file, "sample_variant1"):
+            yield Table(place, file), where, _sound(where, row), int(named[1]) if named else None
+
+
+def _sound(where: str, row: Any) -> dict[str, Any]:
+    if isinstance(row, ValueError):
+        raise at(where, row)
+    return row
+
+
+def _sample(table: Table, row: dict[str, Any], variant: int | None) -> Sample:
+    kind = text_of(row, "answer_type").lower()
+    if kind not in KINDS:
+        raise ValueError(f"field 'answer_type': got {kind!r}, expected one of {', '.join(KINDS)}")
+    seed = text_of(row, "qid", "id")
+    number = str(variant) if variant is not None else text_of(row, "varid")
+    level = row.get("knowledge_level") or row.get("level")
+    gold = text_of(row, "ground_truth", "answer")
+    meta = {
+        "slices": {"subject": row.get("subject"), "level": level, "answer_type": kind},
+        "group": seed,
+        "variant": re.sub(r"\D", "", number) or "0",
+        "kind": kind,
+    }
+    task = {"multiple choice": "choice", "float": "free_form", "text": "text"}[kind]
+    picture = row.get("decoded_image") or row.get("image")
+    return Sample(f"{seed}/{number}", table.images(picture), text_of(row, "question"), gold, task, meta)
+
+
+def write(sample: Sample) -> str:
+    """The question with the request for JSON."""
+    forms = {
+        "float": "a number with three decimal places",
+        "multiple choice": "the letter of the right option alone",
+        "text": "the answer in a few words",
+    }
+    return with_images(
+        sample,
+        f"## Question\n{sample.question}\n## Form of the answer\nAnswer with a JSON object with two keys: "
+        f'"solution", your steps, and "short answer", {forms[sample.meta["kind"]]}.',
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ official
+
+
+def short_answer(said: str) -> str | None:
+    """The 'short answer' of the outermost {..}, backslashes taken out as the script does; None when that is no JSON."""
+    start, end = said.find("{"), said.rfind("}")
+    if start < 0 or end < start:
+        return None
+    try:
+        held = json.loads(said[start : end + 1].replace("\\", ""), strict=False)
+    except (ValueError, RecursionError):
+        return None
+    answer = held.get("short answer") if isinstance(held, dict) else None
+    return None if answer is None else str(answer).strip()
+
+
+def first_number(text: str) -> float | None:
+    """The number of the first token, times pi when it is written with one; None when there is none."""
+    words = text.strip().split()
+    token = (words[0] if words else "").rstrip(",;").replace("π", "pi").replace("\\", "")
+    factor = math.pi if "pi" in token else 1.0
+    token = token.replace("*", "").replace("pi", "") or "1"
+    try:
+        value = float(token)
+    except ValueError:
+        found = re.fullmatch(r"(-?[\d.]+)/([\d.]+)", token)
+        try:
+            value = float(found[1]) / float(found[2]) if found else math.nan
+        except (ValueError, ZeroDivisionError):
+            return None
+    return value * factor if math.isfinite(value) else None
+
+
+_LONE = re.compile(r"(?<![A-Za-z])([A-E])(?![A-Za-z])", re.I)
+
+
+def agrees(answer: str, sample: Sample) -> bool:
+    kind = sample.meta["kind"]
+    if kind == "float":
+        got, wanted = first_number(answer), first_number(sample.answer)
+        return got is not None and wanted is not None and abs(got - wanted) <= TOLERANCE
+    if kind == "multiple choice":
+        letters = {letter.upper() for letter in _LONE.findall(answer)}
+        return letters == {sample.answer.strip().upper()}
+    return answer.strip().lower() in sample.answer.lower()
+
+
+EXAMPLES = (
+    ("What is the slope?", "The line rises by 3 over 2 steps, so 1.5.", "1.500"),
+    ("Which graph is it? choice: (A) 1 (B) 2", "It is the second graph.", "B"),
+    ("Is the function even or odd?", "Mirroring it at the y-axis changes nothing: even.", "even"),
+)
+
+
+def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
+    if reply.said is None or not reply.said.strip():
+        return replies.NO_ANSWER
+    answer, how, judged = short_answer(reply.said), "short answer of the JSON", ()
+    if answer is None and judge is None:
+        return judging.undecided(Grade(False, ""), "a reply without that JSON is shortened by a judge")
+    if answer is None:
+        form = "A number with three decimals, a letter, or a few words."
+        try:
+            assert judge is not None
+            answer = judging.extract(judge, judging.extraction_prompt(sample.question, reply.said, EXAMPLES, form))
+        except JudgeError as error:
+            return judging.undecided(Grade(False, ""), str(error))
+        how, judged = "judge: extraction", (answer,)
+    if sample.meta["kind"] == "float" and first_number(sample.answer) is None:
+        return Grade(None, "gold", answer, f"gold {sample.answer!r} is no number")
+    return Grade(agrees(answer, sample), how, answer, judged=judged)
+
+
+def strict_rule(answer: str, sample: Sample) -> Verdict:
+    """The short answer, or the whole answer, with the tolerance of 0.001; texts must be equal, not contained."""
+    said = short_answer(answer)
+    said = answer if said is None else said
+    if sample.meta["kind"] == "float":
+        return grading.grade_number(said, sample.answer, absolute=TOLERANCE)
+    if sample.meta["kind"] == "text":
+        return grading.grade_text(said, sample.answer)
+    return grading.grade_choice(said, sample.answer, tuple("ABCDE"))
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+def worst(groups: Sequence[Group]) -> float | None:
+    """Share of seed questions with all their variants right (with several attempts: the chance of it)."""
+    whole = [group for group in groups if group]
+    return sum(math.prod(one.mean for one in group) for group in whole) / len(whole) if whole else None
+
+
+def robustness(groups: Sequence[Group]) -> float | None:
+    """Worst case over average."""
+    average, low = mean(groups), worst(groups)
+    return None if not average or low is None else low / average
+
+
+AVERAGE = Score("average", mean)
+
+BENCHMARK = Benchmark(
+    name="dynamath",
+    title="DynaMath",
+    layout="VLMEvalKit's `DynaMath*.tsv`; `sample_variant1..10` Parquet of the hub's DynaMath/DynaMath_Sample; or "
+    "JSONL. Fields: qid (id), varid, question, answer (ground_truth), answer_type (float, multiple choice, text), "
+    "subject, knowledge_level (level), image.",
+    load=load,
+    prompts={"json": Prompt("dynamath.json.v1", write), "noprompt": asking("dynamath.bare.v1")},
+    modes={
+        "official": Mode(
+            "official",
+            "DynaMath/DynaMath by way of VLMEvalKit",
+            (
+                replies.THOUGHT,
+                "The outermost {..} without its backslashes, read as JSON; its 'short answer'.",
+                "When that is no JSON, a judge shortens the reply.",
+                "float: the first token as a number, times pi when written with one; within 0.001.",
+                "multiple choice: the only lone letter A to E equals the gold.",
+                "text: the answer, in lower case, is part of the gold.",
+            ),
+            official,
+            (
+                *judging.OWN_WORDING,
+                "Without a judge a reply without that JSON needs one and counts as not right.",
+                "A fraction such as 1/2 is read as a number.",
+                "The wording of the prompt is our own.",
+            ),
+            judge=True,
+        ),
+        "strict": replies.strict_mode(
+            strict_rule,
+            ("The JSON's 'short answer' where there is one.", "Numbers within 0.001, letters, equal texts."),
+        ),
+    },
+    headline=AVERAGE,
+    slices=("subject", "level", "answer_type"),
+    scores=(Score("worst_case", worst), Score("robustness", robustness)),
+    notes=(
+        "The official rule for texts passes an empty answer and any part of the gold; removing backslashes destroys "
+        "LaTeX.",
+        "Some tables quote the average, some the worst case (Qwen2.5-VL-7B: 50.7 and 21.0): say which.",
+        "Variants of one seed question are drawn together in intervals; a --limit is best a multiple of ten.",
+    ),
+)

@@ -1,0 +1,73 @@
+"""What all modes do to a reply first, and the graders of the strict mode, which are those of training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from saccade import grading
+from saccade.evaluation.benchmarks.benchmark import Grade, Judge, Mode, Reply
+from saccade.grading import Verdict
+from saccade.parsing import parse_final, read_choice, read_reply
+from saccade.types import Frame, Sample
+
+THOUGHT = "Thought is stripped first (up to the last </think>), then the inside of the last <answer> block is taken, \
+else all that is left; a reply that ends inside its thought has no answer."
+"""The step that every official mode here has in front of its rules: the originals were written before models that
+think aloud."""
+STRICT_RULE = "The last <answer> block after all thought, else the last \\boxed, else what follows 'final answer', \
+else the whole rest."
+
+_TAG = re.compile(r"</?answer>")
+
+
+def read(text: str, frames: Sequence[Frame] = ()) -> Reply:
+    """The reply as protocols see it."""
+    reply = read_reply(text)
+    said = reply.answer if reply.answer is not None else _TAG.sub(" ", reply.rest).strip()
+    unended = reply.answer is None and not said and "<think>" in text and "</think>" not in text
+    return Reply(text, None if unended else said, tuple(frames))
+
+
+NO_ANSWER = Grade(False, "no answer", detail="the reply ends inside its thought, or is empty")
+
+Rule = Callable[[str, Sample], Verdict]
+"""Answer text and sample -> verdict."""
+
+
+def strict_mode(rule: Rule, says: Sequence[str]) -> Mode:
+    """Rules alone, no network: the answer read as in training, graded by `rule`, which `says` puts in words."""
+
+    def grade(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
+        return strict_grade(reply, sample, rule)
+
+    return Mode("strict", "this project's graders", (STRICT_RULE, *says), grade, reason="this project's own")
+
+
+def strict_grade(reply: Reply, sample: Sample, rule: Rule) -> Grade:
+    """The grade of a reply by a grader of `saccade.grading`."""
+    final = parse_final(reply.text)
+    if final.value is None:
+        return Grade(False, "no answer", detail=final.reason or "")
+    verdict = rule(final.value, sample)
+    return Grade(verdict.right, f"{final.how}: {verdict.route}", final.value, verdict.detail, verdict.value)
+
+
+def choice(answer: str, sample: Sample) -> Verdict:
+    """By letter or by the text of exactly one option."""
+    return grading.grade_choice(answer, sample.answer, tuple(sample.meta.get("options") or ()))
+
+
+def math(answer: str, sample: Sample) -> Verdict:
+    return grading.grade_math(answer, sample.answer)
+
+
+def by_task(answer: str, sample: Sample) -> Verdict:
+    """A choice as a choice, all else as mathematics."""
+    return choice(answer, sample) if sample.task == "choice" else math(answer, sample)
+
+
+def letter_of(answer: str, sample: Sample) -> str | None:
+    options: tuple[Any, ...] = tuple(sample.meta.get("options") or ())
+    return read_choice(answer, grading.letters_for(options), options)

@@ -1,0 +1,171 @@
+"""Who answers: a local model through the built-in engine, or a model behind an OpenAI-compatible address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from PIL import Image
+
+from saccade.data.images import image_sha, load_image
+from saccade.endpoint import Choice, Endpoint, EndpointError, Message, image_url
+from saccade.evaluation.evaluator import Decoding
+from saccade.geometry import smart_resize
+from saccade.models.policy import Policy
+from saccade.rollout.engine import Engine
+from saccade.rollout.prompts import PreparedPrompt, check_lengths
+from saccade.tasks.templates import IMAGE
+from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A sample with the user's turn that is put to the model, and the seed of its replies."""
+
+    sample: Sample
+    text: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A question that could not be asked: no verdict on the model."""
+
+    reason: str
+
+
+Answers = list[Completion] | Failed
+
+
+class Respondent(Protocol):
+    """A model that answers."""
+
+    whole_batches: bool
+    """Replies may depend, by round-off, on what else is in the batch: a resumed run asks a torn batch again."""
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+        """n replies to each question, in order."""
+        ...
+
+
+def pictures(sample: Sample) -> tuple[Image.Image, ...]:
+    """The sample's images, upright RGB. ValueError that names the sample."""
+    try:
+        return tuple(load_image(source) for source in sample.images)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"sample {sample.id!r}: {error}") from error
+
+
+def hashes(sample: Sample) -> tuple[str, ...]:
+    """The names under which reports keep the images."""
+    return tuple(image_sha(image) for image in pictures(sample))
+
+
+class LocalModel:
+    """A policy and its engine. A question's replies follow from its seed, whatever its neighbours."""
+
+    whole_batches = True
+
+    def __init__(self, policy: Policy, engine: Engine) -> None:
+        self.policy, self.engine = policy, engine
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+        adapter = self.policy.adapter
+        prepared = [self._prepared(question, decoding.forced_prefix) for question in questions]
+        check_lengths(prepared, decoding.max_new_tokens, self.policy.context_length)
+        seeds: Any = [question.seed for question in questions]
+        replies = self.engine.generate([one.encoded for one in prepared], decoding.sampling(), n, seeds)
+        prefix = decoding.forced_prefix
+        if not prefix:
+            return [list(some) for some in replies]
+        ids = tuple(adapter.encode_reply(prefix)[:-1])
+        return [[replace(c, text=prefix + c.text, token_ids=ids + c.token_ids) for c in some] for some in replies]
+
+    def _prepared(self, question: Question, prefix: str) -> PreparedPrompt:
+        images = pictures(question.sample)
+        try:
+            encoded = self.policy.adapter.encode(question.text, images)
+        except ValueError as error:
+            raise ValueError(f"sample {question.sample.id!r}: {error}") from error
+        if prefix:
+            encoded = self.policy.adapter.continue_with(encoded, prefix)
+        return PreparedPrompt(question.sample, encoded, images)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedFrame:
+    """What a served model's box numbers mean; nothing tells it but the person who serves the model."""
+
+    name: FrameName
+    factor: int = 28
+    min_pixels: int = 56 * 56
+    max_pixels: int = 12_845_056
+    """For pixels_resized: the resize of the server's processor."""
+
+    def of(self, image: Image.Image) -> Frame:
+        size = image.size
+        if self.name == "pixels_resized":
+            height, width = smart_resize(image.height, image.width, self.factor, self.min_pixels, self.max_pixels)
+            size = (width, height)
+        return Frame(self.name, image.size, size)
+
+
+class ServedModel:
+    """A model behind an address. Questions are asked side by side, as many at a time as the endpoint's limits say."""
+
+    whole_batches = False
+
+    def __init__(self, endpoint: Endpoint, frame: ServedFrame | None = None) -> None:
+        self.endpoint, self.frame = endpoint, frame
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+        if decoding.forced_prefix:
+            raise ValueError("a forced beginning of the reply needs a local model; leave forced_prefix out")
+        with ThreadPoolExecutor(self.endpoint.limits.concurrency) as pool:
+            return list(pool.map(lambda question: self._one(question, decoding, n), questions))
+
+    def _one(self, question: Question, decoding: Decoding, n: int) -> Answers:
+        images = pictures(question.sample)
+        options: dict[str, Any] = {"n": n, "max_tokens": decoding.max_new_tokens}
+        if decoding.name == "greedy":
+            options |= {"temperature": 0.0}
+        else:
+            options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "seed": question.seed % 2**31}
+            options |= {"top_k": decoding.top_k} if decoding.top_k else {}
+        try:
+            reply = self.endpoint.chat([_turn(question.text, images)], **options)
+        except EndpointError as error:
+            return Failed(str(error))
+        if len(reply.choices) != n:
+            return Failed(f"the server gave {len(reply.choices)} replies, {n} were asked for")
+        frames = tuple(self.frame.of(image) for image in images) if self.frame else ()
+        counted = reply.usage.completion_tokens
+        return [_completion(choice, counted if n == 1 else counted // n, frames) for choice in reply.choices]
+
+
+def _turn(text: str, images: Sequence[Image.Image]) -> Message:
+    """A user's turn with each image where its marker stands, as PNG data URLs."""
+    if not images:
+        return {"role": "user", "content": text}
+    parts: list[dict[str, Any]] = []
+    pieces = text.split(IMAGE)
+    for piece, image in zip(pieces, [None, *images], strict=True):
+        if image is not None:
+            parts.append({"type": "image_url", "image_url": {"url": image_url(image)}})
+        if piece.strip():
+            parts.append({"type": "text", "text": piece.strip() if image is None else piece.lstrip("\n")})
+    return {"role": "user", "content": parts}
+
+
+_REASONS: dict[str | None, FinishReason] = {"length": "length"}
+
+
+def _completion(choice: Choice, tokens: int, frames: tuple[Frame, ...]) -> Completion:
+    """The reply with thought that the server keeps apart put in front. `token_ids` has only the right length."""
+    text = choice.text
+    if choice.reasoning and "</think>" not in text:
+        text = f"<think>{choice.reasoning}</think>{text}" if text.strip() else f"<think>{choice.reasoning}"
+    reason = _REASONS.get(choice.finish_reason, "stop")
+    return Completion(text, (0,) * tokens, finish_reason=reason, frames=frames)
