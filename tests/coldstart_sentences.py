@@ -101,11 +101,7 @@ There's no description of the roof. => There's no sign of the roof.
 I'm given a description of an image with a pie chart. => I'm given an image with a pie chart.
 According to what's described, the line is steep. => According to what's shown, the line is steep.
 In the image described, the man holds a cup. => In the image shown, the man holds a cup.
-There are two dogs in the description. => There's no description of the roof. => There's no sign of the roof.
-I'm given a description of an image with a pie chart. => I'm given an image with a pie chart.
-According to what's described, the line is steep. => According to what's shown, the line is steep.
-In the image described, the man holds a cup. => In the image shown, the man holds a cup.
-There are two dogs in the image.
+There are two dogs in the description. => There are two dogs in the image.
 There is no mention of a cat in the description. => There is no sign of a cat in the image.
 No mention of water in the caption. => No sign of water in the image.
 The radius from the description is 4. => The radius from the image is 4.

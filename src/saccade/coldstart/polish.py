@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from saccade.coldstart.wordings import (
+from saccade.coldstart.phrases import (
     ADVERBS,
     BLIND,
     BLOCKING,

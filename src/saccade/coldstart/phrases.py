@@ -100,8 +100,8 @@ def saying_as_showing(verb: str, between: str) -> str:
 
 
 BLOCKING = re.compile(
-    r"\b(?:wording|worded|phrasing|phrased|typos?|authors?|writers?|wrote|sentences?|paragraphs?|puts? it|its description"
-    r"|their descriptions?|(?:description|caption)s? calls?"
+    r"\b(?:wording|worded|phrasing|phrased|typos?|authors?|writers?|wrote|sentences?|paragraphs?|puts? it"
+    r"|its description|their descriptions?|(?:description|caption)s? calls?"
     r"|(?:image|picture|photo|figure)s? (?:and|or|nor|with) (?:the|its) (?:description|caption))\b",
     re.IGNORECASE,
 )
