@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 KEYS = {"setting", "arm", "cpu_seconds", "peak_mb", "ratio", "path"}
 TINY = Setting(visual_tokens=16, new_tokens=6, group_size=3, prompts=2)
 needs_trl = pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed; it is in the extra 'bench'")
+needs_coco = pytest.mark.skipif(find_spec("pycocotools") is None, reason="pycocotools is in the extra 'dev'")
 needs_plots = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is in the extra 'bench'")
 
 
@@ -114,6 +115,7 @@ PROGRAMS = [
             "generate, num_return_sequences": PER_COMPLETION,
         },
     ),
+    pytest.param("rewards", {"saccade": "", "VLM-R1's formula": ""}, marks=needs_coco),
     pytest.param("scaling", {"update packed": "packed", "update plain": "plain"}, marks=needs_plots),
 ]
 """Program -> its arms, and how the path of each begins."""
