@@ -1,4 +1,4 @@
-"""The store of a cold start: rows are claimed by one owner at a time, steps are kept once, a full disk loses nothing."""
+"""The store of a cold start: a row has one owner at a time, a step is kept once, a full disk loses nothing."""
 
 from __future__ import annotations
 

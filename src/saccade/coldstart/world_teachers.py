@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 
 from saccade.coldstart.asking import asked
@@ -56,11 +57,17 @@ class WorldEyes:
                 text += f" The correct answer is {call.gold}."
         return Said(text, None, _record(self.model, call, asked(call.draft), text))
 
+    def __post_init__(self) -> None:
+        self._of_world = lru_cache(256)(self._make)  # a row asks for its scene up to three times
+
     def _item(self, draft: Draft) -> WorldItem:
         meta = draft.meta
         if meta.get("world_kind") is None or draft.source not in self.worlds:
             raise TeacherError("not of the world", f"{draft.id}: its scene is not known", retriable=False)
-        return World(self.worlds[draft.source]).item(meta["seed"], meta["index"], draft.task, meta["split"])
+        return self._of_world(draft.source, meta["seed"], meta["index"], draft.task, meta["split"])
+
+    def _make(self, source: str, seed: int, index: int, task: str, split: str) -> WorldItem:
+        return World(self.worlds[source]).item(seed, index, task, split)
 
     def _seen(self, item: WorldItem, draft: Draft) -> list[Fact]:
         """What these eyes see of the scene: the same whatever is written about it."""

@@ -1,0 +1,307 @@
+"""The cold start as a whole: offline on the world, where its quality can be measured, and with bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import Answer, chat_server
+from PIL import Image
+
+from saccade import cli
+from saccade.coldstart.drafts import Draft
+from saccade.coldstart.recipe import ColdStartRecipe
+from saccade.coldstart.run import run
+from saccade.config import load
+from saccade.data import DataConfig, open_source
+from saccade.training.examples import ExampleConfig, read_examples
+
+TASKS = ("count", "arithmetic", "compare", "chart", "geometry", "choice", "yes_no")
+
+
+def recipe(out: Path, n: int = 12, **changes: Any) -> ColdStartRecipe:
+    base = {
+        "kind": "coldstart",
+        "out": out,
+        "data": [{"source": "world", "task": task, "limit": n} for task in TASKS],
+        "vision": {"teacher": "world"},
+        "reasoner": {"teacher": "world"},
+        "filters": [],
+        "polish": False,
+        "samples": 2,
+        "sampling": {"description": {"max_tokens": 500}},
+    }
+    return ColdStartRecipe.model_validate({**base, **changes})
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_reasoner_that_is_told_everything_truly_answers_everything(tmp_path: Path) -> None:
+    summary = run(recipe(tmp_path, 30))
+    assert summary["written"]["easy"] == summary["written"]["in the set"] == 30 * len(TASKS)
+
+
+def test_errors_and_omissions_cost_answers(tmp_path: Path) -> None:
+    wrong = run(recipe(tmp_path / "e", vision={"teacher": "world", "error_rate": 0.5}))["written"]["easy"]
+    less = run(recipe(tmp_path / "o", vision={"teacher": "world", "omission_rate": 0.5}))["written"]["easy"]
+    assert max(wrong, less) < 0.8 * 12 * len(TASKS)
+
+
+def test_bridged_descriptions_answer_more_than_captions_of_the_same_budget(tmp_path: Path) -> None:
+    """Tests the pipeline; teachers made for the world are no evidence about real ones."""
+    n = 40 * len(TASKS)
+    budget = {"description": {"max_tokens": 40}}
+    summary = run(recipe(tmp_path, 40, ablation=n, sampling=budget, samples=1))
+    found = summary["accuracy"]
+    assert found["n"] == n
+    assert found["bridged - caption"]["low"] > 0.05
+    assert found["caption"]["low"] > found["none"]["high"]
+    drafts = [Draft.from_json(line) for line in (tmp_path / "drafts.jsonl").read_text().splitlines()]
+    for draft in drafts:
+        assert max(len(text.split()) for text in (draft.caption or "", draft.description or "")) <= 40
+    captions, descriptions = (
+        sum(len((getattr(d, key) or "").split()) for d in drafts) for key in ("caption", "description")
+    )
+    assert captions == pytest.approx(descriptions, rel=0.05)
+
+
+def test_the_set_is_what_sft_reads_and_what_llama_factory_reads(tmp_path: Path) -> None:
+    run(recipe(tmp_path))
+    examples = read_examples(ExampleConfig(path=tmp_path / "train.jsonl"))
+    other = json.loads((tmp_path / "llama_factory.json").read_text())
+    assert len(examples) == len(other) == 12 * len(TASKS)
+    for example, row in zip(examples, other, strict=True):
+        assert row["messages"][0]["content"] == example.prompt and row["messages"][1]["content"] == example.reply
+        assert row["messages"][0]["content"].count("<image>") == len(row["images"]) == 1
+        assert (tmp_path / row["images"][0]).is_file()
+    info = json.loads((tmp_path / "dataset_info.json").read_text())["cold_start"]
+    assert (tmp_path / info["file_name"]).is_file() and info["columns"]["messages"] in other[0]
+
+
+def test_rows_never_right_and_always_right_are_prompts_for_rl_with_labels(tmp_path: Path) -> None:
+    summary = run(recipe(tmp_path, 20, samples=3, reasoner={"teacher": "world", "slip_rate": 0.5}))
+    rows = {name: lines(tmp_path / f"rl_{name}.jsonl") for name in ("easy", "mixed", "hard")}
+    assert all(len(rows[name]) == summary["written"][name] > 0 for name in rows)
+    for name, rate in (("easy", 1.0), ("hard", 0.0)):
+        (label,) = {(row["meta"]["cold_start"], row["meta"]["pass_rate"]) for row in rows[name]}
+        assert label == (name, rate)
+        source = open_source(DataConfig(source="saccade", path=tmp_path / f"rl_{name}.jsonl"))
+        assert len(source) == len(rows[name]) and source[0].meta["cold_start"] == name
+    hard = {row["id"] for row in rows["hard"]}
+    assert not hard & {row["id"] for row in lines(tmp_path / "train.jsonl")}
+
+
+def test_the_shortest_right_chain_is_kept_or_a_diverse_set(tmp_path: Path) -> None:
+    run(recipe(tmp_path / "s", samples=6))
+    run(recipe(tmp_path / "d", samples=6, prefer="diverse", keep=3))
+    for folder, count in (("s", 1), ("d", 3)):
+        for line in (tmp_path / folder / "drafts.jsonl").read_text().splitlines():
+            draft = Draft.from_json(line)
+            assert len(draft.chosen) == count
+            assert len(draft.chains[draft.chosen[0]].text) == min(len(chain.text) for chain in draft.chains)
+    pairs = zip(lines(tmp_path / "d" / "drafts.jsonl"), lines(tmp_path / "s" / "drafts.jsonl"), strict=True)
+    assert any(len({d["chains"][i]["text"] for i in d["chosen"]}) == 3 for d, _ in pairs)
+
+
+def test_no_step_sees_the_answer_unless_declared_and_then_every_row_says_so(tmp_path: Path) -> None:
+    run(recipe(tmp_path / "blind"))
+    assert not any(row["meta"]["cold_start"]["saw_answer"] for row in lines(tmp_path / "blind" / "train.jsonl"))
+    run(recipe(tmp_path / "told", answer_in=["pseudo_cot"], ablation=10))
+    for draft in lines(tmp_path / "told" / "drafts.jsonl"):
+        heard = {(step["stage"], step["arm"]) for step in draft["steps"] if step["saw_answer"]}
+        assert heard == {("pseudo_cot", "bridged"), ("description", "bridged"), ("reasoning", "bridged")}
+
+
+def test_a_row_records_models_prompts_sampling_tokens_cost_and_time(tmp_path: Path) -> None:
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        text = (
+            "<think>I see it.</think><answer>3</answer>" if isinstance(request["messages"][0]["content"], str) else "x"
+        )
+        return Answer(text)
+
+    with chat_server(answer) as server:
+        run(chat_recipe(tmp_path, server.url, n=2, answer_in=["reasoning"]))
+    (first, _) = lines(tmp_path / "set" / "train.jsonl")
+    steps = {step["stage"]: step for step in first["meta"]["cold_start"]["steps"]}
+    assert steps["pseudo_cot"]["prompt_version"].startswith("pseudo_cot@1:")
+    assert "+answer@1:" in steps["reasoning"]["prompt_version"] and steps["reasoning"]["saw_answer"]
+    for step in steps.values():
+        assert step["model"] == "fake" and step["sampling"]["temperature"] == 0.6 and step["seconds"] > 0
+        assert (step["tokens_in"], step["tokens_out"], step["cost"]) == (7, 3, pytest.approx((7 * 1 + 3 * 2) / 1e6))
+    visual = [r for r in server.requests if not isinstance(r["messages"][0]["content"], str)]
+    assert all(r["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png") for r in visual)
+    told = [r["messages"][0]["content"] for r in server.requests if isinstance(r["messages"][0]["content"], str)]
+    assert sum("the correct answer is: 3" in text for text in told) == 2  # and not in the check
+
+
+def test_a_reasoner_that_keeps_its_thought_apart_is_read(tmp_path: Path) -> None:
+    message = {"content": "The answer is <answer>3</answer>", "reasoning_content": "Three dots, one by one."}
+    raw = json.dumps({"model": "m", "choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+    with chat_server(lambda number, request: Answer(raw=raw)) as server:
+        run(chat_recipe(tmp_path, server.url, n=1))
+    (row,) = lines(tmp_path / "set" / "train.jsonl")
+    assert row["response"] == "<think>Three dots, one by one.</think><answer>3</answer>"
+
+
+def test_started_again_nothing_is_asked_twice_and_other_filters_cost_nothing(tmp_path: Path) -> None:
+    with chat_server(lambda number, request: Answer("<think>So.</think><answer>3</answer>")) as server:
+        run(chat_recipe(tmp_path, server.url, n=3))
+        asked = len(server.requests)
+        again = run(chat_recipe(tmp_path, server.url, n=3, keep=2))
+    assert len(server.requests) == asked and again["chains"]["in the set"] == 3
+    with pytest.raises(ValueError, match="begun with other settings of samples"):
+        run(chat_recipe(tmp_path, server.url, n=3, samples=5))
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+def chat_recipe(folder: Path, url: str, n: int = 3, **changes: Any) -> ColdStartRecipe:
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (32, 32), (9, 99, 199)).save(folder / "a.png")
+    turns = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "3"}]
+    rows = [{"id": f"r{i}", "image": "a.png", "conversations": turns, "task": "count"} for i in range(n)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = {"teacher": "endpoint", "url": url, "model": "fake", "timeout_s": 2, "retries": 0, "backoff_s": 0}
+    teacher |= {"price_in": 1.0, "price_out": 2.0}
+    base = {"data": [{"source": "vlm_r1", "path": folder / "rows.jsonl"}], "vision": teacher, "reasoner": teacher}
+    fast = {"samples": 1, "attempts": 2, "retry_after_s": 0.0, "sampling": {}}
+    return recipe(folder / "set", **{**base, **fast, **changes})
+
+
+def test_an_unreachable_server_is_said_before_any_row(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"vision: POST http://127.0.0.1:9/.*check that the server runs"):
+        run(chat_recipe(tmp_path, "http://127.0.0.1:9"))
+
+
+def test_a_wrong_key_is_said_without_the_key(tmp_path: Path) -> None:
+    key = "sk-secret-1234"
+    refused = Answer(status=401, raw=f'{{"error": "Incorrect API key provided: {key}"}}'.encode())
+    with (
+        chat_server(lambda number, request: refused) as server,
+        pytest.raises(ValueError, match="OPENAI_API_KEY") as said,
+    ):
+        run(chat_recipe(tmp_path, server.url), {"OPENAI_API_KEY": key})
+    headers = {name.lower(): value for name, value in server.requests[0]["headers"].items()}
+    assert headers["authorization"] == f"Bearer {key}" and key not in str(said.value)
+    assert not [p for p in (tmp_path / "set").rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
+
+
+def test_a_key_that_expires_on_the_way_stops_the_run_and_is_not_written_down(tmp_path: Path) -> None:
+    key = "sk-secret-1234"
+
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        return Answer("fine") if number < 5 else Answer(status=401, raw=f"bad key {key}".encode())
+
+    with chat_server(answer) as server, pytest.raises(ValueError, match="a teacher refuses") as said:
+        run(chat_recipe(tmp_path, server.url), {"OPENAI_API_KEY": key})
+    assert key not in str(said.value)
+    assert not [p for p in (tmp_path / "set").rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
+
+
+def test_a_model_without_vision_is_said_before_any_row(tmp_path: Path) -> None:
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        seen = not isinstance(request["messages"][0]["content"], str)
+        return Answer(status=400, raw=b"fake is not a multimodal model") if seen else Answer("yes")
+
+    with chat_server(answer) as server, pytest.raises(ValueError, match="does 'fake' take images"):
+        run(chat_recipe(tmp_path, server.url))
+
+
+def test_a_server_that_dies_on_the_way_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
+    dead = Answer(status=500, raw=b"out of memory")
+    with (
+        chat_server(lambda number, request: Answer("<answer>3</answer>") if number < 12 else dead) as server,
+        pytest.raises(ValueError, match=r"5 attempts in a row came to nothing.*out of memory"),
+    ):
+        run(chat_recipe(tmp_path, server.url, n=20, stop_after=5, attempts=9, rows=2))
+    with chat_server(lambda number, request: Answer("<think>a</think><answer>3</answer>")) as server:
+        summary = run(chat_recipe(tmp_path, server.url, n=20, attempts=9))
+        assert len(server.requests) < 2 + 60  # the checks, and less than all three steps of all rows
+    assert summary["rows"]["done"] == 20 and summary["written"]["in the set"] >= 15
+
+
+def test_a_refused_row_is_counted_and_others_go_on(tmp_path: Path) -> None:
+    refused: list[int] = []
+
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        if number == 3:
+            refused.append(number)
+            return Answer(status=413, raw=b"image too large")
+        return Answer("<think>a</think><answer>3</answer>")
+
+    with chat_server(answer) as server:
+        summary = run(chat_recipe(tmp_path, server.url))
+    assert summary["left_out"] == {"status 413": 1} and summary["rows"] == {"all": 3, "done": 2, "open": 0, "failed": 1}
+    (row,) = lines(tmp_path / "set" / "left_out.jsonl")
+    assert "send smaller images" in row["detail"]
+
+
+def test_a_reply_with_a_lone_surrogate_is_kept_and_written(tmp_path: Path) -> None:
+    raw = b'{"model":"m","choices":[{"message":{"content":"<think>odd \\ud800</think><answer>3</answer>"}}]}'
+    with chat_server(lambda number, request: Answer(raw=raw)) as server:
+        run(chat_recipe(tmp_path, server.url, n=1))
+    (row,) = lines(tmp_path / "set" / "train.jsonl")
+    assert row["response"] == "<think>odd \ud800</think><answer>3</answer>"
+
+
+def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
+    config = chat_recipe(tmp_path, "http://127.0.0.1:9")
+    turns = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "3"}]
+    box = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": [1, 2, 3, 4]}]
+    rows = [
+        {"id": "none", "conversations": turns, "task": "count"},
+        {"id": "gone", "image": "gone.png", "conversations": turns, "task": "count"},
+        {"id": "box", "image": "a.png", "conversations": box},
+        {"id": "odd", "image": "a.png", "conversations": turns, "task": "riddle"},
+    ]
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    with chat_server(lambda number, request: Answer("<think>a</think><answer>3</answer>")) as server:
+        data = [{**config.data[0].model_dump(exclude_unset=True), "on_bad": "skip"}]
+        teacher = {"vision": {**config.vision.model_dump(), "url": server.url}}
+        teacher["reasoner"] = teacher["vision"]
+        summary = run(
+            ColdStartRecipe.model_validate({**config.model_dump(exclude_unset=True), "data": data, **teacher})
+        )
+    assert summary["left_out"] == {"answer is no words": 1, "bad image": 1, "no image": 1, "unknown task": 1}
+    assert summary["rows"]["done"] == 3
+
+
+def test_an_image_that_goes_away_is_counted(tmp_path: Path) -> None:
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        if number == 2:
+            (tmp_path / "a.png").unlink(missing_ok=True)
+        return Answer("<think>a</think><answer>3</answer>")
+
+    with chat_server(answer) as server:
+        summary = run(chat_recipe(tmp_path, server.url, rows=1))
+    assert summary["left_out"] == {"image does not open": 3}
+
+
+def test_the_world_as_teacher_takes_no_other_data(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sees the procedural world alone; got source 'llava'"):
+        recipe(tmp_path, data=[{"source": "llava", "path": "x.json"}])
+
+
+def test_the_packaged_recipe_runs_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = [f"data.{i}.limit=4" for i in range(len(TASKS))]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["coldstart", "coldstart_world", "--out", str(tmp_path / "set"), *small])
+    said = capsys.readouterr().out
+    assert ended.value.code in (0, None) and "28 of 28 rows done" in said and "bridged description" in said
+
+
+def test_the_option_teacher_world_replaces_the_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["coldstart", "coldstart_world", "--teacher", "world", "--print-config"])
+    (tmp_path / "r.yaml").write_text(capsys.readouterr().out)
+    assert load(tmp_path / "r.yaml", ColdStartRecipe).vision.model_dump() == {
+        "teacher": "world",
+        "error_rate": 0.0,
+        "omission_rate": 0.0,
+    }
