@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.data.images import image_sha, image_size, load_image
+from saccade.data.images import ImageError, image_sha, image_size, load_first, load_image
 
 
 def saved(image: Image.Image, fmt: str = "PNG", **options: object) -> bytes:
@@ -93,3 +94,52 @@ def test_a_missing_a_cut_off_and_a_wrong_file_are_named(tmp_path: Path) -> None:
     for open_it in (load_image, image_size):
         with pytest.raises(ValueError, match=r"text\.png: not an image"):
             open_it(tmp_path / "text.png")
+
+
+def test_an_image_of_one_pixel_is_read(tmp_path: Path) -> None:
+    for mode in ("RGB", "L", "1", "RGBA", "P"):
+        data = saved(Image.new(mode, (1, 1)))
+        assert (load_image(data).size, image_size(data), load_image(data).mode) == ((1, 1), (1, 1), "RGB")
+
+
+def test_a_palette_with_transparency_a_cmyk_photo_and_a_16_bit_grey_keep_their_colours() -> None:
+    red = Image.new("RGB", (4, 4), (200, 30, 20))
+    photo = load_image(saved(red.convert("CMYK"), "JPEG", quality=95))
+    assert all(abs(a - b) < 12 for a, b in zip(photo.getpixel((1, 1)), (200, 30, 20), strict=True))
+    palette = red.quantize(4)
+    assert load_image(saved(palette)).getpixel((0, 0)) == (200, 30, 20)
+    half = Image.new("RGBA", (2, 2), (0, 0, 0, 128))
+    assert load_image(saved(half)).getpixel((0, 0)) == (127, 127, 127)
+    deep = Image.fromarray(np.full((2, 2), 0x8000, dtype=np.uint16))
+    assert load_image(saved(deep, "TIFF")).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "WEBP", "TIFF"])
+def test_the_first_frame_of_any_animation_is_taken_and_its_frames_counted(fmt: str) -> None:
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    options = {"lossless": True} if fmt == "WEBP" else {}
+    data = saved(red, fmt, save_all=True, append_images=[blue], **options)
+    image, frames = load_first(data)
+    assert (image.getpixel((0, 0)), frames) == ((255, 0, 0), 2)
+
+
+def test_a_file_of_no_bytes_and_a_folder_are_refused_as_images(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("empty.png", "folder.png"):
+        for open_it in (load_image, image_size):
+            with pytest.raises(ImageError, match=re.escape(name)):
+                open_it(tmp_path / name)
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_a_file_cut_off_anywhere_is_read_or_refused_but_never_anything_else(fmt: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    whole = saved(noise, fmt)
+    refused = 0
+    for length in range(0, len(whole), max(1, len(whole) // 60)):
+        try:
+            assert load_image(whole[:length]).size == (24, 24)
+        except ImageError:
+            refused += 1
+    assert refused > 30

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_runs import write_world
 
+from saccade.geometry import from_original
 from saccade.models.policy import ModelConfig, Policy, load_policy
 from saccade.training.examples import Example, ExampleConfig, by_prompt, draw_from, encode_units, read_examples
 from saccade.training.sft import Passes, SFTRecipe, accumulate, train
@@ -180,3 +181,35 @@ def test_a_recipe_has_one_length(world: Path) -> None:
         recipe_of(world, num_steps=3)
     with pytest.raises(ValueError, match="no data to count them by"):
         recipe_of(world, data=[])
+
+
+def test_a_format_is_learned_by_its_replies_or_by_its_gold_in_the_models_frame(policy, tmp_path: Path) -> None:
+    Image.new("RGB", (200, 100)).save(tmp_path / "a.png")
+    said = "<think>Here.</think><answer>5</answer>"
+    turns = [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": said}]
+    box = [{"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": [20, 10, 120, 90]}]
+    (tmp_path / "l.json").write_text(json.dumps([{"image": "a.png", "conversations": turns}]))
+    (tmp_path / "v.jsonl").write_text(json.dumps({"image": "a.png", "conversations": box}))
+    (reply,) = read_examples(ExampleConfig(source="llava", path=tmp_path / "l.json"))
+    assert reply.reply == said
+    gold = read_examples(ExampleConfig(source="vlm_r1", path=tmp_path / "v.jsonl", reply="gold"))
+    (unit,) = encode_units(policy.adapter, gold)
+    (frame,) = unit.prompt.frames
+    written = policy.adapter.decode(unit.replies[0])
+    assert json.dumps(list(from_original((20, 10, 120, 90), frame))) in written
+    with pytest.raises(ValueError, match=r"^v\.jsonl:1: the row holds no reply to learn; give 'reply: gold'"):
+        read_examples(ExampleConfig(source="vlm_r1", path=tmp_path / "v.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"source": "llama", "path": "a"}, "source is 'llama', expected one of replies, vlm_r1"),
+        ({"source": "llava"}, "source 'llava' needs 'path'"),
+        ({}, "source 'replies' needs 'path'"),
+        ({"path": "a", "reply": "gold"}, "'reply' means nothing to source 'replies'"),
+    ],
+)
+def test_keys_that_do_not_fit_the_source_of_examples_are_refused(keys: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExampleConfig(**keys)

@@ -111,7 +111,7 @@ def preflight(
     """Checks rows, ids, images, boxes, golds, placeholders, duplicates, the overlap of training with evaluation and,
     with `count` and `budget`, the length of prompts.
 
-    Streams: of each row some 200 bytes are kept (hashes of id and content), of each picture of an evaluation 400.
+    Streams: of each row some 500 bytes are kept (hashes of id and content), of each picture of an evaluation 400.
     Entries of evaluation must come first, since what trains is held against them. `findings` are `keep` at
     most, of every kind some.
     """
