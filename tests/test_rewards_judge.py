@@ -63,8 +63,8 @@ def server() -> Iterator[Server]:
         one.shutdown()
 
 
-def rubric(server: Server, **options: object):
-    part = PartConfig(name="llm_judge", options={"url": server.url, "model": "m", **options})
+def rubric(at: Server, **options: object):
+    part = PartConfig(name="llm_judge", options={"url": at.url, "model": "m", **options})
     return RubricConfig(parts=(part,)).build()
 
 
@@ -99,7 +99,7 @@ def test_replies_of_a_step_are_judged_at_once(server: Server):
 
 def test_a_cache_pays_once_and_a_key_stands_in_a_file(server: Server, tmp_path: Path):
     (tmp_path / "key").write_text("secret\n")
-    judged = rubric(server, cache=str(tmp_path / "replies.db"), api_key_file=str(tmp_path / "key"))
+    judged = rubric(server, server={"cache": str(tmp_path / "replies.db"), "api_key_file": str(tmp_path / "key")})
     for _ in range(2):
         assert [score.value for score in score_all(jobs(judged, "a cat", "a dog"))] == [1.0, 0.0]
     assert len(server.asked) == 2
@@ -107,7 +107,7 @@ def test_a_cache_pays_once_and_a_key_stands_in_a_file(server: Server, tmp_path: 
 
 
 def test_reading_a_recipe_opens_nothing(tmp_path: Path):
-    options = {"url": "http://127.0.0.1:9", "model": "m", "cache": str(tmp_path / "replies.db")}
+    options = {"url": "http://127.0.0.1:9", "model": "m", "server": {"cache": str(tmp_path / "replies.db")}}
     RubricConfig(parts=(PartConfig(name="llm_judge", options=options),)).build()
     assert not (tmp_path / "replies.db").exists()
 
@@ -115,9 +115,13 @@ def test_reading_a_recipe_opens_nothing(tmp_path: Path):
 def test_its_options_are_checked_when_the_rubric_is_read():
     for options, words in (
         ({"url": "http://host"}, "needs the option 'model'"),
-        ({"url": "http://host", "model": "m", "deadline_s": 0}, "option 'deadline_s': got 0"),
+        (
+            {"url": "http://host", "model": "m", "server": {"deadline_s": 0}},
+            "deadline_s: input should be greater than 0",
+        ),
+        ({"url": "http://host", "model": "m", "server": {"dedline_s": 9}}, "dedline_s: extra inputs"),
         ({"url": "http://host", "model": "m", "accuracy": "exact"}, "unknown reward 'exact'"),
-        ({"url": "http://host", "model": "m", "api_key_file": "/none"}, "there is no such file"),
+        ({"url": "http://host", "model": "m", "server": {"api_key_file": "/none"}}, "there is no such file"),
         ({"url": "host", "model": "m"}, "host"),
     ):
         with pytest.raises(ValueError, match=words):

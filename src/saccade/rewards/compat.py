@@ -111,9 +111,11 @@ def _readable(items: Sequence[Any]) -> list[LabelledBox]:
     found = []
     for item in items:
         box, label = (item.get("bbox_2d"), item.get("label")) if isinstance(item, dict) else (None, None)
-        numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
-        if numbers and isinstance(label, str) and all(abs(v) < 1e15 for v in box):
-            found.append(LabelledBox((float(box[0]), float(box[1]), float(box[2]), float(box[3])), label))
+        if not isinstance(box, list) or len(box) != 4 or not isinstance(label, str):
+            continue
+        if all(type(v) in (int, float) and abs(v) < 1e15 for v in box):
+            x1, y1, x2, y2 = map(float, box)
+            found.append(LabelledBox((x1, y1, x2, y2), label))
     return found
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from saccade.config import Config
 from saccade.rewards.answers import NO_ANSWER, answer_of
+from saccade.rewards.options import Count, Positive
 from saccade.types import Completion, Sample, Score
 
 if TYPE_CHECKING:
@@ -18,12 +20,25 @@ if TYPE_CHECKING:
 Rule = Callable[[Completion, Sample], Score]
 
 
+class Server(Config):
+    """How the judge's server is spoken to."""
+
+    api_key_file: str | None = None
+    """A file with the server's key; the key itself would end up in the run's config.yaml."""
+    cache: str | None = None
+    """A file of answers, so that each is paid for once."""
+    concurrency: Count = 16
+    """Requests at once."""
+    deadline_s: Positive = 120.0
+    """For one reply, with all attempts."""
+
+
 class JudgedReward:
     """A rule, and a judge for what the rule does not accept. Many replies are judged at once."""
 
-    def __init__(self, rule: Rule, judge: Callable[[], Judge], concurrency: int) -> None:
-        """`judge` is called at the first reply that needs one: reading a recipe opens nothing."""
-        self._rule, self._judge, self._concurrency = rule, judge, concurrency
+    def __init__(self, rule: Rule, url: str, model: str, server: Server) -> None:
+        """The judge is opened at the first reply that needs one: reading a recipe opens nothing."""
+        self._rule, self._url, self._model, self._server = rule, url, model, server
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
         answer = answer_of(completion)
@@ -32,14 +47,16 @@ class JudgedReward:
         rule = self._rule(completion, sample)
         if rule.masked is None and rule.value >= 1.0:
             return rule
-        verdict = self._judge().grade(sample.question, sample.answer, answer)
+        verdict = judge_at(self._url, self._model, self._server.model_dump_json()).grade(
+            sample.question, sample.answer, answer
+        )
         if verdict.right is None:
             return Score(0.0, masked=f"{verdict.route}: {verdict.detail}")
         return Score(float(verdict.right), None if verdict.right else verdict.detail)
 
     def score(self, jobs: Sequence[tuple[Completion, Sample]]) -> list[Score]:
         """The scores, in order; a failure masks its reply."""
-        with ThreadPoolExecutor(self._concurrency) as threads:
+        with ThreadPoolExecutor(self._server.concurrency) as threads:
             return list(threads.map(lambda job: self._safely(*job), jobs))
 
     def _safely(self, completion: Completion, sample: Sample) -> Score:
@@ -50,26 +67,26 @@ class JudgedReward:
 
 
 @lru_cache(maxsize=8)
-def judge_at(
-    url: str, model: str, api_key_file: str | None, cache: str | None, concurrency: int, deadline_s: float
-) -> Judge:
+def judge_at(url: str, model: str, settings: str) -> Judge:
     """One judge per server: rubrics are built anew at every step. ValueError for a cache or an address that is not
     right."""
     from saccade.endpoint import Endpoint, Limits, ReplyCache
     from saccade.grading.judge import Judge
 
-    key = Path(api_key_file).expanduser().read_text(encoding="utf-8").strip() if api_key_file else None
-    limits = Limits(concurrency=concurrency, timeout_s=deadline_s, deadline_s=deadline_s)
-    endpoint = Endpoint(url, model, key, ReplyCache(cache) if cache else None, limits)
+    server = Server.model_validate_json(settings)
+    path = server.api_key_file
+    key = Path(path).expanduser().read_text(encoding="utf-8").strip() if path else None
+    limits = Limits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
+    endpoint = Endpoint(url, model, key, ReplyCache(server.cache) if server.cache else None, limits)
     atexit.register(endpoint.close)
     return Judge(endpoint)
 
 
-def check_judge(url: str, api_key_file: str | None) -> None:
+def check_judge(url: str, server: Mapping[str, Any] | None) -> None:
     """ValueError for an address that is none, or a key file that is not there."""
     from saccade.endpoint.client import chat_url
 
     chat_url(url)
-    path = None if api_key_file is None else Path(api_key_file).expanduser()
-    if path is not None and not path.is_file():
-        raise ValueError(f"llm_judge: api_key_file {path}: there is no such file; it holds the server's key")
+    path = Server.model_validate(server or {}).api_key_file
+    if path is not None and not Path(path).expanduser().is_file():
+        raise ValueError(f"llm_judge: server.api_key_file {path}: there is no such file; it holds the server's key")

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from saccade.rewards import answers, boxes, compat, form, judged, lengths, own, penalties, points, words
 from saccade.rewards.naming import as_score, check_options, is_file, nearest
-from saccade.rewards.options import Count, Positive, Share
+from saccade.rewards.options import Count, Share
 from saccade.types import Completion, Sample, Score
 
 Reward = Callable[..., "float | Score"]
@@ -58,22 +58,19 @@ def llm_judge(
     model: str,
     accuracy: str = "exact_text",
     options: Mapping[str, Any] | None = None,
-    api_key_file: str | None = None,
-    cache: str | None = None,
-    concurrency: Count = 16,
-    deadline_s: Positive = 120.0,
+    server: judged.Server | None = None,
 ) -> Score:
     """What the reward named `accuracy` (with `options`) accepts is right; of all else the judge is asked.
 
     The judge is a model behind an OpenAI-compatible `url`. It never overturns the rule's yes; the reply is quoted to it
-    as data. When it cannot be reached within `deadline_s` seconds, or gives no clear verdict, the reply is masked,
-    never a 0. With `cache`, a file, each answer is paid for once. The server's key stands in `api_key_file`.
+    as data. When it cannot be reached in time, or gives no clear verdict, the reply is masked, never a 0. `server` may
+    hold `api_key_file` (a file with the server's key), `cache` (a file, so that each answer is paid for once),
+    `concurrency` (16 requests at once) and `deadline_s` (120 for one reply).
 
     Formula: 1 if accuracy = 1 or the judge says right, else 0.
     Source: VLM-R1's llm, which falls back to equality in silence and can be instructed by the reply.
     """
-    scored = WRAPPERS["llm_judge"](accuracy, options, url, model, api_key_file, cache, concurrency, deadline_s)
-    return as_score(scored(completion, sample))
+    return as_score(WRAPPERS["llm_judge"](accuracy, options, url, model, server)(completion, sample))
 
 
 REWARDS: dict[str, Reward] = {
@@ -172,12 +169,8 @@ def bind(name: str, options: Mapping[str, Any]) -> Reward:
 WRAPPERS: dict[str, Callable[..., Reward]] = {
     "hard": lambda accuracy, options: form.hard_of(_bound(accuracy, options)),
     "cosine_length": lambda accuracy, options, **numbers: lengths.cosine_of(_bound(accuracy, options), **numbers),
-    "llm_judge": lambda accuracy, options, url, model, api_key_file, cache, concurrency, deadline_s: (
-        judged.JudgedReward(
-            _bound(accuracy, options),
-            lambda: judged.judge_at(url, model, api_key_file, cache, concurrency, deadline_s),
-            concurrency,
-        )
+    "llm_judge": lambda accuracy, options, url, model, server: judged.JudgedReward(
+        _bound(accuracy, options), url, model, judged.Server.model_validate(server or {})
     ),
 }
 """Rewards around another one, which is then looked up once and not at every reply."""
@@ -198,7 +191,8 @@ def _check_value(name: str, option: str, value: Any, adapter: TypeAdapter[Any]) 
     try:
         adapter.validate_python(value, strict=not isinstance(value, list | tuple))
     except ValidationError as error:
-        why = error.errors()[0]["msg"].lower()
+        first = error.errors()[0]
+        why = ".".join(map(str, first["loc"])) + (": " if first["loc"] else "") + first["msg"].lower()
         raise ValueError(f"reward '{name}', option '{option}': got {value!r}; {why}") from None
 
 
