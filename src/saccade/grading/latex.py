@@ -82,6 +82,21 @@ def evaluate(expression: str) -> Value | None:
     return Value(number, parser.irrational)
 
 
+def too_large(expression: str) -> bool:
+    """Whether a normal form made of sums, products and powers alone, such as a tower of powers, exceeds every float."""
+    if len(expression) > MAX_LENGTH or _GROWING.fullmatch(expression) is None:
+        return False
+    try:
+        return math.isinf(_Parser(expression).sum(0))
+    except OverflowError:
+        return True
+    except (_NotPlain, ArithmeticError):
+        return False
+
+
+_GROWING = re.compile(r"[\d^{}()+*]+")
+
+
 class _NotPlain(Exception):
     """The expression is not plain arithmetic."""
 
@@ -142,8 +157,10 @@ class _Parser:
             sign = -1.0 if self.peek() == "-" else 1.0
             if sign < 0:
                 self.take()
-            exponent = sign * self.atom(depth + 1)
-            if self.peek() == "^" or (base < 0 and not exponent.is_integer()):
+            if depth > MAX_DEPTH:
+                raise _NotPlain
+            exponent = sign * float(self.power(depth + 1))  # 2^3^2 is 2^9
+            if base < 0 and not exponent.is_integer():
                 raise _NotPlain
             self.irrational |= not exponent.is_integer()
             base = float(base) ** exponent

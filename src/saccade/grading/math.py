@@ -8,7 +8,7 @@ from typing import Any
 
 from saccade.grading import math_pool
 from saccade.grading.answers import grade_number, grade_text
-from saccade.grading.latex import Value, evaluate, normal
+from saccade.grading.latex import Value, evaluate, normal, too_large
 from saccade.grading.sets import compare
 from saccade.grading.verdict import Verdict
 from saccade.parsing import Unit, plain, read_all_boxed, read_number, read_unit
@@ -69,6 +69,8 @@ def _cheaply(got: str, wanted: str, gold: str) -> Verdict | None:
         number = read_number(got)  # in words, as 'seven' and its like in Chinese
         right = number is not None and _equal(Value(number), theirs, wanted)
         return Verdict(right, "math: words", "" if right else "a word or a letter")
+    if theirs is not None and too_large(got):
+        return Verdict(False, "math: too large", "no number of this size is asked for")
     if (verdict := _with_units(got, wanted, gold)) is not None:
         return verdict
     if mine is not None and _PERCENT.fullmatch(wanted):
