@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Stage = Literal["caption", "pseudo_cot", "description", "reasoning"]
@@ -83,6 +83,9 @@ class Chain:
         """The thought as it would be learned."""
         return self.text if self.polished is None else self.polished
 
+    def to_dict(self) -> dict[str, Any]:
+        return {**plain(self), "rejections": [plain(one) for one in self.rejections]}
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -126,7 +129,8 @@ class Draft:
         return "easy" if all(right) else "mixed" if any(right) else "hard"
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        chains, steps = [one.to_dict() for one in self.chains], [plain(one) for one in self.steps]
+        return {**plain(self), "chains": chains, "steps": steps}
 
     def to_json(self) -> str:
         return to_line(self.to_dict())
@@ -148,6 +152,12 @@ class Draft:
         chains = list(self.chains)
         chains[place] = replace(chains[place], **changes)
         return replace(self, chains=tuple(chains))
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """The fields of a record of this file, not copied; `dataclasses.asdict` copies all it meets, which costs a run
+    more than anything else."""
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def to_line(value: Any) -> str:

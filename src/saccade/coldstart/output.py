@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from saccade.coldstart.choosing import Chooser, reply_of
-from saccade.coldstart.drafts import Chain, Draft
+from saccade.coldstart.drafts import Chain, Draft, StepRecord, plain
 from saccade.coldstart.intake import FOLDER
 from saccade.coldstart.steps import assemble
 from saccade.coldstart.store import Store
@@ -138,12 +138,7 @@ def train_row(draft: Draft, chain: Chain, images: list[str]) -> dict[str, Any]:
         "samples": len(draft.of_arm("bridged")),
         "saw_answer": draft.saw_answer,
         "polished": chain.polished is not None and chain.polished != chain.text,
-        "steps": [
-            {key: value for key, value in step.items() if key != "arm"}
-            for step in draft.to_dict()["steps"]
-            if step["stage"] in ("pseudo_cot", "description")
-            or (step["stage"] == "reasoning" and step["arm"] == "bridged" and step["number"] == chain.number)
-        ],
+        "steps": [plain(step) for step in draft.steps if _led_to(step, chain)],
     }
     return {
         "id": draft.id,
@@ -154,6 +149,12 @@ def train_row(draft: Draft, chain: Chain, images: list[str]) -> dict[str, Any]:
         "response": reply_of(draft, chain),
         "meta": {**draft.meta, "cold_start": origin},
     }
+
+
+def _led_to(step: StepRecord, chain: Chain) -> bool:
+    if step.stage == "reasoning":
+        return (step.arm, step.number) == (chain.arm, chain.number)
+    return step.stage in ("pseudo_cot", "description")
 
 
 def sharegpt_row(draft: Draft, response: str, images: list[str]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from saccade.coldstart.drafts import Arm, Chain, Draft, Stage, StepRecord, chain_from_dict
+from saccade.coldstart.drafts import Arm, Chain, Draft, Stage, StepRecord, chain_from_dict, plain
 from saccade.coldstart.recipe import ColdStartRecipe, SamplingConfig
 from saccade.coldstart.teachers import Call, Said, Teacher, sample_of
 from saccade.parsing import read_final, read_reply
@@ -67,7 +67,7 @@ class _Row:
             return
         images = [str(self.team.recipe.out / path) for path in self.draft.images]  # an absolute path stays itself
         said = await self.team.vision.write(Call(stage, self.draft, sampling, self._shown(stage), images))
-        self._keep(stage, {"text": said.text.strip(), "record": asdict(self._inherit(said.record))})
+        self._keep(stage, {"text": said.text.strip(), "record": plain(self._inherit(said.record))})
 
     async def reason(self, arm: Arm, number: int) -> None:
         """A sample of the reasoner, graded by the task's own grader."""
@@ -78,7 +78,7 @@ class _Row:
         call = Call("reasoning", self.draft, sampling, self._shown("reasoning"), (), arm, number)
         said = await self.team.reasoner.write(call)
         chain = await asyncio.to_thread(graded, read_chain(said), self.draft)
-        self._keep(name, {"chain": asdict(chain), "record": asdict(self._inherit(said.record))})
+        self._keep(name, {"chain": chain.to_dict(), "record": plain(self._inherit(said.record))})
 
     def _shown(self, stage: Stage) -> bool:
         return stage in self.team.recipe.answer_in
