@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from saccade.geometry import FRAMES, area, from_original, iou, point_to_original, smart_resize, to_original
+from saccade.parsing import read_boxes
 from saccade.types import Frame
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
@@ -68,14 +69,20 @@ def test_each_frame_writes_the_same_place_in_its_own_numbers():
     assert from_original(box, Frame("thousand", **sizes)) == (250, 100, 500, 600)
     assert from_original(box, Frame("unit", **sizes)) == (0.25, 0.1, 0.5, 0.6)
     assert from_original(box, Frame("thousand_yx", **sizes)) == (100, 250, 600, 500)
-    assert from_original(box, Frame("bins_1024_yx", **sizes)) == (102, 256, 614, 512)
+    assert from_original(box, Frame("bins_1024", **sizes)) == (256, 102, 512, 614)
 
 
 def test_a_frame_that_writes_y_first_is_read_back_as_x_first():
-    frame = Frame("bins_1024_yx", (400, 500), (224, 224))
-    assert to_original((102.4, 256, 614.4, 512), frame) == pytest.approx((100, 50, 200, 300))
-    assert point_to_original((102.4, 256), frame) == pytest.approx((100, 50))
+    frame = Frame("thousand_yx", (400, 500), (224, 224))
+    assert to_original((100, 250, 600, 500), frame) == pytest.approx((100, 50, 200, 300))
+    assert point_to_original((100, 250), frame) == pytest.approx((100, 50))
+
+
+def test_locations_end_at_1023_and_are_read_into_x_y_order():
+    frame = Frame("bins_1024", (400, 500), (224, 224))
     assert from_original((0, 0, 400, 500), frame) == (0, 0, 1023, 1023), "there is no location 1024"
+    (found,) = read_boxes("<loc0102><loc0256><loc0614><loc0512> cat")
+    assert to_original(found.box, frame) == pytest.approx((100, 50, 200, 300), abs=0.3)
 
 
 def test_point_and_box_of_a_reply_land_on_the_same_place():

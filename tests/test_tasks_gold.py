@@ -14,7 +14,7 @@ FRAMES = {
     "thousand": Frame("thousand", (640, 427), (644, 420)),
     "unit": Frame("unit", (640, 427), (644, 420)),
     "thousand_yx": Frame("thousand_yx", (640, 427), (644, 420)),
-    "bins_1024_yx": Frame("bins_1024_yx", (640, 427), (644, 420)),
+    "bins_1024": Frame("bins_1024", (640, 427), (644, 420)),
 }
 BOX = [101, 33, 160, 59]
 BOXES = [

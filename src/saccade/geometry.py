@@ -130,7 +130,7 @@ FRAMES: dict[FrameName, _Scale] = {
     "pixels_original": _Scale(lambda frame: frame.size_original),  # data sets, detectors
     "thousand": _Scale(lambda frame: (1000, 1000)),  # Qwen2-VL, Qwen3-VL, InternVL, GLM-V
     "thousand_yx": _Scale(lambda frame: (1000, 1000), y_first=True),  # Gemini
-    "bins_1024_yx": _Scale(lambda frame: (1024, 1024), y_first=True, below=1),  # PaliGemma's location tokens
+    "bins_1024": _Scale(lambda frame: (1024, 1024), below=1),  # PaliGemma; its tokens are read into x, y order
     "unit": _Scale(lambda frame: (1, 1), 4),  # LLaVA-OneVision
 }
 

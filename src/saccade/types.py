@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 ImageSource = str | bytes | Image.Image
 """A path, the bytes of an image file, or a decoded image. `saccade.data.images.load_image` opens any of them."""
 
-FrameName = Literal["pixels_resized", "pixels_original", "thousand", "thousand_yx", "bins_1024_yx", "unit"]
+FrameName = Literal["pixels_resized", "pixels_original", "thousand", "thousand_yx", "bins_1024", "unit"]
 FinishReason = Literal["stop", "length", "stop_string", "repetition"]
 
 
