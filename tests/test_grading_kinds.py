@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -121,6 +122,11 @@ def test_a_reply_is_graded_by_what_it_answers(reply, gold, options, right, route
     if route is not None:
         assert (verdict.right, verdict.route) == (right, route)
     math_pool.shared().close()
+
+
+def test_the_page_on_grading_names_every_kind_and_tolerance():
+    page = (Path(__file__).parent.parent / "docs" / "grading.md").read_text(encoding="utf-8")
+    assert [kind for kind in ALL_KINDS if f"| `{kind}` |" not in page] == []
 
 
 def test_similarity_is_an_edit_distance_with_a_threshold():
