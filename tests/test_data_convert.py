@@ -38,7 +38,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"id": 1, "image": "a.png", "conversations": turns("<image>Where?", [1, 2, 30, 40])},
         {"id": 2, "image": ["a.png", "b.png"], "conversations": turns("<image> or <image>?", "é\ud800 x")},
         {"id": 3, "image": "b.png", "conversations": turns("Find all.", "None"), "accu_reward_method": "odLength"},
-        {"id": 4, "conversations": turns("2 + 2?", 4)},
+        {"id": 4, "image": [], "conversations": turns("2 + 2?", 4)},
     ],
     "llava": [
         {"id": "c/1", "image": "a.png", "conversations": turns("<image>Which? A. 1 B. 2", "<answer>B</answer>")},

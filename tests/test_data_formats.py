@@ -77,8 +77,12 @@ def test_the_reward_method_of_a_row_is_kept_for_the_rewards_to_route_on(folder: 
 
 def test_a_row_of_text_alone_has_no_images(folder: Path) -> None:
     turns = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
-    (sample,) = read(jsonl(folder / "t.jsonl", {"id": 1, "conversations": turns}), "vlm_r1")
-    assert sample.images == ()
+    for nothing in ([], None):
+        (sample,) = read(jsonl(folder / "t.jsonl", {"image": nothing, "conversations": turns}), "vlm_r1")
+        assert sample.images == ()
+    with pytest.raises(ValueError, match=r"'image' is missing; .*a row of text alone says \"image\": \[\]"):
+        read(jsonl(folder / "t.jsonl", {"conversations": turns}), "vlm_r1")
+    assert read(jsonl(folder / "t.jsonl", {"conversations": turns}), "llava")[0].images == ()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +90,7 @@ def test_a_row_of_text_alone_has_no_images(folder: Path) -> None:
     [
         ({"video": "a.mp4"}, "the row has field 'video'; videos are not read"),
         ({"conversations": [{"value": "<video>What?"}, {"value": "x"}]}, "has a <video> marker"),
-        ({"image": None}, "field 'image'"),
+        ({"image": None}, "holds 1 <image> markers for 0 images"),
         (
             {"conversations": [{"value": "<image>?"}, {"value": "x"}, {"value": "And <image>?"}, {"value": "y"}]},
             "turn 3 has an image of its own",

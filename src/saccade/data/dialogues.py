@@ -10,7 +10,7 @@ from typing import Any
 
 from saccade.data import records
 from saccade.data.files import table_rows
-from saccade.data.questions import infer_task, letters_in, name_pictures, typed
+from saccade.data.questions import ONE_BOX, infer_task, letters_in, name_pictures, typed
 from saccade.data.records import MARKER, Item, Reading, Row
 from saccade.types import Sample
 
@@ -56,12 +56,14 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
     """
 
     def read(row: Row, place: str) -> Sample:
-        names = _images(row)
+        if "image" not in row and "images" not in row:
+            raise ValueError(
+                f"field 'image' is missing; the row has {', '.join(row)} (a row of text alone says \"image\": [])"
+            )
+        names = row.get("image") or row.get("images")
         dialogue = read_dialogue(records.field(row, "conversations", list))
         records.refuse_videos(row, dialogue.question)
-        if names is None and MARKER in dialogue.question:
-            records.field(row, "image", (str, list))
-        images = () if names is None else records.images_of(names, reading)
+        images = records.images_of(names, reading) if names else ()
         method = row.get(METHOD)
         named = records.field(row, "task", str) if row.get("task") else None
         task = named or _task_of(method or "default", reading.task, dialogue.said)
@@ -88,10 +90,10 @@ def llava(reading: Reading) -> Iterator[Item]:
         records.refuse_videos(row, dialogue.question)
         if not isinstance(dialogue.said, str):
             raise ValueError(f"the reply is {records.shown(dialogue.said)}; expected a text (numbers: source vlm_r1)")
-        names = _images(row)
-        if names is None and MARKER in dialogue.question:
+        names = row.get("image") or row.get("images")
+        if not names and MARKER in dialogue.question:
             raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
-        images = () if names is None else records.images_of(names, reading)
+        images = records.images_of(names, reading) if names else ()
         question = records.with_markers(name_pictures(dialogue.question, [], len(images))[0], len(images))
         answer = final_answer(dialogue.said)
         task = reading.task or infer_task(question, answer)
@@ -153,16 +155,6 @@ def _content(turn: dict[str, Any]) -> Any:
     return "".join(kinds.get(str(part["type"]), str(part.get("text", ""))) for part in content)
 
 
-def _images(row: Row) -> Any:
-    """The value of `image` or `images`; None for a row of text alone. Without anything to go by, the error says so."""
-    for name in ("image", "images"):
-        if row.get(name):
-            return row[name]
-    if "conversations" not in row and "messages" not in row:
-        records.field(row, "image", (str, list))
-    return None
-
-
 def _extras(dialogue: Dialogue) -> dict[str, Any]:
     return ({"system": dialogue.system} if dialogue.system else {}) | (
         {"later_turns": dialogue.later} if dialogue.later else {}
@@ -185,7 +177,7 @@ def _answer(task: str, said: Any) -> Any:
         return said
     tagged = re.search(r"<answer>(.*?)</answer>", said, re.DOTALL)
     text = (tagged.group(1) if tagged else said).strip()
-    if task != "refer":
+    if task not in ONE_BOX:
         return text
     try:
         return json.loads(text)

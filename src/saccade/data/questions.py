@@ -10,6 +10,8 @@ from typing import Any
 from saccade.data import records
 from saccade.data.records import MARKER
 
+ONE_BOX = ("refer", "difference", "point")
+"""Tasks whose gold is one box."""
 _NUMBERED = re.compile(r"<image(\d*)>")
 _MARKED = re.compile(r"(?:^|[\s(\[,;])\(?([A-J])\s?[.):：．]", re.MULTILINE)
 
@@ -34,7 +36,7 @@ def infer_task(question: str, answer: Any) -> str:
 
 def typed(task: str, answer: Any) -> Any:
     """The gold in its task's form. ValueError when it is empty or no box."""
-    if task in ("refer", "difference"):
+    if task in ONE_BOX:
         return records.as_box(answer)
     if task == "detect":
         return records.as_detections(answer)
