@@ -1,0 +1,77 @@
+"""The table of filters: what drops a chain, in the order in which they are asked, dear ones last.
+
+A filter is one function and its line here. It gets a draft with one of its chains, already polished, and gives None or
+a `Rejection`, whose reason is counted and whose detail is shown on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from saccade.coldstart.drafts import Check
+from saccade.coldstart.filter_options import FilterOptions
+from saccade.coldstart.set_checks import EvaluationSets, GroundTruth, NearDuplicates
+from saccade.coldstart.text_checks import (
+    answer_agrees,
+    contradiction,
+    has_form,
+    language,
+    leakage,
+    left_references,
+    length,
+    loops,
+)
+from saccade.world import WorldConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What filters may know beside a draft."""
+
+    folder: Path = Path()
+    """The directory of the set, for relative names of pictures."""
+    worlds: Mapping[str, WorldConfig] = field(default_factory=dict)
+    """Settings of the sources that are procedural worlds, by the name that drafts carry."""
+
+
+Build = Callable[[FilterOptions, Surroundings], Check]
+
+FILTERS: dict[str, Build] = {
+    "answer": lambda options, around: answer_agrees,
+    "format": lambda options, around: has_form,
+    "leakage": lambda options, around: leakage(options.leakage),
+    "references": lambda options, around: left_references,
+    "contradiction": lambda options, around: contradiction(options.contradiction),
+    "repetition": lambda options, around: loops(options.repetition),
+    "language": lambda options, around: language(options.language),
+    "length": lambda options, around: length(options.length),
+    "ground_truth": lambda options, around: GroundTruth(around.worlds, around.folder),
+    "evaluation_sets": lambda options, around: EvaluationSets(options.evaluation_sets, around.folder),
+    "near_duplicate": lambda options, around: NearDuplicates(options.near_duplicate),
+}
+
+
+def build_checks(
+    names: Sequence[str] | None = None,
+    options: FilterOptions | None = None,
+    around: Surroundings | None = None,
+) -> dict[str, Check]:
+    """The filters of these names, all for None, ready to use. ValueError for an unknown name, or for options of a
+    filter that is not asked."""
+    wanted = list(FILTERS) if names is None else list(names)
+    for name in wanted:
+        if name not in FILTERS:
+            close = get_close_matches(name, FILTERS, n=1, cutoff=0.5)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(FILTERS)}"
+            raise ValueError(f"there is no filter '{name}'{hint}")
+    options = options or FilterOptions()
+    for name in sorted(options.model_fields_set):
+        if name not in wanted:
+            raise ValueError(
+                f"filter_options.{name}: '{name}' is not among the filters ({', '.join(wanted) or 'none'})"
+            )
+    around = around or Surroundings()
+    return {name: FILTERS[name](options, around) for name in wanted}

@@ -1,0 +1,143 @@
+"""Filters that look beyond the texts: at the true scene, at evaluation sets, at what is in the set already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saccade.coldstart.drafts import Chain, Draft, Rejection
+from saccade.coldstart.filter_options import EvaluationSetsOptions, NearDuplicateOptions
+from saccade.coldstart.teachers import sample_of
+from saccade.data.fingerprints import Pictures, look, text_key
+from saccade.data.images import ImageError
+from saccade.data.sources import items
+from saccade.types import Sample
+from saccade.world import World, WorldConfig
+
+_KEYS = ("seed", "index", "split", "world_kind")
+
+
+@dataclass
+class GroundTruth:
+    """Picture, question and gold of a row of the procedural world against the scene that they claim to come from.
+
+    Rows of other sources pass: nothing true is known about them.
+    """
+
+    worlds: Mapping[str, WorldConfig]
+    """Settings of the sources that are worlds, by the name that drafts carry."""
+    folder: Path
+    """What relative names of pictures are relative to."""
+
+    def __call__(self, draft: Draft, chain: Chain) -> Rejection | None:
+        config = self.worlds.get(draft.source)
+        if config is None or any(draft.meta.get(key) is None for key in _KEYS):
+            return None
+        meta = draft.meta
+        try:
+            true = World(config).item(meta["seed"], meta["index"], draft.task, meta["split"]).sample
+        except (ValueError, KeyError, TypeError) as error:
+            return Rejection("ground_truth", "no such scene", str(error)[:120])
+        if draft.question != true.question:
+            return Rejection("ground_truth", "another question", draft.question[:90])
+        if draft.answer != _as_json(true.answer):
+            return Rejection("ground_truth", "another gold", f"{draft.answer!r}, true {true.answer!r}"[:90])
+        try:
+            shown = [look(self.folder / name).digest for name in draft.images]
+        except ImageError as error:
+            return Rejection("ground_truth", "a picture that cannot be read", str(error)[:120])
+        if shown != [look(image).digest for image in true.images]:
+            return Rejection("ground_truth", "another picture", ", ".join(draft.images)[:90])
+        return None
+
+
+def _as_json(answer: Any) -> Any:
+    """Tuples become lists on the way through JSON."""
+    return list(answer) if isinstance(answer, tuple) else answer
+
+
+@dataclass
+class EvaluationSets:
+    """Questions and pictures of sets that a model will be measured on."""
+
+    options: EvaluationSetsOptions
+    folder: Path
+    questions: dict[int, str] = field(default_factory=dict)
+    pictures: Pictures = field(default_factory=Pictures)
+
+    def __post_init__(self) -> None:
+        for entry in self.options.sets:
+            name = entry.name or str(entry.path or entry.hub or entry.source)
+            for place, found in items(entry):
+                if isinstance(found, ValueError):
+                    raise ValueError(f"filter evaluation_sets, {name}: {place}: {found}")
+                self._add(found, name)
+
+    def _add(self, sample: Sample, name: str) -> None:
+        if "question" in self.options.by:
+            self.questions.setdefault(text_key(sample), name)
+        if "picture" in self.options.by:
+            for image in sample.images:
+                self.pictures.add(look(image), name)
+
+    def __call__(self, draft: Draft, chain: Chain) -> Rejection | None:
+        name = self.questions.get(text_key(sample_of(draft)))
+        if name is not None:
+            return Rejection("evaluation_sets", f"a question of {name}", draft.question[:90])
+        if not len(self.pictures):
+            return None
+        for image in draft.images:
+            try:
+                found = self.pictures.find(look(self.folder / image))
+            except ImageError as error:
+                return Rejection("evaluation_sets", "a picture that cannot be read", str(error)[:120])
+            if found:
+                return Rejection("evaluation_sets", f"a picture of {found[0]}", image)
+        return None
+
+
+class NearDuplicates:
+    """Remembers what passed, and rejects what is nearly the same. Ask it last: what another filter drops later would
+    be remembered too."""
+
+    def __init__(self, options: NearDuplicateOptions) -> None:
+        try:
+            from datasketch import LeanMinHash, MinHash, MinHashLSH
+        except ImportError as error:
+            raise ValueError(
+                "filter near_duplicate needs datasketch: pip install 'saccade[coldstart]', or leave it out of 'filters'"
+            ) from error
+        self.options, self._lean = options, LeanMinHash
+        self._blank = MinHash(num_perm=options.permutations, seed=1)
+        self._index = MinHashLSH(threshold=options.threshold, num_perm=options.permutations)
+        self._ids: list[str] = []
+        self._of_pictures: dict[tuple[str, ...], list[tuple[Any, str]]] = {}
+
+    def __call__(self, draft: Draft, chain: Chain) -> Rejection | None:
+        sketch = self._blank.copy()
+        sketch.update_batch(_pieces(f"{draft.question}\n{chain.words}", self.options.ngram))
+        if self.options.across_pictures:
+            return self._against_all(draft, sketch)
+        seen = self._of_pictures.setdefault(draft.image_shas, [])
+        for other, name in seen:
+            if other.jaccard(sketch) >= self.options.threshold:
+                return Rejection("near_duplicate", "nearly one that is in the set", f"{draft.id} like {name}")
+        seen.append((self._lean(sketch), draft.id))
+        return None
+
+    def _against_all(self, draft: Draft, sketch: Any) -> Rejection | None:
+        for key in self._index.query(sketch):
+            return Rejection("near_duplicate", "nearly one that is in the set", f"{draft.id} like {self._ids[key]}")
+        self._index.insert(len(self._ids), sketch)
+        self._ids.append(draft.id)
+        return None
+
+
+def _pieces(text: str, ngram: int) -> list[bytes]:
+    """All runs of so many words; of a shorter text, the text."""
+    words = re.findall(r"\w+", text.lower())
+    runs = {" ".join(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))}
+    return [run.encode("utf-8", "surrogatepass") for run in sorted(runs)]
