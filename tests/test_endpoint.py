@@ -11,10 +11,13 @@ import threading
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from saccade.endpoint import Endpoint, EndpointError, Limits, ReplyCache, image_url, user
 from saccade.endpoint.client import chat_url
+from saccade.endpoint.messages import read_reply_body
 from tests.chat_server import Answer, chat_server
 
 QUICK = Limits(retries=2, backoff_s=0.001, timeout_s=5.0)
@@ -226,6 +229,25 @@ def test_images_travel_as_data_urls(tmp_path):
     assert [part["type"] for part in message["content"]] == ["image_url", "image_url", "text"]
     with pytest.raises(ValueError, match="expected JPEG"):
         image_url(b"hello world")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["choices", "message", "content", "usage", "model", "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+@settings(max_examples=2_000, deadline=None)
+def test_any_json_is_a_reply_or_a_named_fault(body):
+    try:
+        assert isinstance(read_reply_body(body).text, str)
+    except ValueError as fault:
+        assert str(fault)
 
 
 def test_thought_that_a_server_keeps_apart_is_kept():

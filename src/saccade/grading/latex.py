@@ -34,10 +34,13 @@ _BARE_ROOT = re.compile(r"\\sqrt\s?(\d)(?!\d)")
 _NAME = re.compile(
     r"^(?:\\(?:angle|triangle|overline|alpha|beta|theta)\s?\{?\s?)?(?:[A-Z]{0,4}|[a-z]?)(?:_\{?\w{1,3}\}?)?(?:\([a-z]\))?\}?\s*=\s*"
 )
-_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|log|ln|exp)(?=[\s(_^\d\\a-z])")
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|log|ln|exp)(?=[\s(_^\d\\]|[a-z](?![a-z]))")
 _ROOT_CALL = re.compile(r"(?<![A-Za-z])\\?sqrt\s?\(([^()]*)\)")
 _RATIO = re.compile(r"(-?[\d.]+):(-?[\d.]+)")
-_PROSE = re.compile(r"^.*\b(?:final answer|answer)\b\s*(?:is|:|=)\s*:?\s*", re.I | re.DOTALL)
+_PROSE = re.compile(r"^.*(?:\b(?:final answer|answer)\b\s*(?:is|:|=)|答案(?:应?[是为])?)\s*:?\s*", re.I | re.DOTALL)
+_MIXED = re.compile(r"(?<![\d.])(\d+)\s(\d+)\s?/\s?(\d+)(?![\d/])")
+_SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)|\s+(?=\d{3}(?!\d))")
+"""All but what stands between two numbers: '3 4' is not 34."""
 
 
 def normal(text: str, named: bool = False) -> str:
@@ -54,7 +57,8 @@ def normal(text: str, named: bool = False) -> str:
     if "sqrt" in text:
         text = _ROOT_CALL.sub(r"\\sqrt{\1}", text)
     text = _FUNCTION.sub(r"\\\1", text)
-    return re.sub(r"\s+", "", text if named else _NAME.sub("", text))
+    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    return _SPACES.sub("", text if named else _NAME.sub("", text))
 
 
 @dataclass(frozen=True, slots=True)

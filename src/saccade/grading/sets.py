@@ -74,6 +74,7 @@ def compare(got: str, wanted: str, same: Same) -> bool | None:
 
 
 def _spelled(text: str) -> str:
+    text = text.replace(" ", ",")  # a normal form keeps spaces between numbers only
     for symbol, spelling in _SYMBOLS:
         if symbol in text:
             text = text.replace(symbol, spelling)
