@@ -189,7 +189,7 @@ def test_questions_and_pictures_of_an_evaluation_set_are_kept_out(tmp_path: Path
     shown.save(tmp_path / "shown.png")
     other.save(tmp_path / "other.png")
     shown.resize((120, 90)).save(tmp_path / "copy.jpg", quality=80)
-    row = {"id": "e", "image": "shown.png", "task": "count", "question": "How  many BIRDS?", "answer": 2, "meta": {}}
+    row = {"id": "e", "images": ["shown.png"], "task": "count", "question": "How  many BIRDS?", "answer": 2, "meta": {}}
     (tmp_path / "bench.jsonl").write_text(json.dumps(row) + "\n")
     options = {
         "evaluation_sets": {"sets": [{"source": "saccade", "path": str(tmp_path / "bench.jsonl"), "name": "birds"}]}
