@@ -72,6 +72,12 @@ def test_each_frame_writes_the_same_place_in_its_own_numbers():
     assert from_original(box, Frame("bins_1024", **sizes)) == (256, 102, 512, 614)
 
 
+def test_a_side_too_small_for_any_number_still_becomes_one_step():
+    for name in FRAMES:
+        frame = Frame(name, (1, 2048), (1, 1))
+        assert area(from_original((0.0, 0.0, 1.0, 5e-324), frame)) > 0, name
+
+
 def test_a_frame_that_writes_y_first_is_read_back_as_x_first():
     frame = Frame("thousand_yx", (400, 500), (224, 224))
     assert to_original((100, 250, 600, 500), frame) == pytest.approx((100, 50, 200, 300))

@@ -156,8 +156,8 @@ def from_original(box: Sequence[float], frame: Frame) -> Box:
     per_x, per_y = _pixels_per_unit(frame)
     scale = FRAMES[frame.name]
     width, height = (extent - scale.below for extent in scale.extent(frame))
-    x1, x2 = _round_side(box[0] / per_x, box[2] / per_x, width, scale)
-    y1, y2 = _round_side(box[1] / per_y, box[3] / per_y, height, scale)
+    x1, x2 = _round_side(box[0], box[2], per_x, width, scale)
+    y1, y2 = _round_side(box[1], box[3], per_y, height, scale)
     return _ordered((x1, y1, x2, y2), frame)
 
 
@@ -172,14 +172,15 @@ def _pixels_per_unit(frame: Frame) -> tuple[float, float]:
     return frame.size_original[0] / width, frame.size_original[1] / height
 
 
-def _round_side(low: float, high: float, largest: float, scale: _Scale) -> tuple[float, float]:
-    """Both ends rounded; when a side of some length vanishes, one step around its middle, up to the largest number."""
-    start, end = (round(v, scale.decimals or None) for v in (low, high))
+def _round_side(low: float, high: float, per: float, largest: float, scale: _Scale) -> tuple[float, float]:
+    """Both ends in units of `per` pixels, rounded; when a side of some length vanishes, one step around its middle, up
+    to the largest number."""
+    start, end = (round(v / per, scale.decimals or None) for v in (low, high))
     if scale.below:
         start, end = min(start, largest), min(end, largest)
     if start != end or high <= low:
         return start, end
     step = 10**-scale.decimals if scale.decimals else 1
-    start = min(math.floor((low + high) / 2 / step) * step, largest - step)
+    start = min(math.floor((low + high) / 2 / per / step) * step, largest - step)
     end = start + step
     return (round(start, scale.decimals), round(end, scale.decimals)) if scale.decimals else (start, end)
