@@ -7,22 +7,25 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal, Protocol
 
 from saccade.data.fingerprints import Look, Pictures, key_of, look, text_key
 from saccade.data.images import ImageError
-from saccade.data.records import MARKER, Item, kind_of
+from saccade.data.records import MARKER, Item, kind_of, shown
+from saccade.rewards import Rubric
 from saccade.tasks import TASKS
 from saccade.types import Box, Completion, Frame, ImageSource, Sample
 
-FORMAT_AND_ANSWER = "hard"
-"""The rubric that gives 1 only when format and answer are both right."""
+RUBRICS = ("hard", "default")
+"""Of each task: the one that gives 1 only when format and answer are both right, and the one that RL maximises."""
 PLACEHOLDERS = (
     *("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"),
     *("<IMG_CONTEXT>", "<|image|>", "<|video|>", "<image_soft_token>", "<start_of_image>", "<video>", "<|endoftext|>"),
 )
 """Tokens of families by which text would be taken for an image or for the end of a turn; a model's own are added."""
+ROUNDING = 1e-9
+"""Of a sum of weights."""
 SLACK = 0.5
 """Pixels that a box may lie outside of its image: rounding."""
 AHEAD = 64
@@ -325,18 +328,26 @@ def _check_boxes(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Iterator[t
 
 
 def _check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[tuple[str, str]]:
-    """The law that a gold answer, written as a reply, gets full marks under its own task."""
-    task = TASKS[sample.task]
+    """The law that a gold answer, written as a reply, gets full marks under its own task (and the reward that the row
+    names)."""
+    gold = shown(sample.answer)
     try:
-        reply = task.write_gold(sample, frames)
-        score = task.rubric(FORMAT_AND_ANSWER)(Completion(reply, frames=frames), sample)
+        completion = Completion(TASKS[sample.task].write_gold(sample, frames), frames=frames)
+        scores = {name: _rubric(sample.task, name)(completion, sample) for name in RUBRICS}
     except (ValueError, TypeError, KeyError) as error:
-        yield "gold", f"the gold {sample.answer!r} cannot be written for task '{sample.task}': {error}"
+        yield "gold", f"the gold {gold} cannot be written for task '{sample.task}': {error}"
         return
-    if score.value != 1.0:
-        why = score.masked or "; ".join(f"{name}: {reason}" for name, reason in score.reasons.items()) or score.reason
-        got = f"the gold {sample.answer!r} scores {score.value:g} under its own task '{sample.task}'"
-        yield "gold", f"{got}, expected 1 ({why})"
+    for name, score in scores.items():
+        if abs(score.value - 1) > ROUNDING:
+            why = score.masked or "; ".join(f"{part}: {said}" for part, said in score.reasons.items()) or score.reason
+            got = f"the gold {gold} scores {score.value:g} under its own task '{sample.task}' (rubric '{name}')"
+            yield "gold", f"{got}, expected 1 ({why})"
+            return
+
+
+@cache
+def _rubric(task: str, name: str) -> Rubric:
+    return TASKS[task].rubric(name)
 
 
 def _boxes(answer: Any) -> Iterator[Box]:
