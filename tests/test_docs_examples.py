@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from saccade.cli import VERBS
+from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.config import load, packaged
 from saccade.data import READERS, DataConfig, open_source
 from saccade.data.preflight import preflight
@@ -74,6 +75,12 @@ def test_the_recipes_of_a_page_load(page: str, tmp_path: Path) -> None:
         (tmp_path / f"{i}.yaml").write_text(yaml.safe_dump(recipe))
         config = load(tmp_path / f"{i}.yaml", RLRecipe, variables={"SACCADE_DATA": "."})
         assert config.schedule.max_steps >= 1
+
+
+def test_the_recipe_of_the_cold_start_page_loads(tmp_path: Path) -> None:
+    (text,) = blocks("coldstart.md", "yaml")
+    (tmp_path / "r.yaml").write_text(text)
+    assert load(tmp_path / "r.yaml", ColdStartRecipe).samples == 4
 
 
 def test_the_tables_of_the_pages_name_what_there_is() -> None:
