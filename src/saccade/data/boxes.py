@@ -12,9 +12,10 @@ from saccade.data import records
 from saccade.data.files import table_rows
 from saccade.data.json_stream import elements
 from saccade.data.records import Item, Reading, Row
+from saccade.tasks import write_question
 from saccade.types import Box, Sample
 
-REFER = "Please provide the bounding box coordinate of the region this sentence describes: {}."
+REFER = write_question("refer", expression="{}")
 DETECT = (
     "Detect every one of these objects in the image: {}. Answer with a JSON list of "
     '{{"bbox_2d": [x1, y1, x2, y2], "label": "..."}}; some may be absent, the list is empty when none is there.'
