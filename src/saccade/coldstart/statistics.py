@@ -1,0 +1,258 @@
+"""What a set is like, counted from its drafts: words of self-reflection, lengths, yield by filter and source, what the
+bridge was worth. One pass over `drafts.jsonl`, in memory that grows with the number of reasons and sources alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saccade.coldstart.drafts import Arm, Chain, Draft
+from saccade.evaluation.statistics import compare_paired, wilson
+
+FILE = "statistics.json"
+DRAFTS = "drafts.jsonl"
+WORDS = ("Wait", "Hmm", "Mistake", "Alternatively", "Check")
+PUBLISHED: dict[str, tuple[int, tuple[int, ...]]] = {
+    "LLaVA-CoT": (100_000, (2_300, 1, 183, 251, 8_332)),
+    "Mulberry": (260_000, (1_122, 0, 8_784, 68, 26_421)),
+    "Vision-R1-cold": (200_000, (585_719, 75_853, 26_697, 188_187, 100_148)),
+}
+"""Vision-R1 (arXiv:2503.06749), table of self-reflective words: samples (rounded), occurrences of each of WORDS in the
+whole set. How they were counted is not told; ours are whole words in any case."""
+ARMS: tuple[Arm, ...] = ("bridged", "caption", "none")
+EXAMPLES = 3
+"""Of each reason, the first ones."""
+SHOWN = 400
+"""Characters of a chain in an example."""
+_WORD = re.compile(r"\b(?:" + "|".join(WORDS) + r")\b", re.IGNORECASE)
+
+
+def count_words(text: str) -> Counter[str]:
+    """Occurrences of each of WORDS, whole words in any case."""
+    return Counter(found[0].capitalize() for found in _WORD.finditer(text))
+
+
+@dataclass
+class Histogram:
+    """Lengths in words, in steps of a twelfth of a decade so that it stays small; the quantiles are its own."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+    total: int = 0
+    longest: int = 0
+
+    PER_DECADE = 12
+
+    def add(self, words: int) -> None:
+        self.counts[self._step(words)] += 1
+        self.total += words
+        self.longest = max(self.longest, words)
+
+    def _step(self, words: int) -> int:
+        step = 0
+        while self._edge(step) <= words:
+            step += 1
+        return step - 1
+
+    def _edge(self, step: int) -> int:
+        """The least length of a step: 1, 2, 3, ... then each 21 % above the last."""
+        return step + 1 if step < self.PER_DECADE // 2 else round((1 + self.PER_DECADE // 2) * 10 ** ((step - 6) / 12))
+
+    def summary(self) -> dict[str, Any]:
+        n = sum(self.counts.values())
+        if not n:
+            return {"n": 0}
+        first, last = min(self.counts), max(self.counts)
+        bars = [[self._edge(step), self._edge(step + 1), self.counts[step]] for step in range(first, last + 1)]
+        found = {"n": n, "mean": self.total / n, "longest": self.longest, "bars": bars}
+        return found | {f"p{share}": self._quantile(share / 100, n) for share in (10, 50, 90)}
+
+    def _quantile(self, share: float, n: int) -> int:
+        seen = 0
+        for step in sorted(self.counts):
+            seen += self.counts[step]
+            if seen >= share * n:
+                return self._edge(step)
+        return self.longest
+
+
+@dataclass
+class SourceCount:
+    """Rows and judged chains of a source."""
+
+    rows: int = 0
+    in_set: int = 0
+    never_right: int = 0
+    judged: int = 0
+    chains_in_set: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    arms: dict[Arm, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
+    """0 or 1 of the first chain of each arm, in rows that have all three."""
+
+
+@dataclass
+class Gathering:
+    """What is counted while drafts go by."""
+
+    words: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
+    chains_counted: int = 0
+    with_a_word: int = 0
+    lengths: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in LENGTHS})
+    sources: dict[str, SourceCount] = field(default_factory=dict)
+    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    polished: Counter[str] = field(default_factory=Counter)
+    saw_answer: int = 0
+
+    def add(self, draft: Draft) -> None:
+        source = self.sources.setdefault(draft.source, SourceCount())
+        source.rows += 1
+        source.in_set += bool(draft.chosen)
+        source.never_right += draft.difficulty == "hard"
+        self.saw_answer += draft.saw_answer
+        for place, chain in enumerate(draft.chains):
+            if chain.arm == "bridged":
+                self._add_chain(draft, chain, place in draft.chosen, source)
+        self._add_arms(draft, source)
+
+    def _add_chain(self, draft: Draft, chain: Chain, chosen: bool, source: SourceCount) -> None:
+        words = len(chain.words.split())
+        if chain.right is not None:
+            self.lengths["right" if chain.right else "wrong"].add(words)
+        if chain.polished is not None:
+            self.polished["looked at"] += 1
+            self.polished["changed"] += chain.polished != chain.text
+        if chosen or chain.rejections:
+            source.judged += 1
+        for one in chain.rejections:
+            key = (one.filter, one.reason)
+            self.rejected[key] += 1
+            source.rejected[one.filter] += 1
+            kept = self.examples.setdefault(key, [])
+            if len(kept) < EXAMPLES:
+                kept.append(_example(draft, chain, one.detail))
+        if chosen:
+            self.lengths["in the set"].add(words)
+            source.chains_in_set += 1
+            found = count_words(chain.words)
+            self.words += found
+            self.with_a_word += bool(found)
+            self.chains_counted += 1
+            self.tokens += chain.tokens
+
+    def _add_arms(self, draft: Draft, source: SourceCount) -> None:
+        firsts = {arm: next(iter(draft.of_arm(arm)), None) for arm in ARMS}
+        if all(chain is not None and chain.right is not None for chain in firsts.values()):
+            for arm, chain in firsts.items():
+                source.arms[arm].append(float(bool(chain and chain.right)))
+
+    def summary(self) -> dict[str, Any]:
+        """What `statistics.json` holds."""
+        everything = {arm: [v for one in self.sources.values() for v in one.arms[arm]] for arm in ARMS}
+        return {
+            "schema": 1,
+            "words": self._word_table(),
+            "lengths": {name: histogram.summary() for name, histogram in self.lengths.items()},
+            "filters": self._filters(),
+            "polish": dict(self.polished),
+            "saw_answer": self.saw_answer,
+            "sources": {name: _source_row(one) for name, one in sorted(self.sources.items())},
+            "accuracy": accuracies(everything),
+        }
+
+    def _word_table(self) -> dict[str, Any]:
+        columns = {
+            name: {"samples": n, "count": dict(zip(WORDS, counts, strict=True)), "per_1k_samples": _per(n, counts)}
+            for name, (n, counts) in PUBLISHED.items()
+        }
+        n, counts = self.chains_counted, [self.words[word] for word in WORDS]
+        ours: dict[str, Any] = {"samples": n, "tokens": self.tokens, "count": dict(zip(WORDS, counts, strict=True))}
+        if n:
+            ours["per_1k_samples"] = _per(n, counts)
+            ours["share_with_any"] = self.with_a_word / n
+        if self.tokens:
+            ours["per_1k_tokens"] = _per(self.tokens, counts)
+        return {"published": columns, "ours": ours}
+
+    def _filters(self) -> list[dict[str, Any]]:
+        return [
+            {"filter": name, "reason": reason, "n": n, "examples": self.examples[name, reason]}
+            for (name, reason), n in self.rejected.most_common()
+        ]
+
+
+LENGTHS = ("in the set", "right", "wrong")
+
+
+def _per(n: int, counts: Iterable[int]) -> dict[str, float]:
+    return {word: 1000 * count / n for word, count in zip(WORDS, counts, strict=True)}
+
+
+def _example(draft: Draft, chain: Chain, detail: str) -> dict[str, Any]:
+    return {
+        "id": draft.id,
+        "source": draft.source,
+        "question": draft.question,
+        "gold": draft.answer,
+        "answer": chain.answer,
+        "detail": detail,
+        "text": chain.words[:SHOWN],
+    }
+
+
+def _source_row(one: SourceCount) -> dict[str, Any]:
+    return {
+        "rows": one.rows,
+        "in_set": one.in_set,
+        "never_right": one.never_right,
+        "judged": one.judged,
+        "chains_in_set": one.chains_in_set,
+        "rejected": dict(one.rejected.most_common()),
+        "accuracy": accuracies(one.arms),
+    }
+
+
+def accuracies(arms: Mapping[Arm, list[float]]) -> dict[str, Any]:
+    """Of the reasoner's first chain by what it was given, same rows, with 95 % intervals; {} without such rows."""
+    n = len(arms["bridged"])
+    if not n:
+        return {}
+    found: dict[str, Any] = {"n": n}
+    for arm in ARMS:
+        interval = wilson(int(sum(arms[arm])), n)
+        found[arm] = {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
+    for arm in ARMS[1:]:
+        gap = compare_paired(f"bridged - {arm}", arms["bridged"], arms[arm])
+        found[gap.name] = {"difference": gap.difference, "low": gap.low, "high": gap.high, "p": gap.p}
+    return found
+
+
+def read_drafts(folder: Path) -> Iterator[Draft]:
+    """The drafts of a set, one at a time. ValueError with file and line for a line that is none."""
+    path = folder / DRAFTS
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; expected the directory of a set made by saccade coldstart")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield Draft.from_json(line)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}:{number}: no draft ({error})") from error
+
+
+def write_statistics(folder: Path) -> dict[str, Any]:
+    """Counts a set and writes `statistics.json` into its directory; gives what it holds."""
+    gathering = Gathering()
+    for draft in read_drafts(folder):
+        gathering.add(draft)
+    found = gathering.summary()
+    fresh = folder / f".{FILE}"
+    fresh.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(folder / FILE)
+    return found

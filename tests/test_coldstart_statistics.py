@@ -1,0 +1,85 @@
+"""Counts of a cold-start set against counts made by hand."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saccade.coldstart.drafts import Chain, Draft, Rejection
+from saccade.coldstart.statistics import WORDS, Gathering, Histogram, count_words, read_drafts, write_statistics
+
+
+def chain(text: str, right: bool | None = True, **changes: object) -> Chain:
+    return Chain(text, "3", right=right, tokens=len(text.split()), **changes)
+
+
+def drafts() -> list[Draft]:
+    arms = [chain("a", arm="caption", right=False), chain("b", arm="none", right=False)]
+    dropped = chain("no no", right=False, rejections=(Rejection("answer", "another answer", "4"),))
+    kept = chain("Wait, the description. wait! Check it.", polished="Wait, the image. wait! Check it.")
+    return [
+        Draft("1", "q", 3, "count", "s1", chains=(kept, dropped, *arms), chosen=(0,)),
+        Draft("2", "q", 3, "count", "s1", chains=(dropped,)),
+        Draft("3", "q", 3, "count", "s2", chains=(chain("Hmm. unchecked mistakes await"),), chosen=(0,)),
+    ]
+
+
+def test_words_lengths_yield_and_arms_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "drafts.jsonl").write_text("".join(draft.to_json() + "\n" for draft in drafts()))
+    found = write_statistics(tmp_path)
+    assert found == json.loads((tmp_path / "statistics.json").read_text())
+    ours = found["words"]["ours"]
+    assert ours["count"] == {"Wait": 2, "Hmm": 1, "Mistake": 0, "Alternatively": 0, "Check": 1}
+    assert ours["per_1k_samples"]["Wait"] == 1000.0
+    assert ours["per_1k_tokens"]["Wait"] == pytest.approx(2000 / (6 + 4))
+    assert ours["share_with_any"] == 1.0
+    assert [(one["filter"], one["reason"], one["n"]) for one in found["filters"]] == [("answer", "another answer", 2)]
+    assert [one["id"] for one in found["filters"][0]["examples"]] == ["1", "2"]
+    first = found["sources"]["s1"]
+    assert [first[key] for key in ("rows", "in_set", "never_right", "judged", "chains_in_set")] == [2, 1, 1, 3, 1]
+    assert found["sources"]["s2"]["accuracy"] == {}, "no row of it was asked without the bridge"
+    assert (found["accuracy"]["n"], found["accuracy"]["bridged"]["accuracy"]) == (1, 1.0)
+    assert found["accuracy"]["caption"]["accuracy"] == 0.0
+    assert found["lengths"]["in the set"]["mean"] == 5.0
+    assert found["polish"] == {"looked at": 1, "changed": 1}
+
+
+def test_the_published_columns_are_per_thousand_samples() -> None:
+    published = Gathering().summary()["words"]["published"]
+    assert published["Vision-R1-cold"]["per_1k_samples"]["Wait"] == pytest.approx(2928.595)
+    assert published["Mulberry"]["per_1k_samples"]["Hmm"] == 0.0
+    assert list(published["LLaVA-CoT"]["count"]) == list(WORDS)
+
+
+def test_a_word_counts_whole_and_in_any_case() -> None:
+    assert count_words("WAIT awaiting waiter wait-and-see") == {"Wait": 2}
+
+
+@given(st.lists(st.integers(0, 200_000), min_size=1, max_size=60))
+def test_a_histogram_holds_every_length_in_its_step(lengths: list[int]) -> None:
+    histogram = Histogram()
+    for one in lengths:
+        histogram.add(one)
+    found = histogram.summary()
+    bars = found["bars"]
+    assert sum(n for *_, n in bars) == found["n"] == len(lengths)
+    assert all(high == low for (_, high, _), (low, *_) in pairwise(bars)), "no gap"
+    for low, high, n in bars:
+        assert n == sum(low <= one < high for one in lengths)
+    ordered = sorted(lengths)
+    middle = ordered[(len(ordered) - 1) // 2]
+    assert found["p50"] <= middle and found["longest"] == ordered[-1]
+    assert len(bars) < 80
+
+
+def test_a_torn_or_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file; expected the directory of a set"):
+        list(read_drafts(tmp_path))
+    (tmp_path / "drafts.jsonl").write_text(drafts()[0].to_json() + "\n{\n")
+    with pytest.raises(ValueError, match=r"drafts.jsonl:2: no draft"):
+        list(read_drafts(tmp_path))
