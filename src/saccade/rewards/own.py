@@ -53,7 +53,6 @@ class OwnReward:
         self.name, self.options, self.deadline_s, self.workers = name, dict(options), deadline_s, workers
         self._pool = _pool_of(file, function, name)
         check_options(name, self._pool.signature, options)
-        self._shown: set[str] = set()
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
         return self.score([(completion, sample)])[0]
@@ -117,8 +116,7 @@ class OwnReward:
         """A masked score; the first failure of its kind is shown with its traceback."""
         what, traceback = failure
         kind = what.split(":")[0]
-        if kind not in self._shown:
-            self._shown.add(kind)
+        if self._pool.shows(kind):
             log.warning(
                 "reward %s failed and masks its reply (shown once): %s\n%s", self.name, what, traceback.rstrip()
             )
@@ -197,6 +195,7 @@ class _Pool:
     def __init__(self, file: Path, function: str, name: str) -> None:
         self._start = lambda: _Worker(file, function, name)
         self._lock = threading.Lock()
+        self._shown: set[str] = set()
         first = self._start()
         self._idle = [first]
         self.is_async: bool = first.greeting["is_async"]
@@ -206,6 +205,13 @@ class _Pool:
                 for key, given, kind in first.greeting["ready"]
             ]
         )
+
+    def shows(self, kind: str) -> bool:
+        """True once for each kind of failure, however often rubrics are built anew."""
+        with self._lock:
+            new = kind not in self._shown
+            self._shown.add(kind)
+        return new
 
     def take(self) -> _Worker:
         with self._lock:
