@@ -182,6 +182,8 @@ def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path
         (["gone.jsonl", "a=b", "--from", "vlm_r1"], "KEY=VALUE are of recipes"),
         (["gone.jsonl", "--from", "vlm_r1", "--budget", "9"], "name it with --model"),
         (["gone.jsonl", "--from", "vlm_r1", "--model", "no/where/at-all"], "model.path"),
+        (["a/b", "--hub", "--from", "coco"], "'hub' means nothing to source 'coco'"),
+        (["real_images", "--hub"], "--hub is of DATA"),
         (["demo"], "kind is 'demo', expected rl, sft or eval"),
         (["real_images", "--task", "count"], "--task is of DATA"),
         (["gone.jsonl", "--from", "vlm_r1", "--json", "no/such/folder/r.json"], "there is no folder"),

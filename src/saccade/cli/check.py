@@ -49,6 +49,7 @@ def check(
     image_folder: Annotated[Path | None, typer.Option(metavar="DIR", help="What image names are relative to.")] = None,
     task: Annotated[str | None, typer.Option(help="Task of rows that name none.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="DATA is the name of a data set on the Hugging Face hub.")] = False,
     held_out: Annotated[
         list[Path] | None, typer.Option("--eval", metavar="DATA", help="Must not be trained on; may be repeated.")
     ] = None,
@@ -67,7 +68,14 @@ def check(
 
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
-    given = {"--image-folder": image_folder, "--task": task, "--split": split, "--eval": held_out, "--limit": limit}
+    given = {
+        "--hub": hub,
+        "--image-folder": image_folder,
+        "--task": task,
+        "--split": split,
+        "--eval": held_out,
+        "--limit": limit,
+    }
     if is_recipe(data, source):
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(f"{wrong[0]} is of DATA; a recipe says it itself (override: data.0.limit=100)")
@@ -76,7 +84,7 @@ def check(
         if overrides:
             raise ConfigError(f"got {overrides[0]!r}; KEY=VALUE are of recipes, DATA has --task, --split and so on")
         keys = {"image_folder": image_folder, "task": task, "split": split, "limit": limit}
-        subject = of_data(data, source, {k: v for k, v in keys.items() if v is not None}, held_out or (), model)
+        subject = of_data(data, source, hub, {k: v for k, v in keys.items() if v is not None}, held_out or (), model)
     report, facts = run(subject, budget, keep)
     facts |= predict(subject, report, memory)
     show(report, facts)
@@ -99,15 +107,20 @@ def is_recipe(data: str, source: str | None) -> bool:
 
 
 def of_data(
-    data: str, source: str | None, keys: dict[str, Any], held_out: Sequence[Path], model: str | None
+    data: str,
+    source: str | None,
+    hub: bool,
+    keys: dict[str, Any],
+    held_out: Sequence[Path],
+    model: str | None,
 ) -> Subject:
     """The subject that the options describe. The evaluation has the same format."""
     from pydantic import ValidationError
 
     from saccade.data import READERS, DataConfig
-    from saccade.data.storage import NAME
+    from saccade.data.storage import rows_file
 
-    if source is None and any((Path(data) / f"{NAME}.{kind}").is_file() for kind in ("parquet", "jsonl")):
+    if source is None and rows_file(Path(data)) is not None:
         source = "saccade"
     if source is None:
         raise ValueError(f"{data}: expected a recipe (.yaml), or a data set with --from, one of {', '.join(READERS)}")
@@ -116,7 +129,8 @@ def of_data(
         return DataConfig(source=source, path=path, **keys)
 
     try:
-        return Subject((entry(Path(data)),), tuple(entry(path) for path in held_out), model)
+        train = DataConfig(source=source, hub=data, **keys) if hub else entry(Path(data))
+        return Subject((train,), tuple(entry(path) for path in held_out), model)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -195,11 +209,13 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[s
 def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[Entry]:
     """All rows, those of the evaluation first; with a bar for each data set."""
     from saccade.data.files import count_rows
+    from saccade.data.storage import rows_file
 
     sets: list[tuple[Split, DataConfig | ExampleConfig]] = [("eval", one) for one in subject.held_out]
     sets += [("train", one) for one in subject.train]
     for number, (split, config) in enumerate(sets):
-        total = config.limit or (count_rows(config.path) if config.path is not None else None)
+        rows = None if config.path is None else rows_file(config.path) or config.path
+        total = config.limit or (None if rows is None else count_rows(rows))
         title = str(config.path or getattr(config, "hub", None) or f"world {config.task}")
         bar = bars.add_task(title, total=total)
         for found in of_config(config, split, f"{number} {title}", subject, facts):

@@ -39,10 +39,15 @@ def table_rows(reading: Reading) -> Iterator[Placed]:
         yield from _KINDS[file.suffix.lower()](file)
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for all names that match it."""
+    return _PATTERN.search(path.name) is not None and not path.exists()
+
+
 def files_at(path: Path) -> list[Path]:
     """The files that a path names: itself, the matches of a pattern, or the shards in a folder."""
     kinds = ", ".join(_KINDS)
-    if _PATTERN.search(path.name) and not path.exists():
+    if is_pattern(path):
         found = sorted(path.parent.glob(path.name))
         if not found:
             raise ValueError(f"{path}: there is no such file; no name in {path.parent} matches the pattern")

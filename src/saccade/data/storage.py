@@ -48,10 +48,7 @@ BYTES = 32 << 20
 
 def stored(reading: Reading) -> Iterator[Item]:
     """What `saccade convert` writes; `path` is its folder or the file. Image names are relative to the folder."""
-    path = reading.path
-    if path.is_dir() and not reading.hub:
-        found = [path / f"{NAME}.{kind}" for kind in ("parquet", "jsonl") if (path / f"{NAME}.{kind}").is_file()]
-        path = found[0] if found else path
+    path = reading.path if reading.hub else rows_file(reading.path) or reading.path
     rows = table_rows(Reading(path, reading.image_folder, hub=reading.hub, split=reading.split))
     texts = not reading.hub and files_at(path)[0].suffix == ".parquet"
 
@@ -68,6 +65,12 @@ def stored(reading: Reading) -> Iterator[Item]:
         return Sample(records.field(row, "id", str), images, question, typed(task, answer), reading.task or task, meta)
 
     return records.each(rows, read)
+
+
+def rows_file(folder: Path) -> Path | None:
+    """The file of rows in a folder of this storage; None for anything else."""
+    found = [folder / f"{NAME}.{kind}" for kind in ("parquet", "jsonl")]
+    return next((file for file in found if file.is_file()), None)
 
 
 def _decoded(row: Row, name: str) -> Any:

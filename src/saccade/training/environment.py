@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import saccade
+from saccade.data.files import files_at, is_pattern
 from saccade.models.policy import Policy, resolve_path
 
 PACKAGES = ("saccade", "torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "pydantic")
@@ -79,9 +80,12 @@ def hash_model(path: str) -> str | None:
 
 
 def hash_source(path: Path | None, otherwise: str) -> str:
-    """Hash of a data file, of a folder's file names and sizes, or of the text that describes a source without files."""
+    """Hash of a data file, of those that a pattern names, of a folder's file names and sizes, or of the text that
+    describes a source without files."""
     if path is not None and path.is_file():
         return hash_files([path])
+    if path is not None and is_pattern(path):
+        return hash_files(files_at(path))
     if path is not None and path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
         otherwise = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files)
