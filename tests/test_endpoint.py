@@ -186,6 +186,18 @@ def test_the_same_request_is_asked_once_and_another_is_not_the_same(tmp_path):
     assert len(replies[1].choices) == 2 and len(server.requests) == 4
 
 
+def test_the_same_request_many_times_at_once_is_asked_once(tmp_path):
+    cache = ReplyCache(tmp_path / "replies.sqlite")
+    with (
+        chat_server(lambda i, body: Answer(wait_s=0.1)) as server,
+        Endpoint(server.url, "tiny", cache=cache, limits=QUICK) as model,
+    ):
+        replies = model.chat_many([HELLO] * 8)
+        assert not model._asking
+    cache.close()
+    assert len(server.requests) == 1 and sum(reply.cached for reply in replies) == 7
+
+
 def test_a_failure_is_never_kept(tmp_path):
     cache = ReplyCache(tmp_path / "replies.sqlite")
     with (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import httpx2
 
@@ -68,6 +69,7 @@ class Endpoint:
         self._thread: threading.Thread | None = None
         self._client: httpx2.AsyncClient | None = None
         self._places: asyncio.Semaphore | None = None
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -134,16 +136,23 @@ class Endpoint:
         if options.get("stream"):
             raise ValueError("stream=True: this client reads whole replies; leave 'stream' out")
         body = {"model": self.model, "messages": [dict(message) for message in messages], **options}
-        key = request_key(self.url, body) if self.cache is not None else ""
-        if self.cache is not None and (stored := await asyncio.to_thread(self.cache.get, key)) is not None:
-            return replace(read_reply_body(stored), cached=True, attempts=0)
+        if self.cache is None:
+            return (await self._ask(body))[1]
+        key = request_key(self.url, body)
+        async with self._asking.setdefault(key, asyncio.Lock()):  # the same request twice at once is asked once
+            if (stored := await asyncio.to_thread(self.cache.get, key)) is not None:
+                return replace(read_reply_body(stored), cached=True, attempts=0)
+            answer, reply = await self._ask(body)
+            await asyncio.to_thread(self.cache.put, key, self.model, answer)
+            return reply
+
+    async def _ask(self, body: Mapping[str, Any]) -> tuple[Any, Reply]:
+        """The JSON of the answer and the reply in it, once there is a free place."""
         assert self._places is not None
         async with self._places:
             began = time.monotonic()
             answer, reply, attempts = await self._until_answered(body, began + self.limits.deadline_s)
-        if self.cache is not None:
-            await asyncio.to_thread(self.cache.put, key, self.model, answer)
-        return replace(reply, attempts=attempts, seconds=time.monotonic() - began)
+        return answer, replace(reply, attempts=attempts, seconds=time.monotonic() - began)
 
     async def _until_answered(self, body: Mapping[str, Any], until: float) -> tuple[Any, Reply, int]:
         """The JSON of the answer, the reply in it, and the number of attempts."""
