@@ -97,6 +97,22 @@ def test_replies_of_a_step_are_judged_at_once(server: Server):
     assert time.monotonic() - start < 24 * 0.1 * 0.8
 
 
+def test_rewards_around_a_judge_ask_it_at_once_and_only_where_they_need_it(server: Server):
+    judge = {"url": server.url, "model": "m"}
+    for name, more in (("hard", {}), ("cosine_length", {"max_length": 9})):
+        part = PartConfig(name=name, options={"accuracy": "llm_judge", "options": judge, **more})
+        rubric = RubricConfig(parts=(part,)).build()
+        listed = jobs(rubric, *(f"a cat, the {i}th" for i in range(16)), "a dog", "a fox")
+        listed.append((rubric, Completion("<answer>a cat</answer>"), listed[0][2]))
+        start, before = time.monotonic(), len(server.asked)
+        scores = score_all(listed)
+        assert time.monotonic() - start < 16 * 0.1
+        assert [score.value for score in scores[:17]] == [1.0] * 16 + [0.0]
+        assert scores[17].masked is not None
+        assert len(server.asked) - before == (18 if name == "hard" else 19), "hard does not ask about a loose form"
+        assert scores == [rubric(completion, sample) for _, completion, sample in listed]
+
+
 def test_a_cache_pays_once_and_a_key_stands_in_a_file(server: Server, tmp_path: Path):
     (tmp_path / "key").write_text("secret\n")
     judged = rubric(server, server={"cache": str(tmp_path / "replies.db"), "api_key_file": str(tmp_path / "key")})

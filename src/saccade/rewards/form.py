@@ -15,6 +15,7 @@ from saccade.parsing import (
     read_yes_no,
 )
 from saccade.parsing.points import read_points
+from saccade.rewards.around import around
 from saccade.types import Completion, Sample, Score
 
 Form = Literal["any", "letter", "number", "yes_no", "box", "boxes", "point", "boxed"]
@@ -54,11 +55,11 @@ def hard_of(accuracy: Callable[[Completion, Sample], Score]) -> Callable[[Comple
     1 when the format is strict and `accuracy` gives full marks, else 0.
     """
 
-    def hard(completion: Completion, sample: Sample) -> Score:
+    def loose(completion: Completion, sample: Sample) -> Score | None:
         form = strict_format(completion, sample)
-        if form.value < 1.0:
-            return form
-        answer = accuracy(completion, sample)
+        return form if form.value < 1.0 else None
+
+    def hard(completion: Completion, sample: Sample, answer: Score) -> Score:
         return Score(float(answer.value >= 1.0), answer.reason if answer.value < 1.0 else None, masked=answer.masked)
 
-    return hard
+    return around(accuracy, loose, hard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from saccade.rewards.around import around
 from saccade.types import Completion, Sample, Score
 
 
@@ -13,8 +14,7 @@ def cosine_of(
 ) -> Callable[[Completion, Sample], Score]:
     """The cosine length reward over an accuracy; `saccade.rewards.table.cosine_length` documents it."""
 
-    def cosine(completion: Completion, sample: Sample) -> Score:
-        answer = accuracy(completion, sample)
+    def cosine(completion: Completion, sample: Sample, answer: Score) -> Score:
         if answer.masked:
             return answer
         length = len(completion.token_ids)
@@ -25,7 +25,7 @@ def cosine_of(
         value = 0.0 if length >= max_length or completion.truncated else wrong_ceiling * (1.0 - left)
         return Score(value, answer.reason or "wrong")
 
-    return cosine
+    return around(accuracy, lambda completion, sample: None, cosine)
 
 
 def check_cosine(right_floor: float, wrong_ceiling: float) -> None:

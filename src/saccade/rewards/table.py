@@ -197,7 +197,9 @@ def _check_value(name: str, option: str, value: Any, adapter: TypeAdapter[Any]) 
 
 
 def _bound(accuracy: str, options: Mapping[str, Any] | None) -> Callable[[Completion, Sample], Score]:
-    function = bind(accuracy, options or {})
+    function: Any = bind(accuracy, options or {})
+    if hasattr(function, "score"):  # it scores many at once, and gives Scores
+        return function
     return lambda completion, sample: as_score(function(completion, sample))
 
 
