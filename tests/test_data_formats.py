@@ -19,6 +19,7 @@ from PIL import Image
 from saccade.data import READERS, DataConfig, open_source
 from saccade.data.images import image_sha
 from saccade.data.json_stream import elements
+from saccade.data.preflight import preflight
 from saccade.data.readers import TABLES
 from saccade.data.sources import items
 from saccade.training.environment import hash_source
@@ -442,7 +443,24 @@ _VALUES = st.recursive(
     _LEAVES,
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["value", "from", "role", "content", "bytes", "path", "type", "text"]), inner)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "value",
+                    "from",
+                    "role",
+                    "content",
+                    "bytes",
+                    "path",
+                    "type",
+                    "text",
+                    "options",
+                    "image_index",
+                    "reward",
+                ]
+            ),
+            inner,
+        )
     ),
     max_leaves=8,
 )
@@ -456,9 +474,9 @@ _ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(source=st.sampled_from(TABLES), data=st.data())
-def test_any_row_at_all_becomes_samples_or_a_named_reason(
+def test_any_row_at_all_becomes_samples_or_a_named_reason_and_can_be_checked(
     tmp_path_factory: pytest.TempPathFactory, source: str, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "any"
@@ -472,6 +490,7 @@ def test_any_row_at_all_becomes_samples_or_a_named_reason(
         if isinstance(found, Sample):
             assert isinstance(found.task, str)
             assert isinstance(found.question, str)
+        assert preflight([(place, found)]).samples == 1
 
 
 def test_every_format_is_either_a_table_or_has_files_of_its_own() -> None:

@@ -38,6 +38,8 @@ def test_right_samples_pass() -> None:
         (sample(images=("gone.png",)), "image", "gone.png: there is no such image file"),
         (sample(answer="many", task="count"), "gold", "scores 0 under its own task 'count'"),
         (sample(answer="perhaps", task="yes_no"), "gold", "cannot be written"),
+        (sample(meta={"image_index": float("inf")}), "gold", "cannot be written"),
+        (sample(meta={"options": 5}), "row", "meta.options is 5, expected a list"),
         (sample(task="dance"), "task", "unknown task 'dance'"),
         (sample(answer=(30.0, 2.0, 1.0, 40.0)), "box", "has x1 > x2 or y1 > y2"),
         (sample(answer=(3.0, 2.0, 3.0, 40.0)), "box", "is empty"),

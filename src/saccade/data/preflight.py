@@ -218,6 +218,10 @@ class Checks:
         if entry.reply is None and sample.task not in TASKS:
             yield "task", f"unknown task {sample.task!r}; expected one of {', '.join(TASKS)}"
             return
+        options = sample.meta.get("options")
+        if options is not None and not isinstance(options, list | tuple):
+            yield "row", f"meta.options is {shown(options)}, expected a list of texts"
+            return
         if broken := [one for one in looks if isinstance(one, ImageError)]:
             yield from (("image", str(error)) for error in broken)
             return
@@ -334,7 +338,7 @@ def _check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[tuple[str
     try:
         completion = Completion(TASKS[sample.task].write_gold(sample, frames), frames=frames)
         scores = {name: _rubric(sample.task, name)(completion, sample) for name in RUBRICS}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         yield "gold", f"the gold {gold} cannot be written for task '{sample.task}': {error}"
         return
     for name, score in scores.items():
