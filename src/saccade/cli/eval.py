@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, resolve, variables, with_out
+from saccade.config import dump, kind
+
+if TYPE_CHECKING:
+    from saccade.evaluation.benchmark_run import BenchmarkRecipe
 
 OptionalRecipe = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="A YAML file, or the name of a packaged recipe.")
+    str | None, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")
 ]
 PANEL = "Benchmarks (with --benchmark NAME)"
 
@@ -22,6 +26,7 @@ def _option(help: str, *names: str, metavar: str | None = None, **rules: Any) ->
 
 
 def evaluate(
+    context: typer.Context,
     recipe: OptionalRecipe = None,
     overrides: Overrides = None,
     out: OutKey = None,
@@ -63,6 +68,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print results or comparison as JSON.")] = False,
 ) -> None:
     """Evaluate a model; stopped and started again with the same recipe or options, it goes on where it was."""
+    given = locals()
+    _refuse_idle(context, recipe, benchmark, compare, model)
     if list_all or describe:
         _describe(describe)
     elif compare:
@@ -70,22 +77,46 @@ def evaluate(
     elif benchmark is None and recipe is None:
         raise ValueError("give a RECIPE, or --benchmark NAME (--list shows them), or --compare A B")
     elif benchmark is None:
-        _run_recipe(str(recipe), overrides, out, print_config)
+        _run_recipe(str(recipe), overrides, out, print_config, as_json)
     else:
         if recipe is not None:
             raise ValueError(f"got both RECIPE {recipe!r} and --benchmark {benchmark!r}; give one of them")
         keys = ("model", "data", "images", "format", "subset", "mode", "prompt", "limit", "label", "judge")
         keys += ("judge_model", "served_name", "frame", "dtype", "device", "retries_until_parsed")
-        given = locals()
         fields: dict[str, Any] = {key: given[key] for key in keys} | {"benchmark": benchmark}
         drawn = {key: given[key] for key in ("k", "top_k", "seed", "batch_size", "template")}
         caps = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         fields["decoding"] = _decoding(decoding, {**drawn, **{n: v for n, v in caps.items() if v is not None}})
         fields["data"] = data or _at_hand(benchmark)
         if resize is not None:
+            if frame != "pixels_resized":
+                raise ValueError("--resize is for --frame pixels_resized; leave it out")
             fields["resize"] = _three(resize)
         fields["out"] = str(out or Path("runs") / "eval" / f"{benchmark}-{label}")
         _run_benchmark(fields, print_config, as_json)
+
+
+_ANYWHERE = {"out", "print_config", "as_json"}
+_OF_SERVERS = {"served_name", "frame", "resize"}
+_OF_LOCAL = {"dtype", "device"}
+
+
+def _refuse_idle(
+    context: typer.Context, recipe: str | None, benchmark: str | None, compare: tuple[Path, Path] | None, model: str
+) -> None:
+    """ValueError for options that would do nothing here."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    told = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if benchmark is None:
+        allowed = _ANYWHERE | ({"compare"} if compare else {"recipe", "overrides", "list_all", "describe"})
+        idle, why = told - allowed, "are for --benchmark" if recipe or not compare else "mean nothing to --compare"
+    else:
+        served = model.startswith(("http://", "https://"))
+        idle = told & (_OF_LOCAL if served else _OF_SERVERS)
+        why = "are for a local model" if served else "are for a model at an address"
+    if idle:
+        names = ", ".join("--" + name.replace("_", "-") for name in sorted(idle))
+        raise ValueError(f"{names} {why}; leave them out")
 
 
 def _at_hand(benchmark: str) -> Path | None:
@@ -104,6 +135,9 @@ DECODINGS: dict[str, dict[str, Any]] = {
 def _decoding(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if name not in DECODINGS:
         raise ValueError(f"--decoding is {name!r}; expected one of {', '.join(DECODINGS)}")
+    idle = sorted(given.keys() & {"temperature", "top_p"}) + ["top_k"] * bool(given["top_k"])
+    if name == "greedy" and idle:
+        raise ValueError(f"{', '.join(idle)} mean nothing to greedy decoding; add --decoding sampled")
     return DECODINGS[name] | given
 
 
@@ -134,11 +168,16 @@ def _compare(left: Path, right: Path, as_json: bool) -> None:
     typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(comparison_lines(found)))
 
 
-def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, print_config: bool) -> None:
+def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, print_config: bool, as_json: bool) -> None:
     from rich.progress import Progress
 
     from saccade.evaluation.recipe import EvalRecipe, run_eval
 
+    if kind(recipe) == "benchmark":
+        from saccade.evaluation.benchmark_run import BenchmarkRecipe
+
+        _finish(resolve(recipe, BenchmarkRecipe, with_out(overrides, out), print_config), as_json)
+        return
     config = resolve(recipe, EvalRecipe, with_out(overrides, out), print_config)
     with Progress(transient=True) as bars:
         tasks = {name: bars.add_task(name, total=None) for name in config.decoding}
@@ -148,13 +187,8 @@ def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, prin
 
 def _run_benchmark(fields: dict[str, Any], print_config: bool, as_json: bool) -> None:
     from pydantic import ValidationError
-    from rich.progress import Progress
 
-    from saccade.config import dump
-    from saccade.evaluation.benchmark_results import lines
     from saccade.evaluation.benchmark_run import BenchmarkRecipe
-    from saccade.evaluation.benchmarking import run_benchmark
-    from saccade.evaluation.benchmarks import BENCHMARKS
 
     try:
         recipe = BenchmarkRecipe.model_validate(fields)
@@ -164,10 +198,24 @@ def _run_benchmark(fields: dict[str, Any], print_config: bool, as_json: bool) ->
         raise ValueError(f"{f'--{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}") from None
     if print_config:
         typer.echo(dump(recipe), nl=False)
-        return
+    else:
+        _finish(recipe, as_json)
+
+
+def _finish(recipe: BenchmarkRecipe, as_json: bool) -> None:
+    """Runs a benchmark and says what came of it. The keys of servers come from the environment."""
+    from rich.progress import Progress
+
+    from saccade.evaluation.benchmark_results import lines
+    from saccade.evaluation.benchmarking import run_benchmark
+    from saccade.evaluation.benchmarks import BENCHMARKS
+
     key = os.environ.get("OPENAI_API_KEY")
+    judge_key = os.environ.get("JUDGE_API_KEY", key)
     with Progress(transient=True) as bars:
         task = bars.add_task(recipe.benchmark, total=None)
-        results = run_benchmark(recipe, lambda done, total: bars.update(task, completed=done, total=total), key, key)
+        results = run_benchmark(
+            recipe, lambda done, total: bars.update(task, completed=done, total=total), key, judge_key
+        )
     said = lines(results, BENCHMARKS[recipe.benchmark])
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join([*said, str(Path(recipe.out) / "results.json")]))

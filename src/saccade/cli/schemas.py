@@ -19,6 +19,7 @@ SCHEMAS: dict[str, Callable[[], type[Config]]] = {
     "sft": _at("saccade.training.sft", "SFTRecipe"),
     "rl": _at("saccade.training.rl", "RLRecipe"),
     "eval": _at("saccade.evaluation.recipe", "EvalRecipe"),
+    "benchmark": _at("saccade.evaluation.benchmark_run", "BenchmarkRecipe"),
     "demo": _at("saccade.studies.demo_recipe", "DemoRecipe"),
 }
 

@@ -112,8 +112,8 @@ def plan(recipe: BenchmarkRecipe) -> Plan:
     """Reads the benchmark. ValueError with file and line; nothing is asked yet."""
     benchmark = BENCHMARKS[recipe.benchmark]
     mode, subset = benchmark.mode(recipe.mode), benchmark.subset(recipe.subset)
-    if recipe.data is None and not benchmark.needs_data and recipe.images is not None:
-        raise ValueError(f"--images means nothing to benchmark '{benchmark.name}'; leave it out")
+    if not benchmark.needs_data and (recipe.images or recipe.data):
+        raise ValueError(f"--data and --images mean nothing to benchmark '{benchmark.name}'; leave them out")
     samples = benchmark.load(Place(recipe.data, subset, recipe.images, recipe.format, recipe.limit))
     if not samples:
         raise ValueError(f"benchmark '{benchmark.name}', subset '{subset}': there is no item at {recipe.data}")
@@ -315,6 +315,7 @@ def _attempt(completion: Completion, grade: Grade, tries: int, first: Grade | No
         "text": completion.text,
         "finish_reason": completion.finish_reason,
         "tries": tries,
+        "read": read(completion.text).how,
         "first_right": grade.right if first is None else first.right,
         "right": grade.right,
         "value": grade.value,

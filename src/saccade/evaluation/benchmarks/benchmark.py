@@ -48,6 +48,8 @@ class Reply:
     """Without thought: the inside of the last answer block, else all that follows the thought; None when the reply ends
     inside its thought."""
     frames: tuple[Frame, ...] = ()
+    how: str = "whole reply"
+    """Where `said` stood: answer block, after thought, whole reply."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,8 @@ def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
         except JudgeError as error:
             return judging.undecided(Grade(False, ""), str(error))
         found, judged = (said, "judge: extraction"), (said,)
+    elif found is None and reply.said.strip() == sample.answer:
+        found = sample.answer, "the gold, word for word"
     elif found is None:
         quick = _QUOTED.search(reply.said)
         if quick is None:
@@ -237,8 +239,8 @@ BENCHMARK = Benchmark(
             official,
             (
                 *judging.OWN_WORDING,
-                "Without a judge the script's optional quick rule is used (the text quoted after 'the answer is'); "
-                "what is left counts as needing a judge.",
+                "Without a judge, a reply that is the gold word for word is right, and the script's optional quick "
+                "rule is used (the text quoted after 'the answer is'); what is left counts as needing a judge.",
                 "A row without `query` gets one in our words.",
             ),
             judge=True,

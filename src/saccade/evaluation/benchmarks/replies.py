@@ -27,7 +27,8 @@ def read(text: str, frames: Sequence[Frame] = ()) -> Reply:
     reply = read_reply(text)
     said = reply.answer if reply.answer is not None else _TAG.sub(" ", reply.rest).strip()
     unended = reply.answer is None and not said and "<think>" in text and "</think>" not in text
-    return Reply(text, None if unended else said, tuple(frames))
+    how = "answer block" if reply.answer is not None else "after thought" if "</think>" in text else "whole reply"
+    return Reply(text, None if unended else said, tuple(frames), how)
 
 
 NO_ANSWER = Grade(False, "no answer", detail="the reply ends inside its thought, or is empty")

@@ -1,0 +1,250 @@
+"""Benchmarks against a served model and a served judge, and through the command line."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from saccade.cli import main
+from saccade.endpoint import Limits
+from saccade.evaluation.benchmark_run import BenchmarkRecipe
+from saccade.evaluation.benchmarking import run_benchmark
+from saccade.evaluation.benchmarks import BENCHMARKS, Place
+from saccade.evaluation.benchmarks.rows import decoded, hub_rows, rows_of, tsv_rows
+from saccade.evaluation.evaluator import Decoding
+from saccade.evaluation.items import read_items
+from saccade.evaluation.respondents import Failed, Question, ServedFrame, ServedModel, _turn
+from saccade.types import Sample
+from tests.benchmark_files import chartqa, mathvista, mmstar, picture, rec, write_tsv
+from tests.chat_server import Answer, chat_server
+
+LIMITS = Limits(retries=0, backoff_s=0.0, timeout_s=5.0)
+
+
+def recipe(benchmark: str, data: Path, out: Path, url: str, **given: Any) -> BenchmarkRecipe:
+    base = {"benchmark": benchmark, "data": data, "out": str(out), "model": url, "served_name": "tiny"}
+    return BenchmarkRecipe.model_validate(base | {"kept_images": 0} | given)
+
+
+def test_a_served_model_gets_the_same_prompt_and_the_image_as_it_is(tmp_path):
+    with chat_server(lambda number, request: Answer("A")) as server:
+        run_benchmark(recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url), limits=LIMITS)
+    assert len(server.requests) == 6
+    content = server.requests[0]["messages"][0]["content"]
+    assert [part["type"] for part in content] == ["image_url", "text"]
+    data = content[0]["image_url"]["url"].removeprefix("data:image/png;base64,")
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (200, 100)
+    item = read_items(tmp_path / "run" / "items.jsonl")[0]
+    asked = {request["messages"][0]["content"][1]["text"] for request in server.requests}
+    assert item.question.removeprefix("<image>") in asked
+    assert server.requests[0]["temperature"] == 0.0 and server.requests[0]["model"] == "tiny"
+
+
+def test_images_stand_where_their_markers_stand():
+    image = Image.new("RGB", (4, 4))
+    parts = _turn("first <image> then <image> end", [image, image])["content"]
+    assert [part["type"] for part in parts] == ["text", "image_url", "text", "image_url", "text"]
+    assert parts[0]["text"] == "first" and parts[-1]["text"] == " end"
+
+
+def test_thought_that_the_server_keeps_apart_is_thought(tmp_path):
+    body = {"choices": [{"message": {"content": "B", "reasoning_content": "A or B?"}, "finish_reason": "stop"}]}
+    body["usage"] = {"completion_tokens": 9}
+    with chat_server(lambda number, request: Answer(raw=json.dumps(body).encode())) as server:
+        run_benchmark(recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url), limits=LIMITS)
+    item = read_items(tmp_path / "run" / "items.jsonl")[0]
+    assert (item.text == "<think>A or B?</think>B" and item.answers == ("A",)) or item.tokens == (9,)
+    assert item.details["attempts"][0]["read"] == "after thought"
+
+
+def test_failed_requests_are_errors_and_a_second_start_asks_them_again(tmp_path):
+    def answer(number, request):
+        return Answer(status=500) if number < 2 else Answer("A")
+
+    asked = recipe("mmstar", mmstar(tmp_path), tmp_path / "run", "", decoding={"batch_size": 6}, model="base")
+    with chat_server(answer) as server:
+        asked = asked.model_copy(update={"model": server.url, "served_name": "tiny"})
+        first = run_benchmark(asked, limits=Limits(concurrency=1, retries=0))
+        second = run_benchmark(asked, limits=Limits(concurrency=1, retries=0))
+    assert first["counts"]["errors"] == 2 and "status 500" in first["counts"]["first_error"]
+    assert second["counts"]["errors"] == 0 and second["counts"]["items"] == 6 and len(server.requests) == 8
+
+
+def test_a_server_that_gives_too_few_replies_has_failed(tmp_path):
+    sample = Sample("1", (picture_in(tmp_path),), "?", "A", "choice")
+    from saccade.endpoint import Endpoint
+
+    with chat_server(lambda number, request: Answer("A", n=1)) as server, Endpoint(server.url, "tiny") as endpoint:
+        (found,) = ServedModel(endpoint).answer([Question(sample, "<image>?", 3)], Decoding(name="sampled", k=2), 2)
+    assert found == Failed("the server gave 1 replies, 2 were asked for")
+    assert server.requests[0]["seed"] == 3 and server.requests[0]["n"] == 2
+
+
+def picture_in(folder: Path) -> str:
+    return str(folder / picture(folder / "p.png"))
+
+
+def test_boxes_of_a_served_model_want_a_stated_frame(tmp_path):
+    data = rec(tmp_path)
+    with chat_server(lambda n, r: Answer('<answer>{"bbox_2d": [0, 100, 300, 700]}</answer>')) as server:
+        with pytest.raises(ValueError, match="give --frame"):
+            run_benchmark(recipe("refcoco", data, tmp_path / "a", server.url), limits=LIMITS)
+        results = run_benchmark(recipe("refcoco", data, tmp_path / "b", server.url, frame="thousand"), limits=LIMITS)
+    items = {item.sample_id: item for item in read_items(tmp_path / "b" / "items.jsonl")}
+    first = next(iter(items.values()))
+    assert first.boxes == ((0.0, 10.0, 60.0, 70.0),) and first.verdicts == (True,)
+    assert 0 < results["scores"][0]["value"] < 1
+
+
+def test_the_stated_resize_is_that_of_the_servers_processor():
+    frame = ServedFrame("pixels_resized", 28, 56 * 56, 28 * 28 * 8).of(Image.new("RGB", (400, 200)))
+    assert frame.size_original == (400, 200) and frame.size_input == (112, 56)
+
+
+def test_a_judge_extracts_once_and_is_not_asked_again(tmp_path):
+    data = mathvista(tmp_path)
+
+    def answer(number, request):
+        asked = request["messages"][0]["content"]
+        return Answer("7") if isinstance(asked, str) and asked.startswith("Copy out") else Answer("about seven")
+
+    with chat_server(answer) as server:
+        given = {"judge": server.url, "judge_model": "judge"}
+        results = run_benchmark(recipe("mathvista", data, tmp_path / "run", server.url, **given), limits=LIMITS)
+        asked = [r for r in server.requests if r["model"] == "judge"]
+        (tmp_path / "run" / "items.jsonl").unlink()
+        run_benchmark(recipe("mathvista", data, tmp_path / "run", server.url, **given), limits=LIMITS)
+        again = [r for r in server.requests if r["model"] == "judge"]
+    assert len(asked) == 4 == len(again) and results["counts"]["needs_judge"] == 0
+    assert results["benchmark"]["judge"].startswith("judge at http")
+    right = {item.sample_id for item in read_items(tmp_path / "run" / "items.jsonl") if item.verdicts[0]}
+    assert right == {"2"}
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+
+def test_tsv_images_are_base64_or_the_index_of_another_row(tmp_path):
+    image = base64.b64encode(b"x" * 300).decode()
+    file = write_tsv(tmp_path / "a.tsv", [{"index": 1, "image": image, "q": "a"}, {"index": 2, "image": "1", "q": "b"}])
+    rows = dict(tsv_rows(file))
+    assert rows["a.tsv:3"]["image"] == rows["a.tsv:2"]["image"] == image and decoded(image) == b"x" * 300
+    (tmp_path / "b.tsv").write_text("a\tb\n1\n", encoding="utf-8")
+    assert "another number of columns" in str(dict(tsv_rows(tmp_path / "b.tsv"))["b.tsv:2"])
+
+
+def test_a_row_that_is_not_right_stops_with_file_and_row(tmp_path):
+    data = mathvista(tmp_path)
+    held = json.loads((data / "testmini.json").read_text(encoding="utf-8"))
+    held["2"]["question_type"] = "riddle"
+    (data / "testmini.json").write_text(json.dumps(held), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"testmini.json:2: field 'question_type': got 'riddle', expected multi_choice"
+    ):
+        BENCHMARKS["mathvista"].load(Place(data))
+    with pytest.raises(ValueError, match=r"holds none of testmini.json"):
+        list(rows_of(Place(tmp_path / "images"), ("testmini.json",), ("a/b", None, "test")))
+
+
+def test_without_the_hub_the_way_out_is_to_give_files(monkeypatch):
+    class Hub:
+        @staticmethod
+        def load_dataset(name, configuration, split):
+            raise OSError("no network")
+
+    monkeypatch.setitem(__import__("sys").modules, "datasets", Hub)
+    with pytest.raises(ValueError, match=r"hub 'a/b': split 'test' cannot be had \(no network\).*--data"):
+        list(hub_rows("a/b", "c", "test"))
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(ValueError, match="needs the package 'datasets'"):
+        list(hub_rows("a/b", "c", "test"))
+
+
+def test_rows_of_the_hub_keep_their_images_as_bytes(monkeypatch, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    content = (tmp_path / "i.png", picture(tmp_path / "i.png"))[0].read_bytes()
+    row = {"type": "human_test", "question": "?", "answer": ["14"], "image": {"bytes": content, "path": None}}
+
+    class Hub:
+        @staticmethod
+        def load_dataset(name, configuration, split):
+            assert (name, configuration, split) == ("lmms-lab/ChartQA", None, "test")
+            return Hub()
+
+        def with_format(self, name):
+            return self
+
+        def iter(self, batch_size):
+            return iter([pa.Table.from_pylist([row])])
+
+    monkeypatch.setitem(__import__("sys").modules, "datasets", Hub)
+    (sample,) = BENCHMARKS["chartqa"].load(Place(None))
+    assert sample.images == (content,) and sample.answer == "14" and sample.meta["slices"] == {"split": "human"}
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(ended.value.code or 0)
+
+
+def test_the_verb_lists_describes_runs_and_compares(tmp_path, capsys):
+    assert run("eval", "--list") == 0 and "| `ovdeval` |" in capsys.readouterr().out
+    assert run("eval", "--describe", "chartqa") == 0 and "5 percent" in capsys.readouterr().out
+    data = chartqa(tmp_path / "d") if (tmp_path / "d").mkdir() is None else None
+    with chat_server(lambda number, request: Answer("14")) as server:
+        words = ("eval", "--benchmark", "chartqa", "--data", str(data), "--model", server.url, "--served-name", "tiny")
+        for name in ("a", "b"):
+            assert run(*words, "--out", str(tmp_path / name)) == 0
+        before = len(server.requests)
+        assert run("eval", str(tmp_path / "a" / "config.yaml")) == 0 and len(server.requests) == before
+    said = capsys.readouterr().out
+    assert "mean_of_splits" in said and "verified against the official script: no" in said
+    assert run("eval", "--compare", str(tmp_path / "a"), str(tmp_path / "b")) == 0
+    assert "+0.0" in capsys.readouterr().out
+    assert run("report", str(tmp_path / "a")) == 0 and (tmp_path / "a" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--benchmark", "mathvistas"), "there is no benchmark 'mathvistas'; expected one of mathvista"),
+        (("--benchmark", "chartqa", "--mode", "exact"), "has no mode 'exact'; expected one of official, strict"),
+        (("--benchmark", "chartqa", "--subset", "val"), "has no subset 'val'"),
+        (("--benchmark", "chartqa", "--prompt", "cot"), "has no prompt 'cot'"),
+        (("--benchmark", "chartqa", "--model", "http://localhost:1/v1"), "needs --served-name"),
+        (("--benchmark", "chartqa", "--judge", "http://x"), "asks no judge"),
+        (("--benchmark", "mathvista", "--judge", "http://x"), "needs both --judge"),
+        (("--benchmark", "chartqa", "--frame", "thousand"), "--frame are for a model at an address"),
+        (("--benchmark", "chartqa", "--temperature", "0.5"), "temperature mean nothing to greedy decoding"),
+        (("--benchmark", "world", "--data", "."), "mean nothing to benchmark 'world'"),
+        (("world_eval", "--limit", "3"), "--limit are for --benchmark"),
+        (("--compare", "a", "b", "--k", "3"), "--k mean nothing to --compare"),
+        (("--benchmark", "chartqa", "--decoding", "beam"), "expected one of greedy, sampled, vision_r1"),
+        (("--benchmark", "chartqa", "--k", "3"), "greedy decoding, where all attempts are equal"),
+        (
+            ("--benchmark", "refcoco", "--model", "http://x", "--frame", "pixels_resized", "--resize", "28"),
+            "expected three whole numbers",
+        ),
+        (("--benchmark", "chartqa", "--data", "nowhere"), "nowhere: there is no such file or folder"),
+        (("world_eval", "--benchmark", "chartqa"), "got both RECIPE"),
+        ((), "give a RECIPE, or --benchmark NAME"),
+        (("--describe", "x"), "there is no benchmark 'x'"),
+        (("--compare", "nowhere", "nowhere"), "nowhere: holds no items"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_one_line(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("eval", *words) == 2
+    captured = capsys.readouterr().err
+    assert said in captured and len(captured.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
