@@ -29,11 +29,17 @@ def coldstart(
     """Make a cold-start set by modality bridging; stopped and started again with the same recipe, it goes on."""
     from saccade.coldstart.recipe import ColdStartRecipe
     from saccade.coldstart.run import run
+    from saccade.coldstart.statistics import write_statistics
+    from saccade.report.coldstart_page import build_page
 
     given = [*(WORLD if teacher == "world" else ()), *with_out(overrides, out)]
     config = resolve(recipe, ColdStartRecipe, given, print_config)
-    for line in lines_of(run(config, keys_of(config)), config):
+    summary = run(config, keys_of(config))
+    for line in lines_of(summary, config):
         typer.echo(line)
+    if "writes_the_set" not in summary:
+        write_statistics(config.out)
+        typer.echo(f"page: {build_page(config.out)}")
 
 
 def keys_of(config: ColdStartRecipe) -> dict[str, str]:

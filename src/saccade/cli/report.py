@@ -9,12 +9,16 @@ import typer
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, or the directory of a demo.")],
+    run_dir: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="A run directory, or that of a demo or a cold start.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; RUN_DIR/report.html when left out.")
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run: results, curves, samples, rollouts."""
     from saccade.report import build_report
+    from saccade.report.coldstart_page import build_page
 
-    typer.echo(str(build_report(run_dir, out)))
+    write = build_page if (run_dir / "drafts.jsonl").is_file() else build_report
+    typer.echo(str(write(run_dir, out)))

@@ -27,7 +27,7 @@ PUBLISHED: dict[str, tuple[int, tuple[int, ...]]] = {
 whole set. How they were counted is not told; ours are whole words in any case."""
 ARMS: tuple[Arm, ...] = ("bridged", "caption", "none")
 EXAMPLES = 3
-"""Of each reason, the first ones."""
+"""Of each reason, from the first rows."""
 SHOWN = 400
 """Characters of a chain in an example."""
 _WORD = re.compile(r"\b(?:" + "|".join(WORDS) + r")\b", re.IGNORECASE)
@@ -135,7 +135,7 @@ class Gathering:
             self.rejected[key] += 1
             source.rejected[one.filter] += 1
             kept = self.examples.setdefault(key, [])
-            if len(kept) < EXAMPLES:
+            if len(kept) < EXAMPLES and draft.id not in [example["id"] for example in kept]:
                 kept.append(_example(draft, chain, one.detail))
         if chosen:
             self.lengths["in the set"].add(words)
@@ -253,6 +253,6 @@ def write_statistics(folder: Path) -> dict[str, Any]:
         gathering.add(draft)
     found = gathering.summary()
     fresh = folder / f".{FILE}"
-    fresh.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     fresh.replace(folder / FILE)
     return found

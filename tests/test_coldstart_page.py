@@ -1,0 +1,115 @@
+"""The page of a cold-start set: made from its files alone, nests, asks nothing of anyone, shows what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from markupsafe import escape
+from PIL import Image
+from test_report_page import Outline
+
+from saccade.coldstart.drafts import Chain, Draft, Rejection, StepRecord
+from saccade.coldstart.statistics import write_statistics
+from saccade.report.coldstart_page import build_page, filter_rows, marked
+from saccade.report.histogram import Shape, histogram
+
+NASTY = '</section><script>alert(1)</script> & "quoted" \ud83d'
+
+
+def write_set(folder: Path, drafts: list[Draft]) -> Path:
+    """The files of a set, as far as the page reads them."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), (200, 30, 60)).save(folder / "images" / "a.png")
+    with (folder / "drafts.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(draft.to_json() + "\n" for draft in drafts)
+    in_set = sum(bool(draft.chosen) for draft in drafts)
+    summary = {
+        "rows": {"all": len(drafts), "done": len(drafts), "open": 0, "failed": 0},
+        "left_out": {"no image": 2},
+        "written": {"written": len(drafts), "in the set": in_set, "mixed": in_set, "hard": len(drafts) - in_set},
+        "chains": {"in the set": in_set},
+        "stages": {
+            "reasoning": {"calls": 4, "tokens_in": 9, "tokens_out": 8, "cost": 1.5, "seconds": 2.0, "cut_off": 1}
+        },
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.yaml").write_text("kind: coldstart\nvision: {model: Seer-72B}\nreasoner: {model: Thinker}\n")
+    write_statistics(folder)
+    return folder
+
+
+def drafts() -> list[Draft]:
+    step = StepRecord("reasoning", "Thinker", "reasoning@1:abcd1234", {}, 1, 1, 0.0, 0.1, False)
+    kept = Chain(
+        "The description says 3. Wait. So 3.", "3", right=True, tokens=9, polished="The image shows 3. Wait. So 3."
+    )
+    wrong = Chain(NASTY, NASTY, right=False, rejections=(Rejection("answer", "another answer", NASTY),))
+    arms = (Chain("x", "3", arm="caption", right=False), Chain("y", "3", arm="none", right=False))
+    base = Draft("row-1", "How many?", 3, "count", "first", ("images/a.png",), ("s",), pseudo_cot="p", description="d")
+    return [
+        replace(base, chains=(kept, *arms), chosen=(0,), steps=(step,)),
+        replace(base, id="row-2", question=NASTY, description=NASTY, chains=(wrong,), meta={"options": [NASTY]}),
+        replace(base, id="row-3", source="second", images=("images/gone.png",), chains=(kept,), chosen=(0,)),
+    ]
+
+
+def test_the_page_nests_asks_nothing_of_anyone_and_shows_text_as_text(tmp_path: Path) -> None:
+    html = build_page(write_set(tmp_path / "set", drafts())).read_text()
+    outline = Outline(html)
+    assert "script" not in outline.tags and "link" not in outline.tags
+    assert all(link.startswith(("data:image/", "#")) for link in outline.links)
+    assert not re.search(r"https?://|@import|url\(", html)
+    assert "prefers-color-scheme: dark" in html and 'name="viewport"' in html
+    assert str(escape("</section><script>")) in html
+
+
+def test_the_page_says_what_the_files_say(tmp_path: Path) -> None:
+    html = build_page(write_set(tmp_path / "set", drafts())).read_text()
+    assert "2 of 3 questions have a chain of thought to learn from" in html
+    assert "Seer-72B describes the pictures; Thinker, which sees none" in html
+    assert "No step saw the answer." in html
+    for word in ("another answer", "reasoning@1:abcd1234", "bridged description", "2,929", "Alternatively", "row-3"):
+        assert word in html
+    assert "sample row-3: an image cannot be read" in html
+    assert "no evidence" not in html, "these teachers are no ground truth"
+
+
+def test_what_polish_changed_is_marked() -> None:
+    chain = drafts()[0].chains[0]
+    assert marked(chain) == (
+        "The <del>description</del><ins>image</ins> <del>says</del><ins>shows</ins> 3. Wait. So 3."
+    )
+    assert marked(Chain("<b>", "3")) == "&lt;b&gt;"
+
+
+def test_filters_go_down_like_a_stair() -> None:
+    reasons = [("length", "too short", 2), ("answer", "another answer", 5), ("length", "too long", 1)]
+    found = {"filters": [{"filter": f, "reason": why, "n": n, "examples": []} for f, why, n in reasons]}
+    rows = filter_rows(found, kept=10, config={"filters": ["answer", "format", "length"]})
+    assert [(row.name, row.before, row.dropped) for row in rows] == [
+        ("answer", 18, 5),
+        ("format", 13, 0),
+        ("length", 13, 3),
+    ]
+    assert [row.name for row in filter_rows(found, 10, {})][:2] == ["answer", "format"], "all, where none are named"
+
+
+def test_an_empty_set_has_a_page_too(tmp_path: Path) -> None:
+    assert "0 of 0 questions" in build_page(write_set(tmp_path / "set", [])).read_text()
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no summary.json and no statistics.json and no drafts.jsonl"):
+        build_page(tmp_path)
+
+
+def test_outlines_hold_each_bar_at_its_share() -> None:
+    svg = histogram([Shape("a", ((1, 2, 3), (2, 4, 1)), 0), Shape("b", ((2, 4, 5),), 1)], "t")
+    points = re.findall(r'points="([^"]+)"', svg)
+    assert len(points) == 2 and all(len(one.split()) == 2 * n + 2 for one, n in zip(points, (2, 1), strict=True))
+    tops = [min(float(p.split(",")[1]) for p in one.split()) for one in points]
+    assert tops[1] < tops[0], "all of b lies in one bar"
