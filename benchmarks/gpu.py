@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -110,7 +111,17 @@ def policy_of(shape: str, device: torch.device, dtype: torch.dtype, args: argpar
 
 
 def timed(work: Callable[[], Any], device: torch.device, repeats: int) -> tuple[float, float]:
-    """(median wall seconds, peak GiB above the level before), after one unmeasured run."""
+    """(median wall seconds, peak GiB above the level before), after one unmeasured run. Not a number where the card's
+    memory does not hold the work: what else was measured must not be lost for it."""
+    try:
+        return _timed(work, device, repeats)
+    except torch.cuda.OutOfMemoryError:
+        pass  # the memory is free again only when the error and what it refers to are gone
+    torch.cuda.empty_cache()
+    return math.nan, math.nan
+
+
+def _timed(work: Callable[[], Any], device: torch.device, repeats: int) -> tuple[float, float]:
     work()
     seconds, peaks = [], []
     for _ in range(repeats):
@@ -275,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", choices=sorted(PARTS), default="all", help="parts that train")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument(
-        "--optimizer", choices=["adamw", "sgd"], default="adamw", help="7b with adamw nearly fills 141 GB"
+        "--optimizer", choices=["adamw", "sgd"], default="adamw", help="adamw takes 22 bytes a parameter: 183 GB for 7b"
     )
     parser.add_argument("--tokens", type=int, default=16384, help="update.tokens_per_micro_batch of the whole step")
     parser.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS, help="what utilisation is a share of")

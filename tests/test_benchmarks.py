@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -163,3 +164,11 @@ def test_the_shapes_of_the_program_for_gpus_are_those_of_the_published_models() 
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(gpu.config_of(shape))
         assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_work_that_the_card_does_not_hold_is_no_number_instead_of_the_end_of_the_program() -> None:
+    def too_large() -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    assert all(map(math.isnan, gpu.timed(too_large, torch.device("cpu"), 2)))
+    assert gpu.timed(lambda: None, torch.device("cpu"), 2)[0] >= 0

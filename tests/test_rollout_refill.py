@@ -219,3 +219,24 @@ def test_a_prompt_that_left_gives_its_memory_back(policy, prompts, monkeypatch):
     BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=T), n=1, seed=0, lengths=lengths)
     assert held[0] == ([0, 1, 2, 3, 4, 5],) * 2
     assert held[-1] == ([5],) * 2
+
+
+def test_a_prompt_that_left_is_gone_before_the_rest_is_arranged_anew(policy, prompts, monkeypatch):
+    """Its keys and values are views of those of all prompts, which would then be there twice."""
+    decoders, kept = [], []
+    made, stack = slots.Slots.__init__, prefixes.Batched._stack
+
+    def init(self, *args):
+        made(self, *args)
+        decoders.append(self)
+
+    def watched(self, those):
+        kept.append((len(those), len(decoders[0].prefixes)))
+        return stack(self, those)
+
+    monkeypatch.setattr(slots, "prefixes_for", prefixes.Batched)
+    monkeypatch.setattr(slots.Slots, "__init__", init)
+    monkeypatch.setattr(prefixes.Batched, "_stack", watched)
+    lengths = [[2 + 4 * i] * 2 for i in range(6)]
+    BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=T), n=2, seed=0, lengths=lengths)
+    assert kept == [(n, n) for n in (6, 5, 4, 3, 2, 1, 0)]

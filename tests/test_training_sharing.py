@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.offload import OffloadActivations
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.shared_prefix import CpuFlash, Spans
 from saccade.training import policy_step as steps
 from saccade.training.optim import TrainingStopped
 from saccade.training.rl import train
@@ -77,6 +80,26 @@ def test_auto_falls_back_when_the_packed_path_is_wrong(
     decision = sharing.decide(policy, groups_of(policy, length=30), "auto")
     assert decision.path == "plain"
     assert "FALLBACK: packed differs from plain on the first batch" in str(decision)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fault", [lambda grad: grad * 0, lambda grad: grad * torch.nan, lambda grad: grad.flip(1)])
+def test_auto_falls_back_when_the_backward_pass_alone_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, fault: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """The log-probs are right, so only the gradient can tell; on the base, whose attention matters."""
+    policy = load_policy(ModelConfig.model_validate({"path": "base", "device": "cpu", "dtype": dtype}))
+    groups = groups_of(policy, length=30)
+    assert sharing.decide(policy, groups, "auto").path == "packed"
+    right = CpuFlash.backward
+
+    def wrong(self: CpuFlash, grad: Any, saved: Any, spans: Spans, scale: float | None) -> Any:
+        found = right(self, grad, saved, spans, scale)
+        return found if spans.causal else tuple(map(fault, found))
+
+    monkeypatch.setattr(CpuFlash, "backward", wrong)
+    decision = sharing.decide(policy, groups, "auto")
+    assert decision.path == "plain" and "FALLBACK: packed differs from plain" in decision.reason
 
 
 def test_auto_falls_back_when_the_model_refuses_our_attention(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +262,37 @@ def test_with_a_trained_tower_one_pass_serves_rollout_and_old_log_probs_and_the_
 
 
 # ------------------------------------------------------------------------------------------------- memory and failure
+
+
+def test_the_features_of_a_step_are_gone_when_those_of_the_next_are_made(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def watched(policy: Policy, prompts: Any) -> Any:
+        alive.append(sum(one() is not None for one in made))
+        features = vision_features(policy, prompts)
+        made.append(weakref.ref(features.per_prompt[0]))
+        return features
+
+    monkeypatch.setattr("saccade.training.rl.vision_features", watched)
+    train(rl_recipe(world), tmp_path / "run")
+    assert alive == [0, 0, 0, 0]
+
+
+def test_kept_features_do_not_keep_the_batch_that_they_were_made_in(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(world)
+    prompts = [policy.adapter.encode("<image>?", [Image.effect_noise((56, 56), s).convert("RGB")]) for s in (9, 90)]
+    features = torch.cat(vision_features(policy, prompts).per_prompt)
+    views = features.split([len(features) // 2] * 2)  # as some families give them
+    monkeypatch.setattr(policy.adapter, "vision", lambda model, prompts: views)
+    cache = FeatureCache(FeatureCacheConfig(memory_mb=1), policy)
+    cache.features(policy, prompts)
+    kept = cache.features(policy, prompts).per_prompt
+    assert all(one.untyped_storage().nbytes() == one.nbytes for one in kept)
 
 
 def test_offloaded_activations_give_the_same_gradients_and_leave_weights_alone(world: Path) -> None:

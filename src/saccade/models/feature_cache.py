@@ -79,7 +79,7 @@ class FeatureCache:
             for key, one in zip(missing, fresh, strict=True):
                 found[key] = one
                 if key:
-                    self._put(key, one.cpu())
+                    self._put(key, one.to("cpu", copy=True))  # a view would keep the whole batch
         self.hits += sum(key != "" and key not in missing for key in keys)
         self.misses += sum(key in missing for key in keys if key)
         return Features(tuple(found[key].to(policy.device) for key in keys), policy.version)

@@ -38,6 +38,9 @@ float32 reaches 1e-4, and in float64 the gradient 1e-7, because transformers' no
 position shows at 1e-2 and above."""
 HALF_FACTOR, HALF_FLOOR = 1.5, 5e-3
 """In half precision the packed path may be this much farther from the float32 truth than the plain path is."""
+HALF_GRADIENT = 0.25
+"""Largest relative difference of the gradients of the two paths in half precision. Round-off makes it 0.01 to 0.03 in
+small models; a wrong backward pass, which no log-prob shows, 0.37 and more."""
 SLICE_GROUPS, SLICE_BRANCHES, SLICE_TOKENS = 2, 3, 48
 """What of the first batch is compared."""
 GRADIENT_ELEMENTS = 20_000_000
@@ -99,17 +102,23 @@ def check(policy: Policy, groups: Groups, form: Form) -> tuple[bool, str]:
         return False, f"it fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     plain = _measure(policy, packed, picked, "plain", None)
     limit = LIMITS.get(policy.model.dtype)
-    if limit is not None:
-        logprobs, gradient = _difference(ours, plain)
-        return max(logprobs, gradient) <= limit, (
+    logprobs, gradient = _difference(ours, plain)
+    if limit is not None:  # not the larger of the two against the limit: that is not NaN where only one is
+        return logprobs <= limit and gradient <= limit, (
             f"log-probs to {logprobs:.1e}, gradients to {gradient:.1e} (limit {limit:.0e})"
         )
+    held, measured = _half_logprobs(policy, packed, ours[0], plain[0])
+    return held and gradient <= HALF_GRADIENT, f"{measured}; gradients to {gradient:.1e} (limit {HALF_GRADIENT})"
+
+
+def _half_logprobs(policy: Policy, packed: Packed, ours_R: Tensor, plain_R: Tensor) -> tuple[bool, str]:
+    """Whether the packed log-probs are about as near to the float32 truth as the plain ones, and what was measured."""
     truth = _float32_truth(policy, packed)
     if truth is None:
-        gap = (ours[0] - plain[0]).abs()
+        gap = (ours_R - plain_R).abs()
         held = float(gap.mean()) <= 0.03 and float(gap.max()) <= 0.5
         return held, f"log-probs to {float(gap.mean()):.1e} in the mean (limit 3e-02; too little memory for float32)"
-    far_ours, far_plain = (float((one[0] - truth).abs().mean()) for one in (ours, plain))
+    far_ours, far_plain = (float((one - truth).abs().mean()) for one in (ours_R, plain_R))
     bound = HALF_FACTOR * far_plain + HALF_FLOOR
     return far_ours <= bound, (
         f"{far_ours:.1e} from the float32 log-probs in the mean, plain {far_plain:.1e} (limit {bound:.1e})"

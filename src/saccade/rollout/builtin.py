@@ -170,8 +170,8 @@ class _Call:
         ended = self._pick(self.head.logits(hidden_ND), rows)
         gone = [i for i, end in enumerate(ended) if end]
         if gone:
+            self._forget(rows, ended)  # first: what the decoder arranges anew would otherwise be there twice
             self.rows = [rows[i] for i in self.decoder.leave(gone)]
-            self._forget(rows, ended)
 
     def _pick(self, logits_NV: Tensor, rows: Sequence[Row]) -> list[bool]:
         """Give each row its next token; whether the row ends with it. FloatingPointError for logits without numbers."""

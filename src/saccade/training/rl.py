@@ -118,6 +118,7 @@ def train(
             metrics = trainer.update(collected, state, stage, watch)  # one optimiser step
             state = schedule.advance(state, truncated_share(collected.generated))
             trainer.record(state, stage, collected, metrics, watch)  # files, evaluation and checkpoint when due
+            del collected  # its vision features are not kept beside those of the next step
         return trainer.session.outcome(state.step)
 
 
