@@ -19,13 +19,14 @@ from saccade import cli
 from saccade.cli.schemas import load_recipe
 from saccade.models import flops
 from saccade.models.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
+from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.models.tiny import SIZES, build, tiny_config
 from saccade.models.tokenizer import build_tokenizer
 from saccade.training.batching import micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.plan import Plan, Setting, plan, stage_steps, works
 from saccade.training.plan_inputs import read_config, visual_tokens
-from saccade.training.plan_memory import Work, cohort_tokens, memory, total
+from saccade.training.plan_memory import Work, cohort_tokens, memory, total, tower_room
 from saccade.training.rl import RLRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -253,6 +254,14 @@ def peak(shape: ModelShape, phase: str = "", **changes: Any) -> float:
 )
 def test_memory_grows_with_what_fills_it(shapes: dict[str, ModelShape], phase: str, changes: dict[str, Any]) -> None:
     assert peak(shapes["3B"], phase, **changes) > peak(shapes["3B"], phase)
+
+
+def test_the_tower_takes_no_more_patches_at_once_than_the_trainer_gives_it(shapes: dict[str, ModelShape]) -> None:
+    shape, tower = shapes["3B"], "tower, no gradient"
+    few, many = (memory(shape, replace(WORK, groups=n))["vision"][tower] for n in (64, 256))
+    assert few == many == tower_room(shape, 4) * PATCHES_AT_ONCE
+    huge = memory(shape, replace(WORK, groups=64, images=(20_000,)))["vision"][tower]
+    assert huge == tower_room(shape, 4) * 80_000
 
 
 def test_memory_shrinks_with_checkpointing_and_with_gpus(shapes: dict[str, ModelShape]) -> None:

@@ -2,8 +2,8 @@
 
 What is counted is what this code base does: gradients in float32 of bfloat16 weights (`training.master_weights`),
 attention of packed rows by flash kernels (no score matrix), logits in chunks (`models.logprobs`), a prompt's keys and
-values once for all its completions (`rollout.slots`), the tower over all prompts of a step at once. T, S: tokens and
-patches of a micro-batch; D hidden size, b bytes of a number.
+values once for all its completions (`rollout.slots`), the tower over the prompts of a step by `PATCHES_AT_ONCE`. T, S:
+tokens and patches of a micro-batch; D hidden size, b bytes of a number.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saccade.models.flops import Layers, ModelShape
+from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.logprobs import CHUNK
 from saccade.rollout.sampling import CHUNK as CHOSEN
 from saccade.rollout.slots import BLOCK, PREFILL_TOKENS
@@ -278,8 +279,10 @@ def tower_room(shape: ModelShape, b: int) -> float:
 
 
 def tower_pass(shape: ModelShape, work: Work) -> float:
-    """The tower over the images of all prompts of the step, in one call."""
-    return work.prompts * work.visual * shape.patches_per_token * tower_room(shape, work.bytes)
+    """The largest call of the tower over the images of the step, which takes a limited number of patches at once."""
+    patches = work.visual * shape.patches_per_token
+    together = max(1, int(PATCHES_AT_ONCE // patches)) if patches else 0
+    return min(work.prompts, together) * patches * tower_room(shape, work.bytes)
 
 
 SAMPLING = 20
