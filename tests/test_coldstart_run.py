@@ -254,6 +254,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "3"}]
     box = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": [1, 2, 3, 4]}]
     rows = [
+        {"id": "text", "image": [], "conversations": turns, "task": "count"},
         {"id": "none", "conversations": turns, "task": "count"},
         {"id": "gone", "image": "gone.png", "conversations": turns, "task": "count"},
         {"id": "box", "image": "a.png", "conversations": box},
@@ -268,7 +269,13 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
         summary = run(
             ColdStartRecipe.model_validate({**config.model_dump(exclude_unset=True), "data": data, **teacher})
         )
-    assert summary["left_out"] == {"answer is no words": 1, "bad image": 1, "no image": 1, "unknown task": 1}
+    assert summary["left_out"] == {
+        "answer is no words": 1,
+        "bad image": 1,
+        "bad row": 1,
+        "no image": 1,
+        "unknown task": 1,
+    }
     assert summary["rows"]["done"] == 3
 
 

@@ -95,7 +95,7 @@ def _work(path: str, barrier: Any) -> None:
 def test_processes_that_share_a_store_do_each_row_once(tmp_path: Path) -> None:
     filled(tmp_path / "s", 300).close()
     barrier = SPAWN.Barrier(2)
-    workers = [SPAWN.Process(target=_work, args=(str(tmp_path / "s"), barrier)) for _ in range(2)]
+    workers = [SPAWN.Process(target=_work, args=(str(tmp_path / "s"), barrier), daemon=True) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -117,7 +117,7 @@ def _claim_and_wait(path: str, claimed: Any) -> None:
 def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path) -> None:
     filled(tmp_path / "s", 4).close()
     claimed = SPAWN.Event()
-    worker = SPAWN.Process(target=_claim_and_wait, args=(str(tmp_path / "s"), claimed))
+    worker = SPAWN.Process(target=_claim_and_wait, args=(str(tmp_path / "s"), claimed), daemon=True)
     worker.start()
     assert claimed.wait(30)
     with Store(tmp_path / "s") as store:

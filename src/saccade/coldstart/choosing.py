@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from saccade.coldstart.drafts import Chain, Check, Draft, Rejection
+from saccade.coldstart.polish import polish
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.teachers import sample_of
 from saccade.parsing import read_reply
@@ -19,7 +20,8 @@ class Chooser:
 
     recipe: ColdStartRecipe
     checks: Mapping[str, Check]
-    polish: Callable[[str], str] | None
+    polished: bool
+    """Whether chains are polished first."""
 
     def choose(self, draft: Draft) -> Draft:
         """The draft with its chains polished and judged, and those chosen. Chains beyond what is kept stay unjudged,
@@ -45,16 +47,14 @@ class Chooser:
 
     def _judge(self, draft: Draft, place: int) -> Draft:
         chain = draft.chains[place]
-        if self.polish is not None and chain.right:
-            draft = draft.with_chain(place, polished=self.polish(chain.text))
+        if self.polished and chain.right:
+            draft = draft.with_chain(place, polished=polish(chain.text).text)
         return draft.with_chain(place, rejections=self._rejections(draft, draft.chains[place]))
 
     def _rejections(self, draft: Draft, chain: Chain) -> tuple[Rejection, ...]:
-        """The first reason against a chain; an answer that is not right goes before all filters."""
-        if chain.right is None:
-            return (Rejection("answer", "cannot be graded", chain.route),)
-        if not chain.right:
-            return (Rejection("answer", "no answer" if chain.answer is None else "another answer", chain.answer or ""),)
+        """The first reason against a chain. Without the filter 'answer' too, none is learned that is not right."""
+        if not chain.right and "answer" not in self.checks:
+            return (Rejection("answer", "cannot be graded" if chain.right is None else "not right", chain.route),)
         for check in self.checks.values():
             found = check(draft, chain)
             if found is not None:

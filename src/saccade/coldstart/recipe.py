@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from saccade.coldstart.drafts import Stage
+from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
 from saccade.data import DataConfig
 from saccade.data.sources import WORLD
@@ -120,6 +121,7 @@ class ColdStartRecipe(Config):
     """Make chains read as seen, not as described."""
     filters: tuple[str, ...] | None = None
     """Names of `coldstart.filters.FILTERS` in the order they are asked; null is all of them, empty is none."""
+    filter_options: FilterOptions = FilterOptions()
     images: Literal["copy", "path"] = "copy"
     """Images of the set: beside it (hard links where they can be), or by the path where they lie."""
     rows: int = Field(default=64, ge=1)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from saccade.coldstart.asking import load_prompt
 from saccade.coldstart.choosing import Chooser
+from saccade.coldstart.filters import Surroundings, build_checks
 from saccade.coldstart.intake import source_names, take_in
 from saccade.coldstart.output import write_set
 from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher, WorldDescriber
@@ -23,7 +24,9 @@ from saccade.coldstart.store import NAME, Claim, Store
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import WorldEyes, WorldMind
 from saccade.config import dump
+from saccade.data.sources import WORLD
 from saccade.training.progress import Report, progress
+from saccade.world import WorldConfig
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ def run(
     `keys`: environment variable -> API key. ValueError for what a person can mend, OSError for a full disk; in both
     cases everything paid for so far is in the store.
     """
+    chooser = build_chooser(recipe)  # what is wrong with filters or prompts is said before anything is paid for
     for name in type(recipe.prompts).model_fields:
         load_prompt(getattr(recipe.prompts, name))
     with ExitStack() as stack:
@@ -79,16 +83,16 @@ def run(
         (recipe.out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
         take_in(recipe, store, lambda n: log.info("took in %d rows", n) if n % 25_600 == 0 else None)
         asyncio.run(_work(Team(recipe, vision, reasoner), store, console))
-        return finish(recipe, store)
+        return finish(chooser, store)
 
 
-def finish(recipe: ColdStartRecipe, store: Store) -> dict[str, Any]:
+def finish(chooser: Chooser, store: Store) -> dict[str, Any]:
     """The files of the set; left to another process that is at it already."""
     holder = store.take("writing the set")
     if holder is not None:
         return {"writes_the_set": holder}
     try:
-        return write_set(store, build_chooser(recipe))
+        return write_set(store, chooser)
     finally:
         store.give_up("writing the set")
 
@@ -111,8 +115,15 @@ def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Te
 
 
 def build_chooser(recipe: ColdStartRecipe) -> Chooser:
-    """Filters and polish as the recipe has them."""
-    return Chooser(recipe, {}, None)
+    """Filters and polish as the recipe has them. A chooser serves one pass over the rows: filters remember."""
+    around = Surroundings(recipe.out, _worlds(recipe))
+    return Chooser(recipe, build_checks(recipe.filters, recipe.filter_options, around), recipe.polish)
+
+
+def _worlds(recipe: ColdStartRecipe) -> dict[str, WorldConfig]:
+    """Settings of the sources that are worlds, by the name that rows carry."""
+    named = zip(source_names(recipe), recipe.data, strict=True)
+    return {name: entry.world for name, entry in named if entry.source == WORLD}
 
 
 def _let_go(store: Store) -> None:
@@ -160,7 +171,10 @@ def _renewing(store: Store) -> Iterator[None]:
     async def renew() -> None:
         while True:
             await asyncio.sleep(store.lease_s / 3)
-            store.renew()
+            try:
+                store.renew()
+            except OSError as error:  # the next step that is kept meets the same trouble, and stops the run
+                log.warning("leases are not renewed: %s", error)
 
     task = asyncio.get_running_loop().create_task(renew())
     try:
