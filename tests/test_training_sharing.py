@@ -24,6 +24,7 @@ from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, Policy, load_policy
 from saccade.models.shared_prefix import CpuFlash, Spans
 from saccade.training import policy_step as steps
+from saccade.training import sft
 from saccade.training.optim import TrainingStopped
 from saccade.training.rl import train
 
@@ -48,6 +49,33 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------------------------------------------- decision
+
+
+def test_the_loss_on_held_out_examples_does_not_decide_how_training_shares(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are looked at first, and with one reply to a prompt a form that copies would save nothing."""
+    monkeypatch.setattr("saccade.models.shared_prefix.fastest_form", lambda device, dtype: "split")
+    files = {}
+    for name, replies in (("train", 6), ("held", 1)):
+        files[name] = tmp_path / f"{name}.jsonl"
+        row = {"image": str(world / "0.png"), "prompt": "<image>How many?"}
+        rows_of = (json.dumps(row | {"id": f"e{k}", "response": f"answer {k}"}) for k in range(replies))
+        files[name].write_text("\n".join(rows_of) + "\n")
+    recipe = sft.SFTRecipe.model_validate(
+        {
+            "model": {"path": str(world / "model"), "device": "cpu"},
+            "data": [{"path": str(files["train"])}],
+            "heldout": [{"path": str(files["held"])}],
+            "num_steps": 1,
+            "prompts_per_step": 1,
+            "optim": {"lr": 1e-4},
+        }
+    )
+    with caplog.at_level(logging.INFO, "saccade"):
+        sft.train(recipe, tmp_path / "run")
+    said = [message for message in caplog.messages if message.startswith("shared prefix")]
+    assert len(said) == 1 and said[0].startswith("shared prefix: on (split)")
 
 
 def test_auto_takes_the_packed_path_and_says_what_it_measured(world: Path) -> None:

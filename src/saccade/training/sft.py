@@ -150,8 +150,10 @@ def open_trainer(
     session = open_session(opening, run_dir, both, resume)
     if recipe.features.wanted:
         passes.cache = FeatureCache(recipe.features, session.policy, run_dir / "features")
-    session.baseline()
     adapter, drawn = session.policy.adapter, draw
+    if heldout and not resume:  # else the baseline, whose prompts may have fewer replies, would settle it
+        passes.settle(session.policy, encode_units(adapter, drawn(0, recipe.prompts_per_step)))
+    session.baseline()
     with ExitStack() as stack:
         units = Prefetch(lambda step: encode_units(adapter, drawn(step, recipe.prompts_per_step)), stop=num_steps)
         yield Trainer(
@@ -170,16 +172,20 @@ class Passes:
 
     recipe: SFTRecipe
     decision: Decision | None = None
-    """Taken on the first batch."""
+    """Taken on the first batch that is trained on."""
     cache: FeatureCache | None = None
 
-    def cut(self, policy: Policy, units: Sequence[EncodedUnit]) -> list[Packed]:
-        """Micro-batches of at most the budget's tokens where possible."""
+    def settle(self, policy: Policy, units: Sequence[EncodedUnit]) -> Decision:
+        """The decision about shared prompts, taken and said once."""
         if self.decision is None:
             batch = [(unit.prompt, [Branch(reply) for reply in unit.replies]) for unit in units]
             self.decision = decide(policy, batch, self.recipe.shared_prefix)
             log.info("%s", self.decision)
-        cost = shared_cost if self.decision.path == "packed" else repeated_cost
+        return self.decision
+
+    def cut(self, policy: Policy, units: Sequence[EncodedUnit]) -> list[Packed]:
+        """Micro-batches of at most the budget's tokens where possible."""
+        cost = shared_cost if self.settle(policy, units).path == "packed" else repeated_cost
         budget = self.recipe.tokens_per_micro_batch
         all_rows: list[Row] = []
         for i, unit in enumerate(units):
