@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from typing import Any
-
 import pytest
 
 from saccade.evaluation.benchmarks import (
     BENCHMARKS,
-    Grade,
     chartqa,
     dynamath,
     judging,
@@ -17,37 +13,10 @@ from saccade.evaluation.benchmarks import (
     mathvista,
     mm_math,
     mmstar,
-    rec,
 )
-from saccade.evaluation.benchmarks.benchmark import JudgeError
 from saccade.evaluation.benchmarks.replies import read
-from saccade.types import Frame, Sample
-
-FRAME = Frame("thousand", (200, 100), (200, 100))
-
-
-class Judge:
-    """Says the texts it was given, in order; keeps what it was asked."""
-
-    id = "a judge"
-
-    def __init__(self, *says: str) -> None:
-        self.says, self.prompts = list(says), list[str]()
-
-    def ask(self, prompt: str, temperature: float = 0.0) -> str:
-        self.prompts.append(prompt)
-        if not self.says:
-            raise JudgeError("status 503")
-        return self.says.pop(0)
-
-
-def grade(name: str, text: str, sample: Sample, judge: Judge | None = None, mode: str = "official") -> Grade:
-    return BENCHMARKS[name].modes[mode].grade(read(text, (FRAME,) * len(sample.images)), sample, judge)
-
-
-def ask(answer: Any, task: str = "free_form", images: int = 0, **meta: Any) -> Sample:
-    return Sample("1", ("x.png",) * images, "What is x?", answer, task, {"options": [], **meta})
-
+from saccade.types import Sample
+from tests.protocol_cases import CHOICES, REFER, Judge, ask, grade
 
 # ----------------------------------------------------------------------------------------------------- before the rules
 
@@ -391,101 +360,6 @@ def test_mme_looks_at_four_characters_and_vlmeval_at_words(said, official, vlmev
     assert grade("mme", said, sample).right is official
     found = grade("mme", said, sample, mode="vlmeval")
     assert (None if found.needs_judge else found.right) is vlmeval
-
-
-# ---------------------------------------------------------------------------------------------------------------- boxes
-
-REFER = ask([20.0, 10.0, 100.0, 50.0], "refer", images=1)
-"""In frame thousand of a 200 x 100 image: [100, 100, 500, 500]."""
-
-
-@pytest.mark.parametrize(
-    ("said", "official", "vlm_r1", "strict"),
-    [
-        ('<answer>{"bbox_2d": [100, 100, 500, 500]}</answer>', True, True, True),
-        ("<answer>[100, 100, 500, 500]</answer>", True, False, True),  # no braces
-        ('{"bbox_2d": [100, 100, 500, 500]}', True, False, True),  # no answer block
-        ('<answer>{"bbox_2d": [100.0, 100, 500, 500]}</answer>', True, False, True),  # a float
-        ('<answer>{"bbox_2d": [100, 100, 500, 500]}, {"bbox_2d": [1, 1, 2, 2]}</answer>', True, True, False),
-        ('<answer>{"bbox_2d": [500, 500, 100, 100]}</answer>', False, False, False),  # inverted
-        ('<answer>{"bbox_2d": [100, 100, 100, 100]}</answer>', False, False, False),  # no area
-        ('<answer>{"bbox_2d": [100, 100, 500, 300]}</answer>', True, False, False),  # IoU 0.5 exactly
-        ("<answer>here</answer>", False, False, False),
-        (
-            '<think><answer>{"bbox_2d": [100, 100, 500, 500]}</answer></think><answer>{"box": [1, 1, 9, 9]}</answer>',
-            False,
-            True,  # the first answer block, thought included
-            False,
-        ),
-    ],
-)
-def test_one_box_by_the_three_modes(said, official, vlm_r1, strict):
-    assert grade("refcoco", said, REFER).right is official
-    assert grade("refcoco", said, REFER, mode="vlm_r1").right is vlm_r1
-    assert grade("refcoco", said, REFER, mode="strict").right is strict
-
-
-def test_vlm_r1_counts_an_overlap_of_a_pixel_as_none_and_equals_the_usual_iou_otherwise():
-    assert rec.vlm_r1_iou((0, 0, 1, 50), (0, 0, 1, 50)) == 0.0
-    assert rec.vlm_r1_iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
-    assert rec.vlm_r1_iou((3, 3, 3, 3), (3, 3, 3, 3)) == 0.0
-
-
-def test_vlm_r1_asks_the_first_two_thousand_after_its_shuffle():
-    samples = [Sample(str(i), (), "", None, "refer", {"slices": {"split": "val"}}) for i in range(3000)]
-    picked = rec.first_shuffled(samples)
-    random.seed(42)
-    ids = [str(i) for i in range(3000)]
-    random.shuffle(ids)
-    assert [s.id for s in picked] == ids[:2000] and [s.id for s in samples[:2]] == ["0", "1"]
-
-
-def test_an_answer_of_none_is_no_box_and_prose_is_no_list():
-    sample = ask([], "detect", images=1)
-    assert grade("coco_filtered", "None", sample).right
-    found = grade(
-        "coco_filtered", "I see nothing there.", ask([{"bbox_2d": [1, 1, 9, 9], "label": "cup"}], "detect", 1)
-    )
-    assert found.right is False and found.extracted is None
-
-
-# ----------------------------------------------------------------------------------------------------------- Geometry3K
-
-CHOICES = {"options": ["3", "4", "2\\sqrt{5}", "60"], "precise_value": [3.0, 4.0, 4.472, 60.0]}
-
-
-@pytest.mark.parametrize(
-    ("said", "right", "route"),
-    [
-        ("\\boxed{B}", True, "letter or text"),
-        ("\\boxed{4}", True, "letter or text"),
-        ("\\boxed{4.1}", True, "nearest of the choices"),
-        ("\\boxed{4.4}", False, "nearest of the choices"),
-        ("\\boxed{\\sqrt{16.2}}", True, "nearest of the choices"),
-        ("a triangle", False, "no number"),
-    ],
-)
-def test_geometry3k_takes_the_nearest_choice(said, right, route):
-    found = grade("geometry3k", said, ask("B", "choice", **CHOICES))
-    assert (found.right, found.route) == (right, route)
-
-
-@pytest.mark.parametrize(
-    ("said", "gold", "right"),
-    [
-        ("\\boxed{12}", "12", True),
-        ("12", "12", False),  # no box
-        ("12", "None", True),  # the missing box reads as None
-        ("\\boxed{4/8}", "1/2", False),  # not reduced
-        ("\\boxed{0.5}", "1/2", True),
-        ("\\boxed{12.0}", "12", True),
-        ("\\boxed{24/2}", "12", False),  # a whole number is wanted
-        ("\\boxed{2\\sqrt{3}}", "\\sqrt{12}", True),
-        ("\\boxed{5.8}", "3\\sqrt{3.7}", False),
-    ],
-)
-def test_geometry3k_as_easy_r1_rewards_it(said, gold, right):
-    assert grade("geometry3k", said, ask(gold), mode="easy_r1").right is right
 
 
 # ----------------------------------------------------------------------------------------------------------------- all

@@ -14,7 +14,6 @@ from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mod
 from saccade.evaluation.benchmarks.prompts import BOXED, SHORT, with_images
 from saccade.evaluation.benchmarks.rows import find
 from saccade.evaluation.benchmarks.scoring import ACCURACY
-from saccade.grading import math_pool
 from saccade.grading.latex import evaluate, normal
 from saccade.parsing import read_boxed
 from saccade.types import Sample
@@ -112,8 +111,7 @@ def equal(left: str, right: str) -> tuple[bool, str]:
         return mine == theirs, "numbers at 2 decimals"
     if not left or not right:
         return False, "nothing"
-    verdict = math_pool.shared().verify(normal(right), normal(left))
-    return verdict.right is True, "symbolic"
+    return replies.symbolic(normal(left), normal(right)), "symbolic"
 
 
 def _tuple(text: str) -> tuple[float, ...] | None:

@@ -10,7 +10,6 @@ from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mod
 from saccade.evaluation.benchmarks.prompts import BOXED, asking
 from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY
-from saccade.grading import math_pool
 from saccade.grading.latex import evaluate, normal
 from saccade.parsing import read_all_boxed
 from saccade.types import Sample
@@ -133,7 +132,7 @@ def same(answer: str, gold: str) -> str | None:
         return "number" if near else None
     if not mine or not theirs:
         return None
-    return "symbolic" if math_pool.shared().verify(theirs, mine).right else None
+    return "symbolic" if replies.symbolic(mine, theirs) else None
 
 
 def _interval(text: str) -> list[str] | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from saccade import grading
 from saccade.evaluation.benchmarks.benchmark import Grade, Judge, Mode, Reply
-from saccade.grading import Verdict
-from saccade.parsing import parse_final, read_choice, read_reply
+from saccade.grading import Verdict, math_pool
+from saccade.parsing import parse_final, read_reply
 from saccade.types import Frame, Sample
 
 THOUGHT = "Thought is stripped first (up to the last </think>), then the inside of the last <answer> block is taken, \
@@ -19,6 +18,8 @@ think aloud."""
 STRICT_RULE = "The last <answer> block after all thought, else the last \\boxed, else what follows 'final answer', \
 else the whole rest."
 
+LONGEST = 500
+"""Characters of an answer that may go to a symbolic check."""
 _TAG = re.compile(r"</?answer>")
 
 
@@ -69,6 +70,6 @@ def by_task(answer: str, sample: Sample) -> Verdict:
     return choice(answer, sample) if sample.task == "choice" else math(answer, sample)
 
 
-def letter_of(answer: str, sample: Sample) -> str | None:
-    options: tuple[Any, ...] = tuple(sample.meta.get("options") or ())
-    return read_choice(answer, grading.letters_for(options), options)
+def symbolic(answer: str, gold: str) -> bool:
+    """Whether math-verify, in a process that can be killed, holds two normal forms equal; a long text is no answer."""
+    return len(answer) <= LONGEST and math_pool.shared().verify(gold, answer).right is True
