@@ -21,7 +21,7 @@ from saccade.training.examples import ExampleConfig, read_examples
 TASKS = ("count", "arithmetic", "compare", "chart", "geometry", "choice", "yes_no")
 
 
-def recipe(out: Path, n: int = 12, **changes: Any) -> ColdStartRecipe:
+def recipe(out: Path, n: int = 8, **changes: Any) -> ColdStartRecipe:
     base = {
         "kind": "coldstart",
         "out": out,
@@ -41,21 +41,21 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_reasoner_that_is_told_everything_truly_answers_everything(tmp_path: Path) -> None:
-    summary = run(recipe(tmp_path, 30))
-    assert summary["written"]["easy"] == summary["written"]["in the set"] == 30 * len(TASKS)
+    summary = run(recipe(tmp_path, 15, samples=1))
+    assert summary["written"]["easy"] == summary["written"]["in the set"] == 15 * len(TASKS)
 
 
 def test_errors_and_omissions_cost_answers(tmp_path: Path) -> None:
     wrong = run(recipe(tmp_path / "e", vision={"teacher": "world", "error_rate": 0.5}))["written"]["easy"]
     less = run(recipe(tmp_path / "o", vision={"teacher": "world", "omission_rate": 0.5}))["written"]["easy"]
-    assert max(wrong, less) < 0.8 * 12 * len(TASKS)
+    assert max(wrong, less) < 0.8 * 8 * len(TASKS)
 
 
 def test_bridged_descriptions_answer_more_than_captions_of_the_same_budget(tmp_path: Path) -> None:
     """Tests the pipeline; teachers made for the world are no evidence about real ones."""
-    n = 40 * len(TASKS)
+    n = 25 * len(TASKS)
     budget = {"description": {"max_tokens": 40}}
-    summary = run(recipe(tmp_path, 40, ablation=n, sampling=budget, samples=1))
+    summary = run(recipe(tmp_path, 25, ablation=n, sampling=budget, samples=1))
     found = summary["accuracy"]
     assert found["n"] == n
     assert found["bridged - caption"]["low"] > 0.05
@@ -73,7 +73,7 @@ def test_the_set_is_what_sft_reads_and_what_llama_factory_reads(tmp_path: Path) 
     run(recipe(tmp_path))
     examples = read_examples(ExampleConfig(path=tmp_path / "train.jsonl"))
     other = json.loads((tmp_path / "llama_factory.json").read_text())
-    assert len(examples) == len(other) == 12 * len(TASKS)
+    assert len(examples) == len(other) == 8 * len(TASKS)
     for example, row in zip(examples, other, strict=True):
         assert row["messages"][0]["content"] == example.prompt and row["messages"][1]["content"] == example.reply
         assert row["messages"][0]["content"].count("<image>") == len(row["images"]) == 1
@@ -83,7 +83,7 @@ def test_the_set_is_what_sft_reads_and_what_llama_factory_reads(tmp_path: Path) 
 
 
 def test_rows_never_right_and_always_right_are_prompts_for_rl_with_labels(tmp_path: Path) -> None:
-    summary = run(recipe(tmp_path, 20, samples=3, reasoner={"teacher": "world", "slip_rate": 0.5}))
+    summary = run(recipe(tmp_path, 10, samples=3, reasoner={"teacher": "world", "slip_rate": 0.5}))
     rows = {name: lines(tmp_path / f"rl_{name}.jsonl") for name in ("easy", "mixed", "hard")}
     assert all(len(rows[name]) == summary["written"][name] > 0 for name in rows)
     for name, rate in (("easy", 1.0), ("hard", 0.0)):
@@ -96,8 +96,8 @@ def test_rows_never_right_and_always_right_are_prompts_for_rl_with_labels(tmp_pa
 
 
 def test_the_shortest_right_chain_is_kept_or_a_diverse_set(tmp_path: Path) -> None:
-    run(recipe(tmp_path / "s", samples=6))
-    run(recipe(tmp_path / "d", samples=6, prefer="diverse", keep=3))
+    run(recipe(tmp_path / "s", 5, samples=6))
+    run(recipe(tmp_path / "d", 5, samples=6, prefer="diverse", keep=3))
     for folder, count in (("s", 1), ("d", 3)):
         for line in (tmp_path / folder / "drafts.jsonl").read_text().splitlines():
             draft = Draft.from_json(line)
@@ -153,6 +153,9 @@ def test_started_again_nothing_is_asked_twice_and_other_filters_cost_nothing(tmp
         asked = len(server.requests)
         again = run(chat_recipe(tmp_path, server.url, n=3, keep=2))
     assert len(server.requests) == asked and again["chains"]["in the set"] == 3
+    (tmp_path / "mine.md").write_text("version: 2\n---\nWhat does {description} say about {question}")
+    with pytest.raises(ValueError, match="begun with other settings of prompts"):
+        run(chat_recipe(tmp_path, server.url, n=3, prompts={"reasoning": str(tmp_path / "mine.md")}))
     with pytest.raises(ValueError, match="begun with other settings of samples"):
         run(chat_recipe(tmp_path, server.url, n=3, samples=5))
 
@@ -216,7 +219,7 @@ def test_a_server_that_dies_on_the_way_stops_the_run_and_loses_nothing(tmp_path:
     dead = Answer(status=500, raw=b"out of memory")
     with (
         chat_server(lambda number, request: Answer("<answer>3</answer>") if number < 12 else dead) as server,
-        pytest.raises(ValueError, match=r"5 attempts in a row came to nothing.*out of memory"),
+        pytest.raises(ValueError, match=r"[56] attempts in a row came to nothing.*out of memory"),
     ):
         run(chat_recipe(tmp_path, server.url, n=20, stop_after=5, attempts=9, rows=2))
     with chat_server(lambda number, request: Answer("<think>a</think><answer>3</answer>")) as server:

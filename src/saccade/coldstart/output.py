@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from saccade.coldstart.choosing import Chooser, reply_of
-from saccade.coldstart.drafts import Chain, Draft, StepRecord, plain
+from saccade.coldstart.drafts import Arm, Chain, Draft, StepRecord, plain
 from saccade.coldstart.intake import FOLDER
+from saccade.coldstart.statistics import ARMS, accuracies
 from saccade.coldstart.steps import assemble
 from saccade.coldstart.store import Store
 from saccade.coldstart.teachers import sample_of
-from saccade.evaluation.statistics import compare_paired, wilson
 from saccade.tasks import TASKS
 
 TRAIN, LLAMA_FACTORY, DRAFTS, LEFT_OUT = "train.jsonl", "llama_factory.json", "drafts.jsonl", "left_out.jsonl"
@@ -38,7 +38,7 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     sources: dict[str, Counter[str]] = field(default_factory=dict)
     stages: dict[str, Counter[str]] = field(default_factory=dict)
-    arms: dict[str, list[float]] = field(default_factory=lambda: {"bridged": [], "caption": [], "none": []})
+    arms: dict[Arm, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
     """0 or 1 of the first chain of each arm, for rows that have all three."""
 
     def add(self, draft: Draft) -> None:
@@ -64,20 +64,6 @@ class Tally:
         if all(chain is not None and chain.right is not None for chain in firsts.values()):
             for arm, chain in firsts.items():
                 self.arms[arm].append(float(bool(chain and chain.right)))
-
-    def accuracy(self) -> dict[str, Any]:
-        """Of the reasoner's first chain by what it was given, on the same rows, with 95 % intervals."""
-        n = len(self.arms["bridged"])
-        if not n:
-            return {}
-        found: dict[str, Any] = {"n": n}
-        for arm, values in self.arms.items():
-            interval = wilson(int(sum(values)), n)
-            found[arm] = {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
-        for arm in ("caption", "none"):
-            gap = compare_paired(f"bridged - {arm}", self.arms["bridged"], self.arms[arm])
-            found[gap.name] = {"difference": gap.difference, "low": gap.low, "high": gap.high, "p": gap.p}
-        return found
 
 
 def write_set(store: Store, chooser: Chooser) -> dict[str, Any]:
@@ -122,7 +108,7 @@ def _counted(tally: Tally) -> dict[str, Any]:
         "rejected": dict(tally.rejected.most_common()),
         "sources": {name: dict(counter) for name, counter in tally.sources.items()},
         "stages": {name: dict(counter) for name, counter in tally.stages.items()},
-        "accuracy": tally.accuracy(),
+        "accuracy": accuracies(tally.arms),
     }
 
 

@@ -18,7 +18,7 @@ from saccade.coldstart.choosing import Chooser
 from saccade.coldstart.filters import Surroundings, build_checks
 from saccade.coldstart.intake import source_names, take_in
 from saccade.coldstart.output import write_set
-from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher, WorldDescriber
+from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher
 from saccade.coldstart.steps import RowLost, Team, write_row
 from saccade.coldstart.store import NAME, Claim, Store
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
@@ -71,8 +71,8 @@ def run(
     cases everything paid for so far is in the store.
     """
     chooser = build_chooser(recipe)  # what is wrong with filters or prompts is said before anything is paid for
-    for name in type(recipe.prompts).model_fields:
-        load_prompt(getattr(recipe.prompts, name))
+    for _, path in recipe.prompts:
+        load_prompt(path)
     with ExitStack() as stack:
         vision, reasoner = build_teachers(recipe, keys or {})
         stack.callback(vision.close)
@@ -103,14 +103,9 @@ def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Te
     def chat(config: EndpointTeacher) -> Teacher:
         return ChatTeacher(config, recipe.prompts, keys.get(config.key_variable))
 
-    vision: Teacher
-    if isinstance(recipe.vision, WorldDescriber):
-        vision = WorldEyes(
-            recipe.vision, dict(zip(source_names(recipe), (one.world for one in recipe.data), strict=True))
-        )
-    else:
-        vision = chat(recipe.vision)
-    reasoner = chat(recipe.reasoner) if isinstance(recipe.reasoner, EndpointTeacher) else WorldMind(recipe.reasoner)
+    sees, thinks = recipe.vision, recipe.reasoner
+    vision = WorldEyes(sees, _worlds(recipe)) if sees.teacher == "world" else chat(sees)
+    reasoner = WorldMind(thinks) if thinks.teacher == "world" else chat(thinks)
     return vision, reasoner
 
 
@@ -137,6 +132,7 @@ def _let_go(store: Store) -> None:
 def _same_making(recipe: ColdStartRecipe, store: Store) -> None:
     """ValueError when the store was begun with other settings of what teachers write."""
     making = recipe.model_dump(mode="json", include=set(MAKING))
+    making["prompts"] = {name: load_prompt(path).id for name, path in recipe.prompts}  # their wording, not their names
     for role in ("vision", "reasoner"):
         making[role] = {key: value for key, value in making[role].items() if key not in TIMING}
     before = store.fact("making")
