@@ -229,6 +229,12 @@ def test_the_learning_rate_warms_up_and_decays_as_literals_say() -> None:
     linear = OptimConfig(lr=1.0, decay="linear")
     assert [learning_rate(linear, step, 4) for step in range(1, 5)] == [1.0, 0.75, 0.5, 0.25]
     assert learning_rate(OptimConfig(lr=2.0), 99, 100) == 2.0
+    share = OptimConfig(lr=1.0, warmup_ratio=0.3, decay="cosine")
+    same = OptimConfig(lr=1.0, warmup_steps=2, decay="cosine")
+    assert [learning_rate(share, step, 6) for step in range(1, 7)] == [learning_rate(same, s, 6) for s in range(1, 7)]
+    assert [OptimConfig(lr=1.0, warmup_ratio=0.05).warmup(n) for n in (1, 20, 21, 100)] == [1, 1, 2, 5]
+    with pytest.raises(ValueError, match="both warmup_steps and warmup_ratio"):
+        OptimConfig(lr=1.0, warmup_steps=2, warmup_ratio=0.1)
 
 
 @pytest.mark.parametrize("name", ["vlm_r1", "vision_r1"])

@@ -12,9 +12,19 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_runs import write_world
 
+from saccade.config import load
 from saccade.geometry import from_original
+from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, Policy, load_policy
-from saccade.training.examples import Example, ExampleConfig, by_prompt, draw_from, encode_units, read_examples
+from saccade.training.examples import (
+    Example,
+    ExampleConfig,
+    by_prompt,
+    draw_from,
+    encode_step,
+    encode_units,
+    read_examples,
+)
 from saccade.training.sft import Passes, SFTRecipe, accumulate, train
 
 REPLIES = ["scan one two", "looks like 3", "scan one two three. check one two three", "two"]
@@ -213,3 +223,106 @@ def test_a_format_is_learned_by_its_replies_or_by_its_gold_in_the_models_frame(p
 def test_keys_that_do_not_fit_the_source_of_examples_are_refused(keys: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExampleConfig(**keys)
+
+
+# ------------------------------------------------------------------------------------------------ packing and freezing
+
+
+def test_another_prompt_in_the_same_row_changes_nothing(world: Path, policy: Policy) -> None:
+    """Packed rows of several prompts: each sees its own image, prompt and reply alone, wherever it lies in the row."""
+    units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
+    passes = Passes(recipe_of(world, tokens_per_micro_batch=100_000))
+    passes.cut(policy, units)  # takes the decision about shared prompts
+    assert passes.decision is not None and passes.decision.path == "packed"
+
+    def logprobs(*chosen: int) -> list[torch.Tensor]:
+        groups = [(units[i].prompt, [Branch(reply) for reply in units[i].replies]) for i in chosen]
+        whole = passes.logprobs(policy, pack(groups)).detach()
+        return list(whole.split([units[i].reply_tokens for i in chosen]))
+
+    alone = logprobs(0)[0]
+    for neighbours, place in (((0, 1), 0), ((3, 0), 1), ((2, 5, 0, 4), 2), ((0, 0), 1)):
+        assert torch.allclose(logprobs(*neighbours)[place], alone, atol=1e-9, rtol=0), neighbours
+    assert not torch.allclose(logprobs(2)[0][: len(alone)], alone[: units[2].reply_tokens], atol=1e-3), "else all agree"
+
+
+def test_a_neighbour_leaves_the_gradient_of_a_row_as_it_was(world: Path, policy: Policy) -> None:
+    """The gradient of two prompts in one row is the sum of theirs alone."""
+    units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))[:2]
+    tokens = [unit.reply_tokens for unit in units]
+    alone = []
+    for unit in units:
+        accumulate(policy, [unit], Passes(recipe_of(world, tokens_per_micro_batch=100_000)))
+        alone.append(gradients(policy))
+    accumulate(policy, units, Passes(recipe_of(world, tokens_per_micro_batch=100_000)))
+    together = gradients(policy)
+    expected = (alone[0] * tokens[0] + alone[1] * tokens[1]) / sum(tokens)
+    assert float((together - expected).norm() / expected.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("trained", [["vision"], ["projector"], ["language"], ["vision", "language"]])
+def test_exactly_the_parts_that_train_move(world: Path, tmp_path: Path, trained: list[str]) -> None:
+    model = {"path": str(world / "model"), "device": "cpu", "train": trained}
+    recipe = recipe_of(world, model=model, epochs=None, num_steps=1, optim={"lr": 1e-2})
+    outcome = train(recipe, tmp_path / "run")
+    before = dict(load_policy(recipe.model).model.named_parameters())
+    parts = outcome.policy.parameters_by_part()
+    moved = {part: {name for name, p in own if not torch.equal(before[name], p)} for part, own in parts.items()}
+    for part, own in parts.items():
+        if part in trained:
+            assert len(moved[part]) > 0.9 * len(own), f"{part} trains"
+        else:
+            assert moved[part] == set(), f"{part} is frozen"
+
+
+# ------------------------------------------------------------------------------------------------------------- cut-off
+
+
+def lengths_of(world: Path, policy: Policy) -> list[int]:
+    units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
+    return sorted(len(unit.prompt) + len(reply) for unit in units for reply in unit.replies)
+
+
+def test_examples_over_the_cutoff_are_left_out_whole_and_counted(world: Path, policy: Policy, tmp_path: Path) -> None:
+    lengths = lengths_of(world, policy)
+    cutoff = lengths[len(lengths) // 2]
+    over = sum(length > cutoff for length in lengths)
+    assert 0 < over < len(lengths)
+    examples = read_examples(ExampleConfig(path=world / "cold.jsonl"))
+    whole, cut = encode_step(policy.adapter, examples), encode_step(policy.adapter, examples, cutoff)
+    assert len(cut.over_cutoff) == over and whole.over_cutoff == ()
+    kept = {reply for unit in whole.units for reply in unit.replies}
+    assert all(reply in kept for unit in cut.units for reply in unit.replies), "nothing is cut short"
+    assert all(len(unit.prompt) + len(reply) <= cutoff for unit in cut.units for reply in unit.replies)
+    train(recipe_of(world, epochs=1, prompts_per_step=2, cutoff_len=cutoff), tmp_path / "run")
+    metrics = rows(tmp_path / "run" / "metrics.jsonl")
+    assert sum(row.get("examples/over_cutoff", 0.0) for row in metrics) == over
+    assert sum(row.get("examples/replies", 0.0) for row in metrics) == len(lengths) - over
+
+
+def test_a_step_without_any_example_short_enough_moves_nothing(world: Path, tmp_path: Path) -> None:
+    outcome = train(recipe_of(world, epochs=None, num_steps=1, cutoff_len=3), tmp_path / "run")
+    (row,) = [row for row in rows(tmp_path / "run" / "metrics.jsonl") if row["step"] == 1]
+    assert row["update/skipped"] == 1.0 and row["examples/over_cutoff"] > 0 and "loss/train" not in row
+    before = dict(load_policy(ModelConfig(path=str(world / "model"), device="cpu")).model.named_parameters())
+    assert all(torch.equal(before[name], p) for name, p in outcome.policy.model.named_parameters())
+
+
+def test_over_the_cutoff_may_stop_the_run_by_name(world: Path, tmp_path: Path) -> None:
+    stop = recipe_of(world, cutoff_len=3, over_cutoff="error")
+    with pytest.raises(ValueError, match=r"step 1: longer than cutoff_len 3: 'e\d+'.*raise cutoff_len"):
+        train(stop, tmp_path / "run")
+    held = recipe_of(world, cutoff_len=3, heldout=[{"path": str(world / "cold.jsonl")}], eval={"every": 1})
+    with pytest.raises(ValueError, match="heldout: all 12 examples are longer than cutoff_len 3"):
+        train(held, tmp_path / "held")
+    with pytest.raises(ValueError, match="over_cutoff: error means nothing without a cutoff_len"):
+        recipe_of(world, over_cutoff="error")
+
+
+def test_the_packaged_recipe_is_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load("vision_r1_7b_sft", SFTRecipe, variables={"SACCADE_DATA": "/data"})
+    optim = recipe.optim
+    assert (recipe.epochs, recipe.prompts_per_step, recipe.cutoff_len) == (2, 32, 16_384)
+    assert (optim.lr, optim.decay, optim.warmup_ratio, optim.weight_decay) == (5e-6, "cosine", 0.05, 0.0)
+    assert recipe.model.train == ("language",)
+    assert optim.warmup(12_500) == 625

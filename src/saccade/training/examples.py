@@ -211,15 +211,36 @@ class EncodedUnit:
         return sum(len(reply) for reply in self.replies)
 
 
-def encode_units(adapter: Adapter, examples: Sequence[Example]) -> list[EncodedUnit]:
-    """Reads the images and encodes. Errors name the example."""
-    units = []
+@dataclass(frozen=True, slots=True)
+class EncodedStep:
+    """What a step learns from, and what was too long for it."""
+
+    units: list[EncodedUnit]
+    over_cutoff: tuple[str, ...] = ()
+    """Ids of the examples that were left out whole; nothing is ever cut short."""
+
+
+def encode_step(adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None) -> EncodedStep:
+    """Reads the images and encodes. An example of more than `cutoff_len` tokens, prompt, images and reply
+    together, is left out; so is a prompt without any reply left. Errors name the example."""
+    units, over = [], []
     for together in by_prompt(examples):
-        first = together[0]
+        first, replies = together[0], []
         try:
             prompt = adapter.encode(first.prompt, [load_image(source) for source in first.images])
-            replies = tuple(tuple(adapter.encode_reply(reply_of(one, prompt.frames))) for one in together)
+            for one in together:
+                reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames)))
+                if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
+                    over.append(one.id)
+                else:
+                    replies.append(reply)
         except (ValueError, OSError) as error:
             raise ValueError(f"example {first.id!r}: {error}") from error
-        units.append(EncodedUnit(prompt, replies))
-    return units
+        if replies:
+            units.append(EncodedUnit(prompt, tuple(replies)))
+    return EncodedStep(units, tuple(over))
+
+
+def encode_units(adapter: Adapter, examples: Sequence[Example]) -> list[EncodedUnit]:
+    """As `encode_step`, of any length."""
+    return encode_step(adapter, examples).units

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from saccade.config import Config
@@ -37,6 +37,8 @@ class OptimConfig(Config):
     """Peak learning rate."""
     warmup_steps: int = Field(default=0, ge=0)
     """The rate rises linearly over these steps."""
+    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Or over this share of all steps, rounded up."""
     decay: str = "constant"
     """constant, linear or cosine, from the end of warm-up to the last step."""
     final_lr_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -55,6 +57,16 @@ class OptimConfig(Config):
         if value not in DECAYS:
             raise ValueError(f"got {value!r}, expected one of {', '.join(DECAYS)}")
         return value
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> OptimConfig:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("got both warmup_steps and warmup_ratio; expected one of them")
+        return self
+
+    def warmup(self, num_steps: int) -> int:
+        """Steps of warm-up in a run of so many."""
+        return self.warmup_steps or math.ceil(self.warmup_ratio * num_steps - 1e-9)
 
 
 class TrainingStopped(ValueError):
@@ -81,9 +93,10 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
     """The rate of step 1..num_steps: linear warm-up to lr, then the decay, which would reach lr x final_lr_ratio one
     step after the last (no step is spent at a rate of 0).
     """
-    if step <= config.warmup_steps:
-        return config.lr * step / config.warmup_steps
-    progress = (step - 1 - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    warmup = config.warmup(num_steps)
+    if step <= warmup:
+        return config.lr * step / warmup
+    progress = (step - 1 - warmup) / max(1, num_steps - warmup)
     share = DECAYS[config.decay](min(1.0, progress))
     return config.lr * (config.final_lr_ratio + (1.0 - config.final_lr_ratio) * share)
 

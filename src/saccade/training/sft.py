@@ -24,7 +24,16 @@ from saccade.models.sharing import Decision, SharedPrefix, decide
 from saccade.training.batching import Row, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.checkpoint import CheckpointConfig
 from saccade.training.environment import hash_source
-from saccade.training.examples import Draw, EncodedUnit, Example, ExampleConfig, draw_from, encode_units, read_examples
+from saccade.training.examples import (
+    Draw,
+    EncodedStep,
+    EncodedUnit,
+    Example,
+    ExampleConfig,
+    draw_from,
+    encode_step,
+    read_examples,
+)
 from saccade.training.heldout import EvalConfig, build_heldout
 from saccade.training.loop import Evaluate, Opening, Outcome, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.optim import OptimConfig, learning_rate
@@ -53,6 +62,11 @@ class SFTRecipe(Config):
     """Wording of prompts that are made from questions; None is each task's own."""
     prompts_per_step: int = Field(default=32, ge=1)
     """Prompts of one optimiser step, each with all of its replies."""
+    cutoff_len: int | None = Field(default=None, ge=1)
+    """Tokens of one example, its prompt with the images and its reply together, at most; null is any number. Nothing is
+    cut short: see `over_cutoff`."""
+    over_cutoff: Literal["drop", "error"] = "drop"
+    """Longer examples: leave them out and count them (`examples/over_cutoff`), or stop and name them."""
     epochs: float | None = Field(default=None, gt=0.0)
     """Passes over the files; or else num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
@@ -73,6 +87,8 @@ class SFTRecipe(Config):
             raise ValueError("expected exactly one of epochs and num_steps")
         if self.epochs is not None and not self.data:
             raise ValueError("epochs: got no data to count them by; give data, or num_steps")
+        if self.cutoff_len is None and self.over_cutoff == "error":
+            raise ValueError("over_cutoff: error means nothing without a cutoff_len")
         return self
 
 
@@ -93,10 +109,12 @@ def train(
         for step in range(trainer.start + 1, trainer.num_steps + 1):
             watch = Stopwatch()
             with watch.phase("examples"):
-                units = trainer.units(step - 1)
+                encoded = trainer.encoded(step - 1)
+                check_cutoff(recipe, encoded, f"step {step}")
             with watch.phase("update"):
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
-                metrics = sft_step(session, units, trainer.passes, lr)
+                metrics = sft_step(session, encoded.units, trainer.passes, lr)
+            metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
             trainer.record(step, metrics, watch)
         return session.outcome(max(trainer.start, trainer.num_steps))
 
@@ -107,7 +125,7 @@ class Trainer:
 
     session: Session
     passes: Passes
-    units: Prefetch[list[EncodedUnit]]
+    encoded: Prefetch[EncodedStep]
     """Step from 0 -> its prompts and replies, encoded one step ahead."""
     report: Report
     start: int
@@ -123,7 +141,7 @@ class Trainer:
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
         self.session.end_step(step, row, {"step": step}, last=step == self.num_steps)
-        glance = {"loss": metrics["loss/train"]}
+        glance = {"loss": metrics["loss/train"]} if "loss/train" in metrics else {}
         if self.session.best_score is not None:
             glance["best"] = self.session.best_score
         self.report(step, glance)
@@ -152,14 +170,18 @@ def open_trainer(
         passes.cache = FeatureCache(recipe.features, session.policy, run_dir / "features")
     adapter, drawn = session.policy.adapter, draw
     if heldout and not resume:  # else the baseline, whose prompts may have fewer replies, would settle it
-        passes.settle(session.policy, encode_units(adapter, drawn(0, recipe.prompts_per_step)))
+        first = encode_step(adapter, drawn(0, recipe.prompts_per_step), recipe.cutoff_len).units
+        if first:
+            passes.settle(session.policy, first)
     session.baseline()
     with ExitStack() as stack:
-        units = Prefetch(lambda step: encode_units(adapter, drawn(step, recipe.prompts_per_step)), stop=num_steps)
+        encoded = Prefetch(
+            lambda step: encode_step(adapter, drawn(step, recipe.prompts_per_step), recipe.cutoff_len), stop=num_steps
+        )
         yield Trainer(
             session=session,
             passes=passes,
-            units=stack.enter_context(units),
+            encoded=stack.enter_context(encoded),
             report=stack.enter_context(progress(f"sft {session.run.name}", num_steps)),
             start=int(session.state["step"]) if session.state else 0,
             num_steps=num_steps,
@@ -220,7 +242,14 @@ def accumulate(policy: Policy, units: Sequence[EncodedUnit], passes: Passes) -> 
 
 
 def sft_step(session: Session, units: Sequence[EncodedUnit], passes: Passes, lr: float) -> dict[str, float]:
-    """One optimiser step; returns its metrics."""
+    """One optimiser step; returns its metrics. Without any example that is short enough nothing moves."""
+    counts = {
+        "examples/prompts": float(len(units)),
+        "examples/replies": float(sum(len(unit.replies) for unit in units)),
+        "tokens/count": float(sum(unit.reply_tokens for unit in units)),
+    }
+    if not units:
+        return {"policy/lr": lr, "update/skipped": 1.0, **counts}
     session.optimizer.zero_grad()
     loss = accumulate(session.policy, units, passes)
     norm, stepped = session.optimizer.step(lr, loss)
@@ -230,10 +259,18 @@ def sft_step(session: Session, units: Sequence[EncodedUnit], passes: Passes, lr:
         "policy/grad_norm": norm,
         "policy/lr": lr,
         "update/skipped": float(not stepped),
-        "examples/prompts": float(len(units)),
-        "examples/replies": float(sum(len(unit.replies) for unit in units)),
-        "tokens/count": float(sum(unit.reply_tokens for unit in units)),
+        **counts,
     }
+
+
+def check_cutoff(recipe: SFTRecipe, encoded: EncodedStep, place: str) -> None:
+    """Says which examples are too long; ValueError where the recipe wants that to stop the run."""
+    if not encoded.over_cutoff:
+        return
+    told = f"{place}: longer than cutoff_len {recipe.cutoff_len}: {', '.join(map(repr, encoded.over_cutoff))}"
+    if recipe.over_cutoff == "error":
+        raise ValueError(f"{told}; raise cutoff_len, or leave them out with over_cutoff: drop")
+    log.warning("%s; left out", told)
 
 
 def with_heldout_loss(examples: Sequence[Example], scored: Evaluate | None, passes: Passes) -> Evaluate:
@@ -251,8 +288,11 @@ def heldout_loss(policy: Policy, examples: Sequence[Example], passes: Passes) ->
     """Mean loss per reply token (nats)."""
     total, tokens, n = 0.0, 0, passes.recipe.prompts_per_step
     for start in range(0, len(examples), n):
-        units = encode_units(policy.adapter, examples[start : start + n])
-        for packed in passes.cut(policy, units):
+        encoded = encode_step(policy.adapter, examples[start : start + n], passes.recipe.cutoff_len)
+        check_cutoff(passes.recipe, encoded, "heldout")
+        for packed in passes.cut(policy, encoded.units) if encoded.units else ():
             total -= float(passes.logprobs(policy, packed).sum())
             tokens += packed.num_tokens
+    if not tokens:
+        raise ValueError(f"heldout: all {len(examples)} examples are longer than cutoff_len {passes.recipe.cutoff_len}")
     return total / tokens
