@@ -69,6 +69,12 @@ def test_bridged_descriptions_answer_more_than_captions_of_the_same_budget(tmp_p
     assert captions == pytest.approx(descriptions, rel=0.05)
 
 
+def test_rows_of_the_ablation_are_spread_over_the_sources(tmp_path: Path) -> None:
+    run(recipe(tmp_path, 4, ablation=14, samples=1))
+    asked = [draft["source"] for draft in lines(tmp_path / "drafts.jsonl") if draft["caption"]]
+    assert len(asked) == 14 and {asked.count(source) for source in asked} == {2}
+
+
 def test_the_set_is_what_sft_reads_and_what_llama_factory_reads(tmp_path: Path) -> None:
     run(recipe(tmp_path))
     examples = read_examples(ExampleConfig(path=tmp_path / "train.jsonl"))

@@ -112,7 +112,7 @@ class ColdStartRecipe(Config):
     samples: int = Field(default=4, ge=1)
     """Chains per row."""
     ablation: int = Field(default=0, ge=0)
-    """So many of the first rows are also asked once from a plain caption and once from nothing."""
+    """So many rows, spread over the data, are also asked once from a plain caption and once from nothing."""
     prefer: Literal["shortest", "diverse"] = "shortest"
     """Which right chains go into the set: the shortest, or after it those that differ most."""
     keep: int = Field(default=1, ge=1)

@@ -155,7 +155,7 @@ async def _work(team: Team, store: Store, console: Console | None) -> None:
     if not counts.open:
         return
     await asyncio.gather(team.vision.check(True), team.reasoner.check(False))
-    crew = _Crew(team, store)
+    crew = _Crew(team, store, counts.total)
     with progress("cold start", counts.total, console) as report, _renewing(store):
         await crew.work(report)
 
@@ -185,6 +185,8 @@ class _Crew:
 
     team: Team
     store: Store
+    total: int
+    """Rows of the store, whatever their state."""
     flow: Flow = field(default_factory=Flow)
     waiting: deque[Claim] = field(default_factory=deque)
     looked: float = 0.0
@@ -225,7 +227,7 @@ class _Crew:
     async def _row(self, claim: Claim) -> None:
         number, recipe = claim.number, self.team.recipe
         try:
-            await write_row(self.team, claim.draft, claim.steps, self._saver(number), number <= recipe.ablation)
+            await write_row(self.team, claim.draft, claim.steps, self._saver(number), self._in_ablation(number))
         except RowLost:
             return
         except TeacherError as error:
@@ -233,6 +235,11 @@ class _Crew:
             return
         self.store.finish(number)
         self.flow.rows += 1
+
+    def _in_ablation(self, number: int) -> bool:
+        """So many rows, spread evenly over the data; the same ones in every process and after every start."""
+        wanted = min(self.team.recipe.ablation, self.total)
+        return number * wanted // self.total > (number - 1) * wanted // self.total
 
     def _saver(self, number: int) -> Callable[[str, Any], bool]:
         def save(step: str, body: Any) -> bool:
