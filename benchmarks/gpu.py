@@ -195,6 +195,7 @@ def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> 
                 attention_mask=torch.ones_like(prompt.ids_P[None]).to(policy.device),
                 **{name: value.to(policy.device) for name, value in inputs.items()},
                 do_sample=True,
+                top_k=0,  # else 50, and other work than ours
                 max_new_tokens=new,
                 min_new_tokens=new,
                 num_return_sequences=n,

@@ -141,6 +141,17 @@ def test_auto_falls_back_when_the_model_refuses_our_attention(world: Path, monke
     assert decision.path == "plain" and "it fails with TypeError" in decision.reason
 
 
+def test_too_little_memory_is_no_verdict_on_the_packed_path(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_of(world)
+
+    def full(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("saccade.models.shared_prefix.MergedPrefix.attend", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        sharing.decide(policy, groups_of(policy), "auto")
+
+
 def test_a_family_without_a_way_to_share_trains_on_the_plain_path_and_on_refuses(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,8 @@ def check(policy: Policy, groups: Groups, form: Form) -> tuple[bool, str]:
     picked = _some_parameters(policy)
     try:
         ours = _measure(policy, packed, picked, "packed", form)
+    except torch.cuda.OutOfMemoryError:
+        raise  # no verdict on the packed path, and the plain one takes more
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError) as error:
         return False, f"it fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     plain = _measure(policy, packed, picked, "plain", None)
