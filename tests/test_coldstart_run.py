@@ -10,6 +10,7 @@ import pytest
 from chat_server import Answer, chat_server
 from PIL import Image
 
+from benchmarks.coldstart import in_fresh_process, rows_per_second
 from saccade import cli
 from saccade.coldstart.drafts import Draft
 from saccade.coldstart.recipe import ColdStartRecipe
@@ -321,3 +322,9 @@ def test_the_option_teacher_world_replaces_the_teachers(tmp_path: Path, capsys: 
         "error_rate": 0.0,
         "omission_rate": 0.0,
     }
+
+
+def test_the_benchmark_of_the_cold_start_runs() -> None:
+    found = rows_per_second(12, 8)
+    assert found["rows"] == 12 and found["requests_per_s"] == pytest.approx(4 * found["rows_per_s"])
+    assert in_fresh_process(40)["peak_mb"] > 10

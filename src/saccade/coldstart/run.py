@@ -225,7 +225,7 @@ class _Crew:
         return self.waiting.popleft() if self.waiting else None
 
     async def _row(self, claim: Claim) -> None:
-        number, recipe = claim.number, self.team.recipe
+        number = claim.number
         try:
             await write_row(self.team, claim.draft, claim.steps, self._saver(number), self._in_ablation(number))
         except RowLost:
