@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -117,7 +118,7 @@ def varlen_on_cpu() -> Iterator[list[bool]]:
     def forward(q, k, v, cu_q, cu_k, max_q, max_k, dropout, causal, debug, *, scale=None, **_):
         calls.append(causal)
         assert dropout == 0.0 and not debug
-        assert max_q == max((b - a for a, b in zip(cu_q[:-1], cu_q[1:], strict=True)), default=0)
+        assert max_q == max((b - a for a, b in itertools.pairwise(cu_q)), default=0)
         out, lse = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0])
         for rows, keys in each(cu_q, cu_k):
             scores, _ = probabilities(q[rows], k[keys], causal, scale)
@@ -159,6 +160,8 @@ def test_the_cuda_form_asks_for_two_launches_whose_merge_is_the_dense_mask(
 def test_the_merged_form_is_refused_where_there_is_no_kernel_for_it() -> None:
     assert fastest_form(torch.device("cuda"), torch.bfloat16) == "merged"
     assert fastest_form(torch.device("cuda"), torch.float32) == "split"
+    assert fastest_form(torch.device("cuda"), torch.bfloat16, head_size=100) == "split"
+    assert fastest_form(torch.device("cpu"), torch.float32, head_size=7) == "merged"
     assert isinstance(shared_attention(LAYOUTS[0], torch.device("cuda"), torch.float32, "split"), SplitPrefix)
-    with pytest.raises(ValueError, match="no flash kernel for torch.float32 on cuda"):
+    with pytest.raises(ValueError, match=r"no flash kernel for torch\.float32 on cuda"):
         shared_attention(LAYOUTS[0], torch.device("cuda"), torch.float32, "merged")

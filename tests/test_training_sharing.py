@@ -55,7 +55,7 @@ def test_the_loss_on_held_out_examples_does_not_decide_how_training_shares(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are looked at first, and with one reply to a prompt a form that copies would save nothing."""
-    monkeypatch.setattr("saccade.models.shared_prefix.fastest_form", lambda device, dtype: "split")
+    monkeypatch.setattr("saccade.models.shared_prefix.fastest_form", lambda *_: "split")
     files = {}
     for name, replies in (("train", 6), ("held", 1)):
         files[name] = tmp_path / f"{name}.jsonl"

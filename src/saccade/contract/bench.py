@@ -99,7 +99,7 @@ def forms(policy: Policy) -> tuple[Form, ...]:
         return ()
     if sharing != "attention":
         return (sharing,)
-    merged = fastest_form(policy.device, policy.model.dtype) == "merged"
+    merged = fastest_form(policy.device, policy.model.dtype, policy.head_size) == "merged"
     return ("merged", "split") if merged else ("split",)
 
 

@@ -89,7 +89,7 @@ def default_form(policy: Policy) -> Form:
     """The fastest way for this family to share prompts. ValueError for one that cannot."""
     sharing = policy.adapter.sharing
     if sharing == "attention":
-        return shared_prefix.fastest_form(policy.device, policy.model.dtype)
+        return shared_prefix.fastest_form(policy.device, policy.model.dtype, policy.head_size)
     if sharing == "none":
         raise ValueError(
             f"{policy.model.config.model_type}: no proven way to share prompts; set update.shared_prefix: off"

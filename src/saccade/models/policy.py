@@ -72,6 +72,12 @@ class Policy:
         """Positions that the language model was built for."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
+    @property
+    def head_size(self) -> int:
+        """Width of an attention head of the language model."""
+        text = self.model.config.get_text_config()
+        return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
     def vision_cost(self, prompt: EncodedPrompt) -> int:
         """What a training pass pays for the prompt's images, in tokens of the language model that cost as much; 0 when
         the tower is frozen, because then it runs once for the whole step."""

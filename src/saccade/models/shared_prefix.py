@@ -306,10 +306,13 @@ class SplitPrefix:
         return torch.cat(out, 2)
 
 
-def fastest_form(device: torch.device, dtype: torch.dtype) -> Form:
-    """Flash kernels exist for CPUs, and on CUDA for half precision."""
-    has_flash = device.type == "cpu" or (device.type == "cuda" and dtype in (torch.float16, torch.bfloat16))
-    return "merged" if has_flash else "split"
+def fastest_form(device: torch.device, dtype: torch.dtype, head_size: int = 128) -> Form:
+    """Flash kernels exist for CPUs; on CUDA for half precision, heads of up to 256 in eights, and cards since Ampere."""
+    if device.type == "cuda":
+        fits = dtype in (torch.float16, torch.bfloat16) and head_size % 8 == 0 and head_size <= 256
+        recent = not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+        return "merged" if fits and recent else "split"
+    return "merged" if device.type == "cpu" else "split"
 
 
 def shared_attention(

@@ -170,7 +170,8 @@ class Slots:
         device, dtype = self.policy.device, self.policy.model.dtype
         lengths = tuple(len(prompt) for prompt in prompts)
         layout = Layout(lengths, ((),) * len(prompts))
-        recorder = _Recorder(shared_attention(layout, device, dtype, fastest_form(device, dtype)), lengths)
+        form = fastest_form(device, dtype, self.policy.head_size)
+        recorder = _Recorder(shared_attention(layout, device, dtype, form), lengths)
         hidden_TD = self._forward(
             torch.cat([prompt.ids_P for prompt in prompts]).to(device),
             torch.cat([prompt.positions_3P for prompt in prompts], 1)[:, None].to(device),
