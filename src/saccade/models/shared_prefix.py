@@ -307,7 +307,7 @@ class SplitPrefix:
 
 
 def fastest_form(device: torch.device, dtype: torch.dtype, head_size: int = 128) -> Form:
-    """Flash kernels exist for CPUs; on CUDA for half precision, heads of up to 256 in eights, and cards since Ampere."""
+    """Flash kernels: on CPUs; on CUDA for half precision, heads of up to 256 in eights, and cards since Ampere."""
     if device.type == "cuda":
         fits = dtype in (torch.float16, torch.bfloat16) and head_size % 8 == 0 and head_size <= 256
         recent = not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
