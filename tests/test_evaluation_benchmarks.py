@@ -314,3 +314,9 @@ def test_every_mode_has_rules_and_none_claims_to_be_verified():
         for mode in one.modes.values():
             assert mode.rules and mode.source and mode.verified is False
             assert len(mode.rules) == len(set(mode.rules))
+
+
+def test_a_limit_on_the_world_draws_from_all_its_splits(tmp_path):
+    asked = plan(recipe("world", tmp_path, limit=40))
+    splits = {s.meta["slices"]["split"] for s in asked.samples}
+    assert len(asked.samples) == 40 and splits == set(BENCHMARKS["world"].subsets) - {"all"}

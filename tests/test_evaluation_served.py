@@ -248,3 +248,20 @@ def test_what_cannot_be_meant_is_said_in_one_line(words, said, capsys, tmp_path,
     captured = capsys.readouterr().err
     assert said in captured and len(captured.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_evaluations_of_recipes_are_compared_too(tmp_path):
+    from saccade.evaluation.benchmark_results import compare_runs
+    from saccade.evaluation.items import ItemResult, append_items
+
+    def item(name: str, decoding: str, right: bool) -> ItemResult:
+        one = dict.fromkeys(("routes", "answers", "tokens", "truncated", "habits", "listings"), ())
+        return ItemResult("m", None, decoding, name, "count", "test", (right,), **one, text="", question="", gold=3)
+
+    for folder, right in (("a", True), ("b", False)):
+        append_items(
+            tmp_path / folder / "items.jsonl", [item(n, d, right) for n in "xy" for d in ("greedy", "sampled")]
+        )
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert found["rows"][0]["n"] == 4 and found["rows"][0]["difference"] == 1.0
+    assert {row["name"] for row in found["rows"]} >= {"all", "decoding = greedy", "decoding = sampled"}

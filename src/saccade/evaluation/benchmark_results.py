@@ -29,7 +29,7 @@ def outcome(item: ItemResult) -> Outcome:
     details = item.details
     return Outcome(
         item.sample_id,
-        details.get("slices", {"split": item.split, "task": item.task}),
+        details.get("slices", {"split": item.split, "task": item.task, "decoding": item.decoding}),
         str(details.get("group", item.sample_id)),
         tuple(float(v is True) for v in item.verdicts),
         details["attempts"][0]["value"] if details.get("attempts") else None,

@@ -167,8 +167,6 @@ def load_filtered(place: Place) -> list[Sample]:
         }
         images = images_of(picture.name, reading)
         found.append(Sample(str(key), images, "", kept, "detect", meta))
-        if place.limit is not None and len(found) >= place.limit:
-            break
     return found
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from saccade.data.readers import READERS
 from saccade.data.records import Item, Reading
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mode, Place, Reply
 from saccade.evaluation.benchmarks.prompts import BOXED, asking
-from saccade.evaluation.benchmarks.rows import find, hub_rows
+from saccade.evaluation.benchmarks.rows import find
 from saccade.evaluation.benchmarks.scoring import ACCURACY
 from saccade.grading import grade_math
 from saccade.grading.latex import evaluate, normal
@@ -19,7 +20,7 @@ from saccade.parsing import read_boxed, read_choice, read_number
 from saccade.types import Sample
 
 FILES = ("test.parquet", "test-*.parquet", "data/test-*.parquet", "*.jsonl")
-HUB = "hiyouga/geometry3k"
+HUB = Path("hiyouga/geometry3k")
 _PLAIN_FRACTION = re.compile(r"-?\\frac\{(\d+)\}\{(\d+)\}|-?(\d+)/(\d+)")
 
 
@@ -36,10 +37,7 @@ def load(place: Place) -> list[Sample]:
 def _items(place: Place) -> Iterator[Item]:
     path = place.data
     if path is None:
-        next(iter(hub_rows(HUB, None, "test")), None)  # says how to go on when there is no hub
-        from pathlib import Path
-
-        yield from READERS["easy_r1"](Reading(Path(HUB), Path(HUB), hub=True, split="test"))
+        yield from READERS["easy_r1"](Reading(HUB, HUB, hub=True, split="test"))
         return
     if path.is_dir() and any(path.glob("*/data.json")):
         yield from READERS["geometry3k"](Reading(path, place.images or path))

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from saccade.data.readers import READERS
 from saccade.data.records import Reading
 from saccade.evaluation.benchmarks import replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Group, Judge, Mode, Place, Prompt, Reply, Score
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    Grade,
+    Group,
+    Judge,
+    Mode,
+    Place,
+    Prompt,
+    Reply,
+    Score,
+    Statistic,
+)
 from saccade.evaluation.benchmarks.prompts import template, with_images
 from saccade.evaluation.benchmarks.rows import find
 from saccade.evaluation.benchmarks.scoring import flat, mean_of_slices
@@ -25,7 +36,7 @@ _BRACED_BOX = re.compile(r"\{.*?\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\].*?\}", re.D
 _FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def loader(names: Sequence[str]):
+def loader(names: Sequence[str]) -> Callable[[Place], list[Sample]]:
     """Reads the first of these patterns that is there; each file is a split by its own name."""
 
     def load(place: Place) -> list[Sample]:
@@ -118,7 +129,7 @@ def mean_iou(groups: Sequence[Group]) -> float | None:
     return sum(one.soft or 0.0 for one in outcomes) / len(outcomes) if outcomes else None
 
 
-def accuracy_at(threshold: float):
+def accuracy_at(threshold: float) -> Statistic:
     """Share of first attempts with IoU of at least a threshold."""
 
     def statistic(groups: Sequence[Group]) -> float | None:
