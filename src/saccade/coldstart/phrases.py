@@ -11,8 +11,8 @@ PROTECTED = tuple(
         r"`[^`\n]+`",
         r"\$\$.+?\$\$",
         r"\$(?!\s)[^$\n]{1,400}?(?<!\s)\$(?!\d)",
-        r"\\\(.+?\\\)",
-        r"\\\[.+?\\\]",
+        r"\\\((?:[^\\]|\\[^()])*\\\)",  # no further opening inside: many of them without an end stay linear
+        r"\\\[(?:[^\\]|\\[^\[\]])*\\\]",
         r"</?\w+>",
     )
 )
