@@ -60,7 +60,7 @@ class Tally:
             stage.update(cut_off=step.finish_reason == "length")
             stage["cost"] += step.cost  # type: ignore[assignment]
             stage["seconds"] += step.seconds  # type: ignore[assignment]
-        firsts = {arm: next(iter(draft.of_arm(arm)), None) for arm in self.arms}
+        firsts: dict[Arm, Chain | None] = {arm: next(iter(draft.of_arm(arm)), None) for arm in ARMS}
         if all(chain is not None and chain.right is not None for chain in firsts.values()):
             for arm, chain in firsts.items():
                 self.arms[arm].append(float(bool(chain and chain.right)))

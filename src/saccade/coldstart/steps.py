@@ -37,11 +37,12 @@ async def write_row(team: Team, draft: Draft, done: Mapping[str, Any], save: Sav
     row = _Row(team, assemble(draft, done), dict(done), save)
     await row.look("pseudo_cot", team.recipe.sampling.pseudo_cot)
     await row.look("description", team.recipe.sampling.description)
-    wanted: list[tuple[Arm, int]] = [("bridged", number) for number in range(team.recipe.samples)]
     if ablation:
         await row.look("caption", team.recipe.sampling.description)
-        wanted += [("caption", 0), ("none", 0)]
-    await _all(row.reason(arm, number) for arm, number in wanted)
+    calls = [row.reason("bridged", number) for number in range(team.recipe.samples)]
+    if ablation:
+        calls += [row.reason("caption", 0), row.reason("none", 0)]
+    await _all(calls)
     return assemble(draft, row.done)
 
 
