@@ -36,7 +36,7 @@ from saccade.models.families import ADAPTERS
 from saccade.models.flops import ModelShape, RowLengths, training_flops
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Packed
-from saccade.models.policy import Policy, freeze
+from saccade.models.policy import Policy, enable_checkpointing, freeze
 from saccade.models.tiny import MIN_PIXELS, SIZES, tiny_config
 from saccade.models.tokenizer import build_tokenizer
 from saccade.rollout.builtin import BuiltinEngine
@@ -103,7 +103,7 @@ def policy_of(shape: str, device: torch.device, dtype: torch.dtype, args: argpar
     finally:
         torch.set_default_dtype(before)
     if args.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model)
     attention.install(model)
     policy = Policy(model.eval(), ADAPTERS["qwen2_5_vl"](tokenizer, images, model.config), (tokenizer, images))
     freeze(policy, PARTS[args.parts])

@@ -22,7 +22,7 @@ from saccade.contract.material import Group, branches, questions
 from saccade.models.adapter import PARTS, Adapter
 from saccade.models.forward import Form
 from saccade.models.packing import Branch, Packed, pack
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.policy import ModelConfig, Policy, enable_checkpointing, load_policy
 
 Tower = Literal["frozen", "trainable"]
 Tuning = Literal["full", "lora"]
@@ -101,7 +101,7 @@ def batch(adapter: Adapter, content: Content) -> Packed:
 @contextmanager
 def recomputing(policy: Policy) -> Iterator[None]:
     """Gradient checkpointing as a run has it."""
-    policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable_checkpointing(policy.model)
     try:
         yield
     finally:

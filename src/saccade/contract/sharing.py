@@ -17,7 +17,7 @@ from saccade.contract.report import Check
 from saccade.models.adapter import PARTS
 from saccade.models.forward import Path, default_form
 from saccade.models.packing import pack
-from saccade.models.policy import Policy
+from saccade.models.policy import Policy, enable_checkpointing
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
 
 PATHS: tuple[Path, ...] = ("packed", "plain")
@@ -140,7 +140,7 @@ def _with_checkpointing(policy: Policy, call: Callable[[], object]) -> object:
     was_on = any(layer.gradient_checkpointing for layer in layers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the names that follow are new, and not in all versions
-        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(policy.model)
         try:
             return call()
         except ValueError as error:

@@ -117,6 +117,12 @@ class Policy:
             processor.save_pretrained(directory)
 
 
+def enable_checkpointing(model: Any) -> None:
+    """Gradient checkpointing without re-entry, under the name that this version of transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def freeze(policy: Policy, train: tuple[str, ...]) -> None:
     """Leave exactly the named parts trainable."""
     for part, named in policy.parameters_by_part().items():
@@ -199,7 +205,7 @@ def load_policy(config: ModelConfig) -> Policy:
     tokenizer, images = processors_of(path)
     head_of(model)  # refuses a head that is more than we compute
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model)
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
     policy.offload = config.offload_activations
     if policy.adapter.sharing == "attention":
