@@ -102,6 +102,44 @@ def test_rows_never_right_and_always_right_are_prompts_for_rl_with_labels(tmp_pa
     assert not hard & {row["id"] for row in lines(tmp_path / "train.jsonl")}
 
 
+def prompts(path: Path, **given: Any) -> list[str]:
+    source = open_source(DataConfig.model_validate({"source": "saccade", "path": path, **given}))
+    return [sample.meta["cold_start"] for sample in source]
+
+
+def test_a_recipe_of_rl_chooses_prompts_by_their_labels(tmp_path: Path) -> None:
+    written = run(recipe(tmp_path, 10, samples=3, reasoner={"teacher": "world", "slip_rate": 0.5}))["written"]
+    everything = tmp_path / "rl_*.jsonl"
+    assert len(prompts(everything)) == 10 * len(TASKS)
+    for labels in (["hard"], ["hard", "mixed"], ["easy", "mixed", "hard"]):
+        chosen = prompts(everything, cold_start=labels)
+        assert {label: chosen.count(label) for label in labels} == {label: written[label] for label in labels}
+        assert len(chosen) == sum(written[label] for label in labels)
+    assert prompts(everything, cold_start=["mixed"], limit=2) == ["mixed"] * 2, "the limit counts what was chosen"
+
+
+def test_labels_that_are_unknown_or_missing_are_refused_with_their_place(tmp_path: Path) -> None:
+    run(recipe(tmp_path, 2))
+    easy, train = tmp_path / "rl_easy.jsonl", tmp_path / "train.jsonl"
+    with pytest.raises(ValueError, match="'easy', 'mixed' or 'hard'"):
+        prompts(easy, cold_start=["difficult"])
+    with pytest.raises(ValueError, match="at least 1 item"):
+        prompts(easy, cold_start=[])
+    with pytest.raises(ValueError, match="'cold_start' means nothing to source 'world'"):
+        DataConfig.model_validate({"source": "world", "task": "count", "cold_start": ["hard"]})
+    with pytest.raises(ValueError, match=r"no usable row with cold_start mixed \(0 skipped\)"):
+        prompts(easy, cold_start=["mixed"])
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: meta\.cold_start is \{.*expected easy, mixed, hard"):
+        prompts(train, cold_start=["hard"])
+    rows = lines(easy)
+    del rows[1]["meta"]["cold_start"]
+    easy.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"rl_easy\.jsonl:2: meta\.cold_start is None"):
+        prompts(easy, cold_start=["easy"])
+    left = open_source(DataConfig(source="saccade", path=easy, cold_start=("easy",), on_bad="skip"))
+    assert (len(left), left.skipped) == (len(rows) - 1, 1)
+
+
 def test_the_shortest_right_chain_is_kept_or_a_diverse_set(tmp_path: Path) -> None:
     run(recipe(tmp_path / "s", 5, samples=6))
     run(recipe(tmp_path / "d", 5, samples=6, prefer="diverse", keep=3))

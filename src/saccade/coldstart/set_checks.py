@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class NearDuplicates:
         self.options, self._lean = options, LeanMinHash
         self._blank = MinHash(num_perm=options.permutations, seed=1)
         self._index = MinHashLSH(threshold=options.threshold, num_perm=options.permutations)
-        self._ids: list[str] = []
+        self._ids: dict[Hashable, str] = {}
         self._of_pictures: dict[tuple[str, ...], list[tuple[Any, str]]] = {}
 
     def __call__(self, draft: Draft, chain: Chain) -> Rejection | None:
@@ -131,8 +131,9 @@ class NearDuplicates:
     def _against_all(self, draft: Draft, sketch: Any) -> Rejection | None:
         for key in self._index.query(sketch):
             return Rejection("near_duplicate", "nearly one that is in the set", f"{draft.id} like {self._ids[key]}")
-        self._index.insert(len(self._ids), sketch)
-        self._ids.append(draft.id)
+        number = len(self._ids)
+        self._index.insert(number, sketch)
+        self._ids[number] = draft.id
         return None
 
 

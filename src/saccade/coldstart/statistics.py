@@ -147,14 +147,16 @@ class Gathering:
             self.tokens += chain.tokens
 
     def _add_arms(self, draft: Draft, source: SourceCount) -> None:
-        firsts = {arm: next(iter(draft.of_arm(arm)), None) for arm in ARMS}
+        firsts: dict[Arm, Chain | None] = {arm: next(iter(draft.of_arm(arm)), None) for arm in ARMS}
         if all(chain is not None and chain.right is not None for chain in firsts.values()):
             for arm, chain in firsts.items():
                 source.arms[arm].append(float(bool(chain and chain.right)))
 
     def summary(self) -> dict[str, Any]:
         """What `statistics.json` holds."""
-        everything = {arm: [v for one in self.sources.values() for v in one.arms[arm]] for arm in ARMS}
+        everything: dict[Arm, list[float]] = {
+            arm: [v for one in self.sources.values() for v in one.arms[arm]] for arm in ARMS
+        }
         return {
             "schema": 1,
             "words": self._word_table(),

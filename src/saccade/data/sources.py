@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import reprlib
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -16,6 +17,8 @@ from saccade.types import Sample
 from saccade.world.config import WorldConfig
 
 WORLD = "world"
+Label = Literal["easy", "mixed", "hard"]
+"""How often the reasoner of a cold start was right: always, at times, never (`meta.cold_start`)."""
 _READ_BY: dict[str, tuple[str, ...]] = {
     "path": tuple(READERS),
     "hub": TABLES,
@@ -25,6 +28,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "split": (WORLD, *TABLES),
     "seed": (WORLD, "coco"),
     "world": (WORLD,),
+    "cold_start": ("saccade",),
 }
 """Keys that not every source reads -> the sources that do."""
 
@@ -57,6 +61,8 @@ class DataConfig(Config):
     seed: int = 0
     """Seed of the world's items, or of COCO's absent labels."""
     world: WorldConfig = WorldConfig()
+    cold_start: tuple[Label, ...] | None = Field(default=None, min_length=1)
+    """Prompts of a cold start: those with these labels alone; all when null."""
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> DataConfig:
@@ -112,7 +118,22 @@ def items(cfg: DataConfig) -> Iterator[Item]:
         source = _open_world(cfg)
         return ((f"{source.name}:{number}", sample) for number, sample in enumerate(source, 1))
     found = READERS[cfg.source](_reading(cfg))
+    if cfg.cold_start is not None:
+        found = _labelled(found, cfg.cold_start)
     return found if cfg.limit is None else _first(found, cfg.limit)
+
+
+def _labelled(found: Iterator[Item], wanted: Collection[Label]) -> Iterator[Item]:
+    """The samples with these labels, and a ValueError in place of each that has none."""
+    for place, item in found:
+        label = None if isinstance(item, ValueError) else item.meta.get("cold_start")
+        if isinstance(item, ValueError):
+            yield place, item
+        elif label not in get_args(Label):
+            expected = f"expected {', '.join(get_args(Label))}, as the files rl_*.jsonl of a cold start have it"
+            yield place, ValueError(f"meta.cold_start is {reprlib.repr(label)}, {expected}; or leave 'cold_start' out")
+        elif label in wanted:
+            yield place, item
 
 
 def _first(found: Iterator[Item], limit: int) -> Iterator[Item]:
@@ -142,7 +163,8 @@ def _open_files(cfg: DataConfig) -> Source:
         else:
             raise ValueError(f"{place}: {found}") from found
     if not samples:
-        raise ValueError(f"{cfg.path or cfg.hub}: no usable row ({skipped} skipped)")
+        labels = f" with cold_start {' or '.join(cfg.cold_start)}" if cfg.cold_start else ""
+        raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels} ({skipped} skipped)")
     name = cfg.name or (cfg.path.stem if cfg.path else str(cfg.hub))
     return Source(name, samples.__getitem__, len(samples), skipped)
 
