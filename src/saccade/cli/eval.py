@@ -170,6 +170,7 @@ def _compare(left: Path, right: Path, as_json: bool) -> None:
 
 def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, print_config: bool, as_json: bool) -> None:
     from rich.progress import Progress
+    from transformers.utils import logging as transformers_logging
 
     from saccade.evaluation.recipe import EvalRecipe, run_eval
 
@@ -179,6 +180,7 @@ def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, prin
         _finish(resolve(recipe, BenchmarkRecipe, with_out(overrides, out), print_config), as_json)
         return
     config = resolve(recipe, EvalRecipe, with_out(overrides, out), print_config)
+    transformers_logging.disable_progress_bar()
     with Progress(transient=True) as bars:
         tasks = {name: bars.add_task(name, total=None) for name in config.decoding}
         path = run_eval(config, lambda name, done, total: bars.update(tasks[name], completed=done, total=total))
@@ -205,6 +207,7 @@ def _run_benchmark(fields: dict[str, Any], print_config: bool, as_json: bool) ->
 def _finish(recipe: BenchmarkRecipe, as_json: bool) -> None:
     """Runs a benchmark and says what came of it. The keys of servers come from the environment."""
     from rich.progress import Progress
+    from transformers.utils import logging as transformers_logging
 
     from saccade.evaluation.benchmark_results import lines
     from saccade.evaluation.benchmarking import run_benchmark
@@ -212,6 +215,7 @@ def _finish(recipe: BenchmarkRecipe, as_json: bool) -> None:
 
     key = os.environ.get("OPENAI_API_KEY")
     judge_key = os.environ.get("JUDGE_API_KEY", key)
+    transformers_logging.disable_progress_bar()
     with Progress(transient=True) as bars:
         task = bars.add_task(recipe.benchmark, total=None)
         results = run_benchmark(

@@ -14,12 +14,15 @@ app = typer.Typer(help="The procedural visual world: data sets, their check, a b
 
 Seed = Annotated[int, typer.Option(help="Seed of the items.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be given more than once.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the world: cells=5 objects_max=6")
+]
 
 
 @app.command()
 def make(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
-    settings: Overrides = None,
+    settings: Settings = None,
     n: Annotated[int, typer.Option("-n", help="Items of each task.", min=1)] = 100,
     split: Annotated[str, typer.Option(help="Which split of the world.")] = "train",
     seed: Seed = 0,
@@ -36,7 +39,7 @@ def make(
 
 @app.command()
 def check(
-    settings: Overrides = None,
+    settings: Settings = None,
     n: Annotated[int, typer.Option("-n", help="Items of each task and split.", min=1)] = 200,
     splits: Annotated[list[str] | None, typer.Option("--split", help="Only this split; may be repeated.")] = None,
     seed: Seed = 0,

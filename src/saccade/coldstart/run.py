@@ -56,8 +56,8 @@ class Flow:
     def numbers(self, left: int) -> dict[str, float]:
         """For the progress line."""
         rate = self.rows / max(1e-9, time.monotonic() - self.began)
-        eta = left / rate if rate else float("nan")
-        return {"rows/s": rate, "eta_s": eta, "tokens": self.tokens, "cost": self.cost, "failed": self.failed}
+        eta = {"eta_s": left / rate} if rate else {}
+        return {"rows/s": rate, **eta, "tokens": self.tokens, "cost": self.cost, "failed": self.failed}
 
 
 def run(
