@@ -74,6 +74,7 @@ def test_without_a_file_the_rows_go_to_standard_output_and_the_table_elsewhere(t
         ('{"prediction": "x", "gold": "x", "precision": "1"}', "precision is '1'"),
         ('{"prediction": "x", "gold": "x", "kind": "mathvista_float"}', 'add "precision": 1 or 2'),
         ('{"prediction": "x", "gold": "x", "expected": true}', "it may be right, wrong or ungradable"),
+        ('{"prediction": "x", "gold": "x", "knd": "math"}', "got the key 'knd'; did you mean 'kind'"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line_and_nothing_is_left(tmp_path, capsys, line, says):

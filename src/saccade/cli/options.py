@@ -14,7 +14,7 @@ from saccade.config import Config, dump, load
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides: loss.kl_coef=0.01 stages.0.group_size=4"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides of the recipe: part.key=VALUE, part.0.key=VALUE"),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run's directory; else runs/<name of the recipe>.")

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def read_pairs(path: str | Path) -> Iterator[Pair]:
             raise ValueError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from None
 
 
+READ = ("prediction", "gold", "kind", "options", "precision", "question", "expected")
+"""Keys of a row that mean something; others are carried along."""
+
+
 def _pair(line: str, place: str) -> Pair:
     try:
         row = json.loads(line)
@@ -54,6 +59,10 @@ def _pair(line: str, place: str) -> Pair:
     for key in ("prediction", "gold"):
         if key not in row:
             raise ValueError(f"{place}: no {key!r}; got the keys {', '.join(map(repr, row)) or 'none'}")
+    for key in row.keys() - set(READ):
+        near = get_close_matches(str(key), READ, n=1, cutoff=0.74)
+        if near and near[0] not in row:
+            raise ValueError(f"{place}: got the key {key!r}; did you mean {near[0]!r}? (other keys are kept, not read)")
     prediction = row["prediction"]
     if not isinstance(prediction, str | int | float):
         raise ValueError(f"{place}: prediction is {json.dumps(prediction)[:60]}, expected text")
