@@ -1,4 +1,4 @@
-"""A question reads the same wherever it is asked: fine-tuning, RL, evaluation, held-out checks and `saccade predict`."""
+"""A question reads the same wherever it is asked: fine-tuning, RL, evaluation, held-out checks, `saccade predict`."""
 
 from __future__ import annotations
 
