@@ -18,10 +18,10 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-from saccade.contract.bench import bench, float32_copy, forms
-from saccade.contract.difference import Difference, difference, run, throughout
-from saccade.contract.faults import FAULTS
-from saccade.contract.sharing import control, distances
+from saccade.evaluation.contract.bench import bench, float32_copy, forms
+from saccade.evaluation.contract.difference import Difference, difference, run, throughout
+from saccade.evaluation.contract.faults import FAULTS
+from saccade.evaluation.contract.sharing import control, distances
 from saccade.models.policy import Policy
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -16,9 +16,9 @@ import torch
 from families import family
 from peft import LoraConfig, inject_adapter_in_model
 
-from saccade.contract.bench import forms
-from saccade.contract.difference import Difference, Pass, difference, run
-from saccade.contract.material import Group, branches, questions
+from saccade.evaluation.contract.bench import forms
+from saccade.evaluation.contract.difference import Difference, Pass, difference, run
+from saccade.evaluation.contract.material import Group, branches, questions
 from saccade.models.adapter import PARTS, Adapter
 from saccade.models.forward import Form
 from saccade.models.packing import Branch, Packed, pack

@@ -11,10 +11,10 @@ import torch
 from families import FAMILIES
 from family_matrix import CELLS, DEFAULT, LIMIT, LIMIT_FLOAT64, Cell, batch, load, measure
 
-from saccade.contract.bench import bench, float32_copy, forms
-from saccade.contract.difference import difference, run, throughout
-from saccade.contract.faults import FAULTS
-from saccade.contract.sharing import control, distances
+from saccade.evaluation.contract.bench import bench, float32_copy, forms
+from saccade.evaluation.contract.difference import difference, run, throughout
+from saccade.evaluation.contract.faults import FAULTS
+from saccade.evaluation.contract.sharing import control, distances
 from saccade.models.adapter import PARTS
 from saccade.models.policy import ModelConfig, Policy, load_policy
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR

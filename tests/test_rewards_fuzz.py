@@ -76,7 +76,9 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=24).map("".join) | st.text(ma
 REPLIES = TEXTS | TEXTS.map(lambda text: f"<think>a</think><answer>{text}</answer>")
 
 
-def check(text: str, tokens: int) -> None:
+def check(text: str, tokens: int) -> int:
+    """How many rewards and penalties were tried."""
+    tried = 0
     for reader in READERS:
         reader(text)
     completion = Completion(text, (0,) * tokens, frames=(FRAME,), weights_version=tokens)
@@ -87,19 +89,21 @@ def check(text: str, tokens: int) -> None:
         low, high = (-1.0, 0.0) if name in PENALTIES else (0.0, 1.0)
         assert math.isfinite(score.value) and low <= score.value <= high, (name, score)
         assert score.value == high or score.reason, (name, score)
+        tried += 1
+    return tried
 
 
 @given(text=REPLIES, tokens=st.integers(0, 20))
 @settings(max_examples=2_000, deadline=None, suppress_health_check=list(HealthCheck))
 def test_two_thousand_texts(text: str, tokens: int):
-    check(text, tokens)
+    assert check(text, tokens) >= len(PENALTIES)
 
 
 @pytest.mark.slow
 @given(text=REPLIES, tokens=st.integers(0, 20))
 @settings(max_examples=200_000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 def test_two_hundred_thousand_texts(text: str, tokens: int):
-    check(text, tokens)
+    assert check(text, tokens) >= len(PENALTIES)
 
 
 SEEDS = [

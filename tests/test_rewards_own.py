@@ -161,19 +161,20 @@ def test_a_rubric_scores_all_replies_as_it_would_one_by_one(file: Path):
     assert failed_share(scores) == 0.5, "a reply that is cut off is no failure"
 
 
-def refused(name: str, words: str, options: dict | None = None) -> None:
+def refused(name: str, words: str, options: dict | None = None) -> bool:
     with pytest.raises(ValueError, match=words):
         load(name, options or {})
+    return True
 
 
 def test_what_is_wrong_with_a_file_is_said_before_a_run_begins(file: Path):
-    refused(f"{file.parent}/none.py:f", "there is no file")
-    refused(f"{file}:moodi", "defines no function 'moodi'; did you mean 'moody'")
-    refused(f"{file}:NUMBER", "defines no function 'NUMBER'")
-    refused(f"{file}:sees", "has no option 'bonis'; did you mean 'bonus'", {"bonis": 1})
+    assert refused(f"{file.parent}/none.py:f", "there is no file")
+    assert refused(f"{file}:moodi", "defines no function 'moodi'; did you mean 'moody'")
+    assert refused(f"{file}:NUMBER", "defines no function 'NUMBER'")
+    assert refused(f"{file}:sees", "has no option 'bonis'; did you mean 'bonus'", {"bonis": 1})
     broken = file.parent / "broken.py"
     broken.write_text("import a_module_that_is_not_there\n")
-    refused(f"{broken}:f", "cannot be loaded: ModuleNotFoundError")
+    assert refused(f"{broken}:f", "cannot be loaded: ModuleNotFoundError")
 
 
 def test_deadline_and_workers_are_for_a_reward_of_ones_own(file: Path):

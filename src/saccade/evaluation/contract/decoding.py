@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saccade.contract.bench import HALF_MARGIN, NO_EXACT, Bench, attempt
-from saccade.contract.difference import largest, root_mean_square
-from saccade.contract.report import Check
+from saccade.evaluation.contract.bench import HALF_MARGIN, NO_EXACT, Bench, attempt
+from saccade.evaluation.contract.difference import largest, root_mean_square
+from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, Packed, pack

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from saccade.contract.material import Group, Question, prompts_of, questions, slice_of
-from saccade.contract.report import Check
+from saccade.evaluation.contract.material import Group, Question, prompts_of, questions, slice_of
+from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import Form
 from saccade.models.packing import Packed, pack

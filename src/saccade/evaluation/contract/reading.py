@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor
 
-from saccade.contract.bench import FAILURES, Bench, in_one_line
-from saccade.contract.difference import largest, logprobs
-from saccade.contract.material import Question
-from saccade.contract.report import Check
+from saccade.evaluation.contract.bench import FAILURES, Bench, in_one_line
+from saccade.evaluation.contract.difference import largest, logprobs
+from saccade.evaluation.contract.material import Question
+from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import branch_logprobs, check_features, vision_features
 from saccade.models.policy import Policy

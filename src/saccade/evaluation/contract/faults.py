@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-from saccade.contract.material import Group
+from saccade.evaluation.contract.material import Group
 from saccade.models.adapter import EncodedPrompt, Sharing
 from saccade.models.packing import Branch, Layout, Packed, pack
 

@@ -6,13 +6,13 @@ import time
 from functools import partial
 from typing import Any, Literal
 
-from saccade.contract.bench import Bench, attempt, bench
-from saccade.contract.decoding import engine, head
-from saccade.contract.difference import throughout
-from saccade.contract.parts import parts
-from saccade.contract.reading import against_processor, features, load_processor, positions
-from saccade.contract.report import Check, Report
-from saccade.contract.sharing import checkpointing, shared_prefix
+from saccade.evaluation.contract.bench import Bench, attempt, bench
+from saccade.evaluation.contract.decoding import engine, head
+from saccade.evaluation.contract.difference import throughout
+from saccade.evaluation.contract.parts import parts
+from saccade.evaluation.contract.reading import against_processor, features, load_processor, positions
+from saccade.evaluation.contract.report import Check, Report
+from saccade.evaluation.contract.sharing import checkpointing, shared_prefix
 from saccade.models.adapter import PARTS
 from saccade.models.policy import ModelConfig, Policy, load_policy, resolve_path
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from saccade.contract.bench import NO_EXACT, Bench, attempt, forms, in_one_line, training
-from saccade.contract.difference import Difference, difference, largest, logprobs, root_mean_square, run
-from saccade.contract.faults import FAULTS
-from saccade.contract.material import slice_of
-from saccade.contract.parts import parts_packed
-from saccade.contract.report import Check
+from saccade.evaluation.contract.bench import NO_EXACT, Bench, attempt, forms, in_one_line, training
+from saccade.evaluation.contract.difference import Difference, difference, largest, logprobs, root_mean_square, run
+from saccade.evaluation.contract.faults import FAULTS
+from saccade.evaluation.contract.material import slice_of
+from saccade.evaluation.contract.parts import parts_packed
+from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import PARTS
 from saccade.models.forward import Path, default_form
 from saccade.models.packing import pack

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
-from saccade.contract.bench import NO_EXACT, Bench, attempt, training
-from saccade.contract.difference import difference, run
-from saccade.contract.report import Check
+from saccade.evaluation.contract.bench import NO_EXACT, Bench, attempt, training
+from saccade.evaluation.contract.difference import difference, run
+from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import PARTS
 from saccade.models.policy import Policy
 
