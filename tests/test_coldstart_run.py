@@ -289,6 +289,18 @@ def test_a_refused_row_is_counted_and_others_go_on(tmp_path: Path) -> None:
     assert "send smaller images" in row["detail"]
 
 
+def test_eyes_that_wrote_thought_alone_have_described_nothing(tmp_path: Path) -> None:
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        message = {"content": "" if number == 3 else "<answer>3</answer>", "reasoning_content": "Let me look."}
+        return Answer(raw=json.dumps({"model": "m", "choices": [{"message": message}]}).encode())
+
+    with chat_server(answer) as server:
+        summary = run(chat_recipe(tmp_path, server.url, attempts=1))
+    assert summary["left_out"] == {"empty reply": 1} and summary["rows"]["done"] == 2
+    (row,) = lines(tmp_path / "set" / "left_out.jsonl")
+    assert "thought and no text" in row["detail"]
+
+
 def test_a_reply_with_a_lone_surrogate_is_kept_and_written(tmp_path: Path) -> None:
     raw = b'{"model":"m","choices":[{"message":{"content":"<think>odd \\ud800</think><answer>3</answer>"}}]}'
     with chat_server(lambda number, request: Answer(raw=raw)) as server:

@@ -111,8 +111,10 @@ class ChatTeacher:
         except EndpointError as error:
             raise self._failure(error) from None
         choice = reply.choices[0]
-        if not choice.text.strip() and not (choice.reasoning or "").strip():
-            raise TeacherError("empty reply", f"{self.model} wrote nothing for {call.stage}")
+        thought = bool((choice.reasoning or "").strip())
+        if not choice.text.strip() and not (thought and call.stage in BLIND):
+            wrote = "thought and no text, perhaps for want of max_tokens," if thought else "nothing"
+            raise TeacherError("empty reply", f"{self.model} wrote {wrote} for {call.stage}")
         tokens_in, tokens_out = reply.usage.prompt_tokens, reply.usage.completion_tokens
         cost = (tokens_in * self.config.price_in + tokens_out * self.config.price_out) / 1e6
         record = StepRecord(
