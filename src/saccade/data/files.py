@@ -157,7 +157,7 @@ def _hub(name: str, split: str) -> Iterator[Placed]:
 
 def _load(name: str, split: str) -> Any:
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
             f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
