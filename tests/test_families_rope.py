@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from families import family
-from PIL import Image
+from pictures import noise_image
 
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
@@ -16,10 +16,6 @@ from saccade.models.policy import ModelConfig, load_policy
 
 NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v", "glm46v")
 EVERYTHING = ("vision", "projector", "language")
-
-
-def noise_image(width: int, height: int, seed: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from families import family, gemma4
-from PIL import Image
+from pictures import noise_image
 
 from saccade.models.adapter import MaskRules
 from saccade.models.forward import branch_logprobs, default_form, vision_features
@@ -18,10 +18,6 @@ from saccade.rollout.engine import Sampling
 
 NAMES = ("internvl", "smolvlm", "idefics3", "llava_onevision", "gemma3", "gemma4", "minicpmv4_6")
 EVERYTHING = ("vision", "projector", "language")
-
-
-def noise_image(width: int, height: int, seed: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 
 
 @pytest.fixture(scope="module", params=NAMES)

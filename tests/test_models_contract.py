@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
+from pictures import noise_image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from saccade.models.forward import branch_logprobs, vision_features
@@ -15,10 +15,6 @@ from saccade.models.logprobs import Head, token_logprobs
 from saccade.models.packing import Branch, Layout, pack
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.models.tiny import write_checkpoint
-
-
-def noise_image(width: int, height: int, seed: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 
 
 @pytest.fixture(scope="module")

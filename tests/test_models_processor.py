@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
-from PIL import Image
+from pictures import noise_image
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLProcessor
 from transformers import Qwen2VLProcessor as Qwen2Processor
 
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.models.tiny import write_checkpoint
-
-
-def noise_image(width: int, height: int, seed: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 
 
 @pytest.fixture(scope="module")

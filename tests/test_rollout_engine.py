@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
-from PIL import Image
+from pictures import noise_image
 from transformers import GenerationConfig
 
 from saccade.models.forward import branch_logprobs
@@ -15,10 +13,6 @@ from saccade.models.policy import ModelConfig, load_policy
 from saccade.models.tiny import write_checkpoint
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
-
-
-def noise_image(width: int, height: int, seed: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 
 
 @pytest.fixture(scope="module")

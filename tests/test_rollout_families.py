@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from families import FAMILIES, family
-from PIL import Image
+from pictures import noise_image
 from transformers import GenerationConfig
 
 from saccade.models.forward import branch_logprobs
@@ -17,10 +15,6 @@ from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
 
 LENGTH = 14
-
-
-def noise_image(width: int, height: int, seed: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

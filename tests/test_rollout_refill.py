@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from PIL import Image
+from pictures import noise_image
 
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
@@ -17,10 +17,6 @@ from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
 
 T = 48
-
-
-def noise_image(width: int, height: int, seed: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 
 
 @pytest.fixture(scope="module")
