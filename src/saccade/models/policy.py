@@ -18,6 +18,7 @@ from saccade.config import Config
 from saccade.models import attention
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt
 from saccade.models.families import ADAPTERS
+from saccade.models.fused import fuse
 from saccade.models.logprobs import head_of
 from saccade.models.offload import OffloadActivations
 
@@ -36,6 +37,9 @@ class ModelConfig(Config):
     """Parts whose parameters move; the others are frozen."""
     gradient_checkpointing: bool = False
     """Keep only the layers' inputs for the backward pass and compute the rest again: less memory, a third more time."""
+    fused_layers: bool = True
+    """RMS norms and gated feed-forward blocks by functions that keep less for the backward pass and give the same
+    numbers; false leaves the family's own code alone."""
     offload_activations: bool = False
     """Keep what the backward pass needs in the CPU's memory; on a GPU, when checkpointing alone is not enough."""
 
@@ -212,4 +216,6 @@ def load_policy(config: ModelConfig) -> Policy:
         attention.install(model)
     freeze(policy, config.train)
     model.eval()
+    if config.fused_layers:
+        fuse(model)
     return policy

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import Form, Path, branch_logprobs, default_form
+from saccade.models.fused import own_layers
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.two_phase import check_no_checkpointing
@@ -102,7 +103,8 @@ def check(policy: Policy, groups: Groups, form: Form) -> tuple[bool, str]:
         raise  # no verdict on the packed path, and the plain one takes more
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError) as error:
         return False, f"it fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    plain = _measure(policy, packed, picked, "plain", None)
+    with own_layers(policy.model):
+        plain = _measure(policy, packed, picked, "plain", None)
     limit = LIMITS.get(policy.model.dtype)
     logprobs, gradient = _difference(ours, plain)
     if limit is not None:  # not the larger of the two against the limit: that is not NaN where only one is
@@ -185,6 +187,6 @@ def _float32_truth(policy: Policy, packed: Packed) -> Tensor | None:
     if needed > 0.8 * free:
         return None
     wide = Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
-    with torch.no_grad():
+    with torch.no_grad(), own_layers(wide.model):
         logprobs_R, _ = branch_logprobs(wide, packed, path="plain")
     return logprobs_R

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from saccade.evaluation.contract.bench import HALF_MARGIN, NO_EXACT, Bench, attempt
-from saccade.evaluation.contract.difference import largest, root_mean_square
+from saccade.evaluation.contract.difference import largest, reference, root_mean_square
 from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import branch_logprobs
+from saccade.models.fused import own_layers
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
@@ -42,14 +43,16 @@ def head(bench: Bench) -> list[Check]:
 
 
 def own_logits(policy: Policy, prompt: EncodedPrompt, ids: Sequence[int]) -> Tensor:
-    """(n, V) logits before each of these n tokens by the family's whole forward, one row, no cache; float32 or 64."""
+    """(n, V) logits before each of these n tokens by the family's own forward, layers included, one row, no cache;
+    float32 or 64."""
     row_1T = torch.cat([prompt.ids_P, torch.tensor(ids, dtype=torch.long)])[None]
     inputs = policy.adapter.plain_inputs(prompt, row_1T) | {"attention_mask": torch.ones_like(row_1T)}
-    logits_1TV = policy.model(
-        input_ids=row_1T.to(policy.device),
-        use_cache=False,
-        **{name: value.to(policy.device) for name, value in inputs.items()},
-    ).logits
+    with own_layers(policy.model):
+        logits_1TV = policy.model(
+            input_ids=row_1T.to(policy.device),
+            use_cache=False,
+            **{name: value.to(policy.device) for name, value in inputs.items()},
+        ).logits
     logits_RV = logits_1TV[0, len(prompt) - 1 : -1]
     return logits_RV if logits_RV.dtype == torch.float64 else logits_RV.float()
 
@@ -100,5 +103,5 @@ def _rollout(bench: Bench) -> Check:
 
 
 def _tempered(policy: Policy, packed: Packed) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), reference(policy, "plain"):
         return branch_logprobs(policy, packed, temperature=TEMPERATURE, path="plain")[0].cpu()

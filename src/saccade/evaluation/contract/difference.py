@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from saccade.models.forward import Form, Path, branch_logprobs
+from saccade.models.fused import own_layers
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy
 
@@ -76,10 +77,15 @@ def weights_of(packed: Packed, seed: int) -> Tensor:
     return torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(seed))
 
 
+def reference(policy: Policy, path: Path) -> AbstractContextManager[None]:
+    """Plain rows are the reference: they go through the family's own code, our layers taken out."""
+    return own_layers(policy.model) if path == "plain" else nullcontext()
+
+
 def run(policy: Policy, packed: Packed, path: Path, form: Form | None = None, seed: int = 0) -> Pass:
     """Forward and backward of a loss drawn with `seed`; the model's own `.grad` stay untouched."""
     named = policy.trainable()
-    with torch.enable_grad():
+    with torch.enable_grad(), reference(policy, path):
         logprobs_R, _ = branch_logprobs(policy, packed, path=path, form=form)
         loss = (logprobs_R * weights_of(packed, seed).to(logprobs_R)).sum()
         found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True) if named else ()
@@ -89,7 +95,7 @@ def run(policy: Policy, packed: Packed, path: Path, form: Form | None = None, se
 
 def logprobs(policy: Policy, packed: Packed, path: Path, form: Form | None = None) -> Tensor:
     """Forward alone, (R)."""
-    with torch.no_grad():
+    with torch.no_grad(), reference(policy, path):
         return branch_logprobs(policy, packed, path=path, form=form)[0]
 
 
