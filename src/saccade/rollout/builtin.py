@@ -18,7 +18,9 @@ from saccade.models.forward import Features, check_features, vision_features
 from saccade.models.logprobs import head_of
 from saccade.models.policy import Policy
 from saccade.rollout.cached import Cached
-from saccade.rollout.engine import EngineStats, Sampling
+from saccade.rollout.engine import CudaGraphs, EngineStats, Form, Sampling
+from saccade.rollout.fixed_slots import FixedSlots, Limits, Runner
+from saccade.rollout.graphs import Graphs
 from saccade.rollout.replies import Ending, Row, uniforms
 from saccade.rollout.sampling import Picker
 from saccade.rollout.slots import Slots
@@ -38,15 +40,24 @@ class Decoder(Protocol):
 
     def leave(self, gone: Sequence[int]) -> list[int]: ...
 
+    def width(self, rows: int) -> int: ...
+
     def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor: ...
 
 
 class BuiltinEngine:
-    """Generates with the policy's own weights, in process. Sampler log-probs equal the trainer's to round-off."""
+    """Generates with the policy's own weights, in process. Sampler log-probs equal the trainer's to round-off.
 
-    def __init__(self, policy: Policy, max_rows: int = 512) -> None:
+    `cuda_graphs`: auto replays decoding steps as CUDA graphs where the policy is on a GPU; on insists (ValueError
+    without one); off does not. `runner` runs the steps of fixed shape in another way, on any device.
+    """
+
+    def __init__(
+        self, policy: Policy, max_rows: int = 512, cuda_graphs: CudaGraphs = "auto", runner: Runner | None = None
+    ) -> None:
         self.policy = policy
         self.max_rows = max_rows
+        self.runner = graphs_for(policy, cuda_graphs) if runner is None else runner
         self.version = policy.version
         self.stats = EngineStats("slots")
 
@@ -75,7 +86,11 @@ class BuiltinEngine:
         if features is not None:
             check_features(self.policy, prompts, features)
         call = _Call(self, prompts, sampling, features, [row for group in rows for row in group], n)
-        call.run()
+        try:
+            call.run()
+        finally:
+            if self.runner is not None:  # the memory of the call goes, and weights may be elsewhere in the next
+                self.runner.forget()
         self.stats = call.stats
         return [[self._completion(row, prompts[row.place]) for row in group] for group in rows]
 
@@ -111,12 +126,26 @@ class _Call:
         for row in waiting:
             self.unfinished[row.place] += 1
         self.refills = adapter.sharing == "attention"
-        self.decoder: Decoder = Slots(policy) if self.refills else Cached(policy)
+        self.decoder, form = self._decoder(engine.runner)
         self.resident: set[int] = set()
-        self.stats = EngineStats("slots" if self.refills else "cached")
+        self.stats = EngineStats(form)
         self.head = head_of(policy.model)
         self.picker = Picker(sampling, adapter.banned_ids, adapter.stop_ids, policy.device)
         self.ending = Ending(sampling, adapter.stop_ids, adapter.decode)
+
+    def _decoder(self, runner: Runner | None) -> tuple[Decoder, Form]:
+        if not self.refills:
+            return Cached(self.policy), "cached"
+        if runner is None:
+            return Slots(self.policy), "slots"
+        limits = Limits(
+            rows=min(self.max_rows, len(self.waiting)),
+            group_size=self.n,
+            own_tokens=max((row.limit for row in self.waiting), default=1),
+            prompts=len(self.prompts),
+            prompt_tokens=max(map(len, self.prompts), default=0),
+        )
+        return FixedSlots(self.policy, limits, runner), "fixed_slots"
 
     def run(self) -> None:
         while self.waiting or self.rows:
@@ -166,7 +195,7 @@ class _Call:
         rows = self.rows
         hidden_ND = self.decoder.step([row.tokens[-1] for row in rows], [len(row.tokens) - 1 for row in rows])
         self.stats.steps += 1
-        self.stats.row_steps += len(rows)
+        self.stats.row_steps += self.decoder.width(len(rows))
         ended = self._pick(self.head.logits(hidden_ND), rows)
         gone = [i for i, end in enumerate(ended) if end]
         if gone:
@@ -198,6 +227,15 @@ class _Call:
                 if self.unfinished[row.place] == 0:
                     self.decoder.forget(row.place)
                     self.resident.remove(row.place)
+
+
+def graphs_for(policy: Policy, cuda_graphs: CudaGraphs) -> Graphs | None:
+    """What replays the decoding steps of this policy, if anything does. ValueError when it is insisted on in vain."""
+    on_gpu, shared = policy.device.type == "cuda", policy.adapter.sharing == "attention"
+    if cuda_graphs == "on" and not (on_gpu and shared):
+        why = f"the model is on {policy.device.type}" if not on_gpu else "this family decodes through its own cache"
+        raise ValueError(f"rollout.cuda_graphs: on needs a GPU and a family with slots, but {why}; use auto")
+    return Graphs(insist=cuda_graphs == "on") if on_gpu and shared and cuda_graphs != "off" else None
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[str]:

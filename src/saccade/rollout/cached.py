@@ -67,6 +67,10 @@ class Cached:
         self._keep(order)
         return order
 
+    def width(self, rows: int) -> int:
+        """Rows that a step of this many runs."""
+        return rows
+
     def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
         """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
         assert self._prompt is not None

@@ -14,7 +14,7 @@ from saccade.algorithm.advantages import Center
 from saccade.config import Config
 from saccade.models.forward import Features
 from saccade.rewards import Rubric, RubricConfig, is_failure, score_all
-from saccade.rollout.engine import Engine, Sampling, check_endings
+from saccade.rollout.engine import CudaGraphs, Engine, Sampling, check_endings
 from saccade.rollout.prompts import PreparedPrompt, PromptBatch, join_features
 from saccade.tasks import Task
 from saccade.types import Completion, Group, Rollout
@@ -40,6 +40,9 @@ class RolloutConfig(Config):
     """Dynamic sampling: rounds of fresh prompts, at most, that replace a step's groups of equal rewards; 0 is off."""
     max_rows: int = Field(default=512, ge=1)
     """Replies that the built-in engine decodes at once."""
+    cuda_graphs: CudaGraphs = "auto"
+    """The built-in engine replays decoding steps as CUDA graphs. auto: where the model is on a GPU and every recording
+    proves equal to its step; on: or the run stops; off: no."""
     max_failed_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """A run stops when a reward fails (not: gives 0) for more than this share of a round's replies; 1 never stops."""
 

@@ -14,6 +14,9 @@ from saccade.models.forward import Features
 from saccade.models.policy import Policy
 from saccade.types import Completion
 
+CudaGraphs = Literal["auto", "on", "off"]
+Form = Literal["slots", "fixed_slots", "cached"]
+
 
 class Sampling(Config):
     """How replies are drawn. The default distribution is the one whose log-probs are trained: temperature 1, no cut.
@@ -60,8 +63,9 @@ def check_endings(stop_strings: Sequence[str], repetition_stop: int) -> None:
 class EngineStats:
     """What the built-in engine did in its last call."""
 
-    form: Literal["slots", "cached"]
-    """slots: prompt keys and values kept once, rows come and go; cached: the family's own cache, a prompt at a time."""
+    form: Form
+    """slots: prompt keys and values kept once, rows come and go; fixed_slots: the same in steps of few shapes, for CUDA
+    graphs; cached: the family's own cache, a prompt at a time."""
     prefills: int = 0
     """Prompts that the language model read, each once."""
     vision_passes: int = 0
@@ -69,7 +73,7 @@ class EngineStats:
     steps: int = 0
     """Decoding steps: forward passes after the prefills."""
     row_steps: int = 0
-    """Rows that these passes ran, summed."""
+    """Rows that these passes ran, summed; with fixed_slots those that a shape is rounded up by too."""
     ideal_row_steps: int = 0
     """What the replies need: the first token comes from the prefill, each further one takes a row of one step."""
     most_rows: int = 0

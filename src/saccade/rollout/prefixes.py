@@ -8,22 +8,13 @@ prompts, G rows of a prompt, H query heads, K key/value heads, P prompt tokens, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-@dataclass(eq=False)
-class Prefix:
-    """A prompt that was read: keys and values (1, K, P, D) by layer, and its last token's hidden state (hidden)."""
-
-    next_position: int
-    keys: list[Tensor]
-    values: list[Tensor]
-    hidden: Tensor
+from saccade.rollout.reading import Prefix
 
 
 class Prefixes(Protocol):
@@ -166,3 +157,9 @@ def joined(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Te
     if len(parts) == 1:
         return parts[0]
     return torch.cat([out for out, _ in parts], dim), torch.cat([lse for _, lse in parts], dim)
+
+
+def merged(own: tuple[Tensor, Tensor], cross: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    """Attention over both sets of keys from outputs (..., D) and log-sum-exps (...) over each."""
+    share = torch.sigmoid(cross[1] - own[1])[..., None]
+    return torch.lerp(own[0].to(share.dtype), cross[0].to(share.dtype), share).to(dtype)

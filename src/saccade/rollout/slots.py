@@ -11,38 +11,17 @@ Shape letters: N rows, n rows of a cohort, H query heads, K key/value heads, T o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
-from saccade.models.attention import SharedAttention, no_mask
-from saccade.models.packing import Layout
 from saccade.models.policy import Policy
-from saccade.models.shared_prefix import fastest_form, shared_attention
-from saccade.rollout.prefixes import Prefix, attention, joined, prefixes_for
+from saccade.rollout.prefixes import attention, joined, merged, prefixes_for
+from saccade.rollout.reading import Prefix, read, run
 
 BLOCK = 32
 """Tokens for which a cohort's memory grows at least."""
-PREFILL_TOKENS = 8192
-"""Prompt tokens read in one pass, at most, unless one prompt is longer."""
-
-
-class _Recorder:
-    """`SharedAttention` of several prompts in one row, without padding, that keeps each one's keys and values."""
-
-    def __init__(self, inner: SharedAttention, lengths: Sequence[int]) -> None:
-        self.inner, self.lengths = inner, list(lengths)
-        self.kept: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in lengths]
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        for (keys, values), k, v in zip(
-            self.kept, key.split(self.lengths, 2), value.split(self.lengths, 2), strict=True
-        ):
-            keys.append(k.clone(memory_format=torch.contiguous_format))
-            values.append(v.clone(memory_format=torch.contiguous_format))
-        return self.inner.attend(layer, query, key, value, scale)
 
 
 class _Cohort:
@@ -104,14 +83,7 @@ class Slots:
 
     def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
         """Read prompts, several in one pass."""
-        at = 0
-        while at < len(prompts):
-            end, tokens = at + 1, len(prompts[at])
-            while end < len(prompts) and tokens + len(prompts[end]) <= PREFILL_TOKENS:
-                tokens += len(prompts[end])
-                end += 1
-            self._read(places[at:end], prompts[at:end], features[at:end])
-            at = end
+        self.prefixes.update(zip(places, read(self.policy, prompts, features), strict=True))
 
     def hidden(self, place: int) -> Tensor:
         """The hidden state (hidden) from which a prompt's replies begin."""
@@ -142,13 +114,17 @@ class Slots:
 
     # Passes of the model
 
+    def width(self, rows: int) -> int:
+        """Rows that a step of this many runs."""
+        return rows
+
     def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
         """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
         for cohort in self.cohorts:
             cohort.make_room()
         positions = [self.prefixes[owner].next_position + age for owner, age in zip(self.owners, ages, strict=True)]
         ids_2N = torch.tensor([tokens, positions]).to(self.policy.device)
-        hidden_ND = self._forward(ids_2N[0], ids_2N[1].expand(3, 1, -1), self, None)
+        hidden_ND = run(self.policy, ids_2N[0], ids_2N[1].expand(3, 1, -1), self)
         for cohort in self.cohorts:
             cohort.length += 1
         return hidden_ND
@@ -163,36 +139,4 @@ class Slots:
             start = rows.stop
         own, own_lse = joined(parts, 1)
         cross, cross_lse = self._prompts.attend(layer, query, scale)
-        share = torch.sigmoid(cross_lse - own_lse[None])[..., None]
-        return torch.lerp(own[None].to(share.dtype), cross.to(share.dtype), share).to(query.dtype)
-
-    def _read(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
-        device, dtype = self.policy.device, self.policy.model.dtype
-        lengths = tuple(len(prompt) for prompt in prompts)
-        layout = Layout(lengths, ((),) * len(prompts))
-        form = fastest_form(device, dtype, self.policy.head_size)
-        recorder = _Recorder(shared_attention(layout, device, dtype, form), lengths)
-        hidden_TD = self._forward(
-            torch.cat([prompt.ids_P for prompt in prompts]).to(device),
-            torch.cat([prompt.positions_3P for prompt in prompts], 1)[:, None].to(device),
-            recorder,
-            self.policy.adapter.embedded(features),
-        )
-        end = 0
-        for place, prompt, (keys, values) in zip(places, prompts, recorder.kept, strict=True):
-            end += len(prompt)
-            self.prefixes[place] = Prefix(prompt.next_position, keys, values, hidden_TD[end - 1].clone())
-
-    def _forward(
-        self, ids_T: Tensor, positions_31T: Tensor, attend: SharedAttention, outputs: dict[str, Any] | None
-    ) -> Tensor:
-        model = self.policy.model
-        more = {} if outputs is None else {"mm_encoder_outputs": outputs}
-        return model.model(
-            input_ids=ids_T[None],
-            position_ids=self.policy.adapter.position_ids(positions_31T),
-            attention_mask=no_mask(self.policy.device, model.dtype),
-            use_cache=False,
-            shared_attention=attend,
-            **more,
-        ).last_hidden_state[0]
+        return merged((own[None], own_lse[None]), (cross, cross_lse), query.dtype)

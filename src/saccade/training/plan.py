@@ -220,6 +220,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         trained=tuple(recipe.model.train),
         dtype=recipe.model.dtype,
         checkpointing=recipe.model.gradient_checkpointing,
+        fused=recipe.model.fused_layers,
         gpus=setting.gpus,
         cuda=recipe.model.device != "cpu",
     )
@@ -232,6 +233,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         base,
         budget=recipe.update.tokens_per_micro_batch,
         max_rows=recipe.rollout.max_rows,
+        graphs=recipe.rollout.cuda_graphs != "off" and shape.sharing == "attention",
         reference=recipe.loss.kl_coef > 0,
         recompute_old=recipe.update.old_logprobs == "recompute",
         updates=recipe.update.updates_per_rollout,
@@ -378,6 +380,8 @@ def largest(recipe: Recipe, shape: ModelShape, setting: Setting) -> float:
 def candidates(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[tuple[str, Any]]:
     """(key of the recipe's schema, value) in the order of the advice."""
     rl = isinstance(recipe, RLRecipe)
+    if not recipe.model.fused_layers:
+        yield "model.fused_layers", True
     if not recipe.model.gradient_checkpointing:
         yield "model.gradient_checkpointing", True
     key = "update.tokens_per_micro_batch" if rl else "tokens_per_micro_batch"

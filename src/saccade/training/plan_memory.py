@@ -16,8 +16,10 @@ from typing import Literal
 from saccade.models.flops import Layers, ModelShape
 from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.logprobs import CHUNK
+from saccade.rollout.fixed_slots import room_for
+from saccade.rollout.reading import PREFILL_TOKENS
 from saccade.rollout.sampling import CHUNK as CHOSEN
-from saccade.rollout.slots import BLOCK, PREFILL_TOKENS
+from saccade.rollout.slots import BLOCK
 from saccade.training.batching import repeated_cost, shared_cost
 
 Parts = dict[str, float]
@@ -49,10 +51,14 @@ class Work:
     trained: tuple[str, ...]
     dtype: Literal["float32", "bfloat16", "float64"]
     checkpointing: bool
+    fused: bool = True
+    """Norms and gated blocks keep less (`models.fused`)."""
     rollout: bool = True
     """False for SFT."""
     max_rows: int = 1
     """Completions that are decoded at once."""
+    graphs: bool = True
+    """On a GPU, decoding in memory at fixed addresses (`rollout.fixed_slots`)."""
     reference: bool = False
     recompute_old: bool = False
     updates: int = 1
@@ -165,12 +171,14 @@ def state(shape: ModelShape, work: Work) -> Parts:
     return parts
 
 
-def layer_activations(layers: Layers, attention: float, b: int) -> float:
-    """Bytes per token that autograd keeps of one layer: two norms (their input in float32, the normed, the weighted),
-    the attention's numbers, and the feed-forward block's inner vectors (gated: gate, its activation, up, product).
+def layer_activations(layers: Layers, attention: float, b: int, fused: bool) -> float:
+    """Bytes per token that autograd keeps of one layer: two norms (their input in float32, the normed, the weighted;
+    fused: input, weighted and a number), the attention's numbers, and the feed-forward block's inner vectors (gated:
+    gate, its activation, up, product; fused: without the activation).
     """
-    norms = 2 * layers.hidden * (4 + 2 * b)
-    return norms + (attention + (4 if layers.gated else 2) * layers.mlp) * b
+    norms = 2 * (layers.hidden * 2 * b + 4) if fused and layers.gated else 2 * layers.hidden * (4 + 2 * b)
+    inner = (3 if fused else 4) if layers.gated else 2
+    return norms + (attention + inner * layers.mlp) * b
 
 
 def language_attention(shape: ModelShape) -> int:
@@ -178,11 +186,11 @@ def language_attention(shape: ModelShape) -> int:
     return 2 * shape.head_size * (shape.heads + shape.kv_heads)
 
 
-def backward_room(layers: Layers, b: int) -> float:
-    """Bytes per token of the gradients inside one layer: two inner vectors while the product's inputs are still kept,
-    and the residual stream's.
+def backward_room(layers: Layers, b: int, fused: bool) -> float:
+    """Bytes per token of the gradients inside one layer: two inner vectors while the product's inputs are still kept
+    (fused: one, the others are written over those inputs), and the residual stream's.
     """
-    return (2 * layers.mlp + 2 * layers.hidden) * b
+    return ((1 if fused and layers.gated else 2) * layers.mlp + 2 * layers.hidden) * b
 
 
 def forward_room(layers: Layers, b: int) -> float:
@@ -201,8 +209,8 @@ class Stack:
 
 
 def stack(layers: Layers, attention: float, work: Work) -> Stack:
-    one, b = layer_activations(layers, attention, work.bytes), work.bytes
-    room = backward_room(layers, b)
+    b = work.bytes
+    one, room = layer_activations(layers, attention, b, work.fused), backward_room(layers, b, work.fused)
     if work.checkpointing:
         return Stack(layers.count * layers.hidden * b, one + room)
     return Stack(layers.count * one, room)
@@ -296,10 +304,15 @@ def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
     both = gathered | {"prompt K/V": prompts * work.prompt_tokens * shape.kv_size * b}
     read = min(prompts * work.prompt_tokens, max(PREFILL_TOKENS, work.prompt_tokens))
     logits = rows * shape.vocab
+    if work.graphs and work.cuda:
+        room = room_for(work.completion_tokens)
+        held, seen = room * (1 + 0.5 / shape.language.count), max(room, work.prompt_tokens)
+    else:
+        held, seen = cohort_tokens(work.completion_tokens), work.completion_tokens
     decode = both | {
-        "completions' K/V": rows * cohort_tokens(work.completion_tokens) * shape.kv_size * b,
+        "completions' K/V": rows * held * shape.kv_size * b,
         "logits of one step": logits * 2 * b + min(logits, max(CHOSEN, shape.vocab)) * SAMPLING,
-        "attention scores": rows * shape.heads * work.completion_tokens * (8 + b),
+        "attention scores": rows * shape.heads * seen * (8 + b),
     }
     return both | {"prefill": read * forward_room(shape.language, b)}, decode
 

@@ -250,7 +250,7 @@ def open_trainer(
             recipe=recipe,
             session=session,
             learner=build_learner(recipe, session),
-            engine=engine or BuiltinEngine(policy, recipe.rollout.max_rows),
+            engine=engine or BuiltinEngine(policy, recipe.rollout.max_rows, recipe.rollout.cuda_graphs),
             feed=feed,
             report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps)),
             start=ScheduleState.from_dict(session.state) if session.state else ScheduleState(),

@@ -1,0 +1,243 @@
+"""Decoding in memory that stays where it is, by steps of few shapes: what a CUDA graph can replay.
+
+The same computation as `slots`, laid out for devices on which launching a kernel costs more than its work. Rows have
+their slots in tensors of a fixed size, each row with its own number of tokens, and prompts have theirs. A step reads
+what changes (tokens, positions, lengths, whose prompt) from buffers at fixed addresses and asks the host for nothing;
+its shape is the numbers of rows, prompts and tokens of room, each rounded up. What is too much is masked, or computed
+and not looked at.
+
+Shape letters: N rows, B prompts, G rows of a prompt, H query heads, K key/value heads, T own tokens, P prompt tokens,
+D head size.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.policy import Policy
+from saccade.rollout.prefixes import merged, plain_attention
+from saccade.rollout.reading import Prefix, read, run
+
+ROOM = 128
+"""Own tokens for which a row has room at first; the room doubles when it is used up."""
+
+Shape = tuple[int, int, int]
+"""Rows, prompts and own tokens of a step."""
+
+
+class Runner(Protocol):
+    """How a step of fixed shape is run."""
+
+    def run(self, shape: Shape, step: Callable[[], Tensor]) -> Tensor:
+        """What `step` returns. Memory that a step reads and writes stays the same until `forget`; what is returned
+        holds until the next step."""
+        ...
+
+    def forget(self) -> None:
+        """The memory of all steps so far is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a call of the engine needs at most."""
+
+    rows: int
+    """Decoded at once."""
+    group_size: int
+    own_tokens: int
+    """Of a row."""
+    prompts: int
+    """Of the call."""
+    prompt_tokens: int
+    """Of the longest."""
+
+
+def rounded_rows(rows: int) -> int:
+    """To 1, 2, 4, 8, then to a power of two or one and a half of it: few shapes, and a third too much at the most."""
+    power = 1 << (rows - 1).bit_length()
+    return power * 3 // 4 if power >= 16 and rows <= power * 3 // 4 else power
+
+
+def room_for(own_tokens: int) -> int:
+    """Tokens of room that a row has when its reply has this many."""
+    room = ROOM
+    while room < own_tokens:
+        room *= 2
+    return room
+
+
+class FixedSlots:
+    """The rows being decoded; row i is in slot i."""
+
+    def __init__(self, policy: Policy, limits: Limits, runner: Runner) -> None:
+        self.policy, self.limits, self.runner = policy, limits, runner
+        self.owners: list[int] = []
+        """Place of each row's prompt."""
+        self._hidden: dict[int, Tensor] = {}
+        self._next: dict[int, int] = {}
+        self._slot: dict[int, int] = {}
+        """Of each prompt that is kept."""
+        self._free: list[int] = []
+        self._own: list[Tensor] = []
+        """Keys and values of the rows, (2, N, K, T, D) by layer."""
+        self._prompts: list[Tensor] = []
+        """Those of the prompts, (2, B, K, P, D) by layer."""
+        self._inputs_3N = torch.zeros(3, limits.rows, dtype=torch.long, device=policy.device)
+        """Token, position and number of own tokens before it."""
+        self._cell_N = torch.zeros(limits.rows, dtype=torch.long, device=policy.device)
+        self._rows_BG = self._beyond_B11P = torch.empty(0, device=policy.device)
+        self._later_N11T = torch.empty(0, device=policy.device)
+        self._shape: Shape = (0, 0, 0)
+
+    # Rows come and go
+
+    def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
+        """Read prompts, several in one pass, and put each into a slot of its own."""
+        for place, prefix in zip(places, read(self.policy, prompts, features), strict=True):
+            if not self._own:
+                self._own = [self._rows_of(keys, min(ROOM, self.limits.own_tokens)) for keys in prefix.keys]
+            if not self._free:
+                self._grow_prompts(prefix)
+            self._slot[place] = heapq.heappop(self._free)
+            self._hidden[place], self._next[place] = prefix.hidden, prefix.next_position
+            self._keep(self._slot[place], prefix)
+
+    def hidden(self, place: int) -> Tensor:
+        """The hidden state (hidden) from which a prompt's replies begin."""
+        return self._hidden[place]
+
+    def forget(self, place: int) -> None:
+        """Give a prompt's slot back."""
+        heapq.heappush(self._free, self._slot.pop(place))
+        del self._hidden[place], self._next[place]
+
+    def enter(self, places: Sequence[int]) -> None:
+        """New rows, by the places of their prompts, after those that are there."""
+        self.owners += places
+        self._arrange()
+
+    def leave(self, gone: Sequence[int]) -> list[int]:
+        """Drop rows (ascending); rows from the end take their slots. Returns which row is where then."""
+        order, rest = list(range(len(self.owners))), len(self.owners) - len(gone)
+        leaving = set(gone)
+        holes = [row for row in gone if row < rest]
+        movers = [row for row in range(rest, len(order)) if row not in leaving]
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+        if holes:
+            to, source = (torch.tensor(rows, device=self.policy.device) for rows in (holes, movers))
+            for own in self._own:
+                own[:, to] = own[:, source]
+        self.owners = [self.owners[row] for row in order[:rest]]
+        self._arrange()
+        return order[:rest]
+
+    # A step
+
+    def width(self, rows: int) -> int:
+        """Rows that a step of this many runs."""
+        return min(rounded_rows(rows), self.limits.rows)
+
+    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
+        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden), which hold
+        until the next step."""
+        N = len(tokens)
+        self._make_room(max(ages) + 1)
+        positions = [self._next[owner] + age for owner, age in zip(self.owners, ages, strict=True)]
+        self._inputs_3N[:, :N].copy_(torch.tensor([tokens, positions, ages]))
+        prompts = min(1 << max(self._slot.values()).bit_length(), len(self._rows_BG))
+        self._shape = (self.width(N), prompts, self._own[0].shape[3])
+        return self.runner.run(self._shape, self._step)[:N]
+
+    def _step(self) -> Tensor:
+        """Reads nothing but memory of the device at fixed addresses, and `_shape`."""
+        N, _, T = self._shape
+        tokens_N, positions_N, lengths_N = self._inputs_3N[:, :N]
+        later_NT = torch.arange(T, device=lengths_N.device) > lengths_N[:, None]
+        self._later_N11T = torch.zeros_like(later_NT, dtype=torch.float32).masked_fill_(later_NT, -torch.inf)[
+            :, None, None
+        ]
+        return run(self.policy, tokens_N, positions_N.expand(3, 1, -1), self)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """See `SharedAttention`: query (1, H, N, D), key and value (1, K, N, D)."""
+        N, B, _ = self._shape
+        scale = float(query.shape[-1] ** -0.5 if scale is None else scale)
+        query_NHD = query[0].transpose(0, 1)
+        keys, values = self._own[layer][:, :N]
+        at_NK1D = self._inputs_3N[2, :N, None, None, None].expand(-1, keys.shape[1], 1, keys.shape[3])
+        keys.scatter_(2, at_NK1D, key[0].transpose(0, 1)[:, :, None])
+        values.scatter_(2, at_NK1D, value[0].transpose(0, 1)[:, :, None])
+        own, own_lse = plain_attention(query_NHD[:, :, None], keys, values, scale, self._later_N11T)
+        prompt_keys, prompt_values = self._prompts[layer][:, :B]
+        asked_BHGD = query_NHD[self._rows_BG[:B]].transpose(1, 2)
+        cross, cross_lse = plain_attention(asked_BHGD, prompt_keys, prompt_values, scale, self._beyond_B11P[:B])
+        cross_NHD, cross_NH = (x.transpose(1, 2).flatten(0, 1)[self._cell_N[:N]] for x in (cross, cross_lse))
+        out_NHD = merged((own[:, :, 0], own_lse[:, :, 0]), (cross_NHD, cross_NH), query.dtype)
+        return out_NHD.transpose(0, 1)[None]
+
+    # Memory
+
+    def _arrange(self) -> None:
+        """Which rows ask which prompt: a grid of the rows of each prompt, and every row's cell in it. What belongs to
+        nobody points at the first row and cell, which every step has."""
+        G = self.limits.group_size
+        grid, cells = torch.zeros(self._rows_BG.shape, dtype=torch.long), [0] * self.limits.rows
+        filled: dict[int, int] = {}
+        for row, owner in enumerate(self.owners):
+            column, b = filled.get(owner, 0), self._slot[owner]
+            filled[owner] = column + 1
+            grid[b, column], cells[row] = row, b * G + column
+        self._rows_BG.copy_(grid)
+        self._cell_N.copy_(torch.tensor(cells))
+
+    def _rows_of(self, like: Tensor, room: int) -> Tensor:
+        _, heads, _, size = like.shape
+        return like.new_zeros(2, self.limits.rows, heads, room, size)
+
+    def _make_room(self, tokens: int) -> None:
+        """For this many own tokens in every row. One layer after the other, so that only one is there twice."""
+        if tokens <= self._own[0].shape[3]:
+            return
+        self.runner.forget()
+        room = min(room_for(tokens), self.limits.own_tokens)
+        for layer, own in enumerate(self._own):
+            wide = own.new_zeros(*own.shape[:3], room, own.shape[4])
+            wide[:, :, :, : own.shape[3]] = own
+            self._own[layer] = wide
+
+    def _grow_prompts(self, like: Prefix) -> None:
+        """Slots for more prompts: at first as many as fill the rows, then twice as many."""
+        self.runner.forget()
+        limits, before = self.limits, len(self._rows_BG)
+        count = min(limits.prompts, 2 * before or -(-limits.rows // limits.group_size))
+        for layer, keys in enumerate(like.keys):
+            _, heads, _, size = keys.shape
+            wide = keys.new_zeros(2, count, heads, limits.prompt_tokens, size)
+            if before:
+                wide[:, :before] = self._prompts[layer]
+                self._prompts[layer] = wide
+            else:
+                self._prompts.append(wide)
+        beyond_B11P = torch.zeros(count, 1, 1, limits.prompt_tokens, device=self.policy.device)
+        grid_BG = torch.zeros(count, limits.group_size, dtype=torch.long, device=self.policy.device)
+        if before:
+            beyond_B11P[:before], grid_BG[:before] = self._beyond_B11P, self._rows_BG
+        self._beyond_B11P, self._rows_BG = beyond_B11P, grid_BG
+        for slot in range(before, count):
+            heapq.heappush(self._free, slot)
+
+    def _keep(self, slot: int, prefix: Prefix) -> None:
+        length = prefix.keys[0].shape[2]
+        self._beyond_B11P[slot] = 0
+        self._beyond_B11P[slot, ..., length:] = -torch.inf
+        for stacked, keys, values in zip(self._prompts, prefix.keys, prefix.values, strict=True):
+            stacked[0, slot, :, :length], stacked[1, slot, :, :length] = keys[0], values[0]

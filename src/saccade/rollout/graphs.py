@@ -1,0 +1,125 @@
+"""A decoding step as a CUDA graph: recorded once for each shape, then replayed by one launch.
+
+A step of a 3B model launches some 1,500 kernels, and in plain PyTorch the host needs longer to launch them than a GPU
+to run them. A replay runs what was recorded, at the addresses of then, so it is only for `fixed_slots`. Every recording
+is compared with the step itself before it is believed; one that fails or differs ends recording for the engine, which
+then goes on without, and says so once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from saccade.rollout.fixed_slots import Shape
+
+log = logging.getLogger(__name__)
+
+AFTER = 4
+"""Steps of a shape that run as they are; recording costs about three, and many a shape does not last."""
+LIMITS = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest distance of a replay from the step itself / largest value. Kernels may be chosen anew for a recording; a
+fault is a difference of order 1."""
+
+
+class Recording(Protocol):
+    """A step that was recorded."""
+
+    def replay(self) -> None:
+        """Run it on what is in its inputs now."""
+        ...
+
+
+Record = Callable[[Callable[[], Tensor], bool], tuple[Recording, Tensor]]
+"""A step, and whether no earlier recording is left -> its recording, and the tensor into which a replay writes."""
+
+
+@dataclass(eq=False)
+class CudaRecorder:
+    """Records by CUDA's stream capture. Recordings share one pool of memory: they never run at once, and what one
+    leaves there is read before the next one runs."""
+
+    pool: Any = None
+
+    def __call__(self, step: Callable[[], Tensor], first: bool) -> tuple[Recording, Tensor]:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # libraries set themselves up on first use, which must not be recorded
+            step()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        if first:  # a pool whose graphs are all gone must not be used again
+            self.pool = torch.cuda.graph_pool_handle()
+        # threads that prepare data may allocate meanwhile
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            out = step()
+        return graph, out
+
+
+class Graphs:
+    """`Runner` that replays steps; `recorded` and `replayed` count them."""
+
+    def __init__(self, record: Record | None = None, insist: bool = False) -> None:
+        self.record = record or CudaRecorder()
+        self.insist = insist
+        """RuntimeError instead of going on without."""
+        self.failure: str | None = None
+        """Why nothing is recorded any more."""
+        self.recorded = self.replayed = 0
+        self._seen: Counter[Shape] = Counter()
+        self._recordings: dict[Shape, tuple[Recording, Tensor]] = {}
+
+    def run(self, shape: Shape, step: Callable[[], Tensor]) -> Tensor:
+        """See `fixed_slots.Runner`."""
+        if shape in self._recordings:
+            recording, out = self._recordings[shape]
+            recording.replay()
+            self.replayed += 1
+            return out
+        self._seen[shape] += 1
+        found = step()
+        if self.failure is None and self._seen[shape] > AFTER:
+            self._try(shape, step, found)
+        return found
+
+    def forget(self) -> None:
+        """See `fixed_slots.Runner`."""
+        self._recordings.clear()
+        self._seen.clear()
+
+    def _try(self, shape: Shape, step: Callable[[], Tensor], expected: Tensor) -> None:
+        """Record the step that just ran, which writes again what it wrote, and believe it if it gives the same."""
+        try:
+            recording, out = self.record(step, not self._recordings)
+            recording.replay()
+            off = distance(out, expected)
+        except RuntimeError as error:  # torch's errors of CUDA, too little memory included
+            return self._give_up(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        limit = LIMITS.get(expected.dtype, 0.0)
+        if not off <= limit:
+            return self._give_up(f"a replay was {off:.1e} of the largest value away from the step (limit {limit:.0e})")
+        self._recordings[shape] = (recording, out)
+        self.recorded += 1
+        return None
+
+    def _give_up(self, reason: str) -> None:
+        self.failure = reason
+        self.forget()
+        if self.insist:
+            raise RuntimeError(f"rollout.cuda_graphs is on, but a decoding step cannot be replayed: {reason}; use auto")
+        log.warning(
+            "rollout: decoding goes on without CUDA graphs (%s); rollout.cuda_graphs: off says so from the start",
+            reason,
+        )
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """Largest difference / largest value; not a number where either has one that is none."""
+    off = (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(1e-30)
+    return float(off)

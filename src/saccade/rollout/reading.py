@@ -1,0 +1,99 @@
+"""Reading prompts: one pass of the model over several of them, which leaves each one's keys and values.
+
+Shape letters: T tokens, P tokens of a prompt, K key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.attention import SharedAttention, no_mask
+from saccade.models.packing import Layout
+from saccade.models.policy import Policy
+from saccade.models.shared_prefix import fastest_form, shared_attention
+
+PREFILL_TOKENS = 8192
+"""Prompt tokens read in one pass, at most, unless one prompt is longer."""
+
+
+@dataclass(eq=False)
+class Prefix:
+    """A prompt that was read: keys and values (1, K, P, D) by layer, and its last token's hidden state (hidden)."""
+
+    next_position: int
+    keys: list[Tensor]
+    values: list[Tensor]
+    hidden: Tensor
+
+
+class _Recorder:
+    """`SharedAttention` of several prompts in one row, without padding, that keeps each one's keys and values."""
+
+    def __init__(self, inner: SharedAttention, lengths: Sequence[int]) -> None:
+        self.inner, self.lengths = inner, list(lengths)
+        self.kept: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in lengths]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        for (keys, values), k, v in zip(
+            self.kept, key.split(self.lengths, 2), value.split(self.lengths, 2), strict=True
+        ):
+            keys.append(k.clone(memory_format=torch.contiguous_format))
+            values.append(v.clone(memory_format=torch.contiguous_format))
+        return self.inner.attend(layer, query, key, value, scale)
+
+
+def read(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[Prefix]:
+    """What every prompt leaves, in order; a pass takes as many as `PREFILL_TOKENS` allow."""
+    at = 0
+    while at < len(prompts):
+        end, tokens = at + 1, len(prompts[at])
+        while end < len(prompts) and tokens + len(prompts[end]) <= PREFILL_TOKENS:
+            tokens += len(prompts[end])
+            end += 1
+        yield from _read_together(policy, prompts[at:end], features[at:end])
+        at = end
+
+
+def _read_together(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[Prefix]:
+    device, dtype = policy.device, policy.model.dtype
+    lengths = tuple(len(prompt) for prompt in prompts)
+    layout = Layout(lengths, ((),) * len(prompts))
+    form = fastest_form(device, dtype, policy.head_size)
+    recorder = _Recorder(shared_attention(layout, device, dtype, form), lengths)
+    hidden_TD = run(
+        policy,
+        torch.cat([prompt.ids_P for prompt in prompts]).to(device),
+        torch.cat([prompt.positions_3P for prompt in prompts], 1)[:, None].to(device),
+        recorder,
+        policy.adapter.embedded(features),
+    )
+    end = 0
+    for prompt, (keys, values) in zip(prompts, recorder.kept, strict=True):
+        end += len(prompt)
+        yield Prefix(prompt.next_position, keys, values, hidden_TD[end - 1].clone())
+
+
+def run(
+    policy: Policy,
+    ids_T: Tensor,
+    positions_31T: Tensor,
+    attend: SharedAttention,
+    outputs: dict[str, Any] | None = None,
+) -> Tensor:
+    """Hidden states (T, hidden) of one row of tokens, attended by `attend`; `outputs` are the vision tower's."""
+    model = policy.model
+    more = {} if outputs is None else {"mm_encoder_outputs": outputs}
+    return model.model(
+        input_ids=ids_T[None],
+        position_ids=policy.adapter.position_ids(positions_31T),
+        attention_mask=no_mask(policy.device, model.dtype),
+        use_cache=False,
+        shared_attention=attend,
+        **more,
+    ).last_hidden_state[0]
