@@ -1,7 +1,7 @@
 """A GPU's figures at the shapes of Qwen2.5-VL-3B and 7B, with random weights.
 
 The training pass on both paths (tokens/s, share of the card's arithmetic, peak memory), rollout against `generate`
-(decode tokens/s), and a whole step with its optimiser.
+(decode tokens/s), and a whole step with its optimiser; with --trl also that of TRL's GRPOTrainer.
 
     python -m benchmarks.gpu --shape 3b --json 3b.json          # then 7b; --parts language leaves the tower frozen
     python -m benchmarks.gpu --shape tiny --device cpu --quick  # shows that it runs
@@ -27,6 +27,7 @@ from rich.table import Table
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from benchmarks import gpu_trl
 from benchmarks.setting import SIDE, Setting, samples
 from benchmarks.table import environment
 from benchmarks.training_pass import batch
@@ -214,11 +215,11 @@ def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> 
 
 
 def step_row(policy: Policy, learner: Learner, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
-    """Rollout and update, the optimiser's step included."""
-    prepared = [prepare(policy.adapter, one) for one in samples(setting)]
-    engine = BuiltinEngine(policy)
+    """Prompts, rollout and update, the optimiser's step included."""
+    engine, questions = BuiltinEngine(policy), samples(setting)
 
     def work() -> None:
+        prepared = [prepare(policy.adapter, one) for one in questions]  # from PNG bytes and text, as TRL does it
         with torch.no_grad():
             features = vision_features(policy, [one.encoded for one in prepared])
         groups = groups_of(engine, prepared, setting, features)
@@ -294,17 +295,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one tiny setting, once: shows that it runs")
     parser.add_argument("--json", type=argparse.FileType("w"), help="write the rows here")
+    gpu_trl.add_options(parser)
     args = parser.parse_args(argv)
+    settings = QUICK if args.quick else SETTINGS
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no GPU is visible; use --device cpu --shape tiny to see that the program runs")
+    if args.trl and (reason := gpu_trl.refusal(args, settings)):
+        parser.error(reason)
     args.repeats = 1 if args.quick else args.repeats
     device = torch.device(args.device)
     policy, rows = policy_of(args.shape, device, getattr(torch, args.dtype), args), list[dict[str, Any]]()
-    for setting in QUICK if args.quick else SETTINGS:
+    for setting in settings:
         rows += training_rows(policy, setting, args) + rollout_rows(policy, setting, args)
+    kept = gpu_trl.keep(policy) if args.trl else None
     learner = learner_of(policy, args)
-    for setting in QUICK if args.quick else SETTINGS:
+    for setting in settings:
         rows.append(step_row(policy, learner, setting, args))
+    del policy, learner  # a card may not hold them beside TRL's
+    try:
+        if kept is not None:
+            gpu_trl.stand_beside(rows, kept, settings, args)
+    finally:  # what was measured must not be lost for what was not
+        finish(rows, device, args)
+    return 0
+
+
+def finish(rows: Sequence[dict[str, Any]], device: torch.device, args: argparse.Namespace) -> None:
     show(rows)
     if args.json:
         card = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
@@ -312,7 +328,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         json.dump(
             {"program": "gpu", "card": card, "options": options} | environment() | {"rows": rows}, args.json, indent=1
         )
-    return 0
 
 
 if __name__ == "__main__":

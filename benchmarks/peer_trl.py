@@ -98,12 +98,14 @@ def trl_step(
     checkpointing: bool,
     rows: int | None = None,
     train: Collection[str] | None = None,
+    dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> TrlStep:
     """GRPOTrainer at its defaults but for lengths, learning rate and records.
 
     `rows` completions to a micro-batch, by default all of one prompt's; `train` names the parameters that move, by
-    default all; `changes` replace entries of its configuration.
+    default all; the weights are held in `dtype`, and bfloat16 comes with TRL's autocast, which is its default;
+    `changes` replace entries of its configuration: without `use_cpu=False` it runs on the CPU.
     """
     logging.getLogger("trl").setLevel(logging.ERROR)
     rows = rows or setting.group_size
@@ -121,7 +123,7 @@ def trl_step(
         "max_steps": steps,
         "learning_rate": LR,
         "use_cpu": True,
-        "bf16": False,
+        "bf16": dtype is torch.bfloat16,
         "report_to": [],
         "save_strategy": "no",
         "logging_strategy": "no",
@@ -129,7 +131,7 @@ def trl_step(
         "shuffle_dataset": False,
         "seed": 0,
     }
-    model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(train is None or name in train)
     trainer = GRPOTrainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_trl
 from benchmarks.lengths import lognormal
 from benchmarks.measure import Meter, Reading, alternate, median
 from benchmarks.observe import training_path, watched
@@ -157,6 +158,54 @@ def test_the_program_for_gpus_runs_on_a_cpu(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [one["what"] for one in rows] == ["training pass"] * 2 + ["rollout"] * 2 + ["whole step, AdamW"]
     assert all(one["tokens_per_s"] > 0 for one in rows)
+
+
+@needs_trl
+@pytest.mark.slow
+def test_trl_stands_beside_ours_in_the_program_for_gpus(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--shape", "tiny", "--device", "cpu", "--quick", "--trl"]
+    command += ["--dtype", "float32", "--json", str(tmp_path / "rows.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = json.loads((tmp_path / "rows.json").read_text())["rows"][-2:]
+    assert theirs["arm"] == "TRL" != ours["arm"]
+    assert (theirs["setting"], theirs["what"]) == (ours["setting"], "whole step, AdamW")
+    assert all(one["seconds"] > 0 for one in (ours, theirs))
+    assert ours["ratio"] == pytest.approx(theirs["seconds"] / ours["seconds"])
+    assert theirs["tokens_per_s"] == pytest.approx(2 * 4 * 8 / theirs["seconds"])
+
+
+def test_a_step_of_trl_that_the_card_does_not_hold_is_no_number_and_the_next_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(kept: object, setting: Setting, args: object) -> tuple[float, float]:
+        if setting is large:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return 6.0, 1.5
+
+    large, small = Setting(64, 8, 4, 2), TINY
+    monkeypatch.setattr(gpu_trl, "_timed", measured)
+    rows = [
+        {"setting": one.name, "what": "whole step, AdamW", "arm": "packed", "seconds": 2.0} for one in (large, small)
+    ]
+    args = argparse.Namespace(optimizer="adamw", dtype="bfloat16")
+    gpu_trl.stand_beside(rows, gpu_trl.Kept(None, frozenset(), ()), [large, small], args)
+    assert [one["setting"] for one in rows] == [large.name, small.name] * 2
+    assert all(map(math.isnan, (rows[0]["ratio"], rows[2]["seconds"], rows[2]["peak_gib"], rows[2]["tokens_per_s"])))
+    assert (rows[1]["ratio"], rows[3]["peak_gib"], rows[3]["tokens_per_s"]) == (3.0, 1.5, 6.0), "2 x 3 x 6 tokens"
+    assert rows[3]["arm"].startswith("TRL, AdamW state in bfloat16"), "ours has float32 masters"
+
+
+@pytest.mark.parametrize(
+    ("trl", "rows", "said"), [(None, "4", "pip install -e '.[bench]'"), (True, "3", "divisor of 8")]
+)
+def test_what_trl_cannot_run_is_said_before_anything_is_measured(
+    trl: object, rows: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_trl, "find_spec", lambda name: trl)
+    with pytest.raises(SystemExit):
+        gpu.main(["--shape", "tiny", "--device", "cpu", "--quick", "--trl", "--trl-rows", rows])
+    assert said in capsys.readouterr().err
 
 
 def test_the_shapes_of_the_program_for_gpus_are_those_of_the_published_models() -> None:
