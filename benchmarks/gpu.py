@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,12 +37,14 @@ from saccade.models import attention
 from saccade.models.families import ADAPTERS
 from saccade.models.flops import ModelShape, RowLengths, training_flops
 from saccade.models.forward import branch_logprobs, default_form, vision_features
+from saccade.models.fused import fuse
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy, enable_checkpointing, freeze
 from saccade.models.tiny import MIN_PIXELS, SIZES, tiny_config
 from saccade.models.tokenizer import build_tokenizer
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
+from saccade.rollout.graphs import Graphs
 from saccade.rollout.prompts import PreparedPrompt, prepare
 from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
 from saccade.training.policy_step import Learner, UpdateConfig, policy_step
@@ -108,6 +111,7 @@ def policy_of(shape: str, device: torch.device, dtype: torch.dtype, args: argpar
     attention.install(model)
     policy = Policy(model.eval(), ADAPTERS["qwen2_5_vl"](tokenizer, images, model.config), (tokenizer, images))
     freeze(policy, PARTS[args.parts])
+    fuse(model)
     return policy
 
 
@@ -180,12 +184,9 @@ def operations(shape: ModelShape, group: Packed, packed: bool, args: argparse.Na
 def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
     prompts = [prepare(policy.adapter, one).encoded for one in samples(setting)]
     n, new = setting.group_size, setting.new_tokens
-    engine, sampling = BuiltinEngine(policy), Sampling(max_new_tokens=new, min_new_tokens=new)
+    replaying, launching = BuiltinEngine(policy), BuiltinEngine(policy, cuda_graphs="off")
+    sampling = Sampling(max_new_tokens=new, min_new_tokens=new)
     tokens = len(prompts) * n * new
-
-    @torch.no_grad()
-    def ours() -> None:
-        engine.generate(prompts, sampling, n, seed=0)
 
     @torch.no_grad()
     def generate() -> None:
@@ -204,14 +205,27 @@ def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> 
             )
 
     rows = []
-    for arm, work in (("built-in engine", ours), ("generate, num_return_sequences, prompt by prompt", generate)):
+    engines = [engine for engine in (replaying, launching) if engine is launching or engine.runner is not None]
+    for one in (*engines, generate):
+        work = one if one is generate else partial(one.generate, prompts, sampling, n, seed=0)
         seconds, peak = timed(work, policy.device, args.repeats)
+        arm = "generate, num_return_sequences, prompt by prompt" if one is generate else engine_path(one)
         rows.append(
             {"setting": setting.name, "what": "rollout", "arm": arm, "seconds": seconds, "peak_gib": peak}
             | {"tokens_per_s": tokens / seconds}
         )
-    rows[0]["ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
+    for row in rows[:-1]:
+        row["ratio"] = rows[-1]["seconds"] / row["seconds"]
     return rows
+
+
+def engine_path(engine: BuiltinEngine) -> str:
+    """What ran, not what was asked for."""
+    name, runner = f"built-in engine ({engine.stats.form})", engine.runner
+    if not isinstance(runner, Graphs):
+        return name
+    share = runner.replayed / max(1, runner.steps)
+    return f"{name}, {share:.0%} of steps replayed{'' if runner.failure is None else f', then: {runner.failure}'}"
 
 
 def step_row(policy: Policy, learner: Learner, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class CudaRecorder:
 
 
 class Graphs:
-    """`Runner` that replays steps; `recorded` and `replayed` count them."""
+    """`Runner` that replays steps: of `steps`, `replayed` were, by `recorded` recordings."""
 
     def __init__(self, record: Record | None = None, insist: bool = False) -> None:
         self.record = record or CudaRecorder()
@@ -71,12 +71,13 @@ class Graphs:
         """RuntimeError instead of going on without."""
         self.failure: str | None = None
         """Why nothing is recorded any more."""
-        self.recorded = self.replayed = 0
+        self.steps = self.recorded = self.replayed = 0
         self._seen: Counter[Shape] = Counter()
         self._recordings: dict[Shape, tuple[Recording, Tensor]] = {}
 
     def run(self, shape: Shape, step: Callable[[], Tensor]) -> Tensor:
         """See `fixed_slots.Runner`."""
+        self.steps += 1
         if shape in self._recordings:
             recording, out = self._recordings[shape]
             recording.replay()
