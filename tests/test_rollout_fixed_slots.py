@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,8 @@ import pytest
 import torch
 from families import FAMILIES, family
 from pictures import noise_image
+from ragged import LONGEST as T
+from ragged import ragged_lengths, ragged_prompts
 from tape import record
 from torch import Tensor
 
@@ -23,8 +24,6 @@ from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
 from saccade.rollout.fixed_slots import FixedSlots, Shape, rounded_rows
 from saccade.rollout.graphs import Graphs
-
-T = 48
 
 
 class Direct:
@@ -53,18 +52,12 @@ def policy(directory):
 
 @pytest.fixture(scope="module")
 def prompts(policy):
-    shapes = [(56, 56), (112, 84), (84, 56), None, (56, 140), (56, 84)]
-    encode = policy.adapter.encode
-    return [
-        encode("Tell me." if size is None else "<image>" + "word " * i, [] if size is None else [noise_image(*size, i)])
-        for i, size in enumerate(shapes)
-    ]
+    return ragged_prompts(policy)
 
 
 @pytest.fixture(scope="module")
-def ragged(prompts):
-    draw = random.Random(0)
-    return [[min(T, max(1, round(draw.lognormvariate(2.3, 0.8)))) for _ in range(5)] for _ in prompts]
+def ragged():
+    return ragged_lengths()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import random
 
 import pytest
 import torch
-from pictures import noise_image
+from ragged import LONGEST as T
+from ragged import ragged_lengths, ragged_prompts
 
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
@@ -15,8 +16,6 @@ from saccade.models.tiny import write_checkpoint
 from saccade.rollout import prefixes, slots
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
-
-T = 48
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +30,12 @@ def policy(directory):
 
 @pytest.fixture(scope="module")
 def prompts(policy):
-    shapes = [(56, 56), (112, 84), (84, 56), None, (56, 140), (56, 84)]
-    encode = policy.adapter.encode
-    return [
-        encode("Tell me." if size is None else "<image>" + "word " * i, [] if size is None else [noise_image(*size, i)])
-        for i, size in enumerate(shapes)
-    ]
+    return ragged_prompts(policy)
 
 
 @pytest.fixture(scope="module")
-def ragged(prompts):
-    draw = random.Random(0)
-    return [[min(T, max(1, round(draw.lognormvariate(2.3, 0.8)))) for _ in range(5)] for _ in prompts]
+def ragged():
+    return ragged_lengths()
 
 
 def ids(replies):
