@@ -92,6 +92,7 @@ class VLLM:
             enforce_eager=True,
             max_model_len=max_length,
             max_num_seqs=max_rows,
+            gpu_memory_utilization=0.3,  # of the machine on a CPU; its default wants nearly all of it free
             enable_prefix_caching=False,  # the same prompts come again in every repeat
             limit_mm_per_prompt={"image": 1, "video": 0},
         )

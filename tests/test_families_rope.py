@@ -10,6 +10,7 @@ import torch
 from families import family
 from pictures import noise_image
 
+from saccade.evaluation.contract.difference import reference
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, load_policy
@@ -50,8 +51,9 @@ def batch(prompts, lengths=((12, 1, 20), (17, 3), (6, 2))):
 def gradients(policy, packed, path):
     policy.model.zero_grad()
     weights_R = torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(3))
-    logprobs_R, _ = branch_logprobs(policy, packed, path=path)
-    (logprobs_R * weights_R).sum().backward()
+    with reference(policy, path):
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path)
+        (logprobs_R * weights_R).sum().backward()
     return logprobs_R.detach(), {key: p.grad.clone() for key, p in policy.trainable() if p.grad is not None}
 
 

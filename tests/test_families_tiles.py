@@ -9,6 +9,7 @@ import torch
 from families import family, gemma4
 from pictures import noise_image
 
+from saccade.evaluation.contract.difference import reference
 from saccade.models.adapter import MaskRules
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
@@ -57,8 +58,9 @@ def batch(policy):
 def gradients(policy, packed, path):
     policy.model.zero_grad()
     weights_R = torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(3))
-    logprobs_R, _ = branch_logprobs(policy, packed, path=path)
-    (logprobs_R * weights_R).sum().backward()
+    with reference(policy, path):
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path)
+        (logprobs_R * weights_R).sum().backward()
     return logprobs_R.detach(), {name: p.grad.clone() for name, p in policy.trainable() if p.grad is not None}
 
 

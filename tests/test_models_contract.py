@@ -10,6 +10,7 @@ import torch
 from pictures import noise_image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
+from saccade.evaluation.contract.difference import reference
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.logprobs import Head, token_logprobs
 from saccade.models.packing import Branch, Layout, pack
@@ -105,8 +106,9 @@ def test_positions_equal_those_of_the_family_model(policy):
 
 def gradient(policy, packed, path, weights_R):
     policy.model.zero_grad()
-    logprobs_R, _ = branch_logprobs(policy, packed, path=path)
-    (logprobs_R * weights_R).sum().backward()
+    with reference(policy, path):
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path)
+        (logprobs_R * weights_R).sum().backward()
     flat = torch.cat([p.grad.flatten() for _, p in policy.trainable() if p.grad is not None])
     return logprobs_R.detach(), flat
 

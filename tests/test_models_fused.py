@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_a_second_backward_pass_through_a_gate_is_an_error_and_no_wrong_gradient
     x = torch.ones(2, 4, requires_grad=True)
     out = gated(x * 1.0, x * 2.0, ACTIVATIONS[0]).sum()
     out.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="inplace"):
+    with pytest.raises(RuntimeError, match="second backward pass"):
         out.backward()
 
 
@@ -149,9 +150,9 @@ def test_a_gate_with_one_adapter_alone_gets_its_gradient(tmp_path: Path, trains:
 class ShiftedRMSNorm(nn.Module):
     """Looks like an RMS norm and is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.weight, self.variance_epsilon = nn.Parameter(torch.ones(8)), 1e-6
+        self.weight, self.variance_epsilon = nn.Parameter(torch.ones(width)), 1e-6
 
     def forward(self, x: Tensor) -> Tensor:
         x = x - x.mean(-1, keepdim=True)
@@ -181,15 +182,111 @@ class TwoArguments(Block):
         return super().forward(x)
 
 
+class Limited(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)).clamp(max=10) * self.up_proj(x).clamp(-10, 10))
+
+
+class Dropping(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(super().forward(x), 0.1, self.training)
+
+
+class GroupedRMSNorm(nn.Module):
+    """One class, two formulas."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.weight, self.eps, self.groups = nn.Parameter(torch.ones(8)), 1e-6, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, (self.groups, -1))
+        return self.weight * (parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + self.eps)).flatten(-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "module",
-    [ShiftedRMSNorm(), BiasedRMSNorm(), Block(F.relu), Block(F.silu, scale=1.5), Block(F.gelu), TwoArguments(F.silu)],
-    ids=["other formula", "bias", "relu", "scaled", "exact gelu", "more arguments"],
+    "make",
+    [
+        ShiftedRMSNorm,
+        lambda: ShiftedRMSNorm(2048),
+        BiasedRMSNorm,
+        lambda: nn.RMSNorm((4, 8), eps=1e-6),
+        lambda: GroupedRMSNorm(2),
+        lambda: Block(F.relu),
+        lambda: Block(F.silu, scale=1.01),
+        lambda: Block(F.gelu),
+        lambda: Block(lambda x: x * torch.sigmoid(1.702 * x)),
+        lambda: TwoArguments(F.silu),
+        lambda: Limited(F.silu),
+        lambda: Dropping(F.silu),
+    ],
+    ids=[
+        "shifted",
+        "shifted_wide",
+        "bias",
+        "two_axes",
+        "groups",
+        "relu",
+        "scaled",
+        "gelu",
+        "quick_gelu",
+        "arguments",
+        "limited",
+        "dropout",
+    ],
 )
-def test_what_computes_something_else_is_left_alone(module: nn.Module) -> None:
+def test_what_computes_something_else_is_left_alone(make: Callable[[], nn.Module], dtype: torch.dtype) -> None:
+    module = make().to(dtype).eval()
     before = type(module)
     assert fuse(nn.Sequential(module)) == {}
     assert type(module) is before and not hasattr(module, "fused_rule")
+
+
+def test_modules_of_one_class_are_told_apart_and_none_is_taken_twice() -> None:
+    one, two = GroupedRMSNorm(1), GroupedRMSNorm(2)
+    model = nn.Sequential(one, two)
+    assert fuse(model) == {"GroupedRMSNorm": 1} and type(two) is GroupedRMSNorm
+    assert fuse(model) == {}
+    with torch.device("meta"):
+        assert fuse(nn.Sequential(Block(F.silu))) == {}
+
+
+def test_own_layers_within_own_layers_is_the_same_and_a_class_put_around_ours_is_refused() -> None:
+    model = nn.Sequential(Block(F.silu), Block(F.silu))
+    fuse(model)
+    taken = type(model[0])
+    with own_layers(model), own_layers(model):
+        assert type(model[0]) is type(model[1]) is Block
+    assert type(model[0]) is type(model[1]) is taken
+    model[1].__class__ = type("Sharded", (taken,), {})
+    with pytest.raises(ValueError, match="Sharded was wrapped"), own_layers(model):
+        pass
+    assert type(model[0]) is taken
+
+
+def test_what_is_taken_over_can_be_pickled() -> None:
+    block = Block(F.silu)
+    fuse(nn.Sequential(block))
+    again = pickle.loads(pickle.dumps(block))
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(6))
+    torch.testing.assert_close(again(x), block(x), rtol=0, atol=0)
+    assert type(again) is type(block)
+
+
+def test_a_norm_whose_input_has_another_dtype_is_the_family_s_own() -> None:
+    norm = GroupedRMSNorm(1)
+    fuse(nn.Sequential(norm))
+    assert norm(torch.ones(2, 8, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_a_second_backward_pass_under_hooks_on_saved_tensors_is_an_error_too() -> None:
+    x = torch.ones(2, 4, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        out = gated(x * 1.0, x * 2.0, ACTIVATIONS[0]).sum()
+    out.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward pass"):
+        out.backward()
 
 
 def test_what_is_taken_over_is_counted_by_class() -> None:

@@ -7,8 +7,9 @@ and up beside the product, which become their own gradients: without checkpointi
 smaller peak while one layer goes backward. The work is done in pieces that fit a CPU's cache. (The idea is that of
 Liger Kernel, arXiv:2410.10989; this is plain torch and needs no Triton.)
 
-A module is taken over only if it was tried: random input must give what the family's own code gives. All others are
-left alone, and `own_layers` puts the family's own code back for a while, which is what the checks compare with.
+A module is taken over only if it was tried: random input through random weights must give what the family's own code
+gives, in float32 and as in training. All others are left alone, and `own_layers` puts the family's own code back for a
+while, which is what the checks compare with.
 
 Shape letters: N rows, D width.
 """
@@ -32,9 +33,8 @@ PIECE = {"cpu": 2**16}
 """Elements worked on at once, by kind of device: on a CPU what stays in its cache."""
 LARGE_PIECE = 2**25
 """On other devices a piece only bounds memory; each costs a few launches."""
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-"""Largest distance from the family's own output / its largest value, when a module is tried. float64: families compute
-norms in float32 even then."""
+TOLERANCE = 1e-5
+"""Largest distance from the family's own output / its largest value, when a module is tried, which is in float32."""
 
 
 def _pieces(x_ND: Tensor) -> Iterator[slice]:
@@ -119,7 +119,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, rule: NormRule) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What a gate goes through. `forward(x, inplace)`; `backward(grad, x)` writes the gradient into x."""
+    """What a gate goes through. `backward(grad, x)` writes the gradient into x."""
 
     name: str
     forward: Callable[[Tensor], Tensor]
@@ -134,15 +134,20 @@ def _gelu_tanh_backward(grad: Tensor, x: Tensor) -> Tensor:
     return torch.ops.aten.gelu_backward.grad_input(grad, x, approximate="tanh", grad_input=x)
 
 
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
 ACTIVATIONS = (
     Activation("silu", F.silu, _silu_backward),
-    Activation("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"), _gelu_tanh_backward),
+    Activation("gelu_tanh", _gelu_tanh, _gelu_tanh_backward),
 )
 
 
 class _Gated(torch.autograd.Function):
-    """activation(gate) * up. Backward overwrites gate and up, which nothing else keeps: a linear layer keeps its input,
-    not its output. Should something keep them all the same, autograd's count of changes raises an error."""
+    """activation(gate) * up. Backward overwrites gate and up, so it runs once (RuntimeError after that), and they must
+    be outputs that nothing else keeps, as those of linear layers are. Should something keep them, autograd's count of
+    changes raises an error, unless hooks on saved tensors stand between: autograd does not count there."""
 
     @staticmethod
     def forward(ctx: Any, gate_ND: Tensor, up_ND: Tensor, activation: Activation) -> Tensor:  # type: ignore[override]  # as above
@@ -150,12 +155,15 @@ class _Gated(torch.autograd.Function):
         for rows in _pieces(gate_ND):
             torch.mul(activation.forward(gate_ND[rows]), up_ND[rows], out=out_ND[rows])
         ctx.save_for_backward(gate_ND, up_ND)
-        ctx.activation = activation
+        ctx.activation, ctx.spent = activation, False
         return out_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+        if ctx.spent:
+            raise RuntimeError("a second backward pass through a gated block; use model.fused_layers: false for that")
+        ctx.spent = True
         gate_ND, up_ND = ctx.saved_tensors
         for rows in _pieces(gate_ND):
             grad, gate, up = grad_ND[rows], gate_ND[rows], up_ND[rows]
@@ -170,53 +178,70 @@ def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     """activation(gate) * up of two fresh outputs (..., D) of linear layers, which backward overwrites."""
     if not torch.is_grad_enabled():
         return activation.forward(gate).mul_(up)
-    gate_ND, up_ND = (x.flatten(0, -2) for x in (gate, up))
+    gate_ND, up_ND = (x.reshape(-1, x.shape[-1]) for x in (gate, up))
     return _Gated.apply(gate_ND, up_ND, activation).view(*gate.shape)
 
 
-class FusedNorm(nn.Module):
-    """Stands before the family's class, whose parameters it uses."""
+class Fused(nn.Module):
+    """Stands before the family's class, whose parameters and layers it uses."""
 
-    fused_rule: NormRule
+    fused_rule: Any
+    own_class: type[nn.Module]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        front = next(kind for kind in type(self).__mro__ if kind in FRONTS)
+        return _empty, (front, self.own_class), self.__dict__
+
+
+class FusedNorm(Fused):
     weight: Tensor
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.dtype != self.weight.dtype:  # families differ in what comes out then
+            return self.own_class.forward(self, hidden_states)
         return rms_norm(hidden_states, self.weight, self.fused_rule)
 
 
-class FusedGate(nn.Module):
+class FusedGate(Fused):
     """down(activation(gate(x)) * up(x)); the layers are called, so adapters and hooks on them hold."""
-
-    fused_rule: Activation
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         return self.down_proj(gated(self.gate_proj(hidden_state), self.up_proj(hidden_state), self.fused_rule))
 
 
-class FusedJointGate(nn.Module):
+class FusedJointGate(Fused):
     """The same where one layer computes gate and up."""
-
-    fused_rule: Activation
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
         return self.down_proj(gated(gate, up, self.fused_rule))
 
 
+FRONTS = (FusedNorm, FusedGate, FusedJointGate)
+
+
 @cache
-def _with(front: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
+def _with(front: type[Fused], own: type[nn.Module]) -> type[Fused]:
     """The family's class with another forward."""
-    return type(f"Fused{own.__name__}", (front, own), {})
+    return type(f"Fused{own.__name__}", (front, own), {"own_class": own})
+
+
+def _empty(front: type[Fused], own: type[nn.Module]) -> nn.Module:
+    """A module without state, for copies."""
+    kind = _with(front, own)
+    return kind.__new__(kind)
 
 
 @torch.no_grad()
 def fuse(model: nn.Module) -> dict[str, int]:
-    """Take over what can be; how many modules of each of the family's classes were."""
+    """Take over what can be; how many modules of each of the family's classes were. Nothing of a model without weights
+    (on the meta device), and nothing twice."""
     taken: dict[str, int] = {}
-    known: dict[tuple[Any, ...], NormRule | None] = {}
     for module in model.modules():
         own = type(module)
-        found = _norm_rule(module, known) if own.__name__.endswith("RMSNorm") else _gate_rule(module)
+        if isinstance(module, Fused) or any(p.is_meta for p in module.parameters()):
+            continue
+        found = _norm_rule(module) if own.__name__.endswith("RMSNorm") else _gate_rule(module)
         if found is not None:
             front, rule = found
             module.fused_rule = rule  # type: ignore[assignment]  # a plain attribute, no parameter
@@ -228,49 +253,50 @@ def fuse(model: nn.Module) -> dict[str, int]:
 @contextmanager
 def own_layers(model: nn.Module) -> Iterator[None]:
     """The family's own code inside: the reference. A pass begun inside must go backward inside."""
-    taken = [(module, type(module)) for module in model.modules() if hasattr(module, "fused_rule")]
-    for module, fused in taken:
-        module.__class__ = fused.__bases__[1]
+    taken = [(module, type(module)) for module in model.modules() if isinstance(module, Fused)]
     try:
+        for module, fused in taken:
+            if fused is not _with(next(kind for kind in fused.__mro__ if kind in FRONTS), fused.own_class):
+                raise ValueError(f"{fused.__name__} was wrapped in another class; load with model.fused_layers: false")
+            module.__class__ = fused.own_class
         yield
     finally:
         for module, fused in taken:
             module.__class__ = fused
 
 
-Found = tuple[type[nn.Module], NormRule | Activation] | None
+Found = tuple[type[Fused], NormRule | Activation] | None
 
 
-def _norm_rule(module: nn.Module, known: dict[tuple[Any, ...], NormRule | None]) -> Found:
-    """The rule that the module follows when it is tried with a random weight; modules of one kind are tried once."""
+def _norm_rule(module: nn.Module) -> Found:
+    """The rule that the module follows when it is tried with a random weight."""
     names = {name for name, _ in module.named_parameters()} | {name for name, _ in module.named_buffers()}
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if names != {"weight"} or not isinstance(eps, float):
+    if names != {"weight"} or not isinstance(eps, float) or module.get_parameter("weight").dim() != 1:
         return None
-    weight = module.get_parameter("weight")
-    kind = (type(module), weight.shape, weight.dtype, weight.device, eps)
-    if kind not in known:
-        known[kind] = _try_norm(copy.deepcopy(module), eps)
-    rule = known[kind]
-    return None if rule is None else (FusedNorm, rule)
+    wide, rules = copy.deepcopy(module).float(), []
+    for offset in (0.0, 1.0):
+        both = [NormRule(eps, offset, late) for late in (offset == 1.0, offset == 0.0)]
+        rules += [rule for rule in both if _norm_distance(wide, rule, eps) <= TOLERANCE]
+    if not rules:
+        return None
+    # rounding before or after the weight is told apart in the dtype that the module has
+    own = copy.deepcopy(module)
+    return FusedNorm, min(rules, key=lambda rule: _norm_distance(own, rule, eps))
 
 
-def _try_norm(module: Any, eps: float) -> NormRule | None:
-    weight = module.weight
-    x_ND = _noise((32, *weight.shape), weight)
+def _norm_distance(module: Any, rule: NormRule, eps: float) -> float:
+    """Of the rule from the module; overwrites its weight."""
+    module.train()
+    module.weight.copy_(_noise(tuple(module.weight.shape), module.weight))
+    x_ND = 3 * _noise((32, *module.weight.shape), module.weight) + 0.5
     x_ND[:16] *= eps**0.5  # so small that eps counts
-    weight.copy_(_noise(tuple(weight.shape), weight))
     expected = _output(module, x_ND)
-    if expected is None:
-        return None
-    rules = [NormRule(eps, 0.0, False), NormRule(eps, 1.0, True), NormRule(eps, 0.0, True)]
-    off = [_distance(rms_norm(x_ND, weight, rule), expected) for rule in rules]
-    best = min(range(len(rules)), key=off.__getitem__)
-    return rules[best] if off[best] <= TOLERANCE.get(weight.dtype, 0.0) else None
+    return float("inf") if expected is None else _distance(rms_norm(x_ND, module.weight, rule), expected)
 
 
 def _gate_rule(module: Any) -> Found:
-    """How the block is gated, tried with the weights that it has."""
+    """How the block is gated, tried with narrow layers in place of its own."""
     children = dict(module.named_children()) if isinstance(module, nn.Module) else {}
     joint = children.keys() >= {"gate_up_proj", "down_proj"}
     layers = ("gate_up_proj", "down_proj") if joint else ("gate_proj", "up_proj", "down_proj")
@@ -279,34 +305,48 @@ def _gate_rule(module: Any) -> Found:
     function = getattr(module, "act_fn", None) or getattr(module, "activation_fn", None)
     if not callable(function) or len(inspect.signature(module.forward).parameters) != 1:
         return None
-    weight = children[layers[0]].weight
     front = FusedJointGate if joint else FusedGate
-    x_ND = _noise((4, weight.shape[1]), weight)
-    expected = _output(module, x_ND)
-    for activation in ACTIVATIONS:
-        sample = _noise((256,), weight) * 3
-        if _distance(activation.forward(sample), function(sample)) > TOLERANCE.get(weight.dtype, 0.0):
-            continue
-        module.fused_rule = activation
-        found = front.forward(module, x_ND)
-        del module.fused_rule
-        if expected is not None and _distance(found, expected) <= TOLERANCE.get(weight.dtype, 0.0):
+    twin = _narrow(module, layers)
+    x_ND = _noise((48, NARROW), twin.down_proj.weight) * torch.tensor([0.1, 1.0, 10.0]).repeat(16)[:, None]
+    expected, values = _output(twin, x_ND), torch.linspace(-12, 12, 256)
+    for activation in ACTIVATIONS if expected is not None else ():
+        twin.fused_rule = activation
+        curve = _distance(activation.forward(values), function(values))
+        if max(curve, _distance(front.forward(twin, x_ND), expected)) <= TOLERANCE:
             return front, activation
     return None
+
+
+NARROW = 16
+"""Width of the layers that a block is tried with."""
+
+
+def _narrow(module: nn.Module, layers: tuple[str, ...]) -> Any:
+    """The block in float32 and in training mode, so that dropout shows, with weights so large that a limit on what
+    passes shows."""
+    twin = copy.copy(module)
+    twin._modules = {name: copy.deepcopy(child) for name, child in module._modules.items() if name not in layers}
+    for name in layers:
+        width = 2 * NARROW if name == "gate_up_proj" else NARROW
+        layer = nn.Linear(NARROW, width, bias=getattr(module, name).bias is not None)
+        for seed, parameter in enumerate(layer.parameters(), len(name)):
+            parameter.copy_(4 * _noise(tuple(parameter.shape), parameter, seed))
+        twin._modules[name] = layer
+    return twin.train()
 
 
 def _output(module: nn.Module, x: Tensor) -> Tensor | None:
     """What the family's own code makes of x; None if it wants other arguments or returns something else."""
     try:
         out = module(x)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):
         return None
-    return out if isinstance(out, Tensor) and out.dtype == x.dtype and out.shape[:-1] == x.shape[:-1] else None
+    return out if isinstance(out, Tensor) and out.dtype == x.dtype and out.shape == x.shape else None
 
 
-def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
     """Normal numbers, the same each time."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(like.device, like.dtype)
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
