@@ -115,7 +115,7 @@ def test_every_family_s_step_can_be_recorded_and_gives_the_same_replies(name, tm
     assert runner.failure is None
     if policy.adapter.sharing == "attention":
         assert (engine.stats.form, engine.stats.steps) == ("fixed_slots", 13)
-        assert (runner.recorded, runner.replayed) == (1, 13 - graphs.AFTER - 1)
+        assert (runner.recorded, runner.replayed) == (1, 13 - graphs.AFTER - 2)
     else:
         assert (engine.stats.form, runner.recorded) == ("cached", 0)
 
@@ -150,11 +150,33 @@ def wrong(step: Callable[[], Tensor], first: bool) -> Any:
     return tape, out
 
 
+def idle(step: Callable[[], Tensor], first: bool) -> Any:
+    tape, out = record(step, first)
+    tape.calls.clear()  # a replay leaves the output as it is
+    return tape, out
+
+
+def forgetful(step: Callable[[], Tensor], first: bool) -> Any:
+    """A replay that gives what it gave when it was recorded, whatever the inputs are."""
+    tape, out = record(step, first)
+    kept = out.clone()
+    tape.calls = [(torch.ops.aten.clone.default, (kept,), {}, out)]
+    return tape, out
+
+
 def failing(step: Callable[[], Tensor], first: bool) -> Any:
     raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
 
-@pytest.mark.parametrize(("broken", "reason"), [(wrong, "largest value away"), (failing, "stream is capturing")])
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (wrong, "largest value away"),
+        (idle, "nan of the largest value away"),
+        (forgetful, "largest value away"),
+        (failing, "stream is capturing"),
+    ],
+)
 def test_a_recording_that_fails_or_differs_is_not_used_and_said_once(
     policy, prompts, ragged, expected, broken, reason, caplog
 ):
@@ -163,10 +185,12 @@ def test_a_recording_that_fails_or_differs_is_not_used_and_said_once(
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             check_same(engine.generate(prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged), expected)
-    assert (runner.recorded, runner.replayed) == (0, 0)
+    assert (runner.recorded, runner.replayed) == (int(broken is forgetful), 0)
     assert len(caplog.records) == 1 and reason in caplog.text and "more of it" not in caplog.text
-    with pytest.raises(RuntimeError, match=r"cuda_graphs is on, but .*; use auto"):
-        BuiltinEngine(policy, runner=Graphs(broken, insist=True)).generate(prompts, Sampling(max_new_tokens=T), 5, 8)
+    insisting = BuiltinEngine(policy, runner=Graphs(broken, insist=True))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"cuda_graphs is on, but .*; use auto"):
+            insisting.generate(prompts, Sampling(max_new_tokens=T), 5, 8)
 
 
 def test_a_step_that_asks_the_host_cannot_be_recorded():

@@ -146,8 +146,9 @@ ACTIVATIONS = (
 
 class _Gated(torch.autograd.Function):
     """activation(gate) * up. Backward overwrites gate and up, so it runs once (RuntimeError after that), and they must
-    be outputs that nothing else keeps, as those of linear layers are. Should something keep them, autograd's count of
-    changes raises an error, unless hooks on saved tensors stand between: autograd does not count there."""
+    be two outputs that nothing else keeps, as those of linear layers are. Should another operation have saved them,
+    autograd's count of changes raises an error, unless hooks on saved tensors stand between: autograd does not count
+    there. What a forward hook keeps of them is overwritten."""
 
     @staticmethod
     def forward(ctx: Any, gate_ND: Tensor, up_ND: Tensor, activation: Activation) -> Tensor:  # type: ignore[override]  # as above
@@ -328,7 +329,7 @@ def _narrow(module: nn.Module, layers: tuple[str, ...]) -> Any:
     twin._modules = {name: copy.deepcopy(child) for name, child in module._modules.items() if name not in layers}
     for name in layers:
         width = 2 * NARROW if name == "gate_up_proj" else NARROW
-        layer = nn.Linear(NARROW, width, bias=getattr(module, name).bias is not None)
+        layer = nn.utils.skip_init(nn.Linear, NARROW, width, bias=getattr(module, name).bias is not None)
         for seed, parameter in enumerate(layer.parameters(), len(name)):
             parameter.copy_(4 * _noise(tuple(parameter.shape), parameter, seed))
         twin._modules[name] = layer

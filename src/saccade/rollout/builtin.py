@@ -20,7 +20,7 @@ from saccade.models.policy import Policy
 from saccade.rollout.cached import Cached
 from saccade.rollout.engine import CudaGraphs, EngineStats, Form, Sampling
 from saccade.rollout.fixed_slots import FixedSlots, Limits, Runner
-from saccade.rollout.graphs import Graphs
+from saccade.rollout.graphs import CudaRecorder, Graphs
 from saccade.rollout.replies import Ending, Row, uniforms
 from saccade.rollout.sampling import Picker
 from saccade.rollout.slots import Slots
@@ -138,9 +138,10 @@ class _Call:
             return Cached(self.policy), "cached"
         if runner is None:
             return Slots(self.policy), "slots"
+        rows = max(1, min(self.max_rows, len(self.waiting)))
         limits = Limits(
-            rows=min(self.max_rows, len(self.waiting)),
-            group_size=self.n,
+            rows=rows,
+            group_size=min(self.n, rows),
             own_tokens=max((row.limit for row in self.waiting), default=1),
             prompts=len(self.prompts),
             prompt_tokens=max(map(len, self.prompts), default=0),
@@ -235,7 +236,9 @@ def graphs_for(policy: Policy, cuda_graphs: CudaGraphs) -> Graphs | None:
     if cuda_graphs == "on" and not (on_gpu and shared):
         why = f"the model is on {policy.device.type}" if not on_gpu else "this family decodes through its own cache"
         raise ValueError(f"rollout.cuda_graphs: on needs a GPU and a family with slots, but {why}; use auto")
-    return Graphs(insist=cuda_graphs == "on") if on_gpu and shared and cuda_graphs != "off" else None
+    if not (on_gpu and shared) or cuda_graphs == "off":
+        return None
+    return Graphs(CudaRecorder(policy.device), insist=cuda_graphs == "on")
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[str]:

@@ -2,8 +2,8 @@
 
 A step of a 3B model launches some 1,500 kernels, and in plain PyTorch the host needs longer to launch them than a GPU
 to run them. A replay runs what was recorded, at the addresses of then, so it is only for `fixed_slots`. Every recording
-is compared with the step itself before it is believed; one that fails or differs ends recording for the engine, which
-then goes on without, and says so once.
+is compared with the step itself, on its own inputs and on the next, before it is believed; one that fails or differs
+ends recording for the engine, which then goes on without, and says so once.
 """
 
 from __future__ import annotations
@@ -45,9 +45,14 @@ class CudaRecorder:
     """Records by CUDA's stream capture. Recordings share one pool of memory: they never run at once, and what one
     leaves there is read before the next one runs."""
 
+    device: torch.device
     pool: Any = None
 
     def __call__(self, step: Callable[[], Tensor], first: bool) -> tuple[Recording, Tensor]:
+        with torch.cuda.device(self.device):  # streams are those of the current device, which need not be the model's
+            return self._record(step, first)
+
+    def _record(self, step: Callable[[], Tensor], first: bool) -> tuple[Recording, Tensor]:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # libraries set themselves up on first use, which must not be recorded
@@ -65,8 +70,8 @@ class CudaRecorder:
 class Graphs:
     """`Runner` that replays steps: of `steps`, `replayed` were, by `recorded` recordings."""
 
-    def __init__(self, record: Record | None = None, insist: bool = False) -> None:
-        self.record = record or CudaRecorder()
+    def __init__(self, record: Record, insist: bool = False) -> None:
+        self.record = record
         self.insist = insist
         """RuntimeError instead of going on without."""
         self.failure: str | None = None
@@ -74,30 +79,35 @@ class Graphs:
         self.steps = self.recorded = self.replayed = 0
         self._seen: Counter[Shape] = Counter()
         self._recordings: dict[Shape, tuple[Recording, Tensor]] = {}
+        self._unproven: set[Shape] = set()
+        """Recorded, and compared on the inputs of the recording alone."""
 
     def run(self, shape: Shape, step: Callable[[], Tensor]) -> Tensor:
         """See `fixed_slots.Runner`."""
         self.steps += 1
-        if shape in self._recordings:
+        if shape in self._recordings and shape not in self._unproven:
             recording, out = self._recordings[shape]
             recording.replay()
             self.replayed += 1
             return out
         self._seen[shape] += 1
         found = step()
-        if self.failure is None and self._seen[shape] > AFTER:
+        if self.failure is None and self._seen[shape] > AFTER and bool(torch.isfinite(found).all()):
             self._try(shape, step, found)
         return found
 
     def forget(self) -> None:
         """See `fixed_slots.Runner`."""
         self._recordings.clear()
+        self._unproven.clear()
         self._seen.clear()
 
     def _try(self, shape: Shape, step: Callable[[], Tensor], expected: Tensor) -> None:
-        """Record the step that just ran, which writes again what it wrote, and believe it if it gives the same."""
+        """Record the step that just ran, or try its recording again; a replay writes again what the step wrote."""
+        known = self._recordings.get(shape)
         try:
-            recording, out = self.record(step, not self._recordings)
+            recording, out = known or self.record(step, not self._recordings)
+            out.fill_(torch.nan)  # so that a replay that does nothing shows
             recording.replay()
             off = distance(out, expected)
         except RuntimeError as error:  # torch's errors of CUDA, too little memory included
@@ -105,15 +115,19 @@ class Graphs:
         limit = LIMITS.get(expected.dtype, 0.0)
         if not off <= limit:
             return self._give_up(f"a replay was {off:.1e} of the largest value away from the step (limit {limit:.0e})")
-        self._recordings[shape] = (recording, out)
-        self.recorded += 1
+        if known is None:
+            self._recordings[shape] = (recording, out)
+            self._unproven.add(shape)
+            self.recorded += 1
+        else:
+            self._unproven.remove(shape)
         return None
 
     def _give_up(self, reason: str) -> None:
-        self.failure = reason
         self.forget()
         if self.insist:
             raise RuntimeError(f"rollout.cuda_graphs is on, but a decoding step cannot be replayed: {reason}; use auto")
+        self.failure = reason
         log.warning(
             "rollout: decoding goes on without CUDA graphs (%s); rollout.cuda_graphs: off says so from the start",
             reason,

@@ -245,6 +245,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
             groups=recipe.prompts_in(stage),
             group_size=stage.group_size,
             completion_tokens=min(setting.completion_tokens or stage.max_new_tokens, stage.max_new_tokens),
+            longest=stage.max_new_tokens,
             steps=steps,
         )
         for stage, steps in zip(recipe.stages, stage_steps(recipe.stages, recipe.num_steps), strict=True)

@@ -59,6 +59,8 @@ class Work:
     """Completions that are decoded at once."""
     graphs: bool = True
     """On a GPU, decoding in memory at fixed addresses (`rollout.fixed_slots`)."""
+    longest: int | None = None
+    """Tokens of the longest reply, which then decides the room of all; None: `completion_tokens`."""
     reference: bool = False
     recompute_old: bool = False
     updates: int = 1
@@ -301,11 +303,14 @@ def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
     """Two moments: the last prefill, and the last time that completions are given more room."""
     rows, prompts, b = work.decoded_at_once, work.prompts_in_flight, work.bytes
     gathered: Parts = {"gathered weights": shape.total * b} if work.gpus > 1 else {}
-    both = gathered | {"prompt K/V": prompts * work.prompt_tokens * shape.kv_size * b}
+    # slots of fixed memory double when one more prompt than fills the rows is there, as refilling soon has it
+    slots = min(work.prompts, 2 * prompts) if work.graphs and work.cuda else prompts
+    both = gathered | {"prompt K/V": slots * work.prompt_tokens * shape.kv_size * b}
     read = min(prompts * work.prompt_tokens, max(PREFILL_TOKENS, work.prompt_tokens))
     logits = rows * shape.vocab
     if work.graphs and work.cuda:
-        room = room_for(work.completion_tokens)
+        longest = work.longest or work.completion_tokens
+        room = min(room_for(longest), longest)
         held, seen = room * (1 + 0.5 / shape.language.count), max(room, work.prompt_tokens)
     else:
         held, seen = cohort_tokens(work.completion_tokens), work.completion_tokens
