@@ -293,7 +293,7 @@ def _norm_distance(module: Any, rule: NormRule, eps: float) -> float:
     x_ND = 3 * _noise((32, *module.weight.shape), module.weight) + 0.5
     x_ND[:16] *= eps**0.5  # so small that eps counts
     expected = _output(module, x_ND)
-    return float("inf") if expected is None else _distance(rms_norm(x_ND, module.weight, rule), expected)
+    return float("inf") if expected is None else distance(rms_norm(x_ND, module.weight, rule), expected)
 
 
 def _gate_rule(module: Any) -> Found:
@@ -312,8 +312,8 @@ def _gate_rule(module: Any) -> Found:
     expected, values = _output(twin, x_ND), torch.linspace(-12, 12, 256)
     for activation in ACTIVATIONS if expected is not None else ():
         twin.fused_rule = activation
-        curve = _distance(activation.forward(values), function(values))
-        if max(curve, _distance(front.forward(twin, x_ND), expected)) <= TOLERANCE:
+        curve = distance(activation.forward(values), function(values))
+        if max(curve, distance(front.forward(twin, x_ND), expected)) <= TOLERANCE:
             return front, activation
     return None
 
@@ -350,7 +350,7 @@ def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(like.device, like.dtype)
 
 
-def _distance(found: Tensor, expected: Tensor) -> float:
+def distance(found: Tensor, expected: Tensor) -> float:
     """Largest difference / largest value; infinite when that is not a number."""
     off = (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-30)
     return float(off) if torch.isfinite(off) else float("inf")

@@ -3,7 +3,8 @@
 A step of a 3B model launches some 1,500 kernels, and in plain PyTorch the host needs longer to launch them than a GPU
 to run them. A replay runs what was recorded, at the addresses of then, so it is only for `fixed_slots`. Every recording
 is compared with the step itself, on its own inputs and on the next, before it is believed; one that fails or differs
-ends recording for the engine, which then goes on without, and says so once.
+ends recording for the engine, which then goes on without, and says so once. One that is right on its own inputs alone
+is an error: it may have written anywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from saccade.models.fused import distance
 from saccade.rollout.fixed_slots import Shape
 
 log = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ class Graphs:
         found = step()
         if self.failure is None and self._seen[shape] > AFTER and bool(torch.isfinite(found).all()):
             self._try(shape, step, found)
+            return found if self.failure is None else step()  # a wrong replay may have written wrong keys and values
         return found
 
     def forget(self) -> None:
@@ -113,6 +116,11 @@ class Graphs:
         except RuntimeError as error:  # torch's errors of CUDA, too little memory included
             return self._give_up(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
         limit = LIMITS.get(expected.dtype, 0.0)
+        if known is not None and not off <= limit:
+            raise RuntimeError(
+                f"a recorded decoding step was {off:.1e} of the largest value away from the step itself on new inputs "
+                f"(limit {limit:.0e}) and may have written over earlier tokens; set rollout.cuda_graphs: off"
+            )
         if not off <= limit:
             return self._give_up(f"a replay was {off:.1e} of the largest value away from the step (limit {limit:.0e})")
         if known is None:
@@ -132,9 +140,3 @@ class Graphs:
             "rollout: decoding goes on without CUDA graphs (%s); rollout.cuda_graphs: off says so from the start",
             reason,
         )
-
-
-def distance(found: Tensor, expected: Tensor) -> float:
-    """Largest difference / largest value; not a number where either has one that is none."""
-    off = (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(1e-30)
-    return float(off)
