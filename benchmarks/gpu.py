@@ -33,15 +33,15 @@ from benchmarks.setting import SIDE, Setting, samples
 from benchmarks.table import environment
 from benchmarks.training_pass import batch
 from saccade.algorithm import LossConfig, build_loss
+from saccade.base.tiny import MIN_PIXELS, SIZES, tiny_config
+from saccade.base.tokenizer import build_tokenizer
 from saccade.models import attention
 from saccade.models.families import ADAPTERS
-from saccade.models.flops import ModelShape, RowLengths, training_flops
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.fused import fuse
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy, enable_checkpointing, freeze
-from saccade.models.tiny import MIN_PIXELS, SIZES, tiny_config
-from saccade.models.tokenizer import build_tokenizer
+from saccade.planning.flops import ModelShape, RowLengths, training_flops
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
 from saccade.rollout.graphs import Graphs

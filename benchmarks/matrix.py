@@ -18,11 +18,11 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-from saccade.evaluation.contract.bench import bench, float32_copy, forms
-from saccade.evaluation.contract.difference import Difference, difference, run, throughout
-from saccade.evaluation.contract.faults import FAULTS
-from saccade.evaluation.contract.sharing import control, distances
 from saccade.models.policy import Policy
+from saccade.verify.bench import bench, float32_copy, forms
+from saccade.verify.difference import Difference, difference, run, throughout
+from saccade.verify.faults import FAULTS
+from saccade.verify.sharing import control, distances
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

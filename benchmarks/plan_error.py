@@ -24,14 +24,14 @@ import torch
 from PIL import Image
 
 from saccade.algorithm import LossConfig, build_loss
-from saccade.models.flops import ModelShape
+from saccade.base.tiny import write_checkpoint
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, Policy, load_policy
-from saccade.models.tiny import write_checkpoint
+from saccade.planning.flops import ModelShape
+from saccade.planning.memory import Work, memory, state, total
 from saccade.rollout.prompts import prepare
 from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
-from saccade.training.plan_memory import Work, memory, state, total
 from saccade.training.policy_step import Learner, UpdateConfig, policy_step
 from saccade.types import Completion, Group, Rollout, Sample, Score
 

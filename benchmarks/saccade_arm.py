@@ -9,7 +9,7 @@ from typing import Literal
 
 from benchmarks.observe import Seen, rollout_path, training_path, watched
 from benchmarks.setting import Setting, check_visual_tokens, policy_of, reward, samples
-from saccade.algorithm import LossConfig, Stage, advantages, build_loss
+from saccade.algorithm import LossConfig, advantages, build_loss
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy
 from saccade.models.sharing import SharedPrefix
@@ -18,6 +18,7 @@ from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import collect
 from saccade.rollout.engine import Sampling
 from saccade.rollout.prompts import PromptBatch, prepare
+from saccade.rollout.stages import Stage
 from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
 from saccade.training.policy_step import Learner, UpdateConfig, policy_step
 from saccade.types import Completion, Group, Sample, Score

@@ -14,9 +14,9 @@ from typing import Literal
 from PIL import Image, ImageDraw
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from saccade.base.tiny import MIN_PIXELS, write_checkpoint
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.policy import ModelConfig, Policy, load_policy
-from saccade.models.tiny import MIN_PIXELS, write_checkpoint
 from saccade.tasks import TASKS
 from saccade.types import Sample
 

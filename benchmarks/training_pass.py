@@ -16,10 +16,10 @@ from benchmarks.measure import alternate
 from benchmarks.observe import training_path, watched
 from benchmarks.setting import Setting, checkpoint, policy_of, samples
 from benchmarks.table import Row, finish, options, parse, row
-from saccade.models.flops import ModelShape, RowLengths, training_flops
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
+from saccade.planning.flops import ModelShape, RowLengths, training_flops
 from saccade.rollout.prompts import prepare
 
 SETTINGS = (Setting(256, 64, 8), Setting(256, 64, 16), Setting(1024, 64, 8), Setting(256, 256, 16))

@@ -16,13 +16,13 @@ import torch
 from families import family
 from peft import LoraConfig, inject_adapter_in_model
 
-from saccade.evaluation.contract.bench import forms
-from saccade.evaluation.contract.difference import Difference, Pass, difference, run
-from saccade.evaluation.contract.material import Group, branches, questions
 from saccade.models.adapter import PARTS, Adapter
 from saccade.models.forward import Form
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import ModelConfig, Policy, enable_checkpointing, load_policy
+from saccade.verify.bench import forms
+from saccade.verify.difference import Difference, Pass, difference, run
+from saccade.verify.material import Group, branches, questions
 
 Tower = Literal["frozen", "trainable"]
 Tuning = Literal["full", "lora"]

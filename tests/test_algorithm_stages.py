@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saccade.algorithm import Schedule, ScheduleState, Stage, Until
+from saccade.rollout.stages import Schedule, ScheduleState, Stage, Until
 
 
 def stage(name: str, **until: float | int) -> Stage:

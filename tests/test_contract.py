@@ -12,13 +12,13 @@ from families import FAMILIES, family
 
 from saccade import cli
 from saccade.cli.verify import reasons, verdicts
-from saccade.evaluation.contract import USES, Check, Report, sharing, verify_policy
-from saccade.evaluation.contract.bench import bench
-from saccade.evaluation.contract.faults import joined
 from saccade.models import families, forward, shared_prefix
 from saccade.models.adapter import PARTS
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.models.qwen_vl import QwenVLAdapter
+from saccade.verify import USES, Check, Report, sharing, verify_policy
+from saccade.verify.bench import bench
+from saccade.verify.faults import joined
 
 FULL = "qwen2_5_vl"
 CANNOT = {"control: start at len(prompt)", "recomputed = kept, packed"}
@@ -140,7 +140,7 @@ def test_siblings_that_see_each_other_are_caught_in_the_form_that_lets_them(dire
 
 
 def test_an_engine_that_misreports_is_caught(directory, monkeypatch) -> None:
-    from saccade.evaluation.contract import decoding
+    from saccade.verify import decoding
 
     def misreported(reply):
         logprobs = tuple(round(x, 2) for x in reply.logprobs)
@@ -181,7 +181,7 @@ def test_a_family_that_cannot_share_is_told_so_and_fails_nothing(directory) -> N
 
 
 def test_in_half_precision_without_memory_for_the_truth_nothing_is_claimed(directory, monkeypatch) -> None:
-    from saccade.evaluation.contract import bench as bench_module
+    from saccade.verify import bench as bench_module
 
     monkeypatch.setattr(bench_module, "float32_copy", lambda policy: None)
     policy = load_policy(ModelConfig(path=str(directory), device="cpu", dtype="bfloat16", train=PARTS))
@@ -193,7 +193,7 @@ def test_in_half_precision_without_memory_for_the_truth_nothing_is_claimed(direc
 
 
 def test_a_model_whose_gradients_have_no_room_is_refused_with_the_way_out(directory, monkeypatch) -> None:
-    from saccade.evaluation.contract import bench as bench_module
+    from saccade.verify import bench as bench_module
 
     monkeypatch.setattr(bench_module, "free_memory", lambda device: 1000)
     policy = load_policy(ModelConfig(path=str(directory), device="cpu", train=PARTS))

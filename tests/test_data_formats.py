@@ -22,7 +22,7 @@ from saccade.data.json_stream import elements
 from saccade.data.preflight import preflight
 from saccade.data.readers import TABLES
 from saccade.data.sources import items
-from saccade.training.environment import hash_source
+from saccade.runs.environment import hash_source
 from saccade.types import Sample
 
 

@@ -111,7 +111,7 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_items_and_asks_nothing_t
 
 def test_a_local_model_that_was_killed_gives_the_same_items(tmp_path):
     torch = pytest.importorskip("torch")
-    from saccade.models.tiny import write_checkpoint
+    from saccade.base.tiny import write_checkpoint
 
     torch.set_num_threads(1)
     model = str(write_checkpoint(tmp_path / "tiny", "S"))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from saccade.base.tiny import write_checkpoint
 from saccade.config import ConfigError, load
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.evaluation.evaluator import Decoding, Label, batch_seed, evaluate
@@ -14,7 +15,6 @@ from saccade.evaluation.items import append_items, read_items
 from saccade.evaluation.recipe import EvalRecipe, run_eval
 from saccade.evaluation.suites import heldout_seed, world_suite
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.models.tiny import write_checkpoint
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.tasks import TASKS
 from saccade.types import Completion, Frame

@@ -10,10 +10,10 @@ import torch
 from families import family
 from pictures import noise_image
 
-from saccade.evaluation.contract.difference import reference
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, load_policy
+from saccade.verify.difference import reference
 
 NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v", "glm46v")
 EVERYTHING = ("vision", "projector", "language")

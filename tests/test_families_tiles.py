@@ -9,13 +9,13 @@ import torch
 from families import family, gemma4
 from pictures import noise_image
 
-from saccade.evaluation.contract.difference import reference
 from saccade.models.adapter import MaskRules
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, freeze, load_policy
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
+from saccade.verify.difference import reference
 
 NAMES = ("internvl", "smolvlm", "idefics3", "llava_onevision", "gemma3", "gemma4", "minicpmv4_6")
 EVERYTHING = ("vision", "projector", "language")

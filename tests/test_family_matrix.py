@@ -11,13 +11,13 @@ import torch
 from families import FAMILIES
 from family_matrix import CELLS, DEFAULT, LIMIT, LIMIT_FLOAT64, Cell, batch, load, measure
 
-from saccade.evaluation.contract.bench import bench, float32_copy, forms
-from saccade.evaluation.contract.difference import difference, run, throughout
-from saccade.evaluation.contract.faults import FAULTS
-from saccade.evaluation.contract.sharing import control, distances
 from saccade.models.adapter import PARTS
 from saccade.models.policy import ModelConfig, Policy, load_policy
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
+from saccade.verify.bench import bench, float32_copy, forms
+from saccade.verify.difference import difference, run, throughout
+from saccade.verify.faults import FAULTS
+from saccade.verify.sharing import control, distances
 
 FULL = "qwen2_5_vl"
 MROPE = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v", "glm46v"}

@@ -21,14 +21,14 @@ FUNCTIONS = [
     for node in ast.walk(tree)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 ]
-MAX_LINES, MAX_FUNCTION, MAX_PARAMETERS, TORCH_FREE = 500, 80, 7, 2
+MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION, MAX_PARAMETERS, TORCH_FREE = 400, 500, 80, 7, 3
 GRAB_BAGS = {"utils", "util", "common", "helpers", "misc", "base_utils"}
 
 
 def floors() -> dict[str, int]:
     """Room -> floor, from the table of docs/design.md."""
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)
     return {room.rstrip("/"): int(floor) for floor, rooms in rows for room in re.findall(r"`([\w/]+)`", rooms)}
 
 
@@ -54,8 +54,8 @@ def told(path: Path, line: int, what: str) -> str:
     return f"{path.relative_to(ROOT)}:{line}: {what}"
 
 
-def test_the_plan_of_the_house_has_ten_floors() -> None:
-    assert set(FLOOR.values()) == set(range(10))
+def test_the_table_of_packages_has_twelve_floors() -> None:
+    assert set(FLOOR.values()) == set(range(12))
 
 
 def test_every_room_is_on_the_plan() -> None:
@@ -95,10 +95,15 @@ def test_the_lowest_floors_do_without_torch() -> None:
 
 
 def test_no_file_is_too_long_and_none_is_a_grab_bag() -> None:
-    files = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
-    long = {path.name: n for path in files if (n := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES}
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    limits = {**dict.fromkeys(SOURCES, MAX_LINES), **dict.fromkeys(tests, MAX_TEST_LINES)}
+    long = {
+        path.name: n
+        for path, most in limits.items()
+        if (n := len(path.read_text(encoding="utf-8").splitlines())) > most
+    }
     assert long == {}
-    assert [path.name for path in files if {path.stem, path.parent.name} & GRAB_BAGS] == []
+    assert [path.name for path in limits if {path.stem, path.parent.name} & GRAB_BAGS] == []
 
 
 def test_no_function_is_too_long_or_takes_too_much() -> None:

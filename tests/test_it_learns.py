@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from saccade.algorithm import Stage
 from saccade.data import DataConfig
 from saccade.evaluation.evaluator import Decoding, evaluate
 from saccade.evaluation.results import compare
 from saccade.evaluation.suites import world_suite
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.stages import Stage
 from saccade.training.optim import OptimConfig
 from saccade.training.rl import RLRecipe, train
 

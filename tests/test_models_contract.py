@@ -10,12 +10,12 @@ import torch
 from pictures import noise_image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from saccade.evaluation.contract.difference import reference
+from saccade.base.tiny import write_checkpoint
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.logprobs import Head, token_logprobs
 from saccade.models.packing import Branch, Layout, pack
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.models.tiny import write_checkpoint
+from saccade.verify.difference import reference
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from pictures import noise_image
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLProcessor
 from transformers import Qwen2VLProcessor as Qwen2Processor
 
+from saccade.base.tiny import write_checkpoint
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.models.tiny import write_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,17 @@ from PIL import Image
 from transformers import Qwen2_5_VLConfig
 
 from saccade import cli
+from saccade.base.tiny import SIZES, build, tiny_config
+from saccade.base.tokenizer import build_tokenizer
 from saccade.cli.schemas import load_recipe
-from saccade.models import flops
-from saccade.models.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
 from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.models.tiny import SIZES, build, tiny_config
-from saccade.models.tokenizer import build_tokenizer
+from saccade.planning import flops
+from saccade.planning.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
+from saccade.planning.inputs import read_config, visual_tokens
+from saccade.planning.memory import Work, cohort_tokens, memory, total, tower_room
+from saccade.planning.plan import Plan, Setting, plan, stage_steps, works
 from saccade.training.batching import micro_batches, repeated_cost, rows, shared_cost
-from saccade.training.plan import Plan, Setting, plan, stage_steps, works
-from saccade.training.plan_inputs import read_config, visual_tokens
-from saccade.training.plan_memory import Work, cohort_tokens, memory, total, tower_room
 from saccade.training.rl import RLRecipe
 
 ROOT = Path(__file__).parent.parent

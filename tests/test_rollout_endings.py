@@ -6,8 +6,8 @@ import numpy
 import pytest
 import torch
 
+from saccade.base.tiny import write_checkpoint
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.models.tiny import write_checkpoint
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
 from saccade.rollout.replies import Ending, Row

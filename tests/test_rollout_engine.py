@@ -7,10 +7,10 @@ import torch
 from pictures import noise_image
 from transformers import GenerationConfig
 
+from saccade.base.tiny import write_checkpoint
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.models.tiny import write_checkpoint
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
 

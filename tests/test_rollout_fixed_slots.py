@@ -15,10 +15,10 @@ from ragged import ragged_lengths, ragged_prompts
 from tape import record
 from torch import Tensor
 
+from saccade.base.tiny import write_checkpoint
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.models.tiny import write_checkpoint
 from saccade.rollout import fixed_slots, graphs
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling

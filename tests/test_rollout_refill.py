@@ -9,10 +9,10 @@ import torch
 from ragged import LONGEST as T
 from ragged import ragged_lengths, ragged_prompts
 
+from saccade.base.tiny import write_checkpoint
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import ModelConfig, load_policy
-from saccade.models.tiny import write_checkpoint
 from saccade.rollout import prefixes, slots
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from training_runs import rl_recipe, write_world
 
-from saccade.algorithm import PRESETS, LossConfig, Stage, build_advantages, build_loss
+from saccade.algorithm import PRESETS, LossConfig, build_advantages, build_loss
 from saccade.config import load
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
@@ -28,14 +28,15 @@ from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import RolloutConfig, collect, rubrics_of, sampling_of, step_seed
 from saccade.rollout.engine import Sampling
 from saccade.rollout.prompts import PromptBatch, prepare
+from saccade.rollout.stages import Stage
+from saccade.runs.progress import progress
+from saccade.runs.records import Run
 from saccade.tasks import TASKS
 from saccade.training import checkpoint
 from saccade.training.batching import Cost, Row, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.group_metrics import group_metrics
 from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer, learning_rate
 from saccade.training.policy_step import Learner, UpdateConfig, count, policy_step, split
-from saccade.training.progress import progress
-from saccade.training.records import Run
 from saccade.training.rl import RLRecipe
 from saccade.types import Completion, Group, Rollout, Sample, Score
 

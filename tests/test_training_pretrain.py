@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
+from saccade.base.pretrain import PretrainRecipe, train
 from saccade.config import load
-from saccade.training.pretrain import PretrainRecipe, train
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from saccade.base.tiny import write_checkpoint
 from saccade.cli.schemas import load_recipe
 from saccade.config import load
 from saccade.data import open_source
 from saccade.models.policy import load_policy, resolve_path
-from saccade.models.tiny import write_checkpoint
 from saccade.report import build_report
 from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.models.tiny import write_checkpoint
+from saccade.base.tiny import write_checkpoint
 from saccade.training.rl import RLRecipe
 
 REWARD = '''

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from saccade.models.tokenizer import CHAT_TEMPLATE, SPECIALS, build_tokenizer
+from saccade.base.tokenizer import CHAT_TEMPLATE, SPECIALS, build_tokenizer
 
 VOCABULARY = 640
 """Tokens before the family's own: every byte and the commonest words."""

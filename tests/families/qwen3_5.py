@@ -11,7 +11,7 @@ from families._checkpoint import without_video, write_model
 from families._tokenizer import tokenizer
 from families.qwen2_5_vl import text_config, token_ids
 from families.qwen3_vl import image_processor, vision_config
-from saccade.models.tokenizer import CHAT_TEMPLATE
+from saccade.base.tokenizer import CHAT_TEMPLATE
 
 ROPE = {
     "rope_type": "default",

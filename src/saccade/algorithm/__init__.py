@@ -1,10 +1,9 @@
-"""Pure tensor functions of policy optimisation, and stages as data."""
+"""Pure tensor functions of policy optimization."""
 
 from saccade.algorithm.advantages import AdvantageConfig, advantages, build_advantages
 from saccade.algorithm.aggregate import Denominators
 from saccade.algorithm.loss import Loss, LossConfig, LossInputs, LossOutput, build_loss, sampler_gap
 from saccade.algorithm.presets import PRESETS
-from saccade.algorithm.stages import Schedule, ScheduleState, Stage, Until
 
 __all__ = [
     "PRESETS",
@@ -14,10 +13,6 @@ __all__ = [
     "LossConfig",
     "LossInputs",
     "LossOutput",
-    "Schedule",
-    "ScheduleState",
-    "Stage",
-    "Until",
     "advantages",
     "build_advantages",
     "build_loss",

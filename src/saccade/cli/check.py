@@ -259,8 +259,8 @@ def of_config(
 
 def predict(subject: Subject, report: Report, memory: float | None) -> dict[str, Any]:
     """Tokens of a step and memory, for recipes of RL and SFT, at the lengths that were found."""
-    from saccade.training import plan as planning
-    from saccade.training.plan_inputs import read_config, read_shape
+    from saccade.planning import plan as planning
+    from saccade.planning.inputs import read_config, read_shape
 
     recipe = subject.recipe
     if not isinstance(recipe, planning.RLRecipe | planning.SFTRecipe) or not report.prompt_tokens:

@@ -14,7 +14,7 @@ from saccade.cli.options import Overrides, Recipe
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from saccade.training.plan import Plan, StagePlan
+    from saccade.planning.plan import Plan, StagePlan
 
 
 def plan(
@@ -47,9 +47,9 @@ def plan(
 
     from saccade.cli.schemas import load_recipe
     from saccade.config import ConfigError
-    from saccade.training import plan as planning
-    from saccade.training.plan_inputs import read_config, read_shape
-    from saccade.training.plan_inputs import visual_tokens as count
+    from saccade.planning import plan as planning
+    from saccade.planning.inputs import read_config, read_shape
+    from saccade.planning.inputs import visual_tokens as count
 
     config = load_recipe(recipe, overrides or ())
     if not isinstance(config, planning.RLRecipe | planning.SFTRecipe):

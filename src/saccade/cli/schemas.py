@@ -14,7 +14,7 @@ def _at(module: str, name: str) -> Callable[[], type[Config]]:
 
 
 SCHEMAS: dict[str, Callable[[], type[Config]]] = {
-    "pretrain": _at("saccade.training.pretrain", "PretrainRecipe"),
+    "pretrain": _at("saccade.base.pretrain", "PretrainRecipe"),
     "coldstart": _at("saccade.coldstart.recipe", "ColdStartRecipe"),
     "sft": _at("saccade.training.sft", "SFTRecipe"),
     "rl": _at("saccade.training.rl", "RLRecipe"),

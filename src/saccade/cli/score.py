@@ -10,8 +10,8 @@ import typer
 import yaml
 
 if TYPE_CHECKING:
-    from saccade.evaluation.rescore import Comparison
     from saccade.rewards import Rubric
+    from saccade.runs.rescore import Comparison
 
 
 def score(
@@ -32,7 +32,7 @@ def score(
     show: Annotated[int, typer.Option(min=0, help="How many rollouts that disagree most are listed.")] = 10,
 ) -> None:
     """Score saved rollouts again without a model; say what changed and which replies disagree."""
-    from saccade.evaluation.rescore import rescore
+    from saccade.runs.rescore import rescore
 
     folder = rollouts if rollouts.is_dir() else rollouts.parent
     rubric_of = rubrics(rubric, folder)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from saccade.evaluation.contract import Check, Report
+    from saccade.verify import Check, Report
 
 RESULTS = {True: ("held", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
 VERDICTS = {True: ("safe", "green"), False: ("NOT SAFE", "bold red"), None: ("not shown", "yellow")}
@@ -32,7 +32,7 @@ def verify(
     from rich.console import Console
     from transformers.utils import logging as transformers_logging
 
-    from saccade.evaluation import contract
+    from saccade import verify as contract
 
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")

@@ -73,9 +73,9 @@ def pretrain(
     recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
 ) -> None:
     """Train a tiny base on the world and score its habits; started again with the same recipe, it goes on."""
+    from saccade.base.habit_scores import write_scores
+    from saccade.base.pretrain import PretrainRecipe, train
     from saccade.models.policy import ModelConfig, load_policy
-    from saccade.studies.habits import write_scores
-    from saccade.training.pretrain import PretrainRecipe, train
 
     config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
     steps = sum(stage.steps for stage in config.stages)

@@ -25,7 +25,7 @@ from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import WorldEyes, WorldMind
 from saccade.config import dump
 from saccade.data.sources import WORLD
-from saccade.training.progress import Report, progress
+from saccade.runs.progress import Report, progress
 from saccade.world import WorldConfig
 
 log = logging.getLogger(__name__)

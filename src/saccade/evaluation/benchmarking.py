@@ -18,7 +18,7 @@ from saccade.evaluation.respondents import LocalModel, Respondent, ServedFrame, 
 from saccade.evaluation.results import Row, write_json
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.rollout.builtin import BuiltinEngine
-from saccade.training.environment import PACKAGES, commit, describe, hash_source, version
+from saccade.runs.environment import PACKAGES, commit, describe, hash_source, version
 
 JUDGE_TOKENS = 512
 BOX_TASKS = ("refer", "detect", "difference")

@@ -18,7 +18,7 @@ from saccade.evaluation.results import summarise, summarise_attempts, write_json
 from saccade.evaluation.suites import world_suite
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.rollout.builtin import BuiltinEngine
-from saccade.training.environment import describe, hash_source
+from saccade.runs.environment import describe, hash_source
 from saccade.types import Sample
 
 Progress = Callable[[str, int, int], None]

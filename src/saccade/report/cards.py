@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.grading.answers import letters_for
 from saccade.report.charts import overlay
-from saccade.report.files import RunFiles
+from saccade.runs.files import RunFiles
 from saccade.types import Box, Frame
 
 Row = dict[str, Any]

@@ -22,8 +22,8 @@ from saccade.coldstart.filters import FILTERS
 from saccade.coldstart.statistics import ARMS, FILE, WORDS, read_drafts
 from saccade.report.cards import picture
 from saccade.report.charts import forest, forest_axis, number
-from saccade.report.files import Row, read_json
 from saccade.report.histogram import Shape, histogram
+from saccade.runs.files import Row, read_json
 
 SAMPLES = 12
 PER_SOURCE = 2

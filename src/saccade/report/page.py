@@ -23,8 +23,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saccade.report.cards import Card, group_cards, item_cards, masked_reasons, sample_cards
 from saccade.report.charts import forest_axis, number
 from saccade.report.curves import Curves, curves, ends
-from saccade.report.files import Row, RunFiles, read_json, read_run
 from saccade.report.tables import Difference, SplitTable, differences, is_shown, tables
+from saccade.runs.files import Row, RunFiles, read_json, read_run
 
 GAP_ALARM = 0.01
 """Mean |log-prob difference| of sampler and trainer above which their models are not the same."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field, model_validator
 
-from saccade.algorithm import Stage
 from saccade.algorithm.advantages import Center
 from saccade.config import Config
 from saccade.models.forward import Features
 from saccade.rewards import Rubric, RubricConfig, is_failure, score_all
 from saccade.rollout.engine import CudaGraphs, Engine, Sampling, check_endings
 from saccade.rollout.prompts import PreparedPrompt, PromptBatch, join_features
+from saccade.rollout.stages import Stage
 from saccade.tasks import Task
 from saccade.types import Completion, Group, Rollout
 

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from saccade.algorithm import Stage, Until
 from saccade.data import DataConfig
 from saccade.evaluation.recipe import EvalRecipe, WorldBenchmark, run_eval
 from saccade.models.policy import ModelConfig, load_policy
 from saccade.rollout.engine import Sampling
+from saccade.rollout.stages import Stage, Until
 from saccade.studies.chains import ChainSource, write_chains
 from saccade.studies.demo_recipe import DemoRecipe
 from saccade.studies.rejection import sample_right

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from saccade.algorithm import LossConfig, Stage
+from saccade.algorithm import LossConfig
 from saccade.config import Config
+from saccade.rollout.stages import Stage
 from saccade.training.optim import OptimConfig
 from saccade.training.sft import SFTOptimConfig
 from saccade.world.chains import HabitWeights

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from saccade.config import Config
 from saccade.models.policy import Policy
+from saccade.runs.disk import require_space
 from saccade.training.master_weights import needs_master
 from saccade.training.optim import GuardedOptimizer
 
@@ -148,17 +149,6 @@ def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
     state = sum(p.numel() * (12 if needs_master(p) else 2 * p.element_size()) for _, p in policy.trainable())
     needed = (weights + state) * (keep + 2)  # those kept, the best, and the one being written
     require_space(run_dir, needed, f"{keep + 2} checkpoints", "lower checkpoint.keep, ")
-
-
-def require_space(run_dir: Path, needed: int, what: str, way_out: str = "") -> None:
-    """ValueError when fewer than `needed` bytes are free where `run_dir` is or will be."""
-    existing = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise ValueError(
-            f"{run_dir}: {what} need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
-            f"free some space, {way_out}or choose another directory"
-        )
 
 
 def _in_order(run_dir: Path) -> list[Path]:

@@ -16,11 +16,11 @@ from transformers.utils import logging as transformers_logging
 
 from saccade.config import Config
 from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.runs.environment import describe
+from saccade.runs.records import Run
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint, CheckpointConfig
-from saccade.training.environment import describe
 from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
-from saccade.training.records import Run
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from saccade.algorithm import LossConfig, Schedule, ScheduleState, Stage, build_advantages, build_loss
+from saccade.algorithm import LossConfig, build_advantages, build_loss
 from saccade.config import Config, dump
 from saccade.data import DataConfig, Mixture, Source, open_source
 from saccade.data.sources import WORLD
@@ -37,16 +37,17 @@ from saccade.rollout.collect import (
 )
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import PromptBatch, check_lengths
+from saccade.rollout.stages import Schedule, ScheduleState, Stage
+from saccade.runs.environment import hash_source
+from saccade.runs.progress import Report, progress
 from saccade.tasks import TASKS
 from saccade.training.checkpoint import CheckpointConfig
-from saccade.training.environment import hash_source
 from saccade.training.group_metrics import group_metrics, truncated_share
 from saccade.training.heldout import EvalConfig, build_heldout, right
 from saccade.training.loop import Evaluate, Opening, Outcome, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.nonfinite import dump_batches
 from saccade.training.optim import OptimConfig, learning_rate
 from saccade.training.policy_step import Learner, UpdateConfig, policy_step
-from saccade.training.progress import Report, progress
 from saccade.training.prompt_feed import PromptFeed
 from saccade.types import Group
 

@@ -21,9 +21,10 @@ from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import ModelConfig, Policy
 from saccade.models.sharing import Decision, SharedPrefix, decide
+from saccade.runs.environment import hash_source
+from saccade.runs.progress import Report, progress
 from saccade.training.batching import Row, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.checkpoint import CheckpointConfig
-from saccade.training.environment import hash_source
 from saccade.training.examples import (
     Draw,
     EncodedStep,
@@ -37,7 +38,6 @@ from saccade.training.examples import (
 from saccade.training.heldout import EvalConfig, build_heldout
 from saccade.training.loop import Evaluate, Opening, Outcome, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.optim import OptimConfig, learning_rate
-from saccade.training.progress import Report, progress
 
 log = logging.getLogger(__name__)
 

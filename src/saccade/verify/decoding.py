@@ -7,9 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saccade.evaluation.contract.bench import HALF_MARGIN, NO_EXACT, Bench, attempt
-from saccade.evaluation.contract.difference import largest, reference, root_mean_square
-from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import branch_logprobs
 from saccade.models.fused import own_layers
@@ -18,6 +15,9 @@ from saccade.models.policy import Policy
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.engine import Sampling
+from saccade.verify.bench import HALF_MARGIN, NO_EXACT, Bench, attempt
+from saccade.verify.difference import largest, reference, root_mean_square
+from saccade.verify.report import Check
 
 TOKENS = 12
 TEMPERATURE = 0.8

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from saccade.evaluation.contract.material import Group, Question, prompts_of, questions, slice_of
-from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import Form
 from saccade.models.packing import Packed, pack
 from saccade.models.policy import Policy, freeze
 from saccade.models.shared_prefix import fastest_form
 from saccade.models.sharing import LIMITS as IN_TRAINING
+from saccade.verify.material import Group, Question, prompts_of, questions, slice_of
+from saccade.verify.report import Check
 
 LIMITS = {**IN_TRAINING, torch.float64: 1e-8}
 """Largest difference of a log-prob (nats) and relative difference of a gradient between two ways to compute the same.

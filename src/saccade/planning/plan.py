@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from saccade.algorithm import Stage
-from saccade.models.flops import (
+from saccade.models.shared_prefix import fastest_form
+from saccade.planning.flops import (
     Flops,
     ModelShape,
     RowLengths,
@@ -21,8 +21,8 @@ from saccade.models.flops import (
     prefill_flops,
     training_flops,
 )
-from saccade.models.shared_prefix import fastest_form
-from saccade.training.plan_memory import Form, Parts, Work, memory, total
+from saccade.planning.memory import Form, Parts, Work, memory, total
+from saccade.rollout.stages import Stage
 from saccade.training.rl import RLRecipe
 from saccade.training.sft import SFTRecipe
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
-from saccade.evaluation.contract.bench import NO_EXACT, Bench, attempt, training
-from saccade.evaluation.contract.difference import difference, run
-from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import PARTS
 from saccade.models.policy import Policy
+from saccade.verify.bench import NO_EXACT, Bench, attempt, training
+from saccade.verify.difference import difference, run
+from saccade.verify.report import Check
 
 
 def parts(bench: Bench) -> list[Check]:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from saccade.models.flops import Layers, ModelShape
 from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.logprobs import CHUNK
+from saccade.planning.flops import Layers, ModelShape
 from saccade.rollout.fixed_slots import room_for
 from saccade.rollout.reading import PREFILL_TOKENS
 from saccade.rollout.sampling import CHUNK as CHOSEN

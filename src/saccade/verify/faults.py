@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-from saccade.evaluation.contract.material import Group
 from saccade.models.adapter import EncodedPrompt, Sharing
 from saccade.models.packing import Branch, Layout, Packed, pack
+from saccade.verify.material import Group
 
 Fault = Callable[[Sequence[Group], Sharing], Packed | None]
 """(groups, how the family shares) -> the faulty batch; None where the family cannot have this fault."""

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from saccade.models.tokenizer import build_tokenizer
+from saccade.base.tokenizer import build_tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,14 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
+from saccade.base.curriculum import Mixture, draw, row
+from saccade.base.perception import Readouts, cell_targets, merge_targets
+from saccade.base.tiny import build, write_checkpoint
 from saccade.config import Config, dump
 from saccade.models.forward import Features, branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import ModelConfig, Policy, load_policy
-from saccade.models.tiny import build, write_checkpoint
-from saccade.training.checkpoint import require_space
-from saccade.training.curriculum import Mixture, draw, row
-from saccade.training.perception import Readouts, cell_targets, merge_targets
+from saccade.runs.disk import require_space
 from saccade.world import World, WorldConfig
 
 log = logging.getLogger(__name__)

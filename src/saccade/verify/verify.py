@@ -6,15 +6,15 @@ import time
 from functools import partial
 from typing import Any, Literal
 
-from saccade.evaluation.contract.bench import Bench, attempt, bench
-from saccade.evaluation.contract.decoding import engine, head
-from saccade.evaluation.contract.difference import throughout
-from saccade.evaluation.contract.parts import parts
-from saccade.evaluation.contract.reading import against_processor, features, load_processor, positions
-from saccade.evaluation.contract.report import Check, Report
-from saccade.evaluation.contract.sharing import checkpointing, shared_prefix
 from saccade.models.adapter import PARTS
 from saccade.models.policy import ModelConfig, Policy, load_policy, resolve_path
+from saccade.verify.bench import Bench, attempt, bench
+from saccade.verify.decoding import engine, head
+from saccade.verify.difference import throughout
+from saccade.verify.parts import parts
+from saccade.verify.reading import against_processor, features, load_processor, positions
+from saccade.verify.report import Check, Report
+from saccade.verify.sharing import checkpointing, shared_prefix
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 

@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from saccade.evaluation.contract.bench import NO_EXACT, Bench, attempt, forms, in_one_line, training
-from saccade.evaluation.contract.difference import Difference, difference, largest, logprobs, root_mean_square, run
-from saccade.evaluation.contract.faults import FAULTS
-from saccade.evaluation.contract.material import slice_of
-from saccade.evaluation.contract.parts import parts_packed
-from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import PARTS
 from saccade.models.forward import Path, default_form
 from saccade.models.packing import pack
 from saccade.models.policy import Policy, enable_checkpointing
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
+from saccade.verify.bench import NO_EXACT, Bench, attempt, forms, in_one_line, training
+from saccade.verify.difference import Difference, difference, largest, logprobs, root_mean_square, run
+from saccade.verify.faults import FAULTS
+from saccade.verify.material import slice_of
+from saccade.verify.parts import parts_packed
+from saccade.verify.report import Check
 
 PATHS: tuple[Path, ...] = ("packed", "plain")
 DRAWS = 8

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from saccade.geometry import smart_resize
-from saccade.models.flops import ModelShape
 from saccade.models.policy import read_family, resolve_path
+from saccade.planning.flops import ModelShape
 
 ASSUMED = (1024, 1024)
 """Width and height of an image when neither the caller nor a processor's file says more."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor
 
-from saccade.evaluation.contract.bench import FAILURES, Bench, in_one_line
-from saccade.evaluation.contract.difference import largest, logprobs
-from saccade.evaluation.contract.material import Question
-from saccade.evaluation.contract.report import Check
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import branch_logprobs, check_features, vision_features
 from saccade.models.policy import Policy
+from saccade.verify.bench import FAILURES, Bench, in_one_line
+from saccade.verify.difference import largest, logprobs
+from saccade.verify.material import Question
+from saccade.verify.report import Check
 
 IDS, PIXELS = "ids = the family's processor", "pixels = the family's processor"
 

@@ -1,0 +1,1 @@
+"""The making of the tiny base model that ships with the package."""
