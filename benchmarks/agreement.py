@@ -11,12 +11,14 @@ from torch import Tensor
 
 from benchmarks.peer_trl import TrlBatch, trl_gradient, trl_step
 from benchmarks.setting import Setting, policy_of, samples
-from saccade.algorithm import LossConfig, build_loss
+from saccade.algorithm import LossConfig
 from saccade.models.policy import Policy
+from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import prepare
-from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
-from saccade.training.policy_step import Learner, UpdateConfig, policy_step
-from saccade.types import Completion, Group, Rollout, Sample, Score
+from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.policy_step import open_learner, policy_step
+from saccade.types import Completion, Sample, Score
 
 AGGREGATION = {"dapo": "token_mean", "grpo": "sequence_mean", "dr_grpo": "constant"}
 """TRL's loss_type -> our aggregation of the same sums."""
@@ -56,15 +58,15 @@ def groups_of(policy: Policy, data: list[Sample], batch: TrlBatch, group_size: i
     """TRL's rollouts as groups. ValueError when a prompt is not the same tokens in both."""
     groups = []
     for i, sample in enumerate(data):
-        prompt = prepare(policy.adapter, sample).encoded
+        prompt = prepare(policy.adapter, sample)
         rollouts = []
         for k in range(i * group_size, (i + 1) * group_size):
-            if batch.prompts[k] != prompt.ids_P.tolist():
+            if batch.prompts[k] != prompt.encoded.ids_P.tolist():
                 raise ValueError(f"prompt {sample.id}: TRL has other token ids; expected the same prompt in both arms")
             ids = tuple(batch.completions[k])
             reply = Completion(policy.adapter.decode(ids), ids, (0.0,) * len(ids), "length")
-            rollouts.append(Rollout(sample, reply, Score(0.0), batch.advantages[k]))
-        groups.append(Group(f"g{i}", sample, tuple(rollouts), prompt))
+            rollouts.append(Rollout(reply, Score(0.0), batch.advantages[k]))
+        groups.append(Group(f"g{i}", prompt, tuple(rollouts)))
     return groups
 
 
@@ -82,8 +84,6 @@ def our_gradient(
 
     optimizer.register_step_pre_hook(keep)
     update = UpdateConfig.model_validate({"old_logprobs": "recompute", "shared_prefix": shared_prefix})
-    learner = Learner(
-        policy, GuardedOptimizer(optimizer, config), build_loss(LossConfig(aggregation=aggregation)), update
-    )
-    metrics = policy_step(learner, groups, None, temperature=1.0, max_length=max_length, lr=0.0)
+    learner = open_learner(policy, GuardedOptimizer(optimizer, config), LossConfig(aggregation=aggregation), update)
+    metrics = policy_step(learner, groups, temperature=1.0, max_length=max_length, lr=0.0)
     return kept, metrics["policy/loss"]

@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ from benchmarks import gpu_trl
 from benchmarks.setting import SIDE, Setting, samples
 from benchmarks.table import environment
 from benchmarks.training_pass import batch
-from saccade.algorithm import LossConfig, build_loss
+from saccade.algorithm import LossConfig
 from saccade.base.tiny import MIN_PIXELS, SIZES, tiny_config
 from saccade.base.tokenizer import build_tokenizer
 from saccade.models import attention
@@ -43,12 +44,14 @@ from saccade.models.packing import Packed
 from saccade.models.policy import Policy, enable_checkpointing, freeze
 from saccade.planning.flops import ModelShape, RowLengths, training_flops
 from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
+from saccade.rollout.config import BuiltinEngineConfig, Sampling
 from saccade.rollout.graphs import Graphs
-from saccade.rollout.prompts import PreparedPrompt, prepare
-from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
-from saccade.training.policy_step import Learner, UpdateConfig, policy_step
-from saccade.types import Group, Rollout, Score
+from saccade.rollout.groups import Group, Rollout
+from saccade.rollout.prompts import Prompt, prepare
+from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.policy_step import Learner, open_learner, policy_step
+from saccade.types import Score
 
 SHAPES: dict[str, dict[str, Any]] = {
     "3b": {"hidden": 2048, "layers": 36, "heads": 16, "kv": 2, "inter": 11008, "vocab": 151936, "tied": True},
@@ -182,19 +185,20 @@ def operations(shape: ModelShape, group: Packed, packed: bool, args: argparse.Na
 
 
 def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
-    prompts = [prepare(policy.adapter, one).encoded for one in samples(setting)]
+    prompts = [prepare(policy.adapter, one) for one in samples(setting)]
     n, new = setting.group_size, setting.new_tokens
-    replaying, launching = BuiltinEngine(policy), BuiltinEngine(policy, cuda_graphs="off")
+    replaying, launching = BuiltinEngine(policy), BuiltinEngine(policy, BuiltinEngineConfig(cuda_graphs="off"))
     sampling = Sampling(max_new_tokens=new, min_new_tokens=new)
     tokens = len(prompts) * n * new
 
     @torch.no_grad()
     def generate() -> None:
         for prompt in prompts:
-            inputs = policy.adapter.plain_inputs(prompt, prompt.ids_P[None])
+            encoded = prompt.encoded
+            inputs = policy.adapter.plain_inputs(encoded, encoded.ids_P[None])
             policy.model.generate(
-                input_ids=prompt.ids_P[None].to(policy.device),
-                attention_mask=torch.ones_like(prompt.ids_P[None]).to(policy.device),
+                input_ids=encoded.ids_P[None].to(policy.device),
+                attention_mask=torch.ones_like(encoded.ids_P[None]).to(policy.device),
                 **{name: value.to(policy.device) for name, value in inputs.items()},
                 do_sample=True,
                 top_k=0,  # else 50, and other work than ours
@@ -207,7 +211,7 @@ def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> 
     rows = []
     engines = [engine for engine in (replaying, launching) if engine is launching or engine.runner is not None]
     for one in (*engines, generate):
-        work = one if one is generate else partial(one.generate, prompts, sampling, n, seed=0)
+        work = one if one is generate else partial(one.generate, prompts, sampling, n, range(len(prompts)))
         seconds, peak = timed(work, policy.device, args.repeats)
         arm = "generate, num_return_sequences, prompt by prompt" if one is generate else engine_path(one)
         rows.append(
@@ -221,7 +225,7 @@ def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> 
 
 def engine_path(engine: BuiltinEngine) -> str:
     """What ran, not what was asked for."""
-    name, runner = f"built-in engine ({engine.stats.form})", engine.runner
+    name, runner = f"built-in engine ({engine.stats.decoder})", engine.runner
     if not isinstance(runner, Graphs):
         return name
     share = runner.replayed / max(1, runner.steps)
@@ -236,40 +240,36 @@ def step_row(policy: Policy, learner: Learner, setting: Setting, args: argparse.
         prepared = [prepare(policy.adapter, one) for one in questions]  # from PNG bytes and text, as TRL does it
         with torch.no_grad():
             features = vision_features(policy, [one.encoded for one in prepared])
-        groups = groups_of(engine, prepared, setting, features)
-        metrics = policy_step(learner, groups, features, temperature=1.0, max_length=setting.new_tokens, lr=1e-7)
+        prompts = [replace(one, features=own) for one, own in zip(prepared, features, strict=True)]
+        groups = groups_of(engine, prompts, setting)
+        metrics = policy_step(learner, groups, temperature=1.0, max_length=setting.new_tokens, lr=1e-7)
         if metrics["update/skipped"]:
             raise ValueError("the step moved nothing; expected an update")
 
     seconds, peak = timed(work, policy.device, args.repeats)
     tokens = setting.prompts * setting.group_size * setting.new_tokens
-    decision = learner.decision
+    choice = learner.runner.choice
     return {
         "setting": setting.name,
         "what": "whole step, AdamW" if args.optimizer == "adamw" else "whole step, SGD",
-        "arm": str(decision.form or decision.path) if decision else "-",
+        "arm": str(choice.form or choice.path) if choice else "-",
         "seconds": seconds,
         "peak_gib": peak,
         "tokens_per_s": tokens / seconds,
     }
 
 
-def groups_of(
-    engine: BuiltinEngine, prepared: Sequence[PreparedPrompt], setting: Setting, features: Any
-) -> list[Group]:
+def groups_of(engine: BuiltinEngine, prompts: Sequence[Prompt], setting: Setting) -> list[Group]:
     """Every other reply is as good as the rest are bad, so all of them are trained on."""
     sampling = Sampling(max_new_tokens=setting.new_tokens, min_new_tokens=setting.new_tokens)
-    replies = engine.generate([one.encoded for one in prepared], sampling, setting.group_size, 0, features)
+    replies = engine.generate(prompts, sampling, setting.group_size, range(len(prompts)))
     return [
         Group(
             f"g{i}",
-            one.sample,
-            tuple(
-                Rollout(one.sample, reply, Score(float(k % 2)), 1.0 if k % 2 else -1.0) for k, reply in enumerate(own)
-            ),
-            one.encoded,
+            one,
+            tuple(Rollout(reply, Score(float(k % 2)), 1.0 if k % 2 else -1.0) for k, reply in enumerate(own)),
         )
-        for i, (one, own) in enumerate(zip(prepared, replies, strict=True))
+        for i, (one, own) in enumerate(zip(prompts, replies, strict=True))
     ]
 
 
@@ -280,7 +280,7 @@ def learner_of(policy: Policy, args: argparse.Namespace) -> Learner:
     else:
         optimizer = torch.optim.SGD([p for _, p in policy.trainable()], lr=1e-7)
     update = UpdateConfig(tokens_per_micro_batch=args.tokens)
-    return Learner(policy, GuardedOptimizer(optimizer, config), build_loss(LossConfig()), update)
+    return open_learner(policy, GuardedOptimizer(optimizer, config), LossConfig(), update)
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

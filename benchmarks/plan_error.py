@@ -17,23 +17,26 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from saccade.algorithm import LossConfig, build_loss
+from saccade.algorithm import LossConfig
 from saccade.base.tiny import write_checkpoint
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.policy import Policy, load_policy
 from saccade.planning.flops import ModelShape
 from saccade.planning.memory import Work, memory, state, total
+from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import prepare
-from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
-from saccade.training.policy_step import Learner, UpdateConfig, policy_step
-from saccade.types import Completion, Group, Rollout, Sample, Score
+from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.policy_step import Learner, open_learner, policy_step
+from saccade.types import Completion, Sample, Score
 
 ALL = ("vision", "projector", "language")
 
@@ -102,7 +105,7 @@ def run(case: Case) -> dict[str, float]:
     optim = OptimConfig(lr=1e-4)
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), optim), optim)
     config = UpdateConfig(tokens_per_micro_batch=case.budget)
-    learner = Learner(policy, optimizer, build_loss(LossConfig()), config)
+    learner = open_learner(policy, optimizer, LossConfig(), config)
     step(learner, [group_of(policy, 100, 2, 4)])
     groups = [group_of(policy, i, case.group_size, case.tokens) for i in range(case.prompts)]
     work = work_of(case, policy, groups[0])
@@ -136,29 +139,34 @@ def work_of(case: Case, policy: Policy, group: Group) -> Work:
 def group_of(policy: Policy, number: int, size: int, tokens: int) -> Group:
     """A group about an image of its own colour, with made-up tokens and the log-probs that the model gives them."""
     sample = Sample(f"s{number}", (Image.new("RGB", (448, 448), (number, 9, 9)),), "How many?", 1, "count")
-    prompt = prepare(policy.adapter, sample).encoded
+    prompt = prepare(policy.adapter, sample)
     generator = torch.Generator().manual_seed(number)
     ids = [torch.randint(40, 400, (tokens,), generator=generator).tolist() for _ in range(size)]
     with torch.no_grad():
-        logprobs_R, _ = branch_logprobs(policy, pack([(prompt, [Branch(one) for one in ids])]))
+        logprobs_R, _ = branch_logprobs(policy, pack([(prompt.encoded, [Branch(one) for one in ids])]))
     rollouts = tuple(
-        Rollout(sample, Completion("", tuple(one), tuple(lp.tolist())), Score(float(k % 2)), 1.0 - 2.0 * (k % 2))
+        Rollout(Completion("", tuple(one), tuple(lp.tolist())), Score(float(k % 2)), 1.0 - 2.0 * (k % 2))
         for k, (one, lp) in enumerate(zip(ids, logprobs_R.split(tokens), strict=True))
     )
-    return Group(f"g{number}", sample, rollouts, prompt)
+    return Group(f"g{number}", prompt, rollouts)
 
 
 def step(learner: Learner, groups: Sequence[Group]) -> float:
     """One update; bytes of the resident set's peak above the level before."""
-    frozen = learner.policy.vision_is_frozen()
-    with torch.no_grad():
-        features = vision_features(learner.policy, [g.prompt for g in groups]) if frozen else None
+    policy = learner.runner.policy
+    if policy.vision_is_frozen():
+        with torch.no_grad():
+            features = vision_features(policy, [group.prompt.encoded for group in groups])
+        groups = [
+            replace(group, prompt=replace(group.prompt, features=one))
+            for group, one in zip(groups, features, strict=True)
+        ]
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak falls back to the level
     before = status("VmRSS")
     length = max(len(r.completion.token_ids) for g in groups for r in g.rollouts)
-    policy_step(learner, groups, features, temperature=1.0, max_length=length, lr=1e-4)
+    policy_step(learner, groups, temperature=1.0, max_length=length, lr=1e-4)
     return status("VmHWM") - before
 
 

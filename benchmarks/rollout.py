@@ -20,8 +20,8 @@ from saccade.data.images import load_image
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.policy import Policy
 from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
-from saccade.rollout.prompts import prepare
+from saccade.rollout.config import DEFAULT_ENGINE, BuiltinEngineConfig, Sampling
+from saccade.rollout.prompts import Prompt, prepare
 
 FIXED = (Setting(256, 32, 8, 4), Setting(256, 64, 8, 4), Setting(256, 128, 8, 4))
 RAGGED = Setting(256, 160, 8, 8)
@@ -50,7 +50,9 @@ class Arms:
         """The engine runs the vision tower itself, as the peers do."""
         sampling = Sampling(max_new_tokens=max(lengths))
         by_prompt = [lengths[i * n : (i + 1) * n] for i in range(len(prompts))]
-        done = self.engine.generate(prompts, sampling, n, seed=0, lengths=by_prompt)
+        done = self.engine.generate(
+            [Prompt(None, one) for one in prompts], sampling, n, range(len(prompts)), lengths=by_prompt
+        )
         return [list(one.token_ids) for group in done for one in group]
 
 
@@ -99,7 +101,7 @@ def watch(
             continue
         steps[arm] = arms.engine.stats.row_steps if arm == OURS else seen.single_tokens
         path = rollout_path(seen, [len(p) for p in prompts], len(lengths) // len(prompts), steps[arm])
-        form = f"; engine {arms.engine.stats.form}" if arm == OURS else ""
+        form = f"; engine {arms.engine.stats.decoder}" if arm == OURS else ""
         paths[arm] = f"{path}; {seen.images} images{form}"
     return paths, steps
 
@@ -116,7 +118,7 @@ def chats_of(policy: Policy, setting: Setting) -> list[str]:
 
 def build_arms(directory: Path, max_rows: int | None) -> Arms:
     policy = policy_of(directory, "language")
-    engine = BuiltinEngine(policy) if max_rows is None else BuiltinEngine(policy, max_rows=max_rows)
+    engine = BuiltinEngine(policy, DEFAULT_ENGINE if max_rows is None else BuiltinEngineConfig(max_rows=max_rows))
     adapter, pad_id = policy.adapter, policy.processors[0].pad_token_id
     peer = Generate(directory, pad_id, adapter.stop_ids, adapter.banned_ids)
     vllm = VLLM(directory, max_length=2048, max_rows=64) if find_spec("vllm") is not None else None

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from benchmarks.observe import Seen, rollout_path, training_path, watched
 from benchmarks.setting import Setting, check_visual_tokens, policy_of, reward, samples
-from saccade.algorithm import LossConfig, advantages, build_loss
+from saccade.algorithm import AdvantageConfig, LossConfig, build_advantages
+from saccade.models.config import SharedPrefix
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy
-from saccade.models.sharing import SharedPrefix
 from saccade.rewards.rubric import Part, Rubric
 from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.collect import collect
-from saccade.rollout.engine import Sampling
-from saccade.rollout.prompts import PromptBatch, prepare
+from saccade.rollout.collect import center, collect
+from saccade.rollout.config import Sampling
+from saccade.rollout.groups import Group
+from saccade.rollout.prompts import Prompt, prepare
 from saccade.rollout.stages import Stage
-from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
-from saccade.training.policy_step import Learner, UpdateConfig, policy_step
-from saccade.types import Completion, Group, Sample, Score
+from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.policy_step import Learner, open_learner, policy_step
+from saccade.types import Completion, Sample, Score
 
 LR = 1e-6
 """So small that the last measured step samples from nearly the same model as the first."""
@@ -47,34 +49,33 @@ class SaccadeStep:
     def __call__(self) -> dict[str, float]:
         """Prompts from bytes, rollout, reward, update; everything that a step of a run pays except for its records."""
         stage = Stage(max_new_tokens=self.setting.new_tokens, group_size=self.setting.group_size)
-        self.engine.sync(self.policy, self.steps)
-        batch = self._prompts()
-        self.groups = collect(
+        self.engine.sync(self.policy)
+        scored = collect(
             self.engine,
             lambda _: Rubric([Part("benchmark", rate)], truncated="as_is"),
-            batch,
-            stage,
+            "step",
+            self._prompts(),
             sampling=Sampling(max_new_tokens=stage.max_new_tokens, min_new_tokens=stage.max_new_tokens),
+            group_size=stage.group_size,
             seed=self.steps,
-            center=advantages,
         )
-        metrics = policy_step(
-            self.learner, self.groups, batch.features, temperature=1.0, max_length=stage.max_new_tokens, lr=LR
-        )
+        self.groups = center(scored, build_advantages(AdvantageConfig()))
+        metrics = policy_step(self.learner, self.groups, temperature=1.0, max_length=stage.max_new_tokens, lr=LR)
         self.steps += 1
         self._check(metrics)
         return metrics
 
-    def _prompts(self) -> PromptBatch:
-        prepared = tuple(prepare(self.policy.adapter, sample) for sample in self.samples)
-        encoded = [one.encoded for one in prepared]
-        frozen = self.policy.vision_is_frozen()
-        return PromptBatch("step", prepared, vision_features(self.policy, encoded) if frozen else None)
+    def _prompts(self) -> list[Prompt]:
+        prompts = [prepare(self.policy.adapter, sample) for sample in self.samples]
+        if not self.policy.vision_is_frozen():
+            return prompts
+        features = vision_features(self.policy, [prompt.encoded for prompt in prompts])
+        return [replace(prompt, features=one) for prompt, one in zip(prompts, features, strict=True)]
 
     def _check(self, metrics: dict[str, float]) -> None:
         """Every completion at its full length, and trained on. ValueError: the arm did less than the others."""
         s = self.setting
-        check_visual_tokens([g.prompt for g in self.groups], self.policy.model.config.image_token_id, s)
+        check_visual_tokens([g.prompt.encoded for g in self.groups], self.policy.model.config.image_token_id, s)
         expected = s.prompts * s.group_size * s.new_tokens
         if metrics["update/trained_tokens"] != expected or metrics["update/skipped"]:
             raise ValueError(f"trained on {metrics['update/trained_tokens']:.0f} tokens; expected {expected}")
@@ -84,11 +85,11 @@ class SaccadeStep:
         with watched(self.policy.model) as seen:
             self()
         engine = self.engine.stats
-        return f"{path_of(seen, self.groups, engine.row_steps)}; engine {engine.form}"
+        return f"{path_of(seen, self.groups, engine.row_steps)}; engine {engine.decoder}"
 
 
 def path_of(seen: Seen, groups: Sequence[Group], row_steps: int) -> str:
-    prompts = [len(group.prompt) for group in groups]
+    prompts = [len(group.prompt.encoded) for group in groups]
     replies = [[len(r.completion.token_ids) for r in group.rollouts] for group in groups]
     trained = training_path(seen, prompts, replies)
     return f"{trained}; {rollout_path(seen, prompts, len(replies[0]), row_steps)}; {seen.images} images"
@@ -110,7 +111,7 @@ def saccade_step(
     update = UpdateConfig(
         shared_prefix=shared_prefix, tokens_per_micro_batch=one_group(policy, setting, data, shared_prefix)
     )
-    learner = Learner(policy, optimizer, build_loss(LossConfig()), update)
+    learner = open_learner(policy, optimizer, LossConfig(), update)
     return SaccadeStep(setting, policy, learner, BuiltinEngine(policy), data)
 
 

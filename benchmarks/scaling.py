@@ -15,7 +15,7 @@ from benchmarks.measure import Cost, alternate
 from benchmarks.saccade_arm import saccade_step
 from benchmarks.setting import Setting, checkpoint
 from benchmarks.table import Row, finish, options, parse, row
-from saccade.models.sharing import SharedPrefix
+from saccade.models.config import SharedPrefix
 
 CENTRE = Setting(256, 64, 8)
 AXES: dict[str, tuple[int, ...]] = {

@@ -16,7 +16,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from saccade.base.tiny import MIN_PIXELS, write_checkpoint
 from saccade.models.adapter import EncodedPrompt
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.config import ModelConfig
+from saccade.models.policy import Policy, load_policy
 from saccade.tasks import TASKS
 from saccade.types import Sample
 

@@ -17,9 +17,10 @@ from families import family
 from peft import LoraConfig, inject_adapter_in_model
 
 from saccade.models.adapter import PARTS, Adapter
+from saccade.models.config import ModelConfig
 from saccade.models.forward import Form
 from saccade.models.packing import Branch, Packed, pack
-from saccade.models.policy import ModelConfig, Policy, enable_checkpointing, load_policy
+from saccade.models.policy import Policy, enable_checkpointing, load_policy
 from saccade.verify.bench import forms
 from saccade.verify.difference import Difference, Pass, difference, run
 from saccade.verify.material import Group, branches, questions

@@ -14,8 +14,10 @@ from saccade import cli
 from saccade.cli.verify import reasons, verdicts
 from saccade.models import families, forward, shared_prefix
 from saccade.models.adapter import PARTS
-from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
 from saccade.models.qwen_vl import QwenVLAdapter
+from saccade.rollout.builtin import BuiltinEngine
 from saccade.verify import USES, Check, Report, sharing, verify_policy
 from saccade.verify.bench import bench
 from saccade.verify.faults import joined
@@ -146,7 +148,7 @@ def test_an_engine_that_misreports_is_caught(directory, monkeypatch) -> None:
         logprobs = tuple(round(x, 2) for x in reply.logprobs)
         return replace(reply, logprobs=logprobs, token_ids=(*reply.token_ids[:-1], 7))
 
-    class Rounded(decoding.BuiltinEngine):
+    class Rounded(BuiltinEngine):
         def generate(self, *args, **options):
             replies = super().generate(*args, **options)
             return [
@@ -157,7 +159,7 @@ def test_an_engine_that_misreports_is_caught(directory, monkeypatch) -> None:
                 for own in replies
             ]
 
-    monkeypatch.setattr(decoding, "BuiltinEngine", Rounded)
+    monkeypatch.setattr(decoding, "open_engine", Rounded)
     report = tried(directory)
     assert failed(report) == {"cached = uncached greedy tokens", "rollout = trainer log-probs"}
     assert [use for use, held in report.safe.items() if held is False] == ["built-in engine"]

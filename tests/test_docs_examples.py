@@ -18,13 +18,13 @@ from saccade.data.preflight import preflight
 from saccade.data.readers import METHOD_TASKS
 from saccade.data.sources import items
 from saccade.geometry import FRAMES
+from saccade.models.config import ModelConfig
 from saccade.models.families import ADAPTERS
-from saccade.models.policy import ModelConfig
 from saccade.rewards import PENALTIES, REWARDS
 from saccade.rewards.reference import page as page_of_rewards
 from saccade.tasks import TASKS
+from saccade.training.config import RLRecipe
 from saccade.training.examples import ExampleConfig, read_examples
-from saccade.training.rl import RLRecipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}

@@ -14,8 +14,9 @@ from saccade.evaluation.evaluator import Decoding, Label, batch_seed, evaluate
 from saccade.evaluation.items import append_items, read_items
 from saccade.evaluation.recipe import EvalRecipe, run_eval
 from saccade.evaluation.suites import heldout_seed, world_suite
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rollout.builtin import BuiltinEngine
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.rollout.engine import open_engine
 from saccade.tasks import TASKS
 from saccade.types import Completion, Frame
 
@@ -62,7 +63,7 @@ def test_a_split_without_the_tasks_is_refused():
 
 def test_each_item_has_k_graded_attempts_in_the_order_of_the_samples(policy, suite):
     seen = []
-    engine = BuiltinEngine(policy)
+    engine = open_engine(policy)
     results = evaluate(
         engine,
         policy.adapter,
@@ -87,7 +88,7 @@ def test_each_item_has_k_graded_attempts_in_the_order_of_the_samples(policy, sui
 
 
 def test_an_evaluation_that_was_killed_and_resumed_has_the_same_items(policy, suite, tmp_path):
-    engine = BuiltinEngine(policy)
+    engine = open_engine(policy)
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     expected = evaluate(engine, policy.adapter, suite, SAMPLED, out=whole)
     cut.write_bytes(whole.read_bytes()[: len(whole.read_bytes()) * 6 // 10])
@@ -97,22 +98,22 @@ def test_an_evaluation_that_was_killed_and_resumed_has_the_same_items(policy, su
 
 def test_finished_items_are_not_asked_again(policy, suite, tmp_path):
     path = tmp_path / "items.jsonl"
-    results = evaluate(BuiltinEngine(policy), policy.adapter, suite, GREEDY)
+    results = evaluate(open_engine(policy), policy.adapter, suite, GREEDY)
     marked = [replace(r, text="from the file") for r in results]
     append_items(path, marked)
-    assert evaluate(BuiltinEngine(policy), policy.adapter, suite, GREEDY, out=path) == marked
+    assert evaluate(open_engine(policy), policy.adapter, suite, GREEDY, out=path) == marked
 
 
 def test_a_file_with_another_number_of_attempts_is_refused(policy, suite, tmp_path):
     path = tmp_path / "items.jsonl"
-    evaluate(BuiltinEngine(policy), policy.adapter, suite[:1], SAMPLED, out=path)
+    evaluate(open_engine(policy), policy.adapter, suite[:1], SAMPLED, out=path)
     with pytest.raises(ValueError, match="holds items with 2 attempts, this run makes 3"):
-        evaluate(BuiltinEngine(policy), policy.adapter, suite[:1], SAMPLED.model_copy(update={"k": 3}), out=path)
+        evaluate(open_engine(policy), policy.adapter, suite[:1], SAMPLED.model_copy(update={"k": 3}), out=path)
 
 
 def test_a_forced_beginning_is_part_of_every_reply(policy, suite):
     forced = GREEDY.model_copy(update={"forced_prefix": "<think>scan"})
-    results = evaluate(BuiltinEngine(policy), policy.adapter, suite, forced)
+    results = evaluate(open_engine(policy), policy.adapter, suite, forced)
     prefix_tokens = len(policy.adapter.encode_reply("<think>scan")) - 1
     assert all(r.text.startswith("<think>scan") for r in results)
     assert all(prefix_tokens <= r.tokens[0] <= prefix_tokens + 6 for r in results)
@@ -123,7 +124,7 @@ def test_a_forced_whole_answer_is_graded_with_the_task(policy, suite):
     sample = suite[0]
     gold = TASKS[sample.task].write_gold(sample)
     right = evaluate(
-        BuiltinEngine(policy),
+        open_engine(policy),
         policy.adapter,
         [sample],
         GREEDY.model_copy(update={"forced_prefix": gold, "max_new_tokens": 1}),
@@ -138,7 +139,7 @@ def test_greedy_with_several_attempts_is_refused():
 
 
 def test_an_unknown_task_and_a_repeated_item_are_refused(policy, suite):
-    engine = BuiltinEngine(policy)
+    engine = open_engine(policy)
     with pytest.raises(ValueError, match="unknown tasks"):
         evaluate(engine, policy.adapter, [replace(suite[0], task="poetry")], GREEDY)
     with pytest.raises(ValueError, match="more than once"):

@@ -10,9 +10,10 @@ import torch
 from families import family
 from pictures import noise_image
 
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.policy import load_policy
 from saccade.verify.difference import reference
 
 NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v", "glm46v")
@@ -135,7 +136,7 @@ def test_the_packed_test_would_notice(policy, fault):
     right, _ = branch_logprobs(policy, packed)
     features = vision_features(policy, prompts)
     if fault == "image changed":
-        features = replace(features, per_prompt=tuple(f * 1.05 for f in features.per_prompt))
+        features = [replace(f, values=f.values * 1.05) for f in features]
     else:
         packed = batch([replace(p, next_position=p.next_position + 1) for p in prompts])
     wrong, _ = branch_logprobs(policy, packed, features=features)
@@ -170,7 +171,7 @@ def test_every_deepstack_level_of_qwen3_vl_reaches_the_log_probs(tmp_path):
     for level in range(3):
         factor_K1 = torch.ones(3, 1)
         factor_K1[level] = 1.1
-        changed = replace(features, per_prompt=tuple(f * factor_K1 if len(f) else f for f in features.per_prompt))
+        changed = [replace(f, values=f.values * factor_K1) if len(f.values) else f for f in features]
         wrong, _ = branch_logprobs(policy, packed, features=changed)
         assert (wrong - right).abs().max() > 1e-3, level
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from families import family, gemma4
 from pictures import noise_image
+from replies import builtin, generate
 
 from saccade.models.adapter import MaskRules
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, default_form, vision_features
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, freeze, load_policy
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
+from saccade.models.policy import freeze, load_policy
+from saccade.rollout.config import Sampling
 from saccade.verify.difference import reference
 
 NAMES = ("internvl", "smolvlm", "idefics3", "llava_onevision", "gemma3", "gemma4", "minicpmv4_6")
@@ -127,14 +129,14 @@ def test_the_plain_path_is_the_family_s_own_forward(policy):
             inputs = policy.adapter.plain_inputs(prompt, ids_1T)
             logits_TV = policy.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), **inputs).logits[0]
             logprobs_TV = torch.log_softmax(logits_TV.float(), -1)[:-1]
-            expected.append(logprobs_TV.gather(-1, ids_1T[0, 1:, None])[len(prompt) - 1 + branch.loss_from :, 0])
+            expected.append(logprobs_TV.gather(-1, ids_1T[0, 1:, None])[len(prompt) - 1 + branch.loss_places()[0] :, 0])
     assert (found - torch.cat(expected)).abs().max() < 1e-5
 
 
 def test_what_the_engine_samples_has_the_log_probs_that_training_finds(directory):
     policy = load_policy(ModelConfig(path=str(directory), dtype="float64"))
     prompts = batch(policy).prompts
-    groups = BuiltinEngine(policy, max_rows=4).generate(prompts, Sampling(max_new_tokens=16), n=2, seed=0)
+    groups = generate(builtin(policy, max_rows=4), prompts, Sampling(max_new_tokens=16), n=2, seed=0)
     pairs = zip(prompts, groups, strict=True)
     packed = pack([(prompt, [Branch(reply.token_ids) for reply in group]) for prompt, group in pairs])
     sampled = torch.tensor([logprob for group in groups for reply in group for logprob in reply.logprobs])
@@ -161,7 +163,7 @@ def test_changed_image_features_change_the_log_probs(policy):
     packed = batch(policy)
     right, _ = branch_logprobs(policy, packed)
     features = vision_features(policy, packed.prompts)
-    changed = type(features)(tuple(f * 1.05 for f in features.per_prompt), features.version)
+    changed = [replace(f, values=f.values * 1.05) for f in features]
     wrong, _ = branch_logprobs(policy, packed, features=changed)
     assert (wrong - right).abs().max() > 1e-4
 
@@ -169,7 +171,7 @@ def test_changed_image_features_change_the_log_probs(policy):
 def test_every_image_token_has_one_feature_and_no_other_token_has(policy):
     packed = batch(policy)
     features = vision_features(policy, packed.prompts)
-    for prompt, one in zip(packed.prompts, features.per_prompt, strict=True):
+    for prompt, one in zip(packed.prompts, [f.values for f in features], strict=True):
         assert one.shape[0] == int((prompt.ids_P == policy.model.config.image_token_id).sum())
 
 

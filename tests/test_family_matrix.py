@@ -12,7 +12,8 @@ from families import FAMILIES
 from family_matrix import CELLS, DEFAULT, LIMIT, LIMIT_FLOAT64, Cell, batch, load, measure
 
 from saccade.models.adapter import PARTS
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.config import ModelConfig
+from saccade.models.policy import Policy, load_policy
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
 from saccade.verify.bench import bench, float32_copy, forms
 from saccade.verify.difference import difference, run, throughout

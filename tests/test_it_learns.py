@@ -8,11 +8,12 @@ from saccade.data import DataConfig
 from saccade.evaluation.evaluator import Decoding, evaluate
 from saccade.evaluation.results import compare
 from saccade.evaluation.suites import world_suite
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rollout.builtin import BuiltinEngine
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.rollout.engine import open_engine
 from saccade.rollout.stages import Stage
-from saccade.training.optim import OptimConfig
-from saccade.training.rl import RLRecipe, train
+from saccade.training.config import OptimConfig, RLRecipe
+from saccade.training.rl import train
 
 TASKS = ("count", "arithmetic", "compare")
 HELD_OUT_SEED = 3
@@ -21,7 +22,7 @@ HELD_OUT_SEED = 3
 def answers(policy):
     suite = world_suite(["test"], TASKS, 60, HELD_OUT_SEED)
     decoding = Decoding(name="sampled", max_new_tokens=64, batch_size=90)
-    return evaluate(BuiltinEngine(policy), policy.adapter, suite, decoding)
+    return evaluate(open_engine(policy), policy.adapter, suite, decoding)
 
 
 def test_grpo_raises_held_out_accuracy_and_not_only_the_training_reward(tmp_path):

@@ -11,10 +11,11 @@ from pictures import noise_image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from saccade.base.tiny import write_checkpoint
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.logprobs import Head, token_logprobs
 from saccade.models.packing import Branch, Layout, pack
-from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.policy import load_policy
 from saccade.verify.difference import reference
 
 
@@ -136,7 +137,7 @@ def test_the_packed_test_would_notice(policy, fault, monkeypatch):
         packed = replace(packed, layout=joined)
     else:
         features = vision_features(policy, packed.prompts)
-        features = type(features)(tuple(f * 1.05 for f in features.per_prompt), features.version)
+        features = [replace(f, values=f.values * 1.05) for f in features]
     wrong, _ = branch_logprobs(policy, packed, features=features)
     assert (wrong - right).abs().max() > 1e-4
 

@@ -15,9 +15,10 @@ from family_matrix import LIMIT, batch, load
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.fused import ACTIVATIONS, NormRule, fuse, gated, own_layers, rms_norm
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.policy import Policy, load_policy
 from saccade.verify.difference import Pass, difference, run, weights_of
 
 RULES = [NormRule(1e-6, 0.0, False), NormRule(1e-5, 1.0, True), NormRule(1e-6, 0.0, True)]

@@ -9,7 +9,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLProcessor
 from transformers import Qwen2VLProcessor as Qwen2Processor
 
 from saccade.base.tiny import write_checkpoint
-from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,25 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from replies import builtin, generate
 from torch import Tensor
 from training_runs import rl_recipe, write_world
 
 from saccade.data import DataConfig
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.logprobs import head_of
 from saccade.models.packing import Branch, Packed, pack
-from saccade.models.policy import ModelConfig, Policy, load_policy, resolve_device
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
-from saccade.training.heldout import EvalConfig, build_heldout
+from saccade.models.policy import Policy, load_policy, resolve_device
+from saccade.rollout.config import Sampling
+from saccade.rollout.engine import open_engine
+from saccade.rollout.groups import Group, Rollout
+from saccade.rollout.prompts import Prompt
+from saccade.training.config import EvalConfig
+from saccade.training.heldout import build_heldout
 from saccade.training.rl import why_no_update
-from saccade.types import Completion, Group, Rollout, Sample, Score
+from saccade.types import Completion, Sample, Score
 
 IMAGE = Image.new("RGB", (112, 112), (9, 200, 30))
 
@@ -62,7 +68,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_neither_gradients_nor_rep
     assert not any(module.training for module in thrifty.model.modules()), "dropout and the engine's cache depend on it"
     prompts = [whole.adapter.encode("<image>what?", [IMAGE]), whole.adapter.encode("2 + 2?", [])]
     sampling = Sampling(max_new_tokens=8, greedy=True)
-    replies = [BuiltinEngine(policy).generate(prompts, sampling, 1, 0) for policy in (whole, thrifty)]
+    replies = [generate(builtin(policy), prompts, sampling, 1, 0) for policy in (whole, thrifty)]
     assert replies[0] == replies[1], "an engine whose cache was taken away would go on from the last token alone"
 
 
@@ -97,8 +103,8 @@ def test_replies_decoded_at_once_never_exceed_the_limit_and_are_the_same(world: 
     prompts = [policy.adapter.encode("<image>what?", [IMAGE]), policy.adapter.encode("2 + 2?", [])]
 
     sampling = Sampling(max_new_tokens=3)
-    wide, narrow = BuiltinEngine(policy), BuiltinEngine(policy, max_rows=2)
-    expected, replies = (engine.generate(prompts, sampling, 5, seed=4) for engine in (wide, narrow))
+    wide, narrow = builtin(policy), builtin(policy, max_rows=2)
+    expected, replies = (generate(engine, prompts, sampling, 5, seed=4) for engine in (wide, narrow))
     assert (wide.stats.most_rows, narrow.stats.most_rows) == (10, 2)
     assert [[c.token_ids for c in group] for group in replies] == [[c.token_ids for c in group] for group in expected]
 
@@ -113,17 +119,19 @@ def test_an_evaluation_that_can_grade_nothing_says_so_instead_of_0(world: Path) 
     assert evaluate is not None
     policy.adapter.decode = lambda ids: "<think>x</think><answer>A</answer>"  # an answer, so that the gold is looked at
     with pytest.raises(ValueError, match="none of the 1 replies could be graded"):
-        evaluate(policy, 1)
+        evaluate(policy, open_engine(policy), 1)
 
 
 def test_a_step_without_an_update_does_not_call_failed_rewards_equal() -> None:
-    sample, done = Sample("s", (), "?", 1, "count"), {"update/nonfinite": 0.0}
-    failed = Rollout(sample, Completion(""), Score(0.0, masked="OSError: down"))
-    fine = Rollout(sample, Completion(""), Score(0.0))
-    assert why_no_update([Group("g", sample, (failed, failed))], done) == (
+    done = {"update/nonfinite": 0.0}
+    empty = EncodedPrompt(torch.tensor([1]), torch.zeros(3, 1), 1, {}, (), (), "empty")
+    prompt = Prompt(Sample("s", (), "?", 1, "count"), empty)
+    failed = Rollout(Completion(""), Score(0.0, masked="OSError: down"))
+    fine = Rollout(Completion(""), Score(0.0))
+    assert why_no_update([Group("g", prompt, (failed, failed))], done) == (
         "every rollout is masked, the first by: OSError: down"
     )
-    assert why_no_update([Group("g", sample, (failed, fine, fine))], done) == "all groups have equal rewards"
+    assert why_no_update([Group("g", prompt, (failed, fine, fine))], done) == "all groups have equal rewards"
 
 
 def test_a_file_of_rewards_is_run_once_for_all_steps(world: Path, tmp_path: Path) -> None:

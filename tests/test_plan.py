@@ -19,15 +19,16 @@ from saccade import cli
 from saccade.base.tiny import SIZES, build, tiny_config
 from saccade.base.tokenizer import build_tokenizer
 from saccade.cli.schemas import load_recipe
+from saccade.models.config import ModelConfig
 from saccade.models.forward import PATCHES_AT_ONCE
-from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.policy import load_policy
 from saccade.planning import flops
 from saccade.planning.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
 from saccade.planning.inputs import read_config, visual_tokens
 from saccade.planning.memory import Work, cohort_tokens, memory, total, tower_room
 from saccade.planning.plan import Plan, Setting, plan, stage_steps, works
 from saccade.training.batching import micro_batches, repeated_cost, rows, shared_cost
-from saccade.training.rl import RLRecipe
+from saccade.training.config import RLRecipe
 
 ROOT = Path(__file__).parent.parent
 ALL = ("vision", "projector", "language")
@@ -245,7 +246,7 @@ def peak(shape: ModelShape, phase: str = "", **changes: Any) -> float:
         ("update", {"trained": ALL}),
         ("update", {"form": "split"}),
         ("optimiser", {"trained": ALL}),
-        ("rollout", {"max_rows": 64}),
+        ("rollout", {"engine": {"max_rows": 64}}),
         ("rollout", {"completion_tokens": 256}),
         ("rollout", {"prompt_tokens": 2000}),
         ("vision", {"groups": 16}),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from saccade.rewards import PartConfig, RubricConfig, failed_share, score_all
+from saccade.rewards import PartConfig, RubricConfig, score_all
 from saccade.rewards.own import OwnReward, close_all, load
 from saccade.types import Completion, Frame, Sample, Score
 
@@ -158,7 +158,7 @@ def test_a_rubric_scores_all_replies_as_it_would_one_by_one(file: Path):
     assert list(scores[0].parts) == [f"{file}:moody", "number", "repetition"]
     assert scores[0].value == 1.125
     assert "expected a value in [-1, 1]" in (scores[2].masked or "")
-    assert failed_share(scores) == 0.5, "a reply that is cut off is no failure"
+    assert [score.failed for score in scores].count(True) == 2, "a reply that is cut off is no failure"
 
 
 def refused(name: str, words: str, options: dict | None = None) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy
 import pytest
 import torch
+from replies import builtin, generate
 
 from saccade.base.tiny import write_checkpoint
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.rollout.config import Sampling
 from saccade.rollout.replies import Ending, Row
 
 
@@ -82,11 +83,11 @@ def test_a_stop_token_goes_before_the_limit():
 
 
 def test_the_engines_replies_keep_the_stop_string_and_are_beginnings_of_the_unstopped_ones(policy):
-    prompt, engine = policy.adapter.encode("Say something.", []), BuiltinEngine(policy)
-    (free,) = engine.generate([prompt], Sampling(max_new_tokens=30, min_new_tokens=30), n=4, seed=2)
+    prompt, engine = policy.adapter.encode("Say something.", []), builtin(policy)
+    (free,) = generate(engine, [prompt], Sampling(max_new_tokens=30, min_new_tokens=30), n=4, seed=2)
     string = policy.adapter.decode(free[1].token_ids[9:11])
     sampling = Sampling(max_new_tokens=30, min_new_tokens=30, stop_strings=(string,))
-    (stopped,) = engine.generate([prompt], sampling, n=4, seed=2)
+    (stopped,) = generate(engine, [prompt], sampling, n=4, seed=2)
     assert stopped[1].finish_reason == "stop_string"
     assert stopped[1].text.count(string) == 1
     assert len(stopped[1].token_ids) <= 11
@@ -96,25 +97,25 @@ def test_the_engines_replies_keep_the_stop_string_and_are_beginnings_of_the_unst
 
 
 def test_a_model_that_says_one_thing_for_ever_is_stopped(policy):
-    prompt, engine = policy.adapter.encode("Say something.", []), BuiltinEngine(policy)
+    prompt, engine = policy.adapter.encode("Say something.", []), builtin(policy)
     greedy = {"max_new_tokens": 40, "min_new_tokens": 40, "greedy": True}
-    ((free,),) = engine.generate([prompt], Sampling(**greedy), n=1, seed=0)
-    ((stopped,),) = engine.generate([prompt], Sampling(**greedy, repetition_stop=4), n=1, seed=0)
+    ((free,),) = generate(engine, [prompt], Sampling(**greedy), n=1, seed=0)
+    ((stopped,),) = generate(engine, [prompt], Sampling(**greedy, repetition_stop=4), n=1, seed=0)
     assert (free.finish_reason, len(free.token_ids)) == ("length", 40)
     assert stopped.finish_reason == "repetition"
     assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
 
 
 def test_no_stop_token_comes_before_min_new_tokens_and_the_first_that_may_ends_the_reply(policy):
-    engine, prompts = BuiltinEngine(policy), [policy.adapter.encode(text, []) for text in ("One?", "Two or three?")]
+    engine, prompts = builtin(policy), [policy.adapter.encode(text, []) for text in ("One?", "Two or three?")]
     head = policy.model.lm_head
     stop = policy.adapter.stop_ids[0]
     bias_V = torch.zeros(head.weight.shape[0])
     bias_V[stop] = 100.0
     head.bias = torch.nn.Parameter(bias_V)
     try:
-        at_once = engine.generate(prompts, Sampling(max_new_tokens=9), n=2, seed=1)
-        later = engine.generate(prompts, Sampling(max_new_tokens=9, min_new_tokens=5), n=2, seed=1)
+        at_once = generate(engine, prompts, Sampling(max_new_tokens=9), n=2, seed=1)
+        later = generate(engine, prompts, Sampling(max_new_tokens=9, min_new_tokens=5), n=2, seed=1)
     finally:
         head.bias = None
     assert [reply.token_ids for group in at_once for reply in group] == [(stop,)] * 4

@@ -6,13 +6,14 @@ import pytest
 import torch
 from families import FAMILIES, family
 from pictures import noise_image
+from replies import builtin, generate
 from transformers import GenerationConfig
 
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
+from saccade.models.policy import load_policy
+from saccade.rollout.config import Sampling
 
 LENGTH = 14
 
@@ -51,14 +52,14 @@ def generated(policy, prompt) -> list[int]:
 
 
 def test_greedy_tokens_equal_those_of_generate(policy, prompts):
-    engine = BuiltinEngine(policy)
+    engine = builtin(policy)
     sampling = Sampling(max_new_tokens=LENGTH, min_new_tokens=LENGTH, greedy=True)
-    ours = engine.generate(prompts, sampling, n=2, seed=0)
+    ours = generate(engine, prompts, sampling, n=2, seed=0)
     for prompt, replies in zip(prompts, ours, strict=True):
         expected = generated(policy, prompt)
         assert len(set(expected)) > 3
         assert [list(reply.token_ids) for reply in replies] == [expected, expected]
-    assert engine.stats.form == ("slots" if policy.adapter.sharing == "attention" else "cached")
+    assert engine.stats.decoder == ("slots" if policy.adapter.sharing == "attention" else "cached")
     assert (engine.stats.prefills, engine.stats.vision_passes) == (3, 2)
     assert engine.stats.row_steps == engine.stats.ideal_row_steps == 3 * 2 * (LENGTH - 1)
 
@@ -66,8 +67,8 @@ def test_greedy_tokens_equal_those_of_generate(policy, prompts):
 def test_sampled_log_probs_are_the_trainers_and_refill_changes_no_reply(policy, prompts):
     lengths = [[9, 4, 12], [1, 14, 6], [7, 7, 2]]
     sampling = Sampling(max_new_tokens=LENGTH, temperature=0.7)
-    wide, narrow = BuiltinEngine(policy), BuiltinEngine(policy, max_rows=2)
-    replies = wide.generate(prompts, sampling, n=3, seed=3, lengths=lengths)
+    wide, narrow = builtin(policy), builtin(policy, max_rows=2)
+    replies = generate(wide, prompts, sampling, n=3, seed=3, lengths=lengths)
     assert [[len(reply.token_ids) for reply in group] for group in replies] == lengths
     packed = pack([(p, [Branch(r.token_ids) for r in group]) for p, group in zip(prompts, replies, strict=True)])
     with torch.no_grad():
@@ -75,7 +76,7 @@ def test_sampled_log_probs_are_the_trainers_and_refill_changes_no_reply(policy, 
         trainer_R, _ = branch_logprobs(policy, packed, temperature=0.7, path=path)
     sampler_R = torch.tensor([lp for group in replies for reply in group for lp in reply.logprobs])
     assert (trainer_R - sampler_R).abs().max() < 2e-5
-    again = narrow.generate(prompts, sampling, n=3, seed=3, lengths=lengths)
+    again = generate(narrow, prompts, sampling, n=3, seed=3, lengths=lengths)
     assert [[r.token_ids for r in group] for group in again] == [[r.token_ids for r in group] for group in replies]
     assert narrow.stats.most_rows == 2
     assert narrow.stats.prefills == 3

@@ -12,16 +12,17 @@ from families import FAMILIES, family
 from pictures import noise_image
 from ragged import LONGEST as T
 from ragged import ragged_lengths, ragged_prompts
+from replies import builtin, generate
 from tape import record
 from torch import Tensor
 
 from saccade.base.tiny import write_checkpoint
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.policy import load_policy
 from saccade.rollout import fixed_slots, graphs
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
+from saccade.rollout.config import Sampling
 from saccade.rollout.fixed_slots import FixedSlots, Shape, rounded_rows
 from saccade.rollout.graphs import Graphs
 
@@ -62,7 +63,7 @@ def ragged():
 
 @pytest.fixture(scope="module")
 def expected(policy, prompts, ragged):
-    return BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged)
+    return generate(builtin(policy), prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged)
 
 
 def check_same(replies: Any, expected: Any) -> None:
@@ -77,9 +78,9 @@ def check_same(replies: Any, expected: Any) -> None:
 def test_ragged_replies_are_those_of_the_slots(policy, prompts, ragged, expected, max_rows, recorded, monkeypatch):
     monkeypatch.setattr(fixed_slots, "ROOM", 8)  # so that it is used up
     runner = Graphs(record) if recorded else Direct()
-    engine = BuiltinEngine(policy, max_rows, runner=runner)
-    check_same(engine.generate(prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged), expected)
-    assert engine.stats.form == "fixed_slots" and engine.stats.prefills == 6
+    engine = builtin(policy, max_rows, runner=runner)
+    check_same(generate(engine, prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged), expected)
+    assert engine.stats.decoder == "fixed_slots" and engine.stats.prefills == 6
     assert engine.stats.most_rows <= max_rows
     if isinstance(runner, Graphs):
         assert runner.failure is None
@@ -88,8 +89,8 @@ def test_ragged_replies_are_those_of_the_slots(policy, prompts, ragged, expected
 
 def test_rounding_up_costs_few_rows_and_there_are_few_shapes(policy, prompts, ragged):
     runner = Direct()
-    engine = BuiltinEngine(policy, 12, runner=runner)
-    engine.generate(prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged)
+    engine = builtin(policy, 12, runner=runner)
+    generate(engine, prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged)
     assert engine.stats.row_steps < 1.3 * engine.stats.ideal_row_steps
     assert len(set(runner.shapes)) < len(runner.shapes) / 3
 
@@ -110,21 +111,21 @@ def test_every_family_s_step_can_be_recorded_and_gives_the_same_replies(name, tm
     prompts = [encode("Say something of some length.", []), encode("<image>How many?", [noise_image(100, 60, 1)])]
     sampling = Sampling(max_new_tokens=14, min_new_tokens=14)
     runner = Graphs(record)
-    engine = BuiltinEngine(policy, runner=runner)
-    check_same(engine.generate(prompts, sampling, 3, 1), BuiltinEngine(policy).generate(prompts, sampling, 3, 1))
+    engine = builtin(policy, runner=runner)
+    check_same(generate(engine, prompts, sampling, 3, 1), generate(builtin(policy), prompts, sampling, 3, 1))
     assert runner.failure is None
     if policy.adapter.sharing == "attention":
-        assert (engine.stats.form, engine.stats.steps) == ("fixed_slots", 13)
+        assert (engine.stats.decoder, engine.stats.steps) == ("fixed_slots", 13)
         assert (runner.recorded, runner.replayed) == (1, 13 - graphs.AFTER - 2)
     else:
-        assert (engine.stats.form, runner.recorded) == ("cached", 0)
+        assert (engine.stats.decoder, runner.recorded) == ("cached", 0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_other_precisions_are_as_near_as_the_trainer(directory, dtype):
     policy = load_policy(ModelConfig(path=str(directory), dtype=dtype))
     prompts = [policy.adapter.encode("Tell me." + " word" * i, []) for i in range(3)]
-    replies = BuiltinEngine(policy, runner=Graphs(record)).generate(prompts, Sampling(max_new_tokens=T), 4, 8)
+    replies = generate(builtin(policy, runner=Graphs(record)), prompts, Sampling(max_new_tokens=T), 4, 8)
     packed = pack([(p, [Branch(r.token_ids) for r in group]) for p, group in zip(prompts, replies, strict=True)])
     with torch.no_grad():
         trainer_R, _ = branch_logprobs(policy, packed, path="plain")
@@ -134,12 +135,12 @@ def test_other_precisions_are_as_near_as_the_trainer(directory, dtype):
 
 def test_new_weights_between_two_calls_are_seen(directory, prompts):
     policy = load_policy(ModelConfig(path=str(directory)))
-    engine, sampling = BuiltinEngine(policy, runner=Graphs(record)), Sampling(max_new_tokens=16)
-    before = engine.generate(prompts, sampling, n=2, seed=1)
+    engine, sampling = builtin(policy, runner=Graphs(record)), Sampling(max_new_tokens=16)
+    before = generate(engine, prompts, sampling, n=2, seed=1)
     for parameter in policy.model.parameters():
         parameter.data = parameter.data * 1.1  # and at another address
-    after = engine.generate(prompts, sampling, n=2, seed=1)
-    check_same(after, BuiltinEngine(policy).generate(prompts, sampling, n=2, seed=1))
+    after = generate(engine, prompts, sampling, n=2, seed=1)
+    check_same(after, generate(builtin(policy), prompts, sampling, n=2, seed=1))
     assert [g[0].token_ids for g in after] != [g[0].token_ids for g in before]
 
 
@@ -180,23 +181,23 @@ def test_a_recording_that_fails_or_differs_is_not_used_and_said_once(
     policy, prompts, ragged, expected, broken, reason, caplog
 ):
     runner = Graphs(broken)
-    engine = BuiltinEngine(policy, runner=runner)
+    engine = builtin(policy, runner=runner)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            check_same(engine.generate(prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged), expected)
+            check_same(generate(engine, prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged), expected)
     assert (runner.recorded, runner.replayed) == (0, 0)
     assert len(caplog.records) == 1 and reason in caplog.text and "more of it" not in caplog.text
-    insisting = BuiltinEngine(policy, runner=Graphs(broken, insist=True))
+    insisting = builtin(policy, runner=Graphs(broken, insist=True))
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"cuda_graphs is on, but .*; use auto"):
-            insisting.generate(prompts, Sampling(max_new_tokens=T), 5, 8)
+            generate(insisting, prompts, Sampling(max_new_tokens=T), 5, 8)
 
 
 def test_a_recording_that_is_right_on_its_own_inputs_alone_stops_the_call(policy, prompts):
     """It may have written anywhere, so nothing that follows could be believed."""
     runner = Graphs(forgetful)
     with pytest.raises(RuntimeError, match=r"on new inputs .* set rollout\.cuda_graphs: off"):
-        BuiltinEngine(policy, runner=runner).generate(prompts, Sampling(max_new_tokens=T), 5, 8)
+        generate(builtin(policy, runner=runner), prompts, Sampling(max_new_tokens=T), 5, 8)
     assert runner.replayed == 0
 
 
@@ -218,8 +219,8 @@ def test_memory_of_own_keys_follows_the_replies_not_the_limit(policy, prompts, m
         return hidden_ND
 
     monkeypatch.setattr(FixedSlots, "step", watched)
-    engine = BuiltinEngine(policy, runner=Direct())
-    engine.generate(prompts, Sampling(max_new_tokens=300), n=2, seed=0, lengths=[[10, 140]] * 6)
+    engine = builtin(policy, runner=Direct())
+    generate(engine, prompts, Sampling(max_new_tokens=300), n=2, seed=0, lengths=[[10, 140]] * 6)
     assert sorted(set(rooms)) == [128, 140]
 
 
@@ -227,5 +228,5 @@ def test_cuda_graphs_are_refused_where_there_is_no_gpu(policy):
     if policy.device.type == "cuda":
         pytest.skip("there is one")
     with pytest.raises(ValueError, match=r"rollout\.cuda_graphs: on needs a GPU .* on cpu; use auto"):
-        BuiltinEngine(policy, cuda_graphs="on")
-    assert BuiltinEngine(policy).runner is None
+        builtin(policy, cuda_graphs="on")
+    assert builtin(policy).runner is None

@@ -8,14 +8,15 @@ import pytest
 import torch
 from ragged import LONGEST as T
 from ragged import ragged_lengths, ragged_prompts
+from replies import builtin, generate
 
 from saccade.base.tiny import write_checkpoint
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.policy import load_policy
 from saccade.rollout import prefixes, slots
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
+from saccade.rollout.config import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,10 @@ def logprobs_R(replies):
 def test_ragged_replies_cost_the_ideal_number_of_row_steps_and_one_prefill_per_prompt(
     policy, prompts, ragged, max_rows
 ):
-    wide, narrow = BuiltinEngine(policy), BuiltinEngine(policy, max_rows=max_rows)
+    wide, narrow = builtin(policy), builtin(policy, max_rows=max_rows)
     sampling = Sampling(max_new_tokens=T)
-    expected = wide.generate(prompts, sampling, n=5, seed=8, lengths=ragged)
-    replies = narrow.generate(prompts, sampling, n=5, seed=8, lengths=ragged)
+    expected = generate(wide, prompts, sampling, n=5, seed=8, lengths=ragged)
+    replies = generate(narrow, prompts, sampling, n=5, seed=8, lengths=ragged)
     assert ids(replies) == ids(expected)
     assert (logprobs_R(replies) - logprobs_R(expected)).abs().max() < 2e-5
     ideal = sum(length - 1 for group in ragged for length in group)
@@ -65,28 +66,28 @@ def test_ragged_replies_cost_the_ideal_number_of_row_steps_and_one_prefill_per_p
 
 
 def test_slots_are_refilled_instead_of_waiting_for_the_longest(policy, prompts, ragged):
-    engine = BuiltinEngine(policy, max_rows=10)
-    engine.generate(prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged)
+    engine = builtin(policy, max_rows=10)
+    generate(engine, prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged)
     in_batches = sum(max(max(one) for one in ragged[i : i + 2]) - 1 for i in range(0, len(ragged), 2))
     assert engine.stats.steps < 0.8 * in_batches
 
 
 def test_slots_are_refilled_by_siblings_when_a_group_is_larger_than_the_slots(policy, prompts):
-    engine, draw = BuiltinEngine(policy, max_rows=8), random.Random(1)
+    engine, draw = builtin(policy, max_rows=8), random.Random(1)
     lengths = [[draw.randint(2, T) for _ in range(40)]]
-    engine.generate(prompts[:1], Sampling(max_new_tokens=T), n=40, seed=8, lengths=lengths)
+    generate(engine, prompts[:1], Sampling(max_new_tokens=T), n=40, seed=8, lengths=lengths)
     assert engine.stats.prefills == 1
     assert engine.stats.steps < 1.25 * engine.stats.ideal_row_steps / 8 + T / 2
 
 
 def test_stopped_replies_cost_the_ideal_number_of_row_steps_too(policy, prompts):
-    engine = BuiltinEngine(policy, max_rows=8)
+    engine = builtin(policy, max_rows=8)
     head = policy.model.lm_head
     bias_V = torch.zeros(head.weight.shape[0])
     bias_V[policy.adapter.stop_ids[0]] = 5.5  # about one token in ten ends a turn
     head.bias = torch.nn.Parameter(bias_V)
     try:
-        replies = engine.generate(prompts, Sampling(max_new_tokens=T), n=5, seed=3)
+        replies = generate(engine, prompts, Sampling(max_new_tokens=T), n=5, seed=3)
     finally:
         head.bias = None
     lengths = [len(reply.token_ids) for group in replies for reply in group]
@@ -97,7 +98,7 @@ def test_stopped_replies_cost_the_ideal_number_of_row_steps_too(policy, prompts)
 def test_float64_log_probs_equal_the_trainers_to_its_round_off(directory, prompts, ragged):
     policy = load_policy(ModelConfig(path=str(directory), dtype="float64"))
     exact = [policy.adapter.encode("Tell me." + " word" * i, []) for i in range(6)]
-    replies = BuiltinEngine(policy, max_rows=7).generate(exact, Sampling(max_new_tokens=T), 5, 8, lengths=ragged)
+    replies = generate(builtin(policy, max_rows=7), exact, Sampling(max_new_tokens=T), 5, 8, lengths=ragged)
     packed = pack([(p, [Branch(r.token_ids) for r in group]) for p, group in zip(exact, replies, strict=True)])
     with torch.no_grad():
         trainer_R, _ = branch_logprobs(policy, packed, path="plain")
@@ -106,7 +107,7 @@ def test_float64_log_probs_equal_the_trainers_to_its_round_off(directory, prompt
 
 def test_bfloat16_log_probs_are_as_near_to_the_truth_as_the_trainers(directory, policy, prompts, ragged):
     half = load_policy(ModelConfig(path=str(directory), dtype="bfloat16"))
-    replies = BuiltinEngine(half, max_rows=7).generate(prompts, Sampling(max_new_tokens=T), 5, 8, lengths=ragged)
+    replies = generate(builtin(half, max_rows=7), prompts, Sampling(max_new_tokens=T), 5, 8, lengths=ragged)
     packed = pack([(p, [Branch(r.token_ids) for r in group]) for p, group in zip(prompts, replies, strict=True)])
     with torch.no_grad():
         truth_R, _ = branch_logprobs(policy, packed)
@@ -116,45 +117,45 @@ def test_bfloat16_log_probs_are_as_near_to_the_truth_as_the_trainers(directory, 
 
 
 def test_features_that_are_handed_in_spare_the_vision_tower(policy, prompts):
-    engine, sampling = BuiltinEngine(policy), Sampling(max_new_tokens=5)
-    expected = engine.generate(prompts, sampling, n=2, seed=1)
+    engine, sampling = builtin(policy), Sampling(max_new_tokens=5)
+    expected = generate(engine, prompts, sampling, n=2, seed=1)
     features = vision_features(policy, prompts)
-    assert ids(engine.generate(prompts, sampling, n=2, seed=1, features=features)) == ids(expected)
+    assert ids(generate(engine, prompts, sampling, n=2, seed=1, features=features)) == ids(expected)
     assert engine.stats.vision_passes == 0
     with pytest.raises(ValueError, match="image tokens"):
-        engine.generate(prompts, sampling, n=2, seed=1, features=features.take([0, 1, 2, 3, 4, 3]))
+        generate(engine, prompts, sampling, n=2, seed=1, features=[features[i] for i in (0, 1, 2, 3, 4, 3)])
 
 
 def test_a_reply_does_not_depend_on_how_many_siblings_it_has(policy, prompts):
-    engine, sampling = BuiltinEngine(policy), Sampling(max_new_tokens=8)
-    few, many = (ids(engine.generate(prompts, sampling, n=n, seed=5)) for n in (2, 6))
+    engine, sampling = builtin(policy), Sampling(max_new_tokens=8)
+    few, many = (ids(generate(engine, prompts, sampling, n=n, seed=5)) for n in (2, 6))
     assert few == [group[:2] for group in many]
 
 
 def test_a_seed_for_each_prompt_makes_replies_independent_of_the_place_in_the_call(policy, prompts):
-    engine, sampling = BuiltinEngine(policy), Sampling(max_new_tokens=8)
-    first = ids(engine.generate(prompts[:3], sampling, n=2, seed=[11, 12, 13]))
-    turned = ids(engine.generate([prompts[2], prompts[0]], sampling, n=2, seed=[13, 11]))
+    engine, sampling = builtin(policy), Sampling(max_new_tokens=8)
+    first = ids(generate(engine, prompts[:3], sampling, n=2, seed=[11, 12, 13]))
+    turned = ids(generate(engine, [prompts[2], prompts[0]], sampling, n=2, seed=[13, 11]))
     assert turned == [first[2], first[0]]
-    assert first != ids(engine.generate(prompts[:3], sampling, n=2, seed=[21, 22, 23]))
+    assert first != ids(generate(engine, prompts[:3], sampling, n=2, seed=[21, 22, 23]))
     with pytest.raises(ValueError, match="got 2 seeds for 3 prompts"):
-        engine.generate(prompts[:3], sampling, n=2, seed=[1, 2])
+        generate(engine, prompts[:3], sampling, n=2, seed=[1, 2])
 
 
 def test_forced_lengths_must_be_one_for_each_reply_and_possible(policy, prompts):
     for lengths in ([[2, 2]], [[2, 2], [2]], [[2, 2], [2, 9]], [[2, 2], [2, 0]]):
         with pytest.raises(ValueError, match="got lengths for"):
-            BuiltinEngine(policy).generate(prompts[:2], Sampling(max_new_tokens=8), n=2, seed=1, lengths=lengths)
+            generate(builtin(policy), prompts[:2], Sampling(max_new_tokens=8), n=2, seed=1, lengths=lengths)
 
 
 def test_logits_that_are_no_numbers_name_the_prompt_and_the_weights(directory, prompts):
     broken = load_policy(ModelConfig(path=str(directory)))
-    engine = BuiltinEngine(broken)
+    engine = builtin(broken)
     engine.sync(broken, 7)
     with torch.no_grad():
         broken.model.model.language_model.layers[-1].mlp.down_proj.weight[0, 0] = torch.nan
     with pytest.raises(FloatingPointError, match=rf"{prompts[0].prompt_id}.*weights version 7"):
-        engine.generate(prompts[:2], Sampling(max_new_tokens=4, greedy=True), n=2, seed=0)
+        generate(engine, prompts[:2], Sampling(max_new_tokens=4, greedy=True), n=2, seed=0)
 
 
 def test_memory_of_own_keys_follows_the_replies_not_the_limit(policy, prompts, monkeypatch):
@@ -168,7 +169,7 @@ def test_memory_of_own_keys_follows_the_replies_not_the_limit(policy, prompts, m
 
     monkeypatch.setattr(slots.Slots, "step", watched)
     lengths = [[10] * 4 for _ in prompts]
-    BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=2000), n=4, seed=0, lengths=lengths)
+    generate(builtin(policy), prompts, Sampling(max_new_tokens=2000), n=4, seed=0, lengths=lengths)
     assert max(held) == 6 * 4 * slots.BLOCK
 
 
@@ -184,11 +185,11 @@ def test_attention_by_matrix_products_equals_the_flash_kernel():
 def test_prompts_in_one_padded_batch_give_the_same_replies(policy, prompts, ragged, monkeypatch):
     """The way of devices without the CPU's flash kernel."""
     sampling = Sampling(max_new_tokens=T)
-    expected = BuiltinEngine(policy).generate(prompts, sampling, n=5, seed=8, lengths=ragged)
+    expected = generate(builtin(policy), prompts, sampling, n=5, seed=8, lengths=ragged)
     monkeypatch.setattr(slots, "prefixes_for", prefixes.Batched)
     monkeypatch.setattr(slots, "attention", prefixes.plain_attention)
     for max_rows in (7, 512):
-        replies = BuiltinEngine(policy, max_rows).generate(prompts, sampling, n=5, seed=8, lengths=ragged)
+        replies = generate(builtin(policy, max_rows), prompts, sampling, n=5, seed=8, lengths=ragged)
         assert ids(replies) == ids(expected)
         assert (logprobs_R(replies) - logprobs_R(expected)).abs().max() < 2e-5
 
@@ -205,7 +206,7 @@ def test_a_prompt_that_left_gives_its_memory_back(policy, prompts, monkeypatch):
         return step(self, tokens, ages)
 
     monkeypatch.setattr(slots.Slots, "step", watched)
-    BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=T), n=1, seed=0, lengths=lengths)
+    generate(builtin(policy), prompts, Sampling(max_new_tokens=T), n=1, seed=0, lengths=lengths)
     assert held[0] == ([0, 1, 2, 3, 4, 5],) * 2
     assert held[-1] == ([5],) * 2
 
@@ -227,5 +228,5 @@ def test_a_prompt_that_left_is_gone_before_the_rest_is_arranged_anew(policy, pro
     monkeypatch.setattr(slots.Slots, "__init__", init)
     monkeypatch.setattr(prefixes.Batched, "_stack", watched)
     lengths = [[2 + 4 * i] * 2 for i in range(6)]
-    BuiltinEngine(policy).generate(prompts, Sampling(max_new_tokens=T), n=2, seed=0, lengths=lengths)
+    generate(builtin(policy), prompts, Sampling(max_new_tokens=T), n=2, seed=0, lengths=lengths)
     assert kept == [(n, n) for n in (6, 5, 4, 3, 2, 1, 0)]

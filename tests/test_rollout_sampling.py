@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from saccade.rollout.engine import Sampling
+from saccade.rollout.config import Sampling
 from saccade.rollout.sampling import BLOCK, Picker, cut, draw
 
 CPU = torch.device("cpu")

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from saccade.base.tiny import write_checkpoint
-from saccade.models.policy import ModelConfig, load_policy
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
 from saccade.studies.chains import ChainSource, frames_of, habits_in, write_chains
 from saccade.tasks import TASKS
 from saccade.training.examples import ExampleConfig, read_examples

@@ -18,29 +18,34 @@ from PIL import Image
 from rich.console import Console
 from training_runs import rl_recipe, write_world
 
-from saccade.algorithm import PRESETS, LossConfig, build_advantages, build_loss
+from saccade.algorithm import PRESETS, LossConfig, build_advantages
 from saccade.config import load
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.policy import Policy, load_policy
 from saccade.rewards import RubricConfig, score_all
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.collect import RolloutConfig, collect, rubrics_of, sampling_of, step_seed
-from saccade.rollout.engine import Sampling
-from saccade.rollout.prompts import PromptBatch, prepare
+from saccade.rollout.collect import center, collect, rubrics_of
+from saccade.rollout.config import Sampling
+from saccade.rollout.engine import open_engine
+from saccade.rollout.groups import Group, Rollout
+from saccade.rollout.prompts import Prompt, prepare
+from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import Stage
 from saccade.runs.progress import progress
 from saccade.runs.records import Run
 from saccade.tasks import TASKS
 from saccade.training import checkpoint
 from saccade.training.batching import Cost, Row, micro_batches, repeated_cost, rows, shared_cost
+from saccade.training.config import OptimConfig, RLRecipe, UpdateConfig
 from saccade.training.group_metrics import group_metrics
-from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer, learning_rate
-from saccade.training.policy_step import Learner, UpdateConfig, count, policy_step, split
-from saccade.training.rl import RLRecipe
-from saccade.types import Completion, Group, Rollout, Sample, Score
+from saccade.training.optim import GuardedOptimizer, build_optimizer, learning_rate
+from saccade.training.policy_step import Learner, count_denominators, cut, open_learner, policy_step
+from saccade.types import Completion, Sample, Score
 
 OPTIM = OptimConfig(lr=1e-3, max_grad_norm=float("inf"))
+EMPTY = EncodedPrompt(torch.tensor([1]), torch.zeros(3, 1), 1, {}, (), (), "empty")
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +61,25 @@ def policy(world: Path) -> Policy:
 def group_of(policy: Policy, number: int, lengths: Sequence[int], rewards: Sequence[float | None]) -> Group:
     """A group about an image, with made-up tokens; a reward of None is masked. Sampler log-probs are a little off."""
     sample = Sample(f"s{number}", (Image.new("RGB", (56, 56), (70 * number, 9, 9)),), "How many?", 1, "count")
-    prompt = prepare(policy.adapter, sample).encoded
+    prompt = prepare(policy.adapter, sample)
     generator = torch.Generator().manual_seed(number)
     ids = [torch.randint(40, 400, (n,), generator=generator).tolist() for n in lengths]
     with torch.no_grad():
-        logprobs_R, _ = branch_logprobs(policy, pack([(prompt, [Branch(one) for one in ids])]))
+        logprobs_R, _ = branch_logprobs(policy, pack([(prompt.encoded, [Branch(one) for one in ids])]))
     pieces = (logprobs_R + 0.3 * torch.randn(len(logprobs_R), generator=generator)).split(list(lengths))
     rewards_G = torch.tensor([r or 0.0 for r in rewards], dtype=torch.float64)
-    advantages_G = build_advantages(LossConfig().advantage)(rewards_G, torch.tensor([r is not None for r in rewards]))
+    counted_G = torch.tensor([r is not None for r in rewards])
+    (advantages_G,) = build_advantages(LossConfig().advantage)([rewards_G], [counted_G])
     rollouts = tuple(
         Rollout(
-            sample,
             Completion("", tuple(tokens), tuple(piece.tolist())),
             Score(r or 0.0, masked="failed" if r is None else None),
             advantage,
         )
         for tokens, piece, r, advantage in zip(ids, pieces, rewards, advantages_G.tolist(), strict=True)
     )
-    return Group(f"g{number}", sample, rollouts, prompt)
+    (features,) = vision_features(policy, [prompt.encoded])
+    return Group(f"g{number}", replace(prompt, features=features), rollouts)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +93,7 @@ def groups(policy: Policy) -> list[Group]:
 
 def learner_of(policy: Policy, loss: LossConfig, reference: Policy | None = None, **update: Any) -> Learner:
     optimizer = GuardedOptimizer(torch.optim.SGD([p for _, p in policy.trainable()], lr=0.0), OPTIM)
-    return Learner(policy, optimizer, build_loss(loss), UpdateConfig(**update), reference)
+    return open_learner(policy, optimizer, loss, UpdateConfig(**update), reference)
 
 
 def moved_copy(policy: Policy) -> Policy:
@@ -107,10 +113,10 @@ class Recorded(GuardedOptimizer):
 
 def gradient(policy: Policy, groups: Sequence[Group], loss: LossConfig, **update: Any) -> torch.Tensor:
     learner = learner_of(policy, loss, moved_copy(policy) if loss.kl_coef else None, **update)
-    learner.optimizer = Recorded(learner.optimizer.optimizer, OPTIM)
-    features = vision_features(policy, [group.prompt for group in groups])
-    policy_step(learner, groups, features, temperature=0.8, max_length=9, lr=0.0)
-    return learner.optimizer.seen
+    recorded = Recorded(learner.runner.optimizer.optimizer, OPTIM)
+    learner.runner.optimizer = recorded
+    policy_step(learner, groups, temperature=0.8, max_length=9, lr=0.0)
+    return recorded.seen
 
 
 # ------------------------------------------------------------------------------------------------------- policy step
@@ -139,7 +145,7 @@ def test_the_gradient_is_that_of_the_formula_over_every_rollout_that_counts(
             if rollout.score.masked is not None:
                 continue
             logprobs, _ = branch_logprobs(
-                policy, pack([(group.prompt, [Branch(rollout.completion.token_ids)])]), None, 0.8
+                policy, pack([(group.prompt.encoded, [Branch(rollout.completion.token_ids)])]), None, 0.8
             )
             ratio = (logprobs - torch.tensor(rollout.completion.logprobs)).exp()
             bounded = torch.minimum(ratio * rollout.advantage, ratio.clamp(0.8, 1.2) * rollout.advantage)
@@ -151,26 +157,26 @@ def test_the_gradient_is_that_of_the_formula_over_every_rollout_that_counts(
     assert float((got - flat).norm() / flat.norm()) < 1e-6
 
 
-def test_masked_rollouts_leave_the_denominators_and_equal_groups_stay_in_them(groups: list[Group]) -> None:
-    over = count(groups, max_length=9)
-    assert over is not None and (over.tokens, over.sequences, over.max_length) == (39, 8, 9)
+def test_masked_rollouts_leave_the_denominators_and_equal_groups_stay_in_them(
+    policy: Policy, groups: list[Group]
+) -> None:
+    found = count_denominators(groups, 9, learner_of(policy, LossConfig()))
+    assert found is not None and (found.tokens, found.sequences, found.max_length) == (39, 8, 9)
 
 
 def test_rollouts_that_move_nothing_cost_no_pass_unless_a_kl_is_charged(policy: Policy, groups: list[Group]) -> None:
-    features = vision_features(policy, [group.prompt for group in groups])
-    plain = split(groups, features, learner_of(policy, LossConfig()))
-    charged = split(groups, features, learner_of(policy, LossConfig(kl_coef=0.1), reference=policy))
+    plain = cut(groups, learner_of(policy, LossConfig()))
+    charged = cut(groups, learner_of(policy, LossConfig(kl_coef=0.1), reference=policy))
     assert sum(batch.packed.num_tokens for batch in plain) == 3 + 9 + 6 + 6 + 1
     assert sum(batch.packed.num_tokens for batch in charged) == 39
 
 
 def test_recomputed_log_probs_make_the_first_ratio_exactly_one(policy: Policy, groups: list[Group]) -> None:
-    features = vision_features(policy, [group.prompt for group in groups])
     learner = learner_of(policy, LossConfig(), old_logprobs="recompute")
-    metrics = policy_step(learner, groups, features, temperature=0.8, max_length=9, lr=0.0)
+    metrics = policy_step(learner, groups, temperature=0.8, max_length=9, lr=0.0)
     assert metrics["policy/ratio_mean"] == 1.0
     assert metrics["policy/clip_fraction"] == 0.0
-    sampled = policy_step(learner_of(policy, LossConfig()), groups, features, temperature=0.8, max_length=9, lr=0.0)
+    sampled = policy_step(learner_of(policy, LossConfig()), groups, temperature=0.8, max_length=9, lr=0.0)
     assert sampled["policy/clip_fraction"] > 0.0
     assert sampled["sampler/gap_max"] > 0.1
 
@@ -179,10 +185,9 @@ def test_several_updates_on_one_rollout_keep_the_old_log_probs(world: Path) -> N
     policy = load_policy(ModelConfig(path=str(world / "model"), device="cpu", dtype="float64"))
     batch = [group_of(policy, 1, [4, 4], [1.0, 0.0])]
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), OPTIM), OPTIM)
-    update = UpdateConfig(updates_per_rollout=3, old_logprobs="recompute")
-    learner = Learner(policy, optimizer, build_loss(LossConfig()), update)
-    features = vision_features(policy, [batch[0].prompt])
-    metrics = policy_step(learner, batch, features, temperature=1.0, max_length=4, lr=1e-3)
+    learner = learner_of(policy, LossConfig(), updates_per_rollout=3, old_logprobs="recompute")
+    learner.runner.optimizer = optimizer
+    metrics = policy_step(learner, batch, temperature=1.0, max_length=4, lr=1e-3)
     assert metrics["policy/ratio_mean"] != 1.0, "the last update sees a policy that has moved away"
     assert policy.version == 3
 
@@ -257,15 +262,17 @@ def test_a_preset_extends_to_a_recipe_with_the_loss_of_the_same_name(world: Path
 
 
 def test_a_stage_overrides_sampling_rubric_and_truncation(world: Path) -> None:
-    stage = Stage(max_new_tokens=5, group_size=2, temperature=0.5, rubric="mine", truncated="mask")
+    stage = Stage(max_new_tokens=5, group_size=2, sampling={"temperature": 0.5}, rubric="mine", truncated="mask")
     of_the_recipe = {"top_p": 0.9, "min_p": 0.1, "stop_strings": ("x",), "repetition_stop": 3}
-    sampling = sampling_of(stage, RolloutConfig.model_validate(of_the_recipe))
+    sampling = stage.sampling_from(Sampling.model_validate(of_the_recipe))
     assert sampling == Sampling.model_validate({"max_new_tokens": 5, "temperature": 0.5, **of_the_recipe})
     own = {"mine": RubricConfig.model_validate({"parts": [{"name": "format"}]})}
     rubric = rubrics_of(stage, TASKS, own)("count")
     assert [part.name for part in rubric.parts] == ["format"]
     sample = Sample("s", (), "How many?", 1, "count")
-    assert rubric(Completion("<think>", finish_reason="length"), sample).masked == "truncated"
+    assert rubric(Completion("<think>", finish_reason="length"), sample) == Score(
+        0.0, "truncated", masked="truncated", truncated=True
+    )
 
 
 def test_a_rubric_that_raises_or_gives_no_number_masks(caplog: pytest.LogCaptureFixture) -> None:
@@ -286,37 +293,41 @@ def test_collected_groups_hold_scored_siblings_with_centred_advantages_and_repea
     stage = recipe.stages[0]
 
     def once(seed: int) -> list[Group]:
-        return collect(
-            BuiltinEngine(policy),
+        scored = collect(
+            open_engine(policy),
             rubrics_of(stage, TASKS, recipe.rubrics),
-            PromptBatch("7.0", prompts),
-            stage,
-            sampling=sampling_of(stage, recipe.rollout),
+            "7.0",
+            prompts,
+            sampling=stage.sampling_from(recipe.rollout.sampling),
+            group_size=stage.group_size,
             seed=seed,
-            center=build_advantages(recipe.loss.advantage),
         )
+        return center(scored, build_advantages(recipe.loss.advantage))
 
-    first = once(step_seed(3, 7))
+    first = once(derive_seed(3, 7))
     assert [group.id for group in first] == ["7.0-0", "7.0-1", "7.0-2"]
     assert all(len(group.rollouts) == 4 for group in first)
     assert any(group.has_signal for group in first)
     assert all(abs(sum(r.advantage for r in group.rollouts)) < 1e-6 for group in first)
-    assert [g.rollouts for g in once(step_seed(3, 7))] == [g.rollouts for g in first]
-    assert [g.rollouts for g in once(step_seed(3, 8))] != [g.rollouts for g in first]
+    assert [g.rollouts for g in once(derive_seed(3, 7))] == [g.rollouts for g in first]
+    assert [g.rollouts for g in once(derive_seed(3, 8))] != [g.rollouts for g in first]
 
 
 def test_group_metrics_equal_literals() -> None:
+    sample = Sample("s", (), "?", 1, "count", {"source": "web"})
+
+    def group(name: str, *rollouts: Rollout) -> Group:
+        return Group(name, Prompt(sample, EMPTY), rollouts)
+
     def rollout(value: float, length: int, masked: str | None = None, cut: bool = False) -> Rollout:
-        sample = Sample("s", (), "?", 1, "count", {"source": "web"})
         completion = Completion("", (1,) * length, finish_reason="length" if cut else "stop")
         return Rollout(
-            sample, completion, Score(value, parts={"a/b.py:f": value}, masked=masked), advantage=value - 0.5
+            completion, Score(value, parts={"a/b.py:f": value}, masked=masked), advantage=value - 0.5
         )
 
-    sample = Sample("s", (), "?", 1, "count")
     groups = [
-        Group("a", sample, (rollout(1.0, 2), rollout(0.0, 6, cut=True), rollout(0.0, 4, masked="x"))),
-        Group("b", sample, (replace(rollout(1.0, 2), advantage=0.0),)),
+        group("a", rollout(1.0, 2), rollout(0.0, 6, cut=True), rollout(0.0, 4, masked="x")),
+        group("b", replace(rollout(1.0, 2), advantage=0.0)),
     ]
     metrics = group_metrics(
         groups, lambda completion, _: None if len(completion.token_ids) == 4 else len(completion.token_ids) < 4

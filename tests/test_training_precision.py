@@ -10,7 +10,8 @@ from torch import nn
 from training_runs import rl_recipe, write_world
 
 from saccade.training.checkpoint import latest
-from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
+from saccade.training.config import OptimConfig
+from saccade.training.optim import GuardedOptimizer, build_optimizer
 from saccade.training.rl import train
 
 TINY = OptimConfig(lr=1e-6)

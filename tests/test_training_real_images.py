@@ -17,7 +17,8 @@ from saccade.models.policy import load_policy, resolve_path
 from saccade.report import build_report
 from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS
-from saccade.training.rl import RLRecipe, train
+from saccade.training.config import RLRecipe
+from saccade.training.rl import train
 from saccade.types import Completion, Sample
 
 VISUAL_TOKENS = 256

@@ -17,9 +17,11 @@ from training_runs import rl_recipe, write_world
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import RewardsFailed
+from saccade.rollout.engine import Engine
 from saccade.training.checkpoint import latest
+from saccade.training.config import RLRecipe
 from saccade.training.optim import TrainingStopped
-from saccade.training.rl import RLRecipe, train
+from saccade.training.rl import train
 from saccade.types import Completion
 
 TIMES = ("time/", "tokens/per_s", "memory/")
@@ -50,7 +52,7 @@ class Killed(BaseException):
 def killed_at(step: int) -> Any:
     """An evaluation that ends the process, as it were, after some rows of the step are written."""
 
-    def evaluate(policy: Policy, now: int) -> dict[str, float]:
+    def evaluate(policy: Policy, engine: Engine, now: int) -> dict[str, float]:
         if now == step:
             raise Killed
         return {"score": float(now)}
@@ -58,14 +60,15 @@ def killed_at(step: int) -> Any:
     return evaluate
 
 
-def score_by_step(policy: Policy, step: int) -> dict[str, float]:
+def score_by_step(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
     torch.rand(3)  # an evaluation that draws random numbers must not move the training
     return {"score": float(step)}
 
 
 STAGES = [
     {"name": "a", "max_new_tokens": 4, "group_size": 4, "rubric": "test", "until": {"step": 2}},
-    {"name": "b", "max_new_tokens": 6, "group_size": 3, "rubric": "test", "prompts_per_step": 2, "temperature": 0.9},
+    {"name": "b", "max_new_tokens": 6, "group_size": 3, "rubric": "test", "prompts_per_step": 2}
+    | {"sampling": {"temperature": 0.9}},
 ]
 
 
@@ -182,7 +185,7 @@ def test_the_records_hold_every_field_that_others_read(world: Path, tmp_path: Pa
 
 
 def test_the_best_checkpoint_has_the_highest_score_and_outlives_newer_ones(world: Path, tmp_path: Path) -> None:
-    def second_is_best(policy: Policy, step: int) -> dict[str, float]:
+    def second_is_best(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
         return {"score": -abs(step - 2.0)}
 
     recipe = rl_recipe(world, num_steps=5, eval={"every": 1}, checkpoint={"every": 1, "keep": 1})

@@ -14,8 +14,10 @@ from training_runs import write_world
 
 from saccade.config import load
 from saccade.geometry import from_original
-from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.config import ModelConfig
+from saccade.models.policy import Policy, load_policy
+from saccade.rollout.engine import Engine
+from saccade.training.config import OptimConfig, SFTRecipe
 from saccade.training.examples import (
     Example,
     ExampleConfig,
@@ -25,7 +27,9 @@ from saccade.training.examples import (
     encode_units,
     read_examples,
 )
-from saccade.training.sft import Passes, SFTRecipe, accumulate, train
+from saccade.training.optim import GuardedOptimizer
+from saccade.training.sft import sft_step, train, units_of
+from saccade.training.step import MicroBatch, StepRunner
 
 REPLIES = ["scan one two", "looks like 3", "scan one two three. check one two three", "two"]
 
@@ -54,6 +58,25 @@ def recipe_of(world: Path, **changes: Any) -> SFTRecipe:
     return SFTRecipe.model_validate(base | changes)
 
 
+class Still(GuardedOptimizer):
+    """Leaves the weights and the gradients of a step as they are."""
+
+    def step(self, lr: float, loss: float, keep: Any = None) -> tuple[float, bool]:
+        return 0.0, False
+
+
+def runner_of(
+    policy: Policy, tokens_per_micro_batch: int = 8192, shared_prefix: Any = "auto"
+) -> StepRunner[MicroBatch]:
+    optimizer = Still(torch.optim.SGD([p for _, p in policy.trainable()]), OptimConfig(lr=1.0))
+    return StepRunner(policy, optimizer, tokens_per_micro_batch, shared_prefix)
+
+
+def accumulate(policy: Policy, units: Any, **options: Any) -> float:
+    """The loss of a step whose gradients stay in the parameters."""
+    return sft_step(runner_of(policy, **options), units, 0.0)["loss/train"]
+
+
 def gradients(policy: Policy) -> torch.Tensor:
     """All gradients in one vector, which are then cleared."""
     flat = torch.cat([p.grad.flatten() for _, p in policy.trainable() if p.grad is not None])
@@ -75,9 +98,9 @@ def policy(world: Path) -> Policy:
 )
 def test_how_a_step_is_cut_never_changes_its_gradient(world: Path, policy: Policy, changes: dict[str, Any]) -> None:
     units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
-    whole_loss = accumulate(policy, units, Passes(recipe_of(world, tokens_per_micro_batch=100_000)))
+    whole_loss = accumulate(policy, units, tokens_per_micro_batch=100_000)
     whole = gradients(policy)
-    loss = accumulate(policy, units, Passes(recipe_of(world, **changes)))
+    loss = accumulate(policy, units, **changes)
     assert loss == pytest.approx(whole_loss, rel=1e-9)
     assert float((gradients(policy) - whole).norm() / whole.norm()) < 1e-6
 
@@ -94,7 +117,7 @@ def test_the_loss_is_that_of_transformers_with_labels_on_the_reply_alone(world: 
         mm_token_type_ids=(ids == policy.model.config.image_token_id).int(),
         **unit.prompt.pixels,
     ).loss
-    assert accumulate(policy, [unit], Passes(recipe_of(world))) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert accumulate(policy, [unit]) == pytest.approx(float(expected.detach()), rel=1e-6)
     policy.model.zero_grad(set_to_none=True)
 
 
@@ -118,12 +141,12 @@ def test_a_run_killed_and_resumed_equals_one_that_never_stopped_and_the_loss_fal
     class Killed(BaseException):
         pass
 
-    def killed(policy: Policy, step: int) -> dict[str, float]:
+    def killed(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
         if step == 2:
             raise Killed
         return {"accuracy": 0.5, "score": 0.0}
 
-    def alive(policy: Policy, step: int) -> dict[str, float]:
+    def alive(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
         torch.rand(2)
         return {"accuracy": 0.5, "score": 0.0}
 
@@ -231,13 +254,12 @@ def test_keys_that_do_not_fit_the_source_of_examples_are_refused(keys: dict, mes
 def test_another_prompt_in_the_same_row_changes_nothing(world: Path, policy: Policy) -> None:
     """Packed rows of several prompts: each sees its own image, prompt and reply alone, wherever it lies in the row."""
     units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
-    passes = Passes(recipe_of(world, tokens_per_micro_batch=100_000))
-    passes.cut(policy, units)  # takes the decision about shared prompts
-    assert passes.decision is not None and passes.decision.path == "packed"
+    runner = runner_of(policy, tokens_per_micro_batch=100_000)
+    assert runner.choose(units_of(units)).path == "packed"
 
     def logprobs(*chosen: int) -> list[torch.Tensor]:
-        groups = [(units[i].prompt, [Branch(reply) for reply in units[i].replies]) for i in chosen]
-        whole = passes.logprobs(policy, pack(groups)).detach()
+        (batch,) = runner.cut(units_of([units[i] for i in chosen]))
+        whole = runner.logprobs(batch)[0].detach()
         return list(whole.split([units[i].reply_tokens for i in chosen]))
 
     alone = logprobs(0)[0]
@@ -252,9 +274,9 @@ def test_a_neighbour_leaves_the_gradient_of_a_row_as_it_was(world: Path, policy:
     tokens = [unit.reply_tokens for unit in units]
     alone = []
     for unit in units:
-        accumulate(policy, [unit], Passes(recipe_of(world, tokens_per_micro_batch=100_000)))
+        accumulate(policy, [unit], tokens_per_micro_batch=100_000)
         alone.append(gradients(policy))
-    accumulate(policy, units, Passes(recipe_of(world, tokens_per_micro_batch=100_000)))
+    accumulate(policy, units, tokens_per_micro_batch=100_000)
     together = gradients(policy)
     expected = (alone[0] * tokens[0] + alone[1] * tokens[1]) / sum(tokens)
     assert float((together - expected).norm() / expected.norm()) < 1e-6

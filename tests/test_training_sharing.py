@@ -17,14 +17,14 @@ from PIL import Image
 from training_runs import rl_recipe, write_world
 
 from saccade.models import sharing
-from saccade.models.feature_cache import FeatureCache, FeatureCacheConfig
+from saccade.models.config import FeatureCacheConfig, ModelConfig
+from saccade.models.feature_cache import FeatureCache
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.offload import OffloadActivations
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.policy import Policy, load_policy
 from saccade.models.shared_prefix import CpuFlash, Spans
-from saccade.training import policy_step as steps
-from saccade.training import sft
+from saccade.training import policy_step, sft, step
 from saccade.training.optim import TrainingStopped
 from saccade.training.rl import train
 
@@ -46,6 +46,10 @@ def groups_of(policy: Policy, branches: int = 4, length: int = 9) -> sharing.Gro
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def values(features: Any) -> list[torch.Tensor]:
+    return [one.values for one in features]
 
 
 # ---------------------------------------------------------------------------------------------------------- decision
@@ -80,7 +84,7 @@ def test_the_loss_on_held_out_examples_does_not_decide_how_training_shares(
 
 def test_auto_takes_the_packed_path_and_says_what_it_measured(world: Path) -> None:
     policy = policy_of(world)
-    decision = sharing.decide(policy, groups_of(policy), "auto")
+    decision = sharing.choose_sharing(policy, groups_of(policy), "auto")
     assert (decision.path, decision.form) == ("packed", "merged")
     layout = pack(groups_of(policy)).layout
     assert decision.saving == layout.plain_tokens / layout.length > 1.5
@@ -91,7 +95,7 @@ def test_auto_takes_the_packed_path_and_says_what_it_measured(world: Path) -> No
 @pytest.mark.parametrize("train_vision", [False, True])
 def test_auto_holds_in_every_precision(world: Path, dtype: str, train_vision: bool) -> None:
     policy = policy_of(world, dtype=dtype, train=["vision", "projector", "language"] if train_vision else ["language"])
-    assert sharing.decide(policy, groups_of(policy), "auto").path == "packed"
+    assert sharing.choose_sharing(policy, groups_of(policy), "auto").path == "packed"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -103,9 +107,9 @@ def test_auto_falls_back_when_the_packed_path_is_wrong(
         for name, p in policy.model.named_parameters():
             if "q_proj.weight" in name or "k_proj.weight" in name:
                 p.mul_(6.0)
-    assert sharing.decide(policy, groups_of(policy, length=30), "auto").path == "packed"
+    assert sharing.choose_sharing(policy, groups_of(policy, length=30), "auto").path == "packed"
     monkeypatch.setattr(policy.adapter, "position_ids", lambda positions: positions // 2)
-    decision = sharing.decide(policy, groups_of(policy, length=30), "auto")
+    decision = sharing.choose_sharing(policy, groups_of(policy, length=30), "auto")
     assert decision.path == "plain"
     assert "FALLBACK: packed differs from plain on the first batch" in str(decision)
 
@@ -118,7 +122,7 @@ def test_auto_falls_back_when_the_backward_pass_alone_is_wrong(
     """The log-probs are right, so only the gradient can tell; on the base, whose attention matters."""
     policy = load_policy(ModelConfig.model_validate({"path": "base", "device": "cpu", "dtype": dtype}))
     groups = groups_of(policy, length=30)
-    assert sharing.decide(policy, groups, "auto").path == "packed"
+    assert sharing.choose_sharing(policy, groups, "auto").path == "packed"
     right = CpuFlash.backward
 
     def wrong(self: CpuFlash, grad: Any, saved: Any, spans: Spans, scale: float | None) -> Any:
@@ -126,7 +130,7 @@ def test_auto_falls_back_when_the_backward_pass_alone_is_wrong(
         return found if spans.causal else tuple(map(fault, found))
 
     monkeypatch.setattr(CpuFlash, "backward", wrong)
-    decision = sharing.decide(policy, groups, "auto")
+    decision = sharing.choose_sharing(policy, groups, "auto")
     assert decision.path == "plain" and "FALLBACK: packed differs from plain" in decision.reason
 
 
@@ -137,7 +141,7 @@ def test_auto_falls_back_when_the_model_refuses_our_attention(world: Path, monke
         raise TypeError("forward() got an unexpected keyword argument 'shared_attention'")
 
     monkeypatch.setattr("saccade.models.shared_prefix.MergedPrefix.attend", refuse)
-    decision = sharing.decide(policy, groups_of(policy), "auto")
+    decision = sharing.choose_sharing(policy, groups_of(policy), "auto")
     assert decision.path == "plain" and "it fails with TypeError" in decision.reason
 
 
@@ -149,7 +153,7 @@ def test_too_little_memory_is_no_verdict_on_the_packed_path(world: Path, monkeyp
 
     monkeypatch.setattr("saccade.models.shared_prefix.MergedPrefix.attend", full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        sharing.decide(policy, groups_of(policy), "auto")
+        sharing.choose_sharing(policy, groups_of(policy), "auto")
 
 
 def test_a_family_without_a_way_to_share_trains_on_the_plain_path_and_on_refuses(
@@ -157,15 +161,15 @@ def test_a_family_without_a_way_to_share_trains_on_the_plain_path_and_on_refuses
 ) -> None:
     policy = policy_of(world)
     monkeypatch.setattr(policy.adapter, "sharing", "none")
-    assert sharing.decide(policy, groups_of(policy), "auto").path == "plain"
+    assert sharing.choose_sharing(policy, groups_of(policy), "auto").path == "plain"
     with pytest.raises(ValueError, match=r"no proven way to share prompts; set update\.shared_prefix: off"):
-        sharing.decide(policy, groups_of(policy), "on")
+        sharing.choose_sharing(policy, groups_of(policy), "on")
 
 
 def test_the_copying_form_is_left_when_it_would_save_too_little(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = policy_of(world)
     monkeypatch.setattr(policy.adapter, "sharing", "two_phase")
-    decision = sharing.decide(policy, groups_of(policy, branches=1), "auto")
+    decision = sharing.choose_sharing(policy, groups_of(policy, branches=1), "auto")
     assert decision.path == "plain" and "it would save 1.00x only" in decision.reason
 
 
@@ -221,7 +225,7 @@ def test_kept_features_are_the_towers_and_an_image_passes_it_once(
         policy.version += 1
         found = cache.features(policy, prompts)
         assert found.version == policy.version
-        assert all(torch.equal(a, b) for a, b in zip(found.per_prompt, expected.per_prompt, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(values(found), values(expected), strict=True))
     assert sum(seen) == 1
     assert (cache.hits, cache.misses) == (2, 1)
 
@@ -232,13 +236,13 @@ def test_features_that_leave_memory_come_back_from_disk_even_in_another_run(
     policy = policy_of(world)
     encode = policy.adapter.encode
     prompts = [encode("<image>?", [Image.effect_noise((112, 112), s).convert("RGB")]) for s in (10, 60, 120)]
-    expected = vision_features(policy, prompts).per_prompt
+    expected = values(vision_features(policy, prompts))
     config = FeatureCacheConfig(memory_mb=0, disk_mb=1)
     FeatureCache(config, policy, tmp_path).features(policy, prompts)
     assert len(list(tmp_path.glob("*.pt"))) == 3 and not list(tmp_path.glob("*.partial"))
     seen = count_tower_runs(policy, monkeypatch)
     again = FeatureCache(config, policy, tmp_path).features(policy, prompts)
-    assert seen == [] and all(torch.equal(a, b) for a, b in zip(again.per_prompt, expected, strict=True))
+    assert seen == [] and all(torch.equal(a, b) for a, b in zip(values(again), expected, strict=True))
     with torch.no_grad():
         policy.parameters_by_part()["vision"][0][1].add_(1e-3)
     FeatureCache(config, policy, tmp_path).features(policy, prompts)
@@ -288,13 +292,13 @@ def test_with_a_trained_tower_one_pass_serves_rollout_and_old_log_probs_and_the_
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[bool, bool]] = []
-    real = steps.branch_logprobs
+    real = step.branch_logprobs
 
     def spy(policy: Policy, packed: Any, features: Any, *rest: Any) -> Any:
         calls.append((torch.is_grad_enabled(), features is not None))
         return real(policy, packed, features, *rest)
 
-    monkeypatch.setattr(steps, "branch_logprobs", spy)
+    monkeypatch.setattr(step, "branch_logprobs", spy)
     model = {"path": str(world / "model"), "device": "cpu", "train": ["vision", "projector", "language"]}
     train(rl_recipe(world, model=model, num_steps=1, update={"old_logprobs": "recompute"}), tmp_path / "run")
     assert set(calls) == {(False, True), (True, False)}
@@ -312,7 +316,7 @@ def test_the_features_of_a_step_are_gone_when_those_of_the_next_are_made(
     def watched(policy: Policy, prompts: Any) -> Any:
         alive.append(sum(one() is not None for one in made))
         features = vision_features(policy, prompts)
-        made.append(weakref.ref(features.per_prompt[0]))
+        made.append(weakref.ref(features[0].values))
         return features
 
     monkeypatch.setattr("saccade.training.rl.vision_features", watched)
@@ -325,12 +329,12 @@ def test_kept_features_do_not_keep_the_batch_that_they_were_made_in(
 ) -> None:
     policy = policy_of(world)
     prompts = [policy.adapter.encode("<image>?", [Image.effect_noise((56, 56), s).convert("RGB")]) for s in (9, 90)]
-    features = torch.cat(vision_features(policy, prompts).per_prompt)
+    features = torch.cat(values(vision_features(policy, prompts)))
     views = features.split([len(features) // 2] * 2)  # as some families give them
     monkeypatch.setattr(policy.adapter, "vision", lambda model, prompts: views)
     cache = FeatureCache(FeatureCacheConfig(memory_mb=1), policy)
     cache.features(policy, prompts)
-    kept = cache.features(policy, prompts).per_prompt
+    kept = values(cache.features(policy, prompts))
     assert all(one.untyped_storage().nbytes() == one.nbytes for one in kept)
 
 
@@ -374,19 +378,19 @@ def test_a_prompt_beyond_the_context_is_refused_by_sample_and_one_beyond_the_bud
     with pytest.raises(ValueError, match=r"sample 'row\d': got a prompt of \d+ tokens .images: \d+ x 56. and 8,192"):
         train(rl_recipe(world, stages=[stage]), tmp_path / "long")
     train(rl_recipe(world, num_steps=2, update={"tokens_per_micro_batch": 10}), tmp_path / "tight")
-    assert sum("more than update.tokens_per_micro_batch 10" in message for message in caplog.messages) == 1
+    assert sum("more than tokens_per_micro_batch 10" in message for message in caplog.messages) == 1
 
 
 def test_an_update_that_is_not_finite_is_skipped_kept_and_in_the_end_stops_the_run(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = steps.branch_logprobs
+    real = step.branch_logprobs
 
     def poisoned(*args: Any) -> Any:
         logprobs_R, entropy_R = real(*args)
         return logprobs_R * (float("nan") if torch.is_grad_enabled() else 1.0), entropy_R
 
-    monkeypatch.setattr(steps, "branch_logprobs", poisoned)
+    monkeypatch.setattr(step, "branch_logprobs", poisoned)
     recipe = rl_recipe(world, optim={"lr": 1e-3, "max_nonfinite_in_row": 2}, num_steps=6)
     with pytest.raises(TrainingStopped, match="not finite for 2 updates in a row"):
         train(recipe, tmp_path / "run")
@@ -401,13 +405,13 @@ def test_an_update_that_is_not_finite_is_skipped_kept_and_in_the_end_stops_the_r
 def test_a_gap_between_engine_and_trainer_is_said_when_ratios_start_from_the_engine(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = steps._micro_batch
+    real = policy_step._policy_batch
 
     def shifted(*args: Any) -> Any:
         batch = real(*args)
         return replace(batch, sampler_logprobs_R=batch.sampler_logprobs_R - 0.3)
 
-    monkeypatch.setattr(steps, "_micro_batch", shifted)
+    monkeypatch.setattr(policy_step, "_policy_batch", shifted)
     train(rl_recipe(world, num_steps=1), tmp_path / "said")
     assert "nats a token from the trainer's" in caplog.text
     caplog.clear()

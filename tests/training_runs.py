@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from saccade.base.tiny import write_checkpoint
-from saccade.training.rl import RLRecipe
+from saccade.training.config import RLRecipe
 
 REWARD = '''
 def even_tokens(completion, sample):

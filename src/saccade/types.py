@@ -1,4 +1,4 @@
-"""The nouns that every floor speaks: sample, completion, score, rollout, group.
+"""The nouns that every package speaks: sample, completion, score, frame.
 
 All are frozen; none imports torch. Boxes are xyxy. Ground-truth boxes are always pixels of the original image; a
 completion speaks in its model family's frame, which travels with it as a `Frame`.
@@ -19,6 +19,9 @@ ImageSource = str | bytes | Image.Image
 """A path, the bytes of an image file, or a decoded image. `saccade.data.images.load_image` opens any of them."""
 
 FrameName = Literal["pixels_resized", "pixels_original", "thousand", "thousand_yx", "bins_1024", "unit"]
+Span = tuple[int, int]
+"""Tokens from start up to but not including stop."""
+
 FinishReason = Literal["stop", "length", "stop_string", "repetition"]
 
 
@@ -51,7 +54,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One reply of a model to a prompt. `logprobs` are the sampler's, one per token, under the sampling temperature."""
+    """One reply of a model to a prompt. `logprobs` are the sampler's, one per token
+    that the policy wrote, under the sampling temperature."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -60,6 +64,15 @@ class Completion:
     frames: tuple[Frame, ...] = ()
     """One per image of the prompt, in order."""
     weights_version: int = 0
+    """`Policy.version` of the weights that wrote it."""
+    spans: tuple[Span, ...] | None = None
+    """What the policy wrote and the loss sees, as ranges of `token_ids`; the rest came from elsewhere, such as a tool.
+    None: all of it."""
+
+    @property
+    def loss_tokens(self) -> int:
+        """Tokens that the policy wrote."""
+        return len(self.token_ids) if self.spans is None else sum(stop - start for start, stop in self.spans)
 
     @property
     def truncated(self) -> bool:
@@ -78,35 +91,12 @@ class Score:
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Reasons by part name (rubrics only)."""
     masked: str | None = None
-    """Set when our own code failed: the rollout leaves the mean, the std and the loss denominator; never a 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """A scored completion. The advantage is 0 until the group is centred."""
-
-    sample: Sample
-    completion: Completion
-    score: Score
-    advantage: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """One prompt with its G scored completions: the unit from sampling to gradient."""
-
-    id: str
-    sample: Sample
-    rollouts: tuple[Rollout, ...]
-    prompt: Any = None
-    """The adapter's `EncodedPrompt` (token ids, positions, pixels) that all siblings share."""
+    """Why the rollout is excluded from mean, std and loss denominator: 'truncated' where the stage masks cut-off
+    replies, or what failed. Never a reward of 0."""
+    truncated: bool = False
+    """True when it is masked because its stage excludes replies that hit the cap."""
 
     @property
-    def rewards(self) -> list[float]:
-        """Rewards of the rollouts that are not masked."""
-        return [r.score.value for r in self.rollouts if r.score.masked is None]
-
-    @property
-    def has_signal(self) -> bool:
-        """False when all advantages are 0, so the group moves nothing."""
-        return any(r.advantage != 0.0 for r in self.rollouts)
+    def failed(self) -> bool:
+        """True when it is masked because our own code or a user's reward failed."""
+        return self.masked is not None and not self.truncated

@@ -6,7 +6,7 @@ GRPO (DeepSeekMath, arXiv:2402.03300, eq. 3): A_i = (r_i - mean r) / (std r + ep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -60,10 +60,11 @@ def advantages(
     return result_G
 
 
-Center = Callable[[Tensor, Tensor | None], Tensor]
-"""(rewards_G, mask_G) -> advantages_G."""
+Advantages = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+"""(rewards_G of each group of a step, mask_G of each) -> advantages_G of each."""
 
 
-def build_advantages(config: AdvantageConfig) -> Center:
-    """`advantages` with the options of a recipe."""
-    return partial(advantages, std=config.std, eps=config.eps, unbiased=config.unbiased)
+def build_advantages(config: AdvantageConfig) -> Advantages:
+    """`advantages` within each group, with the options of a recipe."""
+    within = partial(advantages, std=config.std, eps=config.eps, unbiased=config.unbiased)
+    return lambda rewards, masks: [within(one, mask) for one, mask in zip(rewards, masks, strict=True)]

@@ -84,10 +84,10 @@ def _branches(
 ) -> tuple[EncodedPrompt, list[Branch], list[str]]:
     prompts = [adapter.encode(text, images, like=first) for text, _, _ in entries]
     prefix, tails = shared_prefix([first, *prompts])
-    branches = [
-        Branch([*tail, *adapter.encode_reply(reply)], loss_from=len(tail))
-        for tail, (_, reply, _) in zip(tails[1:], entries, strict=True)
-    ]
+    branches = []
+    for tail, (_, reply, _) in zip(tails[1:], entries, strict=True):
+        ids = [*tail, *adapter.encode_reply(reply)]
+        branches.append(Branch(ids, ((len(tail), len(ids)),)))
     return prefix, branches, [name for _, _, name in entries]
 
 

@@ -9,7 +9,7 @@ from saccade.evaluation.evaluator import Decoding, Label, evaluate
 from saccade.evaluation.results import summarise, write_json
 from saccade.evaluation.suites import world_suite
 from saccade.models.policy import Policy
-from saccade.rollout.builtin import BuiltinEngine
+from saccade.rollout.engine import open_engine
 from saccade.world import FIRST_WORDS
 from saccade.world.splits import find_split
 
@@ -20,7 +20,7 @@ SUITE_SEED = 2
 
 def habit_scores(policy: Policy, n: int = 100, max_new_tokens: int = 160) -> list[dict[str, Any]]:
     """Rows as in results.json: every task greedy and sampled, free and forced to each habit (column `control`)."""
-    engine = BuiltinEngine(policy)
+    engine = open_engine(policy)
     suite = world_suite([SPLIT], find_split(SPLIT).tasks, n, SUITE_SEED)
     rows: list[dict[str, Any]] = []
     for habit, prefix in {None: "", **{h: f"<think>{word}" for h, word in FIRST_WORDS.items()}}.items():

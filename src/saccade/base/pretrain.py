@@ -26,9 +26,10 @@ from saccade.base.curriculum import Mixture, draw, row
 from saccade.base.perception import Readouts, cell_targets, merge_targets
 from saccade.base.tiny import build, write_checkpoint
 from saccade.config import Config, dump
+from saccade.models.config import ModelConfig
 from saccade.models.forward import Features, branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.policy import Policy, load_policy
 from saccade.runs.disk import require_space
 from saccade.world import World, WorldConfig
 
@@ -190,7 +191,7 @@ def _language(
     rows = [row(world, policy.adapter, stage.mixture, rng, i) for i in range(stage.rows)]
     rows.sort(key=lambda r: sum(len(b.ids) for b in r[1]))
     half = (len(rows) + 1) // 2
-    total = torch.tensor(float(sum(len(b.ids) - b.loss_from for _, branches, _ in rows for b in branches)))
+    total = torch.tensor(float(sum(len(b.loss_places()) for _, branches, _ in rows for b in branches)))
     if recipe.processes > 1:
         dist.all_reduce(total)
     loss = torch.zeros(())
@@ -208,7 +209,7 @@ def _chunk_loss(
     policy: Policy, groups: list[tuple[Any, list[Branch]]], names: list[str], metrics: dict[str, list[float]]
 ) -> Tensor:
     packed: Packed = pack(groups)
-    features = Features(policy.adapter.vision(policy.model, packed.prompts), policy.version)
+    features = [Features(one, policy.version) for one in policy.adapter.vision(policy.model, packed.prompts)]
     logprobs_R, _ = branch_logprobs(policy, packed, features=features)
     detached = logprobs_R.detach()
     sums = torch.zeros(packed.num_branches).index_add_(0, packed.branch_index_R, detached)

@@ -142,8 +142,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
     from saccade.cli.schemas import load_recipe
     from saccade.config import ConfigError
     from saccade.evaluation.recipe import EvalRecipe
-    from saccade.training.rl import RLRecipe
-    from saccade.training.sft import SFTRecipe
+    from saccade.training.config import RLRecipe, SFTRecipe
 
     recipe = load_recipe(path, overrides)
     if isinstance(recipe, RLRecipe):

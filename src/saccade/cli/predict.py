@@ -76,9 +76,11 @@ def answer(
     """The model's reply to a user's turn, and the seconds that the reply took without loading the model."""
     from transformers.utils import logging as transformers_logging
 
-    from saccade.models.policy import ModelConfig, load_policy
-    from saccade.rollout.builtin import BuiltinEngine
-    from saccade.rollout.engine import Sampling
+    from saccade.models.config import ModelConfig
+    from saccade.models.policy import load_policy
+    from saccade.rollout.config import Sampling
+    from saccade.rollout.engine import open_engine
+    from saccade.rollout.prompts import Prompt
 
     transformers_logging.disable_progress_bar()
     policy = load_policy(ModelConfig(path=model, device=device, train=()))
@@ -86,8 +88,8 @@ def answer(
         max_new_tokens=ask.max_new_tokens, temperature=ask.temperature or 1.0, greedy=ask.temperature == 0.0
     )
     began = time.perf_counter()
-    prompt = policy.adapter.encode(text, pictures)
-    ((completion,),) = BuiltinEngine(policy).generate([prompt], sampling, 1, ask.seed)
+    prompt = Prompt(None, policy.adapter.encode(text, pictures), tuple(pictures))
+    ((completion,),) = open_engine(policy).generate([prompt], sampling, 1, [ask.seed])
     return completion, time.perf_counter() - began
 
 

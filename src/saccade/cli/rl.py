@@ -12,7 +12,7 @@ from saccade.cli.runs import run_dir, tell
 from saccade.config import dump
 
 if TYPE_CHECKING:
-    from saccade.training.rl import RLRecipe
+    from saccade.training.config import RLRecipe
 
 OWN = "own"
 """Name of the rubric that `--reward` makes."""
@@ -36,7 +36,8 @@ def rl(
     print_config: PrintConfig = False,
 ) -> None:
     """Reinforcement learning (GRPO and its kin) as the recipe says; leaves a run directory."""
-    from saccade.training.rl import RLRecipe, train
+    from saccade.training.config import RLRecipe
+    from saccade.training.rl import train
 
     config = resolve(recipe, RLRecipe, overrides)
     if deadline is not None and not reward:

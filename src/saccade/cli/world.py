@@ -75,7 +75,8 @@ def pretrain(
     """Train a tiny base on the world and score its habits; started again with the same recipe, it goes on."""
     from saccade.base.habit_scores import write_scores
     from saccade.base.pretrain import PretrainRecipe, train
-    from saccade.models.policy import ModelConfig, load_policy
+    from saccade.models.config import ModelConfig
+    from saccade.models.policy import load_policy
 
     config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
     steps = sum(stage.steps for stage in config.stages)

@@ -16,8 +16,9 @@ from saccade.evaluation.benchmarks.benchmark import Judge, JudgeError
 from saccade.evaluation.recipe import refuse_another, save_images
 from saccade.evaluation.respondents import LocalModel, Respondent, ServedFrame, ServedModel
 from saccade.evaluation.results import Row, write_json
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rollout.builtin import BuiltinEngine
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.rollout.engine import open_engine
 from saccade.runs.environment import PACKAGES, commit, describe, hash_source, version
 
 JUDGE_TOKENS = 512
@@ -78,7 +79,7 @@ def run_benchmark(
 def _respondent(recipe: BenchmarkRecipe, api_key: str | None, limits: Limits | None) -> Iterator[Respondent]:
     if not recipe.served:
         policy = load_policy(ModelConfig(path=recipe.model, dtype=recipe.dtype, device=recipe.device, train=()))
-        yield LocalModel(policy, BuiltinEngine(policy))
+        yield LocalModel(policy, open_engine(policy))
         return
     frame = ServedFrame(recipe.frame, *recipe.resize) if recipe.frame else None
     with Endpoint(recipe.model, str(recipe.served_name), api_key, limits=limits) as endpoint:

@@ -19,8 +19,10 @@ from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.grading import Verdict
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.parsing import read_reply
-from saccade.rollout.engine import Engine, Sampling
-from saccade.rollout.prompts import prepare
+from saccade.rollout.config import Sampling
+from saccade.rollout.engine import Engine
+from saccade.rollout.prompts import Prompt, prepare
+from saccade.rollout.seeds import derive_seed
 from saccade.tasks import TASKS
 from saccade.types import Completion, Sample
 
@@ -138,17 +140,21 @@ def _ask(
     engine: Engine, adapter: Adapter, batch: Sequence[Sample], decoding: Decoding, label: Label, seed: int
 ) -> list[ItemResult]:
     prompts = [_prompt(adapter, sample, decoding) for sample in batch]
-    replies = engine.generate(prompts, decoding.sampling(), decoding.k, seed)
+    seeds = [derive_seed(seed, place) for place in range(len(prompts))]
+    replies = engine.generate(prompts, decoding.sampling(), decoding.k, seeds)
     forced = tuple(adapter.encode_reply(decoding.forced_prefix)[:-1]) if decoding.forced_prefix else ()
+    whole = [[_whole(c, decoding.forced_prefix, forced) for c in some] for some in replies]
     return [
-        _grade(sample, [_whole(c, decoding.forced_prefix, forced) for c in completions], prompt, decoding, label)
-        for sample, prompt, completions in zip(batch, prompts, replies, strict=True)
+        _grade(sample, completions, prompt.encoded, decoding, label)
+        for sample, prompt, completions in zip(batch, prompts, whole, strict=True)
     ]
 
 
-def _prompt(adapter: Adapter, sample: Sample, decoding: Decoding) -> EncodedPrompt:
-    prompt = prepare(adapter, sample, decoding.template).encoded
-    return adapter.continue_with(prompt, decoding.forced_prefix) if decoding.forced_prefix else prompt
+def _prompt(adapter: Adapter, sample: Sample, decoding: Decoding) -> Prompt:
+    prompt = prepare(adapter, sample, decoding.template)
+    if not decoding.forced_prefix:
+        return prompt
+    return replace(prompt, encoded=adapter.continue_with(prompt.encoded, decoding.forced_prefix))
 
 
 def _whole(completion: Completion, prefix: str, ids: tuple[int, ...]) -> Completion:

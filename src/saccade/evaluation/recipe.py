@@ -16,8 +16,9 @@ from saccade.evaluation.evaluator import Decoding, Label, evaluate, split_of
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import summarise, summarise_attempts, write_json, write_results
 from saccade.evaluation.suites import world_suite
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rollout.builtin import BuiltinEngine
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.rollout.engine import open_engine
 from saccade.runs.environment import describe, hash_source
 from saccade.types import Sample
 
@@ -101,7 +102,7 @@ def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
     refuse_another(recipe, out)
     samples = benchmark(recipe)
     policy = load_policy(recipe.model)
-    engine = BuiltinEngine(policy)
+    engine = open_engine(policy)
     label = Label(recipe.label, recipe.control)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(dump(recipe), encoding="utf-8")

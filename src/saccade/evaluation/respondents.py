@@ -15,7 +15,7 @@ from saccade.evaluation.evaluator import Decoding
 from saccade.geometry import smart_resize
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
-from saccade.rollout.prompts import PreparedPrompt, check_lengths
+from saccade.rollout.prompts import Prompt, check_lengths
 from saccade.tasks.templates import IMAGE
 from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
 
@@ -75,15 +75,15 @@ class LocalModel:
         adapter = self.policy.adapter
         prepared = [self._prepared(question, decoding.forced_prefix) for question in questions]
         check_lengths(prepared, decoding.max_new_tokens, self.policy.context_length)
-        seeds: Any = [question.seed for question in questions]
-        replies = self.engine.generate([one.encoded for one in prepared], decoding.sampling(), n, seeds)
+        seeds = [question.seed for question in questions]
+        replies = self.engine.generate(prepared, decoding.sampling(), n, seeds)
         prefix = decoding.forced_prefix
         if not prefix:
             return [list(some) for some in replies]
         ids = tuple(adapter.encode_reply(prefix)[:-1])
         return [[replace(c, text=prefix + c.text, token_ids=ids + c.token_ids) for c in some] for some in replies]
 
-    def _prepared(self, question: Question, prefix: str) -> PreparedPrompt:
+    def _prepared(self, question: Question, prefix: str) -> Prompt:
         images = pictures(question.sample)
         try:
             encoded = self.policy.adapter.encode(question.text, images)
@@ -91,7 +91,7 @@ class LocalModel:
             raise ValueError(f"sample {question.sample.id!r}: {error}") from error
         if prefix:
             encoded = self.policy.adapter.continue_with(encoded, prefix)
-        return PreparedPrompt(question.sample, encoded, images)
+        return Prompt(question.sample, encoded, images)
 
 
 @dataclass(frozen=True, slots=True)

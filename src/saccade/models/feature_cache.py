@@ -14,26 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from saccade.config import Config
 from saccade.models.adapter import EncodedPrompt
+from saccade.models.config import FeatureCacheConfig
 from saccade.models.forward import Features, vision_features
 from saccade.models.policy import Policy
-
-
-class FeatureCacheConfig(Config):
-    """How much to keep of the features of a frozen tower; nothing by default (features are shared within a step)."""
-
-    memory_mb: int = Field(default=0, ge=0)
-    """In the CPU's memory."""
-    disk_mb: int = Field(default=0, ge=0)
-    """In the run's directory, for what no longer fits into memory."""
-
-    @property
-    def wanted(self) -> bool:
-        return self.memory_mb > 0 or self.disk_mb > 0
 
 
 class FeatureCache:
@@ -66,7 +52,7 @@ class FeatureCache:
             self._disk.update({path.stem.split("-")[1]: path.stat().st_size for path in found})
 
     @torch.no_grad()
-    def features(self, policy: Policy, prompts: Sequence[EncodedPrompt]) -> Features:
+    def features(self, policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Features]:
         """Features of the prompts in order; the tower runs once over those that are not kept. ValueError when the
         vision side has begun to train."""
         if not policy.vision_is_frozen():
@@ -75,14 +61,14 @@ class FeatureCache:
         found = {key: one for key in set(keys) if key and (one := self._get(key)) is not None}
         missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in found}
         if missing:
-            fresh = vision_features(policy, list(missing.values())).per_prompt
+            fresh = vision_features(policy, list(missing.values()))
             for key, one in zip(missing, fresh, strict=True):
-                found[key] = one
+                found[key] = one.values
                 if key:
-                    self._put(key, one.to("cpu", copy=True))  # a view would keep the whole batch
+                    self._put(key, one.values.to("cpu", copy=True))  # a view would keep the whole batch
         self.hits += sum(key != "" and key not in missing for key in keys)
         self.misses += sum(key in missing for key in keys if key)
-        return Features(tuple(found[key].to(policy.device) for key in keys), policy.version)
+        return [Features(found[key].to(policy.device), policy.version) for key in keys]
 
     def _get(self, key: str) -> Tensor | None:
         if key in self._memory:

@@ -31,22 +31,22 @@ PATCHES_AT_ONCE = 65_536
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Output of vision tower and projector, one tensor (V, D) or (V, K, D) per prompt, valid for one version."""
+    """Output of vision encoder and projector for one prompt, valid for one version of the weights."""
 
-    per_prompt: tuple[Tensor, ...]
+    values: Tensor
+    """(V, D), or (V, K, D) where a visual token has K vectors; (0, ...) for a prompt of text alone."""
     version: int
 
-    def take(self, indices: Sequence[int]) -> Features:
-        """The features of some of the prompts."""
-        return Features(tuple(self.per_prompt[i] for i in indices), self.version)
 
+def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Features]:
+    """Run the vision encoder (the "tower") once per prompt.
 
-def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> Features:
-    """Run the tower once per prompt. Without gradient when tower and projector are frozen, so the result may be shared
-    by rollout, reference and policy passes of the same weights version."""
+    Without gradient when it and the projector are frozen, so that rollout, reference and policy passes of the same
+    weights version may share the result.
+    """
     with torch.set_grad_enabled(torch.is_grad_enabled() and not policy.vision_is_frozen()):
         found = [one for chunk in _tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
-        return Features(tuple(found), policy.version)
+        return [Features(one, policy.version) for one in found]
 
 
 def _tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
@@ -66,7 +66,7 @@ def _tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[lis
 def branch_logprobs(
     policy: Policy,
     packed: Packed,
-    features: Features | None = None,
+    features: Sequence[Features] | None = None,
     temperature: float = 1.0,
     entropy: bool = False,
     path: Path = "packed",
@@ -74,7 +74,8 @@ def branch_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs (R) of the loss tokens of `packed`, in its order, and their entropies if asked.
 
-    `features` must be of the policy's current version (ValueError otherwise); without them the tower runs here.
+    `features`, one per prompt of `packed`, must be of the policy's current version (ValueError otherwise); without them
+    the vision encoder runs here.
     `form` insists on one way of sharing; None takes the fastest that the family and the device have.
     """
     with policy.recomputing(), policy.offloading():
@@ -97,40 +98,41 @@ def default_form(policy: Policy) -> Form:
     return sharing
 
 
-def check_features(policy: Policy, prompts: Sequence[EncodedPrompt], features: Features) -> None:
+def check_features(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Features]) -> None:
     """ValueError when the features are not those of these prompts, of older weights, or lack a gradient they need."""
-    if features.version != policy.version:
+    stale = next((one.version for one in features if one.version != policy.version), None)
+    if stale is not None:
         raise ValueError(
-            f"vision features of weights version {features.version} given at version {policy.version}; take new ones"
+            f"vision features of weights version {stale} given at version {policy.version}; take new ones"
         )
     needs_gradient = torch.is_grad_enabled() and not policy.vision_is_frozen()
-    carried = [f.requires_grad for f in features.per_prompt if f.shape[0]]  # none for prompts of text alone
+    carried = [f.values.requires_grad for f in features if f.values.shape[0]]  # none for prompts of text alone
     if needs_gradient and carried and not any(carried):
         raise ValueError("vision tower or projector trains, but its features carry no gradient; pass features=None")
     image_ids = torch.tensor(policy.adapter.image_ids, dtype=torch.long)
-    for prompt, one in zip(prompts, features.per_prompt, strict=True):
+    for prompt, one in zip(prompts, features, strict=True):
         tokens = int(torch.isin(prompt.ids_P, image_ids).sum())
-        if tokens != one.shape[0]:
+        if tokens != one.values.shape[0]:
             raise ValueError(
-                f"prompt {prompt.prompt_id} has {tokens} image tokens but {one.shape[0]} visual features; expected "
-                "equal: the image processor's files and the model's config do not belong together"
+                f"prompt {prompt.prompt_id} has {tokens} image tokens but {one.values.shape[0]} visual features; "
+                "expected equal: the image processor's files and the model's config do not belong together"
             )
 
 
-def _packed_hidden(policy: Policy, packed: Packed, features: Features | None, form: Form) -> Tensor:
+def _packed_hidden(policy: Policy, packed: Packed, features: Sequence[Features] | None, form: Form) -> Tensor:
     if features is None:
         features = vision_features(policy, packed.prompts)
     check_features(policy, packed.prompts, features)
     if form in ("masks", "two_phase"):
         way = _masked_hidden if form == "masks" else _two_phase_hidden
-        return torch.cat([way(policy, group, features.take([i])) for i, group in enumerate(packed.groups())])
+        return torch.cat([way(policy, group, features[i]) for i, group in enumerate(packed.groups())])
     device, model = policy.device, policy.model
     attention = shared_prefix.shared_attention(packed.layout, device, model.dtype, form)
     hidden_1TD = model.model(
         input_ids=packed.ids_T[None].to(device),
         position_ids=policy.adapter.position_ids(packed.positions_3T[:, None]).to(device),
         attention_mask=no_mask(device, model.dtype),
-        mm_encoder_outputs=policy.adapter.embedded(features.per_prompt),
+        mm_encoder_outputs=policy.adapter.embedded([one.values for one in features]),
         use_cache=False,
         shared_attention=attention,
     ).last_hidden_state
@@ -144,14 +146,14 @@ def _masked_hidden(policy: Policy, packed: Packed, features: Features) -> Tensor
         input_ids=packed.ids_T[None].to(device),
         position_ids=adapter.position_ids(packed.positions_3T[:, None]).to(device),
         attention_mask={kind: mask.to(device) for kind, mask in masks.items()},
-        mm_encoder_outputs=adapter.embedded(features.per_prompt),
+        mm_encoder_outputs=adapter.embedded([features.values]),
         use_cache=False,
     ).last_hidden_state
     return hidden_1TD[0, packed.source_R.to(device)]
 
 
 def _two_phase_hidden(policy: Policy, packed: Packed, features: Features) -> Tensor:
-    outputs: dict[str, Any] | None = policy.adapter.embedded(features.per_prompt)
+    outputs: dict[str, Any] | None = policy.adapter.embedded([features.values])
     return two_phase_hidden(policy.model, policy.adapter, packed, outputs, policy.device)
 
 
@@ -172,5 +174,5 @@ def _plain_hidden(policy: Policy, packed: Packed) -> Tensor:
             use_cache=False,
             **{name: value.to(device) for name, value in inputs.items()},
         ).last_hidden_state
-        rows += [hidden_GTD[row, P - 1 + b.loss_from : P - 1 + len(b.ids)] for row, b in enumerate(branches)]
+        rows += [hidden_GTD[row, [P - 1 + j for j in b.loss_places()]] for row, b in enumerate(branches)]
     return torch.cat(rows)

@@ -11,20 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
+from saccade.types import Span
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Tokens that follow a prompt; the loss counts those from index `loss_from` on."""
+    """Tokens that follow a prompt; the loss sees those in `spans`, ranges of `ids` in order, or all when None."""
 
     ids: Sequence[int]
-    loss_from: int = 0
+    spans: tuple[Span, ...] | None = None
+
+    def loss_places(self) -> list[int]:
+        """Indices into `ids` of the tokens that the loss sees."""
+        spans = ((0, len(self.ids)),) if self.spans is None else self.spans
+        return [place for start, stop in spans for place in range(start, stop)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +105,6 @@ class Packed:
             yield pack([(prompt, branches)])
 
 
-def row_length(prompt: EncodedPrompt, branches: Sequence[Branch]) -> int:
-    return len(prompt) + sum(len(b.ids) for b in branches)
-
-
 def pack(groups: Sequence[tuple[EncodedPrompt, Sequence[Branch]]]) -> Packed:
     """One row for all groups. ValueError for an empty batch, an empty branch, or a branch without a loss token."""
     if not groups:
@@ -120,17 +122,17 @@ def pack(groups: Sequence[tuple[EncodedPrompt, Sequence[Branch]]]) -> Packed:
     for prompt, branches in groups:
         prompt_end += len(prompt)
         for k, branch in enumerate(branches):
-            n = len(branch.ids)
-            if not 0 <= branch.loss_from < n:
+            n, places = len(branch.ids), branch.loss_places()
+            if not places or places[0] < 0 or places[-1] >= n or any(b <= a for a, b in pairwise(places)):
                 raise ValueError(
-                    f"branch {k} of prompt {prompt.prompt_id}: got {n} tokens and loss from {branch.loss_from}; "
-                    "expected at least one loss token"
+                    f"branch {k} of prompt {prompt.prompt_id}: got {n} tokens and the loss spans {branch.spans}; "
+                    "expected at least one loss token, in ascending spans inside the branch"
                 )
             ids.append(torch.tensor(branch.ids))
             positions.append(torch.arange(prompt.next_position, prompt.next_position + n).expand(3, -1))
-            source.extend(at + j - 1 if j else prompt_end - 1 for j in range(branch.loss_from, n))
-            targets.extend(branch.ids[branch.loss_from :])
-            owner.extend([count] * (n - branch.loss_from))
+            source.extend(at + j - 1 if j else prompt_end - 1 for j in places)
+            targets.extend(branch.ids[j] for j in places)
+            owner.extend([count] * len(places))
             count += 1
             at += n
     return Packed(

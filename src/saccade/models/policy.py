@@ -7,41 +7,20 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from saccade.config import Config
 from saccade.models import attention
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt
+from saccade.models.config import ModelConfig
 from saccade.models.families import ADAPTERS
 from saccade.models.fused import fuse
 from saccade.models.logprobs import head_of
 from saccade.models.offload import OffloadActivations
-
-Part = Literal["vision", "projector", "language"]
-
-
-class ModelConfig(Config):
-    """Which model, in which precision, and what of it trains."""
-
-    path: str
-    """A Hugging Face checkpoint directory, a hub name, or 'base' for the tiny base that ships with Saccade."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    device: str = "auto"
-    """'auto' takes a GPU when there is one; 'cpu' or 'cuda' insist."""
-    train: tuple[Part, ...] = ("language",)
-    """Parts whose parameters move; the others are frozen."""
-    gradient_checkpointing: bool = False
-    """Keep only the layers' inputs for the backward pass and compute the rest again: less memory, a third more time."""
-    fused_layers: bool = True
-    """RMS norms and gated feed-forward blocks by functions that keep less for the backward pass and give the same
-    numbers; false leaves the family's own code alone."""
-    offload_activations: bool = False
-    """Keep what the backward pass needs in the CPU's memory; on a GPU, when checkpointing alone is not enough."""
 
 
 @dataclass(eq=False)

@@ -12,13 +12,13 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import psutil
 import torch
 from torch import Tensor, nn
 
 from saccade.models.adapter import EncodedPrompt
+from saccade.models.config import SharedPrefix
 from saccade.models.forward import Form, Path, branch_logprobs, default_form
 from saccade.models.fused import own_layers
 from saccade.models.packing import Branch, Packed, pack
@@ -27,7 +27,6 @@ from saccade.models.two_phase import check_no_checkpointing
 
 log = logging.getLogger(__name__)
 
-SharedPrefix = Literal["auto", "on", "off"]
 Groups = Sequence[tuple[EncodedPrompt, Sequence[Branch]]]
 
 MIN_SAVING = {"merged": 1.0, "split": 1.05, "masks": 1.2, "two_phase": 1.2}
@@ -49,7 +48,7 @@ GRADIENT_ELEMENTS = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class SharingChoice:
     """How a run computes its log-probs."""
 
     path: Path
@@ -64,24 +63,24 @@ class Decision:
         return f"shared prefix: on ({self.form}), {self.saving:.1f}x fewer tokens than repeated prompts; {self.reason}"
 
 
-def decide(policy: Policy, groups: Groups, mode: SharedPrefix) -> Decision:
+def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> SharingChoice:
     """The path for a run whose first batch is `groups`. ValueError for 'on' where the family cannot share."""
     layout = pack(groups).layout
     saving = layout.plain_tokens / layout.length
     if mode == "off":
-        return Decision("plain", None, 1.0, "as asked")
+        return SharingChoice("plain", None, 1.0, "as asked")
     if mode == "on":
-        return Decision("packed", usable_form(policy), saving, "as asked, unchecked")
+        return SharingChoice("packed", usable_form(policy), saving, "as asked, unchecked")
     try:
         form = usable_form(policy)
     except ValueError as error:
-        return Decision("plain", None, 1.0, str(error))
+        return SharingChoice("plain", None, 1.0, str(error))
     if saving < MIN_SAVING[form]:
-        return Decision("plain", None, 1.0, f"it would save {saving:.2f}x only, {form} needs {MIN_SAVING[form]}x")
+        return SharingChoice("plain", None, 1.0, f"it would save {saving:.2f}x only, {form} needs {MIN_SAVING[form]}x")
     held, measured = check(policy, groups, form)
     if not held:
-        return Decision("plain", None, 1.0, f"FALLBACK: packed differs from plain on the first batch: {measured}")
-    return Decision("packed", form, saving, f"packed equals plain on the first batch: {measured}")
+        return SharingChoice("plain", None, 1.0, f"FALLBACK: packed differs from plain on the first batch: {measured}")
+    return SharingChoice("packed", form, saving, f"packed equals plain on the first batch: {measured}")
 
 
 def usable_form(policy: Policy) -> Form:
@@ -134,8 +133,8 @@ def _slice(groups: Groups) -> Groups:
     several = sorted(groups, key=lambda one: (-min(len(one[1]), 2), not one[0].pixels, len(one[0])))[:SLICE_GROUPS]
 
     def cut(branch: Branch) -> Branch:
-        start = min(branch.loss_from, len(branch.ids) - 1)
-        return Branch(branch.ids[: start + SLICE_TOKENS], start)
+        places = branch.loss_places()[:SLICE_TOKENS]
+        return Branch(branch.ids[: places[-1] + 1], tuple((j, j + 1) for j in places))
 
     return [(prompt, [cut(branch) for branch in branches[:SLICE_BRANCHES]]) for prompt, branches in several]
 

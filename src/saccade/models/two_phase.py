@@ -60,7 +60,7 @@ def two_phase_hidden(
     for row, branch in enumerate(branches):
         n = len(branch.ids)
         before = torch.cat([hidden_1PD[:, -1], hidden_GLD[row, : n - 1]])
-        rows.append(before[branch.loss_from :])
+        rows.append(before[branch.loss_places()])
     return torch.cat(rows)
 
 

@@ -23,8 +23,7 @@ from saccade.planning.flops import (
 )
 from saccade.planning.memory import Form, Parts, Work, memory, total
 from saccade.rollout.stages import Stage
-from saccade.training.rl import RLRecipe
-from saccade.training.sft import SFTRecipe
+from saccade.training.config import RLRecipe, SFTRecipe
 
 Recipe = RLRecipe | SFTRecipe
 GB = 1e9
@@ -232,8 +231,8 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
     base = replace(
         base,
         budget=recipe.update.tokens_per_micro_batch,
-        max_rows=recipe.rollout.max_rows,
-        graphs=recipe.rollout.cuda_graphs != "off" and shape.sharing == "attention",
+        max_rows=recipe.rollout.engine.max_rows,
+        graphs=recipe.rollout.engine.cuda_graphs != "off" and shape.sharing == "attention",
         reference=recipe.loss.kl_coef > 0,
         recompute_old=recipe.update.old_logprobs == "recompute",
         updates=recipe.update.updates_per_rollout,
@@ -391,8 +390,8 @@ def candidates(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[
     for value in halves(budget, shortest):
         yield key, value
     if isinstance(recipe, RLRecipe):
-        for value in halves(recipe.rollout.max_rows, 1):
-            yield "rollout.max_rows", value
+        for value in halves(recipe.rollout.engine.max_rows, 1):
+            yield "rollout.engine.max_rows", value
     if recipe.model.dtype == "float64":
         yield "model.dtype", "float32"
     if recipe.model.dtype == "float32":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saccade.rewards.rubric import Part, PartConfig, Rubric, RubricConfig, check_row, row_reward
-from saccade.rewards.scoring import failed_share, is_failure, score_all
+from saccade.rewards.scoring import score_all
 from saccade.rewards.table import ALIASES, PENALTIES, REWARDS, Reward
 
 __all__ = [
@@ -16,8 +16,6 @@ __all__ = [
     "Rubric",
     "RubricConfig",
     "check_row",
-    "failed_share",
-    "is_failure",
     "row_reward",
     "score_all",
 ]

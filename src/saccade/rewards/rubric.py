@@ -146,7 +146,7 @@ class Rubric:
     def combine(self, completion: Completion, scores: Mapping[str, Score]) -> Score:
         """The total of scores by part name, as `__call__` gives it."""
         if self.leaves_out(completion):
-            return Score(0.0, "truncated", masked="truncated")
+            return Score(0.0, "truncated", masked="truncated", truncated=True)
         values = {name: score.value for name, score in scores.items()}
         reasons = {name: score.reason for name, score in scores.items() if score.reason}
         masked = next((f"{name}: {score.masked}" for name, score in scores.items() if score.masked), None)

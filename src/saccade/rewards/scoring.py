@@ -81,13 +81,3 @@ def _many(
         for run, (_, wanted) in zip(runs, slow, strict=True):
             found += zip(wanted, run.result(), strict=True)
     return found
-
-
-def failed_share(scores: Sequence[Score]) -> float:
-    """Share of the scores that are masked because a reward failed, not because the reply was cut off; 0 of none."""
-    return sum(map(is_failure, scores)) / len(scores) if scores else 0.0
-
-
-def is_failure(score: Score) -> bool:
-    """True for a score that is masked by a failure of a reward."""
-    return score.masked is not None and score.masked != "truncated"

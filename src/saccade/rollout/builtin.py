@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
-from saccade.models.forward import Features, check_features, vision_features
+from saccade.models.forward import check_features, vision_features
 from saccade.models.logprobs import head_of
 from saccade.models.policy import Policy
 from saccade.rollout.cached import Cached
-from saccade.rollout.engine import CudaGraphs, EngineStats, Form, Sampling
+from saccade.rollout.config import DEFAULT_ENGINE, BuiltinEngineConfig, CudaGraphs, Sampling
+from saccade.rollout.engine import DecoderKind, EngineStats
 from saccade.rollout.fixed_slots import FixedSlots, Limits, Runner
 from saccade.rollout.graphs import CudaRecorder, Graphs
+from saccade.rollout.prompts import Prompt
 from saccade.rollout.replies import Ending, Row, uniforms
 from saccade.rollout.sampling import Picker
 from saccade.rollout.slots import Slots
@@ -48,51 +50,50 @@ class Decoder(Protocol):
 class BuiltinEngine:
     """Generates with the policy's own weights, in process. Sampler log-probs equal the trainer's to round-off.
 
-    `cuda_graphs`: auto replays decoding steps as CUDA graphs where the policy is on a GPU; on insists (ValueError
-    without one); off does not. `runner` runs the steps of fixed shape in another way, on any device.
+    ValueError for `cuda_graphs: on` without a GPU. `runner` runs the steps of fixed shape, on any device.
     """
 
     def __init__(
-        self, policy: Policy, max_rows: int = 512, cuda_graphs: CudaGraphs = "auto", runner: Runner | None = None
+        self, policy: Policy, config: BuiltinEngineConfig = DEFAULT_ENGINE, runner: Runner | None = None
     ) -> None:
         self.policy = policy
-        self.max_rows = max_rows
-        self.runner = graphs_for(policy, cuda_graphs) if runner is None else runner
-        self.version = policy.version
+        self.max_rows = config.max_rows
+        self.runner = graphs_for(policy, config.cuda_graphs) if runner is None else runner
         self.stats = EngineStats("slots")
 
-    def sync(self, policy: Policy, version: int) -> None:
-        self.policy, self.version = policy, version
+    def sync(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def close(self) -> None:
+        """Nothing to release: the weights are the policy's own."""
 
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[EncodedPrompt],
+        prompts: Sequence[Prompt],
         sampling: Sampling,
         n: int,
-        seed: int | Sequence[int],
-        features: Features | None = None,
+        seeds: Sequence[int],
         lengths: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. A prompt's replies depend on the seed and its place in the call, on no neighbour; with
-        a seed for each prompt, on that seed alone.
+        """See `Engine.generate`. `lengths` forces the length of every reply (prompts x n): for measurements.
 
-        `lengths` forces the length of every reply (prompts x n): for measurements. ValueError for seeds or lengths that
-        are not one for each, and for features that are not those of the prompts; FloatingPointError when the model's
-        logits are not numbers.
+        ValueError unless there is one seed per prompt and one length per reply, and for features that do not belong to
+        their prompt or to the present weights; FloatingPointError when the model's logits are not numbers.
         """
-        seeds = _seeds(seed, len(prompts))
+        if len(seeds) != len(prompts):
+            raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} prompts; expected one for each")
         rows = _rows(seeds, sampling, n, lengths)
-        if features is not None:
-            check_features(self.policy, prompts, features)
-        call = _Call(self, prompts, sampling, features, [row for group in rows for row in group], n)
+        given = [(prompt.encoded, prompt.features) for prompt in prompts if prompt.features is not None]
+        check_features(self.policy, [encoded for encoded, _ in given], [features for _, features in given])
+        call = _Call(self, prompts, sampling, [row for group in rows for row in group], n)
         try:
             call.run()
         finally:
             if self.runner is not None:  # the memory of the call goes, and weights may be elsewhere in the next
                 self.runner.forget()
         self.stats = call.stats
-        return [[self._completion(row, prompts[row.place]) for row in group] for group in rows]
+        return [[self._completion(row, prompts[row.place].encoded) for row in group] for group in rows]
 
     def _completion(self, row: Row, prompt: EncodedPrompt) -> Completion:
         assert row.reason is not None
@@ -102,7 +103,7 @@ class BuiltinEngine:
             logprobs=tuple(row.logprobs),
             finish_reason=row.reason,
             frames=prompt.frames,
-            weights_version=self.version,
+            weights_version=self.policy.version,
         )
 
 
@@ -112,28 +113,27 @@ class _Call:
     def __init__(
         self,
         engine: BuiltinEngine,
-        prompts: Sequence[EncodedPrompt],
+        prompts: Sequence[Prompt],
         sampling: Sampling,
-        features: Features | None,
         waiting: list[Row],
         n: int,
     ) -> None:
         policy, adapter = engine.policy, engine.policy.adapter
-        self.policy, self.prompts, self.features, self.n = policy, prompts, features, n
-        self.max_rows, self.version = engine.max_rows, engine.version
+        self.policy, self.prompts, self.n = policy, prompts, n
+        self.max_rows = engine.max_rows
         self.waiting, self.rows = deque(waiting), list[Row]()
         self.unfinished = [0] * len(prompts)
         for row in waiting:
             self.unfinished[row.place] += 1
         self.refills = adapter.sharing == "attention"
-        self.decoder, form = self._decoder(engine.runner)
+        self.decoder, kind = self._decoder(engine.runner)
         self.resident: set[int] = set()
-        self.stats = EngineStats(form)
+        self.stats = EngineStats(kind)
         self.head = head_of(policy.model)
         self.picker = Picker(sampling, adapter.banned_ids, adapter.stop_ids, policy.device)
         self.ending = Ending(sampling, adapter.stop_ids, adapter.decode)
 
-    def _decoder(self, runner: Runner | None) -> tuple[Decoder, Form]:
+    def _decoder(self, runner: Runner | None) -> tuple[Decoder, DecoderKind]:
         if not self.refills:
             return Cached(self.policy), "cached"
         if runner is None:
@@ -144,7 +144,7 @@ class _Call:
             group_size=min(self.n, rows),
             own_tokens=max((row.limit for row in self.waiting), default=1),
             prompts=len(self.prompts),
-            prompt_tokens=max(map(len, self.prompts), default=0),
+            prompt_tokens=max((len(prompt.encoded) for prompt in self.prompts), default=0),
         )
         return FixedSlots(self.policy, limits, runner), "fixed_slots"
 
@@ -183,12 +183,11 @@ class _Call:
         if not places:
             return
         prompts = [self.prompts[place] for place in places]
-        if self.features is None:
-            features = vision_features(self.policy, prompts)
-            self.stats.vision_passes += sum(bool(prompt.pixels) for prompt in prompts)
-        else:
-            features = self.features.take(places)
-        self.decoder.prefill(places, prompts, features.per_prompt)
+        missing = [prompt.encoded for prompt in prompts if prompt.features is None]
+        self.stats.vision_passes += sum(bool(prompt.pixels) for prompt in missing)
+        fresh = iter(vision_features(self.policy, missing) if missing else ())
+        features = [next(fresh) if prompt.features is None else prompt.features for prompt in prompts]
+        self.decoder.prefill(places, [prompt.encoded for prompt in prompts], [one.values for one in features])
         self.resident.update(places)
         self.stats.prefills += len(places)
 
@@ -211,10 +210,10 @@ class _Call:
         for row, logprob in zip(rows, logprobs, strict=True):
             if not math.isfinite(logprob):
                 raise FloatingPointError(
-                    f"prompt {self.prompts[row.place].prompt_id} (number {row.place} of the call), token "
-                    f"{len(row.tokens)} of reply {row.number}: the model of weights version {self.version} gave a "
-                    f"log-prob of {logprob}; expected a number. The weights or the activations overflowed: go back to "
-                    "a checkpoint, or use float32"
+                    f"prompt {self.prompts[row.place].encoded.prompt_id} (number {row.place} of the call), token "
+                    f"{len(row.tokens)} of reply {row.number}: the model of weights version {self.policy.version} "
+                    f"gave a log-prob of {logprob}; expected a number. The weights or activations overflowed: "
+                    "resume from an earlier checkpoint, or use float32"
                 )
         takes = zip(rows, tokens, logprobs, strict=True)
         return [self.ending.take(row, token, logprob) for row, token, logprob in takes]
@@ -231,26 +230,17 @@ class _Call:
 
 
 def graphs_for(policy: Policy, cuda_graphs: CudaGraphs) -> Graphs | None:
-    """What replays the decoding steps of this policy, if anything does. ValueError when it is insisted on in vain."""
+    """What replays this policy's decoding steps, if anything. ValueError when `on` is requested but unsupported."""
     on_gpu, shared = policy.device.type == "cuda", policy.adapter.sharing == "attention"
     if cuda_graphs == "on" and not (on_gpu and shared):
         why = f"the model is on {policy.device.type}" if not on_gpu else "this family decodes through its own cache"
-        raise ValueError(f"rollout.cuda_graphs: on needs a GPU and a family with slots, but {why}; use auto")
+        raise ValueError(f"rollout.engine.cuda_graphs: on needs a GPU and a family with slots, but {why}; use auto")
     if not (on_gpu and shared) or cuda_graphs == "off":
         return None
     return Graphs(CudaRecorder(policy.device), insist=cuda_graphs == "on")
 
 
-def _seeds(seed: int | Sequence[int], count: int) -> list[str]:
-    """What each prompt's random numbers are drawn from."""
-    if not isinstance(seed, Sequence):
-        return [f"{seed}/{place}" for place in range(count)]
-    if len(seed) != count:
-        raise ValueError(f"got {len(seed)} seeds for {count} prompts; expected one for each, or a single number")
-    return [f"{one}" for one in seed]
-
-
-def _rows(seeds: list[str], sampling: Sampling, n: int, lengths: Sequence[Sequence[int]] | None) -> list[list[Row]]:
+def _rows(seeds: Sequence[int], sampling: Sampling, n: int, lengths: Sequence[Sequence[int]] | None) -> list[list[Row]]:
     """The replies of a call before their first token, by prompt."""
     if lengths is not None:
         shape = [len(group) for group in lengths]
@@ -260,8 +250,8 @@ def _rows(seeds: list[str], sampling: Sampling, n: int, lengths: Sequence[Sequen
                 f"from 1 to max_new_tokens ({sampling.max_new_tokens})"
             )
     groups = []
-    for place, key in enumerate(seeds):
-        numbers = uniforms(key, n, sampling.max_new_tokens)
+    for place, seed in enumerate(seeds):
+        numbers = uniforms(f"{seed}", n, sampling.max_new_tokens)
         group = []
         for i in range(n):
             floor, limit = sampling.min_new_tokens, sampling.max_new_tokens

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy
 import torch
 
-from saccade.rollout.engine import Sampling
+from saccade.rollout.config import Sampling
 from saccade.types import FinishReason
 
 LONGEST_RUN = 64

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saccade.rollout.engine import Sampling
+from saccade.rollout.config import Sampling
 
 BLOCK = 256
 """Tokens whose probabilities are summed before one is looked for: a running sum over the vocabulary is C long only."""

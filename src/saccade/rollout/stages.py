@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from saccade.config import Config
+from saccade.rollout.config import Sampling
 
 
 class Until(Config):
@@ -45,9 +46,8 @@ class Stage(Config):
     """The cap on a reply; a longer one is truncated."""
     group_size: int = Field(ge=2)
     """Completions per prompt (the papers' G)."""
-    temperature: float | None = Field(default=None, gt=0.0)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    top_k: int | None = Field(default=None, ge=0)
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    """What this stage changes of `rollout.sampling`, such as {temperature: 0.8}."""
     rubric: str | None = None
     """Name of the rubric that scores this stage, such as hard; None is each task's own."""
     truncated: Literal["score_zero", "mask", "as_is"] | None = None
@@ -55,6 +55,20 @@ class Stage(Config):
     prompts_per_step: int | None = Field(default=None, ge=1)
     until: Until | None = None
     """None only on the last stage of a recipe that sets num_steps."""
+
+    @field_validator("sampling")
+    @classmethod
+    def _overrides_of_sampling(cls, value: dict[str, Any]) -> dict[str, Any]:
+        known = [name for name in Sampling.model_fields if name not in ("max_new_tokens", "greedy")]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"got key '{name}', expected some of {', '.join(known)}")
+        Sampling.model_validate(value)
+        return value
+
+    def sampling_from(self, base: Sampling) -> Sampling:
+        """`base` with this stage's overrides and its cap on new tokens."""
+        return Sampling.model_validate({**base.model_dump(), **self.sampling, "max_new_tokens": self.max_new_tokens})
 
 
 @dataclass(frozen=True, slots=True)

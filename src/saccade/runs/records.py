@@ -18,7 +18,8 @@ from typing import Any
 from PIL import Image
 
 from saccade.config import Config, dump
-from saccade.types import Completion, Frame, Group, Rollout
+from saccade.rollout.groups import Group, Rollout
+from saccade.types import Completion, Frame
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 METRICS, ROLLOUTS, GROUPS = "metrics.jsonl", "rollouts.jsonl", "groups.jsonl"
@@ -87,11 +88,11 @@ class Run:
             ],
         )
 
-    def groups(self, step: int, groups: Sequence[Group], images: Sequence[Sequence[Image.Image]], keep: int) -> None:
+    def groups(self, step: int, groups: Sequence[Group], keep: int) -> None:
         """A row for every group; the images of the first `keep` are saved once each, the others are named only."""
         rows = []
-        for i, (group, pictures) in enumerate(zip(groups, images, strict=True)):
-            shas = group.prompt.image_shas
+        for i, group in enumerate(groups):
+            shas, pictures = group.prompt.encoded.image_shas, group.prompt.images
             files = [self._image(sha, one) for sha, one in zip(shas, pictures, strict=True)] if i < keep else []
             sample = group.sample
             rows.append(
@@ -146,13 +147,13 @@ def rollout_row(group: Group, index: int, rollout: Rollout) -> dict[str, Any]:
         "weights_version": completion.weights_version,
         "group_id": group.id,
         "index": index,
-        "sample_id": rollout.sample.id,
-        "task": rollout.sample.task,
-        "image_sha": list(group.prompt.image_shas),
+        "sample_id": group.sample.id,
+        "task": group.sample.task,
+        "image_sha": list(group.prompt.encoded.image_shas),
         "size_original": [list(frame.size_original) for frame in frames],
         "size_input": [list(frame.size_input) for frame in frames],
         "frame": frames[0].name if frames else None,
-        "prompt_id": group.prompt.prompt_id,
+        "prompt_id": group.prompt.encoded.prompt_id,
         "text": completion.text,
         "token_ids": list(completion.token_ids),
         "logprobs": [round(one, 5) for one in completion.logprobs],

@@ -10,18 +10,17 @@ from typing import Any
 
 from saccade.data import DataConfig
 from saccade.evaluation.recipe import EvalRecipe, WorldBenchmark, run_eval
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rollout.engine import Sampling
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.rollout.config import Sampling
 from saccade.rollout.stages import Stage, Until
 from saccade.studies.chains import ChainSource, write_chains
 from saccade.studies.demo_recipe import DemoRecipe
 from saccade.studies.rejection import sample_right
 from saccade.training import rl as rl_loop
 from saccade.training import sft as sft_loop
-from saccade.training.checkpoint import CheckpointConfig
+from saccade.training.config import CheckpointConfig, EvalConfig, SFTRecipe
 from saccade.training.examples import ExampleConfig, draw_from
-from saccade.training.heldout import EvalConfig
-from saccade.training.sft import SFTRecipe
 from saccade.world import World
 from saccade.world.splits import find_split
 

@@ -9,8 +9,7 @@ from pydantic import Field, field_validator
 from saccade.algorithm import LossConfig
 from saccade.config import Config
 from saccade.rollout.stages import Stage
-from saccade.training.optim import OptimConfig
-from saccade.training.sft import SFTOptimConfig
+from saccade.training.config import OptimConfig, SFTOptimConfig
 from saccade.world.chains import HabitWeights
 
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Sequence
 
 from saccade.data import DataConfig, Mixture, open_source
-from saccade.data.images import load_image
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.rollout.config import Sampling
+from saccade.rollout.engine import open_engine
+from saccade.rollout.prompts import prepare
+from saccade.rollout.seeds import derive_seed
 from saccade.tasks import TASKS
 from saccade.training.examples import Example
 
@@ -26,22 +28,19 @@ def sample_right(
     """Replies of the model that score 1, sampled until `cpu_budget_s` of this process's time is spent, and how many
     were drawn. Equal replies to one prompt are kept once."""
     policy = load_policy(model)
-    engine = BuiltinEngine(policy)
+    engine = open_engine(policy)
     mixture = Mixture([open_source(one) for one in data], [one.weight for one in data], seed)
     kept: list[Example] = []
     drawn, step, began = 0, 0, time.process_time()
     while time.process_time() - began < cpu_budget_s:
         samples = mixture.draw(step, PROMPTS_PER_CALL)
-        prompts = [TASKS[s.task].prompt(s) for s in samples]
-        encoded = [
-            policy.adapter.encode(text, [load_image(image) for image in sample.images])
-            for text, sample in zip(prompts, samples, strict=True)
-        ]
-        replies = engine.generate(encoded, sampling, k, seed=seed * 1_000_003 + step)
-        for sample, prompt, group in zip(samples, prompts, replies, strict=True):
+        texts = [TASKS[sample.task].prompt(sample) for sample in samples]
+        seeds = [derive_seed(seed, step, place) for place in range(len(samples))]
+        replies = engine.generate([prepare(policy.adapter, sample) for sample in samples], sampling, k, seeds)
+        for sample, text, group in zip(samples, texts, replies, strict=True):
             rubric = TASKS[sample.task].rubric("hard")
             right = {c.text for c in group if c.finish_reason == "stop" and rubric(c, sample).value == 1.0}
-            kept += [Example(sample.id, prompt, sample.images, text) for text in sorted(right)]
+            kept += [Example(sample.id, text, sample.images, reply) for reply in sorted(right)]
             drawn += len(group)
         step += 1
     return kept, drawn

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from saccade.config import Config
 from saccade.models.policy import Policy
 from saccade.runs.disk import require_space
 from saccade.training.master_weights import needs_master
@@ -25,14 +23,6 @@ from saccade.training.optim import GuardedOptimizer
 
 TRAINER_FILE = "trainer.pt"
 STATE_FILE = "state.json"
-
-
-class CheckpointConfig(Config):
-    """When to save, and how many to keep (the best one is always kept)."""
-
-    every: int = Field(default=50, ge=1)
-    """Steps between checkpoints; a killed run loses at most these. The last step is always saved."""
-    keep: int = Field(default=2, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from saccade.rewards import is_failure
 from saccade.rewards.naming import is_file
-from saccade.types import Completion, Group, Rollout, Sample
+from saccade.rollout.groups import Group, Rollout
+from saccade.types import Completion, Sample
 
 Right = Callable[[Completion, Sample], bool | None]
 """Whether the answer is right; None when it cannot be graded."""
@@ -30,7 +30,7 @@ def group_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
     Rewards are means over rollouts that are not masked; all else is over all of them.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    verdicts = [right(r.completion, r.sample) for r in rollouts]
+    verdicts = [right(r.completion, group.sample) for group in groups for r in group.rollouts]
     scored = [r for r in rollouts if r.score.masked is None]
     metrics: dict[str, float | None] = {
         "reward/total": mean(r.score.value for r in scored),
@@ -41,14 +41,14 @@ def group_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
         "groups/count": float(len(groups)),
         "groups/zero_variance": mean(float(not group.has_signal) for group in groups),
         "rollouts/masked": mean(float(r.score.masked is not None) for r in rollouts),
-        "rollouts/failed": mean(float(is_failure(r.score)) for r in rollouts),
+        "rollouts/failed": mean(float(r.score.failed) for r in rollouts),
     }
     parts: dict[str, list[float]] = defaultdict(list)
     for rollout in scored:
         for name, value in rollout.score.parts.items():
             parts[name.rsplit("/", 1)[-1] if is_file(name) else name].append(value)  # not by its file's whole path
     metrics |= {f"reward/{name}": mean(values) for name, values in parts.items()}
-    metrics |= _accuracies(rollouts, verdicts)
+    metrics |= _accuracies([group.sample for group in groups for _ in group.rollouts], rollouts, verdicts)
     return {name: value for name, value in metrics.items() if value is not None}
 
 
@@ -56,13 +56,15 @@ def _length(rollout: Rollout) -> float:
     return float(len(rollout.completion.token_ids))
 
 
-def _accuracies(rollouts: Sequence[Rollout], verdicts: Sequence[bool | None]) -> dict[str, float | None]:
+def _accuracies(
+    samples: Sequence[Sample], rollouts: Sequence[Rollout], verdicts: Sequence[bool | None]
+) -> dict[str, float | None]:
     """`accuracy/<task>`, `source/<source>/accuracy` and `source/<source>/reward`."""
     graded: dict[str, list[float]] = defaultdict(list)
-    for rollout, ok in zip(rollouts, verdicts, strict=True):
-        source = rollout.sample.meta.get("source")
+    for sample, rollout, ok in zip(samples, rollouts, verdicts, strict=True):
+        source = sample.meta.get("source")
         if ok is not None:
-            graded[f"accuracy/{rollout.sample.task}"].append(float(ok))
+            graded[f"accuracy/{sample.task}"].append(float(ok))
             if source is not None:
                 graded[f"source/{source}/accuracy"].append(float(ok))
         if source is not None and rollout.score.masked is None:

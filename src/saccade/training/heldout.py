@@ -6,35 +6,19 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from pydantic import Field
-
-from saccade.config import Config
-from saccade.data import DataConfig, open_source
+from saccade.data import open_source
 from saccade.models.policy import Policy
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.collect import step_seed
-from saccade.rollout.engine import Sampling
+from saccade.rollout.config import Sampling
+from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import prepare
+from saccade.rollout.seeds import derive_seed
 from saccade.tasks import TASKS
+from saccade.training.config import EvalConfig
 from saccade.training.group_metrics import mean
 from saccade.training.loop import Evaluate
 from saccade.types import Completion, Sample
 
 log = logging.getLogger(__name__)
-
-
-class EvalConfig(Config):
-    """Held-out evaluation during a run; the best checkpoint is chosen by it."""
-
-    every: int = Field(default=50, ge=1)
-    """Steps between evaluations; the last step is always evaluated."""
-    data: tuple[DataConfig, ...] = ()
-    """Sources with an end. Without any (and without a function of the caller) nothing is evaluated."""
-    greedy: bool = True
-    """Greedy replies, or one sampled at temperature 1."""
-    max_new_tokens: int = Field(default=256, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    """Samples per call of the engine."""
 
 
 def right(completion: Completion, sample: Sample) -> bool | None:
@@ -60,9 +44,9 @@ def build_heldout(config: EvalConfig, template: str | None = None) -> Evaluate |
     if not samples:
         return None
 
-    def evaluate(policy: Policy, step: int) -> dict[str, float]:
+    def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
         graded: dict[str, list[float]] = defaultdict(list)
-        for completion, sample in _replies(policy, samples, config, template):
+        for completion, sample in _replies(policy, engine, samples, config, template):
             graded["length"].append(len(completion.token_ids))
             graded["truncated"].append(float(completion.truncated))
             verdict = right(completion, sample)
@@ -77,13 +61,12 @@ def build_heldout(config: EvalConfig, template: str | None = None) -> Evaluate |
 
 
 def _replies(
-    policy: Policy, samples: Sequence[Sample], config: EvalConfig, template: str | None
+    policy: Policy, engine: Engine, samples: Sequence[Sample], config: EvalConfig, template: str | None
 ) -> Iterator[tuple[Completion, Sample]]:
-    engine = BuiltinEngine(policy)
     sampling = Sampling(max_new_tokens=config.max_new_tokens, greedy=config.greedy)
     for start in range(0, len(samples), config.batch_size):
         batch = samples[start : start + config.batch_size]
-        prompts = [prepare(policy.adapter, sample, template).encoded for sample in batch]
+        prompts = [prepare(policy.adapter, sample, template) for sample in batch]
         # the same random numbers at every evaluation, so that two of them differ by the weights alone
-        replies = engine.generate(prompts, sampling, 1, step_seed(0, start))
+        replies = engine.generate(prompts, sampling, 1, [derive_seed(0, start, place) for place in range(len(prompts))])
         yield from ((completions[0], sample) for completions, sample in zip(replies, batch, strict=True))

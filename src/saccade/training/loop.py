@@ -6,38 +6,30 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
 
-from saccade.config import Config
-from saccade.models.policy import ModelConfig, Policy, load_policy
+from saccade.models.policy import Policy, load_policy
+from saccade.rollout.config import DEFAULT_ENGINE
+from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.environment import describe
 from saccade.runs.records import Run
 from saccade.training import checkpoint
-from saccade.training.checkpoint import Checkpoint, CheckpointConfig
-from saccade.training.optim import GuardedOptimizer, OptimConfig, build_optimizer
+from saccade.training.checkpoint import Checkpoint
+from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.training.optim import GuardedOptimizer, build_optimizer
 
 log = logging.getLogger(__name__)
 
-Evaluate = Callable[[Policy, int], Mapping[str, float]]
-"""(policy, step) -> metrics with the key `score`, higher is better."""
+Evaluate = Callable[[Policy, Engine, int], Mapping[str, float]]
+"""(policy, the run's engine with its weights, step) -> metrics with the key `score`, higher is better."""
 
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What opening a run needs to know of its recipe."""
-
-    recipe: Config
-    model: ModelConfig
-    optim: OptimConfig
-    checkpoint: CheckpointConfig
-    eval_every: int
-    data_hash: Mapping[str, str]
+Recipe = RLRecipe | SFTRecipe
 
 
 @dataclass(frozen=True)
@@ -58,12 +50,12 @@ class Session:
     run: Run
     policy: Policy
     optimizer: GuardedOptimizer
-    opening: Opening
+    engine: Engine
+    recipe: Recipe
     evaluate: Evaluate | None
     resumed: Checkpoint | None
     best_score: float | None = None
     best_step: int | None = None
-    saved_step: int = field(default=0)
 
     @property
     def state(self) -> dict[str, Any] | None:
@@ -73,21 +65,21 @@ class Session:
     def baseline(self) -> None:
         """Evaluates the model as it starts, in a row of step 0; a resumed run has that row already."""
         if self.evaluate is not None and self.resumed is None:
-            self.run.metrics(0, _evaluation(self.evaluate, self.policy, 0))
+            self.run.metrics(0, self._evaluation(self.evaluate, 0))
 
     def end_step(self, step: int, row: Mapping[str, float | str | None], state: dict[str, Any], last: bool) -> bool:
         """Evaluates if due, writes the row, saves if due (or better than ever). True when the step was evaluated."""
-        due = self.evaluate is not None and (last or step % self.opening.eval_every == 0)
+        due = self.evaluate is not None and (last or step % self.recipe.eval.every == 0)
         better = False
         if due and self.evaluate is not None:
-            evaluation = _evaluation(self.evaluate, self.policy, step)
+            evaluation = self._evaluation(self.evaluate, step)
             row = {**row, **evaluation}
             score = evaluation["eval/score"]
             better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
             if better:
                 self.best_score, self.best_step = score, step
         self.run.metrics(step, row)
-        if last or better or step % self.opening.checkpoint.every == 0:
+        if last or better or step % self.recipe.checkpoint.every == 0:
             self._save(step, state, better)
         return due
 
@@ -99,50 +91,62 @@ class Session:
         )
         if better:
             checkpoint.link(checkpoint.folder(directory), "best", path.name)
-        checkpoint.prune(directory, self.opening.checkpoint.keep)
+        checkpoint.prune(directory, self.recipe.checkpoint.keep)
+
+    @torch.no_grad()
+    def _evaluation(self, evaluate: Evaluate, step: int) -> dict[str, float]:
+        """Metrics under `eval/`. The random generators are restored: evaluating more often never changes training."""
+        rng, start = checkpoint.rng_state(), time.perf_counter()
+        self.engine.sync(self.policy)
+        found = dict(evaluate(self.policy, self.engine, step))
+        checkpoint.set_rng_state(rng)
+        if "score" not in found:
+            raise ValueError(f"evaluate returned {', '.join(found) or 'nothing'}; expected a metric named 'score'")
+        metrics = {f"eval/{name}": float(value) for name, value in found.items()}
+        return metrics | {"time/eval_s": time.perf_counter() - start}
 
     def outcome(self, step: int) -> Outcome:
         return Outcome(self.run.directory, self.policy, step, self.best_score, self.best_step)
 
 
-def open_session(opening: Opening, run_dir: Path, evaluate: Evaluate | None, resume: bool) -> Session:
-    """Loads the model (of the last checkpoint on resume), then opens the run directory: what can be refused is refused
-    before anything is written.
+@contextmanager
+def open_session(
+    recipe: Recipe,
+    run_dir: Path,
+    data_hash: Mapping[str, str],
+    evaluate: Evaluate | None,
+    resume: bool,
+    engine: Engine | None = None,
+) -> Iterator[Session]:
+    """Loads the model (of the last checkpoint on resume) and opens its engine, then the run directory: everything is
+    validated before anything is written. `engine` replaces the recipe's own, and stays open.
     """
     transformers_logging.disable_progress_bar()  # its bars would tear our one live line
     found = None
     if resume:
-        Run.reopen(run_dir, opening.recipe)
+        Run.reopen(run_dir, recipe)
         found = checkpoint.latest(run_dir)
     else:
         Run.refuse_existing(run_dir)
-    model = opening.model.model_copy(update={"path": str(found.path)}) if found else opening.model
-    policy = load_policy(model)
-    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), opening.optim), opening.optim)
-    checkpoint.check_disk_space(run_dir, policy, opening.checkpoint.keep)
-    run = Run.reopen(run_dir, opening.recipe) if resume else Run.create(run_dir, opening.recipe)
-    session = Session(run, policy, optimizer, opening, evaluate, found)
-    run.cut_back(found.state["sizes"] if found else {})
-    if found:
-        checkpoint.restore(found, policy, optimizer)
-        checkpoint.relink(run_dir, found.step, found.state["best_step"])
-        session.best_score, session.best_step = found.state["best_score"], found.state["best_step"]
-        log.info("resuming %s after step %d", run_dir, found.step)
-    else:
-        run.environment(describe(policy, opening.model.path, opening.data_hash))
-    return session
-
-
-@torch.no_grad()
-def _evaluation(evaluate: Evaluate, policy: Policy, step: int) -> dict[str, float]:
-    """Metrics under `eval/`. The random generators are put back: evaluating more often never changes the training."""
-    rng, start = checkpoint.rng_state(), time.perf_counter()
-    found = dict(evaluate(policy, step))
-    checkpoint.set_rng_state(rng)
-    if "score" not in found:
-        raise ValueError(f"evaluate returned {', '.join(found) or 'nothing'}; expected a metric named 'score'")
-    metrics = {f"eval/{name}": float(value) for name, value in found.items()}
-    return metrics | {"time/eval_s": time.perf_counter() - start}
+    policy = load_policy(recipe.model.model_copy(update={"path": str(found.path)}) if found else recipe.model)
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim), recipe.optim)
+    checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep)
+    config = recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
+    with ExitStack() as stack:
+        if engine is None:
+            engine = open_engine(policy, config)
+            stack.callback(engine.close)
+        run = Run.reopen(run_dir, recipe) if resume else Run.create(run_dir, recipe)
+        session = Session(run, policy, optimizer, engine, recipe, evaluate, found)
+        run.cut_back(found.state["sizes"] if found else {})
+        if found:
+            checkpoint.restore(found, policy, optimizer)
+            checkpoint.relink(run_dir, found.step, found.state["best_step"])
+            session.best_score, session.best_step = found.state["best_score"], found.state["best_step"]
+            log.info("resuming %s after step %d", run_dir, found.step)
+        else:
+            run.environment(describe(policy, recipe.model.path, data_hash))
+        yield session
 
 
 class Stopwatch:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from saccade.training.policy_step import MicroBatch
+from saccade.training.policy_step import PolicyBatch
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ KEEP = 5
 """Dumps of one run; a run that diverges writes no more."""
 
 
-def dump_batches(directory: Path, version: int, batches: Sequence[MicroBatch]) -> None:
+def dump_batches(directory: Path, version: int, batches: Sequence[PolicyBatch]) -> None:
     """Writes `directory/version-<weights version>-<number>.pt`: a list with a dictionary per micro-batch."""
     number = len(list(directory.glob("version-*.pt"))) + 1
     if number > KEEP:
@@ -28,7 +28,7 @@ def dump_batches(directory: Path, version: int, batches: Sequence[MicroBatch]) -
     log.warning("an update was not finite and was skipped; its batch is kept in %s", path)
 
 
-def _plain(batch: MicroBatch) -> dict[str, Any]:
+def _plain(batch: PolicyBatch) -> dict[str, Any]:
     return {
         "group_ids": list(batch.group_ids),
         "image_shas": [list(prompt.image_shas) for prompt in batch.packed.prompts],

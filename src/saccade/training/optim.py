@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from saccade.config import Config
+from saccade.training.config import OptimConfig
 from saccade.training.master_weights import MasterAdamW
 
 
@@ -28,45 +27,6 @@ def _cosine(progress: float) -> float:
 
 DECAYS: dict[str, Callable[[float], float]] = {"constant": _constant, "linear": _linear, "cosine": _cosine}
 """Share of the way from the final to the peak rate, as a function of progress after warm-up, both 0..1."""
-
-
-class OptimConfig(Config):
-    """AdamW with warm-up and decay. Weight decay spares vectors (norms and biases)."""
-
-    lr: float = Field(gt=0.0)
-    """Peak learning rate."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """The rate rises linearly over these steps."""
-    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Or over this share of all steps, rounded up."""
-    decay: str = "constant"
-    """constant, linear or cosine, from the end of warm-up to the last step."""
-    final_lr_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Where linear and cosine end, as a share of lr."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
-    weight_decay: float = Field(default=0.0, ge=0.0)
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
-    """Gradients with a larger norm are scaled down to it; .inf never scales."""
-    max_nonfinite_in_row: int = Field(default=5, ge=1)
-    """A step whose gradient is not finite is skipped; after so many in a row the run stops."""
-
-    @field_validator("decay")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in DECAYS:
-            raise ValueError(f"got {value!r}, expected one of {', '.join(DECAYS)}")
-        return value
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> OptimConfig:
-        if self.warmup_steps and self.warmup_ratio:
-            raise ValueError("got both warmup_steps and warmup_ratio; expected one of them")
-        return self
-
-    def warmup(self, num_steps: int) -> int:
-        """Steps of warm-up in a run of so many."""
-        return self.warmup_steps or math.ceil(self.warmup_ratio * num_steps - 1e-9)
 
 
 class TrainingStopped(ValueError):

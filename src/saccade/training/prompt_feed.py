@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saccade.data import Mixture, Prefetch
 from saccade.models.adapter import Adapter
-from saccade.rollout.prompts import PreparedPrompt, prepare
+from saccade.rollout.prompts import Prompt, prepare
 
 
 class PromptFeed:
@@ -17,9 +17,9 @@ class PromptFeed:
         """`rounds` is the most that one step may ask for; each has its own place in the mixture's stream."""
         self._mixture, self._adapter, self._rounds = mixture, adapter, rounds
         self._template, self._num_steps = template, num_steps
-        self._ahead: tuple[int, Prefetch[tuple[PreparedPrompt, ...]]] | None = None
+        self._ahead: tuple[int, Prefetch[tuple[Prompt, ...]]] | None = None
 
-    def __call__(self, step: int, number: int, n: int) -> tuple[PreparedPrompt, ...]:
+    def __call__(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
         return self._prefetch(n)(step) if number == 0 else self._prepare(step, number, n)
 
     def close(self) -> None:
@@ -27,13 +27,13 @@ class PromptFeed:
             self._ahead[1].close()
             self._ahead = None
 
-    def _prefetch(self, n: int) -> Prefetch[tuple[PreparedPrompt, ...]]:
+    def _prefetch(self, n: int) -> Prefetch[tuple[Prompt, ...]]:
         """The thread for steps of n prompts; a stage with another n begins a new one."""
         if self._ahead is None or self._ahead[0] != n:
             self.close()
             self._ahead = (n, Prefetch(lambda step: self._prepare(step, 0, n), stop=self._num_steps))
         return self._ahead[1]
 
-    def _prepare(self, step: int, number: int, n: int) -> tuple[PreparedPrompt, ...]:
+    def _prepare(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
         samples = self._mixture.draw(step * self._rounds + number, n)
         return tuple(prepare(self._adapter, sample, self._template) for sample in samples)

@@ -8,94 +8,39 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 
-from saccade.algorithm import LossConfig, build_advantages, build_loss
-from saccade.config import Config, dump
-from saccade.data import DataConfig, Mixture, Source, open_source
+from saccade.algorithm import build_advantages
+from saccade.config import dump
+from saccade.data import Mixture, Source, open_source
 from saccade.data.sources import WORLD
-from saccade.models.adapter import EncodedPrompt
-from saccade.models.feature_cache import FeatureCache, FeatureCacheConfig
-from saccade.models.forward import Features, vision_features
-from saccade.models.policy import ModelConfig, load_policy
-from saccade.rewards import RubricConfig, check_row
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.collect import (
-    Collected,
-    RolloutConfig,
-    check_failures,
-    collect,
-    collect_step,
-    rubrics_of,
-    sampling_of,
-    step_seed,
-)
+from saccade.models.feature_cache import FeatureCache
+from saccade.models.forward import vision_features
+from saccade.models.policy import load_policy
+from saccade.rewards import check_row
+from saccade.rollout.collect import Collected, center, check_failures, collect, collect_step, rubrics_of
 from saccade.rollout.engine import Engine
-from saccade.rollout.prompts import PromptBatch, check_lengths
-from saccade.rollout.stages import Schedule, ScheduleState, Stage
+from saccade.rollout.groups import Group
+from saccade.rollout.prompts import Prompt, check_lengths
+from saccade.rollout.seeds import derive_seed
+from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import Report, progress
 from saccade.tasks import TASKS
-from saccade.training.checkpoint import CheckpointConfig
+from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import group_metrics, truncated_share
-from saccade.training.heldout import EvalConfig, build_heldout, right
-from saccade.training.loop import Evaluate, Opening, Outcome, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.heldout import build_heldout, right
+from saccade.training.loop import Evaluate, Outcome, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.nonfinite import dump_batches
-from saccade.training.optim import OptimConfig, learning_rate
-from saccade.training.policy_step import Learner, UpdateConfig, policy_step
+from saccade.training.optim import learning_rate
+from saccade.training.policy_step import Learner, PolicyBatch, open_learner, policy_step
 from saccade.training.prompt_feed import PromptFeed
-from saccade.types import Group
 
 log = logging.getLogger(__name__)
-
-
-class RLRecipe(Config):
-    """A reinforcement-learning run. The defaults are one neutral setting; presets hold those of the papers."""
-
-    kind: Literal["rl"] = "rl"
-    seed: int = 0
-    model: ModelConfig
-    data: tuple[DataConfig, ...] = Field(min_length=1)
-    """Sources, mixed by weight."""
-    template: str | None = None
-    """Wording of all prompts; None is each task's own."""
-    stages: tuple[Stage, ...] = Field(min_length=1)
-    num_steps: int | None = Field(default=None, ge=1)
-    """Ends the last stage if that has no 'until'."""
-    prompts_per_step: int = Field(default=16, ge=1)
-    """Groups per step, unless a stage overrides it."""
-    rubrics: dict[str, RubricConfig] = Field(default_factory=dict)
-    """Rubrics of this recipe, by the names that stages use; they go before the tasks' own."""
-    rollout: RolloutConfig = RolloutConfig()
-    loss: LossConfig = LossConfig()
-    update: UpdateConfig = UpdateConfig()
-    features: FeatureCacheConfig = FeatureCacheConfig()
-    """Keeping vision features for later steps; within a step they are always shared."""
-    optim: OptimConfig
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    eval: EvalConfig = EvalConfig()
-    images_per_step: int = Field(default=2, ge=0)
-    """Prompts per step whose images are saved with the records, for the report."""
-
-    @model_validator(mode="after")
-    def _stages_fit(self) -> RLRecipe:
-        Schedule(self.stages, self.num_steps)
-        unused = set(self.rubrics) - {stage.rubric for stage in self.stages}
-        if unused:
-            raise ValueError(f"rubrics: no stage uses {', '.join(sorted(unused))}; name it in a stage or remove it")
-        return self
-
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule(self.stages, self.num_steps)
-
-    def prompts_in(self, stage: Stage) -> int:
-        return stage.prompts_per_step or self.prompts_per_step
 
 
 def train(
@@ -113,68 +58,82 @@ def train(
     with open_trainer(recipe, run_dir, evaluate, resume, engine) as trainer:
         state, schedule = trainer.start, recipe.schedule
         while not state.finished:
-            watch, stage = Stopwatch(), schedule.stage(state)
-            trainer.engine.sync(trainer.session.policy, version=state.step)
-            collected = trainer.collect(state, stage, watch)  # generate, score, centre within each group
-            metrics = trainer.update(collected, state, stage, watch)  # one optimiser step
+            stage = schedule.stage(state)
+            trainer.engine.sync(trainer.session.policy)
+            collected = trainer.collect(state, stage)  # generate, score, center within each group
+            metrics = trainer.update(collected, state, stage)  # one optimizer step
             state = schedule.advance(state, truncated_share(collected.generated))
-            trainer.record(state, stage, collected, metrics, watch)  # files, evaluation and checkpoint when due
+            trainer.record(state, stage, collected, metrics)  # files, evaluation and checkpoint when due
             del collected  # its vision features are not kept beside those of the next step
         return trainer.session.outcome(state.step)
 
 
 @dataclass(eq=False)
 class Trainer:
-    """The parts of a run, and the verbs of its loop."""
+    """The parts of an RL run, and the verbs of its loop."""
 
     recipe: RLRecipe
     session: Session
     learner: Learner
-    engine: Engine
     feed: PromptFeed
     report: Report
     start: ScheduleState
-    """Where the loop begins: at step 0, or where the checkpoint stood."""
+    """Where the loop begins: at step 0, or after the step of the checkpoint."""
     cache: FeatureCache | None = None
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Of the step that is under way."""
 
-    @torch.no_grad()
-    def features(self, prompts: Sequence[EncodedPrompt]) -> Features:
-        """What all passes of the step under the present weights share."""
-        policy = self.session.policy
-        return vision_features(policy, prompts) if self.cache is None else self.cache.features(policy, prompts)
+    @property
+    def engine(self) -> Engine:
+        return self.session.engine
 
-    def collect(self, state: ScheduleState, stage: Stage, watch: Stopwatch) -> Collected:
+    def collect(self, state: ScheduleState, stage: Stage) -> Collected:
         """The groups of the next step. Its randomness is that of (seed, step) alone."""
-        recipe = self.recipe
+        recipe, rollout = self.recipe, self.recipe.rollout
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
-        sampling, center = sampling_of(stage, recipe.rollout), build_advantages(recipe.loss.advantage)
+        self.watch = Stopwatch()
 
-        def fresh(number: int) -> PromptBatch:
-            with watch.phase("prompts"):
-                prompts = self.feed(state.step, number, recipe.prompts_in(stage))
-                check_lengths(prompts, stage.max_new_tokens, self.session.policy.context_length)
-            with watch.phase("vision"):
-                features = self.features([prompt.encoded for prompt in prompts])
-            return PromptBatch(f"{state.step + 1}.{number}", prompts, features)
-
-        def groups_of(batch: PromptBatch, number: int) -> list[Group]:
-            seed = step_seed(recipe.seed, state.step, number)
-            with watch.phase("rollout"):
-                groups = collect(self.engine, rubric_of, batch, stage, sampling=sampling, seed=seed, center=center)
-            check_failures(groups, recipe.rollout.max_failed_share)
+        def collect_round(number: int) -> list[Group]:
+            prompts = self._prompts(state, stage, number)
+            with self.watch.phase("rollout"):
+                groups = collect(
+                    self.engine,
+                    rubric_of,
+                    f"{state.step + 1}.{number}",
+                    prompts,
+                    sampling=stage.sampling_from(rollout.sampling),
+                    group_size=stage.group_size,
+                    seed=derive_seed(recipe.seed, state.step, number),
+                )
+            check_failures(groups, rollout.max_failed_share)
             return groups
 
-        return collect_step(fresh, groups_of, recipe.rollout.resample_rounds)
+        found = collect_step(collect_round, rollout.resample_rounds)
+        advantages = build_advantages(recipe.loss.advantage)
+        return replace(
+            found,
+            groups=tuple(center(found.groups, advantages)),
+            set_aside=tuple(center(found.set_aside, advantages)),
+        )
 
-    def update(self, collected: Collected, state: ScheduleState, stage: Stage, watch: Stopwatch) -> dict[str, float]:
-        """One optimiser step (or `updates_per_rollout`) on the groups."""
-        sampling = sampling_of(stage, self.recipe.rollout)
-        with watch.phase("update"):
+    def _prompts(self, state: ScheduleState, stage: Stage, number: int) -> list[Prompt]:
+        """The prompts of a round, with the vision features that all passes of the step share."""
+        policy = self.session.policy
+        with self.watch.phase("prompts"):
+            prompts = self.feed(state.step, number, self.recipe.prompts_in(stage))
+            check_lengths(prompts, stage.max_new_tokens, policy.context_length)
+        with self.watch.phase("vision"), torch.no_grad():
+            run = partial(vision_features, policy) if self.cache is None else partial(self.cache.features, policy)
+            features = run([prompt.encoded for prompt in prompts])
+        return [replace(prompt, features=one) for prompt, one in zip(prompts, features, strict=True)]
+
+    def update(self, collected: Collected, state: ScheduleState, stage: Stage) -> dict[str, float]:
+        """One optimizer step (or `updates_per_rollout`) on the groups."""
+        with self.watch.phase("update"):
             metrics = policy_step(
                 self.learner,
                 collected.groups,
-                collected.features,
-                temperature=sampling.temperature,
+                temperature=stage.sampling_from(self.recipe.rollout.sampling).temperature,
                 max_length=stage.max_new_tokens,
                 lr=learning_rate(self.recipe.optim, state.step + 1, self.recipe.schedule.max_steps),
             )
@@ -189,17 +148,14 @@ class Trainer:
             )
         return metrics
 
-    def record(
-        self, state: ScheduleState, stage: Stage, collected: Collected, metrics: Mapping[str, float], watch: Stopwatch
-    ) -> None:
+    def record(self, state: ScheduleState, stage: Stage, collected: Collected, metrics: Mapping[str, float]) -> None:
         """Files and the live line; `state` is the one after the step, whose number it names."""
-        run, groups = self.session.run, collected.generated
+        run, groups, watch = self.session.run, collected.generated, self.watch
         with watch.phase("grade"):
             seen = group_metrics(groups, right)
         with watch.phase("records"):
             run.rollouts(state.step, stage.name, groups)
-            images = [prompt.images for prompt in collected.prompts]
-            run.groups(state.step, groups, images, self.recipe.images_per_step)
+            run.groups(state.step, groups, self.recipe.images_per_step)
         times = watch.metrics()
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
         row: dict[str, float | str | None] = {
@@ -239,19 +195,18 @@ def open_trainer(
     check_rubrics(recipe, sources)
     evaluate = evaluate or build_heldout(recipe.eval, recipe.template)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
-    opening = Opening(recipe, recipe.model, recipe.optim, recipe.checkpoint, recipe.eval.every, hashes)
-    session = open_session(opening, run_dir, evaluate, resume)
-    session.baseline()
-    policy, schedule = session.policy, recipe.schedule
-    mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
-    feed = PromptFeed(mixture, policy.adapter, recipe.rollout.resample_rounds + 1, recipe.template, schedule.max_steps)
     with ExitStack() as stack:
+        session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine))
+        session.baseline()
+        policy, schedule = session.policy, recipe.schedule
+        mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
+        rounds = recipe.rollout.resample_rounds + 1
+        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps)
         stack.callback(feed.close)
         yield Trainer(
             recipe=recipe,
             session=session,
             learner=build_learner(recipe, session),
-            engine=engine or BuiltinEngine(policy, recipe.rollout.max_rows, recipe.rollout.cuda_graphs),
             feed=feed,
             report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps)),
             start=ScheduleState.from_dict(session.state) if session.state else ScheduleState(),
@@ -266,14 +221,11 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
         frozen = recipe.model.model_copy(update={"train": (), "gradient_checkpointing": False})
         reference = load_policy(frozen)
     directory, policy = session.run.directory / "nonfinite", session.policy
-    return Learner(
-        policy,
-        session.optimizer,
-        build_loss(recipe.loss),
-        recipe.update,
-        reference,
-        dump=lambda batches: dump_batches(directory, policy.version, batches),
-    )
+
+    def keep(batches: Sequence[PolicyBatch]) -> None:
+        dump_batches(directory, policy.version, batches)
+
+    return open_learner(policy, session.optimizer, recipe.loss, recipe.update, reference, keep)
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> None:

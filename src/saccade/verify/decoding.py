@@ -13,8 +13,10 @@ from saccade.models.fused import own_layers
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
-from saccade.rollout.builtin import BuiltinEngine
-from saccade.rollout.engine import Sampling
+from saccade.rollout.config import Sampling
+from saccade.rollout.engine import open_engine
+from saccade.rollout.prompts import Prompt
+from saccade.types import Completion
 from saccade.verify.bench import HALF_MARGIN, NO_EXACT, Bench, attempt
 from saccade.verify.difference import largest, reference, root_mean_square
 from saccade.verify.report import Check
@@ -63,11 +65,16 @@ def engine(bench: Bench) -> list[Check]:
     return checks + attempt("rollout = trainer log-probs", lambda: [_rollout(bench)])
 
 
+def _generate(bench: Bench, sampling: Sampling, n: int) -> list[list[Completion]]:
+    prompts = [Prompt(None, encoded) for encoded in bench.prompts]
+    return open_engine(bench.policy).generate(prompts, sampling, n, range(len(prompts)))
+
+
 def _greedy(bench: Bench) -> Check:
     """No token is beaten without a cache. One forward pass over prompt and reply proves it: if every token is the best
     after those before it, decoding without a cache would have written the same."""
     policy = bench.policy
-    replies = BuiltinEngine(policy).generate(bench.prompts, Sampling(max_new_tokens=TOKENS, greedy=True), 1, seed=0)
+    replies = _generate(bench, Sampling(max_new_tokens=TOKENS, greedy=True), 1)
     margin, differing = 0.0, 0
     for prompt, (reply,) in zip(bench.prompts, replies, strict=True):
         with torch.no_grad():
@@ -85,7 +92,7 @@ def _greedy(bench: Bench) -> Check:
 def _rollout(bench: Bench) -> Check:
     policy = bench.policy
     sampling = Sampling(max_new_tokens=TOKENS, temperature=TEMPERATURE)
-    replies = BuiltinEngine(policy).generate(bench.prompts, sampling, 3, seed=1)
+    replies = _generate(bench, sampling, 3)
     packed = pack([(p, [Branch(r.token_ids) for r in own]) for p, own in zip(bench.prompts, replies, strict=True)])
     said = torch.tensor([value for own in replies for reply in own for value in reply.logprobs])
     name = "rollout = trainer log-probs"

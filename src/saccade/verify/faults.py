@@ -66,7 +66,8 @@ def joined(layout: Layout) -> Layout:
 def _after_siblings(branches: Sequence[Branch]) -> list[Branch]:
     out, before = [], list[int]()
     for branch in branches:
-        out.append(Branch([*before, *branch.ids], len(before) + branch.loss_from))
+        shifted = [len(before) + j for j in branch.loss_places()]
+        out.append(Branch([*before, *branch.ids], tuple((j, j + 1) for j in shifted)))
         before += branch.ids
     return out
 

@@ -102,10 +102,10 @@ def features(bench: Bench) -> list[Check]:
         check_features(policy, prompts, together)
         images = sum(len(prompt.frames) for prompt in prompts)
         counts = Check(
-            "image tokens = features", True, detail=f"{[len(f) for f in together.per_prompt]} for {images} images"
+            "image tokens = features", True, detail=f"{[len(f.values) for f in together]} for {images} images"
         )
-        alone = torch.cat([vision_features(policy, [p]).per_prompt[0].flatten() for p in prompts])
-        joined = torch.cat([f.flatten() for f in together.per_prompt])
+        alone = torch.cat([vision_features(policy, [p])[0].values.flatten() for p in prompts])
+        joined = torch.cat([f.values.flatten() for f in together])
         scale = float(joined.double().square().mean().sqrt()) or 1.0
         apart = largest(alone, joined) / scale
         bound = 0.1 if bench.is_half else 1e-3

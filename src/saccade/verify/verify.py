@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any, Literal
 
 from saccade.models.adapter import PARTS
-from saccade.models.policy import ModelConfig, Policy, load_policy, resolve_path
+from saccade.models.config import ModelConfig
+from saccade.models.policy import Policy, load_policy, resolve_path
 from saccade.verify.bench import Bench, attempt, bench
 from saccade.verify.decoding import engine, head
 from saccade.verify.difference import throughout

@@ -1,0 +1,87 @@
+"""The sections of a recipe that describe sampling and the engine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from saccade.config import Config
+
+CudaGraphs = Literal["auto", "on", "off"]
+
+
+class Sampling(Config):
+    """How replies are drawn. The default distribution is the one whose log-probs are trained: temperature 1, no cut.
+
+    The cuts act in the order top-k, top-p (of the mass that top-k left), min-p, as in transformers. They change what is
+    drawn, never the log-probs that are recorded: those are of the whole temperature-scaled distribution.
+    """
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    min_new_tokens: int = Field(default=0, ge=0)
+    """The tokens that end a turn cannot be drawn before a reply has this many others."""
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """The likeliest tokens whose probabilities together reach this."""
+    top_k: int = Field(default=0, ge=0)
+    """0 keeps all tokens."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Tokens at least this many times as likely as the likeliest; 0 keeps all."""
+    greedy: bool = False
+    stop_strings: tuple[str, ...] = ()
+    """A reply ends with the token that completes one of these in its text, such as '</answer>', and keeps it."""
+    repetition_stop: int = Field(default=0, ge=0)
+    """A reply ends when its last tokens are one run of 1 to 64 tokens, that many times in a row; 0 is off."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Sampling:
+        if self.repetition_stop == 1:
+            raise ValueError("repetition_stop is 1, which would end every reply at once; use 0 (off) or 2 and more")
+        if "" in self.stop_strings:
+            raise ValueError("stop_strings holds an empty text, which every reply contains; remove it")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {self.min_new_tokens} but max_new_tokens {self.max_new_tokens}; expected no more"
+            )
+        return self
+
+
+class BuiltinEngineConfig(Config):
+    """The engine in the trainer's own process, on the policy's weights."""
+
+    kind: Literal["builtin"] = "builtin"
+    max_rows: int = Field(default=512, ge=1)
+    """Replies decoded at once, at most."""
+    cuda_graphs: CudaGraphs = "auto"
+    """Replay decoding steps as CUDA graphs. auto: where the model is on a GPU and every recording proves equal to its
+    step; on: required, or the run stops; off: never."""
+
+
+EngineConfig = BuiltinEngineConfig
+"""What `open_engine` takes: a union on `kind` as soon as there is a second engine."""
+
+DEFAULT_ENGINE = BuiltinEngineConfig()
+
+
+class RolloutConfig(Config):
+    """How replies are sampled, unless a stage overrides it. The defaults sample what is trained."""
+
+    sampling: Sampling = Sampling()
+    """For all stages; a stage sets `max_new_tokens` and may override the rest."""
+    engine: EngineConfig = DEFAULT_ENGINE
+    resample_rounds: int = Field(default=0, ge=0)
+    """Dynamic sampling: rounds of fresh prompts, at most, that replace a step's groups of equal rewards; 0 is off."""
+    max_failed_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """A run stops when a reward fails (not: gives 0) for more than this share of a round's replies; 1 never stops."""
+
+    @model_validator(mode="after")
+    def _stages_set_the_cap(self) -> RolloutConfig:
+        if self.sampling.max_new_tokens != Sampling.model_fields["max_new_tokens"].default:
+            raise ValueError(
+                f"sampling.max_new_tokens: got {self.sampling.max_new_tokens}, but each stage has its own cap; "
+                "set stages.N.max_new_tokens"
+            )
+        if self.sampling.greedy:
+            raise ValueError("sampling.greedy: got true, but equal replies teach nothing; remove it")
+        return self

@@ -1,0 +1,185 @@
+"""The recipes of training and their sections; nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from saccade.algorithm import LossConfig
+from saccade.config import Config
+from saccade.data import DataConfig
+from saccade.models.config import FeatureCacheConfig, ModelConfig, SharedPrefix
+from saccade.rewards import RubricConfig
+from saccade.rollout.config import RolloutConfig
+from saccade.rollout.stages import Schedule, Stage
+from saccade.training.examples import ExampleConfig
+
+Decay = Literal["constant", "linear", "cosine"]
+
+
+class OptimConfig(Config):
+    """AdamW with warm-up and decay. Weight decay spares vectors (norms and biases)."""
+
+    lr: float = Field(gt=0.0)
+    """Peak learning rate."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """The rate rises linearly over these steps."""
+    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Or over this share of all steps, rounded up."""
+    decay: Decay = "constant"
+    """constant, linear or cosine, from the end of warm-up to the last step."""
+    final_lr_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Where linear and cosine end, as a share of lr."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients with a larger norm are scaled down to it; .inf never scales."""
+    max_nonfinite_in_row: int = Field(default=5, ge=1)
+    """A step whose gradient is not finite is skipped; after so many in a row the run stops."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> OptimConfig:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("got both warmup_steps and warmup_ratio; expected one of them")
+        return self
+
+    def warmup(self, num_steps: int) -> int:
+        """Steps of warm-up in a run of so many."""
+        return self.warmup_steps or math.ceil(self.warmup_ratio * num_steps - 1e-9)
+
+
+class UpdateConfig(Config):
+    """How a step's groups become updates. None of it but `updates_per_rollout` and `old_logprobs` changes the step."""
+
+    tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    """Tokens of one forward and backward pass: prompts once and their replies, or with `shared_prefix: off` prompts
+    repeated and padding included. A trained vision tower counts too, in tokens of equal cost."""
+    updates_per_rollout: int = Field(default=1, ge=1)
+    """Optimiser steps on the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
+    old_logprobs: Literal["sampler", "recompute"] = "sampler"
+    """Whose log-probs the ratio starts from: the engine's, or a pass of the trainer before the first update."""
+    sampler_gap_limit: float = Field(default=0.05, gt=0.0)
+    """With `old_logprobs: sampler`: mean distance (nats a token) between the engine's log-probs and the trainer's above
+    which the run warns that the ratio no longer starts from 1."""
+    shared_prefix: SharedPrefix = "auto"
+    """auto: replies of a group share their prompt where it pays and the first batch proves it exact; on: without the
+    proof; off: a row per reply with the prompt repeated, the slow reference."""
+
+
+class CheckpointConfig(Config):
+    """When to save, and how many to keep (the best one is always kept)."""
+
+    every: int = Field(default=50, ge=1)
+    """Steps between checkpoints; a killed run loses at most these. The last step is always saved."""
+    keep: int = Field(default=2, ge=1)
+
+
+class EvalConfig(Config):
+    """Held-out evaluation during a run; the best checkpoint is chosen by it."""
+
+    every: int = Field(default=50, ge=1)
+    """Steps between evaluations; the last step is always evaluated."""
+    data: tuple[DataConfig, ...] = ()
+    """Sources with an end. Without any (and without a function of the caller) nothing is evaluated."""
+    greedy: bool = True
+    """Greedy replies, or one sampled at temperature 1."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    """Samples per call of the engine."""
+
+
+class RLRecipe(Config):
+    """A reinforcement-learning run. The defaults are one neutral setting; presets hold those of the papers."""
+
+    kind: Literal["rl"] = "rl"
+    seed: int = 0
+    model: ModelConfig
+    data: tuple[DataConfig, ...] = Field(min_length=1)
+    """Sources, mixed by weight."""
+    template: str | None = None
+    """Wording of all prompts; None is each task's own."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    num_steps: int | None = Field(default=None, ge=1)
+    """Ends the last stage if that has no 'until'."""
+    prompts_per_step: int = Field(default=16, ge=1)
+    """Groups per step, unless a stage overrides it."""
+    rubrics: dict[str, RubricConfig] = Field(default_factory=dict)
+    """Rubrics of this recipe, by the names that stages use; they go before the tasks' own."""
+    rollout: RolloutConfig = RolloutConfig()
+    loss: LossConfig = LossConfig()
+    update: UpdateConfig = UpdateConfig()
+    features: FeatureCacheConfig = FeatureCacheConfig()
+    """Keeping vision features for later steps; within a step they are always shared."""
+    optim: OptimConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    images_per_step: int = Field(default=2, ge=0)
+    """Prompts per step whose images are saved with the records, for the report."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> RLRecipe:
+        Schedule(self.stages, self.num_steps)
+        unused = set(self.rubrics) - {stage.rubric for stage in self.stages}
+        if unused:
+            raise ValueError(f"rubrics: no stage uses {', '.join(sorted(unused))}; name it in a stage or remove it")
+        return self
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.stages, self.num_steps)
+
+    def prompts_in(self, stage: Stage) -> int:
+        return stage.prompts_per_step or self.prompts_per_step
+
+
+class SFTOptimConfig(OptimConfig):
+    """As for RL, but the rate falls along a cosine."""
+
+    decay: Decay = "cosine"
+
+
+class SFTRecipe(Config):
+    """A supervised run. Give `data`, or a function that draws examples to `train`."""
+
+    kind: Literal["sft"] = "sft"
+    seed: int = 0
+    model: ModelConfig
+    data: tuple[ExampleConfig, ...] = ()
+    """Files of examples."""
+    heldout: tuple[ExampleConfig, ...] = ()
+    """Files of examples whose loss is measured with every evaluation (`eval/loss`)."""
+    template: str | None = None
+    """Wording of prompts that are made from questions; None is each task's own."""
+    prompts_per_step: int = Field(default=32, ge=1)
+    """Prompts of one optimiser step, each with all of its replies."""
+    cutoff_len: int | None = Field(default=None, ge=1)
+    """Tokens of one example, its prompt with the images and its reply together, at most; null is any number. Nothing is
+    cut short: see `over_cutoff`."""
+    over_cutoff: Literal["drop", "error"] = "drop"
+    """Longer examples: leave them out and count them (`examples/over_cutoff`), or stop and name them."""
+    epochs: float | None = Field(default=None, gt=0.0)
+    """Passes over the files; or else num_steps."""
+    num_steps: int | None = Field(default=None, ge=1)
+    tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    """Tokens of one forward and backward pass, see `update.tokens_per_micro_batch` of RL; never changes the step."""
+    shared_prefix: SharedPrefix = "auto"
+    """auto: replies about one prompt share it where it pays and the first batch proves it exact; on: without the proof;
+    off: a row per reply, the slow reference."""
+    features: FeatureCacheConfig = FeatureCacheConfig()
+    """Keeping the features of a frozen vision side for later epochs."""
+    optim: SFTOptimConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> SFTRecipe:
+        if (self.epochs is None) == (self.num_steps is None):
+            raise ValueError("expected exactly one of epochs and num_steps")
+        if self.epochs is not None and not self.data:
+            raise ValueError("epochs: got no data to count them by; give data, or num_steps")
+        if self.cutoff_len is None and self.over_cutoff == "error":
+            raise ValueError("over_cutoff: error means nothing without a cutoff_len")
+        return self

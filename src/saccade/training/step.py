@@ -1,0 +1,182 @@
+"""One optimizer step, for SFT and RL alike: units -> packed micro-batches -> summed loss -> guarded step.
+
+    batches = runner.cut(units)
+    result = runner.step(batches, lambda batch: -runner.logprobs(batch)[0].sum() / tokens, lr)
+
+What a step divides by is counted before any pass, so its gradient does not depend on how it is cut into micro-batches.
+R: loss tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from saccade.models.config import SharedPrefix
+from saccade.models.feature_cache import FeatureCache
+from saccade.models.forward import Features, branch_logprobs
+from saccade.models.packing import Branch, Packed, pack
+from saccade.models.policy import Policy
+from saccade.models.sharing import SharingChoice, choose_sharing
+from saccade.rollout.prompts import Prompt
+from saccade.training.batching import Row, micro_batches, repeated_cost, rows, shared_cost
+from saccade.training.optim import GuardedOptimizer
+from saccade.training.ranks import ONE, Ranks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One prompt with the replies about it that train; they share packed rows."""
+
+    prompt: Prompt
+    branches: tuple[Branch, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MicroBatch:
+    """What one forward and backward pass reads."""
+
+    packed: Packed
+    prompts: tuple[Prompt, ...]
+    """Of `packed`, in its order."""
+    members: tuple[tuple[int, int], ...]
+    """(unit, branch) of each branch of `packed`, in its order."""
+
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did."""
+
+    loss: float
+    """Of the whole step, summed over micro-batches and processes."""
+    grad_norm: float
+    """Before clipping."""
+    stepped: bool
+    """False when loss or gradient was not finite: nothing moved."""
+
+
+@dataclass(eq=False)
+class StepRunner(Generic[Batch]):
+    """The policy with its optimizer, and how its passes are cut and run."""
+
+    policy: Policy
+    optimizer: GuardedOptimizer
+    tokens_per_micro_batch: int
+    shared_prefix: SharedPrefix
+    ranks: Ranks = ONE
+    cache: FeatureCache | None = None
+    """Vision features kept over steps; None takes those that the prompts carry."""
+    choice: SharingChoice | None = None
+    """Made on the first batch of the run."""
+    warned: bool = False
+    """Of a prompt beyond the token budget."""
+
+    def choose(self, units: Sequence[Unit]) -> SharingChoice:
+        """The run's choice about shared prompts, made and logged on its first units."""
+        if self.choice is None:
+            batch = [(unit.prompt.encoded, unit.branches) for unit in units]
+            self.choice = self.ranks.broadcast(choose_sharing(self.policy, batch, self.shared_prefix))
+            log.info("%s", self.choice)
+        return self.choice
+
+    def cut(self, units: Sequence[Unit]) -> list[MicroBatch]:
+        """Micro-batches of whole rows, balanced by cost, of at most the budget's tokens where possible."""
+        if not units:
+            return []
+        cost = shared_cost if self.choose(units).path == "packed" else repeated_cost
+        self._warn_of_long_prompts(units)
+        all_rows: list[Row] = []
+        for i, unit in enumerate(units):
+            prompt = unit.prompt.encoded
+            lengths = [(k, len(branch.ids)) for k, branch in enumerate(unit.branches)]
+            all_rows += rows(
+                i, len(prompt) + self.policy.vision_cost(prompt), lengths, self.tokens_per_micro_batch, cost
+            )
+        return [self._micro_batch(units, batch) for batch in micro_batches(all_rows, self.tokens_per_micro_batch)]
+
+    def _micro_batch(self, units: Sequence[Unit], batch: Sequence[Row]) -> MicroBatch:
+        return MicroBatch(
+            pack([(units[r.prompt].prompt.encoded, [units[r.prompt].branches[k] for k in r.replies]) for r in batch]),
+            tuple(units[row.prompt].prompt for row in batch),
+            tuple((row.prompt, k) for row in batch for k in row.replies),
+        )
+
+    def _warn_of_long_prompts(self, units: Sequence[Unit]) -> None:
+        """Once a run: a prompt beyond the token budget is trained on whole, with more memory than was planned."""
+        budget, longest = self.tokens_per_micro_batch, max((u.prompt for u in units), key=lambda p: len(p.encoded))
+        if len(longest.encoded) > budget and not self.warned:
+            self.warned = True
+            log.warning(
+                "sample %s: its prompt has %d tokens, more than tokens_per_micro_batch %d, and each of its replies "
+                "takes a pass of its own; raise the budget if memory allows, or shrink the image",
+                *(longest.name, len(longest.encoded), budget),
+            )
+
+    def logprobs(
+        self, batch: MicroBatch, temperature: float = 1.0, entropy: bool = False, policy: Policy | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs (R), and entropies (R) if wanted, under the trained policy or another one (a reference)."""
+        assert self.choice is not None  # made when the batch was cut
+        return branch_logprobs(
+            policy or self.policy,
+            batch.packed,
+            self._features(batch, policy or self.policy),
+            temperature,
+            entropy,
+            self.choice.path,
+            self.choice.form,
+        )
+
+    def _features(self, batch: MicroBatch, policy: Policy) -> list[Features] | None:
+        """Features for this pass; None makes it run the vision encoder itself."""
+        if policy is not self.policy and not self.policy.vision_is_frozen():
+            return None  # a reference has the encoder that the run began with
+        if self.cache is not None and policy is self.policy:
+            return self.cache.features(policy, batch.packed.prompts)
+        found = [valid_features(prompt.features, self.policy, policy.version) for prompt in batch.prompts]
+        present = [one for one in found if one is not None]
+        return present if len(present) == len(found) else None
+
+    def step(
+        self,
+        batches: Sequence[Batch],
+        loss_of: Callable[[Batch], Tensor],
+        lr: float,
+        keep: Callable[[], None] | None = None,
+    ) -> StepResult:
+        """Adds up the gradients of `loss_of` over the batches, then moves the weights; `keep` is called when loss or
+        gradient is not finite. TrainingStopped after too many of those in a row."""
+        self.optimizer.zero_grad()
+        total = 0.0
+        for batch in batches:
+            loss = loss_of(batch)
+            if loss.requires_grad:  # not when only the vision side trains and no prompt has an image
+                loss.backward()
+            total += float(loss.detach())
+        total = self.ranks.sum(total)
+        norm, stepped = self.optimizer.step(lr, total, keep)
+        self.policy.version += int(stepped)
+        return StepResult(total, norm, stepped)
+
+
+def valid_features(features: Features | None, policy: Policy, version: int) -> Features | None:
+    """The step's features if they are valid for a pass of weights `version`; None otherwise.
+
+    Those of a frozen vision encoder outlive weight versions. Those of a trained one are valid for passes without
+    gradient under the weights that made them.
+    """
+    if features is None:
+        return None
+    if policy.vision_is_frozen():
+        return replace(features, version=version)
+    return features if features.version == version and not torch.is_grad_enabled() else None
