@@ -12,7 +12,7 @@ from typing import Any
 from saccade.geometry import from_original, iou
 from saccade.grading.answers import fold
 from saccade.grading.detection import COCO_THRESHOLDS, average_precision, f1, match
-from saccade.parsing import LabelledBox, read_boxes, read_detections, read_reply
+from saccade.parsing import NOWHERE, LabelledBox, read_detections, read_entries, read_reply
 from saccade.rewards.answers import NO_ANSWER
 from saccade.rewards.options import Count, NotNegative, Share
 from saccade.types import Box, Completion, Frame, Sample, Score
@@ -61,10 +61,13 @@ def rec_iou_dynamic(
 
 def box_iou(answer: str, sample: Sample, frames: Sequence[Frame]) -> tuple[float, str | None]:
     """IoU of the answer's one box with the gold, and why it is not 1."""
-    found = read_boxes(answer)
-    if len(found) != 1:
-        return 0.0, "no box" if not found else "more than one box"
-    overlap = iou(found[0].box, from_original(gold_box(sample), frame_of(sample, frames)))
+    entries = read_entries(answer)
+    if len(entries) > 1:
+        return 0.0, "more than one box"
+    box = entries[0][0] if entries else None
+    if box is None:
+        return 0.0, "no box"
+    overlap = iou(box, from_original(gold_box(sample), frame_of(sample, frames)))
     return overlap, None if overlap == 1.0 else f"iou {overlap:.2f}"
 
 
@@ -170,9 +173,14 @@ def _detections(completion: Completion, sample: Sample) -> list[LabelledBox] | S
 
 
 def answered_boxes(answer: str) -> list[LabelledBox] | None:
-    """The boxes of an answer with labels as compared; None when it is no list of boxes."""
-    found = read_detections(answer)
-    return None if found is None else [LabelledBox(item.box, fold(item.label)) for item in found]
+    """The boxes of an answer with labels as compared; None when it is no list of boxes.
+
+    Entries whose box cannot be read count: they are `NOWHERE`, and so wrong.
+    """
+    entries = read_entries(answer)
+    if all(box is None for box, _ in entries):
+        return read_detections(answer)
+    return [LabelledBox(NOWHERE if box is None else box, fold(label)) for box, label in entries]
 
 
 # --------------------------------------------------------------------------------------------------------------- gold
