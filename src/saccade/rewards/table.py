@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from saccade.rewards import answers, boxes, compat, form, judged, lengths, own, penalties, points, words
+from saccade.rewards import answers, boxes, form, judged, lengths, own, penalties, points, vlm_r1, vlm_r1_lists, words
 from saccade.rewards.naming import as_score, check_options, is_file, nearest
 from saccade.rewards.options import Count, Share
 from saccade.types import Completion, Sample, Score
@@ -97,25 +97,25 @@ REWARDS: dict[str, Reward] = {
     "language_consistency": words.language_consistency,
     "perception": words.perception,
     "llm_judge": llm_judge,
-    "vlm_r1/format": compat.form,
-    "vlm_r1/format_rec": compat.form_rec,
-    "vlm_r1/iou": compat.rec,
-    "vlm_r1/map": compat.map_,
-    "vlm_r1/od_ap": compat.od_ap,
-    "vlm_r1/od_ap50": compat.od_ap50,
-    "vlm_r1/odLength": compat.od_length,
-    "vlm_r1/weighted_sum": compat.weighted_sum,
-    "vlm_r1/all_match": compat.all_match,
-    "vlm_r1/yes_no": compat.yes_no,
-    "vlm_r1/levenshtein": compat.levenshtein,
-    "vlm_r1/cosine": compat.cosine,
+    "vlm_r1/format": vlm_r1.form,
+    "vlm_r1/format_rec": vlm_r1.form_rec,
+    "vlm_r1/iou": vlm_r1.rec,
+    "vlm_r1/map": vlm_r1_lists.map_,
+    "vlm_r1/od_ap": vlm_r1_lists.od_ap,
+    "vlm_r1/od_ap50": vlm_r1_lists.od_ap50,
+    "vlm_r1/odLength": vlm_r1_lists.od_length,
+    "vlm_r1/weighted_sum": vlm_r1_lists.weighted_sum,
+    "vlm_r1/all_match": vlm_r1.all_match,
+    "vlm_r1/yes_no": vlm_r1.yes_no,
+    "vlm_r1/levenshtein": vlm_r1.levenshtein,
+    "vlm_r1/cosine": vlm_r1.cosine,
 }
 
 PENALTIES: dict[str, Reward] = {
     "repetition": penalties.repetition,
     "box_repetition": penalties.box_repetition,
     "soft_overlong": penalties.soft_overlong,
-    "vlm_r1/repetition": compat.repetition,
+    "vlm_r1/repetition": vlm_r1_lists.repetition,
 }
 
 ALIASES: dict[str, str] = {
