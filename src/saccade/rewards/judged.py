@@ -38,7 +38,8 @@ class JudgedReward:
 
     def __init__(self, rule: Rule, url: str, model: str, server: Server, where: Where = "tag") -> None:
         """The judge is opened at the first reply that needs one: reading a recipe opens nothing."""
-        self._rule, self._url, self._model, self._server, self._where = rule, url, model, server, where
+        self._rule, self._url, self._model, self._server = rule, url, model, server
+        self._where: Where = where
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
         answer = answer_of(completion, self._where)
