@@ -109,7 +109,10 @@ def test_a_pair_without_a_label_takes_the_label_of_the_pair_before():
         (f"```json\n[{A}, {A}", 0.0),
         (fence('{"bbox_2d": [1], "label": 2}', '{"bbox_2d": [1], "label": 2}'), -0.5),
         (fence('{"label": "a"}', '{"label": "a"}') + " a a a a a a a", 0.0),  # a list, but nothing to count
-        (fence(A, A, "") + "", -0.5),  # a stray comma
+        (fence(A, A, ""), -0.5),  # a stray comma
+        (fence(A, A.replace('"', "'")), -0.5),
+        (f"```json\n[{A} {A}]\n```", -0.5),
+        (f"```json\n{A}, {A}\n```", -0.5),
         (f"```json\n[{A}, {A}, {{]\n```", -0.5),
         (fence() + " a a a a a a a", -0.2),  # so is an empty list
         ("a b c d e", 0.0),

@@ -187,9 +187,9 @@ def repetition(completion: Completion, sample: Sample) -> Score:
 
     The list is the first closed JSON fence, else the first closed fence of any kind, else a list of objects in the
     text; objects without box and label do not count. Deviates from the released code: a list that is no JSON is read
-    without its stray commas, else by its whole objects, where json_repair mends it there; an entry that is no object is
-    passed over, where a number raises there; a text nested too deep, or with a number of thousands of digits, counts
-    as words, where it raises there.
+    without its stray commas, else by its whole objects (in either kind of quotes), where json_repair mends it there; an
+    entry that is no object is passed over, where a number raises there; a text nested too deep, or with a number of
+    thousands of digits, counts as words, where it raises there.
 
     Formula: unique / total - 1.
     Source: VLM-R1, repetition.
@@ -240,18 +240,23 @@ def _items(text: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _mended(text: str) -> Any:
+def _mended(text: str) -> list[Any]:
+    """The entries of a broken list, or of several objects beside each other; [] for any other text."""
     start, first_object = text.find("["), text.find("{")
-    if not 0 <= start < first_object:
-        return None
-    try:
-        return json.loads(_STRAY_COMMA.sub(r"\1", text[start:]))
-    except json.JSONDecodeError:
-        return [one for item in _OBJECT.finditer(text, start) for one in _whole(item[0])]
+    listed = 0 <= start < first_object
+    if listed:
+        try:
+            return [*json.loads(_STRAY_COMMA.sub(r"\1", text[start:]))]
+        except json.JSONDecodeError:
+            pass
+    objects = [one for item in _OBJECT.finditer(text) for one in _whole(item[0])]
+    return objects if listed or len(objects) > 1 else []
 
 
 def _whole(text: str) -> list[Any]:
-    try:
-        return [json.loads(text)]
-    except json.JSONDecodeError:
-        return []
+    for spelling in (text, text.replace("'", '"')):
+        try:
+            return [json.loads(spelling)]
+        except json.JSONDecodeError:
+            continue
+    return []
