@@ -13,6 +13,7 @@ from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.evaluation.evaluator import Decoding, Label, batch_seed, evaluate
 from saccade.evaluation.items import append_items, read_items
 from saccade.evaluation.recipe import EvalRecipe, run_eval
+from saccade.evaluation.results import summarise_attempts
 from saccade.evaluation.suites import heldout_seed, world_suite
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
@@ -131,6 +132,16 @@ def test_a_forced_whole_answer_is_graded_with_the_task(policy, suite):
     )
     assert right[0].answers == (str(sample.answer),)
     assert right[0].verdicts == (TASKS[sample.task].correct(Completion(right[0].text), sample).right,)
+
+
+def test_boxed_answers_without_a_tag_vote(policy, suite):
+    sample = suite[0]
+    boxed = f"We get \\boxed{{{sample.answer}}}."
+    forced = SAMPLED.model_copy(update={"forced_prefix": boxed, "max_new_tokens": 1})
+    items = evaluate(BuiltinEngine(policy), policy.adapter, [sample], forced)
+    assert items[0].answers == (str(sample.answer),) * forced.k
+    (row, _) = summarise_attempts(items)
+    assert row["avg"] == row["maj"] == 1.0
 
 
 def test_greedy_with_several_attempts_is_refused():

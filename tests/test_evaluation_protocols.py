@@ -242,6 +242,11 @@ def test_math_vision_clean_up(text, cleaned):
         ("<answer>\\frac{1}{2}</answer>", "0.5", (), True),
         ("<answer>\\sqrt{8}</answer>", "2\\sqrt{2}", (), True),
         ("<answer>Wednesday</answer>", "wednesday", (), True),
+        ("<answer>0.334</answer>", "1/3", (), True),
+        ("<answer>0.3</answer>", "1/3", (), False),
+        ("<answer>1e400</answer>", "12.5", (), False),
+        ("<answer>9^{9^{9^9}}</answer>", "12.5", (), False),
+        ("<answer>10^{400}</answer>", "10^{400}", (), True),
     ],
 )
 def test_math_vision_equality(said, gold, options, right):
@@ -264,7 +269,9 @@ def test_math_vision_equality(said, gold, options, right):
         ('{"short answer": "(C)"}', "multiple choice", "C", True),
         ('{"short answer": "C or D"}', "multiple choice", "C", False),
         ('{"short answer": "Even"}', "text", "even function", True),
-        ('{"short answer": ""}', "text", "even", True),  # the official hole
+        ('{"short answer": "F"}', "multiple choice", "F", True),
+        ('{"short answer": ""}', "text", "even", False),  # the official hole
+        ('{"short answer": " "}', "float", "2", False),
         ('{"short answer": "odd"}', "text", "even", False),
         ('{"solution": "\\frac{1}{2}", "short answer": "0.5"}', "float", "0.5", True),  # backslashes go
         ("1.5", "float", "1.5", None),
@@ -276,6 +283,13 @@ def test_dynamath_rules(said, kind, gold, right):
     assert (None if found.needs_judge else found.right) is right
     if right is None:
         assert grade("dynamath", said, ask(gold, kind=kind), Judge(gold)).right
+
+
+def test_dynamath_asks_a_judge_only_where_there_is_no_short_answer():
+    for said, asked in (('{"short answer": ""}', 0), ('{"short answer": "x"}', 0), ("", 0), ("7", 1), ('{"a": 1}', 1)):
+        judge = Judge("2", "2")
+        grade("dynamath", said, ask("2", kind="float"), judge)
+        assert len(judge.prompts) == asked, said
 
 
 def test_dynamath_strictly_wants_the_whole_text():

@@ -103,6 +103,13 @@ def test_attempt_rows_hold_avg_pass_and_majority():
     assert rs.summarise_attempts([item(0, True)]) == []
 
 
+def test_a_majority_of_letters_and_texts_of_options_is_one_majority():
+    votes = replace(item(0, True, True, False, False), answers=("B", "blue", "A", "C"), options=("red", "blue", "tan"))
+    assert rs.summarise_attempts([votes])[0]["maj"] == 1.0
+    wrong = replace(votes, verdicts=(False, False, True, False))
+    assert rs.summarise_attempts([wrong])[0]["maj"] == 0.0
+
+
 def test_a_comparison_is_paired_by_item_whatever_the_order():
     a = [item(i, True) for i in range(20)]
     b = [item(i, i >= 15, model="sft") for i in reversed(range(20))]

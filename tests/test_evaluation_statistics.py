@@ -79,6 +79,38 @@ def test_the_majority_wins_ties_count_by_halves_and_silence_does_not_vote():
     assert st.maj_at_k([None, None], [False, False]) == 0.0
 
 
+def test_equal_answers_vote_together_however_they_are_spelled():
+    halves = ["1/2", "0.5", r"\frac{1}{2}", "3", "3"]
+    assert st.maj_at_k(halves, [True, True, True, False, False]) == 1.0
+    assert st.maj_at_k(halves, [False, False, False, True, True]) == 0.0
+    assert st.maj_at_k(["7", "7.0", "$7$", "8 cm", "8 cm"], [False, False, False, True, True]) == 0.0
+    assert st.maj_at_k(["A cat.", "a  cat", "dog", "dog"], [True, False, False, False]) == 0.5
+    assert st.maj_at_k(["30 min", "half an hour", "2", "2"], [True, True, False, False]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "options"),
+    [
+        ("1/2", "0.50", ()),
+        (r"\dfrac12", "50/100", ()),
+        (r"\sqrt{4}", "2", ()),
+        ("1,000", "1000", ()),
+        ("-0", "0", ()),
+        ("Red.", "red", ()),
+        ("(B)", "blue", ("red", "blue")),
+        ("B", "The answer is B.", ("red", "blue")),
+    ],
+)
+def test_the_key_of_a_vote_is_what_the_answer_says(one: str, other: str, options: tuple[str, ...]):
+    assert st.vote_key(one, options) == st.vote_key(other, options)
+    assert st.vote_key(one, options) != st.vote_key("7.5", options)
+
+
+def test_any_text_has_a_key():
+    for text in ("", " ", "\\frac{1}{0}", "1e999", "9" * 5_000, "{" * 400, "nan", "\ud800", "x" * 600):
+        assert isinstance(st.vote_key(text), str) and isinstance(st.vote_key(text, ("a", "b")), str)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "p"), [(5, 15, 0.041389465), (0, 0, 1.0), (6, 0, 0.03125), (10, 10, 1.0), (1, 9, 0.021484375)]
 )

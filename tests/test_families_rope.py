@@ -45,7 +45,7 @@ def prompts_of(policy):
 
 def batch(prompts, lengths=((12, 1, 20), (17, 3), (6, 2))):
     tokens = random.Random(0)
-    rows = [[Branch([tokens.randrange(20, 600) for _ in range(n)], n // 5) for n in row] for row in lengths]
+    rows = [[Branch([tokens.randrange(20, 600) for _ in range(n)], ((n // 5, n),)) for n in row] for row in lengths]
     return pack(list(zip(prompts, rows, strict=True)))
 
 

@@ -43,7 +43,7 @@ def batch(policy):
     encode, tokens = policy.adapter.encode, random.Random(0)
 
     def branch(n, start=0):
-        return Branch([tokens.randrange(20, 250) for _ in range(n)], start)
+        return Branch([tokens.randrange(20, 250) for _ in range(n)], ((start, n),))
 
     two = encode("<image> and <image> what changed?", [noise_image(90, 150, 2), noise_image(200, 60, 3)])
     one = encode("<image>How many red shapes are there?", [noise_image(100, 60, 1)])

@@ -75,6 +75,44 @@ def case(seed: int) -> tuple[list[LabelledBox], list[LabelledBox]]:
     return pred, gold
 
 
+def strange(rng: random.Random, item: LabelledBox) -> LabelledBox:
+    """The item with a side reversed, both sides reversed, without width, or far larger than any image."""
+    x1, y1, x2, y2 = item.box
+    big = 10.0 ** rng.randint(4, 12)
+    boxes = [(x2, y1, x1, y2), (x2, y2, x1, y1), (x1, y1, x1, y2), (x1, y1, x1 + big, y1 + big), (x1, y1, x2 + big, y2)]
+    boxes += [(-big, -big, big + x2, big), (x1 / 3, y1 / 7, x2 / 3, y2 / 7), (x1 + 1e15, y1, x2 + 1e15, y2)]
+    return LabelledBox(rng.choice(boxes), item.label)
+
+
+def strange_case(seed: int) -> tuple[list[LabelledBox], list[LabelledBox]]:
+    """As `case`, with strange boxes among the predictions, the gold and at times in both."""
+    rng = random.Random(seed)
+    pred, gold = case(seed)
+    gold = [strange(rng, one) if rng.random() < 0.3 else one for one in gold]
+    pred = [strange(rng, one) if rng.random() < 0.4 else one for one in [*pred, *rng.sample(gold, min(3, len(gold)))]]
+    rng.shuffle(pred)
+    return pred, gold
+
+
+@pytest.mark.parametrize("seed", range(1000, 1160, 40))
+def test_boxes_of_negative_or_vast_area_are_ignored_as_pycocotools_does(seed):
+    for pred, gold in map(strange_case, range(seed, seed + 40)):
+        ap, ap50 = coco_ap(pred, gold)
+        if ap == -1:  # no gold box counts
+            ap = ap50 = float(not pred)
+        assert average_precision(pred, gold) == pytest.approx(ap, abs=1e-6)
+        assert average_precision(pred, gold, (0.5,)) == pytest.approx(ap50, abs=1e-6)
+
+
+def test_a_reversed_side_or_a_vast_box_is_no_false_positive_and_a_reversed_diagonal_is():
+    right = LabelledBox((0, 0, 9, 9), "a")
+    for box_, expected in (((9, 0, 0, 9), 1.0), ((0, 0, 1e6, 1e6), 1.0), ((99, 99, 50, 50), 0.5), ((5, 5, 5, 5), 0.5)):
+        assert average_precision([LabelledBox(box_, "a"), right], [right]) == expected
+    vast = LabelledBox((0, 0, 2e5, 2e5), "a")
+    assert average_precision([vast, right], [vast, right]) == average_precision([right], [right, vast]) == 1.0
+    assert (average_precision([vast], [vast]), average_precision([], [vast])) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize("seed", range(0, 240, 24))
 def test_average_precision_equals_pycocotools(seed):
     for pred, gold in map(case, range(seed, seed + 24)):
@@ -114,9 +152,9 @@ def test_boxes_without_area_find_nothing():
 
 @pytest.mark.slow
 def test_average_precision_equals_pycocotools_on_thousands_of_cases():
-    for seed in range(10_000, 13_000):
-        pred, gold = case(seed)
-        expected = coco_ap(pred, gold)
+    for seed, (pred, gold) in enumerate([*map(case, range(10_000, 13_000)), *map(strange_case, range(20_000, 23_000))]):
+        ap, ap50 = coco_ap(pred, gold)
+        expected = (ap, ap50) if ap != -1 else (float(not pred),) * 2
         assert (average_precision(pred, gold), average_precision(pred, gold, (0.5,))) == pytest.approx(
             expected, abs=1e-6
         ), seed

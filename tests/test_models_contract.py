@@ -37,7 +37,7 @@ def some_groups(policy):
     tokens = random.Random(0)
 
     def branch(n, start=0):
-        return Branch([tokens.randrange(300, 1200) for _ in range(n)], start)
+        return Branch([tokens.randrange(300, 1200) for _ in range(n)], ((start, n),))
 
     return [
         (one, [branch(17), branch(1), branch(5), branch(9, 4)]),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saccade.parsing import NOWHERE, LabelledBox, read_boxes, read_detections
+from saccade.parsing import LabelledBox, read_boxes, read_detections, read_entries
+from saccade.parsing.points import read_points
 
 NUMBER = st.integers(-2000, 2000) | st.floats(-2000, 2000).map(lambda v: round(v, 3))
 LABEL = st.text(alphabet=st.characters(exclude_characters='`"\\', exclude_categories=("Cs", "Cc")), max_size=12)
@@ -60,6 +62,29 @@ BOX = (1.0, 2.0, 30.0, 40.0)
         "<box>[[1, 2, 30, 40]]</box>",
         "<|begin_of_box|>[[1, 2, 30, 40]]<|end_of_box|>",
         '{"objects": [{"bbox_2d": [1, 2, 30, 40]}]}',
+        # without the markup around it, or written in another way
+        "(1,2),(30,40)",
+        "(1, 2) (30, 40)",
+        "The box is (1,2),(30,40).",
+        "(1,2,30,40)",
+        "The box is ( 1, 2, 30, 40 ).",
+        "1, 2, 30, 40",
+        " 1 2 30 40. ",
+        "[1，2，30，40]",
+        "（1，2），（30，40）",
+        '{"bbox_2d"：[1，2，30，40]}',
+        '{"x1": 1, "y1": 2, "x2": 30, "y2": 40}',
+        '{"bbox_2d": {"x1": 1, "y1": 2, "x2": 30, "y2": 40}}',
+        '{"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}',
+        "{'x1': 1, 'y1': 2, 'x2': 30, 'y2': 40}",
+        "x1=1, y1=2, x2=30, y2=40",
+        '{"bbox_2d": [[1, 2], [30, 40]]}',
+        '{"bbox_2d": [[1, 2], [30, 40]],}',
+        "[[1, 2], [30, 40]]",
+        "[(1, 2), (30, 40)]",
+        '{"bbox_2d": "[1,2,30,40]"}',
+        '{"bbox_2d": "(1,2),(30,40)"}',
+        '{"bbox_2d": "1, 2, 30, 40"}',
         '```json\n[{"bbox_2d": [9, 9, 9, 9]}]\n```\nNo:\n```json\n{"bbox_2d": [1, 2, 30, 40]}\n```',
     ],
 )
@@ -89,14 +114,32 @@ def test_labels_come_before_or_after_the_box_in_whole_and_in_broken_json():
         '{"bbox_2d": [true, 1, 2, 3]}',
         "{'bbox_2d': [1, 2]}",
         '{"bbox_2d": [' + "9" * 5000 + ", 1, 2, 3]}",
+        '{"bbox_2d": [[1, 2], [3, "left"]]}',
+        '{"bbox_2d": "[1,2,3]"}',
+        '{"bbox_2d": "[1,2,3,4] or [5,6,7,8]"}',
+        '{"bbox_2d": {"x1": 1, "y1": 2}}',
+        '{"x1": 1, "y1": 2, "x2": null, "y2": 4}',
     ],
 )
-def test_a_box_that_cannot_be_read_counts_and_lies_nowhere(text):
-    assert [item.box for item in read_boxes(text)] == [NOWHERE]
+def test_a_box_that_cannot_be_read_is_no_box_but_counts_as_an_entry(text):
+    assert read_boxes(text) == [] and read_detections(text) is None
+    assert read_entries(text) == [(None, "")]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "none", "3", "[1, 2, 3]", "[1, 2, 3, 4, 5]", "{}", "(1, 2), (3, 4)", "[a, b, c, d]"]
+    "text",
+    [
+        "",
+        "none",
+        "3",
+        "[1, 2, 3]",
+        "[1, 2, 3, 4, 5]",
+        "{}",
+        "(1, 2), (3, 4), (5, 6)",
+        "[a, b, c, d]",
+        "1, 2, 3",
+        "1, 2, 3, 4, 5",
+    ],
 )
 def test_no_box_reads_as_none(text):
     assert read_boxes(text) == []
@@ -110,3 +153,61 @@ def test_an_outright_nothing_is_an_empty_list(text):
 @pytest.mark.parametrize("text", ["", "There are no such objects.", "[1, 2]", "no", "{}", "[[]]"])
 def test_prose_is_no_empty_list(text):
     assert read_detections(text) is None
+
+
+def test_full_width_commas_of_a_label_stay_where_the_list_can_be_read_without_them():
+    assert read_boxes('[{"bbox_2d": [1, 2, 30, 40], "label": "猫，狗"}]') == [LabelledBox(BOX, "猫，狗")]
+    assert [item.box for item in read_boxes('[{"bbox_2d": [1，2，30，40], "label": "猫"}, {"bbox_2d": [1]}]')] == [BOX]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[46, 43]",
+        "[46，43]",
+        "（46，43）",
+        "46, 43",
+        '{"point_2d": [46, 43]}',
+        '{"x": 46, "y": 43}',
+        '{"x": "46", "y": "43"}',
+        '[{"x": 46, "y": 43, "label": "a"}]',
+        "x=46, y=43",
+        "x = 46; y = 43",
+        "X: 46 Y: 43",
+        "<point>46 43</point>",
+        "<point>46, 43</point>",
+        "<point>[46, 43]</point>",
+        '<point x="46" y="43">a</point>',
+    ],
+)
+def test_one_point_in_every_notation(text):
+    assert read_points(text) == [(46.0, 43.0)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "46", "[1, 2, 3, 4]", "x1=1, y1=2, x2=3, y2=4", "max=46, y=43", "x=46, y=43cm", "<point>46</point>"]
+)
+def test_no_point_reads_as_none(text):
+    assert read_points(text) == []
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        "(1,",
+        "(1,2),",
+        "(1,2)(3,4) ",
+        "x1=1, ",
+        "x1=1, y1=2, x2=3, ",
+        "[1，",
+        '{"x1": 1, ',
+        '{"bbox_2d": "',
+        "x=1,y=",
+        "1 ",
+    ],
+)
+def test_readers_of_boxes_and_points_take_time_linear_in_the_text(seed):
+    text = seed * (40_000 // len(seed))
+    start = time.thread_time()
+    read_boxes(text), read_points(text), read_boxes(text + "，")
+    assert time.thread_time() - start < 0.5

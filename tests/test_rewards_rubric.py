@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from saccade.rewards import Part, PartConfig, Rubric, RubricConfig, check_row, score_all
+from saccade.rewards import PENALTIES, REWARDS, Part, PartConfig, Rubric, RubricConfig, check_row, score_all
+from saccade.rewards.naming import as_score
+from saccade.rewards.table import bind, reads_answer
 from saccade.tasks import TASKS
 from saccade.types import Completion, Frame, Sample, Score
 
@@ -220,3 +223,69 @@ def test_rewards_and_tasks_import_quickly_and_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+BOXED = Completion(r"<think>I see \boxed{4}.</think>So there are \boxed{3}.")
+LINE = Completion("Three and none. Final answer: 3")
+
+
+@pytest.mark.parametrize(
+    ("where", "values"), [("tag", [1.0, 0.0, 0.0]), ("boxed", [0.0, 1.0, 0.0]), ("final", [1.0, 1.0, 1.0])]
+)
+def test_a_part_reads_the_answer_where_it_is_told_to(where, values):
+    part = PartConfig.model_validate({"name": "number", "where": where})
+    built = RubricConfig(parts=(part,)).build()
+    assert [built(completion, SAMPLE).value for completion in (RIGHT, BOXED, LINE)] == values
+    judged = RubricConfig(parts=(PartConfig(name="number", options={"where": where}),)).build()
+    assert [judged(completion, SAMPLE).value for completion in (RIGHT, BOXED, LINE)] == values
+
+
+def test_every_reward_that_reads_an_answer_can_read_it_from_a_box():
+    texts = {"choice": "B", "yes_no": "yes", "exact_text": "red", "char_similarity": "red", "math": "3"}
+    golds: dict[str, object] = {name: texts.get(name, "3") for name in REWARDS if reads_answer(name)}
+    lists = [{"bbox_2d": [1, 2, 30, 40], "label": "a"}]
+    for name in golds:
+        if name.startswith(("rec_", "point")):
+            golds[name] = [1, 2, 30, 40]
+        elif name.startswith("detection"):
+            golds[name] = lists
+    around = {"hard", "cosine_length", "llm_judge"}
+    assert {"choice", "rec_iou", "point_in_box", "detection_map", "math", *around} <= golds.keys()
+    assert not any(reads_answer(name) for name in (*PENALTIES, "format", "language_consistency", "vlm_r1/map"))
+    for name, gold in golds.items():
+        if name in around:
+            continue
+        said = '{"point": [9, 9]}' if name.startswith("point") else json.dumps(gold) if isinstance(gold, list) else gold
+        completion = Completion(rf"<think>a</think>It is \boxed{{{said}}}.", frames=(FRAME,))
+        sample = Sample("s", (), "?", gold, "any")
+        assert as_score(bind(name, {"where": "boxed"})(completion, sample)).value == 1.0, name
+        assert as_score(bind(name, {})(completion, sample)).value == 0.0, name
+
+
+def test_rewards_around_another_one_and_rewards_of_rows_read_the_answer_there_too():
+    around = PartConfig(name="cosine_length", options={"accuracy": "number", "max_length": 9}, where="boxed").build()
+    assert as_score(around.function(BOXED, SAMPLE)).value == 1.0
+    by_row = RubricConfig(parts=(PartConfig(name="exact_text", where="boxed", by_row=True),)).build()
+    row = Sample("s", (), "?", "3.0", "any", {"reward": "number"})
+    listed = Sample("s", (), "?", [], "any", {"reward": "vlm_r1/map"})
+    assert by_row(BOXED, row).value == 1.0 and by_row(RIGHT, row).reason == "no boxed answer"
+    assert by_row(BOXED, listed).masked is not None, "it reads no such answer, and the frame is missing"
+    strict = PartConfig(name="hard", options={"accuracy": "number"}, where="boxed").build()
+    inside = Completion(r"<think>a</think><answer>\boxed{3}</answer>")
+    assert [as_score(strict.function(one, SAMPLE)).value for one in (inside, BOXED, RIGHT)] == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ({"name": "format", "where": "boxed"}, "reads no answer whose place can be chosen"),
+        ({"name": "repetition", "where": "final"}, "reads no answer whose place can be chosen"),
+        ({"name": "mine.py:f", "where": "boxed"}, "reads no answer whose place can be chosen"),
+        ({"name": "number", "where": "boxed", "options": {"where": "final"}}, "given twice"),
+        ({"name": "number", "where": "box"}, "'tag', 'boxed' or 'final'"),
+        ({"name": "number", "options": {"where": "box"}}, "option 'where': got 'box'"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(part, problem):
+    with pytest.raises(ValidationError, match=problem):
+        PartConfig.model_validate(part)

@@ -46,6 +46,38 @@ def test_rec_iou_is_the_soft_iou_in_the_frame_of_the_reply():
     assert says("rec_iou", "[30, 50, 10, 10]", gold) == 0.0
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            "(10,10),(30,50)",
+            "(10,10,30,50)",
+            "10, 10, 30, 50",
+            "[10，10，30，50]",
+            '{"x1":10,"y1":10,"x2":30,"y2":50}',
+        ),
+        *('{"bbox_2d": [[10,10],[30,50]]}', '{"bbox_2d": "[10,10,30,50]"}', "(10,10) (30,50)"),
+    ],
+)
+def test_a_box_counts_in_every_spelling(answer):
+    assert says("rec_iou", answer, [20, 10, 60, 50]) == 1.0
+    assert says("format", answer, "?", {"form": "box"}) == 1.0
+
+
+def test_an_entry_that_cannot_be_read_is_no_box_and_still_one_too_many():
+    assert says("rec_iou", '{"bbox_2d": [1, 2, 3]}', [0, 0, 2, 1]) == 0.0
+    assert says("rec_iou", '[{"bbox_2d": [10, 10, 30, 50]}, {"bbox_2d": [1, 2]}]', [20, 10, 60, 50]) == 0.0
+    assert says("detection_f1", '[{"bbox_2d": [1, 2, 3], "label": "a"}]', []) == 0.0
+    assert says("format", '{"bbox_2d": [1, 2, 3]}', "?", {"form": "box"}) == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"x": 20, "y": 30}', "x=20, y=30", "<point>20 30</point>", "[20，30]", "(20, 30)", "20, 30"]
+)
+def test_a_point_counts_in_every_spelling(answer):
+    assert says("point_in_box", answer, [20, 10, 60, 50]) == 1.0
+
+
 def test_thresholds_are_strict():
     gold = [20, 10, 60, 50]
     assert says("rec_iou", "[10, 10, 30, 30]", gold, {"threshold": 0.5}) == 0.0

@@ -196,7 +196,7 @@ def test_a_recording_that_fails_or_differs_is_not_used_and_said_once(
 def test_a_recording_that_is_right_on_its_own_inputs_alone_stops_the_call(policy, prompts):
     """It may have written anywhere, so nothing that follows could be believed."""
     runner = Graphs(forgetful)
-    with pytest.raises(RuntimeError, match=r"on new inputs .* set rollout\.cuda_graphs: off"):
+    with pytest.raises(RuntimeError, match=r"on new inputs .* set rollout\.engine\.cuda_graphs: off"):
         generate(builtin(policy, runner=runner), prompts, Sampling(max_new_tokens=T), 5, 8)
     assert runner.replayed == 0
 
@@ -227,6 +227,6 @@ def test_memory_of_own_keys_follows_the_replies_not_the_limit(policy, prompts, m
 def test_cuda_graphs_are_refused_where_there_is_no_gpu(policy):
     if policy.device.type == "cuda":
         pytest.skip("there is one")
-    with pytest.raises(ValueError, match=r"rollout\.cuda_graphs: on needs a GPU .* on cpu; use auto"):
+    with pytest.raises(ValueError, match=r"rollout\.engine\.cuda_graphs: on needs a GPU .* on cpu; use auto"):
         builtin(policy, cuda_graphs="on")
     assert builtin(policy).runner is None

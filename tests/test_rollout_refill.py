@@ -151,7 +151,8 @@ def test_forced_lengths_must_be_one_for_each_reply_and_possible(policy, prompts)
 def test_logits_that_are_no_numbers_name_the_prompt_and_the_weights(directory, prompts):
     broken = load_policy(ModelConfig(path=str(directory)))
     engine = builtin(broken)
-    engine.sync(broken, 7)
+    broken.version = 7
+    engine.sync(broken)
     with torch.no_grad():
         broken.model.model.language_model.layers[-1].mlp.down_proj.weight[0, 0] = torch.nan
     with pytest.raises(FloatingPointError, match=rf"{prompts[0].prompt_id}.*weights version 7"):

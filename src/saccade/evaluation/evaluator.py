@@ -18,7 +18,7 @@ from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.grading import Verdict
 from saccade.models.adapter import Adapter, EncodedPrompt
-from saccade.parsing import read_reply
+from saccade.parsing import read_final
 from saccade.rollout.config import Sampling
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt, prepare
@@ -179,7 +179,7 @@ def _grade(
     sample: Sample, completions: Sequence[Completion], prompt: EncodedPrompt, decoding: Decoding, label: Label
 ) -> ItemResult:
     verdicts = [_verdict(completion, sample) for completion in completions]
-    answers = [read_reply(completion.text).answer for completion in completions]
+    answers = [read_final(completion.text) for completion in completions]
     first, gold, image = completions[0], gold_boxes(sample.answer), int(sample.meta.get("image_index", 0))
     return ItemResult(
         model=label.model,

@@ -31,7 +31,7 @@ class ItemResult:
     routes: tuple[str, ...]
     """How each answer was read and judged (the grader's name for its route)."""
     answers: tuple[str | None, ...]
-    """Inside of each answer tag, stripped; None without one."""
+    """What each reply answers, as the verdict's reader finds it; None without an answer. Majorities vote with these."""
     tokens: tuple[int, ...]
     """Length of each reply in tokens, a forced beginning included."""
     truncated: tuple[bool, ...]

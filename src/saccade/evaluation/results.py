@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from saccade.evaluation.items import ItemResult
-from saccade.evaluation.statistics import Comparison, Interval, bootstrap, compare_paired, maj_at_k, pass_at_k, wilson
+from saccade.evaluation.statistics import (
+    Comparison,
+    Interval,
+    bootstrap,
+    compare_paired,
+    maj_at_k,
+    pass_at_k,
+    vote_key,
+    wilson,
+)
 
 SCHEMA = 1
 ALL = "all"
@@ -46,10 +56,15 @@ def summarise_attempts(results: Iterable[ItemResult]) -> list[Row]:
                 "n": len(items),
                 "avg": fmean(item.accuracy for item in items),
                 "pass": {str(j): fmean(pass_at_k(k, r, j) for r in right) for j in sizes},
-                "maj": fmean(maj_at_k(item.answers, [v is True for v in item.verdicts]) for item in items),
+                "maj": fmean(map(_majority, items)),
             }
         )
     return rows
+
+
+def _majority(item: ItemResult) -> float:
+    key = partial(vote_key, options=item.options)
+    return maj_at_k(item.answers, [verdict is True for verdict in item.verdicts], key)
 
 
 def _cells(results: Iterable[ItemResult]) -> Iterator[tuple[tuple[str, str | None, str, str], str, list[ItemResult]]]:

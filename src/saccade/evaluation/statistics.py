@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
+from saccade.grading import letters_for
+from saccade.grading.latex import evaluate, normal
+from saccade.parsing import fold, read_choice
+
 LEVEL = 0.95
 DRAWS = 10_000
 """Resamples of a bootstrap; its own error is then a few tenths of a point at n = 300."""
+LONGEST_VOTE = 500
+"""Characters of an answer that may be read as a letter or a number when answers vote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +106,37 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def maj_at_k(answers_K: Sequence[str | None], verdicts_K: Sequence[bool]) -> float:
+def maj_at_k(
+    answers_K: Sequence[str | None], verdicts_K: Sequence[bool], key: Callable[[str], str] | None = None
+) -> float:
     """Is the most frequent answer of one item right? An attempt without an answer does not vote; a tie counts by
     halves.
 
-    Two attempts with the same answer text share one vote and one verdict (that of the first).
+    Right answers vote together whatever their spelling, since each equals the gold; wrong ones with equal `key`
+    (`vote_key`) do. Attempts with one key share the verdict of the first.
     """
-    votes = Counter(answer for answer in answers_K if answer is not None)
+    keys_K = [None if answer is None else (key or vote_key)(answer) for answer in answers_K]
+    right = dict(zip(reversed(keys_K), reversed(verdicts_K), strict=True))
+    votes = Counter("" if right[one] else f"wrong {one}" for one in keys_K if one is not None)
     if not votes:
         return 0.0
-    right = dict(zip(reversed(answers_K), reversed(verdicts_K), strict=True))
     most = max(votes.values())
-    winners = [answer for answer, count in votes.items() if count == most]
-    return sum(right[answer] for answer in winners) / len(winners)
+    winners = [one for one, count in votes.items() if count == most]
+    return float("" in winners) / len(winners)
+
+
+def vote_key(answer: str, options: Sequence[str] = ()) -> str:
+    """What an answer says, in one spelling: the letter of an option, a number (1/2 is 0.5), else the folded text.
+
+    Answers beyond `LONGEST_VOTE` characters are compared as texts. Takes any string.
+    """
+    if len(answer) > LONGEST_VOTE:
+        return fold(answer)
+    if options and (letter := read_choice(answer, letters_for(options), options)) is not None:
+        return letter
+    expression = normal(answer)
+    value = evaluate(expression)
+    return fold(expression) if value is None else f"{value.number + 0.0:.9g}"
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -17,6 +17,8 @@ COCO_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 MAX_DETECTIONS = 100
 """Per label, as COCO counts: later ones are not looked at."""
 RECALL_POINTS = 101
+LARGEST_AREA = 1e10
+"""Square pixels; COCO neither wants a larger gold box found nor counts a larger prediction that finds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,17 @@ def average_precision(
     """COCO average precision of one image, in [0, 1]: the mean over the labels of the gold and over `thresholds`.
 
     Every prediction has the same score, so their order ranks them. Equal to pycocotools (Lin et al. 2014) with all
-    areas and 100 detections per label: predictions under labels without gold are not looked at. With no gold at all,
-    where COCO says -1: 1 when there is no prediction either, else 0. `thresholds=(0.5,)` gives AP50.
+    areas and 100 detections per label: predictions under labels without gold are not looked at, and boxes of an area
+    below 0 (one side reversed) or above `LARGEST_AREA` are ignored: such a gold box need not be found, such a
+    prediction is no false positive, nor is one that finds an ignored gold box. Where no gold box counts and COCO says
+    -1: 1 when there is no prediction either, else 0. `thresholds=(0.5,)` gives AP50.
     """
-    if not gold:
-        return 0.0 if pred else 1.0
     gold_by, pred_by = _by_label(gold), _by_label(pred)
     thresholds_T1 = np.minimum(np.asarray(thresholds, dtype=np.float64), 1 - 1e-10)[:, None]
-    per_label = [
-        _label_ap(pred_by.get(label, [])[:MAX_DETECTIONS], boxes, thresholds_T1) for label, boxes in gold_by.items()
-    ]
-    return float(np.mean(per_label))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = [_label_ap(pred_by.get(label, [])[:MAX_DETECTIONS], gold_by[label], thresholds_T1) for label in gold_by]
+    counted = [value for value in found if value is not None]
+    return float(np.mean(counted)) if counted else float(not pred)
 
 
 def _by_label(items: Sequence[LabelledBox]) -> dict[str, list[tuple[float, float, float, float]]]:
@@ -89,19 +91,37 @@ def _by_label(items: Sequence[LabelledBox]) -> dict[str, list[tuple[float, float
 
 def _label_ap(
     pred: Sequence[Sequence[float]], gold: Sequence[Sequence[float]], thresholds_T1: NDArray[np.float64]
-) -> float:
-    """Mean over thresholds of the area under the interpolated precision-recall curve of one label."""
-    if not pred:
-        return 0.0
-    hit_TP = _hits(iou_matrix(pred, gold), thresholds_T1)
+) -> float | None:
+    """Mean over thresholds of the area under one label's interpolated precision-recall curve; None without gold."""
+    ignored_G = _outside(gold)
+    n_gold = len(gold) - int(ignored_G.sum())
+    if not n_gold or not pred:
+        return 0.0 if n_gold else None
+    iou_PG = iou_matrix(pred, gold)
+    hit_TP = _hits(iou_PG[:, ~ignored_G], thresholds_T1)
+    false_TP = ~hit_TP & ~_outside(pred)
+    if ignored_G.any():
+        false_TP &= ~_hits(iou_PG[:, ignored_G], thresholds_T1, ~hit_TP)
     found_TP = hit_TP.cumsum(axis=1)
-    precision_TP = np.where(hit_TP, found_TP / np.arange(1, len(pred) + 1), 0.0)
+    precision_TP = np.where(hit_TP, found_TP / np.maximum(found_TP + false_TP.cumsum(axis=1), 1), 0.0)
     best_TP = np.maximum.accumulate(precision_TP[:, ::-1], axis=1)[:, ::-1]
-    return float((hit_TP * best_TP * _points(len(gold))[found_TP]).sum(axis=1).mean() / RECALL_POINTS)
+    return float((hit_TP * best_TP * _points(n_gold)[found_TP]).sum(axis=1).mean() / RECALL_POINTS)
 
 
-def _hits(iou_PG: NDArray[np.float64], thresholds_T1: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which predictions find a gold box, per threshold: in order, each takes the best box left (ties: the last)."""
+def _outside(boxes: Sequence[Sequence[float]]) -> NDArray[np.bool_]:
+    """Which boxes COCO ignores for their area."""
+    boxes_N4 = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    area_N = (boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])
+    return (area_N < 0) | (area_N > LARGEST_AREA)
+
+
+def _hits(
+    iou_PG: NDArray[np.float64], thresholds_T1: NDArray[np.float64], open_TP: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Which predictions find a gold box, per threshold: in order, each takes the best box left (ties: the last).
+
+    Only predictions that are `open_TP` look for one.
+    """
     rows = np.arange(len(thresholds_T1))
     backward_PG = iou_PG[:, ::-1]  # argmax takes the first of equals, COCO the last
     free_TG = np.ones((len(rows), iou_PG.shape[1]))
@@ -113,6 +133,8 @@ def _hits(iou_PG: NDArray[np.float64], thresholds_T1: NDArray[np.float64]) -> ND
         left_TG = iou_G * free_TG
         best_T = left_TG.argmax(axis=1)
         hit_T = (left_TG[rows, best_T] >= thresholds_T1[:, 0]) & (iou_G[best_T] > 0)
+        if open_TP is not None:
+            hit_T &= open_TP[:, p]
         free_TG[rows[hit_T], best_T[hit_T]] = 0.0
         hit_TP[:, p] = hit_T
     return hit_TP

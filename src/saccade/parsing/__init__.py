@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from saccade.parsing.boxes import NOWHERE, LabelledBox, parse_detections, read_boxes, read_detections
+from saccade.parsing.boxes import NOWHERE, LabelledBox, parse_detections, read_boxes, read_detections, read_entries
 from saccade.parsing.choices import LETTERS, parse_choice, read_choice
 from saccade.parsing.markup import fold, plain
 from saccade.parsing.numbers import Quantity, parse_number, parse_quantity, read_number, read_quantity
@@ -37,6 +37,7 @@ __all__ = [
     "read_boxes",
     "read_choice",
     "read_detections",
+    "read_entries",
     "read_final",
     "read_number",
     "read_quantity",

@@ -14,13 +14,22 @@ from saccade.parsing.reading import Reading, found
 from saccade.types import Box
 
 BOX_KEYS = ("bbox_2d", "bbox", "box")
+CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"))
+"""Keys of an object that gives its corners by name."""
 NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
-"""Stands for a box that was given but cannot be read: it counts as an answer and overlaps nothing."""
+"""For counting only: stands for an entry whose box cannot be read, and overlaps nothing. No reader returns it."""
+
+Entry = tuple[Box | None, str]
+"""A box as written, or None for one that is given but cannot be read; and its label."""
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _FOUR = r"\s*,\s*".join([f"({_NUMBER})"] * 4)
 _LIST = re.compile(rf"\[\s*{_FOUR}\s*\]")
 _PAIR = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
+_ROUND = re.compile(rf"\(\s*{_FOUR}\s*\)")
+_CORNER = re.compile(rf"[(\[]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[)\]]")
+_BARE = re.compile(rf"{_FOUR}|" + r"\s+".join([f"({_NUMBER})"] * 4))
+_NAMED = re.compile(r"[,;\s]{1,9}".join(rf"[\"']?{name}[\"']?\s{{0,9}}[=:]\s{{0,9}}({_NUMBER})" for name in CORNERS[0]))
 _TOKENS = re.compile(
     r"(?:<\|object_ref_start\|>(?P<ref>[^<]{0,200})<\|object_ref_end\|>\s{0,9}"
     r"|<ref>(?P<old_ref>[^<]{0,200})</ref>\s{0,9})?"
@@ -34,6 +43,9 @@ _KEYED = re.compile("[\"'](?:" + "|".join(BOX_KEYS) + ")[\"']\\s*:")
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n?")
 _NOTHING = re.compile(r"(?:\[\s*\]|none|null)\.?", re.IGNORECASE)
 _DECODER = json.JSONDecoder(parse_int=float)
+_NARROW = str.maketrans("，、（）［］【】｛｝：", ",,()[][]{}:")
+LONGEST_BARE = 200
+"""Characters of a text that may be four numbers and nothing else."""
 MAX_STARTS = 8
 """Brackets at which a JSON value inside prose is tried, so that a text of brackets stays cheap."""
 
@@ -51,25 +63,29 @@ def read_boxes(text: str) -> list[LabelledBox]:
 
     Reads JSON, fenced or bare, broken or whole: objects with `bbox_2d`, `bbox` or `box` and perhaps `label`, lists of
     four numbers, lists of either; `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` and `<box>[[..]]</box>` with the label in
-    `<|object_ref_start|>` or `<ref>`; and `<locYYYY><locXXXX>..label`, which is put into x, y order. Numbers are taken
-    as written: not converted, not clipped, not put in order. An object whose box cannot be read yields `NOWHERE`. Takes
-    any string; linear in its length.
+    `<|object_ref_start|>` or `<ref>`; `<locYYYY><locXXXX>..label`, which is put into x, y order; and what is left of
+    these where markup is dropped: `(x1,y1),(x2,y2)`, `(x1,y1,x2,y2)`, `[[x1,y1],[x2,y2]]`, `{"x1":..,"y1":..}`,
+    `x1=.., y1=..`, and four bare numbers when they are the whole text. Full-width commas and brackets are read as
+    plain ones. Numbers are taken as written: not converted, not clipped, not put in order. A box that is given but
+    cannot be read (three numbers, NaN) is left out; `read_entries` counts it. Takes any string; linear in its length.
     """
+    return [LabelledBox(box, label) for box, label in read_entries(text) if box is not None]
+
+
+def read_entries(text: str) -> list[Entry]:
+    """As `read_boxes`, with None in the place of each box that is given but cannot be read."""
     text = _inside_fence(text)
-    value = _json(text)
-    if value is not None:
-        return list(_walk(value))
-    if "box" in text and (tokens := [_token_box(m) for m in _TOKENS.finditer(text)]):
-        return tokens
-    if "<loc" in text and (bins := [_bin_box(m) for m in _BINS.finditer(text)]):
-        return bins
-    return _among_prose(text) or _scan(text)
+    entries = _entries(text)
+    if text.isascii() or (narrow := text.translate(_NARROW)) == text:
+        return entries
+    again = _entries(narrow)
+    return again if _readable(again) > _readable(entries) else entries
 
 
 def read_detections(text: str) -> list[LabelledBox] | None:
     """As `read_boxes`, but None for a text that neither holds a box nor says outright that there is none.
 
-    `[]`, `None` and `null` say so, alone or in a fence; prose does not.
+    `[]`, `None` and `null` say so, alone or in a fence; prose does not, nor does a list of boxes that cannot be read.
     """
     return parse_detections(text).value
 
@@ -82,6 +98,21 @@ def parse_detections(text: str) -> Reading[list[LabelledBox]]:
     if _NOTHING.fullmatch(_inside_fence(text).strip()):
         return found([], "said to be none")
     return Reading(None, reason="nothing" if not text.strip() else "no box")
+
+
+def _readable(entries: list[Entry]) -> int:
+    return sum(box is not None for box, _ in entries)
+
+
+def _entries(text: str) -> list[Entry]:
+    value = _json(text)
+    if value is not None and (walked := list(_walk(value))):
+        return walked
+    if "box" in text and (tokens := [_token_box(m) for m in _TOKENS.finditer(text)]):
+        return tokens
+    if "<loc" in text and (bins := [_bin_box(m) for m in _BINS.finditer(text)]):
+        return bins
+    return (_among_prose(text) or _scan(text) if value is None else []) or _without_markup(text)
 
 
 def _inside_fence(text: str) -> str:
@@ -110,86 +141,144 @@ def _json(text: str) -> Any:
         return None
 
 
-def _among_prose(text: str) -> list[LabelledBox]:
+def _among_prose(text: str) -> list[Entry]:
     """Boxes of the JSON values that stand in prose, when each of at most `MAX_STARTS` is whole; else []."""
-    boxes: list[LabelledBox] = []
+    entries: list[Entry] = []
     position = 0
     for _ in range(MAX_STARTS):
         start = min((i for i in (text.find("[", position), text.find("{", position)) if i >= 0), default=-1)
         if start < 0:
-            return boxes
+            return entries
         try:
             value, position = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             return []  # broken JSON: the scan keeps its whole items
-        boxes += _walk(value)
+        entries += _walk(value)
     return []
 
 
-def _walk(value: Any, depth: int = 0) -> Iterator[LabelledBox]:
-    """Boxes in a JSON value: objects with a box key, lists of four numbers, lists of these."""
+def _walk(value: Any, depth: int = 0) -> Iterator[Entry]:
+    """Boxes in a JSON value: objects with a box key or named corners, lists of four numbers, lists of these."""
     if depth > 8:
         return
     if isinstance(value, dict):
         key = next((k for k in BOX_KEYS if k in value), None)
+        label = value.get("label", "")
+        label = label if isinstance(label, str) else ""
         if key is not None:
-            label = value.get("label", "")
-            label = label if isinstance(label, str) else ""
             for box in _boxes_under_key(value[key]):
-                yield LabelledBox(box, label)
+                yield box, label
+        elif _named_corners(value) is not None:
+            yield _box(value), label
         else:
             for inner in value.values():
                 yield from _walk(inner, depth + 1)
     elif isinstance(value, list):
-        if len(value) == 4 and all(isinstance(v, float) for v in value):
-            yield LabelledBox(_box(value))
+        if _is_flat(value) or _is_pair(value):
+            yield _box(value), ""
         else:
             for inner in value:
                 yield from _walk(inner, depth + 1)
 
 
-def _scan(text: str) -> list[LabelledBox]:
+def _is_flat(value: list[Any]) -> bool:
+    return len(value) == 4 and all(isinstance(v, float) for v in value)
+
+
+def _is_pair(value: Any) -> bool:
+    """True of two corners, [[x1, y1], [x2, y2]]."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(corner, list) and len(corner) == 2 for corner in value)
+        and all(isinstance(v, float | str) for corner in value for v in corner)
+    )
+
+
+def _named_corners(value: dict[str, Any]) -> list[Any] | None:
+    names = next((names for names in CORNERS if all(name in value for name in names)), None)
+    return None if names is None else [value[name] for name in names]
+
+
+def _scan(text: str) -> list[Entry]:
     """Boxes of a text that is no JSON, such as a list cut short or one with a stray comma."""
-    found: list[LabelledBox] = []
+    entries: list[Entry] = []
     end = 0
     for item in _OBJECT.finditer(text):
-        found += [LabelledBox(_box(m.groups())) for m in _LIST.finditer(text, end, item.start())]
+        entries += [(_box(m.groups()), "") for m in _LIST.finditer(text, end, item.start())]
         end = item.end()
-        lists = [_box(m.groups()) for m in _LIST.finditer(item[0])]
-        if not lists and _KEYED.search(item[0]):
-            lists = [NOWHERE]
+        boxes: list[Box | None] = [_box(m.groups()) for m in _LIST.finditer(item[0])]
+        if not boxes and _KEYED.search(item[0]):
+            boxes = [box for box, _ in _corner_pairs(item[0])] or [None]
         label = _LABEL.search(item[0])
-        found += [LabelledBox(box, next(filter(None, label.groups()), "") if label else "") for box in lists]
-    return found + [LabelledBox(_box(m.groups())) for m in _LIST.finditer(text, end)]
+        entries += [(box, next(filter(None, label.groups()), "") if label else "") for box in boxes]
+    return entries + [(_box(m.groups()), "") for m in _LIST.finditer(text, end)]
 
 
-def _boxes_under_key(value: Any) -> list[Box]:
+def _without_markup(text: str) -> list[Entry]:
+    """Boxes of a text without JSON and tokens: in round brackets, as two corners, by name, or four bare numbers."""
+    if "(" in text and (rounds := [(_box(m.groups()), "") for m in _ROUND.finditer(text)]):
+        return [*rounds]
+    if pairs := _corner_pairs(text):
+        return pairs
+    if "x1" in text and (named := [(_box(m.groups()), "") for m in _NAMED.finditer(text)]):
+        return [*named]
+    bare = _BARE.fullmatch(text.strip().removesuffix(".")) if len(text) < LONGEST_BARE else None
+    return [] if bare is None else [(_box([v for v in bare.groups() if v is not None]), "")]
+
+
+def _corner_pairs(text: str) -> list[Entry]:
+    """A box of each two corners `(x1,y1),(x2,y2)` with a comma or space between them; a run of more is a polygon."""
+    runs: list[list[str]] = []
+    end = -1
+    for corner in _CORNER.finditer(text):
+        between = text[end : corner.start()] if end >= 0 else "none"
+        if len(between) < 9 and not between.strip(", \n\t"):
+            runs[-1] += corner.groups()
+        else:
+            runs.append([*corner.groups()])
+        end = corner.end()
+    return [(_box(run), "") for run in runs if len(run) == 4]
+
+
+def _boxes_under_key(value: Any) -> list[Box | None]:
     """One box, or several in a list of lists, which all have the label of their object."""
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(inner, list) for inner in value):
-        return [_box(inner) for inner in value]
-    return [_box(value)]
+    lists = isinstance(value, list) and len(value) > 1 and all(isinstance(inner, list) for inner in value)
+    return [_box(inner) for inner in value] if lists and not _is_pair(value) else [_box(value)]
 
 
-def _token_box(match: re.Match[str]) -> LabelledBox:
+def _token_box(match: re.Match[str]) -> Entry:
     numbers = [group for group in match.groups()[2:] if group is not None]
-    return LabelledBox(_box(numbers), (match["ref"] or match["old_ref"] or "").strip())
+    return _box(numbers), (match["ref"] or match["old_ref"] or "").strip()
 
 
-def _bin_box(match: re.Match[str]) -> LabelledBox:
+def _bin_box(match: re.Match[str]) -> Entry:
     y1, x1, y2, x2, label = match.groups()
-    return LabelledBox(_box((x1, y1, x2, y2)), label.strip())
+    return _box((x1, y1, x2, y2)), label.strip()
 
 
-def _box(value: Any) -> Box:
-    """Four finite numbers as a box, else `NOWHERE`."""
-    if not isinstance(value, list | tuple):
-        return NOWHERE
-    if len(value) == 1 and isinstance(value[0], list):  # [[x1, y1, x2, y2]], as some families write
+def _box(value: Any) -> Box | None:
+    """Four finite numbers as a box, in a list, as two corners, by name or as a text of these; else None."""
+    if isinstance(value, list) and len(value) == 1:  # [[x1, y1, x2, y2]], as some families write
         value = value[0]
-    if len(value) != 4 or not all(isinstance(v, float | str) for v in value):
-        return NOWHERE
+    if isinstance(value, str):
+        return _box_in_words(value)
+    if isinstance(value, dict):
+        value = _named_corners(value)
+    elif _is_pair(value):
+        value = [*value[0], *value[1]]
+    if not isinstance(value, list | tuple) or len(value) != 4 or not all(isinstance(v, float | str) for v in value):
+        return None
     try:
         x1, y1, x2, y2 = map(float, value)
     except ValueError:
-        return NOWHERE
-    return (x1, y1, x2, y2) if all(map(math.isfinite, (x1, y1, x2, y2))) else NOWHERE
+        return None
+    return (x1, y1, x2, y2) if all(map(math.isfinite, (x1, y1, x2, y2))) else None
+
+
+def _box_in_words(text: str) -> Box | None:
+    """The one box of a text that stands where a list should."""
+    if len(text) >= LONGEST_BARE:
+        return None
+    boxes = [_box(m.groups()) for m in _LIST.finditer(text)] or [box for box, _ in _without_markup(text)]
+    return boxes[0] if len(boxes) == 1 else None

@@ -1,7 +1,7 @@
-"""Rewards of short answers: 1 when the inside of the answer tag is right, else 0.
+"""Rewards of short answers: 1 when the answer is right, else 0.
 
-Without an answer tag there is no answer, whatever the prose says: 0, 'no answer tag'. A gold that cannot be graded
-masks the rollout.
+The answer is the inside of the answer tag; without one there is none, whatever the prose says: 0, 'no answer tag'. A
+policy that was trained to answer elsewhere has it read there (`where`). A gold that cannot be graded masks the rollout.
 """
 
 from __future__ import annotations
@@ -10,19 +10,25 @@ from collections.abc import Callable
 
 from saccade import grading
 from saccade.grading import Verdict
-from saccade.parsing import read_number, read_reply
-from saccade.rewards.options import NotNegative
+from saccade.parsing import read_boxed, read_final, read_number, read_reply
+from saccade.rewards.options import NotNegative, Where
 from saccade.types import Completion, Sample, Score
 
 NO_ANSWER = "no answer tag"
 
 
-def answer_of(completion: Completion) -> str | None:
-    """The inside of the reply's last answer block after all thought, or None."""
-    return read_reply(completion.text).answer
+MISSING: dict[Where, str] = {"tag": NO_ANSWER, "boxed": "no boxed answer", "final": "no answer"}
 
 
-def choice(completion: Completion, sample: Sample) -> Score:
+def answer_of(completion: Completion, where: Where = "tag") -> str | None:
+    """The reply's answer where it may stand (`Where`), or None."""
+    if where == "final":
+        return read_final(completion.text)
+    reply = read_reply(completion.text)
+    return reply.answer if where == "tag" else read_boxed(reply.rest)
+
+
+def choice(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """The gold letter, by letter or by the text of its option (`sample.meta["options"]`).
 
     Naming several letters is no choice.
@@ -31,36 +37,48 @@ def choice(completion: Completion, sample: Sample) -> Score:
     Source: VLM-R1's mcq, which reads '(A)' as nothing.
     """
     options = tuple(sample.meta.get("options") or ())
-    return graded(completion, lambda answer: grading.grade_choice(answer, sample.answer, options))
+    return graded(completion, where, lambda answer: grading.grade_choice(answer, sample.answer, options))
 
 
-def number(completion: Completion, sample: Sample, relative: NotNegative = 0.0, absolute: NotNegative = 0.0) -> Score:
+def number(
+    completion: Completion,
+    sample: Sample,
+    relative: NotNegative = 0.0,
+    absolute: NotNegative = 0.0,
+    where: Where = "tag",
+) -> Score:
     """The gold number; `relative` (a fraction of the gold) and `absolute` say how far off is still right.
 
     Formula: 1 if |answer - gold| <= max(relative * |gold|, absolute), else 0.
     Source: VLM-R1's numeric; ChartQA (arXiv 2203.10244) with relative 0.05.
     """
-    return graded(completion, lambda answer: grading.grade_number(answer, sample.answer, relative, absolute))
+    return graded(completion, where, lambda answer: grading.grade_number(answer, sample.answer, relative, absolute))
 
 
-def value(completion: Completion, sample: Sample, relative: NotNegative = 0.0, absolute: NotNegative = 0.0) -> Score:
+def value(
+    completion: Completion,
+    sample: Sample,
+    relative: NotNegative = 0.0,
+    absolute: NotNegative = 0.0,
+    where: Where = "tag",
+) -> Score:
     """As `number` when the gold is a number, as `exact_text` when it is text.
 
     Formula: 1 if right, else 0.
     Source: ChartQA (arXiv 2203.10244), relaxed accuracy with relative 0.05.
     """
-    return graded(completion, lambda answer: grading.grade_value(answer, sample.answer, relative, absolute))
+    return graded(completion, where, lambda answer: grading.grade_value(answer, sample.answer, relative, absolute))
 
 
-def counting(completion: Completion, sample: Sample) -> Score:
+def counting(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """How near the answered count is to the gold one: partial marks for a near miss, none for a fraction.
 
     Formula: max(0, 1 - |answer - gold| / max(gold, 1)); 0 unless the answer is a whole number of 0 or more.
     Source: ours; `number` is the strict one.
     """
-    answer = answer_of(completion)
+    answer = answer_of(completion, where)
     if answer is None:
-        return Score(0.0, NO_ANSWER)
+        return Score(0.0, MISSING[where])
     gold = read_number(sample.answer) if isinstance(sample.answer, str) else float(sample.answer)
     if gold is None or gold < 0 or not gold.is_integer():
         return Score(0.0, masked=f"gold cannot be graded: gold {sample.answer!r} is no count")
@@ -71,38 +89,38 @@ def counting(completion: Completion, sample: Sample) -> Score:
     return Score(near, None if near == 1.0 else f"counted {said:g}")
 
 
-def exact_text(completion: Completion, sample: Sample) -> Score:
+def exact_text(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """The gold text, but for case, white space and closing punctuation.
 
     Formula: 1 if equal, else 0.
     Source: VLM-R1's all_match.
     """
-    return graded(completion, lambda answer: grading.grade_text(answer, sample.answer))
+    return graded(completion, where, lambda answer: grading.grade_text(answer, sample.answer))
 
 
-def yes_no(completion: Completion, sample: Sample) -> Score:
+def yes_no(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """The gold yes or no, read by whole words: 'I know' and 'not sure' say neither.
 
     Formula: 1 if right, else 0.
     Source: VLM-R1's yes_no, which finds 'no' inside 'know'.
     """
-    return graded(completion, lambda answer: grading.grade_yes_no(answer, sample.answer))
+    return graded(completion, where, lambda answer: grading.grade_yes_no(answer, sample.answer))
 
 
-def math(completion: Completion, sample: Sample) -> Score:
+def math(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """An expression equal to the gold.
 
     Formula: 1 if equal, else 0.
     Source: VLM-R1's math; math-verify, in processes of its own.
     """
-    return graded(completion, lambda answer: grading.grade_math(answer, sample.answer))
+    return graded(completion, where, lambda answer: grading.grade_math(answer, sample.answer))
 
 
-def graded(completion: Completion, grade: Callable[[str], Verdict]) -> Score:
-    """The verdict on the inside of the answer tag as a score of 1 or 0."""
-    answer = answer_of(completion)
+def graded(completion: Completion, where: Where, grade: Callable[[str], Verdict]) -> Score:
+    """The verdict on the answer as a score of 1 or 0."""
+    answer = answer_of(completion, where)
     if answer is None:
-        return Score(0.0, NO_ANSWER)
+        return Score(0.0, MISSING[where])
     verdict = grade(answer)
     if verdict.right is None:
         return Score(0.0, masked=f"gold cannot be graded: {verdict.detail}")

@@ -12,15 +12,15 @@ from typing import Any
 from saccade.geometry import from_original, iou
 from saccade.grading.answers import fold
 from saccade.grading.detection import COCO_THRESHOLDS, average_precision, f1, match
-from saccade.parsing import LabelledBox, read_boxes, read_detections, read_reply
-from saccade.rewards.answers import NO_ANSWER
-from saccade.rewards.options import Count, NotNegative, Share
+from saccade.parsing import NOWHERE, LabelledBox, read_detections, read_entries
+from saccade.rewards.answers import MISSING, answer_of
+from saccade.rewards.options import Count, NotNegative, Share, Where
 from saccade.types import Box, Completion, Frame, Sample, Score
 
 # ------------------------------------------------------------------------------------------------------------- one box
 
 
-def rec_iou(completion: Completion, sample: Sample, threshold: Share = 0.0) -> Score:
+def rec_iou(completion: Completion, sample: Sample, threshold: Share = 0.0, where: Where = "tag") -> Score:
     """IoU of the one box answered with the gold box; 0 up to `threshold`.
 
     More than one box is no answer: boxes beside the first are not free.
@@ -28,25 +28,30 @@ def rec_iou(completion: Completion, sample: Sample, threshold: Share = 0.0) -> S
     Formula: IoU if IoU > threshold, else 0.
     Source: VLM-R1 (arXiv 2504.07615), REC accuracy, soft.
     """
-    answer = read_reply(completion.text).answer
+    answer = answer_of(completion, where)
     if answer is None:
-        return Score(0.0, NO_ANSWER)
+        return Score(0.0, MISSING[where])
     overlap, reason = box_iou(answer, sample, completion.frames)
     return Score(overlap if overlap > threshold else 0.0, reason)
 
 
-def rec_iou_at(completion: Completion, sample: Sample, threshold: Share = 0.5) -> Score:
+def rec_iou_at(completion: Completion, sample: Sample, threshold: Share = 0.5, where: Where = "tag") -> Score:
     """1 when the IoU of the one box answered is above `threshold`, strictly, as accuracy@0.5 is counted.
 
     Formula: 1 if IoU > threshold, else 0.
     Source: RefCOCO's accuracy@0.5, as VLM-R1 evaluates.
     """
-    score = rec_iou(completion, sample)
+    score = rec_iou(completion, sample, where=where)
     return Score(float(score.value > threshold), score.reason if score.value <= threshold else None)
 
 
 def rec_iou_dynamic(
-    completion: Completion, sample: Sample, start: Share = 0.5, end: Share = 0.9, over: Count = 100
+    completion: Completion,
+    sample: Sample,
+    start: Share = 0.5,
+    end: Share = 0.9,
+    over: Count = 100,
+    where: Where = "tag",
 ) -> Score:
     """IoU above a threshold that rises with training, so that loose boxes earn something at first and nothing later.
 
@@ -56,44 +61,51 @@ def rec_iou_dynamic(
     Source: the progressive thresholds of Griffon's Vision-R1 (arXiv 2503.18013), as a straight line.
     """
     threshold = start + (end - start) * min(1.0, completion.weights_version / over)
-    return rec_iou(completion, sample, threshold)
+    return rec_iou(completion, sample, threshold, where)
 
 
 def box_iou(answer: str, sample: Sample, frames: Sequence[Frame]) -> tuple[float, str | None]:
     """IoU of the answer's one box with the gold, and why it is not 1."""
-    found = read_boxes(answer)
-    if len(found) != 1:
-        return 0.0, "no box" if not found else "more than one box"
-    overlap = iou(found[0].box, from_original(gold_box(sample), frame_of(sample, frames)))
+    entries = read_entries(answer)
+    if len(entries) > 1:
+        return 0.0, "more than one box"
+    box = entries[0][0] if entries else None
+    if box is None:
+        return 0.0, "no box"
+    overlap = iou(box, from_original(gold_box(sample), frame_of(sample, frames)))
     return overlap, None if overlap == 1.0 else f"iou {overlap:.2f}"
 
 
 # -------------------------------------------------------------------------------------------------------------- lists
 
 
-def detection_map(completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS) -> Score:
+def detection_map(
+    completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS, where: Where = "tag"
+) -> Score:
     """COCO average precision over `thresholds`; boxes of labels without gold, and boxes after the right ones, are free.
 
     Formula: mean over labels and thresholds of the area under the interpolated precision-recall curve.
     Source: VLM-R1 (arXiv 2504.07615), map; COCO (arXiv 1405.0312).
     """
-    found = _detections(completion, sample)
+    found = _detections(completion, where)
     if isinstance(found, Score):
         return found
     precision = average_precision(found, gold_boxes(sample, completion.frames), thresholds)
     return Score(precision, None if precision == 1.0 else f"map {precision:.2f}")
 
 
-def detection_ap50(completion: Completion, sample: Sample) -> Score:
+def detection_ap50(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """As `detection_map` at IoU 0.5 alone.
 
     Formula: AP at IoU 0.5.
     Source: VLM-R1 (arXiv 2504.07615), od_ap50.
     """
-    return detection_map(completion, sample, (0.5,))
+    return detection_map(completion, sample, (0.5,), where)
 
 
-def detection_od_length(completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS) -> Score:
+def detection_od_length(
+    completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS, where: Where = "tag"
+) -> Score:
     """Average precision times a price for every box too many.
 
     Every box answered counts in n_pred: those of absent labels and those that cannot be read too. 1 when both lists are
@@ -102,7 +114,7 @@ def detection_od_length(completion: Completion, sample: Sample, thresholds: Sequ
     Formula: min(1, n_gold / n_pred) * mAP@[.5:.95].
     Source: VLM-R1 (arXiv 2504.07615), odLength.
     """
-    found = _detections(completion, sample)
+    found = _detections(completion, where)
     if isinstance(found, Score):
         return found
     gold = gold_boxes(sample, completion.frames)
@@ -118,6 +130,7 @@ def detection_weighted_sum(
     position: NotNegative = 0.7,
     label: NotNegative = 0.0,
     completeness: NotNegative = 0.3,
+    where: Where = "tag",
 ) -> Score:
     """Place, label and completeness of the boxes, weighed. A pair is made best IoU first, from IoU `threshold` on.
 
@@ -128,7 +141,7 @@ def detection_weighted_sum(
     n = max(n_gold, n_pred) and the weights as options.
     Source: VLM-R1 (arXiv 2504.07615), weighted_sum, which divides by n_gold and pairs boxes of unequal labels.
     """
-    found = _detections(completion, sample)
+    found = _detections(completion, where)
     if isinstance(found, Score):
         return found
     gold = gold_boxes(sample, completion.frames)
@@ -148,31 +161,36 @@ def check_weighted_sum(position: float, label: float, completeness: float) -> No
         raise ValueError("detection_weighted_sum: got three weights of 0, expected one above 0")
 
 
-def detection_f1(completion: Completion, sample: Sample, threshold: Share = 0.5) -> Score:
+def detection_f1(completion: Completion, sample: Sample, threshold: Share = 0.5, where: Where = "tag") -> Score:
     """F1 of the boxes at IoU `threshold`, labels counted; 1 only when every gold box is found and nothing else.
 
     Formula: 2 * pairs / (n_gold + n_pred).
     Source: the greedy precision and recall of VLM-R1 (arXiv 2504.07615), as one figure.
     """
-    found = _detections(completion, sample)
+    found = _detections(completion, where)
     if isinstance(found, Score):
         return found
     score = f1(found, gold_boxes(sample, completion.frames), threshold)
     return Score(score, None if score == 1.0 else f"f1 {score:.2f}")
 
 
-def _detections(completion: Completion, sample: Sample) -> list[LabelledBox] | Score:
-    answer = read_reply(completion.text).answer
+def _detections(completion: Completion, where: Where) -> list[LabelledBox] | Score:
+    answer = answer_of(completion, where)
     found = None if answer is None else answered_boxes(answer)
     if found is None:
-        return Score(0.0, NO_ANSWER if answer is None else "no list of boxes")
+        return Score(0.0, MISSING[where] if answer is None else "no list of boxes")
     return found
 
 
 def answered_boxes(answer: str) -> list[LabelledBox] | None:
-    """The boxes of an answer with labels as compared; None when it is no list of boxes."""
-    found = read_detections(answer)
-    return None if found is None else [LabelledBox(item.box, fold(item.label)) for item in found]
+    """The boxes of an answer with labels as compared; None when it is no list of boxes.
+
+    Entries whose box cannot be read count: they are `NOWHERE`, and so wrong.
+    """
+    entries = read_entries(answer)
+    if all(box is None for box, _ in entries):
+        return read_detections(answer)
+    return [LabelledBox(NOWHERE if box is None else box, fold(label)) for box, label in entries]
 
 
 # --------------------------------------------------------------------------------------------------------------- gold

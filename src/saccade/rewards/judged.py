@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade.config import Config
-from saccade.rewards.answers import NO_ANSWER, answer_of
-from saccade.rewards.options import Count, Positive
+from saccade.rewards.answers import MISSING, answer_of
+from saccade.rewards.options import Count, Positive, Where
 from saccade.types import Completion, Sample, Score
 
 if TYPE_CHECKING:
@@ -36,14 +36,15 @@ class Server(Config):
 class JudgedReward:
     """A rule, and a judge for what the rule does not accept. Many replies are judged at once."""
 
-    def __init__(self, rule: Rule, url: str, model: str, server: Server) -> None:
+    def __init__(self, rule: Rule, url: str, model: str, server: Server, where: Where = "tag") -> None:
         """The judge is opened at the first reply that needs one: reading a recipe opens nothing."""
         self._rule, self._url, self._model, self._server = rule, url, model, server
+        self._where: Where = where
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
-        answer = answer_of(completion)
+        answer = answer_of(completion, self._where)
         if answer is None:
-            return Score(0.0, NO_ANSWER)
+            return Score(0.0, MISSING[self._where])
         rule = self._rule(completion, sample)
         if rule.masked is None and rule.value >= 1.0:
             return rule

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from saccade.geometry import center, contains, from_original
 from saccade.parsing.points import Point, read_points
-from saccade.rewards.answers import NO_ANSWER, answer_of
+from saccade.rewards.answers import MISSING, answer_of
 from saccade.rewards.boxes import frame_of, gold_box
+from saccade.rewards.options import Where
 from saccade.types import Completion, Frame, Sample, Score
 
 
-def point_in_box(completion: Completion, sample: Sample) -> Score:
+def point_in_box(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """1 when the one point answered lies in the gold box or on its edge.
 
     More than one point is no answer, so that strewing points gains nothing; a box is no point.
@@ -17,9 +18,9 @@ def point_in_box(completion: Completion, sample: Sample) -> Score:
     Formula: 1 if x1 <= x <= x2 and y1 <= y <= y2, else 0.
     Source: ScreenSpot (arXiv 2401.10935), click accuracy.
     """
-    answer = answer_of(completion)
+    answer = answer_of(completion, where)
     if answer is None:
-        return Score(0.0, NO_ANSWER)
+        return Score(0.0, MISSING[where])
     right, reason = point_right(answer, sample, frame_of(sample, completion.frames))
     return Score(float(right), reason)
 

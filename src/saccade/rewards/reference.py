@@ -18,6 +18,9 @@ A reward is a function of a reply and its sample, in [0, 1]; a penalty is the sa
 text whatever. A rubric weighs them (`docs/algorithms.md`); a failure of our own code masks the reply and is never a 0.
 Names under `vlm_r1/` count as VLM-R1's released code does, oddities and all, to be compared with; the plain names are
 the repaired ones. A reward of your own is `path/to/file.py:function`.
+
+The option `where` says where an answer may stand: `tag` is the last answer tag after all thought; `boxed` the last
+`\\boxed{..}` after it; `final` where evaluation finds it (the tag, the box, a line 'Final answer:', the rest).
 """
 FIELDS = ("Formula", "Source")
 

@@ -14,7 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from saccade.config import Config
 from saccade.rewards import own
 from saccade.rewards.naming import as_score, is_file
-from saccade.rewards.table import PENALTIES, WRAPPERS, Reward, bind, canonical
+from saccade.rewards.options import Where
+from saccade.rewards.table import PENALTIES, WRAPPERS, Reward, bind, canonical, placed, reads_answer
 from saccade.types import Completion, Sample, Score
 
 Truncated = Literal["score_zero", "mask", "as_is"]
@@ -35,6 +36,9 @@ class PartConfig(Config):
     """A penalty keeps a positive weight: its value is what is negative."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the reward."""
+    where: Where = "tag"
+    """Where the answer may stand: `tag`, `boxed`, or `final`, which is where evaluation finds it. The reward of a row
+    (`by_row`) is read there too."""
     gate: Gate | None = None
     """The part adds nothing itself: it multiplies the sum of the other rewards, or makes it 0 unless it is 1."""
     by_row: bool = False
@@ -51,19 +55,31 @@ class PartConfig(Config):
             raise ValueError(f"part '{self.name}': a penalty is never 1, so it can be no gate; leave 'gate' out")
         if self.gate is not None and self.weight != 1.0:
             raise ValueError(f"part '{self.name}': a gate adds nothing, so its weight does nothing; leave it out")
+        self._check_where()
         if not is_file(self.name):
-            bind(self.name, self.options)
+            bind(self.name, self._options())
             for key in ("deadline_s", "workers"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"part '{self.name}': '{key}' is for a reward of your own (file.py:function)")
         return self
+
+    def _check_where(self) -> None:
+        if self.where == "tag":
+            return
+        if is_file(self.name) or not reads_answer(self.name):
+            raise ValueError(f"part '{self.name}': reads no answer whose place can be chosen; leave 'where' out")
+        if "where" in self.options:
+            raise ValueError(f"part '{self.name}': 'where' is given twice; leave it out under options")
+
+    def _options(self) -> dict[str, Any]:
+        return placed(self.name, self.options, self.where)
 
     def build(self) -> Part:
         """The part; starts the process of a user's own reward."""
         if is_file(self.name):
             function: Reward = own.load(self.name, self.options, self.deadline_s, self.workers)
         else:
-            function = bind(self.name, self.options)
+            function = bind(self.name, self._options())
         penalty = canonical(self.name) in PENALTIES
         return Part(self.name, function, self.weight, penalty, self.gate, self._for_row() if self.by_row else None)
 
@@ -71,6 +87,7 @@ class PartConfig(Config):
         """A reward around another one stays around the one that the row names. Names without options bind once."""
 
         def bound(name: str, options: dict[str, Any]) -> Reward:
+            options = placed(name, options, self.where)
             if canonical(self.name) in WRAPPERS:
                 return bind(self.name, {**self.options, "accuracy": name, "options": options})
             return bind(name, options)

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from saccade.rewards import answers, boxes, compat, form, judged, lengths, own, penalties, points, words
+from saccade.rewards import answers, boxes, form, judged, lengths, own, penalties, points, vlm_r1, vlm_r1_lists, words
 from saccade.rewards.naming import as_score, check_options, is_file, nearest
-from saccade.rewards.options import Count, Share
+from saccade.rewards.options import Count, Share, Where
 from saccade.types import Completion, Sample, Score
 
 Reward = Callable[..., "float | Score"]
@@ -97,25 +97,25 @@ REWARDS: dict[str, Reward] = {
     "language_consistency": words.language_consistency,
     "perception": words.perception,
     "llm_judge": llm_judge,
-    "vlm_r1/format": compat.form,
-    "vlm_r1/format_rec": compat.form_rec,
-    "vlm_r1/iou": compat.rec,
-    "vlm_r1/map": compat.map_,
-    "vlm_r1/od_ap": compat.od_ap,
-    "vlm_r1/od_ap50": compat.od_ap50,
-    "vlm_r1/odLength": compat.od_length,
-    "vlm_r1/weighted_sum": compat.weighted_sum,
-    "vlm_r1/all_match": compat.all_match,
-    "vlm_r1/yes_no": compat.yes_no,
-    "vlm_r1/levenshtein": compat.levenshtein,
-    "vlm_r1/cosine": compat.cosine,
+    "vlm_r1/format": vlm_r1.form,
+    "vlm_r1/format_rec": vlm_r1.form_rec,
+    "vlm_r1/iou": vlm_r1.rec,
+    "vlm_r1/map": vlm_r1_lists.map_,
+    "vlm_r1/od_ap": vlm_r1_lists.od_ap,
+    "vlm_r1/od_ap50": vlm_r1_lists.od_ap50,
+    "vlm_r1/odLength": vlm_r1_lists.od_length,
+    "vlm_r1/weighted_sum": vlm_r1_lists.weighted_sum,
+    "vlm_r1/all_match": vlm_r1.all_match,
+    "vlm_r1/yes_no": vlm_r1.yes_no,
+    "vlm_r1/levenshtein": vlm_r1.levenshtein,
+    "vlm_r1/cosine": vlm_r1.cosine,
 }
 
 PENALTIES: dict[str, Reward] = {
     "repetition": penalties.repetition,
     "box_repetition": penalties.box_repetition,
     "soft_overlong": penalties.soft_overlong,
-    "vlm_r1/repetition": compat.repetition,
+    "vlm_r1/repetition": vlm_r1_lists.repetition,
 }
 
 ALIASES: dict[str, str] = {
@@ -170,10 +170,31 @@ WRAPPERS: dict[str, Callable[..., Reward]] = {
     "hard": lambda accuracy, options: form.hard_of(_bound(accuracy, options)),
     "cosine_length": lambda accuracy, options, **numbers: lengths.cosine_of(_bound(accuracy, options), **numbers),
     "llm_judge": lambda accuracy, options, url, model, server: judged.JudgedReward(
-        _bound(accuracy, options), url, model, judged.Server.model_validate(server or {})
+        _bound(accuracy, options),
+        url,
+        model,
+        judged.Server.model_validate(server or {}),
+        (options or {}).get("where", "tag"),
     ),
 }
 """Rewards around another one, which is then looked up once and not at every reply."""
+
+
+def placed(name: str, options: Mapping[str, Any], where: Where) -> dict[str, Any]:
+    """The options of a reward of the tables, with the place of the answer filled in.
+
+    A reward around another one passes it on; one that reads no answer is left alone; a `where` that is there stays.
+    """
+    if where == "tag":
+        return dict(options)
+    if canonical(name) in WRAPPERS:
+        return {**options, "options": {"where": where, **(options.get("options") or {})}}
+    return {"where": where, **options} if reads_answer(name) else dict(options)
+
+
+def reads_answer(name: str) -> bool:
+    """Whether a reward of the tables looks for an answer whose place can be chosen."""
+    return canonical(name) in WRAPPERS or "where" in inspect.signature(find(name)).parameters
 
 
 def _parameters(function: Reward) -> list[inspect.Parameter]:

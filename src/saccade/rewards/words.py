@@ -12,8 +12,8 @@ from rapidfuzz.distance import Levenshtein
 
 from saccade.grading.answers import fold
 from saccade.parsing import read_reply
-from saccade.rewards.answers import NO_ANSWER, answer_of
-from saccade.rewards.options import Share
+from saccade.rewards.answers import MISSING, answer_of
+from saccade.rewards.options import Share, Where
 from saccade.types import Completion, Sample, Score
 
 LONGEST = 20_000
@@ -21,7 +21,12 @@ LONGEST = 20_000
 
 
 def char_similarity(
-    completion: Completion, sample: Sample, threshold: Share = 0.5, case: bool = False, spaces: bool = False
+    completion: Completion,
+    sample: Sample,
+    threshold: Share = 0.5,
+    case: bool = False,
+    spaces: bool = False,
+    where: Where = "tag",
 ) -> Score:
     """How near the answer is to the gold text, letter by letter; 0 below `threshold`: a like length earns nothing.
 
@@ -30,9 +35,9 @@ def char_similarity(
     Formula: s = 1 - edit distance / longer length; s if s >= threshold, else 0.
     Source: ANLS (arXiv 1905.13648); VLM-R1's default reward has the ratio without a threshold.
     """
-    answer = answer_of(completion)
+    answer = answer_of(completion, where)
     if answer is None:
-        return Score(0.0, NO_ANSWER)
+        return Score(0.0, MISSING[where])
     golds = [str(one) for one in sample.answer] if isinstance(sample.answer, list | tuple) else [str(sample.answer)]
     folded = [_fold(gold, case, spaces) for gold in golds]
     if not folded or not all(folded):

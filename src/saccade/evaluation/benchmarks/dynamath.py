@@ -30,9 +30,22 @@ from saccade.types import Sample
 
 VARIANTS = 10
 TOLERANCE = 0.001
-FILES = ("DynaMath*.tsv", "sample_variant*.parquet", "data/sample_variant*.parquet", "*.jsonl")
-KINDS = ("float", "multiple choice", "text")
-_VARIANT = re.compile(r"variant_?(\d+)")
+LETTERS = "ABCDEF"
+FILES = (
+    "DynaMath*.tsv",
+    "sample_variant*.parquet",
+    "data/sample_variant*.parquet",
+    "data/sample*-*.parquet",
+    "samples and result/10trials/trial*/dataset.json",
+    "10trials/trial*/dataset.json",
+    "trial*/dataset.json",
+    "dataset.json",
+    "dataset/dataset.json",
+    "*.jsonl",
+)
+KINDS = {"float": "float", "int": "float", "multiple choice": "multiple choice", "text": "text"}
+"""`answer_type` -> how it is graded; a 'single answer' is a choice when its gold is a letter, else a text."""
+_VARIANT = re.compile(r"(?:variant_?|trial_?|^sample_?)(\d+)")
 
 
 def load(place: Place) -> list[Sample]:
@@ -55,7 +68,7 @@ def _rows(place: Place) -> Any:
                 yield Table(place, None, "DynaMath/DynaMath_Sample"), where, _sound(where, row), number
         return
     for file in find(place, FILES):
-        named = _VARIANT.search(file.stem)
+        named = _VARIANT.search(file.stem) or _VARIANT.search(file.parent.name)
         for where, row in file_rows(file, "sample_variant1"):
             yield Table(place, file), where, _sound(where, row), int(named[1]) if named else None
 
@@ -67,15 +80,13 @@ def _sound(where: str, row: Any) -> dict[str, Any]:
 
 
 def _sample(table: Table, row: dict[str, Any], variant: int | None) -> Sample:
-    kind = text_of(row, "answer_type").lower()
-    if kind not in KINDS:
-        raise ValueError(f"field 'answer_type': got {kind!r}, expected one of {', '.join(KINDS)}")
-    seed = text_of(row, "qid", "id")
-    number = str(variant) if variant is not None else text_of(row, "varid")
-    level = row.get("knowledge_level") or row.get("level")
     gold = text_of(row, "ground_truth", "answer")
+    kind = _kind(row, gold)
+    seed = text_of(row, "qid", "id", "_key")
+    number = str(variant) if variant is not None else text_of({"varid": "1", **row}, "varid")
+    level = row.get("knowledge_level") or row.get("level")
     meta = {
-        "slices": {"subject": row.get("subject"), "level": level, "answer_type": kind},
+        "slices": {"subject": row.get("subject"), "level": level, "answer_type": text_of(row, "answer_type").lower()},
         "group": seed,
         "variant": re.sub(r"\D", "", number) or "0",
         "kind": kind,
@@ -83,6 +94,15 @@ def _sample(table: Table, row: dict[str, Any], variant: int | None) -> Sample:
     task = {"multiple choice": "choice", "float": "free_form", "text": "text"}[kind]
     picture = row.get("decoded_image") or row.get("image")
     return Sample(f"{seed}/{number}", table.images(picture), text_of(row, "question"), gold, task, meta)
+
+
+def _kind(row: dict[str, Any], gold: str) -> str:
+    written = text_of(row, "answer_type").lower()
+    if written == "single answer":
+        return "multiple choice" if len(gold) == 1 and gold.upper() in LETTERS else "text"
+    if written not in KINDS:
+        raise ValueError(f"field 'answer_type': got {written!r}, expected one of {', '.join(KINDS)}, single answer")
+    return KINDS[written]
 
 
 def write(sample: Sample) -> str:
@@ -132,7 +152,7 @@ def first_number(text: str) -> float | None:
     return value * factor if math.isfinite(value) else None
 
 
-_LONE = re.compile(r"(?<![A-Za-z])([A-E])(?![A-Za-z])", re.I)
+_LONE = re.compile(r"(?<![A-Za-z])([A-F])(?![A-Za-z])", re.I)
 
 
 def agrees(answer: str, sample: Sample) -> bool:
@@ -143,7 +163,7 @@ def agrees(answer: str, sample: Sample) -> bool:
     if kind == "multiple choice":
         letters = {letter.upper() for letter in _LONE.findall(answer)}
         return letters == {sample.answer.strip().upper()}
-    return answer.strip().lower() in sample.answer.lower()
+    return bool(answer.strip()) and answer.strip().lower() in sample.answer.lower()
 
 
 EXAMPLES = (
@@ -180,7 +200,7 @@ def strict_rule(answer: str, sample: Sample) -> Verdict:
         return grading.grade_number(said, sample.answer, absolute=TOLERANCE)
     if sample.meta["kind"] == "text":
         return grading.grade_text(said, sample.answer)
-    return grading.grade_choice(said, sample.answer, tuple("ABCDE"))
+    return grading.grade_choice(said, sample.answer, tuple(LETTERS))
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
@@ -203,9 +223,10 @@ AVERAGE = Score("average", mean)
 BENCHMARK = Benchmark(
     name="dynamath",
     title="DynaMath",
-    layout="VLMEvalKit's `DynaMath*.tsv`; `sample_variant1..10` Parquet of the hub's DynaMath/DynaMath_Sample; or "
-    "JSONL. Fields: qid (id), varid, question, answer (ground_truth), answer_type (float, multiple choice, text), "
-    "subject, knowledge_level (level), image.",
+    layout="VLMEvalKit's `DynaMath*.tsv`; `sample_variant1..10` Parquet of the hub's DynaMath/DynaMath_Sample; the "
+    "repository's `samples and result/10trials/trial1..10/dataset.json`, or its `dataset/dataset.json` (one variant), "
+    "objects keyed by id; or JSONL. Fields: qid (id), varid, question, answer (ground_truth), answer_type (float, int, "
+    "multiple choice, single answer, text), subject, knowledge_level (level), image.",
     load=load,
     prompts={"json": Prompt("dynamath.json.v1", write), "noprompt": asking("dynamath.bare.v1")},
     modes={
@@ -217,14 +238,16 @@ BENCHMARK = Benchmark(
                 "The outermost {..} without its backslashes, read as JSON; its 'short answer'.",
                 "When that is no JSON, a judge shortens the reply.",
                 "float: the first token as a number, times pi when written with one; within 0.001.",
-                "multiple choice: the only lone letter A to E equals the gold.",
+                "multiple choice: the only lone letter A to F equals the gold.",
                 "text: the answer, in lower case, is part of the gold.",
+                "int is graded as float; single answer as multiple choice when the gold is a letter, else as text.",
             ),
             official,
             (
                 *judging.OWN_WORDING,
                 "Without a judge a reply without that JSON needs one and counts as not right.",
                 "A fraction such as 1/2 is read as a number.",
+                "An empty answer is wrong; as part of any text it passes there.",
                 "The wording of the prompt is our own.",
             ),
             judge=True,
@@ -238,7 +261,7 @@ BENCHMARK = Benchmark(
     slices=("subject", "level", "answer_type"),
     scores=(Score("worst_case", worst), Score("robustness", robustness)),
     notes=(
-        "The official rule for texts passes an empty answer and any part of the gold; removing backslashes destroys "
+        "The official rule for texts passes any part of the gold, a single letter too; removing backslashes destroys "
         "LaTeX.",
         "Some tables quote the average, some the worst case (Qwen2.5-VL-7B: 50.7 and 21.0): say which.",
         "Variants of one seed question are drawn together in intervals; a --limit is best a multiple of ten.",
