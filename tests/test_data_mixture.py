@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 
 from saccade.data import Mixture, Prefetch, Source
 from saccade.types import Sample
@@ -22,7 +23,7 @@ def ids(samples: list[Sample]) -> list[str]:
     return [sample.id for sample in samples]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(
     weights=st.lists(st.floats(0.05, 20), min_size=1, max_size=5),
     n=st.integers(1, 9),
