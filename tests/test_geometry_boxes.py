@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from property_search import examples
 
-from saccade.geometry import area, center, clip, contains, iou, iou_matrix
+from saccade.geometry import area, center, clip, contains, intersection, iou, iou_matrix
 
 COORDINATE = st.integers(0, 24)
 PROPER = st.tuples(COORDINATE, COORDINATE, st.integers(1, 12), st.integers(1, 12)).map(
@@ -76,3 +76,43 @@ def test_a_clipped_box_lies_in_the_image_and_clipping_twice_changes_nothing(box,
     once = clip(box, (width, height))
     assert clip(once, (width, height)) == once
     assert all(0 <= v <= s for v, s in zip(once, (width, height) * 2, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("other", "shared", "ratio"),
+    [
+        ((1, 1, 3, 3), 1.0, 1 / 7),
+        ((0, 0, 2, 1), 2.0, 1 / 2),
+        ((2, 0, 4, 2), 0.0, 0.0),  # an edge in common
+        ((2, 2, 4, 4), 0.0, 0.0),  # a corner
+        ((5, 5, 6, 6), 0.0, 0.0),  # apart on both axes: two negative sides are no area
+        ((5, 0, 6, 2), 0.0, 0.0),
+        ((-1, -1, 3, 3), 4.0, 1 / 4),
+    ],
+)
+def test_what_two_boxes_share_to_the_number(other, shared, ratio):
+    box = (0, 0, 2, 2)
+    assert intersection(box, other) == intersection(other, box) == shared
+    assert iou(box, other) == pytest.approx(ratio)
+    assert iou_matrix([box, (9, 9, 10, 10)], [other])[:, 0].tolist() == pytest.approx([ratio, 0.0])
+
+
+def test_boxes_whose_area_is_no_number_have_none():
+    assert area((0, 0, 3, 2)) == 6.0
+    assert area((0, 0, 1e200, 1e200)) == 0.0
+    assert area((0, 0, 1e-3, 1e-3)) == pytest.approx(1e-6)
+    huge = (0.0, 0.0, 1e154, 1e154)
+    assert iou(huge, huge) in (0.0, 1.0) and iou_matrix([huge], [huge])[0, 0] in (0.0, 1.0)
+
+
+def test_a_point_on_the_edge_is_inside_and_one_beyond_any_edge_is_not():
+    box = (2, 3, 6, 9)
+    assert all(contains(box, point) for point in ((2, 3), (6, 9), (2, 9), (4, 5)))
+    assert not any(contains(box, point) for point in ((1.9, 5), (6.1, 5), (4, 2.9), (4, 9.1)))
+
+
+def test_clipping_moves_only_what_is_outside():
+    assert clip((2, 3, 6, 9), (10, 20)) == (2, 3, 6, 9)
+    assert clip((-1, -2, 30, 40), (10, 20)) == (0, 0, 10, 20)
+    assert clip((12, 25, 30, 40), (10, 20)) == (10, 20, 10, 20)
+    assert clip((-9, -8, -1, -2), (10, 20)) == (0, 0, 0, 0)
