@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import random
@@ -228,3 +229,8 @@ def test_f1_looks_at_a_half_by_default():
     assert f1([high(50)], [high(100)]) == 1.0
     assert f1([high(49)], [high(100)]) == 0.0
     assert f1([high(50)], [high(100)], 0.6) == 0.0
+
+
+def test_a_pair_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Match(0, 0, 1.0).iou = 0.5  # type: ignore[misc]

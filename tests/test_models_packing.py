@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -94,3 +96,9 @@ def test_the_last_token_alone_may_carry_the_loss() -> None:
 def test_nothing_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="got no groups"):
         pack([])
+
+
+def test_a_branch_a_layout_and_a_packed_row_cannot_be_changed(packed: Packed) -> None:
+    for part in (Branch([7]), packed.layout, packed):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, dataclasses.fields(part)[0].name, ())

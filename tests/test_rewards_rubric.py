@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -323,3 +324,8 @@ def test_a_truncated_reply_says_so_and_a_masked_one_keeps_the_parts():
 def test_the_first_part_that_is_not_full_gives_the_reason():
     score = rubric(("format", 1.0), ("number", 1.0), ("exact_text", 1.0))(WRONG, SAMPLE)
     assert list(score.reasons) == ["number", "exact_text"] and score.reason == score.reasons["number"]
+
+
+def test_a_part_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        constant("a", 1.0).weight = 2.0  # type: ignore[misc]

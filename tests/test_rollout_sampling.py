@@ -134,3 +134,10 @@ def test_all_rows_at_once_and_a_vocabulary_larger_than_a_part_draw_the_same(monk
     whole = picker(logits_NV, uniform_N, [])
     monkeypatch.setattr("saccade.rollout.sampling.CHUNK", 299)
     assert picker(logits_NV, uniform_N, []) == whole
+
+
+def test_the_largest_uniform_number_draws_the_last_token_with_weight():
+    # (1 - 2**-53) x 3 rounds to 3, the whole sum, beyond which there is no token
+    weights_1V = torch.zeros(1, 2 * BLOCK)
+    weights_1V[0, :2] = torch.tensor([2.0, 1.0])
+    assert draw(weights_1V, torch.tensor([1 - 2**-53], dtype=torch.float64)).tolist() == [1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from saccade.training.batching import Row, micro_batches, repeated_cost, rows, shared_cost
@@ -60,3 +62,8 @@ def test_rows_of_equal_cost_are_dealt_out_in_their_order_whatever_order_they_cam
     some = [Row(0, (0,), 5), Row(0, (1,), 5), Row(1, (0,), 5), Row(1, (1,), 5), Row(2, (0,), 5)]
     expected = [[some[0], some[3]], [some[1], some[4]], [some[2]]]
     assert micro_batches(some[turn:] + some[:turn], budget=10) == expected
+
+
+def test_a_row_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Row(0, (0,), 5).cost = 6  # type: ignore[misc]
