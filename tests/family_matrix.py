@@ -22,7 +22,7 @@ from saccade.evaluation.contract.material import Group, branches, questions
 from saccade.models.adapter import PARTS, Adapter
 from saccade.models.forward import Form
 from saccade.models.packing import Branch, Packed, pack
-from saccade.models.policy import ModelConfig, Policy, enable_checkpointing, load_policy
+from saccade.models.policy import ModelConfig, Policy, disable_checkpointing, enable_checkpointing, load_policy
 
 Tower = Literal["frozen", "trainable"]
 Tuning = Literal["full", "lora"]
@@ -105,7 +105,7 @@ def recomputing(policy: Policy) -> Iterator[None]:
     try:
         yield
     finally:
-        policy.model.gradient_checkpointing_disable()
+        disable_checkpointing(policy.model)
 
 
 def measure(policy: Policy, cell: Cell) -> dict[tuple[Form, bool], Difference | None]:
