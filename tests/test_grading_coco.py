@@ -186,6 +186,7 @@ def found(truth: Truth, score: float = 1.0) -> Detection:
         (9216.0, "ml"),
         (9217.0, "l"),
         (1e10, "l"),
+        (1e10 + 0.5, ""),
     ],
 )
 def test_the_size_of_an_object_is_small_to_32_squared_and_medium_to_96_squared(area: float, sizes: str):
@@ -237,7 +238,7 @@ def test_a_crowd_swallows_any_number_of_detections_that_are_mostly_in_it_and_nee
     beside = Detection(1, "cat", (96, 0, 106, 10), 0.9)  # 4 tenths of it in the crowd: wrong at every threshold
     assert evaluate([beside, found(gold, 0.5)], [crowd, gold])["AP"] == pytest.approx(0.5)
     assert evaluate(inside, [crowd])["AP"] == -1.0
-    assert not gold.crowd and found(gold).score == 1.0
+    assert not gold.crowd
 
 
 def test_a_gold_box_is_taken_once_and_a_detection_of_another_size_is_not_counted():
@@ -262,6 +263,10 @@ def test_nms_looks_above_a_half_or_another_threshold():
     low, right = Detection(1, "dog", (0, 0, 10, 6), 0.9), Detection(1, "cat", (0, 0, 10, 10), 0.8)
     assert left_by_nms([low, right], [CAT]) == [low]
     assert left_by_nms([low, right], [CAT], 0.6) == [low, right]
+
+
+def test_a_detection_without_a_score_has_one():
+    assert Detection(1, "cat", (0, 0, 10, 10)).score == 1.0
 
 
 def test_a_gold_box_and_a_detection_cannot_be_changed():

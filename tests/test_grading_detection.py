@@ -202,6 +202,7 @@ def test_the_ten_thresholds_run_from_a_half_by_twentieths_and_are_met_by_equalit
 def test_a_threshold_of_one_is_met_by_the_box_itself():
     assert average_precision([high(100)], [high(100)], (1.0,)) == 1.0
     assert average_precision([high(99)], [high(100)], (1.0,)) == 0.0
+    assert average_precision([high(100 - 1e-9)], [high(100)], (1.0,)) == 1.0, "up to round-off, as in COCO"
 
 
 def test_the_mean_is_over_the_labels_of_the_gold():
