@@ -102,3 +102,7 @@ def test_a_branch_a_layout_and_a_packed_row_cannot_be_changed(packed: Packed) ->
     for part in (Branch([7]), packed.layout, packed):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, dataclasses.fields(part)[0].name, ())
+
+
+def test_a_packed_row_equals_only_itself(packed: Packed) -> None:
+    assert packed == packed and packed != pack(GROUPS), "its tensors have no single answer to =="
