@@ -21,6 +21,7 @@ demo: setup
 test: setup
 	$(PYTEST) -q -n 2 --dist worksteal $(ARGS)
 
+# Property tests too, here with random examples: --hypothesis-seed=N repeats a failure.
 test-slow: setup
 	$(PYTEST) -v -m slow $(ARGS)
 

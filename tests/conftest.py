@@ -1,4 +1,4 @@
-"""What tests share: where the real data lies."""
+"""What tests share: where the real data is, and how property tests search."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from property_search import asks_for_slow
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fixed examples, so that `make test` never fails by luck; random ones where the slow tests are asked for."""
+    settings.load_profile("random" if asks_for_slow(config.getoption("markexpr")) else "fixed")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With random examples a property test is one of the slow tests."""
+    wide = settings.get_current_profile_name() == "random"
+    if wide and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

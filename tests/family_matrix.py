@@ -20,7 +20,7 @@ from saccade.models.adapter import PARTS, Adapter
 from saccade.models.config import ModelConfig
 from saccade.models.forward import Form
 from saccade.models.packing import Branch, Packed, pack
-from saccade.models.policy import Policy, enable_checkpointing, load_policy
+from saccade.models.policy import Policy, disable_checkpointing, enable_checkpointing, load_policy
 from saccade.verify.bench import forms
 from saccade.verify.difference import Difference, Pass, difference, run
 from saccade.verify.material import Group, branches, questions
@@ -106,7 +106,7 @@ def recomputing(policy: Policy) -> Iterator[None]:
     try:
         yield
     finally:
-        policy.model.gradient_checkpointing_disable()
+        disable_checkpointing(policy.model)
 
 
 def measure(policy: Policy, cell: Cell) -> dict[tuple[Form, bool], Difference | None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.rollout.stages import Schedule, ScheduleState, Stage, Until
@@ -49,7 +50,6 @@ def test_a_last_stage_with_a_truncation_rule_can_end_the_run_early() -> None:
     assert run(schedule, [0.9, 0.1, 0.1]) == ["a", "a"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25), st.integers(0, 24))
 def test_a_state_that_went_through_json_goes_on_as_before(shares: list[float], at: int) -> None:
     schedule = Schedule((stage("a", truncation_below=0.4, over=3, at_most=8), stage("b")), num_steps=20)
@@ -89,3 +89,102 @@ def test_stages_that_cannot_follow_each_other_are_refused(
 def test_a_rule_that_is_incomplete_or_double_is_refused(rule: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Until(**rule)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shares", "states"),
+    [
+        (
+            [0.9, 0.1, 0.0, 0.5],  # over two steps: 0.5 is not below 0.5; 0.05 is
+            [
+                ScheduleState(1, 0, 0, (0.9,)),
+                ScheduleState(2, 0, 0, (0.9, 0.1)),
+                ScheduleState(3, 1, 3, ()),
+                ScheduleState(4, 1, 3, (), finished=True),
+            ],
+        ),
+        (
+            [0.5, 0.5, 0.5, 0.0],
+            [
+                ScheduleState(1, 0, 0, (0.5,)),
+                ScheduleState(2, 0, 0, (0.5, 0.5)),
+                ScheduleState(3, 1, 3, ()),
+                ScheduleState(4, 1, 3, (), finished=True),
+            ],
+        ),
+        (
+            [0.0, 0.0, 0.0, 0.0],
+            [
+                ScheduleState(1, 0, 0, (0.0,)),
+                ScheduleState(2, 1, 2, ()),
+                ScheduleState(3, 1, 2, ()),
+                ScheduleState(4, 1, 2, (), finished=True),
+            ],
+        ),
+    ],
+)
+def test_a_state_holds_its_step_its_stage_and_only_the_shares_that_its_rule_looks_at(
+    shares: list[float], states: list[ScheduleState]
+) -> None:
+    schedule = Schedule((stage("a", truncation_below=0.5, over=2, at_most=3), stage("b", step=4)))
+    state = ScheduleState()
+    assert state == ScheduleState(0, 0, 0, (), False)
+    for share, expected in zip(shares, states, strict=True):
+        state = schedule.advance(state, share)
+        assert state == expected
+
+
+def test_a_last_stage_keeps_its_shares_when_it_ends_the_run() -> None:
+    schedule = Schedule((stage("a", truncation_below=0.5, over=1, at_most=2),))
+    assert schedule.advance(ScheduleState(), 0.25) == ScheduleState(1, 0, 0, (0.25,), finished=True)
+
+
+def test_the_longest_run_is_counted_by_what_each_stage_may_last() -> None:
+    adaptive = stage("a", truncation_below=0.5, over=2, at_most=3)
+    assert Schedule((adaptive, stage("b", truncation_below=0.5, over=2, at_most=4))).max_steps == 7
+    assert Schedule((adaptive, stage("b", step=4))).max_steps == 4
+    assert Schedule((adaptive, stage("b")), num_steps=9).max_steps == 9
+    assert Schedule((stage("a", step=4),), num_steps=4).max_steps == 4, "a run may end where its last stage does"
+    with pytest.raises(ValueError, match="stage 2 ends at step 3 but stage 1 may last until step 3"):
+        Schedule((adaptive, stage("b", step=3)))
+
+
+def test_a_stage_and_a_schedule_cannot_be_changed() -> None:
+    for part in (ScheduleState(), Schedule((stage("a", step=4),))):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, dataclasses.fields(part)[0].name, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": 0},
+        {"group_size": 1},
+        {"sampling": {"temperature": 0.0}},
+        {"sampling": {"top_p": 0.0}},
+        {"sampling": {"top_p": 1.01}},
+        {"sampling": {"top_k": -1}},
+        {"sampling": {"max_new_tokens": 4}},
+        {"sampling": {"temprature": 0.5}},
+        {"prompts_per_step": 0},
+        {"until": {"step": 0}},
+        {"until": {"truncation_below": 0.0, "over": 1, "at_most": 1}},
+        {"until": {"truncation_below": 1.01, "over": 1, "at_most": 1}},
+        {"until": {"truncation_below": 0.5, "over": 0, "at_most": 1}},
+        {"until": {"truncation_below": 0.5, "over": 1, "at_most": 0}},
+        {"until": {"truncation_below": 0.5, "over": 1}},
+        {"until": {"truncation_below": 0.5, "at_most": 1}},
+        {"until": {"over": 1, "at_most": 1}},
+    ],
+)
+def test_an_option_beyond_its_range_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"Input should|expected either|expected some of"):
+        Stage.model_validate({"max_new_tokens": 8, "group_size": 2, **options})
+
+
+def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
+    tight = {"truncation_below": 1.0, "over": 1, "at_most": 1}
+    smallest = {"max_new_tokens": 1, "group_size": 2, "sampling": {"temperature": 1e-3, "top_p": 1e-3, "top_k": 0}}
+    Stage.model_validate({**smallest, "prompts_per_step": 1, "until": tight})
+    Stage.model_validate({"max_new_tokens": 8, "group_size": 2, "sampling": {"top_p": 1.0}, "until": {"step": 1}})
+    Until(truncation_below=1e-3, over=3, at_most=3)

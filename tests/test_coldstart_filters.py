@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from property_search import examples
 from pydantic import ValidationError
 
 from saccade.coldstart.drafts import Chain, Draft
@@ -132,7 +133,7 @@ ANY = st.text(max_size=200) | st.from_regex(
 
 
 @given(ANY, ANY, st.none() | ANY, ANY, st.sampled_from([True, False, None]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_every_filter_takes_any_text(
     text: str, question: str, answer: str | None, description: str, right: bool
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from coldstart_sentences import ALL, MENDED, UNMENDABLE, UNTOUCHED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 
 from saccade.coldstart.polish import polish, references
 
@@ -59,7 +60,7 @@ def test_there_are_two_hundred_sentences_and_none_twice() -> None:
 
 
 @given(st.lists(st.sampled_from(ALL), min_size=1, max_size=6), st.sampled_from([" ", "\n", "\n\n"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_a_second_time_changes_nothing_and_sentences_do_not_mix(chosen: list[str], gap: str) -> None:
     text = gap.join(chosen)
     once = polish(text)
@@ -74,14 +75,14 @@ PIECES = st.sampled_from([*_OWN.split(), "5", "$x$", "figure"])
 
 
 @given(st.lists(PIECES, max_size=25))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600))
 def test_any_order_of_its_own_words_is_settled_at_once(pieces: list[str]) -> None:
     once = polish(" ".join(pieces))
     assert polish(once.text).text == once.text
 
 
 @given(st.text(max_size=300))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_text_without_a_description_is_never_changed(text: str) -> None:
     if not re.search(r"descri|caption|told|mention|says|shows|displays|depicts", text, re.IGNORECASE):
         assert polish(text).text == text
@@ -92,7 +93,7 @@ KEPT += ["$$the description$$"]
 
 
 @given(st.lists(st.sampled_from(KEPT), min_size=1, max_size=3), st.sampled_from([one for one, _ in MENDED]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_numbers_boxes_code_and_formulas_come_through(kept: list[str], sentence: str) -> None:
     text = f"{sentence} It holds {' and '.join(kept)} here. {sentence}"
     after = polish(text).text

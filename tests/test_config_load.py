@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 from pydantic import Field, model_validator
 
 from saccade.config import Config, ConfigError, dump, find, load, packaged
@@ -194,7 +195,7 @@ def test_a_config_is_frozen() -> None:
 FLOATS = st.floats(allow_nan=False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(kl=FLOATS, low=FLOATS, rate=st.none() | FLOATS, seed=st.integers(), path=st.text(max_size=8))
 def test_a_dumped_config_loads_unchanged(tmp_path_factory: pytest.TempPathFactory, kl, low, rate, seed, path) -> None:
     data = (World(source="world", seed=seed), Files(source="files", path=path))

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from property_search import examples
 
 from saccade.data import READERS, DataConfig, open_source
 from saccade.data.images import image_sha
@@ -388,7 +389,7 @@ def test_a_data_set_of_the_hub_is_read_by_name_and_split(monkeypatch: pytest.Mon
 # ------------------------------------------------------------------------------------------------------------ JSON text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     value=st.lists(
         st.recursive(
@@ -474,7 +475,7 @@ _ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(120), suppress_health_check=[HealthCheck.too_slow])
 @given(source=st.sampled_from(TABLES), data=st.data())
 def test_any_row_at_all_becomes_samples_or_a_named_reason_and_can_be_checked(
     tmp_path_factory: pytest.TempPathFactory, source: str, data: st.DataObject

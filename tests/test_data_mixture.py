@@ -6,9 +6,11 @@ import threading
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 
 from saccade.data import Mixture, Prefetch, Source
 from saccade.types import Sample
@@ -22,7 +24,7 @@ def ids(samples: list[Sample]) -> list[str]:
     return [sample.id for sample in samples]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(
     weights=st.lists(st.floats(0.05, 20), min_size=1, max_size=5),
     n=st.integers(1, 9),
@@ -44,6 +46,34 @@ def test_a_step_is_the_same_whatever_was_drawn_before() -> None:
     assert [ids(Mixture(sources, [2, 1], seed=6).draw(step, 4)) for step in range(12)] != stream
 
 
+def test_a_mixture_may_be_asked_for_its_steps_in_any_order() -> None:
+    sources = [source("a", 7), source("b", None)]
+    asked = Mixture(sources, [2, 1], seed=5)
+    for step in (5, 2, 2, 9, 0, 3):
+        assert ids(asked.draw(step, 4)) == ids(Mixture(sources, [2, 1], seed=5).draw(step, 4)), step
+
+
+def test_the_stream_of_a_seed_is_the_same_in_every_version() -> None:
+    # runs that were stopped go on with it: these were written down, not computed by hand
+    mixture = Mixture([source("a", 3), source("b", None)], [2, 1], seed=7)
+    assert ids(mixture.draw(0, 6)) == ["a/0", "a/2", "b/0", "a/1", "a/0", "b/1"]
+    assert ids(mixture.draw(1, 6)) == ["a/1", "b/2", "a/2", "a/2", "b/3", "a/0"]
+
+
+def test_position_p_belongs_to_the_share_that_holds_p_times_the_golden_ratio() -> None:
+    mixture = Mixture([source("a", None), source("b", None), source("c", None)], [1, 2, 1], seed=0)
+    shift = float(np.random.default_rng((0, 0)).random())
+    drawn = [s.meta["source"] for s in mixture.draw(0, 40)]
+    assert drawn == ["abbc"[int(4 * ((p * (5**0.5 - 1) / 2 + shift) % 1))] for p in range(40)]
+
+
+def test_sources_without_weights_have_equal_shares_and_any_seed_will_do() -> None:
+    sources = [source("a", 5), source("b", 5)]
+    for seed in (-3, 0, 12):
+        assert ids(Mixture(sources, seed=seed).draw(3, 8)) == ids(Mixture(sources, [4, 4], seed).draw(3, 8))
+    assert ids(Mixture(sources).draw(0, 8)) == ids(Mixture(sources, seed=0).draw(0, 8))
+
+
 def test_a_finite_source_repeats_nothing_within_an_epoch_and_changes_its_order_between_them() -> None:
     mixture = Mixture([source("a", 10), source("b", None)], [3, 1], seed=1)
     drawn = [s.id for step in range(20) for s in mixture.draw(step, 4) if s.meta["source"] == "a"]
@@ -58,6 +88,11 @@ def test_an_endless_source_is_walked_in_order() -> None:
 
 
 def test_sources_and_weights_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 sources and 0 weights"):
+        Mixture([])
+    with pytest.raises(ValueError, match="expected numbers above 0"):
+        Mixture([source("a", 3), source("b", 3)], [2, -1])
+    assert len(Mixture([source("a", 3)], [1e-3]).draw(0, 1)) == 1
     with pytest.raises(ValueError, match="1 sources and 2 weights"):
         Mixture([source("a", 3)], [1, 2])
     with pytest.raises(ValueError, match="expected numbers above 0"):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from property_search import examples
 
 from saccade.endpoint import Endpoint, EndpointError, Limits, ReplyCache, image_url, user
 from saccade.endpoint.client import chat_url
@@ -254,7 +255,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=examples(2_000))
 def test_any_json_is_a_reply_or_a_named_fault(body):
     try:
         assert isinstance(read_reply_body(body).text, str)

@@ -138,7 +138,7 @@ def test_boxed_answers_without_a_tag_vote(policy, suite):
     sample = suite[0]
     boxed = f"We get \\boxed{{{sample.answer}}}."
     forced = SAMPLED.model_copy(update={"forced_prefix": boxed, "max_new_tokens": 1})
-    items = evaluate(BuiltinEngine(policy), policy.adapter, [sample], forced)
+    items = evaluate(open_engine(policy), policy.adapter, [sample], forced)
     assert items[0].answers == (str(sample.answer),) * forced.k
     (row, _) = summarise_attempts(items)
     assert row["avg"] == row["maj"] == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import random
 import statistics
@@ -163,3 +164,112 @@ def test_a_large_set_takes_seconds():
         times.append(time.thread_time() - start)
     assert statistics.median(times) < 5.0
     assert np.isfinite(list(evaluate(detections, truths).values())).all()
+
+
+def square(image: int, x: float, area: float, category: str = "cat") -> Truth:
+    """A gold box 10 high and wide at x, of an object with that area."""
+    return Truth(image, category, (x, 0, x + 10, 10), area)
+
+
+def found(truth: Truth, score: float = 1.0) -> Detection:
+    return Detection(truth.image, truth.category, truth.box, score)
+
+
+@pytest.mark.parametrize(
+    ("area", "sizes"),
+    [
+        (1.0, "s"),
+        (1023.0, "s"),
+        (1024.0, "sm"),
+        (1025.0, "m"),
+        (9215.0, "m"),
+        (9216.0, "ml"),
+        (9217.0, "l"),
+        (1e10, "l"),
+        (1e10 + 0.5, ""),
+    ],
+)
+def test_the_size_of_an_object_is_small_to_32_squared_and_medium_to_96_squared(area: float, sizes: str):
+    truth = square(1, 0, area)
+    figures = evaluate([found(truth)], [truth])
+    assert "".join(size for size in "sml" if figures[f"AR{size}"] == 1.0) == sizes
+    assert all(figures[f"AR{size}"] == figures[f"AP{size}"] == -1.0 for size in "sml" if size not in sizes)
+
+
+def test_recall_is_counted_at_one_ten_and_a_hundred_detections_per_image():
+    truths = [square(1, 20 * i, 100.0) for i in range(120)]
+    figures = evaluate([found(truth) for truth in truths], truths)
+    assert [figures[name] for name in ("AR1", "AR10", "AR100")] == pytest.approx([1 / 120, 10 / 120, 100 / 120])
+    # 100 of 120: recall 5/6 is reached by the points 0.00 to 0.83
+    assert figures["AP"] == pytest.approx(84 / 101)
+
+
+@pytest.mark.parametrize(("height", "passed"), [(49, 0), (50, 1), (55, 2), (60, 3), (75, 6), (94, 9), (95, 10)])
+def test_precision_is_a_mean_over_ten_thresholds_and_its_parts_are_at_one(height: float, passed: int):
+    truth = Truth(1, "cat", (0, 0, 10, 100), 1000.0)
+    figures = evaluate([Detection(1, "cat", (0, 0, 10, height))], [truth])
+    expected = [passed / 10, float(height >= 50), float(height >= 75), passed / 10]
+    assert [figures[name] for name in ("AP", "AP50", "AP75", "AR1")] == pytest.approx(expected)
+
+
+def test_the_figures_are_means_over_the_categories_that_have_gold():
+    cat, dog = square(1, 0, 100.0), square(1, 50, 100.0, "dog")
+    figures = evaluate([found(cat), Detection(1, "cow", (0, 0, 9, 9))], [cat, dog])
+    assert (figures["AP"], figures["AR100"]) == (pytest.approx(0.5), 0.5)
+
+
+def test_detections_of_all_images_are_ranked_by_score_and_of_equal_ones_the_earlier_image_goes_first():
+    one, two = square(1, 0, 100.0), square(2, 0, 100.0)
+    wrong = Detection(1, "cat", (50, 50, 60, 60), 0.9)
+    # a wrong one first, then one right one: precision 1/2 up to recall 1/2
+    assert evaluate([found(one, 0.5), wrong], [one, two])["AP"] == pytest.approx(0.5 * 51 / 101)
+    assert evaluate([found(one, 0.95), wrong], [one, two])["AP"] == pytest.approx(51 / 101)
+    tied = Detection(1, "cat", (50, 50, 60, 60), 0.5)
+    assert evaluate([found(two, 0.5), tied], [two])["AP"] == pytest.approx(0.5)
+    late = Detection(3, "cat", (50, 50, 60, 60), 0.5)
+    assert evaluate([late, found(two, 0.5)], [two])["AP"] == pytest.approx(1.0)
+
+
+def test_a_crowd_swallows_any_number_of_detections_that_are_mostly_in_it_and_need_not_be_found():
+    crowd = Truth(1, "cat", (0, 0, 100, 100), 10_000.0, crowd=True)
+    gold = Truth(1, "cat", (200, 0, 210, 10), 100.0)
+    inside = [Detection(1, "cat", (10.0 * i, 0, 10.0 * i + 10, 10), 0.9) for i in range(3)]
+    assert evaluate([*inside, found(gold, 0.5)], [crowd, gold])["AP"] == pytest.approx(1.0)
+    beside = Detection(1, "cat", (96, 0, 106, 10), 0.9)  # 4 tenths of it in the crowd: wrong at every threshold
+    assert evaluate([beside, found(gold, 0.5)], [crowd, gold])["AP"] == pytest.approx(0.5)
+    assert evaluate(inside, [crowd])["AP"] == -1.0
+    assert not gold.crowd
+
+
+def test_a_gold_box_is_taken_once_and_a_detection_of_another_size_is_not_counted():
+    gold = square(1, 0, 100.0)
+    twice = evaluate(
+        [found(gold, 0.9), found(gold, 0.8), found(square(1, 50, 100.0), 0.7)], [gold, square(1, 50, 100.0)]
+    )
+    assert twice["AP"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+    large = Detection(1, "cat", (100, 100, 300, 300), 0.9)
+    figures = evaluate([large, found(gold, 0.5)], [gold])
+    assert (figures["AP"], figures["APs"]) == (pytest.approx(0.5), pytest.approx(1.0))
+
+
+def test_greedy_pairs_may_just_reach_a_half_and_another_threshold_may_be_asked():
+    truth, half = Truth(1, "cat", (0, 0, 10, 10), 100.0), Detection(1, "cat", (0, 0, 10, 5))
+    assert greedy_precision_recall([half], [truth]) == (1.0, 1.0)
+    assert greedy_precision_recall([half], [truth], 0.6) == (0.0, 0.0)
+    assert greedy_precision_recall([half, half], [truth]) == (0.5, 1.0)
+
+
+def test_nms_looks_above_a_half_or_another_threshold():
+    low, right = Detection(1, "dog", (0, 0, 10, 6), 0.9), Detection(1, "cat", (0, 0, 10, 10), 0.8)
+    assert left_by_nms([low, right], [CAT]) == [low]
+    assert left_by_nms([low, right], [CAT], 0.6) == [low, right]
+
+
+def test_a_detection_without_a_score_has_one():
+    assert Detection(1, "cat", (0, 0, 10, 10)).score == 1.0
+
+
+def test_a_gold_box_and_a_detection_cannot_be_changed():
+    for part in (CAT, found(CAT)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            part.image = 2  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import random
@@ -12,7 +13,7 @@ import time
 import pytest
 
 from saccade.geometry import iou
-from saccade.grading.detection import average_precision, f1, match
+from saccade.grading.detection import COCO_THRESHOLDS, Match, average_precision, f1, match
 from saccade.parsing import NOWHERE, LabelledBox
 
 
@@ -198,3 +199,77 @@ def test_f1_counts_what_is_missed_and_what_is_too_much():
     assert f1([a, b], [a, b]) == 1.0
     assert f1([a], [a, b]) == f1([a, b], [a]) == pytest.approx(2 / 3)
     assert f1([a, a], [a]) == pytest.approx(2 / 3)
+
+
+def row_of(n: int) -> list[LabelledBox]:
+    """Boxes of one label that overlap nothing."""
+    return [LabelledBox((20.0 * i, 0.0, 20.0 * i + 10, 10.0), "a") for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("found", "gold", "points"),
+    # recall found / gold is reached by that many of the points 0.00, 0.01 .. 1.00
+    [(1, 1, 101), (1, 2, 51), (1, 3, 34), (2, 3, 67), (1, 4, 26), (3, 4, 76), (1, 7, 15), (1, 10, 11), (9, 10, 91)],
+)
+def test_precision_is_averaged_over_a_grid_of_101_recalls(found: int, gold: int, points: int):
+    boxes = row_of(gold)
+    assert average_precision(boxes[:found], boxes) == pytest.approx(points / 101, abs=1e-12)
+
+
+def test_a_wrong_box_between_two_right_ones_costs_the_second_half_of_the_grid():
+    first, second, wrong = row_of(3)
+    # recall 1/2 with precision 1 for 51 points, recall 1 with precision 2/3 for 50
+    assert average_precision([first, wrong, second], [first, second]) == pytest.approx((51 + 50 * 2 / 3) / 101)
+    # precision is interpolated: the better precision of a higher recall counts at the lower one
+    assert average_precision([wrong, first, second], [first, second]) == pytest.approx(2 / 3)
+
+
+def high(height: float) -> LabelledBox:
+    """IoU height / 100 with `high(100)`."""
+    return LabelledBox((0.0, 0.0, 10.0, height), "a")
+
+
+@pytest.mark.parametrize(
+    ("height", "passed"), [(49, 0), (50, 1), (54, 1), (55, 2), (75, 6), (94, 9), (95, 10), (100, 10)]
+)
+def test_the_ten_thresholds_run_from_a_half_by_twentieths_and_are_met_by_equality(height: float, passed: int):
+    assert COCO_THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+    assert average_precision([high(height)], [high(100)]) == pytest.approx(passed / 10)
+
+
+def test_a_threshold_of_one_is_met_by_the_box_itself():
+    assert average_precision([high(100)], [high(100)], (1.0,)) == 1.0
+    assert average_precision([high(99)], [high(100)], (1.0,)) == 0.0
+    assert average_precision([high(100 - 1e-9)], [high(100)], (1.0,)) == 1.0, "up to round-off, as in COCO"
+
+
+def test_the_mean_is_over_the_labels_of_the_gold():
+    a, b = LabelledBox((0, 0, 9, 9), "a"), LabelledBox((20, 0, 29, 9), "b")
+    assert average_precision([a], [a, b]) == 0.5
+    assert average_precision([a, b], [a]) == 1.0, "a label without gold is not looked at"
+
+
+def test_a_pair_may_just_reach_the_threshold_and_boxes_apart_never_pair():
+    assert match([high(50)], [high(100)]) == [Match(0, 0, 0.5)]
+    assert match([high(49)], [high(100)]) == []
+    assert match([high(49)], [high(100)], threshold=0.25) == [Match(0, 0, 0.49)]
+    first, second = row_of(2)
+    assert match([first], [second], threshold=0.0) == []
+    assert match([], [first]) == match([first], []) == []
+
+
+def test_of_equal_overlaps_the_earlier_prediction_takes_the_earlier_gold():
+    one = high(100)
+    assert match([one, one, one], [one, one]) == [Match(0, 0, 1.0), Match(1, 1, 1.0)]
+    assert match([high(60), high(80)], [one]) == [Match(1, 0, 0.8)], "the better one goes first"
+
+
+def test_f1_looks_at_a_half_by_default():
+    assert f1([high(50)], [high(100)]) == 1.0
+    assert f1([high(49)], [high(100)]) == 0.0
+    assert f1([high(50)], [high(100)], 0.6) == 0.0
+
+
+def test_a_pair_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Match(0, 0, 1.0).iou = 0.5  # type: ignore[misc]

@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 
 from saccade.endpoint import Endpoint, Limits, ReplyCache
 from saccade.grading import Verdict
@@ -128,7 +129,7 @@ NASTY = st.text() | st.lists(
 
 
 @given(NASTY, NASTY, NASTY)
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=examples(2_000))
 def test_no_text_can_end_its_block_or_begin_another(question, gold, answer):
     check_blocks(judge_messages(question, gold, answer)[1]["content"])
 

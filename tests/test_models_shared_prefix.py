@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 from torch import Tensor
 
 from saccade.models.packing import Layout
@@ -78,7 +79,7 @@ def test_a_packed_row_attends_as_the_dense_mask_says(form: str, layout: Layout) 
 GROUPS = st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 12), max_size=4)), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(GROUPS)
 def test_any_lengths_attend_as_the_dense_mask_says(groups: list[tuple[int, list[int]]]) -> None:
     layout = Layout(tuple(P for P, _ in groups), tuple(tuple(lengths) for _, lengths in groups))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.parsing import read_choice, read_number, read_yes_no
@@ -81,14 +81,12 @@ def test_the_last_answer_wins_and_equal_options_are_no_answer():
 
 
 @given(st.sampled_from("ABCD"))
-@settings(deadline=None)
 def test_without_options_only_letters_count(letter):
     assert read_choice(f"{letter}) foo", "ABCD") == letter
     assert read_choice(f"Final answer: {letter}", "ABCD") == letter
 
 
 @given(st.integers(-(10**12), 10**12) | st.floats(-1e6, 1e6).map(lambda v: round(v, 4)))
-@settings(deadline=None)
 def test_a_number_reads_back(value):
     assert read_number(f"{value}") == float(value)
     assert read_number(f"{value} cm") == float(value)

@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.parsing import LabelledBox, read_boxes, read_detections, read_entries
@@ -22,7 +22,6 @@ ITEMS = st.lists(st.tuples(st.tuples(NUMBER, NUMBER, NUMBER, NUMBER), LABEL), ma
     st.sampled_from(["bbox_2d", "bbox", "box"]),
     st.sampled_from(["{}", "```json\n{}\n```", "Here: {} ok?", "```{}```"]),
 )
-@settings(deadline=None)
 def test_json_of_labelled_boxes_reads_back(items, key, around):
     text = json.dumps([{key: list(box), "label": label} for box, label in items], ensure_ascii=False)
     assert read_boxes(around.replace("{}", text)) == [
@@ -31,7 +30,6 @@ def test_json_of_labelled_boxes_reads_back(items, key, around):
 
 
 @given(ITEMS)
-@settings(deadline=None)
 def test_a_list_that_stops_in_the_middle_keeps_its_whole_items(items):
     text = json.dumps(
         [{"bbox_2d": list(box), "label": label.translate({123: None, 125: None})} for box, label in items]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.parsing import (
@@ -217,7 +217,6 @@ def test_an_unknown_unit_is_none(text):
 
 
 @given(st.integers(0, 999), st.sampled_from(["", "thousand", "million"]))
-@settings(deadline=None)
 def test_english_number_words_read_back(value, magnitude):
     small = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     names = (small + "seventeen eighteen nineteen").split()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.parsing import read_boxed, read_final, read_reply
@@ -12,7 +12,6 @@ INSIDE = st.text(alphabet=st.characters(exclude_characters="<>")).filter(str.str
 
 
 @given(INSIDE, INSIDE, st.text(alphabet=" \n\t", max_size=3))
-@settings(deadline=None)
 def test_a_think_block_then_an_answer_block_is_strict_and_gives_both_back(think, answer, between):
     reply = read_reply(f"<think>{think}</think>{between}<answer>{answer}</answer>")
     assert reply.strict and reply.reason is None

@@ -8,6 +8,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 
 from saccade.parsing import (
     LabelledBox,
@@ -132,19 +133,8 @@ PARSERS = (
 
 
 @given(ANYTHING)
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=examples(2_000, random=200_000))
 def test_any_string_gives_a_value_of_the_right_kind(text):
-    check_readings(text)
-
-
-@pytest.mark.slow
-@given(ANYTHING)
-@settings(max_examples=200_000, deadline=None)
-def test_any_string_gives_a_value_of_the_right_kind_200_000_times(text):
-    check_readings(text)
-
-
-def check_readings(text):
     for parse in PARSERS:
         reading = parse(text)
         assert (reading.value is None) == bool(reading.reason) and (reading.value is not None) == bool(reading.how)

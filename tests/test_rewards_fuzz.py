@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from property_search import examples
 
 from saccade import parsing
 from saccade.parsing.points import read_points
@@ -94,15 +95,8 @@ def check(text: str, tokens: int) -> int:
 
 
 @given(text=REPLIES, tokens=st.integers(0, 20))
-@settings(max_examples=2_000, deadline=None, suppress_health_check=list(HealthCheck))
-def test_two_thousand_texts(text: str, tokens: int):
-    assert check(text, tokens) >= len(PENALTIES)
-
-
-@pytest.mark.slow
-@given(text=REPLIES, tokens=st.integers(0, 20))
-@settings(max_examples=200_000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-def test_two_hundred_thousand_texts(text: str, tokens: int):
+@settings(max_examples=examples(2_000, random=200_000), suppress_health_check=list(HealthCheck))
+def test_any_text_gets_a_value_in_range_from_every_reward(text: str, tokens: int):
     assert check(text, tokens) >= len(PENALTIES)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 
 from saccade.rewards import PENALTIES, REWARDS
 from saccade.rewards.table import bind
@@ -77,7 +78,7 @@ JUNK = st.builds(item, st.integers(0, 170), st.integers(0, 170), st.integers(1, 
 
 
 @given(found=st.lists(st.sampled_from(GOLD), unique_by=str), junk=st.lists(JUNK, min_size=1, max_size=6))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 def test_boxes_that_find_nothing_never_pay_when_they_count(found: list[dict], junk: list[dict]):
     wrong = [one for one in junk if one["label"] == "cow"]
     for name in ("detection_od_length", "detection_weighted_sum", "detection_f1"):
@@ -86,7 +87,7 @@ def test_boxes_that_find_nothing_never_pay_when_they_count(found: list[dict], ju
 
 
 @given(order=st.permutations(GOLD))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 def test_every_box_that_is_found_pays(order: list[dict]):
     for name in LISTS:
         values = [says(name, json.dumps(list(order)[:n]), GOLD) for n in range(1, 4)]
@@ -136,7 +137,6 @@ def test_nearness_of_letters_falls_with_every_mistake_and_ends_at_the_threshold(
 
 
 @given(gold=st.integers(0, 30), off=st.integers(0, 40))
-@settings(deadline=None)
 def test_a_count_is_worth_less_the_further_off_it_is(gold: int, off: int):
     near, far = (says("counting", str(gold + n), gold) for n in (off, off + 1))
     assert 0.0 <= far <= near <= 1.0
@@ -201,7 +201,6 @@ def test_a_format_may_ask_for_the_form_of_the_answer(form: str, right: str, wron
 
 
 @given(right_tokens=st.integers(0, 300), wrong_tokens=st.integers(0, 300))
-@settings(deadline=None)
 def test_a_right_answer_is_worth_more_than_any_wrong_one_at_any_length(right_tokens: int, wrong_tokens: int):
     def value(answer: str, tokens: int) -> float:
         return of("cosine_length", reply(answer, tokens=tokens), "3", accuracy="number", max_length=100).value

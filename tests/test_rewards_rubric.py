@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -289,3 +290,111 @@ def test_rewards_around_another_one_and_rewards_of_rows_read_the_answer_there_to
 def test_a_place_that_cannot_be_is_refused(part, problem):
     with pytest.raises(ValidationError, match=problem):
         PartConfig.model_validate(part)
+
+
+def constant(name: str, value: float, weight: float = 1.0, **more: object) -> Part:
+    return Part(name, lambda completion, sample: value, weight, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("parts", "total"),
+    [
+        ([constant("a", 0.5, 2.0), constant("b", 1.0, 0.25)], 1.25),
+        ([constant("a", 0.5, 2.0), constant("p", -0.5, 4.0, penalty=True)], 1.0 - 2.0),
+        ([constant("a", 0.5, 2.0), constant("g", 0.25, gate="multiplies")], 0.25),
+        (
+            [constant("a", 0.5, 2.0), constant("g", 0.25, gate="multiplies"), constant("h", 0.5, gate="multiplies")],
+            0.125,
+        ),
+        ([constant("a", 0.5, 2.0), constant("g", 0.999, gate="zeroes")], 0.0),
+        ([constant("a", 0.5, 2.0), constant("g", 1.0, gate="zeroes")], 1.0),
+        (
+            [constant("a", 0.5), constant("g", 0.5, gate="multiplies"), constant("p", -0.5, 3.0, penalty=True)],
+            0.25 - 1.5,
+        ),
+    ],
+)
+def test_rewards_gates_and_penalties_add_up_to_the_number(parts: list[Part], total: float):
+    assert Rubric(parts)(RIGHT, SAMPLE).value == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("part", "masks"),
+    [
+        (constant("a", 0.0), False),
+        (constant("a", 1.0), False),
+        (constant("a", -0.001), True),
+        (constant("a", 1.001), True),
+        (constant("p", -1.0, penalty=True), False),
+        (constant("p", 0.0, penalty=True), False),
+        (constant("p", -1.001, penalty=True), True),
+        (constant("p", 0.001, penalty=True), True),
+        (constant("mine.py:f", -1.0), False),
+        (constant("mine.py:f", 1.0), False),
+        (constant("mine.py:f", -1.001), True),
+        (constant("mine.py:f", 1.001), True),
+    ],
+)
+def test_a_reward_is_zero_to_one_a_penalty_below_zero_and_ones_own_either(part: Part, masks: bool):
+    assert (Rubric([part])(RIGHT, SAMPLE).masked is not None) is masks
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
+def test_a_part_needs_a_weight_that_is_positive_and_finite(weight: float):
+    with pytest.raises(ValueError, match="positive number"):
+        Rubric([constant("a", 1.0, weight)])
+    assert Rubric([constant("a", 1.0, 1e-3)])(RIGHT, SAMPLE).value == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "number", "deadline_s": 1.0}, "'deadline_s' is for a reward of your own"),
+        ({"name": "number", "workers": 1}, "'workers' is for a reward of your own"),
+        ({"name": "mine.py:f", "deadline_s": 0}, "greater than 0"),
+        ({"name": "mine.py:f", "deadline_s": math.inf}, "finite"),
+        ({"name": "mine.py:f", "workers": 0}, "greater than or equal to 1"),
+        ({"name": "number", "weight": math.inf}, "finite"),
+        ({"name": "format", "gate": "multiplies", "weight": 2.0}, "its weight does nothing"),
+    ],
+)
+def test_an_impossible_part_is_refused(options: dict[str, object], words: str):
+    with pytest.raises(ValidationError, match=words):
+        PartConfig.model_validate(options)
+
+
+def test_a_part_takes_the_smallest_options_and_is_plain_unless_it_says_more():
+    own = PartConfig(name="mine.py:f", deadline_s=1e-3, workers=1, weight=1e-3)
+    assert (own.deadline_s, own.workers, own.by_row, own.gate) == (1e-3, 1, False, None)
+    assert PartConfig(name="number").model_dump() == {
+        "name": "number",
+        "weight": 1.0,
+        "options": {},
+        "gate": None,
+        "by_row": False,
+        "deadline_s": None,
+        "workers": None,
+    }
+    assert RubricConfig(parts=(own,)).truncated == "score_zero"
+    part = PartConfig(name="repetition", weight=0.5).build()
+    assert (part.name, part.weight, part.penalty, part.gate, part.for_row) == ("repetition", 0.5, True, None, None)
+    assert (Part("a", broken).weight, Part("a", broken).penalty) == (1.0, False)
+
+
+def test_a_truncated_reply_says_so_and_a_masked_one_keeps_the_parts():
+    cut = Completion(RIGHT.text, finish_reason="length")
+    assert rubric(("number", 1.0))(cut, SAMPLE) == Score(0.0, "truncated", {"number": 1.0}, {}, None)
+    assert rubric(("number", 1.0), truncated="mask")(cut, SAMPLE) == Score(0.0, "truncated", {}, {}, "truncated")
+    masked = Rubric([constant("a", 0.5), constant("b", 2.0), constant("c", 3.0)])(RIGHT, SAMPLE)
+    assert (masked.value, masked.parts) == (0.0, {"a": 0.5, "b": 0.0, "c": 0.0})
+    assert masked.masked == "b: got 2.0, expected a value in [0, 1]", "the first failure is named"
+
+
+def test_the_first_part_that_is_not_full_gives_the_reason():
+    score = rubric(("format", 1.0), ("number", 1.0), ("exact_text", 1.0))(WRONG, SAMPLE)
+    assert list(score.reasons) == ["number", "exact_text"] and score.reason == score.reasons["number"]
+
+
+def test_a_part_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        constant("a", 1.0).weight = 2.0  # type: ignore[misc]

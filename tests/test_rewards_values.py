@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_search import examples
 
 from saccade.rewards import PENALTIES, REWARDS
 from saccade.rewards.table import bind
@@ -315,7 +316,7 @@ SLOW = {"math", "llm_judge"}  # ask another process or a server: their laws are 
 
 @pytest.mark.parametrize("name", sorted((REWARDS.keys() | PENALTIES.keys()) - SLOW))
 @given(text=ANSWERS, tokens=st.integers(0, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_any_text_gets_a_finite_value_in_range_without_an_exception(name, text, tokens):
     completion = Completion(text, token_ids=(0,) * tokens, frames=(FRAME,))
     score = bind(name, OPTIONS.get(name, {}))(completion, Sample("s", (), "?", GOLDS.get(name, "3"), "any", FACTS))

@@ -98,3 +98,46 @@ def test_stop_tokens_are_kept_from_early_rows_alone():
 def test_options_that_cannot_be_meant_are_refused(options, word):
     with pytest.raises(ValidationError, match=word):
         Sampling(**options)
+
+
+def test_greedy_takes_the_likeliest_token_that_may_be_drawn():
+    logits_NV = torch.tensor([[0.0, 2.0, 1.0, -1.0], [9.0, 3.0, 4.0, -1.0], [1.0, 0.0, 2.0, 8.0]])
+    zeros_N = torch.zeros(3, dtype=torch.float64)
+    assert Picker(Sampling(greedy=True), [0], [3], CPU)(logits_NV, zeros_N, [2])[0] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.bfloat16, 1e-6), (torch.float32, 1e-6), (torch.float64, 1e-14)]
+)
+def test_log_probs_are_at_least_of_single_precision_whatever_the_logits_are(dtype, precision):
+    logits_NV = torch.randn(2, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    tokens, logprobs = Picker(Sampling(), [], [], CPU)(logits_NV, torch.tensor([0.3, 0.8], dtype=torch.float64), [])
+    exact_NV = torch.log_softmax(logits_NV.double(), -1)
+    assert logprobs == pytest.approx([float(exact_NV[i, token]) for i, token in enumerate(tokens)], abs=precision)
+
+
+def test_a_row_in_which_no_token_has_weight_gives_some_token():
+    assert draw(torch.zeros(2, BLOCK + 3), torch.tensor([0.0, 0.9], dtype=torch.float64)).tolist() == [0, 0]
+
+
+def test_a_log_prob_of_logits_that_are_not_finite_is_not_finite_and_nothing_is_raised():
+    logits_NV = torch.tensor([[0.0, 1.0, 2.0], [torch.nan, 1.0, 2.0]])
+    tokens, logprobs = Picker(Sampling(), [], [], CPU)(logits_NV, torch.full((2,), 0.5, dtype=torch.float64), [])
+    assert all(0 <= token < 3 for token in tokens)
+    assert [value == value for value in logprobs] == [True, False]
+
+
+def test_all_rows_at_once_and_a_vocabulary_larger_than_a_part_draw_the_same(monkeypatch):
+    logits_NV = torch.randn(3, 300, generator=torch.Generator().manual_seed(1))
+    uniform_N = torch.rand(3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    picker = Picker(Sampling(), [], [0], CPU)
+    whole = picker(logits_NV, uniform_N, [])
+    monkeypatch.setattr("saccade.rollout.sampling.CHUNK", 299)
+    assert picker(logits_NV, uniform_N, []) == whole
+
+
+def test_the_largest_uniform_number_draws_the_last_token_with_weight():
+    # (1 - 2**-53) x 3 rounds to 3, the whole sum, beyond which there is no token
+    weights_1V = torch.zeros(1, 2 * BLOCK)
+    weights_1V[0, :2] = torch.tensor([2.0, 1.0])
+    assert draw(weights_1V, torch.tensor([1 - 2**-53], dtype=torch.float64)).tolist() == [1]

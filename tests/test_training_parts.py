@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
@@ -198,7 +198,6 @@ def test_several_updates_on_one_rollout_keep_the_old_log_probs(world: Path) -> N
 STEPS = st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), max_size=5)), max_size=8)
 
 
-@settings(deadline=None)
 @given(STEPS, st.integers(1, 90), st.sampled_from([shared_cost, repeated_cost]))
 def test_every_reply_is_in_exactly_one_row_and_only_single_replies_break_the_budget(
     prompts: list[tuple[int, list[int]]], budget: int, cost: Cost

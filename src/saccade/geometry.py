@@ -41,19 +41,6 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     return min(1.0, shared / (area(a) + area(b) - shared))
 
 
-def giou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Generalised IoU (Rezatofighi et al. 2019, arXiv 1902.09630), in [-1, 1]: IoU - (hull - union) / hull.
-
-    -1 when either box has no area.
-    """
-    if not (area(a) and area(b)):
-        return -1.0
-    shared = intersection(a, b)
-    union = area(a) + area(b) - shared
-    hull = area((min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])))
-    return max(-1.0, shared / union - (hull - union) / hull) if hull else -1.0
-
-
 def iou_matrix(a_N4: ArrayLike, b_M4: ArrayLike) -> NDArray[np.float64]:
     """IoU of every box of `a_N4` with every box of `b_M4`: (N, M) in [0, 1]."""
     a = np.asarray(a_N4, dtype=np.float64).reshape(-1, 1, 4)
@@ -139,12 +126,6 @@ def to_original(box: Sequence[float], frame: Frame) -> Box:
     """A box of a reply, in `frame`, as xyxy pixels of the original image. Not rounded, not clipped."""
     (per_x, per_y), (x1, y1, x2, y2) = _pixels_per_unit(frame), _ordered(box, frame)
     return x1 * per_x, y1 * per_y, x2 * per_x, y2 * per_y
-
-
-def point_to_original(point: Sequence[float], frame: Frame) -> tuple[float, float]:
-    """A point of a reply, in `frame`, as (x, y) pixels of the original image."""
-    x, y, *_ = to_original((*point, *point), frame)
-    return x, y
 
 
 def from_original(box: Sequence[float], frame: Frame) -> Box:

@@ -60,7 +60,7 @@ def advantages(
     return result_G
 
 
-Advantages = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+Advantages = Callable[[Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]
 """(rewards_G of each group of a step, mask_G of each) -> advantages_G of each."""
 
 

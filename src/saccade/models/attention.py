@@ -11,12 +11,16 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "saccade"
+_CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
+"""transformers 5.24 renamed the argument. The old name still works there, with a warning at each call."""
 
 
 class SharedAttention(Protocol):
@@ -50,6 +54,14 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def install(model: Any) -> None:
     """Give the language layers of `model` the attention `NAME`; its other parts keep theirs."""
     model.set_attn_implementation({"text_config": NAME})
+
+
+def with_cache(cache: Cache) -> dict[str, Cache]:
+    """The argument of a model's forward that makes it read and extend `cache`, by the name this transformers gives it.
+
+    `model(input_ids=ids, use_cache=True, **with_cache(cache))`
+    """
+    return {_CACHE: cache}
 
 
 def no_mask(device: torch.device, dtype: torch.dtype) -> Tensor:

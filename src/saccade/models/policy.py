@@ -106,6 +106,11 @@ def enable_checkpointing(model: Any) -> None:
     enable({"use_reentrant": False})
 
 
+def disable_checkpointing(model: Any) -> None:
+    """The end of `enable_checkpointing`, under the name that this version of transformers has for it."""
+    (getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable)()
+
+
 def freeze(policy: Policy, train: tuple[str, ...]) -> None:
     """Leave exactly the named parts trainable."""
     for part, named in policy.parameters_by_part().items():

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from saccade.models.adapter import Adapter
+from saccade.models.attention import with_cache
 from saccade.models.packing import Packed
 
 
@@ -37,9 +38,9 @@ def two_phase_hidden(
     hidden_1PD = model.model(
         input_ids=ids_1P,
         position_ids=adapter.position_ids(prompt.positions_3P[:, None]).to(device),
-        past_key_values=cache,
         use_cache=True,
         mm_encoder_outputs=outputs,
+        **with_cache(cache),
         **extra,
     ).last_hidden_state
     cache.reorder_cache(torch.zeros(G, dtype=torch.long, device=device))
@@ -53,8 +54,8 @@ def two_phase_hidden(
         input_ids=ids_GL.to(device),
         position_ids=adapter.position_ids(positions_3GL).to(device),
         attention_mask=mask_GT.to(device),
-        past_key_values=cache,
         use_cache=True,
+        **with_cache(cache),
     ).last_hidden_state
     rows = []
     for row, branch in enumerate(branches):

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from saccade.models.adapter import EncodedPrompt
+from saccade.models.attention import with_cache
 from saccade.models.policy import Policy
 
 
@@ -40,8 +41,8 @@ class Cached:
         self._hidden = model.model(
             input_ids=ids_1P.to(device),
             position_ids=self.policy.adapter.position_ids(prompt.positions_3P[:, None]).to(device),
-            past_key_values=cache,
             use_cache=True,
+            **with_cache(cache),
             **({} if outputs is None else {"mm_encoder_outputs": outputs}),
             **{name: value.to(device) for name, value in extra.items() if name not in prompt.pixels},
         ).last_hidden_state[0, -1]
@@ -80,8 +81,8 @@ class Cached:
             input_ids=torch.tensor(tokens)[:, None].to(device),
             position_ids=self.policy.adapter.position_ids(positions_3N1).to(device),
             attention_mask=torch.ones(N, len(self._prompt) + age + 1, dtype=torch.long, device=device),
-            past_key_values=self._cache,
             use_cache=True,
+            **with_cache(self._cache),
         ).last_hidden_state[:, -1]
 
     def _keep(self, rows: list[int]) -> None:

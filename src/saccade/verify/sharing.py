@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -11,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from saccade.models.adapter import PARTS
 from saccade.models.forward import Path, default_form
 from saccade.models.packing import pack
-from saccade.models.policy import Policy, enable_checkpointing
+from saccade.models.policy import Policy, disable_checkpointing, enable_checkpointing
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
 from saccade.verify.bench import NO_EXACT, Bench, attempt, forms, in_one_line, training
 from saccade.verify.difference import Difference, difference, largest, logprobs, root_mean_square, run
@@ -138,13 +137,11 @@ def _with_checkpointing(policy: Policy, call: Callable[[], object]) -> object:
     """What the call gives, or the ValueError by which it is refused."""
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     was_on = any(layer.gradient_checkpointing for layer in layers)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the names that follow are new, and not in all versions
-        enable_checkpointing(policy.model)
-        try:
-            return call()
-        except ValueError as error:
-            return error
-        finally:
-            if not was_on:
-                policy.model.gradient_checkpointing_disable()
+    enable_checkpointing(policy.model)
+    try:
+        return call()
+    except ValueError as error:
+        return error
+    finally:
+        if not was_on:
+            disable_checkpointing(policy.model)

@@ -1,0 +1,168 @@
+"""Edges of the loss: defaults, ranges, the presets in full, and where a clip or a bound begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from saccade.algorithm import (
+    PRESETS,
+    AdvantageConfig,
+    Denominators,
+    LossConfig,
+    LossInputs,
+    LossOutput,
+    advantages,
+    build_advantages,
+    build_loss,
+    sampler_gap,
+)
+from saccade.algorithm.aggregate import AGGREGATES
+from saccade.algorithm.ratio import RATIOS, branch_lengths, branch_mean
+from saccade.algorithm.surrogate import cispo, clipped, reinforce
+
+NEUTRAL = {
+    "ratio": "token",
+    "surrogate": "clipped",
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "kl": "k3",
+    "kl_coef": 0.0,
+    "aggregation": "token_mean",
+    "advantage": {"std": True, "eps": 1e-4, "unbiased": True},
+}
+DIFFERENCES: dict[str, dict[str, Any]] = {
+    "vlm_r1": {"kl_coef": 0.04, "aggregation": "sequence_mean"},
+    "vision_r1": {"kl_coef": 0.01},
+    "dapo": {"clip_high": 0.28},
+    "dr_grpo": {"aggregation": "constant", "advantage": {"std": False, "eps": 1e-4, "unbiased": True}},
+    "gspo": {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "aggregation": "sequence_mean"},
+}
+
+
+def test_the_neutral_loss_and_every_preset_in_full() -> None:
+    assert LossConfig().model_dump() == NEUTRAL
+    assert {name: preset.model_dump() for name, preset in PRESETS.items()} == {
+        name: NEUTRAL | changes for name, changes in DIFFERENCES.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip_low": -0.01},
+        {"clip_low": 1.01},
+        {"clip_high": -0.01},
+        {"kl_coef": -0.01},
+        {"advantage": {"eps": -1e-9}},
+        {"ratio": "word"},
+        {"surrogate": "ppo"},
+        {"kl": "k4", "kl_coef": 0.1},
+        {"surrogate": "reinforce", "clip_high": 0.3},
+        {"surrogate": "reinforce", "clip_low": 0.3},
+        {"surrogate": "reinforce", "ratio": "sequence"},
+    ],
+)
+def test_an_option_beyond_its_range_or_without_a_use_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Input should|expected one of|does not use it"):
+        LossConfig.model_validate(options)
+
+
+def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
+    LossConfig(clip_low=0.0, clip_high=0.0, kl_coef=0.0, advantage=AdvantageConfig(eps=0.0))
+    LossConfig(clip_low=1.0, clip_high=50.0, kl="k1", kl_coef=1e-6)
+    LossConfig(surrogate="cispo", clip_high=4.0, ratio="sequence")
+
+
+def test_without_options_advantages_are_those_of_the_neutral_recipe() -> None:
+    # rewards 1 0: mean 1/2, unbiased std sqrt(1/2), plus 1e-4
+    expected = pytest.approx([0.5 / (math.sqrt(0.5) + 1e-4), -0.5 / (math.sqrt(0.5) + 1e-4)], rel=1e-9)
+    rewards_G = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    assert advantages(rewards_G).tolist() == expected
+    assert build_advantages(AdvantageConfig())([rewards_G], [None])[0].tolist() == expected
+
+
+def test_every_option_of_a_recipe_reaches_the_advantages() -> None:
+    rewards_G = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    assert build_advantages(AdvantageConfig(std=False))([rewards_G], [None])[0].tolist() == [0.5, -0.5]
+    biased = build_advantages(AdvantageConfig(eps=0.5, unbiased=False))([rewards_G], [None])[0]  # 0.5 / (0.5 + 0.5)
+    assert biased.tolist() == pytest.approx([0.5, -0.5])
+
+
+def test_rewards_that_differ_only_at_the_end_have_a_signal() -> None:
+    assert advantages(torch.tensor([0.0, 0.0, 0.0, 1.0]), std=False).tolist() == [-0.25, -0.25, -0.25, 0.75]
+
+
+def test_what_a_step_is_made_of_cannot_be_changed() -> None:
+    none_R = torch.zeros(0)
+    for part in (Denominators(1, 1), LossInputs(none_R, none_R, none_R, none_R), LossOutput(none_R, {})):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, dataclasses.fields(part)[0].name, 2)
+
+
+@pytest.mark.parametrize(("tokens", "sequences"), [(0, 1), (1, 0), (0, 0)])
+def test_a_step_without_a_token_or_a_rollout_is_refused(tokens: int, sequences: int) -> None:
+    with pytest.raises(ValueError, match="at least one token and one rollout"):
+        Denominators(tokens, sequences)
+
+
+def test_a_cap_of_one_token_is_a_constant_to_divide_by_and_no_cap_is_none() -> None:
+    values_R, index_R = torch.tensor([1.0, 3.0]), torch.tensor([0, 1])
+    assert float(AGGREGATES["constant"](values_R, index_R, 2, Denominators(2, 2, max_length=1))) == 2.0
+    with pytest.raises(ValueError, match="got max_length 0"):
+        AGGREGATES["constant"](values_R, index_R, 2, Denominators(2, 2))
+
+
+def test_a_branch_without_tokens_has_mean_zero_and_length_one() -> None:
+    index_R = torch.tensor([0, 0, 2])
+    assert branch_lengths(index_R, 4).tolist() == [2, 1, 1, 1]
+    assert branch_mean(torch.tensor([1.0, 2.0, 5.0]), index_R, 4).tolist() == [1.5, 0.0, 5.0, 0.0]
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_a_log_ratio_counts_up_to_twenty_either_way(ratio: str) -> None:
+    log_ratio_R = torch.tensor([19.5, 21.0, -19.5, -21.0], dtype=torch.float64)
+    expected = [math.exp(19.5), math.exp(20.0), math.exp(-19.5), math.exp(-20.0)]
+    assert RATIOS[ratio](log_ratio_R, torch.arange(4), 4).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_ratio_on_the_edge_of_the_clip_is_not_cut() -> None:
+    edges_R, inside_R = torch.tensor([0.75, 1.5]), torch.zeros(2)
+    assert clipped(edges_R, inside_R, torch.tensor([-1.0, 1.0]), 0.25, 0.5)[1].tolist() == [False, False]
+    assert cispo(edges_R, inside_R, torch.tensor([-1.0, 1.0]), 0.25, 0.5)[1].tolist() == [False, False]
+    beyond_R = torch.tensor([0.7, 1.6])
+    assert clipped(beyond_R, inside_R, torch.tensor([-1.0, 1.0]), 0.25, 0.5)[1].tolist() == [True, True]
+    assert clipped(beyond_R, inside_R, torch.tensor([0.0, 0.0]), 0.25, 0.5)[1].tolist() == [False, False]
+    assert cispo(beyond_R, inside_R, torch.tensor([-1.0, -1.0]), 0.25, 0.5)[1].tolist() == [False, True]
+
+
+def test_reinforce_weighs_log_probs_by_the_advantage_and_cuts_nothing() -> None:
+    objective_R, cut_R = reinforce(
+        torch.tensor([9.0, 0.1]), torch.tensor([-1.0, -2.0]), torch.tensor([3.0, -1.0]), 0, 0
+    )
+    assert (objective_R.tolist(), cut_R.tolist()) == ([-3.0, 2.0], [False, False])
+
+
+def test_a_loss_to_the_number() -> None:
+    # ratios 2 and 1/2 of one reply with advantage 1: min(2, 1.2) + min(0.5, 0.8) = 1.7, over 2 tokens
+    logprobs_R = torch.tensor([math.log(2.0), math.log(0.5)], dtype=torch.float64)
+    zeros_R = torch.zeros(2, dtype=torch.float64)
+    one = LossInputs(logprobs_R, zeros_R, torch.ones(1, dtype=torch.float64), torch.zeros(2, dtype=torch.long), zeros_R)
+    plain = build_loss(LossConfig())(one, Denominators(2, 1))
+    assert float(plain.loss) == pytest.approx(-0.85)
+    assert {name: float(value) for name, value in plain.metrics.items()} == pytest.approx(
+        {"policy/clip_fraction": 1.0, "policy/ratio_mean": 2.5}
+    )
+    # k3 of both: (1/2 + log 2 - 1) + (2 - log 2 - 1) = 1/2
+    charged = build_loss(LossConfig(kl_coef=0.5))(one, Denominators(2, 1))
+    assert float(charged.loss) == pytest.approx(-0.85 + 0.5 * 0.5 / 2)
+    assert float(charged.metrics["policy/kl"]) == pytest.approx(0.5)
+
+
+def test_the_gap_to_the_sampler_is_a_sum_and_a_maximum_of_distances() -> None:
+    assert sampler_gap(torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -1.0, -3.0])) == (1.5, 1.0)
+    assert sampler_gap(torch.zeros(0), torch.zeros(0)) == (0.0, 0.0)
