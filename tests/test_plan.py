@@ -246,7 +246,7 @@ def peak(shape: ModelShape, phase: str = "", **changes: Any) -> float:
         ("update", {"trained": ALL}),
         ("update", {"form": "split"}),
         ("optimiser", {"trained": ALL}),
-        ("rollout", {"engine": {"max_rows": 64}}),
+        ("rollout", {"max_rows": 64}),
         ("rollout", {"completion_tokens": 256}),
         ("rollout", {"prompt_tokens": 2000}),
         ("vision", {"groups": 16}),

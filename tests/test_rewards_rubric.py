@@ -374,6 +374,7 @@ def test_a_part_takes_the_smallest_options_and_is_plain_unless_it_says_more():
         "by_row": False,
         "deadline_s": None,
         "workers": None,
+        "where": "tag",
     }
     assert RubricConfig(parts=(own,)).truncated == "score_zero"
     part = PartConfig(name="repetition", weight=0.5).build()
@@ -384,7 +385,9 @@ def test_a_part_takes_the_smallest_options_and_is_plain_unless_it_says_more():
 def test_a_truncated_reply_says_so_and_a_masked_one_keeps_the_parts():
     cut = Completion(RIGHT.text, finish_reason="length")
     assert rubric(("number", 1.0))(cut, SAMPLE) == Score(0.0, "truncated", {"number": 1.0}, {}, None)
-    assert rubric(("number", 1.0), truncated="mask")(cut, SAMPLE) == Score(0.0, "truncated", {}, {}, "truncated")
+    assert rubric(("number", 1.0), truncated="mask")(cut, SAMPLE) == Score(
+        0.0, "truncated", {}, {}, "truncated", truncated=True
+    )
     masked = Rubric([constant("a", 0.5), constant("b", 2.0), constant("c", 3.0)])(RIGHT, SAMPLE)
     assert (masked.value, masked.parts) == (0.0, {"a": 0.5, "b": 0.0, "c": 0.0})
     assert masked.masked == "b: got 2.0, expected a value in [0, 1]", "the first failure is named"

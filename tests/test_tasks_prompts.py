@@ -40,7 +40,7 @@ class Silent:
     """An engine that answers nothing."""
 
     def generate(self, prompts: Any, sampling: Any, n: int, seed: int, features: Any = None) -> list[list[Completion]]:
-        return [[Completion("", frames=prompt.frames)] * n for prompt in prompts]
+        return [[Completion("", frames=prompt.encoded.frames)] * n for prompt in prompts]
 
 
 def fine_tuned(folder: Path, sample: Sample, template: str | None) -> str:

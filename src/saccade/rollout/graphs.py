@@ -119,7 +119,7 @@ class Graphs:
         if known is not None and not off <= limit:
             raise RuntimeError(
                 f"a recorded decoding step was {off:.1e} of the largest value away from the step itself on new inputs "
-                f"(limit {limit:.0e}) and may have written over earlier tokens; set rollout.cuda_graphs: off"
+                f"(limit {limit:.0e}) and may have written over earlier tokens; set rollout.engine.cuda_graphs: off"
             )
         if not off <= limit:
             return self._give_up(f"a replay was {off:.1e} of the largest value away from the step (limit {limit:.0e})")
@@ -137,6 +137,6 @@ class Graphs:
             raise RuntimeError(f"rollout.cuda_graphs is on, but a decoding step cannot be replayed: {reason}; use auto")
         self.failure = reason
         log.warning(
-            "rollout: decoding goes on without CUDA graphs (%s); rollout.cuda_graphs: off says so from the start",
+            "rollout: decoding continues without CUDA graphs (%s); set rollout.engine.cuda_graphs: off to skip the attempt",
             reason,
         )

@@ -61,7 +61,13 @@ def branches(adapter: Adapter, count: int = 4) -> tuple[Branch, ...]:
     counts the second half."""
     first, second, third, fourth = (adapter.encode_reply(text) for text in REPLIES)
     cut = third[: len(third) // 2]
-    every = (Branch(first), Branch(second[-1:]), Branch(cut), Branch(second, len(second) // 2), Branch(fourth))
+    every = (
+        Branch(first),
+        Branch(second[-1:]),
+        Branch(cut),
+        Branch(second, ((len(second) // 2, len(second)),)),
+        Branch(fourth),
+    )
     return every[:count]
 
 
