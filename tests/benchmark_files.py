@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from saccade.data.images import image_size
-from saccade.evaluation.evaluator import Decoding
+from saccade.evaluation.config import Decoding
 from saccade.evaluation.respondents import Answers, Failed, Question
 from saccade.types import Completion, Frame, FrameName, Sample
 

@@ -17,7 +17,8 @@ from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run
 from saccade.config import load
 from saccade.data import DataConfig, open_source
-from saccade.training.examples import ExampleConfig, read_examples
+from saccade.training.config import ExampleConfig
+from saccade.training.examples import read_examples
 
 TASKS = ("count", "arithmetic", "compare", "chart", "geometry", "choice", "yes_no")
 

@@ -23,8 +23,8 @@ from saccade.models.families import ADAPTERS
 from saccade.rewards import PENALTIES, REWARDS
 from saccade.rewards.reference import page as page_of_rewards
 from saccade.tasks import TASKS
-from saccade.training.config import RLRecipe
-from saccade.training.examples import ExampleConfig, read_examples
+from saccade.training.config import ExampleConfig, RLRecipe
+from saccade.training.examples import read_examples
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}

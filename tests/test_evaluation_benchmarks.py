@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from saccade.evaluation.benchmark_results import compare_runs, comparison_lines, lines
-from saccade.evaluation.benchmark_run import BenchmarkRecipe, plan, selected, unique
+from saccade.evaluation.benchmark_run import plan, selected, unique
 from saccade.evaluation.benchmarking import run_benchmark
 from saccade.evaluation.benchmarks import BENCHMARKS, pages
+from saccade.evaluation.config import BenchmarkRecipe
 from saccade.evaluation.items import read_items
 from saccade.evaluation.respondents import Failed
 from saccade.tasks import TASKS, TEMPLATES

@@ -10,9 +10,10 @@ from PIL import Image
 from saccade.base.tiny import write_checkpoint
 from saccade.config import ConfigError, load
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
-from saccade.evaluation.evaluator import Decoding, Label, batch_seed, evaluate
+from saccade.evaluation.config import Decoding, EvalRecipe
+from saccade.evaluation.evaluator import Label, batch_seed, evaluate
 from saccade.evaluation.items import append_items, read_items
-from saccade.evaluation.recipe import EvalRecipe, run_eval
+from saccade.evaluation.recipe import run_eval
 from saccade.evaluation.results import summarise_attempts
 from saccade.evaluation.suites import heldout_seed, world_suite
 from saccade.models.config import ModelConfig

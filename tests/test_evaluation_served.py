@@ -13,11 +13,10 @@ from PIL import Image
 
 from saccade.cli import main
 from saccade.endpoint import Limits
-from saccade.evaluation.benchmark_run import BenchmarkRecipe
 from saccade.evaluation.benchmarking import run_benchmark
 from saccade.evaluation.benchmarks import BENCHMARKS, Place
 from saccade.evaluation.benchmarks.rows import decoded, hub_rows, rows_of, tsv_rows
-from saccade.evaluation.evaluator import Decoding
+from saccade.evaluation.config import BenchmarkRecipe, Decoding
 from saccade.evaluation.items import read_items
 from saccade.evaluation.respondents import Failed, Question, ServedFrame, ServedModel, _turn
 from saccade.types import Sample

@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 
 from saccade.data import DataConfig
-from saccade.evaluation.evaluator import Decoding, evaluate
+from saccade.evaluation.config import Decoding
+from saccade.evaluation.evaluator import evaluate
 from saccade.evaluation.results import compare
 from saccade.evaluation.suites import world_suite
 from saccade.models.config import ModelConfig

@@ -11,7 +11,8 @@ from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.studies.chains import ChainSource, frames_of, habits_in, write_chains
 from saccade.tasks import TASKS
-from saccade.training.examples import ExampleConfig, read_examples
+from saccade.training.config import ExampleConfig
+from saccade.training.examples import read_examples
 from saccade.types import Completion
 from saccade.world import HABITS, World
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from saccade.evaluation.evaluator import Decoding, evaluate
+from saccade.evaluation.config import Decoding
+from saccade.evaluation.evaluator import evaluate
 from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS, TEMPLATES
 from saccade.tasks.templates import write_prompt
-from saccade.training.examples import ExampleConfig, encode_units, read_examples
+from saccade.training.config import ExampleConfig
+from saccade.training.examples import encode_units, read_examples
 from saccade.types import Completion, Frame, Sample
 
 OPTIONS = {"choice": ["red", "green"]}

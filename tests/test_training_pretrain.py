@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from saccade.base.pretrain import PretrainRecipe, train
+from saccade.base.config import PretrainRecipe
+from saccade.base.pretrain import train
 from saccade.config import load
 
 

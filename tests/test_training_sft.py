@@ -17,16 +17,8 @@ from saccade.geometry import from_original
 from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.engine import Engine
-from saccade.training.config import OptimConfig, SFTRecipe
-from saccade.training.examples import (
-    Example,
-    ExampleConfig,
-    by_prompt,
-    draw_from,
-    encode_step,
-    encode_units,
-    read_examples,
-)
+from saccade.training.config import ExampleConfig, OptimConfig, SFTRecipe
+from saccade.training.examples import Example, by_prompt, draw_from, encode_step, encode_units, read_examples
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.sft import sft_step, train, units_of
 from saccade.training.step import MicroBatch, StepRunner

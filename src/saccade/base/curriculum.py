@@ -10,33 +10,17 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from PIL import Image
-from pydantic import Field
 
-from saccade.config import Config
+from saccade.base.config import Mixture
 from saccade.models.adapter import Adapter, EncodedPrompt, shared_prefix
 from saccade.models.packing import Branch
 from saccade.tasks import TASKS
 from saccade.types import Sample
 from saccade.world import Question, Scene, World
-from saccade.world.chains import HabitWeights
 from saccade.world.generator import KINDS
 
 DRILL = "drill"
 TASKS_PER_PICTURE = 3
-
-
-class Mixture(Config):
-    """What a stage shows. Shares are relative weights."""
-
-    scenes: dict[str, float] = Field(default_factory=lambda: {"shapes": 1.0, "digits": 0.5})
-    """Kinds of scene; 'pair' shows a scene and its changed copy (the difference task)."""
-    tasks: dict[str, float] = Field(default_factory=dict)
-    """Weights of the tasks asked about a scene, of those that it allows; empty weighs all the same."""
-    habits: HabitWeights = Field(default_factory=lambda: {"terse": 1.0, "enumerate": 1.0})
-    questions: int = Field(default=4, ge=1)
-    """Questions per picture."""
-    drills: int = Field(default=0, ge=0)
-    """Short read-outs per picture: what is in a cell, where a thing is, which box it has."""
 
 
 def draw(rng: Random, weights: Mapping[str, float]) -> str:

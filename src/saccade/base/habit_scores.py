@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from saccade.evaluation.evaluator import Decoding, Label, evaluate
+from saccade.evaluation.config import Decoding
+from saccade.evaluation.evaluator import Label, evaluate
 from saccade.evaluation.results import summarise, write_json
 from saccade.evaluation.suites import world_suite
 from saccade.models.policy import Policy

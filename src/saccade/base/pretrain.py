@@ -15,58 +15,25 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
 from torch import Tensor, nn
 
-from saccade.base.curriculum import Mixture, draw, row
+from saccade.base.config import PretrainRecipe, PretrainStage
+from saccade.base.curriculum import draw, row
 from saccade.base.perception import Readouts, cell_targets, merge_targets
 from saccade.base.tiny import build, write_checkpoint
-from saccade.config import Config, dump
+from saccade.config import dump
 from saccade.models.config import ModelConfig
 from saccade.models.forward import Features, branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.runs.disk import require_space
-from saccade.world import World, WorldConfig
+from saccade.world import World
 
 log = logging.getLogger(__name__)
-
-
-class PretrainStage(Config):
-    """One stage of the curriculum. The rate warms up, holds, and falls linearly over the last `decay` share."""
-
-    name: str
-    loss: Literal["perception", "language"] = "language"
-    steps: int = Field(ge=1)
-    rows: int = Field(default=16, ge=1)
-    """Pictures per process and step."""
-    lr: float = Field(default=1e-3, gt=0)
-    vision_lr: float = Field(default=0.3, ge=0)
-    """Learning rate of tower and projector as a share of `lr`; 0 freezes them."""
-    warmup: int = Field(default=30, ge=1)
-    decay: float = Field(default=0.0, ge=0, le=1)
-    mixture: Mixture = Mixture()
-
-
-class PretrainRecipe(Config):
-    """`saccade world pretrain RECIPE`."""
-
-    kind: Literal["pretrain"] = "pretrain"
-    out: str = "runs/base"
-    size: Literal["S", "M", "L"] = "M"
-    seed: int = 0
-    processes: int = Field(default=2, ge=1)
-    world: WorldConfig = WorldConfig()
-    larger_share: float = Field(default=0.15, ge=0, lt=1)
-    """Share of pictures with one more cell per side, so that positions beyond the demo size are not unseen."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    log_every: int = Field(default=20, ge=1)
-    save_every: int = Field(default=200, ge=1)
-    stages: tuple[PretrainStage, ...] = Field(min_length=1)
 
 
 Evaluate = Callable[[Policy, str], dict[str, float]]

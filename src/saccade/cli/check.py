@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from saccade.config import Config
     from saccade.data import DataConfig
     from saccade.data.preflight import Entry, Report, Split
-    from saccade.training.examples import ExampleConfig
+    from saccade.training.config import ExampleConfig
 
 WORLD_ITEMS = 200
 """Items of a world without end that are looked at."""
@@ -141,7 +141,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
     """What a recipe trains and evaluates on."""
     from saccade.cli.schemas import load_recipe
     from saccade.config import ConfigError
-    from saccade.evaluation.recipe import EvalRecipe
+    from saccade.evaluation.config import EvalRecipe
     from saccade.training.config import RLRecipe, SFTRecipe
 
     recipe = load_recipe(path, overrides)

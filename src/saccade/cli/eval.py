@@ -13,7 +13,7 @@ from saccade.cli.options import OutKey, Overrides, PrintConfig, resolve, variabl
 from saccade.config import dump, kind
 
 if TYPE_CHECKING:
-    from saccade.evaluation.benchmark_run import BenchmarkRecipe
+    from saccade.evaluation.config import BenchmarkRecipe
 
 OptionalRecipe = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")
@@ -172,10 +172,11 @@ def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, prin
     from rich.progress import Progress
     from transformers.utils import logging as transformers_logging
 
-    from saccade.evaluation.recipe import EvalRecipe, run_eval
+    from saccade.evaluation.config import EvalRecipe
+    from saccade.evaluation.recipe import run_eval
 
     if kind(recipe) == "benchmark":
-        from saccade.evaluation.benchmark_run import BenchmarkRecipe
+        from saccade.evaluation.config import BenchmarkRecipe
 
         _finish(resolve(recipe, BenchmarkRecipe, with_out(overrides, out), print_config), as_json)
         return
@@ -190,7 +191,7 @@ def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, prin
 def _run_benchmark(fields: dict[str, Any], print_config: bool, as_json: bool) -> None:
     from pydantic import ValidationError
 
-    from saccade.evaluation.benchmark_run import BenchmarkRecipe
+    from saccade.evaluation.config import BenchmarkRecipe
 
     try:
         recipe = BenchmarkRecipe.model_validate(fields)

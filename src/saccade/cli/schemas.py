@@ -14,12 +14,12 @@ def _at(module: str, name: str) -> Callable[[], type[Config]]:
 
 
 SCHEMAS: dict[str, Callable[[], type[Config]]] = {
-    "pretrain": _at("saccade.base.pretrain", "PretrainRecipe"),
+    "pretrain": _at("saccade.base.config", "PretrainRecipe"),
     "coldstart": _at("saccade.coldstart.recipe", "ColdStartRecipe"),
-    "sft": _at("saccade.training.sft", "SFTRecipe"),
-    "rl": _at("saccade.training.rl", "RLRecipe"),
-    "eval": _at("saccade.evaluation.recipe", "EvalRecipe"),
-    "benchmark": _at("saccade.evaluation.benchmark_run", "BenchmarkRecipe"),
+    "sft": _at("saccade.training.config", "SFTRecipe"),
+    "rl": _at("saccade.training.config", "RLRecipe"),
+    "eval": _at("saccade.evaluation.config", "EvalRecipe"),
+    "benchmark": _at("saccade.evaluation.config", "BenchmarkRecipe"),
     "demo": _at("saccade.studies.demo_recipe", "DemoRecipe"),
 }
 

@@ -73,8 +73,9 @@ def pretrain(
     recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
 ) -> None:
     """Train a tiny base on the world and score its habits; started again with the same recipe, it goes on."""
+    from saccade.base.config import PretrainRecipe
     from saccade.base.habit_scores import write_scores
-    from saccade.base.pretrain import PretrainRecipe, train
+    from saccade.base.pretrain import train
     from saccade.models.config import ModelConfig
     from saccade.models.policy import load_policy
 

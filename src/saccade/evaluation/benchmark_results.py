@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from saccade.evaluation.benchmark_run import BenchmarkRecipe, Plan
+from saccade.evaluation.benchmark_run import Plan
 from saccade.evaluation.benchmarks import Benchmark, Outcome
 from saccade.evaluation.benchmarks.scoring import clusters, figures, grouped, mean, mean_bootstrap
+from saccade.evaluation.config import BenchmarkRecipe
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.results import SCHEMA, Row, summarise, summarise_attempts
 from saccade.evaluation.statistics import compare_paired

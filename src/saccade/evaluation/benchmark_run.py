@@ -9,91 +9,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from saccade.config import Config
 from saccade.evaluation.benchmarks import BENCHMARKS, Benchmark, Grade, Mode, Place, Prompt
 from saccade.evaluation.benchmarks.benchmark import Judge
 from saccade.evaluation.benchmarks.prompts import around
 from saccade.evaluation.benchmarks.replies import read
 from saccade.evaluation.boxes import gold_boxes
-from saccade.evaluation.evaluator import Decoding
+from saccade.evaluation.config import BenchmarkRecipe, Decoding
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.evaluation.respondents import Answers, Failed, Question, Respondent, hashes
-from saccade.tasks import TEMPLATES
-from saccade.types import Completion, FrameName, Sample
+from saccade.types import Completion, Sample
 
 SELECTION_SEED = 0
 PARSED = "</answer>"
 """What a reply must hold for `retries_until_parsed`, as Vision-R1's evaluation has it."""
 JUDGES = 8
 """Replies graded at once when a judge is asked."""
-
-
-class BenchmarkRecipe(Config):
-    """One benchmark, one model, one way to ask and to grade."""
-
-    kind: Literal["benchmark"] = "benchmark"
-    benchmark: str
-    model: str
-    """A checkpoint directory, a hub name, 'base', or the address of an OpenAI-compatible server."""
-    served_name: str | None = None
-    """What the server calls the model; required with an address."""
-    label: str = "model"
-    data: Path | None = None
-    images: Path | None = None
-    """What image names are relative to."""
-    format: str | None = None
-    """`jsonl` only: the reader."""
-    subset: str | None = None
-    mode: str | None = None
-    prompt: str | None = None
-    limit: int | None = Field(default=None, ge=1)
-    """So many items, drawn once and for all; whole groups where items depend on each other."""
-    decoding: Decoding = Decoding()
-    retries_until_parsed: int = Field(default=1, ge=1)
-    """Attempts in all until a reply holds `</answer>`, as Vision-R1's evaluation did in silence with 5."""
-    frame: FrameName | None = None
-    """What box numbers of a served model mean."""
-    resize: tuple[int, int, int] = (28, 56 * 56, 12_845_056)
-    """Factor, least and most pixels of the server's processor, for frame pixels_resized."""
-    judge: str | None = None
-    """Address of the judge's server."""
-    judge_model: str | None = None
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    device: str = "auto"
-    kept_images: int = Field(default=24, ge=0)
-    """Items whose images are kept for the report."""
-    out: str
-
-    @property
-    def served(self) -> bool:
-        return self.model.startswith(("http://", "https://"))
-
-    @model_validator(mode="after")
-    def _fits(self) -> BenchmarkRecipe:
-        if self.benchmark not in BENCHMARKS:
-            raise ValueError(f"there is no benchmark {self.benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
-        benchmark = BENCHMARKS[self.benchmark]
-        benchmark.mode(self.mode), benchmark.prompt(self.prompt), benchmark.subset(self.subset)
-        if self.served and not self.served_name:
-            raise ValueError("a model at an address needs --served-name, the name under which the server knows it")
-        if self.judge is not None and not benchmark.mode(self.mode).judge:
-            raise ValueError(f"mode '{benchmark.mode(self.mode).name}' of {self.benchmark} asks no judge; drop --judge")
-        if (self.judge is None) != (self.judge_model is None):
-            raise ValueError("a judge needs both --judge (its address) and --judge-model (its name there)")
-        if self.retries_until_parsed > 1 and self.decoding.name == "greedy":
-            raise ValueError("retries give the same reply again with greedy decoding; use --decoding sampled")
-        if self.decoding.template is not None and self.decoding.template not in TEMPLATES:
-            raise ValueError(f"unknown template {self.decoding.template!r}; expected one of {', '.join(TEMPLATES)}")
-        if not self.served and self.frame is not None:
-            raise ValueError("a local model's frame is its family's; --frame is for a model at an address")
-        if self.format is not None and self.benchmark != "jsonl":
-            raise ValueError(f"--format means nothing to benchmark '{self.benchmark}'; leave it out")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

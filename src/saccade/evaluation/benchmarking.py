@@ -11,8 +11,9 @@ from typing import Any
 from saccade.config import dump
 from saccade.endpoint import Endpoint, EndpointError, Limits, ReplyCache, user
 from saccade.evaluation.benchmark_results import document
-from saccade.evaluation.benchmark_run import BenchmarkRecipe, Progress, Run, answer_all, plan
+from saccade.evaluation.benchmark_run import Progress, Run, answer_all, plan
 from saccade.evaluation.benchmarks.benchmark import Judge, JudgeError
+from saccade.evaluation.config import BenchmarkRecipe
 from saccade.evaluation.recipe import refuse_another, save_images
 from saccade.evaluation.respondents import LocalModel, Respondent, ServedFrame, ServedModel
 from saccade.evaluation.results import Row, write_json

@@ -8,18 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, model_validator
-
-from saccade.config import Config
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
+from saccade.evaluation.config import Decoding
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.grading import Verdict
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.parsing import read_final
-from saccade.rollout.config import Sampling
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt, prepare
 from saccade.rollout.seeds import derive_seed
@@ -27,44 +23,6 @@ from saccade.tasks import TASKS
 from saccade.types import Completion, Sample
 
 log = logging.getLogger(__name__)
-
-
-class Decoding(Config):
-    """How replies are drawn."""
-
-    name: Literal["greedy", "sampled"] = "greedy"
-    k: int = Field(default=1, ge=1)
-    """Replies per item; more than one only makes sense for `sampled`."""
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    """Of `sampled`; top_p and top_k too."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    seed: int = 0
-    batch_size: int = Field(default=32, ge=1)
-    """Items per call of the engine. Part of the result when sampling: each batch has its own seed."""
-    template: str | None = None
-    """Wording of the prompt, a name of `saccade.tasks.templates.TEMPLATES`; each task's own when null."""
-    forced_prefix: str = ""
-    """Beginning of every reply, such as '<think>scan': all models forced to one habit. Graded and counted with the
-    reply."""
-
-    @model_validator(mode="after")
-    def _greedy_answers_once(self) -> Decoding:
-        if self.name == "greedy" and self.k > 1:
-            raise ValueError(
-                f"k is {self.k} with greedy decoding, where all attempts are equal; use decoding: sampled or k: 1"
-            )
-        return self
-
-    def sampling(self) -> Sampling:
-        return Sampling(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            greedy=self.name == "greedy",
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field, model_validator
 
 from saccade.config import Config, dump
-from saccade.data import DataConfig, open_source
+from saccade.data import open_source
 from saccade.data.images import image_sha, load_image
-from saccade.evaluation.evaluator import Decoding, Label, evaluate, split_of
+from saccade.evaluation.config import EvalRecipe
+from saccade.evaluation.evaluator import Label, evaluate, split_of
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import summarise, summarise_attempts, write_json, write_results
 from saccade.evaluation.suites import world_suite
-from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.engine import open_engine
 from saccade.runs.environment import describe, hash_source
@@ -24,71 +21,6 @@ from saccade.types import Sample
 
 Progress = Callable[[str, int, int], None]
 """(decoding, done, total)."""
-
-
-class WorldBenchmark(Config):
-    """Held-out questions of the visual world."""
-
-    splits: tuple[str, ...] = Field(("test",), min_length=1)
-    tasks: tuple[str, ...] = Field(("count",), min_length=1)
-    n: int = Field(default=300, ge=1)
-    """Questions per split and task."""
-    seed: int = 0
-    """Of the benchmark, in a name space of its own; runs that are compared must share it."""
-
-
-class EvalRecipe(Config):
-    """Which model answers which questions, and how."""
-
-    kind: Literal["eval"] = "eval"
-    model: ModelConfig
-    label: str = "model"
-    """Column `model` of the results."""
-    control: str | None = None
-    """Column `control`: the name of the control that this run is, if it is one."""
-    data: tuple[DataConfig, ...] = ()
-    world: WorldBenchmark | None = None
-    n: int | None = Field(default=None, ge=1)
-    """Items taken from each of `data`, the first ones; all when null."""
-    decoding: tuple[Literal["greedy", "sampled"], ...] = Field(("greedy", "sampled"), min_length=1)
-    k: int = Field(default=1, ge=1)
-    """Replies per item when sampling."""
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    seed: int = 0
-    batch_size: int = Field(default=32, ge=1)
-    template: str | None = None
-    forced_prefix: str = ""
-    images: int = Field(default=24, ge=0)
-    """Items whose images are kept for the report, evenly from all splits and tasks."""
-    out: str
-
-    @model_validator(mode="after")
-    def _has_questions_and_uses_k(self) -> EvalRecipe:
-        if not self.data and self.world is None:
-            raise ValueError("there is nothing to evaluate; give `data` (a list of data sets) or `world` (a suite)")
-        if self.k > 1 and "sampled" not in self.decoding:
-            raise ValueError(
-                f"k is {self.k} but only greedy decoding is asked for; add 'sampled' to `decoding` or set k: 1"
-            )
-        return self
-
-    def decodings(self) -> list[Decoding]:
-        shared = self.model_dump(
-            include={
-                "max_new_tokens",
-                "temperature",
-                "top_p",
-                "top_k",
-                "seed",
-                "batch_size",
-                "template",
-                "forced_prefix",
-            }
-        )
-        return [Decoding(name=name, k=self.k if name == "sampled" else 1, **shared) for name in self.decoding]
 
 
 def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:

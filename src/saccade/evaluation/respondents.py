@@ -11,7 +11,7 @@ from PIL import Image
 
 from saccade.data.images import image_sha, load_image
 from saccade.endpoint import Choice, Endpoint, EndpointError, Message, image_url
-from saccade.evaluation.evaluator import Decoding
+from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine

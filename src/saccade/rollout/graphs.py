@@ -137,6 +137,6 @@ class Graphs:
             raise RuntimeError(f"rollout.cuda_graphs is on, but a decoding step cannot be replayed: {reason}; use auto")
         self.failure = reason
         log.warning(
-            "rollout: decoding continues without CUDA graphs (%s); set rollout.engine.cuda_graphs: off to skip the attempt",
+            "rollout: decoding continues without CUDA graphs (%s); rollout.engine.cuda_graphs: off skips the attempt",
             reason,
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from saccade.data import DataConfig
-from saccade.evaluation.recipe import EvalRecipe, WorldBenchmark, run_eval
+from saccade.evaluation.config import EvalRecipe, WorldBenchmark
+from saccade.evaluation.recipe import run_eval
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.config import Sampling
@@ -19,8 +20,8 @@ from saccade.studies.demo_recipe import DemoRecipe
 from saccade.studies.rejection import sample_right
 from saccade.training import rl as rl_loop
 from saccade.training import sft as sft_loop
-from saccade.training.config import CheckpointConfig, EvalConfig, SFTRecipe
-from saccade.training.examples import ExampleConfig, draw_from
+from saccade.training.config import CheckpointConfig, EvalConfig, ExampleConfig, SFTRecipe
+from saccade.training.examples import draw_from
 from saccade.world import World
 from saccade.world.splits import find_split
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from saccade.algorithm import LossConfig
 from saccade.config import Config
-from saccade.data import DataConfig
+from saccade.data import READERS, DataConfig
 from saccade.models.config import FeatureCacheConfig, ModelConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
-from saccade.training.examples import ExampleConfig
 
 Decay = Literal["constant", "linear", "cosine"]
 
@@ -89,6 +89,55 @@ class EvalConfig(Config):
     max_new_tokens: int = Field(default=256, ge=1)
     batch_size: int = Field(default=64, ge=1)
     """Samples per call of the engine."""
+
+
+REPLIES = "replies"
+
+
+class ExampleConfig(Config):
+    """A file of examples, or a data set in any format."""
+
+    source: str = REPLIES
+    """'replies': rows as above. Else a format of `saccade.data.READERS`."""
+    path: Path | None = None
+    hub: str | None = None
+    """Instead of `path`, see `DataConfig`."""
+    image_folder: Path | None = None
+    """What image names are relative to; the folder of `path` when null."""
+    limit: int | None = Field(default=None, ge=1)
+    """The first rows only."""
+    task: str | None = None
+    """Task of a format's rows, where it leaves that open."""
+    split: str | None = None
+    """Of a Hugging Face data set."""
+    reply: Literal["response", "gold"] = "response"
+    """What is learned of a format's rows: the reply that they hold, or the gold answer as the task writes it."""
+
+    @model_validator(mode="after")
+    def _keys_fit_the_source(self) -> ExampleConfig:
+        if self.source in READERS:
+            try:
+                self.samples()
+            except ValidationError as error:
+                raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            return self
+        if self.source != REPLIES:
+            raise ValueError(f"source is {self.source!r}, expected one of {', '.join([REPLIES, *READERS])}")
+        if self.path is None:
+            raise ValueError("source 'replies' needs 'path'")
+        for key in ("hub", "task", "split", "reply"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"'{key}' means nothing to source 'replies'; leave it out")
+        return self
+
+    def samples(self) -> DataConfig:
+        """The entry that reads the samples of a format."""
+        keys = ("source", "path", "hub", "image_folder", "limit", "task", "split")
+        return DataConfig(**self.model_dump(include=set(keys)))
+
+    @property
+    def title(self) -> str:
+        return str(self.path or self.hub)
 
 
 class RLRecipe(Config):

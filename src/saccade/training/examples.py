@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
-
-from saccade.config import Config
-from saccade.data import READERS, DataConfig, records
+from saccade.data import records
 from saccade.data.images import load_image
 from saccade.data.records import MARKER, Row
 from saccade.data.sources import items
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.tasks import TASKS
+from saccade.training.config import REPLIES, ExampleConfig
 from saccade.types import Frame, ImageSource, Sample
 
 
@@ -41,55 +38,6 @@ class Example:
 
 Draw = Callable[[int, int], Sequence[Example]]
 """(step from 0, n) -> examples of n prompts, any number of replies each; a pure function, so that resuming is exact."""
-
-
-REPLIES = "replies"
-
-
-class ExampleConfig(Config):
-    """A file of examples, or a data set in any format."""
-
-    source: str = REPLIES
-    """'replies': rows as above. Else a format of `saccade.data.READERS`."""
-    path: Path | None = None
-    hub: str | None = None
-    """Instead of `path`, see `DataConfig`."""
-    image_folder: Path | None = None
-    """What image names are relative to; the folder of `path` when null."""
-    limit: int | None = Field(default=None, ge=1)
-    """The first rows only."""
-    task: str | None = None
-    """Task of a format's rows, where it leaves that open."""
-    split: str | None = None
-    """Of a Hugging Face data set."""
-    reply: Literal["response", "gold"] = "response"
-    """What is learned of a format's rows: the reply that they hold, or the gold answer as the task writes it."""
-
-    @model_validator(mode="after")
-    def _keys_fit_the_source(self) -> ExampleConfig:
-        if self.source in READERS:
-            try:
-                self.samples()
-            except ValidationError as error:
-                raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-            return self
-        if self.source != REPLIES:
-            raise ValueError(f"source is {self.source!r}, expected one of {', '.join([REPLIES, *READERS])}")
-        if self.path is None:
-            raise ValueError("source 'replies' needs 'path'")
-        for key in ("hub", "task", "split", "reply"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"'{key}' means nothing to source 'replies'; leave it out")
-        return self
-
-    def samples(self) -> DataConfig:
-        """The entry that reads the samples of a format."""
-        keys = ("source", "path", "hub", "image_folder", "limit", "task", "split")
-        return DataConfig(**self.model_dump(include=set(keys)))
-
-    @property
-    def title(self) -> str:
-        return str(self.path or self.hub)
 
 
 def example_items(config: ExampleConfig, template: str | None = None) -> Iterator[tuple[str, Example | ValueError]]:
