@@ -20,12 +20,15 @@ def demo(
     """Cold start, SFT and GRPO in two stages on the visual world, with honest controls and an HTML report."""
     from rich.console import Console
 
+    from saccade.studies.demo_recipe import DemoRecipe
+
+    config = resolve(recipe, DemoRecipe, overrides, print_config)
     from saccade.report import build_report
-    from saccade.studies.demo import DemoRecipe, run_demo
+    from saccade.studies.demo import run_demo
     from saccade.studies.demo_summary import summary
 
     console = Console()
-    folder = run_demo(resolve(recipe, DemoRecipe, overrides, print_config), out, seed, console)
+    folder = run_demo(config, out, seed, console)
     page = build_report(folder)
     console.print(summary(folder))
     console.print(f"report: {page}", soft_wrap=True)

@@ -170,10 +170,8 @@ def _compare(left: Path, right: Path, as_json: bool) -> None:
 
 def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, print_config: bool, as_json: bool) -> None:
     from rich.progress import Progress
-    from transformers.utils import logging as transformers_logging
 
     from saccade.evaluation.config import EvalRecipe
-    from saccade.evaluation.recipe import run_eval
 
     if kind(recipe) == "benchmark":
         from saccade.evaluation.config import BenchmarkRecipe
@@ -181,11 +179,25 @@ def _run_recipe(recipe: str, overrides: list[str] | None, out: Path | None, prin
         _finish(resolve(recipe, BenchmarkRecipe, with_out(overrides, out), print_config), as_json)
         return
     config = resolve(recipe, EvalRecipe, with_out(overrides, out), print_config)
+    from transformers.utils import logging as transformers_logging
+
+    from saccade.evaluation.recipe import run_eval
+
     transformers_logging.disable_progress_bar()
     with Progress(transient=True) as bars:
         tasks = {name: bars.add_task(name, total=None) for name in config.decoding}
         path = run_eval(config, lambda name, done, total: bars.update(tasks[name], completed=done, total=total))
-    typer.echo(str(path))
+    results = json.loads(path.read_text(encoding="utf-8"))
+    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(map(_row, results["rows"])))
+    typer.echo(str(path), err=as_json)
+
+
+def _row(row: dict[str, Any]) -> str:
+    """A row of results.json as a line of the table: accuracy with its 95% interval, in percent."""
+    accuracy, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
+    interval = f"{accuracy:5.1f} [{low:.1f}, {high:.1f}]"
+    cut = f"   truncated {row['truncated']:.0%}" if row["truncated"] else ""
+    return f"{row['decoding']:8} {row['split']:16} {row['task']:14} {interval:20} n {row['n']}{cut}"
 
 
 def _run_benchmark(fields: dict[str, Any], print_config: bool, as_json: bool) -> None:

@@ -37,7 +37,6 @@ def rl(
 ) -> None:
     """Reinforcement learning (GRPO and its kin) as the recipe says; leaves a run directory."""
     from saccade.training.config import RLRecipe
-    from saccade.training.rl import train
 
     config = resolve(recipe, RLRecipe, overrides)
     if deadline is not None and not reward:
@@ -47,6 +46,8 @@ def rl(
     if print_config:
         typer.echo(dump(config), nl=False)
         raise typer.Exit
+    from saccade.training.rl import train  # imports torch, which a mistake in the recipe should not wait for
+
     tell(train(config, run_dir(out, recipe)))
 
 

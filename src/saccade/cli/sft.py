@@ -9,7 +9,8 @@ from saccade.cli.runs import run_dir, tell
 def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None, print_config: PrintConfig = False) -> None:
     """Supervised fine-tuning on files of replies as the recipe says; leaves a run directory."""
     from saccade.training.config import SFTRecipe
-    from saccade.training.sft import train
 
     config = resolve(recipe, SFTRecipe, overrides, print_config)
+    from saccade.training.sft import train  # imports torch, which a mistake in the recipe should not wait for
+
     tell(train(config, run_dir(out, recipe)))

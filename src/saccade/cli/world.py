@@ -74,12 +74,13 @@ def pretrain(
 ) -> None:
     """Train a tiny base on the world and score its habits; started again with the same recipe, it goes on."""
     from saccade.base.config import PretrainRecipe
+
+    config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
     from saccade.base.habit_scores import write_scores
     from saccade.base.pretrain import train
     from saccade.models.config import ModelConfig
     from saccade.models.policy import load_policy
 
-    config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
     steps = sum(stage.steps for stage in config.stages)
     typer.echo(f"{steps} steps; a row every {config.log_every} of them goes to {config.out}/metrics.jsonl", err=True)
     model = train(config)
