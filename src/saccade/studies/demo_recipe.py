@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from saccade.algorithm import LossConfig
+from saccade.algorithm.config import LossConfig
 from saccade.config import Config
 from saccade.rollout.stages import Stage
 from saccade.training.config import OptimConfig, SFTOptimConfig

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from saccade.algorithm import LossConfig
+from saccade.algorithm.config import LossConfig
 from saccade.config import Config
 from saccade.data import READERS, DataConfig
 from saccade.models.config import FeatureCacheConfig, ModelConfig, SharedPrefix
