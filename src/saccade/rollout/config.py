@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -66,6 +66,11 @@ DEFAULT_ENGINE = BuiltinEngineConfig()
 
 class RolloutConfig(Config):
     """How replies are sampled, unless a stage overrides it. The defaults sample what is trained."""
+
+    moved: ClassVar[dict[str, str]] = {
+        **{key: f"sampling.{key}" for key in Sampling.model_fields},
+        **{key: f"engine.{key}" for key in ("max_rows", "cuda_graphs")},
+    }
 
     sampling: Sampling = Sampling()
     """For all stages; a stage sets `max_new_tokens` and may override the rest."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.config import Config, dump
+from saccade.config import Config, dump, load
 from saccade.rollout.groups import Group, Rollout
 from saccade.types import Completion, Frame
 
@@ -60,8 +60,8 @@ class Run:
         path = directory / CONFIG
         if not path.is_file():
             raise FileNotFoundError(f"{directory} holds no run to resume: expected {CONFIG} there")
-        before, now = path.read_text(encoding="utf-8").splitlines(), dump(config).splitlines()
-        if before != now:
+        if load(path, type(config)) != config:
+            before, now = path.read_text(encoding="utf-8").splitlines(), dump(config).splitlines()
             line = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), 0)
             there, here = (lines[line].strip() if line < len(lines) else "(nothing)" for lines in (before, now))
             raise ValueError(
