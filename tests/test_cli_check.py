@@ -182,7 +182,7 @@ def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path
         (["gone.jsonl", "a=b", "--from", "vlm_r1"], "KEY=VALUE are of recipes"),
         (["gone.jsonl", "--from", "vlm_r1", "--budget", "9"], "name it with --model"),
         (["gone.jsonl", "--from", "vlm_r1", "--model", "no/where/at-all"], "model.path"),
-        (["a/b", "--hub", "--from", "coco"], "'hub' means nothing to source 'coco'"),
+        (["a/b", "--hub", "--from", "coco"], "'hub' is not an option of source 'coco'"),
         (["real_images", "--hub"], "--hub is of DATA"),
         (["demo"], "kind is 'demo', expected rl, sft or eval"),
         (["real_images", "--task", "count"], "--task is of DATA"),
@@ -225,7 +225,7 @@ def test_convert_writes_lists_what_it_left_out_and_refuses_to_write_twice(
     assert run("convert", path, tmp_path / "no", "--from", "vlm_r1", "--strict") == 2
     assert not (tmp_path / "no").exists()
     assert run("convert", path, tmp_path / "no", "--from", "vlm_r1", "--negatives", "2") == 2
-    assert "'negatives' means nothing to source 'vlm_r1'" in capsys.readouterr().err
+    assert "'negatives' is not an option of source 'vlm_r1'" in capsys.readouterr().err
     assert run("convert", path, path, tmp_path / "two", "--from", "vlm_r1", "--image-folder", tmp_path) == 0
     assert run("convert", path, path, path, tmp_path / "x", "--from", "vlm_r1", *["--image-folder", "."] * 2) == 2
 

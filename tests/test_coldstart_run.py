@@ -33,7 +33,7 @@ def recipe(out: Path, n: int = 8, **changes: Any) -> ColdStartRecipe:
         "filters": [],
         "polish": False,
         "samples": 2,
-        "sampling": {"description": {"max_tokens": 500}},
+        "sampling": {"description": {"max_new_tokens": 500}},
     }
     return ColdStartRecipe.model_validate({**base, **changes})
 
@@ -56,7 +56,7 @@ def test_errors_and_omissions_cost_answers(tmp_path: Path) -> None:
 def test_bridged_descriptions_answer_more_than_captions_of_the_same_budget(tmp_path: Path) -> None:
     """Tests the pipeline; teachers made for the world are no evidence about real ones."""
     n = 25 * len(TASKS)
-    budget = {"description": {"max_tokens": 40}}
+    budget = {"description": {"max_new_tokens": 40}}
     summary = run(recipe(tmp_path, 25, ablation=n, sampling=budget, samples=1))
     found = summary["accuracy"]
     assert found["n"] == n
@@ -126,7 +126,7 @@ def test_labels_that_are_unknown_or_missing_are_refused_with_their_place(tmp_pat
         prompts(easy, cold_start=["difficult"])
     with pytest.raises(ValueError, match="at least 1 item"):
         prompts(easy, cold_start=[])
-    with pytest.raises(ValueError, match="'cold_start' means nothing to source 'world'"):
+    with pytest.raises(ValueError, match="'cold_start' is not an option of source 'world'"):
         DataConfig.model_validate({"source": "world", "task": "count", "cold_start": ["hard"]})
     with pytest.raises(ValueError, match=r"no usable row with cold_start mixed \(0 skipped\)"):
         prompts(easy, cold_start=["mixed"])

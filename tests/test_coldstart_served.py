@@ -118,7 +118,8 @@ def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def check_cold_start(served: Served, out: Path) -> None:
     """From the command line to a complete store: each row with all its texts, kept or with a reason."""
     teacher = {"teacher": "endpoint", "url": served.url, "model": served.model, "options": served.options}
-    tokens = {"pseudo_cot": {"max_tokens": 32}, "description": {"max_tokens": 32}, "reasoning": {"max_tokens": 64}}
+    caps = {"pseudo_cot": 32, "description": 32, "reasoning": 64}
+    tokens = {stage: {"max_new_tokens": cap} for stage, cap in caps.items()}
     data = [{"source": "world", "task": task, "limit": ROWS} for task in ("count", "yes_no")]
     recipe = {"kind": "coldstart", "out": str(out), "data": data, "vision": teacher, "reasoner": teacher, "samples": 2}
     path = out.with_suffix(".yaml")

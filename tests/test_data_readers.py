@@ -173,8 +173,8 @@ class Recipe(Config):
         ("{source: vlmr1, path: a}", "source is 'vlmr1', expected one of vlm_r1"),
         ("{source: vlm_r1}", "source 'vlm_r1' needs 'path'"),
         ("{source: world}", "source 'world' needs 'task'"),
-        ("{source: world, task: count, path: a}", "'path' means nothing to source 'world'"),
-        ("{source: vlm_r1, path: a, seed: 3}", "'seed' means nothing to source 'vlm_r1'"),
+        ("{source: world, task: count, path: a}", "'path' is not an option of source 'world'; remove it"),
+        ("{source: vlm_r1, path: a, seed: 3}", "'seed' is not an option of source 'vlm_r1'; remove it"),
         ("{source: world, task: count, weight: 0}", "'data.0.weight': got 0, expected greater than 0"),
     ],
 )

@@ -232,7 +232,7 @@ def test_a_format_is_learned_by_its_replies_or_by_its_gold_in_the_models_frame(p
         ({"source": "llama", "path": "a"}, "source is 'llama', expected one of replies, vlm_r1"),
         ({"source": "llava"}, "source 'llava' needs 'path'"),
         ({}, "source 'replies' needs 'path'"),
-        ({"path": "a", "reply": "gold"}, "'reply' means nothing to source 'replies'"),
+        ({"path": "a", "reply": "gold"}, "'reply' is not an option of source 'replies'; remove it"),
     ],
 )
 def test_keys_that_do_not_fit_the_source_of_examples_are_refused(keys: dict, message: str) -> None:
@@ -329,7 +329,7 @@ def test_over_the_cutoff_may_stop_the_run_by_name(world: Path, tmp_path: Path) -
     held = recipe_of(world, cutoff_len=3, heldout=[{"path": str(world / "cold.jsonl")}], eval={"every": 1})
     with pytest.raises(ValueError, match="heldout: all 12 examples are longer than cutoff_len 3"):
         train(held, tmp_path / "held")
-    with pytest.raises(ValueError, match="over_cutoff: error means nothing without a cutoff_len"):
+    with pytest.raises(ValueError, match="over_cutoff: got 'error' without a cutoff_len"):
         recipe_of(world, over_cutoff="error")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,16 +13,25 @@ from saccade.config import Config
 from saccade.data import DataConfig
 from saccade.data.sources import WORLD
 from saccade.endpoint import Limits
+from saccade.rollout.config import Sampling
 
 
-class SamplingConfig(Config):
+class SamplingConfig(Sampling):
     """How a step samples."""
 
-    temperature: float = Field(default=0.6, ge=0.0)
-    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
-    max_tokens: int = Field(default=1024, ge=1)
+    moved: ClassVar[dict[str, str]] = {"max_tokens": "max_new_tokens"}
+
+    temperature: float = Field(default=0.6, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_new_tokens: int = Field(default=1024, ge=1)
     seed: int = 0
     """Sample n of the reasoner asks with `seed + n`."""
+
+    @model_validator(mode="after")
+    def _a_server_can(self) -> SamplingConfig:
+        if self.repetition_stop:
+            raise ValueError("'repetition_stop' is not an option of a teacher; remove it")
+        return self
 
 
 class SamplingTable(Config):
@@ -30,7 +39,7 @@ class SamplingTable(Config):
 
     pseudo_cot: SamplingConfig = SamplingConfig()
     description: SamplingConfig = SamplingConfig()
-    reasoning: SamplingConfig = SamplingConfig(max_tokens=8192)
+    reasoning: SamplingConfig = SamplingConfig(max_new_tokens=8192)
 
 
 class PromptTable(Config):

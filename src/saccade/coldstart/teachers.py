@@ -100,20 +100,20 @@ class ChatTeacher:
 
     async def write(self, call: Call) -> Said:
         prompt, text = self._text(call)
-        sampling = sent(call)
+        sampling = {**sent(call), **self.config.options}
         began = time.monotonic()
         try:
             message = user(text, () if call.stage in BLIND else call.images)
         except (OSError, ValueError) as error:
             raise TeacherError("image does not open", str(error), retriable=False) from None
         try:
-            reply = await self._endpoint.achat([message], **sampling, **self.config.options)
+            reply = await self._endpoint.achat([message], **sampling)
         except EndpointError as error:
             raise self._failure(error) from None
         choice = reply.choices[0]
         thought = bool((choice.reasoning or "").strip())
         if not choice.text.strip() and not (thought and call.stage in BLIND):
-            wrote = "thought and no text, perhaps for want of max_tokens," if thought else "nothing"
+            wrote = "thought and no text, perhaps for want of max_new_tokens," if thought else "nothing"
             raise TeacherError("empty reply", f"{self.model} wrote {wrote} for {call.stage}")
         tokens_in, tokens_out = reply.usage.prompt_tokens, reply.usage.completion_tokens
         cost = (tokens_in * self.config.price_in + tokens_out * self.config.price_out) / 1e6
@@ -121,7 +121,7 @@ class ChatTeacher:
             stage=call.stage,
             model=self.model,
             prompt_version=f"{prompt.id}+{self._answer.id}" if call.show_answer else prompt.id,
-            sampling={**sampling, **self.config.options},
+            sampling=sampling,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             cost=cost,
@@ -146,7 +146,7 @@ class ChatTeacher:
             question=asked(call.draft),
             pseudo_cot=call.draft.pseudo_cot or "",
             description=call.told,
-            words=str(max(1, call.sampling.max_tokens * 3 // 4)),
+            words=str(max(1, call.sampling.max_new_tokens * 3 // 4)),
             answer=call.gold if call.show_answer else "",
         )
         return prompt, text + self._answer.fill(answer=call.gold) if call.show_answer else text
@@ -188,4 +188,4 @@ class ChatTeacher:
 
 def sent(call: Call) -> Mapping[str, Any]:
     """The sampling options of a request."""
-    return {**call.sampling.model_dump(), "seed": call.sampling.seed + call.number}
+    return {**call.sampling.request(), "seed": call.sampling.seed + call.number}

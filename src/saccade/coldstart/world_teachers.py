@@ -45,7 +45,7 @@ class WorldEyes:
 
     async def write(self, call: Call) -> Said:
         item = self._item(call.draft)
-        budget = call.sampling.max_tokens
+        budget = call.sampling.max_new_tokens
         if call.stage == "pseudo_cot":
             text = self._first_look(item, call)
         else:

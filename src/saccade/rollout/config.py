@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,16 @@ class Sampling(Config):
                 f"min_new_tokens is {self.min_new_tokens} but max_new_tokens {self.max_new_tokens}; expected no more"
             )
         return self
+
+
+    def request(self) -> dict[str, Any]:
+        """The options of a chat request to an OpenAI-compatible server, without `repetition_stop`, which servers lack.
+
+        Those that only some servers take (top_k, min_p, min_tokens) are there when set. Servers cut off the stop text.
+        """
+        drawn = {"temperature": 0.0} if self.greedy else {"temperature": self.temperature, "top_p": self.top_p}
+        more = {"top_k": self.top_k, "min_p": self.min_p, "min_tokens": self.min_new_tokens, "stop": self.stop_strings}
+        return {"max_tokens": self.max_new_tokens, **drawn, **{key: value for key, value in more.items() if value}}
 
 
 class BuiltinEngineConfig(Config):
