@@ -206,12 +206,19 @@ class FusedNorm(Fused):
 class FusedGate(Fused):
     """down(activation(gate(x)) * up(x)); the layers are called, so adapters and hooks on them hold."""
 
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
     def forward(self, hidden_state: Tensor) -> Tensor:
         return self.down_proj(gated(self.gate_proj(hidden_state), self.up_proj(hidden_state), self.fused_rule))
 
 
 class FusedJointGate(Fused):
     """The same where one layer computes gate and up."""
+
+    gate_up_proj: nn.Module
+    down_proj: nn.Module
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
@@ -254,7 +261,8 @@ def fuse(model: nn.Module) -> dict[str, int]:
 @contextmanager
 def own_layers(model: nn.Module) -> Iterator[None]:
     """The family's own code inside: the reference. A pass begun inside must go backward inside."""
-    taken = [(module, type(module)) for module in model.modules() if isinstance(module, Fused)]
+    fused_modules = (module for module in model.modules() if isinstance(module, Fused))
+    taken: list[tuple[nn.Module, type[Fused]]] = [(module, type(module)) for module in fused_modules]
     try:
         for module, fused in taken:
             if fused is not _with(next(kind for kind in fused.__mro__ if kind in FRONTS), fused.own_class):
@@ -309,11 +317,14 @@ def _gate_rule(module: Any) -> Found:
     front = FusedJointGate if joint else FusedGate
     twin = _narrow(module, layers)
     x_ND = _noise((48, NARROW), twin.down_proj.weight) * torch.tensor([0.1, 1.0, 10.0]).repeat(16)[:, None]
-    expected, values = _output(twin, x_ND), torch.linspace(-12, 12, 256)
-    for activation in ACTIVATIONS if expected is not None else ():
+    values = torch.linspace(-12, 12, 256)
+    expected, curve = _output(twin, x_ND), _output(function, values)
+    if expected is None or curve is None:
+        return None
+    for activation in ACTIVATIONS:
         twin.fused_rule = activation
-        curve = distance(activation.forward(values), function(values))
-        if max(curve, distance(front.forward(twin, x_ND), expected)) <= TOLERANCE:
+        apart = distance(activation.forward(values), curve), distance(front.forward(twin, x_ND), expected)
+        if max(apart) <= TOLERANCE:
             return front, activation
     return None
 
@@ -336,10 +347,10 @@ def _narrow(module: nn.Module, layers: tuple[str, ...]) -> Any:
     return twin.train()
 
 
-def _output(module: nn.Module, x: Tensor) -> Tensor | None:
+def _output(function: Callable[[Tensor], object], x: Tensor) -> Tensor | None:
     """What the family's own code makes of x; None if it wants other arguments or returns something else."""
     try:
-        out = module(x)
+        out = function(x)
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):
         return None
     return out if isinstance(out, Tensor) and out.dtype == x.dtype and out.shape == x.shape else None
