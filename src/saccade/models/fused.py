@@ -75,7 +75,7 @@ class _RmsNorm(torch.autograd.Function):
     """Saves the input, the weight and 1 / rms."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, rule: NormRule) -> Tensor:  # type: ignore[override]  # torch declares (ctx, *args)
+    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, rule: NormRule) -> Tensor:
         y_ND, inverse_N1 = torch.empty_like(x_ND), x_ND.new_empty((len(x_ND), 1), dtype=_full(x_ND.dtype))
         for rows in _pieces(x_ND):
             full = x_ND[rows].to(inverse_N1.dtype)
@@ -87,7 +87,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         x_ND, weight_D, inverse_N1 = ctx.saved_tensors
         dtype = inverse_N1.dtype
         factor_D = ctx.rule.factor(weight_D, dtype)
@@ -151,7 +151,7 @@ class _Gated(torch.autograd.Function):
     there. What a forward hook keeps of them is overwritten."""
 
     @staticmethod
-    def forward(ctx: Any, gate_ND: Tensor, up_ND: Tensor, activation: Activation) -> Tensor:  # type: ignore[override]  # as above
+    def forward(ctx: Any, gate_ND: Tensor, up_ND: Tensor, activation: Activation) -> Tensor:
         out_ND = torch.empty(gate_ND.shape, dtype=gate_ND.dtype, device=gate_ND.device)
         for rows in _pieces(gate_ND):
             torch.mul(activation.forward(gate_ND[rows]), up_ND[rows], out=out_ND[rows])
@@ -161,7 +161,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         if ctx.spent:
             raise RuntimeError("a second backward pass through a gated block; use model.fused_layers: false for that")
         ctx.spent = True
