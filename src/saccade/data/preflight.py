@@ -96,11 +96,6 @@ class Report:
     def ok(self) -> bool:
         return not self.counts
 
-    @property
-    def tokens_max(self) -> int | None:
-        """Length of the longest prompt, when tokens were counted."""
-        return max(self.prompt_tokens, default=None)
-
 
 def preflight(
     entries: Iterable[Sample | Item | Entry],
