@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from saccade.coldstart.drafts import Stage
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
 from saccade.data import DataConfig
 from saccade.data.sources import WORLD
 from saccade.endpoint import Limits
+from saccade.runs.drafts import Stage
 
 
 class SamplingConfig(Config):
