@@ -11,7 +11,7 @@ import typer
 
 from saccade.cli.options import Overrides, PrintConfig, Recipe
 from saccade.cli.schemas import load_recipe
-from saccade.config import ConfigError, dump
+from saccade.config import ConfigError, dump, kind
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +52,7 @@ def plan(
     from saccade.training.config import RLRecipe, SFTRecipe
 
     if not isinstance(config, RLRecipe | SFTRecipe):
-        raise ConfigError(f"{recipe}: kind is {config.kind!r}, expected rl or sft, the only kinds that can be planned")
+        raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected rl or sft, the only kinds that can be planned")
     if print_config:
         typer.echo(dump(config), nl=False)
         raise typer.Exit
