@@ -367,11 +367,11 @@ def test_advice_names_keys_of_the_recipe_and_can_be_taken(
 ) -> None:
     recipe = load_recipe(name)
     shape = shapes["3B" if "3b" in name else "7B"]
-    found = plan(recipe, shape, Setting((1296,), memory_gb=memory_gb, completion_tokens=1024))  # type: ignore[arg-type]
+    found = plan(recipe, shape, Setting((1296,), memory_gb=memory_gb, completion_tokens=1024))
     assert not (found.fits and found.advice)
     changed = load_recipe(name, [one.change for one in found.advice])
     setting = Setting((1296,), memory_gb=memory_gb, completion_tokens=1024)
-    after = plan(changed, shape, setting)  # type: ignore[arg-type]
+    after = plan(changed, shape, setting)
     peaks = [found.worst.peak, *(one.peak for one in found.advice)]
     assert after.worst.peak == pytest.approx(peaks[-1])
     assert after.fits or not after.advice, "all that helps was advised"
@@ -383,7 +383,7 @@ def test_every_key_that_advice_can_name_is_a_key_of_the_schema(shapes: dict[str,
     asks_all = ["model.dtype=float64", "model.fused_layers=false", "model.train=[vision, language]"]
     for name in ("vlm_r1_rec_3b", "vision_r1_7b_sft"):
         recipe = load_recipe(name, [*asks_all, "model.gradient_checkpointing=false"])
-        found = list(candidates(recipe, shapes["3B"], Setting((1296,))))  # type: ignore[arg-type]
+        found = list(candidates(recipe, shapes["3B"], Setting((1296,))))
         assert len({key for key, _ in found}) >= 5
         for key, value in found:
             after: Any = load_recipe(name, [f"{key}={written(value)}"])

@@ -14,6 +14,7 @@ from saccade.cli.schemas import load_recipe
 from saccade.config import ConfigError, dump, kind
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from saccade.planning.plan import Plan, StagePlan
@@ -112,9 +113,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def show(found: Plan, console: object) -> None:
+def show(found: Plan, console: Console) -> None:
     """The plan as tables and sentences."""
-    write = console.print  # type: ignore[attr-defined]  # rich is imported where it is used
+    write = console.print
     write(parameter_table(found))
     for table in (stage_table(found), flops_table(found), memory_table(found)):
         write(table)
