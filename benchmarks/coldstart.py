@@ -26,9 +26,9 @@ import numpy as np
 from PIL import Image
 
 from saccade.coldstart import run as cold_start
-from saccade.coldstart.drafts import StepRecord
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.teachers import Call, Said
+from saccade.runs.drafts import StepRecord
 
 SAMPLES = 2
 CHAIN = "The number in the picture is what is asked for. Wait, let me check it again. " * 12

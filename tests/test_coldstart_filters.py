@@ -14,9 +14,9 @@ from PIL import Image
 from property_search import examples
 from pydantic import ValidationError
 
-from saccade.coldstart.drafts import Chain, Draft
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.coldstart.filters import FILTERS, Surroundings, build_checks
+from saccade.runs.drafts import FILTER_NAMES, Chain, Draft
 from saccade.world import World, WorldConfig
 
 THOUGHT = "The image shows three red balls on a shelf. I count them: one, two, three. So the answer is 3."
@@ -125,6 +125,10 @@ def test_what_only_looks_like_a_fault_passes(name: str, one: Draft, its: Chain) 
 def test_every_filter_has_a_planted_fault() -> None:
     here = {name for name, *_ in CAUGHT}
     assert here | {"ground_truth", "evaluation_sets", "near_duplicate"} == set(FILTERS)
+
+
+def test_the_page_knows_every_filter_in_its_order() -> None:
+    assert tuple(FILTERS) == FILTER_NAMES
 
 
 ANY = st.text(max_size=200) | st.from_regex(

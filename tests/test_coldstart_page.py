@@ -12,10 +12,12 @@ from markupsafe import escape
 from PIL import Image
 from test_report_page import Outline
 
-from saccade.coldstart.drafts import Chain, Draft, Rejection, StepRecord
+from saccade import report
 from saccade.coldstart.statistics import write_statistics
-from saccade.report.coldstart_page import build_page, filter_rows, marked
+from saccade.report.coldstart_page import build_page, filter_rows
+from saccade.report.coldstart_samples import marked
 from saccade.report.histogram import Shape, histogram
+from saccade.runs.drafts import Chain, Draft, Rejection, StepRecord
 
 NASTY = '</section><script>alert(1)</script> & "quoted" \ud83d'
 
@@ -96,6 +98,12 @@ def test_filters_go_down_like_a_stair() -> None:
         ("length", 13, 3),
     ]
     assert [row.name for row in filter_rows(found, 10, {})][:2] == ["answer", "format"], "all, where none are named"
+
+
+def test_the_report_imports_nothing_that_makes_what_it_shows() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in Path(report.__file__).parent.glob("*.py")]
+    assert len(sources) > 5
+    assert not any(f"saccade.{package}" in text for text in sources for package in ("coldstart", "training", "studies"))
 
 
 def test_an_empty_set_has_a_page_too(tmp_path: Path) -> None:

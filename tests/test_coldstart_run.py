@@ -12,11 +12,11 @@ from PIL import Image
 
 from benchmarks.coldstart import in_fresh_process, rows_per_second
 from saccade import cli
-from saccade.coldstart.drafts import Draft
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run
 from saccade.config import load
 from saccade.data import DataConfig, open_source
+from saccade.runs.drafts import Draft
 from saccade.training.config import ExampleConfig
 from saccade.training.examples import read_examples
 

@@ -28,10 +28,10 @@ from PIL import Image
 
 import saccade
 from saccade import cli
-from saccade.coldstart.drafts import Difficulty, Draft
 from saccade.endpoint import Endpoint, user
 from saccade.models.counting import TokenCounter
 from saccade.models.policy import load_adapter
+from saccade.runs.drafts import Difficulty, Draft
 
 BASE = Path(saccade.__file__).parent / "assets" / "base"
 SERVING = ("fastapi", "uvicorn", "openai")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.coldstart.drafts import Chain, Draft, Rejection
-from saccade.coldstart.statistics import WORDS, Gathering, Histogram, count_words, read_drafts, write_statistics
+from saccade.coldstart.statistics import WORDS, Gathering, Histogram, count_words, write_statistics
+from saccade.runs.drafts import Chain, Draft, Rejection, read_drafts
 
 
 def chain(text: str, right: bool | None = True, **changes: object) -> Chain:

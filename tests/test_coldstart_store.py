@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from saccade.coldstart.drafts import Chain, Draft, Rejection, StepRecord
 from saccade.coldstart.store import Store, StoreError
+from saccade.runs.drafts import Chain, Draft, Rejection, StepRecord
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -79,7 +79,7 @@ class ByLetters:
 def test_prompts_over_budget_are_counted_and_lengths_are_told() -> None:
     report = preflight([sample(), sample(id="2", question="Where is it?")], ByLetters(), 70)
     assert report.counts == {"prompt over budget": 1}
-    assert report.tokens_max == 60 + len("Where is it?")
+    assert max(report.prompt_tokens) == 60 + len("Where is it?")
     assert (report.prompt_tokens, report.image_tokens) == ({66: 1, 72: 1}, {60: 2})
     assert "the prompt has 72 tokens (60 of images), expected 70 at most" in report.findings[0]
 

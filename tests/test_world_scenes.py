@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from saccade.config import ConfigError, load
-from saccade.world import World, WorldConfig, perception_targets, render
+from saccade.world import World, WorldConfig, render
 from saccade.world.config import HELD_OUT, PALETTE
 from saccade.world.draw import id_buffer, mask_box
 from saccade.world.generator import SCENES
@@ -94,23 +94,6 @@ def test_every_object_of_a_free_scene_shows_its_share_and_boxes_fit_what_is_seen
 def test_a_stricter_visible_share_is_kept() -> None:
     strict = World(WorldConfig(layout="free", visible_share=1.0))
     assert all(t.visible == 1.0 for index in range(15) for t in strict.scene(0, index).objects)
-
-
-def test_perception_targets_name_every_cell() -> None:
-    scene = GRID.scene(0, 2, kind="digits")
-    targets = perception_targets(scene)
-    assert [t.cell for t in targets][:5] == ["a1", "b1", "c1", "d1", "a2"]
-    by_cell = {thing.cell: thing for thing in scene.objects}
-    for k, target in enumerate(targets):
-        thing = by_cell.get(target.cell)
-        if thing is None:
-            assert (target.color, target.shape, target.digit, target.offsets) == ("empty", "empty", "empty", None)
-        else:
-            assert (target.color, target.digit, target.size) == (thing.color, str(thing.digit), thing.size)
-            assert target.offsets is not None
-            assert 28 * (target.offsets[0] + k % 4) == pytest.approx(thing.box[0])
-    with pytest.raises(ValueError, match="chart"):
-        perception_targets(GRID.scene(0, 0, kind="chart"))
 
 
 def test_the_shifted_palette_stays_nearest_to_its_names_and_differs_from_the_usual_one() -> None:

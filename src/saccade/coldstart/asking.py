@@ -9,8 +9,8 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-from saccade.coldstart.drafts import Draft
 from saccade.data.records import MARKER
+from saccade.runs.drafts import Draft
 from saccade.tasks.templates import write_options
 
 SLOTS = ("question", "pseudo_cot", "description", "answer", "words")

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from saccade.coldstart.drafts import Chain, Check, Draft, Rejection
 from saccade.coldstart.polish import polish
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.teachers import sample_of
 from saccade.parsing import read_reply
+from saccade.runs.drafts import Chain, Check, Draft, Rejection
 from saccade.tasks import TASKS
 
 

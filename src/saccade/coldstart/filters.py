@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from saccade.coldstart.drafts import Check
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.coldstart.set_checks import EvaluationSets, GroundTruth, NearDuplicates
 from saccade.coldstart.text_checks import (
@@ -24,6 +23,7 @@ from saccade.coldstart.text_checks import (
     length,
     loops,
 )
+from saccade.runs.drafts import Check
 from saccade.world import WorldConfig
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from saccade.coldstart.drafts import Draft
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.store import Store
 from saccade.data import DataConfig
 from saccade.data.records import kind_of
 from saccade.data.sources import WORLD, items
+from saccade.runs.drafts import Draft
 from saccade.tasks import TASKS
 from saccade.tasks.answers import ANSWER_TASKS
 from saccade.types import ImageSource, Sample

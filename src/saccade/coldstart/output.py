@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from saccade.coldstart.choosing import Chooser, reply_of
-from saccade.coldstart.drafts import Arm, Chain, Draft, StepRecord, plain
 from saccade.coldstart.intake import FOLDER
-from saccade.coldstart.statistics import ARMS, accuracies
+from saccade.coldstart.statistics import accuracies
 from saccade.coldstart.steps import assemble
 from saccade.coldstart.store import Store
 from saccade.coldstart.teachers import sample_of
+from saccade.runs.drafts import ARMS, DRAFTS, Arm, Chain, Draft, StepRecord, plain
 from saccade.tasks import TASKS
 
-TRAIN, LLAMA_FACTORY, DRAFTS, LEFT_OUT = "train.jsonl", "llama_factory.json", "drafts.jsonl", "left_out.jsonl"
+TRAIN, LLAMA_FACTORY, LEFT_OUT = "train.jsonl", "llama_factory.json", "left_out.jsonl"
 SUMMARY = "summary.json"
 DIFFICULTIES = ("easy", "mixed", "hard")
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from saccade.coldstart.drafts import Stage
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
 from saccade.data import DataConfig
 from saccade.data.sources import WORLD
 from saccade.endpoint import Limits
 from saccade.rollout.config import Sampling
+from saccade.runs.drafts import Stage
 
 
 class SamplingConfig(Sampling):

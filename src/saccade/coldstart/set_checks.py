@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saccade.coldstart.drafts import Chain, Draft, Rejection
 from saccade.coldstart.filter_options import EvaluationSetsOptions, NearDuplicateOptions
 from saccade.coldstart.teachers import sample_of
 from saccade.data.fingerprints import Pictures, look, text_key
 from saccade.data.images import ImageError
 from saccade.data.sources import items
+from saccade.runs.drafts import Chain, Draft, Rejection
 from saccade.types import Sample
 from saccade.world import World, WorldConfig
 

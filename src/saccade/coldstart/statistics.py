@@ -7,16 +7,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saccade.coldstart.drafts import Arm, Chain, Draft
 from saccade.evaluation.statistics import compare_paired, wilson
+from saccade.runs.drafts import ARMS, STATISTICS, Arm, Chain, Draft, read_drafts
 
-FILE = "statistics.json"
-DRAFTS = "drafts.jsonl"
 WORDS = ("Wait", "Hmm", "Mistake", "Alternatively", "Check")
 PUBLISHED: dict[str, tuple[int, tuple[int, ...]]] = {
     "LLaVA-CoT": (100_000, (2_300, 1, 183, 251, 8_332)),
@@ -25,7 +23,6 @@ PUBLISHED: dict[str, tuple[int, tuple[int, ...]]] = {
 }
 """Vision-R1 (arXiv:2503.06749), table of self-reflective words: samples (rounded), occurrences of each of WORDS in the
 whole set. How they were counted is not told; ours are whole words in any case."""
-ARMS: tuple[Arm, ...] = ("bridged", "caption", "none")
 EXAMPLES = 3
 """Of each reason, from the first rows."""
 SHOWN = 400
@@ -235,26 +232,13 @@ def accuracies(arms: Mapping[Arm, list[float]]) -> dict[str, Any]:
     return found
 
 
-def read_drafts(folder: Path) -> Iterator[Draft]:
-    """The drafts of a set, one at a time. ValueError with file and line for a line that is none."""
-    path = folder / DRAFTS
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; expected the directory of a set made by saccade coldstart")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield Draft.from_json(line)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}:{number}: no draft ({error})") from error
-
-
 def write_statistics(folder: Path) -> dict[str, Any]:
     """Counts a set and writes `statistics.json` into its directory; gives what it holds."""
     gathering = Gathering()
     for draft in read_drafts(folder):
         gathering.add(draft)
     found = gathering.summary()
-    fresh = folder / f".{FILE}"
+    fresh = folder / f".{STATISTICS}"
     fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(folder / FILE)
+    fresh.replace(folder / STATISTICS)
     return found

@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from saccade.coldstart.drafts import Arm, Chain, Draft, Stage, StepRecord, chain_from_dict, plain
 from saccade.coldstart.recipe import ColdStartRecipe, SamplingConfig
 from saccade.coldstart.teachers import Call, Said, Teacher, sample_of
 from saccade.parsing import read_final, read_reply
+from saccade.runs.drafts import Arm, Chain, Draft, Stage, StepRecord, chain_from_dict, plain
 from saccade.tasks import TASKS
 from saccade.types import Completion
 

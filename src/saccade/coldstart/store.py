@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from saccade.coldstart.drafts import Draft, to_line
+from saccade.runs.drafts import Draft, to_line
 
 NAME = "rows.sqlite"
 PAGE = 200

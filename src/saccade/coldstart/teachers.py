@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from PIL import Image
 
 from saccade.coldstart.asking import Prompt, asked, load_prompt
-from saccade.coldstart.drafts import Arm, Draft, Stage, StepRecord
 from saccade.coldstart.recipe import EndpointTeacher, PromptTable, SamplingConfig
 from saccade.endpoint import Endpoint, EndpointError, user
+from saccade.runs.drafts import Arm, Draft, Stage, StepRecord
 from saccade.tasks import TASKS
 from saccade.types import ImageSource, Sample
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from saccade.coldstart.drafts import Chain, Check, Draft, Rejection
 from saccade.coldstart.filter_options import (
     ContradictionOptions,
     LanguageOptions,
@@ -18,6 +17,7 @@ from saccade.grading.answers import fold, letters_for
 from saccade.parsing import read_choice, read_number, read_reply, read_yes_no
 from saccade.rewards.penalties import repetition
 from saccade.rewards.words import language_consistency
+from saccade.runs.drafts import Chain, Check, Draft, Rejection
 from saccade.types import Completion, Sample
 
 SHOWN = 90

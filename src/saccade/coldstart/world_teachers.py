@@ -13,10 +13,10 @@ from random import Random
 
 from saccade.coldstart.asking import asked
 from saccade.coldstart.blind import LETTERS, SOLVERS, Finding
-from saccade.coldstart.drafts import Draft, StepRecord
 from saccade.coldstart.facts import Fact, facts_of, read_facts
 from saccade.coldstart.recipe import WorldDescriber, WorldReasoner
 from saccade.coldstart.teachers import Call, Said, TeacherError
+from saccade.runs.drafts import Draft, StepRecord
 from saccade.world import World, WorldConfig, WorldItem
 
 DOUBTS = ("Wait, let me check that again.", "Hmm, is that all?", "Alternatively, go through it once more.")

@@ -88,18 +88,11 @@ class Report:
     """Visual tokens -> prompts, all images of each together."""
     reply_tokens: Counter[int] = field(default_factory=Counter)
     """Length -> replies to learn."""
-    images_max: int = 0
-    """Images of the prompt with most of them."""
     tasks: Counter[str] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
         return not self.counts
-
-    @property
-    def tokens_max(self) -> int | None:
-        """Length of the longest prompt, when tokens were counted."""
-        return max(self.prompt_tokens, default=None)
 
 
 def preflight(
@@ -174,7 +167,7 @@ class Checks:
         self._near = lru_cache(maxsize=1 << 14)(self._eval_pictures.find)
         self._cached = lru_cache(maxsize=1 << 12)(_opened)
         self._tokens, self._visual, self._images = Counter[int](), Counter[int](), Counter[int]()
-        self._replies, self._tasks, self._images_max = Counter[int](), Counter[str](), 0
+        self._replies, self._tasks = Counter[int](), Counter[str]()
 
     def opened(self, source: ImageSource) -> Look | ImageError:
         """A picture, or why it does not open. Files are remembered for a while: neighbouring rows share them."""
@@ -203,7 +196,6 @@ class Checks:
             image_tokens=self._images,
             visual_tokens=self._visual,
             reply_tokens=self._replies,
-            images_max=self._images_max,
             tasks=self._tasks,
         )
 
@@ -267,7 +259,6 @@ class Checks:
             self._tokens[counted.total] += 1
             self._visual[sum(counted.images)] += 1
             self._images.update(counted.images)
-            self._images_max = max(self._images_max, len(counted.images))
             if reply:
                 self._replies[reply] += 1
             if self.budget is not None and counted.total + reply > self.budget:

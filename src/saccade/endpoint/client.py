@@ -7,7 +7,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -85,31 +85,6 @@ class Endpoint:
         """As `chat`, for a caller with an event loop of its own."""
         future = asyncio.run_coroutine_threadsafe(self._chat(messages, options), self._running())
         return await asyncio.wrap_future(future)
-
-    def chat_many(
-        self,
-        conversations: Iterable[Sequence[Message]],
-        progress: Callable[[], None] | None = None,
-        **options: Any,
-    ) -> list[Reply | EndpointError]:
-        """Replies in the order of the conversations, `limits.concurrency` at a time; a failed one gives its error.
-
-        `progress` is called once after each.
-        """
-
-        async def one(messages: Sequence[Message]) -> Reply | EndpointError:
-            try:
-                return await self._chat(messages, options)
-            except EndpointError as error:
-                return error
-            finally:
-                if progress is not None:
-                    progress()
-
-        async def all_of(listed: Sequence[Sequence[Message]]) -> list[Reply | EndpointError]:
-            return list(await asyncio.gather(*(one(messages) for messages in listed)))
-
-        return self._wait(all_of(list(conversations)))
 
     def close(self) -> None:
         """Ends the background thread and the connections; requests under way fail."""

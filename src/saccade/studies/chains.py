@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -78,9 +78,3 @@ def write_chains(source: ChainSource, out: Path, n: int) -> Path:
     fresh = out / "train.jsonl.part"
     fresh.write_text("".join(lines), encoding="utf-8")
     return fresh.rename(out / "train.jsonl")
-
-
-def habits_in(path: Path, habits: Sequence[str]) -> dict[str, int]:
-    """How many rows of a chain file have each habit."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {habit: sum(row["meta"]["habit"] == habit for row in rows) for habit in habits}

@@ -9,7 +9,6 @@ COUNTING = ("count", "arithmetic", "compare")
 LOCATING = ("refer", "detect")
 FIGURES = ("chart", "geometry")
 ALL_TASKS = (*COUNTING, *LOCATING, *FIGURES, "choice", "yes_no", "difference")
-SHAPE_TASKS = ("count", "compare", *LOCATING, "choice", "yes_no", "difference")
 
 
 @dataclass(frozen=True, slots=True)

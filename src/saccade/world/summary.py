@@ -18,11 +18,6 @@ def answer_shares(items: Sequence[WorldItem]) -> dict[str, float]:
     return {answer: n / len(items) for answer, n in counts.most_common()}
 
 
-def balance_limit(classes: int) -> float:
-    """The largest share that one of so many possible answers may have: max(30%, 1 / classes + 5 points)."""
-    return max(0.30, 1.0 / max(1, classes) + 0.05)
-
-
 def _lengths(texts: Sequence[str]) -> dict[str, float]:
     words = [len(text.split()) for text in texts]
     return {"mean_words": round(sum(words) / len(words), 2), "max_words": max(words)}

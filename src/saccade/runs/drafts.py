@@ -1,4 +1,4 @@
-"""The nouns of the room: a draft is one question on its way from image and answer to a chain worth learning.
+"""The drafts of a cold-start set: a draft is one question on its way from image and answer to a chain worth learning.
 
 All are frozen, plain, and go to JSON and back. A step that was paid for is a `StepRecord` with its text; what is made
 of the texts (verdicts, filter reasons, polished chains) can be made again for nothing.
@@ -7,16 +7,34 @@ of the texts (verdicts, filter reasons, polished chains) can be made again for n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 Stage = Literal["caption", "pseudo_cot", "description", "reasoning"]
 """The calls of a row. `caption`: a plain caption that does not know the question, the arm without bridging."""
 Arm = Literal["bridged", "caption", "none"]
 """What the reasoner was given beside the question: the description, the plain caption, nothing."""
+ARMS: tuple[Arm, ...] = ("bridged", "caption", "none")
 Difficulty = Literal["easy", "mixed", "hard"]
 """All samples of the bridged arm right; some; none."""
+FILTER_NAMES = (
+    "answer",
+    "format",
+    "leakage",
+    "references",
+    "contradiction",
+    "repetition",
+    "language",
+    "length",
+    "ground_truth",
+    "evaluation_sets",
+    "near_duplicate",
+)
+"""The keys of `coldstart.filters.FILTERS`: every filter, in the order of a recipe that names none."""
+DRAFTS, STATISTICS = "drafts.jsonl", "statistics.json"
+"""Files of a set's directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +67,7 @@ class Rejection:
     """Why a filter dropped a chain."""
 
     filter: str
-    """Name in `coldstart.filters.FILTERS`."""
+    """One of FILTER_NAMES."""
     reason: str
     """A few words that can be counted; the same words for the same cause."""
     detail: str = ""
@@ -172,3 +190,16 @@ def chain_from_dict(row: Mapping[str, Any]) -> Chain:
 Check = Callable[[Draft, Chain], Rejection | None]
 """A filter, ready to use: None lets the chain (one of the draft's, already polished) pass. A check may remember what
 it saw (near duplicates); drafts come in the order of the data set, in one process."""
+
+
+def read_drafts(folder: Path) -> Iterator[Draft]:
+    """The drafts of a set, one at a time. ValueError with file and line for a line that is none."""
+    path = folder / DRAFTS
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; expected the directory of a set made by saccade coldstart")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield Draft.from_json(line)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}:{number}: no draft ({error})") from error
