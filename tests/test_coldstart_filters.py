@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from saccade.coldstart.drafts import Chain, Draft
 from saccade.coldstart.filter_options import FilterOptions
-from saccade.coldstart.filters import FILTERS, Surroundings, build_checks
+from saccade.coldstart.filters import FILTERS, FilterContext, build_checks
 from saccade.world import World, WorldConfig
 
 THOUGHT = "The image shows three red balls on a shelf. I count them: one, two, three. So the answer is 3."
@@ -162,7 +162,7 @@ def test_the_true_scene_tells_a_question_about_another_picture(tmp_path: Path) -
         sample.images[0].save(tmp_path / f"{i}.png")
     sample = samples[0]
     one = Draft("w", sample.question, sample.answer, "count", "w", ("0.png",), ("x",), meta=sample.meta)
-    check = build_checks(["ground_truth"], around=Surroundings(tmp_path, {"w": world}))["ground_truth"]
+    check = build_checks(["ground_truth"], context=FilterContext(tmp_path, {"w": world}))["ground_truth"]
     assert check(one, chain()) is None
     faults = {
         "another picture": {"images": ("1.png",)},
@@ -197,9 +197,9 @@ def test_questions_and_pictures_of_an_evaluation_set_are_kept_out(tmp_path: Path
     }
 
     def found(one: Draft, **change: object) -> str | None:
-        told = {"evaluation_sets": options["evaluation_sets"] | change}
-        around = Surroundings(tmp_path)
-        check = build_checks(["evaluation_sets"], FilterOptions.model_validate(told), around)["evaluation_sets"]
+        changed = {"evaluation_sets": options["evaluation_sets"] | change}
+        context = FilterContext(tmp_path)
+        check = build_checks(["evaluation_sets"], FilterOptions.model_validate(changed), context)["evaluation_sets"]
         rejection = check(one, chain())
         return None if rejection is None else rejection.reason
 

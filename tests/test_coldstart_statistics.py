@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.coldstart.drafts import Chain, Draft, Rejection
-from saccade.coldstart.statistics import WORDS, Gathering, Histogram, count_words, read_drafts, write_statistics
+from saccade.coldstart.statistics import WORDS, Histogram, SetStatistics, count_words, read_drafts, write_statistics
 
 
 def chain(text: str, right: bool | None = True, **changes: object) -> Chain:
@@ -50,7 +50,7 @@ def test_words_lengths_yield_and_arms_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_published_columns_are_per_thousand_samples() -> None:
-    published = Gathering().summary()["words"]["published"]
+    published = SetStatistics().summary()["words"]["published"]
     assert published["Vision-R1-cold"]["per_1k_samples"]["Wait"] == pytest.approx(2928.595)
     assert published["Mulberry"]["per_1k_samples"]["Hmm"] == 0.0
     assert list(published["LLaVA-CoT"]["count"]) == list(WORDS)

@@ -109,7 +109,7 @@ def test_processes_that_share_a_store_do_each_row_once(tmp_path: Path) -> None:
 def _claim_and_wait(path: str, claimed: Any) -> None:
     store = Store(Path(path), lease_s=3600.0)
     store.claim(4)
-    store.take("writing the set")
+    store.acquire_lock("writing the set")
     claimed.set()
     signal.pause()
 
@@ -122,11 +122,11 @@ def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path) -> None:
     assert claimed.wait(30)
     with Store(tmp_path / "s") as store:
         assert store.release_dead() == 0 and store.claim(4) == []  # it lives
-        assert store.take("writing the set") is not None
+        assert store.acquire_lock("writing the set") is not None
         os.kill(worker.pid or 0, signal.SIGKILL)
         worker.join(30)
         assert store.release_dead() == 1 and len(store.claim(4)) == 4
-        assert store.take("writing the set") is None
+        assert store.acquire_lock("writing the set") is None
 
 
 def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path) -> None:

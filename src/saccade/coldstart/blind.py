@@ -153,13 +153,13 @@ def _yes_no(question: str, options: Sequence[str], facts: Sequence[Fact], rng: R
         found, step = _matching(named[0], facts)
         return Finding((step,), "yes" if found else "no")
     head, relation, rest = related
-    anchors, told = _matching(rest, facts)
+    anchors, anchor_step = _matching(rest, facts)
     if len(anchors) != 1:
         return _guess(rng.choice(("yes", "no")))
     axis, sign = SIDES[relation]
     heads, step = _matching(head, facts)
     beyond = [s for s in heads if s is not anchors[0] and sign * (s.place[axis] - anchors[0].place[axis]) > 0]
-    return Finding((told, step, f"Of these, {len(beyond)} stand {relation} it."), "yes" if beyond else "no")
+    return Finding((anchor_step, step, f"Of these, {len(beyond)} stand {relation} it."), "yes" if beyond else "no")
 
 
 def _guess(answer: str) -> Finding:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from saccade.coldstart.drafts import Chain, Check, Draft, Rejection
+from saccade.coldstart.drafts import Chain, ChainCheck, Draft, Rejection
 from saccade.coldstart.polish import polish
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.teachers import sample_of
@@ -19,7 +19,7 @@ class Chooser:
     """Filters and taste of a recipe."""
 
     recipe: ColdStartRecipe
-    checks: Mapping[str, Check]
+    checks: Mapping[str, ChainCheck]
     polished: bool
     """Whether chains are polished first."""
 

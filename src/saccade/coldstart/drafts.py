@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Stage = Literal["caption", "pseudo_cot", "description", "reasoning"]
+TeacherStage = Literal["caption", "pseudo_cot", "description", "reasoning"]
 """The calls of a row. `caption`: a plain caption that does not know the question, the arm without bridging."""
 Arm = Literal["bridged", "caption", "none"]
 """What the reasoner was given beside the question: the description, the plain caption, nothing."""
@@ -23,7 +23,7 @@ Difficulty = Literal["easy", "mixed", "hard"]
 class StepRecord:
     """One call to a teacher: who answered, told what, at which price. The text itself stands in the draft."""
 
-    stage: Stage
+    stage: TeacherStage
     model: str
     prompt_version: str
     """'<file>@<version>:<first 8 hex digits of its SHA-256>'."""
@@ -84,7 +84,7 @@ class Chain:
         return self.text if self.polished is None else self.polished
 
     def to_dict(self) -> dict[str, Any]:
-        return {**plain(self), "rejections": [plain(one) for one in self.rejections]}
+        return {**shallow_dict(self), "rejections": [shallow_dict(one) for one in self.rejections]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +129,11 @@ class Draft:
         return "easy" if all(right) else "mixed" if any(right) else "hard"
 
     def to_dict(self) -> dict[str, Any]:
-        chains, steps = [one.to_dict() for one in self.chains], [plain(one) for one in self.steps]
-        return {**plain(self), "chains": chains, "steps": steps}
+        chains, steps = [one.to_dict() for one in self.chains], [shallow_dict(one) for one in self.steps]
+        return {**shallow_dict(self), "chains": chains, "steps": steps}
 
     def to_json(self) -> str:
-        return to_line(self.to_dict())
+        return to_json_line(self.to_dict())
 
     @staticmethod
     def from_dict(row: Mapping[str, Any]) -> Draft:
@@ -154,13 +154,13 @@ class Draft:
         return replace(self, chains=tuple(chains))
 
 
-def plain(record: Any) -> dict[str, Any]:
+def shallow_dict(record: Any) -> dict[str, Any]:
     """The fields of a record of this file, not copied; `dataclasses.asdict` copies all it meets, which costs a run
     more than anything else."""
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def to_line(value: Any) -> str:
+def to_json_line(value: Any) -> str:
     """JSON that any file and data base takes: a lone surrogate, which no UTF-8 has, stays escaped."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
@@ -169,6 +169,6 @@ def chain_from_dict(row: Mapping[str, Any]) -> Chain:
     return Chain(**{**row, "rejections": tuple(Rejection(**one) for one in row.get("rejections", ()))})
 
 
-Check = Callable[[Draft, Chain], Rejection | None]
+ChainCheck = Callable[[Draft, Chain], Rejection | None]
 """A filter, ready to use: None lets the chain (one of the draft's, already polished) pass. A check may remember what
 it saw (near duplicates); drafts come in the order of the data set, in one process."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from saccade.coldstart.drafts import Check
+from saccade.coldstart.drafts import ChainCheck
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.coldstart.set_checks import EvaluationSets, GroundTruth, NearDuplicates
 from saccade.coldstart.text_checks import (
@@ -28,7 +28,7 @@ from saccade.world import WorldConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class FilterContext:
     """What filters may know beside a draft."""
 
     folder: Path = Path()
@@ -37,28 +37,28 @@ class Surroundings:
     """Settings of the sources that are procedural worlds, by the name that drafts carry."""
 
 
-Build = Callable[[FilterOptions, Surroundings], Check]
+Build = Callable[[FilterOptions, FilterContext], ChainCheck]
 
 FILTERS: dict[str, Build] = {
-    "answer": lambda options, around: answer_agrees,
-    "format": lambda options, around: has_form,
-    "leakage": lambda options, around: leakage(options.leakage),
-    "references": lambda options, around: left_references,
-    "contradiction": lambda options, around: contradiction(options.contradiction),
-    "repetition": lambda options, around: loops(options.repetition),
-    "language": lambda options, around: language(options.language),
-    "length": lambda options, around: length(options.length),
-    "ground_truth": lambda options, around: GroundTruth(around.worlds, around.folder),
-    "evaluation_sets": lambda options, around: EvaluationSets(options.evaluation_sets, around.folder),
-    "near_duplicate": lambda options, around: NearDuplicates(options.near_duplicate),
+    "answer": lambda options, context: answer_agrees,
+    "format": lambda options, context: has_form,
+    "leakage": lambda options, context: leakage(options.leakage),
+    "references": lambda options, context: left_references,
+    "contradiction": lambda options, context: contradiction(options.contradiction),
+    "repetition": lambda options, context: loops(options.repetition),
+    "language": lambda options, context: language(options.language),
+    "length": lambda options, context: length(options.length),
+    "ground_truth": lambda options, context: GroundTruth(context.worlds, context.folder),
+    "evaluation_sets": lambda options, context: EvaluationSets(options.evaluation_sets, context.folder),
+    "near_duplicate": lambda options, context: NearDuplicates(options.near_duplicate),
 }
 
 
 def build_checks(
     names: Sequence[str] | None = None,
     options: FilterOptions | None = None,
-    around: Surroundings | None = None,
-) -> dict[str, Check]:
+    context: FilterContext | None = None,
+) -> dict[str, ChainCheck]:
     """The filters of these names, all for None, ready to use. ValueError for an unknown name, or for options of a
     filter that is not asked."""
     wanted = list(FILTERS) if names is None else list(names)
@@ -73,5 +73,5 @@ def build_checks(
             raise ValueError(
                 f"filter_options.{name}: '{name}' is not among the filters ({', '.join(wanted) or 'none'})"
             )
-    around = around or Surroundings()
-    return {name: FILTERS[name](options, around) for name in wanted}
+    context = context or FilterContext()
+    return {name: FILTERS[name](options, context) for name in wanted}

@@ -32,7 +32,7 @@ ROUNDS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TextChange:
     """One piece of text before and after."""
 
     before: str
@@ -44,20 +44,20 @@ class Polished:
     """The text as it reads now, what was changed, and the references that are still there."""
 
     text: str
-    changes: tuple[Change, ...]
+    changes: tuple[TextChange, ...]
     left: tuple[str, ...]
 
 
 def polish(text: str) -> Polished:
     """Total, and a second time it changes nothing. A sentence that cannot be mended whole stays as it was."""
-    changes: list[Change] = []
+    changes: list[TextChange] = []
     pieces = []
-    told_before = False
+    source_mentioned = False
     for piece in _sentences(text):
-        after = _settled(piece, told_before)
+        after = _polish_sentence(piece, source_mentioned)
         if after != piece:
-            changes.append(Change(piece.strip(), after.strip()))
-        told_before = _mentions_source(piece)
+            changes.append(TextChange(piece.strip(), after.strip()))
+        source_mentioned = _mentions_source(piece)
         pieces.append(after)
     whole = "".join(pieces)
     return Polished(whole, tuple(changes), references(whole))
@@ -100,23 +100,23 @@ def _mentions_source(sentence: str) -> bool:
     return bool(_SOURCE.search(masked(sentence)))
 
 
-def _settled(sentence: str, told_before: bool) -> str:
+def _polish_sentence(sentence: str, source_mentioned: bool) -> str:
     original = sentence
     for _ in range(ROUNDS):
-        after = _round(sentence, told_before)
+        after = _round(sentence, source_mentioned)
         if after == sentence:
             return after
         sentence = after
     return original
 
 
-def _round(sentence: str, told_before: bool) -> str:
+def _round(sentence: str, source_mentioned: bool) -> str:
     for rule in UNNESTING:
         sentence = rule.apply(sentence)
     if not _is_blocked(sentence):
-        for rule in MENDING:
+        for rule in REWORDING:
             sentence = rule.apply(sentence)
-        if told_before:
+        if source_mentioned:
             sentence = _IT_SAYS.apply(sentence)
     return _COLLAPSE.apply(sentence)
 
@@ -128,17 +128,17 @@ def _is_blocked(sentence: str) -> bool:
         return False
     if BLOCKING.search(mask):
         return True
-    return bool(_STANDS_ALONE.search(re.sub(NOUN, "", mask, flags=re.IGNORECASE)))
+    return bool(_PICTURE_WORD.search(re.sub(NOUN, "", mask, flags=re.IGNORECASE)))
 
 
-_STANDS_ALONE = re.compile(r"\b(?:images?|pictures?|photos?|photographs?)\b", re.IGNORECASE)
+_PICTURE_WORD = re.compile(r"\b(?:images?|pictures?|photos?|photographs?)\b", re.IGNORECASE)
 
 
 # ------------------------------------------------------------------------------------------------------------- rules
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class PolishRule:
     """A pattern over words and what takes its place. The first letter keeps its case."""
 
     pattern: re.Pattern[str]
@@ -158,14 +158,14 @@ def _in_case_of(before: str, after: str) -> str:
     return after[:1].upper() + after[1:] if before[:1].isupper() else after
 
 
-def _rule(pattern: str, write: str | Callable[[re.Match[str]], str]) -> Rule:
+def _rule(pattern: str, write: str | Callable[[re.Match[str]], str]) -> PolishRule:
     """`{noun}`, `{say}` and so on stand for their patterns; a text may refer to groups by `\\1`."""
     names = {"noun": NOUN, "say": SAYING, "visual": VISUAL, "see": SEEING, "picture": PICTURE}
     names |= {"told": _TOLD, "verb": _VERB}
     for name, value in names.items():
         pattern = pattern.replace("{" + name + "}", value)
     compiled = re.compile(pattern, re.IGNORECASE)
-    return Rule(compiled, (lambda match: match.expand(write)) if isinstance(write, str) else write)
+    return PolishRule(compiled, (lambda match: match.expand(write)) if isinstance(write, str) else write)
 
 
 _VERB = rf"(?P<between>{ADVERBS})(?P<say>{SAYING})(?P<tail> so\b| nothing about\b| (?:us|me|you) about\b| about\b)?"
@@ -211,7 +211,7 @@ def _shows(match: re.Match[str]) -> str:
     return f"{between}{saying_as_showing(match['say'], between)}{COMPLEMENTS.get(_tail(match), _tail(match))}"
 
 
-def _look(match: re.Match[str]) -> str:
+def _read_as_look(match: re.Match[str]) -> str:
     """Reading a description is looking at an image, once more where it was read again."""
     verb, before = match["read"].lower().replace("-", ""), (match["aux"] or "").lower().strip()
     again = verb.startswith("re") and verb not in ("read", "reads", "reading")
@@ -252,7 +252,7 @@ _IT_SAYS = _rule(
     lambda match: f"{match['it']}{match['adverbs']}{saying_as_showing(match['say'], '')}",
 )
 
-MENDING = (
+REWORDING = (
     _rule(
         r"\bin\s+{noun},?\s+it\s+(?P<say>{say})\b",
         lambda match: f"{_image(match)} {saying_as_showing(match['say'], '')}",
@@ -274,7 +274,7 @@ MENDING = (
     _rule(
         r"(?P<aux>\b(?:let me|to|should|must|can|could|will|would|I(?:'ve|\u2019ve| have| had)|having|I|we)\s+)?"
         r"\b(?P<read>re-?read(?:ing|s)?|read(?:ing|s)?)\s+{noun}",
-        _look,
+        _read_as_look,
     ),
     _rule(
         r"\bas\s+(?:clearly\s+|explicitly\s+|already\s+)?(?:{told}|given|shown)\s+(?:in|by|within|from)\s+{noun}",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from saccade.coldstart.drafts import Stage
+from saccade.coldstart.drafts import TeacherStage
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
 from saccade.data import DataConfig
@@ -107,7 +107,7 @@ class ColdStartRecipe(Config):
     """Sees text alone."""
     sampling: SamplingTable = SamplingTable()
     prompts: PromptTable = PromptTable()
-    answer_in: tuple[Stage, ...] = ()
+    answer_in: tuple[TeacherStage, ...] = ()
     """Steps that are shown the answer; recorded in every row. Vision-R1 showed it to pseudo_cot and reasoning."""
     samples: int = Field(default=4, ge=1)
     """Chains per row."""

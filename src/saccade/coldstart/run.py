@@ -13,16 +13,16 @@ from typing import Any
 
 from rich.console import Console
 
-from saccade.coldstart.asking import load_prompt
 from saccade.coldstart.choosing import Chooser
-from saccade.coldstart.filters import Surroundings, build_checks
-from saccade.coldstart.intake import source_names, take_in
+from saccade.coldstart.filters import FilterContext, build_checks
+from saccade.coldstart.ingest import ingest, source_names
 from saccade.coldstart.output import write_set
 from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher
-from saccade.coldstart.steps import RowLost, Team, write_row
+from saccade.coldstart.steps import RowLost, Teachers, write_row
 from saccade.coldstart.store import NAME, Claim, Store
+from saccade.coldstart.teacher_prompts import load_prompt
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
-from saccade.coldstart.world_teachers import WorldEyes, WorldMind
+from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
 from saccade.config import dump
 from saccade.data.sources import WORLD
 from saccade.runs.progress import Report, progress
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 CLAIMED_AT_ONCE = 16
 WAIT_S = 0.5
 """Between looks at the store while all rows left are held elsewhere or pause."""
-MAKING = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "ablation")
+TEXT_KEYS = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "ablation")
 """Keys of the recipe that decide what teachers write; a store has one setting of them."""
-TIMING = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
+TRANSPORT_KEYS = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
 """Keys of an endpoint that change nothing about the texts."""
 
 
@@ -47,7 +47,7 @@ class Flow:
     failed: int = 0
     tokens: int = 0
     cost: float = 0.0
-    in_vain: int = 0
+    consecutive_failures: int = 0
     """Failed attempts since the last step that worked."""
     began: float = field(default_factory=time.monotonic)
     last: str = ""
@@ -78,23 +78,23 @@ def run(
         stack.callback(vision.close)
         stack.callback(reasoner.close)
         store = stack.enter_context(Store(recipe.out / NAME, recipe.lease_s))
-        stack.callback(_let_go, store)
-        _same_making(recipe, store)
+        stack.callback(_release_rows, store)
+        _check_same_texts(recipe, store)
         (recipe.out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
-        take_in(recipe, store, lambda n: log.info("took in %d rows", n) if n % 25_600 == 0 else None)
-        asyncio.run(_work(Team(recipe, vision, reasoner), store, console))
+        ingest(recipe, store, lambda n: log.info("took in %d rows", n) if n % 25_600 == 0 else None)
+        asyncio.run(_work(Teachers(recipe, vision, reasoner), store, console))
         return finish(chooser, store)
 
 
 def finish(chooser: Chooser, store: Store) -> dict[str, Any]:
     """The files of the set; left to another process that is at it already."""
-    holder = store.take("writing the set")
+    holder = store.acquire_lock("writing the set")
     if holder is not None:
         return {"writes_the_set": holder}
     try:
         return write_set(store, chooser)
     finally:
-        store.give_up("writing the set")
+        store.release_lock("writing the set")
 
 
 def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Teacher, Teacher]:
@@ -104,15 +104,15 @@ def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Te
         return ChatTeacher(config, recipe.prompts, keys.get(config.key_variable))
 
     sees, thinks = recipe.vision, recipe.reasoner
-    vision = WorldEyes(sees, _worlds(recipe)) if sees.teacher == "world" else chat(sees)
-    reasoner = WorldMind(thinks) if thinks.teacher == "world" else chat(thinks)
+    vision = OracleDescriber(sees, _worlds(recipe)) if sees.teacher == "world" else chat(sees)
+    reasoner = OracleReasoner(thinks) if thinks.teacher == "world" else chat(thinks)
     return vision, reasoner
 
 
 def build_chooser(recipe: ColdStartRecipe) -> Chooser:
     """Filters and polish as the recipe has them. A chooser serves one pass over the rows: filters remember."""
-    around = Surroundings(recipe.out, _worlds(recipe))
-    return Chooser(recipe, build_checks(recipe.filters, recipe.filter_options, around), recipe.polish)
+    context = FilterContext(recipe.out, _worlds(recipe))
+    return Chooser(recipe, build_checks(recipe.filters, recipe.filter_options, context), recipe.polish)
 
 
 def _worlds(recipe: ColdStartRecipe) -> dict[str, WorldConfig]:
@@ -121,7 +121,7 @@ def _worlds(recipe: ColdStartRecipe) -> dict[str, WorldConfig]:
     return {name: entry.world for name, entry in named if entry.source == WORLD}
 
 
-def _let_go(store: Store) -> None:
+def _release_rows(store: Store) -> None:
     """Rows under way are free at once; a disk that is full must not hide the error that led here."""
     try:
         store.release()
@@ -129,17 +129,17 @@ def _let_go(store: Store) -> None:
         log.warning("rows stay held until their lease ends: %s", error)
 
 
-def _same_making(recipe: ColdStartRecipe, store: Store) -> None:
+def _check_same_texts(recipe: ColdStartRecipe, store: Store) -> None:
     """ValueError when the store was begun with other settings of what teachers write."""
-    making = recipe.model_dump(mode="json", include=set(MAKING))
+    making = recipe.model_dump(mode="json", include=set(TEXT_KEYS))
     making["prompts"] = {name: load_prompt(path).id for name, path in recipe.prompts}  # their wording, not their names
     for role in ("vision", "reasoner"):
-        making[role] = {key: value for key, value in making[role].items() if key not in TIMING}
+        making[role] = {key: value for key, value in making[role].items() if key not in TRANSPORT_KEYS}
     before = store.fact("making")
     if before is None:
         store.remember("making", making)
         return
-    changed = [key for key in MAKING if before.get(key) != making[key]]
+    changed = [key for key in TEXT_KEYS if before.get(key) != making[key]]
     if changed:
         raise ValueError(
             f"{recipe.out}: was begun with other settings of {', '.join(changed)}; give another 'out', or the recipe "
@@ -147,15 +147,15 @@ def _same_making(recipe: ColdStartRecipe, store: Store) -> None:
         )
 
 
-async def _work(team: Team, store: Store, console: Console | None) -> None:
+async def _work(teachers: Teachers, store: Store, console: Console | None) -> None:
     """All rows that are open, `rows` at a time, until none is left."""
     store.release_dead()
     store.reopen()
     counts = store.counts()
     if not counts.open:
         return
-    await asyncio.gather(team.vision.check(True), team.reasoner.check(False))
-    crew = _Crew(team, store, counts.total)
+    await asyncio.gather(teachers.vision.check(True), teachers.reasoner.check(False))
+    crew = _WorkerPool(teachers, store, counts.total)
     with progress("cold start", counts.total, console) as report, _renewing(store):
         await crew.work(report)
 
@@ -180,10 +180,10 @@ def _renewing(store: Store) -> Iterator[None]:
 
 
 @dataclass
-class _Crew:
+class _WorkerPool:
     """Rows under way. A row is claimed when there is room for it, so memory does not grow with the data."""
 
-    team: Team
+    teachers: Teachers
     store: Store
     total: int
     """Rows of the store, whatever their state."""
@@ -192,7 +192,7 @@ class _Crew:
     looked: float = 0.0
 
     async def work(self, report: Report) -> None:
-        recipe, under_way = self.team.recipe, set[asyncio.Task[None]]()
+        recipe, under_way = self.teachers.recipe, set[asyncio.Task[None]]()
         shown = 0.0
         try:
             while True:
@@ -227,7 +227,7 @@ class _Crew:
     async def _row(self, claim: Claim) -> None:
         number = claim.number
         try:
-            await write_row(self.team, claim.draft, claim.steps, self._saver(number), self._in_ablation(number))
+            await write_row(self.teachers, claim.draft, claim.steps, self._saver(number), self._in_ablation(number))
         except RowLost:
             return
         except TeacherError as error:
@@ -238,7 +238,7 @@ class _Crew:
 
     def _in_ablation(self, number: int) -> bool:
         """So many rows, spread evenly over the data; the same ones in every process and after every start."""
-        wanted = min(self.team.recipe.ablation, self.total)
+        wanted = min(self.teachers.recipe.ablation, self.total)
         return number * wanted // self.total > (number - 1) * wanted // self.total
 
     def _saver(self, number: int) -> Callable[[str, Any], bool]:
@@ -248,14 +248,14 @@ class _Crew:
                 record = body["record"]
                 self.flow.tokens += record["tokens_in"] + record["tokens_out"]
                 self.flow.cost += record["cost"]
-                self.flow.in_vain = 0
+                self.flow.consecutive_failures = 0
             return kept
 
         return save
 
     def _failed(self, claim: Claim, error: TeacherError) -> None:
-        recipe, flow = self.team.recipe, self.flow
-        flow.in_vain += error.retriable
+        recipe, flow = self.teachers.recipe, self.flow
+        flow.consecutive_failures += error.retriable
         flow.last = str(error)
         if error.fatal:
             self.store.put_back(claim.number, error.reason, error.detail, 0.0)
@@ -265,8 +265,8 @@ class _Crew:
             flow.failed += 1
         else:
             self.store.put_back(claim.number, error.reason, error.detail, recipe.retry_after_s * 2**claim.attempts)
-        if flow.in_vain >= recipe.stop_after:
+        if flow.consecutive_failures >= recipe.stop_after:
             raise ValueError(
-                f"{flow.in_vain} attempts in a row came to nothing; the last: {flow.last}. Rows done so far are kept; "
+                f"{flow.consecutive_failures} attempts in a row came to nothing; the last: {flow.last}. Rows done so far are kept; "
                 "start again when the teachers answer"
             )

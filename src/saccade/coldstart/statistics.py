@@ -96,7 +96,7 @@ class SourceCount:
 
 
 @dataclass
-class Gathering:
+class SetStatistics:
     """What is counted while drafts go by."""
 
     words: Counter[str] = field(default_factory=Counter)
@@ -250,7 +250,7 @@ def read_drafts(folder: Path) -> Iterator[Draft]:
 
 def write_statistics(folder: Path) -> dict[str, Any]:
     """Counts a set and writes `statistics.json` into its directory; gives what it holds."""
-    gathering = Gathering()
+    gathering = SetStatistics()
     for draft in read_drafts(folder):
         gathering.add(draft)
     found = gathering.summary()

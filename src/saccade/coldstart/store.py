@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from saccade.coldstart.drafts import Draft, to_line
+from saccade.coldstart.drafts import Draft, to_json_line
 
 NAME = "rows.sqlite"
 PAGE = 200
@@ -76,7 +76,7 @@ class Store:
         self.path, self.lease_s = path, lease_s
         self.owner = owner_name()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._told():
+        with self._translate_errors():
             self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -103,7 +103,7 @@ class Store:
                 new += db.execute("INSERT OR IGNORE INTO rows (key, source, draft) VALUES (?, ?, ?)", values).rowcount
         return new
 
-    def leave_out(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
+    def skip(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
         """(source, place, reason, detail) of rows that cannot be used; each place counts once."""
         with self._changing() as db:
             db.executemany("INSERT OR REPLACE INTO left_out VALUES (?, ?, ?, ?)", rows)
@@ -125,10 +125,10 @@ class Store:
 
     def save(self, number: int, step: str, body: Any) -> bool:
         """Keeps what a step left. False when the row is no longer this process's, or the step was there already."""
-        with self._told():
+        with self._translate_errors():
             saved = self._db.execute(
                 "INSERT OR IGNORE INTO steps SELECT number, ?, ? FROM rows WHERE number = ? AND owner = ?",
-                (step, to_line(body), number, self.owner),
+                (step, to_json_line(body), number, self.owner),
             )
         return saved.rowcount == 1
 
@@ -147,7 +147,7 @@ class Store:
         return self._settle(number, "state = 'failed', reason = ?, detail = ?, retriable = ?", values)
 
     def _settle(self, number: int, change: str, values: tuple[Any, ...] = ()) -> bool:
-        with self._told():
+        with self._translate_errors():
             changed = self._db.execute(
                 f"UPDATE rows SET owner = NULL, lease = 0, {change} WHERE number = ? AND owner = ?",
                 (*values, number, self.owner),
@@ -156,17 +156,17 @@ class Store:
 
     def renew(self) -> None:
         """Keeps this process's rows for another lease."""
-        with self._told():
+        with self._translate_errors():
             self._db.execute("UPDATE rows SET lease = ? WHERE owner = ?", (time.time() + self.lease_s, self.owner))
 
     def release(self, owner: str | None = None) -> None:
         """Frees the rows of an owner, of this process when none is given."""
-        with self._told():
+        with self._translate_errors():
             self._db.execute("UPDATE rows SET owner = NULL, lease = 0 WHERE owner = ?", (owner or self.owner,))
 
     def release_dead(self) -> int:
         """Frees the rows of processes of this machine that are gone, without waiting for their leases."""
-        with self._told():
+        with self._translate_errors():
             owners = [row[0] for row in self._db.execute("SELECT DISTINCT owner FROM rows WHERE owner IS NOT NULL")]
         dead = [owner for owner in owners if _is_dead(owner)]
         for owner in dead:
@@ -175,7 +175,7 @@ class Store:
 
     def reopen(self) -> int:
         """Rows that failed for a reason that may pass are open again; how many."""
-        with self._told():
+        with self._translate_errors():
             return self._db.execute(
                 "UPDATE rows SET state = 'open', attempts = 0, not_before = 0 WHERE state = 'failed' AND retriable"
             ).rowcount
@@ -183,27 +183,27 @@ class Store:
     # ------------------------------------------------------------------------------------------------- looking
 
     def counts(self) -> Counts:
-        with self._told():
+        with self._translate_errors():
             rows = dict(self._db.execute("SELECT state, COUNT(*) FROM rows GROUP BY state"))
         return Counts(rows.get("open", 0), rows.get("done", 0), rows.get("failed", 0))
 
     def reasons(self) -> dict[str, int]:
         """Why rows failed or were left out, counted."""
-        with self._told():
+        with self._translate_errors():
             query = "SELECT reason, COUNT(*) FROM (SELECT reason FROM rows WHERE state = 'failed' UNION ALL"
             return dict(self._db.execute(f"{query} SELECT reason FROM left_out) GROUP BY reason ORDER BY reason"))
 
-    def left_out(self) -> Iterator[tuple[str, str, str, str]]:
+    def skipped(self) -> Iterator[tuple[str, str, str, str]]:
         """(source, place, reason, detail) of rows that could not be used, and of rows that failed."""
         failed = "SELECT source, key, reason, detail FROM rows WHERE state = 'failed'"
-        with self._told():
+        with self._translate_errors():
             yield from self._db.execute(f"SELECT source, place, reason, detail FROM left_out UNION ALL {failed}")
 
     def finished(self) -> Iterator[tuple[int, Draft, dict[str, Any]]]:
         """(number, draft as it came, steps) of the rows that are done, in order, a page at a time."""
         last = -1
         while True:
-            with self._told():
+            with self._translate_errors():
                 page = self._db.execute(
                     "SELECT number, draft FROM rows WHERE state = 'done' AND number > ? ORDER BY number LIMIT ?",
                     (last, PAGE),
@@ -223,15 +223,15 @@ class Store:
 
     def fact(self, name: str) -> Any:
         """Something remembered about the whole set; None when it is not there."""
-        with self._told():
+        with self._translate_errors():
             row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def remember(self, name: str, value: Any) -> None:
-        with self._told():
+        with self._translate_errors():
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
-    def take(self, name: str) -> str | None:
+    def acquire_lock(self, name: str) -> str | None:
         """Takes a job that one process does at a time; the name of the living process that has it, else None."""
         with self._changing() as db:
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
@@ -241,9 +241,9 @@ class Store:
             db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(self.owner)))
         return None
 
-    def give_up(self, name: str) -> None:
+    def release_lock(self, name: str) -> None:
         """Frees a job that this process took."""
-        with self._told():
+        with self._translate_errors():
             self._db.execute("DELETE FROM facts WHERE name = ? AND value = ?", (name, json.dumps(self.owner)))
 
     # ------------------------------------------------------------------------------------------------- SQLite
@@ -251,7 +251,7 @@ class Store:
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all of it or nothing."""
-        with self._told():
+        with self._translate_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -261,7 +261,7 @@ class Store:
                     self._db.execute("ROLLBACK")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:

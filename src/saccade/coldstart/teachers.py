@@ -9,22 +9,22 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from saccade.coldstart.asking import Prompt, asked, load_prompt
-from saccade.coldstart.drafts import Arm, Draft, Stage, StepRecord
+from saccade.coldstart.drafts import Arm, Draft, StepRecord, TeacherStage
 from saccade.coldstart.recipe import EndpointTeacher, PromptTable, SamplingConfig
+from saccade.coldstart.teacher_prompts import TeacherPrompt, load_prompt, question_text
 from saccade.endpoint import Endpoint, EndpointError, user
 from saccade.tasks import TASKS
 from saccade.types import ImageSource, Sample
 
-BLIND: tuple[Stage, ...] = ("reasoning",)
+BLIND: tuple[TeacherStage, ...] = ("reasoning",)
 """Stages whose teacher gets no image."""
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TeacherCall:
     """What is asked of a teacher."""
 
-    stage: Stage
+    stage: TeacherStage
     draft: Draft
     """With the texts of the steps before."""
     sampling: SamplingConfig
@@ -35,7 +35,7 @@ class Call:
     """Of reasoning: which sample."""
 
     @property
-    def told(self) -> str:
+    def context(self) -> str:
         """What the reasoner knows of the picture."""
         return {"bridged": self.draft.description, "caption": self.draft.caption, "none": None}[self.arm] or ""
 
@@ -46,7 +46,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TeacherReply:
     """What a teacher wrote, and the record of the call."""
 
     text: str
@@ -69,11 +69,11 @@ class Teacher(Protocol):
 
     model: str
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         """Raises TeacherError."""
         ...
 
-    async def check(self, sees: bool) -> None:
+    async def check(self, needs_vision: bool) -> None:
         """Raises ValueError when no call can go well: not reachable, a wrong key, no eyes."""
         ...
 
@@ -98,9 +98,9 @@ class ChatTeacher:
         self._endpoint = Endpoint(self.config.url, self.model, self.api_key, limits=self.config.limits)
         self._answer = load_prompt(self.prompts.answer)
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         prompt, text = self._text(call)
-        sampling = sent(call)
+        sampling = sampling_options(call)
         began = time.monotonic()
         try:
             message = user(text, () if call.stage in BLIND else call.images)
@@ -131,9 +131,9 @@ class ChatTeacher:
             number=call.number,
             arm=call.arm,
         )
-        return Said(choice.text, choice.reasoning, record)
+        return TeacherReply(choice.text, choice.reasoning, record)
 
-    def _text(self, call: Call) -> tuple[Prompt, str]:
+    def _text(self, call: TeacherCall) -> tuple[TeacherPrompt, str]:
         prompts = self.prompts
         names = {
             "caption": prompts.caption,
@@ -143,32 +143,32 @@ class ChatTeacher:
         }
         prompt = load_prompt(names[call.stage])
         text = prompt.fill(
-            question=asked(call.draft),
+            question=question_text(call.draft),
             pseudo_cot=call.draft.pseudo_cot or "",
-            description=call.told,
+            description=call.context,
             words=str(max(1, call.sampling.max_tokens * 3 // 4)),
             answer=call.gold if call.show_answer else "",
         )
         return prompt, text + self._answer.fill(answer=call.gold) if call.show_answer else text
 
     def _failure(self, error: EndpointError) -> TeacherError:
-        said = self._without_key(str(error))
+        message = self._without_key(str(error))
         if error.status in (401, 403, 404):
-            return TeacherError(f"status {error.status}", said, fatal=True)
+            return TeacherError(f"status {error.status}", message, fatal=True)
         if error.status == 200:
-            return TeacherError("unreadable answer", said)
+            return TeacherError("unreadable answer", message)
         if error.status is None:
-            return TeacherError("no answer in time" if "no answer in" in said else "no connection", said)
+            return TeacherError("no answer in time" if "no answer in" in message else "no connection", message)
         retriable = error.status in (408, 409, 425, 429) or error.status >= 500
-        return TeacherError(f"status {error.status}", said, retriable=retriable)
+        return TeacherError(f"status {error.status}", message, retriable=retriable)
 
     def _without_key(self, text: str) -> str:
         """Servers like to repeat the key in their answer; it is never written down."""
         return text.replace(self.api_key, "[key]") if self.api_key else text
 
-    async def check(self, sees: bool) -> None:
+    async def check(self, needs_vision: bool) -> None:
         square = Image.new("RGB", (64, 64), (200, 30, 30))
-        message = user("What colour is this? One word.", [square]) if sees else user("Say yes.")
+        message = user("What colour is this? One word.", [square]) if needs_vision else user("Say yes.")
         try:
             await self._endpoint.achat([message], max_tokens=8, temperature=0.0, **self.config.options)
         except EndpointError as error:
@@ -177,15 +177,15 @@ class ChatTeacher:
                 variable = self.config.key_variable
                 hint = f"; the key comes from the environment variable {variable}"
                 hint += ", which is not set" if self.api_key is None else ""
-            elif sees and error.status in (400, 415, 422, 500):
+            elif needs_vision and error.status in (400, 415, 422, 500):
                 hint = f"; a small picture was sent: does {self.model!r} take images?"
-            role = "vision" if sees else "reasoner"
+            role = "vision" if needs_vision else "reasoner"
             raise ValueError(f"{role}: {self._without_key(str(error))}{hint}") from None
 
     def close(self) -> None:
         self._endpoint.close()
 
 
-def sent(call: Call) -> Mapping[str, Any]:
+def sampling_options(call: TeacherCall) -> Mapping[str, Any]:
     """The sampling options of a request."""
     return {**call.sampling.model_dump(), "seed": call.sampling.seed + call.number}

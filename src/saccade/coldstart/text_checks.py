@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from saccade.coldstart.drafts import Chain, Check, Draft, Rejection
+from saccade.coldstart.drafts import Chain, ChainCheck, Draft, Rejection
 from saccade.coldstart.filter_options import (
     ContradictionOptions,
     LanguageOptions,
@@ -72,7 +72,7 @@ _BETRAYED = re.compile(
 )
 
 
-def leakage(options: LeakageOptions) -> Check:
+def leakage(options: LeakageOptions) -> ChainCheck:
     """The description states the answer, or the thought speaks of an answer that it was given."""
     own = [re.compile(re.escape(phrase), re.IGNORECASE) for phrase in options.phrases]
 
@@ -110,7 +110,7 @@ _CUT = re.compile(r"[.;,!?](?:\s|$)|\s(?:because|since|as|so|but|which|for)\s|[*
 _READABLE_WORDS = 3
 
 
-def contradiction(options: ContradictionOptions) -> Check:
+def contradiction(options: ContradictionOptions) -> ChainCheck:
     """Two answers after the last doubt, or a thought that ends in another answer than the reply.
 
     An answer that was doubted afterwards may differ: taking back is what a long thought is for.
@@ -171,7 +171,7 @@ def _differ(first: str, second: str, draft: Draft) -> bool:
 # ------------------------------------------------------------------------------------------ loops, language, length
 
 
-def loops(options: RepetitionOptions) -> Check:
+def loops(options: RepetitionOptions) -> ChainCheck:
     """A sentence again and again, or too many pieces that were there before."""
 
     def check(draft: Draft, chain: Chain) -> Rejection | None:
@@ -201,7 +201,7 @@ def _longest_run(sentences: Sequence[str]) -> tuple[str, int]:
     return best, times
 
 
-def language(options: LanguageOptions) -> Check:
+def language(options: LanguageOptions) -> ChainCheck:
     """Letters of another script than the question's."""
 
     def check(draft: Draft, chain: Chain) -> Rejection | None:
@@ -218,7 +218,7 @@ def language(options: LanguageOptions) -> Check:
     return check
 
 
-def length(options: LengthOptions) -> Check:
+def length(options: LengthOptions) -> ChainCheck:
     """Too short to have thought, or longer than anyone would read."""
 
     def check(draft: Draft, chain: Chain) -> Rejection | None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from saccade.coldstart.asking import asked
 from saccade.coldstart.blind import LETTERS, SOLVERS, Finding
 from saccade.coldstart.drafts import Draft, StepRecord
 from saccade.coldstart.facts import Fact, facts_of, read_facts
 from saccade.coldstart.recipe import WorldDescriber, WorldReasoner
-from saccade.coldstart.teachers import Call, Said, TeacherError
+from saccade.coldstart.teacher_prompts import question_text
+from saccade.coldstart.teachers import TeacherCall, TeacherError, TeacherReply
 from saccade.world import World, WorldConfig, WorldItem
 
 DOUBTS = ("Wait, let me check that again.", "Hmm, is that all?", "Alternatively, go through it once more.")
@@ -30,20 +30,20 @@ OPENINGS = (
 
 
 @dataclass
-class WorldEyes:
+class OracleDescriber:
     """The describer. `worlds`: the settings of each source by its name."""
 
     config: WorldDescriber
     worlds: Mapping[str, WorldConfig]
     model: str = "world-describer"
 
-    async def check(self, sees: bool) -> None:
+    async def check(self, needs_vision: bool) -> None:
         """Always there."""
 
     def close(self) -> None:
         """Holds nothing."""
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         item = self._item(call.draft)
         budget = call.sampling.max_tokens
         if call.stage == "pseudo_cot":
@@ -55,7 +55,7 @@ class WorldEyes:
             text = _within([fact.sentence for fact in ordered], budget)
             if call.show_answer:
                 text += f" The correct answer is {call.gold}."
-        return Said(text, None, _record(self.model, call, asked(call.draft), text))
+        return TeacherReply(text, None, _record(self.model, call, question_text(call.draft), text))
 
     def __post_init__(self) -> None:
         self._of_world = lru_cache(256)(self._make)  # a row asks for its scene up to three times
@@ -74,21 +74,21 @@ class WorldEyes:
         rng = Random(f"eyes/{draft.id}")
         seen: list[Fact] = []
         for fact in facts_of(item.scene):
-            left_out, wrong = rng.random() < self.config.omission_rate, rng.random() < self.config.error_rate
+            omitted, wrong = rng.random() < self.config.omission_rate, rng.random() < self.config.error_rate
             misread = fact.misread(rng)
-            if not left_out:
+            if not omitted:
                 seen.append(misread if wrong else fact)
         return seen
 
-    def _first_look(self, item: WorldItem, call: Call) -> str:
+    def _first_look(self, item: WorldItem, call: TeacherCall) -> str:
         """A caption, and the facts that the question asks for."""
         facts = self._seen(item, call.draft)
         aimed = [fact for fact in facts if _matters(fact, item)]
         kinds = {"shapes": "coloured shapes in a grid", "digits": "tiles with digits", "chart": "a bar chart"}
         what = kinds.get(item.scene.kind, "a figure with numbers")
         needed = " ".join(fact.sentence for fact in aimed) or "Nothing in the picture fits the question."
-        told = f" So the answer is {call.gold}." if call.show_answer else ""
-        return f"Caption: the picture shows {what}. Reasoning: the question needs these. {needed}{told}"
+        conclusion = f" So the answer is {call.gold}." if call.show_answer else ""
+        return f"Caption: the picture shows {what}. Reasoning: the question needs these. {needed}{conclusion}"
 
 
 def _matters(fact: Fact, item: WorldItem) -> bool:
@@ -111,19 +111,19 @@ def _within(sentences: Sequence[str], budget: int) -> str:
 
 
 @dataclass
-class WorldMind:
+class OracleReasoner:
     """The reasoner: reads the question and the text, and nothing else of the draft."""
 
     config: WorldReasoner
     model: str = "world-reasoner"
 
-    async def check(self, sees: bool) -> None:
+    async def check(self, needs_vision: bool) -> None:
         """Always there."""
 
     def close(self) -> None:
         """Holds nothing."""
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         draft = call.draft
         if draft.task not in SOLVERS:
             known = ", ".join(SOLVERS)
@@ -132,12 +132,12 @@ class WorldMind:
             )
         rng = Random(f"mind/{draft.id}/{call.arm}/{call.number}/{call.sampling.seed}")
         options = tuple(draft.meta.get("options") or ())
-        found = SOLVERS[draft.task](draft.question, options, read_facts(call.told), rng)
+        found = SOLVERS[draft.task](draft.question, options, read_facts(call.context), rng)
         answer = call.gold if call.show_answer else found.answer
         if rng.random() < self.config.slip_rate:
             answer = _slip(answer, options, rng)
         text = f"<think>{_chain(found, answer, rng)}</think>\n<answer>{answer}</answer>"
-        return Said(text, None, _record(self.model, call, f"{asked(draft)} {call.told}", text))
+        return TeacherReply(text, None, _record(self.model, call, f"{question_text(draft)} {call.context}", text))
 
 
 def _chain(found: Finding, answer: str, rng: Random) -> str:
@@ -156,7 +156,7 @@ def _slip(answer: str, options: Sequence[str], rng: Random) -> str:
     return str(int(answer) + rng.choice((-1, 1)))
 
 
-def _record(model: str, call: Call, heard: str, text: str) -> StepRecord:
+def _record(model: str, call: TeacherCall, heard: str, text: str) -> StepRecord:
     """Tokens are words here; time and money are none."""
     return StepRecord(
         stage=call.stage,

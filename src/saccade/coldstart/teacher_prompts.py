@@ -19,7 +19,7 @@ _HEAD = re.compile(r"version: *(\S+)\n---\n")
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class TeacherPrompt:
     """A wording with slots such as `{question}`."""
 
     id: str
@@ -32,7 +32,7 @@ class Prompt:
 
 
 @lru_cache
-def load_prompt(name: str) -> Prompt:
+def load_prompt(name: str) -> TeacherPrompt:
     """A packaged prompt by its name, or a file. ValueError for a missing file, head or slot."""
     path = Path(str(resources.files("saccade"))) / "coldstart" / "prompts" / f"{name}.md"
     if not path.is_file():
@@ -48,10 +48,10 @@ def load_prompt(name: str) -> Prompt:
     for slot in _SLOT.findall(text):
         if slot not in SLOTS:
             raise ValueError(f"{path}: unknown slot {{{slot}}}, expected one of {', '.join(SLOTS)}")
-    return Prompt(f"{path.stem}@{head[1]}:{hashlib.sha256(whole.encode()).hexdigest()[:8]}", text)
+    return TeacherPrompt(f"{path.stem}@{head[1]}:{hashlib.sha256(whole.encode()).hexdigest()[:8]}", text)
 
 
-def asked(draft: Draft) -> str:
+def question_text(draft: Draft) -> str:
     """The question in words, with its options; markers of several images become '(picture k)'."""
     question = draft.question
     for k in range(1, question.count(MARKER) + 1):

@@ -26,7 +26,7 @@ PAGE = 256
 WORDED = frozenset(task.name for task in ANSWER_TASKS)
 """Tasks whose answer is words. Boxes mean other numbers to every family of models, and a blind reasoner has none."""
 
-LeftOut = tuple[str, str, str, str]
+SkippedRow = tuple[str, str, str, str]
 """(source, place, reason, detail)"""
 
 
@@ -44,7 +44,7 @@ def _name(entry: DataConfig) -> str:
     return entry.path.stem if entry.path else str(entry.hub)
 
 
-def take_in(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], None] = lambda n: None) -> None:
+def ingest(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], None] = lambda n: None) -> None:
     """Reads all data into the store, once. ValueError with file and line for a row that is not right, where `on_bad`
     does not say to leave it out; and when nothing can be used."""
     if store.fact("taken_in"):
@@ -52,7 +52,7 @@ def take_in(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], Non
     seen = 0
     for page in _pages(_rows(recipe)):
         store.add((key, draft) for key, draft in page if isinstance(draft, Draft))
-        store.leave_out([draft for _, draft in page if not isinstance(draft, Draft)])
+        store.skip([draft for _, draft in page if not isinstance(draft, Draft)])
         seen += len(page)
         progress(seen)
     if not store.counts().total:
@@ -61,7 +61,7 @@ def take_in(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], Non
     store.remember("taken_in", True)
 
 
-def _pages(rows: Iterator[tuple[str, Draft | LeftOut]]) -> Iterator[list[tuple[str, Draft | LeftOut]]]:
+def _pages(rows: Iterator[tuple[str, Draft | SkippedRow]]) -> Iterator[list[tuple[str, Draft | SkippedRow]]]:
     page = []
     for row in rows:
         page.append(row)
@@ -72,7 +72,7 @@ def _pages(rows: Iterator[tuple[str, Draft | LeftOut]]) -> Iterator[list[tuple[s
         yield page
 
 
-def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | LeftOut]]:
+def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | SkippedRow]]:
     """(key, draft) of every sample; the key is its place among its source's samples, since ids may repeat."""
     for position, (name, entry) in enumerate(zip(source_names(recipe), recipe.data, strict=True)):
         for number, (place, found) in enumerate(items(entry)):
@@ -82,7 +82,7 @@ def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | LeftOut]]:
                     raise ValueError(f"{place}: {found} (with 'on_bad: skip' such rows are left out)") from found
                 yield key, (name, f"{place}/{number}", f"bad {kind_of(found)}", str(found))
                 continue
-            if why := _unfit(found):
+            if why := _why_unusable(found):
                 yield key, (name, f"{place}/{number}", *why)
                 continue
             try:
@@ -91,7 +91,7 @@ def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | LeftOut]]:
                 yield key, (name, f"{place}/{number}", f"bad {kind_of(error)}", str(error))
 
 
-def _unfit(sample: Sample) -> tuple[str, str] | None:
+def _why_unusable(sample: Sample) -> tuple[str, str] | None:
     """(reason, detail) why a sample cannot be used."""
     if not sample.images:
         return "no image", f"sample {sample.id!r} has no image to look at"
@@ -105,7 +105,7 @@ def _unfit(sample: Sample) -> tuple[str, str] | None:
 
 
 def _draft(sample: Sample, source: str, out: Path) -> Draft:
-    held = [_held(image, out) for image in sample.images]
+    held = [_store_image(image, out) for image in sample.images]
     return Draft(
         id=sample.id,
         question=sample.question,
@@ -118,7 +118,7 @@ def _draft(sample: Sample, source: str, out: Path) -> Draft:
     )
 
 
-def _held(image: ImageSource, out: Path) -> tuple[str, str]:
+def _store_image(image: ImageSource, out: Path) -> tuple[str, str]:
     """(path, SHA-256 of the file) of an image; one that lies in no file is written beside the set."""
     if isinstance(image, str):
         return str(Path(image).resolve()), _sha_of(image)
@@ -132,11 +132,11 @@ def _held(image: ImageSource, out: Path) -> tuple[str, str]:
             suffix = (opened.format or "img").lower()
     sha = hashlib.sha256(content).hexdigest()
     name = f"{FOLDER}/{sha[:32]}.{suffix}"
-    keep(content, out / name)
+    write_once(content, out / name)
     return name, sha
 
 
-def keep(content: bytes, target: Path) -> None:
+def write_once(content: bytes, target: Path) -> None:
     """Writes a file whole or not at all; one that is there already stays."""
     if target.exists():
         return
