@@ -1,7 +1,7 @@
-"""Answers to questions about the procedural world from facts alone: the thinking of the world's reasoner.
+"""Answers questions about the procedural world from facts only: the solver behind the oracle reasoner.
 
-It reads the question's words and shares nothing with how questions are made; what the facts do not say is guessed, and
-the chain says so.
+It parses the wording of the question and shares no code with the question generator. When the facts are insufficient,
+it guesses and the chain says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDES = {"to the left of": (0, -1), "to the right of": (0, 1), "above": (1, -1),
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The steps to an answer. `guessed` when the facts do not give one."""
+    """The steps to an answer. `guessed`: the facts do not determine one."""
 
     steps: tuple[str, ...]
     answer: str
@@ -29,11 +29,11 @@ class Finding:
 
 
 Solve = Callable[[str, Sequence[str], Sequence[Fact], Random], Finding]
-"""(question, options, facts, random numbers for guesses)"""
+"""(question, options, facts, random generator for guesses)"""
 
 
 def fits(phrase: str, spot: Spot) -> bool:
-    """Whether a noun phrase of size, colour and noun, singular or plural, names the object."""
+    """Whether a noun phrase of size, color and noun, singular or plural, matches the object."""
     for word in phrase.split():
         noun = next((n for n in (*SHAPES, TILE, "object") if word in (n, n + "s", n + "es")), None)
         known = word in COLORS or word in SIZES or noun is not None
@@ -175,4 +175,4 @@ SOLVERS: dict[str, Solve] = {
     "choice": _choice,
     "yes_no": _yes_no,
 }
-"""Tasks of the world with answers in words. Boxes are measured in pixels, which a description does not carry."""
+"""World tasks with text answers. Boxes are in pixels, which a description does not contain."""

@@ -1,7 +1,7 @@
-"""The nouns of the room: a draft is one question on its way from image and answer to a chain worth learning.
+"""Data types of the cold start: a draft is one question on its way from image and answer to a chain to train on.
 
-All are frozen, plain, and go to JSON and back. A step that was paid for is a `StepRecord` with its text; what is made
-of the texts (verdicts, filter reasons, polished chains) can be made again for nothing.
+All are frozen dataclasses that round-trip through JSON. A paid request is a `StepRecord` with its text; everything
+derived from the texts (verdicts, filter reasons, polished chains) can be recomputed at no cost.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 TeacherStage = Literal["caption", "pseudo_cot", "description", "reasoning"]
-"""The calls of a row. `caption`: a plain caption that does not know the question, the arm without bridging."""
+"""Teacher calls of a row. `caption`: a plain caption written without the question, for the arm without bridging."""
 Arm = Literal["bridged", "caption", "none"]
-"""What the reasoner was given beside the question: the description, the plain caption, nothing."""
+"""What the reasoner receives besides the question: the description, the plain caption, nothing."""
 Difficulty = Literal["easy", "mixed", "hard"]
-"""All samples of the bridged arm right; some; none."""
+"""All, some or none of the bridged samples are right."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One call to a teacher: who answered, told what, at which price. The text itself stands in the draft."""
+    """One call to a teacher: model, prompt, cost. The text itself is in the draft."""
 
     stage: TeacherStage
     model: str
@@ -32,16 +32,16 @@ class StepRecord:
     tokens_in: int
     tokens_out: int
     cost: float
-    """In the currency of the recipe's prices; 0 without prices."""
+    """In the currency of the recipe's prices; 0 if no prices are set."""
     seconds: float
-    """From the call to its answer, retries and waiting in line included."""
+    """From request to response, including retries and queueing."""
     saw_answer: bool
-    """True if the gold answer stood in the prompt, or in a text that a step which saw it wrote."""
+    """True if the gold answer was in the prompt, or in a text written by a step that saw it."""
     finish_reason: str = "stop"
     number: int = 0
-    """Of reasoning: which sample."""
+    """Sample index of a reasoning step."""
     arm: Arm = "bridged"
-    """Of reasoning: what it was given."""
+    """Arm of a reasoning step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Rejection:
     filter: str
     """Name in `coldstart.filters.FILTERS`."""
     reason: str
-    """A few words that can be counted; the same words for the same cause."""
+    """Short category, used as a counter key: identical for the same cause."""
     detail: str = ""
-    """The place in the text that shows it."""
+    """Excerpt of the text that shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +63,24 @@ class Chain:
     text: str
     """The thought as written, without tags."""
     answer: str | None
-    """The final answer as read; None when the reply ends without one."""
+    """The parsed final answer; None when the reply ends without one."""
     number: int = 0
-    """Which of the k samples."""
+    """Index among the k samples."""
     arm: Arm = "bridged"
     right: bool | None = None
-    """The verdict of the task's own grader; None when it could not be graded."""
+    """The verdict of the task's grader; None when it could not be graded."""
     route: str = ""
     """How the verdict was reached."""
     finish_reason: str = "stop"
     tokens: int = 0
     polished: str | None = None
-    """The thought made to read as seen; None until polished."""
+    """The thought rewritten as if the image had been seen; None until polished."""
     rejections: tuple[Rejection, ...] = ()
-    """Why it is not in the set; empty before the filters ran, and for a chain that passed them all."""
+    """Why it is not in the set; empty before the filters run and for a chain that passes them all."""
 
     @property
     def words(self) -> str:
-        """The thought as it would be learned."""
+        """The thought as it would be trained on."""
         return self.text if self.polished is None else self.polished
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,12 +89,12 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question with everything that was written about it so far."""
+    """A question with every text written about it so far."""
 
     id: str
     question: str
     answer: Any
-    """The gold, in its task's form."""
+    """The gold answer, in the format of its task."""
     task: str
     source: str = ""
     images: tuple[str, ...] = ()
@@ -102,27 +102,27 @@ class Draft:
     image_shas: tuple[str, ...] = ()
     """SHA-256 of each image's file."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Of the sample: options of a choice question, split, difficulty, ground truth of the world."""
+    """Metadata of the sample: options of a choice question, split, difficulty, ground truth of the world."""
     caption: str | None = None
     pseudo_cot: str | None = None
     description: str | None = None
     chains: tuple[Chain, ...] = ()
-    """All samples of all arms; `of_arm` takes one arm's."""
+    """All samples of all arms; `of_arm` selects one arm."""
     steps: tuple[StepRecord, ...] = ()
     chosen: tuple[int, ...] = ()
-    """Places in `chains` of those that go into the set."""
+    """Indices into `chains` of those that go into the set."""
 
     def of_arm(self, arm: Arm) -> tuple[Chain, ...]:
         return tuple(chain for chain in self.chains if chain.arm == arm)
 
     @property
     def saw_answer(self) -> bool:
-        """True if any step was shown the answer."""
+        """True if any step saw the answer."""
         return any(step.saw_answer for step in self.steps)
 
     @property
     def difficulty(self) -> Difficulty | None:
-        """By the bridged chains that could be graded; None without any."""
+        """From the bridged chains that could be graded; None if there are none."""
         right = [chain.right for chain in self.of_arm("bridged") if chain.right is not None]
         if not right:
             return None
@@ -148,20 +148,20 @@ class Draft:
         return Draft.from_dict(json.loads(text))
 
     def with_chain(self, place: int, **changes: Any) -> Draft:
-        """The same draft with other fields of one chain."""
+        """The same draft with the given fields of one chain replaced."""
         chains = list(self.chains)
         chains[place] = replace(chains[place], **changes)
         return replace(self, chains=tuple(chains))
 
 
 def shallow_dict(record: Any) -> dict[str, Any]:
-    """The fields of a record of this file, not copied; `dataclasses.asdict` copies all it meets, which costs a run
-    more than anything else."""
+    """The fields of a record of this file, not copied; the deep copy of `dataclasses.asdict` would dominate the run
+    time."""
     return {name: getattr(record, name) for name in record.__slots__}
 
 
 def to_json_line(value: Any) -> str:
-    """JSON that any file and data base takes: a lone surrogate, which no UTF-8 has, stays escaped."""
+    """JSON that any file and database accepts: a lone surrogate, which UTF-8 cannot encode, stays escaped."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
@@ -170,5 +170,5 @@ def chain_from_dict(row: Mapping[str, Any]) -> Chain:
 
 
 ChainCheck = Callable[[Draft, Chain], Rejection | None]
-"""A filter, ready to use: None lets the chain (one of the draft's, already polished) pass. A check may remember what
-it saw (near duplicates); drafts come in the order of the data set, in one process."""
+"""A filter, ready to use: None accepts the chain (one of the draft's, already polished). A check may be stateful (near
+duplicates); drafts arrive in the order of the data set, in one process."""

@@ -1,7 +1,7 @@
-"""The table of filters: what drops a chain, in the order in which they are asked, dear ones last.
+"""The table of filters: what drops a chain, in order of evaluation, most expensive last.
 
-A filter is one function and its line here. It gets a draft with one of its chains, already polished, and gives None or
-a `Rejection`, whose reason is counted and whose detail is shown on the page.
+A filter is one function and its line here. It takes a draft and one of its chains, already polished, and returns None
+or a `Rejection`, whose reason is counted and whose detail is shown in the report.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from saccade.world import WorldConfig
 
 @dataclass(frozen=True, slots=True)
 class FilterContext:
-    """What filters may know beside a draft."""
+    """What filters may use besides a draft."""
 
     folder: Path = Path()
-    """The directory of the set, for relative names of pictures."""
+    """The directory of the set, which relative image paths refer to."""
     worlds: Mapping[str, WorldConfig] = field(default_factory=dict)
-    """Settings of the sources that are procedural worlds, by the name that drafts carry."""
+    """Settings of the procedural-world sources, keyed by `Draft.source`."""
 
 
 Build = Callable[[FilterOptions, FilterContext], ChainCheck]
@@ -59,19 +59,19 @@ def build_checks(
     options: FilterOptions | None = None,
     context: FilterContext | None = None,
 ) -> dict[str, ChainCheck]:
-    """The filters of these names, all for None, ready to use. ValueError for an unknown name, or for options of a
-    filter that is not asked."""
-    wanted = list(FILTERS) if names is None else list(names)
-    for name in wanted:
+    """The named filters (None: all), ready to use. ValueError for an unknown name, or for options of a filter that is
+    not used."""
+    selected = list(FILTERS) if names is None else list(names)
+    for name in selected:
         if name not in FILTERS:
             close = get_close_matches(name, FILTERS, n=1, cutoff=0.5)
-            hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(FILTERS)}"
-            raise ValueError(f"there is no filter '{name}'{hint}")
+            hint = f"; did you mean '{close[0]}'?" if close else f"; expected one of {', '.join(FILTERS)}"
+            raise ValueError(f"no filter '{name}'{hint}")
     options = options or FilterOptions()
     for name in sorted(options.model_fields_set):
-        if name not in wanted:
+        if name not in selected:
             raise ValueError(
-                f"filter_options.{name}: '{name}' is not among the filters ({', '.join(wanted) or 'none'})"
+                f"filter_options.{name}: '{name}' is not among the filters ({', '.join(selected) or 'none'})"
             )
     context = context or FilterContext()
-    return {name: FILTERS[name](options, context) for name in wanted}
+    return {name: FILTERS[name](options, context) for name in selected}

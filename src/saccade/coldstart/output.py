@@ -1,6 +1,6 @@
-"""The set on disk: for `saccade sft`, for LLaMA-Factory, prompts for RL by difficulty, and every draft with its story.
+"""The set on disk: for `saccade sft`, for LLaMA-Factory, RL prompts by difficulty, and every draft with its history.
 
-Everything is made from the store and can be made again with other filters for nothing. Files appear whole.
+Everything is derived from the store and can be rewritten with other filters at no cost. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIFFICULTIES = ("easy", "mixed", "hard")
 
 @dataclass
 class SetTally:
-    """What is counted while the set is written."""
+    """Counters kept while the set is written."""
 
     rows: Counter[str] = field(default_factory=Counter)
     chains: Counter[str] = field(default_factory=Counter)
@@ -67,7 +67,7 @@ class SetTally:
 
 
 def write_set(store: Store, chooser: Chooser) -> dict[str, Any]:
-    """Writes the files of the set into the recipe's directory; what `summary.json` holds."""
+    """Writes the files of the set into the recipe's directory; returns the content of `summary.json`."""
     recipe, tally = chooser.recipe, SetTally()
     with ExitStack() as stack:
         files = {name: stack.enter_context(atomic_file(recipe.out / name)) for name in (TRAIN, DRAFTS)}
@@ -116,7 +116,7 @@ def _counted(tally: SetTally) -> dict[str, Any]:
 
 
 def train_row(draft: Draft, chain: Chain, images: list[str]) -> dict[str, Any]:
-    """A row as `saccade sft` reads it, with where it came from."""
+    """A row as `saccade sft` reads it, with its origin."""
     origin = {
         "source": draft.source,
         "sample": chain.number,
@@ -163,7 +163,7 @@ def dataset_info() -> dict[str, Any]:
 
 
 def rl_row(draft: Draft, images: list[str]) -> dict[str, Any]:
-    """A prompt for RL (source 'saccade'), labelled by how often the reasoner was right."""
+    """A prompt for RL (source 'saccade'), labeled by how often the reasoner was right."""
     verdicts = [chain.right for chain in draft.of_arm("bridged") if chain.right is not None]
     labels = {"cold_start": draft.difficulty, "pass_rate": sum(verdicts) / len(verdicts)}
     return {
@@ -184,7 +184,7 @@ def _pictures(draft: Draft) -> Iterator[tuple[str, str]]:
 
 
 def _place_image(path: str, sha: str, out: Path, how: str) -> str:
-    """The name of an image in the set: a hard link or copy beside it under its hash, or the path where it lies."""
+    """The path of an image in the set: a hard link or copy named by its hash, or the original path."""
     if how == "path" or not Path(path).is_absolute():
         return path
     name = f"{FOLDER}/{sha[:32]}{Path(path).suffix.lower()}"
@@ -206,7 +206,7 @@ def _write_line(file: TextIO, row: Any) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its name when all of it is written. A lone surrogate becomes its JSON escape."""
+    """A text file that is renamed into place once complete. A lone surrogate becomes its JSON escape."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -218,7 +218,7 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def json_array_file(path: Path) -> Iterator[Any]:
-    """A JSON list written item by item; yields the function that adds one."""
+    """A JSON list written item by item; yields the function that appends one."""
     with atomic_file(path) as file:
         file.write("[")
         first = True

@@ -1,4 +1,4 @@
-"""Filters that look beyond the texts: at the true scene, at evaluation sets, at what is in the set already."""
+"""Filters that need more than the texts: the true scene, evaluation sets, chains already in the set."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _KEYS = ("seed", "index", "split", "world_kind")
 
 @dataclass
 class GroundTruth:
-    """Picture, question and gold of a row of the procedural world against the scene that they claim to come from.
+    """Checks picture, question and gold of a procedural-world row against the scene they claim to come from.
 
-    Rows of other sources pass: nothing true is known about them.
+    Rows of other sources pass: their ground truth is unknown.
     """
 
     worlds: Mapping[str, WorldConfig]
-    """Settings of the sources that are worlds, by the name that drafts carry."""
+    """Settings of the procedural-world sources, keyed by `Draft.source`."""
     folder: Path
-    """What relative names of pictures are relative to."""
+    """Base directory of relative image paths."""
 
     def __call__(self, draft: Draft, chain: Chain) -> Rejection | None:
         config = self.worlds.get(draft.source)
@@ -55,13 +55,13 @@ class GroundTruth:
 
 
 def _as_json(answer: Any) -> Any:
-    """Tuples become lists on the way through JSON."""
+    """Tuples become lists in JSON."""
     return list(answer) if isinstance(answer, tuple) else answer
 
 
 @dataclass
 class EvaluationSets:
-    """Questions and pictures of sets that a model will be measured on."""
+    """Rejects questions and pictures that are in the sets the model will be evaluated on."""
 
     options: EvaluationSetsOptions
     folder: Path
@@ -100,15 +100,15 @@ class EvaluationSets:
 
 
 class NearDuplicates:
-    """Remembers what passed, and rejects what is nearly the same. Ask it last: what another filter drops later would
-    be remembered too."""
+    """Rejects near duplicates of chains that passed before. Must run last: it would also remember chains that a later
+    filter drops."""
 
     def __init__(self, options: NearDuplicateOptions) -> None:
         try:
             from datasketch import LeanMinHash, MinHash, MinHashLSH
         except ImportError as error:
             raise ValueError(
-                "filter near_duplicate needs datasketch: pip install 'saccade[coldstart]', or leave it out of 'filters'"
+                "filter near_duplicate needs datasketch: pip install 'saccade[coldstart]', or remove it from 'filters'"
             ) from error
         self.options, self._lean = options, LeanMinHash
         self._blank = MinHash(num_perm=options.permutations, seed=1)
@@ -124,13 +124,15 @@ class NearDuplicates:
         seen = self._of_pictures.setdefault(draft.image_shas, [])
         for other, name in seen:
             if other.jaccard(sketch) >= self.options.threshold:
-                return Rejection("near_duplicate", "nearly one that is in the set", f"{draft.id} like {name}")
+                return Rejection("near_duplicate", "near duplicate of a chain in the set", f"{draft.id} like {name}")
         seen.append((self._lean(sketch), draft.id))
         return None
 
     def _against_all(self, draft: Draft, sketch: Any) -> Rejection | None:
         for key in self._index.query(sketch):
-            return Rejection("near_duplicate", "nearly one that is in the set", f"{draft.id} like {self._ids[key]}")
+            return Rejection(
+                "near_duplicate", "near duplicate of a chain in the set", f"{draft.id} like {self._ids[key]}"
+            )
         number = len(self._ids)
         self._index.insert(number, sketch)
         self._ids[number] = draft.id
@@ -138,7 +140,7 @@ class NearDuplicates:
 
 
 def _pieces(text: str, ngram: int) -> list[bytes]:
-    """All runs of so many words; of a shorter text, the text."""
+    """All word n-grams; of a shorter text, the text."""
     words = re.findall(r"\w+", text.lower())
     runs = {" ".join(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))}
     return [run.encode("utf-8", "surrogatepass") for run in sorted(runs)]

@@ -1,4 +1,4 @@
-"""The steps of one row: see, describe, reason, grade. What a step left is kept at once and never asked for again."""
+"""The steps of one row: look, describe, reason, grade. Each result is saved at once and never requested again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saccade.tasks import TASKS
 from saccade.types import Completion
 
 Save = Callable[[str, Any], bool]
-"""(step name, what it left) -> False when the row has gone to another process."""
+"""(step name, result) -> False when the row now belongs to another process."""
 _TEXT_STAGES: tuple[TeacherStage, ...] = ("caption", "pseudo_cot", "description")
 
 
@@ -25,7 +25,7 @@ class RowLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Teachers:
-    """Who writes, and by which recipe."""
+    """The two teachers and the recipe they follow."""
 
     recipe: ColdStartRecipe
     vision: Teacher
@@ -33,7 +33,7 @@ class Teachers:
 
 
 async def write_row(teachers: Teachers, draft: Draft, done: Mapping[str, Any], save: Save, ablation: bool) -> Draft:
-    """All steps of a row that are not done yet. Raises TeacherError, or RowLost."""
+    """Runs the steps of a row that are not done yet. Raises TeacherError or RowLost."""
     row = _RowSteps(teachers, assemble(draft, done), dict(done), save)
     await row.look("pseudo_cot", teachers.recipe.sampling.pseudo_cot)
     await row.look("description", teachers.recipe.sampling.description)
@@ -47,10 +47,9 @@ async def write_row(teachers: Teachers, draft: Draft, done: Mapping[str, Any], s
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Awaits all of them, also when one fails, so that what the others paid for is kept; then raises the first
-    error."""
-    ended = await asyncio.gather(*calls, return_exceptions=True)
-    for one in ended:
+    """Awaits all calls even if one fails, so that the results of the others are saved; then raises the first error."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for one in results:
         if isinstance(one, BaseException):
             raise one
 
@@ -63,7 +62,7 @@ class _RowSteps:
     save: Save
 
     async def look(self, stage: TeacherStage, sampling: SamplingConfig) -> None:
-        """A step of the vision teacher that leaves a text."""
+        """A step of the vision teacher that writes a text."""
         if stage in self.done:
             return
         images = [str(self.teachers.recipe.out / path) for path in self.draft.images]  # an absolute path stays itself
@@ -71,7 +70,7 @@ class _RowSteps:
         self._keep(stage, {"text": reply.text.strip(), "record": shallow_dict(self._inherit(reply.record))})
 
     async def reason(self, arm: Arm, number: int) -> None:
-        """A sample of the reasoner, graded by the task's own grader."""
+        """A sample of the reasoner, graded by the task's grader."""
         name = f"reasoning/{arm}/{number}"
         if name in self.done:
             return
@@ -85,13 +84,13 @@ class _RowSteps:
         return stage in self.teachers.recipe.answer_in
 
     def _inherit(self, record: StepRecord) -> StepRecord:
-        """A text that was written in view of the answer hands the knowledge on."""
+        """Propagates `saw_answer` from the texts that this step read."""
         before: dict[str, tuple[TeacherStage, ...]] = {"description": ("pseudo_cot",), "reasoning": ("description",)}
-        read = before.get(record.stage, ())
+        sources = before.get(record.stage, ())
         if record.stage == "reasoning" and record.arm != "bridged":
-            read = ("caption",) if record.arm == "caption" else ()
-        heard = any(step.saw_answer for step in self.draft.steps if step.stage in read)
-        return replace(record, saw_answer=record.saw_answer or heard)
+            sources = ("caption",) if record.arm == "caption" else ()
+        inherited = any(step.saw_answer for step in self.draft.steps if step.stage in sources)
+        return replace(record, saw_answer=record.saw_answer or inherited)
 
     def _keep(self, name: str, body: dict[str, Any]) -> None:
         if not self.save(name, body):
@@ -101,7 +100,7 @@ class _RowSteps:
 
 
 def assemble(draft: Draft, done: Mapping[str, Any]) -> Draft:
-    """The draft with what its steps left, chains in order of arm and number."""
+    """The draft with the results of its steps, chains in order of arm and number."""
     chains, steps = list(draft.chains), list(draft.steps)
     texts: dict[str, str] = {}
     for name, body in done.items():
@@ -118,8 +117,8 @@ def assemble(draft: Draft, done: Mapping[str, Any]) -> Draft:
 
 
 def read_chain(reply: TeacherReply) -> Chain:
-    """Thought and answer of a reply: of a server that keeps thought apart, of tagged text, or of plain text that ends
-    in an answer."""
+    """Thought and answer of a reply: from a server with a separate reasoning field, from tagged text, or from plain
+    text that ends in an answer."""
     record = reply.record
     answer = read_final(reply.text) if reply.text.strip() else None
     if reply.thought and reply.thought.strip():
@@ -134,13 +133,13 @@ def read_chain(reply: TeacherReply) -> Chain:
 
 
 def _boxed_only(text: str) -> str | None:
-    """Without tags, what a lenient reader takes is the whole rest; only a marked answer counts as one here."""
+    """Without tags, a lenient reader would take the whole text; only a marked answer counts here."""
     found = read_final(text)
     return found if found is not None and found.strip() != text.strip() else None
 
 
 def grade_chain(chain: Chain, draft: Draft) -> Chain:
-    """The chain with the verdict of its task's grader on its answer. A reply that was cut off is not right."""
+    """The chain with the verdict of its task's grader. A truncated reply without an answer is wrong."""
     if chain.answer is None:
         return replace(chain, right=False, route="no answer")
     reply = Completion(f"<think>{chain.text}</think><answer>{chain.answer}</answer>")

@@ -1,4 +1,4 @@
-"""Teachers: who writes the texts. Any OpenAI-compatible chat server is one; the procedural world has its own."""
+"""Teachers write the texts: any OpenAI-compatible chat server, or the oracles of the procedural world."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ BLIND: tuple[TeacherStage, ...] = ("reasoning",)
 
 @dataclass(frozen=True, slots=True)
 class TeacherCall:
-    """What is asked of a teacher."""
+    """A request to a teacher."""
 
     stage: TeacherStage
     draft: Draft
-    """With the texts of the steps before."""
+    """With the texts of the previous steps."""
     sampling: SamplingConfig
     show_answer: bool = False
     images: Sequence[ImageSource] = ()
     arm: Arm = "bridged"
     number: int = 0
-    """Of reasoning: which sample."""
+    """Sample index of a reasoning step."""
 
     @property
     def context(self) -> str:
-        """What the reasoner knows of the picture."""
+        """The text about the picture that the reasoner receives."""
         return {"bridged": self.draft.description, "caption": self.draft.caption, "none": None}[self.arm] or ""
 
     @property
     def gold(self) -> str:
-        """The answer in words, as its task writes it."""
+        """The answer as text, as its task writes it."""
         return TASKS[self.draft.task].write_answer(sample_of(self.draft))
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherReply:
-    """What a teacher wrote, and the record of the call."""
+    """The text of a teacher and the record of the call."""
 
     text: str
     thought: str | None
-    """What the server keeps apart as thought."""
+    """The separate reasoning field of the server, if any."""
     record: StepRecord
 
 
@@ -59,13 +59,13 @@ class TeacherError(Exception):
     """A call without a usable answer."""
 
     def __init__(self, reason: str, detail: str, retriable: bool = True, fatal: bool = False) -> None:
-        """`reason`: words that can be counted; `fatal`: no other row can go better."""
+        """`reason`: short category, used as a counter key; `fatal`: every other row would fail too."""
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail, self.retriable, self.fatal = reason, detail, retriable, fatal
 
 
 class Teacher(Protocol):
-    """Writes what a stage needs."""
+    """Writes the text of a stage."""
 
     model: str
 
@@ -74,20 +74,20 @@ class Teacher(Protocol):
         ...
 
     async def check(self, needs_vision: bool) -> None:
-        """Raises ValueError when no call can go well: not reachable, a wrong key, no eyes."""
+        """Raises ValueError when no call can succeed: unreachable, wrong key, no image input."""
         ...
 
     def close(self) -> None: ...
 
 
 def sample_of(draft: Draft) -> Sample:
-    """The draft as the sample that its task grades and writes."""
+    """The draft as a sample of its task."""
     return Sample(draft.id, draft.images, draft.question, draft.answer, draft.task, draft.meta)
 
 
 @dataclass
 class ChatTeacher:
-    """A model behind an endpoint."""
+    """A model served by an endpoint."""
 
     config: EndpointTeacher
     prompts: PromptTable
@@ -113,8 +113,8 @@ class ChatTeacher:
         choice = reply.choices[0]
         thought = bool((choice.reasoning or "").strip())
         if not choice.text.strip() and not (thought and call.stage in BLIND):
-            wrote = "thought and no text, perhaps for want of max_tokens," if thought else "nothing"
-            raise TeacherError("empty reply", f"{self.model} wrote {wrote} for {call.stage}")
+            problem = "only reasoning (max_tokens may be too small)" if thought else "nothing"
+            raise TeacherError("empty reply", f"{self.model} returned {problem} for {call.stage}")
         tokens_in, tokens_out = reply.usage.prompt_tokens, reply.usage.completion_tokens
         cost = (tokens_in * self.config.price_in + tokens_out * self.config.price_out) / 1e6
         record = StepRecord(
@@ -163,7 +163,7 @@ class ChatTeacher:
         return TeacherError(f"status {error.status}", message, retriable=retriable)
 
     def _without_key(self, text: str) -> str:
-        """Servers like to repeat the key in their answer; it is never written down."""
+        """Masks the key: servers may echo it in error messages."""
         return text.replace(self.api_key, "[key]") if self.api_key else text
 
     async def check(self, needs_vision: bool) -> None:
@@ -178,7 +178,7 @@ class ChatTeacher:
                 hint = f"; the key comes from the environment variable {variable}"
                 hint += ", which is not set" if self.api_key is None else ""
             elif needs_vision and error.status in (400, 415, 422, 500):
-                hint = f"; a small picture was sent: does {self.model!r} take images?"
+                hint = f"; the request had a small image: does {self.model!r} accept images?"
             role = "vision" if needs_vision else "reasoner"
             raise ValueError(f"{role}: {self._without_key(str(error))}{hint}") from None
 

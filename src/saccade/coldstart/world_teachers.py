@@ -1,7 +1,7 @@
-"""Ground-truth teachers for the procedural world: the whole pipeline without a model, and its quality measured exactly.
+"""Oracle teachers for the procedural world: the whole pipeline without a model, with exactly measurable quality.
 
-The describer looks up the scene behind a sample and writes what it sees under a budget of tokens (words), with a
-settable share of facts misread or left out. The reasoner has the text alone.
+The describer looks up the scene of a sample and writes its facts within a budget of tokens (words), with configurable
+rates of misread and omitted facts. The reasoner gets only the text.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ OPENINGS = (
 
 @dataclass
 class OracleDescriber:
-    """The describer. `worlds`: the settings of each source by its name."""
+    """The describer. `worlds`: settings of each source by name."""
 
     config: WorldDescriber
     worlds: Mapping[str, WorldConfig]
     model: str = "world-describer"
 
     async def check(self, needs_vision: bool) -> None:
-        """Always there."""
+        """Always available."""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Nothing to close."""
 
     async def write(self, call: TeacherCall) -> TeacherReply:
         item = self._item(call.draft)
@@ -50,15 +50,15 @@ class OracleDescriber:
             text = self._first_look(item, call)
         else:
             facts = self._seen(item, call.draft)
-            noted = call.draft.pseudo_cot if call.stage == "description" else ""
-            ordered = sorted(facts, key=lambda fact: fact.sentence not in (noted or ""))  # stable: else as it lies
+            notes = call.draft.pseudo_cot if call.stage == "description" else ""
+            ordered = sorted(facts, key=lambda fact: fact.sentence not in (notes or ""))  # stable sort
             text = _within([fact.sentence for fact in ordered], budget)
             if call.show_answer:
                 text += f" The correct answer is {call.gold}."
         return TeacherReply(text, None, _record(self.model, call, question_text(call.draft), text))
 
     def __post_init__(self) -> None:
-        self._of_world = lru_cache(256)(self._make)  # a row asks for its scene up to three times
+        self._of_world = lru_cache(256)(self._make)  # a row needs its scene up to three times
 
     def _item(self, draft: Draft) -> WorldItem:
         meta = draft.meta
@@ -70,7 +70,7 @@ class OracleDescriber:
         return World(self.worlds[source]).item(seed, index, task, split)
 
     def _seen(self, item: WorldItem, draft: Draft) -> list[Fact]:
-        """What these eyes see of the scene: the same whatever is written about it."""
+        """The facts this describer sees: the same in every stage."""
         rng = Random(f"eyes/{draft.id}")
         seen: list[Fact] = []
         for fact in facts_of(item.scene):
@@ -81,7 +81,7 @@ class OracleDescriber:
         return seen
 
     def _first_look(self, item: WorldItem, call: TeacherCall) -> str:
-        """A caption, and the facts that the question asks for."""
+        """A caption and the facts that the question needs."""
         facts = self._seen(item, call.draft)
         aimed = [fact for fact in facts if _matters(fact, item)]
         kinds = {"shapes": "coloured shapes in a grid", "digits": "tiles with digits", "chart": "a bar chart"}
@@ -92,7 +92,7 @@ class OracleDescriber:
 
 
 def _matters(fact: Fact, item: WorldItem) -> bool:
-    """Whether the question is about the thing that the fact describes."""
+    """Whether the question is about the object that the fact describes."""
     cell, color = getattr(fact, "cell", None), getattr(fact, "color", None)
     if cell is not None:
         return any(getattr(target, "cell", None) == cell for target in item.question.targets)
@@ -100,7 +100,7 @@ def _matters(fact: Fact, item: WorldItem) -> bool:
 
 
 def _within(sentences: Sequence[str], budget: int) -> str:
-    """Whole sentences from the front, as many as `budget` words allow."""
+    """The longest prefix of whole sentences within `budget` words."""
     text, used = [], 0
     for sentence in sentences:
         used += len(sentence.split())
@@ -112,23 +112,23 @@ def _within(sentences: Sequence[str], budget: int) -> str:
 
 @dataclass
 class OracleReasoner:
-    """The reasoner: reads the question and the text, and nothing else of the draft."""
+    """The reasoner: uses only the question and the text of the draft."""
 
     config: WorldReasoner
     model: str = "world-reasoner"
 
     async def check(self, needs_vision: bool) -> None:
-        """Always there."""
+        """Always available."""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Nothing to close."""
 
     async def write(self, call: TeacherCall) -> TeacherReply:
         draft = call.draft
         if draft.task not in SOLVERS:
             known = ", ".join(SOLVERS)
             raise TeacherError(
-                "task without words", f"{draft.task}: the world's reasoner knows {known}", retriable=False
+                "task without words", f"{draft.task}: the oracle reasoner supports {known}", retriable=False
             )
         rng = Random(f"mind/{draft.id}/{call.arm}/{call.number}/{call.sampling.seed}")
         options = tuple(draft.meta.get("options") or ())
@@ -148,7 +148,7 @@ def _chain(found: Finding, answer: str, rng: Random) -> str:
 
 
 def _slip(answer: str, options: Sequence[str], rng: Random) -> str:
-    """Another answer of the same form."""
+    """A different answer of the same format."""
     if options:
         return rng.choice([letter for letter in LETTERS[: len(options)] if letter != answer])
     if answer in ("yes", "no"):
@@ -156,14 +156,14 @@ def _slip(answer: str, options: Sequence[str], rng: Random) -> str:
     return str(int(answer) + rng.choice((-1, 1)))
 
 
-def _record(model: str, call: TeacherCall, heard: str, text: str) -> StepRecord:
-    """Tokens are words here; time and money are none."""
+def _record(model: str, call: TeacherCall, prompt: str, text: str) -> StepRecord:
+    """Tokens are words here; time and cost are zero."""
     return StepRecord(
         stage=call.stage,
         model=model,
         prompt_version="world@1",
         sampling=call.sampling.model_dump(),
-        tokens_in=len(heard.split()),
+        tokens_in=len(prompt.split()),
         tokens_out=len(text.split()),
         cost=0.0,
         seconds=0.0,
