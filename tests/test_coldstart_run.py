@@ -299,7 +299,7 @@ def test_a_description_with_only_reasoning_is_an_empty_reply(tmp_path: Path) -> 
         summary = run(chat_recipe(tmp_path, server.url, attempts=1))
     assert summary["left_out"] == {"empty reply": 1} and summary["rows"]["done"] == 2
     (row,) = lines(tmp_path / "set" / "left_out.jsonl")
-    assert "thought and no text" in row["detail"]
+    assert "only reasoning" in row["detail"]
 
 
 def test_a_reply_with_a_lone_surrogate_is_kept_and_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
 from saccade.data import DataConfig
 from saccade.data.sources import WORLD
-from saccade.endpoint import Limits
+from saccade.endpoint import RequestLimits
 
 
 class SamplingConfig(Config):
@@ -72,8 +72,8 @@ class EndpointTeacher(Config):
     """Added to each request unchanged: {top_k: 20}."""
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.concurrency, self.timeout_s, self.deadline_s, self.retries, self.backoff_s)
+    def limits(self) -> RequestLimits:
+        return RequestLimits(self.concurrency, self.timeout_s, self.deadline_s, self.retries, self.backoff_s)
 
 
 class WorldDescriber(Config):

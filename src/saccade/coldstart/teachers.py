@@ -158,7 +158,7 @@ class ChatTeacher:
         if error.status == 200:
             return TeacherError("unreadable answer", message)
         if error.status is None:
-            return TeacherError("no answer in time" if "no answer in" in message else "no connection", message)
+            return TeacherError("no answer in time" if "no response within" in message else "no connection", message)
         retriable = error.status in (408, 409, 425, 429) or error.status >= 500
         return TeacherError(f"status {error.status}", message, retriable=retriable)
 
