@@ -25,7 +25,7 @@ from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
 from saccade.config import dump
 from saccade.data.sources import WORLD
-from saccade.runs.progress import Report, progress
+from saccade.runs.progress import ProgressFn, progress
 from saccade.world import WorldConfig
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class _WorkerPool:
     waiting: deque[Claim] = field(default_factory=deque)
     looked: float = 0.0
 
-    async def work(self, report: Report) -> None:
+    async def work(self, report: ProgressFn) -> None:
         recipe, running = self.teachers.recipe, set[asyncio.Task[None]]()
         shown = 0.0
         try:

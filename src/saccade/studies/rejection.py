@@ -1,7 +1,7 @@
-"""Rejection-sampling fine-tuning: the model learns its own right answers. A control for RL at equal compute.
+"""Rejection-sampling fine-tuning: the model is trained on its own right answers. A control for RL at equal compute.
 
 Compare STaR (arXiv:2203.14465) and RFT (arXiv:2308.01825). One round: sample k replies to each of many prompts, keep
-those that the hard formatting result reward accepts, fine-tune on them.
+those with a hard format-and-result reward of 1, fine-tune on them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PROMPTS_PER_CALL = 32
 def sample_right(
     model: ModelConfig, data: Sequence[DataConfig], sampling: Sampling, k: int, seed: int, cpu_budget_s: float
 ) -> tuple[list[Example], int]:
-    """Replies of the model that score 1, sampled until `cpu_budget_s` of this process's time is spent, and how many
-    were drawn. Equal replies to one prompt are kept once."""
+    """Replies of the model that score 1, sampled until `cpu_budget_s` of process time is spent, and the number of
+    sampled replies. Duplicate replies to one prompt are kept once."""
     policy = load_policy(model)
     engine = open_engine(policy)
     mixture = Mixture([open_source(one) for one in data], [one.weight for one in data], seed)
