@@ -11,7 +11,7 @@ from typing import Any
 from saccade.coldstart.drafts import Chain, Draft, Rejection
 from saccade.coldstart.filter_options import EvaluationSetsOptions, NearDuplicateOptions
 from saccade.coldstart.teachers import sample_of
-from saccade.data.fingerprints import Pictures, look, text_key
+from saccade.data.fingerprints import PictureIndex, fingerprint, text_key
 from saccade.data.images import ImageError
 from saccade.data.sources import items
 from saccade.types import Sample
@@ -46,10 +46,10 @@ class GroundTruth:
         if draft.answer != _as_json(true.answer):
             return Rejection("ground_truth", "another gold", f"{draft.answer!r}, true {true.answer!r}"[:90])
         try:
-            shown = [look(self.folder / name).digest for name in draft.images]
+            shown = [fingerprint(self.folder / name).digest for name in draft.images]
         except ImageError as error:
             return Rejection("ground_truth", "a picture that cannot be read", str(error)[:120])
-        if shown != [look(image).digest for image in true.images]:
+        if shown != [fingerprint(image).digest for image in true.images]:
             return Rejection("ground_truth", "another picture", ", ".join(draft.images)[:90])
         return None
 
@@ -66,7 +66,7 @@ class EvaluationSets:
     options: EvaluationSetsOptions
     folder: Path
     questions: dict[int, str] = field(default_factory=dict)
-    pictures: Pictures = field(default_factory=Pictures)
+    pictures: PictureIndex = field(default_factory=PictureIndex)
 
     def __post_init__(self) -> None:
         for entry in self.options.sets:
@@ -81,7 +81,7 @@ class EvaluationSets:
             self.questions.setdefault(text_key(sample), name)
         if "picture" in self.options.by:
             for image in sample.images:
-                self.pictures.add(look(image), name)
+                self.pictures.add(fingerprint(image), name)
 
     def __call__(self, draft: Draft, chain: Chain) -> Rejection | None:
         name = self.questions.get(text_key(sample_of(draft)))
@@ -91,7 +91,7 @@ class EvaluationSets:
             return None
         for image in draft.images:
             try:
-                found = self.pictures.find(look(self.folder / image))
+                found = self.pictures.find(fingerprint(self.folder / image))
             except ImageError as error:
                 return Rejection("evaluation_sets", "a picture that cannot be read", str(error)[:120])
             if found:

@@ -1,4 +1,4 @@
-"""Differences: two images of which the second has one object changed."""
+"""Difference questions: two images, where one object has changed in the second."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from saccade.world.scene import Scene, Thing, reading_order
 from saccade.world.splits import Split
 
 _META = (("image_index", 1),)
-Change = Callable[[Thing, Scene, Random, WorldConfig, Split], Thing]
+SceneChange = Callable[[Thing, Scene, Random, WorldConfig, Split], Thing]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """What is new in a pair's second image."""
+class DifferenceQuery:
+    """The object that is new in the second image of a pair."""
 
 
 def _recolored(thing: Thing, scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> Thing:
@@ -47,7 +47,7 @@ def _appeared(thing: Thing, scene: Scene, rng: Random, cfg: WorldConfig, split: 
     return _settle(fresh, rng.choice(_empty_cells(scene)), scene, rng, cfg)
 
 
-CHANGES: dict[str, Change] = {
+CHANGES: dict[str, SceneChange] = {
     "recolored": _recolored,
     "reshaped": _reshaped,
     "resized": _resized,
@@ -91,12 +91,12 @@ def sample_pair(rng: Random, cfg: WorldConfig, split: Split, kind: str) -> Scene
 
 
 def _identity(thing: Thing) -> tuple[object, ...]:
-    """What a viewer compares; the box is left out, for a neighbour may have come out of hiding."""
+    """The attributes to compare; not the box, which changes when an occluding neighbor moves."""
     return thing.color, thing.shape, thing.size, thing.center
 
 
 def _kind_of(target: Thing, gone: list[Thing]) -> str:
-    """The key of `CHANGES` that turned the object gone into the target."""
+    """The key of `CHANGES` that turned the removed object into the target."""
     if not gone:
         return "appeared"
     old = gone[0]
@@ -107,7 +107,7 @@ def _kind_of(target: Thing, gone: list[Thing]) -> str:
     return "resized" if old.size != target.size else "moved"
 
 
-def ask_difference(query: Difference, scene: Scene) -> Question | None:
+def ask_difference(query: DifferenceQuery, scene: Scene) -> Question | None:
     """The box, in the second image, of the one object that is not in the first; None unless exactly one is."""
     if scene.after is None:
         return None
@@ -139,7 +139,7 @@ def _named(thing: Thing) -> str:
 KINDS = {
     "difference": TaskKind(
         ("pair",),
-        lambda scene, rng, cfg, split: [Difference()],
+        lambda scene, rng, cfg, split: [DifferenceQuery()],
         ask_difference,
         lambda rng, cfg, split: None,  # the kind of change is drawn with the scene
         lambda q: None,
