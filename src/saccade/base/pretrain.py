@@ -110,7 +110,7 @@ def _run_stage(rank: int, recipe: PretrainRecipe, number: int, policy: Policy, r
         optimizer.load_state_dict(torch.load(Path(recipe.out) / "state.pt")["optimiser"])
     worlds = [World(recipe.world), World(recipe.world.model_copy(update={"cells": recipe.world.cells + 1}))]
     seen: dict[str, list[float]] = defaultdict(list)
-    began = time.perf_counter()
+    started = time.perf_counter()
     for step in range(first, stage.steps):
         for group in optimizer.param_groups:
             group["lr"] = stage.lr * group["scale"] * _schedule(stage, step)
@@ -128,7 +128,7 @@ def _run_stage(rank: int, recipe: PretrainRecipe, number: int, policy: Policy, r
             seen[name].append(value)
         if rank == 0 and ((step + 1) % recipe.log_every == 0 or step + 1 == stage.steps):
             means = {name: round(sum(v) / len(v), 4) for name, v in sorted(seen.items())}
-            seconds = round(time.perf_counter() - began, 1)
+            seconds = round(time.perf_counter() - started, 1)
             _record(Path(recipe.out), {"stage": stage.name, "step": step + 1, "seconds": seconds, **means})
             seen.clear()
         if rank == 0 and (step + 1) % recipe.save_every == 0:

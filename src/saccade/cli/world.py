@@ -28,7 +28,7 @@ def make(
     seed: Seed = 0,
     tasks: Tasks = None,
 ) -> None:
-    """Write a data set: images, VLM-R1 JSONL, Parquet, COCO, statistics, a contact sheet. KEY=VALUE set up the world."""
+    """Write a data set: images, VLM-R1 JSONL, Parquet, COCO, statistics, a contact sheet. KEY=VALUE are settings."""
     from saccade.world import World, WorldConfig
     from saccade.world.export import write_dataset
 

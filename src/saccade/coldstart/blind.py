@@ -95,11 +95,11 @@ def _chart(question: str, options: Sequence[str], facts: Sequence[Fact], rng: Ra
         return Finding(
             (f"The tallest reaches {high}, the shortest {low}.", f"{high} - {low} = {high - low}."), str(high - low)
         )
-    wanted = [color for color in named if color in COLORS]
-    if not wanted or any(color not in bars for color in wanted):
+    colors = [color for color in named if color in COLORS]
+    if not colors or any(color not in bars for color in colors):
         return _guess(str(rng.randint(1, 9)))
-    values = [bars[color] for color in wanted]
-    read = ", ".join(f"{color} {value}" for color, value in zip(wanted, values, strict=True))
+    values = [bars[color] for color in colors]
+    read = ", ".join(f"{color} {value}" for color, value in zip(colors, values, strict=True))
     return Finding((f"The bars: {read}.", f"{' + '.join(map(str, values))} = {sum(values)}."), str(sum(values)))
 
 

@@ -49,13 +49,13 @@ class Flow:
     cost: float = 0.0
     consecutive_failures: int = 0
     """Failed attempts since the last successful step."""
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     last: str = ""
     """Message of the last error."""
 
     def numbers(self, left: int) -> dict[str, float]:
         """For the progress line."""
-        rate = self.rows / max(1e-9, time.monotonic() - self.began)
+        rate = self.rows / max(1e-9, time.monotonic() - self.started)
         eta = {"eta_s": left / rate} if rate else {}
         return {"rows/s": rate, **eta, "tokens": self.tokens, "cost": self.cost, "failed": self.failed}
 
@@ -189,11 +189,11 @@ class _WorkerPool:
     """Rows of the store in any state."""
     flow: Flow = field(default_factory=Flow)
     waiting: deque[Claim] = field(default_factory=deque)
-    looked: float = 0.0
+    last_poll: float = 0.0
 
     async def work(self, report: ProgressFn) -> None:
         recipe, running = self.teachers.recipe, set[asyncio.Task[None]]()
-        shown = 0.0
+        last_report = 0.0
         try:
             while True:
                 while len(running) < recipe.rows and (claim := self._next(recipe.rows - len(running))):
@@ -202,8 +202,8 @@ class _WorkerPool:
                     finished, running = await asyncio.wait(running, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
                     for task in finished:
                         task.result()  # re-raises errors that must stop the run
-                if time.monotonic() - shown >= 1.0 or not running:
-                    counts, shown = self.store.counts(), time.monotonic()
+                if time.monotonic() - last_report >= 1.0 or not running:
+                    counts, last_report = self.store.counts(), time.monotonic()
                     report(counts.done + counts.failed, self.flow.numbers(counts.open))
                     if not counts.open:
                         return
@@ -215,10 +215,10 @@ class _WorkerPool:
             await asyncio.gather(*running, return_exceptions=True)
 
     def _next(self, room: int) -> Claim | None:
-        if not self.waiting and time.monotonic() - self.looked >= WAIT_S:
+        if not self.waiting and time.monotonic() - self.last_poll >= WAIT_S:
             self.waiting.extend(self.store.claim(min(room, CLAIMED_AT_ONCE)))
             if not self.waiting:
-                self.looked = time.monotonic()  # nothing available: poll again later
+                self.last_poll = time.monotonic()  # nothing available: poll again later
                 self.store.release_dead()
         return self.waiting.popleft() if self.waiting else None
 

@@ -101,7 +101,7 @@ class ChatTeacher:
     async def write(self, call: TeacherCall) -> TeacherReply:
         prompt, text = self._text(call)
         sampling = sampling_options(call)
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             message = user(text, () if call.stage in BLIND else call.images)
         except (OSError, ValueError) as error:
@@ -125,7 +125,7 @@ class ChatTeacher:
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             cost=cost,
-            seconds=round(time.monotonic() - began, 4),
+            seconds=round(time.monotonic() - started, 4),
             saw_answer=call.show_answer,
             finish_reason=choice.finish_reason or "stop",
             number=call.number,

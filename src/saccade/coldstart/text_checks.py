@@ -74,14 +74,18 @@ _BETRAYED = re.compile(
 
 def leakage(options: LeakageOptions) -> ChainCheck:
     """The description states the answer, or the thought mentions a given answer."""
-    own = [re.compile(re.escape(phrase), re.IGNORECASE) for phrase in options.phrases]
+    custom = [re.compile(re.escape(phrase), re.IGNORECASE) for phrase in options.phrases]
 
     def check(draft: Draft, chain: Chain) -> Rejection | None:
         texts = (
             (draft.description or "", _STATED, "the description states the answer"),
             (draft.description or "", _BETRAYED, "the description speaks of a given answer"),
             (chain.words, _BETRAYED, "the thought speaks of a given answer"),
-            *((text, one, "a phrase of the recipe") for text in (draft.description or "", chain.words) for one in own),
+            *(
+                (text, one, "a phrase of the recipe")
+                for text in (draft.description or "", chain.words)
+                for one in custom
+            ),
         )
         for text, pattern, reason in texts:
             found = pattern.search(text)
@@ -140,13 +144,13 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
     """(position, answer) of each short answer stated in the text; longer ones are prose and not compared."""
     for match in _STATEMENT.finditer(text):
         name = "said" if match["said"] is not None else "boxed"
-        said = match[name]
+        statement = match[name]
         if name == "said":
-            cut = _CUT.search(said)
-            said = said[: cut.start()] if cut else said
-        said = said.strip(" .*_$")
-        if said and len(said.split()) <= _READABLE_WORDS:
-            yield match.start(name), said
+            cut = _CUT.search(statement)
+            statement = statement[: cut.start()] if cut else statement
+        statement = statement.strip(" .*_$")
+        if statement and len(statement.split()) <= _READABLE_WORDS:
+            yield match.start(name), statement
 
 
 def _differ(first: str, second: str, draft: Draft) -> bool:

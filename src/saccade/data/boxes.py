@@ -195,10 +195,10 @@ def _detection(
 def _absent(key: Any, coco_file: Instances, known: Sequence[str], reading: Reading) -> list[str]:
     """1 to `negatives` labels that are not in the image, deterministic in the seed."""
     picture = coco_file.pictures[key]
-    there = {coco_file.labels[one.category] for one in coco_file.by_image[key]} | set(picture.positive)
-    there |= {coco_file.labels.get(category) for category in picture.not_exhaustive}
+    present = {coco_file.labels[one.category] for one in coco_file.by_image[key]} | set(picture.positive)
+    present |= {coco_file.labels.get(category) for category in picture.not_exhaustive}
     named = [coco_file.labels.get(one, one) for one in picture.negative]
-    pool = [label for label in (named or known) if isinstance(label, str) and label not in there]
+    pool = [label for label in (named or known) if isinstance(label, str) and label not in present]
     if not pool or not reading.negatives:
         return []
     random = Random(f"{reading.seed}/{key}")
@@ -222,9 +222,9 @@ def refcoco(reading: Reading) -> Iterator[Item]:
         ids = [name] if len(expressions) == 1 else [f"{name}/{k}" for k in range(len(expressions))]
         return [
             Sample(
-                one, images, question.format(said), box, reading.task or "refer", {"place": place, "expression": said}
+                one, images, question.format(text), box, reading.task or "refer", {"place": place, "expression": text}
             )
-            for one, said in zip(ids, expressions, strict=True)
+            for one, text in zip(ids, expressions, strict=True)
         ]
 
     return records.each(table_rows(reading), read)
@@ -234,12 +234,12 @@ def _expressions(row: Row) -> tuple[list[str], str, Box]:
     """(expressions, question template, box) of a row."""
     if "solution" in row:
         problem = records.field(row, "problem", str).replace(records.MARKER, "").strip()
-        said = str(row.get("normal_caption") or problem).strip()
-        return [said], problem.replace("{", "{{").replace("}", "}}"), records.as_box(row["solution"])
+        expression = str(row.get("normal_caption") or problem).strip()
+        return [expression], problem.replace("{", "{{").replace("}", "}}"), records.as_box(row["solution"])
     if "sent" in row:
         return [records.field(row, "sent", str).strip()], REFER, records.as_box(row.get("bbox"))
-    said = records.field(row, "answer", (list, str))
-    found = [text.strip() for text in ([said] if isinstance(said, str) else said) if isinstance(text, str)]
+    answers = records.field(row, "answer", (list, str))
+    found = [text.strip() for text in ([answers] if isinstance(answers, str) else answers) if isinstance(text, str)]
     if not any(found):
         raise ValueError("field 'answer': contains no expression; expected a list of texts (or 'sent', or 'problem')")
     return [text for text in found if text], REFER, records.from_xywh(row.get("bbox"))

@@ -113,22 +113,22 @@ def llava(reading: Reading) -> Iterator[Item]:
 def read_dialogue(turns: list[Any]) -> Dialogue:
     """The parts of a conversation. ValueError for roles out of order, and for images in later turns."""
     expected = "a question and an answer, each {'from', 'value'} or {'role', 'content'}"
-    said = [(_role(turn), _content(turn)) for turn in turns if isinstance(turn, dict)]
-    if len(said) != len(turns):
+    parsed = [(_role(turn), _content(turn)) for turn in turns if isinstance(turn, dict)]
+    if len(parsed) != len(turns):
         raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
-    system = str(said.pop(0)[1]) if said and said[0][0] == "system" else None
-    if len(said) < 2 or not isinstance(said[0][1], str) or said[1][1] is None:
+    system = str(parsed.pop(0)[1]) if parsed and parsed[0][0] == "system" else None
+    if len(parsed) < 2 or not isinstance(parsed[0][1], str) or parsed[1][1] is None:
         raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
-    roles = [role for role, _ in said]
+    roles = [role for role, _ in parsed]
     if roles[0] == "assistant" or (roles[1] == "user" and roles[0] is not None):
         raise ValueError(f"field 'conversations': the roles are {roles[:2]}, expected the user's turn, then the reply")
-    for number, (_, text) in enumerate(said[2:], 3):
+    for number, (_, text) in enumerate(parsed[2:], 3):
         if isinstance(text, str) and (MARKER in text or records.VIDEO in text):
             raise ValueError(
                 f"field 'conversations': turn {number} has its own image; only images of the first question are "
                 "supported, make one row per question"
             )
-    return Dialogue(said[0][1], said[1][1], system, len(said) - 2)
+    return Dialogue(parsed[0][1], parsed[1][1], system, len(parsed) - 2)
 
 
 def final_answer(text: str) -> str:
@@ -173,12 +173,12 @@ def _task_of(method: Any, given: str | None, answer: Any) -> str:
     return given or ("refer" if isinstance(answer, list) else "free_form")
 
 
-def _answer(task: str, said: Any) -> Any:
+def _answer(task: str, reply: Any) -> Any:
     """The gold answer of an answer turn: the content of its answer tag, if it has one."""
-    if not isinstance(said, str):
-        return said
-    tagged = re.search(r"<answer>(.*?)</answer>", said, re.DOTALL)
-    text = (tagged.group(1) if tagged else said).strip()
+    if not isinstance(reply, str):
+        return reply
+    tagged = re.search(r"<answer>(.*?)</answer>", reply, re.DOTALL)
+    text = (tagged.group(1) if tagged else reply).strip()
     if task not in ONE_BOX:
         return text
     try:

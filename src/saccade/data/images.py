@@ -55,11 +55,11 @@ def image_size(source: ImageSource | Path) -> tuple[int, int]:
         return source.size
     with _open(source, name_of(source)) as image:
         try:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         except _UNREADABLE as error:
             name = name_of(source)  # in PNG, EXIF may follow the pixels, so the whole file is read
             raise ImageError(f"{name}: the image is truncated or damaged ({error}); write the file again") from None
-        return (image.height, image.width) if turned else image.size
+        return (image.height, image.width) if rotated else image.size
 
 
 def image_sha(source: ImageSource | Path) -> str:

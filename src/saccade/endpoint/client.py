@@ -150,9 +150,9 @@ class Endpoint:
         """The JSON of the response and its parsed form, after waiting for a free slot."""
         assert self._slots is not None
         async with self._slots:
-            began = time.monotonic()
-            answer, reply, attempts = await self._with_retries(body, began + self.limits.deadline_s)
-        return answer, replace(reply, attempts=attempts, seconds=time.monotonic() - began)
+            started = time.monotonic()
+            answer, reply, attempts = await self._with_retries(body, started + self.limits.deadline_s)
+        return answer, replace(reply, attempts=attempts, seconds=time.monotonic() - started)
 
     async def _with_retries(self, body: Mapping[str, Any], until: float) -> tuple[Any, ChatResponse, int]:
         """The JSON of the response, its parsed form, and the number of attempts."""

@@ -28,9 +28,9 @@ def run_demo(recipe: DemoRecipe, out: Path, seed: int, console: Console) -> Path
     """
     resolve_path(recipe.base)
     _reserve_directory(recipe, out, seed)
-    began = time.monotonic()
+    started = time.monotonic()
     results = run_all(plan(recipe, out, seed), recipe.parallel, console)
-    write_demo(recipe, out, seed, results, time.monotonic() - began)
+    write_demo(recipe, out, seed, results, time.monotonic() - started)
     return out
 
 

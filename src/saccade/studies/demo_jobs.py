@@ -57,9 +57,9 @@ def sft(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobResult:
 def rl(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobResult:
     """GRPO from the SFT model through both stages; keeps a checkpoint at the end of the first stage."""
     first, _ = recipe.stage_ends
-    began = time.process_time()
+    started = time.process_time()
     outcome = rl_loop.train(rl_recipe(recipe, _last_checkpoint(out / "sft"), recipe.rl_stages, seed, first), directory)
-    return {"steps": outcome.step, "train_cpu_s": time.process_time() - began}
+    return {"steps": outcome.step, "train_cpu_s": time.process_time() - started}
 
 
 def more_sft(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobResult:
@@ -74,19 +74,19 @@ def rejection(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobR
     """Control: samples from the SFT model and fine-tunes on its own right answers for as many CPU seconds as RL."""
     budget = float(_job_result(out, "rl")["train_cpu_s"])
     sampling = Sampling(max_new_tokens=recipe.rl_stages[1].max_new_tokens)
-    began = time.process_time()
-    kept, drawn = sample_right(
+    started = time.process_time()
+    kept, num_samples = sample_right(
         ModelConfig(path=_last_checkpoint(out / "sft")), _world_data(recipe, seed), sampling, recipe.rejection_k, seed,
         budget * recipe.rejection_sampling_share,
     )  # fmt: skip
     if not kept:
-        raise ValueError(f"none of the {drawn} sampled replies was right; nothing to fine-tune on")
-    remaining = budget - (time.process_time() - began)
+        raise ValueError(f"none of the {num_samples} sampled replies was right; nothing to fine-tune on")
+    remaining = budget - (time.process_time() - started)
     steps = max(1, round(remaining / _sft_step_s(out)))
     draw, prompts = draw_from(kept, seed)
     recorded = _timed_sft(_sft_recipe(recipe, _last_checkpoint(out / "sft"), steps, seed), directory, draw)
     recorded["train_cpu_s"] += budget - remaining
-    return {**recorded, "drawn": drawn, "kept": len(kept), "prompts": prompts}
+    return {**recorded, "drawn": num_samples, "kept": len(kept), "prompts": prompts}
 
 
 def short_cap(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobResult:
@@ -99,9 +99,9 @@ def short_cap(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobR
     steps = max(1, math.ceil(token_budget / (sum(tail) / len(tail))))
     stage = recipe.rl_stages[0].model_copy(update={"name": "short cap", "until": Until(step=steps)})
     start = str(out / "rl" / "checkpoints" / f"step-{first:06d}")
-    began = time.process_time()
+    started = time.process_time()
     rl_loop.train(rl_recipe(recipe, start, (stage,), seed + 1, steps), directory)
-    return {"steps": steps, "tokens_wanted": token_budget, "train_cpu_s": time.process_time() - began}
+    return {"steps": steps, "tokens_wanted": token_budget, "train_cpu_s": time.process_time() - started}
 
 
 def evaluate(directory: Path, recipe: DemoRecipe, out: Path, seed: int, model: str, control: str | None) -> JobResult:
@@ -156,9 +156,9 @@ def _sft_recipe(
 
 
 def _timed_sft(recipe: SFTRecipe, directory: Path, draw: Any) -> JobResult:
-    began = time.process_time()
+    started = time.process_time()
     outcome = sft_loop.train(recipe, directory, draw)
-    return {"steps": outcome.step, "train_cpu_s": time.process_time() - began}
+    return {"steps": outcome.step, "train_cpu_s": time.process_time() - started}
 
 
 def rl_recipe(

@@ -31,8 +31,8 @@ def sample_right(
     engine = open_engine(policy)
     mixture = Mixture([open_source(one) for one in data], [one.weight for one in data], seed)
     kept: list[Example] = []
-    drawn, step, began = 0, 0, time.process_time()
-    while time.process_time() - began < cpu_budget_s:
+    num_samples, step, started = 0, 0, time.process_time()
+    while time.process_time() - started < cpu_budget_s:
         samples = mixture.draw(step, PROMPTS_PER_CALL)
         texts = [TASKS[sample.task].prompt(sample) for sample in samples]
         seeds = [derive_seed(seed, step, place) for place in range(len(samples))]
@@ -41,6 +41,6 @@ def sample_right(
             rubric = TASKS[sample.task].rubric("hard")
             right = {c.text for c in group if c.finish_reason == "stop" and rubric(c, sample).value == 1.0}
             kept += [Example(sample.id, text, sample.images, reply) for reply in sorted(right)]
-            drawn += len(group)
+            num_samples += len(group)
         step += 1
-    return kept, drawn
+    return kept, num_samples

@@ -119,11 +119,11 @@ def _refer(sample: Sample, scene: Scene) -> Any:
 
 
 def _detect(sample: Sample, scene: Scene) -> Any:
-    (listed,) = _words(r"Find every (.+)\.", sample.question)
+    (labels,) = _words(r"Find every (.+)\.", sample.question)
     things = measure(scene)
     return [
         {"bbox_2d": _box(thing), "label": label}
-        for label in listed.split(" and every ")
+        for label in labels.split(" and every ")
         for thing in _described(label, things)
     ]
 

@@ -106,7 +106,7 @@ def ask_yes_no(query: YesNoQuery, scene: Scene) -> Question | None:
     if query.kind == "exists":
         wide = What(color=query.what.color).among(scene.objects)
         steps = [Step(tuple(f"{thing.cell} {thing.shape}" for thing in wide), query.what.color)]
-        text, truth, looked = f"Is there {with_article(query.what.one)}?", bool(found), wide
+        text, truth, targets = f"Is there {with_article(query.what.one)}?", bool(found), wide
     elif query.kind == "relation":
         anchors = query.other.among(scene.objects)
         if len(anchors) != 1:
@@ -114,15 +114,15 @@ def ask_yes_no(query: YesNoQuery, scene: Scene) -> Question | None:
         expression = Expression("relation", query.what, query.side, anchor=Expression("attribute", query.other))
         steps = [Step(cells(anchors), query.other.short), Step(cells(found), query.what.short)]
         text, truth = f"Is there {with_article(expression.text)}?", bool(resolve(expression, scene))
-        looked = reading_order({*anchors, *found})
+        targets = reading_order({*anchors, *found})
     else:
         others = query.other.among(scene.objects)
         steps = [Step(tally(found), query.what.short), Step(tally(others), query.other.short)]
         text = f"Are there more {query.what.many} than {query.other.many}?"
-        truth, looked = len(found) > len(others), reading_order({*found, *others})
+        truth, targets = len(found) > len(others), reading_order({*found, *others})
     answer = "yes" if truth else "no"
     steps.append(Step((f"so {answer}",)))
-    return Question("yes_no", text, answer, looked, tuple(steps), query, scene, level=query.kind)
+    return Question("yes_no", text, answer, targets, tuple(steps), query, scene, level=query.kind)
 
 
 def propose_yes_no(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[YesNoQuery]:

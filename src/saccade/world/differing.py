@@ -57,8 +57,8 @@ CHANGES: dict[str, SceneChange] = {
 
 
 def _empty_cells(scene: Scene) -> list[int]:
-    taken = {thing.index for thing in scene.objects}
-    return [cell for cell in range(scene.cells**2) if cell not in taken]
+    occupied = {thing.index for thing in scene.objects}
+    return [cell for cell in range(scene.cells**2) if cell not in occupied]
 
 
 def _settle(thing: Thing, cell: int, scene: Scene, rng: Random, cfg: WorldConfig) -> Thing:
@@ -95,11 +95,11 @@ def _identity(thing: Thing) -> tuple[object, ...]:
     return thing.color, thing.shape, thing.size, thing.center
 
 
-def _kind_of(target: Thing, gone: list[Thing]) -> str:
+def _kind_of(target: Thing, removed: list[Thing]) -> str:
     """The key of `CHANGES` that turned the removed object into the target."""
-    if not gone:
+    if not removed:
         return "appeared"
-    old = gone[0]
+    old = removed[0]
     if old.color != target.color:
         return "recolored"
     if old.shape != target.shape:
@@ -113,22 +113,22 @@ def ask_difference(query: DifferenceQuery, scene: Scene) -> Question | None:
         return None
     before_ids, after_ids = ({_identity(t) for t in s.objects} for s in (scene, scene.after))
     fresh = [t for t in scene.after.objects if _identity(t) not in before_ids]
-    gone = [t for t in scene.objects if _identity(t) not in after_ids]
-    if len(fresh) != 1 or len(gone) > 1:
+    removed = [t for t in scene.objects if _identity(t) not in after_ids]
+    if len(fresh) != 1 or len(removed) > 1:
         return None
     (target,) = fresh
     entries = []
-    for thing in reading_order([*scene.after.objects, *(t for t in gone if t.cell != target.cell)]):
+    for thing in reading_order([*scene.after.objects, *(t for t in removed if t.cell != target.cell)]):
         if thing is target:
-            was = next((_named(t) for t in gone if t.cell == target.cell), "none")
+            was = next((_named(t) for t in removed if t.cell == target.cell), "none")
             entries.append(f"{thing.cell} {was} to {_named(thing)}")
-        elif thing in gone:
+        elif thing in removed:
             entries.append(f"{thing.cell} {_named(thing)} to none")
         else:
             entries.append(f"{thing.cell} same")
     steps = (Step(tuple(entries)), Step((f"so {target.cell}",)))
     text = "One object differs in the second image. Where is it in the second image?"
-    level, answer = _kind_of(target, gone), integer_box(target.box)
+    level, answer = _kind_of(target, removed), integer_box(target.box)
     return Question("difference", text, answer, (target,), steps, query, scene, level=level, meta=_META)
 
 

@@ -34,8 +34,8 @@ def paint(rng: random.Random, color: str, shifted: bool) -> Rgb:
     if shifted:
         hue, light, saturation = colorsys.rgb_to_hls(*(v / 255 for v in rgb))
         light = min(0.72, max(0.24, light + rng.choice((-0.07, 0.08))))
-        turned = colorsys.hls_to_rgb((hue + rng.choice((-0.012, 0.012))) % 1.0, light, saturation * 0.8)
-        rgb = _rgb(round(255 * v) for v in turned)
+        rotated = colorsys.hls_to_rgb((hue + rng.choice((-0.012, 0.012))) % 1.0, light, saturation * 0.8)
+        rgb = _rgb(round(255 * v) for v in rotated)
     shade = rng.randint(-_SHADE, _SHADE)
     return _rgb(v + shade for v in rgb)
 
