@@ -97,7 +97,7 @@ class Store:
     def add(self, rows: Iterable[tuple[str, Draft]]) -> int:
         """Adds rows by key; existing ones are kept. Returns the number of new rows."""
         new = 0
-        with self._changing() as db:
+        with self._transaction() as db:
             for key, draft in rows:
                 values = (key, draft.source, draft.to_json())
                 new += db.execute("INSERT OR IGNORE INTO rows (key, source, draft) VALUES (?, ?, ?)", values).rowcount
@@ -105,7 +105,7 @@ class Store:
 
     def skip(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
         """Records unusable rows as (source, place, reason, detail); each place counts once."""
-        with self._changing() as db:
+        with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO left_out VALUES (?, ?, ?, ?)", rows)
 
     # ------------------------------------------------------------------------------------------------- work
@@ -113,7 +113,7 @@ class Store:
     def claim(self, n: int) -> list[Claim]:
         """Claims up to n unclaimed rows whose retry delay is over, in order."""
         now = time.time()
-        with self._changing() as db:
+        with self._transaction() as db:
             found = db.execute(
                 "SELECT number, draft, attempts FROM rows WHERE state = 'open' AND lease < ? AND not_before <= ?"
                 " ORDER BY number LIMIT ?",
@@ -235,7 +235,7 @@ class Store:
 
     def acquire_lock(self, name: str) -> str | None:
         """Acquires a named lock. Returns None on success, else the name of the live process that holds it."""
-        with self._changing() as db:
+        with self._transaction() as db:
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
             holder = None if row is None else json.loads(row[0])
             if holder not in (None, self.owner) and not _is_dead(holder):
@@ -251,7 +251,7 @@ class Store:
     # ------------------------------------------------------------------------------------------------- SQLite
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction, committed or rolled back as a whole."""
         with self._translate_errors():
             self._db.execute("BEGIN IMMEDIATE")
