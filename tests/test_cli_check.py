@@ -101,7 +101,7 @@ def test_a_cut_off_image_is_found_although_its_header_is_whole(tmp_path: Path, c
     assert run("check", path, "--from", "vlm_r1", "--json", out) == 1
     report = json.loads(out.read_text())
     assert report["counts"] == {"image": 1}
-    assert "5.png: the image is cut off or damaged" in report["findings"][0]
+    assert "5.png: the image is truncated or damaged" in report["findings"][0]
 
 
 def test_training_rows_that_an_evaluation_asks_are_found(tmp_path: Path, clean: list[Any]) -> None:
@@ -112,7 +112,7 @@ def test_training_rows_that_an_evaluation_asks_are_found(tmp_path: Path, clean: 
     assert run("check", path, "--from", "vlm_r1", "--eval", held_out, "--json", out) == 1
     report = json.loads(out.read_text())
     assert report["counts"] == {"in the evaluation": 1}
-    assert report["findings"][0].startswith("t.jsonl:3: the same question about the same picture is asked by e.jsonl:1")
+    assert report["findings"][0].startswith("t.jsonl:3: the same question about the same picture is in e.jsonl:1")
 
 
 def test_a_recipe_is_checked_with_its_own_data_model_and_memory(
@@ -168,7 +168,7 @@ def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path
     assert run("check", tmp_path / "sft.yaml", "--json", out) == 1
     report = json.loads(out.read_text())
     assert report["samples"] == 9
-    assert report["findings"][0].startswith("r.jsonl:2: the text holds <|im_end|>")
+    assert report["findings"][0].startswith("r.jsonl:2: the text contains <|im_end|>")
     assert sum(report["reply_tokens"].values()) == 2
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from saccade.cli import main
-from saccade.endpoint import Limits
+from saccade.endpoint import RequestLimits
 from saccade.evaluation.benchmarking import run_benchmark
 from saccade.evaluation.benchmarks import BENCHMARKS, Place
 from saccade.evaluation.benchmarks.rows import decoded, hub_rows, rows_of, tsv_rows
@@ -23,7 +23,7 @@ from saccade.types import Sample
 from tests.benchmark_files import chartqa, mathvista, mmstar, picture, rec, write_tsv
 from tests.chat_server import Answer, chat_server
 
-LIMITS = Limits(retries=0, backoff_s=0.0, timeout_s=5.0)
+LIMITS = RequestLimits(retries=0, backoff_s=0.0, timeout_s=5.0)
 
 
 def recipe(benchmark: str, data: Path, out: Path, url: str, **given: Any) -> BenchmarkRecipe:
@@ -69,8 +69,8 @@ def test_failed_requests_are_errors_and_a_second_start_asks_them_again(tmp_path)
     asked = recipe("mmstar", mmstar(tmp_path), tmp_path / "run", "", decoding={"batch_size": 6}, model="base")
     with chat_server(answer) as server:
         asked = asked.model_copy(update={"model": server.url, "served_name": "tiny"})
-        first = run_benchmark(asked, limits=Limits(concurrency=1, retries=0))
-        second = run_benchmark(asked, limits=Limits(concurrency=1, retries=0))
+        first = run_benchmark(asked, limits=RequestLimits(concurrency=1, retries=0))
+        second = run_benchmark(asked, limits=RequestLimits(concurrency=1, retries=0))
     assert first["counts"]["errors"] == 2 and "status 500" in first["counts"]["first_error"]
     assert second["counts"]["errors"] == 0 and second["counts"]["items"] == 6 and len(server.requests) == 8
 

@@ -180,7 +180,7 @@ def test_examples_may_come_from_a_function_and_the_best_checkpoint_then_has_the_
         ({"image": "0.png", "question": "How many?", "task": "count"}, r"cold.jsonl:1: field 'response' is missing"),
         ({"image": "no.png", "prompt": "x", "response": "y"}, r"cold.jsonl:1: .*no.png: there is no such image"),
         ({"image": "0.png", "question": "x", "task": "cuont", "response": "y"}, "got 'cuont', expected one of count"),
-        ({"image": "0.png", "prompt": "<image><image>x", "response": "y"}, "holds 2 <image> markers for 1 images"),
+        ({"image": "0.png", "prompt": "<image><image>x", "response": "y"}, "has 2 <image> markers for 1 images"),
         ({"image": "0.png", "prompt": "x", "response": "  "}, "is empty"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.config import dump
-from saccade.endpoint import Endpoint, EndpointError, Limits, ReplyCache, user
+from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.benchmark_results import document
 from saccade.evaluation.benchmark_run import Progress, Run, answer_all, plan
 from saccade.evaluation.benchmarks.benchmark import Judge, JudgeError
@@ -46,7 +46,7 @@ def run_benchmark(
     api_key: str | None = None,
     judge_key: str | None = None,
     respondent: Respondent | None = None,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
 ) -> Row:
     """Run a benchmark and return what its results.json holds. Started again with the same recipe, it goes on.
 
@@ -77,7 +77,7 @@ def run_benchmark(
 
 
 @contextmanager
-def _respondent(recipe: BenchmarkRecipe, api_key: str | None, limits: Limits | None) -> Iterator[Respondent]:
+def _respondent(recipe: BenchmarkRecipe, api_key: str | None, limits: RequestLimits | None) -> Iterator[Respondent]:
     if not recipe.served:
         policy = load_policy(ModelConfig(path=recipe.model, dtype=recipe.dtype, device=recipe.device, train=()))
         yield LocalModel(policy, open_engine(policy))
@@ -88,7 +88,7 @@ def _respondent(recipe: BenchmarkRecipe, api_key: str | None, limits: Limits | N
 
 
 @contextmanager
-def _judge(recipe: BenchmarkRecipe, out: Path, key: str | None, limits: Limits | None) -> Iterator[Judge]:
+def _judge(recipe: BenchmarkRecipe, out: Path, key: str | None, limits: RequestLimits | None) -> Iterator[Judge]:
     cache = ReplyCache(out / "judge.sqlite")
     try:
         with Endpoint(str(recipe.judge), str(recipe.judge_model), key, cache, limits) as endpoint:

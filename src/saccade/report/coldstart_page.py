@@ -19,7 +19,7 @@ from saccade.report.charts import forest, forest_axis, number
 from saccade.report.coldstart_samples import SampleCard, chosen_samples, sample_card
 from saccade.report.histogram import Shape, histogram
 from saccade.runs.drafts import ARMS, DRAFTS, FILTER_NAMES, STATISTICS
-from saccade.runs.files import Row, read_json
+from saccade.runs.files import JsonRow, read_json
 
 ARM_NAMES = {"bridged": "bridged description", "caption": "plain caption, same budget", "none": "the question alone"}
 
@@ -43,7 +43,7 @@ class FilterRow:
     dropped: int
     share: str
     width: float
-    reasons: tuple[Row, ...]
+    reasons: tuple[JsonRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,15 @@ class ColdStartPage:
     cautions: tuple[str, ...]
     funnel: tuple[Bar, ...]
     filters: tuple[FilterRow, ...]
-    accuracy: tuple[Row, ...]
+    accuracy: tuple[JsonRow, ...]
     gaps: tuple[str, ...]
-    by_source: tuple[Row, ...]
-    words: tuple[Row, ...]
+    by_source: tuple[JsonRow, ...]
+    words: tuple[JsonRow, ...]
     word_notes: tuple[str, ...]
     lengths: Markup | None
-    length_rows: tuple[Row, ...]
+    length_rows: tuple[JsonRow, ...]
     samples: tuple[SampleCard, ...]
-    steps: tuple[Row, ...]
+    steps: tuple[JsonRow, ...]
     prompts: tuple[str, ...]
     config: str
     warnings: tuple[str, ...]
@@ -98,7 +98,7 @@ def build_page(directory: str | Path, out: str | Path | None = None) -> Path:
     return target
 
 
-def _page(folder: Path, summary: Row, found: Row, warnings: list[str]) -> ColdStartPage:
+def _page(folder: Path, summary: JsonRow, found: JsonRow, warnings: list[str]) -> ColdStartPage:
     text = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").is_file() else ""
     config = yaml.safe_load(text) or {}
     if not text:
@@ -133,12 +133,12 @@ def _page(folder: Path, summary: Row, found: Row, warnings: list[str]) -> ColdSt
 # ------------------------------------------------------------------------------------------------------------ headline
 
 
-def _teacher(config: Row, name: str) -> str:
+def _teacher(config: JsonRow, name: str) -> str:
     part = config.get(name) or {}
     return "the world's ground truth" if part.get("teacher") == "world" else str(part.get("model", "not recorded"))
 
 
-def _lead(config: Row, found: Row) -> str:
+def _lead(config: JsonRow, found: JsonRow) -> str:
     sees, thinks = _teacher(config, "vision"), _teacher(config, "reasoner")
     told = found["saw_answer"]
     knew = "No step saw the answer." if not told else f"A step saw the answer in {told:,} rows."
@@ -148,7 +148,7 @@ def _lead(config: Row, found: Row) -> str:
     return f"{both} {knew}"
 
 
-def _tiles(summary: Row) -> tuple[tuple[str, str, str], ...]:
+def _tiles(summary: JsonRow) -> tuple[tuple[str, str, str], ...]:
     written, stages = summary.get("written", {}), summary.get("stages", {})
     tokens = sum(one["tokens_in"] + one["tokens_out"] for one in stages.values())
     cost = sum(one.get("cost", 0.0) for one in stages.values())
@@ -161,7 +161,7 @@ def _tiles(summary: Row) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def _cautions(config: Row, found: Row) -> tuple[str, ...]:
+def _cautions(config: JsonRow, found: JsonRow) -> tuple[str, ...]:
     cautions = []
     if "world" in {(config.get(name) or {}).get("teacher") for name in ("vision", "reasoner")}:
         cautions.append(
@@ -178,7 +178,7 @@ def _cautions(config: Row, found: Row) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------------------------------- funnel
 
 
-def _funnel(summary: Row) -> tuple[Bar, ...]:
+def _funnel(summary: JsonRow) -> tuple[Bar, ...]:
     rows, written = summary.get("rows", {}), summary.get("written", {})
     unusable = sum(summary.get("left_out", {}).values()) - rows.get("failed", 0)
     taken = rows.get("all", 0) + max(0, unusable)
@@ -203,11 +203,11 @@ def _percent(n: int, of: int) -> str:
     return f"{100 * n / of:.1f}%" if of else ""
 
 
-def filter_rows(found: Row, kept: int, config: Row) -> tuple[FilterRow, ...]:
+def filter_rows(found: JsonRow, kept: int, config: JsonRow) -> tuple[FilterRow, ...]:
     """Filters in the order they were asked. A chain is dropped by the first that objects, so that the numbers go down
     like a stair."""
     order = list(config.get("filters") or FILTER_NAMES)
-    by_name: dict[str, list[Row]] = {}
+    by_name: dict[str, list[JsonRow]] = {}
     for one in found["filters"]:
         by_name.setdefault(one["filter"], []).append(one)
     names = [*order, *(name for name in by_name if name not in order)]
@@ -226,7 +226,7 @@ def filter_rows(found: Row, kept: int, config: Row) -> tuple[FilterRow, ...]:
 # ------------------------------------------------------------------------------------------------- accuracy and sources
 
 
-def _accuracy_rows(accuracy: Row) -> tuple[Row, ...]:
+def _accuracy_rows(accuracy: JsonRow) -> tuple[JsonRow, ...]:
     rows = []
     for arm in ARMS if accuracy else ():
         one = accuracy[arm]
@@ -235,7 +235,7 @@ def _accuracy_rows(accuracy: Row) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _gaps(accuracy: Row) -> tuple[str, ...]:
+def _gaps(accuracy: JsonRow) -> tuple[str, ...]:
     found = []
     for arm in ARMS[1:] if accuracy else ():
         gap = accuracy[f"bridged - {arm}"]
@@ -247,7 +247,7 @@ def _gaps(accuracy: Row) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _source_rows(sources: Row) -> tuple[Row, ...]:
+def _source_rows(sources: JsonRow) -> tuple[JsonRow, ...]:
     rows = []
     for name, one in sources.items():
         dropped = one["rows"] - one["in_set"] - one["never_right"]
@@ -264,7 +264,7 @@ def _source_rows(sources: Row) -> tuple[Row, ...]:
 # ---------------------------------------------------------------------------------------------------- words and lengths
 
 
-def _word_rows(words: Row) -> tuple[Row, ...]:
+def _word_rows(words: JsonRow) -> tuple[JsonRow, ...]:
     published, ours = words["published"], words["ours"]
     rows = []
     for word in ours["count"]:
@@ -278,7 +278,7 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 or value == 0 else f"{value:.3f}"
 
 
-def _word_notes(words: Row) -> tuple[str, ...]:
+def _word_notes(words: JsonRow) -> tuple[str, ...]:
     ours = words["ours"]
     if "share_with_any" not in ours:
         return ("The set is empty.",)
@@ -288,7 +288,7 @@ def _word_notes(words: Row) -> tuple[str, ...]:
     )
 
 
-def _length_chart(lengths: Row) -> Markup | None:
+def _length_chart(lengths: JsonRow) -> Markup | None:
     colours = {"in the set": 0, "right": 2, "wrong": 1}
     shapes = [Shape(name, tuple(map(tuple, one["bars"])), colours[name]) for name, one in lengths.items() if one["n"]]
     return histogram(shapes, "lengths of chains in words") if shapes else None
@@ -297,8 +297,8 @@ def _length_chart(lengths: Row) -> Markup | None:
 # ------------------------------------------------------------------------------------------------------------- the run
 
 
-def _step_rows(stages: Row) -> tuple[Row, ...]:
-    def row(name: str, one: Row) -> Row:
+def _step_rows(stages: JsonRow) -> tuple[JsonRow, ...]:
+    def row(name: str, one: JsonRow) -> JsonRow:
         calls = max(1, one["calls"])
         return {
             "name": name.replace("_", "-"),

@@ -1,7 +1,7 @@
-"""The drafts of a cold-start set: a draft is one question on its way from image and answer to a chain worth learning.
+"""Data types of the cold start: a draft is one question on its way from image and answer to a chain to train on.
 
-All are frozen, plain, and go to JSON and back. A step that was paid for is a `StepRecord` with its text; what is made
-of the texts (verdicts, filter reasons, polished chains) can be made again for nothing.
+All are frozen dataclasses that round-trip through JSON. A paid request is a `StepRecord` with its text; everything
+derived from the texts (verdicts, filter reasons, polished chains) can be recomputed at no cost.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-Stage = Literal["caption", "pseudo_cot", "description", "reasoning"]
-"""The calls of a row. `caption`: a plain caption that does not know the question, the arm without bridging."""
+TeacherStage = Literal["caption", "pseudo_cot", "description", "reasoning"]
+"""Teacher calls of a row. `caption`: a plain caption written without the question, for the arm without bridging."""
 Arm = Literal["bridged", "caption", "none"]
-"""What the reasoner was given beside the question: the description, the plain caption, nothing."""
+"""What the reasoner receives besides the question: the description, the plain caption, nothing."""
 ARMS: tuple[Arm, ...] = ("bridged", "caption", "none")
 Difficulty = Literal["easy", "mixed", "hard"]
-"""All samples of the bridged arm right; some; none."""
+"""All, some or none of the bridged samples are right."""
 FILTER_NAMES = (
     "answer",
     "format",
@@ -32,34 +32,34 @@ FILTER_NAMES = (
     "evaluation_sets",
     "near_duplicate",
 )
-"""The keys of `coldstart.filters.FILTERS`: every filter, in the order of a recipe that names none."""
+"""The keys of `coldstart.filters.FILTERS`: every filter, in the default order."""
 DRAFTS, STATISTICS = "drafts.jsonl", "statistics.json"
 """Files of a set's directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One call to a teacher: who answered, told what, at which price. The text itself stands in the draft."""
+    """One call to a teacher: model, prompt, cost. The text itself is in the draft."""
 
-    stage: Stage
+    stage: TeacherStage
     model: str
     prompt_version: str
     """'<file>@<version>:<first 8 hex digits of its SHA-256>'."""
     sampling: Mapping[str, Any]
-    """As sent: temperature, top_p, max_tokens, seed."""
+    """As sent: temperature, top_p, max_new_tokens, seed."""
     tokens_in: int
     tokens_out: int
     cost: float
-    """In the currency of the recipe's prices; 0 without prices."""
+    """In the currency of the recipe's prices; 0 if no prices are set."""
     seconds: float
-    """From the call to its answer, retries and waiting in line included."""
+    """From request to response, including retries and queueing."""
     saw_answer: bool
-    """True if the gold answer stood in the prompt, or in a text that a step which saw it wrote."""
+    """True if the gold answer was in the prompt, or in a text written by a step that saw it."""
     finish_reason: str = "stop"
     number: int = 0
-    """Of reasoning: which sample."""
+    """Sample index of a reasoning step."""
     arm: Arm = "bridged"
-    """Of reasoning: what it was given."""
+    """Arm of a reasoning step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class Rejection:
     filter: str
     """One of FILTER_NAMES."""
     reason: str
-    """A few words that can be counted; the same words for the same cause."""
+    """Short category, used as a counter key: identical for the same cause."""
     detail: str = ""
-    """The place in the text that shows it."""
+    """Excerpt of the text that shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,38 +81,38 @@ class Chain:
     text: str
     """The thought as written, without tags."""
     answer: str | None
-    """The final answer as read; None when the reply ends without one."""
+    """The parsed final answer; None when the reply ends without one."""
     number: int = 0
-    """Which of the k samples."""
+    """Index among the k samples."""
     arm: Arm = "bridged"
     right: bool | None = None
-    """The verdict of the task's own grader; None when it could not be graded."""
+    """The verdict of the task's grader; None when it could not be graded."""
     route: str = ""
     """How the verdict was reached."""
     finish_reason: str = "stop"
     tokens: int = 0
     polished: str | None = None
-    """The thought made to read as seen; None until polished."""
+    """The thought rewritten as if the image had been seen; None until polished."""
     rejections: tuple[Rejection, ...] = ()
-    """Why it is not in the set; empty before the filters ran, and for a chain that passed them all."""
+    """Why it is not in the set; empty before the filters run and for a chain that passes them all."""
 
     @property
     def words(self) -> str:
-        """The thought as it would be learned."""
+        """The thought as it would be trained on."""
         return self.text if self.polished is None else self.polished
 
     def to_dict(self) -> dict[str, Any]:
-        return {**plain(self), "rejections": [plain(one) for one in self.rejections]}
+        return {**shallow_dict(self), "rejections": [shallow_dict(one) for one in self.rejections]}
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question with everything that was written about it so far."""
+    """A question with every text written about it so far."""
 
     id: str
     question: str
     answer: Any
-    """The gold, in its task's form."""
+    """The gold answer, in the format of its task."""
     task: str
     source: str = ""
     images: tuple[str, ...] = ()
@@ -120,38 +120,38 @@ class Draft:
     image_shas: tuple[str, ...] = ()
     """SHA-256 of each image's file."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Of the sample: options of a choice question, split, difficulty, ground truth of the world."""
+    """Metadata of the sample: options of a choice question, split, difficulty, ground truth of the world."""
     caption: str | None = None
     pseudo_cot: str | None = None
     description: str | None = None
     chains: tuple[Chain, ...] = ()
-    """All samples of all arms; `of_arm` takes one arm's."""
+    """All samples of all arms; `of_arm` selects one arm."""
     steps: tuple[StepRecord, ...] = ()
     chosen: tuple[int, ...] = ()
-    """Places in `chains` of those that go into the set."""
+    """Indices into `chains` of those that go into the set."""
 
     def of_arm(self, arm: Arm) -> tuple[Chain, ...]:
         return tuple(chain for chain in self.chains if chain.arm == arm)
 
     @property
     def saw_answer(self) -> bool:
-        """True if any step was shown the answer."""
+        """True if any step saw the answer."""
         return any(step.saw_answer for step in self.steps)
 
     @property
     def difficulty(self) -> Difficulty | None:
-        """By the bridged chains that could be graded; None without any."""
+        """From the bridged chains that could be graded; None if there are none."""
         right = [chain.right for chain in self.of_arm("bridged") if chain.right is not None]
         if not right:
             return None
         return "easy" if all(right) else "mixed" if any(right) else "hard"
 
     def to_dict(self) -> dict[str, Any]:
-        chains, steps = [one.to_dict() for one in self.chains], [plain(one) for one in self.steps]
-        return {**plain(self), "chains": chains, "steps": steps}
+        chains, steps = [one.to_dict() for one in self.chains], [shallow_dict(one) for one in self.steps]
+        return {**shallow_dict(self), "chains": chains, "steps": steps}
 
     def to_json(self) -> str:
-        return to_line(self.to_dict())
+        return to_json_line(self.to_dict())
 
     @staticmethod
     def from_dict(row: Mapping[str, Any]) -> Draft:
@@ -166,20 +166,20 @@ class Draft:
         return Draft.from_dict(json.loads(text))
 
     def with_chain(self, place: int, **changes: Any) -> Draft:
-        """The same draft with other fields of one chain."""
+        """The same draft with the given fields of one chain replaced."""
         chains = list(self.chains)
         chains[place] = replace(chains[place], **changes)
         return replace(self, chains=tuple(chains))
 
 
-def plain(record: Any) -> dict[str, Any]:
-    """The fields of a record of this file, not copied; `dataclasses.asdict` copies all it meets, which costs a run
-    more than anything else."""
+def shallow_dict(record: Any) -> dict[str, Any]:
+    """The fields of a record of this file, not copied; the deep copy of `dataclasses.asdict` would dominate the run
+    time."""
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def to_line(value: Any) -> str:
-    """JSON that any file and data base takes: a lone surrogate, which no UTF-8 has, stays escaped."""
+def to_json_line(value: Any) -> str:
+    """JSON that any file and database accepts: a lone surrogate, which UTF-8 cannot encode, stays escaped."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
@@ -187,9 +187,9 @@ def chain_from_dict(row: Mapping[str, Any]) -> Chain:
     return Chain(**{**row, "rejections": tuple(Rejection(**one) for one in row.get("rejections", ()))})
 
 
-Check = Callable[[Draft, Chain], Rejection | None]
-"""A filter, ready to use: None lets the chain (one of the draft's, already polished) pass. A check may remember what
-it saw (near duplicates); drafts come in the order of the data set, in one process."""
+ChainCheck = Callable[[Draft, Chain], Rejection | None]
+"""A filter, ready to use: None accepts the chain (one of the draft's, already polished). A check may be stateful (near
+duplicates); drafts arrive in the order of the data set, in one process."""
 
 
 def read_drafts(folder: Path) -> Iterator[Draft]:
