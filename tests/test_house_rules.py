@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from saccade.cli.schemas import SCHEMAS, load_recipe
+from saccade.cli.options import load_recipe
 from saccade.config import packaged
+from saccade.schemas import SCHEMAS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "saccade"

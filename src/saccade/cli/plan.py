@@ -45,7 +45,7 @@ def plan(
     """Predict parameters, operations, memory and time of an RL or SFT recipe from the model's config.json."""
     from rich.console import Console
 
-    from saccade.cli.schemas import load_recipe
+    from saccade.cli.options import load_recipe
     from saccade.config import ConfigError
     from saccade.planning import plan as planning
     from saccade.planning.inputs import read_config, read_shape
