@@ -1,16 +1,16 @@
-"""examples/grpo_in_one_file.py does what the framework does: trained on the same groups, both end with the same weights,
-so the example cannot drift from what it explains."""
+"""examples/grpo_in_one_file.py does what the framework does: trained on the same groups, both end with the same
+weights, so the example cannot drift from what it explains."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from examples import grpo_in_one_file as example
 from saccade import load_policy, open_engine
 from saccade.algorithm import LossConfig, build_advantages
 from saccade.data import DataConfig, open_source
@@ -21,9 +21,6 @@ from saccade.tasks import TASKS
 from saccade.training.config import OptimConfig, UpdateConfig
 from saccade.training.optim import GuardedOptimizer, build_optimizer
 from saccade.training.policy_step import open_learner, policy_step
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-import grpo_in_one_file as example
 
 MODEL = ModelConfig(path="base", dtype="float64", device="cpu")
 OPTIM = OptimConfig(lr=1e-3, max_grad_norm=0.7)
