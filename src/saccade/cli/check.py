@@ -174,8 +174,8 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[s
     if subject.model is not None:
         transformers_logging.disable_progress_bar()
         adapter = load_adapter(subject.model)
-        counter, reserved = TokenCounter(adapter), adapter.reserved  # type: ignore[attr-defined]
-        context = adapter.config.get_text_config().max_position_embeddings  # type: ignore[attr-defined]
+        counter, reserved = TokenCounter(adapter), adapter.reserved
+        context = adapter.context_length
         facts["context"] = context
         facts["budget"] = budget or context - subject.new_tokens
         if facts["budget"] < 1:
@@ -211,7 +211,7 @@ def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[Entr
     from saccade.data.storage import rows_file
 
     sets: list[tuple[Split, DataConfig | ExampleConfig]] = [("eval", one) for one in subject.held_out]
-    sets += [("train", one) for one in subject.train]
+    sets.extend(("train", one) for one in subject.train)
     for number, (split, config) in enumerate(sets):
         rows = None if config.path is None else rows_file(config.path) or config.path
         total = config.limit or (None if rows is None else count_rows(rows))

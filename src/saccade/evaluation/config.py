@@ -78,7 +78,7 @@ class EvalRecipe(Config):
     world: WorldBenchmark | None = None
     n: int | None = Field(default=None, ge=1)
     """Items taken from each of `data`, the first ones; all when null."""
-    decoding: tuple[Literal["greedy", "sampled"], ...] = Field(("greedy", "sampled"), min_length=1)
+    decoding: tuple[Literal["greedy", "sampled"], ...] = Field(default=("greedy", "sampled"), min_length=1)
     k: int = Field(default=1, ge=1)
     """Replies per item when sampling."""
     max_new_tokens: int = Field(default=256, ge=1)
@@ -164,7 +164,9 @@ class BenchmarkRecipe(Config):
         if self.benchmark not in BENCHMARKS:
             raise ValueError(f"there is no benchmark {self.benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
         benchmark = BENCHMARKS[self.benchmark]
-        benchmark.mode(self.mode), benchmark.prompt(self.prompt), benchmark.subset(self.subset)
+        benchmark.mode(self.mode)
+        benchmark.prompt(self.prompt)
+        benchmark.subset(self.subset)
         if self.served and not self.served_name:
             raise ValueError("a model at an address needs --served-name, the name under which the server knows it")
         if self.judge is not None and not benchmark.mode(self.mode).judge:
