@@ -11,9 +11,9 @@ from PIL import Image
 from training_runs import rl_recipe, write_world
 
 from saccade import cli
+from saccade.cli.options import load_recipe
 from saccade.cli.predict import boxes, draw_boxes
 from saccade.cli.predict import report as lines_of
-from saccade.cli.schemas import load_recipe
 from saccade.config import dump, kind, packaged
 from saccade.training.checkpoint import latest
 from saccade.types import Completion, Frame

@@ -12,6 +12,7 @@ from markupsafe import escape
 from PIL import Image
 from test_report_page import Outline
 
+from saccade import report
 from saccade.coldstart.statistics import write_statistics
 from saccade.report.coldstart_page import build_page, filter_rows
 from saccade.report.coldstart_samples import marked
@@ -97,6 +98,12 @@ def test_the_filter_chart_descends_step_by_step() -> None:
         ("length", 13, 3),
     ]
     assert [row.name for row in filter_rows(found, 10, {})][:2] == ["answer", "format"], "all, where none are named"
+
+
+def test_the_report_imports_nothing_that_makes_what_it_shows() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in Path(report.__file__).parent.glob("*.py")]
+    assert len(sources) > 5
+    assert not any(f"saccade.{package}" in text for text in sources for package in ("coldstart", "training", "studies"))
 
 
 def test_an_empty_set_has_a_page(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from saccade.cli.schemas import SCHEMAS, load_recipe
+from saccade.cli.options import load_recipe
 from saccade.config import packaged
+from saccade.schemas import SCHEMAS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "saccade"
@@ -139,7 +140,7 @@ def test_recipes_and_the_configs_of_every_package_load_without_torch() -> None:
     ]
     code = (
         "import importlib, sys\n"
-        "from saccade.cli.schemas import SCHEMAS\n"
+        "from saccade.schemas import SCHEMAS\n"
         f"[importlib.import_module(name) for name in {names}]\n"
         "[schema() for schema in SCHEMAS.values()]\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"

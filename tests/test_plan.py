@@ -17,7 +17,7 @@ from transformers import Qwen2_5_VLConfig
 
 from saccade.base.tiny import SIZES, build, tiny_config
 from saccade.base.tokenizer import build_tokenizer
-from saccade.cli.schemas import load_recipe
+from saccade.cli.options import load_recipe
 from saccade.models.config import ModelConfig
 from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.policy import load_policy

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from saccade.base.tiny import write_checkpoint
-from saccade.cli.schemas import load_recipe
+from saccade.cli.options import load_recipe
 from saccade.config import load
 from saccade.data import open_source
 from saccade.models.policy import load_policy, resolve_path

@@ -139,7 +139,7 @@ def of_data(
 
 def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject:
     """What a recipe trains and evaluates on."""
-    from saccade.cli.schemas import load_recipe
+    from saccade.cli.options import load_recipe
     from saccade.config import ConfigError
     from saccade.evaluation.config import EvalRecipe
     from saccade.training.config import RLRecipe, SFTRecipe

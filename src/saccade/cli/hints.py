@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from typer.core import TyperCommand
 
-from saccade.cli.schemas import SCHEMAS
 from saccade.config import Config, kind
+from saccade.schemas import SCHEMAS
 
 
 class Verb(TyperCommand):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.options import Overrides, PrintConfig, Recipe
-from saccade.cli.schemas import load_recipe
+from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
 from saccade.config import ConfigError, dump, kind
 
 if TYPE_CHECKING:

@@ -24,7 +24,11 @@ Progress = Callable[[str, int, int], None]
 
 
 def run_eval(recipe: EvalRecipe, progress: Progress | None = None) -> Path:
-    """Evaluate and return the path of results.json. Started again with the same recipe, it goes on where it was
+    """Evaluate and return the path of results.json.
+
+        results = json.loads(run_eval(load_recipe("world_eval", ["out=runs/table"])).read_text())
+
+    Started again with the same recipe, it goes on where it was
     stopped.
 
     Raises ValueError before any answer is drawn when `out` holds another evaluation, or data or model are not right.

@@ -58,6 +58,9 @@ class MaskRules:
 class Adapter(Protocol):
     """What a model family must answer. Everything else in Saccade is the same for all families.
 
+    prompt = policy.adapter.encode("<image>How many cups are there?", [image])
+    policy.adapter.decode(completion.token_ids)
+
     `saccade.models.chat.ChatAdapter` answers most of it for a family that writes its prompt with a chat template.
     """
 

@@ -169,8 +169,15 @@ def load_adapter(path: str) -> Adapter:
     return ADAPTERS[family.model_type](*processors_of(path), family)
 
 
-def load_policy(config: ModelConfig) -> Policy:
-    """Load model, tokenizer and image processor. ValueError: a missing directory, an unknown family, no GPU."""
+def load_policy(config: ModelConfig | str) -> Policy:
+    """Load model, tokenizer and image processor; a text is the path of a model with all else at its default.
+
+        policy = load_policy("base")  # or a Hugging Face directory, or a hub name
+        policy = load_policy(ModelConfig(path="Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16"))
+
+    ValueError: a missing directory, an unknown family, no GPU.
+    """
+    config = ModelConfig(path=config) if isinstance(config, str) else config
     path, device = resolve_path(config.path), resolve_device(config.device)
     unknown = set(config.train) - set(PARTS)
     if unknown:

@@ -131,6 +131,9 @@ class Part:
 class Rubric:
     """Scores a reply: `rubric(completion, sample) -> Score`.
 
+    score = TASKS["count"].rubric("hard")(completion, sample)
+    score.value, score.reason, score.parts
+
     total = gates * sum of weight x reward + sum of weight x penalty: no gate shuts a penalty out, or breaking the gate
     would be a way around it. A failure of a part (an exception, a value out of range) masks the score: what went wrong
     here is not the model's.

@@ -49,7 +49,10 @@ class RunFiles:
 
 
 def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
-    """Read a run directory, with a warning for each missing file of `needs`."""
+    """Read a run directory, with a warning for each missing file of `needs`.
+
+    rewards = [row["reward/total"] for row in read_run(Path("runs/shapes")).metrics]
+    """
     warnings = [f"{path.name}/{name} is missing" for name in needs if not (path / name).exists()]
     text = _text(path / "config.yaml")
     return RunFiles(

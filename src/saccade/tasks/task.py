@@ -21,7 +21,11 @@ Grader = Callable[[str, Sample, Sequence[Frame]], Verdict]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A kind of question. `Sample.task` names it in `TASKS`."""
+    """A kind of question. `Sample.task` names it in `TASKS`.
+
+    task = TASKS["count"]
+    task.prompt(sample), task.write_gold(sample), task.correct(completion, sample)
+    """
 
     name: str
     template: str

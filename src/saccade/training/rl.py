@@ -52,6 +52,9 @@ def train(
 ) -> Outcome:
     """Trains as the recipe says and leaves a run directory; returns the trained policy and what was best.
 
+        outcome = train(load_recipe("shapes.yaml", ["num_steps=20"]), Path("runs/shapes"))
+        outcome.policy.save("shapes-model")
+
     `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one. Raises before anything is
     written when the recipe, the data or the model is not right; TrainingStopped when gradients stay non-finite.
     """

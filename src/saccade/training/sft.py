@@ -47,6 +47,8 @@ def train(
 ) -> Outcome:
     """Trains as the recipe says and leaves a run directory.
 
+        outcome = train(load_recipe("sft.yaml"), Path("runs/sft"))
+
     `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`. The best
     checkpoint is the one with the highest score, or without a scoring evaluation the lowest held-out loss.
     """
