@@ -115,7 +115,8 @@ def test_an_evaluation_that_can_grade_nothing_says_so_instead_of_0(world: Path) 
     path = world / "ungradable.jsonl"
     task = '"task": "choice", "meta": {"options": ["x", "y"]}'
     path.write_text(f'{{"image": "0.png", {task}, "conversations": {turns}}}\n')
-    evaluate = build_heldout(EvalConfig(data=(DataConfig(source="vlm_r1", path=path),), max_new_tokens=2))
+    config = EvalConfig(data=(DataConfig(source="vlm_r1", path=path),), max_new_tokens=2)
+    evaluate = build_heldout(config, None, world / "run")
     assert evaluate is not None
     policy.adapter.decode = lambda ids: "<think>x</think><answer>A</answer>"  # an answer, so that the gold is looked at
     with pytest.raises(ValueError, match="none of the 1 replies could be graded"):
