@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,20 @@ def test_evaluations_of_recipes_are_compared_too(tmp_path):
     found = compare_runs(tmp_path / "a", tmp_path / "b")
     assert found["rows"][0]["n"] == 4 and found["rows"][0]["difference"] == 1.0
     assert {row["name"] for row in found["rows"]} >= {"all", "decoding = greedy", "decoding = sampled"}
+
+
+def test_a_served_model_lists_and_mistakes_need_no_torch(tmp_path):
+    data = chartqa(tmp_path)
+    program = (
+        "import json, sys\nfrom saccade.cli import main\nfound = []\nfor words in json.loads(sys.argv[1]):\n"
+        "    try:\n        main(['eval', *words])\n    except SystemExit as ended:\n        found.append(ended.code)\n"
+        "sys.stderr.write(json.dumps([found, sorted({'torch', 'transformers'} & set(sys.modules))]))\n"
+    )
+    with chat_server(lambda number, request: Answer("14")) as server:
+        served = ["chartqa", f"path={data}", f"model={server.url}", "server.name=tiny", f"out={tmp_path / 'run'}"]
+        mistakes = [["chartqa", "limmit=3"], ["chartqas"], ["chartqa", "--limit", "3"]]
+        words = [*mistakes, ["--list"], ["world_eval", "--print-config"], served]
+        command = [sys.executable, "-c", program, json.dumps(words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr.splitlines()[-1]) == [[2, 2, 2, 0, 0, 0], []]
+    assert (tmp_path / "run" / "results.json").is_file() and server.requests

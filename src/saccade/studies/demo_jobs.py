@@ -180,7 +180,9 @@ def rl_recipe(
         checkpoint=CheckpointConfig(every=save_every, keep=math.ceil(last / save_every) + last // WATCH_EVERY),
         images_per_step=1,
         eval=EvalConfig(
-            every=WATCH_EVERY, data=_watched(recipe), greedy=False, max_new_tokens=recipe.max_new_tokens
+            every=WATCH_EVERY,
+            data=_watched(recipe),
+            decoding=Decoding(greedy=False, max_new_tokens=recipe.max_new_tokens),
         ),
     )
 

@@ -1,4 +1,4 @@
-"""The held-out evaluation that a run does by itself: accuracy of one reply per sample, on data the recipe names."""
+"""The held-out evaluation during a run: accuracy on the data that the recipe names under `eval`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from saccade.data import open_source
 from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
 from saccade.evaluation.benchmarking import save_images
-from saccade.evaluation.config import Decoding
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.local_model import LocalModel
 from saccade.models.policy import Policy
@@ -49,7 +48,6 @@ def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Ev
     if not sources:
         return None
     plan = own_plan([sample for one in sources for sample in one], template)
-    decoding = Decoding(greedy=config.greedy, max_new_tokens=config.max_new_tokens)
 
     def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
         out = run_dir / "eval" / f"step-{step}" / "items.jsonl"
@@ -58,7 +56,7 @@ def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Ev
         if not out.parent.parent.exists():
             save_images(plan.samples, KEPT_IMAGES, run_dir / "images")
         # the same seeds at every evaluation, so that two of them differ by the weights alone
-        run = Run(LocalModel(policy, engine), decoding, label=f"step {step}", batch_size=config.batch_size)
+        run = Run(LocalModel(policy, engine), config.decoding, label=f"step {step}", batch_size=config.batch_size)
         return _metrics(answer_all(plan, run, out)[0])
 
     return evaluate
@@ -67,8 +65,8 @@ def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Ev
 def _metrics(items: Sequence[ItemResult]) -> dict[str, float]:
     found: dict[str, list[float]] = defaultdict(list)
     for item in items:
-        found["length"].append(float(item.tokens[0]))
-        found["truncated"].append(float(item.truncated[0]))
+        found["length"] += map(float, item.tokens)
+        found["truncated"] += map(float, item.truncated)
         if item.gradable:
             found["score"].append(item.accuracy)
             found[f"accuracy/{item.task}"].append(item.accuracy)
