@@ -13,7 +13,7 @@ from saccade.rollout.stages import Schedule, ScheduleState, Stage, Until
 
 
 def stage(name: str, **until: float | int) -> Stage:
-    return Stage(name=name, max_new_tokens=32, group_size=4, until=Until(**until) if until else None)  # type: ignore[arg-type]
+    return Stage(name=name, max_new_tokens=32, group_size=4, until=Until(**until) if until else None)
 
 
 def run(schedule: Schedule, shares: list[float]) -> list[str]:
@@ -88,7 +88,7 @@ def test_stages_that_cannot_follow_each_other_are_refused(
 )
 def test_a_rule_that_is_incomplete_or_double_is_refused(rule: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Until(**rule)  # type: ignore[arg-type]
+        Until(**rule)
 
 
 @pytest.mark.parametrize(

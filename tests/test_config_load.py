@@ -189,7 +189,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
 
 def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Loss().kl_coef = 1.0  # type: ignore[misc]
+        Loss().kl_coef = 1.0
 
 
 FLOATS = st.floats(allow_nan=False)

@@ -272,4 +272,4 @@ def test_a_detection_without_a_score_has_one():
 def test_a_gold_box_and_a_detection_cannot_be_changed():
     for part in (CAT, found(CAT)):
         with pytest.raises(dataclasses.FrozenInstanceError):
-            part.image = 2  # type: ignore[misc]
+            part.image = 2

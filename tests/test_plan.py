@@ -393,13 +393,13 @@ def test_advice_names_keys_of_the_recipe_and_can_be_taken(
 ) -> None:
     recipe = load_recipe(name)
     shape = shapes["3B" if "3b" in name else "7B"]
-    found = plan(recipe, shape, Setting((1296,), memory_gb=memory_gb, completion_tokens=1024))  # type: ignore[arg-type]
+    found = plan(recipe, shape, Setting((1296,), memory_gb=memory_gb, completion_tokens=1024))
     assert bool(found.advice) == (not found.fits)
     taken = [one for one in found.advice if not one.change.startswith("--gpus ")]
     changed = load_recipe(name, [one.change for one in taken])
     setting = Setting((1296,), memory_gb=memory_gb, completion_tokens=1024)
     if taken:
-        after = plan(changed, shape, setting)  # type: ignore[arg-type]
+        after = plan(changed, shape, setting)
         assert after.worst.peak == pytest.approx(taken[-1].peak)
         assert taken[-1].peak < found.worst.peak
     assert not found.advice or found.advice[-1].fits

@@ -293,7 +293,7 @@ def test_a_place_that_cannot_be_is_refused(part, problem):
 
 
 def constant(name: str, value: float, weight: float = 1.0, **more: object) -> Part:
-    return Part(name, lambda completion, sample: value, weight, **more)  # type: ignore[arg-type]
+    return Part(name, lambda completion, sample: value, weight, **more)
 
 
 @pytest.mark.parametrize(
@@ -400,4 +400,4 @@ def test_the_first_part_that_is_not_full_gives_the_reason():
 
 def test_a_part_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        constant("a", 1.0).weight = 2.0  # type: ignore[misc]
+        constant("a", 1.0).weight = 2.0

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from saccade.base.config import PretrainRecipe, PretrainStage
 from saccade.base.curriculum import draw, row
@@ -58,7 +59,7 @@ def train(recipe: PretrainRecipe, evaluate: Evaluate | None = None) -> Path:
     else:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ["MASTER_PORT"] = str(29500 + os.getpid() % 2000)
-        torch.multiprocessing.spawn(_worker, (recipe, evaluate), nprocs=recipe.processes)
+        spawn(_worker, (recipe, evaluate), nprocs=recipe.processes)
     return out / "model"
 
 
@@ -74,7 +75,7 @@ def _worker(rank: int, recipe: PretrainRecipe, evaluate: Evaluate | None) -> Non
     _barrier(recipe)
     policy = load_policy(ModelConfig(path=str(start), device="cpu", train=("vision", "projector", "language")))
     torch.manual_seed(recipe.seed)
-    readouts = Readouts(policy.model, policy.adapter.tokenizer)
+    readouts = Readouts(policy.model, policy.processors[0])
     done = _restore(out, policy, readouts)
     for number, stage in enumerate(recipe.stages):
         first = done[1] if done[0] == number else 0

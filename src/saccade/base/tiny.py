@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -43,7 +44,7 @@ MIN_PIXELS, MAX_PIXELS = 56 * 56, 448 * 448
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast, size: TinySize) -> Qwen2_5_VLConfig:
-    token = tokenizer.convert_tokens_to_ids
+    token = tokenizer.get_vocab()
     half = size.hidden // size.head // 2
     side = 3 * half // 8
     return Qwen2_5_VLConfig(
@@ -60,9 +61,9 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, size: TinySize) -> Qwen2_5_V
                 "rope_theta": 10_000.0,
                 "mrope_section": [half - 2 * side, side, side],
             },
-            "bos_token_id": token("<|endoftext|>"),
-            "eos_token_id": token("<|im_end|>"),
-            "pad_token_id": token("<|endoftext|>"),
+            "bos_token_id": token["<|endoftext|>"],
+            "eos_token_id": token["<|im_end|>"],
+            "pad_token_id": token["<|endoftext|>"],
             "tie_word_embeddings": True,
         },
         vision_config={
@@ -77,16 +78,16 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, size: TinySize) -> Qwen2_5_V
             "window_size": 112,
             "fullatt_block_indexes": list(range(1, size.vision_layers)),
         },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        image_token_id=token["<|image_pad|>"],
+        video_token_id=token["<|video_pad|>"],
+        vision_start_token_id=token["<|vision_start|>"],
+        vision_end_token_id=token["<|vision_end|>"],
         tie_word_embeddings=True,
     )
 
 
 @torch.no_grad()
-def _initialise(model: Qwen2_5_VLForConditionalGeneration, std: float) -> None:
+def _initialise(model: Any, std: float) -> None:
     language = model.model.language_model
     torch.nn.init.normal_(language.embed_tokens.weight, std=std)
     for layer in language.layers:

@@ -153,8 +153,8 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
         return Subject(recipe.data, held_out, model or recipe.model.path, recipe.template, recipe=recipe)
     if isinstance(recipe, EvalRecipe):
         longest = recipe.decoding.max_new_tokens
-        path = None if recipe.served else recipe.model.path
-        return Subject((), recipe.data, model or path, recipe.template, longest)
+        local = None if recipe.served else recipe.model.path
+        return Subject((), recipe.data, model or local, recipe.template, longest)
     raise ConfigError(f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval, which read data")
 
 
@@ -176,8 +176,8 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[s
     if subject.model is not None:
         transformers_logging.disable_progress_bar()
         adapter = load_adapter(subject.model)
-        counter, reserved = TokenCounter(adapter), adapter.reserved  # type: ignore[attr-defined]
-        context = adapter.config.get_text_config().max_position_embeddings  # type: ignore[attr-defined]
+        counter, reserved = TokenCounter(adapter), adapter.reserved
+        context = adapter.context_length
         facts["context"] = context
         facts["budget"] = budget or context - subject.new_tokens
         if facts["budget"] < 1:
@@ -213,7 +213,7 @@ def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[Entr
     from saccade.data.storage import rows_file
 
     sets: list[tuple[Split, DataConfig | ExampleConfig]] = [("eval", one) for one in subject.held_out]
-    sets += [("train", one) for one in subject.train]
+    sets.extend(("train", one) for one in subject.train)
     for number, (split, config) in enumerate(sets):
         rows = None if config.path is None else rows_file(config.path) or config.path
         total = config.limit or (None if rows is None else count_rows(rows))

@@ -12,6 +12,7 @@ import typer
 from saccade.cli.options import Overrides, Recipe
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from saccade.planning.plan import Plan, StagePlan
@@ -46,14 +47,14 @@ def plan(
     from rich.console import Console
 
     from saccade.cli.schemas import load_recipe
-    from saccade.config import ConfigError
+    from saccade.config import ConfigError, kind
     from saccade.planning import plan as planning
     from saccade.planning.inputs import read_config, read_shape
     from saccade.planning.inputs import visual_tokens as count
 
     config = load_recipe(recipe, overrides or ())
     if not isinstance(config, planning.RLRecipe | planning.SFTRecipe):
-        raise ConfigError(f"{recipe}: kind is {config.kind!r}, expected rl or sft, the only kinds that can be planned")
+        raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected rl or sft, the only kinds that can be planned")
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
     size = None if image is None else read_size(image)
@@ -102,9 +103,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def show(found: Plan, console: object) -> None:
+def show(found: Plan, console: Console) -> None:
     """The plan as tables and sentences."""
-    write = console.print  # type: ignore[attr-defined]  # rich is imported where it is used
+    write = console.print
     write(parameter_table(found))
     for table in (stage_table(found), flops_table(found), memory_table(found)):
         write(table)

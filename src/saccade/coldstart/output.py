@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class Tally:
     chains: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     sources: dict[str, Counter[str]] = field(default_factory=dict)
-    stages: dict[str, Counter[str]] = field(default_factory=dict)
+    stages: dict[str, defaultdict[str, float]] = field(default_factory=dict)
     arms: dict[Arm, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
     """0 or 1 of the first chain of each arm, for rows that have all three."""
 
@@ -55,11 +55,13 @@ class Tally:
                 self.rejected[f"{one.filter}: {one.reason}"] += 1
                 source[f"rejected: {one.filter}"] += 1
         for step in draft.steps:
-            stage = self.stages.setdefault(step.stage, Counter())
-            stage.update(calls=1, tokens_in=step.tokens_in, tokens_out=step.tokens_out)
-            stage.update(cut_off=step.finish_reason == "length")
-            stage["cost"] += step.cost  # type: ignore[assignment]
-            stage["seconds"] += step.seconds  # type: ignore[assignment]
+            stage = self.stages.setdefault(step.stage, defaultdict(int))
+            stage["calls"] += 1
+            stage["tokens_in"] += step.tokens_in
+            stage["tokens_out"] += step.tokens_out
+            stage["cut_off"] += step.finish_reason == "length"
+            stage["cost"] += step.cost
+            stage["seconds"] += step.seconds
         firsts: dict[Arm, Chain | None] = {arm: next(iter(draft.of_arm(arm)), None) for arm in ARMS}
         if all(chain is not None and chain.right is not None for chain in firsts.values()):
             for arm, chain in firsts.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def _hub(name: str, split: str) -> Iterator[Placed]:
 
 def _load(name: str, split: str) -> Any:
     try:
-        import datasets  # pyright: ignore[reportMissingImports]
+        datasets: Any = import_module("datasets")  # optional, so a type checker may not find it
     except ImportError:
         raise ValueError(
             f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "

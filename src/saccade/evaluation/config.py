@@ -47,8 +47,8 @@ class Decoding(Sampling):
 class WorldBenchmark(Config):
     """Held-out questions of the visual world."""
 
-    splits: tuple[str, ...] = Field(("test",), min_length=1)
-    tasks: tuple[str, ...] = Field(("count",), min_length=1)
+    splits: tuple[str, ...] = Field(default=("test",), min_length=1)
+    tasks: tuple[str, ...] = Field(default=("count",), min_length=1)
     n: int = Field(default=300, ge=1)
     """Questions per split and task."""
     seed: int = 0
@@ -159,7 +159,8 @@ class EvalRecipe(Config):
             raise ValueError(f"there is no benchmark {self.benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
         benchmark = BENCHMARKS[self.benchmark]
         mode = benchmark.mode(self.mode)
-        benchmark.prompt(self.prompt), benchmark.subset(self.subset)
+        benchmark.prompt(self.prompt)
+        benchmark.subset(self.subset)
         if self.judge is not None and not mode.judge:
             raise ValueError(f"mode '{mode.name}' of {self.benchmark} asks no judge; remove `judge`")
         if self.format is not None and self.benchmark != "jsonl":

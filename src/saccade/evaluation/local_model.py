@@ -14,7 +14,7 @@ from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt, check_lengths
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LocalModel:
     """A policy and its engine. A question's replies follow from its seed, whatever its neighbors."""
 

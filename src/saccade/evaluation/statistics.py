@@ -66,7 +66,9 @@ def wilson(right: int, n: int, *, level: float = LEVEL) -> Interval:
     return Interval(right / n, float(ends.low), float(ends.high))
 
 
-def bootstrap(values_N: Sequence[float], *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Interval:
+def bootstrap(
+    values_N: Sequence[float] | np.ndarray, *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL
+) -> Interval:
     """Percentile bootstrap of the mean over items (Efron 1979): items are drawn again, an item's attempts stay
     together.
 

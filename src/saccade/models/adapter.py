@@ -66,6 +66,8 @@ class Adapter(Protocol):
     sharing: Sharing
     image_ids: tuple[int, ...]
     """Tokens that stand for one visual token each."""
+    reserved: tuple[str, ...]
+    """Tokens, as text, that neither a prompt nor a reply may contain."""
 
     def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
         """`text` is the user's turn with one `<image>` marker per image; `like` has the same images already encoded."""
@@ -86,6 +88,11 @@ class Adapter(Protocol):
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end a turn."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Positions that the language model was built for."""
         ...
 
     @property

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -60,10 +59,12 @@ class ChatAdapter(ABC):
         if self.sharing == "attention" and not _attends_plainly(config.get_text_config()):
             self.sharing = "none"
         known = tokenizer.get_vocab()
-        self.image_ids = (known[self.image_token],) if self.image_token in known else ()
+        self.image_ids: tuple[int, ...] = (known[self.image_token],) if self.image_token in known else ()
         self.reserved = tuple(dict.fromkeys((*self.never_said, self.placeholder, self.end)))
         self._end = known.get(self.end, tokenizer.eos_token_id)
         self.banned_ids = tuple(known[t] for t in dict.fromkeys((*self.never_said, self.image_token)) if t in known)
+        ends = (self._end, tokenizer.eos_token_id, *(known.get(token) for token in self.also_ends))
+        self.stop_ids = tuple(dict.fromkeys(int(e) for e in ends if e is not None))
 
     # What a family says of itself
 
@@ -107,11 +108,9 @@ class ChatAdapter(ABC):
 
     # What follows from it
 
-    @cached_property  # a vocabulary of 150,000 takes long to list, and every decoded reply asks
-    def stop_ids(self) -> tuple[int, ...]:
-        known = self.tokenizer.get_vocab()
-        ends = (self._end, self.tokenizer.eos_token_id, *(known.get(token) for token in self.also_ends))
-        return tuple(dict.fromkeys(int(e) for e in ends if e is not None))
+    @property
+    def context_length(self) -> int:
+        return int(self.config.get_text_config().max_position_embeddings)
 
     def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
         """Encode the user's turn; `like` is an encoded prompt with the same images, whose pixels are taken over.

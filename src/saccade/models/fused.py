@@ -75,7 +75,7 @@ class _RmsNorm(torch.autograd.Function):
     """Saves the input, the weight and 1 / rms."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, rule: NormRule) -> Tensor:  # type: ignore[override]  # torch declares (ctx, *args)
+    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, rule: NormRule) -> Tensor:
         y_ND, inverse_N1 = torch.empty_like(x_ND), x_ND.new_empty((len(x_ND), 1), dtype=_full(x_ND.dtype))
         for rows in _pieces(x_ND):
             full = x_ND[rows].to(inverse_N1.dtype)
@@ -87,7 +87,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         x_ND, weight_D, inverse_N1 = ctx.saved_tensors
         dtype = inverse_N1.dtype
         factor_D = ctx.rule.factor(weight_D, dtype)
@@ -151,7 +151,7 @@ class _Gated(torch.autograd.Function):
     there. What a forward hook keeps of them is overwritten."""
 
     @staticmethod
-    def forward(ctx: Any, gate_ND: Tensor, up_ND: Tensor, activation: Activation) -> Tensor:  # type: ignore[override]  # as above
+    def forward(ctx: Any, gate_ND: Tensor, up_ND: Tensor, activation: Activation) -> Tensor:
         out_ND = torch.empty(gate_ND.shape, dtype=gate_ND.dtype, device=gate_ND.device)
         for rows in _pieces(gate_ND):
             torch.mul(activation.forward(gate_ND[rows]), up_ND[rows], out=out_ND[rows])
@@ -161,7 +161,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         if ctx.spent:
             raise RuntimeError("a second backward pass through a gated block; use model.fused_layers: false for that")
         ctx.spent = True
@@ -206,12 +206,19 @@ class FusedNorm(Fused):
 class FusedGate(Fused):
     """down(activation(gate(x)) * up(x)); the layers are called, so adapters and hooks on them hold."""
 
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
     def forward(self, hidden_state: Tensor) -> Tensor:
         return self.down_proj(gated(self.gate_proj(hidden_state), self.up_proj(hidden_state), self.fused_rule))
 
 
 class FusedJointGate(Fused):
     """The same where one layer computes gate and up."""
+
+    gate_up_proj: nn.Module
+    down_proj: nn.Module
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
@@ -254,7 +261,8 @@ def fuse(model: nn.Module) -> dict[str, int]:
 @contextmanager
 def own_layers(model: nn.Module) -> Iterator[None]:
     """The family's own code inside: the reference. A pass begun inside must go backward inside."""
-    taken = [(module, type(module)) for module in model.modules() if isinstance(module, Fused)]
+    fused_modules = (module for module in model.modules() if isinstance(module, Fused))
+    taken: list[tuple[nn.Module, type[Fused]]] = [(module, type(module)) for module in fused_modules]
     try:
         for module, fused in taken:
             if fused is not _with(next(kind for kind in fused.__mro__ if kind in FRONTS), fused.own_class):
@@ -309,11 +317,14 @@ def _gate_rule(module: Any) -> Found:
     front = FusedJointGate if joint else FusedGate
     twin = _narrow(module, layers)
     x_ND = _noise((48, NARROW), twin.down_proj.weight) * torch.tensor([0.1, 1.0, 10.0]).repeat(16)[:, None]
-    expected, values = _output(twin, x_ND), torch.linspace(-12, 12, 256)
-    for activation in ACTIVATIONS if expected is not None else ():
+    values = torch.linspace(-12, 12, 256)
+    expected, curve = _output(twin, x_ND), _output(function, values)
+    if expected is None or curve is None:
+        return None
+    for activation in ACTIVATIONS:
         twin.fused_rule = activation
-        curve = distance(activation.forward(values), function(values))
-        if max(curve, distance(front.forward(twin, x_ND), expected)) <= TOLERANCE:
+        apart = distance(activation.forward(values), curve), distance(front.forward(twin, x_ND), expected)
+        if max(apart) <= TOLERANCE:
             return front, activation
     return None
 
@@ -336,10 +347,10 @@ def _narrow(module: nn.Module, layers: tuple[str, ...]) -> Any:
     return twin.train()
 
 
-def _output(module: nn.Module, x: Tensor) -> Tensor | None:
+def _output(function: Callable[[Tensor], object], x: Tensor) -> Tensor | None:
     """What the family's own code makes of x; None if it wants other arguments or returns something else."""
     try:
-        out = module(x)
+        out = function(x)
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):
         return None
     return out if isinstance(out, Tensor) and out.dtype == x.dtype and out.shape == x.shape else None

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from saccade.models.adapter import EncodedPrompt, MaskRules
+from saccade.models.adapter import EncodedPrompt, MaskRules, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
 
@@ -29,7 +29,7 @@ class Gemma3Adapter(ChatAdapter):
     never_said = ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<bos>")
     projector = ("multi_modal_projector.",)
     tower = ("vision_tower.",)
-    sharing = "masks"
+    sharing: Sharing = "masks"
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
         out = self.image_processor(images=list(images), do_convert_rgb=True, do_pan_and_scan=False, return_tensors="pt")

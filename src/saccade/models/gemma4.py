@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt, MaskRules
+from saccade.models.adapter import EncodedPrompt, MaskRules, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
 
@@ -39,7 +39,7 @@ class Gemma4Adapter(ChatAdapter):
     pixel_names = ("pixel_values", "image_position_ids")
     projector = ("embed_vision.", "embed_audio.")
     tower = ("vision_tower.", "audio_tower.")
-    sharing = "masks"
+    sharing: Sharing = "masks"
 
     def __init__(self, *of_family: Any) -> None:
         """ValueError for a model whose text is attended in both directions: it predicts no next token."""

@@ -48,7 +48,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     """log p(target | hidden) with the head recomputed per chunk in backward; saves one float per token."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch declares (ctx, *args)
+    def forward(
         ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_R: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         R = hidden_RD.shape[0]
@@ -70,7 +70,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs_R, entropy_R
 
     @staticmethod
-    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         hidden_RD, weight_VD, bias_V, targets_R, lse_R = ctx.saved_tensors
         head = Head(weight_VD, bias_V, ctx.softcap)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]

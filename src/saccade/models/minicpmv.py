@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt
+from saccade.models.adapter import EncodedPrompt, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
 
@@ -39,7 +39,7 @@ class MiniCPMVAdapter(ChatAdapter):
     pixel_names = ("pixel_values", "target_sizes", "grids")
     projector = ("model.merger.",)
     tower = ("vision_tower.",)
-    sharing = "two_phase"
+    sharing: Sharing = "two_phase"
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
         """`target_sizes` (slices, 2) are patches down and across, `grids` (images, 2) rows and columns of slices."""

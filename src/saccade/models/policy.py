@@ -53,7 +53,7 @@ class Policy:
     @property
     def context_length(self) -> int:
         """Positions that the language model was built for."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        return self.adapter.context_length
 
     @property
     def head_size(self) -> int:
@@ -189,7 +189,8 @@ def load_policy(config: ModelConfig) -> Policy:
         raise ValueError(
             "model.offload_activations: the model is on the CPU, there is nowhere to move to; remove the key"
         )
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype)).to(device)
+    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
+    model = model.to(device)
     tokenizer, images = processors_of(path)
     head_of(model)  # refuses a head that is more than we compute
     if config.gradient_checkpointing:

@@ -228,9 +228,7 @@ class _Merged(torch.autograd.Function):
     """See the module's docstring; saves q, k, v, the output and one float per head and token."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch declares (ctx, *args)
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, shared: MergedPrefix, scale: float | None
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, shared: MergedPrefix, scale: float | None) -> Tensor:
         P, kernel = shared.prompt_tokens, shared.kernel
         out, lse = kernel.forward(q, k, v, shared.self_spans, scale)
         if q.shape[2] > P:
@@ -245,7 +243,7 @@ class _Merged(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         saved = Saved(*ctx.saved_tensors)
         shared: MergedPrefix = ctx.shared
         P, kernel = shared.prompt_tokens, shared.kernel

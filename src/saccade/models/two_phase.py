@@ -43,7 +43,8 @@ def two_phase_hidden(
         **with_cache(cache),
         **extra,
     ).last_hidden_state
-    cache.reorder_cache(torch.zeros(G, dtype=torch.long, device=device))
+    first_G: Any = torch.zeros(G, dtype=torch.long, device=device)  # declared a LongTensor
+    cache.reorder_cache(first_G)
     ids_GL = torch.zeros(G, L, dtype=torch.long)
     mask_GT = torch.ones(G, P + L, dtype=torch.long)
     for row, branch in enumerate(branches):

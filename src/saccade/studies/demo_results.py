@@ -41,7 +41,7 @@ def write_demo(recipe: DemoRecipe, out: Path, seed: int, left: Mapping[str, Mapp
             "commands": f"saccade demo --seed {seed}",
         },
     )
-    write_json(out / "samples.json", _samples(recipe, out, items))  # type: ignore[arg-type]
+    write_json(out / "samples.json", _samples(recipe, out, items))
 
 
 def comparisons(

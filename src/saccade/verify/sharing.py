@@ -13,7 +13,7 @@ from saccade.models.packing import pack
 from saccade.models.policy import Policy, disable_checkpointing, enable_checkpointing
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
 from saccade.verify.bench import NO_EXACT, Bench, attempt, forms, in_one_line, training
-from saccade.verify.difference import Difference, difference, largest, logprobs, root_mean_square, run
+from saccade.verify.difference import Difference, Pass, difference, largest, logprobs, root_mean_square, run
 from saccade.verify.faults import FAULTS
 from saccade.verify.material import slice_of
 from saccade.verify.parts import parts_packed
@@ -115,7 +115,7 @@ def checkpointing(bench: Bench) -> list[Check]:
     policy = bench.exact
     if policy is None:
         return [Check("recomputed = kept", None, detail=NO_EXACT)]
-    paths = ["plain"] if policy.adapter.sharing == "none" else ["plain", "packed"]
+    paths: tuple[Path, ...] = ("plain",) if policy.adapter.sharing == "none" else ("plain", "packed")
     checks = list[Check]()
     for path in paths:
         name = f"recomputed = kept, {path}"
@@ -123,7 +123,7 @@ def checkpointing(bench: Bench) -> list[Check]:
     return checks
 
 
-def _recomputed(bench: Bench, policy: Policy, path: str, name: str) -> Check:
+def _recomputed(bench: Bench, policy: Policy, path: Path, name: str) -> Check:
     with training(policy, PARTS):
         kept = run(policy, bench.packed, path)
         found = _with_checkpointing(policy, lambda: run(policy, bench.packed, path))
@@ -133,7 +133,7 @@ def _recomputed(bench: Bench, policy: Policy, path: str, name: str) -> Check:
     return Check(name, apart <= bench.limit, apart, bench.limit)
 
 
-def _with_checkpointing(policy: Policy, call: Callable[[], object]) -> object:
+def _with_checkpointing(policy: Policy, call: Callable[[], Pass]) -> Pass | ValueError:
     """What the call gives, or the ValueError by which it is refused."""
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     was_on = any(layer.gradient_checkpointing for layer in layers)

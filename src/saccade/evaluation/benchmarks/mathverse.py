@@ -40,7 +40,8 @@ def _sample(table: Table, row: dict[str, Any], version: str | None) -> Sample:
     if version not in (*VERSIONS, TEXT_ONLY):
         raise ValueError(f"field 'problem_version': got {version!r}, expected one of {', '.join(VERSIONS)}")
     kind = text_of(row, "question_type")
-    metadata = row.get("metadata") if isinstance(row.get("metadata"), dict) else row
+    held = row.get("metadata")
+    metadata = held if isinstance(held, dict) else row
     slices: dict[str, Any] = {"version": version, "question_type": kind}
     slices |= {name: metadata[name] for name in ("subject", "subfield") if metadata.get(name)}
     for name in ("subject", "subfield"):

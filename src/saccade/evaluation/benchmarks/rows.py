@@ -7,6 +7,7 @@ import binascii
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def tsv_rows(file: Path) -> Iterator[Placed]:
 def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Placed]:
     """Rows of a data set on the hub, images left as bytes. ValueError when it cannot be had."""
     try:
-        import datasets
+        datasets: Any = import_module("datasets")  # optional, so a type checker may not find it
     except ImportError:
         raise ValueError(
             f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
