@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from saccade.cli import main
-from saccade.endpoint import Limits
+from saccade.endpoint import RequestLimits
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks import BENCHMARKS, Place
 from saccade.evaluation.benchmarks.rows import decoded, hub_rows, rows_of, tsv_rows
@@ -25,7 +25,7 @@ from saccade.types import Sample
 from tests.benchmark_files import chartqa, mathvista, mmstar, picture, rec, write_tsv
 from tests.chat_server import Answer, chat_server
 
-LIMITS = Limits(retries=0, backoff_s=0.0, timeout_s=5.0)
+LIMITS = RequestLimits(retries=0, backoff_s=0.0, timeout_s=5.0)
 
 
 def recipe(benchmark: str, data: Path, out: Path, url: str, **given: Any) -> EvalRecipe:
@@ -71,8 +71,8 @@ def test_failed_requests_are_errors_and_a_second_start_asks_them_again(tmp_path)
 
     with chat_server(answer) as server:
         asked = recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url, batch_size=6)
-        first = evaluate(asked, limits=Limits(concurrency=1, retries=0))
-        second = evaluate(asked, limits=Limits(concurrency=1, retries=0))
+        first = evaluate(asked, limits=RequestLimits(concurrency=1, retries=0))
+        second = evaluate(asked, limits=RequestLimits(concurrency=1, retries=0))
     assert first["counts"]["errors"] == 2 and "status 500" in first["counts"]["first_error"]
     assert second["counts"]["errors"] == 0 and second["counts"]["items"] == 6 and len(server.requests) == 8
 

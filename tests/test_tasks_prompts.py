@@ -17,7 +17,7 @@ from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS, TEMPLATES
 from saccade.tasks.templates import write_prompt
 from saccade.training.config import ExampleConfig
-from saccade.training.examples import encode_units, read_examples
+from saccade.training.examples import encode_step, read_examples
 from saccade.types import Frame, Sample
 
 OPTIONS = {"choice": ["red", "green"]}
@@ -43,7 +43,7 @@ def fine_tuned(folder: Path, sample: Sample, template: str | None) -> str:
     row = {"id": sample.id, "images": ["a.png"], "task": sample.task, "question": sample.question, "response": "r"}
     (folder / "rows.jsonl").write_text(json.dumps(row | {"meta": dict(sample.meta)}) + "\n")
     listener = Listener()
-    encode_units(listener, read_examples(ExampleConfig(path=folder / "rows.jsonl"), template))
+    encode_step(listener, read_examples(ExampleConfig(path=folder / "rows.jsonl"), template))
     return listener.told[0]
 
 

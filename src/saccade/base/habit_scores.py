@@ -1,4 +1,4 @@
-"""What a base model can do by each habit: held-out accuracy with the first words of the reply forced, and free."""
+"""Held-out accuracy of a base model per habit: with the first words of the reply forced, and free."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saccade.world.splits import find_split
 
 SPLIT = "test"
 SUITE_SEED = 2
-"""Away from the demo's benchmark, so that looking at a base while it is being made chooses nothing there."""
+"""Differs from the demo's benchmark, so that choices made while training a base do not overfit to it."""
 
 
 def habit_scores(policy: Policy, n: int = 100, max_new_tokens: int = 160) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from saccade.config import dump
 from saccade.data.images import image_sha, load_image
-from saccade.endpoint import Endpoint, EndpointError, Limits, ReplyCache, user
+from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.benchmark_results import document
 from saccade.evaluation.benchmark_run import Plan, Run, answer_all, plan
 from saccade.evaluation.benchmarks.benchmark import Judge, JudgeError
@@ -49,7 +49,7 @@ def evaluate(
     api_key: str | None = None,
     judge_key: str | None = None,
     respondent: Respondent | None = None,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
 ) -> Row:
     """Evaluate a model and return what its results.json holds. Started again with the same recipe, it resumes.
 
@@ -132,7 +132,7 @@ def _local(recipe: EvalRecipe, asked: Plan) -> Iterator[Opened]:
 
 
 @contextmanager
-def _served(recipe: EvalRecipe, api_key: str | None, limits: Limits | None) -> Iterator[Opened]:
+def _served(recipe: EvalRecipe, api_key: str | None, limits: RequestLimits | None) -> Iterator[Opened]:
     server = recipe.server
     assert server is not None  # the recipe's own check
     frame = ServedFrame(server.frame, *server.resize) if server.frame else None
@@ -142,7 +142,7 @@ def _served(recipe: EvalRecipe, api_key: str | None, limits: Limits | None) -> I
 
 
 @contextmanager
-def _judge(config: JudgeConfig, out: Path, key: str | None, limits: Limits | None) -> Iterator[Judge]:
+def _judge(config: JudgeConfig, out: Path, key: str | None, limits: RequestLimits | None) -> Iterator[Judge]:
     cache = ReplyCache(out / "judge.sqlite")
     try:
         with Endpoint(config.url, config.name, key, cache, limits) as endpoint:

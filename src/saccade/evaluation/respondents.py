@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from saccade.data.images import image_sha, load_image
-from saccade.endpoint import Choice, Endpoint, EndpointError, Message, image_url
+from saccade.endpoint import ChatChoice, Endpoint, EndpointError, Message, image_url
 from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
 from saccade.tasks.templates import IMAGE
@@ -126,7 +126,7 @@ def _turn(text: str, images: Sequence[Image.Image]) -> Message:
 _REASONS: dict[str | None, FinishReason] = {"length": "length"}
 
 
-def _completion(choice: Choice, tokens: int, frames: tuple[Frame, ...]) -> Completion:
+def _completion(choice: ChatChoice, tokens: int, frames: tuple[Frame, ...]) -> Completion:
     """The reply with thought that the server keeps apart put in front. `token_ids` has only the right length."""
     text = choice.text
     if choice.reasoning and "</think>" not in text:

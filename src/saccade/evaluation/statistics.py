@@ -91,11 +91,6 @@ def _resampled_means(values_N: np.ndarray, draws: int, seed: int) -> np.ndarray:
     return np.concatenate([values_N[rng.integers(0, n, (min(block, draws - s), n))].mean(axis=1) for s in starts])
 
 
-def avg_at_k(verdicts_K: Sequence[bool]) -> float:
-    """Share of one item's attempts that are right."""
-    return sum(verdicts_K) / len(verdicts_K)
-
-
 def pass_at_k(n: int, right: int, k: int) -> float:
     """Chance that at least one of `k` attempts drawn from `n` is right: 1 - C(n - right, k) / C(n, k).
 

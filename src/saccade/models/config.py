@@ -27,8 +27,6 @@ class ModelConfig(Config):
     fused_layers: bool = True
     """RMS norms and gated feed-forward blocks by functions that keep less for the backward pass and give the same
     numbers; false leaves the family's own code alone."""
-    offload_activations: bool = False
-    """Keep what the backward pass needs in the CPU's memory; on a GPU, when checkpointing alone is not enough."""
 
 
 class FeatureCacheConfig(Config):

@@ -78,7 +78,7 @@ def branch_logprobs(
     the vision encoder runs here.
     `form` insists on one way of sharing; None takes the fastest that the family and the device have.
     """
-    with policy.recomputing(), policy.offloading():
+    with policy.recomputing():
         if path == "plain":
             hidden_RD = _plain_hidden(policy, packed)
         else:

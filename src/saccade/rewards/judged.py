@@ -71,13 +71,13 @@ class JudgedReward:
 def judge_at(url: str, model: str, settings: str) -> Judge:
     """One judge per server: rubrics are built anew at every step. ValueError for a cache or an address that is not
     right."""
-    from saccade.endpoint import Endpoint, Limits, ReplyCache
+    from saccade.endpoint import Endpoint, ReplyCache, RequestLimits
     from saccade.grading.judge import Judge
 
     server = Server.model_validate_json(settings)
     path = server.api_key_file
     key = Path(path).expanduser().read_text(encoding="utf-8").strip() if path else None
-    limits = Limits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
+    limits = RequestLimits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
     endpoint = Endpoint(url, model, key, ReplyCache(server.cache) if server.cache else None, limits)
     atexit.register(endpoint.close)
     return Judge(endpoint)

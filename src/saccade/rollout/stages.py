@@ -7,7 +7,7 @@ stage a step belongs to; where a run stands is a small frozen `ScheduleState` th
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -39,7 +39,9 @@ class Until(Config):
 
 
 class Stage(Config):
-    """One part of an RL run. An option that is left out is the recipe's."""
+    """One part of an RL run. An option that is not given is the recipe's."""
+
+    moved: ClassVar[dict[str, str]] = {key: f"sampling.{key}" for key in ("temperature", "top_p", "top_k")}
 
     name: str = "main"
     max_new_tokens: int = Field(ge=1)

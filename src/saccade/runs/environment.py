@@ -1,4 +1,4 @@
-"""What a run ran on: enough to tell later why two runs differ."""
+"""The environment of a run: enough to explain later why two runs differ."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def describe(policy: Policy, model_path: str, data: Mapping[str, str]) -> dict[s
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, '+' for uncommitted changes; None outside of one."""
+    """The commit of the checkout of this package, with '+' for uncommitted changes; None outside a checkout."""
     here = Path(saccade.__file__).parent
 
     def git(*words: str) -> str | None:
@@ -71,7 +71,7 @@ def device_name(device: torch.device) -> str:
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents, in order of name."""
+    """SHA-256 over names and contents, sorted by name."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.name.encode())
@@ -82,14 +82,14 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def hash_model(path: str) -> str | None:
-    """Hash of a directory's weights and configuration; None for a name on a hub, whose cache is not ours to read."""
+    """Hash of a directory's weights and configuration; None for a model on a hub."""
     root = Path(path)
     return hash_files([*root.glob("*.safetensors"), *root.glob("*.json")]) if root.is_dir() else None
 
 
 def hash_source(path: Path | None, otherwise: str) -> str:
-    """Hash of a data file, of those that a pattern names, of a folder's file names and sizes, or of the text that
-    describes a source without files."""
+    """Hash of a data file, of the files matching a pattern, of a folder's file names and sizes, or of the text
+    `otherwise` for a source without files."""
     if path is not None and path.is_file():
         return hash_files([path])
     if path is not None and is_pattern(path):

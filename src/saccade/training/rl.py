@@ -29,7 +29,7 @@ from saccade.rollout.prompts import Prompt, check_lengths
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_source
-from saccade.runs.progress import Report, progress
+from saccade.runs.progress import ProgressFn, progress
 from saccade.tasks import TASKS
 from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import group_metrics, truncated_share
@@ -76,7 +76,7 @@ class Trainer:
     session: Session
     learner: Learner
     feed: PromptFeed
-    report: Report
+    report: ProgressFn
     start: ScheduleState
     """Where the loop begins: at step 0, or after the step of the checkpoint."""
     cache: FeatureCache | None = None

@@ -19,7 +19,7 @@ from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt
 from saccade.runs.environment import hash_source
-from saccade.runs.progress import Report, progress
+from saccade.runs.progress import ProgressFn, progress
 from saccade.training.config import SFTRecipe
 from saccade.training.examples import (
     Draw,
@@ -73,7 +73,7 @@ class Trainer:
     runner: StepRunner[MicroBatch]
     encoded: Prefetch[EncodedStep]
     """Step from 0 -> its prompts and replies, encoded one step ahead."""
-    report: Report
+    report: ProgressFn
     start: int
     """Completed steps."""
     num_steps: int

@@ -172,8 +172,8 @@ def load_filtered(place: Place) -> list[Sample]:
 
 def _kept(held: Instances, key: Any) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]]]:
     """Gold boxes and crowds of an image, without categories of more than ten boxes; None when none is left."""
-    counts = Counter(one.category for one in held.found[key] if not one.crowd)
-    kept = [one for one in held.found[key] if counts[one.category] <= MOST_BOXES]
+    counts = Counter(one.category for one in held.by_image[key] if not one.crowd)
+    kept = [one for one in held.by_image[key] if counts[one.category] <= MOST_BOXES]
     plain = [_labelled(held, one) for one in kept if not one.crowd]
     return (plain or None), [_labelled(held, one) for one in kept if one.crowd]
 
@@ -280,7 +280,7 @@ def _subtask(task: str, held: Instances, reading: Reading) -> list[Sample]:
 
 
 def _asked(task: str, key: Any, picture: Picture, held: Instances, reading: Reading) -> Sample:
-    gold = [_labelled(held, one) for one in held.found[key] if not one.crowd]
+    gold = [_labelled(held, one) for one in held.by_image[key] if not one.crowd]
     labels = sorted({*picture.positive, *map(str, picture.negative), *(one["label"] for one in gold)})
     meta = {"labels": labels, "slices": {"subtask": task, "aspect": _aspect(task)}}
     return Sample(f"{task}/{key}", images_of(picture.name, reading), "", gold, "detect", meta)
