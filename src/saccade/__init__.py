@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from saccade.evaluation.recipe import run_eval as evaluate
+    from saccade.evaluation.benchmarking import evaluate
     from saccade.models.adapter import Adapter
     from saccade.models.policy import load_policy
     from saccade.rewards.rubric import Rubric
@@ -58,7 +58,7 @@ _PLACES = {
     "Sample": "saccade.types:Sample",
     "Score": "saccade.types:Score",
     "Task": "saccade.tasks.task:Task",
-    "evaluate": "saccade.evaluation.recipe:run_eval",
+    "evaluate": "saccade.evaluation.benchmarking:evaluate",
     "load_policy": "saccade.models.policy:load_policy",
     "load_recipe": "saccade.schemas:load_recipe",
     "open_engine": "saccade.rollout.engine:open_engine",

@@ -19,7 +19,6 @@ SCHEMAS: dict[str, Callable[[], type[Config]]] = {
     "sft": _at("saccade.training.config", "SFTRecipe"),
     "rl": _at("saccade.training.config", "RLRecipe"),
     "eval": _at("saccade.evaluation.config", "EvalRecipe"),
-    "benchmark": _at("saccade.evaluation.config", "BenchmarkRecipe"),
     "demo": _at("saccade.studies.demo_recipe", "DemoRecipe"),
 }
 

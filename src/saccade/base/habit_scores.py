@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
+from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.config import Decoding
-from saccade.evaluation.evaluator import Label, evaluate
+from saccade.evaluation.local_model import LocalModel
 from saccade.evaluation.results import summarise, write_json
-from saccade.evaluation.suites import world_suite
 from saccade.models.policy import Policy
 from saccade.rollout.engine import open_engine
 from saccade.world import FIRST_WORDS
@@ -22,13 +23,14 @@ SUITE_SEED = 2
 def habit_scores(policy: Policy, n: int = 100, max_new_tokens: int = 160) -> list[dict[str, Any]]:
     """Rows as in results.json: every task greedy and sampled, free and forced to each habit (column `control`)."""
     engine = open_engine(policy)
-    suite = world_suite([SPLIT], find_split(SPLIT).tasks, n, SUITE_SEED)
+    plan = own_plan(world_suite([SPLIT], find_split(SPLIT).tasks, n, SUITE_SEED))
     rows: list[dict[str, Any]] = []
     for habit, prefix in {None: "", **{h: f"<think>{word}" for h, word in FIRST_WORDS.items()}}.items():
-        for name in ("greedy", "sampled"):
-            decoding = Decoding(name=name, max_new_tokens=max_new_tokens, forced_prefix=prefix, batch_size=100)
-            label = Label("base", f"forced: {habit}" if habit else None)
-            rows += summarise(evaluate(engine, policy.adapter, suite, decoding, label))
+        for greedy in (True, False):
+            decoding = Decoding(greedy=greedy, max_new_tokens=max_new_tokens)
+            control = f"forced: {habit}" if habit else None
+            run = Run(LocalModel(policy, engine, prefix), decoding, "base", control, batch_size=100)
+            rows += summarise(answer_all(plan, run)[0])
     return rows
 
 

@@ -152,7 +152,9 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
         held_out = (*recipe.heldout, *recipe.eval.data)
         return Subject(recipe.data, held_out, model or recipe.model.path, recipe.template, recipe=recipe)
     if isinstance(recipe, EvalRecipe):
-        return Subject((), recipe.data, model or recipe.model.path, recipe.template, recipe.max_new_tokens)
+        longest = recipe.decoding.max_new_tokens
+        local = None if recipe.served else recipe.model.path
+        return Subject((), recipe.data, model or local, recipe.template, longest)
     raise ConfigError(f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval, which read data")
 
 

@@ -193,13 +193,13 @@ duplicates); drafts arrive in the order of the data set, in one process."""
 
 
 def read_drafts(folder: Path) -> Iterator[Draft]:
-    """The drafts of a set, one at a time. ValueError with file and line for a line that is none."""
+    """The drafts of a set, one at a time. ValueError with file and line for an invalid line."""
     path = folder / DRAFTS
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; expected the directory of a set made by saccade coldstart")
+        raise ValueError(f"{path}: no such file; expected the directory of a set made by saccade coldstart")
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield Draft.from_json(line)
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}:{number}: no draft ({error})") from error
+                raise ValueError(f"{path}:{number}: not a draft ({error})") from error

@@ -8,19 +8,25 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import saccade
 from saccade.data.files import files_at, is_pattern
-from saccade.models.policy import Policy, resolve_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from saccade.models.policy import Policy
 
 PACKAGES = ("saccade", "torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "pydantic")
 
 
 def describe(policy: Policy, model_path: str, data: Mapping[str, str]) -> dict[str, Any]:
-    """The content of environment.json; `data` maps each source to its hash."""
+    """The content of environment.json; `data` is a hash for each source."""
+    import torch  # here, because an evaluation of a served model does without
+
+    from saccade.models.policy import resolve_path
+
     return {
         "commit": commit(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -59,6 +65,8 @@ def version(package: str) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

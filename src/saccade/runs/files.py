@@ -39,7 +39,10 @@ class RunFiles:
         return rows_of(self.path / "groups.jsonl", [])
 
     def items(self) -> Iterator[JsonRow]:
-        return rows_of(self.path / "items.jsonl", [])
+        """Rows of items.jsonl; of a training run, those of its first and last held-out evaluation."""
+        files = item_files(self.path)
+        for file in dict.fromkeys([*files[:1], *files[-1:]]):
+            yield from rows_of(file, [])
 
     def images(self, shas: str | list[str] | None) -> list[Path]:
         """The saved images of these hashes (one, or a list), in order; [] unless the run kept them all."""
@@ -64,6 +67,13 @@ def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
         results=read_json(path / "results.json", warnings),
         warnings=warnings,
     )
+
+
+def item_files(folder: Path) -> list[Path]:
+    """The items.jsonl of an evaluation, or those of a training run's evaluations in the order of their steps."""
+    if (folder / "items.jsonl").exists():
+        return [folder / "items.jsonl"]
+    return sorted(folder.glob("eval/step-*/items.jsonl"), key=lambda file: int(file.parent.name.removeprefix("step-")))
 
 
 def read_json(path: Path, warnings: list[str]) -> Any:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from saccade.data import DataConfig
-from saccade.evaluation.config import EvalRecipe, WorldBenchmark
-from saccade.evaluation.recipe import run_eval
+from saccade.evaluation import benchmarking
+from saccade.evaluation.config import Decoding, EvalRecipe, WorldBenchmark
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.config import Sampling
@@ -111,16 +111,17 @@ def evaluate(directory: Path, recipe: DemoRecipe, out: Path, seed: int, model: s
     for forced in (False, True):
         splits = recipe.splits[:1] if forced else recipe.splits
         name = f"forced: {recipe.forced}" if forced else control
-        run_eval(
+        benchmarking.evaluate(
             EvalRecipe(
                 model=ModelConfig(path=path, train=()),
                 label=model,
                 control=name,
                 world=WorldBenchmark(splits=splits, tasks=recipe.tasks, n=recipe.n, seed=recipe.benchmark_seed),
-                max_new_tokens=recipe.max_new_tokens,
+                decoding=Decoding(greedy=False, max_new_tokens=recipe.max_new_tokens),
+                also_greedy=True,
                 forced_prefix=recipe.forced if forced else "",
                 batch_size=100,
-                images=0,
+                kept_images=0,
                 out=str(directory / ("forced" if forced else "free")),
             ),
             _count_to(directory / "items.jsonl"),
@@ -178,7 +179,9 @@ def rl_recipe(
         checkpoint=CheckpointConfig(every=save_every, keep=math.ceil(last / save_every) + last // EVAL_EVERY),
         images_per_step=1,
         eval=EvalConfig(
-            every=EVAL_EVERY, data=_eval_data(recipe), greedy=False, max_new_tokens=recipe.max_new_tokens
+            every=EVAL_EVERY,
+            data=_eval_data(recipe),
+            decoding=Decoding(greedy=False, max_new_tokens=recipe.max_new_tokens),
         ),
     )
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from saccade.data.images import load_image
+from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.results import compare, comparison_row, mean_listings, summarise, write_json, write_results
-from saccade.evaluation.suites import world_suite
 from saccade.studies.demo_recipe import DemoRecipe
 
 MODELS = ("base", "sft", "rl", "more_sft", "rejection", "short_cap")

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from saccade.algorithm.config import LossConfig
 from saccade.config import Config
 from saccade.data import READERS, DataConfig
+from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
@@ -84,9 +85,7 @@ class EvalConfig(Config):
     """Steps between evaluations; the last step is always evaluated."""
     data: tuple[DataConfig, ...] = ()
     """Sources with an end. Without any (and without a function of the caller) nothing is evaluated."""
-    greedy: bool = True
-    """Greedy replies, or one sampled at temperature 1."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    decoding: Decoding = Decoding(max_new_tokens=256)
     batch_size: int = Field(default=64, ge=1)
     """Samples per call of the engine."""
 

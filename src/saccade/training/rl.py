@@ -196,7 +196,7 @@ def open_trainer(
     """Everything that a run needs, checked from cheap to dear and before anything is written."""
     sources = [open_source(one) for one in recipe.data]
     check_rubrics(recipe, sources)
-    evaluate = evaluate or build_heldout(recipe.eval, recipe.template)
+    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine))

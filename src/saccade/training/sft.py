@@ -108,7 +108,7 @@ def open_trainer(
         draw, num_prompts = draw_from(examples, recipe.seed)
         num_steps = recipe.num_steps or math.ceil((recipe.epochs or 0) * num_prompts / recipe.prompts_per_step)
     heldout = [one for file in recipe.heldout for one in read_examples(file, recipe.template)]
-    scored = evaluate or build_heldout(recipe.eval, recipe.template)
+    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     drawn = draw
     with ExitStack() as stack:
