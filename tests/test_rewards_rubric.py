@@ -378,7 +378,7 @@ def test_a_part_takes_the_smallest_options_and_is_plain_unless_it_says_more():
     }
     assert RubricConfig(parts=(own,)).truncated == "score_zero"
     part = PartConfig(name="repetition", weight=0.5).build()
-    assert (part.name, part.weight, part.penalty, part.gate, part.for_row) == ("repetition", 0.5, True, None, None)
+    assert (part.name, part.weight, part.penalty, part.gate, part.row_override) == ("repetition", 0.5, True, None, None)
     assert (Part("a", broken).weight, Part("a", broken).penalty) == (1.0, False)
 
 

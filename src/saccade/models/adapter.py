@@ -69,7 +69,9 @@ class Adapter(Protocol):
     reserved: tuple[str, ...]
     """Tokens, as text, that neither a prompt nor a reply may contain."""
 
-    def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
+    def encode(
+        self, text: str, images: Sequence[Image.Image], reuse_images_from: EncodedPrompt | None = None
+    ) -> EncodedPrompt:
         """`text` is the user's turn with one `<image>` marker per image; `like` has the same images already encoded."""
         ...
 
@@ -109,7 +111,7 @@ class Adapter(Protocol):
         """Positions that the tower computes for the prompt's images."""
         ...
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
         """Features of prompts, in order, as transformers' `mm_encoder_outputs`; None when no prompt has an image."""
         ...
 

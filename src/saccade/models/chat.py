@@ -37,9 +37,9 @@ class ChatAdapter(ABC):
     """The token that is repeated once per visual token."""
     end: ClassVar[str]
     """Ends the assistant's turn."""
-    never_said: ClassVar[tuple[str, ...]]
+    reserved_tokens: ClassVar[tuple[str, ...]]
     """Tokens that no reply and no prompt's text may hold: placeholders and markup of images and turns."""
-    also_ends: ClassVar[tuple[str, ...]] = ()
+    extra_stop_tokens: ClassVar[tuple[str, ...]] = ()
     """Further tokens that end a reply when sampled."""
     pixel_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
     """What of the image processor's output the tower needs, every tensor with the images of a prompt along its first
@@ -60,10 +60,12 @@ class ChatAdapter(ABC):
             self.sharing = "none"
         known = tokenizer.get_vocab()
         self.image_ids: tuple[int, ...] = (known[self.image_token],) if self.image_token in known else ()
-        self.reserved = tuple(dict.fromkeys((*self.never_said, self.placeholder, self.end)))
+        self.reserved = tuple(dict.fromkeys((*self.reserved_tokens, self.placeholder, self.end)))
         self._end = known.get(self.end, tokenizer.eos_token_id)
-        self.banned_ids = tuple(known[t] for t in dict.fromkeys((*self.never_said, self.image_token)) if t in known)
-        ends = (self._end, tokenizer.eos_token_id, *(known.get(token) for token in self.also_ends))
+        self.banned_ids = tuple(
+            known[t] for t in dict.fromkeys((*self.reserved_tokens, self.image_token)) if t in known
+        )
+        ends = (self._end, tokenizer.eos_token_id, *(known.get(token) for token in self.extra_stop_tokens))
         self.stop_ids = tuple(dict.fromkeys(int(e) for e in ends if e is not None))
 
     # What a family says of itself
@@ -74,7 +76,7 @@ class ChatAdapter(ABC):
         return {name: out[name] for name in self.pixel_names}
 
     @abstractmethod
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         """Per image what stands in the prompt in place of the template's placeholder: image tokens and markup."""
 
     @abstractmethod
@@ -93,8 +95,8 @@ class ChatAdapter(ABC):
     def image_features(self, model: Any, pixels: Pixels, prompts: Sequence[EncodedPrompt]) -> Sequence[Tensor]:
         """Features per prompt with images, (V, D) or (V, K, D); `pixels` are those of all of them, on the device."""
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
-        """See `Adapter.embedded`; here the model takes a sequence of tensors, which it joins."""
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """See `Adapter.as_mm_outputs`; here the model takes a sequence of tensors, which it joins."""
         present: Any = tuple(f for f in features if f.shape[0])  # declared a tensor, read as a sequence
         return {"image": BaseModelOutputWithPooling(pooler_output=present)} if present else None
 
@@ -112,15 +114,21 @@ class ChatAdapter(ABC):
     def context_length(self) -> int:
         return int(self.config.get_text_config().max_position_embeddings)
 
-    def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
-        """Encode the user's turn; `like` is an encoded prompt with the same images, whose pixels are taken over.
+    def encode(
+        self, text: str, images: Sequence[Image.Image], reuse_images_from: EncodedPrompt | None = None
+    ) -> EncodedPrompt:
+        """Encode the user's turn; `reuse_images_from` is an encoded prompt with the same images, whose pixels are taken over.
 
         ValueError: markers and images differ in number, reserved tokens or a video appear, or the model has no token
         for images.
         """
         chat = self._chat(text, len(images))
-        pixels, shas = self._pixels(images) if like is None else (like.pixels, like.image_shas)
-        replaced = self.image_texts(pixels, images) if images else []
+        pixels, shas = (
+            self._pixels(images)
+            if reuse_images_from is None
+            else (reuse_images_from.pixels, reuse_images_from.image_shas)
+        )
+        replaced = self.placeholder_texts(pixels, images) if images else []
         pieces = chat.split(self.placeholder)
         if len(pieces) - 1 != len(images):
             raise ValueError(

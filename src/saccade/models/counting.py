@@ -42,7 +42,9 @@ class TokenCounter:
             return Tokens(len(self._adapter.encode(text, [])), (), ())
         measured = [self._image(size, len(sizes)) for size in sizes]
         smalls, like, _ = self._smalls(len(sizes))
-        length = len(self._adapter.encode(text, smalls, like=like)) + sum(extra for extra, _, _ in measured)
+        length = len(self._adapter.encode(text, smalls, reuse_images_from=like)) + sum(
+            extra for extra, _, _ in measured
+        )
         return Tokens(length, tuple(visual for _, visual, _ in measured), tuple(frame for _, _, frame in measured))
 
     def reply(self, text: str) -> int:

@@ -1,5 +1,5 @@
 """From a packed batch to log-probs, by two paths that tests prove equal: `packed` (every prompt and its images once, in
-the form that the family allows) and `plain` (one row per branch through the family's own forward, the reference).
+the sharing that the family allows) and `plain` (one row per branch through the family's own forward, the reference).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from saccade.models.policy import Policy
 from saccade.models.two_phase import two_phase_hidden
 
 Path = Literal["packed", "plain"]
-Form = Literal["merged", "split", "masks", "two_phase"]
+SharingMode = Literal["merged", "split", "masks", "two_phase"]
 """How a packed batch is attended: merged flash kernels, plain sdpa, dense masks, or the family's cache."""
 
 
@@ -70,27 +70,27 @@ def branch_logprobs(
     temperature: float = 1.0,
     entropy: bool = False,
     path: Path = "packed",
-    form: Form | None = None,
+    sharing: SharingMode | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs (R) of the loss tokens of `packed`, in its order, and their entropies if asked.
 
     `features`, one per prompt of `packed`, must be of the policy's current version (ValueError otherwise); without them
     the vision encoder runs here.
-    `form` insists on one way of sharing; None takes the fastest that the family and the device have.
+    `sharing` insists on one way of sharing; None takes the fastest that the family and the device have.
     """
     with policy.recomputing(), policy.offloading():
         if path == "plain":
             hidden_RD = _plain_hidden(policy, packed)
         else:
-            hidden_RD = _packed_hidden(policy, packed, features, form or default_form(policy))
+            hidden_RD = _packed_hidden(policy, packed, features, sharing or default_sharing(policy))
     return token_logprobs(hidden_RD, head_of(policy.model), packed.targets_R.to(policy.device), temperature, entropy)
 
 
-def default_form(policy: Policy) -> Form:
+def default_sharing(policy: Policy) -> SharingMode:
     """The fastest way for this family to share prompts. ValueError for one that cannot."""
     sharing = policy.adapter.sharing
     if sharing == "attention":
-        return shared_prefix.fastest_form(policy.device, policy.model.dtype, policy.head_size)
+        return shared_prefix.fastest_kernel(policy.device, policy.model.dtype, policy.head_size)
     if sharing == "none":
         raise ValueError(
             f"{policy.model.config.model_type}: no proven way to share prompts; set update.shared_prefix: off"
@@ -102,9 +102,7 @@ def check_features(policy: Policy, prompts: Sequence[EncodedPrompt], features: S
     """ValueError when the features are not those of these prompts, of older weights, or lack a gradient they need."""
     stale = next((one.version for one in features if one.version != policy.version), None)
     if stale is not None:
-        raise ValueError(
-            f"vision features of weights version {stale} given at version {policy.version}; take new ones"
-        )
+        raise ValueError(f"vision features of weights version {stale} given at version {policy.version}; take new ones")
     needs_gradient = torch.is_grad_enabled() and not policy.vision_is_frozen()
     carried = [f.values.requires_grad for f in features if f.values.shape[0]]  # none for prompts of text alone
     if needs_gradient and carried and not any(carried):
@@ -119,20 +117,20 @@ def check_features(policy: Policy, prompts: Sequence[EncodedPrompt], features: S
             )
 
 
-def _packed_hidden(policy: Policy, packed: Packed, features: Sequence[Features] | None, form: Form) -> Tensor:
+def _packed_hidden(policy: Policy, packed: Packed, features: Sequence[Features] | None, sharing: SharingMode) -> Tensor:
     if features is None:
         features = vision_features(policy, packed.prompts)
     check_features(policy, packed.prompts, features)
-    if form in ("masks", "two_phase"):
-        way = _masked_hidden if form == "masks" else _two_phase_hidden
+    if sharing in ("masks", "two_phase"):
+        way = _masked_hidden if sharing == "masks" else _two_phase_hidden
         return torch.cat([way(policy, group, features[i]) for i, group in enumerate(packed.groups())])
     device, model = policy.device, policy.model
-    attention = shared_prefix.shared_attention(packed.layout, device, model.dtype, form)
+    attention = shared_prefix.shared_attention(packed.layout, device, model.dtype, sharing)
     hidden_1TD = model.model(
         input_ids=packed.ids_T[None].to(device),
         position_ids=policy.adapter.position_ids(packed.positions_3T[:, None]).to(device),
         attention_mask=no_mask(device, model.dtype),
-        mm_encoder_outputs=policy.adapter.embedded([one.values for one in features]),
+        mm_encoder_outputs=policy.adapter.as_mm_outputs([one.values for one in features]),
         use_cache=False,
         shared_attention=attention,
     ).last_hidden_state
@@ -146,14 +144,14 @@ def _masked_hidden(policy: Policy, packed: Packed, features: Features) -> Tensor
         input_ids=packed.ids_T[None].to(device),
         position_ids=adapter.position_ids(packed.positions_3T[:, None]).to(device),
         attention_mask={kind: mask.to(device) for kind, mask in masks.items()},
-        mm_encoder_outputs=adapter.embedded([features.values]),
+        mm_encoder_outputs=adapter.as_mm_outputs([features.values]),
         use_cache=False,
     ).last_hidden_state
     return hidden_1TD[0, packed.source_R.to(device)]
 
 
 def _two_phase_hidden(policy: Policy, packed: Packed, features: Features) -> Tensor:
-    outputs: dict[str, Any] | None = policy.adapter.embedded([features.values])
+    outputs: dict[str, Any] | None = policy.adapter.as_mm_outputs([features.values])
     return two_phase_hidden(policy.model, policy.adapter, packed, outputs, policy.device)
 
 

@@ -8,7 +8,7 @@ smaller peak while one layer goes backward. The work is done in pieces that fit 
 Liger Kernel, arXiv:2410.10989; this is plain torch and needs no Triton.)
 
 A module is taken over only if it was tried: random input through random weights must give what the family's own code
-gives, in float32 and as in training. All others are left alone, and `own_layers` puts the family's own code back for a
+gives, in float32 and as in training. All others are left alone, and `original_layers` puts the family's own code back for a
 while, which is what the checks compare with.
 
 Shape letters: N rows, D width.
@@ -187,11 +187,11 @@ class Fused(nn.Module):
     """Stands before the family's class, whose parameters and layers it uses."""
 
     fused_rule: Any
-    own_class: type[nn.Module]
+    original_class: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        front = next(kind for kind in type(self).__mro__ if kind in FRONTS)
-        return _empty, (front, self.own_class), self.__dict__
+        fused = next(kind for kind in type(self).__mro__ if kind in FUSED_CLASSES)
+        return _empty, (fused, self.original_class), self.__dict__
 
 
 class FusedNorm(Fused):
@@ -199,7 +199,7 @@ class FusedNorm(Fused):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if hidden_states.dtype != self.weight.dtype:  # families differ in what comes out then
-            return self.own_class.forward(self, hidden_states)
+            return self.original_class.forward(self, hidden_states)
         return rms_norm(hidden_states, self.weight, self.fused_rule)
 
 
@@ -225,18 +225,18 @@ class FusedJointGate(Fused):
         return self.down_proj(gated(gate, up, self.fused_rule))
 
 
-FRONTS = (FusedNorm, FusedGate, FusedJointGate)
+FUSED_CLASSES = (FusedNorm, FusedGate, FusedJointGate)
 
 
 @cache
-def _with(front: type[Fused], own: type[nn.Module]) -> type[Fused]:
+def _fused_class(fused: type[Fused], own: type[nn.Module]) -> type[Fused]:
     """The family's class with another forward."""
-    return type(f"Fused{own.__name__}", (front, own), {"own_class": own})
+    return type(f"Fused{own.__name__}", (fused, own), {"original_class": own})
 
 
-def _empty(front: type[Fused], own: type[nn.Module]) -> nn.Module:
+def _empty(fused: type[Fused], own: type[nn.Module]) -> nn.Module:
     """A module without state, for copies."""
-    kind = _with(front, own)
+    kind = _fused_class(fused, own)
     return kind.__new__(kind)
 
 
@@ -251,33 +251,35 @@ def fuse(model: nn.Module) -> dict[str, int]:
             continue
         found = _norm_rule(module) if own.__name__.endswith("RMSNorm") else _gate_rule(module)
         if found is not None:
-            front, rule = found
+            fused, rule = found
             module.fused_rule = rule  # type: ignore[assignment]  # a plain attribute, no parameter
-            module.__class__ = _with(front, own)
+            module.__class__ = _fused_class(fused, own)
             taken[own.__name__] = taken.get(own.__name__, 0) + 1
     return taken
 
 
 @contextmanager
-def own_layers(model: nn.Module) -> Iterator[None]:
+def original_layers(model: nn.Module) -> Iterator[None]:
     """The family's own code inside: the reference. A pass begun inside must go backward inside."""
     fused_modules = (module for module in model.modules() if isinstance(module, Fused))
     taken: list[tuple[nn.Module, type[Fused]]] = [(module, type(module)) for module in fused_modules]
     try:
         for module, fused in taken:
-            if fused is not _with(next(kind for kind in fused.__mro__ if kind in FRONTS), fused.own_class):
+            if fused is not _fused_class(
+                next(kind for kind in fused.__mro__ if kind in FUSED_CLASSES), fused.original_class
+            ):
                 raise ValueError(f"{fused.__name__} was wrapped in another class; load with model.fused_layers: false")
-            module.__class__ = fused.own_class
+            module.__class__ = fused.original_class
         yield
     finally:
         for module, fused in taken:
             module.__class__ = fused
 
 
-Found = tuple[type[Fused], NormRule | Activation] | None
+_FusedRule = tuple[type[Fused], NormRule | Activation] | None
 
 
-def _norm_rule(module: nn.Module) -> Found:
+def _norm_rule(module: nn.Module) -> _FusedRule:
     """The rule that the module follows when it is tried with a random weight."""
     names = {name for name, _ in module.named_parameters()} | {name for name, _ in module.named_buffers()}
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
@@ -304,7 +306,7 @@ def _norm_distance(module: Any, rule: NormRule, eps: float) -> float:
     return float("inf") if expected is None else distance(rms_norm(x_ND, module.weight, rule), expected)
 
 
-def _gate_rule(module: Any) -> Found:
+def _gate_rule(module: Any) -> _FusedRule:
     """How the block is gated, tried with narrow layers in place of its own."""
     children = dict(module.named_children()) if isinstance(module, nn.Module) else {}
     joint = children.keys() >= {"gate_up_proj", "down_proj"}
@@ -314,8 +316,8 @@ def _gate_rule(module: Any) -> Found:
     function = getattr(module, "act_fn", None) or getattr(module, "activation_fn", None)
     if not callable(function) or len(inspect.signature(module.forward).parameters) != 1:
         return None
-    front = FusedJointGate if joint else FusedGate
-    twin = _narrow(module, layers)
+    fused = FusedJointGate if joint else FusedGate
+    twin = _narrow_copy(module, layers)
     x_ND = _noise((48, NARROW), twin.down_proj.weight) * torch.tensor([0.1, 1.0, 10.0]).repeat(16)[:, None]
     values = torch.linspace(-12, 12, 256)
     expected, curve = _output(twin, x_ND), _output(function, values)
@@ -323,9 +325,9 @@ def _gate_rule(module: Any) -> Found:
         return None
     for activation in ACTIVATIONS:
         twin.fused_rule = activation
-        apart = distance(activation.forward(values), curve), distance(front.forward(twin, x_ND), expected)
+        apart = distance(activation.forward(values), curve), distance(fused.forward(twin, x_ND), expected)
         if max(apart) <= TOLERANCE:
-            return front, activation
+            return fused, activation
     return None
 
 
@@ -333,7 +335,7 @@ NARROW = 16
 """Width of the layers that a block is tried with."""
 
 
-def _narrow(module: nn.Module, layers: tuple[str, ...]) -> Any:
+def _narrow_copy(module: nn.Module, layers: tuple[str, ...]) -> Any:
     """The block in float32 and in training mode, so that dropout shows, with weights so large that a limit on what
     passes shows."""
     twin = copy.copy(module)

@@ -25,8 +25,8 @@ class Gemma3Adapter(ChatAdapter):
     placeholder = "<start_of_image>"
     image_token = "<image_soft_token>"
     end = "<end_of_turn>"
-    also_ends = ("<eos>",)
-    never_said = ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<bos>")
+    extra_stop_tokens = ("<eos>",)
+    reserved_tokens = ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<bos>")
     projector = ("multi_modal_projector.",)
     tower = ("vision_tower.",)
     sharing: Sharing = "masks"
@@ -35,7 +35,7 @@ class Gemma3Adapter(ChatAdapter):
         out = self.image_processor(images=list(images), do_convert_rgb=True, do_pan_and_scan=False, return_tensors="pt")
         return {"pixel_values": out["pixel_values"]}
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         tokens = self.image_token * self.config.mm_tokens_per_image
         return [f"\n\n{self.placeholder}{tokens}<end_of_image>\n\n"] * len(images)
 
@@ -47,7 +47,7 @@ class Gemma3Adapter(ChatAdapter):
         features_NVD = model.model.get_image_features(pixels["pixel_values"], return_dict=True).pooler_output
         return [of_prompt.flatten(0, 1) for of_prompt in features_NVD.split([len(p.frames) for p in prompts])]
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
         """The model takes one tensor (images, tokens, D) and asks only for its size."""
         present = [f for f in features if f.shape[0]]
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present)[None])} if present else None

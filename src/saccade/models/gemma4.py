@@ -24,8 +24,8 @@ class Gemma4Adapter(ChatAdapter):
 
     placeholder = image_token = "<|image|>"
     end = "<turn|>"
-    also_ends = ("<eos>",)
-    never_said = (
+    extra_stop_tokens = ("<eos>",)
+    reserved_tokens = (
         "<|image|>",
         "<|image>",
         "<image|>",
@@ -50,7 +50,7 @@ class Gemma4Adapter(ChatAdapter):
         vision = self.config.vision_config
         self.patch, self.pool = vision.patch_size, vision.pooling_kernel_size
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         patches_N = (pixels["image_position_ids"] >= 0).all(-1).sum(-1)
         return [f"<|image>{self.image_token * (int(n) // self.pool**2)}<image|>" for n in patches_N]
 

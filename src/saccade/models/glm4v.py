@@ -20,6 +20,6 @@ class Glm4vAdapter(QwenVLAdapter):
 
     placeholder = image_token = "<|image|>"
     end = "<|user|>"
-    also_ends = ("<|endoftext|>", "<|observation|>")
-    never_said = ("<|image|>", "<|video|>", *WRAPS, "<|system|>", "<|assistant|>", "[gMASK]", "<sop>")
+    extra_stop_tokens = ("<|endoftext|>", "<|observation|>")
+    reserved_tokens = ("<|image|>", "<|video|>", *WRAPS, "<|system|>", "<|assistant|>", "[gMASK]", "<sop>")
     projector = ("visual.downsample.", "visual.merger.")

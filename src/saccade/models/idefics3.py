@@ -32,8 +32,8 @@ class Idefics3Adapter(ChatAdapter):
 
     placeholder = image_token = "<image>"
     end = "<end_of_utterance>"
-    also_ends = ("<|im_end|>", "<|end_of_text|>")
-    never_said = ("<image>", AROUND, WHOLE, "<|im_start|>", "<|begin_of_text|>", *TILES)
+    extra_stop_tokens = ("<|im_end|>", "<|end_of_text|>")
+    reserved_tokens = ("<image>", AROUND, WHOLE, "<|im_start|>", "<|begin_of_text|>", *TILES)
     pixel_names = ("pixel_values", "pixel_attention_mask", "rows_and_columns")
     projector = ("connector.",)
     tower = ("vision_model.",)
@@ -58,7 +58,7 @@ class Idefics3Adapter(ChatAdapter):
             "rows_and_columns": grid_N2,
         }
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         tokens = self.image_token * self.per_tile
         whole = f"{AROUND}{WHOLE}{tokens}{AROUND}"
         texts = []
@@ -82,7 +82,7 @@ class Idefics3Adapter(ChatAdapter):
         per_tile = iter(out.pooler_output)
         return [torch.cat([next(per_tile) for _ in p.pixels["pixel_values"]]) for p in prompts]
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
         """One tensor (tiles, V, D), which transformers takes from 5.18 on; newer ones take a sequence, too."""
         present = [f.unflatten(0, (-1, self.per_tile)) for f in features if f.shape[0]]
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present))} if present else None

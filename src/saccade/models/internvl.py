@@ -22,8 +22,8 @@ class InternVLAdapter(ChatAdapter):
 
     placeholder = image_token = "<IMG_CONTEXT>"
     end = "<|im_end|>"
-    also_ends = ("<|endoftext|>",)
-    never_said = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>")
+    extra_stop_tokens = ("<|endoftext|>",)
+    reserved_tokens = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>")
     pixel_names = ("pixel_values", "num_patches")
     projector = ("multi_modal_projector.",)
     tower = ("vision_tower.",)
@@ -33,7 +33,7 @@ class InternVLAdapter(ChatAdapter):
         out = self.image_processor(images=list(images), crop_to_patches=True, return_tensors="pt")
         return {"pixel_values": out["pixel_values"], "num_patches": torch.as_tensor(out["num_patches"])}
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         height, width = pixels["pixel_values"].shape[-2:]
         patch_height, patch_width = self.config.vision_config.patch_size
         per_tile = int((height // patch_height) * (width // patch_width) * self.config.downsample_ratio**2)
@@ -51,7 +51,7 @@ class InternVLAdapter(ChatAdapter):
         tiles = [int(p.pixels["num_patches"].sum()) for p in prompts]
         return [of_prompt.flatten(0, 1) for of_prompt in features_NVD.split(tiles)]
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
         """The model takes one tensor (tiles, tokens, D) and asks only for its size."""
         present = [f for f in features if f.shape[0]]
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present)[None])} if present else None

@@ -26,8 +26,8 @@ class LlavaOnevisionAdapter(ChatAdapter):
 
     placeholder = image_token = "<image>"
     end = "<|im_end|>"
-    also_ends = ("<|endoftext|>",)
-    never_said = ("<image>", "<video>", "<|im_start|>")
+    extra_stop_tokens = ("<|endoftext|>",)
+    reserved_tokens = ("<image>", "<video>", "<|im_start|>")
     pixel_names = ("pixel_values", "image_sizes", "batch_num_images")
     projector = ("multi_modal_projector.", "image_newline")
     tower = ("vision_tower.",)
@@ -43,7 +43,7 @@ class LlavaOnevisionAdapter(ChatAdapter):
         out = self.image_processor(images=[list(images)], return_tensors="pt")
         return {name: torch.as_tensor(out[name]) for name in self.pixel_names}
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         if len(images) > 1:
             return [self.image_token * (self.per_side**2 + 1)] * len(images)
         return [self.image_token * self._tokens(image.width, image.height) for image in images]

@@ -24,8 +24,8 @@ class MiniCPMVAdapter(ChatAdapter):
 
     placeholder = image_token = "<|image_pad|>"
     end = "<|im_end|>"
-    also_ends = ("<|endoftext|>",)
-    never_said = (
+    extra_stop_tokens = ("<|endoftext|>",)
+    reserved_tokens = (
         "<|image_pad|>",
         "<|video_pad|>",
         "<image>",
@@ -51,7 +51,7 @@ class MiniCPMVAdapter(ChatAdapter):
         sizes = iter(pixels["target_sizes"].tolist())
         return [(r, c, [next(sizes) for _ in range(1 + r * c)]) for r, c in pixels["grids"].tolist()]
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         merged = 4 if self.image_processor.downsample_mode == "4x" else 16
         texts = []
         for number, (rows, columns, sizes) in enumerate(self._per_image(pixels)):

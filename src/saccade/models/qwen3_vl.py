@@ -30,7 +30,7 @@ class Qwen3VLAdapter(QwenVLAdapter):
         per_image = iter([torch.stack(vectors, dim=1) for vectors in zip(*levels, strict=True)])
         return [torch.cat([next(per_image) for _ in p.frames]) for p in prompts]
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
         present = [f.unbind(1) for f in features if f.shape[0]]
         if not present:
             return None

@@ -19,8 +19,8 @@ class QwenVLAdapter(ChatAdapter):
 
     placeholder = image_token = "<|image_pad|>"
     end = "<|im_end|>"
-    also_ends = ("<|endoftext|>",)
-    never_said = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
+    extra_stop_tokens = ("<|endoftext|>",)
+    reserved_tokens = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
     pixel_names = ("pixel_values", "image_grid_thw")
     projector = ("visual.merger.",)
     tower = ("visual.",)
@@ -30,7 +30,7 @@ class QwenVLAdapter(ChatAdapter):
         self.merge = config.vision_config.spatial_merge_size
         self.patch = config.vision_config.patch_size
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         return [self.image_token * (int(h * w) // self.merge**2) for _, h, w in pixels["image_grid_thw"]]
 
     def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:

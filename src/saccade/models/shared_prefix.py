@@ -25,7 +25,7 @@ from torch import Tensor
 
 from saccade.models.packing import Layout
 
-Form = Literal["merged", "split"]
+AttentionKernel = Literal["merged", "split"]
 
 
 SHORT = 128
@@ -47,7 +47,7 @@ class Segments:
     real_T: Tensor | None = None
     """Places in `tokens_T` that are no padding."""
 
-    def take(self, x: Tensor, zero_padding: bool = False) -> Tensor:
+    def gather(self, x: Tensor, zero_padding: bool = False) -> Tensor:
         """(1, heads, T, ...) -> (count, heads, length, ...), a view where it can be."""
         if self.tokens_T is None or self.real_T is None:
             cut = x[0, :, self.start : self.start + self.count * self.length]
@@ -58,10 +58,10 @@ class Segments:
             cut = x[0][:, self.tokens_T]
         return cut.unflatten(1, (self.count, self.length)).transpose(0, 1)
 
-    def put(self, target: Tensor, value: Tensor) -> None:
-        """The inverse of `take`."""
+    def scatter(self, target: Tensor, value: Tensor) -> None:
+        """The inverse of `gather`."""
         if self.tokens_T is None or self.real_T is None:
-            self.take(target).copy_(value)
+            self.gather(target).copy_(value)
         else:
             flat = value.transpose(0, 1).flatten(1, 2)
             target[0].index_copy_(1, self.tokens_T[self.real_T], flat[:, self.real_T])
@@ -129,7 +129,7 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 """Of q, k and v."""
 
 
-class Kernel(Protocol):
+class FlashKernel(Protocol):
     """Flash attention over spans. Tensors are (1, heads, tokens, D), log-sum-exps (1, H, tokens) in natural log."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float | None) -> tuple[Tensor, Tensor]: ...
@@ -146,9 +146,9 @@ class CpuFlash:
         lse = q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
         if spans.causal:
             for batch in spans.batches:
-                found, found_lse = kernel(*(batch.take(x) for x in (q, k, v)), 0.0, True, scale=scale)
-                batch.put(out, found)
-                batch.put(lse, found_lse)
+                found, found_lse = kernel(*(batch.gather(x) for x in (q, k, v)), 0.0, True, scale=scale)
+                batch.scatter(out, found)
+                batch.scatter(lse, found_lse)
         else:
             for rows, keys in spans.pairs():
                 if rows.stop > rows.start:
@@ -162,10 +162,10 @@ class CpuFlash:
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         if spans.causal:
             for batch in spans.batches:
-                taken = (batch.take(x) for x in saved)
-                found = kernel(batch.take(grad, zero_padding=True), *taken, 0.0, True, scale=scale)
+                taken = (batch.gather(x) for x in saved)
+                found = kernel(batch.gather(grad, zero_padding=True), *taken, 0.0, True, scale=scale)
                 for target, value in zip((dq, dk, dv), found, strict=True):
-                    batch.put(target, value)
+                    batch.scatter(target, value)
         else:
             for rows, keys in spans.pairs():
                 if rows.stop > rows.start:
@@ -261,7 +261,7 @@ class _Merged(torch.autograd.Function):
 class MergedPrefix:
     """`SharedAttention` of a packed row by merged flash kernels."""
 
-    def __init__(self, layout: Layout, kernel: Kernel) -> None:
+    def __init__(self, layout: Layout, kernel: FlashKernel) -> None:
         lengths = (*layout.prompts, *(n for row in layout.branches for n in row))
         segments = tuple(accumulate(lengths, initial=0))
         self.prompt_tokens = layout.prompt_tokens
@@ -304,7 +304,7 @@ class SplitPrefix:
         return torch.cat(out, 2)
 
 
-def fastest_form(device: torch.device, dtype: torch.dtype, head_size: int = 128) -> Form:
+def fastest_kernel(device: torch.device, dtype: torch.dtype, head_size: int = 128) -> AttentionKernel:
     """Flash kernels: on CPUs; on CUDA for half precision, heads of up to 256 in eights, and cards since Ampere."""
     if device.type == "cuda":
         fits = dtype in (torch.float16, torch.bfloat16) and head_size % 8 == 0 and head_size <= 256
@@ -314,13 +314,13 @@ def fastest_form(device: torch.device, dtype: torch.dtype, head_size: int = 128)
 
 
 def shared_attention(
-    layout: Layout, device: torch.device, dtype: torch.dtype, form: Form
+    layout: Layout, device: torch.device, dtype: torch.dtype, kernel: AttentionKernel
 ) -> MergedPrefix | SplitPrefix:
-    """The attention of a packed row. ValueError when the merged form is asked for where there is no flash kernel."""
-    if form == "split":
+    """The attention of a packed row. ValueError when the merged kernel is asked for where there is no flash kernel."""
+    if kernel == "split":
         return SplitPrefix(layout)
-    if fastest_form(device, dtype) != "merged":
-        raise ValueError(f"no flash kernel for {dtype} on {device.type}; use bfloat16 on a GPU, or the split form")
+    if fastest_kernel(device, dtype) != "merged":
+        raise ValueError(f"no flash kernel for {dtype} on {device.type}; use bfloat16 on a GPU, or the split kernel")
     return MergedPrefix(layout, CpuFlash() if device.type == "cpu" else CudaFlash())
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import SharedPrefix
-from saccade.models.forward import Form, Path, branch_logprobs, default_form
-from saccade.models.fused import own_layers
+from saccade.models.forward import Path, SharingMode, branch_logprobs, default_sharing
+from saccade.models.fused import original_layers
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.two_phase import check_no_checkpointing
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 Groups = Sequence[tuple[EncodedPrompt, Sequence[Branch]]]
 
-MIN_SAVING = {"merged": 1.0, "split": 1.05, "masks": 1.2, "two_phase": 1.2}
-"""Least ratio of plain to packed tokens at which a form is taken. Merged flash kernels cost nothing extra; dense masks
-grow with the square of the row and the cached form copies keys."""
+MIN_TOKEN_SAVINGS = {"merged": 1.0, "split": 1.05, "masks": 1.2, "two_phase": 1.2}
+"""Least ratio of plain to packed tokens at which a sharing is taken. Merged flash kernels cost nothing extra; dense masks
+grow with the square of the row and the cached sharing copies keys."""
 LIMITS = {torch.float64: 1e-5, torch.float32: 1e-3}
 """Largest difference of a log-prob (nats) and relative difference of the gradient. Round-off on trained weights in
 float32 reaches 1e-4, and in float64 the gradient 1e-7, because transformers' norms compute in float32; a wrong mask or
@@ -52,57 +52,62 @@ class SharingChoice:
     """How a run computes its log-probs."""
 
     path: Path
-    form: Form | None
-    saving: float
+    sharing: SharingMode | None
+    token_savings: float
     """Plain tokens over packed tokens of the batch on which it was decided."""
     reason: str
 
     def __str__(self) -> str:
         if self.path == "plain":
             return f"shared prefix: off, every reply repeats its prompt; {self.reason}"
-        return f"shared prefix: on ({self.form}), {self.saving:.1f}x fewer tokens than repeated prompts; {self.reason}"
+        return f"shared prefix: on ({self.sharing}), {self.token_savings:.1f}x fewer tokens than repeated prompts; {self.reason}"
 
 
 def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> SharingChoice:
     """The path for a run whose first batch is `groups`. ValueError for 'on' where the family cannot share."""
     layout = pack(groups).layout
-    saving = layout.plain_tokens / layout.length
+    token_savings = layout.plain_tokens / layout.length
     if mode == "off":
         return SharingChoice("plain", None, 1.0, "as asked")
     if mode == "on":
-        return SharingChoice("packed", usable_form(policy), saving, "as asked, unchecked")
+        return SharingChoice("packed", usable_sharing(policy), token_savings, "as asked, unchecked")
     try:
-        form = usable_form(policy)
+        sharing = usable_sharing(policy)
     except ValueError as error:
         return SharingChoice("plain", None, 1.0, str(error))
-    if saving < MIN_SAVING[form]:
-        return SharingChoice("plain", None, 1.0, f"it would save {saving:.2f}x only, {form} needs {MIN_SAVING[form]}x")
-    held, measured = check(policy, groups, form)
+    if token_savings < MIN_TOKEN_SAVINGS[sharing]:
+        return SharingChoice(
+            "plain",
+            None,
+            1.0,
+            f"it would save {token_savings:.2f}x only, {sharing} needs {MIN_TOKEN_SAVINGS[sharing]}x",
+        )
+    held, measured = check(policy, groups, sharing)
     if not held:
         return SharingChoice("plain", None, 1.0, f"FALLBACK: packed differs from plain on the first batch: {measured}")
-    return SharingChoice("packed", form, saving, f"packed equals plain on the first batch: {measured}")
+    return SharingChoice("packed", sharing, token_savings, f"packed equals plain on the first batch: {measured}")
 
 
-def usable_form(policy: Policy) -> Form:
-    """The family's form. ValueError when it has none, or none that goes with gradient checkpointing."""
-    form = default_form(policy)
-    if form == "two_phase":
+def usable_sharing(policy: Policy) -> SharingMode:
+    """The family's sharing. ValueError when it has none, or none that goes with gradient checkpointing."""
+    sharing = default_sharing(policy)
+    if sharing == "two_phase":
         with torch.enable_grad(), policy.recomputing():
             check_no_checkpointing(policy.model)
-    return form
+    return sharing
 
 
-def check(policy: Policy, groups: Groups, form: Form) -> tuple[bool, str]:
+def check(policy: Policy, groups: Groups, sharing: SharingMode) -> tuple[bool, str]:
     """Whether a slice of the batch gives the same log-probs and gradients on both paths, and what was measured."""
     packed = pack(_slice(groups))
     picked = _some_parameters(policy)
     try:
-        ours = _measure(policy, packed, picked, "packed", form)
+        ours = _measure(policy, packed, picked, "packed", sharing)
     except torch.cuda.OutOfMemoryError:
         raise  # no verdict on the packed path, and the plain one takes more
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError) as error:
         return False, f"it fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    with own_layers(policy.model):
+    with original_layers(policy.model):
         plain = _measure(policy, packed, picked, "plain", None)
     limit = LIMITS.get(policy.model.dtype)
     logprobs, gradient = _difference(ours, plain)
@@ -151,11 +156,11 @@ def _some_parameters(policy: Policy) -> list[nn.Parameter]:
 
 
 def _measure(
-    policy: Policy, packed: Packed, parameters: list[nn.Parameter], path: Path, form: Form | None
+    policy: Policy, packed: Packed, parameters: list[nn.Parameter], path: Path, sharing: SharingMode | None
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Log-probs (R) and the gradients of a fixed random sum of them."""
     with torch.enable_grad():
-        logprobs_R, _ = branch_logprobs(policy, packed, path=path, form=form)
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path, sharing=sharing)
         weight_R = torch.linspace(-1.0, 1.0, len(logprobs_R), device=logprobs_R.device).sin()
         if not parameters or not logprobs_R.requires_grad:
             return logprobs_R.detach(), []
@@ -186,6 +191,6 @@ def _float32_truth(policy: Policy, packed: Packed) -> Tensor | None:
     if needed > 0.8 * free:
         return None
     wide = Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
-    with torch.no_grad(), own_layers(wide.model):
+    with torch.no_grad(), original_layers(wide.model):
         logprobs_R, _ = branch_logprobs(wide, packed, path="plain")
     return logprobs_R

@@ -20,7 +20,7 @@ from saccade.report.charts import overlay
 from saccade.runs.files import RunFiles
 from saccade.types import Box, Frame
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 Size = tuple[int, int]
 SIDE_PX = 448
 """Longest side of an embedded image; larger ones are shrunk so that the page stays small."""
@@ -32,7 +32,7 @@ _TAGS = re.compile(r"(</?(?:think|answer)>)")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ReplyView:
     """A reply as the page shows it."""
 
     who: str
@@ -54,7 +54,7 @@ class Card:
     gold: str
     pictures: tuple[Markup, ...]
     """The images of the question; () when the run did not keep them."""
-    replies: tuple[Reply, ...]
+    replies: tuple[ReplyView, ...]
     pictures_each: bool = False
     """True when every reply has a picture of its own (boxes to draw)."""
     options: tuple[tuple[str, str], ...] = ()
@@ -91,7 +91,7 @@ def picture(path: Path, boxes: Sequence[tuple[Sequence[float], str]] = ()) -> Ma
     return overlay(source, size, boxes)
 
 
-def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list[Card]:
+def sample_cards(rows: Sequence[Json], folder: Path, warnings: list[str]) -> list[Card]:
     """Cards of samples.json: base, SFT and RL answer the same question."""
     cards = []
     for row in rows[:CARDS]:
@@ -103,7 +103,7 @@ def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list
         if shown is None:
             warnings.append(f"the image of sample {row['sample_id']} is missing: {row.get('image')}")
         replies = tuple(
-            Reply(
+            ReplyView(
                 who,
                 pieces(reply["text"]),
                 reply.get("right"),
@@ -125,7 +125,7 @@ def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list
 def item_cards(run: RunFiles) -> list[Card]:
     """Cards of an evaluation: up to three items of each split and task whose images were kept, all decodings side by
     side."""
-    found: dict[tuple[str, str, str], list[Row]] = {}
+    found: dict[tuple[str, str, str], list[Json]] = {}
     turn: dict[tuple[str, str, str], int] = {}
     per_task: dict[tuple[str, str], int] = {}
     for row in run.items():
@@ -139,11 +139,11 @@ def item_cards(run: RunFiles) -> list[Card]:
     return [_item_card(run, found[key]) for key in sorted(found, key=lambda key: turn[key])[:CARDS]]
 
 
-def _item_card(run: RunFiles, rows: Sequence[Row]) -> Card:
+def _item_card(run: RunFiles, rows: Sequence[Json]) -> Card:
     first, paths = rows[0], run.images(rows[0]["image_shas"])
     gold = _marked(first["gold_boxes"], "gold")
     replies = tuple(
-        Reply(
+        ReplyView(
             f"{row['model']}, {row['decoding']}",
             pieces(row["text"]),
             row["verdicts"][0],
@@ -172,7 +172,7 @@ def group_cards(run: RunFiles) -> list[Card]:
     chosen = (
         {steps[round(i * (len(steps) - 1) / max(1, GROUP_STEPS - 1))] for i in range(GROUP_STEPS)} if steps else set()
     )
-    groups: dict[tuple[int, str], list[Row]] = {}
+    groups: dict[tuple[int, str], list[Json]] = {}
     for row in run.rollouts():
         if row.get("step") in chosen:
             groups.setdefault((row["step"], str(row["group_id"])), []).append(row)
@@ -184,14 +184,16 @@ def group_cards(run: RunFiles) -> list[Card]:
     ]
 
 
-def _most_telling(run: RunFiles, groups: dict[tuple[int, str], list[Row]], step: int, most: int = 2) -> list[list[Row]]:
+def _most_telling(
+    run: RunFiles, groups: dict[tuple[int, str], list[Json]], step: int, most: int = 2
+) -> list[list[Json]]:
     of_step = [rows for (at, _), rows in groups.items() if at == step]
     return sorted(
         of_step, key=lambda rows: (not run.images(rows[0].get("image_sha")), -pstdev(_reward(r) for r in rows))
     )[:most]
 
 
-def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
+def _group_card(run: RunFiles, rows: Sequence[Json], asked: Json) -> Card:
     first, answer = rows[0], asked.get("answer")
     gold = gold_boxes(answer)
     image = int(asked.get("meta", {}).get("image_index", 0))
@@ -211,7 +213,7 @@ def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
     )
 
 
-def _boxes_of(row: Row, image: int) -> tuple[Box, ...]:
+def _boxes_of(row: Json, image: int) -> tuple[Box, ...]:
     """Boxes of a rollout's answer; sizes are lists with an entry per image."""
     if not row.get("frame") or not row.get("size_original"):
         return ()
@@ -235,12 +237,12 @@ def _marked(boxes: Sequence[Sequence[float]], kind: str) -> list[tuple[Sequence[
     return [(box, kind) for box in boxes]
 
 
-def _reward(row: Row) -> float:
+def _reward(row: Json) -> float:
     """A masked rollout may have no reward; it sorts last."""
     return float(row["reward"] or 0.0)
 
 
-def _sibling(row: Row) -> Reply:
+def _sibling(row: Json) -> ReplyView:
     parts = [(name.replace("_", " "), f"{value:.2f}") for name, value in (row.get("parts") or {}).items()]
     facts = [("reward", f"{_reward(row):.2f}"), ("advantage", f"{row['advantage']:+.2f}"), *parts]
     facts.append(("tokens", str(len(row.get("token_ids") or ()))))
@@ -248,10 +250,10 @@ def _sibling(row: Row) -> Reply:
         facts.append(("ended by", str(row["finish_reason"])))
     if row.get("masked"):
         facts.append(("masked", str(row["masked"])))
-    return Reply(f"{int(row['index']) + 1}", pieces(row["text"]), None, None, tuple(facts), float(row["advantage"]))
+    return ReplyView(f"{int(row['index']) + 1}", pieces(row["text"]), None, None, tuple(facts), float(row["advantage"]))
 
 
-def masked_reasons(rows: Iterable[Row]) -> dict[str, int]:
+def masked_reasons(rows: Iterable[Json]) -> dict[str, int]:
     """How many rollouts left training for a failure of ours, by reason."""
     counts: dict[str, int] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Inline SVG: line charts, and intervals as dots with whiskers. Pure functions from numbers to markup; colours are in
+"""Inline SVG: line charts, and intervals as dots with whiskers. Pure functions from numbers to markup; colors are in
 style.css."""
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ RAW_POINTS = 300
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: values over steps, drawn in colour `colour` (0 to 5) of the palette."""
+    """One line: values over steps, drawn in color `color` (0 to 5) of the palette."""
 
     name: str
     xs: tuple[float, ...]
     ys: tuple[float, ...]
-    colour: int = 0
+    color: int = 0
 
 
 def smooth(ys: Sequence[float]) -> list[float]:
@@ -101,9 +101,9 @@ def line_chart(
         thin = points[:: max(1, math.ceil(len(points) / RAW_POINTS))]
         if window(len(points)) > 1 or len(points) == 1:
             dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in thin)
-            parts.append(f'<path class="raw c{line.colour}" d="{dots}"/>')
+            parts.append(f'<path class="raw c{line.color}" d="{dots}"/>')
         run = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.xs, smooth(line.ys), strict=True))
-        parts.append(f'<polyline class="line c{line.colour}" points="{run}"/>')
+        parts.append(f'<polyline class="line c{line.color}" points="{run}"/>')
     return Markup("".join([*parts, "</svg>"]))
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from saccade.report.charts import Series, line_chart, number, smooth, window
 
 LINES = 6
-"""Lines in one chart, as many as the palette has colours; further ones go to a second chart."""
+"""Lines in one chart, as many as the palette has colors; further ones go to a second chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ PANELS = (
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawn panel. `legend` holds (line name, colour, value at the end of the smoothed line)."""
+    """A drawn panel. `legend` holds (line name, color, value at the end of the smoothed line)."""
 
     title: str
     note: str
@@ -138,10 +138,10 @@ def _figures(
     parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
     figures = []
     for number_of_part, part in enumerate(parts, 1):
-        series = [Series(n, *zip(*lines[n], strict=True), colour=i) for i, n in enumerate(part)]
+        series = [Series(n, *zip(*lines[n], strict=True), color=i) for i, n in enumerate(part)]
         percent = panel.percent and all(0.0 <= y <= 1.0 for line in series for y in line.ys)
         legend = tuple(
-            (line.name.replace("_", " "), line.colour, number(smooth(line.ys)[-1], percent)) for line in series
+            (line.name.replace("_", " "), line.color, number(smooth(line.ys)[-1], percent)) for line in series
         )
         title = panel.title if len(parts) == 1 else f"{panel.title} ({number_of_part} of {len(parts)})"
         figures.append(Figure(title, panel.note, line_chart(series, bounds, percent=percent, title=title), legend))

@@ -19,7 +19,7 @@ class Shape:
 
     name: str
     bars: tuple[tuple[int, ...], ...]
-    colour: int = 0
+    color: int = 0
 
     @property
     def total(self) -> int:
@@ -50,5 +50,5 @@ def histogram(shapes: Sequence[Shape], title: str) -> Markup:
             y = py(count / shape.total)
             outline += [f"{place[low]:.1f},{y:.1f}", f"{place[high]:.1f},{y:.1f}"]
         outline.append(f"{place[shape.bars[-1][1]]:.1f},{floor}")
-        parts.append(f'<polygon class="area c{shape.colour}" points="{" ".join(outline)}"/>')
+        parts.append(f'<polygon class="area c{shape.color}" points="{" ".join(outline)}"/>')
     return Markup("".join([*parts, "</svg>"]))

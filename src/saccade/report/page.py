@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saccade.report.cards import Card, group_cards, item_cards, masked_reasons, sample_cards
 from saccade.report.charts import forest_axis, number
 from saccade.report.curves import Curves, curves, ends
-from saccade.report.tables import Difference, SplitTable, differences, is_shown, tables
+from saccade.report.tables import Comparison, SplitTable, differences, is_shown, tables
 from saccade.runs.files import Row, RunFiles, read_json, read_run
 
 GAP_ALARM = 0.01
@@ -58,7 +58,7 @@ class Page:
     runs: tuple[RunSection, ...]
     tables: tuple[SplitTable, ...]
     attempts: tuple[Row, ...]
-    comparisons: tuple[Difference, ...]
+    comparisons: tuple[Comparison, ...]
     listings: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     cards: tuple[Card, ...]

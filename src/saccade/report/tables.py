@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from saccade.report.charts import forest
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 DECODINGS = ("greedy", "sampled")
 
 
@@ -50,7 +50,7 @@ class SplitTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Comparison:
     """A paired comparison in words and as a plot."""
 
     name: str
@@ -62,15 +62,15 @@ class Difference:
     plot: Markup
 
 
-def tables(rows: Iterable[Row]) -> list[SplitTable]:
+def tables(rows: Iterable[Json]) -> list[SplitTable]:
     """One table per split, in order of first appearance."""
-    splits: dict[str, list[Row]] = {}
+    splits: dict[str, list[Json]] = {}
     for row in rows:
         splits.setdefault(str(row["split"]), []).append(row)
     return [_table(split, of_split) for split, of_split in splits.items()]
 
 
-def _table(split: str, rows: Sequence[Row]) -> SplitTable:
+def _table(split: str, rows: Sequence[Json]) -> SplitTable:
     found = {(r["model"], r.get("control") or None, r["decoding"], r["task"]): r for r in rows}
     models = sorted(dict.fromkeys((m, c) for m, c, _, _ in found), key=lambda pair: pair[1] is not None)
     decodings = tuple(d for d in DECODINGS if any(r["decoding"] == d for r in rows))
@@ -87,7 +87,7 @@ def _table(split: str, rows: Sequence[Row]) -> SplitTable:
     return SplitTable(split, n, decodings, tuple(lines), tasks, tuple(by_task))
 
 
-def _overall(model: str, control: str | None, rows: Sequence[Row | None]) -> Line:
+def _overall(model: str, control: str | None, rows: Sequence[Json | None]) -> Line:
     points = [(r["accuracy"], r["low"], r["high"], int(r["decoding"] != "greedy")) for r in rows if r]
     return Line(
         model,
@@ -99,13 +99,13 @@ def _overall(model: str, control: str | None, rows: Sequence[Row | None]) -> Lin
     )
 
 
-def _cell(row: Row | None) -> Cell | None:
+def _cell(row: Json | None) -> Cell | None:
     if row is None:
         return None
     return Cell(f"{100 * row['accuracy']:.1f}", f"{100 * row['low']:.1f} to {100 * row['high']:.1f}")
 
 
-def differences(comparisons: Sequence[Row]) -> list[Difference]:
+def differences(comparisons: Sequence[Json]) -> list[Comparison]:
     """Paired comparisons; one whose interval contains 0 reads 'not shown', whatever its mean."""
     if not comparisons:
         return []
@@ -113,14 +113,14 @@ def differences(comparisons: Sequence[Row]) -> list[Difference]:
     return [_difference(c, reach) for c in comparisons]
 
 
-def _difference(row: Row, reach: float) -> Difference:
+def _difference(row: Json, reach: float) -> Comparison:
     shown = is_shown(row)
     plot = forest([(row["difference"], row["low"], row["high"], int(not shown))], (-reach, reach), zero=True)
     words = f"{100 * row['difference']:+.1f} points" if shown else "not shown"
     interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-    return Difference(str(row["name"]), words, interval, str(row["n"]), shown, plot)
+    return Comparison(str(row["name"]), words, interval, str(row["n"]), shown, plot)
 
 
-def is_shown(row: Row) -> bool:
+def is_shown(row: Json) -> bool:
     """Judged from the interval itself, so that a file cannot claim what its numbers do not."""
     return row["low"] > 0 or row["high"] < 0

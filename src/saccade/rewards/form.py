@@ -15,12 +15,12 @@ from saccade.parsing import (
     read_yes_no,
 )
 from saccade.parsing.points import read_points
-from saccade.rewards.around import around
+from saccade.rewards.wrapping import wrap_reward
 from saccade.types import Completion, Sample, Score
 
-Form = Literal["any", "letter", "number", "yes_no", "box", "boxes", "point", "boxed"]
+AnswerForm = Literal["any", "letter", "number", "yes_no", "box", "boxes", "point", "boxed"]
 
-FORMS: dict[Form, Callable[[str], bool]] = {
+FORMS: dict[AnswerForm, Callable[[str], bool]] = {
     "any": lambda answer: True,
     "letter": lambda answer: read_choice(answer) is not None,
     "number": lambda answer: read_number(answer) is not None,
@@ -33,7 +33,7 @@ FORMS: dict[Form, Callable[[str], bool]] = {
 """What the inside of the answer tag must read as."""
 
 
-def strict_format(completion: Completion, sample: Sample, form: Form = "any") -> Score:
+def strict_format(completion: Completion, sample: Sample, form: AnswerForm = "any") -> Score:
     """1 when the reply is one non-empty think block, then one non-empty answer block, and nothing else.
 
     With `form`, the answer must also have the form of its task: one letter, one number, yes or no, one box, a list of
@@ -62,4 +62,4 @@ def hard_of(accuracy: Callable[[Completion, Sample], Score]) -> Callable[[Comple
     def hard(completion: Completion, sample: Sample, answer: Score) -> Score:
         return Score(float(answer.value >= 1.0), answer.reason if answer.value < 1.0 else None, masked=answer.masked)
 
-    return around(accuracy, loose, hard)
+    return wrap_reward(accuracy, loose, hard)

@@ -34,10 +34,10 @@ GRACE_S = 5.0
 CONCURRENCY = 64
 """Coroutines that run at once."""
 
-Job = tuple[Completion, Sample]
+ScoringJob = tuple[Completion, Sample]
 
 
-class Lost(Exception):
+class WorkerLost(Exception):
     """The process ended or was killed."""
 
 
@@ -57,7 +57,7 @@ class OwnReward:
     def __call__(self, completion: Completion, sample: Sample) -> Score:
         return self.score([(completion, sample)])[0]
 
-    def score(self, jobs: Sequence[Job]) -> list[Score]:
+    def score(self, jobs: Sequence[ScoringJob]) -> list[Score]:
         """The scores of all jobs, in order; a coroutine's run at once, a function's in up to `workers` processes."""
         if not jobs:
             return []
@@ -70,7 +70,7 @@ class OwnReward:
         }
         return [found[i] for i in range(len(jobs))]
 
-    def _share(self, jobs: Sequence[Job]) -> list[Score]:
+    def _share(self, jobs: Sequence[ScoringJob]) -> list[Score]:
         """The scores of the jobs of one process, started again as often as one of them kills it."""
         scores: dict[int, Score] = {}
         while len(scores) < len(jobs):
@@ -86,13 +86,13 @@ class OwnReward:
                 self._pool.give_back(worker)
         return [scores[i] for i in range(len(jobs))]
 
-    def _ask(self, worker: _Worker, jobs: Sequence[Job], left: Sequence[int], scores: dict[int, Score]) -> None:
+    def _ask(self, worker: _Worker, jobs: Sequence[ScoringJob], left: Sequence[int], scores: dict[int, Score]) -> None:
         """Sends the jobs that are left and takes answers until all are there or the process is lost."""
         batch = {"jobs": [jobs[i] for i in left], "options": self.options}
         begun: list[int] = []
         try:
             worker.send(batch | {"deadline_s": self.deadline_s, "concurrency": CONCURRENCY})
-        except Lost as lost:
+        except WorkerLost as lost:
             scores[left[0]] = self._masked((str(lost), ""))
             return
         except Exception as error:  # noqa: BLE001 - a sample or an option that cannot be pickled
@@ -101,7 +101,7 @@ class OwnReward:
         while any(i not in scores for i in left):
             try:
                 kind, place, *said = worker.receive(self.deadline_s + (GRACE_S if self._pool.is_async else 0.0))
-            except Lost as lost:
+            except WorkerLost as lost:
                 worker.kill()
                 blamed = [i for i in begun if i not in scores] or left[:1]
                 scores.update({i: self._masked((str(lost), "")) for i in blamed})
@@ -152,7 +152,7 @@ class _Worker:
         self._process.stdout.close()
         try:
             self.greeting = self.receive(START_S)
-        except Lost as lost:
+        except WorkerLost as lost:
             self.kill()
             raise ValueError(f"reward '{name}': the process that loads {file} {lost}") from None
         if "refused" in self.greeting:
@@ -169,18 +169,18 @@ class _Worker:
         try:
             self._jobs.send(batch)
         except OSError:
-            raise Lost("its process died between replies") from None
+            raise WorkerLost("its process died between replies") from None
 
     def receive(self, seconds: float) -> Any:
-        """The next message. Lost when the process ends or the time is over; the caller then kills it."""
+        """The next message. WorkerLost when the process ends or the time is over; the caller then kills it."""
         until = time.monotonic() + seconds
         try:
             if not self._answers.poll(max(0.0, until - time.monotonic())):
-                raise Lost(f"no answer in {seconds:g} s")
+                raise WorkerLost(f"no answer in {seconds:g} s")
             return self._answers.recv()
         except (EOFError, OSError):
             self.kill()
-            raise Lost(f"its process ended with status {self._process.returncode}") from None
+            raise WorkerLost(f"its process ended with status {self._process.returncode}") from None
 
     def kill(self) -> None:
         self._process.kill()
@@ -189,7 +189,7 @@ class _Worker:
         self._answers.close()
 
 
-class _Pool:
+class _WorkerPool:
     """The processes of one function; those at rest wait here, whoever needs one more starts it."""
 
     def __init__(self, file: Path, function: str, name: str) -> None:
@@ -233,17 +233,17 @@ class _Pool:
             self._idle.clear()
 
 
-_POOLS: dict[tuple[int, Path, str, int], _Pool] = {}
+_POOLS: dict[tuple[int, Path, str, int], _WorkerPool] = {}
 """By process, file, function and the file's state: rubrics are built anew at every step, and what a file loads or
 remembers must live through the run."""
 _POOLS_LOCK = threading.Lock()
 
 
-def _pool_of(file: Path, function: str, name: str) -> _Pool:
+def _pool_of(file: Path, function: str, name: str) -> _WorkerPool:
     key = (os.getpid(), file, function, file.stat().st_mtime_ns)
     with _POOLS_LOCK:
         if key not in _POOLS:
-            _POOLS[key] = _Pool(file, function, name)
+            _POOLS[key] = _WorkerPool(file, function, name)
         return _POOLS[key]
 
 

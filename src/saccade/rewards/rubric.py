@@ -81,10 +81,10 @@ class PartConfig(Config):
         else:
             function = bind(self.name, self._options())
         penalty = canonical(self.name) in PENALTIES
-        return Part(self.name, function, self.weight, penalty, self.gate, self._for_row() if self.by_row else None)
+        return Part(self.name, function, self.weight, penalty, self.gate, self._row_override() if self.by_row else None)
 
-    def _for_row(self) -> RowReward:
-        """A reward around another one stays around the one that the row names. Names without options bind once."""
+    def _row_override(self) -> RowReward:
+        """A reward that wraps another wraps the one that the row names. Names without options bind once."""
 
         def bound(name: str, options: dict[str, Any]) -> Reward:
             options = placed(name, options, self.where)
@@ -124,7 +124,7 @@ class Part:
     penalty: bool = False
     """In [-1, 0] rather than [0, 1]. A user's own function may be either."""
     gate: Gate | None = None
-    for_row: RowReward | None = None
+    row_override: RowReward | None = None
     """What gives the function instead, from the name and the options of the reward that a row names."""
 
 
@@ -145,24 +145,24 @@ class Rubric:
         self.truncated = truncated
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
-        if self.leaves_out(completion):
+        if self.excludes(completion):
             return self.combine(completion, {})
         return self.combine(completion, {p.name: score_part(p, completion, sample) for p in self.parts_for(sample)})
 
-    def leaves_out(self, completion: Completion) -> bool:
+    def excludes(self, completion: Completion) -> bool:
         """True for a reply that is masked without a look at it."""
         return completion.truncated and self.truncated == "mask"
 
     def parts_for(self, sample: Sample) -> tuple[Part, ...]:
         """The parts, with the row's own reward in those that go by rows. ValueError for one that is not right."""
-        named = row_reward(sample) if any(part.for_row for part in self.parts) else None
+        named = row_reward(sample) if any(part.row_override for part in self.parts) else None
         if named is None:
             return self.parts
-        return tuple(replace(p, function=p.for_row(*named)) if p.for_row else p for p in self.parts)
+        return tuple(replace(p, function=p.row_override(*named)) if p.row_override else p for p in self.parts)
 
     def combine(self, completion: Completion, scores: Mapping[str, Score]) -> Score:
         """The total of scores by part name, as `__call__` gives it."""
-        if self.leaves_out(completion):
+        if self.excludes(completion):
             return Score(0.0, "truncated", masked="truncated", truncated=True)
         values = {name: score.value for name, score in scores.items()}
         reasons = {name: score.reason for name, score in scores.items() if score.reason}

@@ -36,7 +36,7 @@ def score_all(items: Sequence[Item]) -> list[Score]:
     scores: list[dict[str, Score]] = [{} for _ in items]
     masked: dict[int, Score] = {}
     for i, (rubric, completion, sample) in enumerate(items):
-        if not isinstance(rubric, Rubric) or rubric.leaves_out(completion):
+        if not isinstance(rubric, Rubric) or rubric.excludes(completion):
             continue
         try:
             parts = rubric.parts_for(sample)

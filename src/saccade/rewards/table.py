@@ -177,13 +177,13 @@ WRAPPERS: dict[str, Callable[..., Reward]] = {
         (options or {}).get("where", "tag"),
     ),
 }
-"""Rewards around another one, which is then looked up once and not at every reply."""
+"""Rewards that wrap another one, which is looked up once instead of at every reply."""
 
 
 def placed(name: str, options: Mapping[str, Any], where: Where) -> dict[str, Any]:
     """The options of a reward of the tables, with the place of the answer filled in.
 
-    A reward around another one passes it on; one that reads no answer is left alone; a `where` that is there stays.
+    A reward that wraps another one passes it on; one that reads no answer is left alone; a `where` that is there stays.
     """
     if where == "tag":
         return dict(options)

@@ -36,7 +36,7 @@ class Cached:
         (prompt,), model, device = prompts, self.policy.model, self.policy.device
         ids_1P = prompt.ids_P[None]
         extra = self.policy.adapter.plain_inputs(prompt, ids_1P)
-        outputs = self.policy.adapter.embedded(features)
+        outputs = self.policy.adapter.as_mm_outputs(features)
         cache = DynamicCache(config=model.config.get_text_config())
         self._hidden = model.model(
             input_ids=ids_1P.to(device),
@@ -52,30 +52,30 @@ class Cached:
         """The hidden state (hidden) from which the prompt's replies begin."""
         return self._hidden
 
-    def forget(self, place: int) -> None:
+    def drop_prompt(self, place: int) -> None:
         """Give the prompt's memory back."""
         self._prompt, self._read, self._cache = None, DynamicCache(), DynamicCache()
 
-    def enter(self, places: Sequence[int]) -> None:
+    def add_rows(self, places: Sequence[int]) -> None:
         """Rows of the prompt that was read last; there must be none."""
         self._cache = copy.deepcopy(self._read)
         self._keep([0] * len(places))
 
-    def leave(self, gone: Sequence[int]) -> list[int]:
+    def remove_rows(self, gone: Sequence[int]) -> list[int]:
         """Drop rows (ascending). Returns the rows that stay, in order."""
         leaving = set(gone)
         order = [row for row in range(self._rows) if row not in leaving]
         self._keep(order)
         return order
 
-    def width(self, rows: int) -> int:
+    def padded_rows(self, rows: int) -> int:
         """Rows that a step of this many runs."""
         return rows
 
-    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
-        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
+    def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Run one token per row, the `lengths[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
         assert self._prompt is not None
-        device, N, age = self.policy.device, len(tokens), ages[0]
+        device, N, age = self.policy.device, len(tokens), lengths[0]
         positions_3N1 = torch.full((3, N, 1), self._prompt.next_position + age)
         return self.policy.model.model(
             input_ids=torch.tensor(tokens)[:, None].to(device),

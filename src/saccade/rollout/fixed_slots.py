@@ -22,8 +22,8 @@ from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.policy import Policy
-from saccade.rollout.prefixes import merged, plain_attention
-from saccade.rollout.reading import Prefix, read, run
+from saccade.rollout.prefill import PromptKV, read, run
+from saccade.rollout.prompt_attention import merge, plain_attention
 
 ROOM = 128
 """Own tokens for which a row has room at first; the room doubles when it is used up."""
@@ -36,11 +36,11 @@ class Runner(Protocol):
     """How a step of fixed shape is run."""
 
     def run(self, shape: Shape, step: Callable[[], Tensor]) -> Tensor:
-        """What `step` returns. Memory that a step reads and writes stays the same until `forget`; what is returned
+        """What `step` returns. Memory that a step reads and writes stays the same until `reset`; what is returned
         holds until the next step."""
         ...
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """The memory of all steps so far is gone."""
         ...
 
@@ -66,7 +66,7 @@ def rounded_rows(rows: int) -> int:
     return power * 3 // 4 if power >= 16 and rows <= power * 3 // 4 else power
 
 
-def room_for(own_tokens: int) -> int:
+def capacity_for(own_tokens: int) -> int:
     """Tokens of room that a row has when its reply has this many."""
     room = ROOM
     while room < own_tokens:
@@ -114,17 +114,17 @@ class FixedSlots:
         """The hidden state (hidden) from which a prompt's replies begin."""
         return self._hidden[place]
 
-    def forget(self, place: int) -> None:
+    def drop_prompt(self, place: int) -> None:
         """Give a prompt's slot back."""
         heapq.heappush(self._free, self._slot.pop(place))
         del self._hidden[place], self._next[place]
 
-    def enter(self, places: Sequence[int]) -> None:
+    def add_rows(self, places: Sequence[int]) -> None:
         """New rows, by the places of their prompts, after those that are there."""
         self.owners += places
         self._arrange()
 
-    def leave(self, gone: Sequence[int]) -> list[int]:
+    def remove_rows(self, gone: Sequence[int]) -> list[int]:
         """Drop rows (ascending); rows from the end take their slots. Returns which row is where then."""
         order, rest = list(range(len(self.owners))), len(self.owners) - len(gone)
         leaving = set(gone)
@@ -142,19 +142,19 @@ class FixedSlots:
 
     # A step
 
-    def width(self, rows: int) -> int:
+    def padded_rows(self, rows: int) -> int:
         """Rows that a step of this many runs."""
         return min(rounded_rows(rows), self.limits.rows)
 
-    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
-        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden), which hold
+    def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Run one token per row, the `lengths[i]`-th of its reply counted from 0; hidden states (N, hidden), which hold
         until the next step."""
         N = len(tokens)
-        self._make_room(max(ages) + 1)
-        positions = [self._next[owner] + age for owner, age in zip(self.owners, ages, strict=True)]
-        self._inputs_3N[:, :N].copy_(torch.tensor([tokens, positions, ages]))
+        self._make_room(max(lengths) + 1)
+        positions = [self._next[owner] + age for owner, age in zip(self.owners, lengths, strict=True)]
+        self._inputs_3N[:, :N].copy_(torch.tensor([tokens, positions, lengths]))
         prompts = min(1 << max(self._slot.values()).bit_length(), len(self._rows_BG))
-        self._shape = (self.width(N), prompts, self._own[0].shape[3])
+        self._shape = (self.padded_rows(N), prompts, self._own[0].shape[3])
         return self.runner.run(self._shape, self._step)[:N]
 
     def _step(self) -> Tensor:
@@ -181,7 +181,7 @@ class FixedSlots:
         asked_BHGD = query_NHD[self._rows_BG[:B]].transpose(1, 2)
         cross, cross_lse = plain_attention(asked_BHGD, prompt_keys, prompt_values, scale, self._beyond_B11P[:B])
         cross_NHD, cross_NH = (x.transpose(1, 2).flatten(0, 1)[self._cell_N[:N]] for x in (cross, cross_lse))
-        out_NHD = merged((own[:, :, 0], own_lse[:, :, 0]), (cross_NHD, cross_NH), query.dtype)
+        out_NHD = merge((own[:, :, 0], own_lse[:, :, 0]), (cross_NHD, cross_NH), query.dtype)
         return out_NHD.transpose(0, 1)[None]
 
     # Memory
@@ -207,16 +207,16 @@ class FixedSlots:
         """For this many own tokens in every row. One layer after the other, so that only one is there twice."""
         if tokens <= self._own[0].shape[3]:
             return
-        self.runner.forget()
-        room = min(room_for(tokens), self.limits.own_tokens)
+        self.runner.reset()
+        room = min(capacity_for(tokens), self.limits.own_tokens)
         for layer, own in enumerate(self._own):
             wide = own.new_zeros(*own.shape[:3], room, own.shape[4])
             wide[:, :, :, : own.shape[3]] = own
             self._own[layer] = wide
 
-    def _grow_prompts(self, like: Prefix) -> None:
+    def _grow_prompts(self, like: PromptKV) -> None:
         """Slots for more prompts: at first as many as fill the rows, then twice as many."""
-        self.runner.forget()
+        self.runner.reset()
         limits, before = self.limits, len(self._rows_BG)
         count = min(limits.prompts, 2 * before or -(-limits.rows // limits.group_size))
         for layer, keys in enumerate(like.keys):
@@ -235,7 +235,7 @@ class FixedSlots:
         for slot in range(before, count):
             heapq.heappush(self._free, slot)
 
-    def _keep(self, slot: int, prefix: Prefix) -> None:
+    def _keep(self, slot: int, prefix: PromptKV) -> None:
         length = prefix.keys[0].shape[2]
         self._beyond_B11P[slot] = 0
         self._beyond_B11P[slot, ..., length:] = -torch.inf

@@ -23,7 +23,7 @@ from saccade.rollout.fixed_slots import Shape
 
 log = logging.getLogger(__name__)
 
-AFTER = 4
+WARMUP_STEPS = 4
 """Steps of a shape that run as they are; recording costs about three, and many a shape does not last."""
 LIMITS = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest distance of a replay from the step itself / largest value. Kernels may be chosen anew for a recording; a
@@ -72,9 +72,9 @@ class CudaRecorder:
 class Graphs:
     """`Runner` that replays steps: of `steps`, `replayed` were, by `recorded` recordings."""
 
-    def __init__(self, record: Record, insist: bool = False) -> None:
+    def __init__(self, record: Record, required: bool = False) -> None:
         self.record = record
-        self.insist = insist
+        self.required = required
         """RuntimeError instead of going on without."""
         self.failure: str | None = None
         """Why nothing is recorded any more."""
@@ -94,12 +94,12 @@ class Graphs:
             return out
         self._seen[shape] += 1
         found = step()
-        if self.failure is None and self._seen[shape] > AFTER and bool(torch.isfinite(found).all()):
+        if self.failure is None and self._seen[shape] > WARMUP_STEPS and bool(torch.isfinite(found).all()):
             self._try(shape, step, found)
             return found if self.failure is None else step()  # a wrong replay may have written wrong keys and values
         return found
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """See `fixed_slots.Runner`."""
         self._recordings.clear()
         self._unproven.clear()
@@ -132,8 +132,8 @@ class Graphs:
         return None
 
     def _give_up(self, reason: str) -> None:
-        self.forget()
-        if self.insist:
+        self.reset()
+        if self.required:
             raise RuntimeError(f"rollout.cuda_graphs is on, but a decoding step cannot be replayed: {reason}; use auto")
         self.failure = reason
         log.warning(

@@ -17,16 +17,16 @@ LONGEST_RUN = 64
 
 
 @dataclass(eq=False, slots=True)
-class Row:
+class DecodingRow:
     """One reply: of the prompt at `place` in the call, its `number`-th."""
 
     place: int
     number: int
     uniforms: numpy.ndarray
     """A number in [0, 1) per token."""
-    floor: int
+    min_tokens: int
     """Tokens before which no stop token may be drawn."""
-    limit: int
+    max_tokens: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     reason: FinishReason | None = None
@@ -35,7 +35,7 @@ class Row:
     """Distance -> how many of the last tokens, without a gap, equal the one so many before them."""
 
 
-class Ending:
+class StopRules:
     """The rules of one call: stop tokens, stop strings, repetition, length; looked at in this order."""
 
     def __init__(self, sampling: Sampling, stops: Sequence[int], decode: Callable[[Sequence[int]], str]) -> None:
@@ -46,7 +46,7 @@ class Ending:
         # a token has at least a byte, a character at most four; a few more for one cut by the window's edge
         self.window = 4 * max(map(len, self.strings), default=0) + 8
 
-    def take(self, row: Row, token: int, logprob: float) -> bool:
+    def append(self, row: DecodingRow, token: int, logprob: float) -> bool:
         """Append a token; True when the reply ends with it, and `row.reason` says why."""
         row.tokens.append(token)
         row.logprobs.append(logprob)
@@ -56,7 +56,7 @@ class Ending:
             row.reason = "stop_string"
         elif self.times and self._repeats(row):
             row.reason = "repetition"
-        elif len(row.tokens) >= row.limit:
+        elif len(row.tokens) >= row.max_tokens:
             row.reason = "length"
         return row.reason is not None
 
@@ -64,7 +64,7 @@ class Ending:
         tail = self.decode(tokens[-self.window :])
         return any(one in tail for one in self.strings) and any(one in self.decode(tokens) for one in self.strings)
 
-    def _repeats(self, row: Row) -> bool:
+    def _repeats(self, row: DecodingRow) -> bool:
         tokens, last = row.tokens, row.tokens[-1]
         distances = range(1, min(LONGEST_RUN, len(tokens) - 1) + 1)
         row.runs = {p: row.runs.get(p, 0) + 1 for p in distances if tokens[-1 - p] == last}

@@ -16,7 +16,7 @@ CHUNK = 1 << 24
 """Logits worked on at once, at most: 64 MiB in float32, whatever the number of rows."""
 
 
-class Picker:
+class TokenSampler:
     """Draws tokens and gives their log-probs under the full temperature-scaled distribution, which is what is trained.
 
     `banned` tokens are never drawn; `stops` are not where a row is told so. One number in [0, 1) decides a row's draw.

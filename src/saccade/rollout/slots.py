@@ -1,9 +1,9 @@
 """Decoding with each prompt's keys and values kept once, for families whose language attention is ours.
 
-A prompt is read once and leaves a `Prefix`. Its replies hold keys and values of their own tokens alone. Rows that
+A prompt is read once and leaves a `PromptKV`. Its replies hold keys and values of their own tokens alone. Rows that
 entered together form a cohort: they have equally many tokens, so nothing is padded and no mask is built. In every
 layer a step's queries attend to their prompts (`prefixes`) and to their own tokens (all rows of a cohort in one call),
-and the two are merged by their log-sum-exps. The model keeps no cache of its own.
+and the two are merge by their log-sum-exps. The model keeps no cache of its own.
 
 Shape letters: N rows, n rows of a cohort, H query heads, K key/value heads, T own tokens, P prompt tokens, D head size.
 """
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.policy import Policy
-from saccade.rollout.prefixes import attention, joined, merged, prefixes_for
-from saccade.rollout.reading import Prefix, read, run
+from saccade.rollout.prefill import PromptKV, read, run
+from saccade.rollout.prompt_attention import attention, concatenate, merge, prompt_attention_for
 
 BLOCK = 32
 """Tokens for which a cohort's memory grows at least."""
@@ -73,11 +73,11 @@ class Slots:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.prefixes: dict[int, Prefix] = {}
+        self.prefixes: dict[int, PromptKV] = {}
         self.cohorts: list[_Cohort] = []
         self.owners: list[int] = []
         """Place of each row's prompt."""
-        self._prompts = prefixes_for(policy.device)
+        self._prompts = prompt_attention_for(policy.device)
 
     # Rows come and go
 
@@ -89,17 +89,17 @@ class Slots:
         """The hidden state (hidden) from which a prompt's replies begin."""
         return self.prefixes[place].hidden
 
-    def forget(self, place: int) -> None:
+    def drop_prompt(self, place: int) -> None:
         """Give a prompt's memory back."""
         del self.prefixes[place]
 
-    def enter(self, places: Sequence[int]) -> None:
+    def add_rows(self, places: Sequence[int]) -> None:
         """New rows, by the places of their prompts, after those that are there."""
         self.cohorts.append(_Cohort(len(places), self.prefixes[places[0]].keys))
         self.owners += places
         self._prompts.arrange(self.owners, self.prefixes)
 
-    def leave(self, gone: Sequence[int]) -> list[int]:
+    def remove_rows(self, gone: Sequence[int]) -> list[int]:
         """Drop rows (ascending). Returns the rows that stay in their new order."""
         order: list[int] = []
         start = 0
@@ -114,15 +114,15 @@ class Slots:
 
     # Passes of the model
 
-    def width(self, rows: int) -> int:
+    def padded_rows(self, rows: int) -> int:
         """Rows that a step of this many runs."""
         return rows
 
-    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
-        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
+    def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Run one token per row, the `lengths[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
         for cohort in self.cohorts:
             cohort.make_room()
-        positions = [self.prefixes[owner].next_position + age for owner, age in zip(self.owners, ages, strict=True)]
+        positions = [self.prefixes[owner].next_position + age for owner, age in zip(self.owners, lengths, strict=True)]
         ids_2N = torch.tensor([tokens, positions]).to(self.policy.device)
         hidden_ND = run(self.policy, ids_2N[0], ids_2N[1].expand(3, 1, -1), self)
         for cohort in self.cohorts:
@@ -137,6 +137,6 @@ class Slots:
             rows = slice(start, start + cohort.rows)
             parts.append(cohort.attend(layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scale))
             start = rows.stop
-        own, own_lse = joined(parts, 1)
+        own, own_lse = concatenate(parts, 1)
         cross, cross_lse = self._prompts.attend(layer, query, scale)
-        return merged((own[None], own_lse[None]), (cross, cross_lse), query.dtype)
+        return merge((own[None], own_lse[None]), (cross, cross_lse), query.dtype)

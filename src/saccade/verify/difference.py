@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from saccade.models.forward import Form, Path, branch_logprobs
-from saccade.models.fused import own_layers
+from saccade.models.forward import Path, SharingMode, branch_logprobs
+from saccade.models.fused import original_layers
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy
 
@@ -31,7 +31,7 @@ class Pass:
     """By name; parameters without a gradient are absent."""
 
 
-class Difference(NamedTuple):
+class PassDifference(NamedTuple):
     """Of two passes over the same batch."""
 
     logprobs: float
@@ -79,37 +79,37 @@ def weights_of(packed: Packed, seed: int) -> Tensor:
 
 def reference(policy: Policy, path: Path) -> AbstractContextManager[None]:
     """Plain rows are the reference: they go through the family's own code, our layers taken out."""
-    return own_layers(policy.model) if path == "plain" else nullcontext()
+    return original_layers(policy.model) if path == "plain" else nullcontext()
 
 
-def run(policy: Policy, packed: Packed, path: Path, form: Form | None = None, seed: int = 0) -> Pass:
+def run(policy: Policy, packed: Packed, path: Path, sharing: SharingMode | None = None, seed: int = 0) -> Pass:
     """Forward and backward of a loss drawn with `seed`; the model's own `.grad` stay untouched."""
     named = policy.trainable()
     with torch.enable_grad(), reference(policy, path):
-        logprobs_R, _ = branch_logprobs(policy, packed, path=path, form=form)
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path, sharing=sharing)
         loss = (logprobs_R * weights_of(packed, seed).to(logprobs_R)).sum()
         found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True) if named else ()
     gradients = {name: g for (name, _), g in zip(named, found, strict=True) if g is not None}
     return Pass(logprobs_R.detach(), gradients)
 
 
-def logprobs(policy: Policy, packed: Packed, path: Path, form: Form | None = None) -> Tensor:
+def logprobs(policy: Policy, packed: Packed, path: Path, sharing: SharingMode | None = None) -> Tensor:
     """Forward alone, (R)."""
     with torch.no_grad(), reference(policy, path):
-        return branch_logprobs(policy, packed, path=path, form=form)[0]
+        return branch_logprobs(policy, packed, path=path, sharing=sharing)[0]
 
 
-def difference(found: Pass, reference: Pass) -> Difference:
+def difference(found: Pass, reference: Pass) -> PassDifference:
     """How far `found` is from `reference`."""
     if found.gradients.keys() != reference.gradients.keys():
-        return Difference(largest(found.logprobs_R, reference.logprobs_R), math.inf)
+        return PassDifference(largest(found.logprobs_R, reference.logprobs_R), math.inf)
     off = whole = 0.0
     for name, expected in reference.gradients.items():
         off += _square(found.gradients[name].to(expected) - expected)
         whole += _square(expected)
     gradient = math.sqrt(off / whole) if whole else math.sqrt(off)
     gradient = gradient if math.isfinite(gradient) else math.inf
-    return Difference(largest(found.logprobs_R, reference.logprobs_R), gradient)
+    return PassDifference(largest(found.logprobs_R, reference.logprobs_R), gradient)
 
 
 def largest(a: Tensor, b: Tensor) -> float:

@@ -7,32 +7,32 @@ from dataclasses import dataclass, fields, replace
 
 from saccade.models.adapter import EncodedPrompt, Sharing
 from saccade.models.packing import Branch, Layout, Packed, pack
-from saccade.verify.material import Group
+from saccade.verify.fixtures import BranchGroup
 
-Fault = Callable[[Sequence[Group], Sharing], Packed | None]
+Fault = Callable[[Sequence[BranchGroup], Sharing], Packed | None]
 """(groups, how the family shares) -> the faulty batch; None where the family cannot have this fault."""
 
 
-def positions_off_by_one(groups: Sequence[Group], sharing: Sharing) -> Packed:
+def positions_off_by_one(groups: Sequence[BranchGroup], sharing: Sharing) -> Packed:
     """Every reply begins one position too late."""
     return pack([(replace(p, next_position=p.next_position + 1), b) for p, b in groups])
 
 
-def start_at_length(groups: Sequence[Group], sharing: Sharing) -> Packed | None:
+def start_at_length(groups: Sequence[BranchGroup], sharing: Sharing) -> Packed | None:
     """Replies go on from the number of tokens; with M-RoPE the right start is the largest position + 1."""
     if all(p.next_position == len(p) for p, _ in groups):
         return None
     return pack([(replace(p, next_position=len(p)), b) for p, b in groups])
 
 
-def image_changed(groups: Sequence[Group], sharing: Sharing) -> Packed | None:
+def image_changed(groups: Sequence[BranchGroup], sharing: Sharing) -> Packed | None:
     """Every pixel is 1% farther from the middle grey."""
     if not any(p.pixels for p, _ in groups):
         return None
     return pack([(_brighter(p), b) for p, b in groups])
 
 
-def siblings_visible(groups: Sequence[Group], sharing: Sharing) -> Packed:
+def siblings_visible(groups: Sequence[BranchGroup], sharing: Sharing) -> Packed:
     """Every reply also attends to the replies before it. Where a cache is shared instead of a row, it stands behind
     its sibling in one branch, which is what a cache that was not forked would hold."""
     if sharing == "two_phase":

@@ -16,14 +16,14 @@ from saccade.models.adapter import EncodedPrompt
 from saccade.models.attention import SharedAttention, no_mask
 from saccade.models.packing import Layout
 from saccade.models.policy import Policy
-from saccade.models.shared_prefix import fastest_form, shared_attention
+from saccade.models.shared_prefix import fastest_kernel, shared_attention
 
 PREFILL_TOKENS = 8192
 """Prompt tokens read in one pass, at most, unless one prompt is longer."""
 
 
 @dataclass(eq=False)
-class Prefix:
+class PromptKV:
     """A prompt that was read: keys and values (1, K, P, D) by layer, and its last token's hidden state (hidden)."""
 
     next_position: int
@@ -48,7 +48,7 @@ class _Recorder:
         return self.inner.attend(layer, query, key, value, scale)
 
 
-def read(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[Prefix]:
+def read(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[PromptKV]:
     """What every prompt leaves, in order; a pass takes as many as `PREFILL_TOKENS` allow."""
     at = 0
     while at < len(prompts):
@@ -60,23 +60,23 @@ def read(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Te
         at = end
 
 
-def _read_together(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[Prefix]:
+def _read_together(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[PromptKV]:
     device, dtype = policy.device, policy.model.dtype
     lengths = tuple(len(prompt) for prompt in prompts)
     layout = Layout(lengths, ((),) * len(prompts))
-    form = fastest_form(device, dtype, policy.head_size)
+    form = fastest_kernel(device, dtype, policy.head_size)
     recorder = _Recorder(shared_attention(layout, device, dtype, form), lengths)
     hidden_TD = run(
         policy,
         torch.cat([prompt.ids_P for prompt in prompts]).to(device),
         torch.cat([prompt.positions_3P for prompt in prompts], 1)[:, None].to(device),
         recorder,
-        policy.adapter.embedded(features),
+        policy.adapter.as_mm_outputs(features),
     )
     end = 0
     for prompt, (keys, values) in zip(prompts, recorder.kept, strict=True):
         end += len(prompt)
-        yield Prefix(prompt.next_position, keys, values, hidden_TD[end - 1].clone())
+        yield PromptKV(prompt.next_position, keys, values, hidden_TD[end - 1].clone())
 
 
 def run(

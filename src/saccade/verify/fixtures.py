@@ -12,7 +12,7 @@ from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.models.packing import Branch
 from saccade.world import World
 
-Group = tuple[EncodedPrompt, tuple[Branch, ...]]
+BranchGroup = tuple[EncodedPrompt, tuple[Branch, ...]]
 
 SIZES = ((112, 112), (168, 112), (90, 140))
 """Width and height of the scenes, in pixels; the last is a multiple of no patch."""
@@ -25,7 +25,7 @@ REPLIES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class FixtureQuestion:
     """A user's turn: images first, then a text."""
 
     text: str
@@ -46,13 +46,13 @@ def scenes(seed: int = 0) -> tuple[Image.Image, ...]:
     return tuple(world.render(world.scene(seed, i)).resize(size) for i, size in enumerate(SIZES))
 
 
-def questions(seed: int = 0) -> dict[str, Question]:
+def questions(seed: int = 0) -> dict[str, FixtureQuestion]:
     """A question about one image, one about two, one about none."""
     one, two, three = scenes(seed)
     return {
-        "one image": Question("How many red shapes are there?", (one,)),
-        "two images": Question("What is in the second but not in the first?", (two, three)),
-        "text": Question("What is 2 + 2?", ()),
+        "one image": FixtureQuestion("How many red shapes are there?", (one,)),
+        "two images": FixtureQuestion("What is in the second but not in the first?", (two, three)),
+        "text": FixtureQuestion("What is 2 + 2?", ()),
     }
 
 
@@ -71,7 +71,7 @@ def branches(adapter: Adapter, count: int = 4) -> tuple[Branch, ...]:
     return every[:count]
 
 
-def slice_of(adapter: Adapter, seed: int = 0) -> list[Group]:
+def slice_of(adapter: Adapter, seed: int = 0) -> list[BranchGroup]:
     """Three groups in one row: four replies about one image, two about two images, two to a text."""
     asked = questions(seed)
     replies = branches(adapter, 5)
@@ -82,5 +82,5 @@ def slice_of(adapter: Adapter, seed: int = 0) -> list[Group]:
     ]
 
 
-def prompts_of(groups: Sequence[Group]) -> list[EncodedPrompt]:
+def prompts_of(groups: Sequence[BranchGroup]) -> list[EncodedPrompt]:
     return [prompt for prompt, _ in groups]

@@ -14,13 +14,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from saccade.rollout.reading import Prefix
+from saccade.rollout.prefill import PromptKV
 
 
-class Prefixes(Protocol):
+class PromptAttention(Protocol):
     """The prompts of the rows that are decoded."""
 
-    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, Prefix]) -> None:
+    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, PromptKV]) -> None:
         """From now on row i asks the prompt `prefixes[owners[i]]`."""
         ...
 
@@ -29,16 +29,16 @@ class Prefixes(Protocol):
         ...
 
 
-class PerPrompt:
+class PerPromptAttention:
     """A call per prompt; rows of a prompt that do not stand side by side are sorted for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.segments: list[tuple[int, int, Prefix]] = []
+        self.segments: list[tuple[int, int, PromptKV]] = []
         self._sorted: Tensor | None = None
         self._unsorted: Tensor | None = None
 
-    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, Prefix]) -> None:
+    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, PromptKV]) -> None:
         order = sorted(range(len(owners)), key=owners.__getitem__)
         self.segments, start = [], 0
         for owner, rows in groupby(owners[row] for row in order):
@@ -53,7 +53,7 @@ class PerPrompt:
 
     def attend(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         query = query if self._sorted is None else query.index_select(2, self._sorted)
-        out, lse = joined(
+        out, lse = concatenate(
             [
                 attention(query[:, :, start:end], prefix.keys[layer], prefix.values[layer], scale)
                 for start, end, prefix in self.segments
@@ -65,7 +65,7 @@ class PerPrompt:
         return out, lse
 
 
-class Batched:
+class BatchedPromptAttention:
     """One batch for all prompts. Their keys and values move into padded tensors, of which the prefixes become views."""
 
     def __init__(self, device: torch.device) -> None:
@@ -76,7 +76,7 @@ class Batched:
         empty = torch.zeros(0, device=device)
         self._mask_B11P, self._rows_BG, self._cell_N = empty, empty, empty
 
-    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, Prefix]) -> None:
+    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, PromptKV]) -> None:
         places = sorted(set(owners))
         if places != self.places:
             self.places = places
@@ -104,7 +104,7 @@ class Batched:
         out_NHD, lse_NH = (x.transpose(1, 2).flatten(0, 1)[self._cell_N] for x in (out, lse))
         return out_NHD.transpose(0, 1)[None], lse_NH.transpose(0, 1)[None]
 
-    def _stack(self, prefixes: Sequence[Prefix]) -> None:
+    def _stack(self, prefixes: Sequence[PromptKV]) -> None:
         """One layer after the other, so that only one is there twice."""
         self._keys, self._values = [], []
         if not prefixes:
@@ -126,8 +126,8 @@ class Batched:
         self._mask_B11P = mask_BP[:, None, None].to(self.device)
 
 
-def prefixes_for(device: torch.device) -> Prefixes:
-    return PerPrompt(device) if device.type == "cpu" else Batched(device)
+def prompt_attention_for(device: torch.device) -> PromptAttention:
+    return PerPromptAttention(device) if device.type == "cpu" else BatchedPromptAttention(device)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -152,14 +152,14 @@ def plain_attention(
     return out.view(B, H, T, D), lse.view(B, H, T)
 
 
-def joined(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
+def concatenate(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
     """Outputs and log-sum-exps of several calls as one."""
     if len(parts) == 1:
         return parts[0]
     return torch.cat([out for out, _ in parts], dim), torch.cat([lse for _, lse in parts], dim)
 
 
-def merged(own: tuple[Tensor, Tensor], cross: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+def merge(own: tuple[Tensor, Tensor], cross: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
     """Attention over both sets of keys from outputs (..., D) and log-sum-exps (...) over each."""
     share = torch.sigmoid(cross[1] - own[1])[..., None]
     return torch.lerp(own[0].to(share.dtype), cross[0].to(share.dtype), share).to(dtype)

@@ -11,12 +11,12 @@ import psutil
 import torch
 
 from saccade.models.adapter import EncodedPrompt
-from saccade.models.forward import Form
+from saccade.models.forward import SharingMode
 from saccade.models.packing import Packed, pack
 from saccade.models.policy import Policy, freeze
-from saccade.models.shared_prefix import fastest_form
+from saccade.models.shared_prefix import fastest_kernel
 from saccade.models.sharing import LIMITS as IN_TRAINING
-from saccade.verify.material import Group, Question, prompts_of, questions, slice_of
+from saccade.verify.fixtures import BranchGroup, FixtureQuestion, prompts_of, questions, slice_of
 from saccade.verify.report import Check
 
 LIMITS = {**IN_TRAINING, torch.float64: 1e-8}
@@ -33,14 +33,14 @@ NO_EXACT = "the model is in half precision, and memory does not hold a float32 c
 
 
 @dataclass(eq=False)
-class Bench:
-    """One checkpoint on the bench."""
+class VerifySubject:
+    """One checkpoint on the subject."""
 
     policy: Policy
     exact: Policy | None
     """The policy itself, or a float32 copy where it is in half precision; None when memory does not hold one."""
-    groups: list[Group]
-    questions: dict[str, Question]
+    groups: list[BranchGroup]
+    questions: dict[str, FixtureQuestion]
     limit: float
     """Largest difference between two ways to compute the same log-prob (nats) or gradient (relative) of `exact`."""
 
@@ -57,15 +57,15 @@ class Bench:
         return self.exact is not self.policy
 
 
-def bench(policy: Policy, limit: float | None = None) -> Bench:
-    """Puts a policy on the bench; `limit` replaces that of the dtype, which is made for trained weights. ValueError
+def subject_of(policy: Policy, limit: float | None = None) -> VerifySubject:
+    """Puts a policy on the subject; `limit` replaces that of the dtype, which is made for trained weights. ValueError
     when memory does not hold two gradients of a policy in float32 or float64."""
     if policy.model.dtype in LIMITS:
         check_memory(policy)
     exact = policy if policy.model.dtype in LIMITS else float32_copy(policy)
     dtype = policy.model.dtype if exact is policy else torch.float32
     limit = LIMITS[dtype] if limit is None else limit
-    return Bench(policy, exact, slice_of(policy.adapter), questions(), limit)
+    return VerifySubject(policy, exact, slice_of(policy.adapter), questions(), limit)
 
 
 def free_memory(device: torch.device) -> int:
@@ -92,14 +92,14 @@ def float32_copy(policy: Policy) -> Policy | None:
     return Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
 
 
-def forms(policy: Policy) -> tuple[Form, ...]:
+def sharing_modes(policy: Policy) -> tuple[SharingMode, ...]:
     """All ways in which this family can share prompts on this device, the default first."""
     sharing = policy.adapter.sharing
     if sharing == "none":
         return ()
     if sharing != "attention":
         return (sharing,)
-    merged = fastest_form(policy.device, policy.model.dtype, policy.head_size) == "merged"
+    merged = fastest_kernel(policy.device, policy.model.dtype, policy.head_size) == "merged"
     return ("merged", "split") if merged else ("split",)
 
 
