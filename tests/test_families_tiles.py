@@ -264,7 +264,7 @@ def test_a_model_that_takes_no_ready_features_is_refused(tmp_path, monkeypatch):
     policy = load_policy(ModelConfig(path=str(family("internvl").write(tmp_path, seed=1))))
     packed = batch(policy)
     monkeypatch.setattr(policy.model.model, "forward", lambda **inputs: inputs)
-    with pytest.raises(ValueError, match=r"InternVLForConditionalGeneration takes no ready image features"):
+    with pytest.raises(ValueError, match=r"InternVLForConditionalGeneration does not accept precomputed image"):
         branch_logprobs(policy, packed)
 
 

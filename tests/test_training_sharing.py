@@ -142,7 +142,7 @@ def test_auto_falls_back_when_the_model_refuses_our_attention(world: Path, monke
 
     monkeypatch.setattr("saccade.models.shared_prefix.MergedPrefix.attend", refuse)
     decision = sharing.choose_sharing(policy, groups_of(policy), "auto")
-    assert decision.path == "plain" and "it fails with TypeError" in decision.reason
+    assert decision.path == "plain" and "packed fails with TypeError" in decision.reason
 
 
 def test_too_little_memory_is_no_verdict_on_the_packed_path(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_a_family_without_a_way_to_share_trains_on_the_plain_path_and_on_refuses
     policy = policy_of(world)
     monkeypatch.setattr(policy.adapter, "sharing", "none")
     assert sharing.choose_sharing(policy, groups_of(policy), "auto").path == "plain"
-    with pytest.raises(ValueError, match=r"no proven way to share prompts; set update\.shared_prefix: off"):
+    with pytest.raises(ValueError, match=r"prompt sharing is not supported; set update\.shared_prefix: off"):
         sharing.choose_sharing(policy, groups_of(policy), "on")
 
 

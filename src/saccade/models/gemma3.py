@@ -15,11 +15,11 @@ from saccade.models.chat import ChatAdapter, Pixels
 
 
 class Gemma3Adapter(ChatAdapter):
-    """An image is resized to one square input and becomes a fixed number of tokens, which see each other both ways;
-    most layers see only a window. Boxes are 0-1000 of each side ("thousand"); by habit the family writes y before x,
-    so a prompt must ask for x first.
+    """An image is resized to one square input and becomes a fixed number of tokens, which attend to each other in both
+    directions; most layers use a sliding window. Boxes are 0-1000 of each side ("thousand"). By default the family
+    writes y before x, so a prompt must ask for x first.
 
-    Images are not cropped (the processor's "pan and scan" is off by default, too).
+    Images are not cropped (the processor's "pan and scan" is also off by default).
     """
 
     placeholder = "<start_of_image>"
@@ -48,17 +48,17 @@ class Gemma3Adapter(ChatAdapter):
         return [of_prompt.flatten(0, 1) for of_prompt in features_NVD.split([len(p.frames) for p in prompts])]
 
     def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
-        """The model takes one tensor (images, tokens, D) and asks only for its size."""
+        """The model takes one tensor (images, tokens, D) and checks only its size."""
         present = [f for f in features if f.shape[0]]
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present)[None])} if present else None
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
-        """With the token types, without which the model masks images causally."""
+        """Adds the token types, without which the model masks images causally."""
         types_BT = torch.isin(ids_BT, torch.tensor(self.image_ids, dtype=ids_BT.dtype)).long()
         return super().plain_inputs(prompt, ids_BT) | {"token_type_ids": types_BT}
 
     def mask_rules(self, model: Any) -> MaskRules:
-        """Tokens of an image see each other in all layers; in sliding layers only as far back as the window goes."""
+        """Tokens of an image attend to each other in all layers; in sliding layers only within the window."""
         window = self.config.get_text_config().sliding_window
         return MaskRules(
             {"full_attention": None, "sliding_attention": window}, frozenset({"full_attention", "sliding_attention"})

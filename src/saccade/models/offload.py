@@ -1,4 +1,4 @@
-"""Keeping what the backward pass needs in the CPU's memory: slower by the transfers, for rows that do not fit a GPU."""
+"""Saved activations in CPU memory: slower because of the transfers, for rows that do not fit on a GPU."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 SMALL = 2**20
-"""Bytes up to which a tensor stays: moving it costs more than it frees."""
+"""Tensors up to this many bytes are not moved: the transfer costs more than the memory is worth."""
 
 
 class OffloadActivations(torch.autograd.graph.saved_tensors_hooks):
-    """Inside, tensors that autograd saves go to pinned memory of the CPU and come back when backward asks for them.
+    """Within the context, tensors that autograd saves move to pinned CPU memory and return when backward needs them.
 
-    Weights, which autograd saves too, stay where they are. With gradient checkpointing only the layers' inputs are
-    saved at all, and they are what moves. `moved_bytes` counts.
+    Weights, which autograd also saves, are not moved. With gradient checkpointing only the layers' inputs are saved,
+    so only they move. `moved_bytes` counts the bytes moved.
     """
 
     def __init__(self, weights: Iterable[Tensor], small: int = SMALL) -> None:

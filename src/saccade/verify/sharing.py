@@ -1,4 +1,5 @@
-"""Is the packed row the plain rows? In every sharing the family has, with gradients, and with controls that must fail."""
+"""Does the packed row equal the plain rows? In every sharing mode of the family, with gradients, and with controls that
+must fail."""
 
 from __future__ import annotations
 
