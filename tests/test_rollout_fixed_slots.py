@@ -173,7 +173,7 @@ def failing(step: Callable[[], Tensor], first: bool) -> Any:
     ("broken", "reason"),
     [
         (wrong, "largest value away"),
-        (idle, "inf of the largest value away"),
+        (idle, "differed by inf of the largest value"),
         (failing, "stream is capturing"),
     ],
 )

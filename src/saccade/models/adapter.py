@@ -113,7 +113,7 @@ class Adapter(Protocol):
         ...
 
     def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
-        """Features of the prompts, in order, as transformers' `mm_encoder_outputs`; None when no prompt has an image."""
+        """The prompts' features, in order, as transformers' `mm_encoder_outputs`; None when no prompt has an image."""
         ...
 
     def position_ids(self, positions_3BT: Tensor) -> Tensor:

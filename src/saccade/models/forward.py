@@ -158,7 +158,7 @@ def _two_phase_hidden(policy: Policy, packed: Packed, features: Features) -> Ten
 
 
 def _plain_hidden(policy: Policy, packed: Packed) -> Tensor:
-    """One padded batch per group with repeated images; transformers computes positions and mask, as in other trainers."""
+    """One padded batch per group, images repeated; transformers computes positions and mask, as in other trainers."""
     device, rows = policy.device, []
     for prompt, branches in zip(packed.prompts, packed.branches, strict=True):
         P, G, T = len(prompt), len(branches), len(prompt) + max(len(b.ids) for b in branches)

@@ -69,7 +69,7 @@ class Segments:
 
 
 def batch_segments(starts: Sequence[int], lengths: Sequence[int]) -> list[Segments]:
-    """Batches that cover every nonempty segment once: long ones separately, short ones with others of similar length."""
+    """Batches that cover every nonempty segment once: long ones alone, short ones with others of similar length."""
     found: list[Segments] = []
     ordered = sorted((n, start) for start, n in zip(starts, lengths, strict=True) if n)
     while ordered:

@@ -127,10 +127,7 @@ def _half_logprobs(policy: Policy, packed: Packed, ours_R: Tensor, plain_R: Tens
     if truth is None:
         gap = (ours_R - plain_R).abs()
         held = float(gap.mean()) <= 0.03 and float(gap.max()) <= 0.5
-        return (
-            held,
-            f"mean difference of log-probs {float(gap.mean()):.1e} (limit 3e-02; too little memory for float32)",
-        )
+        return held, f"mean log-prob difference {float(gap.mean()):.1e} (limit 3e-02; too little memory for float32)"
     far_ours, far_plain = (float((one - truth).abs().mean()) for one in (ours_R, plain_R))
     bound = HALF_FACTOR * far_plain + HALF_FLOOR
     return far_ours <= bound, (

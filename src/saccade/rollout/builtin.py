@@ -1,4 +1,4 @@
-"""The built-in engine: each prompt is read once, and rows that end make room for those that wait.
+"""The built-in engine: each prompt is prefilled once, and finished rows are replaced by waiting ones.
 
 Shape letters: N rows, V vocabulary, D hidden size.
 """
@@ -30,7 +30,7 @@ from saccade.types import Completion
 
 
 class Decoder(Protocol):
-    """The rows being decoded and what the model keeps of them. A prompt is known by its place in the call."""
+    """The rows being decoded and their keys and values. `place` is a prompt's index in the call."""
 
     def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None: ...
 
@@ -50,7 +50,7 @@ class Decoder(Protocol):
 class BuiltinEngine:
     """Generates with the policy's own weights, in process. Sampler log-probs equal the trainer's to round-off.
 
-    ValueError for `cuda_graphs: on` without a GPU. `runner` runs the steps of fixed shape, on any device.
+    ValueError for `cuda_graphs: on` without a GPU. `runner` executes the fixed-shape steps, on any device.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class BuiltinEngine:
         self.policy = policy
 
     def close(self) -> None:
-        """Nothing to release: the weights are the policy's own."""
+        """Nothing to release: the engine uses the policy's weights."""
 
     @torch.no_grad()
     def generate(
@@ -78,8 +78,8 @@ class BuiltinEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. `lengths` forces the length of every reply (prompts x n): for measurements.
 
-        ValueError unless there is one seed per prompt and one length per reply, and for features that do not belong to
-        their prompt or to the present weights; FloatingPointError when the model's logits are not numbers.
+        ValueError unless there is one seed per prompt and one length per reply, and for features that do not match
+        their prompt or the current weights; FloatingPointError when the model's logits are not finite.
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} prompts; expected one for each")
@@ -90,7 +90,7 @@ class BuiltinEngine:
         try:
             call.run()
         finally:
-            if self.runner is not None:  # the memory of the call goes, and weights may be elsewhere in the next
+            if self.runner is not None:  # the call's memory is released, and weights may move before the next call
                 self.runner.reset()
         self.stats = call.stats
         return [[self._completion(row, prompts[row.place].encoded) for row in group] for group in rows]
@@ -108,7 +108,7 @@ class BuiltinEngine:
 
 
 class _Call:
-    """One call of the engine: rows that wait, rows that are decoded, prompts that are kept."""
+    """One call of the engine: waiting rows, rows being decoded, and prompts in memory."""
 
     def __init__(
         self,
@@ -156,14 +156,16 @@ class _Call:
                 self._step()
 
     def _free_rows(self) -> int:
-        """How many waiting rows may enter now. A few freed slots wait for more, so that prompts are read together."""
+        """Number of waiting rows to admit now. A few free slots are kept until there are more, so that prompts are
+        prefilled together."""
         free = self.max_rows - len(self.rows)
         if self.rows and (not self.refills or free < min(len(self.waiting), self.n, self.max_rows // 4 or 1)):
             return 0
         return min(free, len(self.waiting))
 
     def _admit(self, count: int) -> None:
-        """Draw the first token of waiting rows from what their prompts left; those that go on enter the decoder."""
+        """Sample the first token of waiting rows from their prompts' last hidden states; unfinished rows join the
+        decoder."""
         if not self.refills:  # one prompt at a time
             count = min(count, sum(row.place == self.waiting[0].place for row in self.waiting))
         rows = [self.waiting.popleft() for _ in range(count)]
@@ -177,7 +179,7 @@ class _Call:
             self.decoder.add_rows([row.place for row in entering])
             self.rows += entering
             self.stats.most_rows = max(self.stats.most_rows, len(self.rows))
-        self._forget(rows, ended)
+        self._release(rows, ended)
 
     def _prefill(self, places: list[int]) -> None:
         if not places:
@@ -199,11 +201,11 @@ class _Call:
         ended = self._sample(self.head.logits(hidden_ND), rows)
         gone = [i for i, end in enumerate(ended) if end]
         if gone:
-            self._forget(rows, ended)  # first: what the decoder arranges anew would otherwise be there twice
+            self._release(rows, ended)  # first, otherwise memory that the decoder rearranges would exist twice
             self.rows = [rows[i] for i in self.decoder.remove_rows(gone)]
 
     def _sample(self, logits_NV: Tensor, rows: Sequence[DecodingRow]) -> list[bool]:
-        """Give each row its next token; whether the row ends with it. FloatingPointError for logits without numbers."""
+        """Append each row's next token; returns whether the row ends. FloatingPointError for nonfinite logits."""
         uniform_N = torch.tensor([row.uniforms[len(row.tokens)] for row in rows], dtype=torch.float64)
         early = [i for i, row in enumerate(rows) if len(row.tokens) < row.min_tokens]
         tokens, logprobs = self.sampler(logits_NV, uniform_N, early)
@@ -211,15 +213,15 @@ class _Call:
             if not math.isfinite(logprob):
                 raise FloatingPointError(
                     f"prompt {self.prompts[row.place].encoded.prompt_id} (number {row.place} of the call), token "
-                    f"{len(row.tokens)} of reply {row.number}: the model of weights version {self.policy.version} "
-                    f"gave a log-prob of {logprob}; expected a number. The weights or activations overflowed: "
+                    f"{len(row.tokens)} of reply {row.number}: the model at weights version {self.policy.version} "
+                    f"gave a log-prob of {logprob}; expected a finite number. The weights or activations overflowed: "
                     "resume from an earlier checkpoint, or use float32"
                 )
         drawn = zip(rows, tokens, logprobs, strict=True)
         return [self.stop_rules.append(row, token, logprob) for row, token, logprob in drawn]
 
-    def _forget(self, rows: Sequence[DecodingRow], ended: Sequence[bool]) -> None:
-        """Count replies that ended; a prompt without any left gives its memory back."""
+    def _release(self, rows: Sequence[DecodingRow], ended: Sequence[bool]) -> None:
+        """Count finished replies; a prompt whose replies are all finished releases its memory."""
         for row, end in zip(rows, ended, strict=True):
             if end:
                 self.stats.ideal_row_steps += len(row.tokens) - 1
@@ -230,7 +232,7 @@ class _Call:
 
 
 def graphs_for(policy: Policy, cuda_graphs: CudaGraphs) -> Graphs | None:
-    """What replays this policy's decoding steps, if anything. ValueError when `on` is requested but unsupported."""
+    """CUDA graphs for this policy's decoding steps, or None. ValueError when `on` is requested but unsupported."""
     on_gpu, shared = policy.device.type == "cuda", policy.adapter.sharing == "attention"
     if cuda_graphs == "on" and not (on_gpu and shared):
         why = f"the model is on {policy.device.type}" if not on_gpu else "this family decodes through its own cache"
@@ -243,7 +245,7 @@ def graphs_for(policy: Policy, cuda_graphs: CudaGraphs) -> Graphs | None:
 def _rows(
     seeds: Sequence[int], sampling: Sampling, n: int, lengths: Sequence[Sequence[int]] | None
 ) -> list[list[DecodingRow]]:
-    """The replies of a call before their first token, by prompt."""
+    """The rows of a call before their first token, by prompt."""
     if lengths is not None:
         shape = [len(group) for group in lengths]
         if shape != [n] * len(seeds) or not all(1 <= one <= sampling.max_new_tokens for g in lengths for one in g):

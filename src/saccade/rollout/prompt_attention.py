@@ -1,7 +1,7 @@
-"""Attention of rows to prompts whose keys and values are kept once, each row to its own prompt.
+"""Attention of rows to their prompts, whose keys and values are stored once.
 
-On a CPU that is a flash call per prompt, with all of its rows. Where a call costs more than its work, as on a GPU, it
-is one batch of prompts padded to the longest, with the rows of each padded to the most. Shape letters: N rows, B
+On a CPU there is one flash call per prompt, with all of its rows. Where a call costs more than its work, as on a GPU,
+there is one batch: prompts are padded to the longest, and their rows to the largest number. Shape letters: N rows, B
 prompts, G rows of a prompt, H query heads, K key/value heads, P prompt tokens, D head size.
 """
 
@@ -18,10 +18,10 @@ from saccade.rollout.prefill import PromptKV
 
 
 class PromptAttention(Protocol):
-    """The prompts of the rows that are decoded."""
+    """Attention of the rows being decoded to their prompts."""
 
     def arrange(self, owners: Sequence[int], prefixes: Mapping[int, PromptKV]) -> None:
-        """From now on row i asks the prompt `prefixes[owners[i]]`."""
+        """From now on row i attends to the prompt `prefixes[owners[i]]`."""
         ...
 
     def attend(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ class PromptAttention(Protocol):
 
 
 class PerPromptAttention:
-    """A call per prompt; rows of a prompt that do not stand side by side are sorted for it."""
+    """One call per prompt; rows are sorted by prompt where they are not adjacent."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -66,7 +66,7 @@ class PerPromptAttention:
 
 
 class BatchedPromptAttention:
-    """One batch for all prompts. Their keys and values move into padded tensors, of which the prefixes become views."""
+    """One batch for all prompts. Keys and values move into padded tensors; each `PromptKV` becomes a view of them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -87,7 +87,7 @@ class BatchedPromptAttention:
         for row, owner in enumerate(owners):
             members[owner].append(row)
         G = max(map(len, members.values()))
-        # cells without a row of their own repeat one, and what they give is not looked at
+        # unused cells repeat a row, and their output is ignored
         grid = [rows + rows[:1] * (G - len(rows)) for rows in members.values()]
         cells = [0] * len(owners)
         for b, rows in enumerate(members.values()):
@@ -105,7 +105,7 @@ class BatchedPromptAttention:
         return out_NHD.transpose(0, 1)[None], lse_NH.transpose(0, 1)[None]
 
     def _stack(self, prefixes: Sequence[PromptKV]) -> None:
-        """One layer after the other, so that only one is there twice."""
+        """Layer by layer, so that only one layer is in memory twice."""
         self._keys, self._values = [], []
         if not prefixes:
             return
@@ -153,13 +153,13 @@ def plain_attention(
 
 
 def concatenate(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
-    """Outputs and log-sum-exps of several calls as one."""
+    """Concatenate outputs and log-sum-exps of several calls."""
     if len(parts) == 1:
         return parts[0]
     return torch.cat([out for out, _ in parts], dim), torch.cat([lse for _, lse in parts], dim)
 
 
 def merge(own: tuple[Tensor, Tensor], cross: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
-    """Attention over both sets of keys from outputs (..., D) and log-sum-exps (...) over each."""
+    """Attention over the union of two key sets, from the output (..., D) and log-sum-exp (...) over each."""
     share = torch.sigmoid(cross[1] - own[1])[..., None]
     return torch.lerp(own[0].to(share.dtype), cross[0].to(share.dtype), share).to(dtype)
