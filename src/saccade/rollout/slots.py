@@ -122,7 +122,8 @@ class Slots:
         """Run one token per row, at index `lengths[i]` of its reply; hidden states (N, hidden)."""
         for cohort in self.cohorts:
             cohort.make_room()
-        positions = [self.prefixes[owner].next_position + length for owner, length in zip(self.owners, lengths, strict=True)]
+        starts = (self.prefixes[owner].next_position for owner in self.owners)
+        positions = [start + length for start, length in zip(starts, lengths, strict=True)]
         ids_2N = torch.tensor([tokens, positions]).to(self.policy.device)
         hidden_ND = run(self.policy, ids_2N[0], ids_2N[1].expand(3, 1, -1), self)
         for cohort in self.cohorts:
