@@ -1,4 +1,4 @@
-"""The reward that weighs an answer by how long it took."""
+"""The reward that weights an answer by its length."""
 
 from __future__ import annotations
 

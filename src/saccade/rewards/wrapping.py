@@ -14,8 +14,8 @@ ScoringJob = tuple[Completion, Sample]
 
 
 def wrap_reward(inner: Inner, shortcut: Shortcut, finish: Finish) -> Inner:
-    """A reward that asks `inner` unless `shortcut` has an answer already. Where `inner` scores many replies at once (a
-    judge, a user's own), so does this."""
+    """A reward that calls `inner` unless `shortcut` returns a score, and passes inner's score through `finish`. Batched
+    if `inner` is (a judge, a user's own reward)."""
 
     def one(completion: Completion, sample: Sample) -> Score:
         early = shortcut(completion, sample)
@@ -25,7 +25,7 @@ def wrap_reward(inner: Inner, shortcut: Shortcut, finish: Finish) -> Inner:
 
 
 class BatchedWrapper:
-    """As the function, with `score` for all replies of a step."""
+    """The wrapped reward with `score` for all replies of a step."""
 
     def __init__(self, one: Inner, inner: Inner, shortcut: Shortcut, finish: Finish) -> None:
         self._one, self._inner, self._shortcut, self._finish = one, inner, shortcut, finish
@@ -36,10 +36,10 @@ class BatchedWrapper:
     def score(self, jobs: Sequence[ScoringJob]) -> list[Score]:
         """The scores, in order."""
         early = [self._shortcut(*job) for job in jobs]
-        scores_many: Any = self._inner  # `wrap_reward` saw that it does
-        asked = [job for job, said in zip(jobs, early, strict=True) if said is None]
-        answers = iter(zip(asked, scores_many.score(asked), strict=True))
-        return [said if said is not None else self._made(*next(answers)) for said in early]
+        batched: Any = self._inner  # `wrap_reward` checked that it has `score`
+        remaining = [job for job, score in zip(jobs, early, strict=True) if score is None]
+        inner_scores = iter(zip(remaining, batched.score(remaining), strict=True))
+        return [score if score is not None else self._finished(*next(inner_scores)) for score in early]
 
-    def _made(self, job: ScoringJob, answer: Score) -> Score:
-        return self._finish(*job, answer)
+    def _finished(self, job: ScoringJob, score: Score) -> Score:
+        return self._finish(*job, score)
