@@ -178,7 +178,7 @@ def test_attention_by_matrix_products_equals_the_flash_kernel():
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, heads, t, 16, generator=draw) for heads, t in ((6, 5), (2, 40), (2, 40)))
     for ours, flash in zip(
-        prefixes.plain_attention(query, key, value, 0.3), prefixes.attention(query, key, value, 0.3), strict=True
+        prompt_attention.plain_attention(query, key, value, 0.3), prompt_attention.attention(query, key, value, 0.3), strict=True
     ):
         torch.testing.assert_close(ours, flash, rtol=1e-5, atol=1e-5)
 
@@ -188,7 +188,7 @@ def test_prompts_in_one_padded_batch_give_the_same_replies(policy, prompts, ragg
     sampling = Sampling(max_new_tokens=T)
     expected = generate(builtin(policy), prompts, sampling, n=5, seed=8, lengths=ragged)
     monkeypatch.setattr(slots, "prompt_attention_for", prompt_attention.BatchedPromptAttention)
-    monkeypatch.setattr(slots, "attention", prefixes.plain_attention)
+    monkeypatch.setattr(slots, "attention", prompt_attention.plain_attention)
     for max_rows in (7, 512):
         replies = generate(builtin(policy, max_rows), prompts, sampling, n=5, seed=8, lengths=ragged)
         assert ids(replies) == ids(expected)
@@ -197,7 +197,8 @@ def test_prompts_in_one_padded_batch_give_the_same_replies(policy, prompts, ragg
 
 def test_a_prompt_that_left_gives_its_memory_back(policy, prompts, monkeypatch):
     made = []
-    monkeypatch.setattr(slots, "prompt_attention_for", lambda device: made.append(prompt_attention.BatchedPromptAttention(device)) or made[-1])
+    batched = prompt_attention.BatchedPromptAttention
+    monkeypatch.setattr(slots, "prompt_attention_for", lambda device: made.append(batched(device)) or made[-1])
     lengths = [[2 + 4 * i] for i in range(6)]
     held = []
     step = slots.Slots.step

@@ -26,14 +26,14 @@ SIDE_PX = 448
 """Longest side of an embedded image; larger ones are shrunk so that the page stays small."""
 CARDS = 12
 GROUP_STEPS = 4
-"""Moments of training that the rollout browser shows, evenly spread; two groups at each."""
+"""Evenly spaced training steps that the rollout browser shows; two groups at each."""
 
 _TAGS = re.compile(r"(</?(?:think|answer)>)")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyView:
-    """A reply as the page shows it."""
+    """A reply as shown on the page."""
 
     who: str
     pieces: tuple[tuple[str, str], ...]
@@ -53,16 +53,16 @@ class Card:
     question: str
     gold: str
     pictures: tuple[Markup, ...]
-    """The images of the question; () when the run did not keep them."""
+    """The images of the question; () when the run did not save them."""
     replies: tuple[ReplyView, ...]
     pictures_each: bool = False
-    """True when every reply has a picture of its own (boxes to draw)."""
+    """True when every reply has its own picture (boxes to draw)."""
     options: tuple[tuple[str, str], ...] = ()
     """(letter, text) of a choice question."""
 
 
 def pieces(text: str) -> tuple[tuple[str, str], ...]:
-    """Cut a reply at its tags; text of any shape whatever is shown, nothing is dropped."""
+    """Split a reply at its tags; accepts any text and drops nothing."""
     kind, found = "outside", []
     for part in _TAGS.split(text):
         if _TAGS.fullmatch(part):
@@ -123,7 +123,7 @@ def sample_cards(rows: Sequence[Json], folder: Path, warnings: list[str]) -> lis
 
 
 def item_cards(run: RunFiles) -> list[Card]:
-    """Cards of an evaluation: up to three items of each split and task whose images were kept, all decodings side by
+    """Cards of an evaluation: up to three items of each split and task whose images were saved, all decodings side by
     side."""
     found: dict[tuple[str, str, str], list[Json]] = {}
     turn: dict[tuple[str, str, str], int] = {}
@@ -176,9 +176,9 @@ def group_cards(run: RunFiles) -> list[Card]:
     for row in run.rollouts():
         if row.get("step") in chosen:
             groups.setdefault((row["step"], str(row["group_id"])), []).append(row)
-    asked = {str(row["group_id"]): row for row in run.groups() if row.get("step") in chosen}
+    questions = {str(row["group_id"]): row for row in run.groups() if row.get("step") in chosen}
     return [
-        _group_card(run, rows, asked.get(str(rows[0]["group_id"]), {}))
+        _group_card(run, rows, questions.get(str(rows[0]["group_id"]), {}))
         for step in sorted(chosen)
         for rows in _most_telling(run, groups, step)
     ]
@@ -193,15 +193,15 @@ def _most_telling(
     )[:most]
 
 
-def _group_card(run: RunFiles, rows: Sequence[Json], asked: Json) -> Card:
-    first, answer = rows[0], asked.get("answer")
+def _group_card(run: RunFiles, rows: Sequence[Json], group: Json) -> Card:
+    first, answer = rows[0], group.get("answer")
     gold = gold_boxes(answer)
-    image = int(asked.get("meta", {}).get("image_index", 0))
+    image = int(group.get("meta", {}).get("image_index", 0))
     predicted = [box for row in rows for box in _boxes_of(row, image)] if gold else []
     boxes = [*_marked(gold, "gold"), *_marked(predicted, "predicted")]
     stage = f", stage {first['stage']}" if first.get("stage") is not None else ""
     title = f"Step {first['step']}{stage}: {first['task']}"
-    question = str(asked.get("question") or f"sample {first['sample_id']} (groups.jsonl does not hold its question)")
+    question = str(group.get("question") or f"sample {first['sample_id']} (its question is not in groups.jsonl)")
     ordered = sorted(rows, key=lambda r: (-_reward(r), r["index"]))
     return Card(
         title,
@@ -209,7 +209,7 @@ def _group_card(run: RunFiles, rows: Sequence[Json], asked: Json) -> Card:
         _gold(answer),
         _pictures(run.images(first.get("image_sha")), boxes, image),
         tuple(map(_sibling, ordered)),
-        options=_options(asked.get("meta", {}).get("options", ())),
+        options=_options(group.get("meta", {}).get("options", ())),
     )
 
 
@@ -254,7 +254,7 @@ def _sibling(row: Json) -> ReplyView:
 
 
 def masked_reasons(rows: Iterable[Json]) -> dict[str, int]:
-    """How many rollouts left training for a failure of ours, by reason."""
+    """Number of rollouts masked in training, by reason."""
     counts: dict[str, int] = {}
     for row in rows:
         if row.get("masked"):

@@ -1,4 +1,4 @@
-"""Which curves a run has: one table of panels, filled from whatever metrics.jsonl holds."""
+"""The curves of a run: a table of panels, filled from the metrics in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from markupsafe import Markup
 from saccade.report.charts import Series, line_chart, number, smooth, window
 
 LINES = 6
-"""Lines in one chart, as many as the palette has colors; further ones go to a second chart."""
+"""Most lines in one chart, limited by the palette's colors; further ones go to a second chart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A chart: its title, the metrics it shows (a pattern whose group 1 names the line), and what it means."""
+    """A chart: its title, a pattern of metrics to show (whose group is the line's name), and a note."""
 
     title: str
     pattern: str
@@ -73,7 +73,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """All figures of one run; `rest` are metrics that no panel knows."""
+    """All figures of one run; `rest` are metrics that match no panel."""
 
     figures: tuple[Figure, ...] = ()
     rest: tuple[Figure, ...] = ()

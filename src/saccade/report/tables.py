@@ -1,4 +1,4 @@
-"""The results table: models by split and decoding, with intervals; controls stand apart and are marked."""
+"""The results table: models by split and decoding, with intervals; controls are listed last and marked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DECODINGS = ("greedy", "sampled")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """An accuracy as the page writes it, in percent."""
+    """An accuracy as shown on the page, in percent."""
 
     value: str
     interval: str
@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One model (or control) on one split. A cell is None where that was not measured."""
+    """One model (or control) on one split. A cell is None if it was not measured."""
 
     model: str
     control: str | None
@@ -51,7 +51,7 @@ class SplitTable:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A paired comparison in words and as a plot."""
+    """A paired comparison as text and as a plot."""
 
     name: str
     words: str
@@ -106,7 +106,7 @@ def _cell(row: Json | None) -> Cell | None:
 
 
 def differences(comparisons: Sequence[Json]) -> list[Comparison]:
-    """Paired comparisons; one whose interval contains 0 reads 'not shown', whatever its mean."""
+    """Paired comparisons; one whose interval contains 0 is labeled 'not shown', whatever its mean."""
     if not comparisons:
         return []
     reach = max(0.05, *(abs(c[end]) for c in comparisons for end in ("low", "high")))
@@ -122,5 +122,5 @@ def _difference(row: Json, reach: float) -> Comparison:
 
 
 def is_shown(row: Json) -> bool:
-    """Judged from the interval itself, so that a file cannot claim what its numbers do not."""
+    """Computed from the interval, so that a file cannot claim more than its numbers show."""
     return row["low"] > 0 or row["high"] < 0

@@ -1,4 +1,4 @@
-"""Does the built-in engine sample what the model says? Against forward passes without a cache and the trainer."""
+"""Does the built-in engine sample from the model's distribution? Compared with uncached forward passes and the trainer."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from saccade.verify.subject import HALF_MARGIN, NO_EXACT, VerifySubject, attempt
 TOKENS = 12
 TEMPERATURE = 0.8
 ROLLOUT_FLOOR = 2e-5
-"""Nats; the engine's softmax and what it records are float32 in every dtype."""
+"""Nats; the engine's softmax and recorded log-probs are float32 for every dtype."""
 
 
 def head(subject: VerifySubject) -> list[Check]:
-    """Our log-probs and entropies are those of the logits that the model's own forward gives, caps and all."""
+    """Log-probs and entropies equal those of the logits from the model's own forward, including softcaps."""
     policy, (prompt, branches) = subject.policy, subject.groups[0]
     with torch.no_grad():
         ours_R, entropy_R = branch_logprobs(policy, pack([(prompt, branches[:1])]), path="plain", entropy=True)
@@ -45,8 +45,8 @@ def head(subject: VerifySubject) -> list[Check]:
 
 
 def own_logits(policy: Policy, prompt: EncodedPrompt, ids: Sequence[int]) -> Tensor:
-    """(n, V) logits before each of these n tokens by the family's own forward, layers included, one row, no cache;
-    float32 or 64."""
+    """(n, V) logits that predict each of these n tokens, from the family's own forward and layers, one row, no cache;
+    float32 or float64."""
     row_1T = torch.cat([prompt.ids_P, torch.tensor(ids, dtype=torch.long)])[None]
     inputs = policy.adapter.plain_inputs(prompt, row_1T) | {"attention_mask": torch.ones_like(row_1T)}
     with original_layers(policy.model):
@@ -71,8 +71,8 @@ def _generate(subject: VerifySubject, sampling: Sampling, n: int) -> list[list[C
 
 
 def _greedy(subject: VerifySubject) -> Check:
-    """No token is beaten without a cache. One forward pass over prompt and reply proves it: if every token is the best
-    after those before it, decoding without a cache would have written the same."""
+    """Every token is the argmax without a cache. One forward pass over prompt and reply proves it: if every token is
+    the best given the preceding ones, decoding without a cache would have produced the same reply."""
     policy = subject.policy
     replies = _generate(subject, Sampling(max_new_tokens=TOKENS, greedy=True), 1)
     margin, differing = 0.0, 0
@@ -94,17 +94,17 @@ def _rollout(subject: VerifySubject) -> Check:
     sampling = Sampling(max_new_tokens=TOKENS, temperature=TEMPERATURE)
     replies = _generate(subject, sampling, 3)
     packed = pack([(p, [Branch(r.token_ids) for r in own]) for p, own in zip(subject.prompts, replies, strict=True)])
-    said = torch.tensor([value for own in replies for reply in own for value in reply.logprobs])
+    sampled = torch.tensor([value for own in replies for reply in own for value in reply.logprobs])
     name = "rollout = trainer log-probs"
     trained = _tempered(policy, packed)
     if not subject.is_half:
-        apart = largest(said, trained)
+        apart = largest(sampled, trained)
         bound = max(subject.limit, ROLLOUT_FLOOR)
         return Check(name, apart <= bound, apart, bound)
     if subject.exact is None:
-        return Check(name, None, root_mean_square(said, trained), detail=f"distance from the trainer; {NO_EXACT}")
+        return Check(name, None, root_mean_square(sampled, trained), detail=f"distance from the trainer; {NO_EXACT}")
     truth = _tempered(subject.exact, packed)
-    far, plain = root_mean_square(said, truth), root_mean_square(trained, truth)
+    far, plain = root_mean_square(sampled, truth), root_mean_square(trained, truth)
     bound = HALF_FACTOR * plain + HALF_FLOOR
     return Check(name, far <= bound, far, bound, f"distance from float32; that of the trainer is {plain:.1e}")
 

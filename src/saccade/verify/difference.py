@@ -1,7 +1,7 @@
-"""How far two ways to compute the same log-probs are apart: the values, and the gradient as a whole.
+"""The difference between two ways to compute the same log-probs: the values, and the whole gradient.
 
-Single parameters are no measure: the true gradient of a key's bias is 0, so its relative difference is round-off over
-round-off. The whole gradient as one vector has no such hole.
+Single parameters are unsuitable: the true gradient of a key's bias is 0, so its relative difference is round-off over
+round-off. The whole gradient as one vector does not have this problem.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class Pass:
 
 
 class PassDifference(NamedTuple):
-    """Of two passes over the same batch."""
+    """Difference between two passes over the same batch."""
 
     logprobs: float
     """Largest absolute difference of a log-prob, nats."""
     gradient: float
-    """Norm of the difference of the whole gradients / norm of the reference; infinite when one has a gradient for a
-    parameter and the other has none."""
+    """Norm of the gradients' difference / norm of the reference gradient; infinite when only one of them has a gradient
+    for some parameter."""
 
 
 class Float64(TorchFunctionMode):
-    """Inside, float64 stays float64 where a family's code asks for float32, as most do in norms and softmaxes. So a
-    float64 model is that throughout, and two ways to compute the same agree to 1e-8 or are not the same."""
+    """Within the context, float64 stays float64 where a family's code casts to float32, as most do in norms and
+    softmaxes. A float64 model then is float64 throughout, and two equivalent computations agree to 1e-8."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -62,7 +62,7 @@ class Float64(TorchFunctionMode):
 
 
 def _promoted(args: Sequence[Any]) -> Sequence[Any]:
-    """Tensors that meet in one dtype, which the code took for granted: those that it made in float32 follow."""
+    """The tensors in one common dtype: those that the code created in float32 are promoted."""
     tensors = all(isinstance(x, Tensor) for x in args)
     return [x.double() for x in args] if tensors and len({x.dtype for x in args}) > 1 else args
 
@@ -73,12 +73,12 @@ def throughout(dtype: torch.dtype) -> AbstractContextManager[object]:
 
 
 def weights_of(packed: Packed, seed: int) -> Tensor:
-    """The loss is the log-probs times these (R): random, so that no difference cancels, and the same each time."""
+    """Weights (R) of the log-probs in the loss: random, so that differences do not cancel, from a fixed seed."""
     return torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(seed))
 
 
 def reference(policy: Policy, path: Path) -> AbstractContextManager[None]:
-    """Plain rows are the reference: they go through the family's own code, our layers taken out."""
+    """Plain rows are the reference: they use the family's own code, without fused layers."""
     return original_layers(policy.model) if path == "plain" else nullcontext()
 
 

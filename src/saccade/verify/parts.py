@@ -1,4 +1,4 @@
-"""Which parts a checkpoint has, and whether each of them trains alone and stays put otherwise."""
+"""The parts of a checkpoint, and whether each trains separately and is otherwise unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saccade.verify.subject import NO_EXACT, VerifySubject, attempt, training
 
 
 def parts(subject: VerifySubject) -> list[Check]:
-    """Every parameter belongs to one part, and a part that trains alone moves alone."""
+    """Every parameter belongs to one part, and only the trained part changes."""
     checks = [_whole(subject.policy)]
     if subject.exact is None:
         return [*checks, Check("a part trains alone", None, detail=NO_EXACT)]
@@ -23,8 +23,8 @@ def parts(subject: VerifySubject) -> list[Check]:
 
 
 def parts_packed(subject: VerifySubject, policy: Policy) -> list[Check]:
-    """The packed gradient of one part alone is the plain one. A projector under a frozen tower is the case that goes
-    wrong: features that were kept carry no gradient to it."""
+    """The packed gradient of one part equals the plain one. The critical case is a projector after a frozen tower:
+    cached features have no gradient for it."""
     checks = list[Check]()
     for part in PARTS:
         name = f"{part} alone: packed = plain"

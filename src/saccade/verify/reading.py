@@ -1,4 +1,4 @@
-"""Does the adapter read prompts as the family does: ids, pixels, positions? Does the tower give what they ask for?"""
+"""Does the adapter match the family's ids, pixels and positions? Does the tower return the features they need?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IDS, PIXELS = "ids = the family's processor", "pixels = the family's processor"
 
 
 def load_processor(path: str) -> tuple[Any, str]:
-    """The family's combined processor, or None and why it cannot be had here."""
+    """The family's combined processor, or None and why it is not available."""
     try:
         return AutoProcessor.from_pretrained(path), ""
     except FAILURES as error:
@@ -29,7 +29,7 @@ def load_processor(path: str) -> tuple[Any, str]:
 
 
 def against_processor(subject: VerifySubject, processor: Any, reason: str) -> list[Check]:
-    """Ids and pixels of all questions; `reason` says why there is no processor."""
+    """Ids and pixels of all questions; `reason` is why there is no processor."""
     if not callable(processor) or not hasattr(processor, "apply_chat_template"):
         why = reason or f"AutoProcessor gives {type(processor).__name__}, which reads no images"
         return [Check(IDS, None, detail=why), Check(PIXELS, None, detail=why)]
@@ -54,13 +54,13 @@ def _processed(processor: Any, question: FixtureQuestion) -> Any:
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:
-    if ours.numel() != theirs.numel():  # axes of length 1 are each family's own affair
+    if ours.numel() != theirs.numel():  # families differ in axes of length 1
         return float("inf")
     return largest(ours.flatten(), theirs.flatten()) if ours.numel() else 0.0
 
 
 def first_difference(ours: Tensor, theirs: Tensor) -> str | None:
-    """Where two rows of ids begin to differ, in words."""
+    """A description of where two rows of ids start to differ."""
     if torch.equal(ours, theirs):
         return None
     n = min(len(ours), len(theirs))
@@ -71,7 +71,7 @@ def first_difference(ours: Tensor, theirs: Tensor) -> str | None:
 
 
 def positions(subject: VerifySubject) -> list[Check]:
-    """Against the model's own count where it has one (M-RoPE), else 0, 1, 2, ...; and where a reply begins."""
+    """Positions and start of the reply, against the model's own (M-RoPE) or 0, 1, 2, ..."""
     rope = getattr(subject.policy.model.model, "get_rope_index", None)
     name = "positions = the model's own" if rope else "positions = 0, 1, 2, ..."
     wrong = list[str]()
@@ -95,7 +95,7 @@ def _model_positions(policy: Policy, rope: Any, prompt: EncodedPrompt) -> Tensor
 
 
 def features(subject: VerifySubject) -> list[Check]:
-    """One feature per image token; a prompt's features do not depend on its neighbours; old ones are refused."""
+    """One feature per image token; features do not depend on other prompts in the batch; stale ones are refused."""
     policy, prompts, packed = subject.policy, subject.prompts, subject.packed
     with torch.no_grad():
         together = vision_features(policy, prompts)
@@ -131,4 +131,4 @@ def _refuses_old(subject: VerifySubject) -> Check:
         return Check("features of older weights refused", True)
     finally:
         policy.version -= 1
-    return Check("features of older weights refused", False, detail="they were taken")
+    return Check("features of older weights refused", False, detail="they were accepted")

@@ -27,10 +27,14 @@ DRAWS = 8
 
 
 def shared_prefix(subject: VerifySubject) -> list[Check]:
-    """All checks of sharing. A family that has no way to share gets one line that says so."""
+    """All checks of sharing. A family without prompt sharing gets one line that reports this."""
     if subject.policy.adapter.sharing == "none":
         return [
-            Check("packed = plain", None, detail="this family has no way to share prompts; it trains a row per reply")
+            Check(
+                "packed = plain",
+                None,
+                detail="this family does not support prompt sharing; it trains one row per reply",
+            )
         ]
     checks = list[Check]()
     if subject.is_half:
@@ -45,7 +49,7 @@ def shared_prefix(subject: VerifySubject) -> list[Check]:
 
 
 def packed_is_plain(subject: VerifySubject) -> list[Check]:
-    """Log-probs and the gradient of all parts, in each sharing."""
+    """Log-probs and the gradient of all parts, in each sharing mode."""
     policy, packed = subject.exact, subject.packed
     assert policy is not None  # the caller has looked
     checks = list[Check]()
@@ -71,7 +75,7 @@ def packed_is_plain(subject: VerifySubject) -> list[Check]:
 
 
 def half_precision(subject: VerifySubject) -> list[Check]:
-    """In the model's own dtype: the packed path is about as near to the float32 truth as the plain path is."""
+    """In the model's own dtype: the packed path is about as close to float32 as the plain path."""
     policy, truth_policy, packed = subject.policy, subject.exact, subject.packed
     name = f"packed ({default_sharing(policy)}) in {str(policy.model.dtype).removeprefix('torch.')}"
     if truth_policy is None:
@@ -91,8 +95,8 @@ def _as_near(name: str, ours: float, plain: float, floor: float) -> Check:
 
 
 def distances(policy: Policy, truth_policy: Policy) -> tuple[PassDifference, PassDifference]:
-    """How far packed and plain are from the truth: root mean squares over tokens and `DRAWS` scenes and losses. A
-    single gradient of a trained model hangs on few tokens, and its round-off is luck: one can be twice as far."""
+    """Distances of packed and plain from float32: root mean squares over tokens and `DRAWS` scenes and losses. A single
+    gradient of a trained model depends on few tokens, and its round-off is random: one can be twice as far."""
     squares = {path: [0.0, 0.0] for path in PATHS}
     for seed in range(DRAWS):
         packed = pack(slice_of(policy.adapter, seed))
@@ -106,7 +110,7 @@ def distances(policy: Policy, truth_policy: Policy) -> tuple[PassDifference, Pas
 
 
 def control(subject: VerifySubject, name: str) -> Check:
-    """A faulty batch must be farther from the right one than the bound allows."""
+    """A faulty batch must differ from the correct one by more than the bound."""
     policy = subject.exact
     assert policy is not None  # the caller has looked
     faulty = FAULTS[name](subject.groups, policy.adapter.sharing)
@@ -120,7 +124,7 @@ def control(subject: VerifySubject, name: str) -> Check:
 
 
 def checkpointing(subject: VerifySubject) -> list[Check]:
-    """Layers recomputed in the backward pass: the same gradient, or a refusal; on both paths."""
+    """Layers recomputed in the backward pass: the same gradient, or a ValueError; on both paths."""
     policy = subject.exact
     if policy is None:
         return [Check("recomputed = kept", None, detail=NO_EXACT)]
@@ -143,7 +147,7 @@ def _recomputed(subject: VerifySubject, policy: Policy, path: Path, name: str) -
 
 
 def _with_checkpointing(policy: Policy, call: Callable[[], Pass]) -> Pass | ValueError:
-    """What the call gives, or the ValueError by which it is refused."""
+    """The result of the call, or the ValueError that refuses it."""
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     was_on = any(layer.gradient_checkpointing for layer in layers)
     enable_checkpointing(policy.model)

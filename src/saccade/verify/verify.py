@@ -21,7 +21,7 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 
 
 def verify(path: str, dtype: Dtype = "float32", device: str = "auto") -> VerifyReport:
-    """Load a checkpoint (a directory, a hub name, or 'base') and try it. ValueError: it cannot be loaded at all."""
+    """Load a checkpoint (a directory, a hub name, or 'base') and check it. ValueError when it cannot be loaded."""
     policy = load_policy(ModelConfig(path=path, dtype=dtype, device=device, train=PARTS))
     processor, reason = load_processor(resolve_path(path))
     return verify_policy(policy, path, processor, reason)
@@ -30,16 +30,16 @@ def verify(path: str, dtype: Dtype = "float32", device: str = "auto") -> VerifyR
 def verify_policy(
     policy: Policy, name: str, processor: Any = None, reason: str = "no processor was given", limit: float | None = None
 ) -> VerifyReport:
-    """Try a policy as it is, whatever adapter it has.
+    """Check a policy with any adapter.
 
-    `processor` is the family's own, `reason` why there is none; `limit` replaces the bound on differences, which is
-    made for trained weights: 1e-3 in float32, 1e-8 in float64.
+    `processor` is the family's own, `reason` is why there is none; `limit` overrides the bound on differences, which is
+    meant for trained weights: 1e-3 in float32, 1e-8 in float64.
     """
     began = time.perf_counter()
     subject = subject_of(policy, limit)
     with throughout(policy.model.dtype):
         sections = _sections(subject, processor, reason)
-    sections["checkpointing"] = checkpointing(subject)  # apart: what is recomputed in backward is out of that reach
+    sections["checkpointing"] = checkpointing(subject)  # separate: recomputation in backward is outside that context
     return VerifyReport(
         model=name,
         family=policy.model.config.model_type,
