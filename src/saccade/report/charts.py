@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 8, 14, 24
 FOREST = 260
 """Width of a row of intervals, px."""
 RAW_POINTS = 300
-"""Raw points drawn per line; more are thinned evenly (the smoothed line uses all)."""
+"""Most raw points drawn per line; more are thinned evenly (the smoothed line uses all)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,13 @@ class Series:
 
 
 def smooth(ys: Sequence[float]) -> list[float]:
-    """Centred moving mean over `window(len(ys))` values; at both ends over those that there are (at least half of
-    them)."""
+    """Centered moving mean over `window(len(ys))` values; at both ends over the available ones (at least half)."""
     half = window(len(ys)) // 2
     return [fmean(ys[max(0, i - half) : i + half + 1]) for i in range(len(ys))]
 
 
 def window(n: int) -> int:
-    """Steps that are averaged: odd, about a twelfth of the run; 1 (no smoothing) below 10 steps."""
+    """Number of steps to average: odd, about a twelfth of the run; 1 (no smoothing) below 10 steps."""
     return 1 if n < 10 else 2 * (n // 24) + 3
 
 
@@ -53,7 +52,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def number(value: float, percent: bool = False) -> str:
-    """A value as people read it: 3 significant digits, thousands as k, shares as percent."""
+    """A value in readable form: 3 significant digits, thousands as k, shares as percent."""
     if percent:
         return f"{100 * value:.3g}%"
     if value == 0:

@@ -1,9 +1,9 @@
 """The process that runs a user's own reward, `main` with FILE FUNCTION as arguments.
 
 Messages are pickled (`multiprocessing.connection`). The process first sends {"ready": ...} or {"refused": why}. It then
-receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s", "concurrency"}, and sends ("begun", i) and
-("done", i, value, failure) for each job. Coroutines run concurrently, up to `concurrency`; functions one by one. It may
-be killed at any time, and exits when its input is closed.
+receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s", "concurrency"}, and sends ("begun", i)
+and ("done", i, value, failure) for each job. Coroutines run concurrently, up to `concurrency`; functions one by one. It
+may be killed at any time, and exits when its input is closed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ reproduce VLM-R1's released code, including its flaws, for comparison; the plain
 reward is `path/to/file.py:function`.
 
 The option `where` selects the location of the answer: `tag` is the last answer tag after all thinking; `boxed` the last
-`\\boxed{..}` after it; `final` where evaluation finds it (the tag, the box, a line 'Final answer:', the remaining text).
+`\\boxed{..}` after it; `final` where evaluation finds it (the tag, the box, a line 'Final answer:', the remainder).
 """
 FIELDS = ("Formula", "Source")
 

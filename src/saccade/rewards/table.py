@@ -63,7 +63,7 @@ def llm_judge(
     """A judge for answers that the reward named `accuracy` (with `options`) does not accept.
 
     The judge is a model behind an OpenAI-compatible `url`. It cannot overrule an accepted answer; the reply is quoted
-    to it as data. When it cannot be reached in time, or gives no clear verdict, the reply is masked, never a 0. `server`
+    to it as data. When it is unreachable, or gives no clear verdict, the reply is masked, never a 0. `server`
     may contain `api_key_file` (a file with the server's key), `cache` (a file, so that each answer is paid for once),
     `concurrency` (16 concurrent requests) and `deadline_s` (120 for one reply).
 

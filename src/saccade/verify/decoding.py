@@ -1,4 +1,4 @@
-"""Does the built-in engine sample from the model's distribution? Compared with uncached forward passes and the trainer."""
+"""Does the built-in engine sample from the model's distribution? Compared with uncached passes and the trainer."""
 
 from __future__ import annotations
 
