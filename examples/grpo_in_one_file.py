@@ -139,7 +139,7 @@ def logprobs(policy: Policy, group: Group, row: Row) -> Tensor:
         input_ids=row.ids_T[None],
         position_ids=row.positions_3T[:, None],
         attention_mask=row.mask_TT[None, None],
-        mm_encoder_outputs=policy.adapter.embedded([group.prompt.features.values]),
+        mm_encoder_outputs=policy.adapter.as_mm_outputs([group.prompt.features.values]),
         use_cache=False,
     )
     hidden_RD = output.last_hidden_state[0, row.source_R]

@@ -66,7 +66,7 @@ def row(
 def _branches(
     adapter: Adapter, entries: Sequence[tuple[str, str, str]], images: Sequence[Image.Image], first: EncodedPrompt
 ) -> tuple[EncodedPrompt, list[Branch], list[str]]:
-    prompts = [adapter.encode(text, images, like=first) for text, _, _ in entries]
+    prompts = [adapter.encode(text, images, reuse_images_from=first) for text, _, _ in entries]
     prefix, tails = shared_prefix([first, *prompts])
     branches = []
     for tail, (_, reply, _) in zip(tails[1:], entries, strict=True):

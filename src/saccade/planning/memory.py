@@ -16,8 +16,8 @@ from typing import Literal
 from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.logprobs import CHUNK
 from saccade.planning.flops import Layers, ModelShape
-from saccade.rollout.fixed_slots import room_for
-from saccade.rollout.reading import PREFILL_TOKENS
+from saccade.rollout.fixed_slots import capacity_for
+from saccade.rollout.prefill import PREFILL_TOKENS
 from saccade.rollout.sampling import CHUNK as CHOSEN
 from saccade.rollout.slots import BLOCK
 from saccade.training.batching import repeated_cost, shared_cost
@@ -294,7 +294,7 @@ def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
     logits = rows * shape.vocab
     if work.graphs and work.cuda:
         longest = work.longest or work.completion_tokens
-        room = min(room_for(longest), longest)
+        room = min(capacity_for(longest), longest)
         held, seen = room * (1 + 0.5 / shape.language.count), max(room, work.prompt_tokens)
     else:
         held, seen = cohort_tokens(work.completion_tokens), work.completion_tokens

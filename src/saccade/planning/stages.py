@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from saccade.models.shared_prefix import fastest_form
+from saccade.models.shared_prefix import fastest_kernel
 from saccade.planning.flops import (
     Flops,
     ModelShape,
@@ -99,7 +99,7 @@ def form_of(recipe: Recipe, shape: ModelShape) -> Form:
     if mode == "off" or shape.sharing in (None, "none"):
         return "plain"
     device = torch.device("cpu" if recipe.model.device == "cpu" else "cuda")
-    return fastest_form(device, getattr(torch, recipe.model.dtype))
+    return fastest_kernel(device, getattr(torch, recipe.model.dtype))
 
 
 def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:

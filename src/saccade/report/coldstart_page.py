@@ -289,8 +289,8 @@ def _word_notes(words: JsonRow) -> tuple[str, ...]:
 
 
 def _length_chart(lengths: JsonRow) -> Markup | None:
-    colours = {"in the set": 0, "right": 2, "wrong": 1}
-    shapes = [Shape(name, tuple(map(tuple, one["bars"])), colours[name]) for name, one in lengths.items() if one["n"]]
+    colors = {"in the set": 0, "right": 2, "wrong": 1}
+    shapes = [Shape(name, tuple(map(tuple, one["bars"])), colors[name]) for name, one in lengths.items() if one["n"]]
     return histogram(shapes, "lengths of chains in words") if shapes else None
 
 
