@@ -16,7 +16,7 @@ from saccade.grading.answers import (
     grade_yes_no,
     letters_for,
 )
-from saccade.grading.math import grade_math
+from saccade.grading.math import grade_math, is_list
 from saccade.grading.tolerances import TOLERANCES, grade_within
 from saccade.grading.verdict import Verdict
 from saccade.parsing import fold, parse_final, read_all_boxed, read_yes_no
@@ -61,7 +61,7 @@ def grade_reply(
             Verdict(False if right is not None else None, "no answer", reading.reason or ""), None, reading.reason or ""
         )
     answer = reading.value
-    if reading.how == "boxed" and (isinstance(gold, list | tuple) or (isinstance(gold, str) and ("," in gold))):
+    if reading.how == "boxed" and (isinstance(gold, list | tuple) or is_list(str(gold))):
         boxes = read_all_boxed(reply.rpartition("</think>")[2])
         joined = ", ".join(boxes)
         if len(boxes) > 1 and grade_answer(joined, gold, kind, options, precision).right:

@@ -102,9 +102,7 @@ def check_features(policy: Policy, prompts: Sequence[EncodedPrompt], features: S
     """ValueError when the features are not those of these prompts, of older weights, or lack a gradient they need."""
     stale = next((one.version for one in features if one.version != policy.version), None)
     if stale is not None:
-        raise ValueError(
-            f"vision features of weights version {stale} given at version {policy.version}; take new ones"
-        )
+        raise ValueError(f"vision features of weights version {stale} given at version {policy.version}; take new ones")
     needs_gradient = torch.is_grad_enabled() and not policy.vision_is_frozen()
     carried = [f.values.requires_grad for f in features if f.values.shape[0]]  # none for prompts of text alone
     if needs_gradient and carried and not any(carried):
