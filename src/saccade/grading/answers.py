@@ -31,7 +31,7 @@ def grade_choice(answer: str, gold: Any, options: Sequence[str] = ()) -> Verdict
 def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float = 0.0) -> Verdict:
     """Right when the numbers are equal, or differ by at most `relative` * |gold| or `absolute`.
 
-    '50%' equals both 50 and 0.5, '1.5 million' both 1500000 and 1.5; nothing else is scaled. Where both have a known
+    '50%' equals both 50 and 0.5; nothing else is scaled: '1.5 million' is 1500000. Where both have a known
     unit it must come to the same ('12 cm' is '120 mm' and not '12 mm'); where one has none it is not asked for. Whole
     numbers of any length compare digit by digit. `grade_within` has the tolerances of the benchmarks.
     """
@@ -74,10 +74,6 @@ def _readings(got: Quantity, wanted: Quantity) -> list[float]:
         return [number, number / 100]
     if wanted.percent and not got.percent:
         return [number, number * 100]
-    if got.magnitude != 1.0 and wanted.magnitude == 1.0:
-        return [number, got.number]
-    if wanted.magnitude != 1.0 and got.magnitude == 1.0:
-        return [number, number * wanted.magnitude]
     return [number]
 
 
@@ -131,5 +127,10 @@ def _is_number(text: str) -> bool:
 
 
 def fold(text: str) -> str:
-    """Text as compared: NFKC, case folded, white space collapsed, outer quotes and closing punctuation dropped."""
-    return " ".join(plain(text).casefold().split()).strip("\"'`").rstrip(".!,;").strip()
+    """Text as compared: NFKC, one kind of quotes and hyphens, case folded, white space collapsed, no invisible
+    characters, no outer quotes and no closing punctuation; an escaped underscore is one."""
+    return " ".join(plain(text.replace("\\_", "_")).replace("`", "'").casefold().split()).strip(_OUTER).rstrip(_CLOSING)
+
+
+_OUTER = "\"'` "
+_CLOSING = ".!,;。、\"'` "

@@ -83,7 +83,8 @@ def grade_answer(
         gold = ", ".join(map(str, gold))
     if kind == "auto":
         kind = kind_of(gold, options)
-        answer = _SAID.sub("", answer) if kind == "text" else answer
+        if kind == "text" and not grade_text(answer, gold).right:
+            answer = _SAID.sub("", answer)
     if kind == "choice":
         return grade_choice(answer, _letter_of(gold, options), options)
     if kind in KINDS:

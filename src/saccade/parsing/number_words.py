@@ -11,7 +11,16 @@ _SMALL = (
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 UNITS_AND_TEENS = {word: float(value) for value, word in enumerate(_SMALL)}
 TENS = {word: 10.0 * value for value, word in enumerate(_TENS, start=2)}
-MAGNITUDES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "万": 1e4, "亿": 1e8}
+MAGNITUDES = {
+    "hundred": 1e2,
+    "thousand": 1e3,
+    "million": 1e6,
+    "billion": 1e9,
+    "dozen": 12.0,
+    "trillion": 1e12,
+    "万": 1e4,
+    "亿": 1e8,
+}
 _FRACTIONS = {"half": 0.5, "a half": 0.5, "one half": 0.5, "one third": 1 / 3, "a third": 1 / 3, "two thirds": 2 / 3}
 _FRACTIONS |= {"one quarter": 0.25, "a quarter": 0.25, "three quarters": 0.75}
 MAX_WORDS = 12
