@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from saccade.grading.tolerances import ROUND_OFF
 from saccade.grading.verdict import Verdict
-from saccade.parsing import LETTERS, Quantity, parse_choice, parse_quantity, plain, read_quantity, read_yes_no
-
-
-def letters_for(options: Sequence[str]) -> str:
-    """The letters that name so many options; A to J when the options are not known."""
-    return "".join(chr(ord("A") + i) for i in range(min(len(options), 26))) or LETTERS
-
-
-def grade_choice(answer: str, gold: Any, options: Sequence[str] = ()) -> Verdict:
-    """Right when the answer picks the gold letter, by letter or by the option's text."""
-    letters = letters_for(options)
-    wanted = str(gold).strip().upper()
-    if wanted not in letters or len(wanted) != 1:
-        return Verdict(None, "choice", f"gold {gold!r} is none of {letters}")
-    reading = parse_choice(answer, letters, options)
-    right = reading.value == wanted
-    said = f"picked {reading.value}" if reading.value else f"picked nothing: {reading.reason}"
-    return Verdict(right, "choice", "" if right else said)
+from saccade.parsing import Quantity, parse_quantity, plain, read_quantity, read_yes_no
 
 
 def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float = 0.0) -> Verdict:

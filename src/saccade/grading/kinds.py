@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from saccade.grading.answers import (
-    grade_choice,
     grade_number,
     grade_similarity,
     grade_text,
     grade_value,
     grade_yes_no,
-    letters_for,
 )
+from saccade.grading.choice import grade_choice, grade_choices, letters_for
 from saccade.grading.math import grade_math, is_list
 from saccade.grading.tolerances import TOLERANCES, grade_within
 from saccade.grading.verdict import Verdict
@@ -26,6 +25,7 @@ _SAID = re.compile(r"^.{0,400}\banswer(?:\s+is)?\s*:?\s*(?=\S)", re.I | re.DOTAL
 _LETTER = re.compile(r"\(?([A-J])\)?")
 
 KINDS: dict[str, Callable[[str, Any], Verdict]] = {
+    "choices": grade_choices,
     "number": grade_number,
     "yes_no": grade_yes_no,
     "text": grade_text,
@@ -79,6 +79,8 @@ def grade_answer(
     """
     if gold is None:
         return Verdict(None, "gold", "gold is null")
+    if kind == "choices":
+        return grade_choices(answer, gold)
     if isinstance(gold, list | tuple):
         gold = ", ".join(map(str, gold))
     if kind == "auto":

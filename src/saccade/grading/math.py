@@ -126,6 +126,18 @@ def _grade_value(value: str, gold: str) -> Verdict:
     return _symbolically(mine, theirs)
 
 
+def same_value(value: str, other: str, algebra: bool = True) -> bool:
+    """Whether two texts without prose have the same value; without `algebra` only by the rules that need no process."""
+    mine, theirs = side(value), side(other)
+    for rule in _RULES:
+        if (verdict := rule(mine, theirs)) is not None:
+            return verdict.right is True
+    return algebra and bool(_ALGEBRAIC.search(mine.form)) and _symbolically(mine, theirs).right is True
+
+
+_ALGEBRAIC = re.compile(r"[a-z\\].*[-+*/^({]|[-+*/^({].*[a-z\\]")
+
+
 def _exact(mine: Side, theirs: Side) -> Verdict | None:
     if mine.form == theirs.form and mine.form:
         if _other_name(mine.named, theirs.named):

@@ -37,7 +37,7 @@ MAX_VERBS = 12
 """Verbs of a sentence that are looked at, from the last."""
 _COMMAND = re.compile(r"\[\d+pt\]|\\(?:begin|end)\s?\{[A-Za-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+|[_^]\{?[A-Za-z]+\}?")
 _WORD = re.compile(r"[A-Za-z]{2,}(?:'[a-z]+)?|[\u4e00-\u9fff]+")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _VALUE = re.compile(
     r"(?<![A-Za-z'])[-+±−]?\s?(?:\\?\$\s?)?(?:\d|\.\d|\\(?!text|left\W*$)[A-Za-z{]|[(\[{]\s?[-+\d.\\a-zA-Z]|[√π∞∅]|"
     r"[€£¥]\s?\d|[a-zA-Z](?![A-Za-z'])(?=\s*(?:[-+*/^=<>≤≥()]|$|[.,;!]))|[a-z](?=\d))|[<>≤≥]\s?-?\d"
@@ -66,7 +66,7 @@ class _Found:
 
 def read_claim(text: str) -> Claim:
     """The value that the text of an answer claims. Takes any string; linear in its length."""
-    text = unmarked(text[-LONGEST:]).strip()
+    text = _TEXT.sub(r"\1", unmarked(text[-LONGEST:])).strip()
     if CODE.search(text):
         return Claim((), "code", "code")
     if is_bare(text):
@@ -98,7 +98,7 @@ def is_bare(text: str) -> bool:
     """Whether a text holds no prose: only formulas, numbers, units' symbols and the words of mathematics."""
     if len(text) > LONGEST_VALUE:
         return False
-    words = _WORD.findall(_COMMAND.sub(" ", _TEXT.sub(r" \1 ", text)))
+    words = _WORD.findall(_COMMAND.sub(" ", _TEXT.sub(r"\1", text)))
     return all(word in MATH_WORDS or (word.isupper() and len(word) < 5) for word in words)
 
 
