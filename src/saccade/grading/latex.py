@@ -37,6 +37,7 @@ _SYMBOLS = {
     "\\vert": "|",
     "\\lbrack": "[",
     "\\rbrack": "]",
+    "\\lg": "\\log_{10}",
     "\\langle": "(",
     "\\rangle": ")",
 }
@@ -50,6 +51,7 @@ _NAME = re.compile(
     r"(?:[A-Z]{0,4}|[a-z]?|[A-Z]?[a-z]{3,12}|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,4}\s?\)|\[[A-Z]{3,5}\])(?:_\{?\w{1,3}\}?)?"
     r"'?(?:\s?\([-\w]{1,4}\))?\}?\s*=\s*(?!=)"
 )
+_TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
 _POINT = re.compile(r"^[A-Z]'?\s?(?=\([^()]*,[^()]*\)$)")
 _FUNCTION = re.compile(
     r"(?<![\\A-Za-z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp|pi|infinity|binom)(?=[\s(_^\d\\}/*),]|[a-z](?![a-z])|$)"
@@ -75,6 +77,7 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
     if PLAIN.fullmatch(text):
         return text
     text = _SYMBOL.sub(lambda symbol: _SYMBOLS[symbol[0]], text)
+    text = _TIMES_TEN.sub("*", text)
     text = _DROPPED.sub("", _EXPLICIT.sub("", text))
     if "," in text:
         text = without_thousands(text, listed)

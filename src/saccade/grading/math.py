@@ -11,7 +11,7 @@ from saccade.grading.answers import fold
 from saccade.grading.arithmetic import evaluate_complex, too_large
 from saccade.grading.latex import normal
 from saccade.grading.sets import compare
-from saccade.grading.sides import Side, read_clock, read_date, read_matrix, read_ratio, side
+from saccade.grading.sides import Side, read_clock, read_compound, read_date, read_matrix, read_ratio, side
 from saccade.grading.verdict import Verdict
 from saccade.parsing import plain, read_all_boxed
 from saccade.parsing.claims import Claim, read_claim
@@ -44,9 +44,12 @@ def grade_math(answer: str, gold: Any) -> Verdict:
         return Verdict(False, "math: empty", "no answer")
     if (verdict := _calendar(side(answer), side(gold))) is not None and verdict.right:
         return verdict
+    gold = _NAMED_SETS.get(fold(gold), gold)
+    if read_compound(plain(answer)) is not None and (verdict := _amounts(side(answer), side(gold))) is not None:
+        return verdict
     if _is_words(gold):
         return _grade_words(answer, gold)
-    if (said := _NAMED_SETS.get(fold(answer))) is not None:
+    if (said := _NAMED_SETS.get(_THERE_IS.sub("", fold(answer)))) is not None:
         return _grade_value(said, gold)
     claim = read_claim(answer)
     if claim.problem is not None:
@@ -332,7 +335,9 @@ _NAMED_SETS = {
     ),
     **dict.fromkeys(("all real numbers", "all reals", "the real numbers"), "\\mathbb{R}"),
     **dict.fromkeys(("infinity", "positive infinity"), "\\infty"),
+    **dict.fromkeys(("negative infinity", "minus infinity"), "-\\infty"),
 }
+_THERE_IS = re.compile(r"^(?:there (?:is|are)|it has|the equation has|the answer is|has) ")
 
 
 def _is_words(gold: str) -> bool:

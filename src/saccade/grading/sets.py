@@ -34,6 +34,7 @@ _SINGLE = re.compile(r"([^<>=]+)(<=?|>=?)([^<>=]+)")
 _NAME = re.compile(r"^[A-Za-z](?:_\{?\d\}?)?=")
 
 
+_BUILDER = re.compile(r"^\\?\{[a-z](?:\\in(?:R|\\mathbb\{R\}))?(?:\||:|\\mid)([^{}|]*?)\\?\}$")
 _POINT = re.compile(r"\(([a-zA-Z](?:,[a-zA-Z])+)\)=\(([^()]*)\)")
 
 
@@ -83,7 +84,7 @@ def compare(got: str, wanted: str, same: Same) -> bool | None:
         return _in_order(ours, golds, same)
     if ours.names or golds.names:
         return _in_order(ours, golds, same)
-    if golds.kind == "tuple" and ours.kind == "list" and _AND.search(got):
+    if golds.kind == "tuple" and ours.kind == "list" and (_AND.search(got) or wanted.startswith("[")):
         return False
     if "tuple" in (ours.kind, golds.kind):
         return None if ours.kind != golds.kind and "set" in (ours.kind, golds.kind) else _in_order(ours, golds, same)
@@ -91,7 +92,7 @@ def compare(got: str, wanted: str, same: Same) -> bool | None:
 
 
 def _spelled(text: str) -> str:
-    text = text.replace(" ", ",")  # a normal form keeps spaces between numbers only
+    text = _BUILDER.sub(r"\1", text).replace(" ", ",")  # a normal form keeps spaces between numbers only
     for symbol, spelling in _SYMBOLS:
         if symbol in text:
             text = text.replace(symbol, spelling)

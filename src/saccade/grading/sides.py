@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -56,7 +57,7 @@ _UNIT_START = re.compile(
 _MAGNITUDE = re.compile(r"(?:(hundred|thousand|million|billion|trillion|dozen|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?")
 _LETTERS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _PERCENT = re.compile(r"\\?%|percent\b|per\s?cent\b|pct\b|percentage points?\b")
-_CURRENCY = re.compile(r"^(-?)\s?(?:US|CA|AU)?(\\?\$|[€£¥₹])\s?(?=[-\d.])")
+_CURRENCY = re.compile(r"^(-?)\s?(?:(?:US|CA|AU)?(?:\\?\$|[€£¥₹])|(?:USD|EUR|GBP|INR|Rs\.?)(?=\s?\d))\s?(?=[-\d.])")
 _DEGREE = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|\\degree")
 _ABOUT = re.compile(r"^(?:about|approximately|approx\.?|roughly|around|~|≈|\\approx|\\sim|=|:)\s*", re.I)
 
@@ -70,15 +71,17 @@ def _amount(text: str, form: str) -> Amount | None:
         )
     shown = _ABOUT.sub("", plain(text.replace("\\$", "$")) if "$" not in text else plain(text)).rstrip(".").strip()
     money = _currency_of(text)
-    shown = _CURRENCY.sub(r"\1", shown)
+    shown, named = _CURRENCY.subn(r"\1", shown)
     if (spelled := _spelled(shown)) is not None:
         return spelled
+    if (compound := read_compound(shown)) is not None:
+        return compound
     for tries, start in enumerate(_UNIT_START.finditer(shown)):
         if (amount := _with_unit(shown[: start.start()], shown[start.end() :], money)) is not None:
             return amount
         if tries == 8:
             break
-    value = evaluate(normal(shown)) if money else None
+    value = evaluate(normal(shown)) if money or named else None
     return Amount(value, normal(shown), measure=money) if value is not None else None
 
 
@@ -101,6 +104,24 @@ def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None
             return Amount(value, form, measure=money)
     measure = read_measure(phrase)
     return Amount(value, form, measure=measure if money is None else money) if measure is not None else None
+
+
+_COMPOUND = re.compile(r"(?:\d+(?:\.\d+)?\s*[A-Za-z]{1,12}\.?(?:\s*,\s*|\s+and\s+|\s+|$)){2,4}")
+_COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]{1,12})")
+
+
+def read_compound(text: str) -> Amount | None:
+    """'5 hours 30 minutes', '6 ft 2 in': a sum of ever smaller units of one kind, in the first of them."""
+    if len(text) > 80 or not _COMPOUND.fullmatch(text + " "):
+        return None
+    parts = [(Fraction(number), read_measure(unit)) for number, unit in _COMPOUND_PART.findall(text)]
+    first = parts[0][1]
+    total, last = 0.0, math.inf
+    for number, measure in parts:
+        if measure is None or first is None or measure.powers != first.powers or measure.noun or measure.factor >= last:
+            return None
+        total, last = total + float(number) * measure.factor, measure.factor
+    return Amount(Value(total / first.factor), "", measure=first) if first is not None else None
 
 
 def _plain_rest(text: str) -> bool:

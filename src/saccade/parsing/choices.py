@@ -24,7 +24,7 @@ _CUE = re.compile(
     r"|\b(?:choose|pick|select|go\s+with)\s+(?:(?:option|choice)\s+)?|(?:答案|应选|故选|选择|选)(?:应?该?[是为])?\s*:?\s*",
     re.I,
 )
-_CONTENT_CUE = re.compile(r"\b(?:is|are|says?|be|shows?)\b\s*:?\s*|[:=]\s*", re.I)
+_CONTENT_CUE = re.compile(r"(?:\b(?:is|are|says?|be|shows?)|'s)\b\s*:?\s*|[:=]\s*", re.I)
 _MENTION = re.compile(
     r"(?<![A-Za-z0-9'\\=+^_-])(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?![A-Za-z0-9=+*^_]|'[a-z]))[)\]}>\"'*]*"
 )
@@ -34,7 +34,7 @@ _ARTICLE = re.compile(
 )
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|n't|isn't|never|neither|nor|eliminat\w{1,5}|rul\w{1,3}\sout|exclud\w{1,4}|except|instead\sof|rather\sthan|"
-    r"than|cannot|between)|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
+    r"than|cannot|between|all\sbut)|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
     re.I,
 )
 _DENIED_AFTER = re.compile(
@@ -64,8 +64,8 @@ def parse_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[
     """The letter that an answer picks, by which rule; or the reason why none can be read.
 
     Reads 'B', 'b', '(B)', '[B]', 'B.', 'B) foo', 'foo (B)', 'The answer is B', 'B is correct', 'Therefore, B.',
-    'not A, but B', '故选B', 'B选项', and the text of exactly one option, alone or as what is claimed. With options given, 'B) foo'
-    counts only if foo is not the text of another option. Takes any string; linear in its length.
+    'not A, but B', '故选B', 'B选项', and the text of exactly one option, alone or as what is claimed. With options
+    given, 'B) foo' counts only if foo is not the text of another option. Takes any string; linear in its length.
     """
     text = plain(text[-LONGEST:])
     if not text:
@@ -273,11 +273,8 @@ _LOWER = re.compile(r"[\"'`*\[{<(]*([a-z])()(?=\s*(?:[)\].,;:!*\]}]|$))[)\]}>]?"
 
 def _opening(text: str, start: int) -> int:
     """Where the brackets, quotes and spaces in front of a letter begin."""
-    return (
-        len(text[:start].rstrip(" ([{<\"'`*"))
-        if start < 9
-        else start - 8 + len(text[start - 8 : start].rstrip(" ([{<\"'`*"))
-    )
+    reach = max(0, start - 8)
+    return reach + len(text[reach:start].rstrip(" ([{<\"'`*"))
 
 
 def _names(text: str, mention: re.Match[str], allowed: set[str]) -> bool:

@@ -36,7 +36,8 @@ FILLER = re.compile(
 )
 NEGATED = re.compile(
     r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bexcept|\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
-    r"\s*(?:equal to|be|the|=|\$|\\\()*\s*$",
+    r"\s*(?:equal to|be|the|=|\$|\\\()*\s*$|"
+    r"(?:n't|\bnot|\bnever)\s(?:think|believe|say|claim)\b[^.,;]{0,24}$|\bdoubt\b[^.,;]{0,24}$",
     re.I,
 )
 """Stands in front of a value that is denied."""

@@ -44,6 +44,7 @@ _VALUE = re.compile(
 )
 _DIGITS = re.compile(r"\d|\\frac|\\sqrt|\\pi")
 _JOINED = re.compile(r"\s*(?:,|;|\b(?:and|or)\b|,\s*(?:and|or)\b|、|和|或)\s*")
+_ABOUT = re.compile(r"^(?:[≈~=:]|\\approx|\\sim)\s*")
 _LINES = re.compile(r"(?<=[\w)}])[ \t]*\n\s*(?=[a-zA-Z]\w?\s*=)")
 
 
@@ -67,6 +68,7 @@ class _Found:
 def read_claim(text: str) -> Claim:
     """The value that the text of an answer claims. Takes any string; linear in its length."""
     text = _TEXT.sub(r"\1", unmarked(text[-LONGEST:])).strip()
+    text = _OUT_OF.sub(r"\1/\2", _MINUS.sub("-", text))
     if CODE.search(text):
         return Claim((), "code", "code")
     if is_bare(text):
@@ -79,6 +81,10 @@ def read_claim(text: str) -> Claim:
     if chosen.claim.problem is None and any(map(_contradicts, sentences[place + 1 :])):
         return Claim((), chosen.claim.how, "two answers")
     return chosen.claim
+
+
+_OUT_OF = re.compile(r"(?<![\d./])(\d{1,9})\s+out\s+of\s+(\d{1,9})(?![\d./])")
+_MINUS = re.compile(r"(?<![\w)}%]\s)\b(?:minus|negative)\s+(?=[\d\\])", re.I)
 
 
 def last_claim(text: str) -> str:
@@ -103,7 +109,7 @@ def is_bare(text: str) -> bool:
 
 
 def _bare(text: str) -> Claim:
-    text = _LINES.sub(", ", text)
+    text = _ABOUT.sub("", _LINES.sub(", ", text))
     problem = "hedged" if HEDGED.search(text) else None
     return Claim(() if problem else (text,), "value", problem)
 

@@ -52,7 +52,7 @@ _PART = re.compile(
 """Follows a number that is only part of what is said."""
 _ATTACHED = re.compile(r"[A-Za-z]+")
 _ASSIGNMENTS = re.compile(r"^[ \t]*\w{1,40}[ \t]*=[^=\n]{0,200}\n[ \t]*\w{1,40}[ \t]*=", re.MULTILINE)
-_HALF = re.compile(r"\s+and\s+a\s+half\b", re.I)
+_HALF = re.compile(r"\s*and\s+a\s+half\b", re.I)
 _WORDS_SAID = re.compile(
     r"(?:\b(?:is|are|it's|answer|total|count|say)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))", re.I
 )
