@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from saccade.grading.math import same_value
+from saccade.grading.rules import same_value
 from saccade.grading.verdict import Verdict
 from saccade.parsing import LETTERS, parse_choice, parse_choices
 from saccade.parsing.choices import own_text

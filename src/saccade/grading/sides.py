@@ -44,7 +44,7 @@ class Side:
 def side(text: str) -> Side:
     """The readings of a text; any text has them."""
     form = normal(text)
-    return Side(text, plain(text), form, _amount(text, form))
+    return Side(text, plain(text).rstrip("."), form, _amount(text, form))
 
 
 _NOT_UNITS = re.compile(
