@@ -20,6 +20,8 @@ from saccade.evaluation.config import BenchmarkRecipe, Decoding
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.evaluation.respondents import Answers, Failed, Question, Respondent, hashes
+from saccade.grading import math_pool
+from saccade.tasks.answers import MATHEMATICS
 from saccade.types import Completion, Sample
 
 SELECTION_SEED = 0
@@ -54,6 +56,8 @@ def plan(recipe: BenchmarkRecipe) -> Plan:
     total = len(samples)
     samples = mode.select(samples) if mode.select else samples
     samples = selected(samples, recipe.limit)
+    if any(sample.task == MATHEMATICS for sample in samples):
+        math_pool.shared().warm_up()  # while the model loads
     prompt = around(benchmark.prompt(recipe.prompt), recipe.decoding.template)
     prompt.write(samples[0])
     return Plan(benchmark, mode, prompt, samples, total)

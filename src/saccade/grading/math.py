@@ -104,20 +104,17 @@ _OR = re.compile(r"\}[\s$)\\]*(?:\bor\b|/|\|)[\s$(\\]*f?boxed")
 
 def _special(answer: str, gold: _Gold) -> Verdict | None:
     """Golds and answers that are not read as prose: dates, durations, words, sets that have a name."""
-    if (
-        gold.dated
-        and len(answer) < 100
-        and (verdict := calendar(side(answer), gold.side)) is not None
-        and verdict.right
-    ):
-        return verdict
+    if gold.dated and len(answer) < 100:
+        verdict = calendar(side(answer), gold.side)
+        if verdict is not None and verdict.right:
+            return verdict
     if answer[:1].isdigit() and read_compound(plain(answer)) is not None:
         return amounts(side(answer), gold.side)
     if gold.words:
         return _grade_words(answer, gold.text)
-    if answer[:1].isalpha() and (said := _NAMED_SETS.get(_THERE_IS.sub("", fold(answer)))) is not None:
-        return compare_values(said, gold.text)
-    return None
+    named = answer[:1].isalpha() or answer.startswith("\\text")
+    said = _NAMED_SETS.get(_THERE_IS.sub("", fold(answer))) if named else None
+    return None if said is None else compare_values(said, gold.text)
 
 
 def _grade_chain(value: str, gold: str) -> Verdict:
