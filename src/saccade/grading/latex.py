@@ -52,6 +52,7 @@ _NAME = re.compile(
     r"'?(?:\s?\([-\w]{1,4}\))?\}?\s*=\s*(?!=)"
 )
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
+_OVER = re.compile(r"\{([^{}\\]*)\\over(?![a-z])([^{}]*)\}")
 _POINT = re.compile(r"^[A-Z]'?\s?(?=\([^()]*,[^()]*\)$)")
 _FUNCTION = re.compile(
     r"(?<![\\A-Za-z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp|pi|infinity|binom)(?=[\s(_^\d\\}/*),]|[a-z](?![a-z])|$)"
@@ -79,6 +80,8 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
     text = _SYMBOL.sub(lambda symbol: _SYMBOLS[symbol[0]], text)
     text = _TIMES_TEN.sub("*", text)
     text = _DROPPED.sub("", _EXPLICIT.sub("", text))
+    if "\\over" in text:
+        text = _OVER.sub(r"\\frac{\1}{\2}", text)
     if "," in text:
         text = without_thousands(text, listed)
     if "√" in text:

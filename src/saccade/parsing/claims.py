@@ -135,6 +135,11 @@ def _sentence(sentence: str) -> _Found | None:
     for cue in reversed(list(CUE.finditer(sentence))):
         if (claim := _at(sentence, cue.end(), "after a cue")) is not None:
             return _Found(claim, True)
+    if (assigned := _ASSIGNED.search(sentence)) is not None:
+        end = _value_end(sentence, assigned.start())
+        if end is not None and end >= assigned.end():
+            value = sentence[assigned.start() : end].strip(" .,;")
+            return _Found(_judged(sentence, assigned.start(), end, value, "named values"), False)
     for verb in reversed(list(VERB.finditer(sentence))[-MAX_VERBS:]):
         if (claim := _at(sentence, verb.end(), "claimed")) is not None:
             return _Found(claim, False)
@@ -180,6 +185,10 @@ def _formulas(sentence: str, formulas: list[re.Match[str]], how: str = "formula"
     return _judged(sentence, start, unit_end, value, how)
 
 
+_ASSIGNED = re.compile(
+    r"(?<![A-Za-z\\$])[a-zA-Z]\s?=\s?[^\s,;=$]{1,40}\s?(?:(?:,|;|and\s)\s?(?:and\s)?[a-zA-Z]\s?=\s?[^\s,;=$]{1,40}\s?){1,6}"
+)
+"""'x = 1, y = 2' in a sentence."""
 _PHRASE = re.compile(r"(?:\s|\\[,;: ]|~|-)*(\S{1,40}(?:\s\S{1,40}){0,3})")
 _SOLID = re.compile(r"\S+")
 _SCALED = re.compile(
@@ -250,7 +259,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return Claim((), how, "a bound")
     if HEDGED.search(value):
         return Claim((), how, "hedged")
-    if value.count("(") < value.count(")"):
+    if len(_OPENING.findall(value)) < len(_CLOSING.findall(value)):
         value = value.rstrip(")")
     kept = NOT_CLAUSE.sub("", after)
     if (again := _AGAIN.match(kept)) is not None and _starts_value(again[1]):
@@ -262,6 +271,7 @@ def _starts_value(text: str) -> bool:
     return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or _VALUE.match(text)) is not None
 
 
+_OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
 _AGAIN = re.compile(r"\s*[(=]\s*([^()=\s][^()=]{0,60}?)\s*(?:\)|$|(?==))")
 """A repetition behind the value: '8 (eight)'."""
 

@@ -21,7 +21,9 @@ _WRAPPERS = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|f?boxed|fbox|operatorname|boldsymbol|bm|emph)"
     r"\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
-_BOLD = re.compile(r"(?<![\w)}*])\*\*([^*\n]+)\*\*(?![\w({*])|(?<![\w)}*])\*([^*\s](?:[^*\n]*[^*\s])?)\*(?![\w({*])")
+_BOLD = re.compile(
+    r"(?<![\w)}*])\*\*((?:[^*\n]|\*(?!\*))+)\*\*(?![\w({*])|(?<![\w)}*])\*([^*\s](?:[^*\n]*[^*\s])?)\*(?![\w({*])"
+)
 _MATH_MARKS = re.compile(r"\\?\$|\\[()\[\]]")
 _TAGS = re.compile(r"<(b|i|u|em|strong|code|span|p)>([^<]*)</\1>|<\|(?:begin|end)_of_box\|>", re.I)
 

@@ -232,8 +232,8 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
-    """Builds the rubric of each task in each stage; gives the names of the tasks. ValueError for one that there is not, and for a row that names a
-    reward that there is not, before any long work."""
+    """The names of the tasks, once the rubric of each is built in each stage. ValueError for a rubric that there is
+    not, and for a row that names a reward that there is not, before any long work."""
     tasks: set[str] = set()
     for entry, source in zip(recipe.data, sources, strict=True):
         for sample in [source[0]] if entry.source == WORLD else source:
