@@ -14,6 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,7 @@ def mathruler(row: dict[str, Any]) -> bool:
 
 def graders() -> dict[str, Grade]:
     found: dict[str, Grade] = {"saccade": ours, "math-verify": math_verify}
-    try:
-        import mathruler as _  # pyright: ignore
-    except ImportError:
-        return found
-    return {**found, "mathruler": mathruler}
+    return {**found, "mathruler": mathruler} if find_spec("mathruler") else found
 
 
 def main(files: list[Path]) -> None:
