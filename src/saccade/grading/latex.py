@@ -25,6 +25,8 @@ _SYMBOLS = {
     "\\div": "/",
     "·": "*",
     "π": "\\pi",
+    "∠": "\\angle ",
+    "△": "\\triangle ",
     "∞": "\\infty",
     "∅": "\\emptyset",
     "\\varnothing": "\\emptyset",
@@ -47,7 +49,7 @@ _ARGUMENT = r"\{[^{}]*\}|\d"
 _BARE = re.compile(rf"\\(frac|binom)\s?({_ARGUMENT})\s?({_ARGUMENT})")
 _BARE_ROOT = re.compile(r"\\sqrt\s?(\d)(?!\d)")
 _NAME = re.compile(
-    r"^(?:\\(?:angle|triangle|overline|alpha|beta|theta|lambda|mu|sigma|omega|phi|Delta)\s?\{?\s?)?"
+    r"^(?:m?\s?\\(?:angle|triangle|overline|alpha|beta|theta|lambda|mu|sigma|omega|phi|Delta)\s?\{?\s?)?"
     r"(?:[A-Z]{0,4}|[a-z]?|[A-Z]?[a-z]{3,12}|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,4}\s?\)|\[[A-Z]{3,5}\])(?:_\{?\w{1,3}\}?)?"
     r"'?(?:\s?\([-\w]{1,4}\))?\}?\s*=\s*(?!=)"
 )

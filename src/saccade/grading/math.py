@@ -11,7 +11,7 @@ from saccade.grading.answers import fold
 from saccade.grading.rules import LIST, amounts, calendar, compare_values
 from saccade.grading.sides import Side, read_clock, read_compound, read_date, read_ratio, side
 from saccade.grading.verdict import Verdict
-from saccade.parsing import plain, read_all_boxed
+from saccade.parsing import plain, read_all_boxed, read_choice
 from saccade.parsing.claims import read_claim
 
 MAX_ANSWER = 2_000
@@ -56,7 +56,9 @@ def _claimed(answer: str, gold: str) -> Verdict:
 
 def _core(text: str) -> str:
     """A text without spaces, dollar signs and a full stop at its ends."""
-    return text.strip(" \n\t$").rstrip(".").rstrip(" $")
+    if "\\" in text:
+        text = plain(text)
+    return " ".join(text.split()).strip(" $").rstrip(".").rstrip(" $")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class _Gold:
     core: str
     side: Side
     words: bool
+    letter: str | None
+    """Of a gold such as '(B)'."""
     dated: bool
     """A date, a time of day, a ratio or a sum of units, which are read before any prose is."""
 
@@ -79,10 +83,14 @@ def _gold(text: str) -> _Gold:
         text = ", ".join(boxes)
     elif boxes and boxes[0]:
         text = boxes[0]
+    letter = _LETTER.fullmatch(plain(text))
     core, shown = _core(text), plain(text).rstrip(".")
     text = _NAMED_SETS.get(fold(text), text)
     dated = any(read(shown) is not None for read in (read_date, read_clock, read_ratio, read_compound))
-    return _Gold(text, core, side(text), _is_words(text), dated)
+    return _Gold(text, core, side(text), _is_words(text), letter[1] if letter else None, dated)
+
+
+_LETTER = re.compile(r"\(([A-J])\)\.?")
 
 
 def is_list(gold: str) -> bool:
@@ -110,6 +118,8 @@ def _special(answer: str, gold: _Gold) -> Verdict | None:
             return verdict
     if answer[:1].isdigit() and read_compound(plain(answer)) is not None:
         return amounts(side(answer), gold.side)
+    if gold.letter:
+        return Verdict(read_choice(answer) == gold.letter, "math: letter")
     if gold.words:
         return _grade_words(answer, gold.text)
     named = answer[:1].isalpha() or answer.startswith("\\text")

@@ -103,7 +103,8 @@ def calendar(mine: Side, theirs: Side) -> Verdict | None:
     ratio, gold_ratio = read_ratio(mine.plain), read_ratio(theirs.plain)
     if gold_ratio is not None and (ratio is not None or len(gold_ratio) > 2):
         return Verdict(ratio == gold_ratio, "math: ratio")
-    if ratio is not None and (":" not in mine.plain or len(ratio) > 2):
+    whole = theirs.amount is not None and theirs.amount.value.number.is_integer()
+    if ratio is not None and (":" not in mine.plain or len(ratio) > 2 or whole):
         return Verdict(False, "math: ratio", "a ratio or a range")
     return None
 
@@ -211,6 +212,9 @@ def _same_part(mine: str, gold: str) -> bool | None:
 
 
 _RULES = (_matrix, calendar, _exact, _bases, amounts, _complex, _too_large, _parts)
+_EQUATION = re.compile(r"(?<![<>!\\])=")
+_LAST_LETTERS = re.compile(r"(?<=\d)([a-z])([a-z])$")
+"""What math-verify takes for a unit at the end of a sum: the ab of 2ab."""
 _UNREADABLE = re.compile(r"\.\.\.|…|\\[lc]?dots|\bor\b|\?|\bnot\b")
 
 
@@ -219,7 +223,10 @@ def _symbolically(mine: Side, theirs: Side) -> Verdict:
     got, wanted = mine.form, theirs.form
     if all(text.count("=") == 1 and re.search("[a-z]", text) for text in (mine.named, theirs.named)):
         got, wanted = mine.named, theirs.named
+    if (_EQUATION.search(got) is None) != (_EQUATION.search(wanted) is None):
+        return Verdict(False, "math: equation", "an equation on one side")
     if (_UNREADABLE.search(got) is None) != (_UNREADABLE.search(wanted) is None):
         return Verdict(False, "math: unclear", "hedged")
     got, wanted = (text.replace("\\degree", "\\cdot\\frac{\\pi}{180}") for text in (got, wanted))
+    got, wanted = (_LAST_LETTERS.sub(r"\1*\2", text) for text in (got, wanted))
     return math_pool.shared().verify(wanted, got)

@@ -34,7 +34,7 @@ _ARTICLE = re.compile(
 )
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|n't|isn't|never|neither|nor|eliminat\w{1,5}|rul\w{1,3}\sout|exclud\w{1,4}|except|instead\sof|rather\sthan|"
-    r"than|cannot|between|all\sbut)|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
+    r"than|cannot|between|(?:all|every\w{0,5})(?:\s\w{1,12})?\sbut)|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
     re.I,
 )
 _DENIED_AFTER = re.compile(
@@ -116,7 +116,12 @@ def _texts(letters: Sequence[str], options: Sequence[str]) -> _Texts:
     texts: _Texts = {}
     for letter, option in zip(letters, options, strict=False):
         texts.setdefault(fold(own_text(letter, option)), []).append(letter.upper())
+    for text, owners in list(texts.items()):
+        texts.setdefault(_ARTICLES.sub("", text), owners)
     return texts
+
+
+_ARTICLES = re.compile(r"^(?:the|an?)\s(?=\w)")
 
 
 def own_text(letter: str, option: str) -> str:
@@ -137,6 +142,8 @@ def _leading(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     letter, owners = leading[1].upper(), texts.get(fold(leading[3]), [])
     if owners:
         return letter if letter in owners else "letter and text disagree"
+    if leading[1].islower() and leading[2].startswith(")"):
+        return letter
     return "lists several" if set(leading[2]) & set(")]}>.:") and _LISTED.search(leading[3]) else None
 
 

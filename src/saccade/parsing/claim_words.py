@@ -25,7 +25,7 @@ CUE = re.compile(
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
 finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
 contains?, counts?, sees?, reads?, shows?, conclude that, (?:it|that|there|he|she|what)'s"""
-VERB = re.compile(rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=≈:：]\s*|\\approx\s*|[是为有得共]\s*", re.I)
+VERB = re.compile(rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=≈：]\s*|:(?!\d)\s*|\\approx\s*|[是为有得共]\s*", re.I)
 """'is', 'gives', '=': a weak claim."""
 _FILLERS = r"""about, approximately, approx\.?, roughly, around, nearly, exactly, precisely, only, just, now, also,
 then, simply, therefore, thus, hence, equal to, equivalent to, located at, given by, at, on, a total of, in total, the,

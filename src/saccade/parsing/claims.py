@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from saccade.parsing.claim_words import (
     BOUND,
@@ -181,7 +182,9 @@ def _formulas(sentence: str, formulas: list[re.Match[str]], how: str = "formula"
     inside = [next(part for part in formula.groups() if part is not None) for formula in joined]
     start, end = joined[0].start(), joined[-1].end()
     unit_end = _unit_end(sentence, end)
-    value = f"{', '.join(part.strip(' .,') for part in inside)} {sentence[end:unit_end].strip()}".strip()
+    either = any("or" in sentence[a.end() : b.start()] for a, b in pairwise(joined))
+    value = (" or " if either else ", ").join(part.strip(" .,") for part in inside)
+    value = f"{value} {sentence[end:unit_end].strip()}".strip()
     return _judged(sentence, start, unit_end, value, how)
 
 

@@ -45,7 +45,7 @@ _LABEL = re.compile(
     rf"{words('question, step, figure, fig, table, page, chapter, equation, eq, section')}\.?\s*$", re.I
 )
 _PART = re.compile(
-    r"\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s|-ish\b|"
+    r"\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s?\d|-ish|\stoo\s(?:many|few|much|low|high)\b|"
     r"\s(?:squared|cubed|factorial|times|choose|mod|plus|minus|divided|or|and)\b(?!\s+(?:not|a half|it|so|that|the)\b)",
     re.I,
 )

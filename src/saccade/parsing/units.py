@@ -170,7 +170,7 @@ _ALONE: dict[str, tuple[dict[str, int], float]] = {
     **{"u": ({"g": 1}, 1.66053906892e-24), "bar": ({"g": 1, "m": -1, "s": -2}, 1e8)},
 }
 _TIGHT = re.compile(
-    r"\s*(?:(square|sq\.?|cubic|cu\.?|平方|立方)\s*)?(\\?[A-Za-zΩµμÅ℃℉°$€£¥₹\u4e00-\u9fff]+)\.?"
+    r"\s*(?:((?:square|sq|cubic|cu)\b|平方|立方)\.?\s*)?(\\?[A-Za-zΩµμÅ℃℉°$€£¥₹\u4e00-\u9fff]+)\.?"
     r"\s*(?:\^?\s?\{?\s?(-?[1-4])\s?\}?(?!\d)|(squared|cubed))?"
 )
 _JOIN = re.compile(r"\s*(?:(/|\\/|\bper\b|\ban?\b(?=\s))|\*|\\cdot|·|\.|-|~|\\[,;:! ])?\s*")

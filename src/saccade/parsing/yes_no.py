@@ -16,8 +16,8 @@ _WORD = re.compile(rf"[A-Za-z]+(?:'[a-z]+)?|{_CHINESE}")
 _OPENING = re.compile(rf"\W*([A-Za-z]+|{_CHINESE})\s*(?:[,.;:!,。;:!-]|\n|$)")
 _CUE = re.compile(r"答案(?:应该?)?[是为]?\s*:?\s*(?=\S)|判断\s*:?")
 _SHORT = re.compile(
-    r"(?:no, |yes, )?(?:it|there|they|he|she|this|that|these|those)\s"
-    r"(?:is|are|was|were|does|do|did|has|have|can|will)(?P<no>\s?not|n't)?[.!]?",
+    r"(?:no, |yes, )?(?:it|there|they|he|she|this|that|these|those)(?:'s|'re|\s"
+    r"(?:is|are|was|were|does|do|did|has|have|can|will))(?P<no>\s?not|n't)?[.!]?",
     re.I,
 )
 _NOT = {"not", "isn't", "wasn't", "aren't", "never", "hardly"}
