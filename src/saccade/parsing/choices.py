@@ -13,6 +13,8 @@ LETTERS = "ABCDEFGHIJ"
 MAX_MENTIONS = 64
 """Letters of a text that are looked at, from the last."""
 
+MAX_CUES = 32
+"""Claims that are looked at, from the last."""
 _ALONE = re.compile(r"[(\[{<\"'`“‘「]*([A-Za-z])[)\]}>\"'`”’」]*\s*[.:,;!?。]?[\"'`*]*")
 _LEADING = re.compile(r"[(\[{<]?([A-Za-z])([)\]}>]?\s*(?:[).:,、-]|\s))\s*(\S.*)", re.DOTALL)
 _TRAILING = re.compile(r"(\S.{0,200}?)\s*[(\[]([A-Za-z])[)\]][.!]?", re.DOTALL)
@@ -67,7 +69,7 @@ def parse_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[
     'not A, but B', '故选B', 'B选项', and the text of exactly one option, alone or as what is claimed. With options
     given, 'B) foo' counts only if foo is not the text of another option. Takes any string; linear in its length.
     """
-    text = plain(text[-LONGEST:])
+    text = plain(text[-LONGEST:])[-LONGEST:]
     if not text:
         return Reading(None, reason="nothing")
     allowed = {letter.upper() for letter in letters}
@@ -88,7 +90,7 @@ def parse_choices(text: str, letters: Sequence[str] = LETTERS) -> Reading[frozen
 
     'A or C' is a hedge, and letters that are denied are not picked.
     """
-    text = plain(text[-LONGEST:])
+    text = plain(text[-LONGEST:])[-LONGEST:]
     allowed = {letter.upper() for letter in letters}
     run = _RUN.fullmatch(text)
     letters_said = re.sub(r"[^A-Za-z]", "", run[1]) if run else ""
@@ -167,16 +169,12 @@ def _owner(letters: list[str]) -> str | None:
 
 def _content(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     """The letter of the option whose text is what the last claim says to the end of its clause."""
-    picked = None
     for cues in (_CUE, _CONTENT_CUE):
-        for cue in cues.finditer(text) if texts else ():
-            owners = _stated(text, cue.end(), texts)
+        for cue in reversed(list(cues.finditer(text))[-MAX_CUES:] if texts else []):
             letter = _MENTION.match(text, cue.end())
             names_one = letter is not None and (letter[1] or letter[2]).upper() in allowed
-            if owners and not (names_one and _ends(text, letter)):
-                picked = _owner(owners)
-        if picked:
-            return picked
+            if (owners := _stated(text, cue.end(), texts)) and not (names_one and _ends(text, letter)):
+                return _owner(owners)
     return None
 
 

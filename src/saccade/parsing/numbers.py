@@ -12,6 +12,8 @@ from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_num
 from saccade.parsing.reading import Reading, found
 from saccade.parsing.units import Unit, read_measure, read_unit
 
+MAX_NUMBERS = 64
+"""Numbers of a text that are looked at, from the last."""
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 _TEN = r"10\s?\^\s?([-+]?\d{1,4})"
 _NUMBER = re.compile(
@@ -101,7 +103,7 @@ def parse_quantity(text: str) -> Reading[Quantity]:
     """As `read_quantity`, with the rule or the reason. Takes any string; linear in its length."""
     if len(text) < 25 and _SIMPLE.fullmatch(text):
         return found(Quantity(float(text)), "digits")
-    text = _SPACED.sub("", plain(text[-LONGEST:]))
+    text = _SPACED.sub("", plain(text[-LONGEST:])[-LONGEST:])
     if "\\" in text or "^" in text:
         text = _BRACED.sub(r"^\1", _DEGREES.sub("°", text))
     if not text:
@@ -112,7 +114,7 @@ def parse_quantity(text: str) -> Reading[Quantity]:
         return found(spelled, "words")
     cues = [m.end() for m in _FIGURE.finditer(text)]
     start = cues[-1] if cues else 0
-    matches = list(_NUMBER.finditer(text, start))
+    matches = list(_NUMBER.finditer(text, start))[-MAX_NUMBERS:]
     if not matches:
         return Reading(None, reason="no number")
     if _EXPRESSION.search(text, start) or any(_RAISED.match(text, m.end()) for m in matches):
