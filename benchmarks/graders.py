@@ -43,7 +43,7 @@ def math_verify(row: dict[str, Any]) -> bool:
 
 
 def mathruler(row: dict[str, Any]) -> bool:
-    from mathruler.grader import extract_boxed_content, grade_answer
+    from mathruler.grader import extract_boxed_content, grade_answer  # pyright: ignore
 
     said = extract_boxed_content(row["prediction"])
     return bool(grade_answer(row["prediction"] if said == "None" else said, str(row["gold"])))

@@ -31,9 +31,11 @@ class Value:
 def evaluate(expression: str) -> Value | None:
     """The value of a normal form (`normal`) that is plain real arithmetic, else None."""
     found = _number(expression)
-    if found is None or isinstance(found[0], complex):
+    if found is None:
         return None
     number, irrational = found
+    if isinstance(number, complex):
+        return None
     try:
         return Value(float(number), irrational, number if isinstance(number, Fraction) else None)
     except OverflowError:
@@ -73,7 +75,7 @@ def too_large(expression: str) -> bool:
     if len(expression) > MAX_LENGTH or _GROWING.fullmatch(expression) is None:
         return False
     try:
-        return math.isinf(float(_Parser(expression).sum(0)))
+        return math.isinf(_real(_Parser(expression).sum(0)))
     except OverflowError:
         return True
     except (_NotPlain, ArithmeticError, TypeError):
@@ -201,9 +203,16 @@ class _Parser:
             raise _NotPlain
         value = float(base) ** float(exponent)
         near = round(value) if value < 1e12 else 0
-        small = isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator < 9
-        if small and near and Fraction(near) ** exponent.denominator == base**exponent.numerator:
-            return Fraction(near)
+        if (
+            near
+            and isinstance(base, Fraction)
+            and isinstance(exponent, Fraction)
+            and exponent.denominator < 9
+            and abs(exponent) < 64
+        ):
+            power = Fraction(near) ** exponent.denominator
+            if power == base**exponent.numerator:
+                return Fraction(near)
         self.irrational = True
         return value
 
