@@ -13,7 +13,8 @@ from saccade.coldstart.filter_options import (
     RepetitionOptions,
 )
 from saccade.coldstart.polish import references
-from saccade.grading.answers import fold, letters_for
+from saccade.grading.answers import fold
+from saccade.grading.choice import letters_for
 from saccade.parsing import read_choice, read_number, read_reply, read_yes_no
 from saccade.rewards.penalties import repetition
 from saccade.rewards.words import language_consistency

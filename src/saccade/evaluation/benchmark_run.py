@@ -22,7 +22,9 @@ from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.evaluation.respondents import Answers, Failed, Question, Respondent, hashes
+from saccade.grading import math_pool
 from saccade.rollout.seeds import derive_seed
+from saccade.tasks.answers import MATHEMATICS
 from saccade.types import Completion, Sample
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,8 @@ def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample
     samples = unique(samples)
     total = len(samples)
     samples = selected(mode.select(samples) if mode.select else samples, limit)
+    if any(sample.task == MATHEMATICS for sample in samples):
+        math_pool.shared().warm_up()  # while the model loads
     prompt.write(samples[0])
     return Plan(benchmark, mode, prompt, samples, total)
 

@@ -46,7 +46,6 @@ class Sampling(Config):
             )
         return self
 
-
     def request(self) -> dict[str, Any]:
         """The options of a chat request to an OpenAI-compatible server, without `repetition_stop`, which servers lack.
 
