@@ -193,6 +193,24 @@ def test_the_pool_starts_nothing_until_asked_and_may_be_closed_and_used_again():
         os.kill(pid, 0)
 
 
+def test_a_pool_that_was_warmed_up_has_a_worker_ready_for_the_first_item():
+    with MathPool(workers=1, deadline_s=1.0) as warm:
+        warm.warm_up()
+        until = time.monotonic() + 120
+        while warm._idle.empty() or the_slot(warm) is None:
+            assert time.monotonic() < until, "no worker"
+            time.sleep(0.02)
+        pid = the_worker(warm)
+        assert warm.verify("x+y", "y+x").right is True
+        assert the_worker(warm) == pid
+
+
+def the_slot(pool: MathPool) -> object:
+    worker = pool._idle.get()
+    pool._idle.put(worker)
+    return worker
+
+
 @pytest.mark.parametrize("options", [{"workers": 0}, {"deadline_s": 0}, {"memory_mb": 10}])
 def test_an_impossible_pool_is_refused(options):
     with pytest.raises(ValueError, match="expected at least"):

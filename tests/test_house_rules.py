@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from saccade.cli.schemas import SCHEMAS, load_recipe
+from saccade.cli.options import load_recipe
 from saccade.config import packaged
+from saccade.schemas import SCHEMAS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "saccade"
@@ -129,6 +132,20 @@ def test_the_lowest_floors_do_without_torch() -> None:
         if name.split(".")[0] in ("torch", "transformers")
     ]
     assert torch == []
+
+
+def test_recipes_and_the_configs_of_every_package_load_without_torch() -> None:
+    names = [
+        f"saccade.{path.parent.name}.config" for path in SOURCES if path.name == "config.py" if path.parent != PACKAGE
+    ]
+    code = (
+        "import importlib, sys\n"
+        "from saccade.schemas import SCHEMAS\n"
+        f"[importlib.import_module(name) for name in {names}]\n"
+        "[schema() for schema in SCHEMAS.values()]\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_file_is_too_long_and_none_is_a_grab_bag() -> None:

@@ -14,6 +14,7 @@ from saccade.parsing import (
     LabelledBox,
     parse_boxed,
     parse_choice,
+    parse_choices,
     parse_detections,
     parse_final,
     parse_number,
@@ -29,6 +30,7 @@ from saccade.parsing import (
     read_reply,
     read_yes_no,
 )
+from saccade.parsing.claims import read_claim
 
 READERS = {
     "reply": read_reply,
@@ -41,6 +43,8 @@ READERS = {
     "choice": lambda text: read_choice(text, "ABCD", ("red", "blue", "1", "")),
     "number": read_number,
     "yes_no": read_yes_no,
+    "choices": parse_choices,
+    "claim": read_claim,
 }
 PIECES = [
     "<think>",
@@ -129,6 +133,7 @@ PIECES += [
 PARSERS = (
     *(parse_boxed, parse_detections, parse_final, parse_number, parse_yes_no),
     lambda text: parse_choice(text, "ABCD", ("red", "blue", "1", "")),
+    parse_choices,
 )
 
 
@@ -204,6 +209,12 @@ HOSTILE |= {
     "vulgar fractions": "1½" * 25_000,
     "JSON in prose": "[1] " * 12_000,
     "JSON lines": '{"bbox":[1,2,3,4]}\n' * 2_500,
+    "claims": "The answer is 5. " * 3_000,
+    "Chinese claims": "答案是" * 15_000,
+    "assignments": "x = 1, " * 7_000,
+    "formulas": "$1$, " * 10_000,
+    "open formulas": "\\(" * 25_000,
+    "units in a row": "5 m s kg " * 5_000,
     "right to left": "\u202e\u0661\u05d0" * 16_000,
 }
 

@@ -100,6 +100,14 @@ def test_options_that_cannot_be_meant_are_refused(options, word):
         Sampling(**options)
 
 
+def test_a_server_is_asked_for_what_is_set_and_for_nothing_else():
+    assert Sampling(max_new_tokens=9).request() == {"max_tokens": 9, "temperature": 1.0, "top_p": 1.0}
+    assert Sampling(greedy=True, max_new_tokens=9).request() == {"max_tokens": 9, "temperature": 0.0}
+    given = Sampling(temperature=0.5, top_k=3, min_p=0.1, min_new_tokens=2, stop_strings=("x",)).request()
+    more = {"top_k": 3, "min_p": 0.1, "min_tokens": 2, "stop": ("x",)}
+    assert given == {"max_tokens": 256, "temperature": 0.5, "top_p": 1.0} | more
+
+
 def test_greedy_takes_the_likeliest_token_that_may_be_drawn():
     logits_NV = torch.tensor([[0.0, 2.0, 1.0, -1.0], [9.0, 3.0, 4.0, -1.0], [1.0, 0.0, 2.0, 8.0]])
     zeros_N = torch.zeros(3, dtype=torch.float64)

@@ -38,7 +38,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about zero or more images with an answer that a rule can check."""
+    """One question about zero or more images with an answer that a rule can check.
+
+    Sample("shelf-1", ("shelf.jpg",), "How many cups are there?", "3", task="count")
+    """
 
     id: str
     images: tuple[ImageSource, ...]
@@ -55,7 +58,10 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One reply of a model to a prompt. `logprobs` are the sampler's, one per token that the policy generated, under
-    the sampling temperature."""
+    the sampling temperature.
+
+    Completion("<think>1, 2, 3</think><answer>3</answer>")  # all that a reward needs
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -81,7 +87,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Result of a reward. A part is in [0, 1] (reward) or [-1, 0] (penalty); a rubric's total is the weighted sum."""
+    """Result of a reward. A part is in [0, 1] (reward) or [-1, 0] (penalty); a rubric's total is the weighted sum.
+
+    Score(0.31, "iou 0.31")
+    """
 
     value: float
     reason: str | None = None

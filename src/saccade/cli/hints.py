@@ -11,8 +11,20 @@ from typing import Any
 from pydantic import BaseModel
 from typer.core import TyperCommand
 
-from saccade.cli.schemas import SCHEMAS
 from saccade.config import Config, kind
+from saccade.schemas import SCHEMAS
+
+RENAMED = {
+    "eval": {
+        "data": ["path"],
+        "images": ["image_folder"],
+        "decoding": ["decoding.greedy"],
+        "judge": ["judge.url"],
+        "judge_model": ["judge.name"],
+        "served_name": ["server.name"],
+    }
+}
+"""Verb -> options of earlier versions whose keys have other names."""
 
 
 class Verb(TyperCommand):
@@ -36,7 +48,8 @@ def refuse_keys_as_options(known: set[str], args: Sequence[str], verb: str) -> N
             continue
         if option == "--":
             return
-        found = spellings(_schema(verb, args), option[2:].replace("-", "_"))
+        name = option[2:].replace("-", "_")
+        found = RENAMED.get(verb, {}).get(name) or spellings(_schema(verb, args), name)
         if found:
             given = value if equals else "VALUE"
             raise ValueError(

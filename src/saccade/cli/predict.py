@@ -70,9 +70,7 @@ def check_target(draw: Path, images: Sequence[Path]) -> None:
         raise ValueError(f"--draw {draw} is an image of the question; name another file")
 
 
-def answer(
-    model: str, device: str, text: str, pictures: Sequence[Image.Image], ask: Ask
-) -> tuple[Completion, float]:
+def answer(model: str, device: str, text: str, pictures: Sequence[Image.Image], ask: Ask) -> tuple[Completion, float]:
     """The model's reply to a user's turn, and the seconds that the reply took without loading the model."""
     from transformers.utils import logging as transformers_logging
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from saccade.grading.answers import (
-    grade_choice,
     grade_number,
     grade_similarity,
     grade_text,
     grade_value,
     grade_yes_no,
-    letters_for,
 )
+from saccade.grading.choice import grade_choice, grade_choices, letters_for
 from saccade.grading.kinds import ALL_KINDS, Graded, grade_answer, grade_reply
 from saccade.grading.math import grade_math
 from saccade.grading.tolerances import TOLERANCES, Tolerance, grade_within
@@ -24,6 +23,7 @@ __all__ = [
     "Verdict",
     "grade_answer",
     "grade_choice",
+    "grade_choices",
     "grade_math",
     "grade_number",
     "grade_reply",

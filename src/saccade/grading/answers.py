@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from saccade.grading.tolerances import ROUND_OFF
 from saccade.grading.verdict import Verdict
-from saccade.parsing import LETTERS, Quantity, parse_choice, parse_quantity, plain, read_quantity, read_yes_no
-
-
-def letters_for(options: Sequence[str]) -> str:
-    """The letters that name so many options; A to J when the options are not known."""
-    return "".join(chr(ord("A") + i) for i in range(min(len(options), 26))) or LETTERS
-
-
-def grade_choice(answer: str, gold: Any, options: Sequence[str] = ()) -> Verdict:
-    """Right when the answer picks the gold letter, by letter or by the option's text."""
-    letters = letters_for(options)
-    wanted = str(gold).strip().upper()
-    if wanted not in letters or len(wanted) != 1:
-        return Verdict(None, "choice", f"gold {gold!r} is none of {letters}")
-    reading = parse_choice(answer, letters, options)
-    right = reading.value == wanted
-    said = f"picked {reading.value}" if reading.value else f"picked nothing: {reading.reason}"
-    return Verdict(right, "choice", "" if right else said)
+from saccade.parsing import Quantity, parse_quantity, plain, read_quantity, read_yes_no
 
 
 def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float = 0.0) -> Verdict:
     """Right when the numbers are equal, or differ by at most `relative` * |gold| or `absolute`.
 
-    '50%' equals both 50 and 0.5, '1.5 million' both 1500000 and 1.5; nothing else is scaled. Where both have a known
+    '50%' equals both 50 and 0.5; nothing else is scaled: '1.5 million' is 1500000. Where both have a known
     unit it must come to the same ('12 cm' is '120 mm' and not '12 mm'); where one has none it is not asked for. Whole
     numbers of any length compare digit by digit. `grade_within` has the tolerances of the benchmarks.
     """
@@ -74,10 +56,6 @@ def _readings(got: Quantity, wanted: Quantity) -> list[float]:
         return [number, number / 100]
     if wanted.percent and not got.percent:
         return [number, number * 100]
-    if got.magnitude != 1.0 and wanted.magnitude == 1.0:
-        return [number, got.number]
-    if wanted.magnitude != 1.0 and got.magnitude == 1.0:
-        return [number, number * wanted.magnitude]
     return [number]
 
 
@@ -131,5 +109,10 @@ def _is_number(text: str) -> bool:
 
 
 def fold(text: str) -> str:
-    """Text as compared: NFKC, case folded, white space collapsed, outer quotes and closing punctuation dropped."""
-    return " ".join(plain(text).casefold().split()).strip("\"'`").rstrip(".!,;").strip()
+    """Text as compared: NFKC, one kind of quotes and hyphens, case folded, white space collapsed, no invisible
+    characters, no outer quotes and no closing punctuation; an escaped underscore is one."""
+    return " ".join(plain(text.replace("\\_", "_")).replace("`", "'").casefold().split()).strip(_OUTER).rstrip(_CLOSING)
+
+
+_OUTER = "\"'` "
+_CLOSING = ".!,;。、\"'` "

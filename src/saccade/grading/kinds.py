@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from saccade.grading.answers import (
-    grade_choice,
     grade_number,
     grade_similarity,
     grade_text,
     grade_value,
     grade_yes_no,
-    letters_for,
 )
-from saccade.grading.math import grade_math
+from saccade.grading.choice import grade_choice, grade_choices, letters_for
+from saccade.grading.math import grade_math, is_list
 from saccade.grading.tolerances import TOLERANCES, grade_within
 from saccade.grading.verdict import Verdict
 from saccade.parsing import fold, parse_final, read_all_boxed, read_yes_no
@@ -26,6 +25,7 @@ _SAID = re.compile(r"^.{0,400}\banswer(?:\s+is)?\s*:?\s*(?=\S)", re.I | re.DOTAL
 _LETTER = re.compile(r"\(?([A-J])\)?")
 
 KINDS: dict[str, Callable[[str, Any], Verdict]] = {
+    "choices": grade_choices,
     "number": grade_number,
     "yes_no": grade_yes_no,
     "text": grade_text,
@@ -61,7 +61,7 @@ def grade_reply(
             Verdict(False if right is not None else None, "no answer", reading.reason or ""), None, reading.reason or ""
         )
     answer = reading.value
-    if reading.how == "boxed" and (isinstance(gold, list | tuple) or (isinstance(gold, str) and ("," in gold))):
+    if reading.how == "boxed" and (isinstance(gold, list | tuple) or is_list(str(gold))):
         boxes = read_all_boxed(reply.rpartition("</think>")[2])
         joined = ", ".join(boxes)
         if len(boxes) > 1 and grade_answer(joined, gold, kind, options, precision).right:
@@ -79,11 +79,14 @@ def grade_answer(
     """
     if gold is None:
         return Verdict(None, "gold", "gold is null")
+    if kind == "choices":
+        return grade_choices(answer, gold)
     if isinstance(gold, list | tuple):
         gold = ", ".join(map(str, gold))
     if kind == "auto":
         kind = kind_of(gold, options)
-        answer = _SAID.sub("", answer) if kind == "text" else answer
+        if kind == "text" and not grade_text(answer, gold).right:
+            answer = _SAID.sub("", answer)
     if kind == "choice":
         return grade_choice(answer, _letter_of(gold, options), options)
     if kind in KINDS:

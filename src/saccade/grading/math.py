@@ -1,144 +1,196 @@
-"""Is a mathematical answer equal to the gold? Cheap rules first, a symbolic check in another process last."""
+"""Is a mathematical answer equal to the gold? Typed rules first, a symbolic check in another process last."""
 
 from __future__ import annotations
 
-import math
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from saccade.grading import math_pool
-from saccade.grading.answers import grade_number, grade_text
-from saccade.grading.latex import Value, evaluate, normal, too_large
-from saccade.grading.sets import compare
+from saccade.grading.answers import fold
+from saccade.grading.rules import LIST, amounts, calendar, compare_values
+from saccade.grading.sides import Side, read_clock, read_compound, read_date, read_ratio, side
 from saccade.grading.verdict import Verdict
-from saccade.parsing import Unit, plain, read_all_boxed, read_number, read_unit
+from saccade.parsing import plain, read_all_boxed, read_choice
+from saccade.parsing.claims import read_claim
 
 MAX_ANSWER = 2_000
 """Characters of an answer that are looked at; a longer one is no answer."""
-_DECIMAL = re.compile(r"-?\d*\.(\d+)")
-_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
-_CLOCK = re.compile(r"\d{1,2}:[0-5]\d")
-_UNIT_NAME = (
-    r"[mckd]?m|[mk]?g|min|s|h|%|°|\\%|rad|deg(?:rees?)?|units?|squareunits?|dollars?|hours?|minutes?|seconds?|"
-    r"(?:centi|milli|kilo)?met(?:er|re)s?|inch(?:es)?|feet|ft|miles?|[\u4e00-\u9fff]{1,6}"
-)
-_WITH_UNIT = re.compile(rf"-?[\d.,]+(?:{_UNIT_NAME})(?:\^?\{{?[23]\}}?)?(?:/(?:{_UNIT_NAME})(?:\^?\{{?[23]\}}?)?)?")
-_PLAIN_NUMBER = re.compile(r"-?[\d.]+")
-_PERCENT = re.compile(r"-?[\d.]+\\?%")
-_UNIT_START = re.compile(r"(?<=[\d})])(?=[A-Za-z°\u4e00-\u9fff])|(?<=\\pi)(?=[a-z])")
-_LIST = re.compile(r",\s|\band\b|\bor\b|[\d}],(?!\d{3}(?!\d))")
+_WORDS = re.compile(r"(?=.{0,99}[^\W\d_]{2})[^\W\d_]+(?:[\s'.,-]{1,3}[^\W\d_]+)*\.?")
 
 
 def grade_math(answer: str, gold: Any) -> Verdict:
-    r"""Right when the answer's expression equals the gold's.
+    r"""Right when the value that the answer claims equals the gold.
 
-    In order: the same spelling (`exact`), plain arithmetic on both sides (`numeric`: fractions, roots, powers, pi,
-    ratios; a decimal gold is met by an irrational number that rounds to it), numbers with a unit (`unit`: a missing one
-    is forgiven, another one is not, unless it comes to the same), sets, lists, tuples and intervals of those (`parts`),
-    and math-verify in a process that can be killed (`symbolic`); a gold that is a word is compared as text. Of several
-    boxes the last counts, all when the gold is a list. What cannot be decided in its CPU time is wrong; a gold that
-    cannot be read, or a machine too busy to grade, gives no verdict.
+    The claim is read by `parsing.claims`; one that wavers is wrong. Values are compared by what they are: matrices,
+    dates and times, ratios, numbers with unit and percent, sets, lists, tuples and intervals, words; what is none of
+    these goes to math-verify in a process that can be killed. Of several boxes the last counts, all when the gold is a
+    list. What cannot be decided in its CPU time is wrong; a gold that cannot be read, or a machine too busy to grade,
+    gives no verdict.
     """
-    gold = str(gold)
-    wanted = normal(gold)
-    if not wanted:
+    wanted = _gold(str(gold))
+    if not wanted.side.form:
         return Verdict(None, "math: gold", f"gold {gold!r} is empty")
     if len(answer) > MAX_ANSWER:
         return Verdict(False, "math: length", f"{len(answer)} characters")
-    if answer.count("boxed") > 1 and _LIST.search(gold):
-        answer = ", ".join(read_all_boxed(answer))
-    got = normal(answer)
-    if not got:
-        return Verdict(False, "math: empty", "no answer")
-    return _cheaply(got, wanted, gold) or _symbolically(answer, gold, got, wanted)
-
-
-def _cheaply(got: str, wanted: str, gold: str) -> Verdict | None:
-    """What needs no algebra; None when that is not enough."""
-    if got == wanted:
+    answer = _boxes(answer, wanted.text)
+    core = _core(answer)
+    if core == wanted.core:
         return Verdict(True, "math: exact")
-    if _DATE.fullmatch(got) and _DATE.fullmatch(wanted) is None and "/" not in got:
-        return Verdict(False, "math: date", "a date is no sum")
-    if _CLOCK.fullmatch(wanted) and ":" not in got:
-        return Verdict(False, "math: time", "the gold is a time of day or a ratio")
-    mine, theirs = evaluate(got), evaluate(wanted)
-    if mine is not None and theirs is not None:
-        right = _equal(mine, theirs, wanted)
-        return Verdict(right, "math: numeric", "" if right else f"got {mine.number:g}")
-    if theirs is not None and got.isalpha() and got not in ("e", "i"):
-        number = read_number(got)  # in words, as 'seven' and its like in Chinese
-        right = number is not None and _equal(Value(number), theirs, wanted)
-        return Verdict(right, "math: words", "" if right else "a word or a letter")
-    if theirs is not None and too_large(got):
-        return Verdict(False, "math: too large", "no number of this size is asked for")
-    if (verdict := _with_units(got, wanted, gold)) is not None:
-        return verdict
-    if mine is not None and _PERCENT.fullmatch(wanted):
-        verdict = grade_number(got if _PLAIN_NUMBER.fullmatch(got) else repr(mine.number), wanted)
-        return Verdict(verdict.right, "math: percent", verdict.detail)
-    if theirs is not None and _WITH_UNIT.fullmatch(got) and read_number(wanted) is not None:
-        verdict = grade_number(got, wanted)
-        return Verdict(verdict.right, "math: unit", verdict.detail)
-    right = compare(got, wanted, _same_part)
-    return None if right is None else Verdict(right, "math: parts", "" if right else "other parts")
+    if not core:
+        return Verdict(False, "math: empty", "no answer")
+    return _special(answer, wanted) or _claimed(answer, wanted.text)
 
 
-def _same_part(mine: str, gold: str) -> bool | None:
-    if mine == gold:
-        return True
-    a, b = evaluate(mine), evaluate(gold)
-    return None if a is None or b is None else _equal(a, b, gold)
-
-
-def _with_units(got: str, wanted: str, gold: str) -> Verdict | None:
-    """Numbers, roots and pi with a known unit on one side or both; None for anything else."""
-    mine, my_unit = _unit_apart(got)
-    theirs, their_unit = _unit_apart(wanted)
-    if my_unit is None and their_unit is None:
-        return None
-    if their_unit is not None and re.search(r"\d[a-zA-Z]$", plain(gold)):
-        return None  # '3m' may be three times m; '3 m' is not
-    a, b = evaluate(mine), evaluate(theirs)
-    if a is None or b is None:
-        return None
-    if my_unit is not None and their_unit is not None and "count" not in (my_unit.dimension, their_unit.dimension):
-        if my_unit.dimension != their_unit.dimension:
-            return Verdict(False, "math: unit", f"a {my_unit.dimension}, not a {their_unit.dimension}")
-        a = Value(a.number * my_unit.factor / their_unit.factor, a.irrational)
-    right = _equal(a, b, theirs)
-    return Verdict(right, "math: unit", "" if right else f"got {a.number:g}")
-
-
-def _unit_apart(expression: str) -> tuple[str, Unit | None]:
-    """The expression without its unit, and the unit."""
-    for tries, start in enumerate(_UNIT_START.finditer(expression)):
-        found = read_unit(expression, start.start())
-        if found is not None and found[1] == len(expression):
-            return expression[: start.start()], found[0]
-        if tries == 8:
+def _claimed(answer: str, gold: str) -> Verdict:
+    claim = read_claim(answer)
+    if claim.problem is not None:
+        return Verdict(False, "math: unclear", claim.problem)
+    verdict = Verdict(False, "math: unclear", "no value")
+    for value in claim.values:
+        verdict = _grade_chain(value, gold)
+        if verdict.right is not True:
             break
-    return expression, None
-
-
-def _symbolically(answer: str, gold: str, got: str, wanted: str) -> Verdict:
-    """By math-verify; an equation keeps its left side when the other has one too."""
-    equations = normal(answer, named=True), normal(gold, named=True)
-    if all(text.count("=") == 1 and re.search("[a-z]", text) for text in equations):
-        got, wanted = equations
-    verdict = math_pool.shared().verify(wanted, got)
-    if verdict.right is None and wanted.isalpha():  # a word, such as 'Tuesday'
-        return grade_text(got, wanted)
     return verdict
 
 
-def _equal(mine: Value, theirs: Value, gold: str) -> bool:
-    """Equal but for round-off; or a long decimal of it; or an irrational number that rounds to the gold's decimals."""
-    if math.isclose(mine.number, theirs.number, rel_tol=1e-9, abs_tol=1e-12):
-        return True
-    decimals = _DECIMAL.fullmatch(gold)
-    if decimals is None:
-        whole = mine.number.is_integer() or theirs.number.is_integer()
-        return not whole and abs(mine.number - theirs.number) < 1e-6  # 0.333333 for 1/3
-    precision = len(decimals[1])
-    near = abs(mine.number - theirs.number) <= 0.5 * 10.0**-precision * (1 + 1e-9)
-    return near and (precision >= 6 or (mine.irrational and precision >= 2))
+def _core(text: str) -> str:
+    """A text without spaces, dollar signs and a full stop at its ends."""
+    if "\\" in text:
+        text = plain(text)
+    return " ".join(text.split()).strip(" $").rstrip(".").rstrip(" $")
+
+
+@dataclass(frozen=True, slots=True)
+class _Gold:
+    """A gold, read once. `text` has no frame: several boxes are a list, one box is its inside."""
+
+    text: str
+    core: str
+    side: Side
+    words: bool
+    letter: str | None
+    """Of a gold such as '(B)'."""
+    dated: bool
+    """A date, a time of day, a ratio or a sum of units, which are read before any prose is."""
+
+
+@lru_cache(maxsize=4096)
+def _gold(text: str) -> _Gold:
+    text = text.strip()
+    boxes = read_all_boxed(text) if "boxed" in text or "fbox" in text else []
+    if len(boxes) > 1:
+        text = ", ".join(boxes)
+    elif boxes and boxes[0]:
+        text = boxes[0]
+    letter = _LETTER.fullmatch(plain(text))
+    core, shown = _core(text), plain(text).rstrip(".")
+    text = _NAMED_SETS.get(fold(text), text)
+    dated = any(read(shown) is not None for read in (read_date, read_clock, read_ratio, read_compound))
+    return _Gold(text, core, side(text), _is_words(text), letter[1] if letter else None, dated)
+
+
+_LETTER = re.compile(r"\(([A-J])\)\.?")
+
+
+def is_list(gold: str) -> bool:
+    """Whether a gold has several parts: then several boxes of a reply are one answer."""
+    return LIST.search(gold) is not None or gold.count("boxed") > 1
+
+
+def _boxes(answer: str, gold: str) -> str:
+    """The inside of the last box, or of all of them for a list; boxes that are joined by 'or' stay together."""
+    if "box" not in answer or not (boxes := read_all_boxed(answer)):
+        return answer
+    if len(boxes) > 1 and (LIST.search(gold) or _OR.search(answer)):
+        return ", ".join(boxes)
+    return boxes[-1]
+
+
+_OR = re.compile(r"\}[\s$)\\]*(?:\bor\b|/|\|)[\s$(\\]*f?boxed")
+
+
+def _special(answer: str, gold: _Gold) -> Verdict | None:
+    """Golds and answers that are not read as prose: dates, durations, words, sets that have a name."""
+    if gold.dated and len(answer) < 100:
+        verdict = calendar(side(answer), gold.side)
+        if verdict is not None and verdict.right:
+            return verdict
+    if answer[:1].isdigit() and read_compound(plain(answer)) is not None:
+        return amounts(side(answer), gold.side)
+    if gold.letter:
+        return Verdict(read_choice(answer) == gold.letter, "math: letter")
+    if gold.words:
+        return _grade_words(answer, gold.text)
+    named = answer[:1].isalpha() or answer.startswith("\\text")
+    said = _NAMED_SETS.get(_THERE_IS.sub("", fold(answer))) if named else None
+    return None if said is None else compare_values(said, gold.text)
+
+
+def _grade_chain(value: str, gold: str) -> Verdict:
+    """'2 * 7 = 14': every part that has a value must have the gold's."""
+    parts = [part for part in _EQUALS.split(value) if part.strip(" $")]
+    if len(parts) > 1 and "=" not in gold and _wide(value):
+        known = [part for part in parts if side(part).amount is not None]
+        if "\\approx" in value or "≈" in value:
+            return _approximate(known or parts, gold)
+        if len(known) > 1:
+            verdicts = [compare_values(part, gold) for part in known]
+            return next((one for one in verdicts if not one.right), verdicts[-1])
+        if len(parts) > 2:
+            return compare_values(parts[-1], gold)
+    return compare_values(value, gold)
+
+
+_EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)|\\approx(?![a-z])|≈|\\equiv(?![a-z])")
+
+
+def _wide(value: str) -> bool:
+    """No commas outside of brackets: 'x = 1, y = 2' is a list and no chain."""
+    return re.search(r",\s|;|\b(?:and|or)\b|\n", value) is None
+
+
+def _approximate(parts: list[str], gold: str) -> Verdict:
+    verdicts = [compare_values(part, gold) for part in parts]
+    amounts = [amount.value.number for part in parts if (amount := side(part).amount) is not None]
+    near = all(abs(a - b) <= 0.02 * max(abs(a), abs(b)) for a in amounts for b in amounts)
+    best = next((one for one in verdicts if one.right), verdicts[-1])
+    return best if near else Verdict(False, best.route, "parts that differ")
+
+
+_NAMED_SETS = {
+    **dict.fromkeys(
+        ("empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions"),
+        "\\emptyset",
+    ),
+    **dict.fromkeys(("all real numbers", "all reals", "the real numbers"), "\\mathbb{R}"),
+    **dict.fromkeys(("infinity", "positive infinity"), "\\infty"),
+    **dict.fromkeys(("negative infinity", "minus infinity"), "-\\infty"),
+}
+_THERE_IS = re.compile(r"^(?:there (?:is|are)|it has|the equation has|the answer is|has) ")
+
+
+def _is_words(gold: str) -> bool:
+    text = plain(gold)
+    return _WORDS.fullmatch(text) is not None and side(gold).amount is None and not _MATHEMATICS.search(text)
+
+
+_MATHEMATICS = re.compile(
+    r"^(?:infinity|pi|sin|cos|no (?:real )?solutions?|empty set|all real numbers|[a-z]{1,2}|[A-Z])$", re.I
+)
+_SAYING = re.compile(
+    r"(?:.{0,300}\b(?:answer|it|result|this|that|day|word|name|solution)\b.{0,60}?(?:\b(?:is|was|on|be)\b|:)|答案[是为:：]?)\s*"
+    r"(?:(?:on|in|a|an|the|called|:)\s+)*",
+    re.I | re.DOTALL,
+)
+_DOUBT = re.compile(r"\b(?:or|not|maybe|perhaps|either|n't|but)\b|\?", re.I)
+
+
+def _grade_words(answer: str, gold: str) -> Verdict:
+    """A word or words, alone or as what a sentence says."""
+    wanted, said = fold(gold), fold(answer)
+    if said == wanted:
+        return Verdict(True, "math: words")
+    prefix = said[: len(said) - len(wanted)]
+    right = said.endswith(wanted) and _SAYING.fullmatch(prefix) is not None and not _DOUBT.search(prefix)
+    return Verdict(right, "math: words", "" if right else "other words")

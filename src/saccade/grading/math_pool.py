@@ -2,7 +2,7 @@
 
 Symbolic algebra on a model's text may take for ever, eat the memory or crash, and no timeout inside the process stops
 a long call into C. So each item runs in a worker process with a CPU timer and an address-space limit; one that dies or
-hangs is replaced and costs that one item. Nothing starts until the first item; any thread may ask.
+hangs is replaced and costs that one item. Nothing starts until the first item or `warm_up`; any thread may ask.
 """
 
 from __future__ import annotations
@@ -105,6 +105,24 @@ class MathPool:
             raise
         finally:
             self._idle.put(worker if worker is not None and worker.alive else None)
+
+    def warm_up(self) -> None:
+        """Starts a worker in the background, so that the first item need not wait for its imports. A worker that does
+        not start is reported by the first item that needs one."""
+        threading.Thread(target=self._start_one, daemon=True).start()
+
+    def _start_one(self) -> None:
+        try:
+            worker = self._idle.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            if worker is None or not worker.alive:
+                worker = _Worker(self._deadline_s, self._memory_mb)
+        except (RuntimeError, OSError):
+            worker = None
+        finally:
+            self._idle.put(worker)
 
     def close(self) -> None:
         """Ends the workers, once those at work have answered."""

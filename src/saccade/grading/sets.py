@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from saccade.grading.latex import evaluate
+from saccade.grading.arithmetic import evaluate
 
 MAX_PARTS = 64
 """More parts than this are left alone, since every part is held against every other."""
@@ -20,9 +20,11 @@ _SYMBOLS = (
     *(("\\leqslant", "<="), ("\\geqslant", ">="), ("\\leq", "<="), ("\\geq", ">="), ("\\le", "<="), ("\\ge", ">=")),
     *(("\\lt", "<"), ("\\gt", ">"), ("\u2264", "<="), ("\u2265", ">="), ("\u221e", "\\infty"), ("\u222a", "\\cup")),
     *(("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\u2208", "\\in"), ("+\\infty", "\\infty"), ("\u00b1", "\\pm")),
+    *(("\\emptyset", "\\{\\}"), ("\\mathbb{R}", "R"), ("\u211d", "R"), ("allrealnumbers", "R"), ("emptyset", "\\{\\}")),
+    *(("noreal", "no"), ("nosolutions", "\\{\\}"), ("nosolution", "\\{\\}"), ("\n", ",")),
 )
 _UNION = re.compile(r"\\cup|\\lor|(?<=[\d)}\]a-z])or(?=[-\d({\[\\a-z])")
-_AND = re.compile(r"(?<=[\d)}\]])(?:and|or)(?=[-\d({\[\\a-zA-Z])|\u6216|\u548c|\u3001")
+_AND = re.compile(r",(?:and|or)(?=[-\d({\[\\a-zA-Z])|(?<=[\d)}\]])(?:and|or)(?=[-\d({\[\\a-zA-Z])|\u6216|\u548c|\u3001")
 _BOUNDS = re.compile(
     r"([\[(])([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)[,;]([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)([\])])"
 )
@@ -30,6 +32,10 @@ _MEMBER = re.compile(r"^[a-z]\\in(?![a-z])")
 _CHAIN = re.compile(r"([^<>=]+)(<=?|>=?)([a-zA-Z])(<=?|>=?)([^<>=]+)")
 _SINGLE = re.compile(r"([^<>=]+)(<=?|>=?)([^<>=]+)")
 _NAME = re.compile(r"^[A-Za-z](?:_\{?\d\}?)?=")
+
+
+_BUILDER = re.compile(r"^\\?\{[a-z](?:\\in(?:R|\\mathbb\{R\}))?(?:\||:|\\mid)([^{}|]*?)\\?\}$")
+_POINT = re.compile(r"\(([a-zA-Z](?:,[a-zA-Z])+)\)=\(([^()]*)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class Parts:
     kind: Literal["set", "list", "tuple"]
     """A set stands in braces; a list has no brackets, and its order does not count; a tuple has brackets and order."""
     items: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    """Of 'x=1, y=2', when every part has another one."""
 
 
 Same = Callable[[str, str], bool | None]
@@ -68,13 +76,23 @@ def compare(got: str, wanted: str, same: Same) -> bool | None:
     golds = Parts("list", (wanted,)) if golds is None else golds
     if max(len(ours.items), len(golds.items)) > MAX_PARTS:
         return None
+    if ours.names and golds.names:
+        mine_by, gold_by = (dict(zip(parts.names, parts.items, strict=True)) for parts in (ours, golds))
+        if mine_by.keys() != gold_by.keys():
+            return False
+        ours = Parts("tuple", tuple(mine_by[name] for name in golds.names))
+        return _in_order(ours, golds, same)
+    if ours.names or golds.names:
+        return _in_order(ours, golds, same)
+    if golds.kind == "tuple" and ours.kind == "list" and (_AND.search(got) or wanted.startswith("[")):
+        return False
     if "tuple" in (ours.kind, golds.kind):
         return None if ours.kind != golds.kind and "set" in (ours.kind, golds.kind) else _in_order(ours, golds, same)
     return _without_order(ours, golds, same)
 
 
 def _spelled(text: str) -> str:
-    text = text.replace(" ", ",")  # a normal form keeps spaces between numbers only
+    text = _BUILDER.sub(r"\1", text).replace(" ", ",")  # a normal form keeps spaces between numbers only
     for symbol, spelling in _SYMBOLS:
         if symbol in text:
             text = text.replace(symbol, spelling)
@@ -86,7 +104,8 @@ def _spelled(text: str) -> str:
 
 def read_intervals(text: str) -> list[Interval] | None:
     """A union of intervals or inequalities in one unknown, sorted; None for anything else, a reversed one too."""
-    found = [_interval(piece) for piece in _UNION.split(_MEMBER.sub("", text))]
+    text = _MEMBER.sub("", text)
+    found = [Interval(-math.inf, False, math.inf, False)] if text == "R" else [_interval(p) for p in _UNION.split(text)]
     if not found or any(interval is None for interval in found):
         return None
     return sorted((i for i in found if i is not None), key=lambda i: (i.low, i.high))
@@ -141,7 +160,7 @@ def _equal_intervals(mine: list[Interval], theirs: list[Interval]) -> bool:
 
 
 def _near(a: float, b: float) -> bool:
-    return a == b or math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    return a == b or math.isclose(a, b, rel_tol=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
@@ -150,6 +169,8 @@ def _near(a: float, b: float) -> bool:
 def read_parts(text: str) -> Parts | None:
     """The parts of '{1,2}', '1,2', '(1,2)', '[1,2]', 'x=1 or x=2', '\\pm2'; None for a single thing."""
     kind: Literal["set", "list", "tuple"] = "list"
+    if (point := _POINT.fullmatch(text)) is not None and len(items := point[2].split(",")) == point[1].count(",") + 1:
+        return Parts("list", tuple(items), tuple(f"{name}=" for name in point[1].split(",")))
     for opening, closing, name in (("\\{", "\\}", "set"), ("{", "}", "set"), ("(", ")", "tuple"), ("[", "]", "tuple")):
         if text.startswith(opening) and text.endswith(closing) and _wraps(text, opening, closing):
             text = text[len(opening) : len(text) - len(closing)]
@@ -160,7 +181,11 @@ def read_parts(text: str) -> Parts | None:
         return None
     if kind == "set" and len(pieces) == 1 and pieces[0] == "":
         return Parts("set", ())
+    named = [_NAME.match(piece) for piece in pieces]
+    names = tuple(name[0] for name in named if name is not None) if kind == "list" else ()
     items = [_NAME.sub("", piece) for piece in pieces]
+    if len(pieces) > 1 and len(set(names)) == len(pieces):
+        return Parts(kind, tuple(items), names) if all(items) else None
     if kind != "tuple":
         items = [signed for item in items for signed in _both_signs(item)]
     return Parts(kind, tuple(items)) if all(items) else None

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saccade.grading.latex import evaluate, normal
+from saccade.grading.arithmetic import evaluate
+from saccade.grading.latex import normal
 from saccade.grading.verdict import Verdict
 from saccade.parsing import plain, read_number
 

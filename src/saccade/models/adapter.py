@@ -58,6 +58,9 @@ class MaskRules:
 class Adapter(Protocol):
     """What a model family must implement. Everything else in Saccade is the same for all families.
 
+    prompt = policy.adapter.encode("<image>How many cups are there?", [image])
+    policy.adapter.decode(completion.token_ids)
+
     `saccade.models.chat.ChatAdapter` implements most of it for families that use a chat template.
     """
 
@@ -164,11 +167,3 @@ def shared_prefix(prompts: Sequence[EncodedPrompt]) -> tuple[EncodedPrompt, list
         f"{first.prompt_id}:{length}",
     )
     return prefix, [p.ids_P[length:].tolist() for p in prompts]
-
-
-def pad_positions(positions: Sequence[Tensor], length: int) -> Tensor:
-    """Stack (3, P) position tensors to (3, B, length), right-padded with 0."""
-    out = torch.zeros(3, len(positions), length, dtype=torch.long)
-    for row, one in enumerate(positions):
-        out[:, row, : one.shape[1]] = one
-    return out

@@ -27,8 +27,6 @@ class ModelConfig(Config):
     fused_layers: bool = True
     """Replace RMS norms and gated feed-forward blocks with functions that save fewer activations and give the same
     numbers; false keeps the family's own code."""
-    offload_activations: bool = False
-    """Keep saved activations in CPU memory; for GPUs, when checkpointing alone is not enough."""
 
 
 class FeatureCacheConfig(Config):

@@ -78,7 +78,7 @@ def branch_logprobs(
     `features`, one per prompt of `packed`, must be of the policy's current version (ValueError otherwise); without them
     the vision encoder runs here. `sharing` None selects the fastest mode of the family and the device.
     """
-    with policy.recomputing(), policy.offloading():
+    with policy.recomputing():
         if path == "plain":
             hidden_RD = _plain_hidden(policy, packed)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from saccade.models.config import ModelConfig
 from saccade.models.families import ADAPTERS
 from saccade.models.fused import fuse
 from saccade.models.logprobs import head_of
-from saccade.models.offload import OffloadActivations
 
 
 @dataclass(eq=False)
@@ -32,8 +31,6 @@ class Policy:
     processors: tuple[Any, ...]
     """Tokenizer and image processor, saved beside the weights so that a checkpoint is an ordinary directory."""
     version: int = 0
-    offload: bool = False
-    """Saved activations are kept in CPU memory until the backward pass."""
 
     @property
     def device(self) -> torch.device:
@@ -86,12 +83,6 @@ class Policy:
         finally:
             for layer in layers:
                 layer.training = False
-
-    def offloading(self) -> AbstractContextManager[object]:
-        """Moves saved activations off the GPU within the context, if the model was loaded with offloading."""
-        if not (self.offload and torch.is_grad_enabled()):
-            return nullcontext()
-        return OffloadActivations(self.model.parameters())
 
     def save(self, directory: str | Path) -> None:
         """Write a standard Hugging Face directory (safetensors, tokenizer, image processor)."""
@@ -178,15 +169,20 @@ def load_adapter(path: str) -> Adapter:
     return ADAPTERS[family.model_type](*processors_of(path), family)
 
 
-def load_policy(config: ModelConfig) -> Policy:
-    """Load model, tokenizer and image processor. ValueError: a missing directory, an unknown family, no GPU."""
+def load_policy(config: ModelConfig | str) -> Policy:
+    """Load model, tokenizer and image processor; a text is the path of a model with all else at its default.
+
+        policy = load_policy("base")  # or a Hugging Face directory, or a hub name
+        policy = load_policy(ModelConfig(path="Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16"))
+
+    ValueError: a missing directory, an unknown family, no GPU.
+    """
+    config = ModelConfig(path=config) if isinstance(config, str) else config
     path, device = resolve_path(config.path), resolve_device(config.device)
     unknown = set(config.train) - set(PARTS)
     if unknown:
         raise ValueError(f"model.train names {sorted(unknown)}; expected some of {', '.join(PARTS)}")
     family = known_family(path)
-    if config.offload_activations and device.type == "cpu":
-        raise ValueError("model.offload_activations: the model is already on the CPU; remove the key")
     model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
     model = model.to(device)
     tokenizer, images = processors_of(path)
@@ -194,7 +190,6 @@ def load_policy(config: ModelConfig) -> Policy:
     if config.gradient_checkpointing:
         enable_checkpointing(model)
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
-    policy.offload = config.offload_activations
     if policy.adapter.sharing == "attention":
         attention.install(model)
     freeze(policy, config.train)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from saccade.parsing.boxes import NOWHERE, LabelledBox, parse_detections, read_boxes, read_detections, read_entries
-from saccade.parsing.choices import LETTERS, parse_choice, read_choice
+from saccade.parsing.choices import LETTERS, parse_choice, parse_choices, read_choice
 from saccade.parsing.markup import fold, plain
 from saccade.parsing.numbers import Quantity, parse_number, parse_quantity, read_number, read_quantity
 from saccade.parsing.reading import Reading
@@ -26,6 +26,7 @@ __all__ = [
     "fold",
     "parse_boxed",
     "parse_choice",
+    "parse_choices",
     "parse_detections",
     "parse_final",
     "parse_number",

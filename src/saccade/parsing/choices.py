@@ -4,37 +4,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from saccade.parsing.markup import LONGEST, fold, plain
 from saccade.parsing.reading import Reading, found
 
 LETTERS = "ABCDEFGHIJ"
+MAX_MENTIONS = 64
+"""Letters of a text that are looked at, from the last."""
 
-_HEDGE = re.compile(
-    r"\s*[)\]]?\s*(?:\bor\b|\band\b|\bnor\b|/|&|,|、|或者?|和|与|(?=\([A-Za-z]\)))\s*(?:option\s)?"
-    r"[(\[]?([A-Za-z])[)\]]?(?![A-Za-z])",
-    re.I,
-)
+MAX_CUES = 32
+"""Claims that are looked at, from the last."""
 _ALONE = re.compile(r"[(\[{<\"'`“‘「]*([A-Za-z])[)\]}>\"'`”’」]*\s*[.:,;!?。]?[\"'`*]*")
 _LEADING = re.compile(r"[(\[{<]?([A-Za-z])([)\]}>]?\s*(?:[).:,、-]|\s))\s*(\S.*)", re.DOTALL)
+_TRAILING = re.compile(r"(\S.{0,200}?)\s*[(\[]([A-Za-z])[)\]][.!]?", re.DOTALL)
 _LISTED = re.compile(r"(?:^|[\s,;(])[A-Z]\s*[).:](?=\s)")
+_ADVERB = r"(?:\s+(?:clearly|surely|definitely|probably|obviously|therefore|thus|now|just|simply|indeed|then))?"
 _CUE = re.compile(
     r"\b(?:answers?|ans|result|(?:correct|right|best|final)\s+(?:option|choice))"
-    r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be))?\s*[:=]?\s*(?:(?:option|choice)\s+)?"
+    rf"(?:\s+(?:is|would\s+be|should\s+be|must\s+be){_ADVERB})?\s*[:=]?\s*(?:(?:option|choice|letter)\s+)?"
     r"|\b(?:choose|pick|select|go\s+with)\s+(?:(?:option|choice)\s+)?|(?:答案|应选|故选|选择|选)(?:应?该?[是为])?\s*:?\s*",
     re.I,
 )
-_WEAK_CUE = re.compile(r"\b(?:option|choice)(?:\s+is)?\s*[:=]?\s*|\bis\s*:?\s*|选项\s*:?\s*", re.I)
-_SO = re.compile(r"\b(?i:therefore|thus|hence|so)\b\s?[,:]?\s?[(\[]?([A-Z])[)\]]?\s?(?:[.!]|$)", re.MULTILINE)
-_AFTER_CUE = re.compile(r"[\"'`*\[{<(]*(?:([A-Z])(?![A-Za-z'])|([a-z])(?=\s*(?:[)\].,;:!]|$)))[)\]}>]?")
-_BEFORE_CUE = re.compile(
-    r"(?<![A-Za-z.])[(\[]?([A-Z])[)\]]?\s?"
-    r"(?:选项|正确|(?:is|was)\s(?:the\s)?(?:only\s)?(?:correct|right|best|true)\b(?!\s?\?))"
+_CONTENT_CUE = re.compile(r"(?:\b(?:is|are|says?|be|shows?)|'s)\b\s*:?\s*|[:=]\s*", re.I)
+_MENTION = re.compile(
+    r"(?<![A-Za-z0-9'\\=+^_-])(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?![A-Za-z0-9=+*^_]|'[a-z]))[)\]}>\"'*]*"
 )
-_UNSAID = re.compile(
-    r"(?:\b(?:not|nor|neither|never|isn't|cannot|or|and)|[&,]|不是?|非|或|和)\s?(?:option\s)?[(\[]?$", re.I
+_ARTICLE = re.compile(
+    r"\s(?!(?:is|was|are|seems|looks|appears|because|since|as|or|and|nor|but|not|would|must|can|it|for|per|to|in|so|with|"
+    r"by|isn't)\b)[a-z]"
 )
-_REFUSED = re.compile(r"[)\]]?\s?(?:(?:is|are|was|seems)\s)?(?:not|n't|wrong|incorrect|false|cannot|错|不)", re.I)
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|n't|isn't|never|neither|nor|eliminat\w{1,5}|rul\w{1,3}\sout|exclud\w{1,4}|except|instead\sof|rather\sthan|"
+    r"than|cannot|between|(?:all|every\w{0,5})(?:\s\w{1,12})?\sbut)|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
+    re.I,
+)
+_DENIED_AFTER = re.compile(
+    r"\s?(?:(?:is|are|was|were|seems?|looks?)\s(?:all\s|both\s)?(?:not\b|wrong|incorrect|false|out\b|impossible)|"
+    r"(?:is|are|was)n't|cannot|can't|错|不对|不正确)",
+    re.I,
+)
+_RIGHT_AFTER = re.compile(
+    r"\s?(?:选项|正确|对|(?:is|was|are|seems?|looks?|appears?|must\sbe)\s(?:to\sbe\s)?(?:the\s)?(?:only\s|most\s)?"
+    r"(?:correct|right|best|true|better|answer)\b(?!\s?\?))",
+    re.I,
+)
+_DESCRIBED = re.compile(r"\s?(?:is|are|was|has|have|shows?)\s\w", re.I)
+_JOIN = re.compile(
+    r"(?:[\s,;/&、?()\[\]*\"']|\b(?:or|and|nor|maybe|perhaps|possibly|option|choice)\b|或者?|和|与|及)*", re.I
+)
+_BOTH = re.compile(r"\b(?:or|and|nor)\b|[&或和与]", re.I)
+_CLAUSE_END = re.compile(r"\n|\.\s|[;。!]|,\s(?=not|because|since|so|but)")
 
 
 def read_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[str] = ()) -> str | None:
@@ -45,51 +65,100 @@ def read_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[s
 def parse_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[str] = ()) -> Reading[str]:
     """The letter that an answer picks, by which rule; or the reason why none can be read.
 
-    Reads 'B', 'b', '(B)', '[B]', 'B.', 'B) foo', 'The answer is B', 'B is correct', 'Therefore, B.', '故选B', 'B选项',
-    and the text of exactly one option, alone or after 'the answer is'. With options given, 'B) foo' counts only if foo
-    is not the text of another option. Takes any string; linear in its length.
+    Reads 'B', 'b', '(B)', '[B]', 'B.', 'B) foo', 'foo (B)', 'The answer is B', 'B is correct', 'Therefore, B.',
+    'not A, but B', '故选B', 'B选项', and the text of exactly one option, alone or as what is claimed. With options
+    given, 'B) foo' counts only if foo is not the text of another option. Takes any string; linear in its length.
     """
-    text = plain(text[-LONGEST:])
+    text = plain(text[-LONGEST:])[-LONGEST:]
     if not text:
         return Reading(None, reason="nothing")
     allowed = {letter.upper() for letter in letters}
-    texts = {}
-    for letter, option in zip(letters, options, strict=False):
-        texts.setdefault(fold(option), []).append(letter.upper())
+    texts = _texts(letters, options)
     reason = "no letter"
     for read, how in _RULES:
-        picked = read(text, texts)
+        picked = read(text, texts, allowed)
         if picked in allowed:
             return found(picked, how)
         reason = ("not a letter of the options" if len(picked) == 1 else picked) if picked else reason
+        if picked and len(picked) > 1:
+            break
     return Reading(None, reason=reason)
 
 
+def parse_choices(text: str, letters: Sequence[str] = LETTERS) -> Reading[frozenset[str]]:
+    """All letters that an answer picks, where several may be right: 'A, C', 'AC', 'A and C', 'Options A and C'.
+
+    'A or C' is a hedge, and letters that are denied are not picked.
+    """
+    text = plain(text[-LONGEST:])[-LONGEST:]
+    allowed = {letter.upper() for letter in letters}
+    run = _RUN.fullmatch(text)
+    letters_said = re.sub(r"[^A-Za-z]", "", run[1]) if run else ""
+    if run and (letters_said.isupper() or len(run[1].strip()) < 2 or "," in run[1]):
+        said = frozenset(letters_said.upper())
+        once = said <= allowed and len(said) == len(letters_said)
+        return found(said, "letters") if once else Reading(None, reason="no letters of the options")
+    if re.search(r"\bor\b|或", text):
+        return Reading(None, reason="hedged")
+    groups = [group for group in _groups(text, allowed) if not group.denied]
+    strong = [group for group in groups if group.strong] or groups
+    said = frozenset(letter for group in strong for letter in group.letters)
+    return found(said, "mentions") if said else Reading(None, reason="no letter" if text else "nothing")
+
+
+_RUN = re.compile(
+    r"(?:.{0,400}?(?:answers?(?:\s(?:is|are))?|答案是?|选)\s*:?\s*)?((?:[\[({]*[A-Za-z][\])}]*[\s,;、&/.]*){1,26})",
+    re.DOTALL,
+)
 _Texts = dict[str, list[str]]
 """Folded text of an option -> the letters that have it."""
 
 
-def _leading(text: str, texts: _Texts) -> str | None:
-    """'B' and its kin as the whole text, or in front of the option's text. A rule gives a letter, a reason, or None."""
+def _texts(letters: Sequence[str], options: Sequence[str]) -> _Texts:
+    texts: _Texts = {}
+    for letter, option in zip(letters, options, strict=False):
+        texts.setdefault(fold(own_text(letter, option)), []).append(letter.upper())
+    for text, owners in list(texts.items()):
+        texts.setdefault(_ARTICLES.sub("", text), owners)
+    return texts
+
+
+_ARTICLES = re.compile(r"^(?:the|an?)\s(?=\w)")
+
+
+def own_text(letter: str, option: str) -> str:
+    """An option's text without its own letter in front: 'red' of 'A. red'."""
+    match = re.match(rf"\s*[(\[]?{re.escape(letter)}(?:[)\]]\s*[.:]?|\s*[.:、])\s*(?=\S)", option, re.I)
+    return option[match.end() :] if match else option
+
+
+def _leading(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+    """'B' and its kin as the whole text, or beside the option's text. A rule gives a letter, a reason, or None."""
     if alone := _ALONE.fullmatch(text):
         return alone[1].upper()
+    if (trailing := _TRAILING.fullmatch(text)) and (owners := texts.get(fold(trailing[1]))):
+        return trailing[2].upper() if trailing[2].upper() in owners else "letter and text disagree"
     leading = _LEADING.fullmatch(text)
-    if leading is None:
+    if leading is None or leading[1].upper() not in allowed:
         return None
-    if _HEDGE.match(text, leading.end(1)):
-        return "hedged"
     letter, owners = leading[1].upper(), texts.get(fold(leading[3]), [])
     if owners:
         return letter if letter in owners else "letter and text disagree"
-    if not set(leading[2]) & set(")]}>.:"):  # 'A cat': a letter and a space need the option's text behind them
-        return None
-    return "lists several" if _LISTED.search(leading[3]) else letter  # 'A) red B) blue' names them all
+    if leading[1].islower() and leading[2].startswith(")"):
+        return letter
+    return "lists several" if set(leading[2]) & set(")]}>.:") and _LISTED.search(leading[3]) else None
 
 
-def _option(text: str, texts: _Texts) -> str | None:
-    """The letter of the one option whose text this is."""
-    folded = fold(text)
-    return _owner(texts.get(folded, [])) if folded else None
+def _option(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+    """The letter of the one option whose text this is, or the first clause."""
+    for part in (text, re.split(r"[,.;:!]\s", text, maxsplit=1)[0]):
+        if (folded := fold(part)) and (owners := texts.get(folded)) and (part is text or not _digits(folded)):
+            return _owner(owners)
+    return None
+
+
+def _digits(text: str) -> bool:
+    return any(char.isdigit() for char in text)
 
 
 def _owner(letters: list[str]) -> str | None:
@@ -98,68 +167,137 @@ def _owner(letters: list[str]) -> str | None:
     return letters[0] if len(letters) == 1 else "options with the same text"
 
 
-def _cued(text: str, texts: _Texts) -> str | None:
-    """The letter, or the option's text, after the last 'answer is' or the like that is followed by one."""
-    return _after(_CUE, text, texts)
+def _content(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+    """The letter of the option whose text is what the last claim says to the end of its clause."""
+    for cues in (_CUE, _CONTENT_CUE):
+        for cue in reversed(list(cues.finditer(text))[-MAX_CUES:] if texts else []):
+            letter = _MENTION.match(text, cue.end())
+            names_one = letter is not None and (letter[1] or letter[2]).upper() in allowed
+            if (owners := _stated(text, cue.end(), texts)) and not (names_one and _ends(text, letter)):
+                return _owner(owners)
+    return None
 
 
-def _weakly_cued(text: str, texts: _Texts) -> str | None:
-    """The letter after the last 'option', 'is' or 'therefore'."""
-    return _after(_WEAK_CUE, text, texts) or next((m[1] for m in reversed(list(_SO.finditer(text)))), None)
-
-
-def _after(cues: re.Pattern[str], text: str, texts: _Texts) -> str | None:
-    picked = None
-    for cue in cues.finditer(text):
-        letter = _AFTER_CUE.match(text, cue.end())
-        if texts and (owners := _stated(text, cue.end(), texts)) and not _names_an_option(letter, text, texts):
-            picked = _owner(owners)
-        elif letter is not None and not _REFUSED.match(text, letter.end()):
-            picked = _judged(text, letter, texts)
-    return picked
+def _ends(text: str, letter: re.Match[str] | None) -> bool:
+    """A lone letter of the options names one even where it is also the text of another."""
+    return letter is not None and re.match(r"[\s.,;:!]*(?:\n|$)", text[letter.end() : letter.end() + 20]) is not None
 
 
 def _stated(text: str, start: int, texts: _Texts) -> list[str]:
-    """The letters of the option whose text stands from `start` to the end of the line, or of the clause."""
+    """The letters of the option whose text runs from `start` to the end of the line, or of the clause."""
     line = text[start : start + 200].partition("\n")[0]
-    return texts.get(fold(line.strip(" \"'`*.:"))) or texts.get(fold(_clause(text, start))) or []
+    clause = _CLAUSE_END.split(line, maxsplit=1)[0]
+    for part in (line, clause):
+        for cut in ("", "the ", "a ", "an "):
+            if owners := texts.get(fold(part.strip(" \"'`*.:").removeprefix(cut))):
+                return owners
+    return []
 
 
-def _names_an_option(letter: re.Match[str] | None, text: str, texts: _Texts) -> bool:
-    """A lone letter of the options names one even where it is also the text of another."""
-    if letter is None or re.match(r"[\s.,;:!]*(?:\n|$)", text[letter.end() : letter.end() + 20]) is None:
-        return False
-    return any((letter[1] or letter[2]).upper() in owners for owners in texts.values())
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Letters that are named together."""
+
+    letters: tuple[str, ...]
+    strong: bool
+    """Behind 'the answer is', or called right."""
+    described: bool
+    """Only spoken about: 'B is larger'."""
+    denied: bool
+    start: int
+    end: int
 
 
-def _judged(text: str, letter: re.Match[str], texts: _Texts) -> str:
-    if _HEDGE.match(text, letter.end()):
+def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+    """The one letter that is named and not denied: behind the last cue, else anywhere."""
+    groups = [group for group in _groups(text, allowed) if not group.denied]
+    strong = [group for group in groups if group.strong]
+    if strong:
+        return _only(text, strong[-1], texts)
+    told = [group for group in groups if not group.described] or groups
+    letters = {letter for group in told for letter in group.letters}
+    if len(letters) > 1:
+        return "hedged" if any(len(group.letters) > 1 for group in told) else "lists several"
+    return _only(text, told[-1], texts) if told else None
+
+
+def _only(text: str, group: _Group, texts: _Texts) -> str:
+    """The letter of a group, unless it has several or another option's text behind it."""
+    if len(set(group.letters)) > 1:
         return "hedged"
-    said = (letter[1] or letter[2]).upper()
-    owners = texts.get(fold(_clause(text, letter.end()))) if texts else None
-    return said if not owners or said in owners else "letter and text disagree"
+    rest = text[group.end : group.end + 200].lstrip(" \"'`*.):,-")
+    owners = texts.get(fold(_CLAUSE_END.split(rest, maxsplit=1)[0])) if texts else None
+    return group.letters[0] if not owners or group.letters[0] in owners else "letter and text disagree"
 
 
-def _clause(text: str, start: int) -> str:
-    """From `start` to the end of the line or sentence; 200 characters at most, so that many cues stay cheap."""
-    part = text[start : start + 200].lstrip(" \"'`*.):,-")
-    return _CLAUSE_END.split(part, maxsplit=1)[0].strip(" \"'`*")
+def _groups(text: str, allowed: set[str]) -> list[_Group]:
+    """The letters that a text names, those joined by commas, 'and' or 'or' together."""
+    cued = {cue.end() for cue in _CUE.finditer(text)}
+    mentions = [m for m in _MENTION.finditer(text) if _names(text, m, allowed)][-MAX_MENTIONS:]
+    named = cued | {word.end() for word in _OPTION.finditer(text)}
+    mentions += [m for end in named if (m := _LOWER.match(text, end)) and m[1].upper() in allowed]
+    groups: list[_Group] = []
+    for mention in sorted(mentions, key=lambda one: one.start()):
+        letter = (mention[1] or mention[2]).upper()
+        after_denied = _DENIED_AFTER.match(text, mention.end()) is not None
+        right = not after_denied and _RIGHT_AFTER.match(text, mention.end()) is not None
+        told = _Group(
+            (letter,),
+            right or not cued.isdisjoint(range(_opening(text, mention.start()), mention.start() + 1)),
+            not right and _DESCRIBED.match(text, mention.end()) is not None,
+            after_denied or _DENIED_BEFORE.search(text[max(0, mention.start() - 30) : mention.start()]) is not None,
+            mention.start(),
+            mention.end(),
+        )
+        last = groups[-1] if groups else None
+        gap = text[last.end : told.start] if last else "."
+        if (
+            last is None
+            or letter in last.letters
+            or len(gap) > 40
+            or not _JOIN.fullmatch(gap)
+            or "\n" in gap
+            or (after_denied and not _BOTH.search(gap))
+        ):
+            groups.append(told)
+        else:
+            groups[-1] = _Group(
+                (*last.letters, letter),
+                last.strong or told.strong,
+                told.described,
+                last.denied or after_denied,
+                last.start,
+                told.end,
+            )
+    return groups
 
 
-_CLAUSE_END = re.compile(r"\n|\.\s|;|。|,\s(?=not|because|since|so)")
+_OPTION = re.compile(r"\b(?:option|choice|letter)\s", re.I)
+_LOWER = re.compile(r"[\"'`*\[{<(]*([a-z])()(?=\s*(?:[)\].,;:!*\]}]|$))[)\]}>]?")
 
 
-def _ahead(text: str, texts: _Texts) -> str | None:
-    """The letter in 'B is correct' and 'B选项', unless another is called so too."""
-    said = {m[1] for m in _BEFORE_CUE.finditer(text) if not _UNSAID.search(text[max(0, m.start() - 16) : m.start()])}
-    return said.pop() if len(said) == 1 else ("hedged" if said else None)
+def _opening(text: str, start: int) -> int:
+    """Where the brackets, quotes and spaces in front of a letter begin."""
+    reach = max(0, start - 8)
+    return reach + len(text[reach:start].rstrip(" ([{<\"'`*"))
+
+
+def _names(text: str, mention: re.Match[str], allowed: set[str]) -> bool:
+    """Whether a letter names an option, and is no article and no 'I'."""
+    letter = (mention[1] or mention[2]).upper()
+    if letter not in allowed:
+        return False
+    if mention[1] is not None:
+        return True
+    if letter == "I":
+        return re.match(r"\s*(?:[.,;:!)]|$)", text[mention.end() : mention.end() + 3]) is not None
+    return letter != "A" or _ARTICLE.match(text, mention.end(2)) is None
 
 
 _RULES = (
     (_leading, "letter"),
     (_option, "option text"),
-    (_cued, "after a cue"),
-    (_ahead, "before a cue"),
-    (_weakly_cued, "after a weak cue"),
+    (_content, "option text"),
+    (_mentioned, "mention"),
 )
 """In this order; the first that gives a letter decides."""

@@ -8,26 +8,49 @@ import unicodedata
 LONGEST = 10_000
 """Characters that a reader of short answers looks at, from the end: what is answered is said last."""
 
-_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "÷": "/", "⁄": "/"})
+_SIGNS = str.maketrans(
+    {"−": "-", "–": "-", "‐": "-", "‑": "-", "×": "*", "÷": "/", "⁄": "/"}
+    | dict.fromkeys("‘’‚′ʼ", "'")
+    | dict.fromkeys("“”„«»「」『』", '"')
+)
+_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
 _RAISED = re.compile(r"[⁰¹²³⁴-⁹⁻⁺]+")
 _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _MIXED = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
-_WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|mathit|textbf|boxed|operatorname)\s?\{([^{}]*)\}")
-_BOLD = re.compile(r"(?<![\w)}*])\*\*([^*\n]+)\*\*(?![\w({*])")
+_WRAPPERS = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|f?boxed|fbox|operatorname|boldsymbol|bm|emph)"
+    r"\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
+)
+_BOLD = re.compile(
+    r"(?<![\w)}*])\*\*((?:[^*\n]|\*(?!\*))+)\*\*(?![\w({*])|(?<![\w)}*])\*([^*\s](?:[^*\n]*[^*\s])?)\*(?![\w({*])"
+)
 _MATH_MARKS = re.compile(r"\\?\$|\\[()\[\]]")
+_TAGS = re.compile(r"<(b|i|u|em|strong|code|span|p)>([^<]*)</\1>|<\|(?:begin|end)_of_box\|>", re.I)
 
 
 def plain(text: str) -> str:
     """`text` in one spelling of its characters, without markup and outer spaces. Linear in its length."""
+    text = unmarked(text)
     if not text.isascii():
         text = _RAISED.sub(_power, _MIXED.sub(" ", text)).translate(_SIGNS)
         text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
     if "\\" in text:
         for _ in range(3):
             text = _WRAPPERS.sub(r"\1", text)
-    if "*" in text:
-        text = _BOLD.sub(r"\1", text)
     return _MATH_MARKS.sub("", text).strip()
+
+
+def unmarked(text: str) -> str:
+    """`text` without bold, code ticks, HTML emphasis and characters that nobody sees; formulas stay as they are."""
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text)
+    if "*" in text:
+        text = _BOLD.sub(lambda bold: bold[1] or bold[2], text)
+    if "<" in text:
+        text = _TAGS.sub(lambda tag: tag[2] or "", text)
+    if "`" in text and "`" not in (inside := text.strip().strip("`")):
+        text = inside
+    return text
 
 
 def fold(text: str) -> str:

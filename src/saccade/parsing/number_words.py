@@ -11,7 +11,16 @@ _SMALL = (
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 UNITS_AND_TEENS = {word: float(value) for value, word in enumerate(_SMALL)}
 TENS = {word: 10.0 * value for value, word in enumerate(_TENS, start=2)}
-MAGNITUDES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "万": 1e4, "亿": 1e8}
+MAGNITUDES = {
+    "hundred": 1e2,
+    "thousand": 1e3,
+    "million": 1e6,
+    "billion": 1e9,
+    "dozen": 12.0,
+    "trillion": 1e12,
+    "万": 1e4,
+    "亿": 1e8,
+}
 _FRACTIONS = {"half": 0.5, "a half": 0.5, "one half": 0.5, "one third": 1 / 3, "a third": 1 / 3, "two thirds": 2 / 3}
 _FRACTIONS |= {"one quarter": 0.25, "a quarter": 0.25, "three quarters": 0.75}
 MAX_WORDS = 12
@@ -30,6 +39,8 @@ def english_number(text: str) -> float | None:
     words = re.split(r"[\s-]+", text.casefold().strip())
     sign = -1.0 if words[0] in ("minus", "negative") else 1.0
     words = words[1:] if sign < 0 else words
+    half = 0.5 if words[-3:] == ["and", "a", "half"] and len(words) > 3 else 0.0
+    words = words[:-3] if half else words
     fraction = _FRACTIONS.get(" ".join(words))
     if fraction is not None:
         return sign * fraction
@@ -43,13 +54,13 @@ def english_number(text: str) -> float | None:
             part, room = part + UNITS_AND_TEENS[word], 0.0
         elif word in TENS and room >= 100:
             part, room = part + TENS[word], 10.0
-        elif word == "hundred" and 0 < part < 10:
+        elif word == "hundred" and 0 < part < 100:
             part, room = part * 100, 100.0
         elif word in MAGNITUDES and word != "hundred" and part:
             total, part, room = total + part * MAGNITUDES[word], 0.0, 1000.0
         else:
             return None
-    return sign * (total + part)
+    return sign * (total + part + half)
 
 
 def chinese_number(text: str) -> float | None:

@@ -6,11 +6,14 @@ import math
 import re
 from dataclasses import dataclass
 
+from saccade.parsing.claim_words import BOUND, CODE, DENIED, NEGATED, words
 from saccade.parsing.markup import LONGEST, plain
 from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number
 from saccade.parsing.reading import Reading, found
-from saccade.parsing.units import Unit, read_unit
+from saccade.parsing.units import Unit, read_measure, read_unit
 
+MAX_NUMBERS = 64
+"""Numbers of a text that are looked at, from the last."""
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 _TEN = r"10\s?\^\s?([-+]?\d{1,4})"
 _NUMBER = re.compile(
@@ -31,7 +34,31 @@ _CLOCK = re.compile(r"\d:\d|\d\s:\s\d")
 _SIMPLE = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _GAP = re.compile(r"(?:\s|\\[,;:! ]|~)*")
 _PERCENT = re.compile(r"\s?(?:\\?%|percent\b|per\scent\b)", re.I)
-_MAGNITUDE = re.compile(r"\s?(hundred|thousand|million|billion|trillion|万|亿)(?![a-z])", re.I)
+_MAGNITUDE = re.compile(
+    r"\s?(hundred|thousand|million|billion|trillion|dozen|万|亿)(?![a-z])|(?<=\d)(?-i:([kKMB]))(?![A-Za-z])",
+    re.I,
+)
+_SHORT_MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+_FUNCTIONS = r"""log, ln, lg, sqrt, sin, cos, tan, exp, abs, roots?, square, cube, logarithm, factorial, reciprocal,
+inverse, double, half, third, quarter, multiple, power, past"""
+_WORKED_OUT = re.compile(rf"(?:{words(_FUNCTIONS)}(?:\s(?:of|root))*\s*\(?|[<>≤≥√]\s?=?|-|\\[lg]eq?)\s*$", re.I)
+"""Stands in front of a number that is only part of what is said."""
+_LABEL = re.compile(
+    rf"{words('question, step, figure, fig, table, page, chapter, equation, eq, section')}\.?\s*$", re.I
+)
+_PART = re.compile(
+    r"\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s?\d|-ish|\stoo\s(?:many|few|much|low|high)\b|"
+    r"\s(?:squared|cubed|factorial|times|choose|mod|plus|minus|divided|or|and)\b(?!\s+(?:not|a half|it|so|that|the)\b)",
+    re.I,
+)
+"""Follows a number that is only part of what is said."""
+_ATTACHED = re.compile(r"[A-Za-z]+")
+_ASSIGNMENTS = re.compile(r"^[ \t]*\w{1,40}[ \t]*=[^=\n]{0,200}\n[ \t]*\w{1,40}[ \t]*=", re.MULTILINE)
+_HALF = re.compile(r"\s*and\s+a\s+half\b", re.I)
+_WORDS_SAID = re.compile(
+    r"(?:\b(?:is|are|it's|answer|total|count|say)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))", re.I
+)
+_REPEATED = re.compile(r"\s*\(([A-Za-z -]{3,60})\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +77,7 @@ class Quantity:
 def read_number(text: str) -> float | None:
     """The number that an answer gives, or None when it gives none or several different ones.
 
+    A number counts only when it is what is said: 'not 7', 'half of 7', '7!', 'at least 7', '7x' and programs give none.
     Reads thousands separators, decimals, exponents, fractions (3/4, \\frac{3}{4}), mixed numbers, units, degrees, a
     percent sign (50% reads as 50), number words and Chinese numerals when they stand alone, and the number after
     'answer is' or the last '='. What needs working out (roots, powers but those of ten, pi, 3:4) is no number here.
@@ -75,29 +103,67 @@ def parse_quantity(text: str) -> Reading[Quantity]:
     """As `read_quantity`, with the rule or the reason. Takes any string; linear in its length."""
     if len(text) < 25 and _SIMPLE.fullmatch(text):
         return found(Quantity(float(text)), "digits")
-    text = _SPACED.sub("", plain(text[-LONGEST:]))
+    text = _SPACED.sub("", plain(text[-LONGEST:])[-LONGEST:])
     if "\\" in text or "^" in text:
         text = _BRACED.sub(r"^\1", _DEGREES.sub("°", text))
     if not text:
         return Reading(None, reason="nothing")
-    if not text[0].isdigit() and (spelled := _spelled(text)) is not None:
+    if CODE.search(text) or _ASSIGNMENTS.search(text):
+        return Reading(None, reason="code")
+    if not text[0].isdigit() and (spelled := _in_words(text)) is not None:
         return found(spelled, "words")
     cues = [m.end() for m in _FIGURE.finditer(text)]
     start = cues[-1] if cues else 0
-    matches = list(_NUMBER.finditer(text, start))
+    matches = list(_NUMBER.finditer(text, start))[-MAX_NUMBERS:]
     if not matches:
         return Reading(None, reason="no number")
     if _EXPRESSION.search(text, start) or any(_RAISED.match(text, m.end()) for m in matches):
         return Reading(None, reason="an expression")
     if _CLOCK.search(text, start):
         return Reading(None, reason="a ratio or a time of day")
-    values = {_value(m) for m in matches}
-    if len(values) > 1:
+    said = [m for m in matches if not _denied(text, m)]
+    values = {_value(m) for m in said}
+    if not said or (len(values) == 1 and not all(_stands_alone(text, m) for m in said)):
+        return Reading(None, reason="not the number itself")
+    if len(values) > 1 or _repeats_another(text, said[-1]):
         return Reading(None, reason="several numbers")
     number = values.pop()
     if number is None:
         return Reading(None, reason="not a finite number")
-    return found(_with_tail(number, text, matches[0].end()), "after a cue" if cues else "digits")
+    return found(_with_tail(number, text, said[0].end()), "after a cue" if cues else "digits")
+
+
+def _denied(text: str, number: re.Match[str]) -> bool:
+    before = text[max(0, number.start() - 24) : number.start()]
+    return NEGATED.search(before) is not None or DENIED.match(text, number.end()) is not None
+
+
+def _stands_alone(text: str, number: re.Match[str]) -> bool:
+    """Whether a number is said itself, and not as part of an expression, a bound or a label."""
+    before = text[max(0, number.start() - 24) : number.start()]
+    if BOUND.search(before) or _WORKED_OUT.search(before) or _LABEL.search(before):
+        return False
+    if before[-1:] in ("(", "[", "{") and "," in number[0] and text[number.end() : number.end() + 1] in (")", "]", "}"):
+        return False
+    attached = _ATTACHED.match(text, number.end())
+    if attached is not None and _MAGNITUDE.match(text, number.end()) is None and read_measure(attached[0]) is None:
+        return False
+    return _PART.match(text, number.end()) is None
+
+
+def _repeats_another(text: str, number: re.Match[str]) -> bool:
+    """'8 (nine)'."""
+    again = _REPEATED.match(text, number.end())
+    value = english_number(again[1]) if again else None
+    return value is not None and value != _value(number)
+
+
+def _in_words(text: str) -> Quantity | None:
+    """Number words that are the whole text, or follow its last 'is'."""
+    if (spelled := _spelled(text)) is not None or len(text) > 300:
+        return spelled
+    said = _WORDS_SAID.search(text)
+    return _spelled(text[said.end() :]) if said and not NEGATED.search(text[: said.end()]) else None
 
 
 def _spelled(text: str) -> Quantity | None:
@@ -114,8 +180,11 @@ def _with_tail(number: float, text: str, end: int) -> Quantity:
     if _PERCENT.match(text, end):
         return Quantity(number, percent=True)
     magnitude = 1.0
+    if half := _HALF.match(text, end):
+        number, end = number + math.copysign(0.5, number), half.end()
     if match := _MAGNITUDE.match(text, end):
-        magnitude, end = MAGNITUDES[match[1].lower()], match.end()
+        magnitude = MAGNITUDES[match[1].lower()] if match[1] else _SHORT_MAGNITUDES.get(match[2], 1e3)
+        end = match.end()
     unit = read_unit(text, end + (text[end : end + 1] == " "))
     return Quantity(number, magnitude=magnitude, unit=unit[0] if unit else _currency(text))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from saccade.parsing.claims import last_claim
 from saccade.parsing.reading import Reading, found
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -144,6 +145,7 @@ def parse_final(text: str) -> Reading[str]:
     if reply.answer is not None:
         return found(reply.answer, "answer block")
     rest = _ANSWER_TAG.sub(" ", reply.rest).strip() if "answer>" in reply.rest else reply.rest
+    rest = _BOX_TOKENS.sub(r"\\boxed{\1}", rest) if "_of_box" in rest else rest
     if not rest:
         return Reading(None, reason="thought never ends" if "<think>" in text and "</think>" not in text else "nothing")
     said = rest
@@ -154,7 +156,9 @@ def parse_final(text: str) -> Reading[str]:
     if boxed is None and said is not rest:
         return found(said if said[0] in "`[{" else said.partition("\n\n")[0].strip("* "), "final answer line")
     boxed = read_boxed(rest) if boxed is None else boxed
-    return found(boxed, "boxed") if boxed is not None else found(rest, "rest")
+    return found(boxed, "boxed") if boxed is not None else found(last_claim(rest), "rest")
 
 
+_BOX_TOKENS = re.compile(r"<\|begin_of_box\|>([^{}]*?)<\|end_of_box\|>")
+"""GLM's frame of an answer."""
 _ANSWER_TAG = re.compile(r"</?answer>")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +62,187 @@ def read_unit(text: str, start: int = 0) -> tuple[Unit, int] | None:
     if unit.dimension != "length":
         return None
     return Unit(POWERS[power], unit.factor ** int(power)), match.end()
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A unit in powers of base units, such as m/s^2; or a noun that is counted."""
+
+    powers: tuple[tuple[str, int], ...]
+    """(base, power) in order of the bases; empty for a noun."""
+    factor: float = 1.0
+    noun: str = ""
+    """The words behind a number that are no unit, folded and without a plural s."""
+
+    def fits(self, other: Measure) -> bool:
+        """Whether both measure the same thing. Plain 'units' fit every unit, a noun fits one with more words."""
+        if self.noun or other.noun:
+            mine, theirs = set(self.noun.split()), set(other.noun.split())
+            return bool(self.noun and other.noun) and (mine <= theirs or theirs <= mine)
+        return self.powers == other.powers or (("unit", 1),) in (self.powers, other.powers)
+
+
+_BASES = {"length": ("m", 1), "volume": ("m", 3)}
+_PREFIXED = {
+    "m": ("m", 1, 1.0),
+    "g": ("g", 1, 1.0),
+    "s": ("s", 1, 1.0),
+    "L": ("m", 3, 1e-3),
+    "l": ("m", 3, 1e-3),
+    "A": ("A", 1, 1.0),
+    "K": ("K", 1, 1.0),
+    "mol": ("mol", 1, 1.0),
+    "cd": ("cd", 1, 1.0),
+    "B": ("byte", 1, 1.0),
+    "bit": ("byte", 1, 0.125),
+}
+_DERIVED = {
+    "N": ("newton", {"g": 1, "m": 1, "s": -2}, 1e3),
+    "J": ("joule", {"g": 1, "m": 2, "s": -2}, 1e3),
+    "W": ("watt", {"g": 1, "m": 2, "s": -3}, 1e3),
+    "Pa": ("pascal", {"g": 1, "m": -1, "s": -2}, 1e3),
+    "Hz": ("hertz", {"s": -1}, 1.0),
+    "C": ("coulomb", {"A": 1, "s": 1}, 1.0),
+    "V": ("volt", {"g": 1, "m": 2, "s": -3, "A": -1}, 1e3),
+    "Ω": ("ohm", {"g": 1, "m": 2, "s": -3, "A": -2}, 1e3),
+    "F": ("farad", {"g": -1, "m": -2, "s": 4, "A": 2}, 1e-3),
+    "T": ("tesla", {"g": 1, "s": -2, "A": -1}, 1e3),
+    "Wb": ("weber", {"g": 1, "m": 2, "s": -2, "A": -1}, 1e3),
+    "H": ("henry", {"g": 1, "m": 2, "s": -2, "A": -2}, 1e3),
+    "eV": ("electronvolt", {"g": 1, "m": 2, "s": -2}, 1.602176634e-16),
+    "cal": ("calorie", {"g": 1, "m": 2, "s": -2}, 4184.0),
+    "Wh": ("watthour", {"g": 1, "m": 2, "s": -2}, 3.6e6),
+}
+_PREFIXES = {
+    **{"f": 1e-15, "p": 1e-12, "n": 1e-9, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "c": 1e-2, "d": 0.1},
+    **{"h": 1e2, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "a": 1e-18},
+}
+_LONG_PREFIXES = {
+    **{"femto": 1e-15, "pico": 1e-12, "nano": 1e-9, "micro": 1e-6, "milli": 1e-3, "centi": 1e-2, "deci": 0.1},
+    **{"hecto": 1e2, "kilo": 1e3, "mega": 1e6, "giga": 1e9, "tera": 1e12},
+}
+_LONG = {
+    **{"meter": "m", "metre": "m", "gram": "g", "second": "s", "liter": "L", "litre": "L", "ampere": "A", "amp": "A"},
+    **{"kelvin": "K", "mole": "mol", "byte": "B", "bit": "bit"},
+    **{long: short for short, (long, _, _) in _DERIVED.items()},
+}
+_ALONE: dict[str, tuple[dict[str, int], float]] = {
+    **{
+        "mph": ({"m": 1, "s": -1}, 0.44704),
+        "kph": ({"m": 1, "s": -1}, 1 / 3.6),
+        "atm": ({"g": 1, "m": -1, "s": -2}, 1.01325e8),
+    },
+    **{
+        "week": ({"s": 1}, 604800.0),
+        "year": ({"s": 1}, 31557600.0),
+        "yr": ({"s": 1}, 31557600.0),
+        "month": ({"month": 1}, 1.0),
+    },
+    **{
+        "lb": ({"g": 1}, 453.59237),
+        "pound": ({"g": 1}, 453.59237),
+        "oz": ({"g": 1}, 28.349523125),
+        "ounce": ({"g": 1}, 28.349523125),
+    },
+    **{
+        "gallon": ({"m": 3}, 0.003785411784),
+        "acre": ({"m": 2}, 4046.8564224),
+        "hectare": ({"m": 2}, 1e4),
+        "ha": ({"m": 2}, 1e4),
+    },
+    **{
+        "$": ({"dollar": 1}, 1.0),
+        "usd": ({"dollar": 1}, 1.0),
+        "dollar": ({"dollar": 1}, 1.0),
+        "buck": ({"dollar": 1}, 1.0),
+    },
+    **{"cent": ({"dollar": 1}, 0.01), "€": ({"euro": 1}, 1.0), "euro": ({"euro": 1}, 1.0), "eur": ({"euro": 1}, 1.0)},
+    **{"£": ({"pound": 1}, 1.0), "gbp": ({"pound": 1}, 1.0), "¥": ({"yuan": 1}, 1.0), "rupee": ({"rupee": 1}, 1.0)},
+    **{"₹": ({"rupee": 1}, 1.0), "yen": ({"yuan": 1}, 1.0), "Å": ({"m": 1}, 1e-10), "nautical": ({"m": 1}, 1852.0)},
+    **{"℃": ({"celsius": 1}, 1.0), "°C": ({"celsius": 1}, 1.0), "celsius": ({"celsius": 1}, 1.0)},
+    **{"°F": ({"fahrenheit": 1}, 1.0), "fahrenheit": ({"fahrenheit": 1}, 1.0), "℉": ({"fahrenheit": 1}, 1.0)},
+    **{
+        "\\Omega": (_DERIVED["Ω"][1], 1e3),
+        "unit": ({"unit": 1}, 1.0),
+        "rev": ({"turn": 1}, 1.0),
+        "rpm": ({"turn": 1, "s": -1}, 1 / 60),
+    },
+    **{"u": ({"g": 1}, 1.66053906892e-24), "bar": ({"g": 1, "m": -1, "s": -2}, 1e8)},
+}
+_TIGHT = re.compile(
+    r"\s*(?:((?:square|sq|cubic|cu)\b|平方|立方)\.?\s*)?(\\?[A-Za-zΩµμÅ℃℉°$€£¥₹\u4e00-\u9fff]+)\.?"
+    r"\s*(?:\^?\s?\{?\s?(-?[1-4])\s?\}?(?!\d)|(squared|cubed))?"
+)
+_JOIN = re.compile(r"\s*(?:(/|\\/|\bper\b|\ban?\b(?=\s))|\*|\\cdot|·|\.|-|~|\\[,;:! ])?\s*")
+_WORD = re.compile(r"[^\W\d_]+")
+LONGEST_PHRASE = 60
+"""Characters of a phrase that may be a unit."""
+
+
+@lru_cache(maxsize=4096)
+def read_measure(phrase: str) -> Measure | None:
+    """What a phrase behind a number measures ('m/s^2', 'square feet', 'kg m', 'coins'), or None when it is neither a
+    unit nor one to four words."""
+    phrase = phrase.strip().rstrip(".")
+    if not phrase or len(phrase) > LONGEST_PHRASE or phrase in ("as", "am"):
+        return None
+    powers, factor, position, sign = Counter[str](), 1.0, 0, 1
+    while position < len(phrase):
+        match = _TIGHT.match(phrase, position)
+        found = _named(match[2]) if match else None
+        if match is None or found is None:
+            return _noun(phrase)
+        raised = _RAISED.get((match[1] or "").rstrip("."), "1")
+        power = sign * int(match[3] or {"squared": 2, "cubed": 3}.get(match[4] or "", raised))
+        for base, exponent in found[0].items():
+            powers[base] += exponent * power
+        factor *= found[1] ** power
+        join = _JOIN.match(phrase, match.end())
+        position = join.end() if join else match.end()
+        sign = -1 if join and join[1] else sign
+    return Measure(tuple(sorted((base, power) for base, power in powers.items() if power)), factor)
+
+
+def _noun(phrase: str) -> Measure | None:
+    words = phrase.casefold().replace("-", " ").split()
+    if len(words) > 4 or not all(_WORD.fullmatch(word) for word in words) or (len(words[0]) < 2 and words[0].isascii()):
+        return None
+    return Measure(
+        (), noun=" ".join(_singular(word) for word in words if word not in ("of", "the", "in", "total")) or "unit"
+    )
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+@lru_cache(maxsize=4096)
+def _named(name: str) -> tuple[dict[str, int], float] | None:
+    """The powers of base units and the factor of one unit's name."""
+    if name in _ALONE:
+        return _ALONE[name]
+    if (unit := UNITS.get(name)) is not None:
+        base, power = _BASES.get(unit.dimension, (unit.dimension, 1))
+        base = {"mass": "g", "time": "s", "money": "dollar", "angle": "degree"}.get(base, base)
+        if unit.dimension != "count":
+            return {base: power}, unit.factor
+    if (short := _short(name, 1.0)) is not None:
+        return short
+    if len(name) > 1 and name[0] in _PREFIXES and (short := _short(name[1:], _PREFIXES[name[0]])) is not None:
+        return short
+    long = _singular(name.casefold())
+    if long in _ALONE:
+        return _ALONE[long]
+    for prefix, size in {"": 1.0, **_LONG_PREFIXES}.items():
+        if long.startswith(prefix) and long[len(prefix) :] in _LONG:
+            return _short(_LONG[long[len(prefix) :]], size)
+    return None
+
+
+def _short(symbol: str, size: float) -> tuple[dict[str, int], float] | None:
+    if symbol in _PREFIXED:
+        base, power, factor = _PREFIXED[symbol]
+        return {base: power}, factor * size
+    if symbol in _DERIVED:
+        return _DERIVED[symbol][1], _DERIVED[symbol][2] * size
+    return None

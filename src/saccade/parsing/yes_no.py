@@ -1,4 +1,4 @@
-"""Reading yes or no, in English and Chinese; whole words only."""
+"""Reading yes or no, in English and Chinese; whole words only, with negation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,39 @@ from saccade.parsing.reading import Reading, found
 
 _YES = {"yes", "true", "yeah", "yep", "是", "对", "是的", "没错"}
 _NO = {"no", "false", "nope", "否", "不", "不是", "不对", "错"}
-_ALONE = {"y": True, "n": False, "correct": True, "incorrect": False, "wrong": False, "right": True}
+_ALONE = {"y": True, "n": False, "correct": True, "incorrect": False, "wrong": False, "right": True, "never": False}
 _ALONE |= {"正确": True, "不正确": False, "错误": False, "没有": False, "有": True}
 _CHINESE = r"不正确|不是|不对|没错|没有|是的|正确|错误|[是对否不错]"
 _WORD = re.compile(rf"[A-Za-z]+(?:'[a-z]+)?|{_CHINESE}")
 _OPENING = re.compile(rf"\W*([A-Za-z]+|{_CHINESE})\s*(?:[,.;:!,。;:!-]|\n|$)")
-_CUE = re.compile(r"答案(?:应该)?[是为]?\s*:?\s*(?=\S)|判断\s*:?")
+_CUE = re.compile(r"答案(?:应该?)?[是为]?\s*:?\s*(?=\S)|判断\s*:?")
+_SHORT = re.compile(
+    r"(?:no, |yes, )?(?:it|there|they|he|she|this|that|these|those)(?:'s|'re|\s"
+    r"(?:is|are|was|were|does|do|did|has|have|can|will))(?P<no>\s?not|n't)?[.!]?",
+    re.I,
+)
 _NOT = {"not", "isn't", "wasn't", "aren't", "never", "hardly"}
+_DOUBT = {
+    "cannot",
+    "can't",
+    "wouldn't",
+    "couldn't",
+    "don't",
+    "maybe",
+    "perhaps",
+    "possibly",
+    "probably",
+    "either",
+}
+REACH = 3
+"""Words in front of a yes or no in which a doubt makes it none."""
 
 
 def read_yes_no(text: str) -> bool | None:
     """True for yes, False for no, None for neither or both; whole words only, so 'know' and 'not' say nothing.
 
-    'Yes, there is no cat' is yes: an opening word that stands alone decides. 'yes or no' is None, 'not true' is no.
+    'Yes, there is no cat' is yes: an opening word that is a clause of its own decides. 'yes or no' is None, 'not true'
+    and 'it is not' are no, 'I would not say no' is None.
     """
     return parse_yes_no(text).value
 
@@ -31,19 +51,33 @@ def parse_yes_no(text: str) -> Reading[bool]:
     text = _CUE.sub(" ", plain(text[-LONGEST:])).strip()
     if (said := _ALONE.get(text.casefold().rstrip(" .!。"))) is not None:
         return found(said, "word alone")
+    if (short := _SHORT.fullmatch(text)) is not None:
+        return found(short["no"] is None, "short clause")
     opening = _OPENING.match(text)
     if opening and (said := _polarity(opening[1])) is not None:
-        return found(said, "opening word")
-    said_all, before = set(), ""
-    for word in _WORD.findall(text):
-        said = _polarity(word)
-        if said is not None:
-            flipped = before in _NOT and word.casefold() in ("true", "false")
-            said_all.add(said != flipped)
-        before = word.casefold()
-    if len(said_all) == 1:
-        return found(said_all.pop(), "word")
+        rest = text[opening.end() :].strip(" .!?。")
+        if _polarity(rest) in (None, said):
+            return found(said, "opening word")
+    said_all = _said(_WORD.findall(text))
+    if len(said_all) == 1 and None not in said_all:
+        return found(bool(said_all.pop()), "word")
     return Reading(None, reason="both yes and no" if said_all else ("no yes or no" if text else "nothing"))
+
+
+def _said(words: list[str]) -> set[bool | None]:
+    """What the words say, None for a yes or no in doubt; a negation right before one turns it round."""
+    said_all: set[bool | None] = set()
+    folded = [word.casefold() for word in words]
+    for place, word in enumerate(folded):
+        said = _polarity(word)
+        if said is None:
+            continue
+        if place and folded[place - 1] in _NOT:
+            said_all.add(not said)
+        else:
+            doubted = not _DOUBT.isdisjoint(folded[max(0, place - REACH) : place])
+            said_all.add(None if doubted or folded[max(0, place - 2) : place] == ["not", "say"] else said)
+    return said_all
 
 
 def _polarity(word: str) -> bool | None:

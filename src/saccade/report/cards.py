@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
-from saccade.grading.answers import letters_for
+from saccade.grading.choice import letters_for
 from saccade.report.charts import overlay
 from saccade.runs.files import RunFiles
 from saccade.types import Box, Frame

@@ -24,7 +24,7 @@ from saccade.report.cards import Card, group_cards, item_cards, masked_reasons, 
 from saccade.report.charts import forest_axis, number
 from saccade.report.curves import Curves, curves, ends
 from saccade.report.tables import Comparison, SplitTable, differences, is_shown, tables
-from saccade.runs.files import Row, RunFiles, read_json, read_run
+from saccade.runs.files import JsonRow, RunFiles, read_json, read_run
 
 GAP_ALARM = 0.01
 """Mean |log-prob difference| of sampler and trainer above which their models differ."""
@@ -57,7 +57,7 @@ class Page:
     headline: Headline
     runs: tuple[RunSection, ...]
     tables: tuple[SplitTable, ...]
-    attempts: tuple[Row, ...]
+    attempts: tuple[JsonRow, ...]
     comparisons: tuple[Comparison, ...]
     listings: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
@@ -185,7 +185,7 @@ _TILES = (
 )
 
 
-def _tile(metrics: Sequence[Row], key: str, label: str, percent: bool) -> tuple[str, str, str] | None:
+def _tile(metrics: Sequence[JsonRow], key: str, label: str, percent: bool) -> tuple[str, str, str] | None:
     both = ends(metrics, key)
     return (label, number(both[1], percent), f"from {number(both[0], percent)}") if both else None
 
@@ -237,7 +237,7 @@ def _value(value: Any) -> str:
     return number(value) if isinstance(value, (int, float)) else str(value)
 
 
-def demo_headline(demo: Row, results: Row) -> Headline:
+def demo_headline(demo: JsonRow, results: JsonRow) -> Headline:
     """RL minus its SFT start, claiming only what the interval supports. The first comparison of demo.json is the
     headline."""
     tiles = [(str(name).replace("_", " "), _value(value), "") for name, value in demo.get("headline", {}).items()]
@@ -259,7 +259,7 @@ def demo_headline(demo: Row, results: Row) -> Headline:
 # --------------------------------------------------------------------------------------------- environment, warnings
 
 
-def facts(environment: Row, prefix: str = "") -> tuple[tuple[str, str], ...]:
+def facts(environment: JsonRow, prefix: str = "") -> tuple[tuple[str, str], ...]:
     """Flat (key, value) pairs of a nested record."""
     found: list[tuple[str, str]] = []
     for key, value in environment.items():

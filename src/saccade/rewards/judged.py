@@ -70,13 +70,13 @@ class JudgedReward:
 @lru_cache(maxsize=8)
 def judge_at(url: str, model: str, settings: str) -> Judge:
     """One judge per server, because rubrics are rebuilt at every step. ValueError for an invalid cache or address."""
-    from saccade.endpoint import Endpoint, Limits, ReplyCache
+    from saccade.endpoint import Endpoint, ReplyCache, RequestLimits
     from saccade.grading.judge import Judge
 
     server = Server.model_validate_json(settings)
     path = server.api_key_file
     key = Path(path).expanduser().read_text(encoding="utf-8").strip() if path else None
-    limits = Limits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
+    limits = RequestLimits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
     endpoint = Endpoint(url, model, key, ReplyCache(server.cache) if server.cache else None, limits)
     atexit.register(endpoint.close)
     return Judge(endpoint)

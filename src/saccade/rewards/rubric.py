@@ -131,6 +131,9 @@ class Part:
 class Rubric:
     """Scores a reply: `rubric(completion, sample) -> Score`.
 
+    score = TASKS["count"].rubric("hard")(completion, sample)
+    score.value, score.reason, score.parts
+
     total = gates * sum of weight x reward + sum of weight x penalty. Gates do not apply to penalties, otherwise failing
     the gate would avoid them. A failure of a part (an exception, a value out of range) masks the score, because it is
     not the model's fault.

@@ -16,7 +16,11 @@ from saccade.rewards.options import Count, Share, Where
 from saccade.types import Completion, Sample, Score
 
 Reward = Callable[..., "float | Score"]
-"""`f(completion, sample, **options) -> float | Score`, in [0, 1]; a penalty is the same in [-1, 0]."""
+"""`f(completion, sample, **options) -> float | Score`, in [0, 1]; a penalty is the same in [-1, 0].
+
+def short(completion: Completion, sample: Sample) -> float:
+    return float(len(completion.token_ids) < 64)
+"""
 
 
 def hard(completion: Completion, sample: Sample, accuracy: str, options: Mapping[str, Any] | None = None) -> Score:

@@ -44,6 +44,8 @@ class Engine(Protocol):
 def open_engine(policy: Policy, config: EngineConfig = DEFAULT_ENGINE) -> Engine:
     """The engine of a recipe, on the weights of `policy`: the only place that builds one.
 
+        engine = open_engine(policy, BuiltinEngineConfig(max_rows=64))
+
     ValueError for options that the device or the model's family does not allow.
     """
     from saccade.rollout.builtin import BuiltinEngine

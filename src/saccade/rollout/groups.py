@@ -10,7 +10,7 @@ from saccade.types import Completion, Sample, Score
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A scored completion. The advantage is 0 until the groups of the step are centered."""
+    """A scored completion. The advantage, one for all of its tokens, is 0 until the groups of the step are centered."""
 
     completion: Completion
     score: Score

@@ -7,7 +7,7 @@ stages; a small frozen `ScheduleState` records the run's progress and is saved i
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,6 +40,8 @@ class Until(Config):
 
 class Stage(Config):
     """One part of an RL run. Options that are not set come from the recipe."""
+
+    moved: ClassVar[dict[str, str]] = {key: f"sampling.{key}" for key in ("temperature", "top_p", "top_k")}
 
     name: str = "main"
     max_new_tokens: int = Field(ge=1)

@@ -67,6 +67,8 @@ def as_first_text(sample: Sample, frames: Sequence[Frame]) -> str:
     return str(answer[0] if isinstance(answer, list | tuple) and answer else answer).strip()
 
 
+MATHEMATICS = "free_form"
+"""The task whose grader may ask the symbolic check in another process."""
 RELAXED = {"relative": 0.05}
 """ChartQA's relaxed accuracy (Masry et al. 2022, arXiv 2203.10244): a number within 5 %."""
 
@@ -78,7 +80,7 @@ ANSWER_TASKS = (
     _short("geometry", "value", grading.grade_value),
     _short("yes_no", "yes_no", grading.grade_yes_no, as_yes_no),
     _short("text", "exact_text", grading.grade_text),
-    _short("free_form", "math", grading.grade_math),
+    _short(MATHEMATICS, "math", grading.grade_math),
     _short("gui_defect", "exact_text", grading.grade_text, images=2),  # a screenshot before and one after
     Task("chart_qa", "bare", rubrics(PartConfig(name="value", options=RELAXED)), as_text, _chart_qa),
     Task(

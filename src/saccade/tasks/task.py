@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from saccade.grading import Verdict
 from saccade.parsing import read_final
 from saccade.rewards import PartConfig, Rubric, RubricConfig
-from saccade.tasks.templates import find_template, write_prompt
+from saccade.tasks.templates import write_prompt
 from saccade.types import Completion, Frame, Sample
 
 THINK = "The answer can be seen."
@@ -21,7 +21,11 @@ Grader = Callable[[str, Sample, Sequence[Frame]], Verdict]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A kind of question. `Sample.task` names it in `TASKS`."""
+    """A kind of question. `Sample.task` names it in `TASKS`.
+
+    task = TASKS["count"]
+    task.prompt(sample), task.write_gold(sample), task.correct(completion, sample)
+    """
 
     name: str
     template: str
@@ -42,10 +46,6 @@ class Task:
                 f"sample {sample.id!r}: got {len(sample.images)} images, expected {self.images} for task '{self.name}'"
             )
         return write_prompt(sample, template or self.template)
-
-    def template_id(self, template: str | None = None) -> str:
-        """The versioned id of the wording that `prompt` uses."""
-        return find_template(template or self.template).id
 
     def write_answer(self, sample: Sample, frames: Sequence[Frame] = ()) -> str:
         """The content of the answer tag of a right reply; boxes are written in their image's frame."""

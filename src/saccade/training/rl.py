@@ -18,6 +18,7 @@ from saccade.algorithm import build_advantages
 from saccade.config import dump
 from saccade.data import Mixture, Source, open_source
 from saccade.data.sources import WORLD
+from saccade.grading import math_pool
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.forward import vision_features
 from saccade.models.policy import load_policy
@@ -29,8 +30,9 @@ from saccade.rollout.prompts import Prompt, check_lengths
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_source
-from saccade.runs.progress import Report, progress
+from saccade.runs.progress import ProgressFn, progress
 from saccade.tasks import TASKS
+from saccade.tasks.answers import MATHEMATICS
 from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import group_metrics, truncated_share
 from saccade.training.heldout import build_heldout, right
@@ -51,6 +53,9 @@ def train(
     engine: Engine | None = None,
 ) -> Outcome:
     """Trains as the recipe says and leaves a run directory; returns the trained policy and what was best.
+
+        outcome = train(load_recipe("shapes.yaml", ["num_steps=20"]), Path("runs/shapes"))
+        outcome.policy.save("shapes-model")
 
     `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one. Raises before anything is
     written when the recipe, the data or the model is not right; TrainingStopped when gradients stay non-finite.
@@ -76,7 +81,7 @@ class Trainer:
     session: Session
     learner: Learner
     feed: PromptFeed
-    report: Report
+    report: ProgressFn
     start: ScheduleState
     """Where the loop begins: at step 0, or after the step of the checkpoint."""
     cache: FeatureCache | None = None
@@ -192,8 +197,9 @@ def open_trainer(
 ) -> Iterator[Trainer]:
     """Everything that a run needs, checked from cheap to dear and before anything is written."""
     sources = [open_source(one) for one in recipe.data]
-    check_rubrics(recipe, sources)
-    evaluate = evaluate or build_heldout(recipe.eval, recipe.template)
+    if MATHEMATICS in check_rubrics(recipe, sources):
+        math_pool.shared().warm_up()
+    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine))
@@ -228,9 +234,9 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
     return open_learner(policy, session.optimizer, recipe.loss, recipe.update, reference, keep)
 
 
-def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> None:
-    """Builds the rubric of each task in each stage. ValueError for one that there is not, and for a row that names a
-    reward that there is not, before any long work."""
+def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
+    """The names of the tasks, once the rubric of each is built in each stage. ValueError for a rubric that there is
+    not, and for a row that names a reward that there is not, before any long work."""
     tasks: set[str] = set()
     for entry, source in zip(recipe.data, sources, strict=True):
         for sample in [source[0]] if entry.source == WORLD else source:
@@ -240,3 +246,4 @@ def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> None:
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
         for task in sorted(tasks):
             rubric_of(task)
+    return tasks

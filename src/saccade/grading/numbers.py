@@ -1,0 +1,80 @@
+"""When two numbers of mathematics are the same number: exact where both are rational, relative where one is not."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from saccade.grading.arithmetic import Value
+
+DIGITS = 6
+"""Significant digits from which a decimal stands for a number that has no end."""
+GOLD_DECIMALS = 2
+"""Decimals of a gold from which an irrational number that rounds to it is right: 2\\sqrt{3} for 3.46."""
+ROUND_OFF = 1e-9
+"""Relative difference of two floats that are the same number computed in two ways."""
+_DECIMAL = re.compile(r"-?(\d*)(?:\.(\d*))?(?:(?:[eE]|\*10\^)\{?([-+]?\d{1,4})\}?)?")
+
+
+def equal(mine: Value, gold: Value, my_text: str = "", gold_text: str = "") -> bool:
+    """Whether an answer's number is the gold's. The texts are normal forms, read for their decimals.
+
+    Zero, sign and whole numbers are exact; rational numbers equal exactly. A decimal of at least 6 significant digits
+    stands for a fraction without end or an irrational number; an irrational number for a gold decimal of at least 2
+    places that it rounds to.
+    """
+    if mine.exact is not None and gold.exact is not None and mine.exact == gold.exact:
+        return True
+    x, y = mine.number, gold.number
+    if x == 0 or y == 0 or (x < 0) != (y < 0):
+        return abs(x - y) < 1e-15 and (mine.irrational or gold.irrational)
+    both_exact = mine.exact is not None and gold.exact is not None
+    if not both_exact and math.isclose(x, y, rel_tol=ROUND_OFF):
+        return True
+    ours, theirs = _places(my_text), _places(gold_text)
+    if ours is None and theirs is None:
+        return False
+    if both_exact:
+        return _rounded(mine, gold, ours, theirs)
+    if theirs is not None and ours is None:
+        places, digits = theirs
+        return places >= GOLD_DECIMALS and abs(x - y) <= 0.5 * 10.0**-places * (1 + 1e-9)
+    if ours is not None and theirs is None:
+        places, digits = ours
+        return digits >= DIGITS and places > 0 and abs(x - y) <= 10.0**-places * (1 + 1e-9)
+    return False
+
+
+def _rounded(mine: Value, gold: Value, ours: tuple[int, int] | None, theirs: tuple[int, int] | None) -> bool:
+    """Two rational numbers that differ: one is a long decimal of the other."""
+    known = [both for both in (ours, theirs) if both is not None]
+    places, digits = min(known)
+    if digits < DIGITS or places < 1:
+        return False
+    if len(known) == 2:
+        return (
+            ours != theirs and places >= DIGITS and abs(mine.number - gold.number) <= 0.5 * 10.0**-places * (1 + 1e-9)
+        )
+    endless = mine if ours is None else gold
+    assert endless.exact is not None
+    rest = endless.exact.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest > 1 and abs(mine.number - gold.number) <= 10.0**-places * (1 + 1e-9)
+
+
+def _places(text: str) -> tuple[int, int] | None:
+    """(decimal places, significant digits) of a decimal as it is written; None for any other expression."""
+    match = _DECIMAL.fullmatch(text) if text else None
+    if match is None or not (match[1] or match[2]):
+        return None
+    whole, decimals, power = match[1] or "", match[2] or "", int(match[3] or 0)
+    if not decimals and not match[3]:
+        return None
+    return len(decimals) - power, len((whole + decimals).lstrip("0"))
+
+
+def close(mine: float, gold: float) -> bool:
+    """Whether two numbers are equal but for the round-off of a change of units."""
+    return math.isclose(mine, gold, rel_tol=ROUND_OFF)

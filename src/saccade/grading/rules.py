@@ -1,0 +1,232 @@
+"""Typed rules for two values without prose, in order; what none of them knows is left to math-verify."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from saccade.grading import math_pool, numbers
+from saccade.grading.arithmetic import evaluate_complex, too_large
+from saccade.grading.latex import normal
+from saccade.grading.sets import compare
+from saccade.grading.sides import Side, read_clock, read_date, read_matrix, read_ratio, side
+from saccade.grading.verdict import Verdict
+
+LIST = re.compile(r",\s|\band\b|\bor\b|[\d}],(?!\d{3}(?!\d))|;")
+"""What separates the parts of a list."""
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+
+
+def compare_values(value: str, gold: str) -> Verdict:
+    """One value against the gold, by the first rule that knows both."""
+    mine, theirs = side(value), side(gold)
+    for rule in _RULES:
+        if (verdict := rule(mine, theirs)) is not None:
+            return verdict
+    return _symbolically(mine, theirs)
+
+
+def same_value(value: str, other: str, algebra: bool = True) -> bool:
+    """Whether two texts without prose have the same value; without `algebra` only by the rules that need no process."""
+    mine, theirs = side(value), side(other)
+    for rule in _RULES:
+        if (verdict := rule(mine, theirs)) is not None:
+            return verdict.right is True
+    return algebra and bool(_ALGEBRAIC.search(mine.form)) and _symbolically(mine, theirs).right is True
+
+
+_ALGEBRAIC = re.compile(r"[a-z\\].*[-+*/^({]|[-+*/^({].*[a-z\\]")
+
+
+def _exact(mine: Side, theirs: Side) -> Verdict | None:
+    if mine.form == theirs.form and mine.form:
+        if _other_name(mine.named, theirs.named):
+            return Verdict(False, "math: name", "another name")
+        if (
+            "\\begin" not in mine.form
+            and "°" not in mine.plain
+            and (mine.amount is None or mine.amount.measure is None)
+        ):
+            return Verdict(True, "math: exact")
+        if mine.plain == theirs.plain:
+            return Verdict(True, "math: exact")
+    return None
+
+
+def _other_name(mine: str, theirs: str) -> bool:
+    """'x = 5' is not 'y = 5'."""
+    a, b = _LETTER_NAME.match(mine), _LETTER_NAME.match(theirs)
+    return a is not None and b is not None and a[1] != b[1]
+
+
+_LETTER_NAME = re.compile(r"([a-z])=(?!=)")
+
+
+def _matrix(mine: Side, theirs: Side) -> Verdict | None:
+    if "[[" not in theirs.raw.replace(" ", "") and "\\begin" not in theirs.raw and "\\begin" not in mine.raw:
+        return None
+    a, b = read_matrix(mine.raw), read_matrix(theirs.raw)
+    if a is None and b is None:
+        return None
+    rows = [_rows_of(one, cells) for one, cells in ((mine, a), (theirs, b))]
+    if rows[0] is None or rows[1] is None:
+        return Verdict(False, "math: matrix", "no matrix on one side")
+    same = [
+        [_same_part(x, y) for x, y in zip(p, q, strict=True)] for p, q in zip(*rows, strict=False) if len(p) == len(q)
+    ]
+    shaped = [len(row) for row in rows[0]] == [len(row) for row in rows[1]]
+    right = shaped and all(all(row) for row in same)
+    return Verdict(right, "math: matrix", "" if right else "other entries")
+
+
+def _rows_of(one: Side, cells: list[list[str]] | None) -> list[list[str]] | None:
+    """The rows of a matrix, a column as one row; a tuple is a row."""
+    if cells is not None:
+        return [[row[0] for row in cells]] if all(len(row) == 1 for row in cells) else cells
+    inside = re.fullmatch(r"[(\[]([^()\[\]]+)[)\]]", one.form)
+    return [inside[1].split(",")] if inside else None
+
+
+def calendar(mine: Side, theirs: Side) -> Verdict | None:
+    """Dates, times of day and ratios."""
+    if (gold_date := read_date(theirs.plain)) is not None:
+        return Verdict(read_date(mine.plain) == gold_date, "math: date")
+    if _DATE.fullmatch(mine.form) and _DATE.fullmatch(theirs.form) is None and "/" not in mine.form:
+        return Verdict(False, "math: date", "a date is no sum")
+    clock, gold_clock = read_clock(mine.plain), read_clock(theirs.plain)
+    if gold_clock is not None and clock is not None:
+        return Verdict(clock.seconds == gold_clock.seconds, "math: time")
+    if (clock and clock.surely) or (gold_clock and (gold_clock.surely or ":" not in mine.form)):
+        return (
+            None if ":" in mine.form and not gold_clock else Verdict(False, "math: time", "a time of day on one side")
+        )
+    ratio, gold_ratio = read_ratio(mine.plain), read_ratio(theirs.plain)
+    if gold_ratio is not None and (ratio is not None or len(gold_ratio) > 2):
+        return Verdict(ratio == gold_ratio, "math: ratio")
+    whole = theirs.amount is not None and theirs.amount.value.number.is_integer()
+    if ratio is not None and (":" not in mine.plain or len(ratio) > 2 or whole):
+        return Verdict(False, "math: ratio", "a ratio or a range")
+    return None
+
+
+_BASE = re.compile(r"\(?(\d\w*)\)?_\{?(\d{1,2})\}?")
+
+
+def _bases(mine: Side, theirs: Side) -> Verdict | None:
+    """Numerals with their base: 11_2 is not 11_3; a base that only one of them names is taken for the other's."""
+    a, b = _BASE.fullmatch(mine.form), _BASE.fullmatch(theirs.form)
+    if a is None and b is None:
+        return None
+    ours, golds = (match.groups() if match else (one.form, None) for match, one in ((a, mine), (b, theirs)))
+    return Verdict(ours[0] == golds[0] and (None in (ours[1], golds[1]) or ours[1] == golds[1]), "math: base")
+
+
+def amounts(mine: Side, theirs: Side) -> Verdict | None:
+    """Numbers with unit and percent."""
+    a, b = mine.amount, theirs.amount
+    if b is None or a is None:
+        return None
+    if theirs.amount is not None and theirs.amount.measure is not None and _VARIABLE.search(theirs.plain):
+        return None  # '3m' may be three times m; '3 m' is not
+    value, scale = a.value, 1.0
+    if a.measure is not None and b.measure is not None:
+        if not a.measure.fits(b.measure):
+            return Verdict(False, "math: unit", "another unit")
+        scale = a.measure.factor / b.measure.factor
+    readings = [1.0]
+    if a.percent != b.percent:
+        readings.append(0.01 if a.percent else 100.0)
+    right = any(_scaled(a, b, scale * reading) for reading in readings)
+    route = "math: unit" if a.measure or b.measure else "math: percent" if a.percent or b.percent else "math: numeric"
+    return Verdict(right, route, "" if right else f"got {value.number:g}")
+
+
+_VARIABLE = re.compile(r"\d[a-zA-Z]$")
+
+
+def _scaled(a: Any, b: Any, scale: float) -> bool:
+    if scale == 1.0:
+        return numbers.equal(a.value, b.value, a.text, b.text)
+    return numbers.close(a.value.number * scale, b.value.number)
+
+
+def _too_large(mine: Side, theirs: Side) -> Verdict | None:
+    if theirs.amount is not None and too_large(mine.form):
+        return Verdict(False, "math: too large", "no number of this size is asked for")
+    if theirs.amount is not None and mine.form.isalpha() and mine.form not in ("e", "i"):
+        return Verdict(False, "math: words", "a word or a letter")
+    return None
+
+
+def _complex(mine: Side, theirs: Side) -> Verdict | None:
+    if "i" not in mine.form and "i" not in theirs.form:
+        return None
+    values = []
+    for one in (mine, theirs):
+        value = evaluate_complex(one.form)
+        values.append(complex(one.amount.value.number) if value is None and one.amount is not None else value)
+    a, b = values
+    if a is None or b is None:
+        return None
+    return Verdict(abs(a - b) <= 1e-9 * abs(b), "math: complex")
+
+
+def _parts(mine: Side, theirs: Side) -> Verdict | None:
+    got, wanted = (_excluded(one.named if _NAMED_PARTS.search(one.named) else one.form) for one in (mine, theirs))
+    right = compare(got, wanted, _same_cheaply)
+    if right is None and ("," in got or "," in wanted):
+        right = compare(got, wanted, _same_part)
+    if (
+        right is not True
+        and "," in mine.raw
+        and LIST.search(theirs.raw)
+        and got != (listed := normal(mine.raw, True, True))
+    ):
+        right = compare(listed, wanted, _same_cheaply)
+    return None if right is None else Verdict(right, "math: parts", "" if right else "other parts")
+
+
+_NAMED_PARTS = re.compile(r"=.*[,;]|=.*(?:and|or)|\(\w(?:,\w)+\)=")
+_HOLE = re.compile(r"[a-z]\\neq?([^a-zA-Z,]+)|(?:\\mathbb\{R\}|R)\\(?:setminus|backslash)\\?\{([^{},]+)\\?\}")
+
+
+def _excluded(text: str) -> str:
+    """'x != a' and 'R without a' as the two intervals beside a."""
+    hole = _HOLE.fullmatch(text)
+    if hole is None:
+        return text
+    point = hole[1] or hole[2].rstrip("\\")
+    return f"(-\\infty,{point})\\cup({point},\\infty)"
+
+
+def _same_cheaply(mine: str, gold: str) -> bool | None:
+    if mine == gold:
+        return True
+    verdict = calendar(side(mine), side(gold)) or amounts(side(mine), side(gold)) or _complex(side(mine), side(gold))
+    return None if verdict is None else verdict.right
+
+
+def _same_part(mine: str, gold: str) -> bool | None:
+    same = _same_cheaply(mine, gold)
+    return math_pool.shared().verify(gold, mine).right if same is None else same
+
+
+_RULES = (_matrix, calendar, _exact, _bases, amounts, _complex, _too_large, _parts)
+_EQUATION = re.compile(r"(?<![<>!\\])=")
+_LAST_LETTERS = re.compile(r"(?<=\d)([a-z])([a-z])$")
+"""What math-verify takes for a unit at the end of a sum: the ab of 2ab."""
+_UNREADABLE = re.compile(r"\.\.\.|…|\\[lc]?dots|\bor\b|\?|\bnot\b")
+
+
+def _symbolically(mine: Side, theirs: Side) -> Verdict:
+    """By math-verify; an equation keeps its left side when the other has one too."""
+    got, wanted = mine.form, theirs.form
+    if all(text.count("=") == 1 and re.search("[a-z]", text) for text in (mine.named, theirs.named)):
+        got, wanted = mine.named, theirs.named
+    if (_EQUATION.search(got) is None) != (_EQUATION.search(wanted) is None):
+        return Verdict(False, "math: equation", "an equation on one side")
+    if (_UNREADABLE.search(got) is None) != (_UNREADABLE.search(wanted) is None):
+        return Verdict(False, "math: unclear", "hedged")
+    got, wanted = (text.replace("\\degree", "\\cdot\\frac{\\pi}{180}") for text in (got, wanted))
+    got, wanted = (_LAST_LETTERS.sub(r"\1*\2", text) for text in (got, wanted))
+    return math_pool.shared().verify(wanted, got)

@@ -1,0 +1,256 @@
+"""One side of a comparison, read once: its spelling, its number with unit and percent, its matrix, date or time."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+
+from saccade.grading.arithmetic import Value, evaluate
+from saccade.grading.latex import normal
+from saccade.parsing import plain
+from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number
+from saccade.parsing.units import Measure, read_measure
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number with what is written behind it."""
+
+    value: Value
+    text: str
+    """The number in normal form, for its decimals."""
+    percent: bool = False
+    measure: Measure | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """A text without prose, and its readings. `form` has no name and no spaces, `named` keeps 'x ='."""
+
+    raw: str
+    plain: str
+    form: str
+    amount: Amount | None = field(compare=False)
+
+    @property
+    def named(self) -> str:
+        return normal(self.raw, named=True)
+
+
+@lru_cache(maxsize=8192)
+def side(text: str) -> Side:
+    """The readings of a text; any text has them."""
+    form = normal(text)
+    return Side(text, plain(text).rstrip("."), form, _amount(text, form))
+
+
+_NOT_UNITS = re.compile(
+    r"(?:or|and|to|pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|over|if|is|not|but|than|in(?=\s))\b|[ap]\.?m\b|[xyznkabi]\b"
+)
+_UNIT_START = re.compile(
+    r"(?<=[\d)}\].])(?:\s|\\[,;:! ]|~)*(?=[A-Za-z°%Ωµμ℃€£¥$\u4e00-\u9fff]|\\(?:%|Omega|mu|degree)|\^\s?\{?\s?\\circ)|"
+    r"(?<=π)\s*(?=[a-zA-Z])|(?<=\\pi)\s+(?=[a-zA-Z])"
+)
+_MAGNITUDE = re.compile(r"(?:(hundred|thousand|million|billion|trillion|dozen|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?")
+_LETTERS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+_PERCENT = re.compile(r"\\?%|percent\b|per\s?cent\b|pct\b|percentage points?\b")
+_CURRENCY = re.compile(r"^(-?)\s?(?:(?:US|CA|AU)?(?:\\?\$|[€£¥₹])|(?:USD|EUR|GBP|INR|Rs\.?)(?=\s?\d))\s?(?=[-\d.])")
+_DEGREE = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|\\degree")
+_ABOUT = re.compile(r"^(?:about|approximately|approx\.?|roughly|around|~|≈|\\approx|\\sim|=|:)\s*", re.I)
+
+
+def _amount(text: str, form: str) -> Amount | None:
+    if (value := evaluate(form)) is not None:
+        return (
+            Amount(value, form, measure=_currency_of(text))
+            if "°" not in text and "circ" not in text
+            else Amount(value, form, measure=read_measure("°"))
+        )
+    shown = _ABOUT.sub("", plain(text.replace("\\$", "$")) if "$" not in text else plain(text)).rstrip(".").strip()
+    money = _currency_of(text)
+    shown, named = _CURRENCY.subn(r"\1", shown)
+    if (spelled := _spelled(shown)) is not None:
+        return spelled
+    if (compound := read_compound(shown)) is not None:
+        return compound
+    for tries, start in enumerate(_UNIT_START.finditer(shown)):
+        if (amount := _with_unit(shown[: start.start()], shown[start.end() :], money)) is not None:
+            return amount
+        if tries == 8:
+            break
+    value = evaluate(normal(shown)) if money or named else None
+    return Amount(value, normal(shown), measure=money) if value is not None else None
+
+
+def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None:
+    if _NOT_UNITS.match(phrase):
+        return None
+    phrase = _DEGREE.sub("°", phrase)
+    form = normal(number)
+    value = evaluate(form)
+    if value is None:
+        return None
+    if (percent := _PERCENT.match(phrase)) is not None:
+        return Amount(value, form, True, money) if _plain_rest(phrase[percent.end() :]) else None
+    if (size := _MAGNITUDE.match(phrase)) is not None:
+        factor = Fraction(MAGNITUDES.get(size[1] or "", 0) or _LETTERS.get(size[2] or "", 12))
+        exact = None if value.exact is None else value.exact * factor
+        value, form = Value(value.number * float(factor), value.irrational, exact), ""
+        phrase = phrase[size.end() :]
+        if not phrase:
+            return Amount(value, form, measure=money)
+    measure = read_measure(phrase)
+    return Amount(value, form, measure=measure if money is None else money) if measure is not None else None
+
+
+_COMPOUND = re.compile(r"(?:\d+(?:\.\d+)?\s*[A-Za-z]{1,12}\.?(?:\s*,\s*|\s+and\s+|\s+|$)){2,4}")
+_COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]{1,12})")
+
+
+def read_compound(text: str) -> Amount | None:
+    """'5 hours 30 minutes', '6 ft 2 in': a sum of ever smaller units of one kind, in the first of them."""
+    if len(text) > 80 or not _COMPOUND.fullmatch(text + " "):
+        return None
+    parts = [(Fraction(number), read_measure(unit)) for number, unit in _COMPOUND_PART.findall(text)]
+    first = parts[0][1]
+    total, last = 0.0, math.inf
+    for number, measure in parts:
+        if measure is None or first is None or measure.powers != first.powers or measure.noun or measure.factor >= last:
+            return None
+        total, last = total + float(number) * measure.factor, measure.factor
+    return Amount(Value(total / first.factor), "", measure=first) if first is not None else None
+
+
+def _plain_rest(text: str) -> bool:
+    return re.fullmatch(r"[\sA-Za-z.]*", text) is not None and not re.search(r"\b(?:or|and|to)\b", text)
+
+
+def _currency_of(text: str) -> Measure | None:
+    if "\\$" in text:
+        return read_measure("$")
+    for sign in "€£¥₹":
+        if sign in text:
+            return read_measure(sign)
+    return None
+
+
+def _spelled(text: str) -> Amount | None:
+    """A number in words, with a noun or not."""
+    if not text or text[0].isdigit() or len(text) > 80:
+        return None
+    words = text.split()
+    for count in range(len(words), max(0, len(words) - 3), -1):
+        part = " ".join(words[:count])
+        number = english_number(part)
+        number = chinese_number(part) if number is None else number
+        if number is None:
+            continue
+        rest = " ".join(words[count:])
+        percent = bool(rest) and _PERCENT.match(rest) is not None
+        measure = read_measure(rest) if rest and not percent else None
+        if rest and measure is None and not percent:
+            return None
+        if rest and _NOT_UNITS.match(rest):
+            return None
+        exact = Fraction(number).limit_denominator(1000)
+        return Amount(
+            Value(number, exact=exact if abs(float(exact) - number) < 1e-12 * max(1.0, abs(number)) else None),
+            "",
+            percent,
+            measure,
+        )
+    return None
+
+
+_MATRIX = re.compile(r"\\begin\s?\{([pbBv]?matrix|array|smallmatrix)\}(?:\{[clr|\s]*\})?(.*?)\\end\s?\{\1\}", re.DOTALL)
+_AROUND = re.compile(r"^\s*(?:[A-Za-z]\w*\s*=\s*|\\(?:vec|mathbf|boldsymbol)\s?\{\w+\}\s*=\s*)?(?:\\left)?[(\[]?\s*$")
+_ROW = re.compile(r"\\\\(?:\s?\[[^\]]{0,9}\])?|\\cr\b")
+_NESTED = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
+
+
+def read_matrix(text: str) -> list[list[str]] | None:
+    """The cells of a matrix, in normal form; None when the text is no matrix and nothing else."""
+    text = text.strip().rstrip(".").replace("$", "")
+    match = _MATRIX.search(text) if "\\begin" in text else None
+    if match is not None:
+        after = text[match.end() :].replace("\\right", "").strip(" )].")
+        if not _AROUND.match(text[: match.start()]) or after or match[1] == "vmatrix":
+            return None
+        rows = [row for row in _ROW.split(match[2].replace("\\hline", "")) if row.strip()]
+        return [[normal(cell, named=True) for cell in row.split("&")] for row in rows]
+    if _NESTED.fullmatch(text):
+        return [[normal(cell, named=True) for cell in row.split(",")] for row in re.findall(r"\[([^\[\]]*)\]", text)]
+    return None
+
+
+_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:([ap])\.?\s?m\.?)?", re.I)
+_HOUR = re.compile(r"(\d{1,2})\s*(?:o'clock\s*)?([ap])\.?\s?m\.?", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds since midnight, and whether it can only be a time of day."""
+
+    seconds: int
+    surely: bool
+
+
+def read_clock(text: str) -> Clock | None:
+    """A time of day: '17:05', '17:05:00', '5:05 PM', '5 pm'."""
+    text = text.strip()
+    match = _CLOCK.fullmatch(text) or _HOUR.fullmatch(text)
+    if match is None:
+        return None
+    half = match[match.lastindex or 1] if (match[match.lastindex or 1] or "").lower() in ("a", "p") else None
+    hour = int(match[1])
+    minute = int(match[2]) if match.re is _CLOCK else 0
+    second = int(match[3] or 0) if match.re is _CLOCK else 0
+    if half is not None:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if half.lower() == "p" else 0)
+    return (
+        Clock(hour * 3600 + minute * 60 + second, half is not None or bool(match.re is _CLOCK and match[3]))
+        if hour < 25
+        else None
+    )
+
+
+_RATIO = re.compile(r"-?[\d./]+(?:\s*(?::|\bto\b)\s*-?[\d./]+)+")
+_TO = re.compile(r"\s*(?::|\bto\b)\s*")
+
+
+def read_ratio(text: str) -> tuple[Fraction, ...] | None:
+    """The terms of '3:4', '1 : 2 : 3', '2 to 3', over their first that is not 0."""
+    text = text.replace("\\colon", ":")
+    if _RATIO.fullmatch(text) is None:
+        return None
+    terms = [evaluate(term) for term in _TO.split(text)]
+    exact = [term.exact for term in terms if term is not None and term.exact is not None]
+    if len(exact) != len(terms) or not any(exact):
+        return None
+    first = next(term for term in exact if term)
+    return tuple(term / first for term in exact)
+
+
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_DATES = (
+    (re.compile(rf"{_MONTH}\s+(\d{{1,2}})(?:st|nd|rd|th)?(?:\s*,?\s*(\d{{4}}))?", re.I), (0, 1, 2)),
+    (re.compile(rf"(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:\s*,?\s*(\d{{4}}))?", re.I), (1, 0, 2)),
+    (re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})"), (1, 2, 0)),
+)
+
+
+def read_date(text: str) -> tuple[int, int, int | None] | None:
+    """(month, day, year) of a date with its month in words, or of the form 2021-03-05; None for anything else."""
+    text = text.strip()
+    for pattern, (month, day, year) in _DATES:
+        if (match := pattern.fullmatch(text)) is not None:
+            parts = match.groups()
+            number = _MONTHS.index(parts[month][:3].lower()) + 1 if parts[month][0].isalpha() else int(parts[month])
+            return number, int(parts[day]), None if parts[year] is None else int(parts[year])
+    return None

@@ -1,0 +1,74 @@
+"""Laws of the graders: all hand-made cases, rewrites that keep the meaning stay right, those that spoil it do not."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from saccade.grading import Verdict, grade_choices, grade_reply, math_pool
+from saccade.grading.pairs import VERDICTS
+from tests.answer_rewrites import keep, other_unit, spoil
+
+HERE = Path(__file__).parent
+FILES = {"own": HERE / "cases" / "grading.jsonl", "given": HERE.parent.parent / "shared" / "cases" / "grading.jsonl"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_hand_made_case_is_as_expected(name):
+    if not FILES[name].is_file():
+        pytest.skip(f"{FILES[name]} is not there")
+    differing = []
+    for line in FILES[name].read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        graded = grade_reply(row["prediction"], row["gold"], row["kind"], tuple(row.get("options", ())))
+        if VERDICTS[graded.verdict.right] != row["expected"]:
+            differing.append((row, graded))
+    math_pool.shared().close()
+    assert differing == []
+
+
+class NoAlgebra:
+    """A pool that holds nothing equal, so that the rules alone must know what is right."""
+
+    def verify(self, gold: str, answer: str) -> Verdict:
+        return Verdict(False, "math: symbolic")
+
+
+def check(count: int, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(count // 2):
+        reply, gold = keep(rng)
+        assert grade_reply(reply, gold, "math").verdict.right is True, (reply, gold)
+        reply, gold = (spoil if rng.random() < 0.9 else other_unit)(rng)
+        assert grade_reply(reply, gold, "math").verdict.right is False, (reply, gold)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rewrites_that_keep_the_meaning_stay_right_and_those_that_spoil_it_are_wrong(seed, monkeypatch):
+    monkeypatch.setattr(math_pool, "shared", NoAlgebra)
+    check(500, seed)
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_random_rewrites(monkeypatch):
+    monkeypatch.setattr(math_pool, "shared", NoAlgebra)
+    check(200_000, random.randrange(1 << 30))
+
+
+@pytest.mark.slow
+def test_algebra_accepts_no_spoiled_answer_by_accident():
+    rng = random.Random(random.randrange(1 << 30))
+    for _ in range(1_000):
+        answer, gold = spoil(rng)
+        assert grade_reply(answer, gold, "math").verdict.right is False, (answer, gold)
+    math_pool.shared().close()
+
+
+@pytest.mark.parametrize(("answer", "share"), [("A, C", 1.0), ("A", 0.5), ("A, B", 0.0), ("", 0.0), ("A, B, C", 0.0)])
+def test_several_letters_have_partial_credit_as_an_option(answer, share):
+    verdict = grade_choices(answer, "AC", partial=True)
+    assert (verdict.value, verdict.right) == (share, share == 1.0)
+    assert grade_choices(answer, "AC").value == float(share == 1.0)
