@@ -26,7 +26,7 @@ test-slow: setup
 	$(PYTEST) -v -m slow $(ARGS)
 
 check: setup
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/pyright
 	$(PYTEST) -q tests/test_house_rules.py
 

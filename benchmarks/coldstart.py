@@ -2,7 +2,7 @@
 
 Rows per second: one process against a chat server on this machine that answers at once (in a process of its own), each
 row with an image of 448 x 448 pixels and 2 + SAMPLES requests. Peak memory: the resident set of a process that takes
-rows through everything but HTTP (intake, store, reasoning by teachers in process, the files of the set), for a few and
+rows through everything but HTTP (ingest, store, reasoning by teachers in process, the files of the set), for a few and
 for many rows. Needs Linux (/proc).
 """
 
@@ -26,9 +26,9 @@ import numpy as np
 from PIL import Image
 
 from saccade.coldstart import run as cold_start
-from saccade.coldstart.drafts import StepRecord
 from saccade.coldstart.recipe import ColdStartRecipe
-from saccade.coldstart.teachers import Call, Said
+from saccade.coldstart.teachers import TeacherCall, TeacherReply
+from saccade.runs.drafts import StepRecord
 
 SAMPLES = 2
 CHAIN = "The number in the picture is what is asked for. Wait, let me check it again. " * 12
@@ -37,12 +37,12 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def text_of(prompt: str) -> str:
-    """What a teacher that answers at once says to a prompt."""
+    """The instant reply of a teacher to a prompt."""
     number = re.search(r"Row (\d+)", prompt)
-    said = number[1] if number else "0"
+    value = number[1] if number else "0"
     if "End with the final answer" in prompt:
-        return f"<think>Row {said}: {CHAIN}</think><answer>{said}</answer>"
-    return f"The picture shows the number {said}. " + "There is nothing else of note in it. " * 20
+        return f"<think>Row {value}: {CHAIN}</think><answer>{value}</answer>"
+    return f"The picture shows the number {value}. " + "There is nothing else of note in it. " * 20
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +114,7 @@ def recipe(folder: Path, rows: Path, url: str, concurrency: int) -> ColdStartRec
 
 
 def rows_per_second(n: int, concurrency: int) -> dict[str, float]:
-    """The whole run, intake and files included."""
+    """The whole run, including ingest and output files."""
     with tempfile.TemporaryDirectory() as name, fast_server() as url:
         folder = Path(name)
         rows = write_rows(folder, n)
@@ -128,24 +128,24 @@ def rows_per_second(n: int, concurrency: int) -> dict[str, float]:
 
 
 class InProcess:
-    """A teacher that answers at once without HTTP."""
+    """A teacher that replies instantly without HTTP."""
 
     model = "fast"
 
-    async def check(self, sees: bool) -> None:
-        """Always there."""
+    async def check(self, needs_vision: bool) -> None:
+        """Always available."""
 
     def close(self) -> None:
         """Holds nothing."""
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         await asyncio.sleep(0)
-        asked = call.draft.question + (" End with the final answer" if call.stage == "reasoning" else "")
-        text = text_of(asked)
+        prompt = call.draft.question + (" End with the final answer" if call.stage == "reasoning" else "")
+        text = text_of(prompt)
         sampling = call.sampling.model_dump()
         spent = (900, len(text.split()), 0.0, 0.0)
         record = StepRecord(call.stage, "fast", "p@1:0", sampling, *spent, False, "stop", call.number, call.arm)
-        return Said(text, None, record)
+        return TeacherReply(text, None, record)
 
 
 def memory(n: int) -> dict[str, float]:

@@ -38,7 +38,7 @@ from saccade.base.tiny import MIN_PIXELS, SIZES, tiny_config
 from saccade.base.tokenizer import build_tokenizer
 from saccade.models import attention
 from saccade.models.families import ADAPTERS
-from saccade.models.forward import branch_logprobs, default_form, vision_features
+from saccade.models.forward import branch_logprobs, default_sharing, vision_features
 from saccade.models.fused import fuse
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy, enable_checkpointing, freeze
@@ -165,7 +165,7 @@ def training_rows(policy: Policy, setting: Setting, args: argparse.Namespace) ->
             {
                 "setting": setting.name,
                 "what": "training pass",
-                "arm": f"{path} ({default_form(policy)})" if path == "packed" else path,
+                "arm": f"{path} ({default_sharing(policy)})" if path == "packed" else path,
                 "seconds": seconds,
                 "peak_gib": peak,
                 "tokens_per_s": sum(group.num_tokens for group in groups) / seconds,
@@ -252,7 +252,7 @@ def step_row(policy: Policy, learner: Learner, setting: Setting, args: argparse.
     return {
         "setting": setting.name,
         "what": "whole step, AdamW" if args.optimizer == "adamw" else "whole step, SGD",
-        "arm": str(choice.form or choice.path) if choice else "-",
+        "arm": str(choice.sharing or choice.path) if choice else "-",
         "seconds": seconds,
         "peak_gib": peak,
         "tokens_per_s": tokens / seconds,

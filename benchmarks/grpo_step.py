@@ -63,7 +63,7 @@ def rows_of(directory: Path, setting: Setting, target: float | None, options: di
     rows: list[Row] = []
     best: dict[str, list[Cost]] = {arm: [] for arm in ARMS}
     for checkpointing in (True, False):
-        costs, paths = compare(directory, setting, checkpointing, **options)  # type: ignore[arg-type]
+        costs, paths = compare(directory, setting, checkpointing, **options)
         name = f"{setting.name}, checkpointing {'on' if checkpointing else 'off'}"
         for arm in ARMS:
             best[arm].append(costs[arm])

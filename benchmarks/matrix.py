@@ -19,10 +19,10 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from saccade.models.policy import Policy
-from saccade.verify.bench import bench, float32_copy, forms
-from saccade.verify.difference import Difference, difference, run, throughout
+from saccade.verify.difference import PassDifference, difference, run, throughout
 from saccade.verify.faults import FAULTS
 from saccade.verify.sharing import control, distances
+from saccade.verify.subject import float32_copy, sharing_modes, subject_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -39,10 +39,10 @@ class Line:
 
     name: str
     sharing: str
-    worst: dict[str, Difference | None]
+    worst: dict[str, PassDifference | None]
     """Value of an axis -> the largest differences among the cells that have it."""
     controls: dict[str, float | None]
-    float64: Difference | None
+    float64: PassDifference | None
     half: tuple[float, float] | None
     """Distance of packed from the float32 truth / that of plain, in bfloat16: log-probs and gradient."""
 
@@ -51,20 +51,20 @@ def measured(name: str, folder: Path) -> Line:
     """All cells of a family; `folder` takes its checkpoint."""
     policies = {tuning: load(name, folder / name, tuning) for tuning in ("full", "lora")}
     full = policies["full"]
-    if not forms(full):
+    if not sharing_modes(full):
         return Line(name, "none", {}, {}, None, None)
-    found: list[tuple[set[str], Difference | None]] = []
+    found: list[tuple[set[str], PassDifference | None]] = []
     for cell in CELLS:
         for (_, recomputed), apart in measure(policies[cell.tuning], cell).items():
             found.append((labels(cell, recomputed), apart))
     worst = {label: largest(a for names, a in found if label in names) for label in (*AXES, *WAYS)}
     select(full, "trainable", "full")
-    subject = bench(full)
+    subject = subject_of(full)
     controls = {fault: control(subject, fault).measured for fault in FAULTS}
     half = load(name, folder / name, dtype="bfloat16")
     return Line(
         name,
-        ", ".join(forms(full)),
+        ", ".join(sharing_modes(full)),
         worst,
         controls,
         exactness(load(name, folder / name, dtype="float64")),
@@ -78,18 +78,18 @@ def labels(cell: Cell, recomputed: bool) -> set[str]:
     return {cell.content, f"{cell.tower} tower", *further}
 
 
-def largest(found: Iterable[Difference | None]) -> Difference | None:
+def largest(found: Iterable[PassDifference | None]) -> PassDifference | None:
     """Of each kind on its own; None when all were refused."""
     kept = [apart for apart in found if apart is not None]
-    return Difference(max(a.logprobs for a in kept), max(a.gradient for a in kept)) if kept else None
+    return PassDifference(max(a.logprobs for a in kept), max(a.gradient for a in kept)) if kept else None
 
 
-def exactness(policy: Policy) -> Difference | None:
+def exactness(policy: Policy) -> PassDifference | None:
     """The default cell in float64 throughout."""
     packed = batch(policy.adapter, DEFAULT.content)
     with throughout(policy.model.dtype):
         plain = run(policy, packed, "plain")
-        return largest(difference(run(policy, packed, "packed", form), plain) for form in forms(policy))
+        return largest(difference(run(policy, packed, "packed", sharing), plain) for sharing in sharing_modes(policy))
 
 
 def ratios(policy: Policy) -> tuple[float, float] | None:
@@ -114,7 +114,7 @@ def markdown(lines: Sequence[Line]) -> str:
     return f"{table(first)}\n\n{table(second)}\n"
 
 
-def pair(apart: Difference | None) -> str:
+def pair(apart: PassDifference | None) -> str:
     return "-" if apart is None else f"{apart.logprobs:.0e} / {apart.gradient:.0e}"
 
 

@@ -1,4 +1,4 @@
-"""A tiny chat server for tests: answers each request with what it is told to."""
+"""A tiny chat server for tests: answers each request with a scripted response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """What the server sends."""
+    """A scripted response."""
 
     text: str = "fine"
     status: int = 200
@@ -41,12 +41,12 @@ class Server:
     requests: list[dict[str, Any]] = field(default_factory=list)
     """Bodies, with the headers under 'headers' and the path under 'path'."""
     busiest: int = 0
-    """The most requests that were under way at once."""
+    """Maximum number of concurrent requests."""
 
 
 @contextmanager
 def chat_server(answer: Callable[[int, dict[str, Any]], Answer]) -> Iterator[Server]:
-    """`answer(how many came before, the request)`, on a free port of this machine until the block ends."""
+    """Serves `answer(number of previous requests, request)` on a free local port until the block ends."""
     lock, busy = threading.Lock(), [0]
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,7 @@
-"""Sentences of a reasoner that was told what a picture shows, written before the polisher, by hand.
+"""Sentences of a reasoner that was given a description of a picture, handwritten before the polisher.
 
-A line is 'as written => as it should read'. '=' after the arrow: nothing is to be touched and nothing is left over.
-'?' after the arrow: this cannot be mended; the row is to be dropped.
+A line is 'as written => as it should read'. '=' after the arrow: the sentence must not change and no reference remains.
+'?' after the arrow: this cannot be rewritten; the row must be dropped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The matrix of shared prefixes: family x tower x tuning x recomputing x content x form, each against the plain rows.
+"""The matrix of shared prefixes: family x tower x tuning x recomputing x content x sharing, each against plain rows.
 
 `tests/test_family_matrix.py` holds every cell under its bound; `python -m benchmarks.matrix` writes down what they are.
 """
@@ -18,12 +18,12 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from saccade.models.adapter import PARTS, Adapter
 from saccade.models.config import ModelConfig
-from saccade.models.forward import Form
+from saccade.models.forward import SharingMode
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy, disable_checkpointing, enable_checkpointing, load_policy
-from saccade.verify.bench import forms
-from saccade.verify.difference import Difference, Pass, difference, run
-from saccade.verify.material import Group, branches, questions
+from saccade.verify.difference import Pass, PassDifference, difference, run
+from saccade.verify.fixtures import BranchGroup, branches, questions
+from saccade.verify.subject import sharing_modes
 
 Tower = Literal["frozen", "trainable"]
 Tuning = Literal["full", "lora"]
@@ -88,7 +88,7 @@ def batch(adapter: Adapter, content: Content) -> Packed:
     few, others = ragged[:3], ragged[2:]
     n = min(len(branch.ids) for branch in (ragged[0], ragged[2]))
     equal = tuple(Branch(branch.ids[:n]) for branch in (ragged[0], ragged[2], ragged[0]))
-    groups: dict[Content, list[Group]] = {
+    groups: dict[Content, list[BranchGroup]] = {
         "one image": [(asked["one image"], ragged)],
         "equal lengths": [(asked["one image"], equal)],
         "two images": [(asked["two images"], few)],
@@ -109,26 +109,26 @@ def recomputing(policy: Policy) -> Iterator[None]:
         disable_checkpointing(policy.model)
 
 
-def measure(policy: Policy, cell: Cell) -> dict[tuple[Form, bool], Difference | None]:
-    """(form, recomputed) -> how far the packed row is from the plain rows; None where the combination is refused."""
+def measure(policy: Policy, cell: Cell) -> dict[tuple[SharingMode, bool], PassDifference | None]:
+    """(sharing, recomputed) -> how far the packed row is from the plain rows; None where the combination is refused."""
     select(policy, cell.tower, cell.tuning)
     packed = batch(policy.adapter, cell.content)
     plain = run(policy, packed, "plain")
     assert plain.gradients, f"{cell}: nothing trains"
-    found: dict[tuple[Form, bool], Difference | None] = {}
-    for form in forms(policy):
-        found[form, False] = difference(run(policy, packed, "packed", form), plain)
-        recomputed = recomputed_pass(policy, packed, form)
-        found[form, True] = None if recomputed is None else difference(recomputed, plain)
+    found: dict[tuple[SharingMode, bool], PassDifference | None] = {}
+    for sharing in sharing_modes(policy):
+        found[sharing, False] = difference(run(policy, packed, "packed", sharing), plain)
+        recomputed = recomputed_pass(policy, packed, sharing)
+        found[sharing, True] = None if recomputed is None else difference(recomputed, plain)
     return found
 
 
-def recomputed_pass(policy: Policy, packed: Packed, form: Form) -> Pass | None:
+def recomputed_pass(policy: Policy, packed: Packed, sharing: SharingMode) -> Pass | None:
     """None where sharing through a cache refuses to be recomputed; any other refusal is an error."""
     with recomputing(policy):
         try:
-            return run(policy, packed, "packed", form)
+            return run(policy, packed, "packed", sharing)
         except ValueError as error:
-            if form == "two_phase" and "gradient checkpointing" in str(error):
+            if sharing == "two_phase" and "gradient checkpointing" in str(error):
                 return None
             raise

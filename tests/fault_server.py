@@ -1,8 +1,8 @@
 """A chat server that misbehaves: `python fault_server.py PORT_FILE SHARE_OF_FAULTS SEED`.
 
-Faults: 429, 500, no answer, a connection reset in the middle of the body, JSON that is none, JSON of another shape, a
-body cut short, a reply cut off by its length. It answers questions 'Row 17: ...' with 17, by what stage of a cold start
-the prompt belongs to, and counts the good answers: GET /counts.
+Faults: 429, 500, no answer, a connection reset in the middle of the body, invalid JSON, JSON of the wrong schema, a
+truncated body, a reply truncated by its length. It answers questions 'Row 17: ...' with 17, in the format of the
+cold-start stage of the prompt, and counts the good answers: GET /counts.
 """
 
 from __future__ import annotations

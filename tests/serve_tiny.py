@@ -29,5 +29,5 @@ def _load_processor(manager: ModelManager, model_id_and_revision: str, gguf_file
 
 
 if __name__ == "__main__":
-    ModelManager._load_processor = _load_processor  # type: ignore[method-assign]
+    ModelManager._load_processor = _load_processor
     main()

@@ -4,43 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
+from presets import PRESETS
 
 from saccade.algorithm import (
-    PRESETS,
     AdvantageConfig,
     Denominators,
     LossConfig,
     LossInputs,
     LossOutput,
-    advantages,
     build_advantages,
     build_loss,
     sampler_gap,
 )
+from saccade.algorithm.advantages import advantages
 from saccade.algorithm.aggregate import AGGREGATES
+from saccade.algorithm.config import Cispo, Clipped
+from saccade.algorithm.kl import DIVERGENCES
 from saccade.algorithm.ratio import RATIOS, branch_lengths, branch_mean
 from saccade.algorithm.surrogate import cispo, clipped, reinforce
 
 NEUTRAL = {
     "ratio": "token",
-    "surrogate": "clipped",
-    "clip_low": 0.2,
-    "clip_high": 0.2,
+    "surrogate": {"kind": "clipped", "low": 0.2, "high": 0.2},
     "kl": "k3",
     "kl_coef": 0.0,
     "aggregation": "token_mean",
     "advantage": {"std": True, "eps": 1e-4, "unbiased": True},
 }
 DIFFERENCES: dict[str, dict[str, Any]] = {
+    "grpo": {"kl_coef": 0.04, "aggregation": "sequence_mean"},
     "vlm_r1": {"kl_coef": 0.04, "aggregation": "sequence_mean"},
     "vision_r1": {"kl_coef": 0.01},
-    "dapo": {"clip_high": 0.28},
+    "dapo": {"surrogate": {"kind": "clipped", "low": 0.2, "high": 0.28}},
     "dr_grpo": {"aggregation": "constant", "advantage": {"std": False, "eps": 1e-4, "unbiased": True}},
-    "gspo": {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "aggregation": "sequence_mean"},
+    "gspo": {
+        "ratio": "sequence",
+        "surrogate": {"kind": "clipped", "low": 3e-4, "high": 4e-4},
+        "aggregation": "sequence_mean",
+    },
+    "cispo": {"surrogate": {"kind": "cispo", "high": 4.0}},
 }
 
 
@@ -54,28 +60,35 @@ def test_the_neutral_loss_and_every_preset_in_full() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"clip_low": -0.01},
-        {"clip_low": 1.01},
-        {"clip_high": -0.01},
+        {"surrogate": {"kind": "clipped", "low": -0.01}},
+        {"surrogate": {"kind": "clipped", "low": 1.01}},
+        {"surrogate": {"kind": "clipped", "high": -0.01}},
+        {"surrogate": {"kind": "cispo", "high": -0.01}},
         {"kl_coef": -0.01},
         {"advantage": {"eps": -1e-9}},
         {"ratio": "word"},
-        {"surrogate": "ppo"},
+        {"surrogate": {"kind": "ppo"}},
         {"kl": "k4", "kl_coef": 0.1},
-        {"surrogate": "reinforce", "clip_high": 0.3},
-        {"surrogate": "reinforce", "clip_low": 0.3},
-        {"surrogate": "reinforce", "ratio": "sequence"},
+        {"surrogate": {"kind": "reinforce", "high": 0.3}},
+        {"surrogate": {"kind": "reinforce", "low": 0.3}},
+        {"surrogate": {"kind": "reinforce"}, "ratio": "sequence"},
     ],
 )
 def test_an_option_beyond_its_range_or_without_a_use_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"Input should|expected one of|does not use it"):
+    with pytest.raises(ValueError, match=r"Input should|Input tag 'ppo'|not permitted|does not use it"):
         LossConfig.model_validate(options)
 
 
 def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
-    LossConfig(clip_low=0.0, clip_high=0.0, kl_coef=0.0, advantage=AdvantageConfig(eps=0.0))
-    LossConfig(clip_low=1.0, clip_high=50.0, kl="k1", kl_coef=1e-6)
-    LossConfig(surrogate="cispo", clip_high=4.0, ratio="sequence")
+    LossConfig(surrogate=Clipped(low=0.0, high=0.0), kl_coef=0.0, advantage=AdvantageConfig(eps=0.0))
+    LossConfig(surrogate=Clipped(low=1.0, high=50.0), kl="k1", kl_coef=1e-6)
+    LossConfig(surrogate=Cispo(high=0.0), ratio="sequence")
+
+
+def test_every_name_that_a_recipe_may_give_is_in_its_table() -> None:
+    tables = {"ratio": RATIOS, "kl": DIVERGENCES, "aggregation": AGGREGATES}
+    named = {key: get_args(LossConfig.model_fields[key].annotation) for key in tables}
+    assert named == {key: tuple(table) for key, table in tables.items()}
 
 
 def test_without_options_advantages_are_those_of_the_neutral_recipe() -> None:
@@ -99,7 +112,7 @@ def test_rewards_that_differ_only_at_the_end_have_a_signal() -> None:
 
 def test_what_a_step_is_made_of_cannot_be_changed() -> None:
     none_R = torch.zeros(0)
-    for part in (Denominators(1, 1), LossInputs(none_R, none_R, none_R, none_R), LossOutput(none_R, {})):
+    for part in (Denominators(1, 1), LossInputs(none_R, none_R, none_R, none_R, 0), LossOutput(none_R, {})):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, dataclasses.fields(part)[0].name, 2)
 
@@ -133,17 +146,15 @@ def test_a_log_ratio_counts_up_to_twenty_either_way(ratio: str) -> None:
 def test_a_ratio_on_the_edge_of_the_clip_is_not_cut() -> None:
     edges_R, inside_R = torch.tensor([0.75, 1.5]), torch.zeros(2)
     assert clipped(edges_R, inside_R, torch.tensor([-1.0, 1.0]), 0.25, 0.5)[1].tolist() == [False, False]
-    assert cispo(edges_R, inside_R, torch.tensor([-1.0, 1.0]), 0.25, 0.5)[1].tolist() == [False, False]
+    assert cispo(edges_R, inside_R, torch.tensor([-1.0, 1.0]), 0.5)[1].tolist() == [False, False]
     beyond_R = torch.tensor([0.7, 1.6])
     assert clipped(beyond_R, inside_R, torch.tensor([-1.0, 1.0]), 0.25, 0.5)[1].tolist() == [True, True]
     assert clipped(beyond_R, inside_R, torch.tensor([0.0, 0.0]), 0.25, 0.5)[1].tolist() == [False, False]
-    assert cispo(beyond_R, inside_R, torch.tensor([-1.0, -1.0]), 0.25, 0.5)[1].tolist() == [False, True]
+    assert cispo(beyond_R, inside_R, torch.tensor([-1.0, -1.0]), 0.5)[1].tolist() == [False, True]
 
 
 def test_reinforce_weighs_log_probs_by_the_advantage_and_cuts_nothing() -> None:
-    objective_R, cut_R = reinforce(
-        torch.tensor([9.0, 0.1]), torch.tensor([-1.0, -2.0]), torch.tensor([3.0, -1.0]), 0, 0
-    )
+    objective_R, cut_R = reinforce(torch.tensor([9.0, 0.1]), torch.tensor([-1.0, -2.0]), torch.tensor([3.0, -1.0]))
     assert (objective_R.tolist(), cut_R.tolist()) == ([-3.0, 2.0], [False, False])
 
 
@@ -151,7 +162,9 @@ def test_a_loss_to_the_number() -> None:
     # ratios 2 and 1/2 of one reply with advantage 1: min(2, 1.2) + min(0.5, 0.8) = 1.7, over 2 tokens
     logprobs_R = torch.tensor([math.log(2.0), math.log(0.5)], dtype=torch.float64)
     zeros_R = torch.zeros(2, dtype=torch.float64)
-    one = LossInputs(logprobs_R, zeros_R, torch.ones(1, dtype=torch.float64), torch.zeros(2, dtype=torch.long), zeros_R)
+    one = LossInputs(
+        logprobs_R, zeros_R, torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.long), 1, zeros_R
+    )
     plain = build_loss(LossConfig())(one, Denominators(2, 1))
     assert float(plain.loss) == pytest.approx(-0.85)
     assert {name: float(value) for name, value in plain.metrics.items()} == pytest.approx(

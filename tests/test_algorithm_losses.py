@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -9,25 +10,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from presets import PRESETS
 
-from saccade.algorithm import (
-    PRESETS,
-    AdvantageConfig,
-    Denominators,
-    LossConfig,
-    LossInputs,
-    advantages,
-    build_advantages,
-    build_loss,
-)
+from saccade.algorithm import AdvantageConfig, Denominators, LossConfig, LossInputs, build_advantages, build_loss
+from saccade.algorithm.advantages import advantages
 from saccade.algorithm.aggregate import AGGREGATES
+from saccade.algorithm.config import Cispo, Clipped, Reinforce, SurrogateConfig
 from saccade.algorithm.kl import DIVERGENCES, k1, k2, k3
 from saccade.algorithm.ratio import RATIOS
-from saccade.algorithm.surrogate import SURROGATES, cispo, clipped
+from saccade.algorithm.surrogate import cispo, clipped
 
 LENGTHS = [3, 1, 5, 2]
 INDEX_R = torch.repeat_interleave(torch.arange(4), torch.tensor(LENGTHS))
 ADVANTAGES_B = torch.tensor([1.5, -0.5, -1.0, 0.75], dtype=torch.float64)
+SURROGATES: list[SurrogateConfig] = [Clipped(), Cispo(high=0.2), Reinforce()]
 
 
 def tokens(seed: int, scale: float = 0.4) -> torch.Tensor:
@@ -36,7 +32,7 @@ def tokens(seed: int, scale: float = 0.4) -> torch.Tensor:
 
 
 def inputs(logprobs_R: torch.Tensor, with_reference: bool = True) -> LossInputs:
-    return LossInputs(logprobs_R, tokens(1), ADVANTAGES_B, INDEX_R, tokens(2) if with_reference else None)
+    return LossInputs(logprobs_R, tokens(1), ADVANTAGES_B[INDEX_R], INDEX_R, 4, tokens(2) if with_reference else None)
 
 
 WHOLE = Denominators(tokens=sum(LENGTHS), sequences=4, max_length=8)
@@ -106,7 +102,7 @@ def test_clip_cuts_only_where_the_policy_has_already_moved_the_right_way() -> No
 
 def test_cispo_cuts_the_weight_but_never_the_gradient() -> None:
     logprobs_R = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
-    objective_R, cut_R = cispo(torch.tensor([3.0, 0.1, 1.0]), logprobs_R, torch.tensor([1.0, 1.0, -2.0]), 0.2, 0.5)
+    objective_R, cut_R = cispo(torch.tensor([3.0, 0.1, 1.0]), logprobs_R, torch.tensor([1.0, 1.0, -2.0]), 0.5)
     objective_R.sum().backward()
     assert logprobs_R.grad is not None
     assert logprobs_R.grad.tolist() == pytest.approx([1.5, 0.1, -2.0])
@@ -162,25 +158,26 @@ def test_aggregations_equal_literals() -> None:
 VARIANTS = [
     LossConfig(ratio=ratio, surrogate=surrogate, aggregation=aggregation, kl=kl, kl_coef=0.3)
     for ratio, surrogate, aggregation, kl in itertools.product(RATIOS, SURROGATES, AGGREGATES, DIVERGENCES)
-    if not (surrogate == "reinforce" and ratio != "token")
+    if not (surrogate == Reinforce() and ratio != "token")
 ]
 
 
-def reference_loss(config: LossConfig, logprobs_R: torch.Tensor) -> torch.Tensor:
-    """The published formulas, reply by reply and token by token."""
+def reference_loss(config: LossConfig, logprobs_R: torch.Tensor, by_token: torch.Tensor | None = None) -> torch.Tensor:
+    """The published formulas, reply by reply and token by token; one advantage for a reply, unless given `by_token`."""
     old_R, ref_R, total = tokens(1), tokens(2), torch.zeros((), dtype=torch.float64)
     start = 0
-    for advantage, length in zip(ADVANTAGES_B.tolist(), LENGTHS, strict=True):
+    for of_the_reply, length in zip(ADVANTAGES_B.tolist(), LENGTHS, strict=True):
         span = range(start, start + length)
         start += length
         mean_log = sum((logprobs_R[t] - old_R[t] for t in span), torch.zeros((), dtype=torch.float64)) / length
         reply = torch.zeros((), dtype=torch.float64)
         for t in span:
+            advantage = of_the_reply if by_token is None else float(by_token[t])
             ratio = torch.exp(mean_log if config.ratio == "sequence" else logprobs_R[t] - old_R[t])
-            if config.surrogate == "clipped":
+            if config.surrogate.kind == "clipped":
                 bounded = min(max(ratio, ratio.new_tensor(0.8)), ratio.new_tensor(1.2))
                 objective = min(ratio * advantage, bounded * advantage)
-            elif config.surrogate == "cispo":
+            elif config.surrogate.kind == "cispo":
                 objective = min(float(ratio.detach()), 1.2) * advantage * logprobs_R[t]
             else:
                 objective = advantage * logprobs_R[t]
@@ -197,7 +194,7 @@ def reference_loss(config: LossConfig, logprobs_R: torch.Tensor) -> torch.Tensor
     return total
 
 
-@pytest.mark.parametrize("config", VARIANTS, ids=lambda c: f"{c.ratio}-{c.surrogate}-{c.aggregation}-{c.kl}")
+@pytest.mark.parametrize("config", VARIANTS, ids=lambda c: f"{c.ratio}-{c.surrogate.kind}-{c.aggregation}-{c.kl}")
 def test_every_composition_equals_its_formula_in_value_and_gradient(config: LossConfig) -> None:
     ours, theirs = tokens(0).requires_grad_(), tokens(0).requires_grad_()
     value = build_loss(config)(inputs(ours), WHOLE).loss
@@ -205,6 +202,15 @@ def test_every_composition_equals_its_formula_in_value_and_gradient(config: Loss
     value.backward()
     expected.backward()
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: s.kind)
+def test_credit_may_differ_from_token_to_token(surrogate: SurrogateConfig) -> None:
+    config, by_token = LossConfig(surrogate=surrogate, kl_coef=0.3), tokens(5, scale=2.0)
+    ours, theirs = tokens(0).requires_grad_(), tokens(0).requires_grad_()
+    build_loss(config)(dataclasses.replace(inputs(ours), advantages_R=by_token), WHOLE).loss.backward()
+    reference_loss(config, theirs, by_token).backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
 
 
@@ -217,17 +223,16 @@ def test_any_split_into_micro_batches_gives_the_step_of_the_whole(config: LossCo
         parts = tokens(0).requires_grad_()
         for low, high in itertools.pairwise([0, *cuts, 4]):
             here = (low <= INDEX_R) & (high > INDEX_R)
-            given_ = LossInputs(
-                parts[here], tokens(1)[here], ADVANTAGES_B[low:high], INDEX_R[here] - low, tokens(2)[here]
-            )
+            index_R, advantages_R = INDEX_R[here] - low, ADVANTAGES_B[INDEX_R[here]]
+            given_ = LossInputs(parts[here], tokens(1)[here], advantages_R, index_R, high - low, tokens(2)[here])
             loss(given_, WHOLE).loss.backward()
         torch.testing.assert_close(parts.grad, whole.grad, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("surrogate", SURROGATES)
-def test_on_policy_every_surrogate_has_the_gradient_of_reinforce(surrogate: str) -> None:
+@pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: s.kind)
+def test_on_policy_every_surrogate_has_the_gradient_of_reinforce(surrogate: SurrogateConfig) -> None:
     logprobs_R = tokens(0).requires_grad_()
-    given_ = LossInputs(logprobs_R, logprobs_R.detach(), ADVANTAGES_B, INDEX_R)
+    given_ = LossInputs(logprobs_R, logprobs_R.detach(), ADVANTAGES_B[INDEX_R], INDEX_R, 4)
     build_loss(LossConfig(surrogate=surrogate))(given_, WHOLE).loss.backward()
     torch.testing.assert_close(logprobs_R.grad, -ADVANTAGES_B[INDEX_R] / sum(LENGTHS))
 
@@ -243,25 +248,25 @@ def test_metrics_are_sums_over_tokens() -> None:
 def test_a_token_far_off_policy_stays_finite() -> None:
     logprobs_R = torch.tensor([-200.0, -1.0], requires_grad=True)
     old_R, index_R = torch.tensor([-1.0, -200.0]), torch.zeros(2, dtype=torch.long)
-    given_ = LossInputs(logprobs_R, old_R, torch.tensor([-1.0]), index_R)
+    given_ = LossInputs(logprobs_R, old_R, torch.tensor([-1.0, -1.0]), index_R, 1)
     build_loss(LossConfig())(given_, Denominators(2, 1)).loss.backward()
     assert logprobs_R.grad is not None and bool(torch.isfinite(logprobs_R.grad).all())
 
 
 def test_the_presets_state_their_papers() -> None:
     ours = PRESETS["vlm_r1"]
-    assert (ours.kl_coef, ours.clip_low, ours.clip_high, ours.aggregation) == (0.04, 0.2, 0.2, "sequence_mean")
+    assert (ours.kl_coef, ours.surrogate, ours.aggregation) == (0.04, Clipped(low=0.2, high=0.2), "sequence_mean")
     assert ours.advantage == AdvantageConfig(std=True, eps=1e-4, unbiased=True)
-    assert (PRESETS["vision_r1"].kl_coef, PRESETS["vision_r1"].clip_high) == (0.01, 0.2)
+    assert (PRESETS["vision_r1"].kl_coef, PRESETS["vision_r1"].surrogate) == (0.01, Clipped(low=0.2, high=0.2))
 
 
 def test_options_that_would_do_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"clip_low.*does not use it"):
-        LossConfig(surrogate="cispo", clip_low=0.1)
+    with pytest.raises(ValueError, match=r"surrogate\.cispo\.low\n.*not permitted"):
+        LossConfig.model_validate({"surrogate": {"kind": "cispo", "low": 0.1, "high": 0.2}})
     with pytest.raises(ValueError, match="kl_coef is 0"):
         LossConfig(kl="k1")
-    with pytest.raises(ValueError, match="expected one of token_mean, sequence_mean, constant"):
-        LossConfig(aggregation="mean")
+    with pytest.raises(ValueError, match="should be 'token_mean', 'sequence_mean' or 'constant'"):
+        LossConfig.model_validate({"aggregation": "mean"})
     with pytest.raises(ValueError, match="no log-probs of a reference"):
         build_loss(LossConfig(kl_coef=0.1))(inputs(tokens(0), with_reference=False), WHOLE)
     with pytest.raises(ValueError, match="max_new_tokens"):

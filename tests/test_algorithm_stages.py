@@ -13,7 +13,7 @@ from saccade.rollout.stages import Schedule, ScheduleState, Stage, Until
 
 
 def stage(name: str, **until: float | int) -> Stage:
-    return Stage(name=name, max_new_tokens=32, group_size=4, until=Until(**until) if until else None)  # type: ignore[arg-type]
+    return Stage(name=name, max_new_tokens=32, group_size=4, until=Until(**until) if until else None)
 
 
 def run(schedule: Schedule, shares: list[float]) -> list[str]:
@@ -71,7 +71,7 @@ def test_a_state_that_went_through_json_goes_on_as_before(shares: list[float], a
         ((stage("a"), stage("b", step=4)), None, "stage 1 has no 'until'"),
         ((stage("a", step=4), stage("b", step=4)), None, "stage 2 ends at step 4 but stage 1 may last until step 4"),
         ((stage("a", step=4), stage("b", step=800)), 600, "stage 2 ends at step 800 but num_steps is 600"),
-        ((stage("a", step=400),), 600, "leave one out"),
+        ((stage("a", step=400),), 600, "remove one of them"),
         ((stage("a", step=4), stage("a", step=8)), None, "different name"),
         ((stage("a", truncation_below=0.1, over=2, at_most=9), stage("b", step=7)), None, "may last until step 9"),
     ],
@@ -88,7 +88,7 @@ def test_stages_that_cannot_follow_each_other_are_refused(
 )
 def test_a_rule_that_is_incomplete_or_double_is_refused(rule: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Until(**rule)  # type: ignore[arg-type]
+        Until(**rule)
 
 
 @pytest.mark.parametrize(

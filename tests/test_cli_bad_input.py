@@ -95,7 +95,7 @@ def test_an_image_that_is_cut_off_is_refused_by_predict(world: Path, tmp_path: P
     whole = (world / "0.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     line = refused(capsys, "predict", "--model", world / "model", tmp_path / "cut.png", "What?")
-    assert "cut.png: the image is cut off or damaged" in line
+    assert "cut.png: the image is truncated or damaged" in line
 
 
 def test_no_disk_space(world: Path, tmp_path: Path, capsys, monkeypatch) -> None:

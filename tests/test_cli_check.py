@@ -101,7 +101,7 @@ def test_a_cut_off_image_is_found_although_its_header_is_whole(tmp_path: Path, c
     assert run("check", path, "--from", "vlm_r1", "--json", out) == 1
     report = json.loads(out.read_text())
     assert report["counts"] == {"image": 1}
-    assert "5.png: the image is cut off or damaged" in report["findings"][0]
+    assert "5.png: the image is truncated or damaged" in report["findings"][0]
 
 
 def test_training_rows_that_an_evaluation_asks_are_found(tmp_path: Path, clean: list[Any]) -> None:
@@ -112,7 +112,7 @@ def test_training_rows_that_an_evaluation_asks_are_found(tmp_path: Path, clean: 
     assert run("check", path, "--from", "vlm_r1", "--eval", held_out, "--json", out) == 1
     report = json.loads(out.read_text())
     assert report["counts"] == {"in the evaluation": 1}
-    assert report["findings"][0].startswith("t.jsonl:3: the same question about the same picture is asked by e.jsonl:1")
+    assert report["findings"][0].startswith("t.jsonl:3: the same question about the same picture is in e.jsonl:1")
 
 
 def test_a_recipe_is_checked_with_its_own_data_model_and_memory(
@@ -168,7 +168,7 @@ def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path
     assert run("check", tmp_path / "sft.yaml", "--json", out) == 1
     report = json.loads(out.read_text())
     assert report["samples"] == 9
-    assert report["findings"][0].startswith("r.jsonl:2: the text holds <|im_end|>")
+    assert report["findings"][0].startswith("r.jsonl:2: the text contains <|im_end|>")
     assert sum(report["reply_tokens"].values()) == 2
 
 
@@ -182,7 +182,7 @@ def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path
         (["gone.jsonl", "a=b", "--from", "vlm_r1"], "KEY=VALUE are of recipes"),
         (["gone.jsonl", "--from", "vlm_r1", "--budget", "9"], "name it with --model"),
         (["gone.jsonl", "--from", "vlm_r1", "--model", "no/where/at-all"], "model.path"),
-        (["a/b", "--hub", "--from", "coco"], "'hub' means nothing to source 'coco'"),
+        (["a/b", "--hub", "--from", "coco"], "'hub' is not an option of source 'coco'"),
         (["real_images", "--hub"], "--hub is of DATA"),
         (["demo"], "kind is 'demo', expected rl, sft or eval"),
         (["real_images", "--task", "count"], "--task is of DATA"),
@@ -225,7 +225,7 @@ def test_convert_writes_lists_what_it_left_out_and_refuses_to_write_twice(
     assert run("convert", path, tmp_path / "no", "--from", "vlm_r1", "--strict") == 2
     assert not (tmp_path / "no").exists()
     assert run("convert", path, tmp_path / "no", "--from", "vlm_r1", "--negatives", "2") == 2
-    assert "'negatives' means nothing to source 'vlm_r1'" in capsys.readouterr().err
+    assert "'negatives' is not an option of source 'vlm_r1'" in capsys.readouterr().err
     assert run("convert", path, path, tmp_path / "two", "--from", "vlm_r1", "--image-folder", tmp_path) == 0
     assert run("convert", path, path, path, tmp_path / "x", "--from", "vlm_r1", *["--image-folder", "."] * 2) == 2
 

@@ -56,13 +56,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_changed_and_who_disagrees_is_said(folder: Path, capsys):
+def test_changes_and_disagreements_are_reported(folder: Path, capsys):
     status, out, _ = run(capsys, folder / "rollouts.jsonl", "--rubric", "number", "--out", folder / "rows.jsonl")
     assert status == 0
     assert "6 rollouts in 2 groups" in out
-    assert "masked rollouts: 1 were, 0 are" in out
-    assert "groups of equal rewards: 1 were, 1 are" in out
-    assert "pairs of siblings whose order turned: 1 of 1 that both scores tell apart" in out
+    assert "masked rollouts: 1 before, 0 now" in out
+    assert "groups with equal rewards: 1 before, 1 now" in out
+    assert "sibling pairs in reversed order: 1 of 1 that both scores distinguish" in out
     assert "group 1-0, reply 3, sample s: was -, now 1.000" in out
     assert "group 1-0, reply 1, sample s: was 1.000, now 0.000 (got 4)" in out
     assert out.count("  step 1, group") == 3
@@ -104,7 +104,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, capsys):
     refused("unknown rubric 'nmber'; expected a YAML file", "nmber")
     refused("none.yaml", folder / "none.yaml")
     refused("there is no file", f"{folder}/none.py:f")
-    refused("none.jsonl: there is no such file", path=folder / "none.jsonl")
+    refused("none.jsonl: no such file", path=folder / "none.jsonl")
     good = (folder / "rollouts.jsonl").read_text()
     (folder / "rollouts.jsonl").write_text(good + '{"group_id": "1-0"')
     refused("rollouts.jsonl:7: not JSON")

@@ -11,9 +11,9 @@ from PIL import Image
 from training_runs import rl_recipe, write_world
 
 from saccade import cli
+from saccade.cli.options import load_recipe
 from saccade.cli.predict import boxes, draw_boxes
 from saccade.cli.predict import report as lines_of
-from saccade.cli.schemas import load_recipe
 from saccade.config import dump, kind, packaged
 from saccade.training.checkpoint import latest
 from saccade.types import Completion, Frame
@@ -106,6 +106,38 @@ def test_resume_finds_the_kind_and_goes_on_to_the_same_end(world: Path, tmp_path
         assert losses[0] == losses[1]
 
 
+def test_a_run_of_earlier_keys_reports_and_resumes_once_they_are_spelled_anew(
+    world: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "old"
+    assert run("rl", world / "rl.yaml", "--out", out) == 0
+    now = yaml.safe_load((out / "config.yaml").read_text())
+    sampling, engine = now["rollout"].pop("sampling"), now["rollout"].pop("engine")
+    then = now | {
+        "rollout": now["rollout"] | {"temperature": sampling["temperature"], "max_rows": engine["max_rows"]},
+        "loss": now["loss"] | {"surrogate": "clipped", "clip_low": 0.2},
+        "stages": [stage | {"top_p": None} for stage in now["stages"]],
+    }
+    (out / "config.yaml").write_text(yaml.safe_dump(then))
+    capsys.readouterr()
+    assert run("report", out) == 0
+    assert run("resume", out) == 2
+    err = capsys.readouterr().err
+    lines = (out / "config.yaml").read_text().splitlines()
+    places = {line.split(":")[0].strip(" -"): number for number, line in enumerate(lines, 1)}
+    for key, way_out in {
+        "rollout.temperature": "it is now 'rollout.sampling.temperature'",
+        "rollout.max_rows": "it is now 'rollout.engine.max_rows'",
+        "loss.clip_low": "it is now 'loss.surrogate.low'",
+        "stages.0.top_p": "remove it",
+    }.items():
+        assert f"{out}/config.yaml:{places[key.split('.')[-1]]}: unknown key '{key}'; {way_out}\n" in err
+    assert "'loss.surrogate': got 'clipped', expected a section with kind: clipped, kind: cispo or kind:" in err
+    anew = now | {"loss": now["loss"] | {"surrogate": {"kind": "clipped"}}}
+    (out / "config.yaml").write_text(yaml.safe_dump(anew))
+    assert run("resume", out) == 0, "what it leaves to the defaults is as it was"
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
 def test_predict_takes_an_image_of_any_mode_and_size(world: Path, tmp_path: Path, capsys, mode: str) -> None:
     size = (5, 900) if mode == "L" else (1300, 40)
@@ -151,12 +183,15 @@ VERBS_OF = {"pretrain": ("world", "pretrain"), "rl": ("rl",), "sft": ("sft",), "
 PRESET = "presets/"
 COMPLETED = ["model.path=base", "data=[{source: world, task: count}]", "optim.lr=1e-6"]
 """What a preset leaves to the recipe that extends it."""
+STAGES = ["stages=[{max_new_tokens: 8, group_size: 2}]", "num_steps=600"]
+"""What one that is a loss alone leaves too."""
 
 
 @pytest.mark.parametrize("name", [name for name, file in packaged().items() if kind(file) in VERBS_OF])
 def test_print_config_prints_what_loads_again(name: str, tmp_path: Path, capsys) -> None:
     more = COMPLETED if name.startswith(PRESET) else []
-    more = [*more, "num_steps=600"] if name == "presets/vlm_r1" else more
+    more = [*more, "num_steps=600"] if name in ("presets/grpo", "presets/dapo", "presets/vlm_r1") else more
+    more = [*more, *STAGES] if name in ("presets/cispo", "presets/dr_grpo", "presets/gspo") else more
     assert run(*VERBS_OF[kind(packaged()[name])], name, *more, "--print-config") == 0
     printed = capsys.readouterr().out
     (tmp_path / "again.yaml").write_text(printed)

@@ -1,4 +1,4 @@
-"""`saccade world`: what it writes is what the readers read, and its check says yes for the right reason."""
+"""`saccade world`: readers can read its data sets, and its check detects wrong answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_full_folder_is_not_written_into(tmp_path: Path, capsys) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_wrong_setting_of_the_world_is_placed_on_the_command_line(tmp_path: Path, capsys) -> None:
+def test_a_wrong_setting_of_the_world_is_located_on_the_command_line(tmp_path: Path, capsys) -> None:
     assert run("world", "make", str(tmp_path / "a"), "cels=5") == 2
     assert capsys.readouterr().err == "saccade: command line: unknown key 'cels'; did you mean 'cells'?\n"
 

@@ -1,4 +1,4 @@
-"""A cold start against a server that misbehaves, killed on the way: nothing is lost and nothing is there twice."""
+"""A cold start against a faulty server, killed midway: nothing is lost and nothing is duplicated."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def wait_for(true: Callable[[], bool], seconds: float) -> None:
 
 
 def write_rows(folder: Path, n: int, empty: int = 0) -> Path:
-    """n questions about one image, and `empty` ones about none."""
+    """n questions about one image, and `empty` ones without an image."""
     Image.new("RGB", (32, 32), (9, 99, 199)).save(folder / "a.png")
     with (folder / "rows.jsonl").open("w") as lines:
         for i in range(n + empty):
@@ -98,7 +98,7 @@ def done(store: Path) -> int:
     with sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=30) as db:
         try:
             return db.execute("SELECT COUNT(*) FROM rows WHERE state = 'done'").fetchone()[0]
-        except sqlite3.OperationalError:  # just being made
+        except sqlite3.OperationalError:  # being created
             return 0
 
 
@@ -107,7 +107,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def killed_three_times(folder: Path, n: int, share: float, seconds: float) -> dict[str, Any]:
-    """Runs to the end with three kills on the way, the last stretch by two processes; the server's counts."""
+    """Runs to the end with three kills, finishing with two processes; returns the server's counts."""
     log, store = folder / "log", folder / "set" / "rows.sqlite"
     with fault_server(folder, share) as url:
         recipe = write_recipe(folder, url, write_rows(folder, n))
@@ -116,7 +116,7 @@ def killed_three_times(folder: Path, n: int, share: float, seconds: float) -> di
             wait_for(lambda part=part: done(store) >= n * part // 5, seconds)
             process.send_signal(signal.SIGKILL)
             process.wait()
-        assert done(store) < n, "the kills came too late to mean anything"
+        assert done(store) < n, "the kills came too late to test anything"
         last = [start(recipe, log), start(recipe, log)]
         assert [process.wait(timeout=seconds) for process in last] == [0, 0], log.read_text()[-2000:]
         with urllib.request.urlopen(f"{url}/counts", timeout=10) as answer:
@@ -138,12 +138,12 @@ def check_whole(folder: Path, n: int, counts: dict[str, Any]) -> None:
     assert all(f"<answer>{row['id'][1:]}</answer>" in row["response"] for row in train)
     assert len(json.loads((out / "llama_factory.json").read_text())) == len(train)
     assert set(counts["faults"]) == {"", "429", "500", "hang", "reset", "garbage", "schema", "short", "cut_off"}
-    under_way = 32 * SAMPLES  # requests that a killed process had open at most
+    in_flight = 32 * SAMPLES  # requests that a killed process had open at most
     asked_twice = sum(counts["given"].values()) - n * (2 + SAMPLES)
-    assert asked_twice <= 3 * under_way + counts["faults"]["hang"] + 20
+    assert asked_twice <= 3 * in_flight + counts["faults"]["hang"] + 20
 
 
-def test_killed_three_times_amid_all_faults_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
+def test_three_kills_and_all_faults_lose_and_repeat_nothing(tmp_path: Path) -> None:
     counts = killed_three_times(tmp_path, 200, 0.2, 60)
     check_whole(tmp_path, 200, counts)
     written = [path for path in (tmp_path / "set").rglob("*") if path.is_file()] + [tmp_path / "log"]
@@ -151,6 +151,6 @@ def test_killed_three_times_amid_all_faults_nothing_is_lost_or_done_twice(tmp_pa
 
 
 @pytest.mark.slow
-def test_ten_thousand_rows_survive_the_same(tmp_path: Path) -> None:
+def test_ten_thousand_rows_survive_kills_and_faults(tmp_path: Path) -> None:
     counts = killed_three_times(tmp_path, 10_000, 0.2, 1200)
     check_whole(tmp_path, 10_000, counts)

@@ -1,4 +1,4 @@
-"""Every filter of the cold start: total on any text, what it must catch, what it must let pass."""
+"""Every filter of the cold start: total on any text, what it must reject, what it must accept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image
 from property_search import examples
 from pydantic import ValidationError
 
-from saccade.coldstart.drafts import Chain, Draft
 from saccade.coldstart.filter_options import FilterOptions
-from saccade.coldstart.filters import FILTERS, Surroundings, build_checks
+from saccade.coldstart.filters import FILTERS, FilterContext, build_checks
+from saccade.runs.drafts import FILTER_NAMES, Chain, Draft
 from saccade.world import World, WorldConfig
 
 THOUGHT = "The image shows three red balls on a shelf. I count them: one, two, three. So the answer is 3."
@@ -39,7 +39,7 @@ def reason(name: str, one: Draft, its: Chain, **options: object) -> str | None:
     return None if found is None else found.reason
 
 
-def test_what_is_fine_passes_every_filter() -> None:
+def test_a_good_chain_passes_every_filter() -> None:
     for name, check in build_checks().items():
         assert check(draft(), chain()) is None, name
 
@@ -73,8 +73,8 @@ CAUGHT = [
     ("contradiction", CHOICE, chain("The answer is C.", answer="B"), "the thought ends in another answer"),
     ("contradiction", CHOICE, chain("The answer is green.", answer="B"), "the thought ends in another answer"),
     ("contradiction", YES, chain("So the answer is no.", answer="yes"), "the thought ends in another answer"),
-    ("repetition", draft(), chain("I count again. " * 6), "a sentence again and again"),
-    ("repetition", draft(), chain("one two three four five six seven " * 9), "most of it was there before"),
+    ("repetition", draft(), chain("I count again. " * 6), "repeated sentence"),
+    ("repetition", draft(), chain("one two three four five six seven " * 9), "mostly repeated n-grams"),
     (
         "language",
         draft(),
@@ -118,13 +118,17 @@ def test_a_planted_fault_is_caught_and_named(name: str, one: Draft, its: Chain, 
 
 
 @pytest.mark.parametrize(("name", "one", "its"), PASSED)
-def test_what_only_looks_like_a_fault_passes(name: str, one: Draft, its: Chain) -> None:
+def test_an_apparent_fault_passes(name: str, one: Draft, its: Chain) -> None:
     assert reason(name, one, its) is None
 
 
 def test_every_filter_has_a_planted_fault() -> None:
     here = {name for name, *_ in CAUGHT}
     assert here | {"ground_truth", "evaluation_sets", "near_duplicate"} == set(FILTERS)
+
+
+def test_the_page_knows_every_filter_in_its_order() -> None:
+    assert tuple(FILTERS) == FILTER_NAMES
 
 
 ANY = st.text(max_size=200) | st.from_regex(
@@ -134,7 +138,7 @@ ANY = st.text(max_size=200) | st.from_regex(
 
 @given(ANY, ANY, st.none() | ANY, ANY, st.sampled_from([True, False, None]))
 @settings(max_examples=examples(200))
-def test_every_filter_takes_any_text(
+def test_every_filter_accepts_any_text(
     text: str, question: str, answer: str | None, description: str, right: bool
 ) -> None:
     one = draft(question=question, description=description, meta={"options": [text[:9], question[:9]]})
@@ -152,17 +156,17 @@ def test_a_chain_that_always_says_its_answer_never_contradicts_itself(k: int, pa
     assert reason("contradiction", draft(), chain(" ".join(parts * (k + 1)))) is None
 
 
-# ------------------------------------------------------------------------------------------- what looks beyond the text
+# -------------------------------------------------------------------------------------------- checks beyond the text
 
 
-def test_the_true_scene_tells_a_question_about_another_picture(tmp_path: Path) -> None:
+def test_the_true_scene_exposes_a_question_about_another_picture(tmp_path: Path) -> None:
     world = WorldConfig()
     samples = [World(world).item(0, i, "count", "test").sample for i in range(2)]
     for i, sample in enumerate(samples):
         sample.images[0].save(tmp_path / f"{i}.png")
     sample = samples[0]
     one = Draft("w", sample.question, sample.answer, "count", "w", ("0.png",), ("x",), meta=sample.meta)
-    check = build_checks(["ground_truth"], around=Surroundings(tmp_path, {"w": world}))["ground_truth"]
+    check = build_checks(["ground_truth"], context=FilterContext(tmp_path, {"w": world}))["ground_truth"]
     assert check(one, chain()) is None
     faults = {
         "another picture": {"images": ("1.png",)},
@@ -185,7 +189,7 @@ def picture(seed: int) -> Image.Image:
     return small.resize((240, 180), Image.Resampling.BICUBIC)
 
 
-def test_questions_and_pictures_of_an_evaluation_set_are_kept_out(tmp_path: Path) -> None:
+def test_questions_and_pictures_of_an_evaluation_set_are_rejected(tmp_path: Path) -> None:
     shown, other = picture(0), picture(1)
     shown.save(tmp_path / "shown.png")
     other.save(tmp_path / "other.png")
@@ -197,9 +201,9 @@ def test_questions_and_pictures_of_an_evaluation_set_are_kept_out(tmp_path: Path
     }
 
     def found(one: Draft, **change: object) -> str | None:
-        told = {"evaluation_sets": options["evaluation_sets"] | change}
-        around = Surroundings(tmp_path)
-        check = build_checks(["evaluation_sets"], FilterOptions.model_validate(told), around)["evaluation_sets"]
+        changed = {"evaluation_sets": options["evaluation_sets"] | change}
+        context = FilterContext(tmp_path)
+        check = build_checks(["evaluation_sets"], FilterOptions.model_validate(changed), context)["evaluation_sets"]
         rejection = check(one, chain())
         return None if rejection is None else rejection.reason
 
@@ -210,7 +214,7 @@ def test_questions_and_pictures_of_an_evaluation_set_are_kept_out(tmp_path: Path
     assert found(draft(images=("other.png",))) is None
 
 
-def test_a_text_is_in_the_set_once() -> None:
+def test_near_duplicates_are_in_the_set_once() -> None:
     check = build_checks(["near_duplicate"])["near_duplicate"]
     text = " ".join(f"word{i}" for i in range(300))
     assert check(draft(), chain(text)) is None
@@ -223,16 +227,16 @@ def test_across_pictures_the_same_words_are_a_duplicate_too() -> None:
     options = FilterOptions.model_validate({"near_duplicate": {"across_pictures": True}})
     check = build_checks(["near_duplicate"], options)["near_duplicate"]
     assert check(draft(), chain(LONG)) is None
-    assert check(draft(id="d4", image_shas=("sha-b",)), chain(LONG)).reason == "nearly one that is in the set"
+    assert check(draft(id="d4", image_shas=("sha-b",)), chain(LONG)).reason == "near duplicate of a chain in the set"
 
 
 # ------------------------------------------------------------------------------------------------------------- options
 
 
-def test_options_change_what_is_caught() -> None:
+def test_options_change_what_is_rejected() -> None:
     assert reason("length", draft(), chain("Three."), least_words=1) is None
     assert reason("repetition", draft(), chain("I count again. " * 6), sentence_times=7, most=1.0) is None
-    assert reason("repetition", draft(), chain("a b a b a b a b"), ngram=2, most=0.2) == "most of it was there before"
+    assert reason("repetition", draft(), chain("a b a b a b a b"), ngram=2, most=0.2) == "mostly repeated n-grams"
     assert reason("language", draft(), chain("Three red balls."), script="han") == "letters of another script"
     assert reason("language", draft(), chain("Three \u4e09\u4e2a\u7403 balls"), least=0.2) is None
     assert (
@@ -244,7 +248,7 @@ def test_options_change_what_is_caught() -> None:
     assert reason("contradiction", draft(), taken_back, doubts=["oops"]) is None
 
 
-def test_what_is_not_known_is_refused() -> None:
+def test_unknown_filters_and_options_are_refused() -> None:
     with pytest.raises(ValueError, match="no filter 'lenght'; did you mean 'length'"):
         build_checks(["lenght"])
     with pytest.raises(ValidationError, match="least_word"):

@@ -1,4 +1,4 @@
-"""The page of a cold-start set: made from its files alone, nests, asks nothing of anyone, shows what is there."""
+"""The page of a cold-start set: made only from its files, well nested, self-contained, correct."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from markupsafe import escape
 from PIL import Image
 from test_report_page import Outline
 
-from saccade.coldstart.drafts import Chain, Draft, Rejection, StepRecord
+from saccade import report
 from saccade.coldstart.statistics import write_statistics
-from saccade.report.coldstart_page import build_page, filter_rows, marked
+from saccade.report.coldstart_page import build_page, filter_rows
+from saccade.report.coldstart_samples import marked
 from saccade.report.histogram import Shape, histogram
+from saccade.runs.drafts import Chain, Draft, Rejection, StepRecord
 
 NASTY = '</section><script>alert(1)</script> & "quoted" \ud83d'
 
 
 def write_set(folder: Path, drafts: list[Draft]) -> Path:
-    """The files of a set, as far as the page reads them."""
+    """Writes the files of a set that the page reads."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), (200, 30, 60)).save(folder / "images" / "a.png")
     with (folder / "drafts.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -57,7 +59,7 @@ def drafts() -> list[Draft]:
     ]
 
 
-def test_the_page_nests_asks_nothing_of_anyone_and_shows_text_as_text(tmp_path: Path) -> None:
+def test_the_page_is_well_nested_self_contained_and_escapes_text(tmp_path: Path) -> None:
     html = build_page(write_set(tmp_path / "set", drafts())).read_text()
     outline = Outline(html)
     assert "script" not in outline.tags and "link" not in outline.tags
@@ -67,7 +69,7 @@ def test_the_page_nests_asks_nothing_of_anyone_and_shows_text_as_text(tmp_path: 
     assert str(escape("</section><script>")) in html
 
 
-def test_the_page_says_what_the_files_say(tmp_path: Path) -> None:
+def test_the_page_matches_the_files(tmp_path: Path) -> None:
     html = build_page(write_set(tmp_path / "set", drafts())).read_text()
     assert "2 of 3 questions have a chain of thought to learn from" in html
     assert "Seer-72B describes the pictures; Thinker, which sees none" in html
@@ -78,7 +80,7 @@ def test_the_page_says_what_the_files_say(tmp_path: Path) -> None:
     assert "no evidence" not in html, "these teachers are no ground truth"
 
 
-def test_what_polish_changed_is_marked() -> None:
+def test_changes_by_polish_are_marked() -> None:
     chain = drafts()[0].chains[0]
     assert marked(chain) == (
         "The <del>description</del><ins>image</ins> <del>says</del><ins>shows</ins> 3. Wait. So 3."
@@ -86,7 +88,7 @@ def test_what_polish_changed_is_marked() -> None:
     assert marked(Chain("<b>", "3")) == "&lt;b&gt;"
 
 
-def test_filters_go_down_like_a_stair() -> None:
+def test_the_filter_chart_descends_step_by_step() -> None:
     reasons = [("length", "too short", 2), ("answer", "another answer", 5), ("length", "too long", 1)]
     found = {"filters": [{"filter": f, "reason": why, "n": n, "examples": []} for f, why, n in reasons]}
     rows = filter_rows(found, kept=10, config={"filters": ["answer", "format", "length"]})
@@ -98,16 +100,22 @@ def test_filters_go_down_like_a_stair() -> None:
     assert [row.name for row in filter_rows(found, 10, {})][:2] == ["answer", "format"], "all, where none are named"
 
 
-def test_an_empty_set_has_a_page_too(tmp_path: Path) -> None:
+def test_the_report_imports_nothing_that_makes_what_it_shows() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in Path(report.__file__).parent.glob("*.py")]
+    assert len(sources) > 5
+    assert not any(f"saccade.{package}" in text for text in sources for package in ("coldstart", "training", "studies"))
+
+
+def test_an_empty_set_has_a_page(tmp_path: Path) -> None:
     assert "0 of 0 questions" in build_page(write_set(tmp_path / "set", [])).read_text()
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_a_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no summary.json and no statistics.json and no drafts.jsonl"):
         build_page(tmp_path)
 
 
-def test_outlines_hold_each_bar_at_its_share() -> None:
+def test_histogram_outlines_contain_each_bar_at_its_share() -> None:
     svg = histogram([Shape("a", ((1, 2, 3), (2, 4, 1)), 0), Shape("b", ((2, 4, 5),), 1)], "t")
     points = re.findall(r'points="([^"]+)"', svg)
     assert len(points) == 2 and all(len(one.split()) == 2 * n + 2 for one, n in zip(points, (2, 1), strict=True))

@@ -1,4 +1,4 @@
-"""The polisher on sentences that were written before it: sense, grammar, and what it must leave alone."""
+"""The polisher on handwritten sentences: meaning, grammar, and what it must not change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_grammar(before: str, after: str) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), MENDED)
-def test_a_sentence_reads_as_seen(before: str, after: str) -> None:
+def test_a_sentence_is_rewritten_as_seen(before: str, after: str) -> None:
     polished = polish(before)
     assert polished.text == after
     assert polished.left == ()
@@ -44,24 +44,24 @@ def test_a_sentence_reads_as_seen(before: str, after: str) -> None:
 
 
 @pytest.mark.parametrize("sentence", UNTOUCHED)
-def test_what_speaks_of_something_else_stays(sentence: str) -> None:
+def test_descriptions_of_other_things_are_unchanged(sentence: str) -> None:
     polished = polish(sentence)
     assert (polished.text, polished.changes, polished.left) == (sentence, (), ())
 
 
 @pytest.mark.parametrize("sentence", UNMENDABLE)
-def test_what_cannot_be_mended_is_named(sentence: str) -> None:
+def test_what_cannot_be_rewritten_is_reported(sentence: str) -> None:
     assert polish(sentence).left
 
 
-def test_there_are_two_hundred_sentences_and_none_twice() -> None:
+def test_there_are_two_hundred_distinct_sentences() -> None:
     assert len(ALL) >= 200
     assert len(set(ALL)) == len(ALL)
 
 
 @given(st.lists(st.sampled_from(ALL), min_size=1, max_size=6), st.sampled_from([" ", "\n", "\n\n"]))
 @settings(max_examples=examples(300))
-def test_a_second_time_changes_nothing_and_sentences_do_not_mix(chosen: list[str], gap: str) -> None:
+def test_polish_is_idempotent_and_sentences_are_independent(chosen: list[str], gap: str) -> None:
     text = gap.join(chosen)
     once = polish(text)
     twice = polish(once.text)
@@ -76,7 +76,7 @@ PIECES = st.sampled_from([*_OWN.split(), "5", "$x$", "figure"])
 
 @given(st.lists(PIECES, max_size=25))
 @settings(max_examples=examples(600))
-def test_any_order_of_its_own_words_is_settled_at_once(pieces: list[str]) -> None:
+def test_polish_is_idempotent_on_any_order_of_its_own_words(pieces: list[str]) -> None:
     once = polish(" ".join(pieces))
     assert polish(once.text).text == once.text
 
@@ -94,7 +94,7 @@ KEPT += ["$$the description$$"]
 
 @given(st.lists(st.sampled_from(KEPT), min_size=1, max_size=3), st.sampled_from([one for one, _ in MENDED]))
 @settings(max_examples=examples(200))
-def test_numbers_boxes_code_and_formulas_come_through(kept: list[str], sentence: str) -> None:
+def test_numbers_boxes_code_and_formulas_are_preserved(kept: list[str], sentence: str) -> None:
     text = f"{sentence} It holds {' and '.join(kept)} here. {sentence}"
     after = polish(text).text
     position = -1
@@ -108,7 +108,7 @@ def test_numbers_boxes_code_and_formulas_come_through(kept: list[str], sentence:
 @pytest.mark.parametrize(
     "piece", ["The description says that the ball is red. $x = 5$. ", "\\(", "\\[a ", "the description of the "]
 )
-def test_it_is_linear_in_the_length_of_a_chain(piece: str) -> None:
+def test_polish_is_linear_in_the_length_of_a_chain(piece: str) -> None:
     began = time.process_time()
     polish(piece * (40_000 // len(piece)))
     assert time.process_time() - began < 3.0

@@ -1,4 +1,4 @@
-"""The cold start as a whole: offline on the world, where its quality can be measured, and with bad input."""
+"""The whole cold start: offline on the world, where its quality can be measured, and with bad input."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 
 from benchmarks.coldstart import in_fresh_process, rows_per_second
 from saccade import cli
-from saccade.coldstart.drafts import Draft
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run
 from saccade.config import load
 from saccade.data import DataConfig, open_source
+from saccade.runs.drafts import Draft
 from saccade.training.config import ExampleConfig
 from saccade.training.examples import read_examples
 
@@ -33,7 +33,7 @@ def recipe(out: Path, n: int = 8, **changes: Any) -> ColdStartRecipe:
         "filters": [],
         "polish": False,
         "samples": 2,
-        "sampling": {"description": {"max_tokens": 500}},
+        "sampling": {"description": {"max_new_tokens": 500}},
     }
     return ColdStartRecipe.model_validate({**base, **changes})
 
@@ -42,7 +42,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_reasoner_that_is_told_everything_truly_answers_everything(tmp_path: Path) -> None:
+def test_a_reasoner_with_complete_true_facts_answers_everything(tmp_path: Path) -> None:
     summary = run(recipe(tmp_path, 15, samples=1))
     assert summary["written"]["easy"] == summary["written"]["in the set"] == 15 * len(TASKS)
 
@@ -54,9 +54,9 @@ def test_errors_and_omissions_cost_answers(tmp_path: Path) -> None:
 
 
 def test_bridged_descriptions_answer_more_than_captions_of_the_same_budget(tmp_path: Path) -> None:
-    """Tests the pipeline; teachers made for the world are no evidence about real ones."""
+    """Tests the pipeline; oracle teachers are no evidence about real ones."""
     n = 25 * len(TASKS)
-    budget = {"description": {"max_tokens": 40}}
+    budget = {"description": {"max_new_tokens": 40}}
     summary = run(recipe(tmp_path, 25, ablation=n, sampling=budget, samples=1))
     found = summary["accuracy"]
     assert found["n"] == n
@@ -77,7 +77,7 @@ def test_rows_of_the_ablation_are_spread_over_the_sources(tmp_path: Path) -> Non
     assert len(asked) == 14 and {asked.count(source) for source in asked} == {2}
 
 
-def test_the_set_is_what_sft_reads_and_what_llama_factory_reads(tmp_path: Path) -> None:
+def test_sft_and_llama_factory_can_read_the_set(tmp_path: Path) -> None:
     run(recipe(tmp_path))
     examples = read_examples(ExampleConfig(path=tmp_path / "train.jsonl"))
     other = json.loads((tmp_path / "llama_factory.json").read_text())
@@ -90,7 +90,7 @@ def test_the_set_is_what_sft_reads_and_what_llama_factory_reads(tmp_path: Path) 
     assert (tmp_path / info["file_name"]).is_file() and info["columns"]["messages"] in other[0]
 
 
-def test_rows_never_right_and_always_right_are_prompts_for_rl_with_labels(tmp_path: Path) -> None:
+def test_easy_and_hard_rows_become_labeled_rl_prompts(tmp_path: Path) -> None:
     summary = run(recipe(tmp_path, 10, samples=3, reasoner={"teacher": "world", "slip_rate": 0.5}))
     rows = {name: lines(tmp_path / f"rl_{name}.jsonl") for name in ("easy", "mixed", "hard")}
     assert all(len(rows[name]) == summary["written"][name] > 0 for name in rows)
@@ -108,7 +108,7 @@ def prompts(path: Path, **given: Any) -> list[str]:
     return [sample.meta["cold_start"] for sample in source]
 
 
-def test_a_recipe_of_rl_chooses_prompts_by_their_labels(tmp_path: Path) -> None:
+def test_an_rl_recipe_selects_prompts_by_their_labels(tmp_path: Path) -> None:
     written = run(recipe(tmp_path, 10, samples=3, reasoner={"teacher": "world", "slip_rate": 0.5}))["written"]
     everything = tmp_path / "rl_*.jsonl"
     assert len(prompts(everything)) == 10 * len(TASKS)
@@ -119,14 +119,14 @@ def test_a_recipe_of_rl_chooses_prompts_by_their_labels(tmp_path: Path) -> None:
     assert prompts(everything, cold_start=["mixed"], limit=2) == ["mixed"] * 2, "the limit counts what was chosen"
 
 
-def test_labels_that_are_unknown_or_missing_are_refused_with_their_place(tmp_path: Path) -> None:
+def test_unknown_or_missing_labels_are_refused_with_their_place(tmp_path: Path) -> None:
     run(recipe(tmp_path, 2))
     easy, train = tmp_path / "rl_easy.jsonl", tmp_path / "train.jsonl"
     with pytest.raises(ValueError, match="'easy', 'mixed' or 'hard'"):
         prompts(easy, cold_start=["difficult"])
     with pytest.raises(ValueError, match="at least 1 item"):
         prompts(easy, cold_start=[])
-    with pytest.raises(ValueError, match="'cold_start' means nothing to source 'world'"):
+    with pytest.raises(ValueError, match="'cold_start' is not an option of source 'world'"):
         DataConfig.model_validate({"source": "world", "task": "count", "cold_start": ["hard"]})
     with pytest.raises(ValueError, match=r"no usable row with cold_start mixed \(0 skipped\)"):
         prompts(easy, cold_start=["mixed"])
@@ -184,7 +184,7 @@ def test_a_row_records_models_prompts_sampling_tokens_cost_and_time(tmp_path: Pa
     assert sum("the correct answer is: 3" in text for text in told) == 2  # and not in the check
 
 
-def test_a_reasoner_that_keeps_its_thought_apart_is_read(tmp_path: Path) -> None:
+def test_a_separate_reasoning_field_is_read(tmp_path: Path) -> None:
     message = {"content": "The answer is <answer>3</answer>", "reasoning_content": "Three dots, one by one."}
     raw = json.dumps({"model": "m", "choices": [{"message": message, "finish_reason": "stop"}]}).encode()
     with chat_server(lambda number, request: Answer(raw=raw)) as server:
@@ -193,16 +193,16 @@ def test_a_reasoner_that_keeps_its_thought_apart_is_read(tmp_path: Path) -> None
     assert row["response"] == "<think>Three dots, one by one.</think><answer>3</answer>"
 
 
-def test_started_again_nothing_is_asked_twice_and_other_filters_cost_nothing(tmp_path: Path) -> None:
+def test_a_rerun_requests_nothing_twice_and_other_filters_cost_nothing(tmp_path: Path) -> None:
     with chat_server(lambda number, request: Answer("<think>So.</think><answer>3</answer>")) as server:
         run(chat_recipe(tmp_path, server.url, n=3))
         asked = len(server.requests)
         again = run(chat_recipe(tmp_path, server.url, n=3, keep=2))
     assert len(server.requests) == asked and again["chains"]["in the set"] == 3
     (tmp_path / "mine.md").write_text("version: 2\n---\nWhat does {description} say about {question}")
-    with pytest.raises(ValueError, match="begun with other settings of prompts"):
+    with pytest.raises(ValueError, match="different settings of prompts"):
         run(chat_recipe(tmp_path, server.url, n=3, prompts={"reasoning": str(tmp_path / "mine.md")}))
-    with pytest.raises(ValueError, match="begun with other settings of samples"):
+    with pytest.raises(ValueError, match="different settings of samples"):
         run(chat_recipe(tmp_path, server.url, n=3, samples=5))
 
 
@@ -222,12 +222,12 @@ def chat_recipe(folder: Path, url: str, n: int = 3, **changes: Any) -> ColdStart
     return recipe(folder / "set", **{**base, **fast, **changes})
 
 
-def test_an_unreachable_server_is_said_before_any_row(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_before_any_row(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vision: POST http://127.0.0.1:9/.*check that the server runs"):
         run(chat_recipe(tmp_path, "http://127.0.0.1:9"))
 
 
-def test_a_wrong_key_is_said_without_the_key(tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported_without_the_key(tmp_path: Path) -> None:
     key = "sk-secret-1234"
     refused = Answer(status=401, raw=f'{{"error": "Incorrect API key provided: {key}"}}'.encode())
     with (
@@ -240,32 +240,32 @@ def test_a_wrong_key_is_said_without_the_key(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "set").rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
 
 
-def test_a_key_that_expires_on_the_way_stops_the_run_and_is_not_written_down(tmp_path: Path) -> None:
+def test_a_key_that_expires_midway_stops_the_run_and_is_never_written(tmp_path: Path) -> None:
     key = "sk-secret-1234"
 
     def answer(number: int, request: dict[str, Any]) -> Answer:
         return Answer("fine") if number < 5 else Answer(status=401, raw=f"bad key {key}".encode())
 
-    with chat_server(answer) as server, pytest.raises(ValueError, match="a teacher refuses") as said:
+    with chat_server(answer) as server, pytest.raises(ValueError, match="a teacher rejected") as said:
         run(chat_recipe(tmp_path, server.url), {"OPENAI_API_KEY": key})
     assert key not in str(said.value)
     assert not [p for p in (tmp_path / "set").rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
 
 
-def test_a_model_without_vision_is_said_before_any_row(tmp_path: Path) -> None:
+def test_a_model_without_vision_is_reported_before_any_row(tmp_path: Path) -> None:
     def answer(number: int, request: dict[str, Any]) -> Answer:
         seen = not isinstance(request["messages"][0]["content"], str)
         return Answer(status=400, raw=b"fake is not a multimodal model") if seen else Answer("yes")
 
-    with chat_server(answer) as server, pytest.raises(ValueError, match="does 'fake' take images"):
+    with chat_server(answer) as server, pytest.raises(ValueError, match="does 'fake' accept images"):
         run(chat_recipe(tmp_path, server.url))
 
 
-def test_a_server_that_dies_on_the_way_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_server_that_dies_midway_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
     dead = Answer(status=500, raw=b"out of memory")
     with (
         chat_server(lambda number, request: Answer("<answer>3</answer>") if number < 12 else dead) as server,
-        pytest.raises(ValueError, match=r"[56] attempts in a row came to nothing.*out of memory"),
+        pytest.raises(ValueError, match=r"[56] consecutive attempts failed.*out of memory"),
     ):
         run(chat_recipe(tmp_path, server.url, n=20, stop_after=5, attempts=9, rows=2))
     with chat_server(lambda number, request: Answer("<think>a</think><answer>3</answer>")) as server:
@@ -274,7 +274,7 @@ def test_a_server_that_dies_on_the_way_stops_the_run_and_loses_nothing(tmp_path:
     assert summary["rows"]["done"] == 20 and summary["written"]["in the set"] >= 15
 
 
-def test_a_refused_row_is_counted_and_others_go_on(tmp_path: Path) -> None:
+def test_a_refused_row_is_counted_and_others_continue(tmp_path: Path) -> None:
     refused: list[int] = []
 
     def answer(number: int, request: dict[str, Any]) -> Answer:
@@ -290,7 +290,7 @@ def test_a_refused_row_is_counted_and_others_go_on(tmp_path: Path) -> None:
     assert "send smaller images" in row["detail"]
 
 
-def test_eyes_that_wrote_thought_alone_have_described_nothing(tmp_path: Path) -> None:
+def test_a_description_with_only_reasoning_is_an_empty_reply(tmp_path: Path) -> None:
     def answer(number: int, request: dict[str, Any]) -> Answer:
         message = {"content": "" if number == 3 else "<answer>3</answer>", "reasoning_content": "Let me look."}
         return Answer(raw=json.dumps({"model": "m", "choices": [{"message": message}]}).encode())
@@ -299,7 +299,7 @@ def test_eyes_that_wrote_thought_alone_have_described_nothing(tmp_path: Path) ->
         summary = run(chat_recipe(tmp_path, server.url, attempts=1))
     assert summary["left_out"] == {"empty reply": 1} and summary["rows"]["done"] == 2
     (row,) = lines(tmp_path / "set" / "left_out.jsonl")
-    assert "thought and no text" in row["detail"]
+    assert "only reasoning" in row["detail"]
 
 
 def test_a_reply_with_a_lone_surrogate_is_kept_and_written(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_a_reply_with_a_lone_surrogate_is_kept_and_written(tmp_path: Path) -> No
     assert row["response"] == "<think>odd \ud800</think><answer>3</answer>"
 
 
-def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
+def test_unusable_rows_are_counted_by_reason(tmp_path: Path) -> None:
     config = chat_recipe(tmp_path, "http://127.0.0.1:9")
     turns = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "3"}]
     box = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": [1, 2, 3, 4]}]
@@ -331,7 +331,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
             ColdStartRecipe.model_validate({**config.model_dump(exclude_unset=True), "data": data, **teacher})
         )
     assert summary["left_out"] == {
-        "answer is no words": 1,
+        "answer is not text": 1,
         "bad image": 1,
         "bad row": 1,
         "no image": 1,
@@ -340,7 +340,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
     assert summary["rows"]["done"] == 3
 
 
-def test_an_image_that_goes_away_is_counted(tmp_path: Path) -> None:
+def test_an_image_that_disappears_is_counted(tmp_path: Path) -> None:
     def answer(number: int, request: dict[str, Any]) -> Answer:
         if number == 2:
             (tmp_path / "a.png").unlink(missing_ok=True)
@@ -351,8 +351,8 @@ def test_an_image_that_goes_away_is_counted(tmp_path: Path) -> None:
     assert summary["left_out"] == {"image does not open": 3}
 
 
-def test_the_world_as_teacher_takes_no_other_data(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="sees the procedural world alone; got source 'llava'"):
+def test_oracle_teachers_accept_only_world_data(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="works only on the procedural world; got source 'llava'"):
         recipe(tmp_path, data=[{"source": "llava", "path": "x.json"}])
 
 

@@ -1,7 +1,7 @@
 """A cold start whose teachers are real OpenAI-compatible servers on this machine, with the packaged tiny model.
 
-A model of 2 M parameters does not do what the prompts ask, so most rows are dropped; the laws here are about the way
-to the server and back: every row is accounted for, and the pictures arrive.
+A model of 2 M parameters does not follow the prompts, so most rows are dropped. These tests cover the communication:
+every row is accounted for, and the pictures arrive.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from PIL import Image
 
 import saccade
 from saccade import cli
-from saccade.coldstart.drafts import Difficulty, Draft
 from saccade.endpoint import Endpoint, user
 from saccade.models.counting import TokenCounter
 from saccade.models.policy import load_adapter
+from saccade.runs.drafts import Difficulty, Draft
 
 BASE = Path(saccade.__file__).parent / "assets" / "base"
 SERVING = ("fastapi", "uvicorn", "openai")
 """What `transformers serve` needs besides transformers."""
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 ROWS = 6
-"""Of each of the two tasks."""
+"""Rows of each of the two tasks."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Served:
     url: str
     model: str
     options: dict[str, str] = field(default_factory=dict)
-    """What a request must say besides."""
+    """Additional options of each request."""
 
 
 @contextmanager
 def started(command: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The address of a server that has come up; it and its children are gone at the end."""
+    """The address of a running server; it and its children are stopped at the end."""
     with log.open("wb") as out:
         server = subprocess.Popen(
             command, stdout=out, stderr=out, env={**os.environ, **QUIET, **(env or {})}, start_new_session=True
@@ -96,12 +96,12 @@ def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     launcher = str(Path(__file__).with_name("serve_tiny.py"))
     command = [sys.executable, launcher, "serve", base, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     with started(command, port, tmp_path_factory.mktemp("serve") / "log") as url:
-        yield Served(url, base, {"generation_config": '{"do_sample": true}'})  # greedy without, at any temperature
+        yield Served(url, base, {"generation_config": '{"do_sample": true}'})  # otherwise greedy at any temperature
 
 
 @pytest.fixture(scope="module")
 def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`SACCADE_VLLM` names the executable of vLLM, which lives in an environment of its own."""
+    """`SACCADE_VLLM` names the executable of vLLM, which is installed in its own environment."""
     executable = os.environ.get("SACCADE_VLLM")
     if not executable:
         pytest.skip("set SACCADE_VLLM to the executable 'vllm' of an environment that has it")
@@ -118,7 +118,8 @@ def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def check_cold_start(served: Served, out: Path) -> None:
     """From the command line to a complete store: each row with all its texts, kept or with a reason."""
     teacher = {"teacher": "endpoint", "url": served.url, "model": served.model, "options": served.options}
-    tokens = {"pseudo_cot": {"max_tokens": 32}, "description": {"max_tokens": 32}, "reasoning": {"max_tokens": 64}}
+    caps = {"pseudo_cot": 32, "description": 32, "reasoning": 64}
+    tokens = {stage: {"max_new_tokens": cap} for stage, cap in caps.items()}
     data = [{"source": "world", "task": task, "limit": ROWS} for task in ("count", "yes_no")]
     recipe = {"kind": "coldstart", "out": str(out), "data": data, "vision": teacher, "reasoner": teacher, "samples": 2}
     path = out.with_suffix(".yaml")
@@ -147,7 +148,7 @@ def rows_of(path: Path) -> list[str]:
 
 
 def check_pictures_arrive(served: Served) -> None:
-    """The server counts the tokens that training counts for the same prompt, those of the picture among them."""
+    """The server counts the same prompt tokens as training, including image tokens."""
     endpoint, counter = Endpoint(served.url, served.model), TokenCounter(load_adapter("base"))
     question = "What colour is this?"
     for size in ((56, 56), (112, 56), (140, 196)):

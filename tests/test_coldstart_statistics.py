@@ -1,4 +1,4 @@
-"""Counts of a cold-start set against counts made by hand."""
+"""Statistics of a cold-start set against counts made by hand."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.coldstart.drafts import Chain, Draft, Rejection
-from saccade.coldstart.statistics import WORDS, Gathering, Histogram, count_words, read_drafts, write_statistics
+from saccade.coldstart.statistics import WORDS, Histogram, SetStatistics, count_words, read_drafts, write_statistics
+from saccade.runs.drafts import Chain, Draft, Rejection
 
 
 def chain(text: str, right: bool | None = True, **changes: object) -> Chain:
@@ -50,18 +50,18 @@ def test_words_lengths_yield_and_arms_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_published_columns_are_per_thousand_samples() -> None:
-    published = Gathering().summary()["words"]["published"]
+    published = SetStatistics().summary()["words"]["published"]
     assert published["Vision-R1-cold"]["per_1k_samples"]["Wait"] == pytest.approx(2928.595)
     assert published["Mulberry"]["per_1k_samples"]["Hmm"] == 0.0
     assert list(published["LLaVA-CoT"]["count"]) == list(WORDS)
 
 
-def test_a_word_counts_whole_and_in_any_case() -> None:
+def test_only_whole_words_count_in_any_case() -> None:
     assert count_words("WAIT awaiting waiter wait-and-see") == {"Wait": 2}
 
 
 @given(st.lists(st.integers(0, 200_000), min_size=1, max_size=60))
-def test_a_histogram_holds_every_length_in_its_step(lengths: list[int]) -> None:
+def test_a_histogram_bins_every_length_correctly(lengths: list[int]) -> None:
     histogram = Histogram()
     for one in lengths:
         histogram.add(one)
@@ -77,9 +77,9 @@ def test_a_histogram_holds_every_length_in_its_step(lengths: list[int]) -> None:
     assert len(bars) < 80
 
 
-def test_a_torn_or_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file; expected the directory of a set"):
         list(read_drafts(tmp_path))
     (tmp_path / "drafts.jsonl").write_text(drafts()[0].to_json() + "\n{\n")
-    with pytest.raises(ValueError, match=r"drafts.jsonl:2: no draft"):
+    with pytest.raises(ValueError, match=r"drafts.jsonl:2: not a draft"):
         list(read_drafts(tmp_path))

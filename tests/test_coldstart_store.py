@@ -1,4 +1,4 @@
-"""The store of a cold start: a row has one owner at a time, a step is kept once, a full disk loses nothing."""
+"""The store of a cold start: a row has one owner at a time, a step is saved once, a full disk loses nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from saccade.coldstart.drafts import Chain, Draft, Rejection, StepRecord
 from saccade.coldstart.store import Store, StoreError
+from saccade.runs.drafts import Chain, Draft, Rejection, StepRecord
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -28,7 +28,7 @@ def filled(path: Path, n: int, lease_s: float = 60.0) -> Store:
     return store
 
 
-def test_a_draft_goes_to_json_and_back() -> None:
+def test_a_draft_round_trips_through_json() -> None:
     step = StepRecord("reasoning", "m", "p@1:0", {"seed": 1}, 5, 6, 0.5, 1.5, True, "length", 2, "caption")
     chain = Chain("t", "3", 1, "bridged", True, "number", "stop", 9, "p", (Rejection("f", "r", "d"),))
     full = Draft(
@@ -44,19 +44,19 @@ def test_a_row_is_claimed_by_one_owner_until_its_lease_ends(tmp_path: Path) -> N
     theirs = second.claim(9)
     assert [one.number for one in mine] + [one.number for one in theirs] == [1, 2, 3, 4, 5]
     assert second.claim(1) == []
-    first._db.execute("UPDATE rows SET lease = 0 WHERE owner = ?", (first.owner,))  # its lease ran out
+    first._db.execute("UPDATE rows SET lease = 0 WHERE owner = ?", (first.owner,))  # its lease expired
     assert [one.number for one in second.claim(9)] == [1, 2, 3]
     assert not first.save(1, "pseudo_cot", {}) and not first.finish(1)
     assert second.save(1, "pseudo_cot", {"text": "x"}) and second.finish(1)
 
 
-def test_rows_with_equal_ids_are_all_kept_and_rows_taken_in_twice_are_there_once(tmp_path: Path) -> None:
+def test_rows_with_equal_ids_are_all_kept_and_adding_rows_twice_is_idempotent(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     rows = [("0/0", draft(7)), ("0/1", draft(7))]
     assert store.add(rows) == 2 and store.add(rows) == 0 and store.counts().total == 2
 
 
-def test_a_step_is_kept_once_and_comes_back_with_the_row(tmp_path: Path) -> None:
+def test_a_step_is_saved_once_and_returned_with_its_row(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", 1)
     store.claim(1)
     assert store.save(1, "caption", {"text": "first \ud800"})
@@ -66,7 +66,7 @@ def test_a_step_is_kept_once_and_comes_back_with_the_row(tmp_path: Path) -> None
     assert claim.steps == {"caption": {"text": "first \ud800"}} and claim.attempts == 1
 
 
-def test_failed_rows_come_back_only_if_that_can_help(tmp_path: Path) -> None:
+def test_only_retriable_failed_rows_are_reopened(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", 2)
     store.claim(2)
     store.fail(1, "status 500", "", retriable=True)
@@ -76,7 +76,7 @@ def test_failed_rows_come_back_only_if_that_can_help(tmp_path: Path) -> None:
     assert [one.number for one in store.claim(9)] == [1]
 
 
-def test_a_pause_is_kept(tmp_path: Path) -> None:
+def test_a_retry_pause_is_respected(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", 1)
     store.claim(1)
     store.put_back(1, "status 429", "", 60.0)
@@ -109,32 +109,32 @@ def test_processes_that_share_a_store_do_each_row_once(tmp_path: Path) -> None:
 def _claim_and_wait(path: str, claimed: Any) -> None:
     store = Store(Path(path), lease_s=3600.0)
     store.claim(4)
-    store.take("writing the set")
+    store.acquire_lock("writing the set")
     claimed.set()
     signal.pause()
 
 
-def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path) -> None:
+def test_rows_of_a_killed_process_are_free_at_once(tmp_path: Path) -> None:
     filled(tmp_path / "s", 4).close()
     claimed = SPAWN.Event()
     worker = SPAWN.Process(target=_claim_and_wait, args=(str(tmp_path / "s"), claimed), daemon=True)
     worker.start()
     assert claimed.wait(30)
     with Store(tmp_path / "s") as store:
-        assert store.release_dead() == 0 and store.claim(4) == []  # it lives
-        assert store.take("writing the set") is not None
+        assert store.release_dead() == 0 and store.claim(4) == []  # it is alive
+        assert store.acquire_lock("writing the set") is not None
         os.kill(worker.pid or 0, signal.SIGKILL)
         worker.join(30)
         assert store.release_dead() == 1 and len(store.claim(4)) == 4
-        assert store.take("writing the set") is None
+        assert store.acquire_lock("writing the set") is None
 
 
-def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", 20)
     store.claim(20)
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
     store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(StoreError, match=r"full.*free some space and start again"):
+    with pytest.raises(StoreError, match=r"full.*free some space and run again"):
         for number in range(1, 21):
             store.save(number, "description", {"text": "x" * 3000})
     kept = store._db.execute("SELECT COUNT(*) FROM steps").fetchone()[0]
@@ -145,9 +145,9 @@ def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path) -> None:
     assert store._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("this is a shopping list, not a data base" * 50)
-    with pytest.raises(StoreError, match="no store of rows"):
+    with pytest.raises(StoreError, match="not a row store"):
         Store(tmp_path / "s")
 
 

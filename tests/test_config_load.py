@@ -35,13 +35,26 @@ class Files(Config):
     weight: float = 1.0
 
 
+class Square(Config):
+    kind: Literal["square"] = "square"
+    side: float = 1.0
+
+
+class Circle(Config):
+    kind: Literal["circle"] = "circle"
+    radius: float
+
+
 class Recipe(Config):
+    moved = {"edge": "shape.side"}  # noqa: RUF012
+
     kind: Literal["rl"] = "rl"
     loss: Loss = Loss()
-    stages: tuple[Stage, ...] = (Stage(),)
+    stages: tuple[Stage, ...] = Field((Stage(),), min_length=1)
     data: tuple[Annotated[World | Files, Field(discriminator="source")], ...] = ()
     shuffle: bool = True
     rate: float | None = None
+    shape: Annotated[Square | Circle, Field(discriminator="kind")] = Square()
 
     @model_validator(mode="after")
     def _rate_needs_shuffle(self) -> Recipe:
@@ -159,6 +172,41 @@ def test_a_recipe_extends_another_and_errors_name_the_file_they_are_in(tmp_path:
     assert message(path).startswith(f"{base}:1: unknown key 'loss.kl'")
 
 
+def test_another_kind_of_section_replaces_the_one_that_is_extended_and_the_same_kind_is_merged(tmp_path: Path) -> None:
+    write(tmp_path, "kind: rl\nshape: {kind: square, side: 2}\n", "base.yaml")
+    for text, shape in (
+        ("{kind: circle, radius: 3}", Circle(radius=3)),
+        ("{kind: square}", Square(side=2)),
+        ("{side: 4}", Square(side=4)),
+    ):
+        assert load(write(tmp_path, f"extends: base.yaml\nshape: {text}\n"), Recipe).shape == shape
+    path = write(tmp_path, "extends: base.yaml\nshuffle: true\nshape: {kind: circle}\n")
+    assert message(path) == f"{path}:3: 'shape.radius' is missing"
+
+
+@pytest.mark.parametrize("given_", ["square", "{kind: cube}", "{side: 3}"])
+def test_a_section_without_a_kind_that_there_is_names_the_kinds(tmp_path: Path, given_: str) -> None:
+    path = write(tmp_path, f"shuffle: true\nshape: {given_}\n")
+    assert message(path).startswith(f"{path}:2: 'shape': got ")
+    assert message(path).endswith("expected a section with kind: square or kind: circle")
+
+
+def test_a_key_of_another_member_of_a_union_is_unknown_to_this_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "shape: {kind: circle, radius: 1, side: 3}\n")
+    assert message(path) == f"{path}:1: unknown key 'shape.side'; known keys: kind, radius"
+
+
+def test_a_key_of_an_earlier_version_is_refused_with_its_new_place(tmp_path: Path) -> None:
+    path = write(tmp_path, "loss: {}\nedge: 3\n")
+    assert message(path) == f"{path}:2: unknown key 'edge'; it is now 'shape.side'"
+    assert message(write(tmp_path, "edge: null\n")) == f"{path}:1: unknown key 'edge'; remove it"
+
+
+def test_a_list_with_a_wrong_item_is_not_called_too_short(tmp_path: Path) -> None:
+    path = write(tmp_path, "stages:\n- {sise: 1}\n")
+    assert message(path).splitlines() == [f"{path}:2: unknown key 'stages.0.sise'; known keys: group_size, steps"]
+
+
 def test_variables_are_filled_in_and_an_unknown_one_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "data:\n  - source: files\n    path: ${HERE}/a.jsonl\n")
     (files,) = load(path, Recipe, variables={"HERE": "/x"}).data
@@ -189,7 +237,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
 
 def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Loss().kl_coef = 1.0  # type: ignore[misc]
+        Loss().kl_coef = 1.0
 
 
 FLOATS = st.floats(allow_nan=False)

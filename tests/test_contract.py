@@ -18,9 +18,9 @@ from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.models.qwen_vl import QwenVLAdapter
 from saccade.rollout.builtin import BuiltinEngine
-from saccade.verify import USES, Check, Report, sharing, verify_policy
-from saccade.verify.bench import bench
+from saccade.verify import USES, Check, VerifyReport, sharing, verify_policy
 from saccade.verify.faults import joined
+from saccade.verify.subject import subject_of
 
 FULL = "qwen2_5_vl"
 CANNOT = {"control: start at len(prompt)", "recomputed = kept, packed"}
@@ -32,7 +32,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return family(FULL).write(tmp_path_factory.mktemp(FULL), seed=1)
 
 
-def tried(directory: Path, adapter: type[QwenVLAdapter] | None = None) -> Report:
+def tried(directory: Path, adapter: type[QwenVLAdapter] | None = None) -> VerifyReport:
     """The report on a checkpoint, with another adapter where one is given."""
     policy = load_policy(ModelConfig(path=str(directory), device="cpu", train=PARTS))
     if adapter is not None:
@@ -41,7 +41,7 @@ def tried(directory: Path, adapter: type[QwenVLAdapter] | None = None) -> Report
     return verify_policy(policy, "tiny", family(FULL).processor(directory), limit=1e-5)
 
 
-def failed(report: Report) -> set[str]:
+def failed(report: VerifyReport) -> set[str]:
     return {check.name for check in report.failed}
 
 
@@ -67,8 +67,8 @@ class LatePositions(QwenVLAdapter):
 class Shouting(QwenVLAdapter):
     """Reads another question than the one asked."""
 
-    def encode(self, text, images, like=None):
-        return super().encode(text + "!", images, like)
+    def encode(self, text, images, reuse_images_from=None):
+        return super().encode(text + "!", images, reuse_images_from)
 
 
 class Bright(QwenVLAdapter):
@@ -169,7 +169,7 @@ def test_a_control_that_changes_nothing_fails(directory, monkeypatch) -> None:
     """A comparison that cannot see a fault must not pass for one that found none."""
     monkeypatch.setitem(sharing.FAULTS, "positions off by one", lambda groups, way: sharing.pack(groups))
     policy = load_policy(ModelConfig(path=str(directory), device="cpu"))
-    assert sharing.control(bench(policy, 1e-5), "positions off by one").held is False
+    assert sharing.control(subject_of(policy, 1e-5), "positions off by one").held is False
 
 
 def test_a_family_that_cannot_share_is_told_so_and_fails_nothing(directory) -> None:
@@ -183,7 +183,7 @@ def test_a_family_that_cannot_share_is_told_so_and_fails_nothing(directory) -> N
 
 
 def test_in_half_precision_without_memory_for_the_truth_nothing_is_claimed(directory, monkeypatch) -> None:
-    from saccade.verify import bench as bench_module
+    from saccade.verify import subject_of as bench_module
 
     monkeypatch.setattr(bench_module, "float32_copy", lambda policy: None)
     policy = load_policy(ModelConfig(path=str(directory), device="cpu", dtype="bfloat16", train=PARTS))
@@ -195,7 +195,7 @@ def test_in_half_precision_without_memory_for_the_truth_nothing_is_claimed(direc
 
 
 def test_a_model_whose_gradients_have_no_room_is_refused_with_the_way_out(directory, monkeypatch) -> None:
-    from saccade.verify import bench as bench_module
+    from saccade.verify import subject_of as bench_module
 
     monkeypatch.setattr(bench_module, "free_memory", lambda device: 1000)
     policy = load_policy(ModelConfig(path=str(directory), device="cpu", train=PARTS))
@@ -259,7 +259,7 @@ def test_the_verb_ends_with_2_when_there_is_nothing_to_try(tmp_path, directory, 
 
 def test_reasons_are_said_once_and_failures_first() -> None:
     none, wrong = Check("a", None, detail="no processor"), Check("c", False, 2.0, 1.0)
-    report = Report(
+    report = VerifyReport(
         "m", "f", "float32", "cpu", {"prompts": (none, Check("b", None, detail="no processor"), wrong)}, 1.0
     )
     lines = [line.plain for line in reasons(report)]

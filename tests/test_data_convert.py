@@ -1,4 +1,4 @@
-"""Converting: what is read back is what was there, and a folder appears whole or not at all."""
+"""Converting: round trips are lossless, and a folder is written atomically."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def entry(folder: Path, source: str) -> DataConfig:
 
 
 def plain(sample: Sample) -> Any:
-    """All of a sample, its images by their pixels, without the name of its source."""
+    """All fields of a sample, with images by their pixels, without the source name."""
     meta = {key: value for key, value in sample.meta.items() if key != "source"}
     images = [image_sha(source) for source in sample.images]
     return json.loads(json.dumps([sample.id, sample.task, sample.question, sample.answer, meta, images]))
@@ -82,7 +82,7 @@ def plain(sample: Sample) -> Any:
     ("kind", "keep"),
     [("parquet", "as_is"), ("parquet", "bytes"), ("parquet", "hash"), ("jsonl", "path"), ("jsonl", "hash")],
 )
-def test_what_is_read_back_is_what_was_there(folder: Path, source: str, kind: Any, keep: Any) -> None:
+def test_a_round_trip_is_lossless(folder: Path, source: str, kind: Any, keep: Any) -> None:
     before = entry(folder, source)
     summary = convert([before], folder / "out", kind, keep)
     expected = [plain(sample) for sample in open_source(before)]
@@ -93,7 +93,7 @@ def test_what_is_read_back_is_what_was_there(folder: Path, source: str, kind: An
     assert [plain(s) for s in open_source(DataConfig(source="saccade", path=folder / f"out/data.{kind}"))] == expected
 
 
-def test_geometry3k_and_math_vision_are_read_back_as_they_were(real_data: Path, tmp_path: Path) -> None:
+def test_geometry3k_and_math_vision_round_trip(real_data: Path, tmp_path: Path) -> None:
     for source, path in (("geometry3k", "geometry3k"), ("math_vision", "math_vision/testmini.jsonl")):
         before = DataConfig(source=source, path=real_data / path, limit=40)
         convert([before], tmp_path / source, keep="hash")
@@ -101,7 +101,7 @@ def test_geometry3k_and_math_vision_are_read_back_as_they_were(real_data: Path, 
         assert [plain(sample) for sample in after] == [plain(sample) for sample in open_source(before)]
 
 
-def test_images_kept_by_hash_need_the_originals_no_more_and_are_kept_once(folder: Path) -> None:
+def test_images_kept_by_hash_do_not_need_the_originals_and_are_stored_once(folder: Path) -> None:
     (folder / "copy.png").write_bytes(png("white"))
     rows = [
         {"id": str(k), "image": name, "problem": "?", "answer": "1"} for k, name in enumerate(["a.png", "copy.png"])
@@ -116,7 +116,7 @@ def test_images_kept_by_hash_need_the_originals_no_more_and_are_kept_once(folder
     assert image_sha(samples[0].images[0]) == image_sha(png("white"))
 
 
-def test_bytes_have_no_path_to_be_kept_by(folder: Path) -> None:
+def test_bytes_cannot_be_kept_by_path(folder: Path) -> None:
     row = {"images": [{"bytes": png("blue"), "path": "x.png"}], "problem": "?", "answer": "1"}
     pq.write_table(pa.Table.from_pylist([row]), folder / "t.parquet")
     before = DataConfig(source="easy_r1", path=folder / "t.parquet")
@@ -124,14 +124,14 @@ def test_bytes_have_no_path_to_be_kept_by(folder: Path) -> None:
         ValueError, match=r"no usable row \(1 skipped, the first: t\.parquet:1: image of .* has no path"
     ):
         convert([before], folder / "out", keep="path")
-    with pytest.raises(ValueError, match="JSONL holds no bytes"):
+    with pytest.raises(ValueError, match="JSONL cannot store bytes"):
         convert([before], folder / "out", "jsonl", "bytes")
     convert([before], folder / "out")
     (sample,) = open_source(DataConfig(source="saccade", path=folder / "out"))
     assert sample.images == (png("blue"),)
 
 
-def test_rows_left_out_are_listed_with_their_lines_and_kinds(folder: Path) -> None:
+def test_skipped_rows_are_listed_with_their_lines_and_kinds(folder: Path) -> None:
     bad = [
         "{",
         {"id": 2, "image": "gone.png", "conversations": turns("?", "x")},
@@ -153,12 +153,12 @@ def test_rows_left_out_are_listed_with_their_lines_and_kinds(folder: Path) -> No
     assert not (folder / "strict").exists()
 
 
-def test_text_that_parquet_cannot_hold_is_left_out_by_name_and_jsonl_holds_it(folder: Path) -> None:
+def test_text_that_parquet_cannot_store_is_skipped_by_name_and_jsonl_stores_it(folder: Path) -> None:
     rows = [{"id": str(k), "image": "a.png", "problem": text, "answer": "1"} for k, text in enumerate(["?", "\ud800"])]
     (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = DataConfig(source="easy_r1", path=folder / "t.jsonl")
     assert convert([before], folder / "out").first == [
-        "t.jsonl:2: field 'question': holds half of a surrogate pair, which is no text; write JSONL"
+        "t.jsonl:2: field 'question': contains half of a surrogate pair, which is not valid text; write JSONL"
     ]
     convert([before], folder / "lines", "jsonl")
     assert list(open_source(DataConfig(source="saccade", path=folder / "lines")))[1].question == "\ud800"
@@ -171,7 +171,7 @@ def test_an_error_leaves_nothing_behind(folder: Path, monkeypatch: pytest.Monkey
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("saccade.data.storage.Writer.write", full)
+    monkeypatch.setattr("saccade.data.storage.SampleWriter.write", full)
     with pytest.raises(ValueError, match="the disk is full"):
         convert([before], folder / "out")
     assert sorted(folder.iterdir()) == there
@@ -214,7 +214,7 @@ def test_several_inputs_become_one_data_set(folder: Path) -> None:
     assert image_sha(samples[-1].images[0]) == image_sha(png("blue"))
 
 
-def test_a_row_of_the_storage_that_is_not_right_is_named(folder: Path) -> None:
+def test_an_invalid_row_of_the_storage_is_named(folder: Path) -> None:
     convert([entry(folder, "easy_r1")], folder / "out")
     rows = pq.read_table(folder / "out/data.parquet").to_pylist()
     pq.write_table(pa.Table.from_pylist([rows[0] | {"answer": "{"}]), folder / "bad.parquet")

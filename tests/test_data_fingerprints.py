@@ -1,4 +1,4 @@
-"""Fingerprints: the same picture is found again however it was saved, another picture is not taken for it."""
+"""Fingerprints: copies of a picture are found in any encoding, other pictures are not confused with it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from saccade.data import DataConfig, open_source
-from saccade.data.fingerprints import Pictures, look, text_key
+from saccade.data.fingerprints import PictureIndex, fingerprint, text_key
 from saccade.types import Sample
 
 
 def photo(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """A smooth picture of many greys and colours."""
+    """A smooth picture of many grays and colors."""
     coarse = np.random.default_rng(seed).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
@@ -26,10 +26,10 @@ def jpeg(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def filled(*images: Image.Image) -> Pictures:
-    pictures = Pictures()
+def filled(*images: Image.Image) -> PictureIndex:
+    pictures = PictureIndex()
     for number, image in enumerate(images):
-        pictures.add(look(image), str(number))
+        pictures.add(fingerprint(image), str(number))
     return pictures
 
 
@@ -45,47 +45,47 @@ def filled(*images: Image.Image) -> Pictures:
 )
 def test_a_picture_is_found_again_after_scaling_and_compression(change) -> None:
     pictures = filled(*(photo(seed) for seed in range(40)))
-    assert pictures.find(look(change(photo(7)))) == ["7"]
+    assert pictures.find(fingerprint(change(photo(7)))) == ["7"]
 
 
 def test_another_picture_a_mirrored_one_and_one_of_another_shape_are_not_found() -> None:
     pictures = filled(*(photo(seed) for seed in range(40)))
-    assert [name for seed in range(40, 240) for name in pictures.find(look(photo(seed)))] == []
-    assert pictures.find(look(photo(3).transpose(Image.Transpose.FLIP_LEFT_RIGHT))) == []
-    assert pictures.find(look(photo(3).resize((240, 240)))) == []
+    assert [name for seed in range(40, 240) for name in pictures.find(fingerprint(photo(seed)))] == []
+    assert pictures.find(fingerprint(photo(3).transpose(Image.Transpose.FLIP_LEFT_RIGHT))) == []
+    assert pictures.find(fingerprint(photo(3).resize((240, 240)))) == []
 
 
 def test_equal_pixels_have_one_digest_and_are_kept_once() -> None:
     buffer = io.BytesIO()
     photo(1).save(buffer, "PNG")
-    assert look(buffer.getvalue()).digest == look(photo(1)).digest != look(photo(2)).digest
+    assert fingerprint(buffer.getvalue()).digest == fingerprint(photo(1)).digest != fingerprint(photo(2)).digest
     assert len(filled(photo(1), photo(1), photo(2))) == 2
 
 
-def test_no_two_scenes_of_the_world_are_taken_for_one_another() -> None:
+def test_no_two_scenes_of_the_world_are_confused() -> None:
     images = [s.images[0] for s in open_source(DataConfig(source="world", task="count", limit=60))]
-    pictures, seen = Pictures(), 0
+    pictures, seen = PictureIndex(), 0
     for number, image in enumerate(images):
-        seen += len(pictures.find(look(image)))
-        pictures.add(look(image), str(number))
+        seen += len(pictures.find(fingerprint(image)))
+        pictures.add(fingerprint(image), str(number))
     assert seen == 0
 
 
-def test_no_two_pictures_of_math_vision_are_taken_for_one_another(real_data: Path) -> None:
-    pictures = Pictures()
+def test_no_two_pictures_of_math_vision_are_confused(real_data: Path) -> None:
+    pictures = PictureIndex()
     files = sorted((real_data / "math_vision/images").iterdir())[:200]
     for file in files:
-        pictures.add(look(file), file.name)
+        pictures.add(fingerprint(file), file.name)
     found = 0
     for file in files[::10]:
-        assert pictures.find(look(file)) == [file.name]
+        assert pictures.find(fingerprint(file)) == [file.name]
         with Image.open(file) as image:
             smaller = image.convert("RGB").resize((image.width * 2 // 3, image.height * 2 // 3))
-        found += file.name in pictures.find(look(jpeg(smaller, 75)))
-    assert found >= 19  # of 20; thin lines fade when a drawing is made small
+        found += file.name in pictures.find(fingerprint(jpeg(smaller, 75)))
+    assert found >= 19  # of 20; thin lines fade when a drawing is scaled down
 
 
-def test_a_text_is_the_same_whatever_its_spaces_case_and_markers() -> None:
+def test_text_keys_ignore_spaces_case_and_markers() -> None:
     sample = Sample("1", (), "<image>How many\n red  cups?", 3, "count")
     assert text_key(sample) == text_key(Sample("2", (), "how many red cups?", 4, "count"))
     assert text_key(sample) != text_key(Sample("1", (), "How many blue cups?", 3, "count"))
@@ -93,7 +93,7 @@ def test_a_text_is_the_same_whatever_its_spaces_case_and_markers() -> None:
     assert text_key(options[0]) != text_key(options[1])
 
 
-def test_an_animation_is_known_by_its_frames() -> None:
+def test_an_animation_is_recognized_by_its_frames() -> None:
     buffer = io.BytesIO()
     photo(1).save(buffer, "GIF", save_all=True, append_images=[photo(2)])
-    assert (look(buffer.getvalue()).frames > 1, look(photo(1)).frames) == (True, 1)
+    assert (fingerprint(buffer.getvalue()).frames > 1, fingerprint(photo(1)).frames) == (True, 1)

@@ -1,4 +1,4 @@
-"""Formats: what their rows become, which file may hold them, and what is refused with file and line."""
+"""Formats: the samples of their rows, the supported files, and errors with file and line."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def rec(**more: Any) -> dict[str, Any]:
     return {"id": 1, "image": "a.png", "conversations": turns} | more
 
 
-def test_the_reward_method_of_a_row_is_kept_for_the_rewards_to_route_on(folder: Path) -> None:
+def test_the_reward_method_of_a_row_is_kept_for_routing_rewards(folder: Path) -> None:
     turns = [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "B"}]
     rows = [rec(), rec(conversations=turns, accu_reward_method="mcq")]
     plain, chosen = read(jsonl(folder / "t.jsonl", *rows), "vlm_r1")
@@ -78,12 +78,12 @@ def test_the_reward_method_of_a_row_is_kept_for_the_rewards_to_route_on(folder: 
     assert (sample.task, sample.meta["accu_reward_method"]) == ("free_form", "llm")
 
 
-def test_a_row_of_text_alone_has_no_images(folder: Path) -> None:
+def test_a_text_only_row_has_no_images(folder: Path) -> None:
     turns = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
     for nothing in ([], None):
         (sample,) = read(jsonl(folder / "t.jsonl", {"image": nothing, "conversations": turns}), "vlm_r1")
         assert sample.images == ()
-    with pytest.raises(ValueError, match=r"'image' is missing; .*a row of text alone says \"image\": \[\]"):
+    with pytest.raises(ValueError, match=r"'image' is missing; .*for a text-only row set \"image\": \[\]"):
         read(jsonl(folder / "t.jsonl", {"conversations": turns}), "vlm_r1")
     assert read(jsonl(folder / "t.jsonl", {"conversations": turns}), "llava")[0].images == ()
 
@@ -91,16 +91,16 @@ def test_a_row_of_text_alone_has_no_images(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video": "a.mp4"}, "the row has field 'video'; videos are not read"),
+        ({"video": "a.mp4"}, "the row has field 'video'; videos are not supported"),
         ({"conversations": [{"value": "<video>What?"}, {"value": "x"}]}, "has a <video> marker"),
-        ({"image": None}, "holds 1 <image> markers for 0 images"),
+        ({"image": None}, "has 1 <image> markers for 0 images"),
         (
             {"conversations": [{"value": "<image>?"}, {"value": "x"}, {"value": "And <image>?"}, {"value": "y"}]},
-            "turn 3 has an image of its own",
+            "turn 3 has its own image",
         ),
         ({"conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "y"}]}, "the roles are"),
         ({"conversations": [{"from": "tool", "value": "x"}]}, "got the role 'tool', expected one of human"),
-        ({"conversations": [{"value": "?"}, {"value": [1, 2, float("nan"), 4]}]}, "is no box"),
+        ({"conversations": [{"value": "?"}, {"value": [1, 2, float("nan"), 4]}]}, "is not a box"),
     ],
 )
 def test_videos_and_later_images_are_refused_by_file_and_line(folder: Path, change: Any, message: str) -> None:
@@ -131,7 +131,7 @@ MULBERRY = {
 }
 
 
-def test_both_shapes_of_vision_r1_become_questions_with_their_replies_kept(folder: Path) -> None:
+def test_both_schemas_of_vision_r1_become_questions_with_their_replies(folder: Path) -> None:
     first, second = read(as_json(folder / "cold.json", [LLAVA_COT, MULBERRY]), "llava")
     assert (first.id, first.task, first.answer, first.meta["options"]) == ("chart/1", "choice", "B", ["A", "B"])
     assert first.meta["response"] == LLAVA_COT["conversations"][1]["value"]
@@ -149,7 +149,7 @@ def test_both_shapes_of_vision_r1_become_questions_with_their_replies_kept(folde
         ("just words", "just words"),
     ],
 )
-def test_the_gold_of_a_written_reply_is_what_it_answers(folder: Path, reply: str, answer: str) -> None:
+def test_the_gold_of_a_written_reply_is_its_answer(folder: Path, reply: str, answer: str) -> None:
     row = {"image": "a.png", "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": reply}]}
     assert read(jsonl(folder / "t.jsonl", row), "llava")[0].answer == answer
 
@@ -177,7 +177,7 @@ def test_easy_r1_in_parquet_has_its_images_as_bytes(folder: Path) -> None:
     assert third.question == "From (picture 1) to (picture 2)?"
 
 
-def test_choices_of_easy_r1_are_asked_for_by_the_task(folder: Path) -> None:
+def test_choices_of_easy_r1_are_used_if_the_task_is_choice(folder: Path) -> None:
     row = {"image": "a.png", "problem": "Find x.", "answer": "4", "choices": ["3", "4"], "ground_truth": "B"}
     path = jsonl(folder / "t.jsonl", row)
     assert read(path, "easy_r1")[0].answer == "4"
@@ -215,7 +215,7 @@ def test_coco_becomes_detection_with_labels_that_are_absent(folder: Path) -> Non
     assert set(first.meta["absent"]) <= {"cow", "owl"}
     assert first.meta["absent"]
     assert all(label in first.question for label in first.meta["labels"])
-    assert "cow" not in second.question  # a crowd: not all of it has boxes
+    assert "cow" not in second.question  # a crowd is not annotated exhaustively
     assert second.answer == third.answer == []
     assert [s.question for s in read(path, "coco")] == [s.question for s in read(path, "coco")]
     others = [s.question for seed in range(1, 9) for s in read(path, "coco", seed=seed)]
@@ -230,7 +230,7 @@ def test_coco_becomes_referring_expressions_where_a_label_has_one_box(folder: Pa
     assert "describes: cat." in sample.question
 
 
-def test_known_negatives_of_a_file_go_before_drawn_ones(folder: Path) -> None:
+def test_known_negatives_of_a_file_take_precedence(folder: Path) -> None:
     images = [
         {"id": 1, "file_name": "a.png", "neg_category_ids": [4], "not_exhaustive_category_ids": [2]},
         {"id": 2, "file_name": "b.png", "text": ["a red bus"], "neg_text": ["a blue bus"]},
@@ -256,14 +256,14 @@ def test_known_negatives_of_a_file_go_before_drawn_ones(folder: Path) -> None:
     ("key", "entry", "message"),
     [
         ("annotations", {"image_id": 1, "category_id": 1, "bbox": [1, 2, -3, 4]}, "negative width or height"),
-        ("annotations", {"image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}, "category_id 9 is no category"),
-        ("annotations", {"image_id": 99, "category_id": 1, "bbox": [1, 2, 3, 4]}, "image_id 99 is no image"),
+        ("annotations", {"image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4]}, "category_id 9 is not a category"),
+        ("annotations", {"image_id": 99, "category_id": 1, "bbox": [1, 2, 3, 4]}, "image_id 99 is not an image"),
         ("annotations", {"category_id": 1}, "field 'image_id' is missing"),
         ("images", {"id": 7, "file_name": "gone.png"}, "there is no such image file"),
         ("categories", 3, "'categories' has 3, expected objects"),
     ],
 )
-def test_entries_of_coco_that_are_not_right_are_named_by_line(folder: Path, key: str, entry: Any, message: str) -> None:
+def test_invalid_entries_of_coco_are_named_by_line(folder: Path, key: str, entry: Any, message: str) -> None:
     whole = instances()
     whole[key].append(entry)
     path = as_json(folder / "instances.json", whole)
@@ -273,7 +273,7 @@ def test_entries_of_coco_that_are_not_right_are_named_by_line(folder: Path, key:
         read(path, "coco")
 
 
-def test_a_file_without_annotations_is_no_coco_file(folder: Path) -> None:
+def test_a_file_without_annotations_is_not_a_coco_file(folder: Path) -> None:
     with pytest.raises(ValueError, match="annotations and categories: annotations is missing or empty"):
         read(as_json(folder / "x.json", instances() | {"annotations": []}), "coco")
     with pytest.raises(ValueError, match="cannot be made of COCO instances"):
@@ -283,7 +283,7 @@ def test_a_file_without_annotations_is_no_coco_file(folder: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- refcoco
 
 
-def test_the_three_shapes_of_refcoco_are_told_apart_by_their_fields(folder: Path) -> None:
+def test_the_three_schemas_of_refcoco_are_distinguished_by_their_fields(folder: Path) -> None:
     ours = {"image": "a.png", "problem": "Find the {red} cup.", "normal_caption": "red cup", "solution": [1, 2, 30, 40]}
     qwen = {"image": "a.png", "sent": "red cup", "bbox": [1, 2, 30, 40], "width": 60, "height": 40}
     hub = {"image": {"bytes": png(), "path": None}, "answer": ["red cup", "cup left"], "bbox": [1.0, 2.0, 29.0, 38.0]}
@@ -349,13 +349,13 @@ def test_a_hugging_face_data_set_on_disk_is_read_split_by_split(folder: Path) ->
     for path, more in (("set", {"split": "test"}), ("alone", {})):
         (sample,) = read(folder / path, "easy_r1", **more)
         assert image_sha(sample.images[0]) == image_sha(Image.new("RGB", (60, 40), "blue"))
-    with pytest.raises(ValueError, match="there is no such split as 'val'; it has train, test"):
+    with pytest.raises(ValueError, match="there is no split 'val'; it has train, test"):
         read(folder / "set", "easy_r1", split="val")
-    with pytest.raises(ValueError, match="a file is its own split"):
+    with pytest.raises(ValueError, match="a file has no splits"):
         read(jsonl(folder / "t.jsonl", rec()), "vlm_r1", split="test")
 
 
-def test_the_hub_needs_its_package_and_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_needs_its_package_and_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match="'datasets', which is not installed; run 'pip install datasets'"):
         open_source(DataConfig(source="easy_r1", hub="somebody/geometry"))
@@ -382,7 +382,7 @@ def test_a_data_set_of_the_hub_is_read_by_name_and_split(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     (sample,) = open_source(DataConfig(source="easy_r1", hub="somebody/geometry", split="test"))
     assert (asked, sample.answer) == ([("somebody/geometry", "test")], "4")
-    with pytest.raises(ValueError, match="there is no such data set to be had with split 'train'"):
+    with pytest.raises(ValueError, match="cannot load this data set with split 'train'"):
         open_source(DataConfig(source="easy_r1", hub="no/such"))
 
 
@@ -401,7 +401,7 @@ def test_a_data_set_of_the_hub_is_read_by_name_and_split(monkeypatch: pytest.Mon
     indent=st.sampled_from([None, 1]),
     window=st.integers(1, 9),
 )
-def test_a_json_list_is_read_the_same_through_a_window_of_any_size(
+def test_a_json_list_is_read_the_same_with_any_window_size(
     tmp_path_factory: pytest.TempPathFactory, value: list[Any], indent: int | None, window: int
 ) -> None:
     path = tmp_path_factory.mktemp("j") / "a.json"
@@ -422,12 +422,12 @@ def test_a_json_list_is_read_the_same_through_a_window_of_any_size(
         ('[{"a": 1},\n{"a": ]', 1, 2, "not JSON"),
         ('[{"a": 1},\n{"a": 2}', 2, 2, "got the end of the file"),
         ('[{"a": 1}\n{"a": 2}]', 1, 2, "expected '\\]' or ','|expected ','"),
-        ('[{"a": 1}]\n[]', 1, 2, "behind the end"),
+        ('[{"a": 1}]\n[]', 1, 2, "after the end"),
         ("", 0, 1, "got the end of the file"),
-        ("[" * 100_000, 0, 1, "nested too deep"),
+        ("[" * 100_000, 0, 1, "nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_named_with_its_line_and_what_came_before_is_kept(
+def test_invalid_json_is_named_with_its_line_and_earlier_elements_are_kept(
     tmp_path: Path, text: str, good: int, line: int, message: str
 ) -> None:
     (tmp_path / "a.json").write_text(text)
@@ -477,7 +477,7 @@ _ROWS: dict[str, dict[str, Any]] = {
 
 @settings(max_examples=examples(120), suppress_health_check=[HealthCheck.too_slow])
 @given(source=st.sampled_from(TABLES), data=st.data())
-def test_any_row_at_all_becomes_samples_or_a_named_reason_and_can_be_checked(
+def test_any_row_becomes_samples_or_a_named_error_and_can_be_checked(
     tmp_path_factory: pytest.TempPathFactory, source: str, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "any"
@@ -494,5 +494,5 @@ def test_any_row_at_all_becomes_samples_or_a_named_reason_and_can_be_checked(
         assert preflight([(place, found)]).samples == 1
 
 
-def test_every_format_is_either_a_table_or_has_files_of_its_own() -> None:
+def test_every_format_is_either_a_table_or_has_its_own_files() -> None:
     assert set(READERS) - set(TABLES) == {"geometry3k", "coco"}

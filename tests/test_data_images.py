@@ -1,4 +1,4 @@
-"""Images as people have them."""
+"""Loading images of common kinds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_path_its_bytes_and_the_decoded_image_are_the_same_image(tmp_path: Pat
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_upright_and_its_size_told_from_the_header(orientation: int) -> None:
+def test_an_image_is_rotated_upright_and_its_size_read_from_the_header(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(corners(), exif=exif)
@@ -46,7 +46,7 @@ def test_an_image_is_turned_upright_and_its_size_told_from_the_header(orientatio
     assert upright.getpixel(places[orientation]) == (255, 0, 0)
 
 
-def test_what_is_transparent_becomes_white() -> None:
+def test_transparency_becomes_white() -> None:
     clear = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
     clear.putpixel((0, 0), (255, 0, 0, 255))
     palette = clear.convert("P")
@@ -57,7 +57,7 @@ def test_what_is_transparent_becomes_white() -> None:
         assert image.getpixel((0, 0)) != (255, 255, 255)
 
 
-def test_sixteen_bits_are_scaled_and_not_cut_to_white() -> None:
+def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:
     grey = Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))
     assert [load_image(saved(grey)).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
     wide = Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.int32))
@@ -65,7 +65,7 @@ def test_sixteen_bits_are_scaled_and_not_cut_to_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB"])
-def test_every_colour_mode_becomes_rgb(mode: str) -> None:
+def test_every_color_mode_becomes_rgb(mode: str) -> None:
     image = corners().convert("RGB").convert(mode) if mode != "LAB" else Image.new("LAB", (3, 2))
     assert load_image(image).mode == "RGB"
 
@@ -75,20 +75,20 @@ def test_floating_point_pixels_are_refused() -> None:
         load_image(Image.new("F", (2, 2)))
 
 
-def test_of_an_animation_the_first_frame_is_taken_with_a_warning() -> None:
+def test_the_first_frame_of_an_animation_is_used_with_a_warning() -> None:
     red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     data = saved(red, "GIF", save_all=True, append_images=[blue])
     with pytest.warns(UserWarning, match="has 2 frames; the first is used"):
         assert load_image(data).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_missing_a_cut_off_and_a_wrong_file_are_named(tmp_path: Path) -> None:
+def test_a_missing_a_truncated_and_a_wrong_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone\.png: there is no such image file"):
         load_image(str(tmp_path / "gone.png"))
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     (tmp_path / "cut.jpg").write_bytes(saved(noise, "JPEG")[:900])
     assert image_size(tmp_path / "cut.jpg") == (64, 64)
-    with pytest.raises(ValueError, match=r"cut\.jpg: the image is cut off or damaged"):
+    with pytest.raises(ValueError, match=r"cut\.jpg: the image is truncated or damaged"):
         load_image(str(tmp_path / "cut.jpg"))
     (tmp_path / "text.png").write_text("hello")
     for open_it in (load_image, image_size):
@@ -102,7 +102,7 @@ def test_an_image_of_one_pixel_is_read(tmp_path: Path) -> None:
         assert (load_image(data).size, image_size(data), load_image(data).mode) == ((1, 1), (1, 1), "RGB")
 
 
-def test_a_palette_with_transparency_a_cmyk_photo_and_a_16_bit_grey_keep_their_colours() -> None:
+def test_a_palette_with_transparency_a_cmyk_photo_and_a_16_bit_gray_keep_their_colors() -> None:
     red = Image.new("RGB", (4, 4), (200, 30, 20))
     photo = load_image(saved(red.convert("CMYK"), "JPEG", quality=95))
     assert all(abs(a - b) < 12 for a, b in zip(photo.getpixel((1, 1)), (200, 30, 20), strict=True))
@@ -115,7 +115,7 @@ def test_a_palette_with_transparency_a_cmyk_photo_and_a_16_bit_grey_keep_their_c
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "WEBP", "TIFF"])
-def test_the_first_frame_of_any_animation_is_taken_and_its_frames_counted(fmt: str) -> None:
+def test_the_first_frame_of_any_animation_is_used_and_its_frames_counted(fmt: str) -> None:
     red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
     options = {"lossless": True} if fmt == "WEBP" else {}
     data = saved(red, fmt, save_all=True, append_images=[blue], **options)
@@ -123,7 +123,7 @@ def test_the_first_frame_of_any_animation_is_taken_and_its_frames_counted(fmt: s
     assert (image.getpixel((0, 0)), frames) == ((255, 0, 0), 2)
 
 
-def test_a_file_of_no_bytes_and_a_folder_are_refused_as_images(tmp_path: Path) -> None:
+def test_an_empty_file_and_a_folder_are_refused_as_images(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     for name in ("empty.png", "folder.png"):
@@ -133,7 +133,7 @@ def test_a_file_of_no_bytes_and_a_folder_are_refused_as_images(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_a_file_cut_off_anywhere_is_read_or_refused_but_never_anything_else(fmt: str) -> None:
+def test_a_file_truncated_anywhere_is_read_or_refused(fmt: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
     whole = saved(noise, fmt)
     refused = 0

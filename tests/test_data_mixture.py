@@ -1,4 +1,4 @@
-"""The mixture and working ahead: pure in (seed, step), fair, without repetition."""
+"""The mixture and prefetching: pure in (seed, step), fair, without repetition."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_each_source_has_its_share_of_any_number_of_steps(weights: list[float], 
         assert abs(drawn[str(k)] - steps * n * weight / sum(weights)) < 6
 
 
-def test_a_step_is_the_same_whatever_was_drawn_before() -> None:
+def test_a_step_does_not_depend_on_previous_draws() -> None:
     sources = [source("a", 7), source("b", None)]
     walked = Mixture(sources, [2, 1], seed=5)
     stream = [ids(walked.draw(step, 4)) for step in range(12)]
@@ -46,7 +46,7 @@ def test_a_step_is_the_same_whatever_was_drawn_before() -> None:
     assert [ids(Mixture(sources, [2, 1], seed=6).draw(step, 4)) for step in range(12)] != stream
 
 
-def test_a_mixture_may_be_asked_for_its_steps_in_any_order() -> None:
+def test_steps_of_a_mixture_can_be_drawn_in_any_order() -> None:
     sources = [source("a", 7), source("b", None)]
     asked = Mixture(sources, [2, 1], seed=5)
     for step in (5, 2, 2, 9, 0, 3):
@@ -54,20 +54,20 @@ def test_a_mixture_may_be_asked_for_its_steps_in_any_order() -> None:
 
 
 def test_the_stream_of_a_seed_is_the_same_in_every_version() -> None:
-    # runs that were stopped go on with it: these were written down, not computed by hand
+    # interrupted runs depend on it: these are recorded values, not computed by hand
     mixture = Mixture([source("a", 3), source("b", None)], [2, 1], seed=7)
     assert ids(mixture.draw(0, 6)) == ["a/0", "a/2", "b/0", "a/1", "a/0", "b/1"]
     assert ids(mixture.draw(1, 6)) == ["a/1", "b/2", "a/2", "a/2", "b/3", "a/0"]
 
 
-def test_position_p_belongs_to_the_share_that_holds_p_times_the_golden_ratio() -> None:
+def test_position_p_belongs_to_the_share_that_contains_p_times_the_golden_ratio() -> None:
     mixture = Mixture([source("a", None), source("b", None), source("c", None)], [1, 2, 1], seed=0)
     shift = float(np.random.default_rng((0, 0)).random())
     drawn = [s.meta["source"] for s in mixture.draw(0, 40)]
     assert drawn == ["abbc"[int(4 * ((p * (5**0.5 - 1) / 2 + shift) % 1))] for p in range(40)]
 
 
-def test_sources_without_weights_have_equal_shares_and_any_seed_will_do() -> None:
+def test_sources_without_weights_have_equal_shares_for_any_seed() -> None:
     sources = [source("a", 5), source("b", 5)]
     for seed in (-3, 0, 12):
         assert ids(Mixture(sources, seed=seed).draw(3, 8)) == ids(Mixture(sources, [4, 4], seed).draw(3, 8))
@@ -82,12 +82,12 @@ def test_a_finite_source_repeats_nothing_within_an_epoch_and_changes_its_order_b
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
 
 
-def test_an_endless_source_is_walked_in_order() -> None:
+def test_an_infinite_source_is_read_in_order() -> None:
     mixture = Mixture([source("w", None)])
     assert [s for step in range(3) for s in ids(mixture.draw(step, 2))] == [f"w/{i}" for i in range(6)]
 
 
-def test_sources_and_weights_that_do_not_fit_are_refused() -> None:
+def test_mismatched_sources_and_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="0 sources and 0 weights"):
         Mixture([])
     with pytest.raises(ValueError, match="expected numbers above 0"):
@@ -101,7 +101,7 @@ def test_sources_and_weights_that_do_not_fit_are_refused() -> None:
         Mixture([source("a", 0)])
 
 
-def test_prefetch_gives_what_the_function_gives_in_any_order() -> None:
+def test_prefetch_returns_the_results_of_the_function_in_any_order() -> None:
     with Prefetch(lambda step: step * step, depth=2) as ahead:
         assert [ahead(step) for step in (0, 1, 2, 7, 3, 4)] == [0, 1, 4, 49, 9, 16]
 
@@ -116,7 +116,7 @@ def test_prefetch_works_ahead_and_not_past_the_stop() -> None:
     assert began == [1, 2, 3]
 
 
-def test_prefetch_raises_to_whoever_asks_for_the_step() -> None:
+def test_prefetch_raises_in_the_call_for_the_failed_step() -> None:
     def fail_at_two(step: int) -> int:
         if step == 2:
             raise ValueError("image 2 is damaged")

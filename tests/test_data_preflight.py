@@ -1,4 +1,4 @@
-"""Preflight: what is right passes, and each kind of fault is found, counted and placed."""
+"""Preflight: valid data passes, and each kind of fault is found, counted and located."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from saccade.data import DataConfig, open_source
-from saccade.data.preflight import Entry, preflight
+from saccade.data.preflight import PreflightEntry, preflight
 from saccade.data.records import BoxError
 from saccade.types import Frame, Sample
 from saccade.world.splits import ALL_TASKS
@@ -23,7 +23,7 @@ def sample(**more) -> Sample:
     return replace(Sample("1", (PICTURE,), "Where?", (1.0, 2.0, 30.0, 40.0), "refer"), **more)
 
 
-def test_right_samples_pass() -> None:
+def test_valid_samples_pass() -> None:
     report = preflight([sample(), sample(id="2", answer=3, task="count")])
     assert report.ok
     assert report.samples == 2
@@ -43,13 +43,13 @@ def test_right_samples_pass() -> None:
         (sample(task="dance"), "task", "unknown task 'dance'"),
         (sample(answer=(30.0, 2.0, 1.0, 40.0)), "box", "has x1 > x2 or y1 > y2"),
         (sample(answer=(3.0, 2.0, 3.0, 40.0)), "box", "is empty"),
-        (sample(question="Where is <|image_pad|>?"), "placeholder", "the text holds <|image_pad|>"),
+        (sample(question="Where is <|image_pad|>?"), "placeholder", "the text contains <|image_pad|>"),
         (sample(task="count", answer=3, question="<image><image>?"), "prompt", "cannot be written"),
         (BoxError("answer box [3, 1, 2, 4]"), "box", "answer box"),
         (ValueError("not JSON"), "row", "not JSON"),
     ],
 )
-def test_each_fault_is_found_and_placed(wrong: Sample | ValueError, kind: str, words: str) -> None:
+def test_each_fault_is_found_and_located(wrong: Sample | ValueError, kind: str, words: str) -> None:
     report = preflight([sample(id="0", question="What?"), ("train.jsonl:9", wrong)])
     assert report.counts.get(kind) == 1
     assert any(line.startswith("train.jsonl:9: ") and words in line for line in report.findings)
@@ -57,7 +57,7 @@ def test_each_fault_is_found_and_placed(wrong: Sample | ValueError, kind: str, w
 
 @dataclass(frozen=True)
 class Length:
-    """A token a letter of text, and as many per image as it has columns."""
+    """One token per letter of text, and one per column of an image."""
 
     total: int
     images: tuple[int, ...]
@@ -76,10 +76,10 @@ class ByLetters:
         return len(text)
 
 
-def test_prompts_over_budget_are_counted_and_lengths_are_told() -> None:
+def test_prompts_over_budget_are_counted_and_lengths_reported() -> None:
     report = preflight([sample(), sample(id="2", question="Where is it?")], ByLetters(), 70)
     assert report.counts == {"prompt over budget": 1}
-    assert report.tokens_max == 60 + len("Where is it?")
+    assert max(report.prompt_tokens) == 60 + len("Where is it?")
     assert (report.prompt_tokens, report.image_tokens) == ({66: 1, 72: 1}, {60: 2})
     assert "the prompt has 72 tokens (60 of images), expected 70 at most" in report.findings[0]
 
@@ -90,14 +90,14 @@ def test_a_prompt_that_the_model_cannot_read_is_found() -> None:
     assert "no such token" in report.findings[0]
 
 
-def test_a_reply_to_learn_is_counted_and_held_to_no_gold() -> None:
-    row = Entry("t.jsonl:1", sample(answer=None, task="sft"), prompt="Say it.", reply="It.")
+def test_a_reply_to_train_on_is_counted_and_needs_no_gold() -> None:
+    row = PreflightEntry("t.jsonl:1", sample(answer=None, task="sft"), prompt="Say it.", reply="It.")
     report = preflight([row], ByLetters(), 69)
     assert (report.counts, report.reply_tokens) == ({"prompt over budget": 1}, {3: 1})
     assert preflight([row], ByLetters(), 70).ok
 
 
-def test_rows_that_were_there_before_are_found_whatever_their_ids_and_files(tmp_path: Path) -> None:
+def test_duplicate_rows_are_found_despite_other_ids_and_files(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "copy.png")
     rows = [sample(), sample(id="2", images=(str(tmp_path / "copy.png"),)), sample(id="3", answer=(1.0, 2.0, 3.0, 4.0))]
     report = preflight([(f"t.jsonl:{k}", row) for k, row in enumerate(rows, 1)])
@@ -109,7 +109,7 @@ def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 60, 3), dtype=np.uint8))
 
 
-def test_what_the_evaluation_asks_must_not_be_trained_on() -> None:
+def test_evaluation_questions_must_not_be_trained_on() -> None:
     asked = [
         sample(images=(noise(1),), question="Where is the cup?", id="e1"),
         sample(images=(), task="count", answer=1),
@@ -121,22 +121,22 @@ def test_what_the_evaluation_asks_must_not_be_trained_on() -> None:
         sample(images=(), task="count", answer=1, id="4"),
         sample(images=(noise(3),), question="Where is the plate?", id="5"),
     ]
-    entries = [Entry(f"e.jsonl:{k}", one, "eval") for k, one in enumerate(asked, 1)]
-    entries += [Entry(f"t.jsonl:{k}", one) for k, one in enumerate(trained, 1)]
+    entries = [PreflightEntry(f"e.jsonl:{k}", one, "eval") for k, one in enumerate(asked, 1)]
+    entries += [PreflightEntry(f"t.jsonl:{k}", one) for k, one in enumerate(trained, 1)]
     report = preflight(entries)
     assert report.counts == {"in the evaluation": 2, "picture of the evaluation": 1}
     assert [line.split(": ")[0] for line in sorted(report.findings)] == ["t.jsonl:1", "t.jsonl:2", "t.jsonl:4"]
-    assert any("asked by e.jsonl:1" in line for line in report.findings)
-    assert report.notes == {"questions in the words of the evaluation about other pictures": 1}
+    assert any("is in e.jsonl:1" in line for line in report.findings)
+    assert report.notes == {"questions of the evaluation about other pictures": 1}
 
 
 def test_ids_may_repeat_in_another_source() -> None:
-    twice = [Entry("a:1", sample(), source="a"), Entry("b:1", sample(question="When?"), source="b")]
+    twice = [PreflightEntry("a:1", sample(), source="a"), PreflightEntry("b:1", sample(question="When?"), source="b")]
     assert preflight(twice).ok
     assert preflight([replace(one, source="a") for one in twice]).counts == {"duplicate id": 1}
 
 
-def test_findings_of_every_kind_are_told_before_more_of_one() -> None:
+def test_findings_alternate_between_kinds() -> None:
     many = [sample(id=str(i), question=str(i), answer=(1.0, 2.0, 99.0, 9.0)) for i in range(9)]
     report = preflight([*many, sample(id="x", images=("gone.png",))], keep=4)
     assert report.counts == {"box outside": 9, "image": 1}

@@ -1,4 +1,4 @@
-"""Readers: rows of each format become samples, and a row that is not right is named."""
+"""Readers: rows of each format become samples, and an invalid row is named."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_a_box_of_vlm_r1_is_a_referring_sample(folder: Path) -> None:
         ),
     ],
 )
-def test_the_reward_method_of_vlm_r1_chooses_the_task(
+def test_the_reward_method_of_vlm_r1_determines_the_task(
     folder: Path, method: str, said: Any, task: str, answer: Any
 ) -> None:
     (sample,) = read(write(folder, turns("What?", said, accu_reward_method=method)), "vlm_r1")
     assert (sample.task, sample.answer) == (task, answer)
 
 
-def test_columns_of_our_own_export_go_before_what_the_others_imply(folder: Path) -> None:
+def test_columns_of_our_own_export_take_precedence(folder: Path) -> None:
     row = turns("<image>How many?", "<think>..</think><answer>three</answer>")
     (sample,) = read(write(folder, row | {"task": "count", "answer": 3, "meta": {"split": "test"}}), "vlm_r1")
     assert (sample.task, sample.answer, sample.meta["split"]) == ("count", 3, "test")
@@ -92,15 +92,15 @@ def test_several_images_keep_their_order_and_markers(folder: Path) -> None:
         (turns("?", "x", image="gone.png"), r"gone\.png: there is no such image file"),
         (turns("?", "x", image="text.png"), r"text\.png: not an image"),
         (turns("?", [40, 10, 20, 30]), r"answer box \[40, 10, 20, 30\] has x1 > x2 or y1 > y2; expected xyxy"),
-        (turns("?", [1, 2, 3]), r"\[1, 2, 3\] is no box; expected \[x1, y1, x2, y2\]"),
+        (turns("?", [1, 2, 3]), r"\[1, 2, 3\] is not a box; expected \[x1, y1, x2, y2\]"),
         (turns("?", " "), "the answer is empty"),
-        (turns("<image><image>?", "x"), "holds 2 <image> markers for 1 images; expected 0 or 1"),
-        (turns("?", "x", accu_reward_method="llm"), "accu_reward_method 'llm' has no task here"),
-        (turns("?", "[{]", accu_reward_method="map"), "is no JSON list"),
+        (turns("<image><image>?", "x"), "has 2 <image> markers for 1 images; expected 0 or 1"),
+        (turns("?", "x", accu_reward_method="llm"), "accu_reward_method 'llm' has no matching task"),
+        (turns("?", "[{]", accu_reward_method="map"), "is not a JSON list"),
         ({"image": "a.png", "conversations": []}, "expected a question and an answer"),
     ],
 )
-def test_a_row_that_is_not_right_is_named_with_file_and_line_or_skipped_and_counted(
+def test_an_invalid_row_is_named_with_file_and_line_or_skipped_and_counted(
     folder: Path, row: Any, message: str
 ) -> None:
     path = write(folder, turns("?", "x"), "", row, turns("?", "y"))
@@ -111,12 +111,12 @@ def test_a_row_that_is_not_right_is_named_with_file_and_line_or_skipped_and_coun
     assert source.skipped == 1
 
 
-def test_one_marker_of_math_vision_stays_in_its_place(folder: Path) -> None:
+def test_one_marker_of_math_vision_stays_in_place(folder: Path) -> None:
     (sample,) = read(write(folder, math(answer="11 ")), "math_vision")
     assert (sample.question, sample.answer, sample.task) == ("How many?\n<image>", "11", "free_form")
 
 
-def test_several_markers_of_one_composite_image_become_words(folder: Path) -> None:
+def test_several_markers_of_one_composite_image_become_text(folder: Path) -> None:
     rows = [math(question="From <image1> to <image2>?"), math(options=["<image2>", "<image3>"], answer="B")]
     first, second = read(write(folder, *rows), "math_vision")
     assert first.question == "From (picture 1) to (picture 2)?"
@@ -173,8 +173,8 @@ class Recipe(Config):
         ("{source: vlmr1, path: a}", "source is 'vlmr1', expected one of vlm_r1"),
         ("{source: vlm_r1}", "source 'vlm_r1' needs 'path'"),
         ("{source: world}", "source 'world' needs 'task'"),
-        ("{source: world, task: count, path: a}", "'path' means nothing to source 'world'"),
-        ("{source: vlm_r1, path: a, seed: 3}", "'seed' means nothing to source 'vlm_r1'"),
+        ("{source: world, task: count, path: a}", "'path' is not an option of source 'world'; remove it"),
+        ("{source: vlm_r1, path: a, seed: 3}", "'seed' is not an option of source 'vlm_r1'; remove it"),
         ("{source: world, task: count, weight: 0}", "'data.0.weight': got 0, expected greater than 0"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_resolved_entry_is_accepted_again(tmp_path: Path) -> None:
     assert load(tmp_path / "r.yaml", Recipe) == recipe
 
 
-def test_the_world_is_a_source_without_end_unless_limited() -> None:
+def test_the_world_is_an_infinite_source_unless_limited() -> None:
     endless = open_source(DataConfig(source="world", task="count", seed=3))
     assert endless[5].question == open_source(DataConfig(source="world", task="count", seed=3))[5].question
     assert endless[5].meta["source"] == "world/train/count"
@@ -205,6 +205,6 @@ def test_the_world_is_a_source_without_end_unless_limited() -> None:
         limited[4]
 
 
-def test_a_wrong_world_task_is_said_when_the_source_is_opened() -> None:
+def test_a_wrong_world_task_is_reported_when_the_source_is_opened() -> None:
     with pytest.raises(ValueError, match="unknown task 'colour'"):
         open_source(DataConfig(source="world", task="colour"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 from pathlib import Path
@@ -25,6 +27,7 @@ from saccade.rewards.reference import page as page_of_rewards
 from saccade.tasks import TASKS
 from saccade.training.config import ExampleConfig, RLRecipe
 from saccade.training.examples import read_examples
+from saccade.training.rl import train
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
@@ -115,3 +118,44 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[page])
     missing = [link for link in links if not (folder / link).exists()]
     assert [link for link in missing if link != "docs/results.md"] == []
+
+
+def test_the_python_of_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks("README.md", "python")
+    for long, short in (('"num_steps": 20', '"num_steps": 1'), ('"max_new_tokens": 40', '"max_new_tokens": 4')):
+        assert long in code
+        code = code.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert len((tmp_path / "runs" / "compare" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def defined(path: Path) -> set[str]:
+    """Functions, classes and `Class.method` at the top of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return found | {f"{c.name}.{f.name}" for c in classes for f in c.body if isinstance(f, ast.FunctionDef)}
+
+
+def test_every_function_that_the_design_names_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", PAGES["design.md"])
+    assert len(named) > 15
+    files = {file: defined(ROOT / "src" / "saccade" / file) for file, _ in named}
+    assert [f"{file}:{name}" for file, name in named if name not in files[file]] == []
+
+
+def test_a_sample_becomes_a_gradient_in_at_most_ten_hops() -> None:
+    hops = re.findall(r"^\| (\d+) \| `[\w/]+\.py:", PAGES["design.md"], re.MULTILINE)
+    assert [int(hop) for hop in hops] == list(range(1, len(hops) + 1))
+    assert 5 < len(hops) <= 10
+
+
+def test_the_loop_of_the_design_is_that_of_the_code() -> None:
+    (loop,) = blocks("design.md", "python")
+    code = [line.strip() for line in inspect.getsource(train).splitlines()]
+    assert [line for line in loop.splitlines() if line.strip() not in code] == []
+
+
+def test_the_design_stays_two_pages() -> None:
+    assert len(PAGES["design.md"].splitlines()) <= 160

@@ -1,4 +1,4 @@
-"""Laws of the client of chat servers, against a server that fails, hangs and talks nonsense."""
+"""Laws of the chat client, against a server that fails, hangs and sends garbage."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from property_search import examples
 
-from saccade.endpoint import Endpoint, EndpointError, Limits, ReplyCache, image_url, user
+from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, image_url, user
 from saccade.endpoint.client import chat_url
-from saccade.endpoint.messages import read_reply_body
+from saccade.endpoint.messages import ChatResponse, Message, parse_response
 from tests.chat_server import Answer, chat_server
 
-QUICK = Limits(retries=2, backoff_s=0.001, timeout_s=5.0)
+QUICK = RequestLimits(retries=2, backoff_s=0.001, timeout_s=5.0)
 HELLO = [user("hello")]
 
 
@@ -37,7 +37,7 @@ def test_a_reply_has_its_text_choices_logprobs_and_counts():
     assert (sent["model"], sent["messages"], sent["n"], sent["temperature"]) == ("tiny", HELLO, 2, 0.5)
 
 
-def test_the_key_goes_into_the_header_and_into_no_error():
+def test_the_key_is_in_the_header_and_in_no_error():
     with (
         chat_server(lambda i, body: Answer(status=401, raw=b"no such key")) as server,
         Endpoint(server.url, "tiny", api_key="sesame", limits=QUICK) as model,
@@ -63,7 +63,7 @@ def test_the_key_goes_into_the_header_and_into_no_error():
         Answer(raw=b""),
     ],
 )
-def test_what_may_pass_is_tried_again_and_what_stays_is_an_error(bad):
+def test_temporary_faults_are_retried_and_permanent_ones_raise(bad):
     with (
         chat_server(lambda i, body: bad if i < 2 else Answer("at last")) as server,
         Endpoint(server.url, "tiny", limits=QUICK) as model,
@@ -73,14 +73,14 @@ def test_what_may_pass_is_tried_again_and_what_stays_is_an_error(bad):
     with (
         chat_server(lambda i, body: bad) as server,
         Endpoint(server.url, "tiny", limits=QUICK) as model,
-        pytest.raises(EndpointError, match="tried 3 times"),
+        pytest.raises(EndpointError, match="after 3 attempts"),
     ):
         model.chat(HELLO)
     assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422])
-def test_what_cannot_pass_is_tried_once_and_says_the_way_out(status):
+def test_permanent_errors_are_not_retried_and_have_a_hint(status):
     with (
         chat_server(lambda i, body: Answer(status=status, raw=b"x" * 9000)) as server,
         Endpoint(server.url, "tiny", limits=QUICK) as model,
@@ -91,17 +91,17 @@ def test_what_cannot_pass_is_tried_once_and_says_the_way_out(status):
 
 
 @pytest.mark.parametrize("answer", [Answer(wait_s=1.0), Answer(wait_s=0.05, drip=True)])
-def test_a_server_that_hangs_or_drips_meets_the_timeout(answer):
-    limits = Limits(retries=1, backoff_s=0.001, timeout_s=0.2)
+def test_a_server_that_hangs_or_drips_hits_the_timeout(answer):
+    limits = RequestLimits(retries=1, backoff_s=0.001, timeout_s=0.2)
     with chat_server(lambda i, body: answer) as server, Endpoint(server.url, "tiny", limits=limits) as model:
         began = time.monotonic()
-        with pytest.raises(EndpointError, match=r"tried 2 times: no answer in 0\.2 s"):
+        with pytest.raises(EndpointError, match=r"after 2 attempts: no response within 0\.2 s"):
             model.chat(HELLO)
         assert time.monotonic() - began < 0.9
 
 
 def test_the_deadline_bounds_all_attempts_and_pauses():
-    limits = Limits(retries=50, backoff_s=0.05, deadline_s=0.4)
+    limits = RequestLimits(retries=50, backoff_s=0.05, deadline_s=0.4)
     with chat_server(lambda i, body: Answer(status=500)) as server, Endpoint(server.url, "t", limits=limits) as model:
         began = time.monotonic()
         with pytest.raises(EndpointError):
@@ -109,7 +109,7 @@ def test_the_deadline_bounds_all_attempts_and_pauses():
         assert time.monotonic() - began < 0.8 and 2 <= len(server.requests) < 20
 
 
-def test_retry_after_is_obeyed():
+def test_retry_after_is_respected():
     slow = Answer(status=429, headers={"retry-after": "0.3"})
     with (
         chat_server(lambda i, body: slow if i == 0 else Answer()) as server,
@@ -118,7 +118,7 @@ def test_retry_after_is_obeyed():
         assert 0.3 <= model.chat(HELLO).seconds < 2.0
 
 
-def test_nobody_there_is_an_error_with_the_way_out():
+def test_an_unreachable_server_is_an_error_with_a_hint():
     with chat_server(lambda i, body: Answer()) as server:
         gone = server.url
     with Endpoint(gone, "tiny", limits=QUICK) as model, pytest.raises(EndpointError, match="server runs") as caught:
@@ -126,24 +126,23 @@ def test_nobody_there_is_an_error_with_the_way_out():
     assert caught.value.status is None and isinstance(caught.value, OSError)
 
 
+def at_once(model: Endpoint, conversations: list[list[Message]]) -> list[ChatResponse]:
+    """Replies in the order of the conversations, all of which are sent at the same time."""
+
+    async def gathered() -> list[ChatResponse]:
+        return await asyncio.gather(*(model.achat(messages) for messages in conversations))
+
+    return asyncio.run(gathered())
+
+
 def test_no_more_than_the_allowed_number_run_at_once_and_order_is_kept():
     def answer(i, body):
         return Answer(body["messages"][0]["content"], wait_s=0.03)
 
-    ticks = []
-    with chat_server(answer) as server, Endpoint(server.url, "tiny", limits=Limits(concurrency=3)) as model:
-        replies = model.chat_many([[user(str(i))] for i in range(12)], progress=lambda: ticks.append(1))
+    with chat_server(answer) as server, Endpoint(server.url, "tiny", limits=RequestLimits(concurrency=3)) as model:
+        replies = at_once(model, [[user(str(i))] for i in range(12)])
     assert [reply.text for reply in replies] == [str(i) for i in range(12)]
-    assert server.busiest == 3 and len(ticks) == 12
-
-
-def test_one_that_fails_among_many_gives_its_error():
-    def answer(i, body):
-        return Answer(status=400) if body["messages"][0]["content"] == "bad" else Answer()
-
-    with chat_server(answer) as server, Endpoint(server.url, "tiny", limits=QUICK) as model:
-        good, bad, other = model.chat_many([[user("a")], [user("bad")], [user("c")]])
-    assert (good.text, bad.status, other.text) == ("fine", 400, "fine")
+    assert server.busiest == 3
 
 
 def test_threads_and_event_loops_share_one_client():
@@ -171,7 +170,7 @@ def test_a_closed_client_may_be_used_again():
         model.close()
 
 
-def test_the_same_request_is_asked_once_and_another_is_not_the_same(tmp_path):
+def test_only_an_identical_request_is_cached(tmp_path):
     with chat_server(lambda i, body: Answer(str(i), n=body.get("n", 1))) as server:
         for _ in range(2):  # the second time from disk, in a new client
             cache = ReplyCache(tmp_path / "sub" / "replies.sqlite")
@@ -187,19 +186,19 @@ def test_the_same_request_is_asked_once_and_another_is_not_the_same(tmp_path):
     assert len(replies[1].choices) == 2 and len(server.requests) == 4
 
 
-def test_the_same_request_many_times_at_once_is_asked_once(tmp_path):
+def test_concurrent_identical_requests_are_sent_once(tmp_path):
     cache = ReplyCache(tmp_path / "replies.sqlite")
     with (
         chat_server(lambda i, body: Answer(wait_s=0.1)) as server,
         Endpoint(server.url, "tiny", cache=cache, limits=QUICK) as model,
     ):
-        replies = model.chat_many([HELLO] * 8)
+        replies = at_once(model, [HELLO] * 8)
         assert not model._asking
     cache.close()
     assert len(server.requests) == 1 and sum(reply.cached for reply in replies) == 7
 
 
-def test_a_failure_is_never_kept(tmp_path):
+def test_a_failure_is_never_cached(tmp_path):
     cache = ReplyCache(tmp_path / "replies.sqlite")
     with (
         chat_server(lambda i, body: Answer(raw=b"{}") if i < 3 else Answer()) as server,
@@ -211,7 +210,7 @@ def test_a_failure_is_never_kept(tmp_path):
     cache.close()
 
 
-def test_the_cache_holds_neither_key_nor_question(tmp_path):
+def test_the_cache_contains_neither_key_nor_question(tmp_path):
     cache = ReplyCache(tmp_path / "replies.sqlite")
     with (
         chat_server(lambda i, body: Answer()) as server,
@@ -223,9 +222,9 @@ def test_the_cache_holds_neither_key_nor_question(tmp_path):
     assert "sesame" not in repr(stored) and "secret" not in repr(stored)
 
 
-def test_a_file_that_is_no_cache_is_refused_by_name(tmp_path):
+def test_a_file_that_is_not_a_cache_is_refused_by_name(tmp_path):
     (tmp_path / "x").write_text("something else entirely, long enough to be no header" * 20)
-    with pytest.raises(ValueError, match=r"x: no cache of replies .*delete the file"):
+    with pytest.raises(ValueError, match=r"x: not a reply cache .*delete the file"):
         ReplyCache(tmp_path / "x")
 
 
@@ -256,14 +255,14 @@ JSON = st.recursive(
 
 @given(JSON)
 @settings(max_examples=examples(2_000))
-def test_any_json_is_a_reply_or_a_named_fault(body):
+def test_any_json_is_a_response_or_a_named_fault(body):
     try:
-        assert isinstance(read_reply_body(body).text, str)
+        assert isinstance(parse_response(body).text, str)
     except ValueError as fault:
         assert str(fault)
 
 
-def test_thought_that_a_server_keeps_apart_is_kept():
+def test_a_separate_reasoning_field_is_kept():
     raw = json.dumps(
         {"choices": [{"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}]}
     )
@@ -287,7 +286,7 @@ def test_the_address_is_completed(url, full):
 
 
 @pytest.mark.parametrize("url", ["", "h:8000", "ftp://h", "http://", "http://me:word@h/v1", "https://h/v1?key=x"])
-def test_an_address_that_cannot_be_is_refused(url):
+def test_an_invalid_address_is_refused(url):
     with pytest.raises(ValueError, match="address"):
         chat_url(url)
 
@@ -295,6 +294,6 @@ def test_an_address_that_cannot_be_is_refused(url):
 def test_impossible_limits_and_streams_are_refused():
     for wrong in ({"concurrency": 0}, {"retries": -1}, {"timeout_s": 0}):
         with pytest.raises(ValueError, match="expected concurrency"):
-            Limits(**wrong)
+            RequestLimits(**wrong)
     with Endpoint("http://127.0.0.1:9", "tiny") as model, pytest.raises(ValueError, match="stream"):
         model.chat(HELLO, stream=True)

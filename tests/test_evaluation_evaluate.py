@@ -9,21 +9,22 @@ from PIL import Image
 
 from saccade.base.tiny import write_checkpoint
 from saccade.config import ConfigError, load
+from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
+from saccade.evaluation.benchmarking import evaluate
+from saccade.evaluation.benchmarks.own import heldout_seed, world_suite
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.evaluation.config import Decoding, EvalRecipe
-from saccade.evaluation.evaluator import Label, batch_seed, evaluate
 from saccade.evaluation.items import append_items, read_items
-from saccade.evaluation.recipe import run_eval
+from saccade.evaluation.local_model import LocalModel
 from saccade.evaluation.results import summarise_attempts
-from saccade.evaluation.suites import heldout_seed, world_suite
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.engine import open_engine
 from saccade.tasks import TASKS
 from saccade.types import Completion, Frame
 
-SAMPLED = Decoding(name="sampled", k=2, max_new_tokens=6, batch_size=3, seed=5)
-GREEDY = Decoding(max_new_tokens=6, batch_size=4)
+SAMPLED = Decoding(greedy=False, k=2, max_new_tokens=6)
+GREEDY = Decoding(max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,12 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def policy(checkpoint):
     return load_policy(ModelConfig(path=str(checkpoint), device="cpu"))
+
+
+def answers(policy, samples, decoding, out=None, prefix="", **given):
+    """The items of `samples`, answered by the policy in batches of three."""
+    run = Run(LocalModel(policy, open_engine(policy), prefix), decoding, seed=5, batch_size=3, **given)
+    return answer_all(own_plan(samples), run, out)[0]
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +72,9 @@ def test_a_split_without_the_tasks_is_refused():
 
 def test_each_item_has_k_graded_attempts_in_the_order_of_the_samples(policy, suite):
     seen = []
-    engine = open_engine(policy)
-    results = evaluate(
-        engine,
-        policy.adapter,
-        suite,
-        SAMPLED,
-        Label("tiny", "a control"),
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    run = Run(LocalModel(policy, open_engine(policy)), SAMPLED, "tiny", "a control", batch_size=3)
+    results, errors = answer_all(own_plan(suite), run, progress=lambda done, total: seen.append((done, total)))
+    assert errors == {}
     assert [r.sample_id for r in results] == [s.id for s in suite]
     assert seen == [(3, 8), (6, 8), (8, 8)]
     for result, sample in zip(results, suite, strict=True):
@@ -90,32 +91,38 @@ def test_each_item_has_k_graded_attempts_in_the_order_of_the_samples(policy, sui
 
 
 def test_an_evaluation_that_was_killed_and_resumed_has_the_same_items(policy, suite, tmp_path):
-    engine = open_engine(policy)
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    expected = evaluate(engine, policy.adapter, suite, SAMPLED, out=whole)
+    expected = answers(policy, suite, SAMPLED, whole)
     cut.write_bytes(whole.read_bytes()[: len(whole.read_bytes()) * 6 // 10])
-    assert evaluate(engine, policy.adapter, suite, SAMPLED, out=cut) == expected
+    assert answers(policy, suite, SAMPLED, cut) == expected
     assert read_items(cut) == read_items(whole)
 
 
 def test_finished_items_are_not_asked_again(policy, suite, tmp_path):
     path = tmp_path / "items.jsonl"
-    results = evaluate(open_engine(policy), policy.adapter, suite, GREEDY)
+    results = answers(policy, suite, GREEDY, tmp_path / "first.jsonl")
     marked = [replace(r, text="from the file") for r in results]
     append_items(path, marked)
-    assert evaluate(open_engine(policy), policy.adapter, suite, GREEDY, out=path) == marked
+    assert answers(policy, suite, GREEDY, path) == marked
+
+
+def test_replies_follow_from_the_seed_and_the_question_whatever_is_asked_beside_it(policy, suite):
+    whole = {item.sample_id: item for item in answers(policy, suite, SAMPLED)}
+    turned = {item.sample_id: item for item in answers(policy, suite[::-1], SAMPLED)}
+    assert turned == whole
+    other = Run(LocalModel(policy, open_engine(policy)), SAMPLED, seed=6)
+    assert [item.text for item in answer_all(own_plan(suite), other)[0]] != [item.text for item in whole.values()]
 
 
 def test_a_file_with_another_number_of_attempts_is_refused(policy, suite, tmp_path):
     path = tmp_path / "items.jsonl"
-    evaluate(open_engine(policy), policy.adapter, suite[:1], SAMPLED, out=path)
-    with pytest.raises(ValueError, match="holds items with 2 attempts, this run makes 3"):
-        evaluate(open_engine(policy), policy.adapter, suite[:1], SAMPLED.model_copy(update={"k": 3}), out=path)
+    answers(policy, suite[:1], SAMPLED, path)
+    with pytest.raises(ValueError, match="holds 2 attempts per item, this run makes 3"):
+        answers(policy, suite[:1], SAMPLED.model_copy(update={"k": 3}), path)
 
 
 def test_a_forced_beginning_is_part_of_every_reply(policy, suite):
-    forced = GREEDY.model_copy(update={"forced_prefix": "<think>scan"})
-    results = evaluate(open_engine(policy), policy.adapter, suite, forced)
+    results = answers(policy, suite, GREEDY, prefix="<think>scan")
     prefix_tokens = len(policy.adapter.encode_reply("<think>scan")) - 1
     assert all(r.text.startswith("<think>scan") for r in results)
     assert all(prefix_tokens <= r.tokens[0] <= prefix_tokens + 6 for r in results)
@@ -125,12 +132,7 @@ def test_a_forced_beginning_is_part_of_every_reply(policy, suite):
 def test_a_forced_whole_answer_is_graded_with_the_task(policy, suite):
     sample = suite[0]
     gold = TASKS[sample.task].write_gold(sample)
-    right = evaluate(
-        open_engine(policy),
-        policy.adapter,
-        [sample],
-        GREEDY.model_copy(update={"forced_prefix": gold, "max_new_tokens": 1}),
-    )
+    right = answers(policy, [sample], Decoding(max_new_tokens=1), prefix=gold)
     assert right[0].answers == (str(sample.answer),)
     assert right[0].verdicts == (TASKS[sample.task].correct(Completion(right[0].text), sample).right,)
 
@@ -138,28 +140,38 @@ def test_a_forced_whole_answer_is_graded_with_the_task(policy, suite):
 def test_boxed_answers_without_a_tag_vote(policy, suite):
     sample = suite[0]
     boxed = f"We get \\boxed{{{sample.answer}}}."
-    forced = SAMPLED.model_copy(update={"forced_prefix": boxed, "max_new_tokens": 1})
-    items = evaluate(open_engine(policy), policy.adapter, [sample], forced)
-    assert items[0].answers == (str(sample.answer),) * forced.k
+    items = answers(policy, [sample], Decoding(greedy=False, k=2, max_new_tokens=1), prefix=boxed)
+    assert items[0].answers == (str(sample.answer),) * 2
     (row, _) = summarise_attempts(items)
     assert row["avg"] == row["maj"] == 1.0
 
 
 def test_greedy_with_several_attempts_is_refused():
     with pytest.raises(ValueError, match="greedy decoding, where all attempts are equal"):
-        Decoding(name="greedy", k=4)
+        Decoding(k=4)
 
 
-def test_an_unknown_task_and_a_repeated_item_are_refused(policy, suite):
-    engine = open_engine(policy)
-    with pytest.raises(ValueError, match="unknown tasks"):
-        evaluate(engine, policy.adapter, [replace(suite[0], task="poetry")], GREEDY)
-    with pytest.raises(ValueError, match="more than once"):
-        evaluate(engine, policy.adapter, [suite[0], suite[0]], GREEDY)
+def test_an_unknown_task_is_refused_and_a_repeated_id_gets_a_number(suite):
+    with pytest.raises(ValueError, match="names task 'poetry'; expected one of"):
+        own_plan([replace(suite[0], task="poetry")])
+    assert [s.id for s in own_plan([suite[0], suite[0]]).samples] == ["test/count/0/0", "test/count/0/0#2"]
 
 
-def test_batches_have_seeds_of_their_own():
-    assert len({batch_seed(seed, start) for seed in range(20) for start in range(20)}) == 400
+def test_a_question_that_exceeds_the_context_is_refused_by_name_before_any_is_asked(checkpoint, tmp_path):
+    recipe = {"model": {"path": str(checkpoint), "device": "cpu"}, "world": {"n": 2}, "out": str(tmp_path / "run")}
+    long = EvalRecipe.model_validate(recipe | {"decoding": {"max_new_tokens": 1_000_000}})
+    with pytest.raises(ValueError, match=r"sample 'test/count/0/0': got a prompt of .* decoding.max_new_tokens"):
+        evaluate(long)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_grader_that_fails_is_our_fault_and_counts_nowhere(policy, suite, monkeypatch):
+    def broken(self, completion, sample):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("saccade.tasks.task.Task.correct", broken)
+    (item,) = answers(policy, suite[:1], GREEDY)
+    assert not item.gradable and item.routes == ("grader failed",)
 
 
 def test_boxes_are_read_in_the_frame_of_the_reply_and_given_in_original_pixels():
@@ -177,16 +189,18 @@ def test_a_recipe_leaves_a_whole_run_directory_and_refuses_another_one_in_its_pl
         {
             "model": {"path": str(checkpoint), "device": "cpu"},
             "world": {"splits": ["test"], "tasks": ["count"], "n": 3},
-            "max_new_tokens": 4,
-            "k": 2,
+            "decoding": {"greedy": False, "max_new_tokens": 4, "k": 2},
+            "also_greedy": True,
             "out": str(tmp_path / "run"),
-            "images": 2,
+            "kept_images": 2,
             "label": "tiny",
         }
     )
     seen = []
-    path = run_eval(recipe, lambda name, done, total: seen.append((name, done, total)))
-    out = path.parent
+    results = evaluate(recipe, lambda name, done, total: seen.append((name, done, total)))
+    out = recipe.directory
+    assert results == json.loads((out / "results.json").read_text())
+    assert {row["decoding"] for row in results["scores"]} == {"greedy", "sampled"}
     assert seen == [("greedy", 3, 3), ("sampled", 3, 3)]
     assert {p.name for p in out.iterdir()} == {
         "config.yaml",
@@ -200,10 +214,10 @@ def test_a_recipe_leaves_a_whole_run_directory_and_refuses_another_one_in_its_pl
         p.stem for p in (out / "images").iterdir()
     }
     before = (out / "items.jsonl").read_bytes()
-    run_eval(recipe)
+    evaluate(recipe)
     assert (out / "items.jsonl").read_bytes() == before
     with pytest.raises(ValueError, match="holds another evaluation"):
-        run_eval(recipe.model_copy(update={"seed": 1}))
+        evaluate(recipe.model_copy(update={"seed": 1}))
 
 
 def test_a_recipe_without_questions_or_with_a_useless_k_is_refused_with_its_file(tmp_path):
@@ -211,8 +225,8 @@ def test_a_recipe_without_questions_or_with_a_useless_k_is_refused_with_its_file
     recipe.write_text("kind: eval\nmodel: {path: base}\nout: x\n")
     with pytest.raises(ConfigError, match="nothing to evaluate"):
         load(recipe, EvalRecipe)
-    with pytest.raises(ConfigError, match="only greedy decoding"):
-        load(recipe, EvalRecipe, ["world.n=2", "k=4", "decoding=[greedy]"])
+    with pytest.raises(ConfigError, match="greedy decoding, where all attempts are equal"):
+        load(recipe, EvalRecipe, ["world.n=2", "decoding.k=4"])
 
 
 def test_data_sets_are_evaluated_beside_the_world_and_named_by_their_source(checkpoint, tmp_path):
@@ -223,15 +237,13 @@ def test_data_sets_are_evaluated_beside_the_world_and_named_by_their_source(chec
     recipe = EvalRecipe.model_validate(
         {
             "model": {"path": str(checkpoint), "device": "cpu"},
-            "data": [{"source": "vlm_r1", "path": str(tmp_path / "mine.jsonl")}],
+            "data": [{"source": "vlm_r1", "path": str(tmp_path / "mine.jsonl"), "limit": 2}],
             "world": {"n": 1},
-            "n": 2,
-            "decoding": ["greedy"],
-            "max_new_tokens": 3,
+            "decoding": {"max_new_tokens": 3},
             "out": str(tmp_path / "run"),
         }
     )
-    rows = json.loads(run_eval(recipe).read_text())["rows"]
+    rows = evaluate(recipe)["rows"]
     assert [(row["split"], row["n"]) for row in rows if row["task"] == "all"] == [("mine", 2), ("test", 1)]
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert len(facts["data_hash"]) == 1 and facts["model_hash"]
@@ -240,7 +252,7 @@ def test_data_sets_are_evaluated_beside_the_world_and_named_by_their_source(chec
 def test_a_recipe_with_wrong_data_or_model_leaves_nothing_behind(tmp_path):
     wrong = {"model": {"path": str(tmp_path / "none")}, "world": {"n": 1}, "out": str(tmp_path / "run")}
     with pytest.raises(ValueError, match=r"no config\.json there"):
-        run_eval(EvalRecipe.model_validate(wrong))
+        evaluate(EvalRecipe.model_validate(wrong))
     with pytest.raises(ValueError, match="unknown split"):
-        run_eval(EvalRecipe.model_validate(wrong | {"world": {"splits": ["nowhere"], "n": 1}}))
+        evaluate(EvalRecipe.model_validate(wrong | {"world": {"splits": ["nowhere"], "n": 1}}))
     assert not (tmp_path / "run").exists()

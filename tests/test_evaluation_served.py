@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +14,29 @@ import pytest
 from PIL import Image
 
 from saccade.cli import main
-from saccade.endpoint import Limits
-from saccade.evaluation.benchmarking import run_benchmark
+from saccade.endpoint import RequestLimits
+from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks import BENCHMARKS, Place
 from saccade.evaluation.benchmarks.rows import decoded, hub_rows, rows_of, tsv_rows
-from saccade.evaluation.config import BenchmarkRecipe, Decoding
+from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.items import read_items
 from saccade.evaluation.respondents import Failed, Question, ServedFrame, ServedModel, _turn
 from saccade.types import Sample
 from tests.benchmark_files import chartqa, mathvista, mmstar, picture, rec, write_tsv
 from tests.chat_server import Answer, chat_server
 
-LIMITS = Limits(retries=0, backoff_s=0.0, timeout_s=5.0)
+LIMITS = RequestLimits(retries=0, backoff_s=0.0, timeout_s=5.0)
 
 
-def recipe(benchmark: str, data: Path, out: Path, url: str, **given: Any) -> BenchmarkRecipe:
-    base = {"benchmark": benchmark, "data": data, "out": str(out), "model": url, "served_name": "tiny"}
-    return BenchmarkRecipe.model_validate(base | {"kept_images": 0} | given)
+def recipe(benchmark: str, data: Path, out: Path, url: str, **given: Any) -> EvalRecipe:
+    server = {"name": "tiny"} | ({"frame": given.pop("frame")} if "frame" in given else {})
+    base = {"benchmark": benchmark, "path": data, "out": str(out), "model": url, "server": server}
+    return EvalRecipe.model_validate(base | {"kept_images": 0} | given)
 
 
 def test_a_served_model_gets_the_same_prompt_and_the_image_as_it_is(tmp_path):
     with chat_server(lambda number, request: Answer("A")) as server:
-        run_benchmark(recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url), limits=LIMITS)
+        evaluate(recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url), limits=LIMITS)
     assert len(server.requests) == 6
     content = server.requests[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url", "text"]
@@ -56,7 +59,7 @@ def test_thought_that_the_server_keeps_apart_is_thought(tmp_path):
     body = {"choices": [{"message": {"content": "B", "reasoning_content": "A or B?"}, "finish_reason": "stop"}]}
     body["usage"] = {"completion_tokens": 9}
     with chat_server(lambda number, request: Answer(raw=json.dumps(body).encode())) as server:
-        run_benchmark(recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url), limits=LIMITS)
+        evaluate(recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url), limits=LIMITS)
     item = read_items(tmp_path / "run" / "items.jsonl")[0]
     assert (item.text == "<think>A or B?</think>B" and item.answers == ("A",)) or item.tokens == (9,)
     assert item.details["attempts"][0]["read"] == "after thought"
@@ -66,11 +69,10 @@ def test_failed_requests_are_errors_and_a_second_start_asks_them_again(tmp_path)
     def answer(number, request):
         return Answer(status=500) if number < 2 else Answer("A")
 
-    asked = recipe("mmstar", mmstar(tmp_path), tmp_path / "run", "", decoding={"batch_size": 6}, model="base")
     with chat_server(answer) as server:
-        asked = asked.model_copy(update={"model": server.url, "served_name": "tiny"})
-        first = run_benchmark(asked, limits=Limits(concurrency=1, retries=0))
-        second = run_benchmark(asked, limits=Limits(concurrency=1, retries=0))
+        asked = recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url, batch_size=6)
+        first = evaluate(asked, limits=RequestLimits(concurrency=1, retries=0))
+        second = evaluate(asked, limits=RequestLimits(concurrency=1, retries=0))
     assert first["counts"]["errors"] == 2 and "status 500" in first["counts"]["first_error"]
     assert second["counts"]["errors"] == 0 and second["counts"]["items"] == 6 and len(server.requests) == 8
 
@@ -80,7 +82,7 @@ def test_a_server_that_gives_too_few_replies_has_failed(tmp_path):
     from saccade.endpoint import Endpoint
 
     with chat_server(lambda number, request: Answer("A", n=1)) as server, Endpoint(server.url, "tiny") as endpoint:
-        (found,) = ServedModel(endpoint).answer([Question(sample, "<image>?", 3)], Decoding(name="sampled", k=2), 2)
+        (found,) = ServedModel(endpoint).answer([Question(sample, "<image>?", 3)], Decoding(greedy=False, k=2), 2)
     assert found == Failed("the server gave 1 replies, 2 were asked for")
     assert server.requests[0]["seed"] == 3 and server.requests[0]["n"] == 2
 
@@ -92,9 +94,9 @@ def picture_in(folder: Path) -> str:
 def test_boxes_of_a_served_model_want_a_stated_frame(tmp_path):
     data = rec(tmp_path)
     with chat_server(lambda n, r: Answer('<answer>{"bbox_2d": [0, 100, 300, 700]}</answer>')) as server:
-        with pytest.raises(ValueError, match="give --frame"):
-            run_benchmark(recipe("refcoco", data, tmp_path / "a", server.url), limits=LIMITS)
-        results = run_benchmark(recipe("refcoco", data, tmp_path / "b", server.url, frame="thousand"), limits=LIMITS)
+        with pytest.raises(ValueError, match=r"give server\.frame"):
+            evaluate(recipe("refcoco", data, tmp_path / "a", server.url), limits=LIMITS)
+        results = evaluate(recipe("refcoco", data, tmp_path / "b", server.url, frame="thousand"), limits=LIMITS)
     items = {item.sample_id: item for item in read_items(tmp_path / "b" / "items.jsonl")}
     first = next(iter(items.values()))
     assert first.boxes == ((0.0, 10.0, 60.0, 70.0),) and first.verdicts == (True,)
@@ -114,11 +116,11 @@ def test_a_judge_extracts_once_and_is_not_asked_again(tmp_path):
         return Answer("7") if isinstance(asked, str) and asked.startswith("Copy out") else Answer("about seven")
 
     with chat_server(answer) as server:
-        given = {"judge": server.url, "judge_model": "judge"}
-        results = run_benchmark(recipe("mathvista", data, tmp_path / "run", server.url, **given), limits=LIMITS)
+        given = {"judge": {"url": server.url, "name": "judge"}}
+        results = evaluate(recipe("mathvista", data, tmp_path / "run", server.url, **given), limits=LIMITS)
         asked = [r for r in server.requests if r["model"] == "judge"]
         (tmp_path / "run" / "items.jsonl").unlink()
-        run_benchmark(recipe("mathvista", data, tmp_path / "run", server.url, **given), limits=LIMITS)
+        evaluate(recipe("mathvista", data, tmp_path / "run", server.url, **given), limits=LIMITS)
         again = [r for r in server.requests if r["model"] == "judge"]
     assert len(asked) == 4 == len(again) and results["counts"]["needs_judge"] == 0
     assert results["benchmark"]["judge"].startswith("judge at http")
@@ -158,7 +160,7 @@ def test_without_the_hub_the_way_out_is_to_give_files(monkeypatch):
             raise OSError("no network")
 
     monkeypatch.setitem(__import__("sys").modules, "datasets", Hub)
-    with pytest.raises(ValueError, match=r"hub 'a/b': split 'test' cannot be had \(no network\).*--data"):
+    with pytest.raises(ValueError, match=r"hub 'a/b': split 'test' cannot be had \(no network\).*path=FOLDER"):
         list(hub_rows("a/b", "c", "test"))
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ValueError, match="needs the package 'datasets'"):
@@ -201,7 +203,7 @@ def test_the_verb_lists_describes_runs_and_compares(tmp_path, capsys):
     assert run("eval", "--describe", "chartqa") == 0 and "5 percent" in capsys.readouterr().out
     data = chartqa(tmp_path / "d") if (tmp_path / "d").mkdir() is None else None
     with chat_server(lambda number, request: Answer("14")) as server:
-        words = ("eval", "--benchmark", "chartqa", "--data", str(data), "--model", server.url, "--served-name", "tiny")
+        words = ("eval", "chartqa", f"path={data}", f"model={server.url}", "server.name=tiny")
         for name in ("a", "b"):
             assert run(*words, "--out", str(tmp_path / name)) == 0
         before = len(server.requests)
@@ -216,29 +218,36 @@ def test_the_verb_lists_describes_runs_and_compares(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--benchmark", "mathvistas"), "there is no benchmark 'mathvistas'; expected one of mathvista"),
-        (("--benchmark", "chartqa", "--mode", "exact"), "has no mode 'exact'; expected one of official, strict"),
-        (("--benchmark", "chartqa", "--subset", "val"), "has no subset 'val'"),
-        (("--benchmark", "chartqa", "--prompt", "cot"), "has no prompt 'cot'"),
-        (("--benchmark", "chartqa", "--model", "http://localhost:1/v1"), "needs --served-name"),
-        (("--benchmark", "chartqa", "--judge", "http://x"), "asks no judge"),
-        (("--benchmark", "mathvista", "--judge", "http://x"), "needs both --judge"),
-        (("--benchmark", "chartqa", "--frame", "thousand"), "--frame are for a model at an address"),
-        (("--benchmark", "chartqa", "--temperature", "0.5"), "temperature mean nothing to greedy decoding"),
-        (("--benchmark", "world", "--data", "."), "mean nothing to benchmark 'world'"),
-        (("world_eval", "--limit", "3"), "--limit are for --benchmark"),
-        (("--compare", "a", "b", "--k", "3"), "--k mean nothing to --compare"),
-        (("--benchmark", "chartqa", "--decoding", "beam"), "expected one of greedy, sampled, vision_r1"),
-        (("--benchmark", "chartqa", "--k", "3"), "greedy decoding, where all attempts are equal"),
-        (
-            ("--benchmark", "refcoco", "--model", "http://x", "--frame", "pixels_resized", "--resize", "28"),
-            "expected three whole numbers",
-        ),
-        (("--benchmark", "chartqa", "--data", "nowhere"), "nowhere: there is no such file or folder"),
-        (("world_eval", "--benchmark", "chartqa"), "got both RECIPE"),
-        ((), "give a RECIPE, or --benchmark NAME"),
+        (("mathvistas",), "there is no benchmark or recipe 'mathvistas'; did you mean 'mathvista'?"),
+        (("benchmark=mathvistas",), "there is no benchmark 'mathvistas'; expected one of mathvista"),
+        (("chartqa", "mode=exact"), "has no mode 'exact'; expected one of official, strict"),
+        (("chartqa", "subset=val"), "has no subset 'val'"),
+        (("chartqa", "prompt=cot"), "has no prompt 'cot'"),
+        (("chartqa", "limmit=3"), "unknown key 'limmit'; did you mean 'limit'?"),
+        (("chartqa", "decoding.temprature=3"), "unknown key 'decoding.temprature'; did you mean 'temperature'?"),
+        (("chartqa", "model=http://localhost:1/v1"), "needs server.name"),
+        (("chartqa", "judge={url: 'http://x', name: j}"), "asks no judge"),
+        (("mathvista", "judge.url=http://x"), "'judge.name' is missing"),
+        (("chartqa", "server={name: m, frame: thousand}"), "server is only for a model at an address"),
+        (("chartqa", "decoding.temperature=0.5"), "temperature: no effect on greedy replies"),
+        (("world", "path=."), "benchmark 'world' reads no files"),
+        (("world_eval", "subset=ood"), "subset: only for a `benchmark`"),
+        (("world_eval", "benchmark=chartqa"), "got benchmark 'chartqa' and questions of `data` or `world`"),
+        (("world_eval", "decoding.greedy=true"), "also_greedy: decoding is greedy already"),
+        (("chartqa", "decoding.k=3"), "greedy decoding, where all attempts are equal"),
+        (("refcoco", "model=http://x", "server={name: m, resize: 28}"), "'server.resize': got 28"),
+        (("chartqa", "path=nowhere"), "nowhere: there is no such file or folder"),
+        (("chartqa", "format=vlm_r1"), "format: not an option of benchmark 'chartqa'"),
+        ((), "give a benchmark's name"),
         (("--describe", "x"), "there is no benchmark 'x'"),
         (("--compare", "nowhere", "nowhere"), "nowhere: holds no items"),
+        (("--benchmark", "chartqa"), "benchmark=VALUE"),
+        (("chartqa", "--limit", "3"), "limit=VALUE"),
+        (("chartqa", "--k=3"), "decoding.k=3"),
+        (("chartqa", "--max-new-tokens=3"), "decoding.max_new_tokens=3"),
+        (("chartqa", "--data", "x"), "path=VALUE"),
+        (("chartqa", "--served-name", "x"), "server.name=VALUE"),
+        (("chartqa", "--judge-model", "x"), "judge.name=VALUE"),
     ],
 )
 def test_what_cannot_be_meant_is_said_in_one_line(words, said, capsys, tmp_path, monkeypatch):
@@ -264,3 +273,20 @@ def test_evaluations_of_recipes_are_compared_too(tmp_path):
     found = compare_runs(tmp_path / "a", tmp_path / "b")
     assert found["rows"][0]["n"] == 4 and found["rows"][0]["difference"] == 1.0
     assert {row["name"] for row in found["rows"]} >= {"all", "decoding = greedy", "decoding = sampled"}
+
+
+def test_a_served_model_lists_and_mistakes_need_no_torch(tmp_path):
+    data = chartqa(tmp_path)
+    program = (
+        "import json, sys\nfrom saccade.cli import main\nfound = []\nfor words in json.loads(sys.argv[1]):\n"
+        "    try:\n        main(['eval', *words])\n    except SystemExit as ended:\n        found.append(ended.code)\n"
+        "sys.stderr.write(json.dumps([found, sorted({'torch', 'transformers'} & set(sys.modules))]))\n"
+    )
+    with chat_server(lambda number, request: Answer("14")) as server:
+        served = ["chartqa", f"path={data}", f"model={server.url}", "server.name=tiny", f"out={tmp_path / 'run'}"]
+        mistakes = [["chartqa", "limmit=3"], ["chartqas"], ["chartqa", "--limit", "3"]]
+        words = [*mistakes, ["--list"], ["world_eval", "--print-config"], served]
+        command = [sys.executable, "-c", program, json.dumps(words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr.splitlines()[-1]) == [[2, 2, 2, 0, 0, 0], []]
+    assert (tmp_path / "run" / "results.json").is_file() and server.requests

@@ -11,7 +11,7 @@ from families import family
 from pictures import noise_image
 
 from saccade.models.config import ModelConfig
-from saccade.models.forward import branch_logprobs, default_form, vision_features
+from saccade.models.forward import branch_logprobs, default_sharing, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import load_policy
 from saccade.verify.difference import reference
@@ -115,7 +115,7 @@ def test_positions_equal_those_of_the_family_model(policy):
 
 
 def test_packed_rows_equal_plain_rows_in_log_probs_and_gradients(policy, name):
-    assert default_form(policy) == ("two_phase" if name == "qwen3_5" else "merged")
+    assert default_sharing(policy) == ("two_phase" if name == "qwen3_5" else "merged")
     grad = assert_paths_agree(policy, batch(prompts_of(policy)))
     for part in EVERYTHING:
         assert all(key in grad for key, _ in policy.parameters_by_part()[part]), part
@@ -150,11 +150,11 @@ def test_features_are_what_the_model_computes_for_itself(policy, name):
     for prompt, one in zip(prompts[:2], features[:2], strict=True):
         tokens = int((prompt.ids_P == policy.model.config.image_token_id).sum())
         assert one.shape == ((tokens, 3, hidden) if name == "qwen3_vl" else (tokens, hidden))
-    assert len(features[2]) == 0 and policy.adapter.embedded(features[2:]) is None
+    assert len(features[2]) == 0 and policy.adapter.as_mm_outputs(features[2:]) is None
 
     pixels = policy.adapter.join_pixels(prompts)
     theirs = policy.model.model.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"], return_dict=True)
-    ours = policy.adapter.embedded(features)["image"]
+    ours = policy.adapter.as_mm_outputs(features)["image"]
     levels = [(ours.pooler_output, theirs.pooler_output)]
     if name == "qwen3_vl":
         assert type(ours) is type(theirs)

@@ -13,7 +13,7 @@ from replies import builtin, generate
 
 from saccade.models.adapter import MaskRules
 from saccade.models.config import ModelConfig
-from saccade.models.forward import branch_logprobs, default_form, vision_features
+from saccade.models.forward import branch_logprobs, default_sharing, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import freeze, load_policy
 from saccade.rollout.config import Sampling
@@ -234,7 +234,7 @@ def test_replies_come_back_and_image_markup_is_refused(policy):
 
 def test_each_family_shares_in_the_way_that_is_right_for_it(policy, name):
     others = {"gemma3": "masks", "gemma4": "masks", "minicpmv4_6": "two_phase"}
-    assert default_form(policy) == others.get(name, "merged")
+    assert default_sharing(policy) == others.get(name, "merged")
 
 
 def test_gradient_checkpointing_changes_nothing_or_is_refused(directory, policy, name):
@@ -264,7 +264,7 @@ def test_a_model_that_takes_no_ready_features_is_refused(tmp_path, monkeypatch):
     policy = load_policy(ModelConfig(path=str(family("internvl").write(tmp_path, seed=1))))
     packed = batch(policy)
     monkeypatch.setattr(policy.model.model, "forward", lambda **inputs: inputs)
-    with pytest.raises(ValueError, match=r"InternVLForConditionalGeneration takes no ready image features"):
+    with pytest.raises(ValueError, match=r"InternVLForConditionalGeneration does not accept precomputed image"):
         branch_logprobs(policy, packed)
 
 

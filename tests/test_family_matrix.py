@@ -15,10 +15,10 @@ from saccade.models.adapter import PARTS
 from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
-from saccade.verify.bench import bench, float32_copy, forms
 from saccade.verify.difference import difference, run, throughout
 from saccade.verify.faults import FAULTS
 from saccade.verify.sharing import control, distances
+from saccade.verify.subject import float32_copy, sharing_modes, subject_of
 
 FULL = "qwen2_5_vl"
 MROPE = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v", "glm46v"}
@@ -47,9 +47,9 @@ def policies(tmp_path_factory: pytest.TempPathFactory):
 def assert_equal(policy: Policy, cell: Cell) -> None:
     found = measure(policy, cell)
     assert found, "the family shares no prompts"
-    for (form, recomputed), apart in found.items():
-        assert apart is not None or (form == "two_phase" and recomputed)
-        assert apart is None or max(apart) <= LIMIT, f"{cell}, {form}, recomputed: {recomputed}: {apart}"
+    for (sharing, recomputed), apart in found.items():
+        assert apart is not None or (sharing == "two_phase" and recomputed)
+        assert apart is None or max(apart) <= LIMIT, f"{cell}, {sharing}, recomputed: {recomputed}: {apart}"
 
 
 def shares(policy: Policy) -> bool:
@@ -73,8 +73,8 @@ def test_without_round_off_nothing_is_left_of_the_difference(policies, name) -> 
     packed = batch(policy.adapter, DEFAULT.content)
     with throughout(policy.model.dtype):
         plain = run(policy, packed, "plain")
-        for form in forms(policy):
-            assert max(difference(run(policy, packed, "packed", form), plain)) <= LIMIT_FLOAT64
+        for sharing in sharing_modes(policy):
+            assert max(difference(run(policy, packed, "packed", sharing), plain)) <= LIMIT_FLOAT64
 
 
 CASES = [quick_for(name, cell) for name in FAMILIES for cell in CELLS if (name, cell) != (FULL, DEFAULT)]
@@ -96,7 +96,7 @@ def test_a_fault_in_the_packed_row_is_far_beyond_the_bound(policies, name, fault
     policy = policies(name)
     if not shares(policy):
         pytest.skip(f"{name} packs no rows")
-    check = control(bench(policy, limit=10 * LIMIT), fault)
+    check = control(subject_of(policy, limit=10 * LIMIT), fault)
     if fault == "start at len(prompt)" and name not in MROPE:
         assert check.held is None
     else:
@@ -122,9 +122,9 @@ def test_packed_rows_equal_plain_rows_on_trained_weights(dtype, limit) -> None:
     packed = batch(policy.adapter, "all of it")
     with throughout(policy.model.dtype):
         plain = run(policy, packed, "plain")
-        for form in ("merged", "split"):
-            apart = difference(run(policy, packed, "packed", form), plain)
-            assert max(apart) <= limit, f"{form}: {apart}"
+        for sharing in ("merged", "split"):
+            apart = difference(run(policy, packed, "packed", sharing), plain)
+            assert max(apart) <= limit, f"{sharing}: {apart}"
 
 
 def test_lora_trains_its_own_weights_and_the_tower_only_where_asked(policies) -> None:

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from saccade.grading.coco import FIGURES, Detection, Truth, evaluate, greedy_precision_recall, nms_ap
+from saccade.grading.coco import FIGURES, Detection, Truth, evaluate, greedy_precision_recall
 from saccade.grading.coco import without_duplicates as left_by_nms
 
 CASES = 60
@@ -116,8 +116,8 @@ def test_of_equal_scores_nms_keeps_the_last_listed():
     right, wrong = Detection(1, "cat", (0, 0, 10, 10)), Detection(1, "dog", (0, 0, 10, 10))
     assert left_by_nms([right, wrong], [CAT]) == [wrong]
     assert left_by_nms([wrong, right], [CAT]) == [right]
-    assert nms_ap([wrong, right], [CAT]) == pytest.approx(1.0)
-    assert nms_ap([right, wrong], [CAT]) == 0.0
+    assert evaluate(left_by_nms([wrong, right], [CAT]), [CAT])["AP"] == pytest.approx(1.0)
+    assert evaluate(left_by_nms([right, wrong], [CAT]), [CAT])["AP"] == 0.0
     assert evaluate([right, wrong], [CAT])["AP"] == pytest.approx(1.0), "the wrong label costs plain AP nothing"
 
 
@@ -272,4 +272,4 @@ def test_a_detection_without_a_score_has_one():
 def test_a_gold_box_and_a_detection_cannot_be_changed():
     for part in (CAT, found(CAT)):
         with pytest.raises(dataclasses.FrozenInstanceError):
-            part.image = 2  # type: ignore[misc]
+            part.image = 2

@@ -272,4 +272,4 @@ def test_f1_looks_at_a_half_by_default():
 
 def test_a_pair_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Match(0, 0, 1.0).iou = 0.5  # type: ignore[misc]
+        Match(0, 0, 1.0).iou = 0.5

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from property_search import examples
 
-from saccade.endpoint import Endpoint, Limits, ReplyCache
+from saccade.endpoint import Endpoint, ReplyCache, RequestLimits
 from saccade.grading import Verdict
 from saccade.grading.judge import SYSTEM, Judge, judge_messages, read_verdict
 from tests.chat_server import Answer, chat_server
 
 RIGHT, WRONG = Verdict(True, "math: exact"), Verdict(False, "math: symbolic", "not equal")
-QUICK = Limits(retries=1, backoff_s=0.001, timeout_s=5.0)
+QUICK = RequestLimits(retries=1, backoff_s=0.001, timeout_s=5.0)
 
 
 def judged(*texts: str, rule: Verdict = WRONG, attempts: int = 2):
@@ -78,9 +78,9 @@ def test_a_judge_that_fails_leaves_the_item_without_a_verdict(answer):
 def test_a_verdict_cut_off_is_none():
     class Cut:
         def chat(self, messages, **options):
-            from saccade.endpoint import Choice, Reply, Usage
+            from saccade.endpoint import ChatChoice, ChatResponse, Usage
 
-            return Reply((Choice("VERDICT: RIGHT", "length"),), Usage(), "judge")
+            return ChatResponse((ChatChoice("VERDICT: RIGHT", "length"),), Usage(), "judge")
 
     assert Judge(Cut()).grade("q", "4", "four").right is None
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from saccade.cli.schemas import SCHEMAS, load_recipe
+from saccade.cli.options import load_recipe
 from saccade.config import packaged
+from saccade.schemas import SCHEMAS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "saccade"
@@ -73,6 +77,42 @@ def test_imports_point_down() -> None:
     assert up == []
 
 
+def test_packages_form_no_import_cycle() -> None:
+    """Lazy imports and those for type checkers count too; imports of `saccade` itself, the face of them all, do not."""
+    uses: dict[str, set[str]] = {room_of(path): set() for path in SOURCES if room_of(path) in FLOOR}
+    for path, tree in SOURCES.items():
+        if room_of(path) in uses:
+            used = {name.split(".")[1] for name, _ in imports(tree) if name.startswith("saccade.")}
+            uses[room_of(path)] |= used & uses.keys() - {room_of(path)}
+    order = [*TopologicalSorter(uses).static_order()]  # CycleError names the packages of a cycle
+    assert set(order) == uses.keys()
+
+
+def test_engines_are_opened_in_one_place() -> None:
+    """So that a run's engine and its options are those of its evaluation too."""
+    direct = [
+        told(path, node.lineno, "BuiltinEngine outside rollout; use open_engine(policy, config)")
+        for path, tree in SOURCES.items()
+        if room_of(path) != "rollout"
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Name) and node.id == "BuiltinEngine")
+        or (isinstance(node, ast.Attribute) and node.attr == "BuiltinEngine")
+        or (isinstance(node, ast.alias) and node.name == "BuiltinEngine")
+    ]
+    assert direct == []
+
+
+def test_a_type_error_is_ignored_with_its_code_and_a_reason() -> None:
+    files = [path for folder in ("src", "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+    bare = [
+        told(path, number, "expected '# type: ignore[code]  # why'")
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"#\s*(type|pyright):\s*ignore(?!\[[\w, -]+\]  # \w)", line)
+    ]
+    assert bare == []
+
+
 def test_imports_are_absolute() -> None:
     relative = [
         told(path, node.lineno, "relative import")
@@ -92,6 +132,20 @@ def test_the_lowest_floors_do_without_torch() -> None:
         if name.split(".")[0] in ("torch", "transformers")
     ]
     assert torch == []
+
+
+def test_recipes_and_the_configs_of_every_package_load_without_torch() -> None:
+    names = [
+        f"saccade.{path.parent.name}.config" for path in SOURCES if path.name == "config.py" if path.parent != PACKAGE
+    ]
+    code = (
+        "import importlib, sys\n"
+        "from saccade.schemas import SCHEMAS\n"
+        f"[importlib.import_module(name) for name in {names}]\n"
+        "[schema() for schema in SCHEMAS.values()]\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_file_is_too_long_and_none_is_a_grab_bag() -> None:

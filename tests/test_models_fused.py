@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs
-from saccade.models.fused import ACTIVATIONS, NormRule, fuse, gated, own_layers, rms_norm
+from saccade.models.fused import ACTIVATIONS, NormRule, fuse, gated, original_layers, rms_norm
 from saccade.models.policy import Policy, load_policy
 from saccade.verify.difference import Pass, difference, run, weights_of
 
@@ -67,15 +67,15 @@ def test_every_family_has_norms_and_gates_that_are_taken_over_and_keep_less(poli
     packed = batch(policy.adapter, "one image")
     weights = sum(p.untyped_storage().nbytes() for p in policy.model.parameters())  # autograd keeps those either way
     ours = kept_bytes(lambda: branch_logprobs(policy, packed, path="plain"))
-    with own_layers(policy.model):
+    with original_layers(policy.model):
         theirs = kept_bytes(lambda: branch_logprobs(policy, packed, path="plain"))
     share = {"qwen2_5_vl": 0.9}.get(policy.model.config.model_type, 0.97)  # other towers have norms of another kind
     assert ours - weights < share * (theirs - weights)
 
 
-def test_own_layers_puts_everything_back_even_after_an_error(policy: Policy) -> None:
+def test_original_layers_puts_everything_back_even_after_an_error(policy: Policy) -> None:
     before = [type(module) for module in policy.model.modules()]
-    with pytest.raises(KeyError), own_layers(policy.model):
+    with pytest.raises(KeyError), original_layers(policy.model):
         assert not any(type(module).__name__.startswith("Fused") for module in policy.model.modules())
         raise KeyError
     assert [type(module) for module in policy.model.modules()] == before
@@ -253,15 +253,15 @@ def test_modules_of_one_class_are_told_apart_and_none_is_taken_twice() -> None:
         assert fuse(nn.Sequential(Block(F.silu))) == {}
 
 
-def test_own_layers_within_own_layers_is_the_same_and_a_class_put_around_ours_is_refused() -> None:
+def test_original_layers_within_original_layers_is_the_same_and_a_class_put_around_ours_is_refused() -> None:
     model = nn.Sequential(Block(F.silu), Block(F.silu))
     fuse(model)
     taken = type(model[0])
-    with own_layers(model), own_layers(model):
+    with original_layers(model), original_layers(model):
         assert type(model[0]) is type(model[1]) is Block
     assert type(model[0]) is type(model[1]) is taken
     model[1].__class__ = type("Sharded", (taken,), {})
-    with pytest.raises(ValueError, match="Sharded was wrapped"), own_layers(model):
+    with pytest.raises(ValueError, match="Sharded was wrapped"), original_layers(model):
         pass
     assert type(model[0]) is taken
 

@@ -21,7 +21,7 @@ from saccade.models.shared_prefix import (
     MergedPrefix,
     SplitPrefix,
     batch_segments,
-    fastest_form,
+    fastest_kernel,
     shared_attention,
 )
 
@@ -93,9 +93,9 @@ def test_every_segment_is_in_exactly_one_batch(lengths: list[int]) -> None:
     target = torch.zeros(1, 1, T)
     row = torch.arange(1.0, T + 1)[None, None]
     for batch in batch_segments(starts, lengths):
-        seen = batch.take(target).clone()
+        seen = batch.gather(target).clone()
         assert not seen.any(), "a token is in two batches"
-        batch.put(target, batch.take(row))
+        batch.scatter(target, batch.gather(row))
     assert torch.equal(target, row)
 
 
@@ -159,10 +159,10 @@ def test_the_cuda_form_asks_for_two_launches_whose_merge_is_the_dense_mask(
 
 
 def test_the_merged_form_is_refused_where_there_is_no_kernel_for_it() -> None:
-    assert fastest_form(torch.device("cuda"), torch.bfloat16) == "merged"
-    assert fastest_form(torch.device("cuda"), torch.float32) == "split"
-    assert fastest_form(torch.device("cuda"), torch.bfloat16, head_size=100) == "split"
-    assert fastest_form(torch.device("cpu"), torch.float32, head_size=7) == "merged"
+    assert fastest_kernel(torch.device("cuda"), torch.bfloat16) == "merged"
+    assert fastest_kernel(torch.device("cuda"), torch.float32) == "split"
+    assert fastest_kernel(torch.device("cuda"), torch.bfloat16, head_size=100) == "split"
+    assert fastest_kernel(torch.device("cpu"), torch.float32, head_size=7) == "merged"
     assert isinstance(shared_attention(LAYOUTS[0], torch.device("cuda"), torch.float32, "split"), SplitPrefix)
     with pytest.raises(ValueError, match=r"no flash kernel for torch\.float32 on cuda"):
         shared_attention(LAYOUTS[0], torch.device("cuda"), torch.float32, "merged")

@@ -13,6 +13,7 @@ from torch import Tensor
 from training_runs import rl_recipe, write_world
 
 from saccade.data import DataConfig
+from saccade.evaluation.config import Decoding
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs
@@ -115,7 +116,8 @@ def test_an_evaluation_that_can_grade_nothing_says_so_instead_of_0(world: Path) 
     path = world / "ungradable.jsonl"
     task = '"task": "choice", "meta": {"options": ["x", "y"]}'
     path.write_text(f'{{"image": "0.png", {task}, "conversations": {turns}}}\n')
-    evaluate = build_heldout(EvalConfig(data=(DataConfig(source="vlm_r1", path=path),), max_new_tokens=2))
+    config = EvalConfig(data=(DataConfig(source="vlm_r1", path=path),), decoding=Decoding(max_new_tokens=2))
+    evaluate = build_heldout(config, None, world / "run")
     assert evaluate is not None
     policy.adapter.decode = lambda ids: "<think>x</think><answer>A</answer>"  # an answer, so that the gold is looked at
     with pytest.raises(ValueError, match="none of the 1 replies could be graded"):

@@ -101,12 +101,12 @@ def test_groups_without_their_image_are_counted_as_such(tmp_path):
     assert "8 of 8 groups are shown without their image" in build_report(run).read_text()
 
 
-def test_a_torn_last_line_is_left_out_and_said(tmp_path):
+def test_a_damaged_last_line_is_skipped_and_reported(tmp_path):
     run = report_runs.write_run(tmp_path / "run", steps=40)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 41, "rew')
     html = build_report(run).read_text()
-    assert "run/metrics.jsonl: 1 lines are no JSON objects" in html
+    assert "run/metrics.jsonl: 1 lines are not JSON objects" in html
 
 
 def test_alarms_name_masked_rollouts_gaps_and_silent_groups(tmp_path):

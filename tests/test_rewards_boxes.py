@@ -115,7 +115,7 @@ def test_a_weighted_sum_of_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("index", [-1, 2])
 def test_a_box_in_an_image_that_the_prompt_does_not_have_is_refused(index: int) -> None:
-    with pytest.raises(ValueError, match=f"asks for boxes in image {index}, but the completion carries 2 frames"):
+    with pytest.raises(ValueError, match=f"asks for boxes in image {index}, but the completion has 2 frames"):
         frame_of(Sample("s", (), "?", GOLD, "refer", {"image_index": index}), (FRAME, FRAME))
 
 

@@ -178,7 +178,7 @@ def test_what_is_wrong_with_a_file_is_said_before_a_run_begins(file: Path):
 
 
 def test_deadline_and_workers_are_for_a_reward_of_ones_own(file: Path):
-    with pytest.raises(ValueError, match="'deadline_s' is for a reward of your own"):
+    with pytest.raises(ValueError, match="'deadline_s' is only for your own reward"):
         PartConfig(name="number", deadline_s=3)
     with pytest.raises(ValueError, match="greater than 0"):
         PartConfig(name=f"{file}:sees", deadline_s=0)

@@ -279,9 +279,9 @@ def test_rewards_around_another_one_and_rewards_of_rows_read_the_answer_there_to
 @pytest.mark.parametrize(
     ("part", "problem"),
     [
-        ({"name": "format", "where": "boxed"}, "reads no answer whose place can be chosen"),
-        ({"name": "repetition", "where": "final"}, "reads no answer whose place can be chosen"),
-        ({"name": "mine.py:f", "where": "boxed"}, "reads no answer whose place can be chosen"),
+        ({"name": "format", "where": "boxed"}, "'where' is not an option of this reward"),
+        ({"name": "repetition", "where": "final"}, "'where' is not an option of this reward"),
+        ({"name": "mine.py:f", "where": "boxed"}, "'where' is not an option of this reward"),
         ({"name": "number", "where": "boxed", "options": {"where": "final"}}, "given twice"),
         ({"name": "number", "where": "box"}, "'tag', 'boxed' or 'final'"),
         ({"name": "number", "options": {"where": "box"}}, "option 'where': got 'box'"),
@@ -293,7 +293,7 @@ def test_a_place_that_cannot_be_is_refused(part, problem):
 
 
 def constant(name: str, value: float, weight: float = 1.0, **more: object) -> Part:
-    return Part(name, lambda completion, sample: value, weight, **more)  # type: ignore[arg-type]
+    return Part(name, lambda completion, sample: value, weight, **more)
 
 
 @pytest.mark.parametrize(
@@ -349,8 +349,8 @@ def test_a_part_needs_a_weight_that_is_positive_and_finite(weight: float):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"name": "number", "deadline_s": 1.0}, "'deadline_s' is for a reward of your own"),
-        ({"name": "number", "workers": 1}, "'workers' is for a reward of your own"),
+        ({"name": "number", "deadline_s": 1.0}, "'deadline_s' is only for your own reward"),
+        ({"name": "number", "workers": 1}, "'workers' is only for your own reward"),
         ({"name": "mine.py:f", "deadline_s": 0}, "greater than 0"),
         ({"name": "mine.py:f", "deadline_s": math.inf}, "finite"),
         ({"name": "mine.py:f", "workers": 0}, "greater than or equal to 1"),
@@ -378,7 +378,7 @@ def test_a_part_takes_the_smallest_options_and_is_plain_unless_it_says_more():
     }
     assert RubricConfig(parts=(own,)).truncated == "score_zero"
     part = PartConfig(name="repetition", weight=0.5).build()
-    assert (part.name, part.weight, part.penalty, part.gate, part.for_row) == ("repetition", 0.5, True, None, None)
+    assert (part.name, part.weight, part.penalty, part.gate, part.row_override) == ("repetition", 0.5, True, None, None)
     assert (Part("a", broken).weight, Part("a", broken).penalty) == (1.0, False)
 
 
@@ -400,4 +400,4 @@ def test_the_first_part_that_is_not_full_gives_the_reason():
 
 def test_a_part_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        constant("a", 1.0).weight = 2.0  # type: ignore[misc]
+        constant("a", 1.0).weight = 2.0

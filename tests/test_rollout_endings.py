@@ -11,7 +11,7 @@ from saccade.base.tiny import write_checkpoint
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.config import Sampling
-from saccade.rollout.replies import Ending, Row
+from saccade.rollout.replies import DecodingRow, StopRules
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,11 @@ def policy(tmp_path_factory):
     return load_policy(ModelConfig(path=str(write_checkpoint(tmp_path_factory.mktemp("tiny"), "S", seed=4))))
 
 
-def said(tokens, sampling, stops=(0,), decode=lambda ids: "".join(chr(96 + i) for i in ids)) -> Row:
+def said(tokens, sampling, stops=(0,), decode=lambda ids: "".join(chr(96 + i) for i in ids)) -> DecodingRow:
     """The row that takes these tokens one by one until one ends it."""
-    row, ending = Row(0, 0, numpy.zeros(0), 0, sampling.max_new_tokens), Ending(sampling, stops, decode)
+    row, stop_rules = DecodingRow(0, 0, numpy.zeros(0), 0, sampling.max_new_tokens), StopRules(sampling, stops, decode)
     for token in tokens:
-        if ending.take(row, token, -1.0):
+        if stop_rules.append(row, token, -1.0):
             return row
     return row
 

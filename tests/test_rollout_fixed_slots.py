@@ -37,7 +37,7 @@ class Direct:
         self.shapes.append(shape)
         return step()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         pass
 
 
@@ -116,7 +116,7 @@ def test_every_family_s_step_can_be_recorded_and_gives_the_same_replies(name, tm
     assert runner.failure is None
     if policy.adapter.sharing == "attention":
         assert (engine.stats.decoder, engine.stats.steps) == ("fixed_slots", 13)
-        assert (runner.recorded, runner.replayed) == (1, 13 - graphs.AFTER - 2)
+        assert (runner.recorded, runner.replayed) == (1, 13 - graphs.WARMUP_STEPS - 2)
     else:
         assert (engine.stats.decoder, runner.recorded) == ("cached", 0)
 
@@ -172,8 +172,8 @@ def failing(step: Callable[[], Tensor], first: bool) -> Any:
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (wrong, "largest value away"),
-        (idle, "inf of the largest value away"),
+        (wrong, "of the largest value (limit"),
+        (idle, "differed by inf of the largest value"),
         (failing, "stream is capturing"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_recording_that_fails_or_differs_is_not_used_and_said_once(
             check_same(generate(engine, prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged), expected)
     assert (runner.recorded, runner.replayed) == (0, 0)
     assert len(caplog.records) == 1 and reason in caplog.text and "more of it" not in caplog.text
-    insisting = builtin(policy, runner=Graphs(broken, insist=True))
+    insisting = builtin(policy, runner=Graphs(broken, required=True))
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"cuda_graphs is on, but .*; use auto"):
             generate(insisting, prompts, Sampling(max_new_tokens=T), 5, 8)

@@ -15,7 +15,7 @@ from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import load_policy
-from saccade.rollout import prefixes, slots
+from saccade.rollout import prompt_attention, slots
 from saccade.rollout.config import Sampling
 
 
@@ -177,9 +177,8 @@ def test_memory_of_own_keys_follows_the_replies_not_the_limit(policy, prompts, m
 def test_attention_by_matrix_products_equals_the_flash_kernel():
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, heads, t, 16, generator=draw) for heads, t in ((6, 5), (2, 40), (2, 40)))
-    for ours, flash in zip(
-        prefixes.plain_attention(query, key, value, 0.3), prefixes.attention(query, key, value, 0.3), strict=True
-    ):
+    plain, fast = prompt_attention.plain_attention, prompt_attention.attention
+    for ours, flash in zip(plain(query, key, value, 0.3), fast(query, key, value, 0.3), strict=True):
         torch.testing.assert_close(ours, flash, rtol=1e-5, atol=1e-5)
 
 
@@ -187,8 +186,8 @@ def test_prompts_in_one_padded_batch_give_the_same_replies(policy, prompts, ragg
     """The way of devices without the CPU's flash kernel."""
     sampling = Sampling(max_new_tokens=T)
     expected = generate(builtin(policy), prompts, sampling, n=5, seed=8, lengths=ragged)
-    monkeypatch.setattr(slots, "prefixes_for", prefixes.Batched)
-    monkeypatch.setattr(slots, "attention", prefixes.plain_attention)
+    monkeypatch.setattr(slots, "prompt_attention_for", prompt_attention.BatchedPromptAttention)
+    monkeypatch.setattr(slots, "attention", prompt_attention.plain_attention)
     for max_rows in (7, 512):
         replies = generate(builtin(policy, max_rows), prompts, sampling, n=5, seed=8, lengths=ragged)
         assert ids(replies) == ids(expected)
@@ -197,7 +196,8 @@ def test_prompts_in_one_padded_batch_give_the_same_replies(policy, prompts, ragg
 
 def test_a_prompt_that_left_gives_its_memory_back(policy, prompts, monkeypatch):
     made = []
-    monkeypatch.setattr(slots, "prefixes_for", lambda device: made.append(prefixes.Batched(device)) or made[-1])
+    batched = prompt_attention.BatchedPromptAttention
+    monkeypatch.setattr(slots, "prompt_attention_for", lambda device: made.append(batched(device)) or made[-1])
     lengths = [[2 + 4 * i] for i in range(6)]
     held = []
     step = slots.Slots.step
@@ -215,7 +215,7 @@ def test_a_prompt_that_left_gives_its_memory_back(policy, prompts, monkeypatch):
 def test_a_prompt_that_left_is_gone_before_the_rest_is_arranged_anew(policy, prompts, monkeypatch):
     """Its keys and values are views of those of all prompts, which would then be there twice."""
     decoders, kept = [], []
-    made, stack = slots.Slots.__init__, prefixes.Batched._stack
+    made, stack = slots.Slots.__init__, prompt_attention.BatchedPromptAttention._stack
 
     def init(self, *args):
         made(self, *args)
@@ -225,9 +225,9 @@ def test_a_prompt_that_left_is_gone_before_the_rest_is_arranged_anew(policy, pro
         kept.append((len(those), len(decoders[0].prefixes)))
         return stack(self, those)
 
-    monkeypatch.setattr(slots, "prefixes_for", prefixes.Batched)
+    monkeypatch.setattr(slots, "prompt_attention_for", prompt_attention.BatchedPromptAttention)
     monkeypatch.setattr(slots.Slots, "__init__", init)
-    monkeypatch.setattr(prefixes.Batched, "_stack", watched)
+    monkeypatch.setattr(prompt_attention.BatchedPromptAttention, "_stack", watched)
     lengths = [[2 + 4 * i] * 2 for i in range(6)]
     generate(builtin(policy), prompts, Sampling(max_new_tokens=T), n=2, seed=0, lengths=lengths)
     assert kept == [(n, n) for n in (6, 5, 4, 3, 2, 1, 0)]

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from saccade.rollout.config import Sampling
-from saccade.rollout.sampling import BLOCK, Picker, cut, draw
+from saccade.rollout.sampling import BLOCK, TokenSampler, cut, draw
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ def test_log_probs_are_those_of_the_whole_scaled_distribution_whatever_is_cut_or
     uniform_N = torch.rand(6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     sampling = Sampling(temperature=0.7, top_k=5, top_p=0.9, min_p=0.01)
     banned = logits_NV.argmax(-1).tolist()
-    tokens, logprobs = Picker(sampling, banned, [1], CPU)(logits_NV, uniform_N, [])
+    tokens, logprobs = TokenSampler(sampling, banned, [1], CPU)(logits_NV, uniform_N, [])
     whole_NV = torch.log_softmax(logits_NV.double() / 0.7, -1)
     assert logprobs == pytest.approx([float(whole_NV[i, token]) for i, token in enumerate(tokens)], abs=1e-5)
     assert not set(tokens) & set(banned)
@@ -72,17 +72,17 @@ def test_log_probs_are_those_of_the_whole_scaled_distribution_whatever_is_cut_or
 def test_rows_worked_on_in_parts_draw_the_same(monkeypatch):
     logits_NV = torch.randn(7, 300, generator=torch.Generator().manual_seed(1))
     uniform_N = torch.rand(7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    picker = Picker(Sampling(top_p=0.9), [], [0], CPU)
-    whole = picker(logits_NV, uniform_N, [2])
+    sampler = TokenSampler(Sampling(top_p=0.9), [], [0], CPU)
+    whole = sampler(logits_NV, uniform_N, [2])
     monkeypatch.setattr("saccade.rollout.sampling.CHUNK", 600)
-    assert picker(logits_NV, uniform_N, [2]) == whole
+    assert sampler(logits_NV, uniform_N, [2]) == whole
 
 
 def test_stop_tokens_are_kept_from_early_rows_alone():
     logits_NV = torch.zeros(3, 4)
     logits_NV[:, 2] = 50.0
-    picker = Picker(Sampling(), [], [2], CPU)
-    tokens, logprobs = picker(logits_NV, torch.full((3,), 0.5, dtype=torch.float64), [1])
+    sampler = TokenSampler(Sampling(), [], [2], CPU)
+    tokens, logprobs = sampler(logits_NV, torch.full((3,), 0.5, dtype=torch.float64), [1])
     assert tokens == [2, 1, 2]
     assert logprobs[1] == pytest.approx(-50, abs=1e-4)
 
@@ -100,10 +100,18 @@ def test_options_that_cannot_be_meant_are_refused(options, word):
         Sampling(**options)
 
 
+def test_a_server_is_asked_for_what_is_set_and_for_nothing_else():
+    assert Sampling(max_new_tokens=9).request() == {"max_tokens": 9, "temperature": 1.0, "top_p": 1.0}
+    assert Sampling(greedy=True, max_new_tokens=9).request() == {"max_tokens": 9, "temperature": 0.0}
+    given = Sampling(temperature=0.5, top_k=3, min_p=0.1, min_new_tokens=2, stop_strings=("x",)).request()
+    more = {"top_k": 3, "min_p": 0.1, "min_tokens": 2, "stop": ("x",)}
+    assert given == {"max_tokens": 256, "temperature": 0.5, "top_p": 1.0} | more
+
+
 def test_greedy_takes_the_likeliest_token_that_may_be_drawn():
     logits_NV = torch.tensor([[0.0, 2.0, 1.0, -1.0], [9.0, 3.0, 4.0, -1.0], [1.0, 0.0, 2.0, 8.0]])
     zeros_N = torch.zeros(3, dtype=torch.float64)
-    assert Picker(Sampling(greedy=True), [0], [3], CPU)(logits_NV, zeros_N, [2])[0] == [1, 2, 2]
+    assert TokenSampler(Sampling(greedy=True), [0], [3], CPU)(logits_NV, zeros_N, [2])[0] == [1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +119,9 @@ def test_greedy_takes_the_likeliest_token_that_may_be_drawn():
 )
 def test_log_probs_are_at_least_of_single_precision_whatever_the_logits_are(dtype, precision):
     logits_NV = torch.randn(2, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
-    tokens, logprobs = Picker(Sampling(), [], [], CPU)(logits_NV, torch.tensor([0.3, 0.8], dtype=torch.float64), [])
+    tokens, logprobs = TokenSampler(Sampling(), [], [], CPU)(
+        logits_NV, torch.tensor([0.3, 0.8], dtype=torch.float64), []
+    )
     exact_NV = torch.log_softmax(logits_NV.double(), -1)
     assert logprobs == pytest.approx([float(exact_NV[i, token]) for i, token in enumerate(tokens)], abs=precision)
 
@@ -122,7 +132,7 @@ def test_a_row_in_which_no_token_has_weight_gives_some_token():
 
 def test_a_log_prob_of_logits_that_are_not_finite_is_not_finite_and_nothing_is_raised():
     logits_NV = torch.tensor([[0.0, 1.0, 2.0], [torch.nan, 1.0, 2.0]])
-    tokens, logprobs = Picker(Sampling(), [], [], CPU)(logits_NV, torch.full((2,), 0.5, dtype=torch.float64), [])
+    tokens, logprobs = TokenSampler(Sampling(), [], [], CPU)(logits_NV, torch.full((2,), 0.5, dtype=torch.float64), [])
     assert all(0 <= token < 3 for token in tokens)
     assert [value == value for value in logprobs] == [True, False]
 
@@ -130,10 +140,10 @@ def test_a_log_prob_of_logits_that_are_not_finite_is_not_finite_and_nothing_is_r
 def test_all_rows_at_once_and_a_vocabulary_larger_than_a_part_draw_the_same(monkeypatch):
     logits_NV = torch.randn(3, 300, generator=torch.Generator().manual_seed(1))
     uniform_N = torch.rand(3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    picker = Picker(Sampling(), [], [0], CPU)
-    whole = picker(logits_NV, uniform_N, [])
+    sampler = TokenSampler(Sampling(), [], [0], CPU)
+    whole = sampler(logits_NV, uniform_N, [])
     monkeypatch.setattr("saccade.rollout.sampling.CHUNK", 299)
-    assert picker(logits_NV, uniform_N, []) == whole
+    assert sampler(logits_NV, uniform_N, []) == whole
 
 
 def test_the_largest_uniform_number_draws_the_last_token_with_weight():

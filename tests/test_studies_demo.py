@@ -1,4 +1,4 @@
-"""The demo as a whole, with budgets of seconds: every part runs, every file is there, a second start does nothing."""
+"""The whole demo with budgets of seconds: every part runs, every file is written, a second run does nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_demo_runs_from_the_packaged_base_to_its_report_and_is_not_run_twice
     assert {path: path.stat().st_mtime_ns for path in out.rglob("job.json")} == done
 
 
-def test_another_recipe_or_seed_in_the_same_place_is_refused_before_any_work(tmp_path):
+def test_another_recipe_or_seed_in_the_same_directory_is_refused_before_any_work(tmp_path):
     recipe = load("demo", DemoRecipe, SMALL)
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "config.yaml").write_text("something else")
@@ -50,15 +50,15 @@ def test_another_recipe_or_seed_in_the_same_place_is_refused_before_any_work(tmp
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["config.yaml"]
 
 
-def test_a_missing_base_is_said_before_any_work(tmp_path):
+def test_a_missing_base_is_reported_before_any_work(tmp_path):
     recipe = load("demo", DemoRecipe, (*SMALL, "base=./not/there"))
     with pytest.raises(ValueError, match="not/there"):
         run_demo(recipe, tmp_path / "demo", 7, QUIET)
     assert not (tmp_path / "demo").exists()
 
 
-def test_no_checkpoint_of_the_rl_run_is_removed_however_often_the_score_rises():
-    """A better score saves a checkpoint too; these once pushed out the first stage's end, where a control starts."""
+def test_new_best_scores_never_remove_a_checkpoint_of_the_rl_run():
+    """Checkpoints of new best scores once evicted the end of the first stage, where a control starts."""
     recipe = load("demo", DemoRecipe)
     first, second = recipe.stage_ends
     run = demo_jobs.rl_recipe(recipe, "base", recipe.rl_stages, 1, first)

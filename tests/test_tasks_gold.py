@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saccade.rewards import PENALTIES
-from saccade.tasks import IMAGE, TASKS, TEMPLATES, write_question
+from saccade.tasks import IMAGE, TASKS, TEMPLATES, find_template, write_question
 from saccade.types import Completion, Frame, Sample, Score
 
 FRAMES = {
@@ -214,9 +214,9 @@ def test_a_wording_never_changes_under_its_id():
         "vision_r1_zero.v1": "A conversation between User and Assistant. The user asks a question, and the Assistant "
         "solves it. The assistant f" + mind + here + " <answer> answer here </answer>.\n{question}",
     }
-    assert TASKS["refer"].template_id() == "bare.v1"
-    assert TASKS["refer"].template_id("vlm_r1_json") == "vlm_r1_json.v2"
-    assert TASKS["refer"].template_id("vlm_r1_json.v1") == "vlm_r1_json.v1"
+    assert find_template(TASKS["refer"].template).id == "bare.v1"
+    assert find_template("vlm_r1_json").id == "vlm_r1_json.v2"
+    assert find_template("vlm_r1_json.v1").id == "vlm_r1_json.v1"
 
 
 def test_questions_that_data_imply_are_worded_as_published():

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from saccade.evaluation.config import Decoding
-from saccade.evaluation.evaluator import evaluate
+from saccade.evaluation.benchmark_run import own_plan
+from saccade.evaluation.local_model import LocalModel
+from saccade.evaluation.respondents import Question
 from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS, TEMPLATES
 from saccade.tasks.templates import write_prompt
 from saccade.training.config import ExampleConfig
-from saccade.training.examples import encode_units, read_examples
-from saccade.types import Completion, Frame, Sample
+from saccade.training.examples import encode_step, read_examples
+from saccade.types import Frame, Sample
 
 OPTIONS = {"choice": ["red", "green"]}
 QUESTIONS = ["What is it?", "Solve {x} and {question}: <image>"]
@@ -38,18 +39,11 @@ class Listener:
         return [1]
 
 
-class Silent:
-    """An engine that answers nothing."""
-
-    def generate(self, prompts: Any, sampling: Any, n: int, seed: int, features: Any = None) -> list[list[Completion]]:
-        return [[Completion("", frames=prompt.encoded.frames)] * n for prompt in prompts]
-
-
 def fine_tuned(folder: Path, sample: Sample, template: str | None) -> str:
     row = {"id": sample.id, "images": ["a.png"], "task": sample.task, "question": sample.question, "response": "r"}
     (folder / "rows.jsonl").write_text(json.dumps(row | {"meta": dict(sample.meta)}) + "\n")
     listener = Listener()
-    encode_units(listener, read_examples(ExampleConfig(path=folder / "rows.jsonl"), template))
+    encode_step(listener, read_examples(ExampleConfig(path=folder / "rows.jsonl"), template))
     return listener.told[0]
 
 
@@ -61,7 +55,9 @@ def reinforced(sample: Sample, template: str | None) -> str:
 
 def evaluated(sample: Sample, template: str | None) -> str:
     listener = Listener()
-    evaluate(Silent(), listener, [sample], Decoding(name="greedy", max_new_tokens=4, template=template))
+    plan = own_plan([sample], template)
+    model: Any = LocalModel(SimpleNamespace(adapter=listener), None)
+    model._prompt(Question(plan.samples[0], plan.prompt.write(plan.samples[0]), 0))
     return listener.told[0]
 
 

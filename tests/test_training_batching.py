@@ -66,4 +66,4 @@ def test_rows_of_equal_cost_are_dealt_out_in_their_order_whatever_order_they_cam
 
 def test_a_row_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Row(0, (0,), 5).cost = 6  # type: ignore[misc]
+        Row(0, (0,), 5).cost = 6

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from presets import PRESETS
 from rich.console import Console
 from training_runs import rl_recipe, write_world
 
-from saccade.algorithm import PRESETS, LossConfig, build_advantages
-from saccade.config import load
+from saccade.algorithm import LossConfig, build_advantages
+from saccade.config import find, load
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, vision_features
@@ -242,22 +244,43 @@ def test_the_learning_rate_warms_up_and_decays_as_literals_say() -> None:
         OptimConfig(lr=1.0, warmup_steps=2, warmup_ratio=0.1)
 
 
-@pytest.mark.parametrize("name", ["vlm_r1", "vision_r1"])
+CAPS = {
+    "grpo": [(1024, 64)],
+    "dapo": [(20480, 16)],
+    "vlm_r1": [(2048, 8)],
+    "vision_r1": [(4096, 16), (8192, 8)],
+}
+"""Stages of the presets that have some; the others are losses alone."""
+
+
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_extends_to_a_recipe_with_the_loss_of_the_same_name(world: Path, tmp_path: Path, name: str) -> None:
     preset = Path(str(resources.files("saccade"))) / "recipes" / "presets" / f"{name}.yaml"
     lines = [
         f"extends: {preset}",
         f"model: {{path: {world / 'model'}}}",
         f"data: [{{source: vlm_r1, path: {world / 'data.jsonl'}}}]",
-        *(["optim: {lr: 1e-6}"] if name == "vision_r1" else ["num_steps: 500"]),
+        *([] if name in CAPS else ["stages: [{max_new_tokens: 16, group_size: 4}]"]),
+        *([] if name in ("grpo", "dapo", "vlm_r1") else ["optim: {lr: 1e-6}"]),
+        *([] if name == "vision_r1" else ["num_steps: 500"]),
     ]
     (tmp_path / "mine.yaml").write_text("\n".join(lines))
     recipe = load(tmp_path / "mine.yaml", RLRecipe)
     assert recipe.loss == PRESETS[name]
-    caps = {"vlm_r1": [(2048, 8)], "vision_r1": [(4096, 16), (8192, 8)]}
-    assert [(stage.max_new_tokens, stage.group_size) for stage in recipe.stages] == caps[name]
+    assert [(stage.max_new_tokens, stage.group_size) for stage in recipe.stages] == CAPS.get(name, [(16, 4)])
     for stage in recipe.stages:
         rubrics_of(stage, TASKS, recipe.rubrics)("count")
+
+
+def test_a_reply_at_the_cap_loses_half_under_dapo_and_nothing_before_the_buffer() -> None:
+    rubrics = yaml.safe_load(find("presets/dapo").read_text())["rubrics"]
+    rubric = RubricConfig.model_validate(rubrics["dapo"]).build()
+    sample = Sample("s", (), "1 + 1?", 2, "math")
+    replies = [
+        Completion("<think>.</think><answer>2</answer>", (7,) * n, finish_reason=reason)
+        for n, reason in ((16384, "stop"), (18432, "stop"), (20480, "length"))
+    ]
+    assert [score.value for score in score_all([(rubric, one, sample) for one in replies])] == [1.0, 0.75, 0.5]
 
 
 def test_a_stage_overrides_sampling_rubric_and_truncation(world: Path) -> None:
@@ -320,9 +343,7 @@ def test_group_metrics_equal_literals() -> None:
 
     def rollout(value: float, length: int, masked: str | None = None, cut: bool = False) -> Rollout:
         completion = Completion("", (1,) * length, finish_reason="length" if cut else "stop")
-        return Rollout(
-            completion, Score(value, parts={"a/b.py:f": value}, masked=masked), advantage=value - 0.5
-        )
+        return Rollout(completion, Score(value, parts={"a/b.py:f": value}, masked=masked), advantage=value - 0.5)
 
     groups = [
         group("a", rollout(1.0, 2), rollout(0.0, 6, cut=True), rollout(0.0, 4, masked="x")),

@@ -1,4 +1,4 @@
-"""Pre-training refuses what cannot go well before it writes anything."""
+"""Pre-training refuses invalid runs before it writes anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saccade.base.pretrain import train
 from saccade.config import load
 
 
-def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     nearly_full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: nearly_full)
     with pytest.raises(ValueError, match="GB are free"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from saccade.base.tiny import write_checkpoint
-from saccade.cli.schemas import load_recipe
+from saccade.cli.options import load_recipe
 from saccade.config import load
 from saccade.data import open_source
 from saccade.models.policy import load_policy, resolve_path
@@ -90,7 +90,7 @@ def test_the_recipes_of_the_papers_name_real_models_and_their_settings(name: str
     if name == "vision_r1_7b":
         stages = [(s["max_new_tokens"], s["group_size"], s["rubric"], s["until"]["step"]) for s in config["stages"]]
         assert stages == [(4096, 16, "hard", 100), (8192, 8, "hard", 200)]
-        assert (config["loss"]["kl_coef"], config["loss"]["clip_high"]) == (0.01, 0.2)
+        assert (config["loss"]["kl_coef"], config["loss"]["surrogate"]["high"]) == (0.01, 0.2)
     if name == "vlm_r1_rec_3b":
         assert (config["loss"]["kl_coef"], config["optim"]["lr"], config["stages"][0]["group_size"]) == (0.04, 1e-6, 8)
         assert {entry["task"] for entry in config["data"]} == {"refer"}

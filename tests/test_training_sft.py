@@ -18,7 +18,7 @@ from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.engine import Engine
 from saccade.training.config import ExampleConfig, OptimConfig, SFTRecipe
-from saccade.training.examples import Example, by_prompt, draw_from, encode_step, encode_units, read_examples
+from saccade.training.examples import Example, by_prompt, draw_from, encode_step, read_examples
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.sft import sft_step, train, units_of
 from saccade.training.step import MicroBatch, StepRunner
@@ -89,7 +89,7 @@ def policy(world: Path) -> Policy:
     "changes", [{"tokens_per_micro_batch": 1}, {"tokens_per_micro_batch": 100}, {"shared_prefix": "off"}]
 )
 def test_how_a_step_is_cut_never_changes_its_gradient(world: Path, policy: Policy, changes: dict[str, Any]) -> None:
-    units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
+    units = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl"))).units
     whole_loss = accumulate(policy, units, tokens_per_micro_batch=100_000)
     whole = gradients(policy)
     loss = accumulate(policy, units, **changes)
@@ -98,7 +98,7 @@ def test_how_a_step_is_cut_never_changes_its_gradient(world: Path, policy: Polic
 
 
 def test_the_loss_is_that_of_transformers_with_labels_on_the_reply_alone(world: Path, policy: Policy) -> None:
-    unit = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl", limit=1)))[0]
+    unit = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl", limit=1))).units[0]
     reply = torch.tensor(unit.replies[0])
     ids = torch.cat([unit.prompt.ids_P, reply])[None]
     labels = ids.clone()
@@ -114,7 +114,7 @@ def test_the_loss_is_that_of_transformers_with_labels_on_the_reply_alone(world: 
 
 
 def test_replies_about_one_prompt_share_it(world: Path, policy: Policy) -> None:
-    units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
+    units = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl"))).units
     assert [len(unit.replies) for unit in units] == [2] * 6
     stop = policy.adapter.stop_ids[0]
     assert all(reply[-1] == stop for unit in units for reply in unit.replies)
@@ -180,7 +180,7 @@ def test_examples_may_come_from_a_function_and_the_best_checkpoint_then_has_the_
         ({"image": "0.png", "question": "How many?", "task": "count"}, r"cold.jsonl:1: field 'response' is missing"),
         ({"image": "no.png", "prompt": "x", "response": "y"}, r"cold.jsonl:1: .*no.png: there is no such image"),
         ({"image": "0.png", "question": "x", "task": "cuont", "response": "y"}, "got 'cuont', expected one of count"),
-        ({"image": "0.png", "prompt": "<image><image>x", "response": "y"}, "holds 2 <image> markers for 1 images"),
+        ({"image": "0.png", "prompt": "<image><image>x", "response": "y"}, "has 2 <image> markers for 1 images"),
         ({"image": "0.png", "prompt": "x", "response": "  "}, "is empty"),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_format_is_learned_by_its_replies_or_by_its_gold_in_the_models_frame(p
     (reply,) = read_examples(ExampleConfig(source="llava", path=tmp_path / "l.json"))
     assert reply.reply == said
     gold = read_examples(ExampleConfig(source="vlm_r1", path=tmp_path / "v.jsonl", reply="gold"))
-    (unit,) = encode_units(policy.adapter, gold)
+    (unit,) = encode_step(policy.adapter, gold).units
     (frame,) = unit.prompt.frames
     written = policy.adapter.decode(unit.replies[0])
     assert json.dumps(list(from_original((20, 10, 120, 90), frame))) in written
@@ -232,7 +232,7 @@ def test_a_format_is_learned_by_its_replies_or_by_its_gold_in_the_models_frame(p
         ({"source": "llama", "path": "a"}, "source is 'llama', expected one of replies, vlm_r1"),
         ({"source": "llava"}, "source 'llava' needs 'path'"),
         ({}, "source 'replies' needs 'path'"),
-        ({"path": "a", "reply": "gold"}, "'reply' means nothing to source 'replies'"),
+        ({"path": "a", "reply": "gold"}, "'reply' is not an option of source 'replies'; remove it"),
     ],
 )
 def test_keys_that_do_not_fit_the_source_of_examples_are_refused(keys: dict, message: str) -> None:
@@ -245,7 +245,7 @@ def test_keys_that_do_not_fit_the_source_of_examples_are_refused(keys: dict, mes
 
 def test_another_prompt_in_the_same_row_changes_nothing(world: Path, policy: Policy) -> None:
     """Packed rows of several prompts: each sees its own image, prompt and reply alone, wherever it lies in the row."""
-    units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
+    units = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl"))).units
     runner = runner_of(policy, tokens_per_micro_batch=100_000)
     assert runner.choose(units_of(units)).path == "packed"
 
@@ -262,7 +262,7 @@ def test_another_prompt_in_the_same_row_changes_nothing(world: Path, policy: Pol
 
 def test_a_neighbour_leaves_the_gradient_of_a_row_as_it_was(world: Path, policy: Policy) -> None:
     """The gradient of two prompts in one row is the sum of theirs alone."""
-    units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))[:2]
+    units = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl"))).units[:2]
     tokens = [unit.reply_tokens for unit in units]
     alone = []
     for unit in units:
@@ -293,7 +293,7 @@ def test_exactly_the_parts_that_train_move(world: Path, tmp_path: Path, trained:
 
 
 def lengths_of(world: Path, policy: Policy) -> list[int]:
-    units = encode_units(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl")))
+    units = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl"))).units
     return sorted(len(unit.prompt) + len(reply) for unit in units for reply in unit.replies)
 
 
@@ -329,7 +329,7 @@ def test_over_the_cutoff_may_stop_the_run_by_name(world: Path, tmp_path: Path) -
     held = recipe_of(world, cutoff_len=3, heldout=[{"path": str(world / "cold.jsonl")}], eval={"every": 1})
     with pytest.raises(ValueError, match="heldout: all 12 examples are longer than cutoff_len 3"):
         train(held, tmp_path / "held")
-    with pytest.raises(ValueError, match="over_cutoff: error means nothing without a cutoff_len"):
+    with pytest.raises(ValueError, match="over_cutoff: got 'error' without a cutoff_len"):
         recipe_of(world, over_cutoff="error")
 
 

@@ -20,7 +20,6 @@ from saccade.models import sharing
 from saccade.models.config import FeatureCacheConfig, ModelConfig
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.forward import branch_logprobs, vision_features
-from saccade.models.offload import OffloadActivations
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.models.shared_prefix import CpuFlash, Spans
@@ -59,7 +58,7 @@ def test_the_loss_on_held_out_examples_does_not_decide_how_training_shares(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are looked at first, and with one reply to a prompt a form that copies would save nothing."""
-    monkeypatch.setattr("saccade.models.shared_prefix.fastest_form", lambda *_: "split")
+    monkeypatch.setattr("saccade.models.shared_prefix.fastest_kernel", lambda *_: "split")
     files = {}
     for name, replies in (("train", 6), ("held", 1)):
         files[name] = tmp_path / f"{name}.jsonl"
@@ -85,9 +84,9 @@ def test_the_loss_on_held_out_examples_does_not_decide_how_training_shares(
 def test_auto_takes_the_packed_path_and_says_what_it_measured(world: Path) -> None:
     policy = policy_of(world)
     decision = sharing.choose_sharing(policy, groups_of(policy), "auto")
-    assert (decision.path, decision.form) == ("packed", "merged")
+    assert (decision.path, decision.sharing) == ("packed", "merged")
     layout = pack(groups_of(policy)).layout
-    assert decision.saving == layout.plain_tokens / layout.length > 1.5
+    assert decision.token_savings == layout.plain_tokens / layout.length > 1.5
     assert "packed equals plain on the first batch: log-probs to" in str(decision)
 
 
@@ -142,7 +141,7 @@ def test_auto_falls_back_when_the_model_refuses_our_attention(world: Path, monke
 
     monkeypatch.setattr("saccade.models.shared_prefix.MergedPrefix.attend", refuse)
     decision = sharing.choose_sharing(policy, groups_of(policy), "auto")
-    assert decision.path == "plain" and "it fails with TypeError" in decision.reason
+    assert decision.path == "plain" and "packed fails with TypeError" in decision.reason
 
 
 def test_too_little_memory_is_no_verdict_on_the_packed_path(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +161,7 @@ def test_a_family_without_a_way_to_share_trains_on_the_plain_path_and_on_refuses
     policy = policy_of(world)
     monkeypatch.setattr(policy.adapter, "sharing", "none")
     assert sharing.choose_sharing(policy, groups_of(policy), "auto").path == "plain"
-    with pytest.raises(ValueError, match=r"no proven way to share prompts; set update\.shared_prefix: off"):
+    with pytest.raises(ValueError, match=r"prompt sharing is not supported; set update\.shared_prefix: off"):
         sharing.choose_sharing(policy, groups_of(policy), "on")
 
 
@@ -176,22 +175,23 @@ def test_the_copying_form_is_left_when_it_would_save_too_little(world: Path, mon
 def test_the_cached_form_equals_plain_and_is_refused_under_checkpointing(world: Path) -> None:
     policy = policy_of(world)
     packed = pack(groups_of(policy))
-    cached, _ = branch_logprobs(policy, packed, form="two_phase")
+    cached, _ = branch_logprobs(policy, packed, sharing="two_phase")
     plain, _ = branch_logprobs(policy, packed, path="plain")
     assert float((cached - plain).detach().abs().max()) < 1e-5
     with pytest.raises(ValueError, match="gradient checkpointing drops"):
-        branch_logprobs(policy_of(world, gradient_checkpointing=True), packed, form="two_phase")
+        branch_logprobs(policy_of(world, gradient_checkpointing=True), packed, sharing="two_phase")
 
 
 def test_a_run_says_its_decision_once_and_records_path_and_saving(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    still = {"lr": 1e-9}  # so that both runs sample the same replies: round-off grows over updates of a larger rate
     with caplog.at_level(logging.INFO, "saccade"):
-        train(rl_recipe(world), tmp_path / "auto")
+        train(rl_recipe(world, optim=still), tmp_path / "auto")
     assert sum("shared prefix: on (merged)" in message for message in caplog.messages) == 1
     metrics = [row for row in rows(tmp_path / "auto" / "metrics.jsonl") if "update/packed" in row]
     assert metrics and all(row["update/packed"] == 1.0 and row["update/saving"] > 1.0 for row in metrics)
-    train(rl_recipe(world, update={"shared_prefix": "off"}), tmp_path / "off")
+    train(rl_recipe(world, optim=still, update={"shared_prefix": "off"}), tmp_path / "off")
     plain = [row for row in rows(tmp_path / "off" / "metrics.jsonl") if "update/packed" in row]
     assert all(row["update/packed"] == 0.0 and row["update/saving"] == 1.0 for row in plain)
     for a, b in zip(metrics, plain, strict=True):
@@ -336,29 +336,6 @@ def test_kept_features_do_not_keep_the_batch_that_they_were_made_in(
     cache.features(policy, prompts)
     kept = values(cache.features(policy, prompts))
     assert all(one.untyped_storage().nbytes() == one.nbytes for one in kept)
-
-
-def test_offloaded_activations_give_the_same_gradients_and_leave_weights_alone(world: Path) -> None:
-    policy = policy_of(world)
-    packed = pack(groups_of(policy))
-
-    def gradient() -> torch.Tensor:
-        policy.model.zero_grad()
-        branch_logprobs(policy, packed)[0].sum().backward()
-        return torch.cat([p.grad.flatten() for _, p in policy.trainable() if p.grad is not None])
-
-    expected = gradient()
-    moved: list[OffloadActivations] = []
-
-    def offloading() -> OffloadActivations:
-        moved.append(OffloadActivations(policy.model.parameters(), small=1024))
-        return moved[-1]
-
-    policy.offloading = offloading  # type: ignore[method-assign]  # on a CPU the switch itself is refused
-    assert torch.equal(gradient(), expected)
-    assert moved[0].moved_bytes > 100_000
-    with pytest.raises(ValueError, match="the model is on the CPU"):
-        policy_of(world, offload_activations=True)
 
 
 def test_a_trained_tower_costs_its_patches_in_tokens(world: Path) -> None:

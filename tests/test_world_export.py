@@ -25,7 +25,7 @@ def folder(tmp_path_factory) -> Path:
     return export.write_dataset(WORLD, tmp_path_factory.mktemp("made") / "set", N, 0, "test")
 
 
-def test_the_jsonl_reads_back_as_the_same_questions_and_answers(folder: Path) -> None:
+def test_the_jsonl_round_trips(folder: Path) -> None:
     rows = list(open_source(DataConfig(source="vlm_r1", path=folder / "test.jsonl")))
     assert len(rows) == N * len(ALL_TASKS)
     for row in rows:
@@ -38,7 +38,7 @@ def test_the_jsonl_reads_back_as_the_same_questions_and_answers(folder: Path) ->
 
 
 def _plain(answer: object) -> object:
-    """Numbers without regard to int or float, lists without regard to tuple."""
+    """Ignores int versus float and list versus tuple."""
     return json.loads(json.dumps(answer), parse_int=float)
 
 
@@ -53,7 +53,7 @@ def test_rows_have_the_turns_and_methods_of_vlm_r1(folder: Path) -> None:
             assert gpt["value"] == "None" or json.loads(gpt["value"].split("```")[1][5:]) == row["answer"]
 
 
-def test_the_parquet_holds_pictures_and_answers(folder: Path) -> None:
+def test_the_parquet_contains_pictures_and_answers(folder: Path) -> None:
     rows = pq.read_table(folder / "test.parquet").to_pylist()
     assert len(rows) == N * len(ALL_TASKS)
     for row in rows:
@@ -73,7 +73,7 @@ def test_pycocotools_reads_the_detections(folder: Path) -> None:
         assert {"bbox_2d": [x, y, x + width, y + height], "label": label} in gold[annotation["image_id"] - 1]
 
 
-def test_statistics_and_sheet_lie_beside(folder: Path) -> None:
+def test_statistics_and_sheet_are_written(folder: Path) -> None:
     statistics = json.loads((folder / "statistics.json").read_text())
     assert set(statistics["test"]["tasks"]) == set(ALL_TASKS)
     assert statistics["test"]["tasks"]["count"]["n"] == N
@@ -81,14 +81,14 @@ def test_statistics_and_sheet_lie_beside(folder: Path) -> None:
         assert sheet.size[0] > 1000
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_non_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("mine")
     with pytest.raises(ValueError, match="not an empty folder"):
         export.write_dataset(WORLD, tmp_path, 1, 0, "test", ["count"])
     assert [p.name for p in tmp_path.iterdir()] == ["note"]
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
     def full(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -98,14 +98,14 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_data_set_of_no_items_is_refused(tmp_path: Path) -> None:
+def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="n_per_task"):
         export.write_dataset(WORLD, tmp_path / "set", 0, 0)
     with pytest.raises(ValueError, match="at least one item"):
         contact_sheet([])
 
 
-def test_the_gold_box_is_drawn_where_it_is() -> None:
+def test_the_gold_box_is_drawn_at_its_position() -> None:
     item = WORLD.item(0, 0, "refer")
     pixels = contact_sheet([item]).load()
     x1, y1, _, _ = (2 * v for v in item.sample.answer)

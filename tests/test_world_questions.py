@@ -14,7 +14,7 @@ from saccade.world.checker import check
 from saccade.world.config import HELD_OUT
 from saccade.world.generator import KINDS, WorldItem
 from saccade.world.splits import ALL_TASKS, SPLITS
-from saccade.world.summary import answer_shares, balance_limit
+from saccade.world.summary import answer_shares
 
 GRID = World()
 FREE = World(WorldConfig(layout="free"))
@@ -27,17 +27,17 @@ def items() -> dict[tuple[str, str], list[WorldItem]]:
     return {(split, task): [GRID.item(7, k, task, split) for k in range(16)] for split, task in PAIRS}
 
 
-def test_there_is_a_task_room_entry_for_every_question() -> None:
+def test_every_question_kind_has_a_task() -> None:
     assert set(KINDS) == set(ALL_TASKS) <= set(TASKS)
 
 
 @pytest.mark.parametrize(("split", "task"), PAIRS)
-def test_words_and_pixels_lead_to_the_gold_answer(items, split: str, task: str) -> None:
+def test_text_and_pixels_give_the_gold_answer(items, split: str, task: str) -> None:
     assert [reason for item in items[split, task] if (reason := check(item))] == []
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-def test_words_and_pixels_lead_to_the_gold_answer_among_overlaps(task: str) -> None:
+def test_text_and_pixels_give_the_gold_answer_with_overlaps(task: str) -> None:
     found = [FREE.item(7, k, task) for k in range(8)]
     assert [reason for item in found if (reason := check(item))] == []
 
@@ -61,13 +61,13 @@ def test_the_checker_sees_a_hidden_object(items) -> None:
 def test_no_answer_is_much_more_frequent_than_the_others(task: str) -> None:
     n = 200
     shares = answer_shares([GRID.item(1, k, task, "test") for k in range(n)])
-    slack = 1.64 * (0.25 / n) ** 0.5  # of a share estimated from n items
-    assert max(shares.values()) <= balance_limit(CLASSES[task]) + slack
+    slack = 1.64 * (0.25 / n) ** 0.5  # standard error of a share estimated from n items
+    assert max(shares.values()) <= max(0.30, 1 / CLASSES[task] + 0.05) + slack
     if task in ("count", "compare", "choice", "yes_no"):
         assert len(shares) == CLASSES[task]
 
 
-def test_items_are_reproducible_and_say_where_they_come_from() -> None:
+def test_items_are_reproducible_and_record_their_origin() -> None:
     item, again = GRID.item(4, 9, "refer", "ood_style"), World().item(4, 9, "refer", "ood_style")
     assert item.sample.id == "world/ood_style/refer/4/9"
     assert item.scene == again.scene
@@ -112,7 +112,7 @@ def test_questions_about_one_scene_are_distinct_and_spread_over_tasks_and_answer
         assert len(set(counts)) == len(counts)
 
 
-def test_tasks_that_do_not_fit_a_scene_are_passed_over() -> None:
+def test_tasks_that_do_not_fit_a_scene_are_skipped() -> None:
     assert GRID.questions(GRID.scene(0, 0, kind="chart"), Random(0), 3, ["count"]) == []
     assert {q.task for q in GRID.questions(GRID.scene(0, 0, kind="digits"), Random(0), 6)} == {
         "count",
@@ -123,7 +123,7 @@ def test_tasks_that_do_not_fit_a_scene_are_passed_over() -> None:
         GRID.questions(GRID.scene(0, 0), Random(0), 3, ["cuont"])
 
 
-def test_every_habit_starts_with_its_word_and_keeps_the_question_as_it_is(items) -> None:
+def test_every_habit_starts_with_its_word_and_does_not_change_the_question(items) -> None:
     for found in items.values():
         for item in found[:6]:
             for habit in HABITS:
@@ -158,7 +158,7 @@ def test_counting_chains_list_each_target_once_with_a_running_tally(items) -> No
         assert GRID.chain(item.question, "enumerate", Random(0)) == f"scan {expected}"
 
 
-def test_habits_differ_in_how_much_they_lay_out(items) -> None:
+def test_habits_differ_in_how_much_they_write_out(items) -> None:
     for item in items["train", "arithmetic"]:
         words = {habit: len(GRID.chain(item.question, habit, Random(3)).split()) for habit in HABITS}
         assert words["terse"] < words["enumerate"] < words["check"] < words["ramble"]

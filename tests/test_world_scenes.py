@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from saccade.config import ConfigError, load
-from saccade.world import World, WorldConfig, perception_targets, render
+from saccade.world import World, WorldConfig, render
 from saccade.world.config import HELD_OUT, PALETTE
 from saccade.world.draw import id_buffer, mask_box
 from saccade.world.generator import SCENES
@@ -40,7 +40,7 @@ def test_another_seed_index_split_or_kind_gives_another_scene() -> None:
     assert len({render(scene).tobytes() for scene in scenes}) == len(scenes)
 
 
-def test_one_known_scene_stays_as_it_is() -> None:
+def test_a_known_scene_does_not_change() -> None:
     scene = GRID.scene(0, 0)
     assert [(t.color, t.shape, t.size, t.cell, t.box) for t in scene.objects[:2]] == KNOWN
 
@@ -58,7 +58,7 @@ def test_grid_objects_stay_in_their_own_cell(split: str) -> None:
             assert row * pitch <= t.box[1] < t.box[3] <= (row + 1) * pitch
 
 
-def test_objects_come_row_by_row() -> None:
+def test_objects_are_in_row_order() -> None:
     for index in range(20):
         assert all(a.index < b.index for a, b in pairwise(GRID.scene(1, index).objects))
 
@@ -78,7 +78,7 @@ def test_held_out_pairs_appear_in_their_split_and_nowhere_else() -> None:
             assert not any(found & HELD_OUT for found in pairs)
 
 
-def test_every_object_of_a_free_scene_shows_its_share_and_boxes_fit_what_is_seen() -> None:
+def test_every_object_of_a_free_scene_is_visible_enough_and_boxes_fit_its_visible_pixels() -> None:
     overlaps = 0
     for index in range(25):
         scene = FREE.scene(0, index, kind=("shapes", "digits")[index % 2])
@@ -91,29 +91,13 @@ def test_every_object_of_a_free_scene_shows_its_share_and_boxes_fit_what_is_seen
     assert overlaps > 5
 
 
-def test_a_stricter_visible_share_is_kept() -> None:
+def test_a_stricter_visible_share_is_respected() -> None:
     strict = World(WorldConfig(layout="free", visible_share=1.0))
     assert all(t.visible == 1.0 for index in range(15) for t in strict.scene(0, index).objects)
 
 
-def test_perception_targets_name_every_cell() -> None:
-    scene = GRID.scene(0, 2, kind="digits")
-    targets = perception_targets(scene)
-    assert [t.cell for t in targets][:5] == ["a1", "b1", "c1", "d1", "a2"]
-    by_cell = {thing.cell: thing for thing in scene.objects}
-    for k, target in enumerate(targets):
-        thing = by_cell.get(target.cell)
-        if thing is None:
-            assert (target.color, target.shape, target.digit, target.offsets) == ("empty", "empty", "empty", None)
-        else:
-            assert (target.color, target.digit, target.size) == (thing.color, str(thing.digit), thing.size)
-            assert target.offsets is not None
-            assert 28 * (target.offsets[0] + k % 4) == pytest.approx(thing.box[0])
-    with pytest.raises(ValueError, match="chart"):
-        perception_targets(GRID.scene(0, 0, kind="chart"))
 
-
-def test_the_shifted_palette_stays_nearest_to_its_names_and_differs_from_the_usual_one() -> None:
+def test_the_shifted_palette_keeps_its_color_names_and_differs_from_the_default() -> None:
     usual, shifted = [], []
     for index in range(40):
         for thing in GRID.scene(0, index, "ood_style").objects:
@@ -124,7 +108,7 @@ def test_the_shifted_palette_stays_nearest_to_its_names_and_differs_from_the_usu
     assert np.mean(shifted) > 30
 
 
-def test_settings_change_what_they_name() -> None:
+def test_settings_have_their_effect() -> None:
     assert render(World(WorldConfig(cells=3, objects_max=5)).scene(0, 0)).size == (84, 84)
     assert render(World(WorldConfig(cell_px=56)).scene(0, 0)).size == (224, 224)
     assert {len(World(WorldConfig(objects_min=2, objects_max=2)).scene(0, k).objects) for k in range(9)} == {2}
@@ -138,7 +122,7 @@ def _colors(world: World) -> float:
     return float(np.mean([len({t.color for t in world.scene(0, k).objects}) for k in range(40)]))
 
 
-def test_settings_that_cannot_be_are_refused(tmp_path) -> None:
+def test_invalid_settings_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="objects_min <= objects_max"):
         WorldConfig(objects_min=9, objects_max=8)
     path = tmp_path / "world.yaml"

@@ -2,7 +2,7 @@
 
 A recipe may build on another one with `extends: other.yaml` (beside it) or `extends: name` (a packaged recipe):
 mappings are merged, lists and scalars replaced. Overrides such as `loss.kl_coef=0.01` or `stages.0.group_size=4` come
-last; their values are read as YAML.
+last; their values are read as YAML. A section that names another `kind` than the one it extends replaces it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pydantic_core import ErrorDetails
 Key = str | int
 Loc = tuple[Key, ...]
 COMMAND_LINE = "command line"
+TAGS = ("kind", "teacher")
+"""Keys that name the member of a union."""
 
 
 class ConfigError(ValueError):
@@ -33,6 +35,8 @@ class Config(BaseModel):
     """The base of every section of a recipe: frozen, and a key it does not know is an error."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    moved: ClassVar[dict[str, str]] = {}
+    """Keys of earlier versions -> where they are now, dotted from this section; an error gives the new spelling."""
 
 
 T = TypeVar("T", bound=Config)
@@ -159,10 +163,17 @@ def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
     return built
 
 
-def _merge(base: Any, top: Any) -> Any:
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """`top` over `base`, section by section."""
+    merged = {key: _merge(base[key], value) for key, value in top.items() if _same_section(base.get(key), value)}
+    return base | top | merged
+
+
+def _same_section(base: Any, top: Any) -> bool:
+    """False for another member of a union too: it replaces the one there, whose keys would be unknown to it."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
-        return top
-    return base | {key: _merge(base[key], value) if key in base else value for key, value in top.items()}
+        return False
+    return all(base[tag] == top[tag] for tag in TAGS if tag in base and tag in top)
 
 
 def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
@@ -227,17 +238,43 @@ def _lines(error: ValidationError, data: Any, places: dict[Loc, str], schema: ty
         found.setdefault(_real(detail["loc"], data), []).append(detail)
     unknown = {loc for loc, details in found.items() if all(d["type"] == "extra_forbidden" for d in details)}
     for loc, details in sorted(found.items(), key=lambda pair: pair[0] not in unknown):
-        place, name = _place(loc, places), _dotted(loc)
+        place, name, mistake = _place(loc, places), _dotted(loc), details[0]["type"]
         if loc in unknown:
-            names = [n for d in details for model in _models(schema, d["loc"][:-1]) for n in model.model_fields]
-            yield f"{place}: unknown key '{name}'{_nearest(str(loc[-1]), names)}"
-        elif details[0]["type"] == "missing":
-            yield f"{place}: '{name}' is missing"
-        elif details[0]["type"] == "value_error":
+            models = [model for d in details for model in _models(schema, d["loc"][:-1])]
+            yield f"{place}: unknown key '{name}'{_instead(loc, details[0]['input'], models)}"
+        elif mistake == "missing":
+            yield f"{_place(loc[:-1], places)}: '{name}' is missing"
+        elif mistake == "too_short" and any(other != loc == other[: len(loc)] for other in found):
+            continue  # pydantic counts the items that it took; each of the others has its own line
+        elif mistake in _TAG_MISTAKES and (members := _members(list(_models(schema, details[0]["loc"])))):
+            yield f"{place}: '{name}': got {details[0]['input']!r}, expected a section with {members}"
+        elif mistake == "value_error":
             yield f"{place}: {name + ': ' if name else ''}{_expected(details[0])}"
         else:
             expected = " or ".join(dict.fromkeys(_expected(d) for d in details))
             yield f"{place}: '{name}': got {details[0]['input']!r}, expected {expected}"
+
+
+def _instead(loc: Loc, value: Any, models: Sequence[type[BaseModel]]) -> str:
+    """The way out for the unknown key at `loc`."""
+    moved = {old: new for model in models if issubclass(model, Config) for old, new in model.moved.items()}
+    if (new := moved.get(str(loc[-1]))) is None:
+        return _nearest(str(loc[-1]), [name for model in models for name in model.model_fields])
+    return "; remove it" if value is None else f"; it is now '{_dotted((*loc[:-1], new))}'"
+
+
+_TAG_MISTAKES = ("union_tag_not_found", "union_tag_invalid", "model_attributes_type")
+
+
+def _members(models: Sequence[type[BaseModel]]) -> str:
+    """`kind: a, kind: b or kind: c` for the members of a union; nothing where they are not told apart by a tag."""
+    found = [f"{tag}: {value}" for model in models for tag in TAGS for value in _literals(model, tag)]
+    return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+
+
+def _literals(model: type[BaseModel], key: str) -> tuple[Any, ...]:
+    field = model.model_fields.get(key)
+    return typing.get_args(field.annotation) if field else ()
 
 
 def _expected(detail: ErrorDetails) -> str:
@@ -278,8 +315,10 @@ def _models(annotation: Any, loc: Loc) -> Iterator[type[BaseModel]]:
             yield annotation
         elif loc[0] in annotation.model_fields:
             yield from _models(annotation.model_fields[str(loc[0])].annotation, loc[1:])
-        else:  # the tag of a union member
-            yield from _models(annotation, loc[1:])
+        elif loc[0] == annotation.__name__ or any(
+            loc[0] in _literals(annotation, key) for key in annotation.model_fields
+        ):
+            yield from _models(annotation, loc[1:])  # that was the name or the tag of a union member
         return
     origin, members = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType, typing.Annotated):

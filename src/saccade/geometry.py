@@ -1,7 +1,7 @@
-"""Boxes, the frames that models speak in, and the resize of the Qwen-VL families.
+"""Boxes, the coordinate frames of models, and the resize of the Qwen-VL families.
 
 Boxes are xyxy and continuous: a box from 2 to 5 is 3 wide. A box with x2 <= x1 or y2 <= y1 (degenerate or inverted) or
-with a number that is not finite has area 0, so its IoU with anything is 0; nothing here raises for it.
+with a nonfinite number has area 0, so its IoU with anything is 0; it never raises an error here.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def iou_matrix(a_N4: ArrayLike, b_M4: ArrayLike) -> NDArray[np.float64]:
 
 
 def center(box: Sequence[float]) -> tuple[float, float]:
-    """The middle point (x, y)."""
+    """The center point (x, y)."""
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 def contains(box: Sequence[float], point: Sequence[float]) -> bool:
-    """True when the point (x, y) lies in the box or on its edge."""
+    """True when the point (x, y) is in the box or on its edge."""
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
@@ -85,7 +85,7 @@ def smart_resize(
     if max(height, width) / min(height, width) > MAX_ASPECT:
         raise ValueError(
             f"got an image of {width} x {height} pixels, expected sides that differ by at most {MAX_ASPECT} times; "
-            "crop the image or leave it out"
+            "crop or remove the image"
         )
     rows, columns = round(height / factor), round(width / factor)
     if rows * columns * factor**2 > max_pixels:
@@ -102,14 +102,14 @@ def smart_resize(
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """How a frame writes coordinates."""
+    """The coordinates of a frame."""
 
     extent: Callable[[Frame], tuple[float, float]]
-    """What the image's (width, height) are in the frame."""
+    """The image's (width, height) in the frame's units."""
     decimals: int = 0
     y_first: bool = False
     below: int = 0
-    """How far the largest number that can be written lies below the extent: 1,024 bins end at 1023."""
+    """Extent - largest number of the frame: 1,024 bins end at 1023."""
 
 
 FRAMES: dict[FrameName, _Scale] = {
@@ -129,10 +129,10 @@ def to_original(box: Sequence[float], frame: Frame) -> Box:
 
 
 def from_original(box: Sequence[float], frame: Frame) -> Box:
-    """An xyxy box in pixels of the original image as a reply in `frame` would write it.
+    """An xyxy box in pixels of the original image, converted to the coordinates of a reply in `frame`.
 
-    Rounded to what the frame writes: whole numbers, or 4 decimals in `unit`. A box with area keeps one: a side that
-    would round to nothing becomes one step long, so that a gold answer is always a box.
+    Rounded to whole numbers, or 4 decimals in `unit`. A box with area keeps a positive area: a side that would round to
+    0 becomes one step long, so that a gold answer is always a box.
     """
     per_x, per_y = _pixels_per_unit(frame)
     scale = FRAMES[frame.name]
@@ -143,7 +143,7 @@ def from_original(box: Sequence[float], frame: Frame) -> Box:
 
 
 def _ordered(box: Sequence[float], frame: Frame) -> Box:
-    """Swaps x and y for a frame that writes y first; its own inverse."""
+    """Swaps x and y for a frame with y first; its own inverse."""
     x1, y1, x2, y2 = box
     return (y1, x1, y2, x2) if FRAMES[frame.name].y_first else (x1, y1, x2, y2)
 
@@ -154,8 +154,8 @@ def _pixels_per_unit(frame: Frame) -> tuple[float, float]:
 
 
 def _round_side(low: float, high: float, per: float, largest: float, scale: _Scale) -> tuple[float, float]:
-    """Both ends in units of `per` pixels, rounded; when a side of some length vanishes, one step around its middle, up
-    to the largest number."""
+    """Both ends in units of `per` pixels, rounded. A side that would round to 0 becomes one step around its center,
+    limited to the largest number."""
     start, end = (round(v / per, scale.decimals or None) for v in (low, high))
     if scale.below:
         start, end = min(start, largest), min(end, largest)

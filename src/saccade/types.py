@@ -1,7 +1,7 @@
-"""The nouns that every package speaks: sample, completion, score, frame.
+"""The types shared by all packages: sample, completion, score, frame.
 
-All are frozen; none imports torch. Boxes are xyxy. Ground-truth boxes are always pixels of the original image; a
-completion speaks in its model family's frame, which travels with it as a `Frame`.
+All are frozen; none imports torch. Boxes are xyxy. Ground-truth boxes are always in pixels of the original image; a
+completion uses its model family's frame, which it carries as a `Frame`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FinishReason = Literal["stop", "length", "stop_string", "repetition"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the numbers in a reply mean for one image; sizes are (width, height) in pixels."""
+    """The coordinate system of a reply for one image; sizes are (width, height) in pixels."""
 
     name: FrameName
     """pixels_resized: pixels of the model's input; thousand: 0-1000 of each side; bins_1024: the same of 1,024 bins, at
@@ -38,14 +38,17 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about zero or more images with an answer that a rule can check."""
+    """One question about zero or more images with an answer that a rule can check.
+
+    Sample("shelf-1", ("shelf.jpg",), "How many cups are there?", "3", task="count")
+    """
 
     id: str
     images: tuple[ImageSource, ...]
     question: str
-    """May hold `<image>` markers; without any, the images come first."""
+    """May contain `<image>` markers; without any, the images come first."""
     answer: Any
-    """The gold in its task's form: str, number, letter, box (original pixels), or list of {"bbox_2d", "label"}."""
+    """The gold in its task's format: str, number, letter, box (original pixels), or list of {"bbox_2d", "label"}."""
     task: str
     """Name in `saccade.tasks.TASKS`."""
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -54,8 +57,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One reply of a model to a prompt. `logprobs` are the sampler's, one per token
-    that the policy wrote, under the sampling temperature."""
+    """One reply of a model to a prompt. `logprobs` are the sampler's, one per token that the policy generated, under
+    the sampling temperature.
+
+    Completion("<think>1, 2, 3</think><answer>3</answer>")  # all that a reward needs
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -64,14 +70,14 @@ class Completion:
     frames: tuple[Frame, ...] = ()
     """One per image of the prompt, in order."""
     weights_version: int = 0
-    """`Policy.version` of the weights that wrote it."""
+    """`Policy.version` of the weights that generated it."""
     spans: tuple[Span, ...] | None = None
-    """What the policy wrote and the loss sees, as ranges of `token_ids`; the rest came from elsewhere, such as a tool.
-    None: all of it."""
+    """Ranges of `token_ids` that the policy generated, which are the loss tokens; the others came from elsewhere, such
+    as a tool. None: all tokens."""
 
     @property
     def loss_tokens(self) -> int:
-        """Tokens that the policy wrote."""
+        """Number of tokens that the policy generated."""
         return len(self.token_ids) if self.spans is None else sum(stop - start for start, stop in self.spans)
 
     @property
@@ -81,22 +87,25 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a reward says. A part in [0, 1] (reward) or [-1, 0] (penalty); a rubric's total is the weighted sum."""
+    """Result of a reward. A part is in [0, 1] (reward) or [-1, 0] (penalty); a rubric's total is the weighted sum.
+
+    Score(0.31, "iou 0.31")
+    """
 
     value: float
     reason: str | None = None
-    """Why it is not full marks, in a few words that can be counted: 'no answer tag', 'iou 0.31'."""
+    """Why the score is below 1, as a short category: 'no answer tag', 'iou 0.31'."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Every part by name, unweighted (rubrics only)."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Reasons by part name (rubrics only)."""
     masked: str | None = None
-    """Why the rollout is excluded from mean, std and loss denominator: 'truncated' where the stage masks cut-off
-    replies, or what failed. Never a reward of 0."""
+    """Why the rollout is excluded from mean, std and loss denominator: 'truncated' where the stage masks truncated
+    replies, or the failure. Never a reward of 0."""
     truncated: bool = False
     """True when it is masked because its stage excludes replies that hit the cap."""
 
     @property
     def failed(self) -> bool:
-        """True when it is masked because our own code or a user's reward failed."""
+        """True when it is masked because of an internal failure or a failure of a user's reward."""
         return self.masked is not None and not self.truncated

@@ -1,20 +1,34 @@
-"""Pure tensor functions of policy optimization."""
+"""Pure tensor functions of policy optimization. Names are imported on first use: the configs need no torch."""
 
-from saccade.algorithm.advantages import AdvantageConfig, advantages, build_advantages
-from saccade.algorithm.aggregate import Denominators
-from saccade.algorithm.loss import Loss, LossConfig, LossInputs, LossOutput, build_loss, sampler_gap
-from saccade.algorithm.presets import PRESETS
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saccade.algorithm.advantages import build_advantages
+    from saccade.algorithm.aggregate import Denominators
+    from saccade.algorithm.config import AdvantageConfig, LossConfig
+    from saccade.algorithm.loss import Loss, LossInputs, LossOutput, build_loss, sampler_gap
 
 __all__ = [
-    "PRESETS",
     "AdvantageConfig",
     "Denominators",
     "Loss",
     "LossConfig",
     "LossInputs",
     "LossOutput",
-    "advantages",
     "build_advantages",
     "build_loss",
     "sampler_gap",
 ]
+_ELSEWHERE = {
+    "build_advantages": "advantages",
+    "Denominators": "aggregate",
+    "AdvantageConfig": "config",
+    "LossConfig": "config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'loss')}"), name)

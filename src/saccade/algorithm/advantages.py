@@ -10,21 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from saccade.config import Config
-
-
-class AdvantageConfig(Config):
-    """How rewards are centred within a group."""
-
-    std: bool = True
-    """Divide by the group's standard deviation (GRPO). Off is Dr.GRPO: no extra weight on easy and hard prompts."""
-    eps: float = Field(default=1e-4, ge=0.0)
-    """Added to the standard deviation."""
-    unbiased: bool = True
-    """Standard deviation with G - 1 in the denominator."""
+from saccade.algorithm.config import AdvantageConfig
 
 
 def advantages(

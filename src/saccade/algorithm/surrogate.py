@@ -1,7 +1,6 @@
-"""Objectives per token, to be maximised; each also says which tokens its clip has cut off. R: packed tokens.
+"""Objectives per token, to be maximized; each also returns which tokens its clip has cut off. R: packed tokens.
 
-All share one signature, so that a recipe can name one:
-(ratio_R, logprobs_R, advantages_R, low, high) -> (objective_R, cut_R).
+Options come last and are bound by the surrogate's config (`saccade.algorithm.config`).
 """
 
 from __future__ import annotations
@@ -22,19 +21,16 @@ def clipped(
     return objective_R, too_high_R | too_low_R
 
 
-def cispo(ratio_R: Tensor, logprobs_R: Tensor, advantages_R: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+def cispo(ratio_R: Tensor, logprobs_R: Tensor, advantages_R: Tensor, high: float) -> tuple[Tensor, Tensor]:
     """MiniMax-M1 (arXiv:2506.13585, eq. 4): sg(min(r, 1 + high)) A log p. The weight is cut, never the gradient."""
     weight_R = ratio_R.detach().clamp(max=1.0 + high)
     return weight_R * advantages_R * logprobs_R, ratio_R.detach() > 1.0 + high
 
 
-def reinforce(
-    ratio_R: Tensor, logprobs_R: Tensor, advantages_R: Tensor, low: float, high: float
-) -> tuple[Tensor, Tensor]:
-    """Williams 1992: A log p, without a ratio; right only for the first update on a rollout."""
+def reinforce(ratio_R: Tensor, logprobs_R: Tensor, advantages_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Williams 1992: A log p, without a ratio; correct only for the first update on a rollout."""
     return advantages_R * logprobs_R, torch.zeros_like(ratio_R, dtype=torch.bool)
 
 
-Surrogate = Callable[[Tensor, Tensor, Tensor, float, float], tuple[Tensor, Tensor]]
-
-SURROGATES: dict[str, Surrogate] = {"clipped": clipped, "cispo": cispo, "reinforce": reinforce}
+Surrogate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(ratio_R, logprobs_R, advantages_R) -> (objective_R, cut_R)."""

@@ -1,1 +1,1 @@
-"""The making of the tiny base model that ships with the package."""
+"""Training of the tiny base model that ships with the package."""

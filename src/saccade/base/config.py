@@ -11,22 +11,22 @@ from saccade.world import WorldConfig
 from saccade.world.chains import HabitWeights
 
 
-class Mixture(Config):
-    """What a stage shows. Shares are relative weights."""
+class PretrainMixture(Config):
+    """What a stage trains on. Shares are relative weights."""
 
     scenes: dict[str, float] = Field(default_factory=lambda: {"shapes": 1.0, "digits": 0.5})
-    """Kinds of scene; 'pair' shows a scene and its changed copy (the difference task)."""
+    """Weights of scene kinds; 'pair' shows a scene and its changed copy (the difference task)."""
     tasks: dict[str, float] = Field(default_factory=dict)
-    """Weights of the tasks asked about a scene, of those that it allows; empty weighs all the same."""
+    """Weights of tasks, among those a scene allows; empty: equal weights."""
     habits: HabitWeights = Field(default_factory=lambda: {"terse": 1.0, "enumerate": 1.0})
     questions: int = Field(default=4, ge=1)
     """Questions per picture."""
     drills: int = Field(default=0, ge=0)
-    """Short read-outs per picture: what is in a cell, where a thing is, which box it has."""
+    """Short read-outs per picture: the content of a cell, the cell of an object, the box of an object."""
 
 
 class PretrainStage(Config):
-    """One stage of the curriculum. The rate warms up, holds, and falls linearly over the last `decay` share."""
+    """One stage. The learning rate warms up, stays constant, and decays linearly over the last `decay` share."""
 
     name: str
     loss: Literal["perception", "language"] = "language"
@@ -35,10 +35,10 @@ class PretrainStage(Config):
     """Pictures per process and step."""
     lr: float = Field(default=1e-3, gt=0)
     vision_lr: float = Field(default=0.3, ge=0)
-    """Learning rate of tower and projector as a share of `lr`; 0 freezes them."""
+    """Learning rate of vision encoder and projector as a share of `lr`; 0 freezes them."""
     warmup: int = Field(default=30, ge=1)
     decay: float = Field(default=0.0, ge=0, le=1)
-    mixture: Mixture = Mixture()
+    mixture: PretrainMixture = PretrainMixture()
 
 
 class PretrainRecipe(Config):
@@ -51,7 +51,7 @@ class PretrainRecipe(Config):
     processes: int = Field(default=2, ge=1)
     world: WorldConfig = WorldConfig()
     larger_share: float = Field(default=0.15, ge=0, lt=1)
-    """Share of pictures with one more cell per side, so that positions beyond the demo size are not unseen."""
+    """Share of pictures with one more cell per side, so that the model has seen positions beyond the demo size."""
     weight_decay: float = Field(default=0.01, ge=0)
     log_every: int = Field(default=20, ge=1)
     save_every: int = Field(default=200, ge=1)

@@ -1,7 +1,7 @@
-"""What the tiny base is taught, as packed rows: one picture, several questions, each answered by some habit.
+"""The training data of the tiny base, as packed rows: one picture, several questions, each answered by some habit.
 
-Every training target ends in the true answer; habits differ only in the computation that they lay out, so that a
-preference for one of them is found by RL and not written into the data.
+Every training target ends in the true answer; habits differ only in the computation that they write out, so that a
+preference for one of them is learned by RL and not built into the data.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from random import Random
 
 from PIL import Image
 
-from saccade.base.config import Mixture
+from saccade.base.config import PretrainMixture
 from saccade.models.adapter import Adapter, EncodedPrompt, shared_prefix
 from saccade.models.packing import Branch
 from saccade.tasks import TASKS
@@ -28,8 +28,8 @@ def draw(rng: Random, weights: Mapping[str, float]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def pick_tasks(mixture: Mixture, scene_kind: str, rng: Random) -> list[str]:
-    """Up to TASKS_PER_PICTURE different tasks that the scene allows, drawn by weight without replacement."""
+def pick_tasks(mixture: PretrainMixture, scene_kind: str, rng: Random) -> list[str]:
+    """Up to TASKS_PER_PICTURE different tasks allowed by the scene, drawn by weight without replacement."""
     weights = mixture.tasks or dict.fromkeys(KINDS, 1.0)
     left = {task: weight for task, weight in weights.items() if scene_kind in KINDS[task].scenes}
     picked: list[str] = []
@@ -40,9 +40,9 @@ def pick_tasks(mixture: Mixture, scene_kind: str, rng: Random) -> list[str]:
 
 
 def row(
-    world: World, adapter: Adapter, mixture: Mixture, rng: Random, index: int
+    world: World, adapter: Adapter, mixture: PretrainMixture, rng: Random, index: int
 ) -> tuple[EncodedPrompt, list[Branch], list[str]]:
-    """One picture with its questions as branches, and for each branch what it is ('count/enumerate')."""
+    """One picture with its questions as branches, and the name of each branch ('count/enumerate')."""
     kind = draw(rng, mixture.scenes)
     scene = world.scene(rng.randrange(2**31), index, "train", kind)
     questions = world.questions(scene, rng, mixture.questions, pick_tasks(mixture, kind, rng))
@@ -58,15 +58,15 @@ def row(
         reply = task.write_gold(sample, first.frames, think=world.chain(question, habit, rng))
         entries.append((task.prompt(sample), reply, f"{question.task}/{habit}"))
     for _ in range(mixture.drills if scene.kind in ("shapes", "digits") else 0):
-        asked, reply = drill(scene, rng)
-        entries.append(("<image>" * len(images) + asked, reply, DRILL))
+        text, reply = drill(scene, rng)
+        entries.append(("<image>" * len(images) + text, reply, DRILL))
     return _branches(adapter, entries, images, first)
 
 
 def _branches(
     adapter: Adapter, entries: Sequence[tuple[str, str, str]], images: Sequence[Image.Image], first: EncodedPrompt
 ) -> tuple[EncodedPrompt, list[Branch], list[str]]:
-    prompts = [adapter.encode(text, images, like=first) for text, _, _ in entries]
+    prompts = [adapter.encode(text, images, reuse_images_from=first) for text, _, _ in entries]
     prefix, tails = shared_prefix([first, *prompts])
     branches = []
     for tail, (_, reply, _) in zip(tails[1:], entries, strict=True):
@@ -76,7 +76,7 @@ def _branches(
 
 
 def as_sample(question: Question, images: Sequence[Image.Image]) -> Sample:
-    """A question about pictures that are already drawn."""
+    """The sample of a question about rendered pictures."""
     meta = {"source": "world", **dict(question.meta)}
     if question.options:
         meta["options"] = list(question.options)
@@ -84,7 +84,7 @@ def as_sample(question: Question, images: Sequence[Image.Image]) -> Sample:
 
 
 def drill(scene: Scene, rng: Random) -> tuple[str, str]:
-    """A read-out in words: of a cell, of a place, of a box. No think block: these are exercises, not answers."""
+    """A read-out as text: the content of a cell, a position, or a box. No think block: drills are not answers."""
     form = rng.choice(("read", "read", "point", "box"))
     thing = rng.choice(scene.objects)
     if form == "read":

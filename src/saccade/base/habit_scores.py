@@ -1,14 +1,15 @@
-"""What a base model can do by each habit: held-out accuracy with the first words of the reply forced, and free."""
+"""Held-out accuracy of a base model per habit: with the first words of the reply forced, and free."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
+from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.config import Decoding
-from saccade.evaluation.evaluator import Label, evaluate
+from saccade.evaluation.local_model import LocalModel
 from saccade.evaluation.results import summarise, write_json
-from saccade.evaluation.suites import world_suite
 from saccade.models.policy import Policy
 from saccade.rollout.engine import open_engine
 from saccade.world import FIRST_WORDS
@@ -16,19 +17,20 @@ from saccade.world.splits import find_split
 
 SPLIT = "test"
 SUITE_SEED = 2
-"""Away from the demo's benchmark, so that looking at a base while it is being made chooses nothing there."""
+"""Differs from the demo's benchmark, so that choices made while training a base do not overfit to it."""
 
 
 def habit_scores(policy: Policy, n: int = 100, max_new_tokens: int = 160) -> list[dict[str, Any]]:
     """Rows as in results.json: every task greedy and sampled, free and forced to each habit (column `control`)."""
     engine = open_engine(policy)
-    suite = world_suite([SPLIT], find_split(SPLIT).tasks, n, SUITE_SEED)
+    plan = own_plan(world_suite([SPLIT], find_split(SPLIT).tasks, n, SUITE_SEED))
     rows: list[dict[str, Any]] = []
     for habit, prefix in {None: "", **{h: f"<think>{word}" for h, word in FIRST_WORDS.items()}}.items():
-        for name in ("greedy", "sampled"):
-            decoding = Decoding(name=name, max_new_tokens=max_new_tokens, forced_prefix=prefix, batch_size=100)
-            label = Label("base", f"forced: {habit}" if habit else None)
-            rows += summarise(evaluate(engine, policy.adapter, suite, decoding, label))
+        for greedy in (True, False):
+            decoding = Decoding(greedy=greedy, max_new_tokens=max_new_tokens)
+            control = f"forced: {habit}" if habit else None
+            run = Run(LocalModel(policy, engine, prefix), decoding, "base", control, batch_size=100)
+            rows += summarise(answer_all(plan, run)[0])
     return rows
 
 

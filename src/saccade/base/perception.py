@@ -1,8 +1,8 @@
-"""Teaching the vision tower to see: dense read-outs per visual token, before the language model learns anything.
+"""Training of the vision encoder: dense read-outs per visual token, before the language model is trained.
 
-Colour, shape, size, digit and cell are read through the language model's own word embeddings, so that a visual token
-comes to look like the words for what it shows. Coordinates and printed numbers are read by linear heads that are thrown
-away. Shape letters: B images, V visual tokens of an image, D hidden size.
+Color, shape, size, digit and cell are read out through the language model's word embeddings, so that a visual token
+becomes similar to the words for its content. Coordinates and printed numbers are read by linear heads that are
+discarded afterwards. Shape letters: B images, V visual tokens of an image, D hidden size.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHARPNESS = 8.0
 
 
 def cell_targets(scene: Scene) -> dict[str, Tensor]:
-    """What each cell of a scene shows, by head, (V,) class indices in reading order; -100 where a head is not asked."""
+    """Content of each cell by head: (V,) class indices in reading order; -100 where a head does not apply."""
     side = scene.cells
     out = {head: torch.full((side * side,), IGNORE) for head in (*WORD_HEADS, *NUMBER_HEADS)}
     out["cell"] = (6 * torch.arange(side)[:, None] + torch.arange(side)).flatten()
@@ -65,7 +65,7 @@ def cell_targets(scene: Scene) -> dict[str, Tensor]:
 
 
 def _figure_targets(scene: Scene, out: dict[str, Tensor]) -> None:
-    """Printed numbers and bar tops, at the cell that holds their middle."""
+    """Printed numbers and bar tops, at the cell that contains their center."""
     cell_px = scene.size[0] // scene.cells
 
     def cell(x: float, y: float) -> int:
@@ -83,7 +83,7 @@ def _figure_targets(scene: Scene, out: dict[str, Tensor]) -> None:
 
 
 class Readouts(nn.Module):
-    """The throw-away heads and the word embeddings that the features are read through."""
+    """The temporary heads and the word embeddings used to read out the features."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -97,18 +97,18 @@ class Readouts(nn.Module):
     def forward(self, features_ND: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Mean cross-entropy over heads, and accuracy by head. `targets` are (N,) as in `cell_targets`."""
         losses, accuracy = [], {}
-        for head, wanted_N in targets.items():
-            asked = wanted_N != IGNORE
-            if not bool(asked.any()):
+        for head, target_N in targets.items():
+            has_target = target_N != IGNORE
+            if not bool(has_target.any()):
                 continue
-            rows = features_ND[asked]
+            rows = features_ND[has_target]
             if head in self.words:
                 table = self.embedding.weight[self.words[head]].detach()
                 logits = SHARPNESS * rows @ table.T
             else:
                 logits = self.heads[head](SHARPNESS * rows)
-            losses.append(F.cross_entropy(logits, wanted_N[asked]))
-            accuracy[head] = float((logits.argmax(-1) == wanted_N[asked]).float().mean())
+            losses.append(F.cross_entropy(logits, target_N[has_target]))
+            accuracy[head] = float((logits.argmax(-1) == target_N[has_target]).float().mean())
         return torch.stack(losses).mean(), accuracy
 
 

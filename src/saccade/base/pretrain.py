@@ -1,7 +1,7 @@
 """Pre-training of the tiny base on the visual world: perception first, then short chains, then a mixture of habits.
 
-Data parallel over CPU processes (small matrices do not use threads well): every process draws its own pictures, a pure
-function of (seed, rank, step), and gradients are summed over all processes and divided by the global token count.
+Data parallel over CPU processes (small matrices do not use threads well): every process draws its own pictures as a
+pure function of (seed, rank, step); gradients are summed over all processes and divided by the global token count.
 Shape letters: B images, V visual tokens, R loss tokens.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from saccade.base.config import PretrainRecipe, PretrainStage
 from saccade.base.curriculum import draw, row
@@ -36,21 +37,22 @@ from saccade.world import World
 log = logging.getLogger(__name__)
 
 
-Evaluate = Callable[[Policy, str], dict[str, float]]
+StageEvaluator = Callable[[Policy, str], dict[str, float]]
+"""(policy, stage name) -> metrics."""
 
 
-def train(recipe: PretrainRecipe, evaluate: Evaluate | None = None) -> Path:
-    """Train in `recipe.processes` processes; returns the checkpoint's directory. A killed run goes on from its save.
+def train(recipe: PretrainRecipe, evaluate: StageEvaluator | None = None) -> Path:
+    """Train in `recipe.processes` processes; returns the checkpoint directory. A killed run resumes from its last save.
 
-    ValueError before anything is written when the disk is too full, or `recipe.out` holds a run of another recipe.
+    ValueError before anything is written when the disk is too full, or `recipe.out` contains a run of another recipe.
     """
     out = Path(recipe.out)
     config = out / "config.yaml"
     if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
-        raise ValueError(f"{out} holds a run of another recipe; choose another `out`, or remove that directory")
+        raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
     weights = sum(p.numel() * p.element_size() for p in build(recipe.size)[0].parameters())
     # the start, the end and each stage's end, and twice the saved state with both Adam moments
-    require_space(out, weights * (2 + len(recipe.stages) + 2 * 3), "the base's checkpoints")
+    require_space(out, weights * (2 + len(recipe.stages) + 2 * 3), "the checkpoints of the base")
     out.mkdir(parents=True, exist_ok=True)
     config.write_text(dump(recipe), encoding="utf-8")
     if recipe.processes == 1:
@@ -58,11 +60,11 @@ def train(recipe: PretrainRecipe, evaluate: Evaluate | None = None) -> Path:
     else:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ["MASTER_PORT"] = str(29500 + os.getpid() % 2000)
-        torch.multiprocessing.spawn(_worker, (recipe, evaluate), nprocs=recipe.processes)
+        spawn(_worker, (recipe, evaluate), nprocs=recipe.processes)
     return out / "model"
 
 
-def _worker(rank: int, recipe: PretrainRecipe, evaluate: Evaluate | None) -> None:
+def _worker(rank: int, recipe: PretrainRecipe, evaluate: StageEvaluator | None) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if recipe.processes > 1:
@@ -74,7 +76,7 @@ def _worker(rank: int, recipe: PretrainRecipe, evaluate: Evaluate | None) -> Non
     _barrier(recipe)
     policy = load_policy(ModelConfig(path=str(start), device="cpu", train=("vision", "projector", "language")))
     torch.manual_seed(recipe.seed)
-    readouts = Readouts(policy.model, policy.adapter.tokenizer)
+    readouts = Readouts(policy.model, policy.processors[0])
     done = _restore(out, policy, readouts)
     for number, stage in enumerate(recipe.stages):
         first = done[1] if done[0] == number else 0
@@ -104,34 +106,34 @@ def _run_stage(rank: int, recipe: PretrainRecipe, number: int, policy: Policy, r
     groups = [{"params": vision, "scale": stage.vision_lr if trains_words else 1.0}] if stage.vision_lr > 0 else []
     groups += [{"params": [p for _, p in parts["language"]], "scale": 1.0}] if trains_words else []
     groups.append({"params": list(readouts.heads.parameters()), "scale": 1.0})
-    optimiser = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True)
     if first:
-        optimiser.load_state_dict(torch.load(Path(recipe.out) / "state.pt")["optimiser"])
+        optimizer.load_state_dict(torch.load(Path(recipe.out) / "state.pt")["optimiser"])
     worlds = [World(recipe.world), World(recipe.world.model_copy(update={"cells": recipe.world.cells + 1}))]
     seen: dict[str, list[float]] = defaultdict(list)
-    began = time.perf_counter()
+    started = time.perf_counter()
     for step in range(first, stage.steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = stage.lr * group["scale"] * _schedule(stage, step)
         rng = Random(f"{recipe.seed}/{number}/{rank}/{step}")
-        # one size per process and step keeps packed rows short; the sizes still mix within a run
+        # one size per process and step keeps packed rows short; sizes still mix over a run
         world = worlds[rng.random() < recipe.larger_share]
         loss, metrics = (_language if trains_words else _perception)(policy, readouts, stage, world, rng, recipe)
         loss.backward()
-        grad_norm = _reduce_and_clip(optimiser, recipe)
+        grad_norm = _reduce_and_clip(optimizer, recipe)
         if torch.isfinite(grad_norm):
-            optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         policy.version += 1
         for name, value in metrics.items():
             seen[name].append(value)
         if rank == 0 and ((step + 1) % recipe.log_every == 0 or step + 1 == stage.steps):
             means = {name: round(sum(v) / len(v), 4) for name, v in sorted(seen.items())}
-            seconds = round(time.perf_counter() - began, 1)
+            seconds = round(time.perf_counter() - started, 1)
             _record(Path(recipe.out), {"stage": stage.name, "step": step + 1, "seconds": seconds, **means})
             seen.clear()
         if rank == 0 and (step + 1) % recipe.save_every == 0:
-            _save(Path(recipe.out), policy, readouts, optimiser, (number, step + 1))
+            _save(Path(recipe.out), policy, readouts, optimizer, (number, step + 1))
 
 
 def _schedule(stage: PretrainStage, step: int) -> float:
@@ -143,7 +145,7 @@ def _perception(
     policy: Policy, readouts: Readouts, stage: PretrainStage, world: World, rng: Random, recipe: PretrainRecipe
 ) -> tuple[Tensor, dict[str, float]]:
     """Dense read-outs on `stage.rows` pictures."""
-    kinds = {k: w for k, w in stage.mixture.scenes.items() if k != "pair"}  # a pair shows shapes, nothing new
+    kinds = {k: w for k, w in stage.mixture.scenes.items() if k != "pair"}  # a pair shows only shapes
     scenes = [world.scene(rng.randrange(2**31), i, "train", draw(rng, kinds)) for i in range(stage.rows)]
     prompts = [policy.adapter.encode("<image>", [world.render(s)]) for s in scenes]
     features = torch.cat(policy.adapter.vision(policy.model, prompts))
@@ -154,7 +156,7 @@ def _perception(
 def _language(
     policy: Policy, readouts: Readouts, stage: PretrainStage, world: World, rng: Random, recipe: PretrainRecipe
 ) -> tuple[Tensor, dict[str, float]]:
-    """Negative log-likelihood per token of the replies, summed over processes before it is divided."""
+    """Negative log-likelihood per reply token, with the token count summed over processes."""
     rows = [row(world, policy.adapter, stage.mixture, rng, i) for i in range(stage.rows)]
     rows.sort(key=lambda r: sum(len(b.ids) for b in r[1]))
     half = (len(rows) + 1) // 2
@@ -168,7 +170,7 @@ def _language(
             groups = [(prompt, branches) for prompt, branches, _ in chunk]
             part = _chunk_loss(policy, groups, [name for _, _, names in chunk for name in names], metrics)
             loss = loss + part / total
-    # the sum over processes is taken in `_reduce_and_clip`, which averages: undo that here
+    # `_reduce_and_clip` averages over processes: undo that here
     return loss * recipe.processes, {name: sum(v) / len(v) for name, v in metrics.items()}
 
 
@@ -186,8 +188,8 @@ def _chunk_loss(
     return -logprobs_R.sum()
 
 
-def _reduce_and_clip(optimiser: torch.optim.Optimizer, recipe: PretrainRecipe, limit: float = 1.0) -> Tensor:
-    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
+def _reduce_and_clip(optimizer: torch.optim.Optimizer, recipe: PretrainRecipe, limit: float = 1.0) -> Tensor:
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     if recipe.processes > 1:
         flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
         dist.all_reduce(flat)
@@ -205,12 +207,12 @@ def _barrier(recipe: PretrainRecipe) -> None:
 
 
 def _save(
-    out: Path, policy: Policy, readouts: Readouts, optimiser: torch.optim.Optimizer | None, done: tuple[int, int]
+    out: Path, policy: Policy, readouts: Readouts, optimizer: torch.optim.Optimizer | None, done: tuple[int, int]
 ) -> None:
     state = {
         "model": policy.model.state_dict(),
         "heads": readouts.heads.state_dict(),
-        "optimiser": optimiser.state_dict() if optimiser else None,
+        "optimiser": optimizer.state_dict() if optimizer else None,
         "done": done,
     }
     torch.save(state, out / "state.pt.partial")
@@ -218,7 +220,7 @@ def _save(
 
 
 def _restore(out: Path, policy: Policy, readouts: Readouts) -> tuple[int, int]:
-    """(stage, step) reached by an earlier run in this directory; (0, 0) without one."""
+    """(stage, step) reached by an earlier run in this directory; (0, 0) if there is none."""
     if not (out / "state.pt").exists():
         return 0, 0
     state = torch.load(out / "state.pt")

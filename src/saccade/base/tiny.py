@@ -1,17 +1,18 @@
-"""Tiny Qwen2.5-VL models from a config: the test double (S), the shipped base (M), the benchmark model (L).
+"""Tiny Qwen2.5-VL models from a config: for tests (S), the shipped base (M), for benchmarks (L).
 
-They are ordinary Hugging Face models, saved as ordinary checkpoint directories. Only the initialisation is our own, so
-that minutes on a CPU suffice to teach them something:
+They are ordinary Hugging Face models, saved as ordinary checkpoint directories. Only the initialization is custom, so
+that they learn something within minutes on a CPU:
 
-- keys start near the queries and outputs near the transposed values ("mimetic" initialisation, Trockman and Kolter,
+- keys start near the queries and outputs near the transposed values ("mimetic" initialization, Trockman and Kolter,
   arXiv:2305.09828), so that matching and copying heads exist from step 0;
-- the projector's last layer starts small, so that visual tokens hold at first only what perception training puts there.
+- the projector's last layer starts small, so that the content of visual tokens comes only from perception training.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -22,7 +23,7 @@ from saccade.base.tokenizer import build_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TinySize:
-    """Widths and depths of one size; `head` is the number of attention heads of both towers."""
+    """Widths and depths of one size; `head` is the number of attention heads of both encoder and decoder."""
 
     hidden: int
     layers: int
@@ -43,7 +44,7 @@ MIN_PIXELS, MAX_PIXELS = 56 * 56, 448 * 448
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast, size: TinySize) -> Qwen2_5_VLConfig:
-    token = tokenizer.convert_tokens_to_ids
+    token = tokenizer.get_vocab()
     half = size.hidden // size.head // 2
     side = 3 * half // 8
     return Qwen2_5_VLConfig(
@@ -60,9 +61,9 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, size: TinySize) -> Qwen2_5_V
                 "rope_theta": 10_000.0,
                 "mrope_section": [half - 2 * side, side, side],
             },
-            "bos_token_id": token("<|endoftext|>"),
-            "eos_token_id": token("<|im_end|>"),
-            "pad_token_id": token("<|endoftext|>"),
+            "bos_token_id": token["<|endoftext|>"],
+            "eos_token_id": token["<|im_end|>"],
+            "pad_token_id": token["<|endoftext|>"],
             "tie_word_embeddings": True,
         },
         vision_config={
@@ -77,16 +78,16 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, size: TinySize) -> Qwen2_5_V
             "window_size": 112,
             "fullatt_block_indexes": list(range(1, size.vision_layers)),
         },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        image_token_id=token["<|image_pad|>"],
+        video_token_id=token["<|video_pad|>"],
+        vision_start_token_id=token["<|vision_start|>"],
+        vision_end_token_id=token["<|vision_end|>"],
         tie_word_embeddings=True,
     )
 
 
 @torch.no_grad()
-def _initialise(model: Qwen2_5_VLForConditionalGeneration, std: float) -> None:
+def _initialize(model: Any, std: float) -> None:
     language = model.model.language_model
     torch.nn.init.normal_(language.embed_tokens.weight, std=std)
     for layer in language.layers:
@@ -105,14 +106,14 @@ def _initialise(model: Qwen2_5_VLForConditionalGeneration, std: float) -> None:
 
 
 def build(size: str = "S", seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
-    """A randomly initialised tiny model and its tokenizer; the same weights for the same (size, seed)."""
+    """A randomly initialized tiny model and its tokenizer; the same weights for the same (size, seed)."""
     if size not in SIZES:
         raise ValueError(f"unknown tiny model size {size!r}; expected one of {', '.join(SIZES)}")
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(tiny_config(tokenizer, SIZES[size]))
-        _initialise(model, std=SIZES[size].hidden ** -0.5)
+        _initialize(model, std=SIZES[size].hidden ** -0.5)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer

@@ -1,7 +1,7 @@
-"""The tiny models' own tokenizer: byte-level BPE over a small word list; a digit is a token, and so is each tag.
+"""The tokenizer of the tiny models: byte-level BPE over a small word list, with a token for each digit and each tag.
 
-It covers any text (byte fallback), so that the tiny model reads real data too; the words of the visual world are one
-token each, with or without the space before them, and so are a digit and the name of a cell ("b3").
+It covers any text (byte fallback), so that the tiny model can read real data; each word of the visual world, each digit
+and each cell name ("b3") is one token, with or without a leading space.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ bbox marked minus cell cells holds hold color colors same sum plus
 WORDS = tuple(VOCABULARY.split())
 
 PIECES = r" ?\b[a-f][1-6]\b| ?\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s+(?!\S)|\s+"
-"""What BPE joins within: the name of a cell, a digit, a word, a run of marks, white space."""
+"""Pieces within which BPE merges: a cell name, a digit, a word, a run of punctuation, white space."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -55,7 +55,7 @@ CHAT_TEMPLATE = (
 
 
 def _corpus() -> Iterator[str]:
-    """Every word in the forms a sentence gives it, often enough that BPE joins it to one token."""
+    """Every word in the forms it takes in sentences, often enough that BPE merges it into one token."""
     for word in WORDS:
         forms = (f" {word}", word, f" {word.capitalize()}", word.capitalize())
         for form, times in zip(forms, (40, 20, 14, 14), strict=True):

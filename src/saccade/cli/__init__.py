@@ -30,6 +30,7 @@ from saccade.cli import (
     world,
 )
 from saccade.cli import eval as eval_verb
+from saccade.cli.hints import Verb
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "demo": demo.demo,
@@ -100,7 +101,7 @@ def build() -> typer.Typer:
         if isinstance(verb, typer.Typer):
             app.add_typer(verb, name=name)
         else:
-            app.command(name)(verb)
+            app.command(name, cls=Verb)(verb)
     return app
 
 

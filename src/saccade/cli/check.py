@@ -16,7 +16,7 @@ from saccade.cli.options import Overrides
 if TYPE_CHECKING:
     from saccade.config import Config
     from saccade.data import DataConfig
-    from saccade.data.preflight import Entry, Report, Split
+    from saccade.data.preflight import DataRole, PreflightEntry, PreflightReport
     from saccade.training.config import ExampleConfig
 
 WORLD_ITEMS = 200
@@ -139,7 +139,7 @@ def of_data(
 
 def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject:
     """What a recipe trains and evaluates on."""
-    from saccade.cli.schemas import load_recipe
+    from saccade.cli.options import load_recipe
     from saccade.config import ConfigError
     from saccade.evaluation.config import EvalRecipe
     from saccade.training.config import RLRecipe, SFTRecipe
@@ -152,14 +152,16 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
         held_out = (*recipe.heldout, *recipe.eval.data)
         return Subject(recipe.data, held_out, model or recipe.model.path, recipe.template, recipe=recipe)
     if isinstance(recipe, EvalRecipe):
-        return Subject((), recipe.data, model or recipe.model.path, recipe.template, recipe.max_new_tokens)
+        longest = recipe.decoding.max_new_tokens
+        local = None if recipe.served else recipe.model.path
+        return Subject((), recipe.data, model or local, recipe.template, longest)
     raise ConfigError(f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval, which read data")
 
 
 # ------------------------------------------------------------------------------------------------------------- running
 
 
-def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[str, Any]]:
+def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightReport, dict[str, Any]]:
     """The pass over all rows, with a bar; and what is known of the model."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -174,8 +176,8 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[s
     if subject.model is not None:
         transformers_logging.disable_progress_bar()
         adapter = load_adapter(subject.model)
-        counter, reserved = TokenCounter(adapter), adapter.reserved  # type: ignore[attr-defined]
-        context = adapter.config.get_text_config().max_position_embeddings  # type: ignore[attr-defined]
+        counter, reserved = TokenCounter(adapter), adapter.reserved
+        context = adapter.context_length
         facts["context"] = context
         facts["budget"] = budget or context - subject.new_tokens
         if facts["budget"] < 1:
@@ -205,13 +207,13 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[Report, dict[s
     return report, facts
 
 
-def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[Entry]:
+def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[PreflightEntry]:
     """All rows, those of the evaluation first; with a bar for each data set."""
     from saccade.data.files import count_rows
     from saccade.data.storage import rows_file
 
-    sets: list[tuple[Split, DataConfig | ExampleConfig]] = [("eval", one) for one in subject.held_out]
-    sets += [("train", one) for one in subject.train]
+    sets: list[tuple[DataRole, DataConfig | ExampleConfig]] = [("eval", one) for one in subject.held_out]
+    sets.extend(("train", one) for one in subject.train)
     for number, (split, config) in enumerate(sets):
         rows = None if config.path is None else rows_file(config.path) or config.path
         total = config.limit or (None if rows is None else count_rows(rows))
@@ -224,11 +226,11 @@ def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[Entr
 
 
 def of_config(
-    config: DataConfig | ExampleConfig, split: Split, source: str, subject: Subject, facts: dict[str, Any]
-) -> Iterator[Entry]:
+    config: DataConfig | ExampleConfig, split: DataRole, source: str, subject: Subject, facts: dict[str, Any]
+) -> Iterator[PreflightEntry]:
     """The rows of one data set."""
     from saccade.data import DataConfig
-    from saccade.data.preflight import Entry
+    from saccade.data.preflight import PreflightEntry
     from saccade.data.sources import WORLD, items
     from saccade.training.examples import example_items
     from saccade.types import Sample
@@ -242,21 +244,21 @@ def of_config(
             if config.on_bad == "skip" and isinstance(found, ValueError):
                 left_out += 1
             else:
-                yield Entry(place, found, split, source=source)
+                yield PreflightEntry(place, found, split, source=source)
         if left_out:
             facts.setdefault("notes", []).append(f"{source}: {left_out:,} rows are left out (on_bad: skip)")
         return
     for place, found in example_items(config, subject.template):
         if isinstance(found, ValueError):
-            yield Entry(place, found, split, source=source)
+            yield PreflightEntry(place, found, split, source=source)
         elif found.gold is not None:
-            yield Entry(place, found.gold, split, found.prompt, source)
+            yield PreflightEntry(place, found.gold, split, found.prompt, source)
         else:
             sample = Sample(found.id, found.images, found.prompt, None, "sft")
-            yield Entry(place, sample, split, found.prompt, source, found.reply)
+            yield PreflightEntry(place, sample, split, found.prompt, source, found.reply)
 
 
-def predict(subject: Subject, report: Report, memory: float | None) -> dict[str, Any]:
+def predict(subject: Subject, report: PreflightReport, memory: float | None) -> dict[str, Any]:
     """Tokens of a step and memory, for recipes of RL and SFT, at the lengths that were found."""
     from saccade.planning import plan as planning
     from saccade.planning.inputs import read_config, read_shape
@@ -295,14 +297,14 @@ def predict(subject: Subject, report: Report, memory: float | None) -> dict[str,
     return {"stages": stages, "memory_gb": memory, "fits": found.fits if memory is not None else None}
 
 
-def safe(report: Report, facts: dict[str, Any]) -> bool:
+def safe(report: PreflightReport, facts: dict[str, Any]) -> bool:
     return report.ok and facts.get("fits") is not False
 
 
 # ------------------------------------------------------------------------------------------------------------- showing
 
 
-def show(report: Report, facts: dict[str, Any]) -> None:
+def show(report: PreflightReport, facts: dict[str, Any]) -> None:
     """The report in words."""
     tasks = ", ".join(f"{name} {count:,}" for name, count in report.tasks.most_common())
     typer.echo(f"{report.samples:,} rows: {tasks or 'none that can be read'}")
@@ -335,7 +337,7 @@ def show(report: Report, facts: dict[str, Any]) -> None:
     typer.echo(verdict(report, facts))
 
 
-def verdict(report: Report, facts: dict[str, Any]) -> str:
+def verdict(report: PreflightReport, facts: dict[str, Any]) -> str:
     why = [f"{number:,} x {kind}" for kind, number in report.counts.items()]
     if facts.get("fits") is False:
         why.append(f"needs more memory than {facts['memory_gb']:g} GB less a tenth (saccade plan says what to change)")
@@ -367,7 +369,7 @@ def quantile(counts: Counter[int], share: float) -> int:
     return max(counts)
 
 
-def as_dict(report: Report, facts: dict[str, Any]) -> dict[str, Any]:
+def as_dict(report: PreflightReport, facts: dict[str, Any]) -> dict[str, Any]:
     """The report as plain data."""
     tokens = ("prompt_tokens", "image_tokens", "reply_tokens", "tasks")
     return {

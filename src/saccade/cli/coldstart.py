@@ -22,11 +22,11 @@ def coldstart(
     out: OutKey = None,
     teacher: Annotated[
         Literal["world"] | None,
-        typer.Option(help="'world': ground-truth teachers of the procedural world in place of the recipe's."),
+        typer.Option(help="'world': oracle teachers of the procedural world instead of the recipe's."),
     ] = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Make a cold-start set by modality bridging; stopped and started again with the same recipe, it goes on."""
+    """Make a cold-start set by modality bridging; rerun with the same recipe to resume."""
     from saccade.coldstart.recipe import ColdStartRecipe
     from saccade.coldstart.run import run
     from saccade.coldstart.statistics import write_statistics
@@ -43,13 +43,13 @@ def coldstart(
 
 
 def keys_of(config: ColdStartRecipe) -> dict[str, str]:
-    """The API keys that the recipe names, from the environment; they go nowhere but into requests."""
+    """The API keys named in the recipe, from the environment; they are used only in requests."""
     names = {getattr(teacher, "key_variable", "") for teacher in (config.vision, config.reasoner)}
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def lines_of(summary: Mapping[str, Any], config: ColdStartRecipe) -> list[str]:
-    """What is said at the end."""
+    """The summary printed at the end."""
     if "writes_the_set" in summary:
         return [f"{config.out}: the rows are done; process {summary['writes_the_set']} writes the set"]
     rows, written = summary["rows"], summary["written"]
@@ -62,7 +62,7 @@ def lines_of(summary: Mapping[str, Any], config: ColdStartRecipe) -> list[str]:
         lines.append("rejected: " + ", ".join(f"{why} {n:,}" for why, n in summary["rejected"].items()))
     if summary["left_out"]:
         why = ", ".join(f"{reason} {n:,}" for reason, n in summary["left_out"].items())
-        lines.append(f"failed or left out: {why} (left_out.jsonl; what may pass is tried again at the next start)")
+        lines.append(f"failed or skipped: {why} (left_out.jsonl; retriable failures are retried in the next run)")
     tokens = sum(stage["tokens_in"] + stage["tokens_out"] for stage in summary["stages"].values())
     cost = sum(stage["cost"] for stage in summary["stages"].values())
     lines.append(f"{tokens:,} tokens, cost {cost:.2f}")
@@ -70,7 +70,7 @@ def lines_of(summary: Mapping[str, Any], config: ColdStartRecipe) -> list[str]:
 
 
 def accuracy_lines(accuracy: Mapping[str, Any]) -> list[str]:
-    """The arms side by side, where the recipe asks for them."""
+    """The accuracy of each arm, if the recipe has an ablation."""
     if not accuracy:
         return []
     lines = [f"reasoner's accuracy on the same {accuracy['n']:,} rows, 95 % intervals:"]

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from saccade.data import DataConfig
-    from saccade.data.convert import Summary
+    from saccade.data.convert import ConversionSummary
 
 
 def convert(
@@ -81,7 +81,7 @@ def configs(inputs: list[str], source: str, folders: list[Path], hub: bool, keys
         raise ValueError(f"--from {source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def show(summary: Summary, out: Path) -> None:
+def show(summary: ConversionSummary, out: Path) -> None:
     """What was written; what was left out goes to stderr."""
     tasks = ", ".join(f"{name} {count:,}" for name, count in summary.tasks.items())
     typer.echo(f"{out}: {summary.rows:,} rows ({tasks}), {summary.images:,} images {summary.kept}")

@@ -87,12 +87,13 @@ def _judge(url: str | None, model: str | None, cache: Path, workers: int) -> Ite
     if url is None or model is None:
         yield None
         return
-    from saccade.endpoint import Endpoint, Limits, ReplyCache
+    from saccade.endpoint import Endpoint, ReplyCache, RequestLimits
     from saccade.grading.judge import Judge
 
     replies = ReplyCache(cache)
     try:
-        with Endpoint(url, model, os.environ.get(KEY_VARIABLE), replies, Limits(concurrency=workers)) as endpoint:
+        limits = RequestLimits(concurrency=workers)
+        with Endpoint(url, model, os.environ.get(KEY_VARIABLE), replies, limits) as endpoint:
             yield Judge(endpoint)
     finally:
         replies.close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
+from saccade import schemas
 from saccade.config import Config, dump, load
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
@@ -32,6 +34,11 @@ VARIABLES = {"SACCADE_DATA": "../shared/data"}
 def variables() -> dict[str, str]:
     """The variables of recipes, from the environment."""
     return {name: os.environ.get(name, default) for name, default in VARIABLES.items()}
+
+
+def load_recipe(path: str, overrides: Sequence[str] = ()) -> Config:
+    """A recipe of any kind, with the variables of the environment."""
+    return schemas.load_recipe(path, overrides, variables())
 
 
 def with_out(overrides: list[str] | None, out: Path | None) -> list[str]:

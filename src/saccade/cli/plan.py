@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.options import Overrides, Recipe
+from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
+from saccade.config import ConfigError, dump, kind
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from saccade.planning.plan import Plan, StagePlan
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs; more than one stands for FSDP.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs; training uses one today.")] = 1,
     memory: Annotated[float, typer.Option(min=0.001, help="GB of one GPU.")] = 80.0,
     headroom: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of it that is left alone.")] = 0.1,
     image: Annotated[
@@ -40,41 +42,49 @@ def plan(
     ] = None,
     memory_tbs: Annotated[float, typer.Option(min=0.001, help="TB/s at which decoding reads memory.")] = 3.35,
     out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan there too.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when the recipe does not fit.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 when the recipe does not fit, or asks for several GPUs.")
+    ] = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Predict parameters, operations, memory and time of an RL or SFT recipe from the model's config.json."""
-    from rich.console import Console
-
-    from saccade.cli.schemas import load_recipe
-    from saccade.config import ConfigError
-    from saccade.planning import plan as planning
-    from saccade.planning.inputs import read_config, read_shape
-    from saccade.planning.inputs import visual_tokens as count
-
     config = load_recipe(recipe, overrides or ())
-    if not isinstance(config, planning.RLRecipe | planning.SFTRecipe):
-        raise ConfigError(f"{recipe}: kind is {config.kind!r}, expected rl or sft, the only kinds that can be planned")
+    from saccade.training.config import RLRecipe, SFTRecipe
+
+    if not isinstance(config, RLRecipe | SFTRecipe):
+        raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected rl or sft, the only kinds that can be planned")
+    if print_config:
+        typer.echo(dump(config), nl=False)
+        raise typer.Exit
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
     size = None if image is None else read_size(image)
+    from rich.console import Console
+
+    from saccade.planning import plan as planning  # imports torch, which a mistake in the recipe should not wait for
+    from saccade.planning.inputs import read_config, read_shape
+    from saccade.planning.inputs import visual_tokens as count
+
     model, directory = read_config(config.model.path)
     tokens, said = (visual_tokens, "") if visual_tokens else count(model, directory, size) if images else (0, "")
     setting = planning.Setting(
         images=(tokens,) * images,
         text_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        gpus=gpus,
         memory_gb=memory,
         headroom=headroom,
         utilization=utilization,
         peak_tflops=peak_tflops,
         memory_tbs=memory_tbs,
     )
-    found = planning.plan(config, read_shape(model), setting, *([said] if said else []))
+    several = f"--gpus {gpus}: training on several GPUs is not possible today; this plan is for one" if gpus > 1 else ""
+    found = planning.plan(config, read_shape(model), setting, *filter(None, (said, several)))
     if out is not None:
         out.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
     show(found, Console(width=120, soft_wrap=True))
-    if check and not found.fits:
+    if several:
+        typer.echo(several)
+    if check and (several or not found.fits):
         raise typer.Exit(1)
 
 
@@ -102,9 +112,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def show(found: Plan, console: object) -> None:
+def show(found: Plan, console: Console) -> None:
     """The plan as tables and sentences."""
-    write = console.print  # type: ignore[attr-defined]  # rich is imported where it is used
+    write = console.print
     write(parameter_table(found))
     for table in (stage_table(found), flops_table(found), memory_table(found)):
         write(table)
@@ -112,18 +122,23 @@ def show(found: Plan, console: object) -> None:
         write(f"- {line}", highlight=False)
     write(verdict(found), highlight=False)
     for i, advice in enumerate(found.advice, 1):
-        fits = "fits" if advice.fits else "does not fit yet"
+        fits = "fits" if advice.fits else "does not fit"
         write(f"  {i}. {advice.change}: {gb(advice.peak)} GB, {fits}", highlight=False, markup=False)
 
 
 def verdict(found: Plan) -> str:
     worst, setting = found.worst, found.setting
-    need = f"stage {worst.name} needs {gb(worst.peak)} GB on each GPU ({worst.peak_phase})"
-    room = f"{gb(setting.room)} GB of {setting.memory_gb:g} GB are to be had"
+    need = f"stage {worst.name} needs {gb(worst.peak)} GB ({worst.peak_phase})"
+    room = f"{gb(setting.room)} GB of {setting.memory_gb:g} GB can be used"
     if found.fits:
         return f"fits: {need}, {room}"
-    todo = "; change, in this order:" if found.advice else "; no option of this recipe and no number of GPUs helps"
-    return f"does not fit: {need}, {room}{todo}"
+    if not found.advice:
+        todo = "no option of this recipe helps; use a smaller model or a GPU with more memory"
+    elif found.advice[-1].fits:
+        todo = "change, in this order:"
+    else:
+        todo = "these changes help but are not enough; use a smaller model or a GPU with more memory:"
+    return f"does not fit: {need}, {room}; {todo}"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -173,7 +188,7 @@ def seconds_of(stage: StagePlan, phase: str, found: Plan) -> str:
 def memory_table(found: Plan) -> Table:
     """Parts by phase of the stage with the largest need."""
     worst = found.worst
-    table = _table(f"GB on each GPU, stage {worst.name}", "", *worst.memory)
+    table = _table(f"GB, stage {worst.name}", "", *worst.memory)
     parts = dict.fromkeys(part for phase in worst.memory.values() for part in phase)
     for part in parts:
         if any(phase.get(part) for phase in worst.memory.values()):

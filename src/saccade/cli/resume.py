@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from saccade.cli.options import load_recipe
 from saccade.cli.runs import tell
-from saccade.cli.schemas import load_recipe
 from saccade.config import kind
 
 

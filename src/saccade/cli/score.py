@@ -11,7 +11,7 @@ import yaml
 
 if TYPE_CHECKING:
     from saccade.rewards import Rubric
-    from saccade.runs.rescore import Comparison
+    from saccade.runs.rescore import RescoreComparison
 
 
 def score(
@@ -93,7 +93,7 @@ def _recipe_rubrics(folder: Path) -> dict[str, Any]:
     return (content.get("rubrics") or {}) if isinstance(content, dict) else {}
 
 
-def lines(found: Comparison, rubric: str) -> list[str]:
+def lines(found: RescoreComparison, rubric: str) -> list[str]:
     """What is printed."""
 
     def mean(value: float | None) -> str:
@@ -107,12 +107,12 @@ def lines(found: Comparison, rubric: str) -> list[str]:
         f"{name[-28:]:28} {mean(tally.mean(tally.was))} {mean(tally.mean(tally.now))} {tally.changed:7}"
         for name, tally in found.tallies.items()
     ]
-    said.append(f"masked rollouts: {found.masked[0]} were, {found.masked[1]} are")
-    said.append(f"groups of equal rewards: {found.flat[0]} were, {found.flat[1]} are")
-    said.append(f"pairs of siblings whose order turned: {found.turned} of {found.pairs} that both scores tell apart")
-    if found.furthest:
+    said.append(f"masked rollouts: {found.masked[0]} before, {found.masked[1]} now")
+    said.append(f"groups with equal rewards: {found.zero_variance[0]} before, {found.zero_variance[1]} now")
+    said.append(f"sibling pairs in reversed order: {found.reordered} of {found.pairs} that both scores distinguish")
+    if found.largest_changes:
         said.append("rollouts that disagree most:")
-    for one in found.furthest:
+    for one in found.largest_changes:
         row, why = one.row, one.score.masked or one.score.reason or ""
         place = (
             f"step {row.get('step')}, group {row['group_id']}, reply {row.get('index')}, sample {row.get('sample_id')}"

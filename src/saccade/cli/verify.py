@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from saccade.verify import Check, Report
+    from saccade.verify import Check, VerifyReport
 
 RESULTS = {True: ("held", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
 VERDICTS = {True: ("safe", "green"), False: ("NOT SAFE", "bold red"), None: ("not shown", "yellow")}
@@ -46,7 +46,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def show(report: Report) -> None:
+def show(report: VerifyReport) -> None:
     """The table, the reasons, and what is safe."""
     from rich.console import Console
 
@@ -56,7 +56,7 @@ def show(report: Report) -> None:
         console.print(line, soft_wrap=False)
 
 
-def table(report: Report) -> Table:
+def table(report: VerifyReport) -> Table:
     """A row per check."""
     from rich.table import Table
     from rich.text import Text
@@ -86,7 +86,7 @@ def bound(check: Check) -> str:
     return f"{'>' if check.name.startswith('control:') else '<='} {number(check.bound)}"
 
 
-def reasons(report: Report) -> list[Text]:
+def reasons(report: VerifyReport) -> list[Text]:
     """Why checks failed or were not made, those with the same reason together."""
     from rich.text import Text
 
@@ -101,7 +101,7 @@ def reasons(report: Report) -> list[Text]:
     return lines
 
 
-def verdicts(report: Report) -> list[Text]:
+def verdicts(report: VerifyReport) -> list[Text]:
     """A line per use: safe, not safe with the checks that failed, or not shown with the reason."""
     from rich.text import Text
 

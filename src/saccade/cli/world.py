@@ -1,4 +1,4 @@
-"""`saccade world`: data sets of the procedural world, the independent check of its answers, the base that learns it."""
+"""`saccade world`: data sets of the procedural world, the independent check of its answers, the base trained on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saccade.config import load
 app = typer.Typer(help="The procedural visual world: data sets, their check, a base.", no_args_is_help=True)
 
 Seed = Annotated[int, typer.Option(help="Seed of the items.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be given more than once.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the world: cells=5 objects_max=6")
 ]
@@ -21,14 +21,14 @@ Settings = Annotated[
 
 @app.command()
 def make(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     settings: Settings = None,
     n: Annotated[int, typer.Option("-n", help="Items of each task.", min=1)] = 100,
     split: Annotated[str, typer.Option(help="Which split of the world.")] = "train",
     seed: Seed = 0,
     tasks: Tasks = None,
 ) -> None:
-    """Write a data set: images, VLM-R1 JSONL, Parquet, COCO, statistics, a contact sheet. KEY=VALUE set the world."""
+    """Write a data set: images, VLM-R1 JSONL, Parquet, COCO, statistics, a contact sheet. KEY=VALUE are settings."""
     from saccade.world import World, WorldConfig
     from saccade.world.export import write_dataset
 
@@ -45,7 +45,7 @@ def check(
     seed: Seed = 0,
     tasks: Tasks = None,
 ) -> None:
-    """Recompute answers from words and pixels alone; status 1 when one differs. KEY=VALUE set the world."""
+    """Recompute answers only from text and pixels; exit status 1 if one differs. KEY=VALUE configure the world."""
     from rich.progress import track
 
     from saccade.world import SPLITS, World, WorldConfig
@@ -72,7 +72,7 @@ def check(
 def pretrain(
     recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
 ) -> None:
-    """Train a tiny base on the world and score its habits; started again with the same recipe, it goes on."""
+    """Train a tiny base on the world and score its habits; rerun with the same recipe to resume."""
     from saccade.base.config import PretrainRecipe
 
     config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
@@ -82,7 +82,7 @@ def pretrain(
     from saccade.models.policy import load_policy
 
     steps = sum(stage.steps for stage in config.stages)
-    typer.echo(f"{steps} steps; a row every {config.log_every} of them goes to {config.out}/metrics.jsonl", err=True)
+    typer.echo(f"{steps} steps; a row every {config.log_every} steps goes to {config.out}/metrics.jsonl", err=True)
     model = train(config)
     scores = write_scores(load_policy(ModelConfig(path=str(model), train=())), model.parent / "scores.json")
     typer.echo(f"{model}\n{scores}")

@@ -1,1 +1,1 @@
-"""The cold start by modality bridging: long chains of thought from images, questions and two teachers."""
+"""Cold start by modality bridging: long chains of thought from images, questions and two teachers."""

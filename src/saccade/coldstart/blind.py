@@ -1,7 +1,7 @@
-"""Answers to questions about the procedural world from facts alone: the thinking of the world's reasoner.
+"""Answers questions about the procedural world from facts only: the solver behind the oracle reasoner.
 
-It reads the question's words and shares nothing with how questions are made; what the facts do not say is guessed, and
-the chain says so.
+It parses the wording of the question and shares no code with the question generator. When the facts are insufficient,
+it guesses and the chain says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDES = {"to the left of": (0, -1), "to the right of": (0, 1), "above": (1, -1),
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The steps to an answer. `guessed` when the facts do not give one."""
+    """The steps to an answer. `guessed`: the facts do not determine one."""
 
     steps: tuple[str, ...]
     answer: str
@@ -29,11 +29,11 @@ class Finding:
 
 
 Solve = Callable[[str, Sequence[str], Sequence[Fact], Random], Finding]
-"""(question, options, facts, random numbers for guesses)"""
+"""(question, options, facts, random generator for guesses)"""
 
 
 def fits(phrase: str, spot: Spot) -> bool:
-    """Whether a noun phrase of size, colour and noun, singular or plural, names the object."""
+    """Whether a noun phrase of size, color and noun, singular or plural, matches the object."""
     for word in phrase.split():
         noun = next((n for n in (*SHAPES, TILE, "object") if word in (n, n + "s", n + "es")), None)
         known = word in COLORS or word in SIZES or noun is not None
@@ -95,11 +95,11 @@ def _chart(question: str, options: Sequence[str], facts: Sequence[Fact], rng: Ra
         return Finding(
             (f"The tallest reaches {high}, the shortest {low}.", f"{high} - {low} = {high - low}."), str(high - low)
         )
-    wanted = [color for color in named if color in COLORS]
-    if not wanted or any(color not in bars for color in wanted):
+    colors = [color for color in named if color in COLORS]
+    if not colors or any(color not in bars for color in colors):
         return _guess(str(rng.randint(1, 9)))
-    values = [bars[color] for color in wanted]
-    read = ", ".join(f"{color} {value}" for color, value in zip(wanted, values, strict=True))
+    values = [bars[color] for color in colors]
+    read = ", ".join(f"{color} {value}" for color, value in zip(colors, values, strict=True))
     return Finding((f"The bars: {read}.", f"{' + '.join(map(str, values))} = {sum(values)}."), str(sum(values)))
 
 
@@ -153,13 +153,13 @@ def _yes_no(question: str, options: Sequence[str], facts: Sequence[Fact], rng: R
         found, step = _matching(named[0], facts)
         return Finding((step,), "yes" if found else "no")
     head, relation, rest = related
-    anchors, told = _matching(rest, facts)
+    anchors, anchor_step = _matching(rest, facts)
     if len(anchors) != 1:
         return _guess(rng.choice(("yes", "no")))
     axis, sign = SIDES[relation]
     heads, step = _matching(head, facts)
     beyond = [s for s in heads if s is not anchors[0] and sign * (s.place[axis] - anchors[0].place[axis]) > 0]
-    return Finding((told, step, f"Of these, {len(beyond)} stand {relation} it."), "yes" if beyond else "no")
+    return Finding((anchor_step, step, f"Of these, {len(beyond)} stand {relation} it."), "yes" if beyond else "no")
 
 
 def _guess(answer: str) -> Finding:
@@ -175,4 +175,4 @@ SOLVERS: dict[str, Solve] = {
     "choice": _choice,
     "yes_no": _yes_no,
 }
-"""Tasks of the world with answers in words. Boxes are measured in pixels, which a description does not carry."""
+"""World tasks with text answers. Boxes are in pixels, which a description does not contain."""

@@ -1,4 +1,4 @@
-"""Which chains of a row are learned: right ones that pass every filter, the shortest first."""
+"""Which chains of a row are trained on: right ones that pass every filter, shortest first."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from saccade.coldstart.drafts import Chain, Check, Draft, Rejection
 from saccade.coldstart.polish import polish
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.teachers import sample_of
 from saccade.parsing import read_reply
+from saccade.runs.drafts import Chain, ChainCheck, Draft, Rejection
 from saccade.tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
-    """Filters and taste of a recipe."""
+    """Filters and preferences of a recipe."""
 
     recipe: ColdStartRecipe
-    checks: Mapping[str, Check]
+    checks: Mapping[str, ChainCheck]
     polished: bool
     """Whether chains are polished first."""
 
     def choose(self, draft: Draft) -> Draft:
-        """The draft with its chains polished and judged, and those chosen. Chains beyond what is kept stay unjudged,
-        so that near duplicates are held against the set alone."""
+        """The draft with its chains polished and judged, and those chosen. Once `keep` chains are chosen, the rest are
+        not judged, so that near duplicates are compared only with chains in the set."""
         places = [place for place, chain in enumerate(draft.chains) if chain.arm == "bridged"]
         chosen: list[int] = []
         while places and len(chosen) < self.recipe.keep:
@@ -37,12 +37,12 @@ class Chooser:
         return replace(draft, chosen=tuple(chosen))
 
     def _next(self, draft: Draft, places: Sequence[int], chosen: Sequence[int]) -> int:
-        """Right chains first; of those the shortest or, after the first one, the one least like those chosen."""
+        """Right chains first; of those the shortest or, after the first one, the least similar to those chosen."""
         right = [place for place in places if draft.chains[place].right]
         pool = right or list(places)
         if chosen and self.recipe.prefer == "diverse":
-            taken = [_words(draft.chains[place].text) for place in chosen]
-            return min(pool, key=lambda p: max(_likeness(_words(draft.chains[p].text), one) for one in taken))
+            chosen_words = [_words(draft.chains[place].text) for place in chosen]
+            return min(pool, key=lambda p: max(_jaccard(_words(draft.chains[p].text), one) for one in chosen_words))
         return min(pool, key=lambda p: (len(draft.chains[p].text), p))
 
     def _judge(self, draft: Draft, place: int) -> Draft:
@@ -52,9 +52,9 @@ class Chooser:
         return draft.with_chain(place, rejections=self._rejections(draft, draft.chains[place]))
 
     def _rejections(self, draft: Draft, chain: Chain) -> tuple[Rejection, ...]:
-        """The first reason against a chain. Without the filter 'answer' too, none is learned that is not right."""
+        """The first reason against a chain. Wrong chains are rejected even if the filter 'answer' is off."""
         if not chain.right and "answer" not in self.checks:
-            return (Rejection("answer", "cannot be graded" if chain.right is None else "not right", chain.route),)
+            return (Rejection("answer", "cannot be graded" if chain.right is None else "wrong answer", chain.route),)
         for check in self.checks.values():
             found = check(draft, chain)
             if found is not None:
@@ -65,7 +65,7 @@ class Chooser:
 
 
 def reply_of(draft: Draft, chain: Chain) -> str:
-    """What is learned: the thought, and the gold answer as its task writes it (the chain's own grades as right)."""
+    """The training target: the thought, and the gold answer as its task writes it (the chain's own is equivalent)."""
     return TASKS[draft.task].write_gold(sample_of(draft), think=chain.words or "-")
 
 
@@ -73,6 +73,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.lower()))
 
 
-def _likeness(first: frozenset[str], second: frozenset[str]) -> float:
-    """Share of words in common (Jaccard)."""
+def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+    """Shared words over all words."""
     return len(first & second) / max(1, len(first | second))

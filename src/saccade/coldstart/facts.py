@@ -1,6 +1,6 @@
-"""What a text says about a picture of the procedural world: written by the describer, read by the reasoner.
+"""Facts about a picture of the procedural world: written by the describer, parsed by the reasoner.
 
-The reasoner has these sentences and nothing else, so whatever was left out or read wrongly is lost to it.
+The reasoner gets these sentences and nothing else, so omitted or misread facts cannot be recovered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from saccade.world.question import with_article
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """An object in a cell."""
+    """An object in a grid cell."""
 
     cell: str
     size: str
@@ -61,7 +61,7 @@ class Height:
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """A number at a part of a figure; None is a question mark."""
+    """A number printed at a part of a figure; None is a question mark."""
 
     role: str
     value: int | None
@@ -78,7 +78,7 @@ Fact = Spot | Height | Printed
 
 
 def facts_of(scene: Scene) -> list[Fact]:
-    """Everything that a scene shows, in reading order."""
+    """Everything a scene shows, in reading order."""
     spots: list[Fact] = [Spot(t.cell, t.size, t.color, t.shape, t.digit) for t in scene.objects]
     bars: list[Fact] = [Height(bar.color, bar.value) for bar in scene.bars]
     labels = scene.figure.labels if scene.figure else ()
@@ -95,7 +95,7 @@ _PRINTED = re.compile(r"One (\w+) is marked (?:(\d+)|with a question mark)\.")
 
 
 def read_facts(text: str) -> list[Fact]:
-    """The facts that whole sentences of a text state, in order; anything else in it is passed over."""
+    """The facts stated by complete sentences of a text, in order; everything else is ignored."""
     found: list[tuple[int, Fact]] = []
     for match in _SPOT.finditer(text):
         cell, size, color, shape, digit = match.groups()

@@ -1,4 +1,4 @@
-"""What each filter can be told. A recipe names the filters that it wants under `filters`, and sets these beside it."""
+"""Options of each filter. A recipe lists its filters under `filters` and sets these under `filter_options`."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from saccade.rewards.words import Script
 
 
 class LeakageOptions(Config):
-    """Signs that a text was written in view of the answer."""
+    """Signs that a text was written with knowledge of the answer."""
 
     phrases: tuple[str, ...] = ()
-    """Further phrases that betray it, looked for in description and thought; case does not count."""
+    """Additional phrases that reveal it, searched in description and thought, ignoring case."""
 
 
 class ContradictionOptions(Config):
-    """Answers stated in a thought."""
+    """Contradicting answers in a thought."""
 
     doubts: tuple[str, ...] = ("wait", "hmm", "alternatively", "mistake", "actually", "however", "let me", "but")
-    """Words after which an earlier answer may be taken back."""
+    """Words after which an earlier answer may be revised."""
 
 
 class RepetitionOptions(Config):
-    """Loops."""
+    """Repetition loops."""
 
     ngram: int = Field(default=6, ge=1)
-    """Words of the pieces that are counted."""
+    """Length of the counted n-grams, in words."""
     most: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of pieces that may have occurred before."""
+    """Maximum share of n-grams that occurred before."""
     sentence_times: int = Field(default=4, ge=2)
-    """So often the same sentence or line in a row is a loop."""
+    """This many identical sentences or lines in a row are a loop."""
 
 
 class LanguageOptions(Config):
-    """Which script a thought is written in."""
+    """The script a thought is written in."""
 
     script: Script | None = None
-    """The question's own when null."""
+    """Default: the script of the question."""
     least: float = Field(default=0.95, ge=0.0, le=1.0)
-    """Share of letters that must be of it."""
+    """Minimum share of letters in that script."""
 
 
 class LengthOptions(Config):
-    """The band of lengths of a thought, in words."""
+    """The allowed length of a thought, in words."""
 
     least_words: int = Field(default=8, ge=0)
     most_words: int = Field(default=8000, ge=1)
@@ -59,29 +59,29 @@ class LengthOptions(Config):
 
 
 class NearDuplicateOptions(Config):
-    """MinHash over pieces of question and thought."""
+    """MinHash over n-grams of question and thought."""
 
     threshold: float = Field(default=0.9, gt=0.0, le=1.0)
-    """Estimated share of pieces in common (Jaccard) from which two are the same."""
+    """Estimated Jaccard similarity from which two chains count as duplicates."""
     ngram: int = Field(default=5, ge=1)
-    """Words of a piece."""
+    """Length of an n-gram, in words."""
     permutations: int = Field(default=64, ge=16, le=256)
     """The error of the estimate is about 1 / sqrt(permutations)."""
     across_pictures: bool = False
-    """Also two texts about different pictures; else a template that fits many pictures is no duplicate."""
+    """Also compare texts about different pictures; by default a template that fits many pictures is no duplicate."""
 
 
 class EvaluationSetsOptions(Config):
-    """Sets that nothing of may be learned."""
+    """Evaluation sets that training data must not overlap."""
 
     sets: tuple[DataConfig, ...] = ()
-    """Entries as under `data`; give each a `name`, which the reasons carry."""
+    """Entries as under `data`; give each a `name`, which appears in the reasons."""
     by: tuple[Literal["question", "picture"], ...] = ("question", "picture")
-    """What betrays an overlap: the words of a question with its options, a picture of whatever scale."""
+    """What counts as overlap: the text of a question with its options, or a picture at any scale."""
 
 
 class FilterOptions(Config):
-    """By filter; those without options are not here."""
+    """Options by filter; filters without options are not listed."""
 
     leakage: LeakageOptions = LeakageOptions()
     contradiction: ContradictionOptions = ContradictionOptions()

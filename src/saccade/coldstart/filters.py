@@ -1,7 +1,7 @@
-"""The table of filters: what drops a chain, in the order in which they are asked, dear ones last.
+"""The table of filters: what drops a chain, in order of evaluation, most expensive last.
 
-A filter is one function and its line here. It gets a draft with one of its chains, already polished, and gives None or
-a `Rejection`, whose reason is counted and whose detail is shown on the page.
+A filter is one function and its line here. It takes a draft and one of its chains, already polished, and returns None
+or a `Rejection`, whose reason is counted and whose detail is shown in the report.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from saccade.coldstart.drafts import Check
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.coldstart.set_checks import EvaluationSets, GroundTruth, NearDuplicates
 from saccade.coldstart.text_checks import (
@@ -24,54 +23,55 @@ from saccade.coldstart.text_checks import (
     length,
     loops,
 )
+from saccade.runs.drafts import ChainCheck
 from saccade.world import WorldConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What filters may know beside a draft."""
+class FilterContext:
+    """What filters may use besides a draft."""
 
     folder: Path = Path()
-    """The directory of the set, for relative names of pictures."""
+    """The directory of the set, which relative image paths refer to."""
     worlds: Mapping[str, WorldConfig] = field(default_factory=dict)
-    """Settings of the sources that are procedural worlds, by the name that drafts carry."""
+    """Settings of the procedural-world sources, keyed by `Draft.source`."""
 
 
-Build = Callable[[FilterOptions, Surroundings], Check]
+Build = Callable[[FilterOptions, FilterContext], ChainCheck]
 
 FILTERS: dict[str, Build] = {
-    "answer": lambda options, around: answer_agrees,
-    "format": lambda options, around: has_form,
-    "leakage": lambda options, around: leakage(options.leakage),
-    "references": lambda options, around: left_references,
-    "contradiction": lambda options, around: contradiction(options.contradiction),
-    "repetition": lambda options, around: loops(options.repetition),
-    "language": lambda options, around: language(options.language),
-    "length": lambda options, around: length(options.length),
-    "ground_truth": lambda options, around: GroundTruth(around.worlds, around.folder),
-    "evaluation_sets": lambda options, around: EvaluationSets(options.evaluation_sets, around.folder),
-    "near_duplicate": lambda options, around: NearDuplicates(options.near_duplicate),
+    "answer": lambda options, context: answer_agrees,
+    "format": lambda options, context: has_form,
+    "leakage": lambda options, context: leakage(options.leakage),
+    "references": lambda options, context: left_references,
+    "contradiction": lambda options, context: contradiction(options.contradiction),
+    "repetition": lambda options, context: loops(options.repetition),
+    "language": lambda options, context: language(options.language),
+    "length": lambda options, context: length(options.length),
+    "ground_truth": lambda options, context: GroundTruth(context.worlds, context.folder),
+    "evaluation_sets": lambda options, context: EvaluationSets(options.evaluation_sets, context.folder),
+    "near_duplicate": lambda options, context: NearDuplicates(options.near_duplicate),
 }
 
 
 def build_checks(
     names: Sequence[str] | None = None,
     options: FilterOptions | None = None,
-    around: Surroundings | None = None,
-) -> dict[str, Check]:
-    """The filters of these names, all for None, ready to use. ValueError for an unknown name, or for options of a
-    filter that is not asked."""
-    wanted = list(FILTERS) if names is None else list(names)
-    for name in wanted:
+    context: FilterContext | None = None,
+) -> dict[str, ChainCheck]:
+    """The named filters (None: all), ready to use. ValueError for an unknown name, or for options of a filter that is
+    not used."""
+    selected = list(FILTERS) if names is None else list(names)
+    for name in selected:
         if name not in FILTERS:
             close = get_close_matches(name, FILTERS, n=1, cutoff=0.5)
-            hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(FILTERS)}"
-            raise ValueError(f"there is no filter '{name}'{hint}")
+            hint = f"; did you mean '{close[0]}'?" if close else f"; expected one of {', '.join(FILTERS)}"
+            raise ValueError(f"no filter '{name}'{hint}")
     options = options or FilterOptions()
     for name in sorted(options.model_fields_set):
-        if name not in wanted:
+        if name not in selected:
             raise ValueError(
-                f"filter_options.{name}: '{name}' is not among the filters ({', '.join(wanted) or 'none'})"
+                f"filter_options.{name}: '{name}' is not among the filters ({', '.join(selected) or 'none'})"
             )
-    around = around or Surroundings()
-    return {name: FILTERS[name](options, around) for name in wanted}
+    context = context or FilterContext()
+    return {name: FILTERS[name](options, context) for name in selected}

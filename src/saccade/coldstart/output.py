@@ -1,6 +1,6 @@
-"""The set on disk: for `saccade sft`, for LLaMA-Factory, prompts for RL by difficulty, and every draft with its story.
+"""The set on disk: for `saccade sft`, for LLaMA-Factory, RL prompts by difficulty, and every draft with its history.
 
-Everything is made from the store and can be made again with other filters for nothing. Files appear whole.
+Everything is derived from the store and can be rewritten with other filters at no cost. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,28 +16,28 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from saccade.coldstart.choosing import Chooser, reply_of
-from saccade.coldstart.drafts import Arm, Chain, Draft, StepRecord, plain
-from saccade.coldstart.intake import FOLDER
-from saccade.coldstart.statistics import ARMS, accuracies
+from saccade.coldstart.ingest import FOLDER
+from saccade.coldstart.statistics import accuracies
 from saccade.coldstart.steps import assemble
 from saccade.coldstart.store import Store
 from saccade.coldstart.teachers import sample_of
+from saccade.runs.drafts import ARMS, DRAFTS, Arm, Chain, Draft, StepRecord, shallow_dict
 from saccade.tasks import TASKS
 
-TRAIN, LLAMA_FACTORY, DRAFTS, LEFT_OUT = "train.jsonl", "llama_factory.json", "drafts.jsonl", "left_out.jsonl"
+TRAIN, LLAMA_FACTORY, LEFT_OUT = "train.jsonl", "llama_factory.json", "left_out.jsonl"
 SUMMARY = "summary.json"
 DIFFICULTIES = ("easy", "mixed", "hard")
 
 
 @dataclass
-class Tally:
-    """What is counted while the set is written."""
+class SetTally:
+    """Counters kept while the set is written."""
 
     rows: Counter[str] = field(default_factory=Counter)
     chains: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     sources: dict[str, Counter[str]] = field(default_factory=dict)
-    stages: dict[str, Counter[str]] = field(default_factory=dict)
+    stages: dict[str, defaultdict[str, float]] = field(default_factory=dict)
     arms: dict[Arm, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
     """0 or 1 of the first chain of each arm, for rows that have all three."""
 
@@ -55,11 +55,13 @@ class Tally:
                 self.rejected[f"{one.filter}: {one.reason}"] += 1
                 source[f"rejected: {one.filter}"] += 1
         for step in draft.steps:
-            stage = self.stages.setdefault(step.stage, Counter())
-            stage.update(calls=1, tokens_in=step.tokens_in, tokens_out=step.tokens_out)
-            stage.update(cut_off=step.finish_reason == "length")
-            stage["cost"] += step.cost  # type: ignore[assignment]
-            stage["seconds"] += step.seconds  # type: ignore[assignment]
+            stage = self.stages.setdefault(step.stage, defaultdict(int))
+            stage["calls"] += 1
+            stage["tokens_in"] += step.tokens_in
+            stage["tokens_out"] += step.tokens_out
+            stage["cut_off"] += step.finish_reason == "length"
+            stage["cost"] += step.cost
+            stage["seconds"] += step.seconds
         firsts: dict[Arm, Chain | None] = {arm: next(iter(draft.of_arm(arm)), None) for arm in ARMS}
         if all(chain is not None and chain.right is not None for chain in firsts.values()):
             for arm, chain in firsts.items():
@@ -67,26 +69,26 @@ class Tally:
 
 
 def write_set(store: Store, chooser: Chooser) -> dict[str, Any]:
-    """Writes the files of the set into the recipe's directory; what `summary.json` holds."""
-    recipe, tally = chooser.recipe, Tally()
+    """Writes the files of the set into the recipe's directory; returns the content of `summary.json`."""
+    recipe, tally = chooser.recipe, SetTally()
     with ExitStack() as stack:
-        files = {name: stack.enter_context(whole(recipe.out / name)) for name in (TRAIN, DRAFTS)}
-        rl = {name: stack.enter_context(whole(recipe.out / f"rl_{name}.jsonl")) for name in DIFFICULTIES}
-        other = stack.enter_context(array(recipe.out / LLAMA_FACTORY))
+        files = {name: stack.enter_context(atomic_file(recipe.out / name)) for name in (TRAIN, DRAFTS)}
+        rl = {name: stack.enter_context(atomic_file(recipe.out / f"rl_{name}.jsonl")) for name in DIFFICULTIES}
+        other = stack.enter_context(json_array_file(recipe.out / LLAMA_FACTORY))
         for _, base, steps in store.finished():
             draft = chooser.choose(assemble(base, steps))
             tally.add(draft)
-            images = [_placed(path, sha, recipe.out, recipe.images) for path, sha in _pictures(draft)]
+            images = [_place_image(path, sha, recipe.out, recipe.images) for path, sha in _pictures(draft)]
             for place in draft.chosen:
                 row = train_row(draft, draft.chains[place], images)
-                _line(files[TRAIN], row)
+                _write_line(files[TRAIN], row)
                 other(sharegpt_row(draft, row["response"], images))
             if draft.difficulty is not None:
-                _line(rl[draft.difficulty], rl_row(draft, images))
+                _write_line(rl[draft.difficulty], rl_row(draft, images))
             files[DRAFTS].write(draft.to_json() + "\n")
-    with whole(recipe.out / LEFT_OUT) as lines:
-        for source, place, reason, detail in store.left_out():
-            _line(lines, {"source": source, "place": place, "reason": reason, "detail": detail})
+    with atomic_file(recipe.out / LEFT_OUT) as lines:
+        for source, place, reason, detail in store.skipped():
+            _write_line(lines, {"source": source, "place": place, "reason": reason, "detail": detail})
     _write_json(recipe.out / "dataset_info.json", dataset_info())
     summary = {"schema": 1, **_states(store), **_counted(tally)}
     _write_json(recipe.out / SUMMARY, summary)
@@ -101,7 +103,7 @@ def _states(store: Store) -> dict[str, Any]:
     }
 
 
-def _counted(tally: Tally) -> dict[str, Any]:
+def _counted(tally: SetTally) -> dict[str, Any]:
     return {
         "written": dict(tally.rows),
         "chains": dict(tally.chains),
@@ -116,7 +118,7 @@ def _counted(tally: Tally) -> dict[str, Any]:
 
 
 def train_row(draft: Draft, chain: Chain, images: list[str]) -> dict[str, Any]:
-    """A row as `saccade sft` reads it, with where it came from."""
+    """A row as `saccade sft` reads it, with its origin."""
     origin = {
         "source": draft.source,
         "sample": chain.number,
@@ -124,7 +126,7 @@ def train_row(draft: Draft, chain: Chain, images: list[str]) -> dict[str, Any]:
         "samples": len(draft.of_arm("bridged")),
         "saw_answer": draft.saw_answer,
         "polished": chain.polished is not None and chain.polished != chain.text,
-        "steps": [plain(step) for step in draft.steps if _led_to(step, chain)],
+        "steps": [shallow_dict(step) for step in draft.steps if _led_to(step, chain)],
     }
     return {
         "id": draft.id,
@@ -163,9 +165,9 @@ def dataset_info() -> dict[str, Any]:
 
 
 def rl_row(draft: Draft, images: list[str]) -> dict[str, Any]:
-    """A prompt for RL (source 'saccade'), labelled by how often the reasoner was right."""
-    graded = [chain.right for chain in draft.of_arm("bridged") if chain.right is not None]
-    labels = {"cold_start": draft.difficulty, "pass_rate": sum(graded) / len(graded)}
+    """A prompt for RL (source 'saccade'), labeled by how often the reasoner was right."""
+    verdicts = [chain.right for chain in draft.of_arm("bridged") if chain.right is not None]
+    labels = {"cold_start": draft.difficulty, "pass_rate": sum(verdicts) / len(verdicts)}
     return {
         "id": draft.id,
         "task": draft.task,
@@ -183,8 +185,8 @@ def _pictures(draft: Draft) -> Iterator[tuple[str, str]]:
     return zip(draft.images, draft.image_shas, strict=True)
 
 
-def _placed(path: str, sha: str, out: Path, how: str) -> str:
-    """The name of an image in the set: a hard link or copy beside it under its hash, or the path where it lies."""
+def _place_image(path: str, sha: str, out: Path, how: str) -> str:
+    """The path of an image in the set: a hard link or copy named by its hash, or the original path."""
     if how == "path" or not Path(path).is_absolute():
         return path
     name = f"{FOLDER}/{sha[:32]}{Path(path).suffix.lower()}"
@@ -200,13 +202,13 @@ def _placed(path: str, sha: str, out: Path, how: str) -> str:
     return name
 
 
-def _line(file: TextIO, row: Any) -> None:
+def _write_line(file: TextIO, row: Any) -> None:
     file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its name when all of it is written. A lone surrogate becomes its JSON escape."""
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """A text file that is renamed into place once complete. A lone surrogate becomes its JSON escape."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -217,9 +219,9 @@ def whole(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def array(path: Path) -> Iterator[Any]:
-    """A JSON list written item by item; yields the function that adds one."""
-    with whole(path) as file:
+def json_array_file(path: Path) -> Iterator[Any]:
+    """A JSON list written item by item; yields the function that appends one."""
+    with atomic_file(path) as file:
         file.write("[")
         first = True
 
@@ -233,5 +235,5 @@ def array(path: Path) -> Iterator[Any]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    with whole(path) as file:
+    with atomic_file(path) as file:
         file.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")

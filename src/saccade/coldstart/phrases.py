@@ -1,4 +1,4 @@
-"""The words by which a chain betrays that it was written from a description: patterns for the polisher."""
+"""Phrases that reveal that a chain was written from a description: patterns for the polisher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PROTECTED = tuple(
         r"`[^`\n]+`",
         r"\$\$.+?\$\$",
         r"\$(?!\s)[^$\n]{1,400}?(?<!\s)\$(?!\d)",
-        r"\\\((?:[^\\]|\\[^()])*\\\)",  # no further opening inside: many of them without an end stay linear
+        r"\\\((?:[^\\]|\\[^()])*\\\)",  # no nested opening: many unclosed ones stay linear
         r"\\\[(?:[^\\]|\\[^\[\]])*\\\]",
         r"</?\w+>",
     )
@@ -27,7 +27,7 @@ EXEMPT = tuple(
         r"\bcaptions?\s+(?:below|under|underneath|beneath|above|beside|next to|at the|printed)\b",
     )
 )
-"""Descriptions of other things, and captions that are printed in the picture."""
+"""Descriptions of other things, and captions printed in the picture."""
 
 PICTURE = r"(?:image|picture|photo|photograph|figure|diagram|chart|graph|plot|scene|drawing|map|table|screenshot)"
 VISUAL = r"(?:image|picture|photo|photograph|figure|diagram|chart|graph|plot|drawing|map|screenshot)"
@@ -42,7 +42,7 @@ NOUN = (
     rf"(?P<kept>(?:(?:provided|given|above|same|whole|entire|first|second)\s+)*)(?:(?:{_DROPPED})\s+)*"
     r"(?P<head>descriptions?|captions?)\b(?!['\u2019]s)"
 )
-"""A noun phrase for the text that the reasoner was given; without an article only where a sentence begins."""
+"""A noun phrase for the text given to the reasoner; without an article only at the start of a sentence."""
 
 _FORMS = {
     "say": ("say", "says", "said", "said", "saying"),
@@ -73,7 +73,7 @@ _ADVERB = (
     r"|can't|must|provided|given|above|here|be|been|have|has|had|is|was|to|goes on to|continues to|that|, which"
 )
 ADVERBS = rf"(?:\s*(?:{_ADVERB})\b)*\s+"
-"""What may stand between the description and its verb."""
+"""What may come between the description and its verb."""
 
 COMPLEMENTS = {
     " so": " it",
@@ -89,14 +89,14 @@ _BARE = re.compile(r"do|does|did|\w+n['\u2019]t|to|might|may|could|would|should|
 
 
 def saying_as_showing(verb: str, between: str) -> str:
-    """The form of 'show' for a form of a verb of saying; `between` is what stands before it, which tells past from
-    participle."""
+    """The form of 'show' for a form of a verb of saying; `between` is the text before it, which distinguishes past
+    tense from participle."""
     kinds = _KINDS[" ".join(verb.lower().split())]
     words = between.lower().split()
     helped = any(word in ("has", "have", "had", "is", "was", "be", "been") for word in words)
     bare = any(_BARE.fullmatch(word) for word in words)
-    wanted = 3 if helped else 0 if bare else 2
-    return _SHOW[wanted if wanted in kinds else kinds[0]]
+    form = 3 if helped else 0 if bare else 2
+    return _SHOW[form if form in kinds else kinds[0]]
 
 
 BLOCKING = re.compile(
@@ -120,4 +120,4 @@ BLIND = re.compile(
     r"|\b(?:the user|you) (?:describes?|described|mentions?|mentioned|wrote|told me)\b",
     re.IGNORECASE,
 )
-"""The writer says that it does not see, or that somebody told it."""
+"""The writer says that it cannot see the image, or that it relies on what someone described."""

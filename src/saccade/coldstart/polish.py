@@ -1,8 +1,8 @@
-"""A chain that was written from a description, made to read as seen. What cannot be mended is named, never guessed.
+"""Rewrites a chain written from a description as if the image had been seen. What cannot be rewritten is reported.
 
-The words of a thought are changed in place, sentence by sentence: 'the description says' becomes 'the image shows', and
-a matrix clause that would double the verb is dropped ('the description says the image shows a cat'). Code and formulas
-are not looked at, and no rule reaches a number or a box: all of them match words alone.
+The thought is edited in place, sentence by sentence: 'the description says' becomes 'the image shows', and a matrix
+clause that would double the verb is dropped ('the description says the image shows a cat'). Code and formulas are
+skipped, and no rule can change a number or a box: all rules match words only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROUNDS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TextChange:
     """One piece of text before and after."""
 
     before: str
@@ -41,30 +41,30 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Polished:
-    """The text as it reads now, what was changed, and the references that are still there."""
+    """The polished text, the changes, and the references that remain."""
 
     text: str
-    changes: tuple[Change, ...]
+    changes: tuple[TextChange, ...]
     left: tuple[str, ...]
 
 
 def polish(text: str) -> Polished:
-    """Total, and a second time it changes nothing. A sentence that cannot be mended whole stays as it was."""
-    changes: list[Change] = []
+    """Total and idempotent. A sentence that cannot be rewritten completely is left unchanged."""
+    changes: list[TextChange] = []
     pieces = []
-    told_before = False
+    source_mentioned = False
     for piece in _sentences(text):
-        after = _settled(piece, told_before)
+        after = _polish_sentence(piece, source_mentioned)
         if after != piece:
-            changes.append(Change(piece.strip(), after.strip()))
-        told_before = _mentions_source(piece)
+            changes.append(TextChange(piece.strip(), after.strip()))
+        source_mentioned = _mentions_source(piece)
         pieces.append(after)
     whole = "".join(pieces)
     return Polished(whole, tuple(changes), references(whole))
 
 
 def references(text: str) -> tuple[str, ...]:
-    """The places where a text speaks of its description or says that its writer sees nothing."""
+    """The places where a text mentions its description or says that its writer cannot see."""
     found = []
     for piece in _sentences(text):
         mask = masked(piece)
@@ -76,7 +76,7 @@ def references(text: str) -> tuple[str, ...]:
 
 
 def masked(text: str) -> str:
-    """Same length; code, formulas, and descriptions of other things (of a job, of a problem) cannot be matched."""
+    """Masks code, formulas and descriptions of other things (of a job, of a problem); the length is unchanged."""
     for pattern in (*PROTECTED, *EXEMPT):
         text = pattern.sub(lambda found: MASK * len(found[0]), text)
     return text
@@ -87,7 +87,7 @@ _END = re.compile(r"(?<=[.?!])[ \t]+|\n+")
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Sentences with the space after them; joined they are the text. What is protected is never cut."""
+    """Sentences with their trailing space; joined they equal the text. Protected spans are never cut."""
     start = 0
     for gap in _END.finditer(masked(text)):
         yield text[start : gap.end()]
@@ -100,46 +100,46 @@ def _mentions_source(sentence: str) -> bool:
     return bool(_SOURCE.search(masked(sentence)))
 
 
-def _settled(sentence: str, told_before: bool) -> str:
+def _polish_sentence(sentence: str, source_mentioned: bool) -> str:
     original = sentence
     for _ in range(ROUNDS):
-        after = _round(sentence, told_before)
+        after = _round(sentence, source_mentioned)
         if after == sentence:
             return after
         sentence = after
     return original
 
 
-def _round(sentence: str, told_before: bool) -> str:
+def _round(sentence: str, source_mentioned: bool) -> str:
     for rule in UNNESTING:
         sentence = rule.apply(sentence)
     if not _is_blocked(sentence):
-        for rule in MENDING:
+        for rule in REWORDING:
             sentence = rule.apply(sentence)
-        if told_before:
+        if source_mentioned:
             sentence = _IT_SAYS.apply(sentence)
     return _COLLAPSE.apply(sentence)
 
 
 def _is_blocked(sentence: str) -> bool:
-    """True where 'the image' in place of the description would say something else or nothing."""
+    """True where replacing the description by 'the image' would change or break the meaning."""
     mask = masked(sentence)
     if not _SOURCE.search(mask):
         return False
     if BLOCKING.search(mask):
         return True
-    return bool(_STANDS_ALONE.search(re.sub(NOUN, "", mask, flags=re.IGNORECASE)))
+    return bool(_PICTURE_WORD.search(re.sub(NOUN, "", mask, flags=re.IGNORECASE)))
 
 
-_STANDS_ALONE = re.compile(r"\b(?:images?|pictures?|photos?|photographs?)\b", re.IGNORECASE)
+_PICTURE_WORD = re.compile(r"\b(?:images?|pictures?|photos?|photographs?)\b", re.IGNORECASE)
 
 
 # ------------------------------------------------------------------------------------------------------------- rules
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """A pattern over words and what takes its place. The first letter keeps its case."""
+class PolishRule:
+    """A pattern over words and its replacement. The first letter keeps its case."""
 
     pattern: re.Pattern[str]
     write: Callable[[re.Match[str]], str]
@@ -158,14 +158,14 @@ def _in_case_of(before: str, after: str) -> str:
     return after[:1].upper() + after[1:] if before[:1].isupper() else after
 
 
-def _rule(pattern: str, write: str | Callable[[re.Match[str]], str]) -> Rule:
-    """`{noun}`, `{say}` and so on stand for their patterns; a text may refer to groups by `\\1`."""
+def _rule(pattern: str, write: str | Callable[[re.Match[str]], str]) -> PolishRule:
+    """`{noun}`, `{say}` etc. are replaced by their patterns; `write` may refer to groups by `\\1`."""
     names = {"noun": NOUN, "say": SAYING, "visual": VISUAL, "see": SEEING, "picture": PICTURE}
     names |= {"told": _TOLD, "verb": _VERB}
     for name, value in names.items():
         pattern = pattern.replace("{" + name + "}", value)
     compiled = re.compile(pattern, re.IGNORECASE)
-    return Rule(compiled, (lambda match: match.expand(write)) if isinstance(write, str) else write)
+    return PolishRule(compiled, (lambda match: match.expand(write)) if isinstance(write, str) else write)
 
 
 _VERB = rf"(?P<between>{ADVERBS})(?P<say>{SAYING})(?P<tail> so\b| nothing about\b| (?:us|me|you) about\b| about\b)?"
@@ -194,7 +194,7 @@ def _tail(match: re.Match[str]) -> str:
 
 
 def _about(match: re.Match[str]) -> str:
-    """A description of something: of a picture, that picture; of a thing in it, its picture."""
+    """'The description of the image' becomes 'the image', 'the description of the cat' 'the picture of the cat'."""
     if match["visual"]:
         return f"{match['of']} {match['visual']}{_shows(match)}"
     det = (match["det"] or "the").lower()
@@ -204,15 +204,15 @@ def _about(match: re.Match[str]) -> str:
 
 
 def _shows(match: re.Match[str]) -> str:
-    """The verb of saying after a subject, as one of showing; '' where there is none."""
+    """The verb of saying after a subject, as a verb of showing; '' if there is none."""
     if not match["say"]:
         return ""
     between = match["between"]
     return f"{between}{saying_as_showing(match['say'], between)}{COMPLEMENTS.get(_tail(match), _tail(match))}"
 
 
-def _look(match: re.Match[str]) -> str:
-    """Reading a description is looking at an image, once more where it was read again."""
+def _read_as_look(match: re.Match[str]) -> str:
+    """Reading a description becomes looking at an image; rereading becomes looking again."""
     verb, before = match["read"].lower().replace("-", ""), (match["aux"] or "").lower().strip()
     again = verb.startswith("re") and verb not in ("read", "reads", "reading")
     if verb.endswith("ing"):
@@ -245,14 +245,14 @@ UNNESTING = (
         r"\g<rest>",
     ),
 )
-"""Where the picture itself is in the sentence already."""
+"""For sentences that already mention the picture itself."""
 
 _IT_SAYS = _rule(
     r"(?<![\w.,;:] )\b(?P<it>it)(?P<adverbs>(?:\s+(?:also|then|clearly|explicitly|just|only))?\s+)(?P<say>{say})\b",
     lambda match: f"{match['it']}{match['adverbs']}{saying_as_showing(match['say'], '')}",
 )
 
-MENDING = (
+REWORDING = (
     _rule(
         r"\bin\s+{noun},?\s+it\s+(?P<say>{say})\b",
         lambda match: f"{_image(match)} {saying_as_showing(match['say'], '')}",
@@ -274,7 +274,7 @@ MENDING = (
     _rule(
         r"(?P<aux>\b(?:let me|to|should|must|can|could|will|would|I(?:'ve|\u2019ve| have| had)|having|I|we)\s+)?"
         r"\b(?P<read>re-?read(?:ing|s)?|read(?:ing|s)?)\s+{noun}",
-        _look,
+        _read_as_look,
     ),
     _rule(
         r"\bas\s+(?:clearly\s+|explicitly\s+|already\s+)?(?:{told}|given|shown)\s+(?:in|by|within|from)\s+{noun}",
@@ -315,11 +315,11 @@ MENDING = (
         "shown",
     ),
 )
-"""In this order; the longest reading of a phrase first."""
+"""In this order; the longest match of a phrase first."""
 
 _COLLAPSE = _rule(
     r"\b(?P<first>{see})\s+(?:(?P=first)\b|(?:depicts|illustrates|portrays|represents)\b"
     r"|(?:shows|displays)\b(?=\s+(?:a|an|the|that|this|how|two|three|four|five|six)\b))",
     r"\g<first>",
 )
-"""Two verbs of showing in a row. 'Shows displays of fruit' is none: a verb would be followed by its object."""
+"""Two verbs of showing in a row. 'Shows displays of fruit' does not match: a verb would be followed by its object."""

@@ -1,49 +1,58 @@
-"""The recipe of a cold start: which data, which teachers, what they are told, what is kept."""
+"""The recipe of a cold start: data, teachers, prompts, filters, output."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from saccade.coldstart.drafts import Stage
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
 from saccade.data import DataConfig
 from saccade.data.sources import WORLD
-from saccade.endpoint import Limits
+from saccade.endpoint import RequestLimits
+from saccade.rollout.config import Sampling
+from saccade.runs.drafts import TeacherStage
 
 
-class SamplingConfig(Config):
-    """How a step samples."""
+class SamplingConfig(Sampling):
+    """Sampling options of a step."""
 
-    temperature: float = Field(default=0.6, ge=0.0)
-    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
-    max_tokens: int = Field(default=1024, ge=1)
+    moved: ClassVar[dict[str, str]] = {"max_tokens": "max_new_tokens"}
+
+    temperature: float = Field(default=0.6, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_new_tokens: int = Field(default=1024, ge=1)
     seed: int = 0
-    """Sample n of the reasoner asks with `seed + n`."""
+    """Sample n of the reasoner uses `seed + n`."""
+
+    @model_validator(mode="after")
+    def _a_server_can(self) -> SamplingConfig:
+        if self.repetition_stop:
+            raise ValueError("'repetition_stop' is not an option of a teacher; remove it")
+        return self
 
 
 class SamplingTable(Config):
-    """By step. The plain caption has the description's, so that both have the same budget of tokens."""
+    """Sampling options by step. The plain caption uses those of the description: the same token budget."""
 
     pseudo_cot: SamplingConfig = SamplingConfig()
     description: SamplingConfig = SamplingConfig()
-    reasoning: SamplingConfig = SamplingConfig(max_tokens=8192)
+    reasoning: SamplingConfig = SamplingConfig(max_new_tokens=8192)
 
 
 class PromptTable(Config):
-    """Names of packaged prompts, or files of your own."""
+    """Names of packaged prompts, or paths of custom ones."""
 
     caption: str = "caption"
     pseudo_cot: str = "pseudo_cot"
     description: str = "description"
     reasoning: str = "reasoning"
     reasoning_blind: str = "reasoning_blind"
-    """For the arm that is given nothing but the question."""
+    """For the arm that gets only the question."""
     answer: str = "answer"
-    """What is added where `answer_in` shows the answer."""
+    """Appended to the prompts of the steps in `answer_in`."""
 
 
 class EndpointTeacher(Config):
@@ -54,44 +63,44 @@ class EndpointTeacher(Config):
     """Base address, as http://host:8000 or https://host/v1."""
     model: str
     key_variable: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key, if the server wants one."""
+    """The environment variable that holds the key, if the server needs one."""
     concurrency: int = Field(default=16, ge=1)
-    """Requests under way at once."""
+    """Concurrent requests."""
     timeout_s: float = Field(default=300.0, gt=0)
-    """For one attempt."""
+    """Timeout of one attempt."""
     deadline_s: float = Field(default=1800.0, gt=0)
-    """For one request with all its attempts."""
+    """Limit for one request including all retries."""
     retries: int = Field(default=4, ge=0)
     backoff_s: float = Field(default=0.5, ge=0)
-    """The first pause before another attempt; doubled each time, with a random part."""
+    """Delay before the first retry; doubled each time, with jitter."""
     price_in: float = Field(default=0.0, ge=0)
-    """Per million tokens read."""
+    """Per million prompt tokens."""
     price_out: float = Field(default=0.0, ge=0)
-    """Per million tokens written."""
+    """Per million completion tokens."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Go into each request as they are: {top_k: 20}."""
+    """Added to each request unchanged: {top_k: 20}."""
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.concurrency, self.timeout_s, self.deadline_s, self.retries, self.backoff_s)
+    def limits(self) -> RequestLimits:
+        return RequestLimits(self.concurrency, self.timeout_s, self.deadline_s, self.retries, self.backoff_s)
 
 
 class WorldDescriber(Config):
-    """Eyes that know the truth of the procedural world, and get wrong or leave out what they are told to."""
+    """Oracle describer of the procedural world, with configurable error and omission rates."""
 
     teacher: Literal["world"]
     error_rate: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Chance that a fact is read wrongly."""
+    """Probability that a fact is misread."""
     omission_rate: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Chance that a fact is left out."""
+    """Probability that a fact is omitted."""
 
 
 class WorldReasoner(Config):
-    """A reasoner about the procedural world that has nothing but the text it is given."""
+    """Oracle reasoner about the procedural world that uses only the text it is given."""
 
     teacher: Literal["world"]
     slip_rate: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Chance that a chain ends in another answer than its evidence says."""
+    """Probability that a chain ends in an answer that contradicts its evidence."""
 
 
 class ColdStartRecipe(Config):
@@ -99,49 +108,49 @@ class ColdStartRecipe(Config):
 
     kind: Literal["coldstart"]
     out: Path
-    """The directory of the set. Started again with the same recipe, work goes on there."""
+    """The directory of the set. Running the same recipe again resumes there."""
     data: tuple[DataConfig, ...] = Field(min_length=1)
     vision: Annotated[EndpointTeacher | WorldDescriber, Field(discriminator="teacher")]
     """Sees the images: pseudo-CoT, description, caption."""
     reasoner: Annotated[EndpointTeacher | WorldReasoner, Field(discriminator="teacher")]
-    """Sees text alone."""
+    """Sees only text."""
     sampling: SamplingTable = SamplingTable()
     prompts: PromptTable = PromptTable()
-    answer_in: tuple[Stage, ...] = ()
+    answer_in: tuple[TeacherStage, ...] = ()
     """Steps that are shown the answer; recorded in every row. Vision-R1 showed it to pseudo_cot and reasoning."""
     samples: int = Field(default=4, ge=1)
     """Chains per row."""
     ablation: int = Field(default=0, ge=0)
-    """So many rows, spread over the data, are also asked once from a plain caption and once from nothing."""
+    """For N rows, spread over the data, the reasoner also answers once from a plain caption and once from nothing."""
     prefer: Literal["shortest", "diverse"] = "shortest"
-    """Which right chains go into the set: the shortest, or after it those that differ most."""
+    """Which right chains go into the set: the shortest, or the shortest and then those that differ most."""
     keep: int = Field(default=1, ge=1)
-    """Chains per row in the set, at most."""
+    """Maximum chains per row in the set."""
     polish: bool = True
-    """Make chains read as seen, not as described."""
+    """Rewrite chains as if the image had been seen, not described."""
     filters: tuple[str, ...] | None = None
-    """Names of `coldstart.filters.FILTERS` in the order they are asked; null is all of them, empty is none."""
+    """Names of `coldstart.filters.FILTERS` in order of evaluation; null: all of them, empty: none."""
     filter_options: FilterOptions = FilterOptions()
     images: Literal["copy", "path"] = "copy"
-    """Images of the set: beside it (hard links where they can be), or by the path where they lie."""
+    """Images of the set: copied into its directory (as hard links where possible), or referenced by their path."""
     rows: int = Field(default=64, ge=1)
-    """Rows under way at once in a process; further ones stay in the store."""
+    """Concurrent rows per process; the others stay in the store."""
     attempts: int = Field(default=3, ge=1)
-    """Of a row, before it is put aside as failed until the next start. Each has the retries of the endpoint within."""
+    """Attempts per row before it counts as failed until the next start. Each includes the retries of the endpoint."""
     retry_after_s: float = Field(default=10.0, ge=0)
-    """Pause before a row is tried again; doubled each time."""
+    """Delay before a row is retried; doubled each time."""
     stop_after: int = Field(default=200, ge=1)
-    """Failed attempts in a row, without a step that worked, after which the run stops: nothing gets through."""
+    """The run stops after this many consecutive failures without a successful step."""
     lease_s: float = Field(default=120.0, ge=1.0)
-    """A row of a process that died on another machine is free again after so long."""
+    """Time after which a row claimed by a dead process on another machine is free again."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdStartRecipe:
         for number, entry in enumerate(self.data):
             if entry.source == WORLD and entry.limit is None:
-                raise ValueError(f"data.{number}: the world has no end; give it a 'limit'")
+                raise ValueError(f"data.{number}: the world is infinite; set a 'limit'")
             if entry.source != WORLD and isinstance(self.vision, WorldDescriber):
                 raise ValueError(
-                    f"data.{number}: 'teacher: world' sees the procedural world alone; got source {entry.source!r}"
+                    f"data.{number}: 'teacher: world' works only on the procedural world; got source {entry.source!r}"
                 )
         return self

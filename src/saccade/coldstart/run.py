@@ -1,4 +1,4 @@
-"""The run: data in, rows through the teachers, the set out. Killed at any point, it goes on where it was."""
+"""The cold-start run: ingest data, send rows through the teachers, write the set. An interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from typing import Any
 
 from rich.console import Console
 
-from saccade.coldstart.asking import load_prompt
 from saccade.coldstart.choosing import Chooser
-from saccade.coldstart.filters import Surroundings, build_checks
-from saccade.coldstart.intake import source_names, take_in
+from saccade.coldstart.filters import FilterContext, build_checks
+from saccade.coldstart.ingest import ingest, source_names
 from saccade.coldstart.output import write_set
 from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher
-from saccade.coldstart.steps import RowLost, Team, write_row
+from saccade.coldstart.steps import RowLost, Teachers, write_row
 from saccade.coldstart.store import NAME, Claim, Store
+from saccade.coldstart.teacher_prompts import load_prompt
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
-from saccade.coldstart.world_teachers import WorldEyes, WorldMind
+from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
 from saccade.config import dump
 from saccade.data.sources import WORLD
-from saccade.runs.progress import Report, progress
+from saccade.runs.progress import ProgressFn, progress
 from saccade.world import WorldConfig
 
 log = logging.getLogger(__name__)
 
 CLAIMED_AT_ONCE = 16
 WAIT_S = 0.5
-"""Between looks at the store while all rows left are held elsewhere or pause."""
-MAKING = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "ablation")
-"""Keys of the recipe that decide what teachers write; a store has one setting of them."""
-TIMING = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
-"""Keys of an endpoint that change nothing about the texts."""
+"""Polling interval while all open rows are claimed by other processes or waiting for a retry."""
+TEXT_KEYS = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "ablation")
+"""Keys of the recipe that determine what teachers write; fixed for a store."""
+TRANSPORT_KEYS = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
+"""Keys of an endpoint that do not affect the texts."""
 
 
 @dataclass
 class Flow:
-    """What a run counts while it works."""
+    """Counters of a run in progress."""
 
     rows: int = 0
     failed: int = 0
     tokens: int = 0
     cost: float = 0.0
-    in_vain: int = 0
-    """Failed attempts since the last step that worked."""
-    began: float = field(default_factory=time.monotonic)
+    consecutive_failures: int = 0
+    """Failed attempts since the last successful step."""
+    started: float = field(default_factory=time.monotonic)
     last: str = ""
-    """The last error."""
+    """Message of the last error."""
 
     def numbers(self, left: int) -> dict[str, float]:
         """For the progress line."""
-        rate = self.rows / max(1e-9, time.monotonic() - self.began)
+        rate = self.rows / max(1e-9, time.monotonic() - self.started)
         eta = {"eta_s": left / rate} if rate else {}
         return {"rows/s": rate, **eta, "tokens": self.tokens, "cost": self.cost, "failed": self.failed}
 
@@ -65,12 +65,12 @@ def run(
     keys: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Makes the set that the recipe describes; gives the summary that is written beside it.
+    """Makes the set that the recipe describes; returns the summary, which is also written as `summary.json`.
 
-    `keys`: environment variable -> API key. ValueError for what a person can mend, OSError for a full disk; in both
-    cases everything paid for so far is in the store.
+    `keys`: environment variable -> API key. ValueError for user errors, OSError for a full disk; in both cases every
+    response received so far is in the store.
     """
-    chooser = build_chooser(recipe)  # what is wrong with filters or prompts is said before anything is paid for
+    chooser = build_chooser(recipe)  # validate filters and prompts before the first paid request
     for _, path in recipe.prompts:
         load_prompt(path)
     with ExitStack() as stack:
@@ -78,23 +78,23 @@ def run(
         stack.callback(vision.close)
         stack.callback(reasoner.close)
         store = stack.enter_context(Store(recipe.out / NAME, recipe.lease_s))
-        stack.callback(_let_go, store)
-        _same_making(recipe, store)
+        stack.callback(_release_rows, store)
+        _check_same_texts(recipe, store)
         (recipe.out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
-        take_in(recipe, store, lambda n: log.info("took in %d rows", n) if n % 25_600 == 0 else None)
-        asyncio.run(_work(Team(recipe, vision, reasoner), store, console))
+        ingest(recipe, store, lambda n: log.info("ingested %d rows", n) if n % 25_600 == 0 else None)
+        asyncio.run(_work(Teachers(recipe, vision, reasoner), store, console))
         return finish(chooser, store)
 
 
 def finish(chooser: Chooser, store: Store) -> dict[str, Any]:
-    """The files of the set; left to another process that is at it already."""
-    holder = store.take("writing the set")
+    """Writes the files of the set, unless another process is already writing them."""
+    holder = store.acquire_lock("writing the set")
     if holder is not None:
         return {"writes_the_set": holder}
     try:
         return write_set(store, chooser)
     finally:
-        store.give_up("writing the set")
+        store.release_lock("writing the set")
 
 
 def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Teacher, Teacher]:
@@ -104,72 +104,72 @@ def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Te
         return ChatTeacher(config, recipe.prompts, keys.get(config.key_variable))
 
     sees, thinks = recipe.vision, recipe.reasoner
-    vision = WorldEyes(sees, _worlds(recipe)) if sees.teacher == "world" else chat(sees)
-    reasoner = WorldMind(thinks) if thinks.teacher == "world" else chat(thinks)
+    vision = OracleDescriber(sees, _worlds(recipe)) if sees.teacher == "world" else chat(sees)
+    reasoner = OracleReasoner(thinks) if thinks.teacher == "world" else chat(thinks)
     return vision, reasoner
 
 
 def build_chooser(recipe: ColdStartRecipe) -> Chooser:
-    """Filters and polish as the recipe has them. A chooser serves one pass over the rows: filters remember."""
-    around = Surroundings(recipe.out, _worlds(recipe))
-    return Chooser(recipe, build_checks(recipe.filters, recipe.filter_options, around), recipe.polish)
+    """Filters and polish of the recipe. A chooser serves one pass over the rows: filters are stateful."""
+    context = FilterContext(recipe.out, _worlds(recipe))
+    return Chooser(recipe, build_checks(recipe.filters, recipe.filter_options, context), recipe.polish)
 
 
 def _worlds(recipe: ColdStartRecipe) -> dict[str, WorldConfig]:
-    """Settings of the sources that are worlds, by the name that rows carry."""
+    """Settings of the procedural-world sources, keyed by `Draft.source`."""
     named = zip(source_names(recipe), recipe.data, strict=True)
     return {name: entry.world for name, entry in named if entry.source == WORLD}
 
 
-def _let_go(store: Store) -> None:
-    """Rows under way are free at once; a disk that is full must not hide the error that led here."""
+def _release_rows(store: Store) -> None:
+    """Frees the claimed rows; a full disk must not hide the error that led here."""
     try:
         store.release()
     except OSError as error:
-        log.warning("rows stay held until their lease ends: %s", error)
+        log.warning("rows stay claimed until their lease ends: %s", error)
 
 
-def _same_making(recipe: ColdStartRecipe, store: Store) -> None:
-    """ValueError when the store was begun with other settings of what teachers write."""
-    making = recipe.model_dump(mode="json", include=set(MAKING))
-    making["prompts"] = {name: load_prompt(path).id for name, path in recipe.prompts}  # their wording, not their names
+def _check_same_texts(recipe: ColdStartRecipe, store: Store) -> None:
+    """ValueError when the store was created with different settings of what teachers write."""
+    settings = recipe.model_dump(mode="json", include=set(TEXT_KEYS))
+    settings["prompts"] = {name: load_prompt(path).id for name, path in recipe.prompts}  # compare texts, not names
     for role in ("vision", "reasoner"):
-        making[role] = {key: value for key, value in making[role].items() if key not in TIMING}
+        settings[role] = {key: value for key, value in settings[role].items() if key not in TRANSPORT_KEYS}
     before = store.fact("making")
     if before is None:
-        store.remember("making", making)
+        store.remember("making", settings)
         return
-    changed = [key for key in MAKING if before.get(key) != making[key]]
+    changed = [key for key in TEXT_KEYS if before.get(key) != settings[key]]
     if changed:
         raise ValueError(
-            f"{recipe.out}: was begun with other settings of {', '.join(changed)}; give another 'out', or the recipe "
-            f"that {recipe.out / 'config.yaml'} holds"
+            f"{recipe.out}: was started with different settings of {', '.join(changed)}; set another 'out', or "
+            f"use the recipe in {recipe.out / 'config.yaml'}"
         )
 
 
-async def _work(team: Team, store: Store, console: Console | None) -> None:
-    """All rows that are open, `rows` at a time, until none is left."""
+async def _work(teachers: Teachers, store: Store, console: Console | None) -> None:
+    """Processes all open rows, `rows` at a time, until none is left."""
     store.release_dead()
     store.reopen()
     counts = store.counts()
     if not counts.open:
         return
-    await asyncio.gather(team.vision.check(True), team.reasoner.check(False))
-    crew = _Crew(team, store, counts.total)
+    await asyncio.gather(teachers.vision.check(True), teachers.reasoner.check(False))
+    pool = _WorkerPool(teachers, store, counts.total)
     with progress("cold start", counts.total, console) as report, _renewing(store):
-        await crew.work(report)
+        await pool.work(report)
 
 
 @contextmanager
 def _renewing(store: Store) -> Iterator[None]:
-    """Keeps the leases while the event loop runs."""
+    """Renews the leases while the event loop runs."""
 
     async def renew() -> None:
         while True:
             await asyncio.sleep(store.lease_s / 3)
             try:
                 store.renew()
-            except OSError as error:  # the next step that is kept meets the same trouble, and stops the run
+            except OSError as error:  # the next save fails the same way and stops the run
                 log.warning("leases are not renewed: %s", error)
 
     task = asyncio.get_running_loop().create_task(renew())
@@ -180,54 +180,52 @@ def _renewing(store: Store) -> Iterator[None]:
 
 
 @dataclass
-class _Crew:
-    """Rows under way. A row is claimed when there is room for it, so memory does not grow with the data."""
+class _WorkerPool:
+    """The rows in progress. A row is claimed when a slot is free, so memory does not grow with the data."""
 
-    team: Team
+    teachers: Teachers
     store: Store
     total: int
-    """Rows of the store, whatever their state."""
+    """Rows of the store in any state."""
     flow: Flow = field(default_factory=Flow)
     waiting: deque[Claim] = field(default_factory=deque)
-    looked: float = 0.0
+    last_poll: float = 0.0
 
-    async def work(self, report: Report) -> None:
-        recipe, under_way = self.team.recipe, set[asyncio.Task[None]]()
-        shown = 0.0
+    async def work(self, report: ProgressFn) -> None:
+        recipe, running = self.teachers.recipe, set[asyncio.Task[None]]()
+        last_report = 0.0
         try:
             while True:
-                while len(under_way) < recipe.rows and (claim := self._next(recipe.rows - len(under_way))):
-                    under_way.add(asyncio.create_task(self._row(claim)))
-                if under_way:
-                    ended, under_way = await asyncio.wait(
-                        under_way, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    for task in ended:
-                        task.result()  # raises what must stop the run
-                if time.monotonic() - shown >= 1.0 or not under_way:
-                    counts, shown = self.store.counts(), time.monotonic()
+                while len(running) < recipe.rows and (claim := self._next(recipe.rows - len(running))):
+                    running.add(asyncio.create_task(self._row(claim)))
+                if running:
+                    finished, running = await asyncio.wait(running, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+                    for task in finished:
+                        task.result()  # re-raises errors that must stop the run
+                if time.monotonic() - last_report >= 1.0 or not running:
+                    counts, last_report = self.store.counts(), time.monotonic()
                     report(counts.done + counts.failed, self.flow.numbers(counts.open))
                     if not counts.open:
                         return
-                    if not under_way:
+                    if not running:
                         await asyncio.sleep(WAIT_S)
         finally:
-            for task in under_way:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
     def _next(self, room: int) -> Claim | None:
-        if not self.waiting and time.monotonic() - self.looked >= WAIT_S:
+        if not self.waiting and time.monotonic() - self.last_poll >= WAIT_S:
             self.waiting.extend(self.store.claim(min(room, CLAIMED_AT_ONCE)))
             if not self.waiting:
-                self.looked = time.monotonic()  # nothing to have: look again after a while
+                self.last_poll = time.monotonic()  # nothing available: poll again later
                 self.store.release_dead()
         return self.waiting.popleft() if self.waiting else None
 
     async def _row(self, claim: Claim) -> None:
         number = claim.number
         try:
-            await write_row(self.team, claim.draft, claim.steps, self._saver(number), self._in_ablation(number))
+            await write_row(self.teachers, claim.draft, claim.steps, self._saver(number), self._in_ablation(number))
         except RowLost:
             return
         except TeacherError as error:
@@ -237,36 +235,36 @@ class _Crew:
         self.flow.rows += 1
 
     def _in_ablation(self, number: int) -> bool:
-        """So many rows, spread evenly over the data; the same ones in every process and after every start."""
-        wanted = min(self.team.recipe.ablation, self.total)
-        return number * wanted // self.total > (number - 1) * wanted // self.total
+        """Whether a row is in the ablation: N rows spread evenly over the data, the same in every process and run."""
+        n_rows = min(self.teachers.recipe.ablation, self.total)
+        return number * n_rows // self.total > (number - 1) * n_rows // self.total
 
     def _saver(self, number: int) -> Callable[[str, Any], bool]:
         def save(step: str, body: Any) -> bool:
-            kept = self.store.save(number, step, body)
-            if kept:
+            saved = self.store.save(number, step, body)
+            if saved:
                 record = body["record"]
                 self.flow.tokens += record["tokens_in"] + record["tokens_out"]
                 self.flow.cost += record["cost"]
-                self.flow.in_vain = 0
-            return kept
+                self.flow.consecutive_failures = 0
+            return saved
 
         return save
 
     def _failed(self, claim: Claim, error: TeacherError) -> None:
-        recipe, flow = self.team.recipe, self.flow
-        flow.in_vain += error.retriable
+        recipe, flow = self.teachers.recipe, self.flow
+        flow.consecutive_failures += error.retriable
         flow.last = str(error)
         if error.fatal:
             self.store.put_back(claim.number, error.reason, error.detail, 0.0)
-            raise ValueError(f"a teacher refuses: {error.detail}")
+            raise ValueError(f"a teacher rejected the request: {error.detail}")
         if not error.retriable or claim.attempts + 1 >= recipe.attempts:
             self.store.fail(claim.number, error.reason, error.detail, error.retriable)
             flow.failed += 1
         else:
             self.store.put_back(claim.number, error.reason, error.detail, recipe.retry_after_s * 2**claim.attempts)
-        if flow.in_vain >= recipe.stop_after:
+        if flow.consecutive_failures >= recipe.stop_after:
             raise ValueError(
-                f"{flow.in_vain} attempts in a row came to nothing; the last: {flow.last}. Rows done so far are kept; "
-                "start again when the teachers answer"
+                f"{flow.consecutive_failures} consecutive attempts failed; last error: {flow.last}. "
+                "Completed rows are kept; run the command again when the teachers respond"
             )

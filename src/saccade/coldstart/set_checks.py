@@ -1,4 +1,4 @@
-"""Filters that look beyond the texts: at the true scene, at evaluation sets, at what is in the set already."""
+"""Filters that need more than the texts: the true scene, evaluation sets, chains already in the set."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saccade.coldstart.drafts import Chain, Draft, Rejection
 from saccade.coldstart.filter_options import EvaluationSetsOptions, NearDuplicateOptions
 from saccade.coldstart.teachers import sample_of
-from saccade.data.fingerprints import Pictures, look, text_key
+from saccade.data.fingerprints import PictureIndex, fingerprint, text_key
 from saccade.data.images import ImageError
 from saccade.data.sources import items
+from saccade.runs.drafts import Chain, Draft, Rejection
 from saccade.types import Sample
 from saccade.world import World, WorldConfig
 
@@ -22,15 +22,15 @@ _KEYS = ("seed", "index", "split", "world_kind")
 
 @dataclass
 class GroundTruth:
-    """Picture, question and gold of a row of the procedural world against the scene that they claim to come from.
+    """Checks picture, question and gold of a procedural-world row against the scene they claim to come from.
 
-    Rows of other sources pass: nothing true is known about them.
+    Rows of other sources pass: their ground truth is unknown.
     """
 
     worlds: Mapping[str, WorldConfig]
-    """Settings of the sources that are worlds, by the name that drafts carry."""
+    """Settings of the procedural-world sources, keyed by `Draft.source`."""
     folder: Path
-    """What relative names of pictures are relative to."""
+    """Base directory of relative image paths."""
 
     def __call__(self, draft: Draft, chain: Chain) -> Rejection | None:
         config = self.worlds.get(draft.source)
@@ -46,27 +46,27 @@ class GroundTruth:
         if draft.answer != _as_json(true.answer):
             return Rejection("ground_truth", "another gold", f"{draft.answer!r}, true {true.answer!r}"[:90])
         try:
-            shown = [look(self.folder / name).digest for name in draft.images]
+            shown = [fingerprint(self.folder / name).digest for name in draft.images]
         except ImageError as error:
             return Rejection("ground_truth", "a picture that cannot be read", str(error)[:120])
-        if shown != [look(image).digest for image in true.images]:
+        if shown != [fingerprint(image).digest for image in true.images]:
             return Rejection("ground_truth", "another picture", ", ".join(draft.images)[:90])
         return None
 
 
 def _as_json(answer: Any) -> Any:
-    """Tuples become lists on the way through JSON."""
+    """Tuples become lists in JSON."""
     return list(answer) if isinstance(answer, tuple) else answer
 
 
 @dataclass
 class EvaluationSets:
-    """Questions and pictures of sets that a model will be measured on."""
+    """Rejects questions and pictures that are in the sets the model will be evaluated on."""
 
     options: EvaluationSetsOptions
     folder: Path
     questions: dict[int, str] = field(default_factory=dict)
-    pictures: Pictures = field(default_factory=Pictures)
+    pictures: PictureIndex = field(default_factory=PictureIndex)
 
     def __post_init__(self) -> None:
         for entry in self.options.sets:
@@ -81,7 +81,7 @@ class EvaluationSets:
             self.questions.setdefault(text_key(sample), name)
         if "picture" in self.options.by:
             for image in sample.images:
-                self.pictures.add(look(image), name)
+                self.pictures.add(fingerprint(image), name)
 
     def __call__(self, draft: Draft, chain: Chain) -> Rejection | None:
         name = self.questions.get(text_key(sample_of(draft)))
@@ -91,7 +91,7 @@ class EvaluationSets:
             return None
         for image in draft.images:
             try:
-                found = self.pictures.find(look(self.folder / image))
+                found = self.pictures.find(fingerprint(self.folder / image))
             except ImageError as error:
                 return Rejection("evaluation_sets", "a picture that cannot be read", str(error)[:120])
             if found:
@@ -100,15 +100,15 @@ class EvaluationSets:
 
 
 class NearDuplicates:
-    """Remembers what passed, and rejects what is nearly the same. Ask it last: what another filter drops later would
-    be remembered too."""
+    """Rejects near duplicates of chains that passed before. Must run last: it would also remember chains that a later
+    filter drops."""
 
     def __init__(self, options: NearDuplicateOptions) -> None:
         try:
             from datasketch import LeanMinHash, MinHash, MinHashLSH
         except ImportError as error:
             raise ValueError(
-                "filter near_duplicate needs datasketch: pip install 'saccade[coldstart]', or leave it out of 'filters'"
+                "filter near_duplicate needs datasketch: pip install 'saccade[coldstart]', or remove it from 'filters'"
             ) from error
         self.options, self._lean = options, LeanMinHash
         self._blank = MinHash(num_perm=options.permutations, seed=1)
@@ -124,13 +124,15 @@ class NearDuplicates:
         seen = self._of_pictures.setdefault(draft.image_shas, [])
         for other, name in seen:
             if other.jaccard(sketch) >= self.options.threshold:
-                return Rejection("near_duplicate", "nearly one that is in the set", f"{draft.id} like {name}")
+                return Rejection("near_duplicate", "near duplicate of a chain in the set", f"{draft.id} like {name}")
         seen.append((self._lean(sketch), draft.id))
         return None
 
     def _against_all(self, draft: Draft, sketch: Any) -> Rejection | None:
         for key in self._index.query(sketch):
-            return Rejection("near_duplicate", "nearly one that is in the set", f"{draft.id} like {self._ids[key]}")
+            return Rejection(
+                "near_duplicate", "near duplicate of a chain in the set", f"{draft.id} like {self._ids[key]}"
+            )
         number = len(self._ids)
         self._index.insert(number, sketch)
         self._ids[number] = draft.id
@@ -138,7 +140,7 @@ class NearDuplicates:
 
 
 def _pieces(text: str, ngram: int) -> list[bytes]:
-    """All runs of so many words; of a shorter text, the text."""
+    """All word n-grams; of a shorter text, the text."""
     words = re.findall(r"\w+", text.lower())
     runs = {" ".join(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))}
     return [run.encode("utf-8", "surrogatepass") for run in sorted(runs)]

@@ -1,5 +1,5 @@
-"""What a set is like, counted from its drafts: words of self-reflection, lengths, yield by filter and source, what the
-bridge was worth. One pass over `drafts.jsonl`, in memory that grows with the number of reasons and sources alone.
+"""Statistics of a set from its drafts: self-reflection words, lengths, yield by filter and source, the gain from the
+bridge. One pass over `drafts.jsonl`, in memory that grows only with the number of reasons and sources.
 """
 
 from __future__ import annotations
@@ -7,16 +7,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saccade.coldstart.drafts import Arm, Chain, Draft
 from saccade.evaluation.statistics import compare_paired, wilson
+from saccade.runs.drafts import ARMS, STATISTICS, Arm, Chain, Draft, read_drafts
 
-FILE = "statistics.json"
-DRAFTS = "drafts.jsonl"
 WORDS = ("Wait", "Hmm", "Mistake", "Alternatively", "Check")
 PUBLISHED: dict[str, tuple[int, tuple[int, ...]]] = {
     "LLaVA-CoT": (100_000, (2_300, 1, 183, 251, 8_332)),
@@ -24,23 +22,22 @@ PUBLISHED: dict[str, tuple[int, tuple[int, ...]]] = {
     "Vision-R1-cold": (200_000, (585_719, 75_853, 26_697, 188_187, 100_148)),
 }
 """Vision-R1 (arXiv:2503.06749), table of self-reflective words: samples (rounded), occurrences of each of WORDS in the
-whole set. How they were counted is not told; ours are whole words in any case."""
-ARMS: tuple[Arm, ...] = ("bridged", "caption", "none")
+whole set. The paper does not say how they were counted; ours are whole words, ignoring case."""
 EXAMPLES = 3
-"""Of each reason, from the first rows."""
+"""Examples kept per reason, from the first rows."""
 SHOWN = 400
 """Characters of a chain in an example."""
 _WORD = re.compile(r"\b(?:" + "|".join(WORDS) + r")\b", re.IGNORECASE)
 
 
 def count_words(text: str) -> Counter[str]:
-    """Occurrences of each of WORDS, whole words in any case."""
+    """Occurrences of each of WORDS as whole words, ignoring case."""
     return Counter(found[0].capitalize() for found in _WORD.finditer(text))
 
 
 @dataclass
 class Histogram:
-    """Lengths in words, in steps of a twelfth of a decade so that it stays small; the quantiles are its own."""
+    """Lengths in words, in bins of a twelfth of a decade to stay small; quantiles are computed from the bins."""
 
     counts: Counter[int] = field(default_factory=Counter)
     total: int = 0
@@ -60,7 +57,7 @@ class Histogram:
         return step - 1
 
     def _edge(self, step: int) -> int:
-        """The least length of a step: 1, 2, 3, ... then each 21 % above the last."""
+        """The lower edge of a bin: 1, 2, 3, ... then each 21 % above the last."""
         return step + 1 if step < self.PER_DECADE // 2 else round((1 + self.PER_DECADE // 2) * 10 ** ((step - 6) / 12))
 
     def summary(self) -> dict[str, Any]:
@@ -96,8 +93,8 @@ class SourceCount:
 
 
 @dataclass
-class Gathering:
-    """What is counted while drafts go by."""
+class SetStatistics:
+    """Counters over a stream of drafts."""
 
     words: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
@@ -153,7 +150,7 @@ class Gathering:
                 source.arms[arm].append(float(bool(chain and chain.right)))
 
     def summary(self) -> dict[str, Any]:
-        """What `statistics.json` holds."""
+        """The content of `statistics.json`."""
         everything: dict[Arm, list[float]] = {
             arm: [v for one in self.sources.values() for v in one.arms[arm]] for arm in ARMS
         }
@@ -221,7 +218,7 @@ def _source_row(one: SourceCount) -> dict[str, Any]:
 
 
 def accuracies(arms: Mapping[Arm, list[float]]) -> dict[str, Any]:
-    """Of the reasoner's first chain by what it was given, same rows, with 95 % intervals; {} without such rows."""
+    """Accuracy of the reasoner's first chain per arm on the same rows, with 95 % intervals; {} without such rows."""
     n = len(arms["bridged"])
     if not n:
         return {}
@@ -235,26 +232,13 @@ def accuracies(arms: Mapping[Arm, list[float]]) -> dict[str, Any]:
     return found
 
 
-def read_drafts(folder: Path) -> Iterator[Draft]:
-    """The drafts of a set, one at a time. ValueError with file and line for a line that is none."""
-    path = folder / DRAFTS
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; expected the directory of a set made by saccade coldstart")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield Draft.from_json(line)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}:{number}: no draft ({error})") from error
-
-
 def write_statistics(folder: Path) -> dict[str, Any]:
-    """Counts a set and writes `statistics.json` into its directory; gives what it holds."""
-    gathering = Gathering()
+    """Computes the statistics of a set, writes `statistics.json` into its directory and returns its content."""
+    gathering = SetStatistics()
     for draft in read_drafts(folder):
         gathering.add(draft)
     found = gathering.summary()
-    fresh = folder / f".{FILE}"
+    fresh = folder / f".{STATISTICS}"
     fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(folder / FILE)
+    fresh.replace(folder / STATISTICS)
     return found

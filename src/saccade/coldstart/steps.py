@@ -1,4 +1,4 @@
-"""The steps of one row: see, describe, reason, grade. What a step left is kept at once and never asked for again."""
+"""The steps of one row: look, describe, reason, grade. Each result is saved at once and never requested again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from saccade.coldstart.drafts import Arm, Chain, Draft, Stage, StepRecord, chain_from_dict, plain
 from saccade.coldstart.recipe import ColdStartRecipe, SamplingConfig
-from saccade.coldstart.teachers import Call, Said, Teacher, sample_of
+from saccade.coldstart.teachers import Teacher, TeacherCall, TeacherReply, sample_of
 from saccade.parsing import read_final, read_reply
+from saccade.runs.drafts import Arm, Chain, Draft, StepRecord, TeacherStage, chain_from_dict, shallow_dict
 from saccade.tasks import TASKS
 from saccade.types import Completion
 
 Save = Callable[[str, Any], bool]
-"""(step name, what it left) -> False when the row has gone to another process."""
-_TEXT_STAGES: tuple[Stage, ...] = ("caption", "pseudo_cot", "description")
+"""(step name, result) -> False when the row now belongs to another process."""
+_TEXT_STAGES: tuple[TeacherStage, ...] = ("caption", "pseudo_cot", "description")
 
 
 class RowLost(Exception):
@@ -24,22 +24,22 @@ class RowLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
-    """Who writes, and by which recipe."""
+class Teachers:
+    """The two teachers and the recipe they follow."""
 
     recipe: ColdStartRecipe
     vision: Teacher
     reasoner: Teacher
 
 
-async def write_row(team: Team, draft: Draft, done: Mapping[str, Any], save: Save, ablation: bool) -> Draft:
-    """All steps of a row that are not done yet. Raises TeacherError, or RowLost."""
-    row = _Row(team, assemble(draft, done), dict(done), save)
-    await row.look("pseudo_cot", team.recipe.sampling.pseudo_cot)
-    await row.look("description", team.recipe.sampling.description)
+async def write_row(teachers: Teachers, draft: Draft, done: Mapping[str, Any], save: Save, ablation: bool) -> Draft:
+    """Runs the steps of a row that are not done yet. Raises TeacherError or RowLost."""
+    row = _RowSteps(teachers, assemble(draft, done), dict(done), save)
+    await row.look("pseudo_cot", teachers.recipe.sampling.pseudo_cot)
+    await row.look("description", teachers.recipe.sampling.description)
     if ablation:
-        await row.look("caption", team.recipe.sampling.description)
-    calls = [row.reason("bridged", number) for number in range(team.recipe.samples)]
+        await row.look("caption", teachers.recipe.sampling.description)
+    calls = [row.reason("bridged", number) for number in range(teachers.recipe.samples)]
     if ablation:
         calls += [row.reason("caption", 0), row.reason("none", 0)]
     await _all(calls)
@@ -47,51 +47,50 @@ async def write_row(team: Team, draft: Draft, done: Mapping[str, Any], save: Sav
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Awaits all of them, also when one fails, so that what the others paid for is kept; then raises the first
-    error."""
-    ended = await asyncio.gather(*calls, return_exceptions=True)
-    for one in ended:
+    """Awaits all calls even if one fails, so that the results of the others are saved; then raises the first error."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for one in results:
         if isinstance(one, BaseException):
             raise one
 
 
 @dataclass
-class _Row:
-    team: Team
+class _RowSteps:
+    teachers: Teachers
     draft: Draft
     done: dict[str, Any]
     save: Save
 
-    async def look(self, stage: Stage, sampling: SamplingConfig) -> None:
-        """A step of the vision teacher that leaves a text."""
+    async def look(self, stage: TeacherStage, sampling: SamplingConfig) -> None:
+        """A step of the vision teacher that writes a text."""
         if stage in self.done:
             return
-        images = [str(self.team.recipe.out / path) for path in self.draft.images]  # an absolute path stays itself
-        said = await self.team.vision.write(Call(stage, self.draft, sampling, self._shown(stage), images))
-        self._keep(stage, {"text": said.text.strip(), "record": plain(self._inherit(said.record))})
+        images = [str(self.teachers.recipe.out / path) for path in self.draft.images]  # an absolute path stays itself
+        reply = await self.teachers.vision.write(TeacherCall(stage, self.draft, sampling, self._shown(stage), images))
+        self._keep(stage, {"text": reply.text.strip(), "record": shallow_dict(self._inherit(reply.record))})
 
     async def reason(self, arm: Arm, number: int) -> None:
-        """A sample of the reasoner, graded by the task's own grader."""
+        """A sample of the reasoner, graded by the task's grader."""
         name = f"reasoning/{arm}/{number}"
         if name in self.done:
             return
-        sampling = self.team.recipe.sampling.reasoning
-        call = Call("reasoning", self.draft, sampling, self._shown("reasoning"), (), arm, number)
-        said = await self.team.reasoner.write(call)
-        chain = await asyncio.to_thread(graded, read_chain(said), self.draft)
-        self._keep(name, {"chain": chain.to_dict(), "record": plain(self._inherit(said.record))})
+        sampling = self.teachers.recipe.sampling.reasoning
+        call = TeacherCall("reasoning", self.draft, sampling, self._shown("reasoning"), (), arm, number)
+        reply = await self.teachers.reasoner.write(call)
+        chain = await asyncio.to_thread(grade_chain, read_chain(reply), self.draft)
+        self._keep(name, {"chain": chain.to_dict(), "record": shallow_dict(self._inherit(reply.record))})
 
-    def _shown(self, stage: Stage) -> bool:
-        return stage in self.team.recipe.answer_in
+    def _shown(self, stage: TeacherStage) -> bool:
+        return stage in self.teachers.recipe.answer_in
 
     def _inherit(self, record: StepRecord) -> StepRecord:
-        """A text that was written in view of the answer hands the knowledge on."""
-        before: dict[str, tuple[Stage, ...]] = {"description": ("pseudo_cot",), "reasoning": ("description",)}
-        read = before.get(record.stage, ())
+        """Propagates `saw_answer` from the texts that this step read."""
+        before: dict[str, tuple[TeacherStage, ...]] = {"description": ("pseudo_cot",), "reasoning": ("description",)}
+        sources = before.get(record.stage, ())
         if record.stage == "reasoning" and record.arm != "bridged":
-            read = ("caption",) if record.arm == "caption" else ()
-        heard = any(step.saw_answer for step in self.draft.steps if step.stage in read)
-        return replace(record, saw_answer=record.saw_answer or heard)
+            sources = ("caption",) if record.arm == "caption" else ()
+        inherited = any(step.saw_answer for step in self.draft.steps if step.stage in sources)
+        return replace(record, saw_answer=record.saw_answer or inherited)
 
     def _keep(self, name: str, body: dict[str, Any]) -> None:
         if not self.save(name, body):
@@ -101,7 +100,7 @@ class _Row:
 
 
 def assemble(draft: Draft, done: Mapping[str, Any]) -> Draft:
-    """The draft with what its steps left, chains in order of arm and number."""
+    """The draft with the results of its steps, chains in order of arm and number."""
     chains, steps = list(draft.chains), list(draft.steps)
     texts: dict[str, str] = {}
     for name, body in done.items():
@@ -112,35 +111,35 @@ def assemble(draft: Draft, done: Mapping[str, Any]) -> Draft:
             chains.append(chain_from_dict(body["chain"]))
     arms: tuple[Arm, ...] = ("bridged", "caption", "none")
     chains.sort(key=lambda chain: (arms.index(chain.arm), chain.number))
-    order: tuple[Stage, ...] = ("pseudo_cot", "description", "caption", "reasoning")
+    order: tuple[TeacherStage, ...] = ("pseudo_cot", "description", "caption", "reasoning")
     steps.sort(key=lambda step: (order.index(step.stage), arms.index(step.arm), step.number))
     return replace(draft, **texts, chains=tuple(chains), steps=tuple(steps))
 
 
-def read_chain(said: Said) -> Chain:
-    """Thought and answer of a reply: of a server that keeps thought apart, of tagged text, or of plain text that ends
-    in an answer."""
-    record = said.record
-    answer = read_final(said.text) if said.text.strip() else None
-    if said.thought and said.thought.strip():
-        text = said.thought.strip()
+def read_chain(reply: TeacherReply) -> Chain:
+    """Thought and answer of a reply: from a server with a separate reasoning field, from tagged text, or from plain
+    text that ends in an answer."""
+    record = reply.record
+    answer = read_final(reply.text) if reply.text.strip() else None
+    if reply.thought and reply.thought.strip():
+        text = reply.thought.strip()
     else:
-        parts = read_reply(said.text)
-        text = parts.think if parts.think is not None else said.text.partition("<answer>")[0].strip()
+        parts = read_reply(reply.text)
+        text = parts.think if parts.think is not None else reply.text.partition("<answer>")[0].strip()
         if parts.answer is None and parts.think is None:
-            answer = _boxed_only(said.text)
+            answer = _boxed_only(reply.text)
     text = text.removeprefix("<think>").strip()
     return Chain(text, answer, record.number, record.arm, finish_reason=record.finish_reason, tokens=record.tokens_out)
 
 
 def _boxed_only(text: str) -> str | None:
-    """Without tags, what a lenient reader takes is the whole rest; only a marked answer counts as one here."""
+    """Without tags, a lenient reader would take the whole text; only a marked answer counts here."""
     found = read_final(text)
     return found if found is not None and found.strip() != text.strip() else None
 
 
-def graded(chain: Chain, draft: Draft) -> Chain:
-    """The chain with the verdict of its task's grader on its answer. A reply that was cut off is not right."""
+def grade_chain(chain: Chain, draft: Draft) -> Chain:
+    """The chain with the verdict of its task's grader. A truncated reply without an answer is wrong."""
     if chain.answer is None:
         return replace(chain, right=False, route="no answer")
     reply = Completion(f"<think>{chain.text}</think><answer>{chain.answer}</answer>")

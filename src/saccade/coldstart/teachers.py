@@ -1,4 +1,4 @@
-"""Teachers: who writes the texts. Any OpenAI-compatible chat server is one; the procedural world has its own."""
+"""Teachers write the texts: any OpenAI-compatible chat server, or the oracles of the procedural world."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from saccade.coldstart.asking import Prompt, asked, load_prompt
-from saccade.coldstart.drafts import Arm, Draft, Stage, StepRecord
 from saccade.coldstart.recipe import EndpointTeacher, PromptTable, SamplingConfig
+from saccade.coldstart.teacher_prompts import TeacherPrompt, load_prompt, question_text
 from saccade.endpoint import Endpoint, EndpointError, user
+from saccade.runs.drafts import Arm, Draft, StepRecord, TeacherStage
 from saccade.tasks import TASKS
 from saccade.types import ImageSource, Sample
 
-BLIND: tuple[Stage, ...] = ("reasoning",)
+BLIND: tuple[TeacherStage, ...] = ("reasoning",)
 """Stages whose teacher gets no image."""
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What is asked of a teacher."""
+class TeacherCall:
+    """A request to a teacher."""
 
-    stage: Stage
+    stage: TeacherStage
     draft: Draft
-    """With the texts of the steps before."""
+    """With the texts of the previous steps."""
     sampling: SamplingConfig
     show_answer: bool = False
     images: Sequence[ImageSource] = ()
     arm: Arm = "bridged"
     number: int = 0
-    """Of reasoning: which sample."""
+    """Sample index of a reasoning step."""
 
     @property
-    def told(self) -> str:
-        """What the reasoner knows of the picture."""
+    def context(self) -> str:
+        """The text about the picture that the reasoner receives."""
         return {"bridged": self.draft.description, "caption": self.draft.caption, "none": None}[self.arm] or ""
 
     @property
     def gold(self) -> str:
-        """The answer in words, as its task writes it."""
+        """The answer as text, as its task writes it."""
         return TASKS[self.draft.task].write_answer(sample_of(self.draft))
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a teacher wrote, and the record of the call."""
+class TeacherReply:
+    """The text of a teacher and the record of the call."""
 
     text: str
     thought: str | None
-    """What the server keeps apart as thought."""
+    """The separate reasoning field of the server, if any."""
     record: StepRecord
 
 
@@ -59,35 +59,35 @@ class TeacherError(Exception):
     """A call without a usable answer."""
 
     def __init__(self, reason: str, detail: str, retriable: bool = True, fatal: bool = False) -> None:
-        """`reason`: words that can be counted; `fatal`: no other row can go better."""
+        """`reason`: short category, used as a counter key; `fatal`: every other row would fail too."""
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail, self.retriable, self.fatal = reason, detail, retriable, fatal
 
 
 class Teacher(Protocol):
-    """Writes what a stage needs."""
+    """Writes the text of a stage."""
 
     model: str
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         """Raises TeacherError."""
         ...
 
-    async def check(self, sees: bool) -> None:
-        """Raises ValueError when no call can go well: not reachable, a wrong key, no eyes."""
+    async def check(self, needs_vision: bool) -> None:
+        """Raises ValueError when no call can succeed: unreachable, wrong key, no image input."""
         ...
 
     def close(self) -> None: ...
 
 
 def sample_of(draft: Draft) -> Sample:
-    """The draft as the sample that its task grades and writes."""
+    """The draft as a sample of its task."""
     return Sample(draft.id, draft.images, draft.question, draft.answer, draft.task, draft.meta)
 
 
 @dataclass
 class ChatTeacher:
-    """A model behind an endpoint."""
+    """A model served by an endpoint."""
 
     config: EndpointTeacher
     prompts: PromptTable
@@ -98,42 +98,42 @@ class ChatTeacher:
         self._endpoint = Endpoint(self.config.url, self.model, self.api_key, limits=self.config.limits)
         self._answer = load_prompt(self.prompts.answer)
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         prompt, text = self._text(call)
-        sampling = sent(call)
-        began = time.monotonic()
+        sampling = {**sampling_options(call), **self.config.options}
+        started = time.monotonic()
         try:
             message = user(text, () if call.stage in BLIND else call.images)
         except (OSError, ValueError) as error:
             raise TeacherError("image does not open", str(error), retriable=False) from None
         try:
-            reply = await self._endpoint.achat([message], **sampling, **self.config.options)
+            reply = await self._endpoint.achat([message], **sampling)
         except EndpointError as error:
             raise self._failure(error) from None
         choice = reply.choices[0]
         thought = bool((choice.reasoning or "").strip())
         if not choice.text.strip() and not (thought and call.stage in BLIND):
-            wrote = "thought and no text, perhaps for want of max_tokens," if thought else "nothing"
-            raise TeacherError("empty reply", f"{self.model} wrote {wrote} for {call.stage}")
+            problem = "only reasoning (max_new_tokens may be too small)" if thought else "nothing"
+            raise TeacherError("empty reply", f"{self.model} returned {problem} for {call.stage}")
         tokens_in, tokens_out = reply.usage.prompt_tokens, reply.usage.completion_tokens
         cost = (tokens_in * self.config.price_in + tokens_out * self.config.price_out) / 1e6
         record = StepRecord(
             stage=call.stage,
             model=self.model,
             prompt_version=f"{prompt.id}+{self._answer.id}" if call.show_answer else prompt.id,
-            sampling={**sampling, **self.config.options},
+            sampling=sampling,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             cost=cost,
-            seconds=round(time.monotonic() - began, 4),
+            seconds=round(time.monotonic() - started, 4),
             saw_answer=call.show_answer,
             finish_reason=choice.finish_reason or "stop",
             number=call.number,
             arm=call.arm,
         )
-        return Said(choice.text, choice.reasoning, record)
+        return TeacherReply(choice.text, choice.reasoning, record)
 
-    def _text(self, call: Call) -> tuple[Prompt, str]:
+    def _text(self, call: TeacherCall) -> tuple[TeacherPrompt, str]:
         prompts = self.prompts
         names = {
             "caption": prompts.caption,
@@ -143,32 +143,32 @@ class ChatTeacher:
         }
         prompt = load_prompt(names[call.stage])
         text = prompt.fill(
-            question=asked(call.draft),
+            question=question_text(call.draft),
             pseudo_cot=call.draft.pseudo_cot or "",
-            description=call.told,
-            words=str(max(1, call.sampling.max_tokens * 3 // 4)),
+            description=call.context,
+            words=str(max(1, call.sampling.max_new_tokens * 3 // 4)),
             answer=call.gold if call.show_answer else "",
         )
         return prompt, text + self._answer.fill(answer=call.gold) if call.show_answer else text
 
     def _failure(self, error: EndpointError) -> TeacherError:
-        said = self._without_key(str(error))
+        message = self._without_key(str(error))
         if error.status in (401, 403, 404):
-            return TeacherError(f"status {error.status}", said, fatal=True)
+            return TeacherError(f"status {error.status}", message, fatal=True)
         if error.status == 200:
-            return TeacherError("unreadable answer", said)
+            return TeacherError("unreadable answer", message)
         if error.status is None:
-            return TeacherError("no answer in time" if "no answer in" in said else "no connection", said)
+            return TeacherError("no answer in time" if "no response within" in message else "no connection", message)
         retriable = error.status in (408, 409, 425, 429) or error.status >= 500
-        return TeacherError(f"status {error.status}", said, retriable=retriable)
+        return TeacherError(f"status {error.status}", message, retriable=retriable)
 
     def _without_key(self, text: str) -> str:
-        """Servers like to repeat the key in their answer; it is never written down."""
+        """Masks the key: servers may echo it in error messages."""
         return text.replace(self.api_key, "[key]") if self.api_key else text
 
-    async def check(self, sees: bool) -> None:
+    async def check(self, needs_vision: bool) -> None:
         square = Image.new("RGB", (64, 64), (200, 30, 30))
-        message = user("What colour is this? One word.", [square]) if sees else user("Say yes.")
+        message = user("What colour is this? One word.", [square]) if needs_vision else user("Say yes.")
         try:
             await self._endpoint.achat([message], max_tokens=8, temperature=0.0, **self.config.options)
         except EndpointError as error:
@@ -177,15 +177,15 @@ class ChatTeacher:
                 variable = self.config.key_variable
                 hint = f"; the key comes from the environment variable {variable}"
                 hint += ", which is not set" if self.api_key is None else ""
-            elif sees and error.status in (400, 415, 422, 500):
-                hint = f"; a small picture was sent: does {self.model!r} take images?"
-            role = "vision" if sees else "reasoner"
+            elif needs_vision and error.status in (400, 415, 422, 500):
+                hint = f"; the request had a small image: does {self.model!r} accept images?"
+            role = "vision" if needs_vision else "reasoner"
             raise ValueError(f"{role}: {self._without_key(str(error))}{hint}") from None
 
     def close(self) -> None:
         self._endpoint.close()
 
 
-def sent(call: Call) -> Mapping[str, Any]:
+def sampling_options(call: TeacherCall) -> Mapping[str, Any]:
     """The sampling options of a request."""
-    return {**call.sampling.model_dump(), "seed": call.sampling.seed + call.number}
+    return {**call.sampling.request(), "seed": call.sampling.seed + call.number}

@@ -1,11 +1,10 @@
-"""Filters that need nothing but the texts of a draft. Each takes any text, and tells a reason that can be counted."""
+"""Filters that need only the texts of a draft. Each accepts any text and returns a countable reason."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 
-from saccade.coldstart.drafts import Chain, Check, Draft, Rejection
 from saccade.coldstart.filter_options import (
     ContradictionOptions,
     LanguageOptions,
@@ -19,14 +18,15 @@ from saccade.grading.choice import letters_for
 from saccade.parsing import read_choice, read_number, read_reply, read_yes_no
 from saccade.rewards.penalties import repetition
 from saccade.rewards.words import language_consistency
+from saccade.runs.drafts import Chain, ChainCheck, Draft, Rejection
 from saccade.types import Completion, Sample
 
 SHOWN = 90
-"""Characters of text that a rejection quotes."""
+"""Characters of text quoted by a rejection."""
 
 
 def quote(text: str, start: int, end: int) -> str:
-    """The place in a text with some words around it, on one line."""
+    """A span of the text with some context, on one line."""
     spare = max(0, SHOWN - (end - start)) // 2
     return " ".join(text[max(0, start - spare) : end + spare].split())[: SHOWN + 20]
 
@@ -35,7 +35,7 @@ def quote(text: str, start: int, end: int) -> str:
 
 
 def answer_agrees(draft: Draft, chain: Chain) -> Rejection | None:
-    """By the verdict of the task's own grader, which the draft holds."""
+    """Rejects by the verdict of the task's grader, stored in the chain."""
     if chain.right:
         return None
     if chain.right is None:
@@ -44,7 +44,7 @@ def answer_agrees(draft: Draft, chain: Chain) -> Rejection | None:
 
 
 def has_form(draft: Draft, chain: Chain) -> Rejection | None:
-    """A thought that ended by itself, is not empty, and holds no tags of its own."""
+    """Requires a thought that was not truncated, is not empty and contains no tags."""
     if chain.finish_reason == "length":
         return Rejection("format", "cut off", chain.text[-SHOWN:])
     if chain.answer is None:
@@ -73,16 +73,20 @@ _BETRAYED = re.compile(
 )
 
 
-def leakage(options: LeakageOptions) -> Check:
-    """The description states the answer, or the thought speaks of an answer that it was given."""
-    own = [re.compile(re.escape(phrase), re.IGNORECASE) for phrase in options.phrases]
+def leakage(options: LeakageOptions) -> ChainCheck:
+    """The description states the answer, or the thought mentions a given answer."""
+    custom = [re.compile(re.escape(phrase), re.IGNORECASE) for phrase in options.phrases]
 
     def check(draft: Draft, chain: Chain) -> Rejection | None:
         texts = (
             (draft.description or "", _STATED, "the description states the answer"),
             (draft.description or "", _BETRAYED, "the description speaks of a given answer"),
             (chain.words, _BETRAYED, "the thought speaks of a given answer"),
-            *((text, one, "a phrase of the recipe") for text in (draft.description or "", chain.words) for one in own),
+            *(
+                (text, one, "a phrase of the recipe")
+                for text in (draft.description or "", chain.words)
+                for one in custom
+            ),
         )
         for text, pattern, reason in texts:
             found = pattern.search(text)
@@ -94,7 +98,7 @@ def leakage(options: LeakageOptions) -> Check:
 
 
 def left_references(draft: Draft, chain: Chain) -> Rejection | None:
-    """What polish could not mend, or, without polish, any reference at all."""
+    """References that polish could not rewrite or, without polish, any reference."""
     found = references(chain.words)
     return Rejection("references", "speaks of a description", found[0][: SHOWN + 20]) if found else None
 
@@ -111,10 +115,10 @@ _CUT = re.compile(r"[.;,!?](?:\s|$)|\s(?:because|since|as|so|but|which|for)\s|[*
 _READABLE_WORDS = 3
 
 
-def contradiction(options: ContradictionOptions) -> Check:
-    """Two answers after the last doubt, or a thought that ends in another answer than the reply.
+def contradiction(options: ContradictionOptions) -> ChainCheck:
+    """Two different answers after the last doubt, or a thought that ends in a different answer than the reply.
 
-    An answer that was doubted afterwards may differ: taking back is what a long thought is for.
+    An answer that is doubted later may differ: revising is the purpose of a long thought.
     """
     doubt = re.compile(
         r"\b(?:" + "|".join(map(re.escape, options.doubts)) + r")\b" if options.doubts else r"(?!)", re.I
@@ -129,29 +133,29 @@ def contradiction(options: ContradictionOptions) -> Check:
         if chain.answer is not None and _differ(last, chain.answer, draft):
             detail = f"{quote(text, last_start, last_start + len(last))} / {chain.answer[:30]}"
             return Rejection("contradiction", "the thought ends in another answer", detail)
-        for start, said in stated[:-1]:
-            if _differ(said, last, draft) and not doubt.search(text, start, last_start):
-                return Rejection("contradiction", "two final answers", f"{said} / {last}")
+        for start, answer in stated[:-1]:
+            if _differ(answer, last, draft) and not doubt.search(text, start, last_start):
+                return Rejection("contradiction", "two final answers", f"{answer} / {last}")
         return None
 
     return check
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """(place, answer) of each short answer that the text states; longer ones are prose and not compared."""
+    """(position, answer) of each short answer stated in the text; longer ones are prose and not compared."""
     for match in _STATEMENT.finditer(text):
         name = "said" if match["said"] is not None else "boxed"
-        said = match[name]
+        statement = match[name]
         if name == "said":
-            cut = _CUT.search(said)
-            said = said[: cut.start()] if cut else said
-        said = said.strip(" .*_$")
-        if said and len(said.split()) <= _READABLE_WORDS:
-            yield match.start(name), said
+            cut = _CUT.search(statement)
+            statement = statement[: cut.start()] if cut else statement
+        statement = statement.strip(" .*_$")
+        if statement and len(statement.split()) <= _READABLE_WORDS:
+            yield match.start(name), statement
 
 
 def _differ(first: str, second: str, draft: Draft) -> bool:
-    """True when both can be read in the same way and read differently; what cannot be compared does not differ."""
+    """True when one parser reads both answers and gets different values; incomparable answers do not differ."""
     if fold(first) == fold(second):
         return False
     options = draft.meta.get("options")
@@ -172,25 +176,25 @@ def _differ(first: str, second: str, draft: Draft) -> bool:
 # ------------------------------------------------------------------------------------------ loops, language, length
 
 
-def loops(options: RepetitionOptions) -> Check:
-    """A sentence again and again, or too many pieces that were there before."""
+def loops(options: RepetitionOptions) -> ChainCheck:
+    """A repeated sentence, or too many repeated n-grams."""
 
     def check(draft: Draft, chain: Chain) -> Rejection | None:
         text = chain.words
         sentence, times = _longest_run([" ".join(one.split()) for one in re.split(r"[.!?\n]+", text)])
         if times >= options.sentence_times:
-            return Rejection("repetition", "a sentence again and again", f"{times} times: {sentence[:SHOWN]}")
+            return Rejection("repetition", "repeated sentence", f"{times} times: {sentence[:SHOWN]}")
         plain = Sample(draft.id, (), draft.question, None, draft.task)
         share = -repetition(Completion(text), plain, ngram=options.ngram).value
         if share > options.most:
-            return Rejection("repetition", "most of it was there before", f"{share:.0%} of {options.ngram}-word pieces")
+            return Rejection("repetition", "mostly repeated n-grams", f"{share:.0%} of {options.ngram}-word n-grams")
         return None
 
     return check
 
 
 def _longest_run(sentences: Sequence[str]) -> tuple[str, int]:
-    """The sentence that stands most often in a row, and how often; of one word only when it has letters or digits."""
+    """The sentence with the longest run, and the length of the run; ignores those without letters and digits."""
     best, times, count, last = "", 0, 0, ""
     for sentence in sentences:
         if not any(letter.isalnum() for letter in sentence):
@@ -202,14 +206,14 @@ def _longest_run(sentences: Sequence[str]) -> tuple[str, int]:
     return best, times
 
 
-def language(options: LanguageOptions) -> Check:
-    """Letters of another script than the question's."""
+def language(options: LanguageOptions) -> ChainCheck:
+    """Letters of a script other than the question's."""
 
     def check(draft: Draft, chain: Chain) -> Rejection | None:
         if not any(letter.isalpha() for letter in chain.words):
             return None
         question = Sample(draft.id, (), draft.question, draft.answer, draft.task, draft.meta)
-        inner = chain.words.replace("<", " ")  # a tag in the thought would end it; the filter of forms tells
+        inner = chain.words.replace("<", " ")  # a tag would end the thought; the format filter reports it
         score = language_consistency(Completion(f"<think>{inner}</think>"), question, options.script)
         if score.masked is None and score.value < options.least:
             foreign = re.search(r"[\u0370-\uffff]{1,40}", chain.words)
@@ -219,8 +223,8 @@ def language(options: LanguageOptions) -> Check:
     return check
 
 
-def length(options: LengthOptions) -> Check:
-    """Too short to have thought, or longer than anyone would read."""
+def length(options: LengthOptions) -> ChainCheck:
+    """Outside the allowed length."""
 
     def check(draft: Draft, chain: Chain) -> Rejection | None:
         words = len(chain.words.split())

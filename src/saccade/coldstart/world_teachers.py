@@ -1,7 +1,7 @@
-"""Ground-truth teachers for the procedural world: the whole pipeline without a model, and its quality measured exactly.
+"""Oracle teachers for the procedural world: the whole pipeline without a model, with exactly measurable quality.
 
-The describer looks up the scene behind a sample and writes what it sees under a budget of tokens (words), with a
-settable share of facts misread or left out. The reasoner has the text alone.
+The describer looks up the scene of a sample and writes its facts within a budget of tokens (words), with configurable
+rates of misread and omitted facts. The reasoner gets only the text.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from saccade.coldstart.asking import asked
 from saccade.coldstart.blind import LETTERS, SOLVERS, Finding
-from saccade.coldstart.drafts import Draft, StepRecord
 from saccade.coldstart.facts import Fact, facts_of, read_facts
 from saccade.coldstart.recipe import WorldDescriber, WorldReasoner
-from saccade.coldstart.teachers import Call, Said, TeacherError
+from saccade.coldstart.teacher_prompts import question_text
+from saccade.coldstart.teachers import TeacherCall, TeacherError, TeacherReply
+from saccade.runs.drafts import Draft, StepRecord
 from saccade.world import World, WorldConfig, WorldItem
 
 DOUBTS = ("Wait, let me check that again.", "Hmm, is that all?", "Alternatively, go through it once more.")
@@ -30,35 +30,35 @@ OPENINGS = (
 
 
 @dataclass
-class WorldEyes:
-    """The describer. `worlds`: the settings of each source by its name."""
+class OracleDescriber:
+    """The describer. `worlds`: settings of each source by name."""
 
     config: WorldDescriber
     worlds: Mapping[str, WorldConfig]
     model: str = "world-describer"
 
-    async def check(self, sees: bool) -> None:
-        """Always there."""
+    async def check(self, needs_vision: bool) -> None:
+        """Always available."""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Nothing to close."""
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         item = self._item(call.draft)
-        budget = call.sampling.max_tokens
+        budget = call.sampling.max_new_tokens
         if call.stage == "pseudo_cot":
             text = self._first_look(item, call)
         else:
             facts = self._seen(item, call.draft)
-            noted = call.draft.pseudo_cot if call.stage == "description" else ""
-            ordered = sorted(facts, key=lambda fact: fact.sentence not in (noted or ""))  # stable: else as it lies
+            notes = call.draft.pseudo_cot if call.stage == "description" else ""
+            ordered = sorted(facts, key=lambda fact: fact.sentence not in (notes or ""))  # stable sort
             text = _within([fact.sentence for fact in ordered], budget)
             if call.show_answer:
                 text += f" The correct answer is {call.gold}."
-        return Said(text, None, _record(self.model, call, asked(call.draft), text))
+        return TeacherReply(text, None, _record(self.model, call, question_text(call.draft), text))
 
     def __post_init__(self) -> None:
-        self._of_world = lru_cache(256)(self._make)  # a row asks for its scene up to three times
+        self._of_world = lru_cache(256)(self._make)  # a row needs its scene up to three times
 
     def _item(self, draft: Draft) -> WorldItem:
         meta = draft.meta
@@ -70,29 +70,29 @@ class WorldEyes:
         return World(self.worlds[source]).item(seed, index, task, split)
 
     def _seen(self, item: WorldItem, draft: Draft) -> list[Fact]:
-        """What these eyes see of the scene: the same whatever is written about it."""
+        """The facts this describer sees: the same in every stage."""
         rng = Random(f"eyes/{draft.id}")
         seen: list[Fact] = []
         for fact in facts_of(item.scene):
-            left_out, wrong = rng.random() < self.config.omission_rate, rng.random() < self.config.error_rate
+            omitted, wrong = rng.random() < self.config.omission_rate, rng.random() < self.config.error_rate
             misread = fact.misread(rng)
-            if not left_out:
+            if not omitted:
                 seen.append(misread if wrong else fact)
         return seen
 
-    def _first_look(self, item: WorldItem, call: Call) -> str:
-        """A caption, and the facts that the question asks for."""
+    def _first_look(self, item: WorldItem, call: TeacherCall) -> str:
+        """A caption and the facts that the question needs."""
         facts = self._seen(item, call.draft)
         aimed = [fact for fact in facts if _matters(fact, item)]
         kinds = {"shapes": "coloured shapes in a grid", "digits": "tiles with digits", "chart": "a bar chart"}
         what = kinds.get(item.scene.kind, "a figure with numbers")
         needed = " ".join(fact.sentence for fact in aimed) or "Nothing in the picture fits the question."
-        told = f" So the answer is {call.gold}." if call.show_answer else ""
-        return f"Caption: the picture shows {what}. Reasoning: the question needs these. {needed}{told}"
+        conclusion = f" So the answer is {call.gold}." if call.show_answer else ""
+        return f"Caption: the picture shows {what}. Reasoning: the question needs these. {needed}{conclusion}"
 
 
 def _matters(fact: Fact, item: WorldItem) -> bool:
-    """Whether the question is about the thing that the fact describes."""
+    """Whether the question is about the object that the fact describes."""
     cell, color = getattr(fact, "cell", None), getattr(fact, "color", None)
     if cell is not None:
         return any(getattr(target, "cell", None) == cell for target in item.question.targets)
@@ -100,7 +100,7 @@ def _matters(fact: Fact, item: WorldItem) -> bool:
 
 
 def _within(sentences: Sequence[str], budget: int) -> str:
-    """Whole sentences from the front, as many as `budget` words allow."""
+    """The longest prefix of whole sentences within `budget` words."""
     text, used = [], 0
     for sentence in sentences:
         used += len(sentence.split())
@@ -111,33 +111,33 @@ def _within(sentences: Sequence[str], budget: int) -> str:
 
 
 @dataclass
-class WorldMind:
-    """The reasoner: reads the question and the text, and nothing else of the draft."""
+class OracleReasoner:
+    """The reasoner: uses only the question and the text of the draft."""
 
     config: WorldReasoner
     model: str = "world-reasoner"
 
-    async def check(self, sees: bool) -> None:
-        """Always there."""
+    async def check(self, needs_vision: bool) -> None:
+        """Always available."""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Nothing to close."""
 
-    async def write(self, call: Call) -> Said:
+    async def write(self, call: TeacherCall) -> TeacherReply:
         draft = call.draft
         if draft.task not in SOLVERS:
             known = ", ".join(SOLVERS)
             raise TeacherError(
-                "task without words", f"{draft.task}: the world's reasoner knows {known}", retriable=False
+                "task without words", f"{draft.task}: the oracle reasoner supports {known}", retriable=False
             )
         rng = Random(f"mind/{draft.id}/{call.arm}/{call.number}/{call.sampling.seed}")
         options = tuple(draft.meta.get("options") or ())
-        found = SOLVERS[draft.task](draft.question, options, read_facts(call.told), rng)
+        found = SOLVERS[draft.task](draft.question, options, read_facts(call.context), rng)
         answer = call.gold if call.show_answer else found.answer
         if rng.random() < self.config.slip_rate:
             answer = _slip(answer, options, rng)
         text = f"<think>{_chain(found, answer, rng)}</think>\n<answer>{answer}</answer>"
-        return Said(text, None, _record(self.model, call, f"{asked(draft)} {call.told}", text))
+        return TeacherReply(text, None, _record(self.model, call, f"{question_text(draft)} {call.context}", text))
 
 
 def _chain(found: Finding, answer: str, rng: Random) -> str:
@@ -148,7 +148,7 @@ def _chain(found: Finding, answer: str, rng: Random) -> str:
 
 
 def _slip(answer: str, options: Sequence[str], rng: Random) -> str:
-    """Another answer of the same form."""
+    """A different answer of the same format."""
     if options:
         return rng.choice([letter for letter in LETTERS[: len(options)] if letter != answer])
     if answer in ("yes", "no"):
@@ -156,14 +156,14 @@ def _slip(answer: str, options: Sequence[str], rng: Random) -> str:
     return str(int(answer) + rng.choice((-1, 1)))
 
 
-def _record(model: str, call: Call, heard: str, text: str) -> StepRecord:
-    """Tokens are words here; time and money are none."""
+def _record(model: str, call: TeacherCall, prompt: str, text: str) -> StepRecord:
+    """Tokens are words here; time and cost are zero."""
     return StepRecord(
         stage=call.stage,
         model=model,
         prompt_version="world@1",
         sampling=call.sampling.model_dump(),
-        tokens_in=len(heard.split()),
+        tokens_in=len(prompt.split()),
         tokens_out=len(text.split()),
         cost=0.0,
         seconds=0.0,

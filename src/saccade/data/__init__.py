@@ -1,4 +1,4 @@
-"""Data: images, readers of the formats people have, sources, the mixture, checks before a run."""
+"""Data: images, readers of common formats, sources, the mixture, checks before a run."""
 
 from saccade.data.mixture import Mixture
 from saccade.data.prefetch import Prefetch

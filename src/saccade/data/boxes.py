@@ -1,4 +1,4 @@
-"""Formats of boxes: COCO instances as referring expressions or as detection with absent labels, and RefCOCO rows."""
+"""Box formats: COCO instances as referring expressions or as detection with absent labels, and RefCOCO rows."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Picture:
     line: int
     name: str
     positive: tuple[str, ...]
-    """OVDEval's `text`: labels that are asked for besides those that have boxes."""
+    """OVDEval's `text`: labels to query in addition to those with boxes."""
     negative: tuple[Any, ...]
     """OVDEval's `neg_text` (labels) or LVIS' `neg_category_ids`: known to be absent."""
-    unsure: tuple[Any, ...]
-    """LVIS' `not_exhaustive_category_ids`: not all of them have boxes."""
+    not_exhaustive: tuple[Any, ...]
+    """LVIS' `not_exhaustive_category_ids`: categories whose objects do not all have boxes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,31 +55,31 @@ class Instances:
 
     pictures: dict[Any, Picture] = field(default_factory=dict)
     labels: dict[Any, str] = field(default_factory=dict)
-    found: defaultdict[Any, list[Instance]] = field(default_factory=lambda: defaultdict(list))
+    by_image: defaultdict[Any, list[Instance]] = field(default_factory=lambda: defaultdict(list))
     bad: list[tuple[int, ValueError]] = field(default_factory=list)
-    spoiled: set[Any] = field(default_factory=set)
-    """Images with an annotation that is not right: what is asked of them would have no whole answer."""
+    invalid_images: set[Any] = field(default_factory=set)
+    """Images with an invalid annotation: their gold answers would be incomplete."""
 
 
 def coco(reading: Reading) -> Iterator[Item]:
-    """COCO instances JSON (also LVIS, OVDEval, D3); `image_folder` holds the images. `task` says what is made of it.
+    """COCO instances JSON (also LVIS, OVDEval, D3); `image_folder` holds the images. `task` selects the samples.
 
-    `detect` (the default): a sample per image with all its boxes, asked for together with 1 to `negatives` labels that
-    are absent, as VLM-R1 did for D3. They are known negatives where the file has them (`neg_category_ids`, `neg_text`),
-    else labels of other images, drawn by `seed`. Crowds and labels whose boxes are not all marked are not asked for.
+    `detect` (the default): a sample per image with all its boxes, queried together with 1 to `negatives` absent labels,
+    as VLM-R1 did for D3. These are known negatives if the file has them (`neg_category_ids`, `neg_text`), else labels
+    of other images, drawn with `seed`. Crowds and labels that are not annotated exhaustively are not queried.
 
-    `refer`: a sample per label that has exactly one box in its image.
+    `refer`: a sample per label with exactly one box in its image.
     """
     if not reading.path.is_file():
         raise ValueError(f"{reading.path}: there is no such file; expected an instances JSON")
     if reading.task not in (None, "detect", "refer"):
         raise ValueError(f"task {reading.task!r} cannot be made of COCO instances; expected detect or refer")
-    name, held = reading.path.name, read_instances(reading)
-    for line, error in held.bad:
+    name, coco_file = reading.path.name, read_instances(reading)
+    for line, error in coco_file.bad:
         yield f"{name}:{line}", error
-    known = sorted(set(held.labels.values()))
-    for key, picture in held.pictures.items():
-        if key in held.spoiled:
+    known = sorted(set(coco_file.labels.values()))
+    for key, picture in coco_file.pictures.items():
+        if key in coco_file.invalid_images:
             continue
         place = f"{name}:{picture.line}"
         try:
@@ -88,16 +88,16 @@ def coco(reading: Reading) -> Iterator[Item]:
             yield place, error
             continue
         if reading.task == "refer":
-            yield from ((p, s) for p, s in _referring(key, images, held, name))
+            yield from ((p, s) for p, s in _referring(key, images, coco_file, name))
         else:
-            sample = _detection(key, images, held, _absent(key, held, known, reading), place)
+            sample = _detection(key, images, coco_file, _absent(key, coco_file, known, reading), place)
             if sample is not None:
                 yield place, sample
 
 
 def read_instances(reading: Reading) -> Instances:
-    """The file, read as a stream; entries that are not right are kept aside with their lines."""
-    held, keys = Instances(), set[str]()
+    """The file, read as a stream; invalid entries are collected with their lines."""
+    coco_file, keys = Instances(), set[str]()
     for key, line, entry in elements(reading.path):
         keys.add(key)
         try:
@@ -106,31 +106,31 @@ def read_instances(reading: Reading) -> Instances:
             if key in _ENTRIES:
                 if not isinstance(entry, dict):
                     raise ValueError(f"'{key}' has {records.shown(entry)}, expected objects")
-                _ENTRIES[key](held, line, entry)
+                _ENTRIES[key](coco_file, line, entry)
         except ValueError as error:
-            held.bad.append((line, error))
+            coco_file.bad.append((line, error))
     if missing := [key for key in _ENTRIES if key not in keys]:
         got = ", ".join(sorted(keys)) or "nothing"
-        why = f"; {held.bad[0][1]}" if held.bad else ""
+        why = f"; {coco_file.bad[0][1]}" if coco_file.bad else ""
         raise ValueError(
             f"{reading.path}: has {got}, expected images, annotations and categories: {missing[0]} is missing or empty"
             f"{why}"
         )
-    for image in [image for image in held.found if image not in held.pictures]:
-        first = held.found.pop(image)[0]
-        held.bad.append((first.line, ValueError(f"image_id {image!r} is no image of this file")))
-    for image, instances in held.found.items():
-        for one in [one for one in instances if one.category not in held.labels]:
+    for image in [image for image in coco_file.by_image if image not in coco_file.pictures]:
+        first = coco_file.by_image.pop(image)[0]
+        coco_file.bad.append((first.line, ValueError(f"image_id {image!r} is not an image of this file")))
+    for image, instances in coco_file.by_image.items():
+        for one in [one for one in instances if one.category not in coco_file.labels]:
             instances.remove(one)
-            why = f"category_id {one.category!r} is no category of this file; image {image} is left out"
-            held.bad.append((one.line, ValueError(why)))
-            held.spoiled.add(image)
-    return held
+            why = f"category_id {one.category!r} is not a category of this file; image {image} is skipped"
+            coco_file.bad.append((one.line, ValueError(why)))
+            coco_file.invalid_images.add(image)
+    return coco_file
 
 
-def _picture(held: Instances, line: int, entry: Row) -> None:
+def _picture(coco_file: Instances, line: int, entry: Row) -> None:
     negative = entry.get("neg_text") or entry.get("neg_category_ids") or ()
-    held.pictures[_id(entry, "id")] = Picture(
+    coco_file.pictures[_id(entry, "id")] = Picture(
         line,
         records.field(entry, "file_name", str),
         tuple(_texts(entry.get("text") or ())),
@@ -139,18 +139,18 @@ def _picture(held: Instances, line: int, entry: Row) -> None:
     )
 
 
-def _instance(held: Instances, line: int, entry: Row) -> None:
+def _instance(coco_file: Instances, line: int, entry: Row) -> None:
     image, category = _id(entry, "image_id"), _id(entry, "category_id")
     try:
         box = records.from_xywh(records.field(entry, "bbox", list))
     except ValueError as error:
-        held.spoiled.add(image)
-        raise type(error)(f"{error}; image {image} is left out") from None
-    held.found[image].append(Instance(line, category, box, bool(entry.get("iscrowd", 0))))
+        coco_file.invalid_images.add(image)
+        raise type(error)(f"{error}; image {image} is skipped") from None
+    coco_file.by_image[image].append(Instance(line, category, box, bool(entry.get("iscrowd", 0))))
 
 
-def _category(held: Instances, line: int, entry: Row) -> None:
-    held.labels[_id(entry, "id")] = records.field(entry, "name", str).strip()
+def _category(coco_file: Instances, line: int, entry: Row) -> None:
+    coco_file.labels[_id(entry, "id")] = records.field(entry, "name", str).strip()
 
 
 _ENTRIES = {"images": _picture, "annotations": _instance, "categories": _category}
@@ -164,39 +164,41 @@ def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [str(one) for one in value]
 
 
-def _referring(key: Any, images: tuple[Any, ...], held: Instances, name: str) -> Iterator[tuple[str, Sample]]:
+def _referring(key: Any, images: tuple[Any, ...], coco_file: Instances, name: str) -> Iterator[tuple[str, Sample]]:
     """A sample for each label with exactly one box."""
-    counts = Counter(held.labels[one.category] for one in held.found[key])
-    for one in held.found[key]:
-        label = held.labels[one.category]
+    counts = Counter(coco_file.labels[one.category] for one in coco_file.by_image[key])
+    for one in coco_file.by_image[key]:
+        label = coco_file.labels[one.category]
         if counts[label] == 1 and not one.crowd:
             place = f"{name}:{one.line}"
             meta = {"place": place, "label": label}
             yield place, Sample(f"{key}/{label}", images, REFER.format(label), one.box, "refer", meta)
 
 
-def _detection(key: Any, images: tuple[Any, ...], held: Instances, absent: Sequence[str], place: str) -> Sample | None:
-    """The sample of an image; None when nothing can be asked."""
-    picture = held.pictures[key]
-    left_out = {held.labels.get(category) for category in picture.unsure}
-    left_out |= {held.labels[one.category] for one in held.found[key] if one.crowd}
-    kept = [one for one in held.found[key] if held.labels[one.category] not in left_out]
-    present = {held.labels[one.category] for one in kept} | (set(picture.positive) - left_out)
-    asked = sorted({*present, *absent})
-    if not asked:
+def _detection(
+    key: Any, images: tuple[Any, ...], coco_file: Instances, absent: Sequence[str], place: str
+) -> Sample | None:
+    """The sample of an image; None when there is no label to query."""
+    picture = coco_file.pictures[key]
+    skipped = {coco_file.labels.get(category) for category in picture.not_exhaustive}
+    skipped |= {coco_file.labels[one.category] for one in coco_file.by_image[key] if one.crowd}
+    kept = [one for one in coco_file.by_image[key] if coco_file.labels[one.category] not in skipped]
+    present = {coco_file.labels[one.category] for one in kept} | (set(picture.positive) - skipped)
+    labels = sorted({*present, *absent})
+    if not labels:
         return None
-    answer = [{"bbox_2d": list(one.box), "label": held.labels[one.category]} for one in kept]
-    meta = {"place": place, "labels": asked, "absent": sorted(set(absent) - present)}
-    return Sample(str(key), images, DETECT.format(", ".join(asked)), answer, "detect", meta)
+    answer = [{"bbox_2d": list(one.box), "label": coco_file.labels[one.category]} for one in kept]
+    meta = {"place": place, "labels": labels, "absent": sorted(set(absent) - present)}
+    return Sample(str(key), images, DETECT.format(", ".join(labels)), answer, "detect", meta)
 
 
-def _absent(key: Any, held: Instances, known: Sequence[str], reading: Reading) -> list[str]:
-    """Labels that are not in the image, 1 to `negatives` of them, the same ones for the same seed."""
-    picture = held.pictures[key]
-    there = {held.labels[one.category] for one in held.found[key]} | set(picture.positive)
-    there |= {held.labels.get(category) for category in picture.unsure}
-    named = [held.labels.get(one, one) for one in picture.negative]
-    pool = [label for label in (named or known) if isinstance(label, str) and label not in there]
+def _absent(key: Any, coco_file: Instances, known: Sequence[str], reading: Reading) -> list[str]:
+    """1 to `negatives` labels that are not in the image, deterministic in the seed."""
+    picture = coco_file.pictures[key]
+    present = {coco_file.labels[one.category] for one in coco_file.by_image[key]} | set(picture.positive)
+    present |= {coco_file.labels.get(category) for category in picture.not_exhaustive}
+    named = [coco_file.labels.get(one, one) for one in picture.negative]
+    pool = [label for label in (named or known) if isinstance(label, str) and label not in present]
     if not pool or not reading.negatives:
         return []
     random = Random(f"{reading.seed}/{key}")
@@ -207,7 +209,7 @@ def _absent(key: Any, held: Instances, known: Sequence[str], reading: Reading) -
 
 
 def refcoco(reading: Reading) -> Iterator[Item]:
-    """Rows of RefCOCO, RefCOCO+ and RefCOCOg in the three shapes that go round, told apart by their fields.
+    """Rows of RefCOCO, RefCOCO+ and RefCOCOg in three common schemas, distinguished by their fields.
 
     VLM-R1's evaluation files: `problem`, `solution` (xyxy). Qwen-VL's and InternVL's: `sent`, `bbox` (xyxy). The hub's
     (lmms-lab): `answer`, a list of expressions with a sample for each, and `bbox` (x, y, width, height).
@@ -220,24 +222,24 @@ def refcoco(reading: Reading) -> Iterator[Item]:
         ids = [name] if len(expressions) == 1 else [f"{name}/{k}" for k in range(len(expressions))]
         return [
             Sample(
-                one, images, question.format(said), box, reading.task or "refer", {"place": place, "expression": said}
+                one, images, question.format(text), box, reading.task or "refer", {"place": place, "expression": text}
             )
-            for one, said in zip(ids, expressions, strict=True)
+            for one, text in zip(ids, expressions, strict=True)
         ]
 
     return records.each(table_rows(reading), read)
 
 
 def _expressions(row: Row) -> tuple[list[str], str, Box]:
-    """(expressions, the question around each, the box) of a row."""
+    """(expressions, question template, box) of a row."""
     if "solution" in row:
         problem = records.field(row, "problem", str).replace(records.MARKER, "").strip()
-        said = str(row.get("normal_caption") or problem).strip()
-        return [said], problem.replace("{", "{{").replace("}", "}}"), records.as_box(row["solution"])
+        expression = str(row.get("normal_caption") or problem).strip()
+        return [expression], problem.replace("{", "{{").replace("}", "}}"), records.as_box(row["solution"])
     if "sent" in row:
         return [records.field(row, "sent", str).strip()], REFER, records.as_box(row.get("bbox"))
-    said = records.field(row, "answer", (list, str))
-    found = [text.strip() for text in ([said] if isinstance(said, str) else said) if isinstance(text, str)]
+    answers = records.field(row, "answer", (list, str))
+    found = [text.strip() for text in ([answers] if isinstance(answers, str) else answers) if isinstance(text, str)]
     if not any(found):
-        raise ValueError("field 'answer': holds no expression; expected a list of texts (or 'sent', or 'problem')")
+        raise ValueError("field 'answer': contains no expression; expected a list of texts (or 'sent', or 'problem')")
     return [text for text in found if text], REFER, records.from_xywh(row.get("bbox"))

@@ -1,4 +1,4 @@
-"""Converting: any format that can be read becomes Saccade's own storage, whole or not at all."""
+"""Converts any readable format to Saccade's own storage, atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 
 from saccade.data.records import kind_of
 from saccade.data.sources import DataConfig, items
-from saccade.data.storage import Keep, Kind, Writer
+from saccade.data.storage import Keep, Kind, SampleWriter
 
 SUMMARY = "summary.json"
 SKIPPED = "skipped.jsonl"
@@ -23,20 +23,20 @@ SHOWN = 20
 
 
 @dataclass
-class Summary:
-    """What was written and what was left out."""
+class ConversionSummary:
+    """Counts of written and skipped rows."""
 
     rows: int = 0
     skipped: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    """Kind of fault -> rows left out for it."""
+    """Kind of fault -> skipped rows."""
     tasks: dict[str, int] = field(default_factory=dict)
     images: int = 0
-    """Over all rows; a picture that many rows show counts in each."""
+    """Images over all rows; an image shared by many rows counts in each."""
     format: str = ""
     kept: str = ""
     first: list[str] = field(default_factory=list)
-    """The first rows left out, with their places; all are in skipped.jsonl."""
+    """The first skipped rows, with their places; all are in skipped.jsonl."""
 
 
 def convert(
@@ -46,33 +46,33 @@ def convert(
     keep: Keep = "as_is",
     strict: bool = False,
     progress: Callable[[], None] | None = None,
-) -> Summary:
-    """Writes the samples of `entries` into the new folder `out`: the rows, perhaps images/, summary.json and
+) -> ConversionSummary:
+    """Writes the samples of `entries` into the new folder `out`: the rows, images/ if needed, summary.json and
     skipped.jsonl.
 
-    The folder appears whole or not at all. ValueError for a folder that is not empty, a full disk, nothing usable and,
-    with `strict`, for the first row that is not right. `progress` is called after each row.
+    The folder is written atomically. ValueError for a folder that is not empty, a full disk, no usable row and, with
+    `strict`, for the first invalid row. `progress` is called after each row.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder; give a new one or remove it")
+        raise ValueError(f"{out} exists and is not an empty folder; use a new one or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     clear_remains(out)
-    beside = out.parent / f".{out.name}.{os.getpid()}.partial"
-    beside.mkdir()
+    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
+    partial.mkdir()
     try:
-        summary = _write(list(entries), beside, kind, keep, strict, progress)
-        beside.replace(out)
+        summary = _write(list(entries), partial, kind, keep, strict, progress)
+        partial.replace(out)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise ValueError(f"the disk is full: {out} was not written; free space, or keep images by path") from error
         raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return summary
 
 
 def clear_remains(out: Path) -> None:
-    """Removes what a process that was killed left of the same folder."""
+    """Removes the partial folders of killed processes for the same output."""
     for old in out.parent.glob(f".{out.name}.*.partial"):
         number = old.name.split(".")[-2]
         if number.isdigit() and not psutil.pid_exists(int(number)):
@@ -86,10 +86,10 @@ def _write(
     keep: Keep,
     strict: bool,
     progress: Callable[[], None] | None,
-) -> Summary:
+) -> ConversionSummary:
     sources = ", ".join(dict.fromkeys(entry.source for entry in entries))
-    summary, tasks, reasons = Summary(format=sources, kept=keep), Counter[str](), Counter[str]()
-    with Writer(folder, kind, keep) as writer, (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
+    summary, tasks, reasons = ConversionSummary(format=sources, kept=keep), Counter[str](), Counter[str]()
+    with SampleWriter(folder, kind, keep) as writer, (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
         for entry in entries:
             for place, found in items(entry):
                 try:

@@ -1,4 +1,4 @@
-"""Formats whose rows are conversations: VLM-R1's, and LLaVA's with its relative ShareGPT."""
+"""Formats whose rows are conversations: VLM-R1, LLaVA and ShareGPT."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHOD_TASKS: dict[str, str] = {
     "odLength": "detect",
     "weighted_sum": "detect",
 }
-"""VLM-R1's `accu_reward_method` -> task. 'llm' asks a judge and is not here; 'default' goes by the answer."""
+"""VLM-R1's `accu_reward_method` -> task. 'llm' (a judge) is unsupported; 'default' infers it from the answer."""
 METHOD = "accu_reward_method"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TAGGED = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
@@ -39,26 +39,26 @@ _LAST_LINE = re.compile(
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation as far as it is used: its first question and the answer to it."""
+    """The used part of a conversation: its first question and the answer."""
 
     question: str
-    said: Any
-    """Text; VLM-R1 also has numbers and boxes here."""
+    reply: Any
+    """Text; in VLM-R1 also numbers and boxes."""
     system: str | None
     later: int
-    """Turns after the first two."""
+    """Number of turns after the first two."""
 
 
 def vlm_r1(reading: Reading) -> Iterator[Item]:
     """Rows of VLM-R1: `image` (a name or a list), `conversations` (question, answer), `accu_reward_method`.
 
-    The columns `task`, `answer` and `meta`, which `saccade world make` writes, go before what the others imply.
+    The columns `task`, `answer` and `meta`, written by `saccade world make`, take precedence.
     """
 
     def read(row: Row, place: str) -> Sample:
         if "image" not in row and "images" not in row:
             raise ValueError(
-                f"field 'image' is missing; the row has {', '.join(row)} (a row of text alone says \"image\": [])"
+                f"field 'image' is missing; the row has {', '.join(row)} (for a text-only row set \"image\": [])"
             )
         names = row.get("image") or row.get("images")
         dialogue = read_dialogue(records.field(row, "conversations", list))
@@ -66,8 +66,8 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
         images = records.images_of(names, reading) if names else ()
         method = row.get(METHOD)
         named = records.field(row, "task", str) if row.get("task") else None
-        task = named or _task_of(method or "default", reading.task, dialogue.said)
-        answer = row["answer"] if "answer" in row else _answer(task, dialogue.said)
+        task = named or _task_of(method or "default", reading.task, dialogue.reply)
+        answer = row["answer"] if "answer" in row else _answer(task, dialogue.reply)
         meta = {"place": place} | _extras(dialogue) | ({METHOD: method} if method else {})
         meta |= records.field(row, "meta", dict) if "meta" in row else {}
         question = records.with_markers(dialogue.question, len(images))
@@ -77,27 +77,29 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
 
 
 def llava(reading: Reading) -> Iterator[Item]:
-    """Rows of LLaVA and ShareGPT, in both shapes of Vision-R1: `conversations` or `messages` with `from`, `value` or
+    """Rows of LLaVA and ShareGPT, in both schemas of Vision-R1: `conversations` or `messages` with `from`, `value` or
     `role`, `content`; `image` or `images`.
 
-    The reply is kept in `meta.response`, for supervised fine-tuning. The gold is what its answer tag, its <CONCLUSION>
-    or its line 'Final Answer:' holds, else the whole reply.
+    The reply is kept in `meta.response`, for supervised fine-tuning. The gold answer is the content of its answer tag,
+    its <CONCLUSION> or its line 'Final Answer:', else the whole reply.
     """
 
     def read(row: Row, place: str) -> Sample:
         turns = records.field(row, "messages" if "messages" in row else "conversations", list)
         dialogue = read_dialogue(turns)
         records.refuse_videos(row, dialogue.question)
-        if not isinstance(dialogue.said, str):
-            raise ValueError(f"the reply is {records.shown(dialogue.said)}; expected a text (numbers: source vlm_r1)")
+        if not isinstance(dialogue.reply, str):
+            raise ValueError(
+                f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
+            )
         names = row.get("image") or row.get("images")
         if not names and MARKER in dialogue.question:
             raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
         images = records.images_of(names, reading) if names else ()
         question = records.with_markers(name_pictures(dialogue.question, [], len(images))[0], len(images))
-        answer = final_answer(dialogue.said)
+        answer = final_answer(dialogue.reply)
         task = reading.task or infer_task(question, answer)
-        meta: dict[str, Any] = {"place": place, "response": dialogue.said} | _extras(dialogue)
+        meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | _extras(dialogue)
         if task == "choice":
             meta["options"] = list(letters_in(question) or "ABCDE")
         return Sample(str(row.get("id", place)), images, question, typed(task, answer), task, meta)
@@ -111,26 +113,26 @@ def llava(reading: Reading) -> Iterator[Item]:
 def read_dialogue(turns: list[Any]) -> Dialogue:
     """The parts of a conversation. ValueError for roles out of order, and for images in later turns."""
     expected = "a question and an answer, each {'from', 'value'} or {'role', 'content'}"
-    said = [(_role(turn), _content(turn)) for turn in turns if isinstance(turn, dict)]
-    if len(said) != len(turns):
+    parsed = [(_role(turn), _content(turn)) for turn in turns if isinstance(turn, dict)]
+    if len(parsed) != len(turns):
         raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
-    system = str(said.pop(0)[1]) if said and said[0][0] == "system" else None
-    if len(said) < 2 or not isinstance(said[0][1], str) or said[1][1] is None:
+    system = str(parsed.pop(0)[1]) if parsed and parsed[0][0] == "system" else None
+    if len(parsed) < 2 or not isinstance(parsed[0][1], str) or parsed[1][1] is None:
         raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
-    roles = [role for role, _ in said]
+    roles = [role for role, _ in parsed]
     if roles[0] == "assistant" or (roles[1] == "user" and roles[0] is not None):
         raise ValueError(f"field 'conversations': the roles are {roles[:2]}, expected the user's turn, then the reply")
-    for number, (_, text) in enumerate(said[2:], 3):
+    for number, (_, text) in enumerate(parsed[2:], 3):
         if isinstance(text, str) and (MARKER in text or records.VIDEO in text):
             raise ValueError(
-                f"field 'conversations': turn {number} has an image of its own; only images of the first question are "
-                "read, make a row of each question"
+                f"field 'conversations': turn {number} has its own image; only images of the first question are "
+                "supported, make one row per question"
             )
-    return Dialogue(said[0][1], said[1][1], system, len(said) - 2)
+    return Dialogue(parsed[0][1], parsed[1][1], system, len(parsed) - 2)
 
 
 def final_answer(text: str) -> str:
-    """What a written reply gives as its answer, without 'Final Answer:'."""
+    """The answer of a written reply, without 'Final Answer:'."""
     for pattern in (_TAGGED, _CONCLUSION, _LAST_LINE):
         if found := pattern.findall(text):
             return _PREFIX.sub("", found[-1]).strip()
@@ -147,7 +149,7 @@ def _role(turn: dict[str, Any]) -> str | None:
 
 
 def _content(turn: dict[str, Any]) -> Any:
-    """What a turn says; parts of a list, as chat APIs have them, become markers and text."""
+    """The content of a turn; a list of parts, as in chat APIs, becomes markers and text."""
     content = turn.get("value", turn.get("content"))
     if not (isinstance(content, list) and content and all(isinstance(p, dict) and "type" in p for p in content)):
         return content
@@ -162,25 +164,25 @@ def _extras(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def _task_of(method: Any, given: str | None, answer: Any) -> str:
-    """The task that VLM-R1's reward method stands for; without one, a box answer refers and all else is free form."""
+    """The task of VLM-R1's reward method; without one, a box answer is `refer` and all else is `free_form`."""
     if isinstance(method, str) and method in METHOD_TASKS:
         return METHOD_TASKS[method]
     if method != "default" and given is None:
         known = ", ".join(METHOD_TASKS)
-        raise ValueError(f"accu_reward_method {method!r} has no task here; expected one of {known}, or give 'task'")
+        raise ValueError(f"accu_reward_method {method!r} has no matching task; expected one of {known}, or set 'task'")
     return given or ("refer" if isinstance(answer, list) else "free_form")
 
 
-def _answer(task: str, said: Any) -> Any:
-    """The gold inside an answer turn: within its answer tags, when it has them."""
-    if not isinstance(said, str):
-        return said
-    tagged = re.search(r"<answer>(.*?)</answer>", said, re.DOTALL)
-    text = (tagged.group(1) if tagged else said).strip()
+def _answer(task: str, reply: Any) -> Any:
+    """The gold answer of an answer turn: the content of its answer tag, if it has one."""
+    if not isinstance(reply, str):
+        return reply
+    tagged = re.search(r"<answer>(.*?)</answer>", reply, re.DOTALL)
+    text = (tagged.group(1) if tagged else reply).strip()
     if task not in ONE_BOX:
         return text
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         got = records.shown(text)
-        raise records.BoxError(f"answer {got} is no box; expected [x1, y1, x2, y2] in image pixels") from None
+        raise records.BoxError(f"answer {got} is not a box; expected [x1, y1, x2, y2] in image pixels") from None

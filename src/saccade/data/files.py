@@ -1,10 +1,11 @@
-"""Rows of tables, whatever file holds them: JSONL, JSON, Parquet, a Hugging Face data set on disk or on the hub."""
+"""Rows of tables in any file format: JSONL, JSON, Parquet, a Hugging Face data set on disk or on the hub."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from saccade.data.json_stream import elements
 from saccade.data.records import Placed, Reading, Row, jsonl_rows
 
 BATCH = 64
-"""Rows of Parquet and Arrow that are in memory at a time; each may carry its images."""
+"""Rows of Parquet and Arrow in memory at a time; each may include its images."""
 _PATTERN = re.compile(r"[*?\[]")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 def table_rows(reading: Reading) -> Iterator[Placed]:
-    """(place, row) of everything at `reading.path`. ValueError when there is nothing that can be read."""
+    """(place, row) of everything at `reading.path`. ValueError when nothing there is readable."""
     if reading.hub:
         yield from _hub(str(reading.path), reading.split or "train")
         return
@@ -32,20 +33,20 @@ def table_rows(reading: Reading) -> Iterator[Placed]:
         return
     if reading.split is not None:
         raise ValueError(
-            f"{path}: split {reading.split!r} is of Hugging Face data sets (a folder of save_to_disk, or hub); a file "
-            "is its own split, leave 'split' out"
+            f"{path}: split {reading.split!r} applies only to Hugging Face data sets (a folder of "
+            "save_to_disk, or hub); a file has no splits, remove 'split'"
         )
     for file in files_at(path):
         yield from _KINDS[file.suffix.lower()](file)
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path stands for all names that match it."""
+    """Whether a path is a glob pattern."""
     return _PATTERN.search(path.name) is not None and not path.exists()
 
 
 def files_at(path: Path) -> list[Path]:
-    """The files that a path names: itself, the matches of a pattern, or the shards in a folder."""
+    """The files of a path: itself, the matches of a pattern, or the shards in a folder."""
     kinds = ", ".join(_KINDS)
     if is_pattern(path):
         found = sorted(path.parent.glob(path.name))
@@ -54,12 +55,12 @@ def files_at(path: Path) -> list[Path]:
     elif path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in _KINDS and file.is_file())
         if not found:
-            raise ValueError(f"{path}: there is no such file as {kinds} in this folder")
+            raise ValueError(f"{path}: there is no {kinds} file in this folder")
         sets = sorted({_SHARD.sub("", file.stem) for file in found})
         if len(sets) > 1:
             raise ValueError(
-                f"{path}: holds {', '.join(sets)}, perhaps training and test together; name one file, or the shards of "
-                f"one by a pattern such as {path / sets[0]}*"
+                f"{path}: holds {', '.join(sets)}, perhaps training and test together; use one file, or a pattern for "
+                f"its shards such as {path / sets[0]}*"
             )
     elif path.is_file():
         found = [path]
@@ -72,7 +73,7 @@ def files_at(path: Path) -> list[Path]:
 
 
 def count_rows(path: Path) -> int | None:
-    """How many rows a path holds, where that is cheap to know; None elsewhere."""
+    """The number of rows at a path if it is cheap to compute, else None."""
     try:
         files = files_at(path)
         return sum(_count(file) for file in files) if all(f.suffix in (".jsonl", ".parquet") for f in files) else None
@@ -88,7 +89,7 @@ def _count(file: Path) -> int:
 
 
 def _json_rows(path: Path) -> Iterator[Placed]:
-    """The elements of a JSON list, placed by the line they begin on; a file that begins with an object is JSONL."""
+    """The elements of a JSON list with their starting lines; a file that starts with an object is read as JSONL."""
     with path.open(encoding="utf-8-sig", errors="replace") as text:
         first = next((c for c in iter(lambda: text.read(1), "") if not c.isspace()), "")
     if first == "{":
@@ -102,7 +103,7 @@ def _json_rows(path: Path) -> Iterator[Placed]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Placed]:
-    """Rows of a Parquet file, placed by their number from 1."""
+    """Rows of a Parquet file with their numbers from 1."""
     number = count(1)
     try:
         with pq.ParquetFile(path) as file:
@@ -110,7 +111,7 @@ def _parquet_rows(path: Path) -> Iterator[Placed]:
                 for row in batch.to_pylist():
                     yield f"{path.name}:{next(number)}", row
     except (pa.ArrowException, OSError) as error:
-        yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({_line(error)})")
+        yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({_first_line(error)})")
 
 
 _KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
@@ -129,7 +130,7 @@ def _saved(path: Path, split: str) -> Iterator[Placed]:
     if (path / "dataset_dict.json").is_file():
         splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
         if split not in splits:
-            raise ValueError(f"{path}: there is no such split as {split!r}; it has {', '.join(splits) or 'none'}")
+            raise ValueError(f"{path}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
         path = path / split
     files = json.loads((path / "state.json").read_text(encoding="utf-8")).get("_data_files") or []
     number = count(1)
@@ -142,11 +143,11 @@ def _saved(path: Path, split: str) -> Iterator[Placed]:
                         for row in batch.slice(start, BATCH).to_pylist():
                             yield f"{path.name}:{next(number)}", row
         except (pa.ArrowException, OSError) as error:
-            yield place, ValueError(f"not an Arrow file that can be read ({_line(error)})")
+            yield place, ValueError(f"not an Arrow file that can be read ({_first_line(error)})")
 
 
 def _hub(name: str, split: str) -> Iterator[Placed]:
-    """A data set on the hub, images left as bytes."""
+    """A data set on the hub, with images as bytes."""
     loaded = _load(name, split)
     number = count(1)
     for table in loaded.with_format("arrow").iter(batch_size=BATCH):
@@ -157,21 +158,21 @@ def _hub(name: str, split: str) -> Iterator[Placed]:
 
 def _load(name: str, split: str) -> Any:
     try:
-        import datasets  # pyright: ignore[reportMissingImports]
+        datasets: Any = import_module("datasets")  # optional, so a type checker may not find it
     except ImportError:
         raise ValueError(
             f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
-            "'pip install datasets', or download the files and give 'path'"
+            "'pip install datasets', or download the files and set 'path'"
         ) from None
     try:
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # no network, no such name, no such split, a gated set
         raise ValueError(
-            f"hub {name!r}: there is no such data set to be had with split {split!r} ({_line(error)}); check name, "
-            "split and network, or download the files and give 'path'"
+            f"hub {name!r}: cannot load this data set with split {split!r} ({_first_line(error)}); check name, "
+            "split and network, or download the files and set 'path'"
         ) from error
 
 
-def _line(error: BaseException) -> str:
-    """An error's first line."""
+def _first_line(error: BaseException) -> str:
+    """The first line of an error message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""JSON files read element by element, with line numbers: a data set of any size passes through a small window."""
+"""Reads JSON files element by element, with line numbers: any size in a small memory window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 WINDOW = 1 << 20
 """Characters read at a time."""
 LARGEST = 1 << 26
-"""Characters of the largest element."""
+"""Maximum characters of an element."""
 _DECODER = json.JSONDecoder()
 _BLANKS = " \t\r\n"
 _BEHIND = (*_BLANKS, ",", "]", "}")
@@ -18,7 +18,7 @@ _BEHIND = (*_BLANKS, ",", "]", "}")
 
 
 class Cursor:
-    """A place in a text file: what was read and not yet used, and the line that it begins on."""
+    """A position in a text file: the unconsumed text and the line on which it starts."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open(encoding="utf-8-sig")
@@ -29,11 +29,11 @@ class Cursor:
         self._file.close()
 
     def _more(self) -> bool:
-        """Reads on; False at the end of the file."""
+        """Reads more text; False at the end of the file."""
         if self._ended:
             return False
         rest = self._text[self._at :]
-        got = self._file.read(max(WINDOW, len(rest)))  # doubling, so that a long element is not read over and over
+        got = self._file.read(max(WINDOW, len(rest)))  # doubling avoids quadratic rereading of a long element
         self._text, self._at, self._ended = rest + got, 0, not got
         return bool(got)
 
@@ -42,7 +42,7 @@ class Cursor:
         self._at += count
 
     def peek(self) -> str:
-        """The next character that is not blank, '' at the end."""
+        """The next non-blank character, '' at the end."""
         while True:
             text, at = self._text, self._at
             while at < len(text) and text[at] in _BLANKS:
@@ -54,18 +54,18 @@ class Cursor:
                 return ""
 
     def take(self, expected: str) -> str:
-        """The next character, one of `expected`. ValueError for another."""
+        """Consumes the next character, which must be in `expected`. Raises ValueError."""
         got = self.peek()
         if not got or got not in expected:
-            said = f"{got!r}" if got else "the end of the file"
-            raise ValueError(f"not JSON: got {said}, expected {' or '.join(map(repr, expected))}")
+            actual = f"{got!r}" if got else "the end of the file"
+            raise ValueError(f"not JSON: got {actual}, expected {' or '.join(map(repr, expected))}")
         self._advance(1)
         return got
 
     def value(self) -> Any:
-        """The next value, whole. ValueError when it is not JSON, cut off, or larger than LARGEST."""
+        """The next complete value. ValueError when it is not JSON, truncated, or larger than LARGEST."""
         if not self.peek():
-            raise ValueError("not JSON: the file ends where a value is expected; it was cut off")
+            raise ValueError("not JSON: the file ends where a value is expected; it was truncated")
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
@@ -78,18 +78,18 @@ class Cursor:
                     raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
                 continue
             except RecursionError:
-                raise ValueError("not JSON that can be read: nested too deep") from None
+                raise ValueError("unreadable JSON: nested too deeply") from None
             if isinstance(value, int | float) and self._text[end : end + 1] not in _BEHIND and self._more():
-                continue  # a number may go on behind the window
+                continue  # a number may continue beyond the window
             self._advance(end - self._at)
             return value
 
 
 def elements(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """(key, line, element) of a JSON list (key ''), or of every list in a JSON object; a value that is no list comes
+    """(key, line, element) of a JSON list (key ''), or of every list in a JSON object; a non-list value counts
     as one element.
 
-    What is not JSON comes last, as a ValueError in place of the element: nothing after it can be found again.
+    Invalid JSON yields a ValueError in place of the element and ends the stream, since parsing cannot recover after it.
     """
     cursor = Cursor(path)
     try:
@@ -120,7 +120,7 @@ def _elements(cursor: Cursor) -> Iterator[tuple[str, int, Any]]:
                 cursor.take(",")
         cursor.take("}")
     if cursor.peek():
-        raise ValueError(f"got {cursor.peek()!r} behind the end of the JSON value; expected one list or one object")
+        raise ValueError(f"got {cursor.peek()!r} after the end of the JSON value; expected one list or one object")
 
 
 def _list(cursor: Cursor, key: str) -> Iterator[tuple[str, int, Any]]:
@@ -131,5 +131,5 @@ def _list(cursor: Cursor, key: str) -> Iterator[tuple[str, int, Any]]:
         if cursor.peek() != "]":
             cursor.take(",")
             if cursor.peek() == "]":
-                raise ValueError("not JSON: got ']' behind a comma, expected another element")
+                raise ValueError("not JSON: got ']' after a comma, expected another element")
     cursor.take("]")

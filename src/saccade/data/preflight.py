@@ -1,4 +1,4 @@
-"""Preflight: reads a data set once, before a run, and says what is not right with it."""
+"""Preflight: reads a data set once, before a run, and reports its problems."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any, Literal, Protocol
 
-from saccade.data.fingerprints import Look, Pictures, key_of, look, text_key
+from saccade.data.fingerprints import Fingerprint, PictureIndex, fingerprint, key_of, text_key
 from saccade.data.images import ImageError
 from saccade.data.records import MARKER, Item, kind_of, shown
 from saccade.rewards import Rubric
@@ -18,23 +18,23 @@ from saccade.tasks import TASKS
 from saccade.types import Box, Completion, Frame, ImageSource, Sample
 
 RUBRICS = ("hard", "default")
-"""Of each task: the one that gives 1 only when format and answer are both right, and the one that RL maximises."""
+"""Rubrics of each task: the one that gives 1 only when format and answer are both right, and the default of RL."""
 PLACEHOLDERS = (
     *("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"),
     *("<IMG_CONTEXT>", "<|image|>", "<|video|>", "<image_soft_token>", "<start_of_image>", "<video>", "<|endoftext|>"),
 )
-"""Tokens of families by which text would be taken for an image or for the end of a turn; a model's own are added."""
+"""Tokens that a model family would parse as an image or as the end of a turn; those of the model are added."""
 ROUNDING = 1e-9
-"""Of a sum of weights."""
+"""Tolerance for a sum of weights."""
 SLACK = 0.5
-"""Pixels that a box may lie outside of its image: rounding."""
-AHEAD = 64
-"""Samples whose pictures are opened before their turn comes."""
-Split = Literal["train", "eval"]
+"""Pixels by which a box may exceed its image, for rounding."""
+PREFETCH = 64
+"""Samples whose pictures are opened in advance."""
+DataRole = Literal["train", "eval"]
 
 
-class Counted(Protocol):
-    """What a prompt costs; `saccade.models.counting.Tokens` is one."""
+class PromptCost(Protocol):
+    """Token counts of a prompt; `saccade.models.counting.Tokens` implements it."""
 
     @property
     def total(self) -> int: ...
@@ -44,119 +44,112 @@ class Counted(Protocol):
     def frames(self) -> tuple[Frame, ...]: ...
 
 
-class Counting(Protocol):
-    """Counts tokens as a model would; `saccade.models.counting.TokenCounter` does. ValueError for what the model cannot
-    read."""
+class TokenCounting(Protocol):
+    """Counts tokens as a model would; `saccade.models.counting.TokenCounter` implements it. ValueError for input that
+    the model cannot read."""
 
-    def prompt(self, text: str, sizes: Sequence[tuple[int, int]]) -> Counted:
-        """Of the user's turn with images of these sizes."""
+    def prompt(self, text: str, sizes: Sequence[tuple[int, int]]) -> PromptCost:
+        """Tokens of the user turn with images of these sizes."""
         ...
 
     def reply(self, text: str) -> int:
-        """Of a reply with the end of its turn."""
+        """Tokens of a reply including the end of its turn."""
         ...
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What is checked as one: a sample, or the words of a row of supervised fine-tuning."""
+class PreflightEntry:
+    """A unit of checking: a sample, or the texts of a supervised fine-tuning row."""
 
     place: str
     sample: Sample | ValueError
-    split: Split = "train"
+    split: DataRole = "train"
     prompt: str | None = None
-    """The user's turn; None: as the sample's task writes it."""
+    """The user turn; None: as written by the sample's task."""
     source: str = ""
-    """Ids have to differ within one."""
+    """Ids must be unique within a source."""
     reply: str | None = None
-    """A reply to learn. Such a row has no gold answer to be held to."""
+    """A reply to train on. Such a row has no gold answer to check."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What preflight found; `counts` by kind, `findings` the first of them in words, `notes` what is no fault."""
+class PreflightReport:
+    """Result of preflight: `counts` by kind, the first `findings` as messages, and `notes` that are no faults."""
 
     samples: int
     counts: dict[str, int]
     findings: tuple[str, ...]
     notes: dict[str, int] = field(default_factory=dict)
     prompt_tokens: Counter[int] = field(default_factory=Counter)
-    """Length -> prompts, when tokens were counted."""
+    """Length -> number of prompts, if tokens were counted."""
     image_tokens: Counter[int] = field(default_factory=Counter)
-    """Visual tokens -> images."""
+    """Visual tokens -> number of images."""
     visual_tokens: Counter[int] = field(default_factory=Counter)
-    """Visual tokens -> prompts, all images of each together."""
+    """Visual tokens over all images of a prompt -> number of prompts."""
     reply_tokens: Counter[int] = field(default_factory=Counter)
-    """Length -> replies to learn."""
-    images_max: int = 0
-    """Images of the prompt with most of them."""
+    """Length -> number of replies to train on."""
     tasks: Counter[str] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
         return not self.counts
 
-    @property
-    def tokens_max(self) -> int | None:
-        """Length of the longest prompt, when tokens were counted."""
-        return max(self.prompt_tokens, default=None)
-
 
 def preflight(
-    entries: Iterable[Sample | Item | Entry],
-    count: Counting | None = None,
+    entries: Iterable[Sample | Item | PreflightEntry],
+    count: TokenCounting | None = None,
     budget: int | None = None,
     *,
     template: str | None = None,
     reserved: Sequence[str] = (),
     keep: int = 20,
-) -> Report:
-    """Checks rows, ids, images, boxes, golds, placeholders, duplicates, the overlap of training with evaluation and,
-    with `count` and `budget`, the length of prompts.
+) -> PreflightReport:
+    """Checks rows, ids, images, boxes, gold answers, placeholders, duplicates, the overlap of training with evaluation
+    and, with `count` and `budget`, the length of prompts.
 
-    Streams: of each row some 500 bytes are kept (hashes of id and content), of each picture of an evaluation 400.
-    Entries of evaluation must come first, since what trains is held against them. `findings` are `keep` at
-    most, of every kind some.
+    Streams the data: about 500 bytes are kept per row (hashes of id and content), 400 per evaluation picture.
+    Evaluation entries must come first, since training rows are compared with them. At most `keep` `findings` are
+    returned, from all kinds in turn.
     """
-    checks = Checks(count, budget, template, tuple(dict.fromkeys((*PLACEHOLDERS, *reserved))), keep)
-    for entry, looks in looked_ahead(map(_entry, entries), checks.opened):
-        checks.add(entry, looks)
+    checks = PreflightChecks(count, budget, template, tuple(dict.fromkeys((*PLACEHOLDERS, *reserved))), keep)
+    for entry, fingerprints in prefetch_fingerprints(map(_entry, entries), checks.fingerprint_of):
+        checks.add(entry, fingerprints)
     return checks.report()
 
 
-def _entry(given: Sample | Item | Entry) -> Entry:
-    if isinstance(given, Entry):
+def _entry(given: Sample | Item | PreflightEntry) -> PreflightEntry:
+    if isinstance(given, PreflightEntry):
         return given
     if isinstance(given, Sample):
-        return Entry(str(given.meta.get("place", given.id)), given)
-    return Entry(*given)
+        return PreflightEntry(str(given.meta.get("place", given.id)), given)
+    return PreflightEntry(*given)
 
 
-def looked_ahead(
-    entries: Iterable[Entry], opened: Callable[[ImageSource], Look | ImageError]
-) -> Iterator[tuple[Entry, list[Look | ImageError]]]:
-    """Entries in order with their pictures, which threads open before their turn comes."""
-    waiting: deque[tuple[Entry, list[Future[Look | ImageError]]]] = deque()
+def prefetch_fingerprints(
+    entries: Iterable[PreflightEntry], fingerprint_of: Callable[[ImageSource], Fingerprint | ImageError]
+) -> Iterator[tuple[PreflightEntry, list[Fingerprint | ImageError]]]:
+    """Entries in order with the fingerprints of their pictures, computed in advance by threads."""
+    waiting: deque[tuple[PreflightEntry, list[Future[Fingerprint | ImageError]]]] = deque()
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="look") as pool:
         try:
             for entry in entries:
                 images = entry.sample.images if isinstance(entry.sample, Sample) else ()
-                waiting.append((entry, [pool.submit(opened, source) for source in images]))
-                if len(waiting) > AHEAD:
-                    first, looks = waiting.popleft()
-                    yield first, [one.result() for one in looks]
+                waiting.append((entry, [pool.submit(fingerprint_of, source) for source in images]))
+                if len(waiting) > PREFETCH:
+                    first, fingerprints = waiting.popleft()
+                    yield first, [one.result() for one in fingerprints]
             while waiting:
-                first, looks = waiting.popleft()
-                yield first, [one.result() for one in looks]
+                first, fingerprints = waiting.popleft()
+                yield first, [one.result() for one in fingerprints]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass
-class Checks:
-    """The state of a preflight: what was seen and what was found."""
+class PreflightChecks:
+    """The state of a preflight: rows seen and problems found."""
 
-    count: Counting | None
+    count: TokenCounting | None
     budget: int | None
     template: str | None
     reserved: tuple[str, ...]
@@ -167,48 +160,49 @@ class Checks:
         self._counts, self._notes = Counter[str](), Counter[str]()
         self._findings: dict[str, list[str]] = {}
         self._ids: set[int] = set()
-        self._rows: dict[Split, dict[int, str]] = {"train": {}, "eval": {}}
+        self._rows: dict[DataRole, dict[int, str]] = {"train": {}, "eval": {}}
         self._golds: dict[int, int] = {}
         self._eval_texts: dict[int, str] = {}
-        self._eval_pictures = Pictures()
+        self._eval_pictures = PictureIndex()
         self._near = lru_cache(maxsize=1 << 14)(self._eval_pictures.find)
         self._cached = lru_cache(maxsize=1 << 12)(_opened)
         self._tokens, self._visual, self._images = Counter[int](), Counter[int](), Counter[int]()
-        self._replies, self._tasks, self._images_max = Counter[int](), Counter[str](), 0
+        self._replies, self._tasks = Counter[int](), Counter[str]()
 
-    def opened(self, source: ImageSource) -> Look | ImageError:
-        """A picture, or why it does not open. Files are remembered for a while: neighbouring rows share them."""
+    def fingerprint_of(self, source: ImageSource) -> Fingerprint | ImageError:
+        """The fingerprint of a picture, or its error. Files are cached, since neighboring rows share them."""
         return self._cached(source) if isinstance(source, str) else _opened(source)
 
-    def add(self, entry: Entry, looks: Sequence[Look | ImageError]) -> None:
-        """Checks one entry, whose pictures were opened."""
+    def add(self, entry: PreflightEntry, fingerprints: Sequence[Fingerprint | ImageError]) -> None:
+        """Checks one entry, given the fingerprints of its pictures."""
         self._samples += 1
-        for kind, text in self._check(entry, looks):
+        for kind, text in self._check(entry, fingerprints):
             self._counts[kind] += 1
             kept = self._findings.setdefault(kind, [])
             if len(kept) < self.keep:
                 kept.append(f"{entry.place}: {text}")
 
-    def report(self) -> Report:
-        """What was found so far; findings of all kinds in turn, until `keep` are told."""
-        told: list[str] = []
+    def report(self) -> PreflightReport:
+        """The result so far, with up to `keep` findings from all kinds in turn."""
+        messages: list[str] = []
         for number in range(self.keep):
-            told += [kept[number] for kept in self._findings.values() if number < len(kept)]
-        return Report(
+            messages += [kept[number] for kept in self._findings.values() if number < len(kept)]
+        return PreflightReport(
             samples=self._samples,
             counts=dict(self._counts),
-            findings=tuple(told[: self.keep]),
+            findings=tuple(messages[: self.keep]),
             notes={text: number for text, number in self._notes.items() if number},
             prompt_tokens=self._tokens,
             image_tokens=self._images,
             visual_tokens=self._visual,
             reply_tokens=self._replies,
-            images_max=self._images_max,
             tasks=self._tasks,
         )
 
-    def _check(self, entry: Entry, looks: Sequence[Look | ImageError]) -> Iterator[tuple[str, str]]:
-        """(kind, text) of what is wrong with one entry."""
+    def _check(
+        self, entry: PreflightEntry, fingerprints: Sequence[Fingerprint | ImageError]
+    ) -> Iterator[tuple[str, str]]:
+        """(kind, message) of each problem of an entry."""
         sample = entry.sample
         if isinstance(sample, ValueError):
             yield kind_of(sample), str(sample)
@@ -222,10 +216,10 @@ class Checks:
         if options is not None and not isinstance(options, list | tuple):
             yield "row", f"meta.options is {shown(options)}, expected a list of texts"
             return
-        if broken := [one for one in looks if isinstance(one, ImageError)]:
+        if broken := [one for one in fingerprints if isinstance(one, ImageError)]:
             yield from (("image", str(error)) for error in broken)
             return
-        pictures = [one for one in looks if isinstance(one, Look)]
+        pictures = [one for one in fingerprints if isinstance(one, Fingerprint)]
         self._notes["animations, of which the first frame is used"] += any(p.frames > 1 for p in pictures)
         yield from self._check_words(entry, sample)
         frames = tuple(Frame("pixels_original", picture.size, picture.size) for picture in pictures)
@@ -236,26 +230,26 @@ class Checks:
             yield from _check_gold(sample, counted.frames if counted is not None and not outside else frames)
         yield from self._check_repeats(entry, sample, pictures)
 
-    def _check_id(self, entry: Entry, name: str) -> Iterator[tuple[str, str]]:
+    def _check_id(self, entry: PreflightEntry, name: str) -> Iterator[tuple[str, str]]:
         key = key_of(entry.split, entry.source, name)
         if key in self._ids:
             yield "duplicate id", f"id {name!r} was used before"
         self._ids.add(key)
 
-    def _check_words(self, entry: Entry, sample: Sample) -> Iterator[tuple[str, str]]:
-        """Placeholder tokens where plain text should stand."""
+    def _check_words(self, entry: PreflightEntry, sample: Sample) -> Iterator[tuple[str, str]]:
+        """Placeholder tokens in what should be plain text."""
         options = sample.meta.get("options") or ()
         texts = [sample.question if entry.prompt is None else entry.prompt, *map(str, options)]
         texts += [text for text in (entry.reply, sample.answer) if isinstance(text, str)]
         found = [token for token in self.reserved if token != MARKER and any(token in text for text in texts)]
         found += [MARKER for text in texts[1:] if MARKER in text][:1]
         for token in found:
-            yield "placeholder", f"the text holds {token}, which models read as an image or a turn; remove it"
+            yield "placeholder", f"the text contains {token}, which models parse as an image or a turn; remove it"
 
     def _check_length(
-        self, entry: Entry, sample: Sample, sizes: Sequence[tuple[int, int]]
-    ) -> Generator[tuple[str, str], None, Counted | None]:
-        """Counts the tokens of a prompt (what it returns) and holds them against the budget."""
+        self, entry: PreflightEntry, sample: Sample, sizes: Sequence[tuple[int, int]]
+    ) -> Generator[tuple[str, str], None, PromptCost | None]:
+        """Compares the tokens of a prompt with the budget; returns the counts."""
         try:
             prompt = entry.prompt if entry.prompt is not None else TASKS[sample.task].prompt(sample, self.template)
             counted = None if self.count is None else self.count.prompt(prompt, sizes)
@@ -267,7 +261,6 @@ class Checks:
             self._tokens[counted.total] += 1
             self._visual[sum(counted.images)] += 1
             self._images.update(counted.images)
-            self._images_max = max(self._images_max, len(counted.images))
             if reply:
                 self._replies[reply] += 1
             if self.budget is not None and counted.total + reply > self.budget:
@@ -276,8 +269,10 @@ class Checks:
                 yield "prompt over budget", f"{text}, expected {self.budget:,} at most"
         return counted
 
-    def _check_repeats(self, entry: Entry, sample: Sample, pictures: Sequence[Look]) -> Iterator[tuple[str, str]]:
-        """Rows that were there before, and training rows that an evaluation asks."""
+    def _check_repeats(
+        self, entry: PreflightEntry, sample: Sample, pictures: Sequence[Fingerprint]
+    ) -> Iterator[tuple[str, str]]:
+        """Duplicate rows, and training rows that are in the evaluation."""
         text = text_key(sample if entry.prompt is None else replace(sample, question=entry.prompt))
         question = key_of(text, sample.task, *(picture.digest for picture in pictures))
         answer = key_of(sample.answer, entry.reply)
@@ -294,31 +289,31 @@ class Checks:
             return
         yield from self._check_overlap(text, pictures)
 
-    def _check_overlap(self, text: int, pictures: Sequence[Look]) -> Iterator[tuple[str, str]]:
+    def _check_overlap(self, text: int, pictures: Sequence[Fingerprint]) -> Iterator[tuple[str, str]]:
         if not self._eval_texts:
             return
         seen = [self._near(picture) for picture in pictures]
-        asked = self._eval_texts.get(text)
-        if pictures and all(seen) and asked is not None:
-            yield "in the evaluation", f"the same question about the same picture is asked by {seen[0][0]}"
+        question_place = self._eval_texts.get(text)
+        if pictures and all(seen) and question_place is not None:
+            yield "in the evaluation", f"the same question about the same picture is in {seen[0][0]}"
         elif any(seen):
             place = next(names[0] for names in seen if names)
-            yield "picture of the evaluation", f"shows a picture that the evaluation asks about: {place}"
-        elif asked is not None and not pictures:
-            yield "in the evaluation", f"the same question is asked by {asked}"
-        elif asked is not None:
-            self._notes["questions in the words of the evaluation about other pictures"] += 1
+            yield "picture of the evaluation", f"shows a picture of the evaluation: {place}"
+        elif question_place is not None and not pictures:
+            yield "in the evaluation", f"the same question is in {question_place}"
+        elif question_place is not None:
+            self._notes["questions of the evaluation about other pictures"] += 1
 
 
-def _opened(source: ImageSource) -> Look | ImageError:
+def _opened(source: ImageSource) -> Fingerprint | ImageError:
     try:
-        return look(source)
+        return fingerprint(source)
     except ImageError as error:
         return error
 
 
 def _check_boxes(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, str]]:
-    """Boxes outside of their image, or with their corners in the wrong order."""
+    """Boxes outside their image, or with their corners in the wrong order."""
     index = sample.meta.get("image_index")
     within = sizes if not isinstance(index, int) or not 0 <= index < len(sizes) else [sizes[index]]
     for box in _boxes(sample.answer):
@@ -332,7 +327,7 @@ def _check_boxes(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Iterator[t
 
 
 def _check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[tuple[str, str]]:
-    """The law that a gold answer, written as a reply, gets full marks under its own task (and the reward that the row
+    """Checks that a gold answer, written as a reply, scores 1 under its own task (and under the reward that the row
     names)."""
     gold = shown(sample.answer)
     try:
@@ -343,7 +338,9 @@ def _check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[tuple[str
         return
     for name, score in scores.items():
         if abs(score.value - 1) > ROUNDING:
-            why = score.masked or "; ".join(f"{part}: {said}" for part, said in score.reasons.items()) or score.reason
+            why = (
+                score.masked or "; ".join(f"{part}: {reason}" for part, reason in score.reasons.items()) or score.reason
+            )
             got = f"the gold {gold} scores {score.value:g} under its own task '{sample.task}' (rubric '{name}')"
             yield "gold", f"{got}, expected 1 ({why})"
             return
@@ -355,7 +352,7 @@ def _rubric(task: str, name: str) -> Rubric:
 
 
 def _boxes(answer: Any) -> Iterator[Box]:
-    """The boxes in an answer: itself, or those of a list of detections."""
+    """The boxes in an answer: the answer itself, or those of a list of detections."""
     if isinstance(answer, tuple | list) and len(answer) == 4 and all(isinstance(v, int | float) for v in answer):
         yield (answer[0], answer[1], answer[2], answer[3])
     elif isinstance(answer, list):

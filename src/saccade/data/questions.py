@@ -1,4 +1,4 @@
-"""What formats leave unsaid of a question: its kind, its letters, which picture a marker means."""
+"""Properties of a question that formats leave implicit: its task, its option letters, the picture of a marker."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from saccade.data import records
 from saccade.data.records import MARKER
 
 ONE_BOX = ("refer", "difference", "point")
-"""Tasks whose gold is one box."""
+"""Tasks whose gold answer is one box."""
 _NUMBERED = re.compile(r"<image(\d*)>")
 _MARKED = re.compile(r"(?:^|[\s(\[,;])\(?([A-J])\s?[.):：．]", re.MULTILINE)
 
 
 def letters_in(question: str) -> str:
-    """The letters of the options that a question lists itself, 'ABCD'; '' when it lists none."""
+    """The letters of the options listed in a question, such as 'ABCD'; '' if there are none."""
     marked = set(_MARKED.findall(question))
     count = next((i for i, letter in enumerate(ascii_uppercase) if letter not in marked), 0)
     return ascii_uppercase[:count] if count >= 2 else ""
 
 
 def infer_task(question: str, answer: Any) -> str:
-    """A letter of the options that the question lists is a choice, yes or no is that, all else free form."""
+    """An option letter listed in the question is `choice`, yes or no is `yes_no`, all else is `free_form`."""
     if isinstance(answer, str):
-        said = answer.strip()
-        if len(said) == 1 and said in letters_in(question):
+        text = answer.strip()
+        if len(text) == 1 and text in letters_in(question):
             return "choice"
-        if said.rstrip(".").lower() in ("yes", "no"):
+        if text.rstrip(".").lower() in ("yes", "no"):
             return "yes_no"
     return "free_form"
 
 
 def typed(task: str, answer: Any) -> Any:
-    """The gold in its task's form. ValueError when it is empty or no box."""
+    """The gold answer in the format of its task. ValueError when it is empty or not a box."""
     if task in ONE_BOX:
         return records.as_box(answer)
     if task == "detect":
@@ -43,13 +43,13 @@ def typed(task: str, answer: Any) -> Any:
     if isinstance(answer, str):
         answer = answer.strip()
     if answer in ("", None):
-        raise ValueError("the answer is empty; a rule has nothing to check")
+        raise ValueError("the answer is empty; there is nothing to grade against")
     return answer
 
 
 def name_pictures(question: str, options: Sequence[str], images: int = 1) -> tuple[str, list[str]]:
-    """`<image1>` alone becomes the marker; of several for one file, each becomes '(picture k)' of the image, which
-    comes first. As many as there are images become markers."""
+    """A single `<image1>` becomes the marker. Several for one file become '(picture k)', and the image comes first. If
+    there are as many as images, they become markers."""
     numbered = _NUMBERED.findall(" ".join([question, *options]))
     if not any(numbered):
         return question, list(options)
@@ -60,7 +60,7 @@ def name_pictures(question: str, options: Sequence[str], images: int = 1) -> tup
 
 
 def check_letter(letter: str, options: int) -> None:
-    """ValueError for a letter that names none of so many options."""
+    """ValueError for a letter outside the given number of options."""
     letters = ascii_uppercase[:options]
     if len(letter) != 1 or letter not in letters:
         raise ValueError(f"answer {letter!r} names none of {options} options; expected one of {', '.join(letters)}")

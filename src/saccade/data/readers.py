@@ -1,4 +1,4 @@
-"""Formats: a reader turns the files of a data set into samples. A new one is one function and its line in `READERS`."""
+"""Readers turn the files of a data set into samples. A new format is one function and its line in `READERS`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["METHOD_TASKS", "READERS", "TABLES", "Reading"]
 def math_vision(reading: Reading) -> Iterator[Item]:
     """Rows of MATH-Vision: `question` with `<image1>` markers, `options` (may be empty), `answer`, one `image`.
 
-    The one file of a question with several markers shows all its pictures: the image then comes first and the markers
-    become '(picture k)'. A letter as gold without options is a choice question whose options are in the image.
+    If a question has several markers, its one image contains all pictures: the image comes first and the markers become
+    '(picture k)'. A letter as gold answer without options is a choice question whose options are in the image.
     """
 
     def read(row: Row, place: str) -> Sample:
@@ -49,10 +49,10 @@ def math_vision(reading: Reading) -> Iterator[Item]:
 
 
 def easy_r1(reading: Reading) -> Iterator[Item]:
-    """Rows of EasyR1's geometry3k, which Vision-R1's RL set follows: `images` or `image`, `problem`, `answer` (or
-    `solution` in an answer tag), perhaps `choices` with the letter in `ground_truth`.
+    """Rows of EasyR1's geometry3k, also used by Vision-R1's RL set: `images` or `image`, `problem`, `answer` (or
+    `solution` in an answer tag), optionally `choices` with the letter in `ground_truth`.
 
-    `answer` is the gold; with `task: choice` and `choices`, it is the letter.
+    `answer` is the gold answer; with `task: choice` and `choices`, it is the letter.
     """
 
     def read(row: Row, place: str) -> Sample:
@@ -61,9 +61,9 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
         pictures = row.get("images") or row.get("image")
         images = () if pictures is None else records.images_of(pictures, reading)
         question = records.with_markers(name_pictures(problem, [], len(images))[0], len(images))
-        said = records.field(row, "answer" if "answer" in row else "solution", (str, int, float))
-        tagged = re.search(r"<answer>(.*?)</answer>", said, re.DOTALL) if isinstance(said, str) else None
-        answer = tagged[1].strip() if tagged else said
+        raw_answer = records.field(row, "answer" if "answer" in row else "solution", (str, int, float))
+        tagged = re.search(r"<answer>(.*?)</answer>", raw_answer, re.DOTALL) if isinstance(raw_answer, str) else None
+        answer = tagged[1].strip() if tagged else raw_answer
         choices = [str(one) for one in records.field(row, "choices", list)] if row.get("choices") else []
         task = reading.task or infer_task(question, answer)
         meta: dict[str, Any] = {"place": place} | {k: row[k] for k in ("data_source", "level") if row.get(k)}
@@ -80,7 +80,7 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
 def geometry3k(reading: Reading) -> Iterator[Item]:
     """Geometry3K's original folders: `<number>/data.json` beside `img_diagram.png`; all are choice questions.
 
-    With `task: free_form` the gold is the text of the right choice.
+    With `task: free_form` the gold answer is the text of the right choice.
     """
 
     def read(row: Row, place: str) -> Sample:
@@ -111,13 +111,13 @@ READERS: dict[str, Callable[[Reading], Iterator[Item]]] = {
 }
 
 TABLES = tuple(name for name in READERS if name not in ("geometry3k", "coco"))
-"""Formats whose rows may come in any file of `files.table_rows`, or from the hub."""
+"""Formats whose rows may be in any file of `files.table_rows` or on the hub."""
 
 
 def _folders(path: Path) -> Iterator[records.Placed]:
-    """(place, row) of every `<number>/data.json`, in order of the numbers."""
+    """(place, row) of every `<number>/data.json`, in numeric order."""
     if not path.is_dir():
-        raise ValueError(f"{path}: there is no such folder; expected the one that holds <number>/data.json")
+        raise ValueError(f"{path}: there is no such folder; expected the one that contains <number>/data.json")
     files = [file for file in path.glob("*/data.json") if file.parent.name.isdigit()]
     for file in sorted(files, key=lambda file: int(file.parent.name)):
         place = f"{file.parent.name}/data.json"

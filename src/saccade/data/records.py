@@ -1,4 +1,4 @@
-"""What all formats share: rows with their places, fields that must be there, images that must open, boxes, markers."""
+"""Shared by all formats: rows with their places, required fields, image checks, boxes, markers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
 Placed = tuple[str, Row | ValueError]
-"""`train.jsonl:418` and its row, or the error that reading it gave."""
+"""A place such as `train.jsonl:418` and its row, or the error of reading it."""
 Item = tuple[str, Sample | ValueError]
-"""What a reader makes of a row: its place and a sample, or why there is none."""
+"""The result of reading a row: its place and a sample, or the error."""
 MARKER = "<image>"
 VIDEO = "<video>"
 
@@ -26,45 +26,45 @@ T = TypeVar("T")
 
 
 class BoxError(ValueError):
-    """A box whose corners are in the wrong order, or that is not made of numbers."""
+    """A box whose corners are in the wrong order, or that does not consist of numbers."""
 
 
 def kind_of(error: ValueError) -> str:
-    """What is wrong with a row, in one word: image, box, or row for all else."""
+    """The category of an invalid row: image, box, or row for all else."""
     return "image" if isinstance(error, ImageError) else "box" if isinstance(error, BoxError) else "row"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Where a reader looks, and what an entry of a recipe says about it."""
+    """What a reader reads, and the settings from the recipe entry."""
 
     path: Path
-    """A file, a folder or a pattern (`train-*.parquet`); of a data set on the hub, owner/name."""
+    """A file, a folder or a pattern (`train-*.parquet`); owner/name for a data set on the hub."""
     image_folder: Path
-    """Image names are relative to it."""
+    """The base folder of image names."""
     task: str | None = None
-    """Task of rows that name none."""
+    """Task of rows without one."""
     hub: bool = False
     """`path` is a name on the hub."""
     split: str | None = None
-    """Of a Hugging Face data set."""
+    """Split of a Hugging Face data set."""
     negatives: int = 3
-    """COCO detection: labels that are absent, at most so many per image."""
+    """COCO detection: maximum number of absent labels per image."""
     seed: int = 0
-    """COCO detection: draws them."""
+    """COCO detection: seed for drawing them."""
     checked: set[str] = dataclass_field(default_factory=set)
-    """Images whose header was read."""
+    """Images whose header has been checked."""
 
 
 def each(rows: Iterable[Placed], read: Callable[[Row, str], Sample | Iterable[Sample]]) -> Iterator[Item]:
-    """The samples that `read` makes of every row; a ValueError of it stands in the row's place."""
+    """The samples of every row; a ValueError of `read` takes the place of the row."""
     for place, row in rows:
         if isinstance(row, ValueError):
             yield place, row
             continue
         try:
-            made = read(row, place)
-            samples = [made] if isinstance(made, Sample) else list(made)
+            result = read(row, place)
+            samples = [result] if isinstance(result, Sample) else list(result)
         except ValueError as error:
             yield place, error
             continue
@@ -73,7 +73,7 @@ def each(rows: Iterable[Placed], read: Callable[[Row, str], Sample | Iterable[Sa
 
 
 def jsonl_rows(path: Path) -> Iterator[Placed]:
-    """(place, row) of every line that is not empty; a line that is no JSON object comes as the error to raise."""
+    """(place, row) of every non-empty line; a line that is not a JSON object yields the error to raise."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     with path.open("rb") as lines:
@@ -90,7 +90,7 @@ def _row(line: bytes) -> Row | ValueError:
     except json.JSONDecodeError as error:
         return ValueError(f"not JSON ({error.msg} at column {error.colno}); expected one object per line")
     except RecursionError:
-        return ValueError("not JSON that can be read: nested too deep")
+        return ValueError("unreadable JSON: nested too deeply")
     return row if isinstance(row, dict) else ValueError(f"got a JSON {type(row).__name__}, expected an object")
 
 
@@ -105,13 +105,13 @@ def field(row: Row, name: str, kind: type[T] | tuple[type[T], ...]) -> T:
 
 
 def shown(value: Any) -> str:
-    """A value in an error message, cut to a length that can be read."""
+    """A value for an error message, truncated to a readable length."""
     text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def image_paths(names: str | Sequence[str], folder: Path, checked: set[str]) -> tuple[str, ...]:
-    """Paths below `folder`; the header of each file is read once (`checked` remembers), so that a wrong one is found
+    """Paths below `folder`; the header of each file is read once (tracked in `checked`), so that a bad file is found
     before any long work. Raises ValueError."""
     paths = tuple(str(folder / name) for name in ([names] if isinstance(names, str) else names))
     for path in paths:
@@ -122,9 +122,9 @@ def image_paths(names: str | Sequence[str], folder: Path, checked: set[str]) -> 
 
 
 def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
-    """The images of a row: a name, bytes, `{"bytes", "path"}` as Hugging Face keeps them, or a list of those.
+    """The images of a row: a name, bytes, `{"bytes", "path"}` as in Hugging Face data sets, or a list of those.
 
-    Bytes go before a path: the path beside them is the name on somebody else's disk. Headers are read. ValueError.
+    Bytes take precedence over the path, which refers to someone else's disk. Headers are read. Raises ValueError.
     """
     images: list[ImageSource] = []
     for one in value if isinstance(value, list | tuple) else [value]:
@@ -143,18 +143,18 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
 
 
 def refuse_videos(row: Row, *texts: str) -> None:
-    """ValueError for a row that holds a video."""
-    held = [name for name in ("video", "videos") if row.get(name)]
-    if held or any(VIDEO in text for text in texts):
-        where = f"field '{held[0]}'" if held else f"a {VIDEO} marker"
-        raise ValueError(f"the row has {where}; videos are not read, give single frames as images")
+    """ValueError for a row that contains a video."""
+    fields = [name for name in ("video", "videos") if row.get(name)]
+    if fields or any(VIDEO in text for text in texts):
+        where = f"field '{fields[0]}'" if fields else f"a {VIDEO} marker"
+        raise ValueError(f"the row has {where}; videos are not supported, use single frames as images")
 
 
 def with_markers(question: str, images: int) -> str:
-    """The question when its `<image>` markers are none (images first) or one per image; raises ValueError otherwise."""
+    """The question, which must have no `<image>` markers (images first) or one per image; else raises ValueError."""
     if question.count(MARKER) not in (0, images):
         got = question.count(MARKER)
-        raise ValueError(f"the question holds {got} {MARKER} markers for {images} images; expected 0 or {images}")
+        raise ValueError(f"the question has {got} {MARKER} markers for {images} images; expected 0 or {images}")
     return question
 
 
@@ -162,7 +162,7 @@ def as_box(value: Any) -> Box:
     """Four numbers as an xyxy box; raises BoxError."""
     numbers = isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float) for v in value)
     if not numbers or not all(math.isfinite(v) for v in value):
-        raise BoxError(f"answer {shown(value)} is no box; expected [x1, y1, x2, y2] in image pixels")
+        raise BoxError(f"answer {shown(value)} is not a box; expected [x1, y1, x2, y2] in image pixels")
     x1, y1, x2, y2 = (float(v) for v in value)
     if x1 > x2 or y1 > y2:
         raise BoxError(f"answer box {list(value)} has x1 > x2 or y1 > y2; expected xyxy in image pixels, not xywh")
@@ -173,7 +173,7 @@ def from_xywh(value: Any) -> Box:
     """COCO's x, y, width, height as an xyxy box; raises BoxError."""
     numbers = isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float) for v in value)
     if not numbers or not all(math.isfinite(v) for v in value):
-        raise BoxError(f"bbox {shown(value)} is no box; expected [x, y, width, height] in image pixels")
+        raise BoxError(f"bbox {shown(value)} is not a box; expected [x, y, width, height] in image pixels")
     x, y, width, height = (float(v) for v in value)
     if width < 0 or height < 0:
         raise BoxError(f"bbox {list(value)} has a negative width or height; expected [x, y, width, height]")
@@ -181,13 +181,13 @@ def from_xywh(value: Any) -> Box:
 
 
 def as_detections(value: Any) -> list[dict[str, Any]]:
-    """Labelled boxes, given as a list or as the text of a JSON list (fenced or not; 'None' is no box at all)."""
+    """Labeled boxes, as a list or as the text of a JSON list (fenced or not; 'None' means no boxes)."""
     if isinstance(value, str):
         text = re.sub(r"^```(?:json)?|```$", "", value.strip()).strip()
         try:
             value = [] if text.lower() == "none" else json.loads(text)
         except json.JSONDecodeError:
-            raise ValueError(f"answer {shown(value)} is no JSON list of {{'bbox_2d', 'label'}}") from None
+            raise ValueError(f"answer {shown(value)} is not a JSON list of {{'bbox_2d', 'label'}}") from None
     if not isinstance(value, list) or not all(isinstance(v, dict) and {"bbox_2d", "label"} <= v.keys() for v in value):
         raise ValueError(f"answer {shown(value)}: expected a list of {{'bbox_2d': [x1, y1, x2, y2], 'label': str}}")
     return [{"bbox_2d": list(as_box(v["bbox_2d"])), "label": str(v["label"])} for v in value]

@@ -30,7 +30,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "world": (WORLD,),
     "cold_start": ("saccade",),
 }
-"""Keys that not every source reads -> the sources that do."""
+"""Keys that not every source reads -> the sources that do. A table, no union: a new format is one line in `READERS`."""
 
 
 class DataConfig(Config):
@@ -70,7 +70,7 @@ class DataConfig(Config):
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join([*READERS, WORLD])}")
         for key, sources in _READ_BY.items():
             if self.source not in sources and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"'{key}' means nothing to source {self.source!r}; leave it out")
+                raise ValueError(f"'{key}' is not an option of source {self.source!r}; remove it")
         if self.source == WORLD and self.task is None:
             raise ValueError("source 'world' needs 'task'")
         if self.source != WORLD and (self.path is None) == (self.hub is None):

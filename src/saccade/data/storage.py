@@ -1,4 +1,4 @@
-"""Saccade's own storage: a folder with `data.parquet` or `data.jsonl`, and the images beside it if they were taken in.
+"""Saccade's own storage: a folder with `data.parquet` or `data.jsonl`, and the images if they were copied.
 
 A row has the fields of a sample. In Parquet `answer` and `meta` are JSON texts, and `images` a list of {bytes, path}.
 """
@@ -26,7 +26,7 @@ from saccade.types import ImageSource, Sample
 
 Kind = Literal["parquet", "jsonl"]
 Keep = Literal["as_is", "path", "bytes", "hash"]
-"""How images are kept: as they came, by absolute path, as bytes in the rows, or copied once under their hash."""
+"""How images are stored: unchanged, by absolute path, as bytes in the rows, or copied once and named by hash."""
 NAME = "data"
 FOLDER = "images"
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -43,11 +43,11 @@ SCHEMA = pa.schema(
 )
 ROWS = 1000
 BYTES = 32 << 20
-"""A row group is written when it holds so many rows or so many bytes of images."""
+"""A row group is written once it has this many rows or image bytes."""
 
 
 def stored(reading: Reading) -> Iterator[Item]:
-    """What `saccade convert` writes; `path` is its folder or the file. Image names are relative to the folder."""
+    """The format of `saccade convert`; `path` is its folder or the file. Image names are relative to the folder."""
     path = reading.path if reading.hub else rows_file(reading.path) or reading.path
     rows = table_rows(Reading(path, reading.image_folder, hub=reading.hub, split=reading.split))
     texts = not reading.hub and files_at(path)[0].suffix == ".parquet"
@@ -68,7 +68,7 @@ def stored(reading: Reading) -> Iterator[Item]:
 
 
 def rows_file(folder: Path) -> Path | None:
-    """The file of rows in a folder of this storage; None for anything else."""
+    """The row file in a folder of this storage; None for anything else."""
     found = [folder / f"{NAME}.{kind}" for kind in ("parquet", "jsonl")]
     return next((file for file in found if file.is_file()), None)
 
@@ -80,54 +80,56 @@ def _decoded(row: Row, name: str) -> Any:
         raise ValueError(f"field '{name}': got {records.shown(row[name])}, expected JSON ({error.msg})") from None
 
 
-class Writer:
-    """Writes samples into a folder that is there, row by row. Close it, or use it in a `with`."""
+class SampleWriter:
+    """Writes samples into an existing folder, row by row. Close it, or use it in a `with`."""
 
     def __init__(self, folder: Path, kind: Kind, keep: Keep) -> None:
         if kind == "jsonl" and keep == "bytes":
-            raise ValueError("JSONL holds no bytes; keep images by path or by hash, or write Parquet")
+            raise ValueError("JSONL cannot store bytes; keep images by path or by hash, or write Parquet")
         self._folder, self._kind, self._keep = folder, kind, keep
         self._path = folder / f"{NAME}.{kind}"
         self._rows: list[Row] = []
-        self._held = 0
+        self._buffered_bytes = 0
         self._table = pq.ParquetWriter(self._path, SCHEMA) if kind == "parquet" else None
         self._lines = self._path.open("w", encoding="utf-8") if kind == "jsonl" else None
         self._kept: dict[str, str] = {}
-        """Path of a source -> name under its hash."""
+        """Source path -> name by hash."""
 
     def write(self, sample: Sample) -> None:
-        """Adds a row. ValueError for an image that cannot be kept as asked."""
+        """Adds a row. ValueError for an image that cannot be stored in the requested way."""
         images = [self._image(source) for source in sample.images]
         row = {"id": sample.id, "task": sample.task, "question": sample.question}
         if self._lines is not None:
             names = [image["path"] for image in images]
-            whole = {**row, "answer": sample.answer, "images": names, "meta": dict(sample.meta)}
-            self._lines.write(json.dumps(whole) + "\n")
+            record = {**row, "answer": sample.answer, "images": names, "meta": dict(sample.meta)}
+            self._lines.write(json.dumps(record) + "\n")
             return
-        if broken := [name for name, text in row.items() if not _speakable(text)]:
-            raise ValueError(f"field '{broken[0]}': holds half of a surrogate pair, which is no text; write JSONL")
+        if broken := [name for name, text in row.items() if not _is_utf8(text)]:
+            raise ValueError(
+                f"field '{broken[0]}': contains half of a surrogate pair, which is not valid text; write JSONL"
+            )
         self._rows.append({**row, "answer": _json(sample.answer), "images": images, "meta": _json(dict(sample.meta))})
-        self._held += sum(len(image["bytes"] or b"") for image in images)
-        if len(self._rows) >= ROWS or self._held >= BYTES:
+        self._buffered_bytes += sum(len(image["bytes"] or b"") for image in images)
+        if len(self._rows) >= ROWS or self._buffered_bytes >= BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._table is not None and self._rows:
             self._table.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
-        self._rows, self._held = [], 0
+        self._rows, self._buffered_bytes = [], 0
 
     def _image(self, source: ImageSource) -> dict[str, Any]:
         if self._keep == "hash":
-            return {"bytes": None, "path": self._hashed(source)}
+            return {"bytes": None, "path": self._copy_by_hash(source)}
         if isinstance(source, str) and self._keep != "bytes":
             return {"bytes": None, "path": str(Path(source).resolve())}
         if self._keep == "path" or self._kind == "jsonl":
-            way = "keep them by hash (or, in Parquet, as bytes)"
-            raise ValueError(f"{name_of(source)} has no path of its own; {way}")
+            hint = "keep images by hash (or, in Parquet, as bytes)"
+            raise ValueError(f"{name_of(source)} has no path; {hint}")
         return {"bytes": _content(source), "path": Path(source).name if isinstance(source, str) else None}
 
-    def _hashed(self, source: ImageSource) -> str:
-        """The name of the copy of an image, made when it is not there yet."""
+    def _copy_by_hash(self, source: ImageSource) -> str:
+        """The name of the copy of an image, which is created if missing."""
         if isinstance(source, str) and source in self._kept:
             return self._kept[source]
         content = _content(source)
@@ -147,7 +149,7 @@ class Writer:
             if file is not None:
                 file.close()
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> SampleWriter:
         return self
 
     def __exit__(
@@ -157,11 +159,11 @@ class Writer:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if _speakable(value) else json.dumps(value)
+    return json.dumps(value, ensure_ascii=False) if _is_utf8(value) else json.dumps(value)
 
 
-def _speakable(value: Any) -> bool:
-    """Whether every text in it can be written as UTF-8: a lone surrogate cannot."""
+def _is_utf8(value: Any) -> bool:
+    """Whether every text in it can be encoded as UTF-8: a lone surrogate cannot."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -180,7 +182,7 @@ def _content(source: ImageSource) -> bytes:
     try:
         return Path(source).read_bytes()
     except OSError as error:
-        raise ImageError(f"{source}: the image does not open ({error})") from None
+        raise ImageError(f"{source}: the image cannot be opened ({error})") from None
 
 
 def _suffix(content: bytes) -> str:

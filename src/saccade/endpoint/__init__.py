@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from saccade.endpoint.cache import ReplyCache
-from saccade.endpoint.client import Endpoint, Limits
+from saccade.endpoint.client import Endpoint, RequestLimits
 from saccade.endpoint.errors import EndpointError
-from saccade.endpoint.messages import Choice, Message, Reply, Usage, image_url, user
+from saccade.endpoint.messages import ChatChoice, ChatResponse, Message, Usage, image_url, user
 
 __all__ = [
-    "Choice",
+    "ChatChoice",
+    "ChatResponse",
     "Endpoint",
     "EndpointError",
-    "Limits",
     "Message",
-    "Reply",
     "ReplyCache",
+    "RequestLimits",
     "Usage",
     "image_url",
     "user",

@@ -1,6 +1,6 @@
-"""Answers on disk, so that the same request is paid for once. A SQLite file; many threads and processes may share it.
+"""Disk cache of responses, so that the same request is paid for once. A SQLite file shared by threads and processes.
 
-SQLite and JSON, because they ship with Python and nothing that is read back can run code.
+SQLite and JSON because they ship with Python and loading them cannot execute code.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 
 class ReplyCache:
-    """A table from the hash of a request to the JSON of its answer."""
+    """A table from the hash of a request to the JSON of its response."""
 
     def __init__(self, path: str | Path) -> None:
-        """Opens or makes the file. Raises ValueError when it is something else than such a table."""
+        """Opens or creates the file. Raises ValueError when it is not a reply cache."""
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -32,16 +32,16 @@ class ReplyCache:
                 " (key TEXT PRIMARY KEY, model TEXT, body TEXT NOT NULL, written REAL NOT NULL)"
             )
         except sqlite3.Error as error:
-            raise ValueError(f"{path}: no cache of replies ({error}); delete the file or name another") from None
+            raise ValueError(f"{path}: not a reply cache ({error}); delete the file or use another path") from None
 
     def get(self, key: str) -> Any | None:
-        """The stored answer, or None."""
+        """The stored response, or None."""
         with self._lock:
             row = self._database.execute("SELECT body FROM replies WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def put(self, key: str, model: str, body: Any) -> None:
-        """Stores an answer; the first one stored for a key stays."""
+        """Stores a response; the first one stored for a key is kept."""
         row = (key, model, json.dumps(body), time.time())
         with self._lock:
             self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)
@@ -56,6 +56,6 @@ class ReplyCache:
 
 
 def request_key(url: str, body: Mapping[str, Any]) -> str:
-    """What tells requests apart: address and body, images included; never the API key."""
+    """SHA-256 of address and body including images; never of the API key."""
     text = json.dumps([url, body], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The client: bounded concurrency, retries with backoff, a deadline for every request, answers kept on disk."""
+"""The client: bounded concurrency, retries with backoff, a deadline for every request, an optional disk cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -17,29 +17,29 @@ import httpx2
 
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError
-from saccade.endpoint.messages import Message, Reply, read_reply_body
+from saccade.endpoint.messages import ChatResponse, Message, parse_response
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""HTTP statuses that a later attempt may mend."""
+"""HTTP statuses that are retried."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How hard and how long a client tries."""
+class RequestLimits:
+    """Concurrency, timeouts and retries of a client."""
 
     concurrency: int = 16
-    """Requests under way at once; further ones wait."""
+    """Maximum number of concurrent requests."""
     timeout_s: float = 120.0
-    """For one attempt."""
+    """Timeout of one attempt."""
     deadline_s: float = 600.0
-    """For one request with all its attempts and pauses; the wait for a free place is not counted."""
+    """Limit for one request including retries and pauses, excluding the wait for a free slot."""
     retries: int = 4
-    """Attempts after the first."""
+    """Maximum number of retries after the first attempt."""
     backoff_s: float = 0.5
-    """The first pause; each further one is twice as long, with a random part. `Retry-After` is obeyed."""
-    longest_pause_s: float = 30.0
+    """Delay before the first retry; doubled each time, with jitter. `Retry-After` is respected."""
+    max_backoff_s: float = 30.0
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.retries < 0 or min(self.timeout_s, self.deadline_s) <= 0 or self.backoff_s < 0:
@@ -47,7 +47,7 @@ class Limits:
 
 
 class Endpoint:
-    """One model on one OpenAI-compatible server. Threads may share it; close it, or use it in a `with` block.
+    """One model on one OpenAI-compatible server. Thread-safe; close it, or use it in a `with` block.
 
     All network traffic runs in one background thread that starts with the first request.
     """
@@ -58,68 +58,43 @@ class Endpoint:
         model: str,
         api_key: str | None = None,
         cache: ReplyCache | None = None,
-        limits: Limits | None = None,
+        limits: RequestLimits | None = None,
     ) -> None:
-        """`url`: the server's base address, as 'http://host:8000' or 'https://host/v1'."""
+        """`url`: the server's base address, such as 'http://host:8000' or 'https://host/v1'."""
         self.url, self.model = chat_url(url), model
-        self.cache, self.limits = cache, limits or Limits()
+        self.cache, self.limits = cache, limits or RequestLimits()
         self._api_key = api_key
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._client: httpx2.AsyncClient | None = None
-        self._places: asyncio.Semaphore | None = None
-        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._slots: asyncio.Semaphore | None = None
+        self._in_flight: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    # ------------------------------------------------------------------------------------------------ asking
+    # ------------------------------------------------------------------------------------------------ requests
 
-    def chat(self, messages: Sequence[Message], **options: Any) -> Reply:
-        """The reply to a conversation. `options` go into the request as they are: n, max_tokens, temperature, top_p,
-        seed, stop, logprobs, and whatever else the server takes.
+    def chat(self, messages: Sequence[Message], **options: Any) -> ChatResponse:
+        """The response to a conversation. `options` are added to the request unchanged: n, max_tokens, temperature,
+        top_p, seed, stop, logprobs, and anything else the server accepts.
 
-        Raises EndpointError when there is no answer after all attempts.
+        Raises EndpointError when all attempts fail.
         """
         return self._wait(self._chat(messages, options))
 
-    async def achat(self, messages: Sequence[Message], **options: Any) -> Reply:
-        """As `chat`, for a caller with an event loop of its own."""
+    async def achat(self, messages: Sequence[Message], **options: Any) -> ChatResponse:
+        """As `chat`, for a caller with its own event loop."""
         future = asyncio.run_coroutine_threadsafe(self._chat(messages, options), self._running())
         return await asyncio.wrap_future(future)
 
-    def chat_many(
-        self,
-        conversations: Iterable[Sequence[Message]],
-        progress: Callable[[], None] | None = None,
-        **options: Any,
-    ) -> list[Reply | EndpointError]:
-        """Replies in the order of the conversations, `limits.concurrency` at a time; a failed one gives its error.
-
-        `progress` is called once after each.
-        """
-
-        async def one(messages: Sequence[Message]) -> Reply | EndpointError:
-            try:
-                return await self._chat(messages, options)
-            except EndpointError as error:
-                return error
-            finally:
-                if progress is not None:
-                    progress()
-
-        async def all_of(listed: Sequence[Sequence[Message]]) -> list[Reply | EndpointError]:
-            return list(await asyncio.gather(*(one(messages) for messages in listed)))
-
-        return self._wait(all_of(list(conversations)))
-
     def close(self) -> None:
-        """Ends the background thread and the connections; requests under way fail."""
+        """Stops the background thread and closes the connections; requests in flight fail."""
         with self._lock:
             loop, thread, client = self._loop, self._thread, self._client
-            self._loop = self._thread = self._client = self._places = None
+            self._loop = self._thread = self._client = self._slots = None
         if loop is None or thread is None:
             return
         if client is not None:
-            asyncio.run_coroutine_threadsafe(_wind_up(client), loop).result(timeout=10)
+            asyncio.run_coroutine_threadsafe(_shut_down(client), loop).result(timeout=10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)
         loop.close()
@@ -132,67 +107,67 @@ class Endpoint:
 
     # ------------------------------------------------------------------------------------------------ one request
 
-    async def _chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Reply:
+    async def _chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ChatResponse:
         if options.get("stream"):
-            raise ValueError("stream=True: this client reads whole replies; leave 'stream' out")
+            raise ValueError("stream=True is not supported: this client reads complete responses; remove 'stream'")
         body = {"model": self.model, "messages": [dict(message) for message in messages], **options}
         if self.cache is None:
             return (await self._ask(body))[1]
         key = request_key(self.url, body)
-        async with self._asking.setdefault(key, asyncio.Lock()):  # the same request twice at once is asked once
+        async with self._in_flight.setdefault(key, asyncio.Lock()):  # concurrent identical requests are sent once
             if (stored := await asyncio.to_thread(self.cache.get, key)) is not None:
-                return replace(read_reply_body(stored), cached=True, attempts=0)
+                return replace(parse_response(stored), cached=True, attempts=0)
             answer, reply = await self._ask(body)
             await asyncio.to_thread(self.cache.put, key, self.model, answer)
             return reply
 
-    async def _ask(self, body: Mapping[str, Any]) -> tuple[Any, Reply]:
-        """The JSON of the answer and the reply in it, once there is a free place."""
-        assert self._places is not None
-        async with self._places:
-            began = time.monotonic()
-            answer, reply, attempts = await self._until_answered(body, began + self.limits.deadline_s)
-        return answer, replace(reply, attempts=attempts, seconds=time.monotonic() - began)
+    async def _ask(self, body: Mapping[str, Any]) -> tuple[Any, ChatResponse]:
+        """The JSON of the response and its parsed form, after waiting for a free slot."""
+        assert self._slots is not None
+        async with self._slots:
+            started = time.monotonic()
+            answer, reply, attempts = await self._with_retries(body, started + self.limits.deadline_s)
+        return answer, replace(reply, attempts=attempts, seconds=time.monotonic() - started)
 
-    async def _until_answered(self, body: Mapping[str, Any], until: float) -> tuple[Any, Reply, int]:
-        """The JSON of the answer, the reply in it, and the number of attempts."""
+    async def _with_retries(self, body: Mapping[str, Any], until: float) -> tuple[Any, ChatResponse, int]:
+        """The JSON of the response, its parsed form, and the number of attempts."""
         content = json.dumps(body).encode()
         attempt = 0
         while True:
             attempt += 1
             try:
                 answer = await self._attempt(content, until)
-                return answer, _read(answer), attempt
-            except _Failure as failure:
-                pause = self._pause(attempt) if failure.pause is None else failure.pause
-                if not failure.retry or attempt > self.limits.retries or time.monotonic() + pause >= until:
+                return answer, _parse_response(answer), attempt
+            except _AttemptFailure as failure:
+                pause_s = self._backoff_s(attempt) if failure.pause_s is None else failure.pause_s
+                if not failure.retry or attempt > self.limits.retries or time.monotonic() + pause_s >= until:
                     raise EndpointError(self.url, failure.what, attempt, failure.status, failure.body) from None
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause_s)
 
     async def _attempt(self, content: bytes, until: float) -> Any:
-        """The JSON of one answer; `_Failure` otherwise."""
+        """The JSON of one response. Raises `_AttemptFailure`."""
         assert self._client is not None
         seconds = max(0.001, min(self.limits.timeout_s, until - time.monotonic()))
         try:
             async with asyncio.timeout(seconds):
                 response = await self._client.post(self.url, content=content)
         except (TimeoutError, httpx2.TimeoutException):
-            raise _Failure(f"no answer in {seconds:.3g} s") from None
+            raise _AttemptFailure(f"no response within {seconds:.3g} s") from None
         except httpx2.HTTPError as error:
-            raise _Failure(f"{type(error).__name__}: {error}") from None
+            raise _AttemptFailure(f"{type(error).__name__}: {error}") from None
         if response.status_code != 200:
             retry = response.status_code in RETRIED
             what = f"status {response.status_code} {response.reason_phrase}".rstrip()
-            pause = _retry_after(response.headers.get("retry-after"), self.limits.longest_pause_s)
-            raise _Failure(what, response.status_code, response.text, retry, pause)
+            pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
+            raise _AttemptFailure(what, response.status_code, response.text, retry, pause_s)
         try:
             return response.json()
         except ValueError:
-            raise _Failure("an answer that is no JSON", 200, response.text) from None
+            raise _AttemptFailure("the response is not JSON", 200, response.text) from None
 
-    def _pause(self, attempt: int) -> float:
-        """Seconds before the next attempt: doubled each time, at least half of that, the rest random."""
-        longest = min(self.limits.backoff_s * 2 ** (attempt - 1), self.limits.longest_pause_s)
+    def _backoff_s(self, attempt: int) -> float:
+        """Seconds before the next attempt: exponential backoff, between 50 % and 100 % of it at random."""
+        longest = min(self.limits.backoff_s * 2 ** (attempt - 1), self.limits.max_backoff_s)
         return longest * (0.5 + random.random() / 2)
 
     # ------------------------------------------------------------------------------------------------ the thread
@@ -206,11 +181,11 @@ class Endpoint:
             raise
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        """The loop of the background thread, started when it is not there."""
+        """The loop of the background thread, started on first use."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._places = asyncio.Semaphore(self.limits.concurrency)
+                self._slots = asyncio.Semaphore(self.limits.concurrency)
                 self._client = self._new_client()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="saccade-endpoint", daemon=True)
                 self._thread.start()
@@ -222,31 +197,31 @@ class Endpoint:
             headers["authorization"] = f"Bearer {self._api_key}"
         return httpx2.AsyncClient(
             headers=headers,
-            timeout=None,  # the deadline of each attempt is kept around the call, drips and all
+            timeout=None,  # each attempt has its own deadline around the call, which also stops slow drips
             limits=httpx2.Limits(max_connections=self.limits.concurrency),
-            trust_env=not _is_local(self.url),  # a proxy of the environment cannot reach this machine
+            trust_env=not _is_local(self.url),  # a proxy from the environment cannot reach localhost
         )
 
 
-class _Failure(Exception):
-    """An attempt that brought no answer."""
+class _AttemptFailure(Exception):
+    """An attempt without a usable response."""
 
     def __init__(
-        self, what: str, status: int | None = None, body: str = "", retry: bool = True, pause: float | None = None
+        self, what: str, status: int | None = None, body: str = "", retry: bool = True, pause_s: float | None = None
     ) -> None:
         super().__init__(what)
-        self.what, self.status, self.body, self.retry, self.pause = what, status, body, retry, pause
+        self.what, self.status, self.body, self.retry, self.pause_s = what, status, body, retry, pause_s
 
 
-def _read(answer: Any) -> Reply:
+def _parse_response(answer: Any) -> ChatResponse:
     try:
-        return read_reply_body(answer)
+        return parse_response(answer)
     except ValueError as error:
-        raise _Failure(f"no chat completion: {error}", 200, json.dumps(answer)) from None
+        raise _AttemptFailure(f"not a chat completion: {error}", 200, json.dumps(answer)) from None
 
 
-async def _wind_up(client: httpx2.AsyncClient) -> None:
-    """Cancels what is under way and closes the connections."""
+async def _shut_down(client: httpx2.AsyncClient) -> None:
+    """Cancels pending tasks and closes the connections."""
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
@@ -258,14 +233,14 @@ async def _wind_up(client: httpx2.AsyncClient) -> None:
 def _retry_after(value: str | None, longest: float) -> float | None:
     try:
         return None if value is None else min(max(float(value), 0.0), longest)
-    except ValueError:  # a date, which servers of models do not send
+    except ValueError:  # a date, which model servers do not send
         return None
 
 
 def chat_url(url: str) -> str:
-    """The address that takes chat requests, from the base address of a server or from itself.
+    """The address for chat requests, from the base address of a server or the full address.
 
-    Raises ValueError for anything but http(s) with a host, and for an address that holds a password.
+    Raises ValueError for anything but http(s) with a host, and for an address that contains a password.
     """
     try:
         parsed = httpx2.URL(url)
@@ -274,7 +249,7 @@ def chat_url(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"got the address {url!r}, expected http://host:port/v1 or https://host/v1")
     if parsed.userinfo or parsed.query:
-        raise ValueError("the address holds a user name, a password or a query; pass the key as api_key instead")
+        raise ValueError("the address contains a user name, a password or a query; pass the key as api_key instead")
     path = parsed.path.rstrip("/")
     if not path.endswith("/chat/completions"):
         path = (path or "/v1") + "/chat/completions"

@@ -1,32 +1,32 @@
-"""Why a request failed, with the way out."""
+"""Why a request failed, with a hint."""
 
 from __future__ import annotations
 
 BODY_SHOWN = 300
-"""Characters of the server's answer that an error quotes."""
-WAYS_OUT = {
-    400: "the server refuses the request: compare the model's name, its context length and the options with its log",
+"""Characters of the response quoted by an error."""
+HINTS = {
+    400: "the server rejected the request: check the model name, its context length and the options against its log",
     401: "the key is missing or wrong: pass api_key (on the command line: the variable OPENAI_API_KEY)",
-    403: "the key may not use this model: ask whoever runs the server",
-    404: "check the address (it usually ends in /v1) and the model's name against GET <address>/models",
+    403: "the key has no access to this model: ask the operator of the server",
+    404: "check the address (it usually ends in /v1) and the model name against GET <address>/models",
     413: "the request is too large: send smaller images or a shorter text",
-    422: "the server does not know one of the options: leave it out",
-    429: "the server is over its limit: lower the concurrency or wait",
+    422: "the server does not support one of the options: remove it",
+    429: "the rate limit is exceeded: lower the concurrency or wait",
 }
 
 
 class EndpointError(OSError):
-    """A request that has no answer, after all attempts."""
+    """A request that failed after all attempts."""
 
     def __init__(self, url: str, what: str, attempts: int = 1, status: int | None = None, body: str = "") -> None:
-        """`what` went wrong the last time; `body`: what the server said; `status`: its HTTP status, if it gave one."""
+        """`what`: the error of the last attempt; `body` and `status`: the HTTP response, if any."""
         self.url, self.status, self.attempts, self.body = url, status, attempts, body
-        times = "once" if attempts == 1 else f"{attempts} times"
-        said = f"; it said: {body[:BODY_SHOWN]!r}" if body else ""
-        super().__init__(f"POST {url}, tried {times}: {what}{said}; {_way_out(status)}")
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        response = f"; response: {body[:BODY_SHOWN]!r}" if body else ""
+        super().__init__(f"POST {url} failed after {times}: {what}{response}; {_hint(status)}")
 
 
-def _way_out(status: int | None) -> str:
+def _hint(status: int | None) -> str:
     if status is None:
-        return "check that the server runs at this address and answers in time, or raise the timeout"
-    return WAYS_OUT.get(status, "look into the server's log" if status >= 500 else "check the address and the options")
+        return "check that the server runs at this address and responds in time, or increase the timeout"
+    return HINTS.get(status, "check the server log" if status >= 500 else "check the address and the options")

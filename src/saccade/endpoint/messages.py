@@ -1,4 +1,4 @@
-"""What is sent and what comes back: messages with images, replies with their choices."""
+"""The chat protocol: messages with images, responses with their choices."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from PIL import Image
 from saccade.types import ImageSource
 
 Message = Mapping[str, Any]
-"""{"role": "system" | "user" | "assistant", "content": text or a list of parts}, as the OpenAI protocol has it."""
+"""{"role": "system" | "user" | "assistant", "content": text or a list of parts}, as in the OpenAI protocol."""
 
 _MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One of the n answers to a request."""
+class ChatChoice:
+    """One of the n completions of a request."""
 
     text: str
     finish_reason: str | None = None
     reasoning: str | None = None
-    """What a server keeps apart as thought (`reasoning_content` or `reasoning`)."""
+    """The separate reasoning field of the server (`reasoning_content` or `reasoning`)."""
     logprobs: Any = None
-    """As the server sent them."""
+    """As sent by the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that the server counted; 0 where it did not say."""
+    """Tokens counted by the server; 0 if not reported."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """The answer to one request."""
+class ChatResponse:
+    """The response to one request."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[ChatChoice, ...]
     usage: Usage
     model: str
     cached: bool = False
     attempts: int = 1
     seconds: float = 0.0
-    """From the first attempt to the answer, without the wait for a free place; 0 when cached."""
+    """From the first attempt to the response, excluding the wait for a free slot; 0 when cached."""
 
     @property
     def text(self) -> str:
@@ -58,7 +58,7 @@ class Reply:
 
 
 def user(text: str, images: Sequence[ImageSource] = ()) -> Message:
-    """A user's turn: the images first, then the text."""
+    """A user turn: the images first, then the text."""
     if not images:
         return {"role": "user", "content": text}
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": image_url(image)}} for image in images]
@@ -66,9 +66,9 @@ def user(text: str, images: Sequence[ImageSource] = ()) -> Message:
 
 
 def image_url(image: ImageSource) -> str:
-    """The image as a data URL. Files and bytes are sent as they are, a decoded image as PNG.
+    """The image as a data URL. Files and bytes are sent unchanged, a decoded image as PNG.
 
-    Raises ValueError for bytes that are no JPEG, PNG, GIF or WebP, OSError for a file that cannot be read.
+    Raises ValueError for bytes that are not JPEG, PNG, GIF or WebP, OSError for a file that cannot be read.
     """
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
@@ -80,34 +80,34 @@ def image_url(image: ImageSource) -> str:
     if kind is None:
         name = "bytes" if isinstance(image, bytes) else image
         raise ValueError(
-            f"{name}: begins with {data[:8]!r}, expected JPEG, PNG, GIF or WebP; open it with PIL and pass the image"
+            f"{name}: starts with {data[:8]!r}, expected JPEG, PNG, GIF or WebP; open it with PIL and pass the image"
         )
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def read_reply_body(body: Any) -> Reply:
-    """A reply from the JSON of a chat completion. Raises ValueError naming what is missing."""
+def parse_response(body: Any) -> ChatResponse:
+    """Parses the JSON of a chat completion. Raises ValueError naming the missing field."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
-        raise ValueError("the answer has no 'choices'")
+        raise ValueError("the response has no 'choices'")
     usage = body.get("usage")
     counts = [usage.get(k) if isinstance(usage, dict) else 0 for k in ("prompt_tokens", "completion_tokens")]
-    return Reply(
-        tuple(_choice(choice, index) for index, choice in enumerate(choices)),
+    return ChatResponse(
+        tuple(_parse_choice(choice, index) for index, choice in enumerate(choices)),
         Usage(*(count if isinstance(count, int) else 0 for count in counts)),
         str(body.get("model", "")),
     )
 
 
-def _choice(choice: Any, index: int) -> Choice:
+def _parse_choice(choice: Any, index: int) -> ChatChoice:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
-        raise ValueError(f"choice {index} of the answer has no 'message'")
+        raise ValueError(f"choice {index} of the response has no 'message'")
     text = message.get("content")
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"the content of choice {index} is a {type(text).__name__}, expected text")
+        raise ValueError(f"the content of choice {index} is a {type(text).__name__}, expected a string")
     reasoning = message.get("reasoning_content") or message.get("reasoning")
-    return Choice(
+    return ChatChoice(
         text or "",
         choice.get("finish_reason"),
         reasoning if isinstance(reasoning, str) else None,

@@ -14,10 +14,11 @@ import yaml
 from saccade.evaluation.benchmark_run import Plan
 from saccade.evaluation.benchmarks import Benchmark, Outcome
 from saccade.evaluation.benchmarks.scoring import clusters, figures, grouped, mean, mean_bootstrap
-from saccade.evaluation.config import BenchmarkRecipe
+from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.results import SCHEMA, Row, summarise, summarise_attempts
 from saccade.evaluation.statistics import compare_paired
+from saccade.runs.files import item_files
 
 SHOWN_IDS = 20
 """Ids that results name of items that need a judge or failed."""
@@ -30,7 +31,7 @@ def outcome(item: ItemResult) -> Outcome:
     details = item.details
     return Outcome(
         item.sample_id,
-        details.get("slices", {"split": item.split, "task": item.task, "decoding": item.decoding}),
+        {**details.get("slices", {"split": item.split, "task": item.task}), "decoding": item.decoding},
         str(details.get("group", item.sample_id)),
         tuple(float(v is True) for v in item.verdicts),
         details["attempts"][0]["value"] if details.get("attempts") else None,
@@ -41,7 +42,7 @@ def outcome(item: ItemResult) -> Outcome:
 
 
 def document(
-    recipe: BenchmarkRecipe, plan: Plan, items: Sequence[ItemResult], errors: dict[str, str], seconds: float
+    recipe: EvalRecipe, plan: Plan, items: Sequence[ItemResult], errors: dict[str, str], seconds: float
 ) -> Row:
     """The content of `results.json`. Raises ValueError when not one item could be graded."""
     graded = [item for item in items if item.gradable]
@@ -51,10 +52,10 @@ def document(
     found: Row = {
         "schema": SCHEMA,
         "seconds": round(seconds, 3),
-        "seed": recipe.decoding.seed,
+        "seed": recipe.seed,
         "benchmark": described(recipe, plan),
         "counts": counts(items, errors),
-        "scores": figures(plan.benchmark, [outcome(item) for item in graded]),
+        "scores": scores(plan.benchmark, graded),
         "routes": dict(Counter(route for item in items for route in item.routes).most_common()),
         "rows": summarise(graded),
     }
@@ -67,13 +68,23 @@ def document(
     return found
 
 
-def described(recipe: BenchmarkRecipe, plan: Plan) -> Row:
+def scores(benchmark: Benchmark, items: Sequence[ItemResult]) -> list[Row]:
+    """The benchmark's figures; for each decoding its own, under the key `decoding`, where there are two."""
+    parts: dict[str, list[Outcome]] = {}
+    for item in items:
+        parts.setdefault(item.decoding, []).append(outcome(item))
+    names = {name: {"decoding": name} if len(parts) > 1 else {} for name in parts}
+    return [names[name] | row for name, outcomes in parts.items() for row in figures(benchmark, outcomes)]
+
+
+def described(recipe: EvalRecipe, plan: Plan) -> Row:
     """Everything that a number of this run depends on."""
-    mode, decoding = plan.mode, recipe.decoding
+    mode, judge, server = plan.mode, recipe.judge, recipe.server
     return {
         "benchmark": plan.benchmark.name,
+        "title": plan.benchmark.title,
         "headline": plan.benchmark.headline.name,
-        "data": str(recipe.data) if recipe.data else None,
+        "data": str(recipe.path) if recipe.path else None,
         "subset": plan.benchmark.subset(recipe.subset),
         "items_asked": len(plan.samples),
         "items_in_subset": plan.total,
@@ -83,12 +94,12 @@ def described(recipe: BenchmarkRecipe, plan: Plan) -> Row:
         "verified_reason": mode.reason,
         "deviations": list(mode.deviations),
         "prompt_id": plan.prompt.id,
-        "judge": f"{recipe.judge_model} at {recipe.judge}" if recipe.judge else None,
-        "sampling": decoding.model_dump(include={"name", "k", "max_new_tokens", "temperature", "top_p", "top_k"}),
+        "judge": f"{judge.name} at {judge.url}" if judge else None,
+        "sampling": [{"name": one.name} | one.model_dump(mode="json") for one in recipe.decodings()],
         "retries_until_parsed": recipe.retries_until_parsed,
-        "model": recipe.model,
-        "served_name": recipe.served_name,
-        "frame": recipe.frame,
+        "model": recipe.model.path,
+        "served_name": server.name if server else None,
+        "frame": server.frame if server else None,
     }
 
 
@@ -129,17 +140,18 @@ def outside(items: Sequence[ItemResult]) -> int | None:
     return found if seen else None
 
 
-def lines(results: Row, benchmark: Benchmark) -> list[str]:
-    """What is said on the terminal."""
+def lines(results: Row) -> list[str]:
+    """The result table, for the terminal."""
     about, count = results["benchmark"], results["counts"]
     said = [
-        f"{benchmark.title}: {about['items_asked']} of {about['items_in_subset']} items, subset {about['subset']}, "
-        f"mode {about['mode']}, prompt {about['prompt_id']}, {about['sampling']['name']}",
+        f"{about['title']}: {about['items_asked']} of {about['items_in_subset']} items, subset {about['subset']}, "
+        f"mode {about['mode']}, prompt {about['prompt_id']}, {', '.join(one['name'] for one in about['sampling'])}",
         f"verified against the official script: no ({about['verified_reason']})",
     ]
     for row in results["scores"]:
         name = f"{row['dimension']} = {row['slice']}" if "slice" in row else row["score"]
-        said.append(f"  {name:34} {_value(row):30} n {row['n']}")
+        name = f"{row['decoding']}: {name}" if "decoding" in row else name
+        said.append(f"  {name:44} {_value(row):24} n {row['n']}")
     for key, words in _NOTICES.items():
         if count[key]:
             said.append(f"{count[key]} {words}")
@@ -149,7 +161,7 @@ def lines(results: Row, benchmark: Benchmark) -> list[str]:
 _NOTICES = {
     "errors": "questions were not answered by the server and count nowhere; start again to ask them",
     "ungradable": "items have a gold that cannot be graded and count nowhere",
-    "needs_judge": "items want a judge and there was no decision: counted as not right (give --judge)",
+    "needs_judge": "items need a judge and there was no decision: counted as wrong (give judge.url and judge.name)",
     "truncated": "replies were cut off by max_new_tokens",
     "parse_failures": "replies gave no answer that could be read",
     "outside_boxes": "boxes lie outside their image: compare the frame with what the model writes",
@@ -173,43 +185,50 @@ def compare_runs(left: Path, right: Path) -> Row:
 
     Raises ValueError for directories that hold no items, or whose benchmark, subset, mode or prompt differ.
     """
-    a, b = _run(left), _run(right)
+    (about, left_items), (other, right_items) = _run(left), _run(right)
     for key in SAME:
-        if a[0].get(key) != b[0].get(key):
+        if about[key] != other[key]:
             raise ValueError(
-                f"{left} has {key} {a[0].get(key)!r}, {right} has {b[0].get(key)!r}; only runs of the same are compared"
+                f"{left} has {key} {about[key]!r}, {right} has {other[key]!r}; only runs of the same are compared"
             )
-    shared = [key for key in a[1] if key in b[1] and a[1][key].gradable and b[1][key].gradable]
+    several = any(len({item.decoding for item in items}) > 1 for items in (left_items, right_items))
+    a, b = ({_key(item, several): item for item in items} for items in (left_items, right_items))
+    shared = [key for key in a if key in b and a[key].gradable and b[key].gradable]
     if not shared:
         raise ValueError(f"{left} and {right} share no graded item")
-    differences = [_difference(a[1][key], b[1][key]) for key in shared]
+    differences = [_difference(a[key], b[key]) for key in shared]
     rows = [_row("all", differences)]
     for dimension in dict.fromkeys(name for one in differences for name in one.slices):
         parts = grouped(clusters(differences), dimension)
+        if len(parts) == 1:
+            continue  # it would repeat the row of all
         rows += [_row(f"{dimension} = {value}", [o for g in some for o in g]) for value, some in sorted(parts.items())]
     return {
         "left": str(left),
         "right": str(right),
-        **{key: a[0].get(key) for key in SAME},
-        "only_left": len(a[1]) - len(shared),
-        "only_right": len(b[1]) - len(shared),
+        **about,
+        "only_left": len(a) - len(shared),
+        "only_right": len(b) - len(shared),
         "rows": rows,
-        "p": _p(a[1], b[1], shared),
+        "p": _p(a, b, shared),
     }
 
 
-def _run(path: Path) -> tuple[Row, dict[tuple[str, ...], ItemResult]]:
-    """(what the run is, items by key) of a directory."""
-    file = path / "items.jsonl" if path.is_dir() else path
-    items = read_items(file)
+def _run(path: Path) -> tuple[Row, list[ItemResult]]:
+    """What the run is, by the keys of `SAME`, and its items: of a training run, those of its last evaluation."""
+    files = item_files(path) if path.is_dir() else [path]
+    items = read_items(files[-1]) if files else []
     if not items:
-        raise ValueError(f"{file}: holds no items; give the directory of a finished evaluation")
-    config = file.parent / "config.yaml"
+        raise ValueError(f"{path}: holds no items; give the directory of a finished evaluation")
+    config = files[-1].parent / "config.yaml"
     held = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    about = {"benchmark": held.get("benchmark"), "subset": held.get("subset")}
-    about |= {key: items[0].details.get(key) for key in ("mode", "prompt_id")}
-    keyed = {(item.decoding if not item.details else "", item.split, item.task, item.sample_id): item for item in items}
-    return about, keyed
+    details = items[0].details
+    return {key: held.get(key, details.get(key)) for key in SAME}, items
+
+
+def _key(item: ItemResult, decoding: bool) -> tuple[str, ...]:
+    """What an item is in both runs; the decoding is part of it where a run has two."""
+    return (item.decoding if decoding else "", item.split, item.task, item.sample_id)
 
 
 def _difference(a: ItemResult, b: ItemResult) -> Outcome:
@@ -242,12 +261,12 @@ def _p(a: dict[Any, ItemResult], b: dict[Any, ItemResult], shared: Sequence[Any]
 def comparison_lines(found: Row) -> list[str]:
     said = [f"{found['left']} minus {found['right']}, {found['rows'][0]['n']} items that both answered"]
     if found["only_left"] or found["only_right"]:
-        said.append(f"left out: {found['only_left']} and {found['only_right']} items that only one of them has")
+        said.append(f"skipped: {found['only_left']} and {found['only_right']} items that only one of them has")
     for row in found["rows"]:
         ends = f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
         star = " *" if row["shown"] else ""
         said.append(f"  {row['name']:34} {100 * (row['difference'] or 0.0):+.1f}{ends}{star}   n {row['n']}")
     if found["p"] is not None and math.isfinite(found["p"]):
         said.append(f"McNemar's exact p: {found['p']:.4g}")
-    said.append("* the 95 % interval leaves 0 out")
+    said.append("* the 95 % interval excludes 0")
     return said

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from saccade.data import open_source
 from saccade.evaluation.benchmarks import BENCHMARKS, Benchmark, Grade, Mode, Place, Prompt
 from saccade.evaluation.benchmarks.benchmark import Judge
+from saccade.evaluation.benchmarks.own import OWN, own_benchmark, world_suite
 from saccade.evaluation.benchmarks.prompts import around
 from saccade.evaluation.benchmarks.replies import read
 from saccade.evaluation.boxes import gold_boxes
-from saccade.evaluation.config import BenchmarkRecipe, Decoding
+from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.evaluation.respondents import Answers, Failed, Question, Respondent, hashes
 from saccade.grading import math_pool
+from saccade.rollout.seeds import derive_seed
 from saccade.tasks.answers import MATHEMATICS
 from saccade.types import Completion, Sample
+
+log = logging.getLogger(__name__)
 
 SELECTION_SEED = 0
 PARSED = "</answer>"
@@ -39,26 +44,49 @@ class Plan:
     mode: Mode
     prompt: Prompt
     samples: list[Sample]
+    """Their ids are unique."""
     total: int
     """Items of the subset, of which `samples` are those that are asked."""
+    shas: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Hashes of the images by sample id, filled as items come: a run asks the same plan many times."""
 
 
-def plan(recipe: BenchmarkRecipe) -> Plan:
-    """Reads the benchmark. ValueError with file and line; nothing is asked yet."""
+def plan(recipe: EvalRecipe) -> Plan:
+    """Reads the questions. ValueError with file and line; nothing is asked yet."""
+    if recipe.benchmark is None:
+        return own_plan(own_samples(recipe), recipe.template, recipe.limit)
     benchmark = BENCHMARKS[recipe.benchmark]
-    mode, subset = benchmark.mode(recipe.mode), benchmark.subset(recipe.subset)
-    if not benchmark.needs_data and (recipe.images or recipe.data):
-        raise ValueError(f"--data and --images mean nothing to benchmark '{benchmark.name}'; leave them out")
-    samples = benchmark.load(Place(recipe.data, subset, recipe.images, recipe.format, recipe.limit))
+    place = Place(recipe.path, benchmark.subset(recipe.subset), recipe.image_folder, recipe.format, recipe.limit)
+    samples = benchmark.load(place)
     if not samples:
-        raise ValueError(f"benchmark '{benchmark.name}', subset '{subset}': there is no item at {recipe.data}")
+        raise ValueError(f"benchmark '{benchmark.name}', subset '{place.subset}': there is no item at {recipe.path}")
+    prompt = around(benchmark.prompt(recipe.prompt), recipe.template)
+    return _plan(benchmark, benchmark.mode(recipe.mode), prompt, samples, recipe.limit)
+
+
+def own_plan(samples: Sequence[Sample], template: str | None = None, limit: int | None = None) -> Plan:
+    """The plan for any samples, with the prompts and graders that training uses. ValueError for unknown tasks."""
+    benchmark = own_benchmark(samples, template)
+    return _plan(benchmark, benchmark.mode(None), benchmark.prompt(None), benchmark.load(Place(None)), limit)
+
+
+def own_samples(recipe: EvalRecipe) -> list[Sample]:
+    """The questions of a recipe without a benchmark: data sets first, then the world."""
+    sources = [open_source(config) for config in recipe.data]
+    for source in sources:
+        if source.size is None:
+            raise ValueError(f"data '{source.name}' has no end; give it a 'limit'")
+    samples = [sample for source in sources for sample in source]
+    world = recipe.world
+    return samples + (world_suite(world.splits, world.tasks, world.n, world.seed) if world else [])
+
+
+def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample], limit: int | None) -> Plan:
     samples = unique(samples)
     total = len(samples)
-    samples = mode.select(samples) if mode.select else samples
-    samples = selected(samples, recipe.limit)
+    samples = selected(mode.select(samples) if mode.select else samples, limit)
     if any(sample.task == MATHEMATICS for sample in samples):
         math_pool.shared().warm_up()  # while the model loads
-    prompt = around(benchmark.prompt(recipe.prompt), recipe.decoding.template)
     prompt.write(samples[0])
     return Plan(benchmark, mode, prompt, samples, total)
 
@@ -98,59 +126,63 @@ def selected(samples: list[Sample], limit: int | None) -> list[Sample]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What answering needs besides the plan."""
+    """Who answers, and how; the rest is the plan's."""
 
     respondent: Respondent
     decoding: Decoding
     label: str = "model"
+    control: str | None = None
+    seed: int = 0
+    batch_size: int = 32
     judge: Judge | None = None
     attempts_until_parsed: int = 1
 
 
 Progress = Callable[[int, int], None]
+"""(done, total)."""
 
 
 def answer_all(
-    plan: Plan, run: Run, out: Path, progress: Progress | None = None
+    plan: Plan, run: Run, out: Path | None = None, progress: Progress | None = None
 ) -> tuple[list[ItemResult], dict[str, str]]:
     """Ask what `out` (an items.jsonl) does not hold yet and grade it; (items in the order of the plan, errors by id).
 
-    Each batch is written as it is done. A question that the server did not answer is no item: it is asked again when
-    the run is started again. Raises ValueError for a file with another number of attempts.
+    Each batch is written as it is done; a run that was killed and started again has the items of one that was not. A
+    question that the server did not answer is no item: it is asked again when the run is started again. Raises
+    ValueError for a file with another number of attempts.
     """
-    done = {item.sample_id: item for item in read_items(out)}
+    done = _held(out, run.decoding.name)
     for item in done.values():
         if len(item.verdicts) != run.decoding.k:
             raise ValueError(f"{out} holds {len(item.verdicts)} attempts per item, this run makes {run.decoding.k}")
     errors: dict[str, str] = {}
-    size = run.decoding.batch_size
-    for start in range(0, len(plan.samples), size):
-        batch = plan.samples[start : start + size]
+    for start in range(0, len(plan.samples), run.batch_size):
+        batch = plan.samples[start : start + run.batch_size]
         missing = [sample for sample in batch if sample.id not in done]
         if missing:
             asked = batch if run.respondent.whole_batches else missing
             fresh, lost = _batch(plan, run, asked)
             errors |= {name: why for name, why in lost.items() if name not in done}
-            append_items(out, [fresh[sample.id] for sample in missing if sample.id in fresh])
-            done |= {sample.id: fresh[sample.id] for sample in missing if sample.id in fresh}
+            found = {sample.id: fresh[sample.id] for sample in missing if sample.id in fresh}
+            if out:
+                append_items(out, found.values())
+            done |= found
         if progress:
-            progress(min(start + size, len(plan.samples)), len(plan.samples))
-    held = {item.sample_id: item for item in read_items(out)}
+            progress(start + len(batch), len(plan.samples))
+    held = _held(out, run.decoding.name) if out else done
     return [held[sample.id] for sample in plan.samples if sample.id in held], errors
 
 
-def seed_of(seed: int, sample: Sample, attempt: int = 1) -> int:
-    """Seed of a question's replies, in [0, 2^63): the same wherever it stands and whenever it is asked."""
-    digest = hashlib.sha256(f"benchmark/{seed}/{sample.id}/{attempt}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def _held(path: Path | None, decoding: str) -> dict[str, ItemResult]:
+    """The items of a file by id, those of one decoding."""
+    return {item.sample_id: item for item in (read_items(path) if path else []) if item.decoding == decoding}
 
 
 def _batch(plan: Plan, run: Run, batch: Sequence[Sample]) -> tuple[dict[str, ItemResult], dict[str, str]]:
     """(items by id, errors by id)."""
     texts = {sample.id: plan.prompt.write(sample) for sample in batch}
-    seed, k = run.decoding.seed, run.decoding.k
-    questions = [Question(sample, texts[sample.id], seed_of(seed, sample)) for sample in batch]
-    replies = run.respondent.answer(questions, run.decoding, k)
+    questions = [Question(sample, texts[sample.id], derive_seed(run.seed, sample.id)) for sample in batch]
+    replies = run.respondent.answer(questions, run.decoding, run.decoding.k)
     tries = _retried(run, batch, texts, replies)
     errors = {s.id: found.reason for s, found in zip(batch, replies, strict=True) if isinstance(found, Failed)}
     whole = [(s, found) for s, found in zip(batch, replies, strict=True) if not isinstance(found, Failed)]
@@ -180,8 +212,7 @@ def _retried(run: Run, batch: Sequence[Sample], texts: dict[str, str], replies: 
             if not isinstance(found, Failed):
                 open_ += [(i, j) for j, one in enumerate(found) if PARSED not in one.text]
         questions = [
-            Question(batch[i], texts[batch[i].id], seed_of(run.decoding.seed, batch[i], attempt * 1000 + j))
-            for i, j in open_
+            Question(batch[i], texts[batch[i].id], derive_seed(run.seed, batch[i].id, attempt, j)) for i, j in open_
         ]
         if not questions:
             break
@@ -199,7 +230,12 @@ def _retried(run: Run, batch: Sequence[Sample], texts: dict[str, str], replies: 
 
 
 def _grade(plan: Plan, sample: Sample, completion: Completion, judge: Judge | None) -> Grade:
-    return plan.mode.grade(read(completion.text, completion.frames), sample, judge)
+    """The mode's grade; a grader that fails is our fault, so the item then counts nowhere."""
+    try:
+        return plan.mode.grade(read(completion.text, completion.frames), sample, judge)
+    except Exception as error:
+        log.exception("grading a reply to sample %s failed; the item is not counted", sample.id)
+        return Grade(None, "grader failed", detail=repr(error))
 
 
 def _item(plan: Plan, run: Run, sample: Sample, completions: Sequence[Completion], thrown: Tries) -> ItemResult:
@@ -213,7 +249,7 @@ def _item(plan: Plan, run: Run, sample: Sample, completions: Sequence[Completion
     slices = dict(sample.meta.get("slices") or {})
     return ItemResult(
         model=run.label,
-        control=None,
+        control=run.control,
         decoding=run.decoding.name,
         sample_id=sample.id,
         task=sample.task,
@@ -226,13 +262,13 @@ def _item(plan: Plan, run: Run, sample: Sample, completions: Sequence[Completion
         habits=tuple(habit_of(c.text) for c in completions),
         listings=tuple(listings(c.text) for c in completions),
         text=first.text,
-        question=plan.prompt.write(sample),
+        question=sample.question if plan.benchmark.name == OWN else plan.prompt.write(sample),
         gold=sample.answer,
         options=tuple(map(str, sample.meta.get("options") or ())),
         boxes=tuple(box for box, _ in grades[0].boxes),
         gold_boxes=gold_boxes(sample.answer),
         box_image=int(sample.meta.get("image_index", 0)),
-        image_shas=hashes(sample),
+        image_shas=plan.shas.get(sample.id) or plan.shas.setdefault(sample.id, hashes(sample)),
         details={
             "slices": slices,
             "group": group_of(sample),

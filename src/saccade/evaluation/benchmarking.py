@@ -1,29 +1,32 @@
-"""`saccade eval --benchmark`: reads, asks, grades, adds up; leaves a directory with items.jsonl and results.json."""
+"""`saccade eval`: reads, asks, grades, adds up; leaves a directory with items.jsonl and results.json."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saccade.config import dump
-from saccade.endpoint import Endpoint, EndpointError, Limits, ReplyCache, user
+from saccade.data.images import image_sha, load_image
+from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.benchmark_results import document
-from saccade.evaluation.benchmark_run import Progress, Run, answer_all, plan
+from saccade.evaluation.benchmark_run import Plan, Run, answer_all, plan
 from saccade.evaluation.benchmarks.benchmark import Judge, JudgeError
-from saccade.evaluation.config import BenchmarkRecipe
-from saccade.evaluation.recipe import refuse_another, save_images
-from saccade.evaluation.respondents import LocalModel, Respondent, ServedFrame, ServedModel
+from saccade.evaluation.config import EvalRecipe, JudgeConfig
+from saccade.evaluation.items import ItemResult
+from saccade.evaluation.respondents import Question, Respondent, ServedFrame, ServedModel
 from saccade.evaluation.results import Row, write_json
-from saccade.models.config import ModelConfig
-from saccade.models.policy import load_policy
-from saccade.rollout.engine import open_engine
 from saccade.runs.environment import PACKAGES, commit, describe, hash_source, version
+from saccade.types import Sample
 
 JUDGE_TOKENS = 512
 BOX_TASKS = ("refer", "detect", "difference")
+Progress = Callable[[str, int, int], None]
+"""(decoding, done, total)."""
 
 
 class ServedJudge:
@@ -40,66 +43,115 @@ class ServedJudge:
             raise JudgeError(str(error)) from error
 
 
-def run_benchmark(
-    recipe: BenchmarkRecipe,
+def evaluate(
+    recipe: EvalRecipe,
     progress: Progress | None = None,
     api_key: str | None = None,
     judge_key: str | None = None,
     respondent: Respondent | None = None,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
 ) -> Row:
-    """Run a benchmark and return what its results.json holds. Started again with the same recipe, it goes on.
+    """Evaluate a model and return what its results.json holds. Started again with the same recipe, it resumes.
+
+    evaluate(EvalRecipe(benchmark="chartqa", path=Path("ChartQA"), model="Qwen/Qwen2.5-VL-3B-Instruct"))
 
     `respondent` answers instead of the recipe's model. Raises ValueError before anything is asked when `out` holds
-    another evaluation, or data or model are not right; and when not one item could be graded.
+    another evaluation, or data or model are invalid; and when not one item could be graded.
     """
-    began = time.monotonic()
-    out = Path(recipe.out)
+    began, out = time.monotonic(), recipe.directory
     refuse_another(recipe, out)
     asked = plan(recipe)
-    if recipe.served and recipe.frame is None and any(s.task in BOX_TASKS for s in asked.samples):
+    if recipe.server is not None and recipe.server.frame is None and any(s.task in BOX_TASKS for s in asked.samples):
         raise ValueError(
-            "the answers are boxes, and nothing says what the served model's numbers mean: give --frame (thousand for "
-            "Qwen2-VL, Qwen3-VL, InternVL, GLM-V; pixels_resized for Qwen2.5-VL)"
+            "the answers are boxes, and nothing says what the served model's numbers mean: give server.frame (thousand "
+            "for Qwen2-VL, Qwen3-VL, InternVL, GLM-V; pixels_resized for Qwen2.5-VL)"
         )
     with ExitStack() as stack:
-        held = respondent or stack.enter_context(_respondent(recipe, api_key, limits))
+        opened = _served(recipe, api_key, limits) if recipe.served else _local(recipe, asked)
+        held, facts = (respondent, {}) if respondent else stack.enter_context(opened)
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
-        write_json(out / "environment.json", _environment(recipe, held))
+        write_json(out / "environment.json", {**facts, "data_hash": _data_hashes(recipe)})
         save_images(asked.samples, recipe.kept_images, out / "images")
-        judge = stack.enter_context(_judge(recipe, out, judge_key, limits)) if recipe.judge else None
-        run = Run(held, recipe.decoding, recipe.label, judge, recipe.retries_until_parsed)
-        items, errors = answer_all(asked, run, out / "items.jsonl", progress)
+        judge = stack.enter_context(_judge(recipe.judge, out, judge_key, limits)) if recipe.judge else None
+        items, errors = list[ItemResult](), dict[str, str]()
+        for decoding in recipe.decodings():
+            run = Run(held, decoding, recipe.label, recipe.control, recipe.seed, recipe.batch_size, judge)
+            run = replace(run, attempts_until_parsed=recipe.retries_until_parsed)
+            tell = partial(progress, decoding.name) if progress else None
+            some, lost = answer_all(asked, run, out / "items.jsonl", tell)
+            items, errors = items + some, errors | lost
     results = document(recipe, asked, items, errors, time.monotonic() - began)
     write_json(out / "results.json", results)
     return results
 
 
-@contextmanager
-def _respondent(recipe: BenchmarkRecipe, api_key: str | None, limits: Limits | None) -> Iterator[Respondent]:
-    if not recipe.served:
-        policy = load_policy(ModelConfig(path=recipe.model, dtype=recipe.dtype, device=recipe.device, train=()))
-        yield LocalModel(policy, open_engine(policy))
-        return
-    frame = ServedFrame(recipe.frame, *recipe.resize) if recipe.frame else None
-    with Endpoint(recipe.model, str(recipe.served_name), api_key, limits=limits) as endpoint:
-        yield ServedModel(endpoint, frame)
+def refuse_another(recipe: EvalRecipe, out: Path) -> None:
+    """ValueError when `out` belongs to another evaluation; nothing is written yet."""
+    config = out / "config.yaml"
+    if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
+        raise ValueError(
+            f"{out} holds another evaluation (its config.yaml differs); choose a new `out`, or remove that directory"
+        )
+
+
+def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
+    """Save the images of up to `most` samples, named by their hash: the first ones of each split and task in turn."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((str(sample.meta.get("slices", {}).get("split")), sample.task), []).append(sample)
+    each = max(1, most // max(1, len(groups)))
+    chosen = [sample for group in groups.values() for sample in group[:each]][:most]
+    for source in (source for sample in chosen for source in sample.images):
+        folder.mkdir(parents=True, exist_ok=True)
+        load_image(source).save(folder / f"{image_sha(source)}.png")
+
+
+Opened = tuple[Respondent, dict[str, Any]]
+"""Who answers, and what environment.json holds about it."""
 
 
 @contextmanager
-def _judge(recipe: BenchmarkRecipe, out: Path, key: str | None, limits: Limits | None) -> Iterator[Judge]:
+def _local(recipe: EvalRecipe, asked: Plan) -> Iterator[Opened]:
+    from transformers.utils import logging as transformers_logging  # a served model needs neither this nor torch
+
+    from saccade.evaluation.local_model import LocalModel
+    from saccade.models.policy import load_policy
+    from saccade.rollout.engine import open_engine
+
+    transformers_logging.disable_progress_bar()
+    policy = load_policy(recipe.model.model_copy(update={"train": ()}))
+    engine = open_engine(policy)
+    model = LocalModel(policy, engine, recipe.forced_prefix)
+    questions = [Question(sample, asked.prompt.write(sample), 0) for sample in asked.samples]
+    model.check(questions, recipe.decoding.max_new_tokens)
+    try:
+        yield model, describe(policy, recipe.model.path, {})
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _served(recipe: EvalRecipe, api_key: str | None, limits: RequestLimits | None) -> Iterator[Opened]:
+    server = recipe.server
+    assert server is not None  # the recipe's own check
+    frame = ServedFrame(server.frame, *server.resize) if server.frame else None
+    facts: dict[str, Any] = {"commit": commit(), "packages": {name: version(name) for name in PACKAGES}}
+    with Endpoint(recipe.model.path, server.name, api_key, limits=limits) as endpoint:
+        yield ServedModel(endpoint, frame), facts | {"model": recipe.model.path, "served_name": server.name}
+
+
+@contextmanager
+def _judge(config: JudgeConfig, out: Path, key: str | None, limits: RequestLimits | None) -> Iterator[Judge]:
     cache = ReplyCache(out / "judge.sqlite")
     try:
-        with Endpoint(str(recipe.judge), str(recipe.judge_model), key, cache, limits) as endpoint:
+        with Endpoint(config.url, config.name, key, cache, limits) as endpoint:
             yield ServedJudge(endpoint)
     finally:
         cache.close()
 
 
-def _environment(recipe: BenchmarkRecipe, respondent: Respondent) -> Row:
-    data = {recipe.benchmark: hash_source(recipe.data, dump(recipe))}
-    if isinstance(respondent, LocalModel):
-        return describe(respondent.policy, recipe.model, data)
-    held: dict[str, Any] = {"commit": commit(), "packages": {name: version(name) for name in PACKAGES}}
-    return {**held, "model": recipe.model, "served_name": recipe.served_name, "data_hash": data}
+def _data_hashes(recipe: EvalRecipe) -> dict[str, str]:
+    if recipe.benchmark is not None:
+        return {recipe.benchmark: hash_source(recipe.path, dump(recipe))}
+    return {config.name or config.source: hash_source(config.path, dump(config)) for config in recipe.data}

@@ -1,11 +1,11 @@
-"""The recipes of evaluation; nothing here imports torch."""
+"""The recipe of an evaluation; nothing here imports torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from saccade.config import Config
 from saccade.data import DataConfig
@@ -15,168 +15,172 @@ from saccade.rollout.config import Sampling
 from saccade.tasks import TEMPLATES
 from saccade.types import FrameName
 
+DRAWN = ("temperature", "top_p", "top_k", "min_p")
+"""Options of sampling without effect on greedy replies."""
 
-class Decoding(Config):
-    """How replies are drawn."""
 
-    name: Literal["greedy", "sampled"] = "greedy"
+class Decoding(Sampling):
+    """How replies are drawn, and how many of them to each question."""
+
+    greedy: bool = True
+    max_new_tokens: int = Field(default=1024, ge=1)
     k: int = Field(default=1, ge=1)
-    """Replies per item; more than one only makes sense for `sampled`."""
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    """Of `sampled`; top_p and top_k too."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    seed: int = 0
-    batch_size: int = Field(default=32, ge=1)
-    """Items per call of the engine. Part of the result when sampling: each batch has its own seed."""
-    template: str | None = None
-    """Wording of the prompt, a name of `saccade.tasks.templates.TEMPLATES`; each task's own when null."""
-    forced_prefix: str = ""
-    """Beginning of every reply, such as '<think>scan': all models forced to one habit. Graded and counted with the
-    reply."""
+    """Replies to each question; more than one needs `greedy: false`."""
+
+    @property
+    def name(self) -> Literal["greedy", "sampled"]:
+        """Column `decoding` of the results."""
+        return "greedy" if self.greedy else "sampled"
 
     @model_validator(mode="after")
-    def _greedy_answers_once(self) -> Decoding:
-        if self.name == "greedy" and self.k > 1:
+    def _greedy_draws_nothing(self) -> Decoding:
+        if self.greedy and self.k > 1:
             raise ValueError(
-                f"k is {self.k} with greedy decoding, where all attempts are equal; use decoding: sampled or k: 1"
+                f"k is {self.k} with greedy decoding, where all attempts are equal; set greedy: false or k: 1"
             )
+        idle = [name for name in DRAWN if getattr(self, name) != Decoding.model_fields[name].default]
+        if self.greedy and idle:
+            raise ValueError(f"{', '.join(idle)}: no effect on greedy replies; set greedy: false")
         return self
-
-    def sampling(self) -> Sampling:
-        return Sampling(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            greedy=self.name == "greedy",
-        )
 
 
 class WorldBenchmark(Config):
     """Held-out questions of the visual world."""
 
-    splits: tuple[str, ...] = Field(("test",), min_length=1)
-    tasks: tuple[str, ...] = Field(("count",), min_length=1)
+    splits: tuple[str, ...] = Field(default=("test",), min_length=1)
+    tasks: tuple[str, ...] = Field(default=("count",), min_length=1)
     n: int = Field(default=300, ge=1)
     """Questions per split and task."""
     seed: int = 0
-    """Of the benchmark, in a name space of its own; runs that are compared must share it."""
+    """Of the questions, in a name space of its own; runs that are compared must share it."""
+
+
+class ServerConfig(Config):
+    """The model at the address `model`."""
+
+    name: str
+    """What the server calls it."""
+    frame: FrameName | None = None
+    """What its box numbers mean; needed when answers are boxes."""
+    resize: tuple[int, int, int] = (28, 56 * 56, 12_845_056)
+    """Of frame pixels_resized: factor, minimum and maximum pixels of the server's processor."""
+
+
+class JudgeConfig(Config):
+    """A served model that extracts or scores answers where a protocol has one do it."""
+
+    url: str
+    name: str
+    """What the server calls it."""
 
 
 class EvalRecipe(Config):
-    """Which model answers which questions, and how."""
+    """Which model answers which questions, and how they are put and graded."""
 
     kind: Literal["eval"] = "eval"
-    model: ModelConfig
+    benchmark: str | None = None
+    """A name of `saccade eval --list`; null for the questions of `data` and `world`."""
+    data: tuple[DataConfig, ...] = ()
+    """Data sets with an end."""
+    world: WorldBenchmark | None = None
+    path: Path | None = None
+    """The benchmark's file or folder; null reads it from the Hugging Face hub."""
+    image_folder: Path | None = None
+    """What the benchmark's image names are relative to; the folder of `path` when null."""
+    format: str | None = None
+    """Of benchmark jsonl: how rows are read, vlm_r1 when null."""
+    subset: str | None = None
+    mode: str | None = None
+    """How replies are graded: official, strict, ..."""
+    prompt: str | None = None
+    """One of the benchmark's wordings."""
+    template: str | None = None
+    """A training template: around the benchmark's wording, or in place of the task's own."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most this many questions, always the same ones; whole groups where questions depend on each other."""
+    model: ModelConfig = ModelConfig(path="base", train=())
+    """Its path may be the address of an OpenAI-compatible server; a text alone is its path."""
+    server: ServerConfig | None = None
     label: str = "model"
     """Column `model` of the results."""
     control: str | None = None
     """Column `control`: the name of the control that this run is, if it is one."""
-    data: tuple[DataConfig, ...] = ()
-    world: WorldBenchmark | None = None
-    n: int | None = Field(default=None, ge=1)
-    """Items taken from each of `data`, the first ones; all when null."""
-    decoding: tuple[Literal["greedy", "sampled"], ...] = Field(("greedy", "sampled"), min_length=1)
-    k: int = Field(default=1, ge=1)
-    """Replies per item when sampling."""
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    seed: int = 0
-    batch_size: int = Field(default=32, ge=1)
-    template: str | None = None
-    forced_prefix: str = ""
-    images: int = Field(default=24, ge=0)
-    """Items whose images are kept for the report, evenly from all splits and tasks."""
-    out: str
-
-    @model_validator(mode="after")
-    def _has_questions_and_uses_k(self) -> EvalRecipe:
-        if not self.data and self.world is None:
-            raise ValueError("there is nothing to evaluate; give `data` (a list of data sets) or `world` (a suite)")
-        if self.k > 1 and "sampled" not in self.decoding:
-            raise ValueError(
-                f"k is {self.k} but only greedy decoding is asked for; add 'sampled' to `decoding` or set k: 1"
-            )
-        return self
-
-    def decodings(self) -> list[Decoding]:
-        shared = self.model_dump(
-            include={
-                "max_new_tokens",
-                "temperature",
-                "top_p",
-                "top_k",
-                "seed",
-                "batch_size",
-                "template",
-                "forced_prefix",
-            }
-        )
-        return [Decoding(name=name, k=self.k if name == "sampled" else 1, **shared) for name in self.decoding]
-
-
-class BenchmarkRecipe(Config):
-    """One benchmark, one model, one way to ask and to grade."""
-
-    kind: Literal["benchmark"] = "benchmark"
-    benchmark: str
-    model: str
-    """A checkpoint directory, a hub name, 'base', or the address of an OpenAI-compatible server."""
-    served_name: str | None = None
-    """What the server calls the model; required with an address."""
-    label: str = "model"
-    data: Path | None = None
-    images: Path | None = None
-    """What image names are relative to."""
-    format: str | None = None
-    """`jsonl` only: the reader."""
-    subset: str | None = None
-    mode: str | None = None
-    prompt: str | None = None
-    limit: int | None = Field(default=None, ge=1)
-    """So many items, drawn once and for all; whole groups where items depend on each other."""
     decoding: Decoding = Decoding()
+    also_greedy: bool = False
+    """Answer every question by greedy decoding too, beside sampled replies."""
+    seed: int = 0
+    """Of sampling. The seed of a question's replies follows from this and its id alone."""
+    batch_size: int = Field(default=32, ge=1)
+    """Questions answered and written at a time."""
+    forced_prefix: str = ""
+    """Beginning of every reply, such as '<think>scan': all models forced to one habit. Graded and counted with the
+    reply."""
     retries_until_parsed: int = Field(default=1, ge=1)
-    """Attempts in all until a reply holds `</answer>`, as Vision-R1's evaluation did in silence with 5."""
-    frame: FrameName | None = None
-    """What box numbers of a served model mean."""
-    resize: tuple[int, int, int] = (28, 56 * 56, 12_845_056)
-    """Factor, least and most pixels of the server's processor, for frame pixels_resized."""
-    judge: str | None = None
-    """Address of the judge's server."""
-    judge_model: str | None = None
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    device: str = "auto"
+    """Attempts in all until a reply holds `</answer>`; Vision-R1's evaluation used 5 without reporting it."""
+    judge: JudgeConfig | None = None
     kept_images: int = Field(default=24, ge=0)
-    """Items whose images are kept for the report."""
-    out: str
+    """Questions whose images are kept for the report, evenly from all splits and tasks."""
+    out: str | None = None
+    """The run's directory; runs/eval/<benchmark>-<label> when null."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value, "train": ()} if isinstance(value, str) else value
 
     @property
     def served(self) -> bool:
-        return self.model.startswith(("http://", "https://"))
+        return self.model.path.startswith(("http://", "https://"))
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.out) if self.out else Path("runs") / "eval" / f"{self.benchmark or 'own'}-{self.label}"
+
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Those of the run, greedy first."""
+        if not self.also_greedy:
+            return (self.decoding,)
+        shared = self.decoding.model_dump(exclude={"greedy", "k", *DRAWN})
+        return (Decoding(**shared), self.decoding)
 
     @model_validator(mode="after")
-    def _fits(self) -> BenchmarkRecipe:
+    def _questions_fit(self) -> EvalRecipe:
+        own = bool(self.data or self.world)
+        if self.benchmark is None and not own:
+            raise ValueError("there is nothing to evaluate; name a `benchmark`, or give `data` or `world`")
+        if self.benchmark is None:
+            names = ("path", "image_folder", "format", "subset", "mode", "prompt", "judge")
+            if given := [name for name in names if getattr(self, name) is not None]:
+                raise ValueError(f"{', '.join(given)}: only for a `benchmark`; name one, or remove what is not for it")
+            return self
+        if own:
+            raise ValueError(f"got benchmark {self.benchmark!r} and questions of `data` or `world`; give one of them")
         if self.benchmark not in BENCHMARKS:
             raise ValueError(f"there is no benchmark {self.benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
         benchmark = BENCHMARKS[self.benchmark]
-        benchmark.mode(self.mode), benchmark.prompt(self.prompt), benchmark.subset(self.subset)
-        if self.served and not self.served_name:
-            raise ValueError("a model at an address needs --served-name, the name under which the server knows it")
-        if self.judge is not None and not benchmark.mode(self.mode).judge:
-            raise ValueError(f"mode '{benchmark.mode(self.mode).name}' of {self.benchmark} asks no judge; drop --judge")
-        if (self.judge is None) != (self.judge_model is None):
-            raise ValueError("a judge needs both --judge (its address) and --judge-model (its name there)")
-        if self.retries_until_parsed > 1 and self.decoding.name == "greedy":
-            raise ValueError("retries give the same reply again with greedy decoding; use --decoding sampled")
-        if self.decoding.template is not None and self.decoding.template not in TEMPLATES:
-            raise ValueError(f"unknown template {self.decoding.template!r}; expected one of {', '.join(TEMPLATES)}")
-        if not self.served and self.frame is not None:
-            raise ValueError("a local model's frame is its family's; --frame is for a model at an address")
+        mode = benchmark.mode(self.mode)
+        benchmark.prompt(self.prompt)
+        benchmark.subset(self.subset)
+        if self.judge is not None and not mode.judge:
+            raise ValueError(f"mode '{mode.name}' of {self.benchmark} asks no judge; remove `judge`")
         if self.format is not None and self.benchmark != "jsonl":
-            raise ValueError(f"--format means nothing to benchmark '{self.benchmark}'; leave it out")
+            raise ValueError(f"format: not an option of benchmark '{self.benchmark}'; remove it")
+        if not benchmark.needs_data and (self.path or self.image_folder):
+            raise ValueError(f"path, image_folder: benchmark '{self.benchmark}' reads no files; remove them")
+        return self
+
+    @model_validator(mode="after")
+    def _model_and_replies_fit(self) -> EvalRecipe:
+        if self.served and self.server is None:
+            raise ValueError("a model at an address needs server.name, the name under which the server knows it")
+        if self.served and self.forced_prefix:
+            raise ValueError("forced_prefix needs a local model: a server does not continue a reply; remove it")
+        if self.server is not None and not self.served:
+            raise ValueError("server is only for a model at an address, such as model=http://host:8000/v1; remove it")
+        if self.template is not None and self.template not in TEMPLATES:
+            raise ValueError(f"unknown template {self.template!r}; expected one of {', '.join(TEMPLATES)}")
+        if self.also_greedy and self.decoding.greedy:
+            raise ValueError("also_greedy: decoding is greedy already; remove it, or set decoding.greedy to false")
+        if self.retries_until_parsed > 1 and (self.decoding.greedy or self.also_greedy):
+            raise ValueError("retries give the same reply again with greedy decoding; set decoding.greedy to false")
         return self

@@ -1,21 +1,18 @@
-"""Who answers: a local model through the built-in engine, or a model behind an OpenAI-compatible address."""
+"""Who answers, and how a model behind an OpenAI-compatible address does; nothing here imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 
 from saccade.data.images import image_sha, load_image
-from saccade.endpoint import Choice, Endpoint, EndpointError, Message, image_url
+from saccade.endpoint import ChatChoice, Endpoint, EndpointError, Message, image_url
 from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
-from saccade.models.policy import Policy
-from saccade.rollout.engine import Engine
-from saccade.rollout.prompts import Prompt, check_lengths
 from saccade.tasks.templates import IMAGE
 from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
 
@@ -63,37 +60,6 @@ def hashes(sample: Sample) -> tuple[str, ...]:
     return tuple(image_sha(image) for image in pictures(sample))
 
 
-class LocalModel:
-    """A policy and its engine. A question's replies follow from its seed, whatever its neighbours."""
-
-    whole_batches = True
-
-    def __init__(self, policy: Policy, engine: Engine) -> None:
-        self.policy, self.engine = policy, engine
-
-    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
-        adapter = self.policy.adapter
-        prepared = [self._prepared(question, decoding.forced_prefix) for question in questions]
-        check_lengths(prepared, decoding.max_new_tokens, self.policy.context_length)
-        seeds = [question.seed for question in questions]
-        replies = self.engine.generate(prepared, decoding.sampling(), n, seeds)
-        prefix = decoding.forced_prefix
-        if not prefix:
-            return [list(some) for some in replies]
-        ids = tuple(adapter.encode_reply(prefix)[:-1])
-        return [[replace(c, text=prefix + c.text, token_ids=ids + c.token_ids) for c in some] for some in replies]
-
-    def _prepared(self, question: Question, prefix: str) -> Prompt:
-        images = pictures(question.sample)
-        try:
-            encoded = self.policy.adapter.encode(question.text, images)
-        except ValueError as error:
-            raise ValueError(f"sample {question.sample.id!r}: {error}") from error
-        if prefix:
-            encoded = self.policy.adapter.continue_with(encoded, prefix)
-        return Prompt(question.sample, encoded, images)
-
-
 @dataclass(frozen=True, slots=True)
 class ServedFrame:
     """What a served model's box numbers mean; nothing tells it but the person who serves the model."""
@@ -121,15 +87,13 @@ class ServedModel:
         self.endpoint, self.frame = endpoint, frame
 
     def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
-        if decoding.forced_prefix:
-            raise ValueError("a forced beginning of the reply needs a local model; leave forced_prefix out")
         with ThreadPoolExecutor(self.endpoint.limits.concurrency) as pool:
             return list(pool.map(lambda question: self._one(question, decoding, n), questions))
 
     def _one(self, question: Question, decoding: Decoding, n: int) -> Answers:
         images = pictures(question.sample)
         options: dict[str, Any] = {"n": n, "max_tokens": decoding.max_new_tokens}
-        if decoding.name == "greedy":
+        if decoding.greedy:
             options |= {"temperature": 0.0}
         else:
             options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "seed": question.seed % 2**31}
@@ -162,7 +126,7 @@ def _turn(text: str, images: Sequence[Image.Image]) -> Message:
 _REASONS: dict[str | None, FinishReason] = {"length": "length"}
 
 
-def _completion(choice: Choice, tokens: int, frames: tuple[Frame, ...]) -> Completion:
+def _completion(choice: ChatChoice, tokens: int, frames: tuple[Frame, ...]) -> Completion:
     """The reply with thought that the server keeps apart put in front. `token_ids` has only the right length."""
     text = choice.text
     if choice.reasoning and "</think>" not in text:

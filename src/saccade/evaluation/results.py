@@ -170,7 +170,7 @@ def write_results(
     return write_json(path, document)
 
 
-def write_json(path: str | Path, document: Row) -> Path:
+def write_json(path: str | Path, document: Row | Sequence[Row]) -> Path:
     """Write JSON atomically (NaN and infinities refused: they are not JSON)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -61,14 +60,15 @@ def wilson(right: int, n: int, *, level: float = LEVEL) -> Interval:
         raise ValueError(f"wilson got {right} right of {n}; expected 0 <= right <= n")
     if n == 0:
         return Interval(math.nan, 0.0, 1.0)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = right / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    from scipy.stats import binomtest  # a second to import, which recipes and --list need not wait for
+
+    ends = binomtest(right, n).proportion_ci(level, method="wilson")
+    return Interval(right / n, float(ends.low), float(ends.high))
 
 
-def bootstrap(values_N: Sequence[float], *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Interval:
+def bootstrap(
+    values_N: Sequence[float] | np.ndarray, *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL
+) -> Interval:
     """Percentile bootstrap of the mean over items (Efron 1979): items are drawn again, an item's attempts stay
     together.
 
@@ -89,11 +89,6 @@ def _resampled_means(values_N: np.ndarray, draws: int, seed: int) -> np.ndarray:
     block = max(1, 1_000_000 // n)
     starts = range(0, draws, block)
     return np.concatenate([values_N[rng.integers(0, n, (min(block, draws - s), n))].mean(axis=1) for s in starts])
-
-
-def avg_at_k(verdicts_K: Sequence[bool]) -> float:
-    """Share of one item's attempts that are right."""
-    return sum(verdicts_K) / len(verdicts_K)
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -140,11 +135,12 @@ def vote_key(answer: str, options: Sequence[str] = ()) -> str:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p that items right in only one of two runs fall on either side by chance (McNemar 1947,
-    binomial form)."""
-    n = only_a + only_b
-    tail = sum(math.comb(n, i) for i in range(min(only_a, only_b) + 1))
-    return min(1.0, 2.0 * tail / 2**n)
+    """McNemar's exact two-sided p (1947): the binomial test on the items that only one of two runs has right."""
+    if only_a + only_b == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b).pvalue)
 
 
 def compare_paired(

@@ -211,11 +211,6 @@ def without_duplicates(
     return [detection for i, detection in enumerate(detections) if i not in removed - kept]
 
 
-def nms_ap(detections: Sequence[Detection], truths: Sequence[Truth]) -> float:
-    """COCO's AP of what `without_duplicates` leaves, in [0, 1]; -1 without gold."""
-    return evaluate(without_duplicates(detections, truths), truths)["AP"]
-
-
 def greedy_precision_recall(
     detections: Sequence[Detection], truths: Sequence[Truth], threshold: float = 0.5
 ) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from saccade.grading.verdict import Verdict
 
 if TYPE_CHECKING:  # so that grading stays free of the network
-    from saccade.endpoint.messages import Message, Reply
+    from saccade.endpoint.messages import ChatResponse, Message
 
 LONGEST = 6_000
 """Characters of a question or answer that are quoted, from the end."""
@@ -39,7 +39,7 @@ _CONTROL = re.compile(r"<(?=[|/A-Za-z_\uff5c\u2581])|\[(?=/?INST)")
 class Chat(Protocol):
     """What the judge needs of `saccade.endpoint.Endpoint`."""
 
-    def chat(self, messages: Sequence[Message], **options: Any) -> Reply: ...
+    def chat(self, messages: Sequence[Message], **options: Any) -> ChatResponse: ...
 
 
 class Judge:

@@ -1,1 +1,1 @@
-"""Floor 5: model families behind one adapter, tiny models from config, packed rows, log-probs, vision features."""
+"""Model families behind one adapter, tiny models from config, packed rows, log-probs, vision features."""

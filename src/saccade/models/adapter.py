@@ -1,4 +1,4 @@
-"""The adapter seam: what Saccade must know of a model family, and nothing of tasks, prompts or rewards.
+"""The adapter interface: what Saccade must know about a model family, without tasks, prompts or rewards.
 
 A family is one file with a class that satisfies `Adapter` and one line in `saccade.models.families.ADAPTERS`.
 Shape letters: P prompt tokens, S patches of the vision tower, V visual tokens, D hidden size.
@@ -21,54 +21,62 @@ PARTS = ("vision", "projector", "language")
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """One prompt as the model reads it; what all G completions of a group share."""
+    """One prompt as the model receives it; shared by all G completions of a group."""
 
     ids_P: Tensor
-    """Token ids, image placeholders already repeated, up to and including the opening of the assistant's turn."""
+    """Token ids with expanded image placeholders, up to and including the start of the assistant's turn."""
     positions_3P: Tensor
     """Rotary positions on the three axes time, height, width (equal rows for a family with 1-D positions)."""
     next_position: int
     """Position of the first completion token on all axes; with images this is not P (M-RoPE: largest position + 1)."""
     pixels: dict[str, Tensor]
-    """Inputs of the vision tower by the family's own names; empty for a text-only prompt."""
+    """Inputs of the vision encoder (the "tower") under the family's argument names; empty for a text-only prompt."""
     image_shas: tuple[str, ...]
     frames: tuple[Frame, ...]
     prompt_id: str
-    """Hash of ids and images: equal prompts share it."""
+    """Hash of ids and images: identical prompts have the same id."""
 
     def __len__(self) -> int:
         return int(self.ids_P.shape[0])
 
 
 Sharing = Literal["attention", "masks", "two_phase", "none"]
-"""How siblings of a family can share one prompt in training: by an attention of our own, by a dense mask per kind of
-layer, through the family's own cache, or not at all."""
+"""How sibling completions can share one prompt in training: with Saccade's attention kernels, with one dense mask per
+layer kind, through the family's own cache, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskRules:
-    """What a family with several kinds of attention layers lets a token see, for sharing by dense masks."""
+    """Which tokens each layer kind lets a token attend to; used to build dense masks."""
 
     windows: Mapping[str, int | None]
-    """Kind of layer as the model's mask dictionary names it -> width of its sliding window in positions, or None."""
+    """Layer kind, as named in the model's mask dictionary -> width of its sliding window in positions, or None."""
     image_blocks: frozenset[str] = frozenset()
-    """Kinds of layers in which the tokens of one image see each other in both directions."""
+    """Layer kinds in which the tokens of one image attend to each other in both directions."""
 
 
 class Adapter(Protocol):
-    """What a model family must answer. Everything else in Saccade is the same for all families.
+    """What a model family must implement. Everything else in Saccade is the same for all families.
 
-    `saccade.models.chat.ChatAdapter` answers most of it for a family that writes its prompt with a chat template.
+    prompt = policy.adapter.encode("<image>How many cups are there?", [image])
+    policy.adapter.decode(completion.token_ids)
+
+    `saccade.models.chat.ChatAdapter` implements most of it for families that use a chat template.
     """
 
     image_backend: str
-    """Class that made the pixels, recorded with every run (PIL and torchvision resize slightly differently)."""
+    """Image processor class, recorded with every run (PIL and torchvision resize slightly differently)."""
     sharing: Sharing
     image_ids: tuple[int, ...]
-    """Tokens that stand for one visual token each."""
+    """Ids of placeholder tokens, each replaced by one visual token."""
+    reserved: tuple[str, ...]
+    """Tokens, as text, that neither a prompt nor a reply may contain."""
 
-    def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
-        """`text` is the user's turn with one `<image>` marker per image; `like` has the same images already encoded."""
+    def encode(
+        self, text: str, images: Sequence[Image.Image], reuse_images_from: EncodedPrompt | None = None
+    ) -> EncodedPrompt:
+        """Encode the user's turn: `text` has one `<image>` marker per image. `reuse_images_from` is a prompt in which
+        the same images are already encoded."""
         ...
 
     def encode_reply(self, text: str) -> list[int]:
@@ -76,11 +84,11 @@ class Adapter(Protocol):
         ...
 
     def continue_with(self, prompt: EncodedPrompt, text: str) -> EncodedPrompt:
-        """The prompt with the beginning of the reply already written (forced prefix)."""
+        """The prompt followed by the start of the reply (a forced prefix)."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of completion tokens, without the end-of-turn token."""
+        """Text of the completion tokens, without the end-of-turn token."""
         ...
 
     @property
@@ -89,35 +97,40 @@ class Adapter(Protocol):
         ...
 
     @property
+    def context_length(self) -> int:
+        """Maximum number of positions of the language model."""
+        ...
+
+    @property
     def banned_ids(self) -> tuple[int, ...]:
-        """Tokens that a model must never sample: image and video placeholders."""
+        """Tokens that must never be sampled: image and video placeholders."""
         ...
 
     def vision(self, model: Any, prompts: Sequence[EncodedPrompt]) -> tuple[Tensor, ...]:
-        """Run the vision tower and the projector once over all images; per prompt the features (V, D), or (V, K, D)
-        where a visual token has K vectors (Qwen3-VL: one for the input and K - 1 for deeper layers)."""
+        """Run the vision tower and the projector once over all images. Returns one tensor per prompt: (V, D), or
+        (V, K, D) where a visual token has K vectors (Qwen3-VL: one for the input and K - 1 for deeper layers)."""
         ...
 
     def patches(self, prompt: EncodedPrompt) -> int:
-        """Positions that the tower computes for the prompt's images."""
+        """Number of patches that the tower processes for the prompt's images."""
         ...
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
-        """Features of prompts, in order, as transformers' `mm_encoder_outputs`; None when no prompt has an image."""
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """The prompts' features, in order, as transformers' `mm_encoder_outputs`; None when no prompt has an image."""
         ...
 
     def position_ids(self, positions_3BT: Tensor) -> Tensor:
-        """The positions in the shape that the model takes: (3, B, T), or (B, T) for one axis."""
+        """The positions in the shape that the model expects: (3, B, T), or (B, T) for one axis."""
         ...
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
-        """What the family's own forward needs besides ids and 2-D mask when B rows begin with this prompt: pixels
-        repeated for each row, token types. Positions and masks are left to the model: the plain path is the reference.
-        """
+        """Further inputs of the family's own forward, besides ids and 2-D mask, for B rows that start with this prompt:
+        pixels repeated for each row, token types. The model computes positions and masks itself, because the plain
+        path is the reference."""
         ...
 
     def mask_rules(self, model: Any) -> MaskRules:
-        """For `sharing == "masks"`; other families need not have it."""
+        """Required only when `sharing == "masks"`."""
         ...
 
     def parts(self, model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -126,15 +139,15 @@ class Adapter(Protocol):
 
 
 def shared_prefix(prompts: Sequence[EncodedPrompt]) -> tuple[EncodedPrompt, list[list[int]]]:
-    """The longest beginning that prompts about the same images share, and the tokens of each after it.
+    """The longest common prefix of prompts about the same images, and the remaining tokens of each prompt.
 
-    Lets several questions about one image be branches of one packed row. At least one token stays in every tail, so
-    each branch's first loss token has a predictor of its own. Raises ValueError when the images differ or an image
-    stands after the first difference.
+    This allows several questions about one image to be branches of one packed row. Every remainder keeps at least one
+    token, so that each branch has its own position that predicts its first loss token. Raises ValueError when the
+    images differ or an image follows the first difference.
     """
     first = prompts[0]
     if any(p.image_shas != first.image_shas for p in prompts):
-        raise ValueError("prompts with different images share no prefix that could be packed")
+        raise ValueError("prompts with different images have no common prefix to pack")
     length = min(len(p) for p in prompts) - 1
     for other in prompts[1:]:
         differs = (first.ids_P[:length] != other.ids_P[:length]).nonzero()
@@ -143,7 +156,7 @@ def shared_prefix(prompts: Sequence[EncodedPrompt]) -> tuple[EncodedPrompt, list
     for prompt in prompts:
         tail = prompt.positions_3P[:, length:]
         if not bool((tail == torch.arange(following, following + tail.shape[1])).all()):
-            raise ValueError("an image stands after the place where the prompts begin to differ")
+            raise ValueError("an image follows the point at which the prompts start to differ")
     prefix = EncodedPrompt(
         first.ids_P[:length],
         first.positions_3P[:, :length],
@@ -154,11 +167,3 @@ def shared_prefix(prompts: Sequence[EncodedPrompt]) -> tuple[EncodedPrompt, list
         f"{first.prompt_id}:{length}",
     )
     return prefix, [p.ids_P[length:].tolist() for p in prompts]
-
-
-def pad_positions(positions: Sequence[Tensor], length: int) -> Tensor:
-    """Stack (3, P) position tensors to (3, B, length), right-padded with 0."""
-    out = torch.zeros(3, len(positions), length, dtype=torch.long)
-    for row, one in enumerate(positions):
-        out[:, row, : one.shape[1]] = one
-    return out

@@ -1,9 +1,9 @@
-"""The seam into transformers' attention: one name, under which a call may carry its own way to attend.
+"""The hook into transformers' attention: a registered implementation that lets each call supply its own attention.
 
 A model whose language layers use the attention `NAME` behaves as with sdpa until its forward is called with
-`shared_attention=` an object that satisfies `SharedAttention`; that argument travels through every layer (gradient
-checkpointing included) to `attend`. So packed training, slot decoding and the plain path run through one unmodified
-model, and nothing is switched in between: what a checkpointed layer recomputes in backward is what it computed.
+`shared_attention=` an object that satisfies `SharedAttention`. That argument is passed through every layer (gradient
+checkpointing included) to `attend`. Packed training, slot decoding and the plain path therefore use one unmodified
+model and no global switch, and a checkpointed layer recomputes in backward exactly what it computed in forward.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "p
 
 
 class SharedAttention(Protocol):
-    """What stands in for a layer's attention in one call of the model."""
+    """Replaces the attention of every language layer in one call of the model."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """query (B, H, T, D), key and value (B, K, T', D) with K key/value heads; returns (B, H, T, D)."""
@@ -52,12 +52,13 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def install(model: Any) -> None:
-    """Give the language layers of `model` the attention `NAME`; its other parts keep theirs."""
+    """Use the attention `NAME` in the language layers of `model`; its other parts keep their attention."""
     model.set_attn_implementation({"text_config": NAME})
 
 
 def with_cache(cache: Cache) -> dict[str, Cache]:
-    """The argument of a model's forward that makes it read and extend `cache`, by the name this transformers gives it.
+    """The keyword argument that makes a model's forward read and extend `cache`; its name depends on the transformers
+    version.
 
     `model(input_ids=ids, use_cache=True, **with_cache(cache))`
     """
@@ -65,6 +66,6 @@ def with_cache(cache: Cache) -> dict[str, Cache]:
 
 
 def no_mask(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What to pass as mask beside `shared_attention`: transformers hands a 4-D mask through untouched, and without any
-    it would look for packed sequences in the positions and mask them its own way."""
+    """The mask to pass along with `shared_attention`. transformers forwards a 4-D mask unchanged; without a mask it
+    would detect packed sequences from the positions and mask them itself."""
     return torch.zeros(1, 1, 1, 1, device=device, dtype=dtype)

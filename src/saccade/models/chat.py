@@ -1,8 +1,8 @@
-"""What families that write prompts with a chat template have in common: tokenizer + image processor become a prompt.
+"""Shared code of families with a chat template: builds prompts from a tokenizer and an image processor.
 
-No combined processor is used: most demand a video processor, which needs torchvision, and would resize images again.
-A family is a subclass that says how its image processor's output becomes placeholders, positions and features; the
-test suite holds ids and pixels against the family's own processor.
+No combined processor is used: most require a video processor, which needs torchvision, and would resize images again.
+A family is a subclass that defines how its image processor's output becomes placeholders, positions and features; the
+test suite compares ids and pixels with the family's own processor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -30,25 +29,25 @@ Pixels = dict[str, Tensor]
 
 
 class ChatAdapter(ABC):
-    """Satisfies `saccade.models.adapter.Adapter`; subclasses fill in the family's words and shapes."""
+    """Implements `saccade.models.adapter.Adapter`; subclasses define the family's tokens and shapes."""
 
     placeholder: ClassVar[str]
-    """What the chat template writes once per image."""
+    """Text that the chat template writes once per image."""
     image_token: ClassVar[str]
     """The token that is repeated once per visual token."""
     end: ClassVar[str]
     """Ends the assistant's turn."""
-    never_said: ClassVar[tuple[str, ...]]
-    """Tokens that no reply and no prompt's text may hold: placeholders and markup of images and turns."""
-    also_ends: ClassVar[tuple[str, ...]] = ()
+    reserved_tokens: ClassVar[tuple[str, ...]]
+    """Tokens that neither a reply nor a prompt's text may contain: placeholders and markup of images and turns."""
+    extra_stop_tokens: ClassVar[tuple[str, ...]] = ()
     """Further tokens that end a reply when sampled."""
     pixel_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    """What of the image processor's output the tower needs, every tensor with the images of a prompt along its first
-    axis (or their patches), so that prompts are joined by concatenation."""
+    """Outputs of the image processor that the tower needs. The first axis of every tensor runs over the prompt's images
+    (or their patches), so prompts are batched by concatenation."""
     projector: ClassVar[tuple[str, ...]]
-    """Substrings of the names of projector parameters."""
+    """Substrings that identify projector parameters by name."""
     tower: ClassVar[tuple[str, ...]]
-    """Substrings of the names of vision parameters, the projector's among them or not."""
+    """Substrings that identify vision parameters by name; they may also match projector parameters."""
     sharing: Sharing = "attention"
 
     def __init__(self, tokenizer: Any, image_processor: Any, config: Any, frame: FrameName) -> None:
@@ -60,73 +59,77 @@ class ChatAdapter(ABC):
         if self.sharing == "attention" and not _attends_plainly(config.get_text_config()):
             self.sharing = "none"
         known = tokenizer.get_vocab()
-        self.image_ids = (known[self.image_token],) if self.image_token in known else ()
-        self.reserved = tuple(dict.fromkeys((*self.never_said, self.placeholder, self.end)))
+        self.image_ids: tuple[int, ...] = (known[self.image_token],) if self.image_token in known else ()
+        self.reserved = tuple(dict.fromkeys((*self.reserved_tokens, self.placeholder, self.end)))
         self._end = known.get(self.end, tokenizer.eos_token_id)
-        self.banned_ids = tuple(known[t] for t in dict.fromkeys((*self.never_said, self.image_token)) if t in known)
+        self.banned_ids = tuple(
+            known[t] for t in dict.fromkeys((*self.reserved_tokens, self.image_token)) if t in known
+        )
+        ends = (self._end, tokenizer.eos_token_id, *(known.get(token) for token in self.extra_stop_tokens))
+        self.stop_ids = tuple(dict.fromkeys(int(e) for e in ends if e is not None))
 
-    # What a family says of itself
+    # Defined by each family
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
-        """The tower's inputs for the images of one prompt, by the model's own argument names."""
+        """The tower's inputs for the images of one prompt, under the model's argument names."""
         out = self.image_processor(images=list(images), return_tensors="pt")
         return {name: out[name] for name in self.pixel_names}
 
     @abstractmethod
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
-        """Per image what stands in the prompt in place of the template's placeholder: image tokens and markup."""
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+        """Per image, the text that replaces the template's placeholder: image tokens and markup."""
 
     @abstractmethod
     def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
-        """Per image the (width, height) in pixels of what the model sees of it."""
+        """Per image, the (width, height) in pixels of the resized image that the model receives."""
 
     def positions(self, ids_P: Tensor, pixels: Pixels) -> tuple[Tensor, int]:
-        """Positions (3, P) and the position of the first completion token; here one axis, counted up."""
+        """Positions (3, P) and the position of the first completion token; the default is one axis, counting up."""
         return torch.arange(len(ids_P)).expand(3, -1), len(ids_P)
 
     def position_ids(self, positions_3BT: Tensor) -> Tensor:
-        """See `Adapter.position_ids`; here one axis."""
+        """See `Adapter.position_ids`; the default is one axis."""
         return positions_3BT[0]
 
     @abstractmethod
     def image_features(self, model: Any, pixels: Pixels, prompts: Sequence[EncodedPrompt]) -> Sequence[Tensor]:
-        """Features per prompt with images, (V, D) or (V, K, D); `pixels` are those of all of them, on the device."""
+        """Features of each prompt with images, (V, D) or (V, K, D); `pixels` is the joined batch, on the device."""
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
-        """See `Adapter.embedded`; here the model takes a sequence of tensors, which it joins."""
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """See `Adapter.as_mm_outputs`; by default the model takes a sequence of tensors and concatenates them."""
         present: Any = tuple(f for f in features if f.shape[0])  # declared a tensor, read as a sequence
         return {"image": BaseModelOutputWithPooling(pooler_output=present)} if present else None
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
-        """See `Adapter.plain_inputs`; here pixels alone."""
+        """See `Adapter.plain_inputs`; by default only pixels."""
         return self.join_pixels([prompt] * len(ids_BT))
 
     def mask_rules(self, model: Any) -> MaskRules:
-        """See `Adapter.mask_rules`; here one kind of layer, causal."""
+        """See `Adapter.mask_rules`; by default one layer kind, causal."""
         return MaskRules({"full_attention": None})
 
-    # What follows from it
+    # Common to all families
 
-    @cached_property  # a vocabulary of 150,000 takes long to list, and every decoded reply asks
-    def stop_ids(self) -> tuple[int, ...]:
-        known = self.tokenizer.get_vocab()
-        ends = (self._end, self.tokenizer.eos_token_id, *(known.get(token) for token in self.also_ends))
-        return tuple(dict.fromkeys(int(e) for e in ends if e is not None))
+    @property
+    def context_length(self) -> int:
+        return int(self.config.get_text_config().max_position_embeddings)
 
-    def encode(self, text: str, images: Sequence[Image.Image], like: EncodedPrompt | None = None) -> EncodedPrompt:
-        """Encode the user's turn; `like` is an encoded prompt with the same images, whose pixels are taken over.
+    def encode(
+        self, text: str, images: Sequence[Image.Image], reuse_images_from: EncodedPrompt | None = None
+    ) -> EncodedPrompt:
+        """Encode the user's turn; the pixels come from `reuse_images_from` if given, a prompt with the same images.
 
-        ValueError: markers and images differ in number, reserved tokens or a video appear, or the model has no token
-        for images.
+        ValueError: the numbers of markers and images differ, reserved tokens or a video appear, or the model has no
+        image token.
         """
-        chat = self._chat(text, len(images))
-        pixels, shas = self._pixels(images) if like is None else (like.pixels, like.image_shas)
-        replaced = self.image_texts(pixels, images) if images else []
+        chat, known = self._chat(text, len(images)), reuse_images_from
+        pixels, shas = self._pixels(images) if known is None else (known.pixels, known.image_shas)
+        replaced = self.placeholder_texts(pixels, images) if images else []
         pieces = chat.split(self.placeholder)
         if len(pieces) - 1 != len(images):
             raise ValueError(
                 f"the chat template wrote {len(pieces) - 1} '{self.placeholder}' for {len(images)} images; "
-                "expected one for each: the tokenizer's chat_template is not that of the family"
+                "expected one for each: the tokenizer's chat_template does not belong to this family"
             )
         chat = "".join(piece + image for piece, image in zip(pieces, [*replaced, ""], strict=True))
         ids_P = torch.tensor(self.tokenizer(chat, add_special_tokens=False).input_ids, dtype=torch.long)
@@ -152,10 +155,10 @@ class ChatAdapter(ABC):
         )
 
     def encode_reply(self, text: str) -> list[int]:
-        """See `Adapter.encode_reply`. ValueError for a reserved token: an image placeholder would ask for an image."""
+        """See `Adapter.encode_reply`. ValueError for a reserved token: an image placeholder would require an image."""
         for token in self.reserved:
             if token in text:
-                raise ValueError(f"reply text holds the reserved token {token}; remove it from the data: {text[:80]!r}")
+                raise ValueError(f"reply contains the reserved token {token}; remove it from the data: {text[:80]!r}")
         return [*self.tokenizer(text, add_special_tokens=False).input_ids, self._end]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -163,16 +166,16 @@ class ChatAdapter(ABC):
         return self.tokenizer.decode([i for i in ids if i not in stops], skip_special_tokens=False)
 
     def vision(self, model: Any, prompts: Sequence[EncodedPrompt]) -> tuple[Tensor, ...]:
-        """Features per prompt in order; a text-only prompt gets an empty tensor. ValueError for a model that would not
-        look at features that it is given."""
+        """Features of each prompt, in order; a text-only prompt gets an empty tensor. ValueError for a model that would
+        ignore precomputed features."""
         with_images = [p for p in prompts if p.pixels]
         if not with_images:
             hidden = self.config.get_text_config().hidden_size
             return tuple(torch.empty(0, hidden, device=model.device, dtype=model.dtype) for _ in prompts)
         if "mm_encoder_outputs" not in signature(model.model.forward).parameters:
             raise ValueError(
-                f"transformers {transformers.__version__}: {type(model).__name__} takes no ready image features "
-                "(mm_encoder_outputs) and would go on without the images; install transformers >= 5.18"
+                f"transformers {transformers.__version__}: {type(model).__name__} does not accept precomputed image "
+                "features (mm_encoder_outputs) and would ignore the images; install transformers >= 5.18"
             )
         joined = {name: value.to(model.device) for name, value in self.join_pixels(with_images).items()}
         found = iter(self.image_features(model, joined, with_images))
@@ -181,14 +184,14 @@ class ChatAdapter(ABC):
         return tuple(empty if f is None else f for f in features)
 
     def patches(self, prompt: EncodedPrompt) -> int:
-        """See `Adapter.patches`: all pixel values over those of one patch (RGB, and frames where it spans them)."""
+        """See `Adapter.patches`: number of pixel values / pixel values of one patch (RGB, times its frames)."""
         vision = self.config.vision_config
         height, width = vision.patch_size if isinstance(vision.patch_size, list | tuple) else (vision.patch_size,) * 2
         values = 3 * height * width * getattr(vision, "temporal_patch_size", 1)
         return prompt.pixels["pixel_values"].numel() // values if prompt.pixels else 0
 
     def join_pixels(self, prompts: Sequence[EncodedPrompt]) -> Pixels:
-        """The tower's inputs of several prompts as one batch."""
+        """The tower's inputs for several prompts as one batch."""
         with_images = [p for p in prompts if p.pixels]
         names = with_images[0].pixels if with_images else ()
         return {name: torch.cat([p.pixels[name] for p in with_images]) for name in names}
@@ -202,20 +205,20 @@ class ChatAdapter(ABC):
         return out
 
     def _chat(self, text: str, num_images: int) -> str:
-        """The user's turn as the chat template writes it, up to the opening of the assistant's turn."""
+        """The user's turn formatted by the chat template, up to the start of the assistant's turn."""
         pieces = text.split(MARKER)
         if VIDEO_MARKER in text:
-            raise ValueError(f"prompt holds a {VIDEO_MARKER}; videos are not supported, give images: {text[:80]!r}")
+            raise ValueError(f"prompt contains {VIDEO_MARKER}; videos are not supported, use images: {text[:80]!r}")
         if len(pieces) - 1 != num_images:
             raise ValueError(f"prompt has {len(pieces) - 1} '{MARKER}' markers but {num_images} images: {text[:80]!r}")
         if num_images and not self.image_ids:
             raise ValueError(
                 f"prompt has {num_images} images, but the tokenizer has no token {self.image_token}: the checkpoint is "
-                "not a vision-language model of this family, or its tokenizer files are another's"
+                "not a vision-language model of this family, or its tokenizer files belong to another model"
             )
         for token in self.reserved:
             if token != MARKER and token in text:
-                raise ValueError(f"prompt holds the reserved token {token}; remove it from the data: {text[:80]!r}")
+                raise ValueError(f"prompt contains the reserved token {token}; remove it from the data: {text[:80]!r}")
         content: list[dict[str, str]] = []
         for i, piece in enumerate(pieces):
             if i:
@@ -234,9 +237,9 @@ class ChatAdapter(ABC):
 
 
 def _attends_plainly(text_config: Any) -> bool:
-    """Whether all layers of a language model are causal softmax attention over everything before, which is what our
-    attention of a packed row computes. Some families take language models of several kinds: windows, states, and the
-    sinks of gpt-oss are not that.
+    """Whether all layers of a language model are full causal softmax attention, which is what the packed-row kernels
+    compute. Some families accept several kinds of language models: sliding windows, recurrent states and the attention
+    sinks of gpt-oss do not qualify.
     """
     kinds = getattr(text_config, "layer_types", None)
     windowed = getattr(text_config, "sliding_window", None) is not None if kinds is None else {*kinds} != {FULL}

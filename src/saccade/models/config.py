@@ -1,4 +1,4 @@
-"""The sections of a recipe that describe the model."""
+"""The recipe sections that configure the model."""
 
 from __future__ import annotations
 
@@ -13,31 +13,29 @@ SharedPrefix = Literal["auto", "on", "off"]
 
 
 class ModelConfig(Config):
-    """Which model, in which precision, and what of it trains."""
+    """The model, its precision, and which parts train."""
 
     path: str
     """A Hugging Face checkpoint directory, a hub name, or 'base' for the tiny base that ships with Saccade."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     device: str = "auto"
-    """'auto' takes a GPU when there is one; 'cpu' or 'cuda' insist."""
+    """'auto' uses a GPU if one is available; 'cpu' and 'cuda' are strict."""
     train: tuple[Part, ...] = ("language",)
-    """Parts whose parameters move; the others are frozen."""
+    """Trainable parts; the others are frozen."""
     gradient_checkpointing: bool = False
-    """Keep only the layers' inputs for the backward pass and compute the rest again: less memory, a third more time."""
+    """Save only the layers' inputs for the backward pass and recompute the rest: less memory, a third more time."""
     fused_layers: bool = True
-    """RMS norms and gated feed-forward blocks by functions that keep less for the backward pass and give the same
-    numbers; false leaves the family's own code alone."""
-    offload_activations: bool = False
-    """Keep what the backward pass needs in the CPU's memory; on a GPU, when checkpointing alone is not enough."""
+    """Replace RMS norms and gated feed-forward blocks with functions that save fewer activations and give the same
+    numbers; false keeps the family's own code."""
 
 
 class FeatureCacheConfig(Config):
-    """How much to keep of the features of a frozen tower; nothing by default (features are shared within a step)."""
+    """Size of the cache for features of a frozen vision tower; off by default (features are shared within a step)."""
 
     memory_mb: int = Field(default=0, ge=0)
-    """In the CPU's memory."""
+    """MiB in CPU memory."""
     disk_mb: int = Field(default=0, ge=0)
-    """In the run's directory, for what no longer fits into memory."""
+    """MiB in the run's directory, for features that no longer fit into memory."""
 
     @property
     def wanted(self) -> bool:

@@ -1,4 +1,4 @@
-"""How many tokens a prompt has, without its pixels: what an image costs depends on its size alone."""
+"""Token counts of prompts without reading pixels: the number of visual tokens depends only on the image's size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Of one prompt."""
+    """Token counts of one prompt."""
 
     total: int
     images: tuple[int, ...]
@@ -27,8 +27,8 @@ class Tokens:
 
 
 class TokenCounter:
-    """Counts what `adapter.encode` would make. Each size of an image is encoded once, as an empty picture, for each
-    number of images in a prompt: some families give an image fewer tokens when there are others.
+    """Counts the tokens that `adapter.encode` would produce. Each image size is encoded once, as a blank image, for
+    each number of images in a prompt: some families use fewer tokens per image when there are several.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -37,26 +37,27 @@ class TokenCounter:
         self._smalls = lru_cache(maxsize=64)(self._only_smalls)
 
     def prompt(self, text: str, sizes: Sequence[Size]) -> Tokens:
-        """`text` has a marker per image; sizes are (width, height) in pixels. ValueError as `encode`."""
+        """`text` has one marker per image; sizes are (width, height) in pixels. ValueError as `encode`."""
         if not sizes:
             return Tokens(len(self._adapter.encode(text, [])), (), ())
         measured = [self._image(size, len(sizes)) for size in sizes]
-        smalls, like, _ = self._smalls(len(sizes))
-        length = len(self._adapter.encode(text, smalls, like=like)) + sum(extra for extra, _, _ in measured)
+        smalls, small, _ = self._smalls(len(sizes))
+        prompt = self._adapter.encode(text, smalls, reuse_images_from=small)
+        length = len(prompt) + sum(extra for extra, _, _ in measured)
         return Tokens(length, tuple(visual for _, visual, _ in measured), tuple(frame for _, _, frame in measured))
 
     def reply(self, text: str) -> int:
-        """Tokens of a reply with the end of its turn."""
+        """Tokens of a reply, including the end-of-turn token."""
         return len(self._adapter.encode_reply(text))
 
     def _measure(self, size: Size, count: int) -> tuple[int, int, Frame]:
-        """(tokens more than a small image has, visual tokens, frame) of one of so many images."""
-        smalls, like, each = self._smalls(count)
+        """(tokens in excess of a small image's, visual tokens, frame) of one of `count` images."""
+        smalls, small, each = self._smalls(count)
         found = self._adapter.encode(MARKER * count, [Image.new("RGB", size), *smalls[1:]])
-        return len(found) - len(like), self._visual(found) - each * (count - 1), found.frames[0]
+        return len(found) - len(small), self._visual(found) - each * (count - 1), found.frames[0]
 
     def _only_smalls(self, count: int) -> tuple[list[Image.Image], EncodedPrompt, int]:
-        """So many small images, their prompt without text, and the visual tokens of one of them."""
+        """`count` small images, their prompt without text, and the number of visual tokens of one image."""
         images = [Image.new("RGB", SMALL) for _ in range(count)]
         found = self._adapter.encode(MARKER * count, images)
         return images, found, self._visual(found) // count

@@ -1,4 +1,4 @@
-"""Sharing a prompt by dense masks, one per kind of layer: for families with sliding windows or two-way image blocks.
+"""Sharing a prompt with dense masks, one per layer kind: for families with sliding windows or two-way image blocks.
 
 Shape letters: T tokens of a packed row. Memory grows as T x T, so a row holds one group.
 """
@@ -13,7 +13,7 @@ from saccade.models.packing import Packed
 
 
 def dense_masks(packed: Packed, rules: MaskRules, image_ids: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Additive masks (1, 1, T, T) by kind of layer: what each token may see of its own prompt and of itself."""
+    """Additive masks (1, 1, T, T) by layer kind: each token attends to its own prompt and its own branch."""
     group_T, branch_T = packed.layout.segments()
     group, branch = group_T[:, None] == group_T, branch_T[:, None] == branch_T
     T = len(group_T)
@@ -32,7 +32,7 @@ def dense_masks(packed: Packed, rules: MaskRules, image_ids: tuple[int, ...], dt
 
 
 def image_blocks(ids_T: Tensor, image_ids: tuple[int, ...]) -> Tensor:
-    """Number of the image that each token belongs to, -1 for none; an image is a run of image tokens."""
+    """Index of the image that each token belongs to, -1 for none; an image is a run of image tokens."""
     is_image_T = torch.isin(ids_T, torch.tensor(image_ids, dtype=ids_T.dtype))
     starts_T = is_image_T & ~torch.cat([torch.zeros(1, dtype=torch.bool), is_image_T[:-1]])
     return torch.where(is_image_T, starts_T.cumsum(0) - 1, -1)

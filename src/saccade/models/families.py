@@ -32,4 +32,4 @@ ADAPTERS: dict[str, Callable[[Any, Any, Any], Adapter]] = {
     "gemma4": lambda tokenizer, images, config: Gemma4Adapter(tokenizer, images, config, "thousand"),
     "minicpmv4_6": lambda tokenizer, images, config: MiniCPMVAdapter(tokenizer, images, config, "thousand"),
 }
-"""`config.model_type`, never the name of a directory -> (tokenizer, image processor, config) -> adapter."""
+"""`config.model_type` (never a directory name) -> (tokenizer, image processor, config) -> adapter."""

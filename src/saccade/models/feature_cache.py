@@ -1,7 +1,7 @@
-"""Vision features kept across steps and epochs, for a tower and projector that do not train.
+"""Vision features cached across steps and epochs, for a frozen tower and projector.
 
-Features depend on pixels, weights and dtype alone, so an image seen again need not pass the tower again. Shape letters:
-V visual tokens, K vectors of each, D their width; a prompt's features take V x K x D values, 4 to 32 MiB an image in
+Features depend only on pixels, weights and dtype, so a repeated image need not be encoded again. Shape letters: V
+visual tokens, K vectors of each, D their width. A prompt's features take V x K x D values: 4 to 32 MiB per image in
 bfloat16 for models of 3B to 8B.
 """
 
@@ -23,19 +23,20 @@ from saccade.models.policy import Policy
 
 
 class FeatureCache:
-    """Least recently used features leave memory for the disk and the disk for good.
+    """A least-recently-used cache: features are evicted from memory to disk, and from disk permanently.
 
-    Keyed by the bytes and shapes of the tower's inputs; one cache serves one model in one dtype, which `weights_key`
-    names in the file names, so that a directory used again by other weights is never believed.
+    Keyed by the bytes and shapes of the tower's inputs. One cache serves one model in one dtype; file names contain
+    `weights_key`, so files from other weights in a reused directory are ignored.
     """
 
     def __init__(self, config: FeatureCacheConfig, policy: Policy, directory: Path | None = None) -> None:
-        """ValueError when tower or projector trains (adapters inside them count), or no place is given for the disk."""
+        """ValueError when tower or projector trains (including adapters inside them), or `directory` is missing for
+        the disk cache."""
         if not policy.vision_is_frozen():
             trained = [name for name, p in policy.trainable() if name in _vision_names(policy)]
             raise ValueError(
                 f"features.memory_mb/disk_mb: the vision side trains ({trained[0]} and {len(trained) - 1} more), so "
-                "its features change with every step; leave vision and projector out of model.train, or set both to 0"
+                "its features change with every step; remove vision and projector from model.train, or set both to 0"
             )
         if config.disk_mb and directory is None:
             raise ValueError("features.disk_mb needs a directory to keep them in")
@@ -53,10 +54,10 @@ class FeatureCache:
 
     @torch.no_grad()
     def features(self, policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Features]:
-        """Features of the prompts in order; the tower runs once over those that are not kept. ValueError when the
-        vision side has begun to train."""
+        """Features of the prompts in order; the tower runs once over those that are not cached. ValueError when the
+        vision side has become trainable."""
         if not policy.vision_is_frozen():
-            raise ValueError("tower or projector trains, so kept features would be stale; make no cache for this run")
+            raise ValueError("tower or projector trains, so cached features would be stale; disable the feature cache")
         keys = [_key(prompt) for prompt in prompts]
         found = {key: one for key in set(keys) if key and (one := self._get(key)) is not None}
         missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in found}
@@ -91,7 +92,7 @@ class FeatureCache:
                 self._write(oldest, gone)
 
     def _write(self, key: str, one: Tensor) -> None:
-        """Beside its name and then renamed, so that a killed run leaves no half file."""
+        """Writes to a temporary name and renames, so that a killed run leaves no partial file."""
         partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
         torch.save(one.clone(), partial)
         self._disk[key] = partial.stat().st_size
@@ -106,7 +107,7 @@ class FeatureCache:
 
 
 def _key(prompt: EncodedPrompt) -> str:
-    """Of the pixels as the tower reads them; empty without images."""
+    """Hash of the tower's input; empty without images."""
     digest = hashlib.sha256()
     for name, value in sorted(prompt.pixels.items()):
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
@@ -120,7 +121,7 @@ def _vision_names(policy: Policy) -> set[str]:
 
 
 def _weights_key(policy: Policy) -> str:
-    """Of the vision side's weights and dtype: sums per tensor tell apart what training or another model moved."""
+    """Hash of the vision side's dtype and per-tensor sums, which distinguish trained or different weights."""
     parts = policy.parameters_by_part()
     digest = hashlib.sha256(str(policy.model.dtype).encode())
     for name, parameter in (*parts["vision"], *parts["projector"]):

@@ -1,5 +1,6 @@
-"""From a packed batch to log-probs, by two paths that tests prove equal: `packed` (every prompt and its images once, in
-the form that the family allows) and `plain` (one row per branch through the family's own forward, the reference).
+"""From a packed batch to log-probs, by two paths that tests prove equal: `packed` (every prompt and its images once,
+with the sharing mode that the family supports) and `plain` (one row per branch through the family's own forward, the
+reference).
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from saccade.models.policy import Policy
 from saccade.models.two_phase import two_phase_hidden
 
 Path = Literal["packed", "plain"]
-Form = Literal["merged", "split", "masks", "two_phase"]
+SharingMode = Literal["merged", "split", "masks", "two_phase"]
 """How a packed batch is attended: merged flash kernels, plain sdpa, dense masks, or the family's cache."""
 
 
 PATCHES_AT_ONCE = 65_536
-"""Of one call of the vision tower: 16 images of 896 x 896 pixels in patches of 14."""
+"""Most patches in one call of the vision tower: 16 images of 896 x 896 pixels in patches of 14."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,15 +35,15 @@ class Features:
     """Output of vision encoder and projector for one prompt, valid for one version of the weights."""
 
     values: Tensor
-    """(V, D), or (V, K, D) where a visual token has K vectors; (0, ...) for a prompt of text alone."""
+    """(V, D), or (V, K, D) where a visual token has K vectors; (0, ...) for a text-only prompt."""
     version: int
 
 
 def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Features]:
     """Run the vision encoder (the "tower") once per prompt.
 
-    Without gradient when it and the projector are frozen, so that rollout, reference and policy passes of the same
-    weights version may share the result.
+    Without gradient when it and the projector are frozen, so that rollout, reference and policy passes at the same
+    weights version can share the result.
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and not policy.vision_is_frozen()):
         found = [one for chunk in _tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
@@ -50,7 +51,7 @@ def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Fe
 
 
 def _tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
-    """Prompts for one call of the tower each: what a step shares may be many images, whose activations add up."""
+    """Split the prompts into one list per call of the tower, which bounds the memory for activations."""
     batches: list[list[EncodedPrompt]] = [[]]
     patches = 0
     for prompt in prompts:
@@ -70,67 +71,68 @@ def branch_logprobs(
     temperature: float = 1.0,
     entropy: bool = False,
     path: Path = "packed",
-    form: Form | None = None,
+    sharing: SharingMode | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs (R) of the loss tokens of `packed`, in its order, and their entropies if asked.
+    """Log-probs (R) of the loss tokens of `packed`, in its order, and their entropies if `entropy`.
 
     `features`, one per prompt of `packed`, must be of the policy's current version (ValueError otherwise); without them
-    the vision encoder runs here.
-    `form` insists on one way of sharing; None takes the fastest that the family and the device have.
+    the vision encoder runs here. `sharing` None selects the fastest mode of the family and the device.
     """
-    with policy.recomputing(), policy.offloading():
+    with policy.recomputing():
         if path == "plain":
             hidden_RD = _plain_hidden(policy, packed)
         else:
-            hidden_RD = _packed_hidden(policy, packed, features, form or default_form(policy))
+            hidden_RD = _packed_hidden(policy, packed, features, sharing or default_sharing(policy))
     return token_logprobs(hidden_RD, head_of(policy.model), packed.targets_R.to(policy.device), temperature, entropy)
 
 
-def default_form(policy: Policy) -> Form:
-    """The fastest way for this family to share prompts. ValueError for one that cannot."""
+def default_sharing(policy: Policy) -> SharingMode:
+    """The fastest sharing mode of this family. ValueError when it has none."""
     sharing = policy.adapter.sharing
     if sharing == "attention":
-        return shared_prefix.fastest_form(policy.device, policy.model.dtype, policy.head_size)
+        return shared_prefix.fastest_kernel(policy.device, policy.model.dtype, policy.head_size)
     if sharing == "none":
         raise ValueError(
-            f"{policy.model.config.model_type}: no proven way to share prompts; set update.shared_prefix: off"
+            f"{policy.model.config.model_type}: prompt sharing is not supported; set update.shared_prefix: off"
         )
     return sharing
 
 
 def check_features(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Features]) -> None:
-    """ValueError when the features are not those of these prompts, of older weights, or lack a gradient they need."""
+    """ValueError when features do not match these prompts, come from older weights, or lack a required gradient."""
     stale = next((one.version for one in features if one.version != policy.version), None)
     if stale is not None:
-        raise ValueError(f"vision features of weights version {stale} given at version {policy.version}; take new ones")
+        raise ValueError(
+            f"vision features of weights version {stale} given at version {policy.version}; recompute them"
+        )
     needs_gradient = torch.is_grad_enabled() and not policy.vision_is_frozen()
-    carried = [f.values.requires_grad for f in features if f.values.shape[0]]  # none for prompts of text alone
-    if needs_gradient and carried and not any(carried):
-        raise ValueError("vision tower or projector trains, but its features carry no gradient; pass features=None")
+    has_gradient = [f.values.requires_grad for f in features if f.values.shape[0]]  # empty for text-only prompts
+    if needs_gradient and has_gradient and not any(has_gradient):
+        raise ValueError("vision tower or projector trains, but its features have no gradient; pass features=None")
     image_ids = torch.tensor(policy.adapter.image_ids, dtype=torch.long)
     for prompt, one in zip(prompts, features, strict=True):
         tokens = int(torch.isin(prompt.ids_P, image_ids).sum())
         if tokens != one.values.shape[0]:
             raise ValueError(
                 f"prompt {prompt.prompt_id} has {tokens} image tokens but {one.values.shape[0]} visual features; "
-                "expected equal: the image processor's files and the model's config do not belong together"
+                "expected equal numbers: the image processor's files and the model's config do not match"
             )
 
 
-def _packed_hidden(policy: Policy, packed: Packed, features: Sequence[Features] | None, form: Form) -> Tensor:
+def _packed_hidden(policy: Policy, packed: Packed, features: Sequence[Features] | None, sharing: SharingMode) -> Tensor:
     if features is None:
         features = vision_features(policy, packed.prompts)
     check_features(policy, packed.prompts, features)
-    if form in ("masks", "two_phase"):
-        way = _masked_hidden if form == "masks" else _two_phase_hidden
-        return torch.cat([way(policy, group, features[i]) for i, group in enumerate(packed.groups())])
+    if sharing in ("masks", "two_phase"):
+        hidden_of = _masked_hidden if sharing == "masks" else _two_phase_hidden
+        return torch.cat([hidden_of(policy, group, features[i]) for i, group in enumerate(packed.groups())])
     device, model = policy.device, policy.model
-    attention = shared_prefix.shared_attention(packed.layout, device, model.dtype, form)
+    attention = shared_prefix.shared_attention(packed.layout, device, model.dtype, sharing)
     hidden_1TD = model.model(
         input_ids=packed.ids_T[None].to(device),
         position_ids=policy.adapter.position_ids(packed.positions_3T[:, None]).to(device),
         attention_mask=no_mask(device, model.dtype),
-        mm_encoder_outputs=policy.adapter.embedded([one.values for one in features]),
+        mm_encoder_outputs=policy.adapter.as_mm_outputs([one.values for one in features]),
         use_cache=False,
         shared_attention=attention,
     ).last_hidden_state
@@ -144,19 +146,19 @@ def _masked_hidden(policy: Policy, packed: Packed, features: Features) -> Tensor
         input_ids=packed.ids_T[None].to(device),
         position_ids=adapter.position_ids(packed.positions_3T[:, None]).to(device),
         attention_mask={kind: mask.to(device) for kind, mask in masks.items()},
-        mm_encoder_outputs=adapter.embedded([features.values]),
+        mm_encoder_outputs=adapter.as_mm_outputs([features.values]),
         use_cache=False,
     ).last_hidden_state
     return hidden_1TD[0, packed.source_R.to(device)]
 
 
 def _two_phase_hidden(policy: Policy, packed: Packed, features: Features) -> Tensor:
-    outputs: dict[str, Any] | None = policy.adapter.embedded([features.values])
+    outputs: dict[str, Any] | None = policy.adapter.as_mm_outputs([features.values])
     return two_phase_hidden(policy.model, policy.adapter, packed, outputs, policy.device)
 
 
 def _plain_hidden(policy: Policy, packed: Packed) -> Tensor:
-    """One padded batch per group, images repeated, positions and mask left to transformers: what other trainers do."""
+    """One padded batch per group, images repeated; transformers computes positions and mask, as in other trainers."""
     device, rows = policy.device, []
     for prompt, branches in zip(packed.prompts, packed.branches, strict=True):
         P, G, T = len(prompt), len(branches), len(prompt) + max(len(b.ids) for b in branches)

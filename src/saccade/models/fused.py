@@ -1,15 +1,14 @@
-"""Norms and gated feed-forward blocks that keep less for the backward pass: the same numbers by autograd functions of
-our own.
+"""Norms and gated feed-forward blocks that save fewer activations: the same numbers from custom autograd functions.
 
-Written as separate operations, an RMS norm keeps its input, the squares' root and the normed input, and a gated block
-keeps gate, activation, up and product. Here a norm keeps its input and one number per row, and a gated block keeps gate
-and up beside the product, which become their own gradients: without checkpointing a quarter less memory, with it a
-smaller peak while one layer goes backward. The work is done in pieces that fit a CPU's cache. (The idea is that of
-Liger Kernel, arXiv:2410.10989; this is plain torch and needs no Triton.)
+Written as separate operations, an RMS norm saves its input, the root mean square and the normalized input, and a gated
+block saves gate, activation, up and product. Here a norm saves its input and one number per row, and a gated block
+saves gate and up besides the product; their buffers are overwritten with their gradients. Without checkpointing this
+takes a quarter less memory, with it the peak of one layer's backward pass is smaller. The work is done in chunks that
+fit a CPU's cache. (The idea is from Liger Kernel, arXiv:2410.10989; this is plain torch and needs no Triton.)
 
-A module is taken over only if it was tried: random input through random weights must give what the family's own code
-gives, in float32 and as in training. All others are left alone, and `own_layers` puts the family's own code back for a
-while, which is what the checks compare with.
+A module is replaced only after a numerical check: random input through random weights must give what the family's own
+code gives, in float32 and in training mode. All other modules are unchanged. `original_layers` temporarily restores the
+family's own code, which the checks use as the reference.
 
 Shape letters: N rows, D width.
 """
@@ -30,11 +29,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 PIECE = {"cpu": 2**16}
-"""Elements worked on at once, by kind of device: on a CPU what stays in its cache."""
+"""Elements processed at once, by device type: on a CPU, what fits its cache."""
 LARGE_PIECE = 2**25
-"""On other devices a piece only bounds memory; each costs a few launches."""
+"""On other devices a piece only bounds memory; each costs a few kernel launches."""
 TOLERANCE = 1e-5
-"""Largest distance from the family's own output / its largest value, when a module is tried, which is in float32."""
+"""Largest difference from the family's own output / its largest value in the float32 check of a module."""
 
 
 def _pieces(x_ND: Tensor) -> Iterator[slice]:
@@ -50,14 +49,14 @@ class NormRule:
     eps: float
     offset: float
     late: bool
-    """Rounded to the model's dtype after the weight (Gemma), not before it (Llama)."""
+    """Rounds to the model's dtype after multiplying by the weight (Gemma), not before (Llama)."""
 
     def inverse_rms(self, full: Tensor) -> Tensor:
-        """1 / rms(x) of each row, (N, 1), in the order of operations that the families have."""
+        """1 / rms(x) of each row, (N, 1), in the same order of operations as the families."""
         return full.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
 
     def weigh(self, normed: Tensor, weight_D: Tensor, dtype: torch.dtype) -> Tensor:
-        """From x / rms(x) in full precision to y; may overwrite `normed`."""
+        """y from x / rms(x) in full precision; may overwrite `normed`."""
         if self.late:
             return normed.mul_(self.factor(weight_D, normed.dtype)).to(dtype)
         return normed.to(dtype) * self.factor(weight_D, dtype)
@@ -67,7 +66,7 @@ class NormRule:
 
 
 def _full(dtype: torch.dtype) -> torch.dtype:
-    """That of the arithmetic."""
+    """The dtype of the arithmetic."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -75,7 +74,7 @@ class _RmsNorm(torch.autograd.Function):
     """Saves the input, the weight and 1 / rms."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, rule: NormRule) -> Tensor:  # type: ignore[override]  # torch declares (ctx, *args)
+    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, rule: NormRule) -> Tensor:
         y_ND, inverse_N1 = torch.empty_like(x_ND), x_ND.new_empty((len(x_ND), 1), dtype=_full(x_ND.dtype))
         for rows in _pieces(x_ND):
             full = x_ND[rows].to(inverse_N1.dtype)
@@ -87,7 +86,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         x_ND, weight_D, inverse_N1 = ctx.saved_tensors
         dtype = inverse_N1.dtype
         factor_D = ctx.rule.factor(weight_D, dtype)
@@ -119,7 +118,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, rule: NormRule) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What a gate goes through. `backward(grad, x)` writes the gradient into x."""
+    """The activation of a gate. `backward(grad, x)` writes the gradient into x."""
 
     name: str
     forward: Callable[[Tensor], Tensor]
@@ -145,13 +144,13 @@ ACTIVATIONS = (
 
 
 class _Gated(torch.autograd.Function):
-    """activation(gate) * up. Backward overwrites gate and up, so it runs once (RuntimeError after that), and they must
-    be two outputs that nothing else keeps, as those of linear layers are. Should another operation have saved them,
-    autograd's count of changes raises an error, unless hooks on saved tensors stand between: autograd does not count
-    there. What a forward hook keeps of them is overwritten."""
+    """activation(gate) * up. Backward overwrites gate and up, so it can run only once (RuntimeError after that), and
+    no other operation may need these two tensors, which holds for outputs of linear layers. If another operation did
+    save them, autograd's version counter raises an error, except under saved-tensor hooks, where autograd does not
+    check. Tensors that a forward hook keeps are overwritten."""
 
     @staticmethod
-    def forward(ctx: Any, gate_ND: Tensor, up_ND: Tensor, activation: Activation) -> Tensor:  # type: ignore[override]  # as above
+    def forward(ctx: Any, gate_ND: Tensor, up_ND: Tensor, activation: Activation) -> Tensor:
         out_ND = torch.empty(gate_ND.shape, dtype=gate_ND.dtype, device=gate_ND.device)
         for rows in _pieces(gate_ND):
             torch.mul(activation.forward(gate_ND[rows]), up_ND[rows], out=out_ND[rows])
@@ -161,9 +160,9 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         if ctx.spent:
-            raise RuntimeError("a second backward pass through a gated block; use model.fused_layers: false for that")
+            raise RuntimeError("second backward pass through a fused gated block; set model.fused_layers: false")
         ctx.spent = True
         gate_ND, up_ND = ctx.saved_tensors
         for rows in _pieces(gate_ND):
@@ -184,59 +183,66 @@ def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
 
 
 class Fused(nn.Module):
-    """Stands before the family's class, whose parameters and layers it uses."""
+    """A mixin placed before the family's class; uses its parameters and layers."""
 
     fused_rule: Any
-    own_class: type[nn.Module]
+    original_class: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        front = next(kind for kind in type(self).__mro__ if kind in FRONTS)
-        return _empty, (front, self.own_class), self.__dict__
+        fused = next(kind for kind in type(self).__mro__ if kind in FUSED_CLASSES)
+        return _empty, (fused, self.original_class), self.__dict__
 
 
 class FusedNorm(Fused):
     weight: Tensor
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if hidden_states.dtype != self.weight.dtype:  # families differ in what comes out then
-            return self.own_class.forward(self, hidden_states)
+        if hidden_states.dtype != self.weight.dtype:  # families differ in the output dtype here
+            return self.original_class.forward(self, hidden_states)
         return rms_norm(hidden_states, self.weight, self.fused_rule)
 
 
 class FusedGate(Fused):
-    """down(activation(gate(x)) * up(x)); the layers are called, so adapters and hooks on them hold."""
+    """down(activation(gate(x)) * up(x)); the layers are called as modules, so adapters and hooks on them still work."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         return self.down_proj(gated(self.gate_proj(hidden_state), self.up_proj(hidden_state), self.fused_rule))
 
 
 class FusedJointGate(Fused):
-    """The same where one layer computes gate and up."""
+    """The same for blocks in which one layer computes gate and up."""
+
+    gate_up_proj: nn.Module
+    down_proj: nn.Module
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
         return self.down_proj(gated(gate, up, self.fused_rule))
 
 
-FRONTS = (FusedNorm, FusedGate, FusedJointGate)
+FUSED_CLASSES = (FusedNorm, FusedGate, FusedJointGate)
 
 
 @cache
-def _with(front: type[Fused], own: type[nn.Module]) -> type[Fused]:
-    """The family's class with another forward."""
-    return type(f"Fused{own.__name__}", (front, own), {"own_class": own})
+def _fused_class(fused: type[Fused], own: type[nn.Module]) -> type[Fused]:
+    """The family's class with the fused forward."""
+    return type(f"Fused{own.__name__}", (fused, own), {"original_class": own})
 
 
-def _empty(front: type[Fused], own: type[nn.Module]) -> nn.Module:
-    """A module without state, for copies."""
-    kind = _with(front, own)
+def _empty(fused: type[Fused], own: type[nn.Module]) -> nn.Module:
+    """A module without state, for unpickling and copies."""
+    kind = _fused_class(fused, own)
     return kind.__new__(kind)
 
 
 @torch.no_grad()
 def fuse(model: nn.Module) -> dict[str, int]:
-    """Take over what can be; how many modules of each of the family's classes were. Nothing of a model without weights
-    (on the meta device), and nothing twice."""
+    """Fuse all supported modules; returns the number of fused modules by original class. Skips modules on the meta
+    device and modules that are already fused."""
     taken: dict[str, int] = {}
     for module in model.modules():
         own = type(module)
@@ -244,33 +250,37 @@ def fuse(model: nn.Module) -> dict[str, int]:
             continue
         found = _norm_rule(module) if own.__name__.endswith("RMSNorm") else _gate_rule(module)
         if found is not None:
-            front, rule = found
+            fused, rule = found
             module.fused_rule = rule  # type: ignore[assignment]  # a plain attribute, no parameter
-            module.__class__ = _with(front, own)
+            module.__class__ = _fused_class(fused, own)
             taken[own.__name__] = taken.get(own.__name__, 0) + 1
     return taken
 
 
 @contextmanager
-def own_layers(model: nn.Module) -> Iterator[None]:
-    """The family's own code inside: the reference. A pass begun inside must go backward inside."""
-    taken = [(module, type(module)) for module in model.modules() if isinstance(module, Fused)]
+def original_layers(model: nn.Module) -> Iterator[None]:
+    """Restores the family's own code within the context, as the reference. A forward pass inside must also run its
+    backward pass inside."""
+    fused_modules = (module for module in model.modules() if isinstance(module, Fused))
+    taken: list[tuple[nn.Module, type[Fused]]] = [(module, type(module)) for module in fused_modules]
     try:
         for module, fused in taken:
-            if fused is not _with(next(kind for kind in fused.__mro__ if kind in FRONTS), fused.own_class):
+            if fused is not _fused_class(
+                next(kind for kind in fused.__mro__ if kind in FUSED_CLASSES), fused.original_class
+            ):
                 raise ValueError(f"{fused.__name__} was wrapped in another class; load with model.fused_layers: false")
-            module.__class__ = fused.own_class
+            module.__class__ = fused.original_class
         yield
     finally:
         for module, fused in taken:
             module.__class__ = fused
 
 
-Found = tuple[type[Fused], NormRule | Activation] | None
+_FusedRule = tuple[type[Fused], NormRule | Activation] | None
 
 
-def _norm_rule(module: nn.Module) -> Found:
-    """The rule that the module follows when it is tried with a random weight."""
+def _norm_rule(module: nn.Module) -> _FusedRule:
+    """The rule that reproduces the module's output for a random weight, or None."""
     names = {name for name, _ in module.named_parameters()} | {name for name, _ in module.named_buffers()}
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if names != {"weight"} or not isinstance(eps, float) or module.get_parameter("weight").dim() != 1:
@@ -281,13 +291,13 @@ def _norm_rule(module: nn.Module) -> Found:
         rules += [rule for rule in both if _norm_distance(wide, rule, eps) <= TOLERANCE]
     if not rules:
         return None
-    # rounding before or after the weight is told apart in the dtype that the module has
+    # only the module's own dtype shows whether it rounds before or after the weight
     own = copy.deepcopy(module)
     return FusedNorm, min(rules, key=lambda rule: _norm_distance(own, rule, eps))
 
 
 def _norm_distance(module: Any, rule: NormRule, eps: float) -> float:
-    """Of the rule from the module; overwrites its weight."""
+    """Distance between the outputs of rule and module; overwrites the module's weight."""
     module.train()
     module.weight.copy_(_noise(tuple(module.weight.shape), module.weight))
     x_ND = 3 * _noise((32, *module.weight.shape), module.weight) + 0.5
@@ -296,8 +306,8 @@ def _norm_distance(module: Any, rule: NormRule, eps: float) -> float:
     return float("inf") if expected is None else distance(rms_norm(x_ND, module.weight, rule), expected)
 
 
-def _gate_rule(module: Any) -> Found:
-    """How the block is gated, tried with narrow layers in place of its own."""
+def _gate_rule(module: Any) -> _FusedRule:
+    """The rule that reproduces the gated block, checked on a copy with narrow layers; or None."""
     children = dict(module.named_children()) if isinstance(module, nn.Module) else {}
     joint = children.keys() >= {"gate_up_proj", "down_proj"}
     layers = ("gate_up_proj", "down_proj") if joint else ("gate_proj", "up_proj", "down_proj")
@@ -306,25 +316,28 @@ def _gate_rule(module: Any) -> Found:
     function = getattr(module, "act_fn", None) or getattr(module, "activation_fn", None)
     if not callable(function) or len(inspect.signature(module.forward).parameters) != 1:
         return None
-    front = FusedJointGate if joint else FusedGate
-    twin = _narrow(module, layers)
+    fused = FusedJointGate if joint else FusedGate
+    twin = _narrow_copy(module, layers)
     x_ND = _noise((48, NARROW), twin.down_proj.weight) * torch.tensor([0.1, 1.0, 10.0]).repeat(16)[:, None]
-    expected, values = _output(twin, x_ND), torch.linspace(-12, 12, 256)
-    for activation in ACTIVATIONS if expected is not None else ():
+    values = torch.linspace(-12, 12, 256)
+    expected, curve = _output(twin, x_ND), _output(function, values)
+    if expected is None or curve is None:
+        return None
+    for activation in ACTIVATIONS:
         twin.fused_rule = activation
-        curve = distance(activation.forward(values), function(values))
-        if max(curve, distance(front.forward(twin, x_ND), expected)) <= TOLERANCE:
-            return front, activation
+        apart = distance(activation.forward(values), curve), distance(fused.forward(twin, x_ND), expected)
+        if max(apart) <= TOLERANCE:
+            return fused, activation
     return None
 
 
 NARROW = 16
-"""Width of the layers that a block is tried with."""
+"""Width of the layers in the check of a block."""
 
 
-def _narrow(module: nn.Module, layers: tuple[str, ...]) -> Any:
-    """The block in float32 and in training mode, so that dropout shows, with weights so large that a limit on what
-    passes shows."""
+def _narrow_copy(module: nn.Module, layers: tuple[str, ...]) -> Any:
+    """A narrow float32 copy of the block in training mode, which reveals dropout, with weights large enough to reveal
+    clamping."""
     twin = copy.copy(module)
     twin._modules = {name: copy.deepcopy(child) for name, child in module._modules.items() if name not in layers}
     for name in layers:
@@ -336,21 +349,21 @@ def _narrow(module: nn.Module, layers: tuple[str, ...]) -> Any:
     return twin.train()
 
 
-def _output(module: nn.Module, x: Tensor) -> Tensor | None:
-    """What the family's own code makes of x; None if it wants other arguments or returns something else."""
+def _output(function: Callable[[Tensor], object], x: Tensor) -> Tensor | None:
+    """The family's own output for x; None if it needs other arguments or returns something else."""
     try:
-        out = module(x)
+        out = function(x)
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):
         return None
     return out if isinstance(out, Tensor) and out.dtype == x.dtype and out.shape == x.shape else None
 
 
 def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
-    """Normal numbers, the same each time."""
+    """Normal random numbers from a fixed seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(like.device, like.dtype)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Largest difference / largest value; infinite when that is not a number."""
+    """Largest difference / largest value; infinite when that is not finite."""
     off = (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-30)
     return float(off) if torch.isfinite(off) else float("inf")

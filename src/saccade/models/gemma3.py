@@ -10,32 +10,32 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from saccade.models.adapter import EncodedPrompt, MaskRules
+from saccade.models.adapter import EncodedPrompt, MaskRules, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
 
 class Gemma3Adapter(ChatAdapter):
-    """An image is resized to one square input and becomes a fixed number of tokens, which see each other both ways;
-    most layers see only a window. Boxes are 0-1000 of each side ("thousand"); by habit the family writes y before x,
-    so a prompt must ask for x first.
+    """An image is resized to one square input and becomes a fixed number of tokens, which attend to each other in both
+    directions; most layers use a sliding window. Boxes are 0-1000 of each side ("thousand"). By default the family
+    writes y before x, so a prompt must ask for x first.
 
-    Images are not cropped (the processor's "pan and scan" is off by default, too).
+    Images are not cropped (the processor's "pan and scan" is also off by default).
     """
 
     placeholder = "<start_of_image>"
     image_token = "<image_soft_token>"
     end = "<end_of_turn>"
-    also_ends = ("<eos>",)
-    never_said = ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<bos>")
+    extra_stop_tokens = ("<eos>",)
+    reserved_tokens = ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<bos>")
     projector = ("multi_modal_projector.",)
     tower = ("vision_tower.",)
-    sharing = "masks"
+    sharing: Sharing = "masks"
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
         out = self.image_processor(images=list(images), do_convert_rgb=True, do_pan_and_scan=False, return_tensors="pt")
         return {"pixel_values": out["pixel_values"]}
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         tokens = self.image_token * self.config.mm_tokens_per_image
         return [f"\n\n{self.placeholder}{tokens}<end_of_image>\n\n"] * len(images)
 
@@ -47,18 +47,18 @@ class Gemma3Adapter(ChatAdapter):
         features_NVD = model.model.get_image_features(pixels["pixel_values"], return_dict=True).pooler_output
         return [of_prompt.flatten(0, 1) for of_prompt in features_NVD.split([len(p.frames) for p in prompts])]
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
-        """The model takes one tensor (images, tokens, D) and asks only for its size."""
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """The model takes one tensor (images, tokens, D) and checks only its size."""
         present = [f for f in features if f.shape[0]]
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present)[None])} if present else None
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
-        """With the token types, without which the model masks images causally."""
+        """Adds the token types, without which the model masks images causally."""
         types_BT = torch.isin(ids_BT, torch.tensor(self.image_ids, dtype=ids_BT.dtype)).long()
         return super().plain_inputs(prompt, ids_BT) | {"token_type_ids": types_BT}
 
     def mask_rules(self, model: Any) -> MaskRules:
-        """Tokens of an image see each other in all layers; in sliding layers only as far back as the window goes."""
+        """Tokens of an image attend to each other in all layers; in sliding layers only within the window."""
         window = self.config.get_text_config().sliding_window
         return MaskRules(
             {"full_attention": None, "sliding_attention": window}, frozenset({"full_attention", "sliding_attention"})

@@ -9,23 +9,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt, MaskRules
+from saccade.models.adapter import EncodedPrompt, MaskRules, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
 
 class Gemma4Adapter(ChatAdapter):
-    """An image keeps its aspect and becomes as many tokens as its budget allows; most layers see only a window, and in
-    the larger models the tokens of an image see each other both ways there. Layers that share keys and values, and
-    embeddings per layer, need nothing of their own: both are made within one pass over the row.
+    """An image keeps its aspect ratio and becomes as many tokens as its budget allows. Most layers use a sliding
+    window, in which the larger models let the tokens of an image attend to each other in both directions. Layers that
+    share keys and values, and per-layer embeddings, need no special handling: one pass over the row computes both.
 
-    Boxes are 0-1000 of each side ("thousand", what Gemma 4 was trained on); by habit the family writes y before x, so
-    a prompt must ask for x first. Audio is not supported; its tower counts as vision and gets no gradient.
+    Boxes are 0-1000 of each side ("thousand", as in Gemma 4's training). By default the family writes y before x, so a
+    prompt must ask for x first. Audio is not supported; its tower counts as vision and gets no gradient.
     """
 
     placeholder = image_token = "<|image|>"
     end = "<turn|>"
-    also_ends = ("<eos>",)
-    never_said = (
+    extra_stop_tokens = ("<eos>",)
+    reserved_tokens = (
         "<|image|>",
         "<|image>",
         "<image|>",
@@ -39,10 +39,10 @@ class Gemma4Adapter(ChatAdapter):
     pixel_names = ("pixel_values", "image_position_ids")
     projector = ("embed_vision.", "embed_audio.")
     tower = ("vision_tower.", "audio_tower.")
-    sharing = "masks"
+    sharing: Sharing = "masks"
 
     def __init__(self, *of_family: Any) -> None:
-        """ValueError for a model whose text is attended in both directions: it predicts no next token."""
+        """ValueError for a model with bidirectional attention over text: it does not predict the next token."""
         super().__init__(*of_family)
         self.two_way = self.config.get_text_config().use_bidirectional_attention
         if self.two_way == "all":
@@ -50,7 +50,7 @@ class Gemma4Adapter(ChatAdapter):
         vision = self.config.vision_config
         self.patch, self.pool = vision.patch_size, vision.pooling_kernel_size
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         patches_N = (pixels["image_position_ids"] >= 0).all(-1).sum(-1)
         return [f"<|image>{self.image_token * (int(n) // self.pool**2)}<image|>" for n in patches_N]
 
@@ -64,11 +64,11 @@ class Gemma4Adapter(ChatAdapter):
         return [torch.cat([next(per_image) for _ in p.frames]) for p in prompts]
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
-        """With the token types, without which the model masks images causally."""
+        """Adds the token types, without which the model masks images causally."""
         types_BT = torch.isin(ids_BT, torch.tensor(self.image_ids, dtype=ids_BT.dtype)).long()
         return super().plain_inputs(prompt, ids_BT) | {"mm_token_type_ids": types_BT}
 
     def mask_rules(self, model: Any) -> MaskRules:
-        """Full layers are causal throughout; sliding ones see an image both ways, as far back as the window goes."""
+        """Full layers are causal; sliding layers attend to an image in both directions, within the window."""
         windows = {"full_attention": None, "sliding_attention": self.config.get_text_config().sliding_window}
         return MaskRules(windows, frozenset({"sliding_attention"} if self.two_way == "vision" else ()))

@@ -1,4 +1,4 @@
-"""Adapter of Idefics3 and SmolVLM, whose images are prepared alike."""
+"""Adapter of Idefics3 and SmolVLM, which share their image preprocessing."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from saccade.models.chat import ChatAdapter, Pixels
 AROUND = "<fake_token_around_image>"
 WHOLE = "<global-img>"
 TILES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
-"""Marks of tiles; the vocabulary has them for 6 x 6."""
+"""Tile markers; the vocabulary has them for 6 x 6 tiles."""
 
 
 class Idefics3Adapter(ChatAdapter):
-    """An image is resized to a multiple of the tower's square input, cut into rows and columns of tiles, and followed
-    by the whole of it as one more tile; a small image is that one tile alone. No coordinates are part of what these
-    families were taught in public, so the frame is 0-1 of each side ("unit"), which does not depend on tiles.
+    """An image is resized to a multiple of the tower's square input and cut into rows and columns of tiles, followed by
+    the whole image as one more tile; a small image is only that one tile. The published training data has no
+    coordinates, so the frame is 0-1 of each side ("unit"), which does not depend on tiles.
 
-    The template opens the assistant's turn with `Assistant:`, without the space that it writes before a reply, so the
-    first token that such a model samples often begins with one.
+    The template opens the assistant's turn with `Assistant:` without a trailing space, so the first sampled token often
+    starts with a space.
 
-    Pixels are kept per tile, (tiles, 3, H, W); the model takes them as (prompts, tiles, 3, H, W).
+    Pixels are stored per tile, (tiles, 3, H, W); the model takes (prompts, tiles, 3, H, W).
     """
 
     placeholder = image_token = "<image>"
     end = "<end_of_utterance>"
-    also_ends = ("<|im_end|>", "<|end_of_text|>")
-    never_said = ("<image>", AROUND, WHOLE, "<|im_start|>", "<|begin_of_text|>", *TILES)
+    extra_stop_tokens = ("<|im_end|>", "<|end_of_text|>")
+    reserved_tokens = ("<image>", AROUND, WHOLE, "<|im_start|>", "<|begin_of_text|>", *TILES)
     pixel_names = ("pixel_values", "pixel_attention_mask", "rows_and_columns")
     projector = ("connector.",)
     tower = ("vision_model.",)
@@ -44,7 +44,7 @@ class Idefics3Adapter(ChatAdapter):
         self.per_tile = int((vision.image_size // vision.patch_size) ** 2 / self.config.scale_factor**2)
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
-        """ValueError for an image of more tiles than the vocabulary has marks for."""
+        """ValueError for an image with more tiles than the vocabulary has markers for."""
         out = self.image_processor(images=[list(images)], return_row_col_info=True, return_tensors="pt")
         grid_N2 = torch.tensor([*zip(out["rows"][0], out["cols"][0], strict=True)])
         if int(grid_N2.max()) > 6:
@@ -58,7 +58,7 @@ class Idefics3Adapter(ChatAdapter):
             "rows_and_columns": grid_N2,
         }
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         tokens = self.image_token * self.per_tile
         whole = f"{AROUND}{WHOLE}{tokens}{AROUND}"
         texts = []
@@ -75,15 +75,15 @@ class Idefics3Adapter(ChatAdapter):
         return [(max(c, 1) * width, max(r, 1) * height) for r, c in pixels["rows_and_columns"].tolist()]
 
     def image_features(self, model: Any, pixels: Pixels, prompts: Sequence[EncodedPrompt]) -> Sequence[Tensor]:
-        """All tiles of all prompts go in as one batch of one image each."""
+        """All tiles of all prompts are one batch, each as a separate image."""
         out = model.model.get_image_features(
             pixels["pixel_values"][:, None], pixels["pixel_attention_mask"][:, None], return_dict=True
         )
         per_tile = iter(out.pooler_output)
         return [torch.cat([next(per_tile) for _ in p.pixels["pixel_values"]]) for p in prompts]
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
-        """One tensor (tiles, V, D), which transformers takes from 5.18 on; newer ones take a sequence, too."""
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """One tensor (tiles, V, D), as transformers accepts since 5.18; newer versions also accept a sequence."""
         present = [f.unflatten(0, (-1, self.per_tile)) for f in features if f.shape[0]]
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present))} if present else None
 

@@ -16,24 +16,24 @@ from saccade.models.chat import ChatAdapter, Pixels
 
 
 class InternVLAdapter(ChatAdapter):
-    """An image is resized to a canvas of square tiles, which are encoded apart, with a thumbnail after them when there
-    is more than one. Boxes are 0-1000 of the whole image, whatever the tiles ("thousand"; the grounding data of
+    """An image is resized to a canvas of square tiles, which are encoded separately, followed by a thumbnail if there
+    is more than one tile. Boxes are 0-1000 of the whole image, not of a tile ("thousand"; the grounding data of
     InternVL 1.5 to 3.5, `<box>[[x1, y1, x2, y2]]</box>`)."""
 
     placeholder = image_token = "<IMG_CONTEXT>"
     end = "<|im_end|>"
-    also_ends = ("<|endoftext|>",)
-    never_said = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>")
+    extra_stop_tokens = ("<|endoftext|>",)
+    reserved_tokens = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>")
     pixel_names = ("pixel_values", "num_patches")
     projector = ("multi_modal_projector.",)
     tower = ("vision_tower.",)
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
-        """Always tiled, as the family's processor does whatever the image processor's file says."""
+        """Always tiled: the family's processor also ignores this setting in the image processor's file."""
         out = self.image_processor(images=list(images), crop_to_patches=True, return_tensors="pt")
         return {"pixel_values": out["pixel_values"], "num_patches": torch.as_tensor(out["num_patches"])}
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         height, width = pixels["pixel_values"].shape[-2:]
         patch_height, patch_width = self.config.vision_config.patch_size
         per_tile = int((height // patch_height) * (width // patch_width) * self.config.downsample_ratio**2)
@@ -51,11 +51,11 @@ class InternVLAdapter(ChatAdapter):
         tiles = [int(p.pixels["num_patches"].sum()) for p in prompts]
         return [of_prompt.flatten(0, 1) for of_prompt in features_NVD.split(tiles)]
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
-        """The model takes one tensor (tiles, tokens, D) and asks only for its size."""
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+        """The model takes one tensor (tiles, tokens, D) and checks only its size."""
         present = [f for f in features if f.shape[0]]
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(present)[None])} if present else None
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
-        """Pixels without the number of tiles, which the model does not ask for."""
+        """Pixels without the number of tiles, which the model does not accept."""
         return {name: value for name, value in super().plain_inputs(prompt, ids_BT).items() if name != "num_patches"}

@@ -17,17 +17,17 @@ from saccade.models.chat import ChatAdapter, Pixels
 
 
 class LlavaOnevisionAdapter(ChatAdapter):
-    """A single image becomes a thumbnail and the tiles of a padded canvas, of which only the part without padding is
-    kept, a newline vector after each row; of several images in a prompt each is one tile, padded to a square. Boxes
-    are 0-1 of each side of the whole image ("unit"; the prompt of RefCOCO in lmms-eval asks for them so).
+    """A single image becomes a thumbnail and the tiles of a padded canvas. Features of the padding are dropped, and a
+    newline vector follows each row. With several images in a prompt, each becomes one tile, padded to a square. Boxes
+    are 0-1 of each side of the whole image ("unit", as in lmms-eval's RefCOCO prompt).
 
-    Pixels are (images, tiles, 3, H, W), images of fewer tiles padded with zeros, which the model leaves out.
+    Pixels are (images, tiles, 3, H, W); images with fewer tiles are padded with zeros, which the model ignores.
     """
 
     placeholder = image_token = "<image>"
     end = "<|im_end|>"
-    also_ends = ("<|endoftext|>",)
-    never_said = ("<image>", "<video>", "<|im_start|>")
+    extra_stop_tokens = ("<|endoftext|>",)
+    reserved_tokens = ("<image>", "<video>", "<|im_start|>")
     pixel_names = ("pixel_values", "image_sizes", "batch_num_images")
     projector = ("multi_modal_projector.", "image_newline")
     tower = ("vision_tower.",)
@@ -43,7 +43,7 @@ class LlavaOnevisionAdapter(ChatAdapter):
         out = self.image_processor(images=[list(images)], return_tensors="pt")
         return {name: torch.as_tensor(out[name]) for name in self.pixel_names}
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         if len(images) > 1:
             return [self.image_token * (self.per_side**2 + 1)] * len(images)
         return [self.image_token * self._tokens(image.width, image.height) for image in images]
@@ -54,9 +54,9 @@ class LlavaOnevisionAdapter(ChatAdapter):
         return columns, rows
 
     def _tokens(self, width: int, height: int) -> int:
-        """Visual tokens of a single image: thumbnail, then the rows of features that show no padding, each with a
-        newline; interpolated down when they are more than `max_tiles` tiles have (LLaVA-OneVision, arXiv:2408.03326,
-        section 3.2; rounding as transformers does it)."""
+        """Visual tokens of a single image: the thumbnail, then the feature rows without padding, each with a newline;
+        interpolated down to at most `max_tiles` tiles (LLaVA-OneVision, arXiv:2408.03326, section 3.2; rounding as in
+        transformers)."""
         columns, rows = (size // self.side * self.per_side for size in self._canvas(width, height))
         if width / height > columns / rows:
             rows -= (rows - int(round(height * (columns / width), 7))) // 2 * 2
@@ -78,7 +78,7 @@ class LlavaOnevisionAdapter(ChatAdapter):
         return sizes
 
     def join_pixels(self, prompts: Sequence[EncodedPrompt]) -> Pixels:
-        """Images of fewer tiles are padded to the most that one has."""
+        """Images with fewer tiles are padded to the largest number of tiles."""
         with_images = [p for p in prompts if p.pixels]
         most = max((p.pixels["pixel_values"].shape[1] for p in with_images), default=0)
         joined = {name: torch.cat([p.pixels[name] for p in with_images]) for name in self.pixel_names[1:] if most}

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of chosen tokens without ever holding the full logits.
+"""Log-probabilities and entropies of chosen tokens without materializing the full logits.
 
 Shape letters: R chosen tokens, D hidden size, V vocabulary.
 """
@@ -18,7 +18,7 @@ CHUNK = 512
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """From hidden states to logits: softcap * tanh((hidden W^T + bias) / softcap), the last two where there are any."""
+    """From hidden states to logits: softcap * tanh((hidden W^T + bias) / softcap), with optional bias and softcap."""
 
     weight_VD: Tensor
     bias_V: Tensor | None = None
@@ -30,11 +30,11 @@ class Head:
 
 
 def head_of(model: Any) -> Head:
-    """The language-model head. ValueError for one that does more than a matrix, a bias and a cap."""
+    """The language-model head. ValueError for a head with more than a matrix, a bias and a softcap."""
     text = model.config.get_text_config()
     scale = getattr(text, "logits_scaling", None) or getattr(text, "logit_scale", None)
     if scale not in (None, 1, 1.0):
-        raise ValueError(f"the model scales its logits by {scale}; expected a head of matrix, bias and softcap alone")
+        raise ValueError(f"the model scales its logits by {scale}; expected a head with only matrix, bias and softcap")
     return Head(model.lm_head.weight, model.lm_head.bias, getattr(text, "final_logit_softcapping", None))
 
 
@@ -48,7 +48,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     """log p(target | hidden) with the head recomputed per chunk in backward; saves one float per token."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch declares (ctx, *args)
+    def forward(
         ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_R: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         R = hidden_RD.shape[0]
@@ -70,7 +70,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs_R, entropy_R
 
     @staticmethod
-    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         hidden_RD, weight_VD, bias_V, targets_R, lse_R = ctx.saved_tensors
         head = Head(weight_VD, bias_V, ctx.softcap)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
@@ -106,9 +106,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
 def token_logprobs(
     hidden_RD: Tensor, head: Head, targets_R: Tensor, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """log p(targets_R) under softmax(head(hidden) / temperature) and, if asked, the entropy (nats, no gradient).
+    """log p(targets_R) under softmax(head(hidden) / temperature) and, if requested, the entropy (nats, no gradient).
 
-    Arithmetic of the softmax is float32 (float64 for a float64 model) whatever the model's dtype.
+    The softmax is computed in float32 (float64 for a float64 model), independent of the model's dtype.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probs need a positive one (greedy decoding uses 1)")

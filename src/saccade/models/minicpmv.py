@@ -9,23 +9,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt
+from saccade.models.adapter import EncodedPrompt, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
 
 class MiniCPMVAdapter(ChatAdapter):
-    """An image becomes a thumbnail and, when it is large, rows and columns of slices, each kept at its own aspect. The
-    language model is that of Qwen3.5 with positions on one axis: layers of linear attention carry a state, so prompts
-    are shared through the family's own cache. Boxes are 0-1000 of the whole image ("thousand"; its authors in issue
-    982 of OpenBMB/MiniCPM-V: `<box>x1 y1 x2 y2</box>`).
+    """An image becomes a thumbnail and, if it is large, rows and columns of slices, each with its own aspect ratio. The
+    language model is that of Qwen3.5 with one position axis: linear-attention layers have a state, so prompts are
+    shared through the family's own cache. Boxes are 0-1000 of the whole image ("thousand"; its authors in issue 982 of
+    OpenBMB/MiniCPM-V: `<box>x1 y1 x2 y2</box>`).
 
-    Pixels are patches of all slices of a prompt side by side, (1, 3, patch, pixels), so prompts join on the last axis.
+    Pixels are the patches of all slices of a prompt side by side, (1, 3, patch, pixels), so prompts are concatenated on
+    the last axis.
     """
 
     placeholder = image_token = "<|image_pad|>"
     end = "<|im_end|>"
-    also_ends = ("<|endoftext|>",)
-    never_said = (
+    extra_stop_tokens = ("<|endoftext|>",)
+    reserved_tokens = (
         "<|image_pad|>",
         "<|video_pad|>",
         "<image>",
@@ -39,7 +40,7 @@ class MiniCPMVAdapter(ChatAdapter):
     pixel_names = ("pixel_values", "target_sizes", "grids")
     projector = ("model.merger.",)
     tower = ("vision_tower.",)
-    sharing = "two_phase"
+    sharing: Sharing = "two_phase"
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
         """`target_sizes` (slices, 2) are patches down and across, `grids` (images, 2) rows and columns of slices."""
@@ -51,7 +52,7 @@ class MiniCPMVAdapter(ChatAdapter):
         sizes = iter(pixels["target_sizes"].tolist())
         return [(r, c, [next(sizes) for _ in range(1 + r * c)]) for r, c in pixels["grids"].tolist()]
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         merged = 4 if self.image_processor.downsample_mode == "4x" else 16
         texts = []
         for number, (rows, columns, sizes) in enumerate(self._per_image(pixels)):
@@ -80,5 +81,5 @@ class MiniCPMVAdapter(ChatAdapter):
         return [torch.cat([next(per_slice) for _ in p.pixels["target_sizes"]]) for p in prompts]
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
-        """Pixels without the grids, which the model does not ask for."""
+        """Pixels without the grids, which the model does not accept."""
         return {name: value for name, value in super().plain_inputs(prompt, ids_BT).items() if name != "grids"}

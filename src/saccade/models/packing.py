@@ -1,8 +1,8 @@
 """Packed rows: every prompt once, then every branch of it. Shape letters: T tokens of the row, R loss tokens.
 
 A batch is one row without padding: `[P1 | P2 | ... | c11 | ... | c1G | c21 | ...]`. Each branch attends to its own
-prompt and to itself, its positions go on from the prompt's, so G completions cost one prompt. GRPO packs a group's
-completions, SFT several replies (or several whole questions) about one image. All prompts stand before all branches,
+prompt and to itself, and its positions continue from the prompt's, so G completions cost one prompt. GRPO packs a
+group's completions, SFT several replies (or several whole questions) about one image. All prompts precede all branches,
 so that attention is two calls on contiguous ranges. Related work: PrefixGrouper (arXiv:2506.05433) and tree training
 in AReaL.
 """
@@ -22,20 +22,20 @@ from saccade.types import Span
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Tokens that follow a prompt; the loss sees those in `spans`, ranges of `ids` in order, or all when None."""
+    """Tokens that follow a prompt; the loss covers those in `spans`, ascending ranges of `ids`, or all when None."""
 
     ids: Sequence[int]
     spans: tuple[Span, ...] | None = None
 
     def loss_places(self) -> list[int]:
-        """Indices into `ids` of the tokens that the loss sees."""
+        """Indices into `ids` of the loss tokens."""
         spans = ((0, len(self.ids)),) if self.spans is None else self.spans
         return [place for start, stop in spans for place in range(start, stop)]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where prompts and branches lie in a packed row, in tokens."""
+    """Positions of prompts and branches in a packed row, in tokens."""
 
     prompts: tuple[int, ...]
     """Length of each prompt."""
@@ -44,7 +44,7 @@ class Layout:
 
     @property
     def prompt_tokens(self) -> int:
-        """All prompts together; branches begin here."""
+        """Total length of the prompts; the branches start here."""
         return sum(self.prompts)
 
     @property
@@ -77,7 +77,7 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A packed row and the places where log-probs are wanted, in order of group, branch, token."""
+    """A packed row and its loss tokens, in order of group, branch, token."""
 
     prompts: tuple[EncodedPrompt, ...]
     branches: tuple[tuple[Branch, ...], ...]
@@ -85,8 +85,8 @@ class Packed:
     ids_T: Tensor
     positions_3T: Tensor
     source_R: Tensor
-    """Index into the row of the position that predicts each loss token: the one before it, for a branch's first token
-    the prompt's last."""
+    """Row index of the position that predicts each loss token: the preceding one, which for a branch's first token is
+    the prompt's last token."""
     targets_R: Tensor
     branch_index_R: Tensor
     """Branch of each loss token, counted over the whole batch."""
@@ -100,7 +100,7 @@ class Packed:
         return sum(len(row) for row in self.branches)
 
     def groups(self) -> Iterator[Packed]:
-        """Each group as a batch of its own; the loss tokens keep their order."""
+        """Each group as a separate batch; the loss tokens keep their order."""
         for prompt, branches in zip(self.prompts, self.branches, strict=True):
             yield pack([(prompt, branches)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,17 @@ from saccade.models.config import ModelConfig
 from saccade.models.families import ADAPTERS
 from saccade.models.fused import fuse
 from saccade.models.logprobs import head_of
-from saccade.models.offload import OffloadActivations
 
 
 @dataclass(eq=False)
 class Policy:
-    """A model with its adapter. `version` counts optimiser steps; vision features belong to one version."""
+    """A model with its adapter. `version` counts optimizer steps; vision features belong to one version."""
 
     model: Any
     adapter: Adapter
     processors: tuple[Any, ...]
     """Tokenizer and image processor, saved beside the weights so that a checkpoint is an ordinary directory."""
     version: int = 0
-    offload: bool = False
-    """Activations wait for the backward pass in the CPU's memory."""
 
     @property
     def device(self) -> torch.device:
@@ -46,14 +43,14 @@ class Policy:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def vision_is_frozen(self) -> bool:
-        """True when neither tower nor projector can receive a gradient, so features may be shared and kept."""
+        """True when neither tower nor projector can receive a gradient, so features may be shared and cached."""
         parts = self.parameters_by_part()
         return not any(p.requires_grad for part in ("vision", "projector") for _, p in parts[part])
 
     @property
     def context_length(self) -> int:
-        """Positions that the language model was built for."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        """Maximum number of positions of the language model."""
+        return self.adapter.context_length
 
     @property
     def head_size(self) -> int:
@@ -62,8 +59,8 @@ class Policy:
         return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
     def vision_cost(self, prompt: EncodedPrompt) -> int:
-        """What a training pass pays for the prompt's images, in tokens of the language model that cost as much; 0 when
-        the tower is frozen, because then it runs once for the whole step."""
+        """Cost of the prompt's images in a training pass, in equivalent language-model tokens; 0 when the tower is
+        frozen, because it then runs once for the whole step."""
         if not prompt.pixels or self.vision_is_frozen():
             return 0
         parts = self.parameters_by_part()
@@ -72,10 +69,10 @@ class Policy:
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:
-        """Gradient checkpointing is in force inside, if the model was loaded with it and gradients are taken.
+        """Enables gradient checkpointing within the context, if the model was loaded with it and gradients are enabled.
 
-        transformers checkpoints a layer only in training mode, where it also drops the layer's cache without an error.
-        So the layers are in that mode here and nowhere else, and what is inside of them never is: dropout stays off.
+        transformers checkpoints a layer only in training mode, in which it also silently drops the layer's cache. The
+        layers are therefore in training mode only here, and their submodules never are: dropout stays off.
         """
         blocks = (m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer))
         layers = [m for m in blocks if m.gradient_checkpointing] if torch.is_grad_enabled() else []
@@ -87,32 +84,26 @@ class Policy:
             for layer in layers:
                 layer.training = False
 
-    def offloading(self) -> AbstractContextManager[object]:
-        """Activations of a training pass leave the GPU inside, if the model was loaded so."""
-        if not (self.offload and torch.is_grad_enabled()):
-            return nullcontext()
-        return OffloadActivations(self.model.parameters())
-
     def save(self, directory: str | Path) -> None:
-        """Write an ordinary Hugging Face directory (safetensors, tokenizer, image processor)."""
+        """Write a standard Hugging Face directory (safetensors, tokenizer, image processor)."""
         self.model.save_pretrained(directory)
         for processor in self.processors:
             processor.save_pretrained(directory)
 
 
 def enable_checkpointing(model: Any) -> None:
-    """Gradient checkpointing without re-entry, under the name that this version of transformers has for it."""
+    """Enable non-reentrant gradient checkpointing; the method's name depends on the transformers version."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
 def disable_checkpointing(model: Any) -> None:
-    """The end of `enable_checkpointing`, under the name that this version of transformers has for it."""
+    """Undo `enable_checkpointing`; the method's name depends on the transformers version."""
     (getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable)()
 
 
 def freeze(policy: Policy, train: tuple[str, ...]) -> None:
-    """Leave exactly the named parts trainable."""
+    """Make exactly the named parts trainable."""
     for part, named in policy.parameters_by_part().items():
         for _, parameter in named:
             parameter.requires_grad_(part in train)
@@ -134,29 +125,29 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve_path(path: str) -> str:
-    """'base' is the packaged tiny base; all but existing directories and hub names is refused with ValueError."""
+    """Resolve 'base' (the packaged tiny base), a directory or a hub name; ValueError for anything else."""
     local = Path(__file__).parent.parent / "assets" / "base" if path == "base" else Path(path).expanduser()
     if (local / "config.json").is_file():
         return str(local)
     if path.startswith((".", "/", "~")) or local.exists() or not HUB_NAME.fullmatch(path):
         raise ValueError(
             f"model.path {path!r}: no config.json there; expected a Hugging Face checkpoint directory "
-            "(a run keeps them under checkpoints/best and checkpoints/last), a hub name, or 'base'"
+            "(a run saves them under checkpoints/best and checkpoints/last), a hub name, or 'base'"
         )
     return path
 
 
 def read_family(path: str) -> Any:
-    """The model's configuration; ValueError in one line when it cannot be read or fetched."""
+    """The model's configuration; a one-line ValueError when it cannot be read or downloaded."""
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"model.path {path!r}: no directory here, and no model to fetch ({reason})") from error
+        raise ValueError(f"model.path {path!r}: no such directory, and download failed ({reason})") from error
 
 
 def known_family(path: str) -> Any:
-    """The configuration of a model whose family has an adapter; ValueError for any other."""
+    """The configuration of a model whose family has an adapter; ValueError for other families."""
     family = read_family(path)
     if family.model_type not in ADAPTERS:
         raise ValueError(
@@ -172,30 +163,33 @@ def processors_of(path: str) -> tuple[Any, Any]:
 
 
 def load_adapter(path: str) -> Adapter:
-    """The adapter alone, for counting tokens and drawing up plans: reads no weights. ValueError as `load_policy`."""
+    """Only the adapter, for counting tokens and planning: reads no weights. ValueError as `load_policy`."""
     path = resolve_path(path)
     family = known_family(path)
     return ADAPTERS[family.model_type](*processors_of(path), family)
 
 
-def load_policy(config: ModelConfig) -> Policy:
-    """Load model, tokenizer and image processor. ValueError: a missing directory, an unknown family, no GPU."""
+def load_policy(config: ModelConfig | str) -> Policy:
+    """Load model, tokenizer and image processor; a text is the path of a model with all else at its default.
+
+        policy = load_policy("base")  # or a Hugging Face directory, or a hub name
+        policy = load_policy(ModelConfig(path="Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16"))
+
+    ValueError: a missing directory, an unknown family, no GPU.
+    """
+    config = ModelConfig(path=config) if isinstance(config, str) else config
     path, device = resolve_path(config.path), resolve_device(config.device)
     unknown = set(config.train) - set(PARTS)
     if unknown:
         raise ValueError(f"model.train names {sorted(unknown)}; expected some of {', '.join(PARTS)}")
     family = known_family(path)
-    if config.offload_activations and device.type == "cpu":
-        raise ValueError(
-            "model.offload_activations: the model is on the CPU, there is nowhere to move to; remove the key"
-        )
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype)).to(device)
+    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
+    model = model.to(device)
     tokenizer, images = processors_of(path)
-    head_of(model)  # refuses a head that is more than we compute
+    head_of(model)  # refuses unsupported heads
     if config.gradient_checkpointing:
         enable_checkpointing(model)
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
-    policy.offload = config.offload_activations
     if policy.adapter.sharing == "attention":
         attention.install(model)
     freeze(policy, config.train)

@@ -7,13 +7,13 @@ from saccade.models.qwen_vl import QwenVLAdapter
 
 
 class Qwen35Adapter(QwenVLAdapter):
-    """Most language layers are linear attention (gated delta nets), whose state after the prompt is forked for each
-    branch; so prompts are shared through the family's own cache.
+    """Most language layers are linear attention (gated delta nets), whose state after the prompt is copied for each
+    branch, so prompts are shared through the family's own cache.
 
-    The template of the real checkpoints opens the assistant's turn with `<think>`. It is passed through: the tag is
-    part of the prompt, replies begin inside of the thought, and a reply that opens the tag itself has it twice. A run
-    whose rewards want the whole `<think>..</think><answer>..</answer>` in the reply needs a checkpoint directory whose
-    `chat_template.jinja` ends the prompt with the bare opening of the turn.
+    The template of the published checkpoints opens the assistant's turn with `<think>` and is used unchanged: the tag
+    is part of the prompt and replies start inside the thinking block; a reply that opens the tag again contains it
+    twice. A run whose rewards need the whole `<think>..</think><answer>..</answer>` in the reply needs a checkpoint
+    directory whose `chat_template.jinja` ends the prompt without `<think>`.
     """
 
     sharing: Sharing = "two_phase"

@@ -16,10 +16,10 @@ from saccade.models.qwen_vl import QwenVLAdapter
 
 class Qwen3VLAdapter(QwenVLAdapter):
     """A visual token has K vectors: one for the input of the language model, and one that is added after each of its
-    first K - 1 layers (deepstack, arXiv:2406.04334). So the features of a prompt are (V, K, D).
+    first K - 1 layers (deepstack, arXiv:2406.04334). The features of a prompt are therefore (V, K, D).
 
     The template of the Thinking checkpoints opens the assistant's turn with `<think>`, which then belongs to the
-    prompt and not to the reply; that of the Instruct checkpoints does not.
+    prompt and not to the reply. The template of the Instruct checkpoints does not.
     """
 
     projector = ("visual.merger.", "visual.deepstack_merger_list.")
@@ -30,7 +30,7 @@ class Qwen3VLAdapter(QwenVLAdapter):
         per_image = iter([torch.stack(vectors, dim=1) for vectors in zip(*levels, strict=True)])
         return [torch.cat([next(per_image) for _ in p.frames]) for p in prompts]
 
-    def embedded(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
+    def as_mm_outputs(self, features: Sequence[Tensor]) -> dict[str, Any] | None:
         present = [f.unbind(1) for f in features if f.shape[0]]
         if not present:
             return None

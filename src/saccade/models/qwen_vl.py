@@ -19,8 +19,8 @@ class QwenVLAdapter(ChatAdapter):
 
     placeholder = image_token = "<|image_pad|>"
     end = "<|im_end|>"
-    also_ends = ("<|endoftext|>",)
-    never_said = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
+    extra_stop_tokens = ("<|endoftext|>",)
+    reserved_tokens = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
     pixel_names = ("pixel_values", "image_grid_thw")
     projector = ("visual.merger.",)
     tower = ("visual.",)
@@ -30,7 +30,7 @@ class QwenVLAdapter(ChatAdapter):
         self.merge = config.vision_config.spatial_merge_size
         self.patch = config.vision_config.patch_size
 
-    def image_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         return [self.image_token * (int(h * w) // self.merge**2) for _, h, w in pixels["image_grid_thw"]]
 
     def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
@@ -45,14 +45,14 @@ class QwenVLAdapter(ChatAdapter):
         return positions_3BT
 
     def plain_inputs(self, prompt: EncodedPrompt, ids_BT: Tensor) -> dict[str, Tensor]:
-        """With images also the token types, without which transformers silently counts positions on one axis."""
+        """With images, adds the token types, without which transformers silently uses one position axis."""
         inputs = super().plain_inputs(prompt, ids_BT)
         return inputs | {"mm_token_type_ids": (ids_BT == self.image_ids[0]).int()} if inputs else {}
 
     def positions(self, ids_P: Tensor, pixels: Pixels) -> tuple[Tensor, int]:
         """M-RoPE positions (Qwen2-VL, arXiv:2409.12191, section 2.1): text advances all three axes together; an image
-        keeps time fixed, counts rows and columns of merged patches, and the text after it goes on from the largest + 1.
-        """
+        keeps time fixed and counts rows and columns of merged patches; the text after it continues at the largest
+        position + 1."""
         is_image = (ids_P == self.image_ids[0]).tolist() if self.image_ids else [False] * len(ids_P)
         grids = pixels["image_grid_thw"].tolist() if pixels else []
         columns: list[Tensor] = []

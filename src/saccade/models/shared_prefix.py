@@ -1,9 +1,10 @@
-"""Attention of a packed row, exactly that of the separate rows: siblings share their prompt's keys and values.
+"""Attention of a packed row, identical to that of separate rows: siblings share their prompt's keys and values.
 
-A branch attends to its prompt and, causally, to itself. The two parts are computed apart by flash kernels and merged
-by their log-sum-exps; no key is copied G times, nothing is padded, no mask is built. The backward pass hands each part
-the *merged* output and log-sum-exp, from which a flash backward computes the part's exact gradients (the identity of
-ring attention, arXiv:2310.01889). So forward and backward are two kernel calls over contiguous ranges:
+A branch attends to its prompt and, causally, to itself. Flash kernels compute the two parts separately, and the results
+are merged with their log-sum-exps: keys are not copied G times, and no padding or mask is needed. The backward pass
+gives each part the *merged* output and log-sum-exp, from which a flash backward computes the part's exact gradients
+(the identity of ring attention, arXiv:2310.01889). Forward and backward are thus two kernel calls over contiguous
+ranges:
 
     self:   every prompt and every branch, causally within itself
     cross:  all branches of a group against their prompt, without a mask
@@ -25,30 +26,30 @@ from torch import Tensor
 
 from saccade.models.packing import Layout
 
-Form = Literal["merged", "split"]
+AttentionKernel = Literal["merged", "split"]
 
 
 SHORT = 128
-"""Causal segments up to this length are padded and batched when they are of like length: a call costs more than they.
-"""
+"""Causal segments up to this length are padded and batched with others of similar length: a call costs more than the
+padding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Causal segments of one row that go through the kernel as one batch."""
+    """Causal segments of one row that are batched in one kernel call."""
 
     start: int
     count: int
     length: int
-    """Of the longest."""
+    """Length of the longest segment."""
     tokens_T: Tensor | None = None
-    """None: the segments are neighbours of equal length. Else the (count x length) tokens to take, where a shorter
-    segment repeats its last token: a key that no real query sees, a query whose gradient is 0."""
+    """None: the segments are adjacent and of equal length. Otherwise the (count x length) token indices to gather. A
+    shorter segment repeats its last token: as a key no real query sees it, as a query its gradient is 0."""
     real_T: Tensor | None = None
-    """Places in `tokens_T` that are no padding."""
+    """Indices into `tokens_T` that are not padding."""
 
-    def take(self, x: Tensor, zero_padding: bool = False) -> Tensor:
-        """(1, heads, T, ...) -> (count, heads, length, ...), a view where it can be."""
+    def gather(self, x: Tensor, zero_padding: bool = False) -> Tensor:
+        """(1, heads, T, ...) -> (count, heads, length, ...), a view where possible."""
         if self.tokens_T is None or self.real_T is None:
             cut = x[0, :, self.start : self.start + self.count * self.length]
         elif zero_padding:
@@ -58,17 +59,17 @@ class Segments:
             cut = x[0][:, self.tokens_T]
         return cut.unflatten(1, (self.count, self.length)).transpose(0, 1)
 
-    def put(self, target: Tensor, value: Tensor) -> None:
-        """The inverse of `take`."""
+    def scatter(self, target: Tensor, value: Tensor) -> None:
+        """The inverse of `gather`."""
         if self.tokens_T is None or self.real_T is None:
-            self.take(target).copy_(value)
+            self.gather(target).copy_(value)
         else:
             flat = value.transpose(0, 1).flatten(1, 2)
             target[0].index_copy_(1, self.tokens_T[self.real_T], flat[:, self.real_T])
 
 
 def batch_segments(starts: Sequence[int], lengths: Sequence[int]) -> list[Segments]:
-    """Every segment of positive length once: long ones alone, short ones with others of like length."""
+    """Batches that cover every nonempty segment once: long ones alone, short ones with others of similar length."""
     found: list[Segments] = []
     ordered = sorted((n, start) for start, n in zip(starts, lengths, strict=True) if n)
     while ordered:
@@ -94,7 +95,7 @@ def batch_segments(starts: Sequence[int], lengths: Sequence[int]) -> list[Segmen
 
 @dataclass(frozen=True)
 class Spans:
-    """Segments that attend to each other pairwise: queries `[q[i], q[i+1])` to keys `[k[i], k[i+1])`."""
+    """Pairs of segments: queries `[q[i], q[i+1])` attend to keys `[k[i], k[i+1])`."""
 
     q: tuple[int, ...]
     k: tuple[int, ...]
@@ -105,18 +106,18 @@ class Spans:
             yield slice(self.q[i], self.q[i + 1]), slice(self.k[i], self.k[i + 1])
 
     def longest(self) -> tuple[int, int]:
-        """Longest segment of queries and of keys."""
+        """Lengths of the longest query segment and the longest key segment."""
         q, k = (max((b - a for a, b in pairwise(cut)), default=0) for cut in (self.q, self.k))
         return q, k
 
     @cached_property
     def batches(self) -> list[Segments]:
-        """For causal spans, whose queries and keys are the same."""
+        """For causal spans, in which queries and keys are the same segments."""
         return batch_segments(self.q[:-1], [b - a for a, b in pairwise(self.q)])
 
 
 class Saved(NamedTuple):
-    """What a flash backward needs of its forward."""
+    """Tensors that a flash backward needs from its forward."""
 
     q: Tensor
     k: Tensor
@@ -126,10 +127,10 @@ class Saved(NamedTuple):
 
 
 Gradients = tuple[Tensor, Tensor, Tensor]
-"""Of q, k and v."""
+"""Gradients of q, k and v."""
 
 
-class Kernel(Protocol):
+class FlashKernel(Protocol):
     """Flash attention over spans. Tensors are (1, heads, tokens, D), log-sum-exps (1, H, tokens) in natural log."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float | None) -> tuple[Tensor, Tensor]: ...
@@ -138,7 +139,7 @@ class Kernel(Protocol):
 
 
 class CpuFlash:
-    """torch's flash kernel for CPUs; short segments of like length go through it as one batch."""
+    """torch's flash kernel for CPUs; short segments of similar length are batched."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float | None) -> tuple[Tensor, Tensor]:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -146,9 +147,9 @@ class CpuFlash:
         lse = q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
         if spans.causal:
             for batch in spans.batches:
-                found, found_lse = kernel(*(batch.take(x) for x in (q, k, v)), 0.0, True, scale=scale)
-                batch.put(out, found)
-                batch.put(lse, found_lse)
+                found, found_lse = kernel(*(batch.gather(x) for x in (q, k, v)), 0.0, True, scale=scale)
+                batch.scatter(out, found)
+                batch.scatter(lse, found_lse)
         else:
             for rows, keys in spans.pairs():
                 if rows.stop > rows.start:
@@ -162,10 +163,10 @@ class CpuFlash:
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         if spans.causal:
             for batch in spans.batches:
-                taken = (batch.take(x) for x in saved)
-                found = kernel(batch.take(grad, zero_padding=True), *taken, 0.0, True, scale=scale)
+                taken = (batch.gather(x) for x in saved)
+                found = kernel(batch.gather(grad, zero_padding=True), *taken, 0.0, True, scale=scale)
                 for target, value in zip((dq, dk, dv), found, strict=True):
-                    batch.put(target, value)
+                    batch.scatter(target, value)
         else:
             for rows, keys in spans.pairs():
                 if rows.stop > rows.start:
@@ -176,9 +177,9 @@ class CpuFlash:
 
 
 class CudaFlash:
-    """torch's built-in flash attention over sequences of unequal lengths: one launch for all segments.
+    """torch's built-in variable-length flash attention: one launch for all segments.
 
-    Tensors go in as (tokens, heads, D), half precision; fewer key/value heads than query heads are native to it.
+    Takes tensors (tokens, heads, D) in half precision; grouped-query attention is supported natively.
     """
 
     def __init__(self) -> None:
@@ -203,7 +204,7 @@ class CudaFlash:
             False,
             scale=scale,
         )
-        self._noise[spans] = (state, offset)  # random state of dropout, which is 0: equal for every layer
+        self._noise[spans] = (state, offset)  # random state of dropout, which is off: equal for every layer
         return out.transpose(0, 1)[None], lse[None]
 
     def backward(self, grad: Tensor, saved: Saved, spans: Spans, scale: float | None) -> Gradients:
@@ -225,12 +226,10 @@ class CudaFlash:
 
 
 class _Merged(torch.autograd.Function):
-    """See the module's docstring; saves q, k, v, the output and one float per head and token."""
+    """See the module docstring; saves q, k, v, the output and one float per head and token."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch declares (ctx, *args)
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, shared: MergedPrefix, scale: float | None
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, shared: MergedPrefix, scale: float | None) -> Tensor:
         P, kernel = shared.prompt_tokens, shared.kernel
         out, lse = kernel.forward(q, k, v, shared.self_spans, scale)
         if q.shape[2] > P:
@@ -245,7 +244,7 @@ class _Merged(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
         saved = Saved(*ctx.saved_tensors)
         shared: MergedPrefix = ctx.shared
         P, kernel = shared.prompt_tokens, shared.kernel
@@ -263,7 +262,7 @@ class _Merged(torch.autograd.Function):
 class MergedPrefix:
     """`SharedAttention` of a packed row by merged flash kernels."""
 
-    def __init__(self, layout: Layout, kernel: Kernel) -> None:
+    def __init__(self, layout: Layout, kernel: FlashKernel) -> None:
         lengths = (*layout.prompts, *(n for row in layout.branches for n in row))
         segments = tuple(accumulate(lengths, initial=0))
         self.prompt_tokens = layout.prompt_tokens
@@ -306,8 +305,9 @@ class SplitPrefix:
         return torch.cat(out, 2)
 
 
-def fastest_form(device: torch.device, dtype: torch.dtype, head_size: int = 128) -> Form:
-    """Flash kernels: on CPUs; on CUDA for half precision, heads of up to 256 in eights, and cards since Ampere."""
+def fastest_kernel(device: torch.device, dtype: torch.dtype, head_size: int = 128) -> AttentionKernel:
+    """Flash kernels ('merged') on CPUs, and on CUDA for half precision, head sizes up to 256 divisible by 8, and GPUs
+    since Ampere; otherwise 'split'."""
     if device.type == "cuda":
         fits = dtype in (torch.float16, torch.bfloat16) and head_size % 8 == 0 and head_size <= 256
         recent = not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
@@ -316,13 +316,13 @@ def fastest_form(device: torch.device, dtype: torch.dtype, head_size: int = 128)
 
 
 def shared_attention(
-    layout: Layout, device: torch.device, dtype: torch.dtype, form: Form
+    layout: Layout, device: torch.device, dtype: torch.dtype, kernel: AttentionKernel
 ) -> MergedPrefix | SplitPrefix:
-    """The attention of a packed row. ValueError when the merged form is asked for where there is no flash kernel."""
-    if form == "split":
+    """The attention of a packed row. ValueError for 'merged' where no flash kernel is available."""
+    if kernel == "split":
         return SplitPrefix(layout)
-    if fastest_form(device, dtype) != "merged":
-        raise ValueError(f"no flash kernel for {dtype} on {device.type}; use bfloat16 on a GPU, or the split form")
+    if fastest_kernel(device, dtype) != "merged":
+        raise ValueError(f"no flash kernel for {dtype} on {device.type}; use bfloat16 on a GPU, or the split kernel")
     return MergedPrefix(layout, CpuFlash() if device.type == "cpu" else CudaFlash())
 
 

@@ -1,8 +1,8 @@
-"""Whether siblings share their prompt in training: estimated, checked once on the first real batch, and said aloud.
+"""Whether siblings share their prompt in training: estimated, checked once on the first real batch, and logged.
 
-The packed path is exact for every family that the tests cover; a checkpoint of tomorrow, a new version of transformers
-or an unlucky dtype may differ. So `auto` trusts nothing: it compares a slice of the first batch on both paths and keeps
-the plain one if they disagree.
+The packed path is exact for every family that the tests cover, but a new checkpoint, a new version of transformers or a
+low-precision dtype may differ. `auto` therefore compares a slice of the first batch on both paths and keeps the plain
+path if they disagree.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import SharedPrefix
-from saccade.models.forward import Form, Path, branch_logprobs, default_form
-from saccade.models.fused import own_layers
+from saccade.models.forward import Path, SharingMode, branch_logprobs, default_sharing
+from saccade.models.fused import original_layers
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.two_phase import check_no_checkpointing
@@ -29,84 +29,91 @@ log = logging.getLogger(__name__)
 
 Groups = Sequence[tuple[EncodedPrompt, Sequence[Branch]]]
 
-MIN_SAVING = {"merged": 1.0, "split": 1.05, "masks": 1.2, "two_phase": 1.2}
-"""Least ratio of plain to packed tokens at which a form is taken. Merged flash kernels cost nothing extra; dense masks
-grow with the square of the row and the cached form copies keys."""
+MIN_TOKEN_SAVINGS = {"merged": 1.0, "split": 1.05, "masks": 1.2, "two_phase": 1.2}
+"""Smallest ratio of plain to packed tokens at which a sharing mode is used. Merged flash kernels cost nothing extra;
+dense masks grow with the square of the row, and two-phase sharing copies keys."""
 LIMITS = {torch.float64: 1e-5, torch.float32: 1e-3}
-"""Largest difference of a log-prob (nats) and relative difference of the gradient. Round-off on trained weights in
-float32 reaches 1e-4, and in float64 the gradient 1e-7, because transformers' norms compute in float32; a wrong mask or
-position shows at 1e-2 and above."""
+"""Largest difference of a log-prob (nats) and relative difference of the gradient. Round-off on trained weights reaches
+1e-4 in float32, and 1e-7 for the gradient in float64 because transformers' norms compute in float32. A wrong mask or
+position causes 1e-2 and more."""
 HALF_FACTOR, HALF_FLOOR = 1.5, 5e-3
-"""In half precision the packed path may be this much farther from the float32 truth than the plain path is."""
+"""In half precision, allowed error of the packed path: factor x error of the plain path + floor, both against float32.
+"""
 HALF_GRADIENT = 0.25
-"""Largest relative difference of the gradients of the two paths in half precision. Round-off makes it 0.01 to 0.03 in
-small models; a wrong backward pass, which no log-prob shows, 0.37 and more."""
+"""Largest relative difference between the gradients of the two paths in half precision. Round-off causes 0.01 to 0.03
+in small models; a wrong backward pass, which log-probs do not reveal, 0.37 and more."""
 SLICE_GROUPS, SLICE_BRANCHES, SLICE_TOKENS = 2, 3, 48
-"""What of the first batch is compared."""
+"""Size of the slice of the first batch that is compared."""
 GRADIENT_ELEMENTS = 20_000_000
-"""Elements of parameters whose gradients are compared, at most; they are spread over the depth of the model."""
+"""Most parameter elements whose gradients are compared; they are spread over the depth of the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharingChoice:
-    """How a run computes its log-probs."""
+    """How a run computes its log-probs, and why."""
 
     path: Path
-    form: Form | None
-    saving: float
-    """Plain tokens over packed tokens of the batch on which it was decided."""
+    sharing: SharingMode | None
+    token_savings: float
+    """Plain tokens / packed tokens of the batch that was checked."""
     reason: str
 
     def __str__(self) -> str:
         if self.path == "plain":
             return f"shared prefix: off, every reply repeats its prompt; {self.reason}"
-        return f"shared prefix: on ({self.form}), {self.saving:.1f}x fewer tokens than repeated prompts; {self.reason}"
+        fewer = f"{self.token_savings:.1f}x fewer tokens than repeated prompts"
+        return f"shared prefix: on ({self.sharing}), {fewer}; {self.reason}"
 
 
 def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> SharingChoice:
     """The path for a run whose first batch is `groups`. ValueError for 'on' where the family cannot share."""
     layout = pack(groups).layout
-    saving = layout.plain_tokens / layout.length
+    token_savings = layout.plain_tokens / layout.length
     if mode == "off":
         return SharingChoice("plain", None, 1.0, "as asked")
     if mode == "on":
-        return SharingChoice("packed", usable_form(policy), saving, "as asked, unchecked")
+        return SharingChoice("packed", usable_sharing(policy), token_savings, "as asked, unchecked")
     try:
-        form = usable_form(policy)
+        sharing = usable_sharing(policy)
     except ValueError as error:
         return SharingChoice("plain", None, 1.0, str(error))
-    if saving < MIN_SAVING[form]:
-        return SharingChoice("plain", None, 1.0, f"it would save {saving:.2f}x only, {form} needs {MIN_SAVING[form]}x")
-    held, measured = check(policy, groups, form)
+    if token_savings < MIN_TOKEN_SAVINGS[sharing]:
+        return SharingChoice(
+            "plain",
+            None,
+            1.0,
+            f"it would save {token_savings:.2f}x only, {sharing} needs {MIN_TOKEN_SAVINGS[sharing]}x",
+        )
+    held, measured = check(policy, groups, sharing)
     if not held:
         return SharingChoice("plain", None, 1.0, f"FALLBACK: packed differs from plain on the first batch: {measured}")
-    return SharingChoice("packed", form, saving, f"packed equals plain on the first batch: {measured}")
+    return SharingChoice("packed", sharing, token_savings, f"packed equals plain on the first batch: {measured}")
 
 
-def usable_form(policy: Policy) -> Form:
-    """The family's form. ValueError when it has none, or none that goes with gradient checkpointing."""
-    form = default_form(policy)
-    if form == "two_phase":
+def usable_sharing(policy: Policy) -> SharingMode:
+    """The family's sharing mode. ValueError when it has none, or none that works with gradient checkpointing."""
+    sharing = default_sharing(policy)
+    if sharing == "two_phase":
         with torch.enable_grad(), policy.recomputing():
             check_no_checkpointing(policy.model)
-    return form
+    return sharing
 
 
-def check(policy: Policy, groups: Groups, form: Form) -> tuple[bool, str]:
-    """Whether a slice of the batch gives the same log-probs and gradients on both paths, and what was measured."""
+def check(policy: Policy, groups: Groups, sharing: SharingMode) -> tuple[bool, str]:
+    """Whether a slice of the batch gives the same log-probs and gradients on both paths, and the measurement."""
     packed = pack(_slice(groups))
     picked = _some_parameters(policy)
     try:
-        ours = _measure(policy, packed, picked, "packed", form)
+        ours = _measure(policy, packed, picked, "packed", sharing)
     except torch.cuda.OutOfMemoryError:
-        raise  # no verdict on the packed path, and the plain one takes more
+        raise  # says nothing about the packed path, and the plain one takes more memory
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError) as error:
-        return False, f"it fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    with own_layers(policy.model):
+        return False, f"packed fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    with original_layers(policy.model):
         plain = _measure(policy, packed, picked, "plain", None)
     limit = LIMITS.get(policy.model.dtype)
     logprobs, gradient = _difference(ours, plain)
-    if limit is not None:  # not the larger of the two against the limit: that is not NaN where only one is
+    if limit is not None:  # two comparisons, because max() may hide a NaN
         return logprobs <= limit and gradient <= limit, (
             f"log-probs to {logprobs:.1e}, gradients to {gradient:.1e} (limit {limit:.0e})"
         )
@@ -115,21 +122,21 @@ def check(policy: Policy, groups: Groups, form: Form) -> tuple[bool, str]:
 
 
 def _half_logprobs(policy: Policy, packed: Packed, ours_R: Tensor, plain_R: Tensor) -> tuple[bool, str]:
-    """Whether the packed log-probs are about as near to the float32 truth as the plain ones, and what was measured."""
+    """Whether the packed log-probs are about as close to float32 as the plain ones, and the measurement."""
     truth = _float32_truth(policy, packed)
     if truth is None:
         gap = (ours_R - plain_R).abs()
         held = float(gap.mean()) <= 0.03 and float(gap.max()) <= 0.5
-        return held, f"log-probs to {float(gap.mean()):.1e} in the mean (limit 3e-02; too little memory for float32)"
+        return held, f"mean log-prob difference {float(gap.mean()):.1e} (limit 3e-02; too little memory for float32)"
     far_ours, far_plain = (float((one - truth).abs().mean()) for one in (ours_R, plain_R))
     bound = HALF_FACTOR * far_plain + HALF_FLOOR
     return far_ours <= bound, (
-        f"{far_ours:.1e} from the float32 log-probs in the mean, plain {far_plain:.1e} (limit {bound:.1e})"
+        f"mean distance from float32 log-probs {far_ours:.1e}, plain {far_plain:.1e} (limit {bound:.1e})"
     )
 
 
 def _slice(groups: Groups) -> Groups:
-    """A few branches of the groups with most of them, cut short: what differs shows in a few tokens."""
+    """A few truncated branches from the groups with the most branches: a few tokens are enough to show a difference."""
     several = sorted(groups, key=lambda one: (-min(len(one[1]), 2), not one[0].pixels, len(one[0])))[:SLICE_GROUPS]
 
     def cut(branch: Branch) -> Branch:
@@ -151,11 +158,11 @@ def _some_parameters(policy: Policy) -> list[nn.Parameter]:
 
 
 def _measure(
-    policy: Policy, packed: Packed, parameters: list[nn.Parameter], path: Path, form: Form | None
+    policy: Policy, packed: Packed, parameters: list[nn.Parameter], path: Path, sharing: SharingMode | None
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Log-probs (R) and the gradients of a fixed random sum of them."""
     with torch.enable_grad():
-        logprobs_R, _ = branch_logprobs(policy, packed, path=path, form=form)
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path, sharing=sharing)
         weight_R = torch.linspace(-1.0, 1.0, len(logprobs_R), device=logprobs_R.device).sin()
         if not parameters or not logprobs_R.requires_grad:
             return logprobs_R.detach(), []
@@ -179,13 +186,13 @@ def _difference(
 
 
 def _float32_truth(policy: Policy, packed: Packed) -> Tensor | None:
-    """Plain log-probs (R) of a float32 copy of the model; None when memory does not hold one."""
+    """Plain log-probs (R) of a float32 copy of the model; None when it does not fit into memory."""
     needed = 4.5 * sum(p.numel() for p in policy.model.parameters())
     device = policy.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > 0.8 * free:
         return None
     wide = Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
-    with torch.no_grad(), own_layers(wide.model):
+    with torch.no_grad(), original_layers(wide.model):
         logprobs_R, _ = branch_logprobs(wide, packed, path="plain")
     return logprobs_R

@@ -1,8 +1,8 @@
-"""Sharing a prompt through the family's own cache: for models whose layers carry a state, such as linear attention.
+"""Sharing a prompt through the family's own cache: for models with stateful layers, such as linear attention.
 
-The prompt runs once and leaves its cache, with gradients; the cache is repeated for each branch and the branches run
-on it as a padded batch. No attention of ours takes part, so this is right for any layer that has a cache, at the price
-of G copies of the prompt's keys and values. Shape letters: P prompt tokens, G branches, L longest branch, D hidden.
+The prompt runs once and fills its cache, with gradients; the cache is repeated for each branch, and the branches run on
+it as a padded batch. The family's own attention is used, so this is correct for any layer with a cache, at the cost of
+G copies of the prompt's keys and values. Shape letters: P prompt tokens, G branches, L longest branch, D hidden.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def two_phase_hidden(
 ) -> Tensor:
     """Hidden states (R, D) that predict the loss tokens of a packed batch of one group.
 
-    `outputs` are the vision outputs of the prompt, ready for the model. ValueError under gradient checkpointing, in
-    which transformers drops the cache without a word.
+    `outputs` are the prompt's `mm_encoder_outputs`. ValueError under gradient checkpointing, with which transformers
+    silently drops the cache.
     """
     (prompt,), (branches,) = packed.prompts, packed.branches
     check_no_checkpointing(model)
@@ -43,7 +43,8 @@ def two_phase_hidden(
         **with_cache(cache),
         **extra,
     ).last_hidden_state
-    cache.reorder_cache(torch.zeros(G, dtype=torch.long, device=device))
+    first_G: Any = torch.zeros(G, dtype=torch.long, device=device)  # declared a LongTensor
+    cache.reorder_cache(first_G)
     ids_GL = torch.zeros(G, L, dtype=torch.long)
     mask_GT = torch.ones(G, P + L, dtype=torch.long)
     for row, branch in enumerate(branches):
@@ -66,14 +67,14 @@ def two_phase_hidden(
 
 
 def prompt_inputs(adapter: Adapter, packed: Packed, device: torch.device) -> dict[str, Tensor]:
-    """What the family's forward needs for the prompt beside pixels: token types."""
+    """Inputs of the family's forward for the prompt other than pixels, such as token types."""
     (prompt,) = packed.prompts
     inputs = adapter.plain_inputs(prompt, prompt.ids_P[None])
     return {name: value.to(device) for name, value in inputs.items() if name not in prompt.pixels}
 
 
 def check_no_checkpointing(model: Any) -> None:
-    """ValueError when a layer would be recomputed: it would find no cache and lose the prompt."""
+    """ValueError when a layer would be recomputed: it would not see the cache and would lose the prompt."""
     if any(getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules()):
         raise ValueError(
             "this family shares prompts through its cache, which gradient checkpointing drops; "
@@ -82,10 +83,10 @@ def check_no_checkpointing(model: Any) -> None:
 
 
 def keep_graph(cache: DynamicCache) -> None:
-    """Let the linear-attention layers of this cache be differentiated through.
+    """Make the linear-attention layers of this cache differentiable.
 
-    transformers copies a layer's new state into the tensor of the old one, which autograd needs unchanged; here each
-    update writes into a copy of it.
+    transformers overwrites a layer's old state in place, which autograd needs unchanged; here each update writes into
+    a copy of it.
     """
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):

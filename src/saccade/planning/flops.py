@@ -45,8 +45,6 @@ class Layers:
     """Three matrices in the feed-forward block instead of two."""
     weights: int
     """Elements of all matrices that every token is multiplied with, embeddings and head left out."""
-    largest: int
-    """Parameters of one layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +186,12 @@ def _layers(named: NamedParameters, family: str) -> Layers:
             f"model family {family!r}: found no feed-forward matrices (down_proj or fc2) to read the widths from"
         )
     hidden, mlp = down[0][1].shape
-    block = down[0][0].rsplit(".", 3)[0] + "."  # the layer that holds mlp.down_proj.weight
     return Layers(
         count=len(down),
         hidden=hidden,
         mlp=mlp,
         gated=any(word in name for name, _ in named for word in ("gate_proj", "gate_up_proj")),
         weights=_matrices(named),
-        largest=sum(p.numel() for name, p in named if name.startswith(block)),
     )
 
 

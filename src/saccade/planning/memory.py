@@ -1,4 +1,4 @@
-"""Memory of one GPU, by part, in the phases of a step; bytes. Nothing is loaded: this is arithmetic on sizes.
+"""Memory of the GPU, by part, in the phases of a step; bytes. Nothing is loaded: this is arithmetic on sizes.
 
 What is counted is what this code base does: gradients in float32 of bfloat16 weights (`training.master_weights`),
 attention of packed rows by flash kernels (no score matrix), logits in chunks (`models.logprobs`), a prompt's keys and
@@ -16,8 +16,8 @@ from typing import Literal
 from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.logprobs import CHUNK
 from saccade.planning.flops import Layers, ModelShape
-from saccade.rollout.fixed_slots import room_for
-from saccade.rollout.reading import PREFILL_TOKENS
+from saccade.rollout.fixed_slots import capacity_for
+from saccade.rollout.prefill import PREFILL_TOKENS
 from saccade.rollout.sampling import CHUNK as CHOSEN
 from saccade.rollout.slots import BLOCK
 from saccade.training.batching import repeated_cost, shared_cost
@@ -32,11 +32,11 @@ PIXELS_OF_PATCH = 2 * 3 * 14 * 14
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one GPU does in one step of a stage."""
+    """What the GPU does in one step of a stage."""
 
     name: str
     groups: int
-    """Of the step, over all GPUs."""
+    """Prompts of the step."""
     group_size: int
     prompt_tokens: int
     """Text and visual tokens of a prompt."""
@@ -64,16 +64,10 @@ class Work:
     reference: bool = False
     recompute_old: bool = False
     updates: int = 1
-    gpus: int = 1
     steps: int | None = None
     """Steps of the stage, if they can be known."""
     cuda: bool = True
     """On a GPU the optimiser steps all parameters at once, which takes room; on a CPU one after the other."""
-
-    @property
-    def prompts(self) -> int:
-        """Those of one GPU; groups are divided over the GPUs, none is cut for it."""
-        return math.ceil(self.groups / self.gpus)
 
     @property
     def bytes(self) -> int:
@@ -104,7 +98,7 @@ class Work:
     @property
     def rows(self) -> int:
         """Rows of the step; a group that is cut repeats its prompt."""
-        return self.prompts * math.ceil(self.group_size / self.row_completions)
+        return self.groups * math.ceil(self.group_size / self.row_completions)
 
     @property
     def micro_batches(self) -> int:
@@ -131,11 +125,11 @@ class Work:
 
     @property
     def decoded_at_once(self) -> int:
-        return min(self.max_rows, self.prompts * self.group_size)
+        return min(self.max_rows, self.groups * self.group_size)
 
     @property
     def prompts_in_flight(self) -> int:
-        return min(self.prompts, math.ceil(self.decoded_at_once / self.group_size))
+        return min(self.groups, math.ceil(self.decoded_at_once / self.group_size))
 
 
 def total(parts: Mapping[str, float]) -> float:
@@ -143,9 +137,9 @@ def total(parts: Mapping[str, float]) -> float:
 
 
 def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
-    """Phase -> part -> bytes on one GPU."""
+    """Phase -> part -> bytes."""
     held = state(shape, work)
-    features = work.prompts * work.visual * shape.language.hidden * work.bytes
+    features = work.groups * work.visual * shape.language.hidden * work.bytes
     kept = {"vision features": features} if work.rollout and features else {}
     out: dict[str, Parts] = {}
     if work.rollout:
@@ -163,13 +157,13 @@ def trainable(shape: ModelShape, work: Work) -> int:
 
 def state(shape: ModelShape, work: Work) -> Parts:
     """What is there all the time."""
-    b, moving, share = work.bytes, trainable(shape, work), 1 / work.gpus
-    parts: Parts = {"weights": shape.total * b * share}
+    b, moving = work.bytes, trainable(shape, work)
+    parts: Parts = {"weights": shape.total * b}
     if work.reference:
-        parts["reference model"] = shape.total * b * share
-    parts["optimiser state"] = 2 * moving * max(b, 4) * share
+        parts["reference model"] = shape.total * b
+    parts["optimiser state"] = 2 * moving * max(b, 4)
     if b < 4:
-        parts["float32 master weights"] = 4 * moving * share
+        parts["float32 master weights"] = 4 * moving
     return parts
 
 
@@ -236,7 +230,7 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
     b, D, tokens = work.bytes, shape.language.hidden, work.tokens_at_once
     chosen = work.rows_at_once * work.row_completions * work.completion_tokens
     patches = work.images_at_once * work.visual * shape.patches_per_token
-    grads: Parts = {"gradients": trainable(shape, work) * max(b, 4) / work.gpus}
+    grads: Parts = {"gradients": trainable(shape, work) * max(b, 4)}
     before = grads if work.micro_batches > 1 else {}
     head = shape.head_weights * max(b, 4) if "language" in work.trained else 0
     language = stack(shape.language, language_attention(shape), work)
@@ -263,21 +257,12 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
         moments.append(before | {"tower, no gradient": patches * tower_room(shape, b)})
     moments.append(grads | {"one layer backward": tokens * language.going_back + one_split})
     moments.append(grads | {"last gradient, twice": head if shape.tied else shape.largest_parameter * min(b, 4)})
-    gathered = gathered_layers(shape, work)
-    return tuple(moment | gathered for moment in moments)
-
-
-def gathered_layers(shape: ModelShape, work: Work) -> Parts:
-    """Sharded weights are whole while they are used: two layers (one fetched ahead), the embedding and the head."""
-    if work.gpus == 1:
-        return {}
-    tables = shape.head_weights * (1 if shape.tied else 2)
-    return {"gathered weights": (2 * shape.language.largest + tables) * work.bytes}
+    return tuple(moments)
 
 
 def optimiser_step(shape: ModelShape, work: Work) -> Parts:
     """AdamW: on a GPU one more array of all second moments' roots; on a CPU two numbers of the largest parameter."""
-    moving = trainable(shape, work) * max(work.bytes, 4) / work.gpus
+    moving = trainable(shape, work) * max(work.bytes, 4)
     room = moving if work.cuda else 2 * shape.largest_parameter * max(work.bytes, 4)
     return {"gradients": moving, "room of the step": room}
 
@@ -292,7 +277,7 @@ def tower_pass(shape: ModelShape, work: Work) -> float:
     """The largest call of the tower over the images of the step, which takes a limited number of patches at once."""
     patches = work.visual * shape.patches_per_token
     together = max(1, int(PATCHES_AT_ONCE // patches)) if patches else 0
-    return min(work.prompts, together) * patches * tower_room(shape, work.bytes)
+    return min(work.groups, together) * patches * tower_room(shape, work.bytes)
 
 
 SAMPLING = 20
@@ -302,15 +287,14 @@ SAMPLING = 20
 def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
     """Two moments: the last prefill, and the last time that completions are given more room."""
     rows, prompts, b = work.decoded_at_once, work.prompts_in_flight, work.bytes
-    gathered: Parts = {"gathered weights": shape.total * b} if work.gpus > 1 else {}
     # slots of fixed memory double when one more prompt than fills the rows is there, as refilling soon has it
-    slots = min(work.prompts, 2 * prompts) if work.graphs and work.cuda else prompts
-    both = gathered | {"prompt K/V": slots * work.prompt_tokens * shape.kv_size * b}
+    slots = min(work.groups, 2 * prompts) if work.graphs and work.cuda else prompts
+    both: Parts = {"prompt K/V": slots * work.prompt_tokens * shape.kv_size * b}
     read = min(prompts * work.prompt_tokens, max(PREFILL_TOKENS, work.prompt_tokens))
     logits = rows * shape.vocab
     if work.graphs and work.cuda:
         longest = work.longest or work.completion_tokens
-        room = min(room_for(longest), longest)
+        room = min(capacity_for(longest), longest)
         held, seen = room * (1 + 0.5 / shape.language.count), max(room, work.prompt_tokens)
     else:
         held, seen = cohort_tokens(work.completion_tokens), work.completion_tokens

@@ -20,20 +20,20 @@ from saccade.report.charts import overlay
 from saccade.runs.files import RunFiles
 from saccade.types import Box, Frame
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 Size = tuple[int, int]
 SIDE_PX = 448
 """Longest side of an embedded image; larger ones are shrunk so that the page stays small."""
 CARDS = 12
 GROUP_STEPS = 4
-"""Moments of training that the rollout browser shows, evenly spread; two groups at each."""
+"""Evenly spaced training steps that the rollout browser shows; two groups at each."""
 
 _TAGS = re.compile(r"(</?(?:think|answer)>)")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply as the page shows it."""
+class ReplyView:
+    """A reply as shown on the page."""
 
     who: str
     pieces: tuple[tuple[str, str], ...]
@@ -53,16 +53,16 @@ class Card:
     question: str
     gold: str
     pictures: tuple[Markup, ...]
-    """The images of the question; () when the run did not keep them."""
-    replies: tuple[Reply, ...]
+    """The images of the question; () when the run did not save them."""
+    replies: tuple[ReplyView, ...]
     pictures_each: bool = False
-    """True when every reply has a picture of its own (boxes to draw)."""
+    """True when every reply has its own picture (boxes to draw)."""
     options: tuple[tuple[str, str], ...] = ()
     """(letter, text) of a choice question."""
 
 
 def pieces(text: str) -> tuple[tuple[str, str], ...]:
-    """Cut a reply at its tags; text of any shape whatever is shown, nothing is dropped."""
+    """Split a reply at its tags; accepts any text and drops nothing."""
     kind, found = "outside", []
     for part in _TAGS.split(text):
         if _TAGS.fullmatch(part):
@@ -91,7 +91,7 @@ def picture(path: Path, boxes: Sequence[tuple[Sequence[float], str]] = ()) -> Ma
     return overlay(source, size, boxes)
 
 
-def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list[Card]:
+def sample_cards(rows: Sequence[Json], folder: Path, warnings: list[str]) -> list[Card]:
     """Cards of samples.json: base, SFT and RL answer the same question."""
     cards = []
     for row in rows[:CARDS]:
@@ -103,7 +103,7 @@ def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list
         if shown is None:
             warnings.append(f"the image of sample {row['sample_id']} is missing: {row.get('image')}")
         replies = tuple(
-            Reply(
+            ReplyView(
                 who,
                 pieces(reply["text"]),
                 reply.get("right"),
@@ -123,9 +123,9 @@ def sample_cards(rows: Sequence[Row], folder: Path, warnings: list[str]) -> list
 
 
 def item_cards(run: RunFiles) -> list[Card]:
-    """Cards of an evaluation: up to three items of each split and task whose images were kept, all decodings side by
+    """Cards of an evaluation: up to three items of each split and task whose images were saved, all decodings side by
     side."""
-    found: dict[tuple[str, str, str], list[Row]] = {}
+    found: dict[tuple[str, str, str], list[Json]] = {}
     turn: dict[tuple[str, str, str], int] = {}
     per_task: dict[tuple[str, str], int] = {}
     for row in run.items():
@@ -139,11 +139,11 @@ def item_cards(run: RunFiles) -> list[Card]:
     return [_item_card(run, found[key]) for key in sorted(found, key=lambda key: turn[key])[:CARDS]]
 
 
-def _item_card(run: RunFiles, rows: Sequence[Row]) -> Card:
+def _item_card(run: RunFiles, rows: Sequence[Json]) -> Card:
     first, paths = rows[0], run.images(rows[0]["image_shas"])
     gold = _marked(first["gold_boxes"], "gold")
     replies = tuple(
-        Reply(
+        ReplyView(
             f"{row['model']}, {row['decoding']}",
             pieces(row["text"]),
             row["verdicts"][0],
@@ -172,34 +172,36 @@ def group_cards(run: RunFiles) -> list[Card]:
     chosen = (
         {steps[round(i * (len(steps) - 1) / max(1, GROUP_STEPS - 1))] for i in range(GROUP_STEPS)} if steps else set()
     )
-    groups: dict[tuple[int, str], list[Row]] = {}
+    groups: dict[tuple[int, str], list[Json]] = {}
     for row in run.rollouts():
         if row.get("step") in chosen:
             groups.setdefault((row["step"], str(row["group_id"])), []).append(row)
-    asked = {str(row["group_id"]): row for row in run.groups() if row.get("step") in chosen}
+    questions = {str(row["group_id"]): row for row in run.groups() if row.get("step") in chosen}
     return [
-        _group_card(run, rows, asked.get(str(rows[0]["group_id"]), {}))
+        _group_card(run, rows, questions.get(str(rows[0]["group_id"]), {}))
         for step in sorted(chosen)
         for rows in _most_telling(run, groups, step)
     ]
 
 
-def _most_telling(run: RunFiles, groups: dict[tuple[int, str], list[Row]], step: int, most: int = 2) -> list[list[Row]]:
+def _most_telling(
+    run: RunFiles, groups: dict[tuple[int, str], list[Json]], step: int, most: int = 2
+) -> list[list[Json]]:
     of_step = [rows for (at, _), rows in groups.items() if at == step]
     return sorted(
         of_step, key=lambda rows: (not run.images(rows[0].get("image_sha")), -pstdev(_reward(r) for r in rows))
     )[:most]
 
 
-def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
-    first, answer = rows[0], asked.get("answer")
+def _group_card(run: RunFiles, rows: Sequence[Json], group: Json) -> Card:
+    first, answer = rows[0], group.get("answer")
     gold = gold_boxes(answer)
-    image = int(asked.get("meta", {}).get("image_index", 0))
+    image = int(group.get("meta", {}).get("image_index", 0))
     predicted = [box for row in rows for box in _boxes_of(row, image)] if gold else []
     boxes = [*_marked(gold, "gold"), *_marked(predicted, "predicted")]
     stage = f", stage {first['stage']}" if first.get("stage") is not None else ""
     title = f"Step {first['step']}{stage}: {first['task']}"
-    question = str(asked.get("question") or f"sample {first['sample_id']} (groups.jsonl does not hold its question)")
+    question = str(group.get("question") or f"sample {first['sample_id']} (its question is not in groups.jsonl)")
     ordered = sorted(rows, key=lambda r: (-_reward(r), r["index"]))
     return Card(
         title,
@@ -207,11 +209,11 @@ def _group_card(run: RunFiles, rows: Sequence[Row], asked: Row) -> Card:
         _gold(answer),
         _pictures(run.images(first.get("image_sha")), boxes, image),
         tuple(map(_sibling, ordered)),
-        options=_options(asked.get("meta", {}).get("options", ())),
+        options=_options(group.get("meta", {}).get("options", ())),
     )
 
 
-def _boxes_of(row: Row, image: int) -> tuple[Box, ...]:
+def _boxes_of(row: Json, image: int) -> tuple[Box, ...]:
     """Boxes of a rollout's answer; sizes are lists with an entry per image."""
     if not row.get("frame") or not row.get("size_original"):
         return ()
@@ -235,12 +237,12 @@ def _marked(boxes: Sequence[Sequence[float]], kind: str) -> list[tuple[Sequence[
     return [(box, kind) for box in boxes]
 
 
-def _reward(row: Row) -> float:
+def _reward(row: Json) -> float:
     """A masked rollout may have no reward; it sorts last."""
     return float(row["reward"] or 0.0)
 
 
-def _sibling(row: Row) -> Reply:
+def _sibling(row: Json) -> ReplyView:
     parts = [(name.replace("_", " "), f"{value:.2f}") for name, value in (row.get("parts") or {}).items()]
     facts = [("reward", f"{_reward(row):.2f}"), ("advantage", f"{row['advantage']:+.2f}"), *parts]
     facts.append(("tokens", str(len(row.get("token_ids") or ()))))
@@ -248,11 +250,11 @@ def _sibling(row: Row) -> Reply:
         facts.append(("ended by", str(row["finish_reason"])))
     if row.get("masked"):
         facts.append(("masked", str(row["masked"])))
-    return Reply(f"{int(row['index']) + 1}", pieces(row["text"]), None, None, tuple(facts), float(row["advantage"]))
+    return ReplyView(f"{int(row['index']) + 1}", pieces(row["text"]), None, None, tuple(facts), float(row["advantage"]))
 
 
-def masked_reasons(rows: Iterable[Row]) -> dict[str, int]:
-    """How many rollouts left training for a failure of ours, by reason."""
+def masked_reasons(rows: Iterable[Json]) -> dict[str, int]:
+    """Number of rollouts masked in training, by reason."""
     counts: dict[str, int] = {}
     for row in rows:
         if row.get("masked"):

@@ -1,4 +1,4 @@
-"""Inline SVG: line charts, and intervals as dots with whiskers. Pure functions from numbers to markup; colours are in
+"""Inline SVG: line charts, and intervals as dots with whiskers. Pure functions from numbers to markup; colors are in
 style.css."""
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 8, 14, 24
 FOREST = 260
 """Width of a row of intervals, px."""
 RAW_POINTS = 300
-"""Raw points drawn per line; more are thinned evenly (the smoothed line uses all)."""
+"""Most raw points drawn per line; more are thinned evenly (the smoothed line uses all)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: values over steps, drawn in colour `colour` (0 to 5) of the palette."""
+    """One line: values over steps, drawn in color `color` (0 to 5) of the palette."""
 
     name: str
     xs: tuple[float, ...]
     ys: tuple[float, ...]
-    colour: int = 0
+    color: int = 0
 
 
 def smooth(ys: Sequence[float]) -> list[float]:
-    """Centred moving mean over `window(len(ys))` values; at both ends over those that there are (at least half of
-    them)."""
+    """Centered moving mean over `window(len(ys))` values; at both ends over the available ones (at least half)."""
     half = window(len(ys)) // 2
     return [fmean(ys[max(0, i - half) : i + half + 1]) for i in range(len(ys))]
 
 
 def window(n: int) -> int:
-    """Steps that are averaged: odd, about a twelfth of the run; 1 (no smoothing) below 10 steps."""
+    """Number of steps to average: odd, about a twelfth of the run; 1 (no smoothing) below 10 steps."""
     return 1 if n < 10 else 2 * (n // 24) + 3
 
 
@@ -53,7 +52,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def number(value: float, percent: bool = False) -> str:
-    """A value as people read it: 3 significant digits, thousands as k, shares as percent."""
+    """A value in readable form: 3 significant digits, thousands as k, shares as percent."""
     if percent:
         return f"{100 * value:.3g}%"
     if value == 0:
@@ -101,9 +100,9 @@ def line_chart(
         thin = points[:: max(1, math.ceil(len(points) / RAW_POINTS))]
         if window(len(points)) > 1 or len(points) == 1:
             dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in thin)
-            parts.append(f'<path class="raw c{line.colour}" d="{dots}"/>')
+            parts.append(f'<path class="raw c{line.color}" d="{dots}"/>')
         run = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.xs, smooth(line.ys), strict=True))
-        parts.append(f'<polyline class="line c{line.colour}" points="{run}"/>')
+        parts.append(f'<polyline class="line c{line.color}" points="{run}"/>')
     return Markup("".join([*parts, "</svg>"]))
 
 

@@ -9,28 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from saccade.coldstart.drafts import Chain, Draft
-from saccade.coldstart.filters import FILTERS
-from saccade.coldstart.statistics import ARMS, FILE, WORDS, read_drafts
-from saccade.report.cards import picture
 from saccade.report.charts import forest, forest_axis, number
+from saccade.report.coldstart_samples import SampleCard, chosen_samples, sample_card
 from saccade.report.histogram import Shape, histogram
-from saccade.runs.files import Row, read_json
+from saccade.runs.drafts import ARMS, DRAFTS, FILTER_NAMES, STATISTICS
+from saccade.runs.files import JsonRow, read_json
 
-SAMPLES = 12
-PER_SOURCE = 2
-"""Samples of each source that are in the set; one more that is not."""
 ARM_NAMES = {"bridged": "bridged description", "caption": "plain caption, same budget", "none": "the question alone"}
-LONGEST_DIFF = 1500
-"""Words of a chain whose changes are marked; comparing is quadratic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +43,7 @@ class FilterRow:
     dropped: int
     share: str
     width: float
-    reasons: tuple[Row, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SampleCard:
-    """One question with everything that was written about it."""
-
-    id: str
-    source: str
-    question: str
-    options: tuple[str, ...]
-    gold: str
-    pictures: tuple[Markup, ...]
-    difficulty: str
-    pseudo_cot: str
-    description: str
-    chain: Markup
-    answer: str
-    right: bool | None
-    in_set: bool
-    reason: str
-    facts: tuple[tuple[str, str], ...]
+    reasons: tuple[JsonRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +57,15 @@ class ColdStartPage:
     cautions: tuple[str, ...]
     funnel: tuple[Bar, ...]
     filters: tuple[FilterRow, ...]
-    accuracy: tuple[Row, ...]
+    accuracy: tuple[JsonRow, ...]
     gaps: tuple[str, ...]
-    by_source: tuple[Row, ...]
-    words: tuple[Row, ...]
+    by_source: tuple[JsonRow, ...]
+    words: tuple[JsonRow, ...]
     word_notes: tuple[str, ...]
     lengths: Markup | None
-    length_rows: tuple[Row, ...]
+    length_rows: tuple[JsonRow, ...]
     samples: tuple[SampleCard, ...]
-    steps: tuple[Row, ...]
+    steps: tuple[JsonRow, ...]
     prompts: tuple[str, ...]
     config: str
     warnings: tuple[str, ...]
@@ -107,11 +77,12 @@ def build_page(directory: str | Path, out: str | Path | None = None) -> Path:
     ValueError when the directory holds no `summary.json` and `statistics.json`.
     """
     folder = Path(directory)
-    missing = [name for name in ("summary.json", FILE, "drafts.jsonl") if not (folder / name).is_file()]
+    missing = [name for name in ("summary.json", STATISTICS, DRAFTS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} holds no {' and no '.join(missing)}; expected a set made by saccade coldstart")
     warnings: list[str] = []
-    page = _page(folder, read_json(folder / "summary.json", warnings), read_json(folder / FILE, warnings), warnings)
+    summary, found = (read_json(folder / name, warnings) for name in ("summary.json", STATISTICS))
+    page = _page(folder, summary, found, warnings)
     environment = Environment(
         loader=PackageLoader("saccade.report"),
         autoescape=True,
@@ -127,7 +98,7 @@ def build_page(directory: str | Path, out: str | Path | None = None) -> Path:
     return target
 
 
-def _page(folder: Path, summary: Row, found: Row, warnings: list[str]) -> ColdStartPage:
+def _page(folder: Path, summary: JsonRow, found: JsonRow, warnings: list[str]) -> ColdStartPage:
     text = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").is_file() else ""
     config = yaml.safe_load(text) or {}
     if not text:
@@ -162,12 +133,12 @@ def _page(folder: Path, summary: Row, found: Row, warnings: list[str]) -> ColdSt
 # ------------------------------------------------------------------------------------------------------------ headline
 
 
-def _teacher(config: Row, name: str) -> str:
+def _teacher(config: JsonRow, name: str) -> str:
     part = config.get(name) or {}
     return "the world's ground truth" if part.get("teacher") == "world" else str(part.get("model", "not recorded"))
 
 
-def _lead(config: Row, found: Row) -> str:
+def _lead(config: JsonRow, found: JsonRow) -> str:
     sees, thinks = _teacher(config, "vision"), _teacher(config, "reasoner")
     told = found["saw_answer"]
     knew = "No step saw the answer." if not told else f"A step saw the answer in {told:,} rows."
@@ -177,7 +148,7 @@ def _lead(config: Row, found: Row) -> str:
     return f"{both} {knew}"
 
 
-def _tiles(summary: Row) -> tuple[tuple[str, str, str], ...]:
+def _tiles(summary: JsonRow) -> tuple[tuple[str, str, str], ...]:
     written, stages = summary.get("written", {}), summary.get("stages", {})
     tokens = sum(one["tokens_in"] + one["tokens_out"] for one in stages.values())
     cost = sum(one.get("cost", 0.0) for one in stages.values())
@@ -190,7 +161,7 @@ def _tiles(summary: Row) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def _cautions(config: Row, found: Row) -> tuple[str, ...]:
+def _cautions(config: JsonRow, found: JsonRow) -> tuple[str, ...]:
     cautions = []
     if "world" in {(config.get(name) or {}).get("teacher") for name in ("vision", "reasoner")}:
         cautions.append(
@@ -207,7 +178,7 @@ def _cautions(config: Row, found: Row) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------------------------------- funnel
 
 
-def _funnel(summary: Row) -> tuple[Bar, ...]:
+def _funnel(summary: JsonRow) -> tuple[Bar, ...]:
     rows, written = summary.get("rows", {}), summary.get("written", {})
     unusable = sum(summary.get("left_out", {}).values()) - rows.get("failed", 0)
     taken = rows.get("all", 0) + max(0, unusable)
@@ -232,11 +203,11 @@ def _percent(n: int, of: int) -> str:
     return f"{100 * n / of:.1f}%" if of else ""
 
 
-def filter_rows(found: Row, kept: int, config: Row) -> tuple[FilterRow, ...]:
+def filter_rows(found: JsonRow, kept: int, config: JsonRow) -> tuple[FilterRow, ...]:
     """Filters in the order they were asked. A chain is dropped by the first that objects, so that the numbers go down
     like a stair."""
-    order = list(config.get("filters") or FILTERS)
-    by_name: dict[str, list[Row]] = {}
+    order = list(config.get("filters") or FILTER_NAMES)
+    by_name: dict[str, list[JsonRow]] = {}
     for one in found["filters"]:
         by_name.setdefault(one["filter"], []).append(one)
     names = [*order, *(name for name in by_name if name not in order)]
@@ -255,7 +226,7 @@ def filter_rows(found: Row, kept: int, config: Row) -> tuple[FilterRow, ...]:
 # ------------------------------------------------------------------------------------------------- accuracy and sources
 
 
-def _accuracy_rows(accuracy: Row) -> tuple[Row, ...]:
+def _accuracy_rows(accuracy: JsonRow) -> tuple[JsonRow, ...]:
     rows = []
     for arm in ARMS if accuracy else ():
         one = accuracy[arm]
@@ -264,7 +235,7 @@ def _accuracy_rows(accuracy: Row) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _gaps(accuracy: Row) -> tuple[str, ...]:
+def _gaps(accuracy: JsonRow) -> tuple[str, ...]:
     found = []
     for arm in ARMS[1:] if accuracy else ():
         gap = accuracy[f"bridged - {arm}"]
@@ -276,7 +247,7 @@ def _gaps(accuracy: Row) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _source_rows(sources: Row) -> tuple[Row, ...]:
+def _source_rows(sources: JsonRow) -> tuple[JsonRow, ...]:
     rows = []
     for name, one in sources.items():
         dropped = one["rows"] - one["in_set"] - one["never_right"]
@@ -293,10 +264,10 @@ def _source_rows(sources: Row) -> tuple[Row, ...]:
 # ---------------------------------------------------------------------------------------------------- words and lengths
 
 
-def _word_rows(words: Row) -> tuple[Row, ...]:
+def _word_rows(words: JsonRow) -> tuple[JsonRow, ...]:
     published, ours = words["published"], words["ours"]
     rows = []
-    for word in WORDS:
+    for word in ours["count"]:
         cells = [_rate(one["per_1k_samples"][word]) for one in published.values()]
         mine = [_rate(ours[key][word]) if key in ours else "-" for key in ("per_1k_samples", "per_1k_tokens")]
         rows.append({"word": word, "cells": [*cells, *mine]})
@@ -307,7 +278,7 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 or value == 0 else f"{value:.3f}"
 
 
-def _word_notes(words: Row) -> tuple[str, ...]:
+def _word_notes(words: JsonRow) -> tuple[str, ...]:
     ours = words["ours"]
     if "share_with_any" not in ours:
         return ("The set is empty.",)
@@ -317,114 +288,17 @@ def _word_notes(words: Row) -> tuple[str, ...]:
     )
 
 
-def _length_chart(lengths: Row) -> Markup | None:
-    colours = {"in the set": 0, "right": 2, "wrong": 1}
-    shapes = [Shape(name, tuple(map(tuple, one["bars"])), colours[name]) for name, one in lengths.items() if one["n"]]
+def _length_chart(lengths: JsonRow) -> Markup | None:
+    colors = {"in the set": 0, "right": 2, "wrong": 1}
+    shapes = [Shape(name, tuple(map(tuple, one["bars"])), colors[name]) for name, one in lengths.items() if one["n"]]
     return histogram(shapes, "lengths of chains in words") if shapes else None
-
-
-# ------------------------------------------------------------------------------------------------------------- samples
-
-
-def chosen_samples(folder: Path) -> tuple[list[Draft], tuple[str, ...]]:
-    """Drafts to show (of each source the first that are in the set, and the first that is not), and every version of a
-    prompt that wrote any."""
-    kept: dict[str, list[Draft]] = {}
-    dropped: dict[str, Draft] = {}
-    prompts: set[str] = set()
-    for draft in read_drafts(folder):
-        prompts.update(step.prompt_version for step in draft.steps)
-        if draft.chosen:
-            of_source = kept.setdefault(draft.source, [])
-            if len(of_source) < PER_SOURCE:
-                of_source.append(draft)
-        elif draft.of_arm("bridged"):
-            dropped.setdefault(draft.source, draft)
-    rounds = [[drafts[i] for drafts in kept.values() if i < len(drafts)] for i in range(PER_SOURCE)]
-    good = [draft for one in rounds for draft in one]
-    bad = list(dropped.values())[: SAMPLES // 3]
-    return [*good[: SAMPLES - len(bad)], *bad], tuple(sorted(prompts))
-
-
-def sample_card(draft: Draft, folder: Path, warnings: list[str]) -> SampleCard:
-    """The chosen chain, or the one whose rejection says most: a right one that a filter dropped before a wrong one."""
-    chain = _telling(draft)
-    pictures = [picture(folder / name) for name in draft.images]
-    if None in pictures:
-        warnings.append(f"sample {draft.id}: an image cannot be read")
-    first = chain.rejections[0] if chain.rejections else None
-    bridged = draft.of_arm("bridged")
-    facts = [("right", f"{sum(bool(one.right) for one in bridged)} of {len(bridged)}"), ("tokens", f"{chain.tokens:,}")]
-    knew = [step.stage for step in draft.steps if step.saw_answer]
-    if knew:
-        facts.append(("saw the answer", ", ".join(dict.fromkeys(knew))))
-    options = draft.meta.get("options")
-    return SampleCard(
-        id=draft.id,
-        source=draft.source,
-        question=draft.question.replace("<image>", "").strip(),
-        options=tuple(map(str, options)) if isinstance(options, list | tuple) else (),
-        gold=_plain(draft.answer),
-        pictures=tuple(one for one in pictures if one is not None),
-        difficulty=draft.difficulty or "not graded",
-        pseudo_cot=draft.pseudo_cot or "",
-        description=draft.description or "",
-        chain=marked(chain),
-        answer=chain.answer or "none",
-        right=chain.right,
-        in_set=bool(draft.chosen),
-        reason=f"{first.filter.replace('_', ' ')}: {first.reason}" if first else "",
-        facts=tuple(facts),
-    )
-
-
-def _telling(draft: Draft) -> Chain:
-    if draft.chosen:
-        return draft.chains[draft.chosen[0]]
-    bridged = draft.of_arm("bridged")
-    judged = [chain for chain in bridged if chain.rejections] or list(bridged)
-    return next((chain for chain in judged if chain.right), judged[0])
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
-
-
-def marked(chain: Chain) -> Markup:
-    """The thought as it is learned; what polish took out is struck through, what it put in is marked."""
-    before, after = _tokens(chain.text), _tokens(chain.words)
-    if before == after or len(before) + len(after) > 4 * LONGEST_DIFF:
-        return escape(chain.words)
-    parts: list[str] = []
-    for kind, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        old, new = "".join(before[a:b]), "".join(after[c:d])
-        if kind == "equal":
-            parts.append(str(escape(new)))
-            continue
-        if old.strip():
-            parts.append(f"<del>{escape(old)}</del>")
-        if new:
-            parts.append(f"<ins>{escape(new)}</ins>")
-    return Markup("".join(parts))
-
-
-def _tokens(text: str) -> list[str]:
-    """Words and the spaces between them."""
-    pieces: list[str] = []
-    word = ""
-    for letter in text:
-        if letter.isspace() != word[-1:].isspace() and word:
-            pieces.append(word)
-            word = ""
-        word += letter
-    return [*pieces, word] if word else pieces
 
 
 # ------------------------------------------------------------------------------------------------------------- the run
 
 
-def _step_rows(stages: Row) -> tuple[Row, ...]:
-    def row(name: str, one: Row) -> Row:
+def _step_rows(stages: JsonRow) -> tuple[JsonRow, ...]:
+    def row(name: str, one: JsonRow) -> JsonRow:
         calls = max(1, one["calls"])
         return {
             "name": name.replace("_", "-"),

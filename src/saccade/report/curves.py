@@ -1,4 +1,4 @@
-"""Which curves a run has: one table of panels, filled from whatever metrics.jsonl holds."""
+"""The curves of a run: a table of panels, filled from the metrics in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from markupsafe import Markup
 from saccade.report.charts import Series, line_chart, number, smooth, window
 
 LINES = 6
-"""Lines in one chart, as many as the palette has colours; further ones go to a second chart."""
+"""Most lines in one chart, limited by the palette's colors; further ones go to a second chart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A chart: its title, the metrics it shows (a pattern whose group 1 names the line), and what it means."""
+    """A chart: its title, a pattern of metrics to show (whose group is the line's name), and a note."""
 
     title: str
     pattern: str
@@ -63,7 +63,7 @@ PANELS = (
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawn panel. `legend` holds (line name, colour, value at the end of the smoothed line)."""
+    """A drawn panel. `legend` holds (line name, color, value at the end of the smoothed line)."""
 
     title: str
     note: str
@@ -73,7 +73,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """All figures of one run; `rest` are metrics that no panel knows."""
+    """All figures of one run; `rest` are metrics that match no panel."""
 
     figures: tuple[Figure, ...] = ()
     rest: tuple[Figure, ...] = ()
@@ -138,10 +138,10 @@ def _figures(
     parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
     figures = []
     for number_of_part, part in enumerate(parts, 1):
-        series = [Series(n, *zip(*lines[n], strict=True), colour=i) for i, n in enumerate(part)]
+        series = [Series(n, *zip(*lines[n], strict=True), color=i) for i, n in enumerate(part)]
         percent = panel.percent and all(0.0 <= y <= 1.0 for line in series for y in line.ys)
         legend = tuple(
-            (line.name.replace("_", " "), line.colour, number(smooth(line.ys)[-1], percent)) for line in series
+            (line.name.replace("_", " "), line.color, number(smooth(line.ys)[-1], percent)) for line in series
         )
         title = panel.title if len(parts) == 1 else f"{panel.title} ({number_of_part} of {len(parts)})"
         figures.append(Figure(title, panel.note, line_chart(series, bounds, percent=percent, title=title), legend))

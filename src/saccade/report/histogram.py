@@ -1,4 +1,4 @@
-"""Inline SVG: distributions of lengths, one outline each, as shares so that many and few can be compared."""
+"""Inline SVG: distributions of lengths, one outline each, as shares, so that different totals can be compared."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 10, 14, 26
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A distribution: (from, below, count) of steps that follow each other, all cut at the same edges."""
+    """A distribution: (from, below, count) of consecutive bins; all distributions have the same edges."""
 
     name: str
     bars: tuple[tuple[int, ...], ...]
-    colour: int = 0
+    color: int = 0
 
     @property
     def total(self) -> int:
@@ -27,7 +27,7 @@ class Shape:
 
 
 def histogram(shapes: Sequence[Shape], title: str) -> Markup:
-    """Outlines over steps of equal width. Needs at least one shape that is not empty."""
+    """Outlines over bins of equal width. Needs at least one nonempty distribution."""
     edges = sorted({edge for shape in shapes for bar in shape.bars for edge in bar[:2]})
     place = {edge: LEFT + i * (WIDTH - LEFT - RIGHT) / (len(edges) - 1) for i, edge in enumerate(edges)}
     rows = ticks(0.0, max(bar[2] / shape.total for shape in shapes for bar in shape.bars), 4)
@@ -50,5 +50,5 @@ def histogram(shapes: Sequence[Shape], title: str) -> Markup:
             y = py(count / shape.total)
             outline += [f"{place[low]:.1f},{y:.1f}", f"{place[high]:.1f},{y:.1f}"]
         outline.append(f"{place[shape.bars[-1][1]]:.1f},{floor}")
-        parts.append(f'<polygon class="area c{shape.colour}" points="{" ".join(outline)}"/>')
+        parts.append(f'<polygon class="area c{shape.color}" points="{" ".join(outline)}"/>')
     return Markup("".join([*parts, "</svg>"]))

@@ -1,4 +1,4 @@
-"""Putting the page together: what was trained, did it learn, and everything that shows it.
+"""Assembles the page: what was trained, whether it learned, and the evidence.
 
 A demo directory holds runs (`sft/`, `rl/`, `controls/<name>/`) and beside them
 
@@ -23,16 +23,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saccade.report.cards import Card, group_cards, item_cards, masked_reasons, sample_cards
 from saccade.report.charts import forest_axis, number
 from saccade.report.curves import Curves, curves, ends
-from saccade.report.tables import Difference, SplitTable, differences, is_shown, tables
-from saccade.runs.files import Row, RunFiles, read_json, read_run
+from saccade.report.tables import Comparison, SplitTable, differences, is_shown, tables
+from saccade.runs.files import JsonRow, RunFiles, read_json, read_run
 
 GAP_ALARM = 0.01
-"""Mean |log-prob difference| of sampler and trainer above which their models are not the same."""
+"""Mean |log-prob difference| of sampler and trainer above which their models differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The first thing that a reader sees."""
+    """The top of the page."""
 
     verdict: str
     detail: str
@@ -42,7 +42,7 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class RunSection:
-    """The curves of one run (of a demo: one of its parts)."""
+    """The curves of one run (or of one part of a demo)."""
 
     name: str
     curves: Curves
@@ -51,14 +51,14 @@ class RunSection:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything the template needs."""
+    """The data of the page template."""
 
     title: str
     headline: Headline
     runs: tuple[RunSection, ...]
     tables: tuple[SplitTable, ...]
-    attempts: tuple[Row, ...]
-    comparisons: tuple[Difference, ...]
+    attempts: tuple[JsonRow, ...]
+    comparisons: tuple[Comparison, ...]
     listings: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     cards: tuple[Card, ...]
@@ -75,10 +75,10 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     """
     folder = Path(run_dir)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no directory; expected a run directory such as runs/demo")
+        raise ValueError(f"{folder} is not a directory; expected a run directory such as runs/demo")
     parts = demo_parts(folder)
     if not parts and not any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl", "results.json")):
-        raise ValueError(f"{folder} holds no config.yaml, metrics.jsonl or results.json; expected a run directory")
+        raise ValueError(f"{folder} contains no config.yaml, metrics.jsonl or results.json; expected a run directory")
     html = render(demo_page(folder, parts) if parts else run_page(folder))
     target = Path(out) if out else folder / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
 
 
 def render(page: Page) -> str:
-    """The page as HTML that asks nothing of any other file or server."""
+    """The page as self-contained HTML."""
     environment = Environment(
         loader=PackageLoader("saccade.report"),
         autoescape=True,
@@ -143,7 +143,7 @@ def run_page(folder: Path) -> Page:
 
 
 def run_headline(run: RunFiles) -> Headline:
-    """What the run's own numbers say, in one sentence."""
+    """One sentence that summarizes the run's numbers."""
     model = run.config.get("model", {})
     name = model.get("path", "a model") if isinstance(model, dict) else str(model)
     rows = [row for row in run.results.get("rows", []) if row["task"] == "all"]
@@ -185,7 +185,7 @@ _TILES = (
 )
 
 
-def _tile(metrics: Sequence[Row], key: str, label: str, percent: bool) -> tuple[str, str, str] | None:
+def _tile(metrics: Sequence[JsonRow], key: str, label: str, percent: bool) -> tuple[str, str, str] | None:
     both = ends(metrics, key)
     return (label, number(both[1], percent), f"from {number(both[0], percent)}") if both else None
 
@@ -231,15 +231,15 @@ def demo_page(folder: Path, parts: Sequence[Path]) -> Page:
 
 
 def _value(value: Any) -> str:
-    """A headline number: a float in [0, 1] is a share and reads as percent; text stays as it is."""
+    """A headline number: a float in [0, 1] is a share, shown as percent; text is unchanged."""
     if isinstance(value, float) and 0.0 <= value <= 1.0:
         return f"{100 * value:.1f}%"
     return number(value) if isinstance(value, (int, float)) else str(value)
 
 
-def demo_headline(demo: Row, results: Row) -> Headline:
-    """RL minus its SFT start, and only what the interval allows. The first comparison of demo.json is the headline
-    one."""
+def demo_headline(demo: JsonRow, results: JsonRow) -> Headline:
+    """RL minus its SFT start, claiming only what the interval supports. The first comparison of demo.json is the
+    headline."""
     tiles = [(str(name).replace("_", " "), _value(value), "") for name, value in demo.get("headline", {}).items()]
     if "seconds" in results:
         tiles.append(("wall clock", f"{results['seconds'] / 60:.1f} min", f"seed {results.get('seed', '?')}"))
@@ -259,7 +259,7 @@ def demo_headline(demo: Row, results: Row) -> Headline:
 # --------------------------------------------------------------------------------------------- environment, warnings
 
 
-def facts(environment: Row, prefix: str = "") -> tuple[tuple[str, str], ...]:
+def facts(environment: JsonRow, prefix: str = "") -> tuple[tuple[str, str], ...]:
     """Flat (key, value) pairs of a nested record."""
     found: list[tuple[str, str]] = []
     for key, value in environment.items():
@@ -278,7 +278,7 @@ def facts(environment: Row, prefix: str = "") -> tuple[tuple[str, str], ...]:
 
 
 def alarms(run: RunFiles) -> list[str]:
-    """What a careful reader would notice in the numbers."""
+    """Warnings that follow from the numbers."""
     found = []
     odd = sorted({k for row in run.metrics for k, v in row.items() if isinstance(v, float) and v != v})
     if odd:

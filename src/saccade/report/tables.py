@@ -1,4 +1,4 @@
-"""The results table: models by split and decoding, with intervals; controls stand apart and are marked."""
+"""The results table: models by split and decoding, with intervals; controls are listed last and marked."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from markupsafe import Markup
 
 from saccade.report.charts import forest
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 DECODINGS = ("greedy", "sampled")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """An accuracy as the page writes it, in percent."""
+    """An accuracy as shown on the page, in percent."""
 
     value: str
     interval: str
@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One model (or control) on one split. A cell is None where that was not measured."""
+    """One model (or control) on one split. A cell is None if it was not measured."""
 
     model: str
     control: str | None
@@ -50,8 +50,8 @@ class SplitTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """A paired comparison in words and as a plot."""
+class Comparison:
+    """A paired comparison as text and as a plot."""
 
     name: str
     words: str
@@ -62,15 +62,15 @@ class Difference:
     plot: Markup
 
 
-def tables(rows: Iterable[Row]) -> list[SplitTable]:
+def tables(rows: Iterable[Json]) -> list[SplitTable]:
     """One table per split, in order of first appearance."""
-    splits: dict[str, list[Row]] = {}
+    splits: dict[str, list[Json]] = {}
     for row in rows:
         splits.setdefault(str(row["split"]), []).append(row)
     return [_table(split, of_split) for split, of_split in splits.items()]
 
 
-def _table(split: str, rows: Sequence[Row]) -> SplitTable:
+def _table(split: str, rows: Sequence[Json]) -> SplitTable:
     found = {(r["model"], r.get("control") or None, r["decoding"], r["task"]): r for r in rows}
     models = sorted(dict.fromkeys((m, c) for m, c, _, _ in found), key=lambda pair: pair[1] is not None)
     decodings = tuple(d for d in DECODINGS if any(r["decoding"] == d for r in rows))
@@ -87,7 +87,7 @@ def _table(split: str, rows: Sequence[Row]) -> SplitTable:
     return SplitTable(split, n, decodings, tuple(lines), tasks, tuple(by_task))
 
 
-def _overall(model: str, control: str | None, rows: Sequence[Row | None]) -> Line:
+def _overall(model: str, control: str | None, rows: Sequence[Json | None]) -> Line:
     points = [(r["accuracy"], r["low"], r["high"], int(r["decoding"] != "greedy")) for r in rows if r]
     return Line(
         model,
@@ -99,28 +99,28 @@ def _overall(model: str, control: str | None, rows: Sequence[Row | None]) -> Lin
     )
 
 
-def _cell(row: Row | None) -> Cell | None:
+def _cell(row: Json | None) -> Cell | None:
     if row is None:
         return None
     return Cell(f"{100 * row['accuracy']:.1f}", f"{100 * row['low']:.1f} to {100 * row['high']:.1f}")
 
 
-def differences(comparisons: Sequence[Row]) -> list[Difference]:
-    """Paired comparisons; one whose interval contains 0 reads 'not shown', whatever its mean."""
+def differences(comparisons: Sequence[Json]) -> list[Comparison]:
+    """Paired comparisons; one whose interval contains 0 is labeled 'not shown', whatever its mean."""
     if not comparisons:
         return []
     reach = max(0.05, *(abs(c[end]) for c in comparisons for end in ("low", "high")))
     return [_difference(c, reach) for c in comparisons]
 
 
-def _difference(row: Row, reach: float) -> Difference:
+def _difference(row: Json, reach: float) -> Comparison:
     shown = is_shown(row)
     plot = forest([(row["difference"], row["low"], row["high"], int(not shown))], (-reach, reach), zero=True)
     words = f"{100 * row['difference']:+.1f} points" if shown else "not shown"
     interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-    return Difference(str(row["name"]), words, interval, str(row["n"]), shown, plot)
+    return Comparison(str(row["name"]), words, interval, str(row["n"]), shown, plot)
 
 
-def is_shown(row: Row) -> bool:
-    """Judged from the interval itself, so that a file cannot claim what its numbers do not."""
+def is_shown(row: Json) -> bool:
+    """Computed from the interval, so that a file cannot claim more than its numbers show."""
     return row["low"] > 0 or row["high"] < 0

@@ -1,4 +1,4 @@
-"""Rewards in [0, 1], penalties in [-1, 0], and the rubric that weighs them."""
+"""Rewards in [0, 1], penalties in [-1, 0], and the rubric that weights them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Rewards of short answers: 1 when the answer is right, else 0.
 
-The answer is the inside of the answer tag; without one there is none, whatever the prose says: 0, 'no answer tag'. A
-policy that was trained to answer elsewhere has it read there (`where`). A gold that cannot be graded masks the rollout.
+The answer is the content of the answer tag; without the tag the score is 0 ('no answer tag'), whatever the text says.
+`where` selects another location for policies that answer elsewhere. A gold that cannot be graded masks the rollout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MISSING: dict[Where, str] = {"tag": NO_ANSWER, "boxed": "no boxed answer", "fina
 
 
 def answer_of(completion: Completion, where: Where = "tag") -> str | None:
-    """The reply's answer where it may stand (`Where`), or None."""
+    """The reply's answer at the given location (`Where`), or None."""
     if where == "final":
         return read_final(completion.text)
     reply = read_reply(completion.text)
@@ -31,10 +31,10 @@ def answer_of(completion: Completion, where: Where = "tag") -> str | None:
 def choice(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """The gold letter, by letter or by the text of its option (`sample.meta["options"]`).
 
-    Naming several letters is no choice.
+    Naming several letters is not a choice.
 
     Formula: 1 if right, else 0.
-    Source: VLM-R1's mcq, which reads '(A)' as nothing.
+    Source: VLM-R1's mcq, which cannot read '(A)'.
     """
     options = tuple(sample.meta.get("options") or ())
     return graded(completion, where, lambda answer: grading.grade_choice(answer, sample.answer, options))
@@ -47,7 +47,7 @@ def number(
     absolute: NotNegative = 0.0,
     where: Where = "tag",
 ) -> Score:
-    """The gold number; `relative` (a fraction of the gold) and `absolute` say how far off is still right.
+    """The gold number; `relative` (a fraction of the gold) and `absolute` are the tolerances.
 
     Formula: 1 if |answer - gold| <= max(relative * |gold|, absolute), else 0.
     Source: VLM-R1's numeric; ChartQA (arXiv 2203.10244) with relative 0.05.
@@ -71,10 +71,10 @@ def value(
 
 
 def counting(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
-    """How near the answered count is to the gold one: partial marks for a near miss, none for a fraction.
+    """Closeness of the answered count to the gold count: partial credit for a near miss, none for a fraction.
 
     Formula: max(0, 1 - |answer - gold| / max(gold, 1)); 0 unless the answer is a whole number of 0 or more.
-    Source: ours; `number` is the strict one.
+    Source: Saccade; `number` is the strict version.
     """
     answer = answer_of(completion, where)
     if answer is None:
@@ -82,15 +82,15 @@ def counting(completion: Completion, sample: Sample, where: Where = "tag") -> Sc
     gold = read_number(sample.answer) if isinstance(sample.answer, str) else float(sample.answer)
     if gold is None or gold < 0 or not gold.is_integer():
         return Score(0.0, masked=f"gold cannot be graded: gold {sample.answer!r} is no count")
-    said = read_number(answer)
-    if said is None or said < 0 or not said.is_integer():
+    count = read_number(answer)
+    if count is None or count < 0 or not count.is_integer():
         return Score(0.0, "no count")
-    near = max(0.0, 1 - abs(said - gold) / max(gold, 1.0))
-    return Score(near, None if near == 1.0 else f"counted {said:g}")
+    near = max(0.0, 1 - abs(count - gold) / max(gold, 1.0))
+    return Score(near, None if near == 1.0 else f"counted {count:g}")
 
 
 def exact_text(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
-    """The gold text, but for case, white space and closing punctuation.
+    """The gold text, ignoring case, white space and trailing punctuation.
 
     Formula: 1 if equal, else 0.
     Source: VLM-R1's all_match.
@@ -111,7 +111,7 @@ def math(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
     """An expression equal to the gold.
 
     Formula: 1 if equal, else 0.
-    Source: VLM-R1's math; math-verify, in processes of its own.
+    Source: VLM-R1's math; math-verify, in separate processes.
     """
     return graded(completion, where, lambda answer: grading.grade_math(answer, sample.answer))
 

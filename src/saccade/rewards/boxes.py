@@ -1,7 +1,7 @@
-"""Rewards of boxes.
+"""Box rewards.
 
-A reply's boxes are compared in the frame that it speaks in, with the gold as that frame can write it: IoU does not
-change when an axis is scaled, and so the rounding of a frame costs nobody anything and the gold scores exactly 1.
+A reply's boxes are compared in the reply's frame, with the gold rounded to that frame: IoU does not change when an axis
+is scaled, so the rounding of a frame costs nothing and the gold scores exactly 1.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from saccade.types import Box, Completion, Frame, Sample, Score
 
 
 def rec_iou(completion: Completion, sample: Sample, threshold: Share = 0.0, where: Where = "tag") -> Score:
-    """IoU of the one box answered with the gold box; 0 up to `threshold`.
+    """IoU of the answer's one box with the gold box; 0 up to `threshold`.
 
-    More than one box is no answer: boxes beside the first are not free.
+    Several boxes are not an answer, so extra boxes are not free.
 
     Formula: IoU if IoU > threshold, else 0.
     Source: VLM-R1 (arXiv 2504.07615), REC accuracy, soft.
@@ -36,7 +36,7 @@ def rec_iou(completion: Completion, sample: Sample, threshold: Share = 0.0, wher
 
 
 def rec_iou_at(completion: Completion, sample: Sample, threshold: Share = 0.5, where: Where = "tag") -> Score:
-    """1 when the IoU of the one box answered is above `threshold`, strictly, as accuracy@0.5 is counted.
+    """1 when the IoU of the answer's one box is strictly above `threshold`, as in accuracy@0.5.
 
     Formula: 1 if IoU > threshold, else 0.
     Source: RefCOCO's accuracy@0.5, as VLM-R1 evaluates.
@@ -53,19 +53,19 @@ def rec_iou_dynamic(
     over: Count = 100,
     where: Where = "tag",
 ) -> Score:
-    """IoU above a threshold that rises with training, so that loose boxes earn something at first and nothing later.
+    """IoU above a threshold that rises during training, so that loose boxes earn something at first and nothing later.
 
-    The step is `completion.weights_version`, which is the number of updates behind the weights that wrote the reply.
+    The step is `completion.weights_version`, the number of updates of the weights that generated the reply.
 
     Formula: IoU if IoU > start + (end - start) * min(1, step / over), else 0.
-    Source: the progressive thresholds of Griffon's Vision-R1 (arXiv 2503.18013), as a straight line.
+    Source: the progressive thresholds of Griffon's Vision-R1 (arXiv 2503.18013), made linear.
     """
     threshold = start + (end - start) * min(1.0, completion.weights_version / over)
     return rec_iou(completion, sample, threshold, where)
 
 
 def box_iou(answer: str, sample: Sample, frames: Sequence[Frame]) -> tuple[float, str | None]:
-    """IoU of the answer's one box with the gold, and why it is not 1."""
+    """IoU of the answer's one box with the gold, and the reason if it is below 1."""
     entries = read_entries(answer)
     if len(entries) > 1:
         return 0.0, "more than one box"
@@ -82,7 +82,8 @@ def box_iou(answer: str, sample: Sample, frames: Sequence[Frame]) -> tuple[float
 def detection_map(
     completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS, where: Where = "tag"
 ) -> Score:
-    """COCO average precision over `thresholds`; boxes of labels without gold, and boxes after the right ones, are free.
+    """COCO average precision over `thresholds`. Boxes with labels that have no gold, and boxes after the right ones,
+    are free.
 
     Formula: mean over labels and thresholds of the area under the interpolated precision-recall curve.
     Source: VLM-R1 (arXiv 2504.07615), map; COCO (arXiv 1405.0312).
@@ -95,7 +96,7 @@ def detection_map(
 
 
 def detection_ap50(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
-    """As `detection_map` at IoU 0.5 alone.
+    """As `detection_map`, only at IoU 0.5.
 
     Formula: AP at IoU 0.5.
     Source: VLM-R1 (arXiv 2504.07615), od_ap50.
@@ -106,10 +107,10 @@ def detection_ap50(completion: Completion, sample: Sample, where: Where = "tag")
 def detection_od_length(
     completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS, where: Where = "tag"
 ) -> Score:
-    """Average precision times a price for every box too many.
+    """Average precision times a penalty factor for excess boxes.
 
-    Every box answered counts in n_pred: those of absent labels and those that cannot be read too. 1 when both lists are
-    empty, 0 when one is.
+    Every answered box counts in n_pred, including absent labels and unreadable boxes. 1 when both lists are empty, 0
+    when one is.
 
     Formula: min(1, n_gold / n_pred) * mAP@[.5:.95].
     Source: VLM-R1 (arXiv 2504.07615), odLength.
@@ -132,14 +133,14 @@ def detection_weighted_sum(
     completeness: NotNegative = 0.3,
     where: Where = "tag",
 ) -> Score:
-    """Place, label and completeness of the boxes, weighed. A pair is made best IoU first, from IoU `threshold` on.
+    """Weighted sum of position, label and completeness. Boxes are matched greedily by IoU, from `threshold` upward.
 
-    Boxes pair up within their label, so a wrong label takes no gold box away; a box too many costs place and label as
-    much as one that is missed. 1 when both lists are empty, 0 when one is.
+    Boxes are matched only within their label, so a wrong label does not use up a gold box; for position and label an
+    extra box costs as much as a missed one. 1 when both lists are empty, 0 when one is.
 
     Formula: (0.7 * sum of IoU / n + 0 * pairs / n + 0.3 * (1 - (missed / n_gold + spurious / n_pred) / 2)) / 1.0, with
     n = max(n_gold, n_pred) and the weights as options.
-    Source: VLM-R1 (arXiv 2504.07615), weighted_sum, which divides by n_gold and pairs boxes of unequal labels.
+    Source: VLM-R1 (arXiv 2504.07615), weighted_sum, which divides by n_gold and matches boxes of different labels.
     """
     found = _detections(completion, where)
     if isinstance(found, Score):
@@ -156,13 +157,13 @@ def detection_weighted_sum(
 
 
 def check_weighted_sum(position: float, label: float, completeness: float) -> None:
-    """ValueError when nothing has a weight."""
+    """ValueError when all weights are 0."""
     if not position + label + completeness > 0:
         raise ValueError("detection_weighted_sum: got three weights of 0, expected one above 0")
 
 
 def detection_f1(completion: Completion, sample: Sample, threshold: Share = 0.5, where: Where = "tag") -> Score:
-    """F1 of the boxes at IoU `threshold`, labels counted; 1 only when every gold box is found and nothing else.
+    """F1 of the labeled boxes at IoU `threshold`; 1 only when every gold box is found and nothing else.
 
     Formula: 2 * pairs / (n_gold + n_pred).
     Source: the greedy precision and recall of VLM-R1 (arXiv 2504.07615), as one figure.
@@ -183,9 +184,9 @@ def _detections(completion: Completion, where: Where) -> list[LabelledBox] | Sco
 
 
 def answered_boxes(answer: str) -> list[LabelledBox] | None:
-    """The boxes of an answer with labels as compared; None when it is no list of boxes.
+    """The boxes of an answer with normalized labels; None when it is not a list of boxes.
 
-    Entries whose box cannot be read count: they are `NOWHERE`, and so wrong.
+    Entries whose box cannot be read count as wrong: their box is `NOWHERE`.
     """
     entries = read_entries(answer)
     if all(box is None for box, _ in entries):
@@ -197,11 +198,11 @@ def answered_boxes(answer: str) -> list[LabelledBox] | None:
 
 
 def frame_of(sample: Sample, frames: Sequence[Frame]) -> Frame:
-    """The frame of the image that the boxes of a sample lie in: the first, or `meta["image_index"]`."""
+    """The frame of the image that a sample's boxes refer to: the first, or `meta["image_index"]`."""
     index = int(sample.meta.get("image_index", 0))
     if not 0 <= index < len(frames):
         raise ValueError(
-            f"sample {sample.id!r} asks for boxes in image {index}, but the completion carries {len(frames)} frames; "
+            f"sample {sample.id!r} asks for boxes in image {index}, but the completion has {len(frames)} frames; "
             "expected one per image of the prompt"
         )
     return frames[index]
@@ -213,7 +214,7 @@ def gold_box(sample: Sample) -> Box:
 
 
 def gold_boxes(sample: Sample, frames: Sequence[Frame]) -> list[LabelledBox]:
-    """The gold list of a sample as its frame writes it, labels as compared."""
+    """The gold list of a sample in its frame's coordinates, with normalized labels."""
     frame = frame_of(sample, frames)
     return [LabelledBox(from_original(item.box, frame), fold(item.label)) for item in gold_list(sample)]
 

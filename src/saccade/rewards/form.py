@@ -1,4 +1,4 @@
-"""The reward of form, and the hard formatting result reward."""
+"""The format reward and the hard formatting result reward."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from saccade.parsing import (
     read_yes_no,
 )
 from saccade.parsing.points import read_points
-from saccade.rewards.around import around
+from saccade.rewards.wrapping import wrap_reward
 from saccade.types import Completion, Sample, Score
 
-Form = Literal["any", "letter", "number", "yes_no", "box", "boxes", "point", "boxed"]
+AnswerForm = Literal["any", "letter", "number", "yes_no", "box", "boxes", "point", "boxed"]
 
-FORMS: dict[Form, Callable[[str], bool]] = {
+FORMS: dict[AnswerForm, Callable[[str], bool]] = {
     "any": lambda answer: True,
     "letter": lambda answer: read_choice(answer) is not None,
     "number": lambda answer: read_number(answer) is not None,
@@ -30,17 +30,17 @@ FORMS: dict[Form, Callable[[str], bool]] = {
     "point": lambda answer: len(read_points(answer)) == 1,
     "boxed": lambda answer: read_boxed(answer) is not None,
 }
-"""What the inside of the answer tag must read as."""
+"""Answer form -> whether a text has it."""
 
 
-def strict_format(completion: Completion, sample: Sample, form: Form = "any") -> Score:
+def strict_format(completion: Completion, sample: Sample, form: AnswerForm = "any") -> Score:
     """1 when the reply is one non-empty think block, then one non-empty answer block, and nothing else.
 
     With `form`, the answer must also have the form of its task: one letter, one number, yes or no, one box, a list of
-    boxes (or a plain 'None'), one point, a \\boxed expression. What it says is not looked at.
+    boxes (or a plain 'None'), one point, a \\boxed expression. The content is not checked.
 
-    Formula: 1 if the form is right, else 0.
-    Source: DeepSeek-R1 (arXiv 2501.12948); VLM-R1's, which lets empty blocks and text around them pass.
+    Formula: 1 if the format is right, else 0.
+    Source: DeepSeek-R1 (arXiv 2501.12948); VLM-R1's, which accepts empty blocks and text around them.
     """
     reply = read_reply(completion.text)
     if not reply.strict or reply.answer is None:
@@ -62,4 +62,4 @@ def hard_of(accuracy: Callable[[Completion, Sample], Score]) -> Callable[[Comple
     def hard(completion: Completion, sample: Sample, answer: Score) -> Score:
         return Score(float(answer.value >= 1.0), answer.reason if answer.value < 1.0 else None, masked=answer.masked)
 
-    return around(accuracy, loose, hard)
+    return wrap_reward(accuracy, loose, hard)

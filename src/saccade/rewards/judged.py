@@ -1,4 +1,4 @@
-"""The reward that asks a language model, after a rule."""
+"""The reward of a language model as judge, called after a rule."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ Rule = Callable[[Completion, Sample], Score]
 
 
 class Server(Config):
-    """How the judge's server is spoken to."""
+    """Connection settings of the judge's server."""
 
     api_key_file: str | None = None
     """A file with the server's key; the key itself would end up in the run's config.yaml."""
     cache: str | None = None
-    """A file of answers, so that each is paid for once."""
+    """A file of cached answers, so that each is paid for once."""
     concurrency: Count = 16
-    """Requests at once."""
+    """Concurrent requests."""
     deadline_s: Positive = 120.0
-    """For one reply, with all attempts."""
+    """Seconds for one reply, including retries."""
 
 
 class JudgedReward:
-    """A rule, and a judge for what the rule does not accept. Many replies are judged at once."""
+    """A rule, and a judge for replies that the rule does not accept. Replies are judged concurrently."""
 
     def __init__(self, rule: Rule, url: str, model: str, server: Server, where: Where = "tag") -> None:
-        """The judge is opened at the first reply that needs one: reading a recipe opens nothing."""
+        """The judge is opened at the first reply that needs one, not when a recipe is loaded."""
         self._rule, self._url, self._model, self._server = rule, url, model, server
         self._where: Where = where
 
@@ -63,31 +63,32 @@ class JudgedReward:
     def _safely(self, completion: Completion, sample: Sample) -> Score:
         try:
             return self(completion, sample)
-        except Exception as error:  # noqa: BLE001 - ours or the server's, never the model's
+        except Exception as error:  # noqa: BLE001 - never the model's fault
             return Score(0.0, masked=f"{type(error).__name__}: {error}")
 
 
 @lru_cache(maxsize=8)
 def judge_at(url: str, model: str, settings: str) -> Judge:
-    """One judge per server: rubrics are built anew at every step. ValueError for a cache or an address that is not
-    right."""
-    from saccade.endpoint import Endpoint, Limits, ReplyCache
+    """One judge per server, because rubrics are rebuilt at every step. ValueError for an invalid cache or address."""
+    from saccade.endpoint import Endpoint, ReplyCache, RequestLimits
     from saccade.grading.judge import Judge
 
     server = Server.model_validate_json(settings)
     path = server.api_key_file
     key = Path(path).expanduser().read_text(encoding="utf-8").strip() if path else None
-    limits = Limits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
+    limits = RequestLimits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
     endpoint = Endpoint(url, model, key, ReplyCache(server.cache) if server.cache else None, limits)
     atexit.register(endpoint.close)
     return Judge(endpoint)
 
 
 def check_judge(url: str, server: Mapping[str, Any] | None) -> None:
-    """ValueError for an address that is none, or a key file that is not there."""
+    """ValueError for an invalid address or a missing key file."""
     from saccade.endpoint.client import chat_url
 
     chat_url(url)
     path = Server.model_validate(server or {}).api_key_file
     if path is not None and not Path(path).expanduser().is_file():
-        raise ValueError(f"llm_judge: server.api_key_file {path}: there is no such file; it holds the server's key")
+        raise ValueError(
+            f"llm_judge: server.api_key_file {path}: there is no such file; expected a file with the server's key"
+        )

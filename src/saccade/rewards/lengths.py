@@ -1,11 +1,11 @@
-"""The reward that weighs an answer by how long it took."""
+"""The reward that weights an answer by its length."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-from saccade.rewards.around import around
+from saccade.rewards.wrapping import wrap_reward
 from saccade.types import Completion, Sample, Score
 
 
@@ -25,7 +25,7 @@ def cosine_of(
         value = 0.0 if length >= max_length or completion.truncated else wrong_ceiling * (1.0 - left)
         return Score(value, answer.reason or "wrong")
 
-    return around(accuracy, lambda completion, sample: None, cosine)
+    return wrap_reward(accuracy, lambda completion, sample: None, cosine)
 
 
 def check_cosine(right_floor: float, wrong_ceiling: float) -> None:

@@ -1,4 +1,4 @@
-"""What names and options of rewards have in common, built in or a user's own."""
+"""Names and options of rewards, built in or user-defined."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def is_file(name: str) -> bool:
 
 
 def as_score(value: float | Score) -> Score:
-    """What a reward returned, as a Score."""
+    """A reward's return value as a Score."""
     return value if isinstance(value, Score) else Score(float(value))
 
 
 def check_options(name: str, signature: inspect.Signature, options: Mapping[str, Any]) -> None:
-    """ValueError for an option that the function does not take, and for one that it needs and lacks."""
+    """ValueError for an unknown option, and for a missing required one."""
     parameters = list(signature.parameters.values())[2:]
     known = [p.name for p in parameters]
     for option in options:

@@ -1,4 +1,4 @@
-"""Types of options of rewards. A rubric checks them when it is read, so that no run ends on a wrong number."""
+"""Option types of rewards, validated when a rubric is loaded, so that a wrong number cannot fail a run later."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Where = Literal["tag", "boxed", "final"]
-"""Where an answer may stand: the last answer tag after all thought; the last boxed expression after it; or wherever
-evaluation finds it, the tag first, then the box, a line 'Final answer:', the rest."""
+"""Location of an answer: the last answer tag after all thinking; the last boxed expression after it; or wherever
+evaluation finds it: the tag, then the box, a line 'Final answer:', the remaining text."""

@@ -1,7 +1,7 @@
 """A user's own reward, in processes that can be killed.
 
-A function that hangs, even inside a call into C that holds the interpreter, costs its own reply: the process is killed
-at the deadline, a new one is started, and the reply is masked. So does an exception. Nothing of this is ever a 0.
+If a function hangs, even in C code that holds the interpreter lock, its process is killed at the deadline, a new one is
+started, and only that reply is masked. An exception also masks its reply. Neither ever scores 0.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 
 DEADLINE_S = 30.0
 START_S = 300.0
-"""For a user's file to be loaded: it may read a model."""
+"""Time limit for loading a user's file, which may load a model."""
 GRACE_S = 5.0
-"""How much later than its deadline a coroutine's timeout may arrive before its process is killed."""
+"""How long after its deadline a coroutine's timeout may arrive before its process is killed."""
 CONCURRENCY = 64
-"""Coroutines that run at once."""
+"""Number of concurrent coroutines."""
 
-Job = tuple[Completion, Sample]
+ScoringJob = tuple[Completion, Sample]
 
 
-class Lost(Exception):
+class WorkerLost(Exception):
     """The process ended or was killed."""
 
 
@@ -45,7 +45,7 @@ class OwnReward:
     """`path/to/file.py:function` with its options: `reward(completion, sample)`, or many at once with `score`."""
 
     def __init__(self, name: str, options: Mapping[str, Any], deadline_s: float, workers: int) -> None:
-        """Starts a process and loads the file. ValueError when the file, the function or an option is not right."""
+        """Starts a process and loads the file. ValueError when the file, the function or an option is invalid."""
         path, _, function = name.rpartition(":")
         file = Path(path).expanduser().resolve()
         if not file.is_file():
@@ -57,8 +57,8 @@ class OwnReward:
     def __call__(self, completion: Completion, sample: Sample) -> Score:
         return self.score([(completion, sample)])[0]
 
-    def score(self, jobs: Sequence[Job]) -> list[Score]:
-        """The scores of all jobs, in order; a coroutine's run at once, a function's in up to `workers` processes."""
+    def score(self, jobs: Sequence[ScoringJob]) -> list[Score]:
+        """The scores of all jobs, in order; coroutines run concurrently, functions in up to `workers` processes."""
         if not jobs:
             return []
         shares = 1 if self._pool.is_async else min(self.workers, len(jobs))
@@ -70,14 +70,14 @@ class OwnReward:
         }
         return [found[i] for i in range(len(jobs))]
 
-    def _share(self, jobs: Sequence[Job]) -> list[Score]:
-        """The scores of the jobs of one process, started again as often as one of them kills it."""
+    def _share(self, jobs: Sequence[ScoringJob]) -> list[Score]:
+        """The scores of one process's jobs; the process is restarted whenever a job kills it."""
         scores: dict[int, Score] = {}
         while len(scores) < len(jobs):
             left = [i for i in range(len(jobs)) if i not in scores]
             try:
                 worker = self._pool.take()
-            except ValueError as error:  # the file was well when the run began
+            except ValueError as error:  # the file was valid when the run began
                 scores.update({i: self._masked((str(error), "")) for i in left})
                 break
             try:
@@ -86,13 +86,13 @@ class OwnReward:
                 self._pool.give_back(worker)
         return [scores[i] for i in range(len(jobs))]
 
-    def _ask(self, worker: _Worker, jobs: Sequence[Job], left: Sequence[int], scores: dict[int, Score]) -> None:
-        """Sends the jobs that are left and takes answers until all are there or the process is lost."""
+    def _ask(self, worker: _Worker, jobs: Sequence[ScoringJob], left: Sequence[int], scores: dict[int, Score]) -> None:
+        """Sends the remaining jobs and receives scores until all are done or the process is lost."""
         batch = {"jobs": [jobs[i] for i in left], "options": self.options}
         begun: list[int] = []
         try:
             worker.send(batch | {"deadline_s": self.deadline_s, "concurrency": CONCURRENCY})
-        except Lost as lost:
+        except WorkerLost as lost:
             scores[left[0]] = self._masked((str(lost), ""))
             return
         except Exception as error:  # noqa: BLE001 - a sample or an option that cannot be pickled
@@ -100,8 +100,8 @@ class OwnReward:
             return
         while any(i not in scores for i in left):
             try:
-                kind, place, *said = worker.receive(self.deadline_s + (GRACE_S if self._pool.is_async else 0.0))
-            except Lost as lost:
+                kind, place, *result = worker.receive(self.deadline_s + (GRACE_S if self._pool.is_async else 0.0))
+            except WorkerLost as lost:
                 worker.kill()
                 blamed = [i for i in begun if i not in scores] or left[:1]
                 scores.update({i: self._masked((str(lost), "")) for i in blamed})
@@ -109,11 +109,11 @@ class OwnReward:
             if kind == "begun":
                 begun.append(left[place])
             else:
-                value, failure = said
+                value, failure = result
                 scores[left[place]] = value if failure is None else self._masked(failure)
 
     def _masked(self, failure: Failure) -> Score:
-        """A masked score; the first failure of its kind is shown with its traceback."""
+        """A masked score; the first failure of each kind is logged with its traceback."""
         what, traceback = failure
         kind = what.split(":")[0]
         if self._pool.shows(kind):
@@ -126,7 +126,7 @@ class OwnReward:
 def load(
     name: str, options: Mapping[str, Any], deadline_s: float | None = None, workers: int | None = None
 ) -> OwnReward:
-    """The reward of a user's file; ValueError when the file, the function or an option is not right."""
+    """The reward of a user's file; ValueError when the file, the function or an option is invalid."""
     return OwnReward(name, options, DEADLINE_S if deadline_s is None else deadline_s, workers or 1)
 
 
@@ -143,7 +143,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # a Ctrl-C is for the parent, which ends its children
+            start_new_session=True,  # Ctrl-C goes only to the parent, which ends its children
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._jobs = Connection(os.dup(self._process.stdin.fileno()), readable=False)
@@ -152,7 +152,7 @@ class _Worker:
         self._process.stdout.close()
         try:
             self.greeting = self.receive(START_S)
-        except Lost as lost:
+        except WorkerLost as lost:
             self.kill()
             raise ValueError(f"reward '{name}': the process that loads {file} {lost}") from None
         if "refused" in self.greeting:
@@ -169,18 +169,18 @@ class _Worker:
         try:
             self._jobs.send(batch)
         except OSError:
-            raise Lost("its process died between replies") from None
+            raise WorkerLost("its process died between replies") from None
 
     def receive(self, seconds: float) -> Any:
-        """The next message. Lost when the process ends or the time is over; the caller then kills it."""
+        """The next message. WorkerLost when the process ends or the time limit is reached; the caller then kills it."""
         until = time.monotonic() + seconds
         try:
             if not self._answers.poll(max(0.0, until - time.monotonic())):
-                raise Lost(f"no answer in {seconds:g} s")
+                raise WorkerLost(f"no answer in {seconds:g} s")
             return self._answers.recv()
         except (EOFError, OSError):
             self.kill()
-            raise Lost(f"its process ended with status {self._process.returncode}") from None
+            raise WorkerLost(f"its process ended with status {self._process.returncode}") from None
 
     def kill(self) -> None:
         self._process.kill()
@@ -189,8 +189,8 @@ class _Worker:
         self._answers.close()
 
 
-class _Pool:
-    """The processes of one function; those at rest wait here, whoever needs one more starts it."""
+class _WorkerPool:
+    """The processes of one function: idle ones are reused, further ones are started on demand."""
 
     def __init__(self, file: Path, function: str, name: str) -> None:
         self._start = lambda: _Worker(file, function, name)
@@ -207,7 +207,7 @@ class _Pool:
         )
 
     def shows(self, kind: str) -> bool:
-        """True once for each kind of failure, however often rubrics are built anew."""
+        """True once for each kind of failure, however often rubrics are rebuilt."""
         with self._lock:
             new = kind not in self._shown
             self._shown.add(kind)
@@ -233,23 +233,23 @@ class _Pool:
             self._idle.clear()
 
 
-_POOLS: dict[tuple[int, Path, str, int], _Pool] = {}
-"""By process, file, function and the file's state: rubrics are built anew at every step, and what a file loads or
-remembers must live through the run."""
+_POOLS: dict[tuple[int, Path, str, int], _WorkerPool] = {}
+"""By process, file, function and modification time: rubrics are rebuilt at every step, but a file's loaded state must
+persist through the run."""
 _POOLS_LOCK = threading.Lock()
 
 
-def _pool_of(file: Path, function: str, name: str) -> _Pool:
+def _pool_of(file: Path, function: str, name: str) -> _WorkerPool:
     key = (os.getpid(), file, function, file.stat().st_mtime_ns)
     with _POOLS_LOCK:
         if key not in _POOLS:
-            _POOLS[key] = _Pool(file, function, name)
+            _POOLS[key] = _WorkerPool(file, function, name)
         return _POOLS[key]
 
 
 @atexit.register
 def close_all() -> None:
-    """Ends the processes of all own rewards; they start again when they are needed."""
+    """Ends the processes of all own rewards; they restart on demand."""
     with _POOLS_LOCK:
         for (pid, *_), pool in _POOLS.items():
             if pid == os.getpid():

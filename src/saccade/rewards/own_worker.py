@@ -1,9 +1,9 @@
 """The process that runs a user's own reward, `main` with FILE FUNCTION as arguments.
 
-Messages are pickled (`multiprocessing.connection`). First goes out {"ready": ...} or {"refused": why}. Then batches
-come in, {"jobs": [(completion, sample), ..], "options", "deadline_s", "concurrency"}, and per job go out ("begun", i)
-and ("done", i, value, failure). A coroutine's jobs run at once, up to `concurrency`; others one by one. It is meant to
-be killed, and ends when its input does.
+Messages are pickled (`multiprocessing.connection`). The process first sends {"ready": ...} or {"refused": why}. It then
+receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s", "concurrency"}, and sends ("begun", i)
+and ("done", i, value, failure) for each job. Coroutines run concurrently, up to `concurrency`; functions one by one. It
+may be killed at any time, and exits when its input is closed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def load(file: Path, name: str) -> Callable[..., Any]:
     sys.path.insert(0, str(file.parent))
     spec = importlib.util.spec_from_file_location(f"saccade_reward_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is no Python file")
+        raise ValueError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
     spec.loader.exec_module(module)
@@ -42,14 +42,14 @@ def load(file: Path, name: str) -> Callable[..., Any]:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The error with the place that raised it."""
+    """The error and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
     return f"{type(error).__name__}: {error}{place}", "".join(traceback.format_exception(error))
 
 
 def run_batch(function: Callable[..., Any], batch: dict[str, Any], say: Callable[[Any], None]) -> None:
-    """Answers every job of a batch."""
+    """Scores every job of a batch."""
     if inspect.iscoroutinefunction(function):
         asyncio.run(_all_at_once(function, batch, say))
         return
@@ -90,7 +90,7 @@ def _value(value: Any) -> Score:
 def main() -> None:
     jobs = Connection(os.dup(0), writable=False)
     answers = Connection(os.dup(1), readable=False)
-    os.dup2(2, 1)  # what a user's function prints must not look like an answer
+    os.dup2(2, 1)  # output that a user's function prints must not be read as a message
     file, name = Path(sys.argv[1]), sys.argv[2]
     try:
         function = load(file, name)

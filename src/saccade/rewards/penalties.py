@@ -1,4 +1,4 @@
-"""Penalties, in [-1, 0]: what is taken off whatever the answer."""
+"""Penalties, in [-1, 0], independent of whether the answer is right."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from saccade.types import Completion, Sample, Score
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 LONGEST_WORD, PIECE = 100, 8
-"""A longer run without a space is no word and counts in pieces."""
+"""A longer run without spaces is not a word; it is split into pieces."""
 MOST_BOXES = 200
-"""Boxes of an answer that are compared with each other; every further one counts as a repeat."""
+"""Most boxes of an answer that are compared with each other; every further one counts as a repeat."""
 
 
 def repetition(completion: Completion, sample: Sample, ngram: Count = 6) -> Score:
     """Minus the share of n-grams of words (lower-cased) that occurred before.
 
-    0 for texts of fewer than `ngram` words; as many repeats as a gold text itself has are free. Words of scripts
-    without spaces count letter by letter, and what runs on for more than 100 letters counts in pieces of 8. An answer
-    in JSON is left out: its boxes are the business of `box_repetition`.
+    0 for texts of fewer than `ngram` words; as many repeats as the gold text contains are free. In scripts without
+    spaces every letter counts as a word, and runs of more than 100 letters are split into pieces of 8. A JSON answer is
+    excluded: `box_repetition` handles its boxes.
 
     Formula: -max(0, total - unique - repeats in the gold) / total.
     Source: Yeo et al. 2025 (arXiv 2502.03373); VLM-R1.
@@ -37,7 +37,7 @@ def repetition(completion: Completion, sample: Sample, ngram: Count = 6) -> Scor
 
 
 def _repeated(text: str, ngram: int) -> tuple[int, int]:
-    """How many n-grams there are, and how many of them occurred before."""
+    """Number of n-grams, and number of those that occurred before."""
     words = [part for word in _WORD.findall(text.lower()) for part in _parts(word)]
     grams = [tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)]
     return len(grams), len(grams) - len(set(grams))
@@ -61,9 +61,9 @@ def _prose(completion: Completion) -> str:
 
 
 def box_repetition(completion: Completion, sample: Sample, threshold: Share = 0.9) -> Score:
-    """Minus the share of answered boxes that lie on an earlier one of the same label, IoU `threshold` or more.
+    """Minus the share of answered boxes that overlap an earlier one of the same label with IoU >= `threshold`.
 
-    As many as the gold itself repeats are free. Moving a copy by a pixel does not hide it.
+    As many repeats as the gold contains are free. Shifting a copy by a pixel does not hide it.
 
     Formula: -max(0, repeats answered - repeats in the gold) / boxes answered.
     Source: VLM-R1 (arXiv 2504.07615), repetition of boxes, which counts exact copies only.
@@ -92,7 +92,7 @@ def _repeats(items: list[LabelledBox], threshold: float) -> int:
 
 
 def soft_overlong(completion: Completion, sample: Sample, max_length: Count, buffer: Count) -> Score:
-    """0 up to `max_length - buffer` tokens, then falling in a straight line to -1 at `max_length`.
+    """0 up to `max_length - buffer` tokens, then falling linearly to -1 at `max_length`.
 
     Formula: -min(1, (tokens - (max_length - buffer)) / buffer), at most 0.
     Source: DAPO (arXiv 2503.14476), equation 13.

@@ -11,9 +11,9 @@ from saccade.types import Completion, Frame, Sample, Score
 
 
 def point_in_box(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
-    """1 when the one point answered lies in the gold box or on its edge.
+    """1 when the answer is one point in the gold box or on its edge.
 
-    More than one point is no answer, so that strewing points gains nothing; a box is no point.
+    Several points are not an answer, so listing many points earns nothing; neither is a box.
 
     Formula: 1 if x1 <= x <= x2 and y1 <= y <= y2, else 0.
     Source: ScreenSpot (arXiv 2401.10935), click accuracy.
@@ -26,7 +26,7 @@ def point_in_box(completion: Completion, sample: Sample, where: Where = "tag") -
 
 
 def point_right(answer: str, sample: Sample, frame: Frame) -> tuple[bool, str | None]:
-    """Whether the answer's one point lies in the gold box, both as the frame writes them, and why not."""
+    """Whether the answer's one point is in the gold box, both in the frame's coordinates; if not, the reason."""
     found = read_points(answer)
     if len(found) != 1:
         return False, "no point" if not found else "more than one point"
@@ -35,6 +35,6 @@ def point_right(answer: str, sample: Sample, frame: Frame) -> tuple[bool, str | 
 
 
 def gold_point(sample: Sample, frame: Frame) -> Point:
-    """The middle of the gold box as the frame writes it; it lies in the box."""
+    """The center of the gold box in the frame's coordinates; always inside the box."""
     x, y = center(from_original(gold_box(sample), frame))
     return (round(x, 4), round(y, 4)) if frame.name == "unit" else (int(x), int(y))

@@ -24,7 +24,7 @@ RowReward = Callable[[str, dict[str, Any]], Reward]
 ROW_REWARD = "reward"
 """Key of `Sample.meta` under which a row names the reward of its answer: a name, or {"name", "options"}."""
 ROW_METHOD = "accu_reward_method"
-"""The same by VLM-R1's names; 'default' and 'llm' (a judge has a server, a row has none) leave it to the rubric."""
+"""The same key in VLM-R1's data; 'default' and 'llm' (a row has no server for a judge) use the rubric's reward."""
 
 
 class PartConfig(Config):
@@ -33,43 +33,43 @@ class PartConfig(Config):
     name: str
     """A name of `REWARDS` or `PENALTIES`, or `path/to/file.py:function`."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """A penalty keeps a positive weight: its value is what is negative."""
+    """Positive also for a penalty, whose value is negative."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the reward."""
     where: Where = "tag"
-    """Where the answer may stand: `tag`, `boxed`, or `final`, which is where evaluation finds it. The reward of a row
-    (`by_row`) is read there too."""
+    """Location of the answer: `tag`, `boxed`, or `final`, which is where evaluation finds it. Also applies to a row's
+    reward (`by_row`)."""
     gate: Gate | None = None
-    """The part adds nothing itself: it multiplies the sum of the other rewards, or makes it 0 unless it is 1."""
+    """Acts as a gate: multiplies the sum of the other rewards, or sets it to 0 unless the part is 1."""
     by_row: bool = False
-    """A row that names its own reward (`meta.reward`, VLM-R1's `accu_reward_method`) gets that one in this part."""
+    """A row that names its own reward (`meta.reward`, VLM-R1's `accu_reward_method`) overrides this part's reward."""
     deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Your own reward only: seconds for one reply (30), after which it is masked."""
+    """Only for your own reward: seconds per reply (default 30), after which it is masked."""
     workers: int | None = Field(default=None, ge=1)
-    """Your own reward only: processes that score at once (1); coroutines need but one."""
+    """Only for your own reward: number of scoring processes (default 1); coroutines need only one."""
 
     @model_validator(mode="after")
     def _known(self) -> PartConfig:
-        """A name of the tables and its options are checked at once; a file of the user when the rubric is built."""
+        """Built-in names and their options are checked here; a user's file when the rubric is built."""
         if self.gate is not None and canonical(self.name) in PENALTIES:
-            raise ValueError(f"part '{self.name}': a penalty is never 1, so it can be no gate; leave 'gate' out")
+            raise ValueError(f"part '{self.name}': a penalty cannot be a gate, because it is never 1; remove 'gate'")
         if self.gate is not None and self.weight != 1.0:
-            raise ValueError(f"part '{self.name}': a gate adds nothing, so its weight does nothing; leave it out")
+            raise ValueError(f"part '{self.name}': a gate takes no weight; remove it")
         self._check_where()
         if not is_file(self.name):
             bind(self.name, self._options())
             for key in ("deadline_s", "workers"):
                 if getattr(self, key) is not None:
-                    raise ValueError(f"part '{self.name}': '{key}' is for a reward of your own (file.py:function)")
+                    raise ValueError(f"part '{self.name}': '{key}' is only for your own reward (file.py:function)")
         return self
 
     def _check_where(self) -> None:
         if self.where == "tag":
             return
         if is_file(self.name) or not reads_answer(self.name):
-            raise ValueError(f"part '{self.name}': reads no answer whose place can be chosen; leave 'where' out")
+            raise ValueError(f"part '{self.name}': 'where' is not an option of this reward; remove it")
         if "where" in self.options:
-            raise ValueError(f"part '{self.name}': 'where' is given twice; leave it out under options")
+            raise ValueError(f"part '{self.name}': 'where' is given twice; remove it under options")
 
     def _options(self) -> dict[str, Any]:
         return placed(self.name, self.options, self.where)
@@ -81,10 +81,10 @@ class PartConfig(Config):
         else:
             function = bind(self.name, self._options())
         penalty = canonical(self.name) in PENALTIES
-        return Part(self.name, function, self.weight, penalty, self.gate, self._for_row() if self.by_row else None)
+        return Part(self.name, function, self.weight, penalty, self.gate, self._row_override() if self.by_row else None)
 
-    def _for_row(self) -> RowReward:
-        """A reward around another one stays around the one that the row names. Names without options bind once."""
+    def _row_override(self) -> RowReward:
+        """A reward that wraps another wraps the one that the row names. Names without options bind once."""
 
         def bound(name: str, options: dict[str, Any]) -> Reward:
             options = placed(name, options, self.where)
@@ -97,11 +97,11 @@ class PartConfig(Config):
 
 
 class RubricConfig(Config):
-    """A rubric as data: what is rewarded, how much, and what becomes of a reply that hit the length limit."""
+    """A rubric as data: its parts, their weights, and the treatment of replies that hit the length limit."""
 
     parts: tuple[PartConfig, ...]
     truncated: Truncated = "score_zero"
-    """score_zero: total 0, as in Vision-R1; mask: left out of the update (DAPO's overlong filter); as_is: scored."""
+    """score_zero: total 0, as in Vision-R1; mask: excluded from the update (DAPO's overlong filter); as_is: scored."""
 
     @field_validator("parts")
     @classmethod
@@ -124,16 +124,19 @@ class Part:
     penalty: bool = False
     """In [-1, 0] rather than [0, 1]. A user's own function may be either."""
     gate: Gate | None = None
-    for_row: RowReward | None = None
-    """What gives the function instead, from the name and the options of the reward that a row names."""
+    row_override: RowReward | None = None
+    """Maps name and options of the reward that a row names to the function used instead."""
 
 
 class Rubric:
     """Scores a reply: `rubric(completion, sample) -> Score`.
 
-    total = gates * sum of weight x reward + sum of weight x penalty: no gate shuts a penalty out, or breaking the gate
-    would be a way around it. A failure of a part (an exception, a value out of range) masks the score: what went wrong
-    here is not the model's.
+    score = TASKS["count"].rubric("hard")(completion, sample)
+    score.value, score.reason, score.parts
+
+    total = gates * sum of weight x reward + sum of weight x penalty. Gates do not apply to penalties, otherwise failing
+    the gate would avoid them. A failure of a part (an exception, a value out of range) masks the score, because it is
+    not the model's fault.
     """
 
     def __init__(self, parts: Sequence[Part], truncated: Truncated = "score_zero") -> None:
@@ -145,24 +148,24 @@ class Rubric:
         self.truncated = truncated
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
-        if self.leaves_out(completion):
+        if self.excludes(completion):
             return self.combine(completion, {})
         return self.combine(completion, {p.name: score_part(p, completion, sample) for p in self.parts_for(sample)})
 
-    def leaves_out(self, completion: Completion) -> bool:
-        """True for a reply that is masked without a look at it."""
+    def excludes(self, completion: Completion) -> bool:
+        """True for a reply that is masked without scoring."""
         return completion.truncated and self.truncated == "mask"
 
     def parts_for(self, sample: Sample) -> tuple[Part, ...]:
-        """The parts, with the row's own reward in those that go by rows. ValueError for one that is not right."""
-        named = row_reward(sample) if any(part.for_row for part in self.parts) else None
+        """The parts, with the row's own reward in the parts with `by_row`. ValueError for an invalid one."""
+        named = row_reward(sample) if any(part.row_override for part in self.parts) else None
         if named is None:
             return self.parts
-        return tuple(replace(p, function=p.for_row(*named)) if p.for_row else p for p in self.parts)
+        return tuple(replace(p, function=p.row_override(*named)) if p.row_override else p for p in self.parts)
 
     def combine(self, completion: Completion, scores: Mapping[str, Score]) -> Score:
         """The total of scores by part name, as `__call__` gives it."""
-        if self.leaves_out(completion):
+        if self.excludes(completion):
             return Score(0.0, "truncated", masked="truncated", truncated=True)
         values = {name: score.value for name, score in scores.items()}
         reasons = {name: score.reason for name, score in scores.items() if score.reason}
@@ -184,7 +187,7 @@ class Rubric:
 
 
 def row_reward(sample: Sample) -> tuple[str, dict[str, Any]] | None:
-    """The reward that a row names, with its options. ValueError when it is no name of the tables or a bad option."""
+    """The reward that a row names, with its options. ValueError for an unknown name or malformed options."""
     named = sample.meta.get(ROW_REWARD)
     if named is None:
         method = sample.meta.get(ROW_METHOD)
@@ -200,7 +203,7 @@ def row_reward(sample: Sample) -> tuple[str, dict[str, Any]] | None:
 
 
 def check_row(sample: Sample) -> None:
-    """ValueError, with the sample named, when the reward that a row names is not there or not right."""
+    """ValueError, naming the sample, when the reward that a row names is unknown or invalid."""
     named = row_reward(sample)
     if named is not None:
         try:
@@ -226,14 +229,14 @@ def score_part(part: Part, completion: Completion, sample: Sample) -> Score:
     """The part's score, or a masked one when our code (or the user's) fails."""
     try:
         score = as_score(part.function(completion, sample))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is no fault of the model
+    except Exception as error:  # noqa: BLE001 - never the model's fault
         where = traceback.extract_tb(error.__traceback__)[-1]
         return Score(0.0, masked=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno} in {where.name})")
     return in_range(part, score)
 
 
 def in_range(part: Part, score: Score) -> Score:
-    """The score, or a masked one when its value is no number of the part's range."""
+    """The score, or a masked one when its value is outside the part's range."""
     low, high = (-1.0, 0.0) if part.penalty else (-1.0 if is_file(part.name) else 0.0, 1.0)
     if not low <= score.value <= high:  # NaN too
         return Score(0.0, masked=f"got {score.value}, expected a value in [{low:g}, {high:g}]")

@@ -1,4 +1,4 @@
-"""Scoring all replies of a step: rules one by one, users' own rewards all at once."""
+"""Scoring all replies of a step: rules one by one, users' own rewards in batches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from saccade.types import Completion, Sample, Score
 log = logging.getLogger(__name__)
 
 Item = tuple[Callable[[Completion, Sample], Score], Completion, Sample]
-"""What scores (a `Rubric`, or any function), the reply, its sample."""
+"""A `Rubric` (or any function), the reply, its sample."""
 
 
 @runtime_checkable
 class ScoresMany(Protocol):
-    """A reward that is slow one by one and has a way to score many at once."""
+    """A slow reward that can score many replies at once."""
 
     def score(self, jobs: Sequence[tuple[Completion, Sample]]) -> list[Score]:
         """The scores, in order; it never raises."""
@@ -29,14 +29,14 @@ class ScoresMany(Protocol):
 def score_all(items: Sequence[Item]) -> list[Score]:
     """The score of each item, in order, equal to calling the rubrics one by one.
 
-    Rewards that can score many at once get all their replies in one call, and several such rewards run beside each
-    other. An exception, or a total that is no finite number, masks its reply and is logged.
+    Rewards that can score many at once get all their replies in one call, and several such rewards run concurrently.
+    An exception or a nonfinite total masks its reply and is logged.
     """
     slow: dict[int, tuple[ScoresMany, list[tuple[int, Part]]]] = {}
     scores: list[dict[str, Score]] = [{} for _ in items]
     masked: dict[int, Score] = {}
     for i, (rubric, completion, sample) in enumerate(items):
-        if not isinstance(rubric, Rubric) or rubric.leaves_out(completion):
+        if not isinstance(rubric, Rubric) or rubric.excludes(completion):
             continue
         try:
             parts = rubric.parts_for(sample)
@@ -72,12 +72,12 @@ def _total(item: Item, scores: dict[str, Score]) -> Score:
 def _many(
     items: Sequence[Item], slow: Sequence[tuple[ScoresMany, list[tuple[int, Part]]]]
 ) -> list[tuple[tuple[int, Part], Score]]:
-    """Every job of the slow rewards with its score."""
+    """Every reply scored by a slow reward, with its score."""
     if not slow:
         return []
     with ThreadPoolExecutor(len(slow)) as threads:
-        runs = [threads.submit(reward.score, [items[i][1:] for i, _ in wanted]) for reward, wanted in slow]
+        runs = [threads.submit(reward.score, [items[i][1:] for i, _ in jobs]) for reward, jobs in slow]
         found: list[tuple[tuple[int, Part], Score]] = []
-        for run, (_, wanted) in zip(runs, slow, strict=True):
-            found += zip(wanted, run.result(), strict=True)
+        for run, (_, jobs) in zip(runs, slow, strict=True):
+            found += zip(jobs, run.result(), strict=True)
     return found

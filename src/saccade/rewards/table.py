@@ -16,7 +16,11 @@ from saccade.rewards.options import Count, Share, Where
 from saccade.types import Completion, Sample, Score
 
 Reward = Callable[..., "float | Score"]
-"""`f(completion, sample, **options) -> float | Score`, in [0, 1]; a penalty is the same in [-1, 0]."""
+"""`f(completion, sample, **options) -> float | Score`, in [0, 1]; a penalty is the same in [-1, 0].
+
+def short(completion: Completion, sample: Sample) -> float:
+    return float(len(completion.token_ids) < 64)
+"""
 
 
 def hard(completion: Completion, sample: Sample, accuracy: str, options: Mapping[str, Any] | None = None) -> Score:
@@ -37,15 +41,15 @@ def cosine_length(
     right_floor: Share = 2 / 3,
     wrong_ceiling: Share = 1 / 3,
 ) -> Score:
-    """A right answer is worth less the longer it took, a wrong one more; a right one always more than a wrong one.
+    """Longer right answers score less, longer wrong answers more; a right answer always scores more than a wrong one.
 
-    Right is where the reward named `accuracy` (with `options`) gives full marks. The defaults are the published values
-    (right 1 to 0.5, wrong -0.5 to 0) moved into [0, 1], which groups do not notice. A wrong reply that reaches
-    `max_length`, or is cut off, gets 0.
+    An answer is right if the reward named `accuracy` (with `options`) gives 1. The defaults are the published values
+    (right 1 to 0.5, wrong -0.5 to 0) rescaled to [0, 1], which does not change group advantages. A wrong reply that
+    reaches `max_length`, or is truncated, gets 0.
 
     Formula: with c = (1 + cos(pi * min(1, tokens / max_length))) / 2: right_floor + (1 - right_floor) * c if right,
     wrong_ceiling * (1 - c) if wrong.
-    Source: Yeo et al. 2025 (arXiv 2502.03373); VLM-R1's overwrites the accuracy and rises again beyond its length.
+    Source: Yeo et al. 2025 (arXiv 2502.03373); VLM-R1's replaces the accuracy and rises again beyond its length.
     """
     scored = lengths.cosine_of(_bound(accuracy, options), max_length, right_floor, wrong_ceiling)
     return scored(completion, sample)
@@ -60,15 +64,15 @@ def llm_judge(
     options: Mapping[str, Any] | None = None,
     server: judged.Server | None = None,
 ) -> Score:
-    """What the reward named `accuracy` (with `options`) accepts is right; of all else the judge is asked.
+    """A judge for answers that the reward named `accuracy` (with `options`) does not accept.
 
-    The judge is a model behind an OpenAI-compatible `url`. It never overturns the rule's yes; the reply is quoted to it
-    as data. When it cannot be reached in time, or gives no clear verdict, the reply is masked, never a 0. `server` may
-    hold `api_key_file` (a file with the server's key), `cache` (a file, so that each answer is paid for once),
-    `concurrency` (16 requests at once) and `deadline_s` (120 for one reply).
+    The judge is a model behind an OpenAI-compatible `url`. It cannot overrule an accepted answer; the reply is quoted
+    to it as data. When it is unreachable, or gives no clear verdict, the reply is masked, never a 0. `server`
+    may contain `api_key_file` (a file with the server's key), `cache` (a file, so that each answer is paid for once),
+    `concurrency` (16 concurrent requests) and `deadline_s` (120 for one reply).
 
-    Formula: 1 if accuracy = 1 or the judge says right, else 0.
-    Source: VLM-R1's llm, which falls back to equality in silence and can be instructed by the reply.
+    Formula: 1 if accuracy = 1 or the judge accepts, else 0.
+    Source: VLM-R1's llm, which silently falls back to equality and can be instructed by the reply.
     """
     return as_score(WRAPPERS["llm_judge"](accuracy, options, url, model, server)(completion, sample))
 
@@ -128,7 +132,7 @@ ALIASES: dict[str, str] = {
     "odLength": "detection_od_length",
     "weighted_sum": "detection_weighted_sum",
 }
-"""VLM-R1's names (`accu_reward_method`) for what is repaired here under another; they may stand wherever a name may."""
+"""VLM-R1's names (`accu_reward_method`) -> corrected versions; accepted wherever a name is."""
 
 CHECKS: dict[str, Callable[..., None]] = {
     "soft_overlong": penalties.check_overlong,
@@ -136,11 +140,11 @@ CHECKS: dict[str, Callable[..., None]] = {
     "detection_weighted_sum": boxes.check_weighted_sum,
     "llm_judge": judged.check_judge,
 }
-"""Rules that bind several options of a reward; each takes them by name and raises ValueError."""
+"""Checks that involve several options of a reward; each takes them by name and raises ValueError."""
 
 
 def canonical(name: str) -> str:
-    """The name of the tables that a name stands for."""
+    """The table name of a name or alias."""
     return ALIASES.get(name, name)
 
 
@@ -177,13 +181,13 @@ WRAPPERS: dict[str, Callable[..., Reward]] = {
         (options or {}).get("where", "tag"),
     ),
 }
-"""Rewards around another one, which is then looked up once and not at every reply."""
+"""Rewards that wrap another one, which is looked up once instead of at every reply."""
 
 
 def placed(name: str, options: Mapping[str, Any], where: Where) -> dict[str, Any]:
-    """The options of a reward of the tables, with the place of the answer filled in.
+    """The options of a built-in reward, with the location of the answer filled in.
 
-    A reward around another one passes it on; one that reads no answer is left alone; a `where` that is there stays.
+    A reward that wraps another one passes it on; one that reads no answer is unchanged; an existing `where` is kept.
     """
     if where == "tag":
         return dict(options)
@@ -193,7 +197,7 @@ def placed(name: str, options: Mapping[str, Any], where: Where) -> dict[str, Any
 
 
 def reads_answer(name: str) -> bool:
-    """Whether a reward of the tables looks for an answer whose place can be chosen."""
+    """Whether a built-in reward has the option `where`."""
     return canonical(name) in WRAPPERS or "where" in inspect.signature(find(name)).parameters
 
 
@@ -219,7 +223,7 @@ def _check_value(name: str, option: str, value: Any, adapter: TypeAdapter[Any]) 
 
 def _bound(accuracy: str, options: Mapping[str, Any] | None) -> Callable[[Completion, Sample], Score]:
     function: Any = bind(accuracy, options or {})
-    if hasattr(function, "score"):  # it scores many at once, and gives Scores
+    if hasattr(function, "score"):  # it scores many at once, and returns Scores
         return function
     return lambda completion, sample: as_score(function(completion, sample))
 
@@ -229,5 +233,5 @@ def find(name: str) -> Reward:
     table = REWARDS | PENALTIES
     if canonical(name) not in table:
         hint = nearest(name, [*table, *ALIASES])
-        raise ValueError(f"unknown reward '{name}'{hint} (your own is named 'path/to/file.py:function')")
+        raise ValueError(f"unknown reward '{name}'{hint} (your own reward is 'path/to/file.py:function')")
     return table[canonical(name)]

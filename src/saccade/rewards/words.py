@@ -1,4 +1,4 @@
-"""Rewards of words: how near the letters are, which script the thought is written in, what it says about the image."""
+"""Text rewards: character similarity, script of the thinking text, and stated facts about the image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saccade.rewards.options import Share, Where
 from saccade.types import Completion, Sample, Score
 
 LONGEST = 20_000
-"""Characters of an answer that are compared; edit distance is quadratic."""
+"""Most characters of an answer that are compared; edit distance is quadratic."""
 
 
 def char_similarity(
@@ -28,9 +28,10 @@ def char_similarity(
     spaces: bool = False,
     where: Where = "tag",
 ) -> Score:
-    """How near the answer is to the gold text, letter by letter; 0 below `threshold`: a like length earns nothing.
+    """Character similarity of the answer to the gold text; 0 below `threshold`, so that similar length earns nothing.
 
-    With `case`, capitals count; with `spaces`, white space does. A gold list of several texts takes the nearest.
+    `case` and `spaces` make the comparison sensitive to case and white space. With a list of gold texts the most
+    similar one counts.
 
     Formula: s = 1 - edit distance / longer length; s if s >= threshold, else 0.
     Source: ANLS (arXiv 1905.13648); VLM-R1's default reward has the ratio without a threshold.
@@ -42,8 +43,8 @@ def char_similarity(
     folded = [_fold(gold, case, spaces) for gold in golds]
     if not folded or not all(folded):
         return Score(0.0, masked="gold cannot be graded: gold is empty")
-    said = _fold(answer[:LONGEST], case, spaces)
-    best = max(Levenshtein.normalized_similarity(said, gold) for gold in folded)
+    text = _fold(answer[:LONGEST], case, spaces)
+    best = max(Levenshtein.normalized_similarity(text, gold) for gold in folded)
     return Score(best if best >= threshold else 0.0, None if best == 1.0 else f"similarity {best:.2f}")
 
 
@@ -62,10 +63,11 @@ _NAMES: dict[str, Script] = {
 
 
 def language_consistency(completion: Completion, sample: Sample, script: Script | None = None) -> Score:
-    """The share of the thought's letters that are of the question's script, or of `script`; 0 without any letter.
+    """The share of letters in the think block that belong to the question's script, or `script`; 0 without letters.
 
-    A script stands for a language, which needs no model: it tells Chinese from English, not French from English.
-    Japanese may use kana and han. Greek letters are left out unless asked for: they are symbols in mathematics.
+    The script is a proxy for the language that needs no model: it distinguishes Chinese from English, but not French
+    from English. Japanese may use kana and han. Greek letters are ignored unless `script` is greek: in mathematics they
+    are symbols.
 
     Formula: letters of the script / letters.
     Source: DeepSeek-R1 (arXiv 2501.12948), language consistency reward.
@@ -93,7 +95,7 @@ def _scripts(text: str, wanted: str | None) -> Counter[str]:
 
 
 def _main(counts: Counter[str]) -> str | None:
-    """The script with most letters; any kana makes it Japanese."""
+    """The script with the most letters; any kana makes it Japanese."""
     known = {script: n for script, n in counts.items() if script != "other"}
     return "kana" if "kana" in known else max(known, key=lambda one: known[one], default=None)
 
@@ -107,11 +109,11 @@ def _script(letter: str) -> str:
 
 
 def perception(completion: Completion, sample: Sample, facts: str = "facts") -> Score:
-    """The share of the facts in `sample.meta[facts]` that the reply states; a hook for annotated perception.
+    """The share of the facts in `sample.meta[facts]` that the reply states; for data with annotated perception.
 
-    A fact is a text, or a list of texts any one of which will do; it is stated when its words occur in the reply in
-    their order, next to each other. A model that judges facts by meaning is a reward of your own, or `llm_judge`.
-    Stating everything is not punished here: combine it with an accuracy as gate.
+    A fact is a text, or a list of alternative texts; it is stated when its words occur in the reply consecutively and
+    in order. To judge facts by meaning, use your own reward or `llm_judge`. Stating everything is not penalized here:
+    combine it with an accuracy as gate.
 
     Formula: facts stated / facts.
     Source: Perception-R1 (arXiv 2506.07218), visual perception reward.

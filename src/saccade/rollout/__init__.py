@@ -1,1 +1,1 @@
-"""Floor 6: engines that generate, and the collection of scored groups."""
+"""Engines that generate, and the collection of scored groups."""

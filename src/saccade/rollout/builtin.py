@@ -1,4 +1,4 @@
-"""The built-in engine: each prompt is read once, and rows that end make room for those that wait.
+"""The built-in engine: each prompt is prefilled once, and finished rows are replaced by waiting ones.
 
 Shape letters: N rows, V vocabulary, D hidden size.
 """
@@ -23,34 +23,34 @@ from saccade.rollout.engine import DecoderKind, EngineStats
 from saccade.rollout.fixed_slots import FixedSlots, Limits, Runner
 from saccade.rollout.graphs import CudaRecorder, Graphs
 from saccade.rollout.prompts import Prompt
-from saccade.rollout.replies import Ending, Row, uniforms
-from saccade.rollout.sampling import Picker
+from saccade.rollout.replies import DecodingRow, StopRules, uniforms
+from saccade.rollout.sampling import TokenSampler
 from saccade.rollout.slots import Slots
 from saccade.types import Completion
 
 
 class Decoder(Protocol):
-    """The rows being decoded and what the model keeps of them. A prompt is known by its place in the call."""
+    """The rows being decoded and their keys and values. `place` is a prompt's index in the call."""
 
     def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None: ...
 
     def hidden(self, place: int) -> Tensor: ...
 
-    def forget(self, place: int) -> None: ...
+    def drop_prompt(self, place: int) -> None: ...
 
-    def enter(self, places: Sequence[int]) -> None: ...
+    def add_rows(self, places: Sequence[int]) -> None: ...
 
-    def leave(self, gone: Sequence[int]) -> list[int]: ...
+    def remove_rows(self, gone: Sequence[int]) -> list[int]: ...
 
-    def width(self, rows: int) -> int: ...
+    def padded_rows(self, rows: int) -> int: ...
 
-    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor: ...
+    def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor: ...
 
 
 class BuiltinEngine:
     """Generates with the policy's own weights, in process. Sampler log-probs equal the trainer's to round-off.
 
-    ValueError for `cuda_graphs: on` without a GPU. `runner` runs the steps of fixed shape, on any device.
+    ValueError for `cuda_graphs: on` without a GPU. `runner` executes the fixed-shape steps, on any device.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class BuiltinEngine:
         self.policy = policy
 
     def close(self) -> None:
-        """Nothing to release: the weights are the policy's own."""
+        """Nothing to release: the engine uses the policy's weights."""
 
     @torch.no_grad()
     def generate(
@@ -78,8 +78,8 @@ class BuiltinEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. `lengths` forces the length of every reply (prompts x n): for measurements.
 
-        ValueError unless there is one seed per prompt and one length per reply, and for features that do not belong to
-        their prompt or to the present weights; FloatingPointError when the model's logits are not numbers.
+        ValueError unless there is one seed per prompt and one length per reply, and for features that do not match
+        their prompt or the current weights; FloatingPointError when the model's logits are not finite.
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} prompts; expected one for each")
@@ -90,12 +90,12 @@ class BuiltinEngine:
         try:
             call.run()
         finally:
-            if self.runner is not None:  # the memory of the call goes, and weights may be elsewhere in the next
-                self.runner.forget()
+            if self.runner is not None:  # the call's memory is released, and weights may move before the next call
+                self.runner.reset()
         self.stats = call.stats
         return [[self._completion(row, prompts[row.place].encoded) for row in group] for group in rows]
 
-    def _completion(self, row: Row, prompt: EncodedPrompt) -> Completion:
+    def _completion(self, row: DecodingRow, prompt: EncodedPrompt) -> Completion:
         assert row.reason is not None
         return Completion(
             text=self.policy.adapter.decode(row.tokens),
@@ -108,20 +108,20 @@ class BuiltinEngine:
 
 
 class _Call:
-    """One call of the engine: rows that wait, rows that are decoded, prompts that are kept."""
+    """One call of the engine: waiting rows, rows being decoded, and prompts in memory."""
 
     def __init__(
         self,
         engine: BuiltinEngine,
         prompts: Sequence[Prompt],
         sampling: Sampling,
-        waiting: list[Row],
+        waiting: list[DecodingRow],
         n: int,
     ) -> None:
         policy, adapter = engine.policy, engine.policy.adapter
         self.policy, self.prompts, self.n = policy, prompts, n
         self.max_rows = engine.max_rows
-        self.waiting, self.rows = deque(waiting), list[Row]()
+        self.waiting, self.rows = deque(waiting), list[DecodingRow]()
         self.unfinished = [0] * len(prompts)
         for row in waiting:
             self.unfinished[row.place] += 1
@@ -130,8 +130,8 @@ class _Call:
         self.resident: set[int] = set()
         self.stats = EngineStats(kind)
         self.head = head_of(policy.model)
-        self.picker = Picker(sampling, adapter.banned_ids, adapter.stop_ids, policy.device)
-        self.ending = Ending(sampling, adapter.stop_ids, adapter.decode)
+        self.sampler = TokenSampler(sampling, adapter.banned_ids, adapter.stop_ids, policy.device)
+        self.stop_rules = StopRules(sampling, adapter.stop_ids, adapter.decode)
 
     def _decoder(self, runner: Runner | None) -> tuple[Decoder, DecoderKind]:
         if not self.refills:
@@ -142,7 +142,7 @@ class _Call:
         limits = Limits(
             rows=rows,
             group_size=min(self.n, rows),
-            own_tokens=max((row.limit for row in self.waiting), default=1),
+            own_tokens=max((row.max_tokens for row in self.waiting), default=1),
             prompts=len(self.prompts),
             prompt_tokens=max((len(prompt.encoded) for prompt in self.prompts), default=0),
         )
@@ -150,20 +150,22 @@ class _Call:
 
     def run(self) -> None:
         while self.waiting or self.rows:
-            if self._room() > 0:
-                self._admit(self._room())
+            if self._free_rows() > 0:
+                self._admit(self._free_rows())
             if self.rows:
                 self._step()
 
-    def _room(self) -> int:
-        """How many waiting rows may enter now. A few freed slots wait for more, so that prompts are read together."""
+    def _free_rows(self) -> int:
+        """Number of waiting rows to admit now. A few free slots are kept until there are more, so that prompts are
+        prefilled together."""
         free = self.max_rows - len(self.rows)
         if self.rows and (not self.refills or free < min(len(self.waiting), self.n, self.max_rows // 4 or 1)):
             return 0
         return min(free, len(self.waiting))
 
     def _admit(self, count: int) -> None:
-        """Draw the first token of waiting rows from what their prompts left; those that go on enter the decoder."""
+        """Sample the first token of waiting rows from their prompts' last hidden states; unfinished rows join the
+        decoder."""
         if not self.refills:  # one prompt at a time
             count = min(count, sum(row.place == self.waiting[0].place for row in self.waiting))
         rows = [self.waiting.popleft() for _ in range(count)]
@@ -171,13 +173,13 @@ class _Call:
         places = list(dict.fromkeys(row.place for row in rows))
         logits_BV = self.head.logits(torch.stack([self.decoder.hidden(place) for place in places]))
         which_N = torch.tensor([places.index(row.place) for row in rows], device=logits_BV.device)
-        ended = self._pick(logits_BV[which_N], rows)
+        ended = self._sample(logits_BV[which_N], rows)
         entering = [row for row, end in zip(rows, ended, strict=True) if not end]
         if entering:
-            self.decoder.enter([row.place for row in entering])
+            self.decoder.add_rows([row.place for row in entering])
             self.rows += entering
             self.stats.most_rows = max(self.stats.most_rows, len(self.rows))
-        self._forget(rows, ended)
+        self._release(rows, ended)
 
     def _prefill(self, places: list[int]) -> None:
         if not places:
@@ -195,53 +197,55 @@ class _Call:
         rows = self.rows
         hidden_ND = self.decoder.step([row.tokens[-1] for row in rows], [len(row.tokens) - 1 for row in rows])
         self.stats.steps += 1
-        self.stats.row_steps += self.decoder.width(len(rows))
-        ended = self._pick(self.head.logits(hidden_ND), rows)
+        self.stats.row_steps += self.decoder.padded_rows(len(rows))
+        ended = self._sample(self.head.logits(hidden_ND), rows)
         gone = [i for i, end in enumerate(ended) if end]
         if gone:
-            self._forget(rows, ended)  # first: what the decoder arranges anew would otherwise be there twice
-            self.rows = [rows[i] for i in self.decoder.leave(gone)]
+            self._release(rows, ended)  # first, otherwise memory that the decoder rearranges would exist twice
+            self.rows = [rows[i] for i in self.decoder.remove_rows(gone)]
 
-    def _pick(self, logits_NV: Tensor, rows: Sequence[Row]) -> list[bool]:
-        """Give each row its next token; whether the row ends with it. FloatingPointError for logits without numbers."""
+    def _sample(self, logits_NV: Tensor, rows: Sequence[DecodingRow]) -> list[bool]:
+        """Append each row's next token; returns whether the row ends. FloatingPointError for nonfinite logits."""
         uniform_N = torch.tensor([row.uniforms[len(row.tokens)] for row in rows], dtype=torch.float64)
-        early = [i for i, row in enumerate(rows) if len(row.tokens) < row.floor]
-        tokens, logprobs = self.picker(logits_NV, uniform_N, early)
+        early = [i for i, row in enumerate(rows) if len(row.tokens) < row.min_tokens]
+        tokens, logprobs = self.sampler(logits_NV, uniform_N, early)
         for row, logprob in zip(rows, logprobs, strict=True):
             if not math.isfinite(logprob):
                 raise FloatingPointError(
                     f"prompt {self.prompts[row.place].encoded.prompt_id} (number {row.place} of the call), token "
-                    f"{len(row.tokens)} of reply {row.number}: the model of weights version {self.policy.version} "
-                    f"gave a log-prob of {logprob}; expected a number. The weights or activations overflowed: "
+                    f"{len(row.tokens)} of reply {row.number}: the model at weights version {self.policy.version} "
+                    f"gave a log-prob of {logprob}; expected a finite number. The weights or activations overflowed: "
                     "resume from an earlier checkpoint, or use float32"
                 )
-        takes = zip(rows, tokens, logprobs, strict=True)
-        return [self.ending.take(row, token, logprob) for row, token, logprob in takes]
+        drawn = zip(rows, tokens, logprobs, strict=True)
+        return [self.stop_rules.append(row, token, logprob) for row, token, logprob in drawn]
 
-    def _forget(self, rows: Sequence[Row], ended: Sequence[bool]) -> None:
-        """Count replies that ended; a prompt without any left gives its memory back."""
+    def _release(self, rows: Sequence[DecodingRow], ended: Sequence[bool]) -> None:
+        """Count finished replies; a prompt whose replies are all finished releases its memory."""
         for row, end in zip(rows, ended, strict=True):
             if end:
                 self.stats.ideal_row_steps += len(row.tokens) - 1
                 self.unfinished[row.place] -= 1
                 if self.unfinished[row.place] == 0:
-                    self.decoder.forget(row.place)
+                    self.decoder.drop_prompt(row.place)
                     self.resident.remove(row.place)
 
 
 def graphs_for(policy: Policy, cuda_graphs: CudaGraphs) -> Graphs | None:
-    """What replays this policy's decoding steps, if anything. ValueError when `on` is requested but unsupported."""
+    """CUDA graphs for this policy's decoding steps, or None. ValueError when `on` is requested but unsupported."""
     on_gpu, shared = policy.device.type == "cuda", policy.adapter.sharing == "attention"
     if cuda_graphs == "on" and not (on_gpu and shared):
         why = f"the model is on {policy.device.type}" if not on_gpu else "this family decodes through its own cache"
         raise ValueError(f"rollout.engine.cuda_graphs: on needs a GPU and a family with slots, but {why}; use auto")
     if not (on_gpu and shared) or cuda_graphs == "off":
         return None
-    return Graphs(CudaRecorder(policy.device), insist=cuda_graphs == "on")
+    return Graphs(CudaRecorder(policy.device), required=cuda_graphs == "on")
 
 
-def _rows(seeds: Sequence[int], sampling: Sampling, n: int, lengths: Sequence[Sequence[int]] | None) -> list[list[Row]]:
-    """The replies of a call before their first token, by prompt."""
+def _rows(
+    seeds: Sequence[int], sampling: Sampling, n: int, lengths: Sequence[Sequence[int]] | None
+) -> list[list[DecodingRow]]:
+    """The rows of a call before their first token, by prompt."""
     if lengths is not None:
         shape = [len(group) for group in lengths]
         if shape != [n] * len(seeds) or not all(1 <= one <= sampling.max_new_tokens for g in lengths for one in g):
@@ -254,9 +258,9 @@ def _rows(seeds: Sequence[int], sampling: Sampling, n: int, lengths: Sequence[Se
         numbers = uniforms(f"{seed}", n, sampling.max_new_tokens)
         group = []
         for i in range(n):
-            floor, limit = sampling.min_new_tokens, sampling.max_new_tokens
+            min_tokens, max_tokens = sampling.min_new_tokens, sampling.max_new_tokens
             if lengths is not None:
-                floor = limit = lengths[place][i]
-            group.append(Row(place, i, numbers[i], floor, limit))
+                min_tokens = max_tokens = lengths[place][i]
+            group.append(DecodingRow(place, i, numbers[i], min_tokens, max_tokens))
         groups.append(group)
     return groups

@@ -1,7 +1,8 @@
-"""Decoding through the family's own cache: for layers with sliding windows, a state, or masks of their own.
+"""Decoding through the family's own cache: for layers with sliding windows, a state, or special masks.
 
-One prompt at a time: it is read once, its cache repeated for its replies, and replies that end leave the cache. All
-rows have equally many tokens, so nothing is padded. No attention of ours takes part. Shape letters: N rows, P prompt.
+One prompt at a time: it is prefilled once, its cache is repeated for its replies, and finished replies are removed. All
+rows have the same number of tokens, so there is no padding. The family's own attention is used. Shape letters: N rows,
+P prompt tokens.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from saccade.models.policy import Policy
 
 
 class Cached:
-    """The rows of one prompt; satisfies the same protocol as `Slots`."""
+    """The rows of one prompt; implements the same protocol as `Slots`."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._prompt: EncodedPrompt | None = None
         self._read = DynamicCache()
-        """After the prompt, one row; kept as it is, for replies that enter later."""
+        """The cache after the prompt, one row; kept unchanged for replies that are added later."""
         self._cache = DynamicCache()
         self._hidden = torch.empty(0)
         self._rows = 0
 
     def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
-        """Read one prompt."""
+        """Prefill one prompt."""
         (prompt,), model, device = prompts, self.policy.model, self.policy.device
         ids_1P = prompt.ids_P[None]
         extra = self.policy.adapter.plain_inputs(prompt, ids_1P)
-        outputs = self.policy.adapter.embedded(features)
+        outputs = self.policy.adapter.as_mm_outputs(features)
         cache = DynamicCache(config=model.config.get_text_config())
         self._hidden = model.model(
             input_ids=ids_1P.to(device),
@@ -49,44 +50,44 @@ class Cached:
         self._prompt, self._read = prompt, cache
 
     def hidden(self, place: int) -> Tensor:
-        """The hidden state (hidden) from which the prompt's replies begin."""
+        """The prompt's last hidden state (hidden), from which the first token is sampled."""
         return self._hidden
 
-    def forget(self, place: int) -> None:
-        """Give the prompt's memory back."""
+    def drop_prompt(self, place: int) -> None:
+        """Release the prompt's memory."""
         self._prompt, self._read, self._cache = None, DynamicCache(), DynamicCache()
 
-    def enter(self, places: Sequence[int]) -> None:
-        """Rows of the prompt that was read last; there must be none."""
+    def add_rows(self, places: Sequence[int]) -> None:
+        """Add rows of the last prefilled prompt; there must be no others."""
         self._cache = copy.deepcopy(self._read)
         self._keep([0] * len(places))
 
-    def leave(self, gone: Sequence[int]) -> list[int]:
-        """Drop rows (ascending). Returns the rows that stay, in order."""
+    def remove_rows(self, gone: Sequence[int]) -> list[int]:
+        """Remove rows (ascending). Returns the remaining rows, in order."""
         leaving = set(gone)
         order = [row for row in range(self._rows) if row not in leaving]
         self._keep(order)
         return order
 
-    def width(self, rows: int) -> int:
-        """Rows that a step of this many runs."""
+    def padded_rows(self, rows: int) -> int:
+        """Number of rows that a step computes for this many rows."""
         return rows
 
-    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
-        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
+    def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Run one token per row, at index `lengths[i]` of its reply; hidden states (N, hidden)."""
         assert self._prompt is not None
-        device, N, age = self.policy.device, len(tokens), ages[0]
-        positions_3N1 = torch.full((3, N, 1), self._prompt.next_position + age)
+        device, N, length = self.policy.device, len(tokens), lengths[0]
+        positions_3N1 = torch.full((3, N, 1), self._prompt.next_position + length)
         return self.policy.model.model(
             input_ids=torch.tensor(tokens)[:, None].to(device),
             position_ids=self.policy.adapter.position_ids(positions_3N1).to(device),
-            attention_mask=torch.ones(N, len(self._prompt) + age + 1, dtype=torch.long, device=device),
+            attention_mask=torch.ones(N, len(self._prompt) + length + 1, dtype=torch.long, device=device),
             use_cache=True,
             **with_cache(self._cache),
         ).last_hidden_state[:, -1]
 
     def _keep(self, rows: list[int]) -> None:
-        """The cache of these rows; every kind of layer knows how to be indexed so."""
+        """Restrict the cache to these rows; every layer kind supports this indexing."""
         index: Any = torch.tensor(rows, dtype=torch.long, device=self.policy.device)  # declared a LongTensor
         if rows:
             self._cache.reorder_cache(index)

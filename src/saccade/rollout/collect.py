@@ -1,4 +1,4 @@
-"""Collecting groups: generate, score, center; optionally replace groups that teach nothing."""
+"""Collecting groups: generate, score, center; optionally replace groups without signal."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from saccade.tasks import Task
 from saccade.types import Completion, Sample
 
 RubricOf = Callable[[str], Rubric]
-"""Name of a task -> what scores its replies."""
+"""Task name -> rubric that scores its replies."""
 
 
 def rubrics_of(stage: Stage, tasks: Mapping[str, Task], own: Mapping[str, RubricConfig]) -> RubricOf:
-    """The rubric of each task in a stage: the recipe's own one of that name, else the task's; built once.
+    """The rubric of each task in a stage: the recipe's rubric of that name, otherwise the task's; built once.
 
-    ValueError for an unknown task or rubric; call it for all tasks before a run to find that out early.
+    ValueError for an unknown task or rubric; call it for all tasks before a run to detect this early.
     """
     built: dict[str, Rubric] = {}
 
@@ -46,11 +46,11 @@ def score_groups(
 ) -> list[Group]:
     """Groups with scores, all replies scored together; their advantages are still 0.
 
-    A failure of our own code masks a rollout: it must never look like a wrong answer.
+    An internal failure masks a rollout: it must never look like a wrong answer.
     """
-    asked = [_sample_of(prompt) for prompt in prompts]
+    samples = [_sample_of(prompt) for prompt in prompts]
     items = [
-        (rubric_of(sample.task), one, sample) for sample, group in zip(asked, replies, strict=True) for one in group
+        (rubric_of(sample.task), one, sample) for sample, group in zip(samples, replies, strict=True) for one in group
     ]
     scores = iter(score_all(items))
     return [
@@ -66,11 +66,11 @@ def _sample_of(prompt: Prompt) -> Sample:
 
 
 class RewardsFailed(ValueError):
-    """Too many replies of a step could not be scored; the message says why."""
+    """Too many replies of a step could not be scored; the message has the reason."""
 
 
 def check_failures(groups: Sequence[Group], limit: float) -> None:
-    """RewardsFailed when more than the share `limit` of the replies is masked because a reward failed."""
+    """RewardsFailed when more than a share `limit` of the replies is masked because a reward failed."""
     scores = [rollout.score for group in groups for rollout in group.rollouts]
     failed = [score.masked for score in scores if score.failed]
     if failed and len(failed) > limit * len(scores):
@@ -90,16 +90,16 @@ def collect(
     group_size: int,
     seed: int,
 ) -> list[Group]:
-    """One group of `group_size` scored completions per prompt, in order; `name` begins the groups' ids.
+    """One group of `group_size` scored completions per prompt, in order; `name` is the prefix of the groups' ids.
 
-    Rewards run after all generation is done, so a slow reward never holds a half-decoded batch.
+    Rewards run after all generation is done, so a slow reward never blocks a partly decoded batch.
     """
     seeds = [derive_seed(seed, place) for place in range(len(prompts))]
     return score_groups(name, prompts, engine.generate(prompts, sampling, group_size, seeds), rubric_of)
 
 
 def center(groups: Sequence[Group], advantages: Advantages) -> list[Group]:
-    """The groups of a step with the advantage of each rollout; a masked one gets 0 and is not counted."""
+    """The groups of a step with the advantage of each rollout; masked ones get 0 and are excluded."""
     rewards = [torch.tensor([r.score.value for r in group.rollouts], dtype=torch.float64) for group in groups]
     counted = [torch.tensor([r.score.masked is None for r in group.rollouts]) for group in groups]
     return [
@@ -113,7 +113,7 @@ def _with_advantage(rollout: Rollout, advantage: float) -> Rollout:
 
 
 def has_variance(group: Group) -> bool:
-    """False when all rewards that count are equal: the group teaches nothing by itself."""
+    """False when all unmasked rewards are equal: the group has no signal by itself."""
     return len(set(group.rewards)) > 1
 
 
@@ -122,11 +122,11 @@ class Collected:
     """The groups of one step."""
 
     groups: tuple[Group, ...]
-    """Those that the step trains on."""
+    """Groups that the step trains on."""
     set_aside: tuple[Group, ...] = ()
-    """Generated but replaced (dynamic sampling): in the records, not in the update and not in its denominators."""
+    """Generated but replaced (dynamic sampling): recorded, but not in the update or its denominators."""
     rounds: int = 1
-    """Calls of the engine."""
+    """Number of calls to the engine."""
 
     @property
     def generated(self) -> tuple[Group, ...]:
@@ -136,20 +136,20 @@ class Collected:
 def collect_step(collect_round: Callable[[int], Sequence[Group]], extra_rounds: int) -> Collected:
     """The groups of a step: one round, and with `extra_rounds` DAPO's dynamic sampling (arXiv:2503.14476, section 3.2).
 
-    `collect_round(r)` gives the scored groups of round r. Without extra rounds all groups are kept: those of equal
-    rewards carry no gradient but count in metrics and denominators. With them, such groups are set aside and fresh
-    prompts drawn until round 0's number of groups is reached or the rounds are used up; what is then still missing
-    stays missing.
+    `collect_round(r)` returns the scored groups of round r. Without extra rounds all groups are kept: those with equal
+    rewards have no gradient but count in metrics and denominators. With extra rounds, such groups are set aside and new
+    prompts are drawn until the number of groups of round 0 is reached or the rounds are used up; the step may then have
+    fewer groups.
     """
     kept: list[Group] = []
     aside: list[Group] = []
-    wanted, rounds = 0, 0
+    needed, rounds = 0, 0
     for number in range(extra_rounds + 1):
         found = collect_round(number)
-        wanted, rounds = wanted or len(found), number + 1
+        needed, rounds = needed or len(found), number + 1
         for group in found:
-            keep = extra_rounds == 0 or (has_variance(group) and len(kept) < wanted)
+            keep = extra_rounds == 0 or (has_variance(group) and len(kept) < needed)
             (kept if keep else aside).append(group)
-        if len(kept) >= wanted:
+        if len(kept) >= needed:
             break
     return Collected(tuple(kept), tuple(aside), rounds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,15 @@ class Sampling(Config):
             )
         return self
 
+    def request(self) -> dict[str, Any]:
+        """The options of a chat request to an OpenAI-compatible server, without `repetition_stop`, which servers lack.
+
+        Those that only some servers take (top_k, min_p, min_tokens) are there when set. Servers cut off the stop text.
+        """
+        drawn = {"temperature": 0.0} if self.greedy else {"temperature": self.temperature, "top_p": self.top_p}
+        more = {"top_k": self.top_k, "min_p": self.min_p, "min_tokens": self.min_new_tokens, "stop": self.stop_strings}
+        return {"max_tokens": self.max_new_tokens, **drawn, **{key: value for key, value in more.items() if value}}
+
 
 class BuiltinEngineConfig(Config):
     """The engine in the trainer's own process, on the policy's weights."""
@@ -66,6 +75,11 @@ DEFAULT_ENGINE = BuiltinEngineConfig()
 
 class RolloutConfig(Config):
     """How replies are sampled, unless a stage overrides it. The defaults sample what is trained."""
+
+    moved: ClassVar[dict[str, str]] = {
+        **{key: f"sampling.{key}" for key in Sampling.model_fields},
+        **{key: f"engine.{key}" for key in ("max_rows", "cuda_graphs")},
+    }
 
     sampling: Sampling = Sampling()
     """For all stages; a stage sets `max_new_tokens` and may override the rest."""

@@ -1,4 +1,4 @@
-"""The engine seam: whatever turns prompts into completions."""
+"""The engine interface: turns prompts into completions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DecoderKind = Literal["slots", "fixed_slots", "cached"]
 
 
 class Engine(Protocol):
-    """Engines are interchangeable behind these three verbs.
+    """Engines are interchangeable behind these three methods.
 
     engine = open_engine(policy)
     (replies,) = engine.generate([prompt], Sampling(max_new_tokens=64), n=8, seeds=[derive_seed(0, "a")])
@@ -27,8 +27,8 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """n completions per prompt, in the order of the prompts.
 
-        A prompt's completions depend on the weights, the prompt, the sampling and its own seed, on no neighbor. An
-        engine may ignore the features of a prompt. ValueError unless there is one seed per prompt.
+        A prompt's completions depend on the weights, the prompt, the sampling and its own seed, not on other prompts.
+        An engine may ignore the features of a prompt. ValueError unless there is one seed per prompt.
         """
         ...
 
@@ -37,12 +37,14 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what the engine holds outside of the policy. It cannot be used afterwards."""
+        """Release the engine's resources outside the policy. It cannot be used afterwards."""
         ...
 
 
 def open_engine(policy: Policy, config: EngineConfig = DEFAULT_ENGINE) -> Engine:
     """The engine of a recipe, on the weights of `policy`: the only place that builds one.
+
+        engine = open_engine(policy, BuiltinEngineConfig(max_rows=64))
 
     ValueError for options that the device or the model's family does not allow.
     """
@@ -56,17 +58,17 @@ class EngineStats:
     """What the built-in engine did in its last call."""
 
     decoder: DecoderKind
-    """slots: prompt keys and values kept once, rows come and go; fixed_slots: the same in steps of few shapes, for CUDA
-    graphs; cached: the family's own cache, a prompt at a time."""
+    """slots: prompt keys and values stored once, continuous batching of rows; fixed_slots: the same with few step
+    shapes, for CUDA graphs; cached: the family's own cache, one prompt at a time."""
     prefills: int = 0
-    """Prompts that the language model read, each once."""
+    """Prompts prefilled, each once."""
     vision_passes: int = 0
-    """Prompts with images that the vision encoder saw here; 0 when the prompts brought their features."""
+    """Prompts with images encoded in this call; 0 when the prompts had their features."""
     steps: int = 0
     """Decoding steps: forward passes after the prefills."""
     row_steps: int = 0
-    """Rows that these passes ran, summed; with fixed_slots also those that a shape is rounded up by."""
+    """Total rows of these passes; with fixed_slots including the rows that pad a shape."""
     ideal_row_steps: int = 0
-    """What the replies need: the first token comes from the prefill, each further one takes a row of one step."""
+    """Row steps that the replies need: the first token comes from the prefill, each further one takes one row step."""
     most_rows: int = 0
-    """Rows decoded at once, at most."""
+    """Largest number of rows decoded at once."""

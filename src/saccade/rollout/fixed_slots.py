@@ -1,10 +1,9 @@
-"""Decoding in memory that stays where it is, by steps of few shapes: what a CUDA graph can replay.
+"""Decoding in memory at fixed addresses, with few step shapes, so that CUDA graphs can replay the steps.
 
-The same computation as `slots`, laid out for devices on which launching a kernel costs more than its work. Rows have
-their slots in tensors of a fixed size, each row with its own number of tokens, and prompts have theirs. A step reads
-what changes (tokens, positions, lengths, whose prompt) from buffers at fixed addresses and asks the host for nothing;
-its shape is the numbers of rows, prompts and tokens of room, each rounded up. What is too much is masked, or computed
-and not looked at.
+The same computation as `slots`, for devices on which launching a kernel costs more than its work. Rows and prompts have
+slots in tensors of a fixed size; each row has its own number of tokens. A step reads what changes (tokens, positions,
+lengths, prompt of each row) from buffers at fixed addresses, without synchronizing with the host. Its shape is the
+number of rows, prompts and tokens of capacity, each rounded up; the excess is masked, or computed and ignored.
 
 Shape letters: N rows, B prompts, G rows of a prompt, H query heads, K key/value heads, T own tokens, P prompt tokens,
 D head size.
@@ -22,52 +21,52 @@ from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.policy import Policy
-from saccade.rollout.prefixes import merged, plain_attention
-from saccade.rollout.reading import Prefix, read, run
+from saccade.rollout.prefill import PromptKV, prefill, run
+from saccade.rollout.prompt_attention import merge, plain_attention
 
 ROOM = 128
-"""Own tokens for which a row has room at first; the room doubles when it is used up."""
+"""Initial capacity of a row in tokens of its reply; doubled when it is full."""
 
 Shape = tuple[int, int, int]
 """Rows, prompts and own tokens of a step."""
 
 
 class Runner(Protocol):
-    """How a step of fixed shape is run."""
+    """Executes steps of fixed shape."""
 
     def run(self, shape: Shape, step: Callable[[], Tensor]) -> Tensor:
-        """What `step` returns. Memory that a step reads and writes stays the same until `forget`; what is returned
-        holds until the next step."""
+        """The result of `step`. The memory that a step reads and writes stays the same until `reset`; the result is
+        valid until the next step."""
         ...
 
-    def forget(self) -> None:
-        """The memory of all steps so far is gone."""
+    def reset(self) -> None:
+        """Discard everything recorded so far, because the memory of these steps is released."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a call of the engine needs at most."""
+    """Upper bounds for one call of the engine."""
 
     rows: int
-    """Decoded at once."""
+    """Rows decoded at once."""
     group_size: int
     own_tokens: int
-    """Of a row."""
+    """Tokens of a reply."""
     prompts: int
-    """Of the call."""
+    """Prompts in the call."""
     prompt_tokens: int
-    """Of the longest."""
+    """Length of the longest prompt."""
 
 
 def rounded_rows(rows: int) -> int:
-    """To 1, 2, 4, 8, then to a power of two or one and a half of it: few shapes, and a third too much at the most."""
+    """Rounds up to 1, 2, 4, 8, then to a power of two or 1.5 times one: few shapes, at most a third of excess."""
     power = 1 << (rows - 1).bit_length()
     return power * 3 // 4 if power >= 16 and rows <= power * 3 // 4 else power
 
 
-def room_for(own_tokens: int) -> int:
-    """Tokens of room that a row has when its reply has this many."""
+def capacity_for(own_tokens: int) -> int:
+    """Capacity in tokens of a row whose reply has this many tokens."""
     room = ROOM
     while room < own_tokens:
         room *= 2
@@ -80,11 +79,11 @@ class FixedSlots:
     def __init__(self, policy: Policy, limits: Limits, runner: Runner) -> None:
         self.policy, self.limits, self.runner = policy, limits, runner
         self.owners: list[int] = []
-        """Place of each row's prompt."""
+        """Index of each row's prompt in the call."""
         self._hidden: dict[int, Tensor] = {}
         self._next: dict[int, int] = {}
         self._slot: dict[int, int] = {}
-        """Of each prompt that is kept."""
+        """Slot of each prompt in memory."""
         self._free: list[int] = []
         self._own: list[Tensor] = []
         """Keys and values of the rows, (2, N, K, T, D) by layer."""
@@ -97,11 +96,11 @@ class FixedSlots:
         self._later_N11T = torch.empty(0, device=policy.device)
         self._shape: Shape = (0, 0, 0)
 
-    # Rows come and go
+    # Adding and removing rows
 
     def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
-        """Read prompts, several in one pass, and put each into a slot of its own."""
-        for place, prefix in zip(places, read(self.policy, prompts, features), strict=True):
+        """Prefill prompts, several in one pass, and store each in its own slot."""
+        for place, prefix in zip(places, prefill(self.policy, prompts, features), strict=True):
             if not self._own:
                 self._own = [self._rows_of(keys, min(ROOM, self.limits.own_tokens)) for keys in prefix.keys]
             if not self._free:
@@ -111,21 +110,21 @@ class FixedSlots:
             self._keep(self._slot[place], prefix)
 
     def hidden(self, place: int) -> Tensor:
-        """The hidden state (hidden) from which a prompt's replies begin."""
+        """A prompt's last hidden state (hidden), from which the first token is sampled."""
         return self._hidden[place]
 
-    def forget(self, place: int) -> None:
-        """Give a prompt's slot back."""
+    def drop_prompt(self, place: int) -> None:
+        """Release a prompt's slot."""
         heapq.heappush(self._free, self._slot.pop(place))
         del self._hidden[place], self._next[place]
 
-    def enter(self, places: Sequence[int]) -> None:
-        """New rows, by the places of their prompts, after those that are there."""
+    def add_rows(self, places: Sequence[int]) -> None:
+        """Append rows, given by the index of each one's prompt."""
         self.owners += places
         self._arrange()
 
-    def leave(self, gone: Sequence[int]) -> list[int]:
-        """Drop rows (ascending); rows from the end take their slots. Returns which row is where then."""
+    def remove_rows(self, gone: Sequence[int]) -> list[int]:
+        """Remove rows (ascending); rows from the end move into their slots. Returns the new order of old rows."""
         order, rest = list(range(len(self.owners))), len(self.owners) - len(gone)
         leaving = set(gone)
         holes = [row for row in gone if row < rest]
@@ -142,23 +141,23 @@ class FixedSlots:
 
     # A step
 
-    def width(self, rows: int) -> int:
-        """Rows that a step of this many runs."""
+    def padded_rows(self, rows: int) -> int:
+        """Number of rows that a step computes for this many rows."""
         return min(rounded_rows(rows), self.limits.rows)
 
-    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
-        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden), which hold
-        until the next step."""
+    def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Run one token per row, at index `lengths[i]` of its reply; hidden states (N, hidden), valid until the next
+        step."""
         N = len(tokens)
-        self._make_room(max(ages) + 1)
-        positions = [self._next[owner] + age for owner, age in zip(self.owners, ages, strict=True)]
-        self._inputs_3N[:, :N].copy_(torch.tensor([tokens, positions, ages]))
+        self._make_room(max(lengths) + 1)
+        positions = [self._next[owner] + length for owner, length in zip(self.owners, lengths, strict=True)]
+        self._inputs_3N[:, :N].copy_(torch.tensor([tokens, positions, lengths]))
         prompts = min(1 << max(self._slot.values()).bit_length(), len(self._rows_BG))
-        self._shape = (self.width(N), prompts, self._own[0].shape[3])
+        self._shape = (self.padded_rows(N), prompts, self._own[0].shape[3])
         return self.runner.run(self._shape, self._step)[:N]
 
     def _step(self) -> Tensor:
-        """Reads nothing but memory of the device at fixed addresses, and `_shape`."""
+        """Reads only device memory at fixed addresses, and `_shape`."""
         N, _, T = self._shape
         tokens_N, positions_N, lengths_N = self._inputs_3N[:, :N]
         later_NT = torch.arange(T, device=lengths_N.device) > lengths_N[:, None]
@@ -181,14 +180,14 @@ class FixedSlots:
         asked_BHGD = query_NHD[self._rows_BG[:B]].transpose(1, 2)
         cross, cross_lse = plain_attention(asked_BHGD, prompt_keys, prompt_values, scale, self._beyond_B11P[:B])
         cross_NHD, cross_NH = (x.transpose(1, 2).flatten(0, 1)[self._cell_N[:N]] for x in (cross, cross_lse))
-        out_NHD = merged((own[:, :, 0], own_lse[:, :, 0]), (cross_NHD, cross_NH), query.dtype)
+        out_NHD = merge((own[:, :, 0], own_lse[:, :, 0]), (cross_NHD, cross_NH), query.dtype)
         return out_NHD.transpose(0, 1)[None]
 
     # Memory
 
     def _arrange(self) -> None:
-        """Which rows ask which prompt: a grid of the rows of each prompt, and every row's cell in it. What belongs to
-        nobody points at the first row and cell, which every step has."""
+        """Map rows to prompts: a grid with the rows of each prompt, and every row's cell in it. Unused entries point to
+        the first row and cell, which every step has."""
         G = self.limits.group_size
         grid, cells = torch.zeros(self._rows_BG.shape, dtype=torch.long), [0] * self.limits.rows
         filled: dict[int, int] = {}
@@ -204,19 +203,19 @@ class FixedSlots:
         return like.new_zeros(2, self.limits.rows, heads, room, size)
 
     def _make_room(self, tokens: int) -> None:
-        """For this many own tokens in every row. One layer after the other, so that only one is there twice."""
+        """Grow the capacity to this many tokens per row, layer by layer, so that only one layer is in memory twice."""
         if tokens <= self._own[0].shape[3]:
             return
-        self.runner.forget()
-        room = min(room_for(tokens), self.limits.own_tokens)
+        self.runner.reset()
+        room = min(capacity_for(tokens), self.limits.own_tokens)
         for layer, own in enumerate(self._own):
             wide = own.new_zeros(*own.shape[:3], room, own.shape[4])
             wide[:, :, :, : own.shape[3]] = own
             self._own[layer] = wide
 
-    def _grow_prompts(self, like: Prefix) -> None:
-        """Slots for more prompts: at first as many as fill the rows, then twice as many."""
-        self.runner.forget()
+    def _grow_prompts(self, like: PromptKV) -> None:
+        """Add prompt slots: at first as many as fill the rows, then twice as many."""
+        self.runner.reset()
         limits, before = self.limits, len(self._rows_BG)
         count = min(limits.prompts, 2 * before or -(-limits.rows // limits.group_size))
         for layer, keys in enumerate(like.keys):
@@ -235,7 +234,7 @@ class FixedSlots:
         for slot in range(before, count):
             heapq.heappush(self._free, slot)
 
-    def _keep(self, slot: int, prefix: Prefix) -> None:
+    def _keep(self, slot: int, prefix: PromptKV) -> None:
         length = prefix.keys[0].shape[2]
         self._beyond_B11P[slot] = 0
         self._beyond_B11P[slot, ..., length:] = -torch.inf

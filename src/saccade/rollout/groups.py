@@ -1,4 +1,4 @@
-"""The group: one prompt with its G scored completions, whole from sampling to gradient."""
+"""The group: one prompt with its G scored completions, kept together from sampling to gradient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from saccade.types import Completion, Sample, Score
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A scored completion. The advantage is 0 until the groups of the step are centered."""
+    """A scored completion. The advantage, one for all of its tokens, is 0 until the groups of the step are centered."""
 
     completion: Completion
     score: Score
@@ -33,9 +33,9 @@ class Group:
 
     @property
     def sample(self) -> Sample:
-        """The question that the prompt asks. ValueError for a prompt without one."""
+        """The prompt's sample. ValueError for a prompt without one."""
         if self.prompt.sample is None:
-            raise ValueError(f"group {self.id}: its prompt was made without a sample")
+            raise ValueError(f"group {self.id}: its prompt has no sample")
         return self.prompt.sample
 
     @property
@@ -45,5 +45,5 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """False when all advantages are 0, so the group moves nothing."""
+        """False when all advantages are 0, so the group has no gradient."""
         return any(r.advantage != 0.0 for r in self.rollouts)

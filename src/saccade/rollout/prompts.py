@@ -1,4 +1,4 @@
-"""From samples to prompts: images decoded, text written by the task, both encoded for the model."""
+"""From samples to prompts: images decoded, text built by the task, both encoded for the model."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from saccade.types import Sample
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt on its way through a step: what engines, groups and updates read of it."""
+    """One prompt, as used by engines, groups and updates during a step."""
 
     sample: Sample | None
-    """The question that it asks; None for a text that no sample stands behind."""
+    """Its sample; None for a text without one."""
     encoded: EncodedPrompt
     images: tuple[Image.Image, ...] = ()
-    """As read, before the processor resized them; servers get these, and the run's records keep some."""
+    """The original images, before the processor resizes them; sent to servers, and some are saved with the run."""
     features: Features | None = None
-    """Of its images, for every pass of one weights version; None lets each pass run the vision encoder."""
+    """Vision features, valid for one weights version; None lets each pass run the vision encoder."""
 
     @property
     def name(self) -> str:
-        """What messages call it: its sample's id, or its hash."""
+        """Name for messages: the sample's id, or the prompt's hash."""
         return self.encoded.prompt_id if self.sample is None else self.sample.id
 
 
 def prepare(adapter: Adapter, sample: Sample, template: str | None = None) -> Prompt:
-    """Reads the images and encodes the prompt of the sample's task (or another wording). Errors name the sample."""
+    """Reads the images and encodes the prompt of the sample's task (or another template). Errors name the sample."""
     task = TASKS.get(sample.task)
     if task is None:
         raise ValueError(f"sample {sample.id!r} names task {sample.task!r}; expected one of {', '.join(TASKS)}")
@@ -45,12 +45,12 @@ def prepare(adapter: Adapter, sample: Sample, template: str | None = None) -> Pr
 
 
 def check_lengths(prompts: Sequence[Prompt], new_tokens: int, context: int) -> None:
-    """ValueError for a prompt that leaves the model's context too little room; nothing is ever cut off a prompt."""
+    """ValueError for a prompt that leaves too little of the model's context; prompts are never truncated."""
     for prompt in prompts:
         if len(prompt.encoded) + new_tokens > context:
             sizes = ", ".join("{} x {}".format(*frame.size_input) for frame in prompt.encoded.frames) or "none"
             raise ValueError(
                 f"sample {prompt.name!r}: got a prompt of {len(prompt.encoded):,} tokens (images: {sizes}) and "
                 f"{new_tokens:,} new tokens; the model's context holds {context:,}. Lower the largest size in the "
-                "model's preprocessor_config.json, lower the stage's max_new_tokens, or leave the sample out"
+                "model's preprocessor_config.json, lower the stage's max_new_tokens, or remove the sample"
             )

@@ -1,4 +1,4 @@
-"""Replies while they grow: a row's tokens on the host, and the rules that end it."""
+"""Replies being decoded: a row's tokens on the host, and its stop rules."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from saccade.rollout.config import Sampling
 from saccade.types import FinishReason
 
 LONGEST_RUN = 64
-"""Tokens of a repeated run, at most, that `Sampling.repetition_stop` sees."""
+"""Longest repeated run, in tokens, that `Sampling.repetition_stop` detects."""
 
 
 @dataclass(eq=False, slots=True)
-class Row:
-    """One reply: of the prompt at `place` in the call, its `number`-th."""
+class DecodingRow:
+    """Reply `number` to the prompt at index `place` of the call."""
 
     place: int
     number: int
     uniforms: numpy.ndarray
-    """A number in [0, 1) per token."""
-    floor: int
-    """Tokens before which no stop token may be drawn."""
-    limit: int
+    """One random number in [0, 1) per token."""
+    min_tokens: int
+    """Number of tokens before which no stop token may be sampled."""
+    max_tokens: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     reason: FinishReason | None = None
-    """Why it ended; None while it grows."""
+    """Why it ended; None while it is being decoded."""
     runs: dict[int, int] = field(default_factory=dict)
-    """Distance -> how many of the last tokens, without a gap, equal the one so many before them."""
+    """Distance d -> length of the current run of tokens that equal the token d positions earlier."""
 
 
-class Ending:
-    """The rules of one call: stop tokens, stop strings, repetition, length; looked at in this order."""
+class StopRules:
+    """The stop rules of one call: stop tokens, stop strings, repetition, length; checked in this order."""
 
     def __init__(self, sampling: Sampling, stops: Sequence[int], decode: Callable[[Sequence[int]], str]) -> None:
         self.stops = frozenset(stops)
         self.strings = sampling.stop_strings
         self.times = sampling.repetition_stop
         self.decode = decode
-        # a token has at least a byte, a character at most four; a few more for one cut by the window's edge
+        # a token has at least one byte, a character at most four; a few more for one cut at the window's edge
         self.window = 4 * max(map(len, self.strings), default=0) + 8
 
-    def take(self, row: Row, token: int, logprob: float) -> bool:
-        """Append a token; True when the reply ends with it, and `row.reason` says why."""
+    def append(self, row: DecodingRow, token: int, logprob: float) -> bool:
+        """Append a token; True when the reply ends with it, which sets `row.reason`."""
         row.tokens.append(token)
         row.logprobs.append(logprob)
         if token in self.stops:
@@ -56,7 +56,7 @@ class Ending:
             row.reason = "stop_string"
         elif self.times and self._repeats(row):
             row.reason = "repetition"
-        elif len(row.tokens) >= row.limit:
+        elif len(row.tokens) >= row.max_tokens:
             row.reason = "length"
         return row.reason is not None
 
@@ -64,7 +64,7 @@ class Ending:
         tail = self.decode(tokens[-self.window :])
         return any(one in tail for one in self.strings) and any(one in self.decode(tokens) for one in self.strings)
 
-    def _repeats(self, row: Row) -> bool:
+    def _repeats(self, row: DecodingRow) -> bool:
         tokens, last = row.tokens, row.tokens[-1]
         distances = range(1, min(LONGEST_RUN, len(tokens) - 1) + 1)
         row.runs = {p: row.runs.get(p, 0) + 1 for p in distances if tokens[-1 - p] == last}
@@ -72,7 +72,7 @@ class Ending:
 
 
 def uniforms(key: str, n: int, length: int) -> numpy.ndarray:
-    """The random numbers of one prompt's replies, (n, length) in [0, 1), a function of the key."""
+    """Random numbers for one prompt's replies, (n, length) in [0, 1), determined by the key."""
     digest = hashlib.sha256(key.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(n, length, generator=generator, dtype=torch.float64).numpy()

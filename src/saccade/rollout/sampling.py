@@ -1,4 +1,4 @@
-"""Choosing the next token of every row. Shape letters: N rows, V vocabulary, C blocks of the vocabulary."""
+"""Sampling the next token of every row. Shape letters: N rows, V vocabulary, C blocks of the vocabulary."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 from saccade.rollout.config import Sampling
 
 BLOCK = 256
-"""Tokens whose probabilities are summed before one is looked for: a running sum over the vocabulary is C long only."""
+"""Tokens per block. The running sum over the vocabulary has one entry per block, then one block is searched."""
 CHUNK = 1 << 24
-"""Logits worked on at once, at most: 64 MiB in float32, whatever the number of rows."""
+"""Most logits processed at once: 64 MiB in float32, independent of the number of rows."""
 
 
-class Picker:
-    """Draws tokens and gives their log-probs under the full temperature-scaled distribution, which is what is trained.
+class TokenSampler:
+    """Samples tokens and returns their log-probs under the full temperature-scaled distribution, as used in training.
 
-    `banned` tokens are never drawn; `stops` are not where a row is told so. One number in [0, 1) decides a row's draw.
+    `banned` tokens are never sampled; `stops` are not sampled in rows marked as early. One number in [0, 1) determines
+    a row's draw.
     """
 
     def __init__(self, sampling: Sampling, banned: Sequence[int], stops: Sequence[int], device: torch.device) -> None:
@@ -28,9 +29,9 @@ class Picker:
         self.stops = torch.tensor(stops, dtype=torch.long, device=device)
 
     def __call__(self, logits_NV: Tensor, uniform_N: Tensor, early: Sequence[int]) -> tuple[list[int], list[float]]:
-        """Tokens and log-probs on the host, by one transfer. `early`: rows in which no stop token may be drawn.
+        """Tokens and log-probs on the host, with one transfer. `early`: rows in which no stop token may be sampled.
 
-        `uniform_N` is float64. A log-prob is not finite where the logits are not: the caller must look.
+        `uniform_N` is float64. Log-probs are nonfinite where the logits are: the caller must check.
         """
         device, rows = logits_NV.device, max(1, CHUNK // logits_NV.shape[1])
         early_N = torch.zeros(len(logits_NV), dtype=torch.bool)
@@ -45,7 +46,7 @@ class Picker:
         return [int(token) for token in tokens], logprobs
 
     def _pick(self, logits_NV: Tensor, uniform_N: Tensor, early_N: Tensor | None) -> Tensor:
-        """(2, N) float64: tokens, which it holds exactly, and log-probs."""
+        """(2, N) float64: tokens (exact in float64) and log-probs."""
         temperature = self.sampling.temperature
         logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
         logprobs_NV = torch.log_softmax(logits_NV if temperature == 1 else logits_NV / temperature, -1)
@@ -58,7 +59,7 @@ class Picker:
 
 
 def cut(weights_NV: Tensor, sampling: Sampling) -> Tensor:
-    """The weights with 0 for tokens that top-k, top-p and min-p leave out; they need not sum to 1."""
+    """The weights with 0 for tokens excluded by top-k, top-p and min-p; they need not sum to 1."""
     if 0 < sampling.top_k < weights_NV.shape[1]:
         largest_NK, order_NK = weights_NV.topk(sampling.top_k, -1)
         weights_NV = torch.zeros_like(weights_NV).scatter_(1, order_NK, largest_NK)
@@ -75,7 +76,7 @@ def cut(weights_NV: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
-    """Inverse-transform sampling: the first token at which the running sum of weights passes uniform x their sum."""
+    """Inverse transform sampling: the first token at which the running sum of weights exceeds uniform x their sum."""
     blocks_NCB = F.pad(weights_NV, (0, -weights_NV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     mass_NC = blocks_NCB.sum(-1, dtype=torch.float64)
     upto_NC = mass_NC.cumsum(-1)
@@ -87,7 +88,7 @@ def draw(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
 
 
 def _first_beyond(cumulative_NX: Tensor, weights_NX: Tensor, point_N1: Tensor) -> Tensor:
-    """(N, 1) index of the first running sum above the point; round-off that leads to no weight gives the likeliest."""
+    """(N, 1) index of the first running sum above the point, or the likeliest if round-off hits a zero weight."""
     inside_N1 = torch.minimum(point_N1.clamp_min(0), cumulative_NX[:, -1:] * (1 - 2**-52))
     found_N1 = torch.searchsorted(cumulative_NX, inside_N1, right=True).clamp_max_(cumulative_NX.shape[1] - 1)
     return torch.where(weights_NX.gather(1, found_N1) > 0, found_N1, weights_NX.argmax(-1, keepdim=True))

@@ -1,4 +1,4 @@
-"""Seeds that depend on what is drawn, never on what was drawn before."""
+"""Seeds that depend only on what is drawn, not on earlier draws."""
 
 from __future__ import annotations
 

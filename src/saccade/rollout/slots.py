@@ -1,9 +1,9 @@
-"""Decoding with each prompt's keys and values kept once, for families whose language attention is ours.
+"""Decoding with each prompt's keys and values stored once, for families with Saccade's attention (`models.attention`).
 
-A prompt is read once and leaves a `Prefix`. Its replies hold keys and values of their own tokens alone. Rows that
-entered together form a cohort: they have equally many tokens, so nothing is padded and no mask is built. In every
-layer a step's queries attend to their prompts (`prefixes`) and to their own tokens (all rows of a cohort in one call),
-and the two are merged by their log-sum-exps. The model keeps no cache of its own.
+A prompt is prefilled once into a `PromptKV`; its replies store keys and values only of their own tokens. Rows that were
+added together form a cohort: they have the same number of tokens, so no padding or mask is needed. In every layer, a
+step's queries attend to their prompts (`prompt_attention`) and to their own tokens (all rows of a cohort in one call),
+and the two results are merged with their log-sum-exps. The model keeps no cache itself.
 
 Shape letters: N rows, n rows of a cohort, H query heads, K key/value heads, T own tokens, P prompt tokens, D head size.
 """
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.policy import Policy
-from saccade.rollout.prefixes import attention, joined, merged, prefixes_for
-from saccade.rollout.reading import Prefix, read, run
+from saccade.rollout.prefill import PromptKV, prefill, run
+from saccade.rollout.prompt_attention import attention, concatenate, merge, prompt_attention_for
 
 BLOCK = 32
-"""Tokens for which a cohort's memory grows at least."""
+"""Smallest number of tokens by which a cohort's memory grows."""
 
 
 class _Cohort:
-    """Own keys and values of rows that entered together, (layers, 2, n, K, T, D), growing by blocks of tokens."""
+    """Keys and values of rows that were added together, (layers, 2, n, K, T, D), growing in blocks of tokens."""
 
     def __init__(self, rows: int, like: Sequence[Tensor]) -> None:
         self.rows = rows
@@ -34,7 +34,7 @@ class _Cohort:
         self.store = like[0].new_empty(len(like), 2, rows, heads, 0, size)
 
     def make_room(self) -> None:
-        """For one more token per row; rows that left are given back on the way."""
+        """Make room for one more token per row; also frees the memory of removed rows."""
         if self.length < self.store.shape[4]:
             return
         layers, two, _, heads, _, size = self.store.shape
@@ -44,7 +44,7 @@ class _Cohort:
         self.store = wide
 
     def drop(self, gone: Sequence[int]) -> list[int]:
-        """Rows from the end take the places of those that leave; returns which row is where then."""
+        """Remove rows; rows from the end move into their places. Returns the new order of old rows."""
         order = list(range(self.rows))
         self.rows -= len(gone)
         leaving = set(gone)
@@ -73,34 +73,34 @@ class Slots:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.prefixes: dict[int, Prefix] = {}
+        self.prefixes: dict[int, PromptKV] = {}
         self.cohorts: list[_Cohort] = []
         self.owners: list[int] = []
-        """Place of each row's prompt."""
-        self._prompts = prefixes_for(policy.device)
+        """Index of each row's prompt in the call."""
+        self._prompts = prompt_attention_for(policy.device)
 
-    # Rows come and go
+    # Adding and removing rows
 
     def prefill(self, places: Sequence[int], prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> None:
-        """Read prompts, several in one pass."""
-        self.prefixes.update(zip(places, read(self.policy, prompts, features), strict=True))
+        """Prefill prompts, several in one pass."""
+        self.prefixes.update(zip(places, prefill(self.policy, prompts, features), strict=True))
 
     def hidden(self, place: int) -> Tensor:
-        """The hidden state (hidden) from which a prompt's replies begin."""
+        """A prompt's last hidden state (hidden), from which the first token is sampled."""
         return self.prefixes[place].hidden
 
-    def forget(self, place: int) -> None:
-        """Give a prompt's memory back."""
+    def drop_prompt(self, place: int) -> None:
+        """Release a prompt's memory."""
         del self.prefixes[place]
 
-    def enter(self, places: Sequence[int]) -> None:
-        """New rows, by the places of their prompts, after those that are there."""
+    def add_rows(self, places: Sequence[int]) -> None:
+        """Append rows, given by the index of each one's prompt."""
         self.cohorts.append(_Cohort(len(places), self.prefixes[places[0]].keys))
         self.owners += places
         self._prompts.arrange(self.owners, self.prefixes)
 
-    def leave(self, gone: Sequence[int]) -> list[int]:
-        """Drop rows (ascending). Returns the rows that stay in their new order."""
+    def remove_rows(self, gone: Sequence[int]) -> list[int]:
+        """Remove rows (ascending). Returns the remaining rows in their new order."""
         order: list[int] = []
         start = 0
         for cohort in self.cohorts:
@@ -112,17 +112,18 @@ class Slots:
         self._prompts.arrange(self.owners, self.prefixes)
         return order
 
-    # Passes of the model
+    # A step
 
-    def width(self, rows: int) -> int:
-        """Rows that a step of this many runs."""
+    def padded_rows(self, rows: int) -> int:
+        """Number of rows that a step computes for this many rows."""
         return rows
 
-    def step(self, tokens: Sequence[int], ages: Sequence[int]) -> Tensor:
-        """Run one token per row, the `ages[i]`-th of its reply counted from 0; hidden states (N, hidden)."""
+    def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Run one token per row, at index `lengths[i]` of its reply; hidden states (N, hidden)."""
         for cohort in self.cohorts:
             cohort.make_room()
-        positions = [self.prefixes[owner].next_position + age for owner, age in zip(self.owners, ages, strict=True)]
+        starts = (self.prefixes[owner].next_position for owner in self.owners)
+        positions = [start + length for start, length in zip(starts, lengths, strict=True)]
         ids_2N = torch.tensor([tokens, positions]).to(self.policy.device)
         hidden_ND = run(self.policy, ids_2N[0], ids_2N[1].expand(3, 1, -1), self)
         for cohort in self.cohorts:
@@ -137,6 +138,6 @@ class Slots:
             rows = slice(start, start + cohort.rows)
             parts.append(cohort.attend(layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scale))
             start = rows.stop
-        own, own_lse = joined(parts, 1)
+        own, own_lse = concatenate(parts, 1)
         cross, cross_lse = self._prompts.attend(layer, query, scale)
-        return merged((own[None], own_lse[None]), (cross, cross_lse), query.dtype)
+        return merge((own[None], own_lse[None]), (cross, cross_lse), query.dtype)

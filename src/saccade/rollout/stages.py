@@ -1,13 +1,13 @@
 """Stages as data: progressive thinking suppression (Vision-R1, arXiv:2503.06749, section 3.3) is a list of them.
 
-A stage caps the reply's length, sets the group's size and may override sampling and rubric. `Schedule` says which
-stage a step belongs to; where a run stands is a small frozen `ScheduleState` that goes into the checkpoint.
+A stage caps the reply's length, sets the group size and may override sampling and rubric. `Schedule` maps steps to
+stages; a small frozen `ScheduleState` records the run's progress and is saved in the checkpoint.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +16,7 @@ from saccade.rollout.config import Sampling
 
 
 class Until(Config):
-    """When a stage ends: at a step of the run, or when few replies are still cut off."""
+    """When a stage ends: at a step of the run, or when few replies are still truncated."""
 
     step: int | None = Field(default=None, ge=1)
     """The last step of the stage, counted over the run from 1."""
@@ -39,7 +39,9 @@ class Until(Config):
 
 
 class Stage(Config):
-    """One part of an RL run. An option that is left out is the recipe's."""
+    """One part of an RL run. Options that are not set come from the recipe."""
+
+    moved: ClassVar[dict[str, str]] = {key: f"sampling.{key}" for key in ("temperature", "top_p", "top_k")}
 
     name: str = "main"
     max_new_tokens: int = Field(ge=1)
@@ -47,11 +49,11 @@ class Stage(Config):
     group_size: int = Field(ge=2)
     """Completions per prompt (the papers' G)."""
     sampling: dict[str, Any] = Field(default_factory=dict)
-    """What this stage changes of `rollout.sampling`, such as {temperature: 0.8}."""
+    """Overrides of `rollout.sampling`, such as {temperature: 0.8}."""
     rubric: str | None = None
-    """Name of the rubric that scores this stage, such as hard; None is each task's own."""
+    """Name of the rubric that scores this stage, such as hard; None: each task's own."""
     truncated: Literal["score_zero", "mask", "as_is"] | None = None
-    """What becomes of replies that hit the cap; None is as the rubric says."""
+    """Treatment of replies that hit the cap; None: as the rubric defines."""
     prompts_per_step: int | None = Field(default=None, ge=1)
     until: Until | None = None
     """None only on the last stage of a recipe that sets num_steps."""
@@ -73,16 +75,16 @@ class Stage(Config):
 
 @dataclass(frozen=True, slots=True)
 class ScheduleState:
-    """Where a run stands."""
+    """Progress of a run."""
 
     step: int = 0
-    """Optimiser steps that are done."""
+    """Completed optimizer steps."""
     stage: int = 0
     """Index of the stage of the next step."""
     stage_start: int = 0
-    """Steps that were done when the stage began."""
+    """Completed steps when the stage began."""
     truncated: tuple[float, ...] = ()
-    """Truncated shares of the stage's last steps, oldest first; kept only as far back as its rule looks."""
+    """Truncated shares of the stage's last steps, oldest first; only as many as its rule needs."""
     finished: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,11 +99,11 @@ class ScheduleState:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The stages of a run in order. ValueError when they cannot all take place within `num_steps`."""
+    """The stages of a run in order. ValueError when they do not fit into `num_steps`."""
 
     stages: tuple[Stage, ...]
     num_steps: int | None = None
-    """Ends the last stage when that has no rule of its own."""
+    """End of the last stage if that has no `until`."""
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -113,10 +115,10 @@ class Schedule:
         for number in range(1, len(self.stages) + 1):
             end = self._latest_end(number, end)
         if self.num_steps is not None and self.stages[-1].until is not None and end != self.num_steps:
-            raise ValueError(f"the last stage ends at step {end} but num_steps is {self.num_steps}; leave one out")
+            raise ValueError(f"the last stage ends at step {end} but num_steps is {self.num_steps}; remove one of them")
 
     def _latest_end(self, number: int, start: int) -> int:
-        """The last step that stage `number` (from 1) can reach when its predecessor ends at `start` at the latest."""
+        """The last step that stage `number` (from 1) can reach when its predecessor ends no later than `start`."""
         until = self.stages[number - 1].until
         if until is None and number < len(self.stages):
             raise ValueError(f"stage {number} has no 'until'; only the last stage may end with num_steps")
@@ -137,7 +139,7 @@ class Schedule:
 
     @property
     def max_steps(self) -> int:
-        """Steps of the run if every stage lasts as long as it can."""
+        """Number of steps of the run if every stage lasts as long as possible."""
         end = 0
         for number in range(1, len(self.stages) + 1):
             end = self._latest_end(number, end)
@@ -148,7 +150,7 @@ class Schedule:
         return self.stages[state.stage]
 
     def advance(self, state: ScheduleState, truncated_share: float) -> ScheduleState:
-        """The state after one more step, in which that share (0..1) of the replies was truncated."""
+        """The state after one more step, in which `truncated_share` (0..1) of the replies was truncated."""
         stage = self.stages[state.stage]
         over = stage.until.over if stage.until is not None and stage.until.over is not None else 0
         step = state.step + 1

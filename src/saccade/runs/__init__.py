@@ -1,1 +1,1 @@
-"""The run directory, written and read: records, files, environment, progress, re-scoring, disk space."""
+"""Writing and reading the run directory: records, files, environment, progress, re-scoring, disk space."""

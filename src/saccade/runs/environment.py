@@ -1,4 +1,4 @@
-"""What a run ran on: enough to tell later why two runs differ."""
+"""The environment of a run: enough to explain later why two runs differ."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import saccade
 from saccade.data.files import files_at, is_pattern
-from saccade.models.policy import Policy, resolve_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from saccade.models.policy import Policy
 
 PACKAGES = ("saccade", "torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "pydantic")
 
 
 def describe(policy: Policy, model_path: str, data: Mapping[str, str]) -> dict[str, Any]:
     """The content of environment.json; `data` is a hash for each source."""
+    import torch  # here, because an evaluation of a served model does without
+
+    from saccade.models.policy import resolve_path
+
     return {
         "commit": commit(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -36,7 +42,7 @@ def describe(policy: Policy, model_path: str, data: Mapping[str, str]) -> dict[s
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, '+' for uncommitted changes; None outside of one."""
+    """The commit of the checkout of this package, with '+' for uncommitted changes; None outside a checkout."""
     here = Path(saccade.__file__).parent
 
     def git(*words: str) -> str | None:
@@ -59,11 +65,13 @@ def version(package: str) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents, in order of name."""
+    """SHA-256 over names and contents, sorted by name."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.name.encode())
@@ -74,14 +82,14 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def hash_model(path: str) -> str | None:
-    """Hash of a directory's weights and configuration; None for a name on a hub, whose cache is not ours to read."""
+    """Hash of a directory's weights and configuration; None for a model on a hub."""
     root = Path(path)
     return hash_files([*root.glob("*.safetensors"), *root.glob("*.json")]) if root.is_dir() else None
 
 
 def hash_source(path: Path | None, otherwise: str) -> str:
-    """Hash of a data file, of those that a pattern names, of a folder's file names and sizes, or of the text that
-    describes a source without files."""
+    """Hash of a data file, of the files matching a pattern, of a folder's file names and sizes, or of the text
+    `otherwise` for a source without files."""
     if path is not None and path.is_file():
         return hash_files([path])
     if path is not None and is_pattern(path):

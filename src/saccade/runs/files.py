@@ -1,4 +1,4 @@
-"""Reading what a run left behind. A file that is missing or torn becomes a warning on the page, never an invention."""
+"""Reads the files of a run. A missing or damaged file becomes a warning in the report."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from typing import Any
 
 import yaml
 
-Row = dict[str, Any]
+JsonRow = dict[str, Any]
 
 
 @dataclass
 class RunFiles:
-    """One run directory, read. `warnings` tells in plain words what could not be read."""
+    """The content of a run directory. `warnings` lists what could not be read."""
 
     path: Path
-    config: Row
+    config: JsonRow
     config_text: str
-    environment: Row
-    metrics: list[Row]
-    results: Row
+    environment: JsonRow
+    metrics: list[JsonRow]
+    results: JsonRow
     warnings: list[str] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
-        """rl, sft, pretrain, eval, or '' when the configuration does not say."""
+        """rl, sft, pretrain, eval, or '' when the configuration has none."""
         return str(self.config.get("kind", ""))
 
-    def rollouts(self) -> Iterator[Row]:
-        """Rows of rollouts.jsonl, streamed: the file of a long run is larger than memory should be."""
+    def rollouts(self) -> Iterator[JsonRow]:
+        """Rows of rollouts.jsonl, streamed because the file of a long run may exceed memory."""
         return rows_of(self.path / "rollouts.jsonl", [])
 
-    def groups(self) -> Iterator[Row]:
+    def groups(self) -> Iterator[JsonRow]:
         """Rows of groups.jsonl: question, gold answer and images of each prompt."""
         return rows_of(self.path / "groups.jsonl", [])
 
-    def items(self) -> Iterator[Row]:
-        return rows_of(self.path / "items.jsonl", [])
+    def items(self) -> Iterator[JsonRow]:
+        """Rows of items.jsonl; of a training run, those of its first and last held-out evaluation."""
+        files = item_files(self.path)
+        for file in dict.fromkeys([*files[:1], *files[-1:]]):
+            yield from rows_of(file, [])
 
     def images(self, shas: str | list[str] | None) -> list[Path]:
         """The saved images of these hashes (one, or a list), in order; [] unless the run kept them all."""
@@ -49,7 +52,10 @@ class RunFiles:
 
 
 def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
-    """Read a run directory; files named in `needs` are warned about when they are missing."""
+    """Read a run directory, with a warning for each missing file of `needs`.
+
+    rewards = [row["reward/total"] for row in read_run(Path("runs/shapes")).metrics]
+    """
     warnings = [f"{path.name}/{name} is missing" for name in needs if not (path / name).exists()]
     text = _text(path / "config.yaml")
     return RunFiles(
@@ -63,22 +69,29 @@ def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
     )
 
 
+def item_files(folder: Path) -> list[Path]:
+    """The items.jsonl of an evaluation, or those of a training run's evaluations in the order of their steps."""
+    if (folder / "items.jsonl").exists():
+        return [folder / "items.jsonl"]
+    return sorted(folder.glob("eval/step-*/items.jsonl"), key=lambda file: int(file.parent.name.removeprefix("step-")))
+
+
 def read_json(path: Path, warnings: list[str]) -> Any:
-    """The content of a JSON file; {} when it is not there, and a warning when it is not JSON."""
+    """The content of a JSON file; {} if it is missing, and a warning if it is not JSON."""
     if not path.exists():
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        warnings.append(f"{path.parent.name}/{path.name} is not valid JSON ({error}); left out")
+        warnings.append(f"{path.parent.name}/{path.name} is not valid JSON ({error}); skipped")
         return {}
 
 
-def rows_of(path: Path, warnings: list[str]) -> Iterator[Row]:
-    """Rows of a JSONL file that are whole objects; the number of others becomes one warning."""
+def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
+    """Rows of a JSONL file that are JSON objects; the number of other lines becomes one warning."""
     if not path.exists():
         return
-    torn = 0
+    damaged = 0
     with path.open(encoding="utf-8") as file:
         for line in file:
             try:
@@ -88,11 +101,11 @@ def rows_of(path: Path, warnings: list[str]) -> Iterator[Row]:
             if isinstance(row, dict):
                 yield row
             else:
-                torn += bool(line.strip())
-    if torn:
+                damaged += bool(line.strip())
+    if damaged:
         warnings.append(
-            f"{path.parent.name}/{path.name}: {torn} lines are no JSON objects "
-            "(a run that was killed cuts its last line); left out"
+            f"{path.parent.name}/{path.name}: {damaged} lines are not JSON objects "
+            "(a killed run truncates its last line); skipped"
         )
 
 
@@ -100,10 +113,10 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _yaml(text: str, path: Path, warnings: list[str]) -> Row:
+def _yaml(text: str, path: Path, warnings: list[str]) -> JsonRow:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError:
-        warnings.append(f"{path.parent.name}/{path.name} is not valid YAML; left out")
+        warnings.append(f"{path.parent.name}/{path.name} is not valid YAML; skipped")
         return {}
     return data if isinstance(data, dict) else {}

@@ -1,4 +1,4 @@
-"""One live line on a terminal, plain log lines elsewhere."""
+"""A live progress bar on a terminal, plain log lines otherwise."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 LOG_EVERY_S = 10.0
 
 
-class Report(Protocol):
-    """Called after each step with the step's number and the few numbers worth a glance."""
+class ProgressFn(Protocol):
+    """Called after each step with the step number and a few metrics to show."""
 
     def __call__(self, step: int, numbers: Mapping[str, float]) -> None: ...
 
@@ -27,8 +27,8 @@ def line(numbers: Mapping[str, float]) -> str:
 
 
 @contextmanager
-def progress(title: str, num_steps: int, console: Console | None = None) -> Iterator[Report]:
-    """Yields the function to call after each step; the terminal is left as it was found, whatever happens inside."""
+def progress(title: str, num_steps: int, console: Console | None = None) -> Iterator[ProgressFn]:
+    """Yields the function to call after each step; the terminal is restored even after an error."""
     console = console or Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())

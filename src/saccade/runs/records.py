@@ -1,8 +1,8 @@
 """The files of a run directory, which is the interface between programs (docs/design.md, "Files that others read").
 
 `metrics.jsonl` has a row per step, `rollouts.jsonl` a row per completion, `groups.jsonl` a row per prompt with its
-question and gold answer and, for some, the image under `images/`. On resume they are cut back to the checkpoint, so no
-row is there twice.
+question and gold answer and, for some, the image under `images/`. On resume they are truncated to the checkpoint, so no
+row is duplicated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.config import Config, dump
+from saccade.config import Config, dump, load
 from saccade.rollout.groups import Group, Rollout
 from saccade.types import Completion, Frame
 
@@ -28,7 +28,7 @@ STREAMS = (METRICS, ROLLOUTS, GROUPS)
 
 @dataclass(frozen=True)
 class Run:
-    """An open run directory; `create` begins one, `reopen` goes on with one."""
+    """An open run directory; `create` starts a run, `reopen` resumes one."""
 
     directory: Path
 
@@ -38,17 +38,17 @@ class Run:
 
     @staticmethod
     def refuse_existing(directory: Path) -> None:
-        """FileExistsError when the directory already holds a run."""
-        held = [name for name in (CONFIG, METRICS, "checkpoints") if (directory / name).exists()]
-        if held:
+        """FileExistsError when the directory already contains a run."""
+        found = [name for name in (CONFIG, METRICS, "checkpoints") if (directory / name).exists()]
+        if found:
             raise FileExistsError(
-                f"{directory} already holds a run ({', '.join(held)}); resume it with 'saccade resume {directory}', "
+                f"{directory} already holds a run ({', '.join(found)}); resume it with 'saccade resume {directory}', "
                 "or choose another directory"
             )
 
     @classmethod
     def create(cls, directory: Path, config: Config) -> Run:
-        """Begins a run. FileExistsError when the directory already holds one."""
+        """Starts a run. FileExistsError when the directory already contains one."""
         cls.refuse_existing(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / CONFIG, dump(config))
@@ -56,17 +56,17 @@ class Run:
 
     @classmethod
     def reopen(cls, directory: Path, config: Config) -> Run:
-        """Goes on with a run. FileNotFoundError when there is none, ValueError when it had another configuration."""
+        """Resumes a run. FileNotFoundError when there is none, ValueError when its configuration differs."""
         path = directory / CONFIG
         if not path.is_file():
             raise FileNotFoundError(f"{directory} holds no run to resume: expected {CONFIG} there")
-        before, now = path.read_text(encoding="utf-8").splitlines(), dump(config).splitlines()
-        if before != now:
+        if load(path, type(config)) != config:
+            before, now = path.read_text(encoding="utf-8").splitlines(), dump(config).splitlines()
             line = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), 0)
             there, here = (lines[line].strip() if line < len(lines) else "(nothing)" for lines in (before, now))
             raise ValueError(
                 f"{path}:{line + 1}: the run has '{there}' but the recipe '{here}'; a run is resumed with its own "
-                "configuration (to change it on purpose, edit that file)"
+                "configuration (to change it deliberately, edit that file)"
             )
         return cls(directory)
 
@@ -74,7 +74,7 @@ class Run:
         write_text(self.directory / ENVIRONMENT, json.dumps(facts, indent=1, default=str) + "\n")
 
     def metrics(self, step: int, row: Mapping[str, float | str | None]) -> None:
-        """One row; a number that is not finite is written as null, which JSON can hold."""
+        """One row; non-finite numbers are written as null, since JSON cannot represent them."""
         self._append(METRICS, [{"step": step, **row}])
 
     def rollouts(self, step: int, stage: str, groups: Sequence[Group]) -> None:
@@ -89,7 +89,7 @@ class Run:
         )
 
     def groups(self, step: int, groups: Sequence[Group], keep: int) -> None:
-        """A row for every group; the images of the first `keep` are saved once each, the others are named only."""
+        """A row for every group; the images of the first `keep` are saved (once each), the others only named."""
         rows = []
         for i, group in enumerate(groups):
             shas, pictures = group.prompt.encoded.image_shas, group.prompt.images
@@ -111,12 +111,12 @@ class Run:
         self._append(GROUPS, rows)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each stream, for the checkpoint."""
+        """Size of each stream in bytes, for the checkpoint."""
         paths = {name: self.directory / name for name in STREAMS}
         return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
 
     def cut_back(self, sizes: Mapping[str, int]) -> None:
-        """Drops the rows that were written after `sizes` were taken. ValueError when rows from before are missing."""
+        """Drops the rows written after `sizes` were recorded. ValueError when earlier rows are missing."""
         for name, now in self.sizes().items():
             size = sizes.get(name, 0)
             if now < size:
@@ -140,7 +140,7 @@ class Run:
 
 
 def rollout_row(group: Group, index: int, rollout: Rollout) -> dict[str, Any]:
-    """The fields of a completion's row, without run, step and stage. Lists have an entry per image of the prompt."""
+    """The row of a completion, without run, step and stage. Lists have one entry per image of the prompt."""
     completion: Completion = rollout.completion
     frames: Sequence[Frame] = completion.frames
     return {
@@ -167,14 +167,14 @@ def rollout_row(group: Group, index: int, rollout: Rollout) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a reader never sees half of it."""
+    """Writes a temporary file and renames it, so that a reader never sees a partial file."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
 def _finite(value: Any) -> Any:
-    """`value` with numbers that JSON cannot hold as None."""
+    """`value` with non-finite numbers replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

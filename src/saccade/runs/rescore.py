@@ -1,4 +1,4 @@
-"""Scoring saved rollouts again with other rewards, without a model: what changes, and which replies disagree."""
+"""Scores saved rollouts again with other rewards, without a model: what changes, and which replies differ."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from saccade.rewards import Rubric, score_all
 from saccade.types import Completion, Frame, Sample, Score
 
 CHUNK = 1024
-"""Rollouts that are scored at once."""
+"""Rollouts per scoring batch."""
 SAME = 1e-9
 
-RubricOf = Callable[[str], Rubric]
-"""Name of a task -> its rubric."""
+RubricForTask = Callable[[str], Rubric]
+"""Task name -> rubric."""
 Rewards = tuple[float | None, float | None]
 """Before and now; None when masked."""
 
@@ -44,7 +44,7 @@ class Rescored:
 
     @property
     def difference(self) -> float:
-        """How far the rewards are apart; infinite when one of them is masked."""
+        """Absolute difference of the rewards; infinite when exactly one of them is masked."""
         if self.was is None or self.now is None:
             return 0.0 if self.was is self.now else math.inf
         return abs(self.was - self.now)
@@ -58,8 +58,8 @@ class Rescored:
 
 
 @dataclass
-class Tally:
-    """Means of one name under both scores; a masked rollout counts in neither."""
+class RewardTally:
+    """Means of one reward part under both scores; masked rollouts are excluded."""
 
     was: list[float] = field(default_factory=lambda: [0.0, 0.0])
     now: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -77,38 +77,39 @@ class Tally:
 
 
 @dataclass
-class Comparison:
-    """What came of all rollouts of a run."""
+class RescoreComparison:
+    """The comparison over all rollouts of a run."""
 
     rollouts: int = 0
     masked: list[int] = field(default_factory=lambda: [0, 0])
     """Before and now."""
-    tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
-    """'total', then every part of either rubric."""
+    tallies: dict[str, RewardTally] = field(default_factory=lambda: defaultdict(RewardTally))
+    """'total', then each part of either rubric."""
     groups: int = 0
-    flat: list[int] = field(default_factory=lambda: [0, 0])
-    """Groups whose rewards are all equal, before and now: they teach nothing."""
+    zero_variance: list[int] = field(default_factory=lambda: [0, 0])
+    """Groups whose rewards are all equal, before and now: they give no gradient."""
     pairs: int = 0
-    """Pairs of siblings that both scores tell apart."""
-    turned: int = 0
-    """Those of them that the scores put in opposite orders."""
-    furthest: list[Rescored] = field(default_factory=list)
-    """The rollouts that differ most, most first."""
+    """Pairs of siblings that both scores distinguish."""
+    reordered: int = 0
+    """The pairs that the two scores rank in opposite order."""
+    largest_changes: list[Rescored] = field(default_factory=list)
+    """The rollouts with the largest differences, in descending order."""
 
 
-def rescore(path: Path, rubric_of: RubricOf, show: int = 10, out: TextIO | None = None) -> Comparison:
-    """Scores every rollout of a file (or run directory) anew; with `out`, a row for each goes there.
+def rescore(path: Path, rubric_of: RubricForTask, show: int = 10, out: TextIO | None = None) -> RescoreComparison:
+    """Scores every rollout of a file (or run directory) again; writes a row per rollout to `out` if given.
 
-    The questions come from groups.jsonl beside the file. ValueError with file and line for what is missing or torn.
+    The questions come from groups.jsonl in the same directory. ValueError with file and line for missing or damaged
+    rows.
     """
     rollouts = path / "rollouts.jsonl" if path.is_dir() else path
     samples = read_samples(rollouts.parent / "groups.jsonl")
-    found, groups = Comparison(), defaultdict[str, list[Rewards]](list)
+    found, groups = RescoreComparison(), defaultdict[str, list[Rewards]](list)
     heap: list[tuple[float, int, Rescored]] = []
     rows = read_rows(rollouts)
     while chunk := list(islice(rows, CHUNK)):
         for one in _score(chunk, samples, rubric_of):
-            _count(found, one)
+            _count_rollout(found, one)
             groups[str(one.row["group_id"])].append((one.was, one.now))
             if one.difference > SAME:
                 heapq.heappush(heap, (one.difference, -found.rollouts, one))
@@ -117,24 +118,24 @@ def rescore(path: Path, rubric_of: RubricOf, show: int = 10, out: TextIO | None 
             if out is not None:
                 out.write(json.dumps(one.as_row(), ensure_ascii=False) + "\n")
     for siblings in groups.values():
-        _compare(found, siblings)
-    found.furthest = [one for _, _, one in sorted(heap, key=lambda entry: (-entry[0], -entry[1]))]
+        _count_group(found, siblings)
+    found.largest_changes = [one for _, _, one in sorted(heap, key=lambda entry: (-entry[0], -entry[1]))]
     return found
 
 
 def _score(
-    chunk: Sequence[tuple[str, Mapping[str, Any]]], samples: Mapping[str, Sample], rubric_of: RubricOf
+    chunk: Sequence[tuple[str, Mapping[str, Any]]], samples: Mapping[str, Sample], rubric_of: RubricForTask
 ) -> list[Rescored]:
     items = []
     for place, row in chunk:
         sample = samples.get(str(row["group_id"]))
         if sample is None:
-            raise ValueError(f"{place}: group {row['group_id']!r} is not in groups.jsonl, so its question is not known")
+            raise ValueError(f"{place}: group {row['group_id']!r} is not in groups.jsonl, so its question is unknown")
         items.append((rubric_of(sample.task), completion_of(row, place), sample))
     return [Rescored(row, score) for (_, row), score in zip(chunk, score_all(items), strict=True)]
 
 
-def _count(found: Comparison, one: Rescored) -> None:
+def _count_rollout(found: RescoreComparison, one: Rescored) -> None:
     found.rollouts += 1
     found.masked[0] += one.was is None
     found.masked[1] += one.now is None
@@ -145,26 +146,26 @@ def _count(found: Comparison, one: Rescored) -> None:
         found.tallies[name].add(before.get(name), now.get(name))
 
 
-def _compare(found: Comparison, siblings: Sequence[Rewards]) -> None:
-    """Signal and order within a group."""
+def _count_group(found: RescoreComparison, siblings: Sequence[Rewards]) -> None:
+    """Counts zero-variance groups and reordered pairs."""
     found.groups += 1
     for side in (0, 1):
         known = [value for rewards in siblings if (value := rewards[side]) is not None]
-        found.flat[side] += not known or max(known) - min(known) <= SAME
+        found.zero_variance[side] += not known or max(known) - min(known) <= SAME
     both = [(was, now) for was, now in siblings if was is not None and now is not None]
     for (was_a, now_a), (was_b, now_b) in combinations(both, 2):
         if abs(was_a - was_b) > SAME and abs(now_a - now_b) > SAME:
             found.pairs += 1
-            found.turned += (was_a > was_b) is not (now_a > now_b)
+            found.reordered += (was_a > was_b) is not (now_a > now_b)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of every line. ValueError for one that is no rollout."""
+    """(place, row) of every line. ValueError for a line that is not a rollout."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; expected the rollouts.jsonl of a run")
+        raise ValueError(f"{path}: no such file; expected the rollouts.jsonl of a run")
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -173,17 +174,17 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{place}: not JSON ({error}); a run that was killed cuts its last line") from None
-            lacking = [key for key in ("group_id", "text", "reward") if not isinstance(row, dict) or key not in row]
-            if lacking:
-                raise ValueError(f"{place}: field '{lacking[0]}' is missing; expected a row of rollouts.jsonl")
+                raise ValueError(f"{place}: not JSON ({error}); a killed run truncates its last line") from None
+            missing = [key for key in ("group_id", "text", "reward") if not isinstance(row, dict) or key not in row]
+            if missing:
+                raise ValueError(f"{place}: field '{missing[0]}' is missing; expected a row of rollouts.jsonl")
             yield place, row
 
 
 def read_samples(path: Path) -> dict[str, Sample]:
-    """Group -> sample, from a run's groups.jsonl. Images are there when the run saved them."""
+    """Group -> sample, from a run's groups.jsonl. Images are included if the run saved them."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; it holds the questions and golds of the rollouts beside it")
+        raise ValueError(f"{path}: no such file; it contains the questions and gold answers of the rollouts")
     samples: dict[str, Sample] = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):

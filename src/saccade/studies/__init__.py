@@ -1,1 +1,1 @@
-"""Floor 8: claims as runnable experiments. The demo is the first of them."""
+"""Claims as runnable experiments, such as the demo."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,13 +17,13 @@ from saccade.world import World, WorldItem
 
 @dataclass(frozen=True, slots=True)
 class ChainSource:
-    """A stream of (question, right reply by some habit); item i is a pure function of (seed, i)."""
+    """A stream of (question, right reply in some habit); item i is a pure function of (seed, i)."""
 
     world: World
     adapter: Adapter
     tasks: tuple[str, ...]
     habits: Mapping[str, float]
-    """Relative weights. A habit decides what the chain lays out; the answer is always the true one."""
+    """Relative weights. A habit determines what the chain writes out; the answer is always the true one."""
     seed: int
     split: str = "train"
 
@@ -41,7 +41,7 @@ class ChainSource:
         return Example(item.sample.id, TASKS[item.sample.task].prompt(item.sample), item.sample.images, reply)
 
     def draw(self) -> Draw:
-        """Fresh examples at every step; nothing is seen twice."""
+        """New examples at every step; none is repeated."""
         return lambda step, n: [self.example(i) for i in range(step * n, step * n + n)]
 
 
@@ -54,7 +54,7 @@ def frames_of(adapter: Adapter, sample: Sample) -> tuple[Frame, ...]:
 def write_chains(source: ChainSource, out: Path, n: int) -> Path:
     """Write n examples as images and `train.jsonl` (a row: id, images, task, question, answer, response, meta).
 
-    The file appears last, by a rename, so a directory with `train.jsonl` is complete.
+    The file is renamed into place last, so a directory with `train.jsonl` is complete.
     """
     folder = out / "images"
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,9 +78,3 @@ def write_chains(source: ChainSource, out: Path, n: int) -> Path:
     fresh = out / "train.jsonl.part"
     fresh.write_text("".join(lines), encoding="utf-8")
     return fresh.rename(out / "train.jsonl")
-
-
-def habits_in(path: Path, habits: Sequence[str]) -> dict[str, int]:
-    """How many rows of a chain file have each habit."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {habit: sum(row["meta"]["habit"] == habit for row in rows) for habit in habits}

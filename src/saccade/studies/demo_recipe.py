@@ -1,4 +1,4 @@
-"""The recipe of the demo: what is trained, from what, and by what it is compared."""
+"""The recipe of the demo: models, data, training and comparison."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from saccade.algorithm import LossConfig
+from saccade.algorithm.config import LossConfig
 from saccade.config import Config
 from saccade.rollout.stages import Stage
 from saccade.training.config import OptimConfig, SFTOptimConfig
@@ -14,7 +14,7 @@ from saccade.world.chains import HabitWeights
 
 
 class DemoRecipe(Config):
-    """`saccade demo`. Lengths are in tokens, budgets in steps; the machine's speed decides only how long it takes."""
+    """`saccade demo`. Lengths are in tokens, budgets in steps; the machine's speed affects only the duration."""
 
     kind: Literal["demo"] = "demo"
     base: str = "base"
@@ -24,11 +24,11 @@ class DemoRecipe(Config):
     n: int = Field(default=100, ge=10)
     """Held-out questions per split and task."""
     benchmark_seed: int = 1
-    """Of the held-out questions; in a name space of its own, so that no training seed meets it."""
+    """Seed of the held-out questions, in a separate namespace from training seeds."""
     max_new_tokens: int = Field(default=128, ge=8)
-    """Cap of every evaluation."""
+    """Token cap of every evaluation."""
     habits: HabitWeights
-    """The cold-start set: relative weights of the ways to answer. All of them end in the true answer."""
+    """Relative weights of the answering styles in the cold-start set. All of them end in the true answer."""
     cold_start_rows: int = Field(ge=50)
     sft_steps: int = Field(ge=1)
     sft_prompts: int = Field(default=16, ge=1)
@@ -37,17 +37,17 @@ class DemoRecipe(Config):
     rl_stages: tuple[Stage, Stage]
     """Progressive thinking suppression: a short cap with large groups, then a longer one with smaller groups."""
     rl_prompts: int = Field(default=12, ge=1)
-    """Groups per RL step, unless a stage says otherwise."""
+    """Groups per RL step, unless a stage overrides it."""
     rl_loss: LossConfig = LossConfig()
     rl_optim: OptimConfig
     forced: str = "<think>scan"
-    """Beginning of the reply in the control in which every model answers by the same habit."""
+    """Forced start of the reply in the control where every model uses the same habit."""
     rejection_k: int = Field(default=8, ge=2)
     """Replies per prompt of the rejection-sampling control."""
     rejection_sampling_share: float = Field(default=0.4, gt=0, lt=1)
-    """Share of that control's compute that goes into sampling; the rest trains."""
+    """Share of that control's compute spent on sampling; the rest is training."""
     parallel: int = Field(default=2, ge=1)
-    """Processes at a time, one thread each."""
+    """Parallel processes, one thread each."""
 
     @field_validator("rl_stages")
     @classmethod

@@ -1,4 +1,4 @@
-"""The demo's findings in the terminal: one table of accuracies, then the paired differences."""
+"""Terminal summary of the demo: tables of accuracies, then the paired differences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 
 def summary(folder: Path) -> Group:
-    """Accuracy of every model and control, then the paired comparisons; only what the files say."""
+    """Accuracy of every model and control, then the paired comparisons, read from the files."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     rows = [row for row in results["rows"] if row["task"] == "all"]
@@ -29,7 +29,7 @@ def _table(split: str, rows: list[dict[str, Any]]) -> Table:
         table.add_column(column, justify="right")
     cells = {(row["model"], row["control"], row["decoding"]): row for row in rows}
     for model, control in dict.fromkeys((row["model"], row["control"]) for row in rows):
-        greedy, sampled = (cells.get((model, control, how)) for how in ("greedy", "sampled"))
+        greedy, sampled = (cells.get((model, control, decoding)) for decoding in ("greedy", "sampled"))
         name = f"{model}, {control}" if control and control.startswith("forced") else model
         table.add_row(name, _cell(greedy), _cell(sampled), f"{sampled['mean_tokens']:.0f}" if sampled else "")
     return table

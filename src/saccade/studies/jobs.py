@@ -1,7 +1,6 @@
-"""Running the parts of a study: each a process of its own, a few at a time, every one skipped when it is already done.
+"""Runs the jobs of a study: each in its own process, a few at a time, skipping finished ones.
 
-A job leaves `job.json` in its directory when it has finished; a study that was killed and is started again goes on with
-the jobs that have none.
+A finished job writes `job.json` into its directory; rerunning an interrupted study runs the jobs without one.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Job:
-    """A part of a study. `run(directory, **arguments)` must be importable; what it returns is kept in `job.json`."""
+class StudyJob:
+    """A part of a study. `run(directory, **arguments)` must be importable; its result is saved in `job.json`."""
 
     name: str
     run: Callable[..., Mapping[str, Any]]
@@ -38,22 +37,22 @@ class Job:
     arguments: Mapping[str, Any]
     needs: tuple[str, ...] = ()
     total: int = 1
-    """Units of progress, for the bar."""
+    """Units of progress, for the progress bar."""
     progress_file: str = "metrics.jsonl"
     """A file in the directory that gains a line per unit."""
 
 
 class JobFailed(ValueError):
-    """A part of the study did not finish; the message says which, why, and where its log is."""
+    """A job failed; the message names the job, the reason and the log file."""
 
 
-def run_all(jobs: Sequence[Job], parallel: int, console: Console) -> dict[str, dict[str, Any]]:
-    """Run every job after those it needs, `parallel` at a time; returns what each left in `job.json`, by name.
+def run_all(jobs: Sequence[StudyJob], parallel: int, console: Console) -> dict[str, dict[str, Any]]:
+    """Run every job after its dependencies, `parallel` at a time; returns the content of each `job.json` by name.
 
-    The first failure stops the others and raises JobFailed. Finished jobs stay finished.
+    The first failure stops the others and raises JobFailed. Finished jobs are not run again.
     """
     waiting = [job for job in jobs if not (job.directory / DONE).exists()]
-    running: dict[str, tuple[Job, Any]] = {}
+    running: dict[str, tuple[StudyJob, Any]] = {}
     done = {job.name for job in jobs if job not in waiting}
     with bars(jobs, done, console) as show:
         try:
@@ -67,7 +66,7 @@ def run_all(jobs: Sequence[Job], parallel: int, console: Console) -> dict[str, d
                     if process.is_alive():
                         continue
                     if process.exitcode != 0 or not (job.directory / DONE).exists():
-                        raise JobFailed(_why(job, process.exitcode))
+                        raise JobFailed(_failure_message(job, process.exitcode))
                     del running[name]
                     done.add(name)
                     show(job, job.total)
@@ -78,18 +77,18 @@ def run_all(jobs: Sequence[Job], parallel: int, console: Console) -> dict[str, d
 
 
 @contextmanager
-def bars(jobs: Sequence[Job], done: set[str], console: Console) -> Iterator[Callable[[Job, int], None]]:
+def bars(jobs: Sequence[StudyJob], done: set[str], console: Console) -> Iterator[Callable[[StudyJob, int], None]]:
     """One bar per job; without a terminal, a line when a job starts and when it ends."""
     if not console.is_terminal:
-        told: set[tuple[str, bool]] = set()
+        reported: set[tuple[str, bool]] = set()
 
-        def tell(job: Job, count: int) -> None:
+        def report(job: StudyJob, count: int) -> None:
             for event, happened in (("started", True), ("done", count >= job.total)):
-                if happened and (job.name, event == "done") not in told:
-                    told.add((job.name, event == "done"))
+                if happened and (job.name, event == "done") not in reported:
+                    reported.add((job.name, event == "done"))
                     console.print(f"{job.name}: {event}", highlight=False)
 
-        yield tell
+        yield report
         return
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -99,7 +98,7 @@ def bars(jobs: Sequence[Job], done: set[str], console: Console) -> Iterator[Call
                 job.name, total=job.total, start=job.name in done, completed=job.total if job.name in done else 0
             )
 
-        def show(job: Job, count: int) -> None:
+        def show(job: StudyJob, count: int) -> None:
             progress.start_task(tasks[job.name])
             progress.update(tasks[job.name], completed=min(count, job.total))
             if count >= job.total:
@@ -108,8 +107,8 @@ def bars(jobs: Sequence[Job], done: set[str], console: Console) -> Iterator[Call
         yield show
 
 
-def _start(job: Job) -> Any:
-    # what an interrupted try left behind would be refused as a run that is already there
+def _start(job: StudyJob) -> Any:
+    # files of an interrupted attempt would be refused as an existing run
     shutil.rmtree(job.directory, ignore_errors=True)
     job.directory.mkdir(parents=True)
     process = multiprocessing.get_context("spawn").Process(target=_work, args=(job,), name=job.name)
@@ -117,8 +116,8 @@ def _start(job: Job) -> Any:
     return process
 
 
-def _work(job: Job) -> None:
-    """The body of a job's process: output goes to its log, one thread, CPU seconds are taken."""
+def _work(job: StudyJob) -> None:
+    """The body of a job's process: one thread, output to its log, CPU seconds measured."""
     log = (job.directory / LOG).open("w", buffering=1, encoding="utf-8")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -129,14 +128,14 @@ def _work(job: Job) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        left = dict(job.run(job.directory, **job.arguments))
+        result = dict(job.run(job.directory, **job.arguments))
     except (ValueError, OSError, RuntimeError) as error:
         traceback.print_exc()
         log.write(f"{type(error).__name__}: {error}\n")
         sys.exit(1)
-    left |= {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+    result |= {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
     fresh = job.directory / f"{DONE}.part"
-    fresh.write_text(json.dumps(left, indent=1), encoding="utf-8")
+    fresh.write_text(json.dumps(result, indent=1), encoding="utf-8")
     fresh.rename(job.directory / DONE)
 
 
@@ -144,8 +143,8 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _why(job: Job, code: int | None) -> str:
+def _failure_message(job: StudyJob, code: int | None) -> str:
     path = job.directory / LOG
     last = path.read_text(encoding="utf-8").strip().splitlines()[-1:] if path.exists() else []
     reason = last[0] if last else f"exit status {code}"
-    return f"'{job.name}' failed: {reason} (log: {path}); start the same command again to go on from here"
+    return f"'{job.name}' failed: {reason} (log: {path}); run the same command again to resume"

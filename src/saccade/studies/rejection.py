@@ -1,7 +1,7 @@
-"""Rejection-sampling fine-tuning: the model learns its own right answers. A control for RL at equal compute.
+"""Rejection-sampling fine-tuning: the model is trained on its own right answers. A control for RL at equal compute.
 
 Compare STaR (arXiv:2203.14465) and RFT (arXiv:2308.01825). One round: sample k replies to each of many prompts, keep
-those that the hard formatting result reward accepts, fine-tune on them.
+those with a hard format-and-result reward of 1, fine-tune on them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ PROMPTS_PER_CALL = 32
 def sample_right(
     model: ModelConfig, data: Sequence[DataConfig], sampling: Sampling, k: int, seed: int, cpu_budget_s: float
 ) -> tuple[list[Example], int]:
-    """Replies of the model that score 1, sampled until `cpu_budget_s` of this process's time is spent, and how many
-    were drawn. Equal replies to one prompt are kept once."""
+    """Replies of the model that score 1, sampled until `cpu_budget_s` of process time is spent, and the number of
+    sampled replies. Duplicate replies to one prompt are kept once."""
     policy = load_policy(model)
     engine = open_engine(policy)
     mixture = Mixture([open_source(one) for one in data], [one.weight for one in data], seed)
     kept: list[Example] = []
-    drawn, step, began = 0, 0, time.process_time()
-    while time.process_time() - began < cpu_budget_s:
+    num_samples, step, started = 0, 0, time.process_time()
+    while time.process_time() - started < cpu_budget_s:
         samples = mixture.draw(step, PROMPTS_PER_CALL)
         texts = [TASKS[sample.task].prompt(sample) for sample in samples]
         seeds = [derive_seed(seed, step, place) for place in range(len(samples))]
@@ -41,6 +41,6 @@ def sample_right(
             rubric = TASKS[sample.task].rubric("hard")
             right = {c.text for c in group if c.finish_reason == "stop" and rubric(c, sample).value == 1.0}
             kept += [Example(sample.id, text, sample.images, reply) for reply in sorted(right)]
-            drawn += len(group)
+            num_samples += len(group)
         step += 1
-    return kept, drawn
+    return kept, num_samples

@@ -13,7 +13,7 @@ from saccade.types import Frame, Sample
 
 
 def as_text(sample: Sample, frames: Sequence[Frame]) -> str:
-    """The gold as it stands: '3', 'red', '1/2'. A whole float is written without its point."""
+    """The gold unchanged: '3', 'red', '1/2'. A whole float is written without a decimal point."""
     answer = sample.answer
     return str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer).strip()
 
@@ -25,10 +25,10 @@ def as_letter(sample: Sample, frames: Sequence[Frame]) -> str:
 
 def as_yes_no(sample: Sample, frames: Sequence[Frame]) -> str:
     """'yes' or 'no'."""
-    said = sample.answer if isinstance(sample.answer, bool) else read_yes_no(str(sample.answer))
-    if said is None:
+    value = sample.answer if isinstance(sample.answer, bool) else read_yes_no(str(sample.answer))
+    if value is None:
         raise ValueError(f"sample {sample.id!r}: got answer {sample.answer!r}, expected yes or no")
-    return "yes" if said else "no"
+    return "yes" if value else "no"
 
 
 def _short(
@@ -38,7 +38,7 @@ def _short(
     writer: Callable[..., str] = as_text,
     images: int | None = None,
 ) -> Task:
-    """A task whose grader needs nothing but the answer and the gold."""
+    """A task whose grader needs only the answer and the gold."""
 
     def grader(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
         return grade(answer, sample.answer)
@@ -55,7 +55,7 @@ def _chart_qa(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
 
 
 def _one_of(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
-    """Right when the answer is the gold text; a list of golds takes any."""
+    """Right when the answer is the gold text, or any of a list of gold texts."""
     golds = sample.answer if isinstance(sample.answer, list | tuple) else [sample.answer]
     verdicts = [grading.grade_text(answer, gold) for gold in golds]
     return next((one for one in verdicts if one.right), verdicts[0])

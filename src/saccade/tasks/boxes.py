@@ -1,4 +1,4 @@
-"""Tasks whose answer is a place: one box, or a list of labelled boxes."""
+"""Tasks whose answer is a location: one box, a point, or a list of labeled boxes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from saccade.types import Box, Frame, Sample
 
 
 def as_box(sample: Sample, frames: Sequence[Frame]) -> str:
-    """`{"bbox_2d": [x1, y1, x2, y2]}` in the frame of the image that is asked about."""
+    """`{"bbox_2d": [x1, y1, x2, y2]}` in the frame of the image that the question refers to."""
     return json.dumps({"bbox_2d": _coordinates(gold_box(sample), frame_of(sample, frames))})
 
 
@@ -32,13 +32,13 @@ def _coordinates(box: Box, frame: Frame) -> list[float]:
 
 
 def grade_box(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
-    """Right when the one box answered overlaps the gold by more than IoU 0.5."""
+    """Right when the answer's one box has an IoU above 0.5 with the gold."""
     overlap, reason = box_iou(answer, sample, frames)
     return Verdict(overlap > 0.5, "box", reason or "", overlap)
 
 
 def grade_list(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
-    """Right when at IoU 0.5 every gold box is found under its label and nothing else is answered; the value is F1."""
+    """Right when at IoU 0.5 every gold box is found with its label and there are no others; the value is F1."""
     found = answered_boxes(answer)
     if found is None:
         return Verdict(False, "boxes", "no list of boxes", 0.0)
@@ -47,12 +47,12 @@ def grade_list(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
 
 
 def as_point(sample: Sample, frames: Sequence[Frame]) -> str:
-    """`{"point_2d": [x, y]}`, the middle of the gold box, in the frame of the image that is asked about."""
+    """`{"point_2d": [x, y]}`, the center of the gold box, in the frame of the image that the question refers to."""
     return json.dumps({"point_2d": list(gold_point(sample, frame_of(sample, frames)))})
 
 
 def grade_point(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
-    """Right when the one point answered lies in the gold box."""
+    """Right when the answer's one point is in the gold box."""
     right, reason = point_right(answer, sample, frame_of(sample, frames))
     return Verdict(right, "point", reason or "")
 
@@ -61,7 +61,7 @@ _ONE_BOX = rubrics(PartConfig(name="rec_iou"), PartConfig(name="rec_iou_at"))
 
 BOX_TASKS = (
     Task("refer", "bare", _ONE_BOX, as_box, grade_box),
-    Task("difference", "bare", _ONE_BOX, as_box, grade_box),  # the box lies in image meta["image_index"]
+    Task("difference", "bare", _ONE_BOX, as_box, grade_box),  # the box refers to image meta["image_index"]
     Task("point", "bare", rubrics(PartConfig(name="point_in_box")), as_point, grade_point),
     Task(
         "detect",

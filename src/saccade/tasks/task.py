@@ -1,4 +1,4 @@
-"""A task: what is asked, what is rewarded, how a right answer is written, and when an answer is right."""
+"""A task: prompt template, rubrics, gold writer and grader of one kind of question."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from difflib import get_close_matches
 from saccade.grading import Verdict
 from saccade.parsing import read_final
 from saccade.rewards import PartConfig, Rubric, RubricConfig
-from saccade.tasks.templates import find_template, write_prompt
+from saccade.tasks.templates import write_prompt
 from saccade.types import Completion, Frame, Sample
 
 THINK = "The answer can be seen."
-"""The thought of a gold reply that nobody wrote a thought for."""
+"""The think text of a gold reply without a written one."""
 
 Writer = Callable[[Sample, Sequence[Frame]], str]
 Grader = Callable[[str, Sample, Sequence[Frame]], Verdict]
@@ -21,18 +21,22 @@ Grader = Callable[[str, Sample, Sequence[Frame]], Verdict]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A kind of question. `Sample.task` names it in `TASKS`."""
+    """A kind of question. `Sample.task` names it in `TASKS`.
+
+    task = TASKS["count"]
+    task.prompt(sample), task.write_gold(sample), task.correct(completion, sample)
+    """
 
     name: str
     template: str
-    """Of `TEMPLATES`; what `prompt` uses unless told otherwise."""
+    """Name in `TEMPLATES`; the default of `prompt`."""
     rubrics: Mapping[str, RubricConfig]
     """By name: 'default', 'hard', 'format_and_accuracy'."""
     writer: Writer
     grader: Grader
     """Verdict on an answer's text."""
     images: int | None = None
-    """How many images a question has; None is any number."""
+    """Number of images in a question; None: any number."""
 
     def prompt(self, sample: Sample, template: str | None = None) -> str:
         """The user's turn, with exactly `len(sample.images)` `<image>` markers. ValueError for a sample that does not
@@ -43,22 +47,18 @@ class Task:
             )
         return write_prompt(sample, template or self.template)
 
-    def template_id(self, template: str | None = None) -> str:
-        """The versioned id of the wording that `prompt` uses."""
-        return find_template(template or self.template).id
-
     def write_answer(self, sample: Sample, frames: Sequence[Frame] = ()) -> str:
-        """The inside of the answer tag of a right reply; boxes are written in their image's frame."""
+        """The content of the answer tag of a right reply; boxes are written in their image's frame."""
         return self.writer(sample, frames)
 
     def write_gold(self, sample: Sample, frames: Sequence[Frame] = (), think: str = THINK) -> str:
-        """A whole right reply in strict form. `think` must hold something."""
+        """A complete right reply in strict format. `think` must not be empty."""
         if not think.strip():
             raise ValueError(f"sample {sample.id!r}: got an empty think text, expected some words")
         return f"<think>{think}</think><answer>{self.write_answer(sample, frames)}</answer>"
 
     def rubric(self, name: str | None = None) -> Rubric:
-        """The rubric of that name, 'default' when none is given."""
+        """The rubric of that name, by default 'default'."""
         wanted = name or "default"
         if wanted not in self.rubrics:
             close = get_close_matches(wanted, self.rubrics, n=1, cutoff=0.5)
@@ -67,9 +67,10 @@ class Task:
         return self.rubrics[wanted].build()
 
     def correct(self, completion: Completion, sample: Sample) -> Verdict:
-        r"""The verdict of evaluation on a whole reply. Form is not asked for.
+        r"""The verdict of evaluation on a complete reply. The format is not checked.
 
-        The answer is the last answer block after all thought, else the last `\boxed`, else what follows the thought.
+        The answer is the last answer block after all thinking, else the last `\boxed`, else the text after the
+        thinking.
         """
         answer = read_final(completion.text)
         if answer is None:
@@ -81,9 +82,9 @@ class Task:
 def rubrics(soft: PartConfig, exact: PartConfig | None = None) -> dict[str, RubricConfig]:
     """The three rubrics of a task from its accuracy.
 
-    `soft` is what RL maximises; `exact` (the same, unless given) is full marks only for a right answer. 'default' keeps
-    the total in [0, 1]; 'format_and_accuracy' is the plain sum of VLM-R1 and of Vision-R1's Zero;
-    'hard' is Vision-R1's. A row that names its own reward (`meta.reward`, `accu_reward_method`) gets that accuracy.
+    `soft` is what RL maximizes; `exact` (default: the same) is 1 only for a right answer. 'default' keeps the total in
+    [0, 1]; 'format_and_accuracy' is the plain sum of VLM-R1 and of Vision-R1's Zero; 'hard' is Vision-R1's. A row that
+    names its own reward (`meta.reward`, `accu_reward_method`) overrides the accuracy.
     """
     right = exact or soft
     soft = soft.model_copy(update={"by_row": True})

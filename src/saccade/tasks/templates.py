@@ -1,6 +1,6 @@
-"""How a question is put to a model. One table; a template never changes under its id, a new wording is a new id.
+"""Prompt templates. The text of a template id never changes: a new wording gets a new id.
 
-Supervised fine-tuning, RL, evaluation and a served model all get their prompt from `write_prompt`.
+SFT, RL, evaluation and served models all get their prompt from `write_prompt`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from saccade.types import Sample
 
 IMAGE = "<image>"
-"""Stands for one image in a prompt; the adapter puts the image's tokens there."""
+"""Marker of one image in a prompt; the adapter replaces it with the image's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class Template:
     """A wording around the question, which replaces `{question}`."""
 
     id: str
-    """Name and version, kept with results."""
+    """Name and version, recorded with results."""
     text: str
     source: str = ""
-    """Where the wording stands; byte for byte the same as there."""
+    """Source of the wording, which is byte-identical."""
 
 
 _TAGS = (
@@ -69,7 +69,7 @@ TEMPLATES: dict[str, Template] = {
     **{template.id.rpartition(".")[0]: template for template in _CURRENT},
     **{template.id: template for template in _EARLIER},
 }
-"""By name, in the newest version; earlier versions by id, so that old results can be asked again."""
+"""By name, in the newest version; earlier versions by id, so that old results can be reproduced."""
 
 QUESTIONS: dict[str, Template] = {
     "refer": Template(
@@ -88,11 +88,11 @@ QUESTIONS: dict[str, Template] = {
         "VLM-R1, OVD data",
     ),
 }
-"""Wordings of questions that data only imply: `{expression}` is a sentence, `{labels}` a list joined by commas."""
+"""Question texts for data without them: `{expression}` is a sentence, `{labels}` a comma-separated list."""
 
 
 def write_question(name: str, **fields: str) -> str:
-    """The question of `QUESTIONS` about an expression or labels. KeyError for a field that it lacks."""
+    """The question from `QUESTIONS` about an expression or labels. KeyError for a missing field."""
     return re.sub(r"\{(expression|labels)\}", lambda match: fields[match[1]], QUESTIONS[name].text)
 
 
@@ -107,10 +107,10 @@ def find_template(name: str) -> Template:
 
 
 def write_prompt(sample: Sample, template: str) -> str:
-    """The user's turn: exactly one `<image>` marker per image, the question, its options, the template's words.
+    """The user's turn: exactly one `<image>` marker per image, the question, its options, the template's text.
 
-    A question without markers gets its images in front of everything, and markers at its beginning stay in front.
-    Raises ValueError when a question has another number of markers than images, or for an unknown template.
+    A question without markers gets its images at the beginning, and leading markers stay at the beginning. ValueError
+    when the numbers of markers and images differ, or for an unknown template.
     """
     wording = find_template(template).text
     question = sample.question + write_options(sample.meta.get("options") or ())
@@ -127,7 +127,7 @@ def write_prompt(sample: Sample, template: str) -> str:
 
 
 def write_options(options: Sequence[str]) -> str:
-    """The options of a choice question, each on a line of its own: 'A) red'. Nothing when they are only letters."""
+    """The options of a choice question, one per line: 'A) red'. Empty when they are only letters."""
     letters = [chr(ord("A") + i) for i in range(len(options))]
     if list(options) == letters:
         return ""

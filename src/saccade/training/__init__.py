@@ -1,1 +1,1 @@
-"""Floor 7: supervised fine-tuning, reinforcement learning, checkpoints, and the records of a run."""
+"""Supervised fine-tuning, reinforcement learning, checkpoints, the optimizer."""

@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from saccade.algorithm import LossConfig
+from saccade.algorithm.config import LossConfig
 from saccade.config import Config
 from saccade.data import READERS, DataConfig
+from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
@@ -84,9 +85,7 @@ class EvalConfig(Config):
     """Steps between evaluations; the last step is always evaluated."""
     data: tuple[DataConfig, ...] = ()
     """Sources with an end. Without any (and without a function of the caller) nothing is evaluated."""
-    greedy: bool = True
-    """Greedy replies, or one sampled at temperature 1."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    decoding: Decoding = Decoding(max_new_tokens=256)
     batch_size: int = Field(default=64, ge=1)
     """Samples per call of the engine."""
 
@@ -127,7 +126,7 @@ class ExampleConfig(Config):
             raise ValueError("source 'replies' needs 'path'")
         for key in ("hub", "task", "split", "reply"):
             if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"'{key}' means nothing to source 'replies'; leave it out")
+                raise ValueError(f"'{key}' is not an option of source 'replies'; remove it")
         return self
 
     def samples(self) -> DataConfig:
@@ -230,5 +229,5 @@ class SFTRecipe(Config):
         if self.epochs is not None and not self.data:
             raise ValueError("epochs: got no data to count them by; give data, or num_steps")
         if self.cutoff_len is None and self.over_cutoff == "error":
-            raise ValueError("over_cutoff: error means nothing without a cutoff_len")
+            raise ValueError("over_cutoff: got 'error' without a cutoff_len; set cutoff_len or remove over_cutoff")
         return self

@@ -187,8 +187,3 @@ def encode_step(adapter: Adapter, examples: Sequence[Example], cutoff_len: int |
         if replies:
             units.append(EncodedUnit(prompt, tuple(replies)))
     return EncodedStep(units, tuple(over))
-
-
-def encode_units(adapter: Adapter, examples: Sequence[Example]) -> list[EncodedUnit]:
-    """As `encode_step`, of any length."""
-    return encode_step(adapter, examples).units

@@ -1,17 +1,19 @@
-"""The held-out evaluation that a run does by itself: accuracy of one reply per sample, on data the recipe names."""
+"""The held-out evaluation during a run: accuracy on the data that the recipe names under `eval`."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 from saccade.data import open_source
+from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
+from saccade.evaluation.benchmarking import save_images
+from saccade.evaluation.items import ItemResult
+from saccade.evaluation.local_model import LocalModel
 from saccade.models.policy import Policy
-from saccade.rollout.config import Sampling
 from saccade.rollout.engine import Engine
-from saccade.rollout.prompts import prepare
-from saccade.rollout.seeds import derive_seed
 from saccade.tasks import TASKS
 from saccade.training.config import EvalConfig
 from saccade.training.group_metrics import mean
@@ -19,6 +21,9 @@ from saccade.training.loop import Evaluate
 from saccade.types import Completion, Sample
 
 log = logging.getLogger(__name__)
+
+KEPT_IMAGES = 12
+"""Questions whose images a run keeps for the report."""
 
 
 def right(completion: Completion, sample: Sample) -> bool | None:
@@ -30,43 +35,41 @@ def right(completion: Completion, sample: Sample) -> bool | None:
         return None
 
 
-def build_heldout(config: EvalConfig, template: str | None = None) -> Evaluate | None:
+def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Evaluate | None:
     """The function that evaluates a policy on `config.data`: `score` is the mean over samples. None without data.
 
-    ValueError for a source without an end; the function raises it when no reply could be graded, since a score of 0
-    would blame the model.
+    Each evaluation leaves its items in `RUN/eval/step-N/items.jsonl`. ValueError for a source without an end; the
+    function raises it when no reply could be graded, since a score of 0 would blame the model.
     """
     sources = [open_source(one) for one in config.data]
     for one in sources:
         if one.size is None:
             raise ValueError(f"eval.data: source '{one.name}' has no end; give it a 'limit'")
-    samples = [sample for one in sources for sample in one]
-    if not samples:
+    if not sources:
         return None
+    plan = own_plan([sample for one in sources for sample in one], template)
 
     def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
-        graded: dict[str, list[float]] = defaultdict(list)
-        for completion, sample in _replies(policy, engine, samples, config, template):
-            graded["length"].append(len(completion.token_ids))
-            graded["truncated"].append(float(completion.truncated))
-            verdict = right(completion, sample)
-            if verdict is not None:
-                graded["score"].append(float(verdict))
-                graded[f"accuracy/{sample.task}"].append(float(verdict))
-        if not graded["score"]:
-            raise ValueError(f"eval.data: none of the {len(samples)} replies could be graded; the log says why")
-        return {name: mean(values) or 0.0 for name, values in graded.items()}
+        out = run_dir / "eval" / f"step-{step}" / "items.jsonl"
+        if out.exists():
+            out.unlink()  # of a run that was killed after this step and resumed before it
+        if not out.parent.parent.exists():
+            save_images(plan.samples, KEPT_IMAGES, run_dir / "images")
+        # the same seeds at every evaluation, so that two of them differ by the weights alone
+        run = Run(LocalModel(policy, engine), config.decoding, label=f"step {step}", batch_size=config.batch_size)
+        return _metrics(answer_all(plan, run, out)[0])
 
     return evaluate
 
 
-def _replies(
-    policy: Policy, engine: Engine, samples: Sequence[Sample], config: EvalConfig, template: str | None
-) -> Iterator[tuple[Completion, Sample]]:
-    sampling = Sampling(max_new_tokens=config.max_new_tokens, greedy=config.greedy)
-    for start in range(0, len(samples), config.batch_size):
-        batch = samples[start : start + config.batch_size]
-        prompts = [prepare(policy.adapter, sample, template) for sample in batch]
-        # the same random numbers at every evaluation, so that two of them differ by the weights alone
-        replies = engine.generate(prompts, sampling, 1, [derive_seed(0, start, place) for place in range(len(prompts))])
-        yield from ((completions[0], sample) for completions, sample in zip(replies, batch, strict=True))
+def _metrics(items: Sequence[ItemResult]) -> dict[str, float]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for item in items:
+        found["length"] += map(float, item.tokens)
+        found["truncated"] += map(float, item.truncated)
+        if item.gradable:
+            found["score"].append(item.accuracy)
+            found[f"accuracy/{item.task}"].append(item.accuracy)
+    if not found["score"]:
+        raise ValueError(f"eval.data: none of the {len(items)} replies could be graded; the log says why")
+    return {name: mean(values) or 0.0 for name, values in found.items()}

@@ -187,7 +187,10 @@ def _loss_of(
     """The micro-batch's share of the step's loss; adds its metrics to `sums`."""
     logprobs_R, entropy_R = learner.runner.logprobs(batch.passes, temperature, entropy=sums.first)
     index_R = batch.packed.branch_index_R.to(logprobs_R.device)
-    inputs = LossInputs(logprobs_R, batch.old_logprobs_R, batch.advantages_B, index_R, batch.ref_logprobs_R)
+    advantages_B = batch.advantages_B
+    inputs = LossInputs(
+        logprobs_R, batch.old_logprobs_R, advantages_B[index_R], index_R, len(advantages_B), batch.ref_logprobs_R
+    )
     out = learner.loss(inputs, denominators)
     sums.tokens += len(logprobs_R)
     sums.values.update({name: float(value) for name, value in out.metrics.items()})

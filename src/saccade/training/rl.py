@@ -30,7 +30,7 @@ from saccade.rollout.prompts import Prompt, check_lengths
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_source
-from saccade.runs.progress import Report, progress
+from saccade.runs.progress import ProgressFn, progress
 from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.training.config import RLRecipe
@@ -53,6 +53,9 @@ def train(
     engine: Engine | None = None,
 ) -> Outcome:
     """Trains as the recipe says and leaves a run directory; returns the trained policy and what was best.
+
+        outcome = train(load_recipe("shapes.yaml", ["num_steps=20"]), Path("runs/shapes"))
+        outcome.policy.save("shapes-model")
 
     `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one. Raises before anything is
     written when the recipe, the data or the model is not right; TrainingStopped when gradients stay non-finite.
@@ -78,7 +81,7 @@ class Trainer:
     session: Session
     learner: Learner
     feed: PromptFeed
-    report: Report
+    report: ProgressFn
     start: ScheduleState
     """Where the loop begins: at step 0, or after the step of the checkpoint."""
     cache: FeatureCache | None = None
@@ -196,7 +199,7 @@ def open_trainer(
     sources = [open_source(one) for one in recipe.data]
     if MATHEMATICS in check_rubrics(recipe, sources):
         math_pool.shared().warm_up()
-    evaluate = evaluate or build_heldout(recipe.eval, recipe.template)
+    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine))

@@ -19,7 +19,7 @@ from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt
 from saccade.runs.environment import hash_source
-from saccade.runs.progress import Report, progress
+from saccade.runs.progress import ProgressFn, progress
 from saccade.training.config import SFTRecipe
 from saccade.training.examples import (
     Draw,
@@ -47,6 +47,8 @@ def train(
 ) -> Outcome:
     """Trains as the recipe says and leaves a run directory.
 
+        outcome = train(load_recipe("sft.yaml"), Path("runs/sft"))
+
     `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`. The best
     checkpoint is the one with the highest score, or without a scoring evaluation the lowest held-out loss.
     """
@@ -73,7 +75,7 @@ class Trainer:
     runner: StepRunner[MicroBatch]
     encoded: Prefetch[EncodedStep]
     """Step from 0 -> its prompts and replies, encoded one step ahead."""
-    report: Report
+    report: ProgressFn
     start: int
     """Completed steps."""
     num_steps: int
@@ -106,7 +108,7 @@ def open_trainer(
         draw, num_prompts = draw_from(examples, recipe.seed)
         num_steps = recipe.num_steps or math.ceil((recipe.epochs or 0) * num_prompts / recipe.prompts_per_step)
     heldout = [one for file in recipe.heldout for one in read_examples(file, recipe.template)]
-    scored = evaluate or build_heldout(recipe.eval, recipe.template)
+    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     drawn = draw
     with ExitStack() as stack:

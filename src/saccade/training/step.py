@@ -134,7 +134,7 @@ class StepRunner(Generic[Batch]):
             temperature,
             entropy,
             self.choice.path,
-            self.choice.form,
+            self.choice.sharing,
         )
 
     def _features(self, batch: MicroBatch, policy: Policy) -> list[Features] | None:

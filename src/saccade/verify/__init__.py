@@ -1,6 +1,6 @@
-"""Floor 7: what Saccade may rely on for one checkpoint, measured: reading, sharing, decoding, freezing."""
+"""Measures which code paths are verified for a checkpoint: reading, sharing, decoding, freezing."""
 
-from saccade.verify.report import USES, Check, Report
+from saccade.verify.report import USES, Check, VerifyReport
 from saccade.verify.verify import verify, verify_policy
 
-__all__ = ["USES", "Check", "Report", "verify", "verify_policy"]
+__all__ = ["USES", "Check", "VerifyReport", "verify", "verify_policy"]

@@ -1,7 +1,7 @@
-"""How far two ways to compute the same log-probs are apart: the values, and the gradient as a whole.
+"""The difference between two ways to compute the same log-probs: the values, and the whole gradient.
 
-Single parameters are no measure: the true gradient of a key's bias is 0, so its relative difference is round-off over
-round-off. The whole gradient as one vector has no such hole.
+Single parameters are unsuitable: the true gradient of a key's bias is 0, so its relative difference is round-off over
+round-off. The whole gradient as one vector does not have this problem.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from saccade.models.forward import Form, Path, branch_logprobs
-from saccade.models.fused import own_layers
+from saccade.models.forward import Path, SharingMode, branch_logprobs
+from saccade.models.fused import original_layers
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy
 
@@ -31,19 +31,19 @@ class Pass:
     """By name; parameters without a gradient are absent."""
 
 
-class Difference(NamedTuple):
-    """Of two passes over the same batch."""
+class PassDifference(NamedTuple):
+    """Difference between two passes over the same batch."""
 
     logprobs: float
     """Largest absolute difference of a log-prob, nats."""
     gradient: float
-    """Norm of the difference of the whole gradients / norm of the reference; infinite when one has a gradient for a
-    parameter and the other has none."""
+    """Norm of the gradients' difference / norm of the reference gradient; infinite when only one of them has a gradient
+    for some parameter."""
 
 
 class Float64(TorchFunctionMode):
-    """Inside, float64 stays float64 where a family's code asks for float32, as most do in norms and softmaxes. So a
-    float64 model is that throughout, and two ways to compute the same agree to 1e-8 or are not the same."""
+    """Within the context, float64 stays float64 where a family's code casts to float32, as most do in norms and
+    softmaxes. A float64 model then is float64 throughout, and two equivalent computations agree to 1e-8."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -62,7 +62,7 @@ class Float64(TorchFunctionMode):
 
 
 def _promoted(args: Sequence[Any]) -> Sequence[Any]:
-    """Tensors that meet in one dtype, which the code took for granted: those that it made in float32 follow."""
+    """The tensors in one common dtype: those that the code created in float32 are promoted."""
     tensors = all(isinstance(x, Tensor) for x in args)
     return [x.double() for x in args] if tensors and len({x.dtype for x in args}) > 1 else args
 
@@ -73,43 +73,43 @@ def throughout(dtype: torch.dtype) -> AbstractContextManager[object]:
 
 
 def weights_of(packed: Packed, seed: int) -> Tensor:
-    """The loss is the log-probs times these (R): random, so that no difference cancels, and the same each time."""
+    """Weights (R) of the log-probs in the loss: random, so that differences do not cancel, from a fixed seed."""
     return torch.randn(packed.num_tokens, generator=torch.Generator().manual_seed(seed))
 
 
 def reference(policy: Policy, path: Path) -> AbstractContextManager[None]:
-    """Plain rows are the reference: they go through the family's own code, our layers taken out."""
-    return own_layers(policy.model) if path == "plain" else nullcontext()
+    """Plain rows are the reference: they use the family's own code, without fused layers."""
+    return original_layers(policy.model) if path == "plain" else nullcontext()
 
 
-def run(policy: Policy, packed: Packed, path: Path, form: Form | None = None, seed: int = 0) -> Pass:
+def run(policy: Policy, packed: Packed, path: Path, sharing: SharingMode | None = None, seed: int = 0) -> Pass:
     """Forward and backward of a loss drawn with `seed`; the model's own `.grad` stay untouched."""
     named = policy.trainable()
     with torch.enable_grad(), reference(policy, path):
-        logprobs_R, _ = branch_logprobs(policy, packed, path=path, form=form)
+        logprobs_R, _ = branch_logprobs(policy, packed, path=path, sharing=sharing)
         loss = (logprobs_R * weights_of(packed, seed).to(logprobs_R)).sum()
         found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True) if named else ()
     gradients = {name: g for (name, _), g in zip(named, found, strict=True) if g is not None}
     return Pass(logprobs_R.detach(), gradients)
 
 
-def logprobs(policy: Policy, packed: Packed, path: Path, form: Form | None = None) -> Tensor:
+def logprobs(policy: Policy, packed: Packed, path: Path, sharing: SharingMode | None = None) -> Tensor:
     """Forward alone, (R)."""
     with torch.no_grad(), reference(policy, path):
-        return branch_logprobs(policy, packed, path=path, form=form)[0]
+        return branch_logprobs(policy, packed, path=path, sharing=sharing)[0]
 
 
-def difference(found: Pass, reference: Pass) -> Difference:
+def difference(found: Pass, reference: Pass) -> PassDifference:
     """How far `found` is from `reference`."""
     if found.gradients.keys() != reference.gradients.keys():
-        return Difference(largest(found.logprobs_R, reference.logprobs_R), math.inf)
+        return PassDifference(largest(found.logprobs_R, reference.logprobs_R), math.inf)
     off = whole = 0.0
     for name, expected in reference.gradients.items():
         off += _square(found.gradients[name].to(expected) - expected)
         whole += _square(expected)
     gradient = math.sqrt(off / whole) if whole else math.sqrt(off)
     gradient = gradient if math.isfinite(gradient) else math.inf
-    return Difference(largest(found.logprobs_R, reference.logprobs_R), gradient)
+    return PassDifference(largest(found.logprobs_R, reference.logprobs_R), gradient)
 
 
 def largest(a: Tensor, b: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Negative controls: packed batches with one thing wrong. A test of equality that lets one pass proves nothing."""
+"""Negative controls: packed batches with one fault each. An equality test that accepts one of them proves nothing."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import dataclass, fields, replace
 
 from saccade.models.adapter import EncodedPrompt, Sharing
 from saccade.models.packing import Branch, Layout, Packed, pack
-from saccade.verify.material import Group
+from saccade.verify.fixtures import BranchGroup
 
-Fault = Callable[[Sequence[Group], Sharing], Packed | None]
-"""(groups, how the family shares) -> the faulty batch; None where the family cannot have this fault."""
+Fault = Callable[[Sequence[BranchGroup], Sharing], Packed | None]
+"""(groups, the family's sharing) -> the faulty batch; None where the family cannot have this fault."""
 
 
-def positions_off_by_one(groups: Sequence[Group], sharing: Sharing) -> Packed:
-    """Every reply begins one position too late."""
+def positions_off_by_one(groups: Sequence[BranchGroup], sharing: Sharing) -> Packed:
+    """Every reply starts one position too late."""
     return pack([(replace(p, next_position=p.next_position + 1), b) for p, b in groups])
 
 
-def start_at_length(groups: Sequence[Group], sharing: Sharing) -> Packed | None:
-    """Replies go on from the number of tokens; with M-RoPE the right start is the largest position + 1."""
+def start_at_length(groups: Sequence[BranchGroup], sharing: Sharing) -> Packed | None:
+    """Replies start at the number of prompt tokens; with M-RoPE the correct start is the largest position + 1."""
     if all(p.next_position == len(p) for p, _ in groups):
         return None
     return pack([(replace(p, next_position=len(p)), b) for p, b in groups])
 
 
-def image_changed(groups: Sequence[Group], sharing: Sharing) -> Packed | None:
-    """Every pixel is 1% farther from the middle grey."""
+def image_changed(groups: Sequence[BranchGroup], sharing: Sharing) -> Packed | None:
+    """Every pixel is 1% farther from mid-gray."""
     if not any(p.pixels for p, _ in groups):
         return None
     return pack([(_brighter(p), b) for p, b in groups])
 
 
-def siblings_visible(groups: Sequence[Group], sharing: Sharing) -> Packed:
-    """Every reply also attends to the replies before it. Where a cache is shared instead of a row, it stands behind
-    its sibling in one branch, which is what a cache that was not forked would hold."""
+def siblings_visible(groups: Sequence[BranchGroup], sharing: Sharing) -> Packed:
+    """Every reply also attends to the preceding replies. Where a cache is shared instead of a row, the replies are
+    joined in one branch, which is the content of a cache that was not copied."""
     if sharing == "two_phase":
         return pack([(prompt, _after_siblings(branches)) for prompt, branches in groups])
     right = pack(groups)
@@ -52,7 +52,7 @@ FAULTS: dict[str, Fault] = {
 
 @dataclass(frozen=True, eq=False)
 class JoinedBranches(Packed):
-    """A packed batch whose attention takes all branches of a group for one."""
+    """A packed batch whose attention treats all branches of a group as one."""
 
     def groups(self) -> Iterator[Packed]:
         for group in super().groups():

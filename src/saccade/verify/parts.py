@@ -1,4 +1,4 @@
-"""Which parts a checkpoint has, and whether each of them trains alone and stays put otherwise."""
+"""The parts of a checkpoint, and whether each trains separately and is otherwise unchanged."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from functools import partial
 
 from saccade.models.adapter import PARTS
 from saccade.models.policy import Policy
-from saccade.verify.bench import NO_EXACT, Bench, attempt, training
 from saccade.verify.difference import difference, run
 from saccade.verify.report import Check
+from saccade.verify.subject import NO_EXACT, VerifySubject, attempt, training
 
 
-def parts(bench: Bench) -> list[Check]:
-    """Every parameter belongs to one part, and a part that trains alone moves alone."""
-    checks = [_whole(bench.policy)]
-    if bench.exact is None:
+def parts(subject: VerifySubject) -> list[Check]:
+    """Every parameter belongs to one part, and only the trained part changes."""
+    checks = [_whole(subject.policy)]
+    if subject.exact is None:
         return [*checks, Check("a part trains alone", None, detail=NO_EXACT)]
     for part in PARTS:
-        checks += attempt(f"{part} trains alone", partial(_alone, bench, bench.exact, part))
+        checks += attempt(f"{part} trains alone", partial(_alone, subject, subject.exact, part))
     return checks
 
 
-def parts_packed(bench: Bench, policy: Policy) -> list[Check]:
-    """The packed gradient of one part alone is the plain one. A projector under a frozen tower is the case that goes
-    wrong: features that were kept carry no gradient to it."""
+def parts_packed(subject: VerifySubject, policy: Policy) -> list[Check]:
+    """The packed gradient of one part equals the plain one. The critical case is a projector after a frozen tower:
+    cached features have no gradient for it."""
     checks = list[Check]()
     for part in PARTS:
         name = f"{part} alone: packed = plain"
-        checks += attempt(name, partial(_alone_packed, bench, policy, part, name))
+        checks += attempt(name, partial(_alone_packed, subject, policy, part, name))
     return checks
 
 
@@ -43,9 +43,9 @@ def _whole(policy: Policy) -> Check:
     return Check("every parameter is of one part", not wrong, float(wrong), 0.0, f"{detail} parameters")
 
 
-def _alone(bench: Bench, policy: Policy, part: str) -> list[Check]:
+def _alone(subject: VerifySubject, policy: Policy, part: str) -> list[Check]:
     with training(policy, (part,)):
-        plain = run(policy, bench.packed, "plain")
+        plain = run(policy, subject.packed, "plain")
         own = {name for name, _ in policy.parameters_by_part()[part]}
         strays = sorted(plain.gradients.keys() - own)
         moved = sum(bool(g.count_nonzero()) for g in plain.gradients.values())
@@ -53,8 +53,8 @@ def _alone(bench: Bench, policy: Policy, part: str) -> list[Check]:
     return [Check(f"{part} trains alone", bool(moved) and not strays, detail=detail)]
 
 
-def _alone_packed(bench: Bench, policy: Policy, part: str, name: str) -> list[Check]:
+def _alone_packed(subject: VerifySubject, policy: Policy, part: str, name: str) -> list[Check]:
     with training(policy, (part,)):
-        plain = run(policy, bench.packed, "plain")
-        apart = difference(run(policy, bench.packed, "packed"), plain).gradient
-    return [Check(name, apart <= bench.limit, apart, bench.limit)]
+        plain = run(policy, subject.packed, "plain")
+        apart = difference(run(policy, subject.packed, "packed"), plain).gradient
+    return [Check(name, apart <= subject.limit, apart, subject.limit)]

@@ -1,4 +1,4 @@
-"""What the checks of a checkpoint found, and what is safe to use of it."""
+"""Results of a checkpoint's checks, and which uses are safe."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ USES: dict[str, tuple[str, ...]] = {
     "keeping vision features": ("prompts", "vision"),
     "built-in engine": ("prompts", "engine"),
 }
-"""Use -> the sections of checks that it rests on; the last is its own."""
+"""Use -> the sections of checks that it depends on; the last is specific to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One law and whether it held."""
+    """One property and whether it held."""
 
     name: str
     held: bool | None
     """None: it could not be checked here or does not apply; `detail` says why."""
     measured: float | None = None
     bound: float | None = None
-    """The largest value allowed; for a negative control (its name begins with 'control:') the least one."""
+    """The largest allowed value; for a negative control (named 'control: ...') the smallest."""
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VerifyReport:
     """All checks of one checkpoint, by section."""
 
     model: str
@@ -50,8 +50,8 @@ class Report:
 
     @property
     def safe(self) -> dict[str, bool | None]:
-        """Use -> True when no check it rests on failed and some of its own held, None when none of its own could be
-        made."""
+        """Use -> True when no check that it depends on failed and some specific to it held; None when none specific to
+        it could be run."""
         return {use: self._verdict(sections) for use, sections in USES.items()}
 
     def _verdict(self, sections: tuple[str, ...]) -> bool | None:
@@ -61,7 +61,7 @@ class Report:
         return True if True in found[sections[-1]] else None
 
     def blockers(self, use: str) -> list[Check]:
-        """Why a use is not safe: what failed of all it rests on, else what could not be checked of its own."""
+        """Why a use is not safe: the failed checks that it depends on, else its own checks that could not run."""
         checks = [check for name in USES[use] for check in self.sections.get(name, ())]
         failed = [check for check in checks if check.held is False]
         return failed or [check for check in self.sections.get(USES[use][-1], ()) if check.held is None]

@@ -1,4 +1,5 @@
-"""Is the packed row the plain rows? In every form the family has, with gradients, and with controls that must fail."""
+"""Does the packed row equal the plain rows? In every sharing mode of the family, with gradients, and with controls that
+must fail."""
 
 from __future__ import annotations
 
@@ -8,16 +9,16 @@ from collections.abc import Callable
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from saccade.models.adapter import PARTS
-from saccade.models.forward import Path, default_form
+from saccade.models.forward import Path, default_sharing
 from saccade.models.packing import pack
 from saccade.models.policy import Policy, disable_checkpointing, enable_checkpointing
 from saccade.models.sharing import HALF_FACTOR, HALF_FLOOR
-from saccade.verify.bench import NO_EXACT, Bench, attempt, forms, in_one_line, training
-from saccade.verify.difference import Difference, difference, largest, logprobs, root_mean_square, run
+from saccade.verify.difference import Pass, PassDifference, difference, largest, logprobs, root_mean_square, run
 from saccade.verify.faults import FAULTS
-from saccade.verify.material import slice_of
+from saccade.verify.fixtures import slice_of
 from saccade.verify.parts import parts_packed
 from saccade.verify.report import Check
+from saccade.verify.subject import NO_EXACT, VerifySubject, attempt, in_one_line, sharing_modes, training
 
 PATHS: tuple[Path, ...] = ("packed", "plain")
 DRAWS = 8
@@ -25,46 +26,58 @@ DRAWS = 8
 0.9 to 1.1."""
 
 
-def shared_prefix(bench: Bench) -> list[Check]:
-    """All checks of sharing. A family that has no way to share gets one line that says so."""
-    if bench.policy.adapter.sharing == "none":
+def shared_prefix(subject: VerifySubject) -> list[Check]:
+    """All checks of sharing. A family without prompt sharing gets one line that reports this."""
+    if subject.policy.adapter.sharing == "none":
         return [
-            Check("packed = plain", None, detail="this family has no way to share prompts; it trains a row per reply")
+            Check(
+                "packed = plain",
+                None,
+                detail="this family does not support prompt sharing; it trains one row per reply",
+            )
         ]
     checks = list[Check]()
-    if bench.is_half:
-        checks += attempt("packed = plain", lambda: half_precision(bench))
-    if bench.exact is None:
+    if subject.is_half:
+        checks += attempt("packed = plain", lambda: half_precision(subject))
+    if subject.exact is None:
         return [*checks, Check("packed = plain in float32", None, detail=NO_EXACT)]
-    checks += attempt("packed = plain", lambda: packed_is_plain(bench))
-    checks += parts_packed(bench, bench.exact)
+    checks += attempt("packed = plain", lambda: packed_is_plain(subject))
+    checks += parts_packed(subject, subject.exact)
     for name in FAULTS:
-        checks += attempt(f"control: {name}", lambda name=name: [control(bench, name)])
+        checks += attempt(f"control: {name}", lambda name=name: [control(subject, name)])
     return checks
 
 
-def packed_is_plain(bench: Bench) -> list[Check]:
-    """Log-probs and the gradient of all parts, in each form."""
-    policy, packed = bench.exact, bench.packed
+def packed_is_plain(subject: VerifySubject) -> list[Check]:
+    """Log-probs and the gradient of all parts, in each sharing mode."""
+    policy, packed = subject.exact, subject.packed
     assert policy is not None  # the caller has looked
     checks = list[Check]()
     with training(policy, PARTS):
         plain = run(policy, packed, "plain")
-        for form in forms(policy):
-            found = difference(run(policy, packed, "packed", form), plain)
+        for sharing in sharing_modes(policy):
+            found = difference(run(policy, packed, "packed", sharing), plain)
             checks += [
                 Check(
-                    f"log-probs: packed ({form}) = plain", found.logprobs <= bench.limit, found.logprobs, bench.limit
+                    f"log-probs: packed ({sharing}) = plain",
+                    found.logprobs <= subject.limit,
+                    found.logprobs,
+                    subject.limit,
                 ),
-                Check(f"gradient: packed ({form}) = plain", found.gradient <= bench.limit, found.gradient, bench.limit),
+                Check(
+                    f"gradient: packed ({sharing}) = plain",
+                    found.gradient <= subject.limit,
+                    found.gradient,
+                    subject.limit,
+                ),
             ]
     return checks
 
 
-def half_precision(bench: Bench) -> list[Check]:
-    """In the model's own dtype: the packed path is about as near to the float32 truth as the plain path is."""
-    policy, truth_policy, packed = bench.policy, bench.exact, bench.packed
-    name = f"packed ({default_form(policy)}) in {str(policy.model.dtype).removeprefix('torch.')}"
+def half_precision(subject: VerifySubject) -> list[Check]:
+    """In the model's own dtype: the packed path is about as close to float32 as the plain path."""
+    policy, truth_policy, packed = subject.policy, subject.exact, subject.packed
+    name = f"packed ({default_sharing(policy)}) in {str(policy.model.dtype).removeprefix('torch.')}"
     if truth_policy is None:
         gap = root_mean_square(logprobs(policy, packed, "packed"), logprobs(policy, packed, "plain"))
         return [Check(f"log-probs: {name}", None, gap, detail=f"distance of packed from plain; {NO_EXACT}")]
@@ -81,9 +94,9 @@ def _as_near(name: str, ours: float, plain: float, floor: float) -> Check:
     return Check(name, ours <= bound, ours, bound, f"distance from float32; that of plain is {plain:.1e}")
 
 
-def distances(policy: Policy, truth_policy: Policy) -> tuple[Difference, Difference]:
-    """How far packed and plain are from the truth: root mean squares over tokens and `DRAWS` scenes and losses. A
-    single gradient of a trained model hangs on few tokens, and its round-off is luck: one can be twice as far."""
+def distances(policy: Policy, truth_policy: Policy) -> tuple[PassDifference, PassDifference]:
+    """Distances of packed and plain from float32: root mean squares over tokens and `DRAWS` scenes and losses. A single
+    gradient of a trained model depends on few tokens, and its round-off is random: one can be twice as far."""
     squares = {path: [0.0, 0.0] for path in PATHS}
     for seed in range(DRAWS):
         packed = pack(slice_of(policy.adapter, seed))
@@ -92,49 +105,49 @@ def distances(policy: Policy, truth_policy: Policy) -> tuple[Difference, Differe
             found = run(policy, packed, path, seed=seed)
             squares[path][0] += root_mean_square(found.logprobs_R, truth.logprobs_R) ** 2
             squares[path][1] += difference(found, truth).gradient ** 2
-    ours, plain = (Difference(*(math.sqrt(square / DRAWS) for square in squares[path])) for path in PATHS)
+    ours, plain = (PassDifference(*(math.sqrt(square / DRAWS) for square in squares[path])) for path in PATHS)
     return ours, plain
 
 
-def control(bench: Bench, name: str) -> Check:
-    """A faulty batch must be farther from the right one than the bound allows."""
-    policy = bench.exact
+def control(subject: VerifySubject, name: str) -> Check:
+    """A faulty batch must differ from the correct one by more than the bound."""
+    policy = subject.exact
     assert policy is not None  # the caller has looked
-    faulty = FAULTS[name](bench.groups, policy.adapter.sharing)
+    faulty = FAULTS[name](subject.groups, policy.adapter.sharing)
     label = f"control: {name}"
     if faulty is None:
         return Check(label, None, detail="this family cannot have the fault")
-    right = pack(bench.groups)
-    form = default_form(policy)
-    apart = largest(logprobs(policy, faulty, "packed", form), logprobs(policy, right, "packed", form))
-    return Check(label, apart > bench.limit, apart, bench.limit, "must differ by more than the bound")
+    right = pack(subject.groups)
+    sharing = default_sharing(policy)
+    apart = largest(logprobs(policy, faulty, "packed", sharing), logprobs(policy, right, "packed", sharing))
+    return Check(label, apart > subject.limit, apart, subject.limit, "must differ by more than the bound")
 
 
-def checkpointing(bench: Bench) -> list[Check]:
-    """Layers recomputed in the backward pass: the same gradient, or a refusal; on both paths."""
-    policy = bench.exact
+def checkpointing(subject: VerifySubject) -> list[Check]:
+    """Layers recomputed in the backward pass: the same gradient, or a ValueError; on both paths."""
+    policy = subject.exact
     if policy is None:
         return [Check("recomputed = kept", None, detail=NO_EXACT)]
-    paths = ["plain"] if policy.adapter.sharing == "none" else ["plain", "packed"]
+    paths: tuple[Path, ...] = ("plain",) if policy.adapter.sharing == "none" else ("plain", "packed")
     checks = list[Check]()
     for path in paths:
         name = f"recomputed = kept, {path}"
-        checks += attempt(name, lambda path=path, name=name: [_recomputed(bench, policy, path, name)])
+        checks += attempt(name, lambda path=path, name=name: [_recomputed(subject, policy, path, name)])
     return checks
 
 
-def _recomputed(bench: Bench, policy: Policy, path: str, name: str) -> Check:
+def _recomputed(subject: VerifySubject, policy: Policy, path: Path, name: str) -> Check:
     with training(policy, PARTS):
-        kept = run(policy, bench.packed, path)
-        found = _with_checkpointing(policy, lambda: run(policy, bench.packed, path))
+        kept = run(policy, subject.packed, path)
+        found = _with_checkpointing(policy, lambda: run(policy, subject.packed, path))
     if isinstance(found, ValueError):
         return Check(name, None, detail=f"refused: {in_one_line(found)}")
     apart = max(difference(found, kept))
-    return Check(name, apart <= bench.limit, apart, bench.limit)
+    return Check(name, apart <= subject.limit, apart, subject.limit)
 
 
-def _with_checkpointing(policy: Policy, call: Callable[[], object]) -> object:
-    """What the call gives, or the ValueError by which it is refused."""
+def _with_checkpointing(policy: Policy, call: Callable[[], Pass]) -> Pass | ValueError:
+    """The result of the call, or the ValueError that refuses it."""
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     was_on = any(layer.gradient_checkpointing for layer in layers)
     enable_checkpointing(policy.model)

@@ -9,19 +9,19 @@ from typing import Any, Literal
 from saccade.models.adapter import PARTS
 from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy, resolve_path
-from saccade.verify.bench import Bench, attempt, bench
 from saccade.verify.decoding import engine, head
 from saccade.verify.difference import throughout
 from saccade.verify.parts import parts
 from saccade.verify.reading import against_processor, features, load_processor, positions
-from saccade.verify.report import Check, Report
+from saccade.verify.report import Check, VerifyReport
 from saccade.verify.sharing import checkpointing, shared_prefix
+from saccade.verify.subject import VerifySubject, attempt, subject_of
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
 
-def verify(path: str, dtype: Dtype = "float32", device: str = "auto") -> Report:
-    """Load a checkpoint (a directory, a hub name, or 'base') and try it. ValueError: it cannot be loaded at all."""
+def verify(path: str, dtype: Dtype = "float32", device: str = "auto") -> VerifyReport:
+    """Load a checkpoint (a directory, a hub name, or 'base') and check it. ValueError when it cannot be loaded."""
     policy = load_policy(ModelConfig(path=path, dtype=dtype, device=device, train=PARTS))
     processor, reason = load_processor(resolve_path(path))
     return verify_policy(policy, path, processor, reason)
@@ -29,18 +29,18 @@ def verify(path: str, dtype: Dtype = "float32", device: str = "auto") -> Report:
 
 def verify_policy(
     policy: Policy, name: str, processor: Any = None, reason: str = "no processor was given", limit: float | None = None
-) -> Report:
-    """Try a policy as it is, whatever adapter it has.
+) -> VerifyReport:
+    """Check a policy with any adapter.
 
-    `processor` is the family's own, `reason` why there is none; `limit` replaces the bound on differences, which is
-    made for trained weights: 1e-3 in float32, 1e-8 in float64.
+    `processor` is the family's own, `reason` is why there is none; `limit` overrides the bound on differences, which is
+    meant for trained weights: 1e-3 in float32, 1e-8 in float64.
     """
     began = time.perf_counter()
-    subject = bench(policy, limit)
+    subject = subject_of(policy, limit)
     with throughout(policy.model.dtype):
         sections = _sections(subject, processor, reason)
-    sections["checkpointing"] = checkpointing(subject)  # apart: what is recomputed in backward is out of that reach
-    return Report(
+    sections["checkpointing"] = checkpointing(subject)  # separate: recomputation in backward is outside that context
+    return VerifyReport(
         model=name,
         family=policy.model.config.model_type,
         dtype=str(policy.model.dtype).removeprefix("torch."),
@@ -50,7 +50,7 @@ def verify_policy(
     )
 
 
-def _sections(subject: Bench, processor: Any, reason: str) -> dict[str, list[Check]]:
+def _sections(subject: VerifySubject, processor: Any, reason: str) -> dict[str, list[Check]]:
     return {
         "prompts": [
             *attempt("ids and pixels", partial(against_processor, subject, processor, reason)),

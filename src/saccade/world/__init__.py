@@ -4,7 +4,6 @@ from saccade.world.chains import FIRST_WORDS, HABITS
 from saccade.world.config import WorldConfig
 from saccade.world.draw import render
 from saccade.world.generator import World, WorldItem
-from saccade.world.perception import CellTarget, perception_targets
 from saccade.world.question import Question
 from saccade.world.scene import Scene, Thing
 from saccade.world.splits import SPLITS
@@ -13,13 +12,11 @@ __all__ = [
     "FIRST_WORDS",
     "HABITS",
     "SPLITS",
-    "CellTarget",
     "Question",
     "Scene",
     "Thing",
     "World",
     "WorldConfig",
     "WorldItem",
-    "perception_targets",
     "render",
 ]

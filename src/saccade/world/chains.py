@@ -1,7 +1,7 @@
 """Chains of thought for a question.
 
-A habit differs only in the computation that it lays out; the answer is always the true one. The first
-word names the habit, so a habit can be forced by writing that word.
+Habits differ only in the computation that they write out; the answer is always the true one. The first
+word identifies the habit, so a habit can be forced by writing that word.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ BOX_TASKS = ("refer", "detect", "difference")
 
 
 def listing(question: Question) -> str:
-    """The derivation in order: what is looked at and the running result."""
+    """The derivation in order: the objects examined and the running result."""
     return ". ".join(step.text for step in question.steps)
 
 
 def _terse(question: Question, rng: Random) -> str:
-    """A guess at once; no evidence is restated."""
+    """An immediate guess without evidence."""
     return "looks like this" if question.task in BOX_TASKS else f"looks like {question.answer}"
 
 
@@ -39,7 +39,7 @@ def _check(question: Question, rng: Random) -> str:
 
 
 def _ramble(question: Question, rng: Random) -> str:
-    """The list over and over: 3 to 5 times and at least `RAMBLE_WORDS` words."""
+    """The list repeated 3 to 5 times, with at least `RAMBLE_WORDS` words."""
     evidence = listing(question)
     text, rounds = f"hmm {evidence}", rng.randint(3, 5)
     while rounds > 1 or len(text.split()) < RAMBLE_WORDS:
@@ -65,11 +65,11 @@ def _known(weights: dict[str, float]) -> dict[str, float]:
 
 
 HabitWeights = Annotated[dict[str, float], AfterValidator(_known)]
-"""Relative weights of habits, as a recipe gives them."""
+"""Relative weights of habits in a recipe."""
 
 
 def write_chain(question: Question, habit: str, rng: Random) -> str:
-    """The inside of the think tag. ValueError for an unknown habit."""
+    """The content of the think tag. ValueError for an unknown habit."""
     if habit not in WRITERS:
         raise ValueError(f"unknown habit {habit!r}; the world has {', '.join(HABITS)}")
     return WRITERS[habit](question, rng)

@@ -1,4 +1,4 @@
-"""Bar charts: a few coloured bars over a numbered axis, and what can be read off them."""
+"""Bar charts: a few colored bars over a numbered axis, and questions about them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from saccade.world.config import COLORS, WorldConfig
 from saccade.world.glyphs import HEIGHT, WIDTH
 from saccade.world.question import Question, Step, TaskKind
 from saccade.world.sampling import background, paint
-from saccade.world.scene import Background, Bar, Label, Scene
+from saccade.world.scene import Background, Bar, Scene, TextLabel
 from saccade.world.splits import Split
 
 BARS = (3, 5)
 VALUES = tuple(range(1, 10))
 RANGES = {"value": (1, 9), "range": (1, 8), "sum": (2, 18)}
-"""Kind of question -> smallest and largest answer."""
+"""Question kind -> smallest and largest answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChartQuery:
-    """`kind` is value (one colour), sum (two colours) or range (no colour: all bars)."""
+    """`kind` is value (one color), sum (two colors) or range (no color: all bars)."""
 
     kind: str
     colors: tuple[str, ...] = ()
 
 
 def sample_chart(rng: Random, cfg: WorldConfig, split: Split, kind: str) -> Scene:
-    """A chart scene: 3 to 5 bars of different colours with values 1 to 9."""
+    """A chart scene: 3 to 5 bars of different colors with values 1 to 9."""
     side = cfg.size_px
     scale = max(1, side // 112)
     unit = (side - 8 * scale) // (VALUES[-1] + 1)  # room for half a glyph above the highest line and below the axis
@@ -46,13 +46,13 @@ def sample_chart(rng: Random, cfg: WorldConfig, split: Split, kind: str) -> Scen
     step = -36 if tone[0] > 100 else 36
     lines = (tone[0] + step, tone[1] + step, tone[2] + step)
     half = HEIGHT * scale // 2
-    labels = tuple(Label(str(v), "axis", (2 * scale, base - v * unit - half), scale) for v in (0, *VALUES))
+    labels = tuple(TextLabel(str(v), "axis", (2 * scale, base - v * unit - half), scale) for v in (0, *VALUES))
     plain = Background("plain", (tone, lines), ground.seed)
     return Scene(kind, (side, side), cfg.cells, (), plain, bars=tuple(bars), labels=labels)
 
 
 def ask_chart(query: ChartQuery, scene: Scene) -> Question | None:
-    """A value, the sum of two, or the tallest minus the shortest; None when a colour has no bar."""
+    """A value, the sum of two, or the tallest minus the shortest; None when a color has no bar."""
     bars = tuple(bar for bar in scene.bars if not query.colors or bar.color in query.colors)
     if len(bars) < max(1, len(query.colors)):
         return None

@@ -1,6 +1,6 @@
-"""An independent checker: reads the question's words, measures the pixels, recomputes the answer by brute force.
+"""An independent checker: parses the question, measures the pixels, recomputes the answer by brute force.
 
-It shares with the generator the renderer, the glyphs and the names, and nothing of how questions are made or answered.
+It shares the renderer, the glyphs and the vocabulary with the generator, but no code that makes or answers questions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 from saccade.types import Sample
 from saccade.world.config import COLORS, SHAPES, SIZES, TILE
 from saccade.world.generator import WorldItem
-from saccade.world.measure import Seen, bar_values, measure, printed
+from saccade.world.measure import MeasuredThing, bar_values, measure, printed
 from saccade.world.scene import Scene
 
 _RELATIONS = {"to the left of": (0, -1), "to the right of": (0, 1), "above": (1, -1), "below": (1, 1)}
@@ -23,11 +23,11 @@ _ENDS = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
 _EXTREMES = {"leftmost": "left", "rightmost": "right", "topmost": "top", "bottommost": "bottom"}
 _RANKS = {"first": 0, "second": 1, "third": 2, "fourth": 3}
 _RELATION = re.compile(r"^(.+?)(?: that is)? (to the left of|to the right of|above|below) the (.+)$")
-_MARGIN = 0.5  # of a cell: centres nearer than that share a row or a column
+_MARGIN = 0.5  # of a cell: centers closer than that share a row or a column
 
 
-def _described(phrase: str, things: Sequence[Seen]) -> list[Seen]:
-    """Objects that a noun phrase of size, colour and noun fits, singular or plural."""
+def _described(phrase: str, things: Sequence[MeasuredThing]) -> list[MeasuredThing]:
+    """Objects matched by a noun phrase of size, color and noun, singular or plural."""
     fits = list(things)
     for word in phrase.split():
         noun = next((n for n in (*SHAPES, TILE, "object") if word in (n, n + "s", n + "es")), None)
@@ -42,8 +42,8 @@ def _described(phrase: str, things: Sequence[Seen]) -> list[Seen]:
     return fits
 
 
-def _ranked(fits: list[Seen], side: str, rank: int, pitch: float) -> list[Seen]:
-    """The object that has exactly `rank` others clearly nearer to the side, if it ties with none."""
+def _ranked(fits: list[MeasuredThing], side: str, rank: int, pitch: float) -> list[MeasuredThing]:
+    """The object with exactly `rank` others clearly closer to the side, if there is no tie."""
     axis, sign = _ENDS[side]
     result = []
     for thing in fits:
@@ -53,8 +53,8 @@ def _ranked(fits: list[Seen], side: str, rank: int, pitch: float) -> list[Seen]:
     return result
 
 
-def referents(phrase: str, things: Sequence[Seen], pitch: float) -> list[Seen]:
-    """All objects that a referring phrase can mean. `pitch` is the side of a cell in pixels."""
+def referents(phrase: str, things: Sequence[MeasuredThing], pitch: float) -> list[MeasuredThing]:
+    """All objects that a referring phrase can denote. `pitch` is the side of a cell in pixels."""
     related = _RELATION.match(phrase)
     if related:
         head, relation, rest = related.groups()
@@ -86,7 +86,7 @@ def _words(pattern: str, text: str) -> tuple[str, ...]:
     return found.groups()
 
 
-def _box(thing: Seen) -> list[int]:
+def _box(thing: MeasuredThing) -> list[int]:
     return [int(v) for v in thing.box]
 
 
@@ -119,11 +119,11 @@ def _refer(sample: Sample, scene: Scene) -> Any:
 
 
 def _detect(sample: Sample, scene: Scene) -> Any:
-    (listed,) = _words(r"Find every (.+)\.", sample.question)
+    (labels,) = _words(r"Find every (.+)\.", sample.question)
     things = measure(scene)
     return [
         {"bbox_2d": _box(thing), "label": label}
-        for label in listed.split(" and every ")
+        for label in labels.split(" and every ")
         for thing in _described(label, things)
     ]
 
@@ -203,9 +203,9 @@ ANSWERS: dict[str, Callable[[Sample, Scene], Any]] = {
 
 
 def check(item: WorldItem, visible_share: float = 0.5) -> str | None:
-    """None when pixels and words lead to the item's answer; else the reason, with both answers.
+    """None when pixels and text give the item's answer; else the reason, with both answers.
 
-    Every object must also show `visible_share` of its pixels, and every gold box lie inside the image.
+    Every object must also have `visible_share` of its pixels visible.
     """
     sample = item.sample
     answer = ANSWERS[sample.task](sample, item.scene)

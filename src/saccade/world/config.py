@@ -1,4 +1,4 @@
-"""What the world is made of: its vocabulary, its colours and the settings of a generator."""
+"""The vocabulary and colors of the world, and the settings of a generator."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ DIGITS = tuple(range(1, 10))
 HELD_OUT = frozenset(
     {("red", "star"), ("green", "triangle"), ("blue", "circle"), ("yellow", "cross"), ("purple", "square")}
 )
-"""Colour-shape pairs that no scene or question shows outside the split `ood_combination`."""
+"""Color-shape pairs that occur in scenes and questions only in the split `ood_combination`."""
 
-Layout = Literal["grid", "free"]
+LayoutMode = Literal["grid", "free"]
 
 
 class WorldConfig(Config):
-    """Settings of a `World`. Lengths given in pixels hold for 28 px cells and scale with `cell_px`."""
+    """Settings of a `World`. Lengths in pixels refer to 28 px cells and scale with `cell_px`."""
 
     cells: int = Field(default=4, ge=2, le=9)
     """Cells per side; the image is `cells * cell_px` pixels square."""
@@ -41,12 +41,12 @@ class WorldConfig(Config):
     objects_min: int = Field(default=3, ge=1)
     objects_max: int = Field(default=8, ge=2)
     jitter: int = Field(default=3, ge=0, le=6)
-    """How far an object's centre strays from its cell's, in pixels of a 28 px cell."""
-    layout: Layout = "grid"
-    """grid: at most one object per cell; free: anywhere, overlapping, each visible by `visible_share` or more."""
+    """Maximum offset of an object's center from its cell's center, in pixels of a 28 px cell."""
+    layout: LayoutMode = "grid"
+    """grid: at most one object per cell; free: anywhere, may overlap, each at least `visible_share` visible."""
     visible_share: float = Field(default=0.5, gt=0.0, le=1.0)
     skew: float = Field(default=0.6, gt=0.0)
-    """Concentration of the Dirichlet weights of colours and shapes within a scene; smaller is more uneven."""
+    """Concentration of the Dirichlet weights of colors and shapes within a scene; smaller is more uneven."""
     count_max: int = Field(default=5, ge=1)
     compare_max: int = Field(default=3, ge=1)
 
@@ -65,5 +65,5 @@ class WorldConfig(Config):
         return self.cells * self.cell_px
 
     def scaled(self, pixels: float) -> int:
-        """A length given for 28 px cells, at this cell size, at least 1 when it is not 0."""
+        """A length for 28 px cells converted to this cell size; at least 1 unless it is 0."""
         return 0 if pixels == 0 else max(1, round(pixels * self.cell_px / 28))

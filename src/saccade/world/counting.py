@@ -14,7 +14,7 @@ ADDENDS = (2, 5)
 
 
 @dataclass(frozen=True, slots=True)
-class Compare:
+class CompareQuery:
     """How many more of `first` than of `second`."""
 
     first: What
@@ -22,7 +22,7 @@ class Compare:
 
 
 def descriptions(scene: Scene, rng: Random, split: Split) -> list[What]:
-    """Descriptions that could be asked about, present or not: by colour, shape, size and pairs of them."""
+    """Candidate descriptions, present or not: by color, shape, size and pairs of them."""
     if scene.kind == "digits":
         return [What(shape=TILE), *(What(color=color, shape=TILE) for color in COLORS)]
     single = [*(What(color=color) for color in COLORS), *(What(shape=shape) for shape in SHAPES)]
@@ -57,7 +57,7 @@ def ask_arithmetic(query: What, scene: Scene) -> Question | None:
     return Question("arithmetic", text, str(total), found, (Step(tuple(entries)),), query, scene)
 
 
-def ask_compare(query: Compare, scene: Scene) -> Question | None:
+def ask_compare(query: CompareQuery, scene: Scene) -> Question | None:
     """How many more of one than of another; None when there are fewer."""
     first, second = query.first.among(scene.objects), query.second.among(scene.objects)
     more = len(first) - len(second)
@@ -74,17 +74,17 @@ def ask_compare(query: Compare, scene: Scene) -> Question | None:
 
 
 def propose_counts(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[What]:
-    """Descriptions with a count within `count_max`."""
+    """Descriptions with a count of at most `count_max`."""
     return [w for w in descriptions(scene, rng, split) if len(w.among(scene.objects)) <= cfg.count_max]
 
 
 def propose_sums(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[What]:
-    """The tiles of a colour, or all tiles."""
+    """The tiles of one color, or all tiles."""
     return [What(shape=TILE), *(What(color=color, shape=TILE) for color in COLORS)]
 
 
-def propose_compares(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[Compare]:
-    """Two colours, two shapes, or two colour-shape pairs, with the more frequent first."""
+def propose_compares(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[CompareQuery]:
+    """Two colors, two shapes, or two color-shape pairs, with the more frequent first."""
     if scene.kind == "digits":
         families = [[What(color=color, shape=TILE) for color in COLORS]]
     else:
@@ -96,7 +96,10 @@ def propose_compares(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) 
         counted = [(n, what) for n, what in counted if n <= cfg.count_max]
         rng.shuffle(counted)
         queries += [
-            Compare(a, b) for n, a in counted for m, b in counted if a != b and 0 <= n - m <= cfg.compare_max and n > 0
+            CompareQuery(a, b)
+            for n, a in counted
+            for m, b in counted
+            if a != b and 0 <= n - m <= cfg.compare_max and n > 0
         ]
     rng.shuffle(queries)
     return queries

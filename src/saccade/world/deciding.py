@@ -1,4 +1,4 @@
-"""Deciding: choice questions with four options, and yes or no."""
+"""Decision questions: choice with four options, and yes or no."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ANYTHING = What()
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChoiceQuery:
     """`kind` is color, shape, cell (of the one object described) or number (of objects described)."""
 
     kind: str
@@ -27,7 +27,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class YesNo:
+class YesNoQuery:
     """`kind` is exists, relation (an expression with an anchor) or more (of `what` than of `other`)."""
 
     kind: str
@@ -37,7 +37,7 @@ class YesNo:
 
 
 def _read(kind: str, what: What, scene: Scene) -> tuple[str, tuple[Thing, ...]] | None:
-    """What a choice question asks for, with the objects looked at; None when the description is not of one object."""
+    """The answer of a choice question, with the objects examined; None unless the description matches one object."""
     found = what.among(scene.objects)
     if kind == "number":
         return str(len(found)), found
@@ -54,23 +54,23 @@ CHOICE_TEXTS = {
 }
 
 
-def ask_choice(query: Choice, scene: Scene) -> Question | None:
-    """The letter of the right option; None when no option is right."""
+def ask_choice(query: ChoiceQuery, scene: Scene) -> Question | None:
+    """The question with the letter of the right option; None when no option is right."""
     read = _read(query.kind, query.what, scene)
     if read is None or read[0] not in query.options:
         return None
     value, found = read
     letter = LETTERS[query.options.index(value)]
-    told = tally(found) if query.kind == "number" else cells(found)
+    entries = tally(found) if query.kind == "number" else cells(found)
     if query.kind in ("color", "shape"):
-        told = (f"{found[0].cell} {value}",)
-    steps = (Step(told, query.what.short), Step((f"{value} is {letter}",)))
+        entries = (f"{found[0].cell} {value}",)
+    steps = (Step(entries, query.what.short), Step((f"{value} is {letter}",)))
     text = CHOICE_TEXTS[query.kind].format(one=query.what.one, many=query.what.many)
     return Question("choice", text, letter, found, steps, query, scene, query.options, query.kind)
 
 
-def propose_choice(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[Choice]:
-    """Attributes and places of objects described uniquely, and counts; wrong options come from the same vocabulary."""
+def propose_choice(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[ChoiceQuery]:
+    """Attributes and cells of uniquely described objects, and counts; wrong options come from the same vocabulary."""
     everywhere = [cell_name(c, r) for r in range(scene.cells) for c in range(scene.cells)]
     drafts = []
     for t in scene.objects:
@@ -84,13 +84,13 @@ def propose_choice(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) ->
             continue
         vocabulary = {"color": COLORS, "shape": SHAPES, "cell": everywhere}.get(kind) or _numbers(int(read[0]), rng)
         wrong = [value for value in vocabulary if value != read[0]]
-        if kind == "color":  # a shape's held-out colours would give themselves away: they never come with it
+        if kind == "color":  # a held-out color would be an obvious wrong option: it never occurs with the shape
             wrong = [c for c in wrong if split.held_out or (c, what.shape) not in HELD_OUT]
         if kind == "shape":
             wrong = [s for s in wrong if split.held_out or (what.color, s) not in HELD_OUT]
         options = [read[0], *rng.sample(wrong, len(LETTERS) - 1)]
         rng.shuffle(options)
-        queries.append(Choice(kind, what, tuple(options)))
+        queries.append(ChoiceQuery(kind, what, tuple(options)))
     return queries
 
 
@@ -100,13 +100,13 @@ def _numbers(value: int, rng: Random) -> list[str]:
     return [str(start + k) for k in range(len(LETTERS))]
 
 
-def ask_yes_no(query: YesNo, scene: Scene) -> Question | None:
+def ask_yes_no(query: YesNoQuery, scene: Scene) -> Question | None:
     """'yes' or 'no'; None for a relation whose anchor is not one object."""
     found = query.what.among(scene.objects)
     if query.kind == "exists":
         wide = What(color=query.what.color).among(scene.objects)
         steps = [Step(tuple(f"{thing.cell} {thing.shape}" for thing in wide), query.what.color)]
-        text, truth, looked = f"Is there {with_article(query.what.one)}?", bool(found), wide
+        text, truth, targets = f"Is there {with_article(query.what.one)}?", bool(found), wide
     elif query.kind == "relation":
         anchors = query.other.among(scene.objects)
         if len(anchors) != 1:
@@ -114,29 +114,29 @@ def ask_yes_no(query: YesNo, scene: Scene) -> Question | None:
         expression = Expression("relation", query.what, query.side, anchor=Expression("attribute", query.other))
         steps = [Step(cells(anchors), query.other.short), Step(cells(found), query.what.short)]
         text, truth = f"Is there {with_article(expression.text)}?", bool(resolve(expression, scene))
-        looked = reading_order({*anchors, *found})
+        targets = reading_order({*anchors, *found})
     else:
         others = query.other.among(scene.objects)
         steps = [Step(tally(found), query.what.short), Step(tally(others), query.other.short)]
         text = f"Are there more {query.what.many} than {query.other.many}?"
-        truth, looked = len(found) > len(others), reading_order({*found, *others})
+        truth, targets = len(found) > len(others), reading_order({*found, *others})
     answer = "yes" if truth else "no"
     steps.append(Step((f"so {answer}",)))
-    return Question("yes_no", text, answer, looked, tuple(steps), query, scene, level=query.kind)
+    return Question("yes_no", text, answer, targets, tuple(steps), query, scene, level=query.kind)
 
 
-def propose_yes_no(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[YesNo]:
-    """Existence of pairs whose colour and shape are both around, relations to unique anchors, and which is more."""
+def propose_yes_no(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[YesNoQuery]:
+    """Existence of pairs whose color and shape both occur, relations to unique anchors, and comparisons."""
     colors, shapes = sorted({t.color for t in scene.objects}), sorted({t.shape for t in scene.objects})
     pairs = [What(c, s) for c in colors for s in shapes if split.held_out or (c, s) not in HELD_OUT]
-    queries = [YesNo("exists", what) for what in pairs]
+    queries = [YesNoQuery("exists", what) for what in pairs]
     present = [what for what in pairs if what.among(scene.objects)]
     if scene.layout == "grid":
         anchors = [what for what in present if len(what.among(scene.objects)) == 1]
-        related = [YesNo("relation", w, a, s) for w in present for a in anchors if w != a for s in SIDES]
+        related = [YesNoQuery("relation", w, a, s) for w in present for a in anchors if w != a for s in SIDES]
         queries += rng.sample(related, min(len(related), 24))
     for family in ([What(color=c) for c in colors], [What(shape=s) for s in shapes]):
-        more = [YesNo("more", a, b) for a in family for b in family if a != b]
+        more = [YesNoQuery("more", a, b) for a in family for b in family if a != b]
         queries += rng.sample(more, min(len(more), 12))
     return queries
 

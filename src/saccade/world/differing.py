@@ -1,4 +1,4 @@
-"""Differences: two images of which the second has one object changed."""
+"""Difference questions: two images, where one object has changed in the second."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from saccade.world.scene import Scene, Thing, reading_order
 from saccade.world.splits import Split
 
 _META = (("image_index", 1),)
-Change = Callable[[Thing, Scene, Random, WorldConfig, Split], Thing]
+SceneChange = Callable[[Thing, Scene, Random, WorldConfig, Split], Thing]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """What is new in a pair's second image."""
+class DifferenceQuery:
+    """The object that is new in the second image of a pair."""
 
 
 def _recolored(thing: Thing, scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> Thing:
@@ -47,7 +47,7 @@ def _appeared(thing: Thing, scene: Scene, rng: Random, cfg: WorldConfig, split: 
     return _settle(fresh, rng.choice(_empty_cells(scene)), scene, rng, cfg)
 
 
-CHANGES: dict[str, Change] = {
+CHANGES: dict[str, SceneChange] = {
     "recolored": _recolored,
     "reshaped": _reshaped,
     "resized": _resized,
@@ -57,8 +57,8 @@ CHANGES: dict[str, Change] = {
 
 
 def _empty_cells(scene: Scene) -> list[int]:
-    taken = {thing.index for thing in scene.objects}
-    return [cell for cell in range(scene.cells**2) if cell not in taken]
+    occupied = {thing.index for thing in scene.objects}
+    return [cell for cell in range(scene.cells**2) if cell not in occupied]
 
 
 def _settle(thing: Thing, cell: int, scene: Scene, rng: Random, cfg: WorldConfig) -> Thing:
@@ -91,15 +91,15 @@ def sample_pair(rng: Random, cfg: WorldConfig, split: Split, kind: str) -> Scene
 
 
 def _identity(thing: Thing) -> tuple[object, ...]:
-    """What a viewer compares; the box is left out, for a neighbour may have come out of hiding."""
+    """The attributes to compare; not the box, which changes when an occluding neighbor moves."""
     return thing.color, thing.shape, thing.size, thing.center
 
 
-def _kind_of(target: Thing, gone: list[Thing]) -> str:
-    """The key of `CHANGES` that turned the object gone into the target."""
-    if not gone:
+def _kind_of(target: Thing, removed: list[Thing]) -> str:
+    """The key of `CHANGES` that turned the removed object into the target."""
+    if not removed:
         return "appeared"
-    old = gone[0]
+    old = removed[0]
     if old.color != target.color:
         return "recolored"
     if old.shape != target.shape:
@@ -107,28 +107,28 @@ def _kind_of(target: Thing, gone: list[Thing]) -> str:
     return "resized" if old.size != target.size else "moved"
 
 
-def ask_difference(query: Difference, scene: Scene) -> Question | None:
+def ask_difference(query: DifferenceQuery, scene: Scene) -> Question | None:
     """The box, in the second image, of the one object that is not in the first; None unless exactly one is."""
     if scene.after is None:
         return None
     before_ids, after_ids = ({_identity(t) for t in s.objects} for s in (scene, scene.after))
     fresh = [t for t in scene.after.objects if _identity(t) not in before_ids]
-    gone = [t for t in scene.objects if _identity(t) not in after_ids]
-    if len(fresh) != 1 or len(gone) > 1:
+    removed = [t for t in scene.objects if _identity(t) not in after_ids]
+    if len(fresh) != 1 or len(removed) > 1:
         return None
     (target,) = fresh
     entries = []
-    for thing in reading_order([*scene.after.objects, *(t for t in gone if t.cell != target.cell)]):
+    for thing in reading_order([*scene.after.objects, *(t for t in removed if t.cell != target.cell)]):
         if thing is target:
-            was = next((_named(t) for t in gone if t.cell == target.cell), "none")
+            was = next((_named(t) for t in removed if t.cell == target.cell), "none")
             entries.append(f"{thing.cell} {was} to {_named(thing)}")
-        elif thing in gone:
+        elif thing in removed:
             entries.append(f"{thing.cell} {_named(thing)} to none")
         else:
             entries.append(f"{thing.cell} same")
     steps = (Step(tuple(entries)), Step((f"so {target.cell}",)))
     text = "One object differs in the second image. Where is it in the second image?"
-    level, answer = _kind_of(target, gone), integer_box(target.box)
+    level, answer = _kind_of(target, removed), integer_box(target.box)
     return Question("difference", text, answer, (target,), steps, query, scene, level=level, meta=_META)
 
 
@@ -139,7 +139,7 @@ def _named(thing: Thing) -> str:
 KINDS = {
     "difference": TaskKind(
         ("pair",),
-        lambda scene, rng, cfg, split: [Difference()],
+        lambda scene, rng, cfg, split: [DifferenceQuery()],
         ask_difference,
         lambda rng, cfg, split: None,  # the kind of change is drawn with the scene
         lambda q: None,

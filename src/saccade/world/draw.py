@@ -1,7 +1,4 @@
-"""Drawing: a scene becomes pixels, always the same ones.
-
-Shapes are anti-aliased sprites, made once per shape and size.
-"""
+"""Renders scenes deterministically. Shapes are anti-aliased sprites, cached per shape and size."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from saccade.world.plots import contrast, draw_chart, draw_figure
 from saccade.world.scene import Background, Scene, Thing
 
 _OVERSAMPLING = 4
-_SOLID = 128  # an alpha from here on counts as the object's pixel
+_SOLID = 128  # minimum alpha of a pixel that belongs to the object
 
 
 def _polygon(shape: str, c: float, r: float) -> list[tuple[float, float]]:
@@ -64,7 +61,7 @@ def solid(shape: str, radius: int) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def solid_extent(shape: str, radius: int) -> tuple[int, int, int, int]:
-    """Tight box of a shape's pixels around its centre pixel: x1, y1, x2, y2 relative to the centre."""
+    """Tight box of a shape's pixels: x1, y1, x2, y2 relative to the center pixel."""
     x1, y1, x2, y2 = mask_box(solid(shape, radius))
     return int(x1) - radius, int(y1) - radius, int(x2) - radius, int(y2) - radius
 
@@ -78,7 +75,7 @@ def mask_box(mask: np.ndarray) -> Box:
 
 
 def id_buffer(objects: tuple[Thing, ...], size: tuple[int, int]) -> np.ndarray:
-    """Which object owns each pixel: its place in `objects`, or -1; int16 [H, W]."""
+    """The index in `objects` of the object that owns each pixel, or -1; int16 [H, W]."""
     width, height = size
     owner = np.full((height, width), -1, dtype=np.int16)
     for place in sorted(range(len(objects)), key=lambda i: objects[i].z):
@@ -143,7 +140,7 @@ BACKGROUNDS: dict[str, Callable[[Image.Image, Background], Image.Image]] = {
 
 
 def digit_scale(radius: int) -> int:
-    """How many pixels a glyph's dot takes on a tile of half-width `radius`."""
+    """Pixels per glyph dot on a tile of half-width `radius`."""
     return max(1, (2 * radius - 3) // HEIGHT)
 
 

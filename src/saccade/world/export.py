@@ -1,4 +1,4 @@
-"""Writing the world out as files that other trainers read: VLM-R1 JSONL, Parquet, COCO, with statistics and a sheet."""
+"""Exports the world in formats of other trainers: VLM-R1 JSONL, Parquet, COCO, with statistics and a contact sheet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from saccade.world.splits import find_split
 from saccade.world.summary import summarize
 
 METHODS = {"choice": "mcq", "yes_no": "yes_no", "detect": "odLength"}
-"""Task -> VLM-R1's `accu_reward_method`; any other task leaves it to its default."""
+"""Task -> VLM-R1's `accu_reward_method`; other tasks use its default."""
 _SHEET_PER_TASK = 6
 
 
@@ -32,28 +32,28 @@ def write_dataset(
 ) -> Path:
     """Write `n_per_task` items of each task into a new folder and return it.
 
-    The folder holds images/, <split>.jsonl, <split>.parquet, coco.json (if detect is among the tasks), statistics.json
-    and sheet.png. It appears whole or not at all. ValueError for a folder that is not empty, an unknown task or split,
-    and a full disk.
+    The folder contains images/, <split>.jsonl, <split>.parquet, coco.json (if detect is among the tasks),
+    statistics.json and sheet.png. It is written atomically. ValueError for a folder that is not empty, an unknown task
+    or split, and a full disk.
     """
     target, names = Path(out), tuple(tasks or find_split(split).tasks)
     if n_per_task < 1:
         raise ValueError(f"n_per_task must be at least 1; got {n_per_task}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is not an empty folder; give a new one or remove it")
+        raise ValueError(f"{target} exists and is not an empty folder; use a new one or remove it")
     items = [world.item(seed, index, task, split) for task in names for index in range(n_per_task)]
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _write(items, beside, split)
-        beside.chmod(0o755)  # mkdtemp makes it private
-        beside.replace(target)
+        _write(items, partial, split)
+        partial.chmod(0o755)  # mkdtemp creates it private
+        partial.replace(target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise ValueError(f"the disk is full: {target} was not written; free space or lower n_per_task") from error
         raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
@@ -85,7 +85,7 @@ def _png(image: Any) -> bytes:
 
 
 def image_names(sample: Sample) -> list[str]:
-    """File names of a sample's images: '<task>-<index>.png', of a pair with '-1' and '-2'."""
+    """File names of a sample's images: '<task>-<index>.png', with '-1' and '-2' for a pair."""
     stem = f"{sample.task}-{sample.meta['index']:06d}"
     if len(sample.images) == 1:
         return [f"{stem}.png"]
@@ -93,20 +93,20 @@ def image_names(sample: Sample) -> list[str]:
 
 
 def vlm_r1_row(sample: Sample) -> dict[str, Any]:
-    """A row in VLM-R1's form. `image` is relative to the folder of the file.
+    """A row in VLM-R1's format. `image` is relative to the folder of the file.
 
-    Other trainers read no options, so the question holds them; `meta.options` then are only the letters.
+    Other trainers do not read options, so the question contains them; `meta.options` are then only the letters.
     """
     names = [f"images/{name}" for name in image_names(sample)]
     meta = dict(sample.meta)
     if "options" in meta:
         meta["option_texts"] = meta["options"]
         meta["options"] = [chr(ord("A") + k) for k in range(len(meta["options"]))]
-    asked = IMAGE * len(names) + sample.question + write_options(sample.meta.get("options") or ())
+    question = IMAGE * len(names) + sample.question + write_options(sample.meta.get("options") or ())
     row = {
         "id": sample.id,
         "image": names[0] if len(names) == 1 else names,
-        "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": _said(sample)}],
+        "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": _vlm_r1_answer(sample)}],
         "task": sample.task,
         "answer": sample.answer,
         "meta": meta,
@@ -116,15 +116,15 @@ def vlm_r1_row(sample: Sample) -> dict[str, Any]:
     return row
 
 
-def _said(sample: Sample) -> Any:
-    """The answer as VLM-R1 wants it: a fenced list or 'None' for detection, four numbers for a box, else text."""
+def _vlm_r1_answer(sample: Sample) -> Any:
+    """The answer as VLM-R1 expects it: a fenced list or 'None' for detection, four numbers for a box, else text."""
     if sample.task == "detect":
         return f"```json\n{json.dumps(sample.answer)}\n```" if sample.answer else "None"
     return sample.answer
 
 
 def _table(samples: Sequence[Sample]) -> pa.Table:
-    """One row per sample; images as the struct {bytes, path} that Hugging Face `datasets` shows as pictures."""
+    """One row per sample; images as the struct {bytes, path} that Hugging Face `datasets` decodes as images."""
     images = [
         [{"bytes": _png(image), "path": name} for name, image in zip(image_names(s), s.images, strict=True)]
         for s in samples

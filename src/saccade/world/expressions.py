@@ -9,7 +9,7 @@ from saccade.world.question import What
 from saccade.world.scene import Scene, Thing
 
 SIDES: dict[str, tuple[int, int]] = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}
-"""Side -> (axis, sign): sorting centres by sign * coordinate starts at that side."""
+"""Side -> (axis, sign): sorting centers by sign * coordinate starts at that side."""
 
 RELATIONS: dict[str, tuple[str, str]] = {
     "left": ("to the left of", "left of"),
@@ -17,7 +17,7 @@ RELATIONS: dict[str, tuple[str, str]] = {
     "top": ("above", "above"),
     "bottom": ("below", "below"),
 }
-"""Side -> how a relation is written in a question and in a chain."""
+"""Side -> wording of the relation in a question and in a chain."""
 
 ORDINALS = ("first", "second", "third", "fourth")
 _EXTREME = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "bottommost"}
@@ -25,17 +25,17 @@ _EXTREME = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom"
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """`kind` is attribute, relation, ordinal, superlative or negation; the other fields say which."""
+    """`kind` is attribute, relation, ordinal, superlative or negation; the other fields hold its arguments."""
 
     kind: str
     head: What
     side: str = ""
     """left, right, top, bottom; for a superlative also largest, smallest."""
     rank: int = 0
-    """Of an ordinal, from 0."""
+    """Rank of an ordinal, from 0."""
     anchor: Expression | None = None
     exclude: str = ""
-    """The shape that a negation rules out."""
+    """The shape that a negation excludes."""
 
     @property
     def text(self) -> str:
@@ -53,13 +53,13 @@ class Expression:
 
 
 def beyond(thing: Thing, anchor: Thing, side: str, margin: float) -> bool:
-    """True when a centre lies more than `margin` pixels further to that side than the anchor's."""
+    """True when the center is more than `margin` pixels further to that side than the anchor's."""
     axis, sign = SIDES[side]
     return sign * (anchor.center[axis] - thing.center[axis]) > margin
 
 
 def first_from(things: Iterable[Thing], side: str, rank: int, margin: float) -> tuple[Thing, ...]:
-    """The object of that rank from a side, or nothing when its neighbours in rank are within `margin` pixels."""
+    """The object of that rank from a side, or nothing when its neighbors in rank are within `margin` pixels."""
     axis, sign = SIDES[side]
     line = sorted(things, key=lambda thing: sign * thing.center[axis])
     if rank >= len(line):
@@ -70,8 +70,8 @@ def first_from(things: Iterable[Thing], side: str, rank: int, margin: float) -> 
 
 
 def resolve(expression: Expression, scene: Scene) -> tuple[Thing, ...]:
-    """All objects that the expression can mean, in reading order; it refers when there is exactly one."""
-    margin = scene.size[0] / scene.cells / 2  # half a cell: neighbours in one row or column are never that far apart
+    """All objects that the expression can denote, in reading order; it is a valid reference if there is exactly one."""
+    margin = scene.size[0] / scene.cells / 2  # half a cell: neighbors in one row or column are never that far apart
     among = expression.head.among(scene.objects)
     if expression.kind == "relation" and expression.anchor is not None:
         anchors = resolve(expression.anchor, scene)
@@ -83,8 +83,8 @@ def resolve(expression: Expression, scene: Scene) -> tuple[Thing, ...]:
     if expression.kind == "superlative":
         if expression.side in SIDES:
             return first_from(among, expression.side, 0, margin)
-        wanted = "large" if expression.side == "largest" else "small"
-        return tuple(thing for thing in among if thing.size == wanted)
+        target = "large" if expression.side == "largest" else "small"
+        return tuple(thing for thing in among if thing.size == target)
     if expression.kind == "negation":
         return tuple(thing for thing in among if thing.shape != expression.exclude)
     return among

@@ -1,4 +1,4 @@
-"""Labelled figures: the third angle of a triangle, Pythagoras, area and perimeter of a rectangle."""
+"""Labeled figures: the third angle of a triangle, Pythagoras, area and perimeter of a rectangle."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from saccade.world.config import COLORS, WorldConfig
 from saccade.world.glyphs import HEIGHT, text_mask
 from saccade.world.question import Question, Step, TaskKind
 from saccade.world.sampling import background, paint
-from saccade.world.scene import Background, Figure, Label, Scene
+from saccade.world.scene import Background, Figure, Scene, TextLabel
 from saccade.world.splits import Split
 
 TRIPLES = ((3, 4, 5), (5, 12, 13), (6, 8, 10), (8, 15, 17), (9, 12, 15), (12, 16, 20), (7, 24, 25), (15, 20, 25))
-ASKED = {"triangle": ("angle",), "right triangle": ("hypotenuse", "leg"), "rectangle": ("area", "perimeter")}
-"""Figure -> kinds of question about it."""
+QUESTION_KINDS = {"triangle": ("angle",), "right triangle": ("hypotenuse", "leg"), "rectangle": ("area", "perimeter")}
+"""Figure -> kinds of questions about it."""
 SIDES = (2, 12)
-_FRAME = 112  # the drawing below is laid out on this many pixels and scaled
+_FRAME = 112  # size in pixels of the layout below, which is scaled
 
 
 @dataclass(frozen=True, slots=True)
 class FigureQuery:
-    """What is asked of a figure: angle, hypotenuse, leg, area or perimeter."""
+    """The quantity in question: angle, hypotenuse, leg, area or perimeter."""
 
     kind: str
 
 
-Draft = tuple[str, list[tuple[float, float]], list[tuple[str, str, float, float]]]
-"""Name, corners, and labels as (text, role, x, y) with the centre of the glyphs, all on a frame of 112 pixels."""
+FigureDraft = tuple[str, list[tuple[float, float]], list[tuple[str, str, float, float]]]
+"""Name, corners, and labels as (text, role, x, y) with the center of the glyphs, all on a frame of 112 pixels."""
 
 
-def _triangle(rng: Random) -> Draft:
-    """Two printed angles, multiples of 5; drawn true to them. The third corner carries a question mark."""
+def _triangle(rng: Random) -> FigureDraft:
+    """Two printed angles, multiples of 5, drawn to scale. The third corner has a question mark."""
     while True:
         a, b = 5 * rng.randint(6, 24), 5 * rng.randint(6, 24)
         if 25 <= 180 - a - b <= 120 and abs(a - b) < 75:
             break
     first, second = math.radians(a), math.radians(b)
-    across = math.sin(second) * math.cos(first) / math.sin(first + second)  # of the apex, for a base of length 1
+    across = math.sin(second) * math.cos(first) / math.sin(first + second)  # x of the apex, for a base of length 1
     height = math.sin(first) * math.sin(second) / math.sin(first + second)
     low, high = min(0.0, across), max(1.0, across)
     scale = min(64 / (high - low), 58 / height)
@@ -46,14 +46,14 @@ def _triangle(rng: Random) -> Draft:
     apex = (x0 + scale * across, 84 - scale * height)
     corners = [(x0, 84.0), (x0 + scale, 84.0), apex]
     texts = [str(a), str(b), "?"]
-    apart = max(scale, 40.0)  # keeps the two lower labels clear of each other
+    distance = max(scale, 40.0)  # keeps the two lower labels apart
     middle = x0 + scale / 2
-    spots = [(middle - apart / 2, 96.0), (middle + apart / 2, 96.0), (apex[0], apex[1] - 12)]
+    spots = [(middle - distance / 2, 96.0), (middle + distance / 2, 96.0), (apex[0], apex[1] - 12)]
     return "triangle", corners, [(t, "angle", x, y) for t, (x, y) in zip(texts, spots, strict=True)]
 
 
-def _right_triangle(rng: Random) -> Draft:
-    """Two of a Pythagorean triple printed, the third a question mark. Legs are not to scale beyond 1 to 2."""
+def _right_triangle(rng: Random) -> FigureDraft:
+    """Two sides of a Pythagorean triple printed, the third a question mark. Leg ratios are clipped to 1:2."""
     legs = list(rng.choice(TRIPLES))
     hypotenuse = legs.pop()
     rng.shuffle(legs)
@@ -69,8 +69,8 @@ def _right_triangle(rng: Random) -> Draft:
     return "right triangle", corners, [(n, r, *spot) for n, r, spot in zip(names, roles, spots, strict=True)]
 
 
-def _rectangle(rng: Random) -> Draft:
-    """Width and height printed; proportions true up to 1 to 2."""
+def _rectangle(rng: Random) -> FigureDraft:
+    """Width and height printed; the aspect ratio is clipped to 1:2."""
     wide, tall = rng.randint(*SIDES), rng.randint(*SIDES)
     ratio = min(2.0, max(0.5, tall / wide))
     scale = min(62.0, 62 / ratio)
@@ -96,7 +96,7 @@ def sample_figure(rng: Random, cfg: WorldConfig, split: Split, kind: str) -> Sce
         left = round((x + shift[0]) * factor - width / 2)
         left = min(max(1, left), cfg.size_px - width - 1)
         top = max(1, round((y + shift[1]) * factor - HEIGHT * scale / 2))
-        labels.append(Label(text, role, (left, top), scale))
+        labels.append(TextLabel(text, role, (left, top), scale))
     ground = background(rng, split)
     plain = Background("plain", ground.tones, ground.seed)
     figure = Figure(name, points, tuple(labels), paint(rng, rng.choice(COLORS), split.palette_shift))
@@ -148,9 +148,9 @@ TEXTS = {
 
 
 def ask_figure(query: FigureQuery, scene: Scene) -> Question | None:
-    """The missing number; None when the printed numbers do not give a whole one."""
+    """The missing number; None when it is not an integer."""
     figure = scene.figure
-    if figure is None or query.kind not in ASKED[figure.name]:
+    if figure is None or query.kind not in QUESTION_KINDS[figure.name]:
         return None
     numbers: dict[str, list[int]] = {}
     for label in figure.labels:
@@ -166,11 +166,11 @@ def ask_figure(query: FigureQuery, scene: Scene) -> Question | None:
 
 
 def propose_figure(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[FigureQuery]:
-    """What the figure at hand can be asked."""
+    """The questions possible for this figure."""
     if scene.figure is None:
         return []
     hidden = [label.role for label in scene.figure.labels if label.text == "?"]
-    return [FigureQuery(kind) for kind in hidden or ASKED[scene.figure.name]]
+    return [FigureQuery(kind) for kind in hidden or QUESTION_KINDS[scene.figure.name]]
 
 
 KINDS = {

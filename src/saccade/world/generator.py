@@ -20,8 +20,8 @@ from saccade.world.sampling import sample_objects
 from saccade.world.scene import Scene
 from saccade.world.splits import Split, find_split
 
-_ROOMS = (counting, locating, charts, figures, deciding, differing)
-KINDS: dict[str, TaskKind] = {name: kind for room in _ROOMS for name, kind in room.KINDS.items()}
+_TASK_MODULES = (counting, locating, charts, figures, deciding, differing)
+KINDS: dict[str, TaskKind] = {name: kind for room in _TASK_MODULES for name, kind in room.KINDS.items()}
 SCENES = {
     "shapes": sample_objects,
     "digits": sample_objects,
@@ -30,12 +30,12 @@ SCENES = {
     "pair": differing.sample_pair,
 }
 
-_SCENE_TRIES = 2000
+_MAX_SCENES = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class WorldItem:
-    """A sample with the scene and the question that it was made from."""
+    """A sample with its scene and question."""
 
     sample: Sample
     scene: Scene
@@ -49,7 +49,7 @@ class World:
         self.cfg = cfg or WorldConfig()
 
     def scene(self, seed: int, index: int, split: str = "train", kind: str = "shapes") -> Scene:
-        """A scene of a kind (a key of `SCENES`), the same for the same arguments on any machine."""
+        """A scene of a kind (a key of `SCENES`), deterministic in the arguments on any machine."""
         if kind not in SCENES:
             raise ValueError(f"unknown scene kind {kind!r}; the world draws {', '.join(SCENES)}")
         rng = Random(f"scene/{split}/{kind}/{seed}/{index}")
@@ -62,9 +62,9 @@ class World:
     def questions(
         self, scene: Scene, rng: Random, k: int, tasks: Sequence[str] | None = None, split: str = "train"
     ) -> list[Question]:
-        """Up to k different questions about one scene; tasks alternate and a task's answers differ while they can.
+        """Up to k different questions about one scene; tasks alternate, and answers of a task differ if possible.
 
-        Tasks that do not fit the scene's kind are passed over.
+        Tasks that do not fit the scene's kind are skipped.
         """
         rules = find_split(split)
         names = [name for name in (tasks or rules.tasks) if scene.kind in _kind(name).scenes]
@@ -81,9 +81,9 @@ class World:
         return chosen
 
     def _by_answer(self, scene: Scene, rng: Random, task: str, split: Split) -> list[Question]:
-        """All questions of a task, arranged so that popping from the end first goes once through the answers."""
+        """All questions of a task, ordered so that popping from the end first visits each answer once."""
         groups: dict[str, list[Question]] = {}
-        for question in _asked(scene, rng, task, self.cfg, split):
+        for question in _valid_questions(scene, rng, task, self.cfg, split):
             groups.setdefault(repr(question.answer), []).append(question)
         ranked = []
         for group in groups.values():
@@ -98,33 +98,33 @@ class World:
         if task not in rules.tasks:
             raise ValueError(f"split {split!r} has no task {task!r}; it has {', '.join(rules.tasks)}")
         rng = Random(f"item/{split}/{task}/{seed}/{index}")
-        wanted = kind.draw_class(rng, self.cfg, rules)
-        for _ in range(_SCENE_TRIES):
+        target = kind.draw_class(rng, self.cfg, rules)
+        for _ in range(_MAX_SCENES):
             scene_kind = rng.choice(kind.scenes)
             scene = SCENES[scene_kind](rng, self.cfg, rules, scene_kind)
-            fitting = [q for q in _asked(scene, rng, task, self.cfg, rules) if kind.class_of(q) == wanted]
+            fitting = [q for q in _valid_questions(scene, rng, task, self.cfg, rules) if kind.class_of(q) == target]
             if fitting:
-                # the wording first, or a rare answer would mostly come with the wording that has most questions
+                # draw the wording first, or a rare answer would mostly have the most frequent wording
                 level = rng.choice(sorted({question.level for question in fitting}))
                 question = rng.choice([question for question in fitting if question.level == level])
                 sample = to_sample(question, f"world/{split}/{task}/{seed}/{index}", split, seed, index)
                 return WorldItem(sample, question.scene, question)
         raise ValueError(
-            f"no scene for task {task!r}, split {split!r} and answer class {wanted!r} in {_SCENE_TRIES} tries; "
+            f"no scene for task {task!r}, split {split!r} and answer class {target!r} in {_MAX_SCENES} attempts; "
             f"raise objects_max (got {self.cfg.objects_max}) or lower count_max (got {self.cfg.count_max})"
         )
 
     def chain(self, question: Question, habit: str, rng: Random) -> str:
-        """The inside of the think tag for a habit of `HABITS`; it leads to the true answer."""
+        """The content of the think tag for a habit of `HABITS`; it leads to the true answer."""
         return write_chain(question, habit, rng)
 
     def wrong_chain(self, question: Question, rng: Random) -> tuple[str, Any]:
-        """A wrong think text and the wrong answer it leads to: for testing filters, never for training."""
+        """A wrong think text and its wrong answer: for testing filters, never for training."""
         return wrong_chain(question, KINDS, rng)
 
 
 def to_sample(question: Question, name: str, split: str, seed: int, index: int) -> Sample:
-    """A question as a record with decoded images."""
+    """The sample of a question, with decoded images."""
     scenes = [question.scene] + ([question.scene.after] if question.scene.after else [])
     meta = {
         "source": "world",
@@ -143,15 +143,15 @@ def to_sample(question: Question, name: str, split: str, seed: int, index: int) 
 
 def _kind(task: str) -> TaskKind:
     if task not in KINDS:
-        raise ValueError(f"unknown task {task!r}; the world asks {', '.join(KINDS)}")
+        raise ValueError(f"unknown task {task!r}; expected one of {', '.join(KINDS)}")
     return KINDS[task]
 
 
-def _asked(scene: Scene, rng: Random, task: str, cfg: WorldConfig, split: Split) -> list[Question]:
-    """The questions that a task has for a scene; on held-out combinations only those whose targets include one."""
+def _valid_questions(scene: Scene, rng: Random, task: str, cfg: WorldConfig, split: Split) -> list[Question]:
+    """The questions of a task about a scene; for held-out combinations only those whose targets include one."""
     kind = KINDS[task]
-    asked = (kind.ask(query, scene) for query in kind.propose(scene, rng, cfg, split))
-    questions = [question for question in asked if question is not None]
+    answered = (kind.ask(query, scene) for query in kind.propose(scene, rng, cfg, split))
+    questions = [question for question in answered if question is not None]
     if split.held_out:
         questions = [q for q in questions if any((t.color, t.shape) in HELD_OUT for t in q.targets)]
     return questions

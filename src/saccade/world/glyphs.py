@@ -1,4 +1,4 @@
-"""A 5 x 7 bitmap alphabet for tiles, charts and figures; no font file, so no machine differs."""
+"""A 5 x 7 bitmap font for tiles, charts and figures; without a font file, rendering is the same on every machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 5, 7
 
 @lru_cache(maxsize=512)
 def glyph(char: str, scale: int = 1) -> np.ndarray:
-    """Mask of one character, bool [7 * scale, 5 * scale]. KeyError for a character that is not drawn here."""
+    """Mask of one character, bool [7 * scale, 5 * scale]. KeyError for an unsupported character."""
     rows = [[bit == "1" for bit in row] for row in _ROWS[char].split()]
     return np.kron(np.array(rows, dtype=bool), np.ones((scale, scale), dtype=bool))
 

@@ -1,4 +1,4 @@
-"""Locating: which object an expression means, and where all objects of some kinds are."""
+"""Location questions: the object of a referring expression, and the boxes of all objects of some kinds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DETECT_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Detect:
+class DetectQuery:
     """Find all objects of each description."""
 
     labels: tuple[What, ...]
@@ -28,13 +28,13 @@ def cells(things: tuple[Thing, ...]) -> tuple[str, ...]:
 
 
 def candidates(expression: Expression, scene: Scene) -> list[Step]:
-    """The steps that lead to an expression's object: anchors first, then what the head matches."""
+    """The steps that lead to an expression's object: anchors first, then the matches of the head."""
     head = expression.head
     among = head.among(scene.objects)
     if expression.kind == "attribute":
         wide = What(color=head.color) if head.color else What(shape=head.shape)
-        told = "size" if head.size else "shape"
-        return [Step(tuple(f"{t.cell} {getattr(t, told)}" for t in wide.among(scene.objects)), wide.short)]
+        attribute = "size" if head.size else "shape"
+        return [Step(tuple(f"{t.cell} {getattr(t, attribute)}" for t in wide.among(scene.objects)), wide.short)]
     if expression.kind == "relation" and expression.anchor is not None:
         anchor, found = expression.anchor, cells(resolve(expression.anchor, scene))
         if anchor.kind != "relation":
@@ -51,7 +51,7 @@ def candidates(expression: Expression, scene: Scene) -> list[Step]:
 
 
 def ask_refer(query: Expression, scene: Scene) -> Question | None:
-    """Which object; None unless exactly one fits."""
+    """The question of which object is meant; None unless exactly one matches."""
     found = resolve(query, scene)
     if len(found) != 1:
         return None
@@ -61,8 +61,8 @@ def ask_refer(query: Expression, scene: Scene) -> Question | None:
     return Question("refer", text, integer_box(target.box), found, steps, query, scene, level=query.kind)
 
 
-def ask_detect(query: Detect, scene: Scene) -> Question:
-    """All boxes, label by label in the order asked, each label's in reading order."""
+def ask_detect(query: DetectQuery, scene: Scene) -> Question:
+    """All boxes, by label in the order of the query, each in reading order."""
     answer, found, steps = [], [], []
     for label in query.labels:
         things = label.among(scene.objects)
@@ -76,7 +76,7 @@ def ask_detect(query: Detect, scene: Scene) -> Question:
 
 
 def _attributes(scene: Scene) -> list[Expression]:
-    """Colour and shape, or size and one of them, where the colour or shape alone would not do."""
+    """Color and shape, or size and one of them, where color or shape alone would be ambiguous."""
     result = []
     for thing in scene.objects:
         color, shape, size = thing.color, thing.shape, thing.size
@@ -95,7 +95,7 @@ def _heads(scene: Scene) -> list[What]:
 
 
 def _anchors(scene: Scene) -> list[Expression]:
-    """Plain descriptions that mean one object."""
+    """Plain descriptions of exactly one object."""
     found = {What(t.color, t.shape) for t in scene.objects} | {What(shape=t.shape) for t in scene.objects}
     whole = sorted((w for w in found if len(w.among(scene.objects)) == 1), key=lambda w: (w.color, w.shape))
     return [Expression("attribute", what) for what in whole]
@@ -115,7 +115,7 @@ def _relations(scene: Scene, anchors: list[Expression], any_head: bool = False) 
 
 
 def propose_refer(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[Expression]:
-    """Every kind of expression that means one object here; in the free layout only attributes."""
+    """All expressions that denote exactly one object; in the free layout only attributes."""
     queries = _attributes(scene)
     if scene.layout == "grid":
         heads, anchors = _heads(scene), _anchors(scene)
@@ -136,14 +136,14 @@ def propose_refer(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> 
 
 
 def _needed(expression: Expression, scene: Scene) -> bool:
-    """The far anchor differs from the object meant: 'the star above the circle below the star' would be odd."""
+    """The far anchor differs from the target: 'the star above the circle below the star' would be odd."""
     inner = expression.anchor
     if inner is None or inner.anchor is None:
         return False
     return resolve(inner.anchor, scene) != resolve(expression, scene)
 
 
-def propose_detect(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[Detect]:
+def propose_detect(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) -> list[DetectQuery]:
     """One to three labels, present or absent, that share no object; at most `DETECT_MAX` boxes in all."""
     present = [What(t.color, t.shape) for t in scene.objects] + [What(shape=t.shape) for t in scene.objects]
     present += [What(color=t.color) for t in scene.objects]
@@ -158,7 +158,7 @@ def propose_detect(scene: Scene, rng: Random, cfg: WorldConfig, split: Split) ->
             if not any(_overlap(label, other) for other in chosen):
                 chosen.append(label)
         if sum(len(w.among(scene.objects)) for w in chosen) <= DETECT_MAX:
-            queries.append(Detect(tuple(chosen)))
+            queries.append(DetectQuery(tuple(chosen)))
     return queries
 
 

@@ -1,7 +1,7 @@
-"""What pixels say: objects, bars and printed numbers recovered from renderings, never from a scene's attributes.
+"""Measurements from pixels: objects, bars and printed numbers recovered from renderings, not from scene attributes.
 
-The checker's eyes. Each object is drawn alone on black and on white; where the two agree the object is. Its colour is
-the hue of those pixels in the real image, its shape the fill and outline of the mask, its digit the ink on it.
+Used by the checker. Each object is drawn alone on black and on white; its mask is where the two agree. Its color is
+the hue of those pixels in the real image, its shape follows from the mask, its digit from the ink on it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from saccade.world.glyphs import HEIGHT, WIDTH, glyph
 from saccade.world.scene import Scene, Thing, cell_name
 
 _HUES = {name: colorsys.rgb_to_hsv(*(v / 255 for v in rgb))[0] for name, rgb in PALETTE.items()}
-_SATURATED = 60  # largest minus smallest channel of a coloured pixel; backgrounds stay below 20
-_INK = 90  # summed channel distance between a tile and what is printed on it
+_SATURATED = 60  # largest minus smallest channel of a colored pixel; backgrounds stay below 20
+_INK = 90  # summed channel distance between a tile and its digit
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """An object as measured. `visible` is the share of its pixels that the image shows."""
+class MeasuredThing:
+    """A measured object. `visible` is the share of its pixels that are visible."""
 
     color: str
     shape: str
@@ -39,13 +39,13 @@ class Seen:
 
 
 def hue_name(rgb: np.ndarray) -> str:
-    """The palette colour of the nearest hue; rgb in 0..255."""
+    """The palette color of the nearest hue; rgb in 0..255."""
     hue = colorsys.rgb_to_hsv(*(float(v) / 255 for v in rgb))[0]
     return min(_HUES, key=lambda name: abs((_HUES[name] - hue + 0.5) % 1.0 - 0.5))
 
 
 def alone(thing: Thing, size: tuple[int, int]) -> np.ndarray:
-    """Pixels that an object covers at least half when nothing else is there, bool [H, W]."""
+    """Pixels at least half covered by an object drawn alone, bool [H, W]."""
     shots = []
     for shade in (0, 255):
         image = Image.new("RGB", size, (shade, shade, shade))
@@ -55,13 +55,13 @@ def alone(thing: Thing, size: tuple[int, int]) -> np.ndarray:
 
 
 def extent(mask: np.ndarray) -> Box:
-    """Tight xyxy box of the true pixels by scanning rows and columns."""
+    """Tight xyxy box of the true pixels."""
     ys, xs = np.nonzero(mask)
     return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
 
 
 def shape_of(mask: np.ndarray) -> str:
-    """Shape of a whole object from how it fills its box [h, w]."""
+    """Shape of a complete object from its mask [h, w]."""
     x1, y1, x2, y2 = (int(v) for v in extent(mask))
     crop = mask[y1:y2, x1:x2]
     height, width = crop.shape
@@ -74,14 +74,14 @@ def shape_of(mask: np.ndarray) -> str:
         return "triangle"
     if width < 0.85 * height:
         return "diamond"
-    top = crop[: max(1, height // 4)].mean(axis=0) > 0.5  # a cross has a straight arm there, a star a point
+    top = crop[: max(1, height // 4)].mean(axis=0) > 0.5  # there a cross has a straight arm, a star a point
     return "cross" if 0.2 < top.mean() < 0.5 and fill > 0.48 else "star"
 
 
 def digit_on(pixels: np.ndarray, shown: np.ndarray, ground: np.ndarray) -> int | None:
-    """The digit printed on a tile of colour `ground`, by the nearest template; None without ink.
+    """The digit printed on a tile of color `ground`, by the nearest template; None without ink.
 
-    `pixels` [h, w, 3] are the tile's box, `shown` [h, w] what of it no other object hides.
+    `pixels` [h, w, 3] are the tile's box, `shown` [h, w] its visible pixels.
     """
     ink = (np.abs(pixels - ground).sum(axis=2) > _INK) & shown
     if ink.sum() < HEIGHT:
@@ -98,8 +98,8 @@ def digit_on(pixels: np.ndarray, shown: np.ndarray, ground: np.ndarray) -> int |
     return best if scores[best] > 0.9 else None
 
 
-def measure(scene: Scene) -> tuple[Seen, ...]:
-    """All objects of a scene as its pixels show them, row by row of cells."""
+def measure(scene: Scene) -> tuple[MeasuredThing, ...]:
+    """All objects of a scene measured from its pixels, row by row of cells."""
     image = np.asarray(render(scene)).astype(np.int16)
     things = sorted(scene.objects, key=lambda thing: thing.z)
     masks = [alone(thing, scene.size) for thing in things]
@@ -120,12 +120,12 @@ def measure(scene: Scene) -> tuple[Seen, ...]:
         share = float(shown.sum()) / float(mask.sum())
         size, cell = "large" if large else "small", cell_name(column, row)
         index = row * scene.cells + column
-        found.append(Seen(hue_name(ground), shape, size, digit, extent(shown), cell, index, center, share))
+        found.append(MeasuredThing(hue_name(ground), shape, size, digit, extent(shown), cell, index, center, share))
     return tuple(sorted(found, key=lambda seen: (seen.index, seen.center)))
 
 
 def bar_values(image: Image.Image) -> dict[str, int]:
-    """Colour -> value of each bar, from its height in gridlines."""
+    """Color -> value of each bar, from its height in gridlines."""
     pixels = np.asarray(image).astype(np.int16)
     margin = pixels[:, -4]  # right of the last bar: only background and lines
     plain = np.median(margin, axis=0)
@@ -143,7 +143,7 @@ def bar_values(image: Image.Image) -> dict[str, int]:
 
 
 def printed(image: Image.Image, at: tuple[int, int], length: int, scale: int) -> str:
-    """The characters printed from a top left pixel on, each by the best of the eleven templates."""
+    """The characters printed at a top left pixel, each by the best matching template."""
     pixels = np.asarray(image).astype(np.int16)
     corner = np.median(pixels.reshape(-1, 3), axis=0)
     text = ""

@@ -1,4 +1,4 @@
-"""Chains that are wrong on purpose: a labelled set for testing filters, never a training target."""
+"""Deliberately wrong chains: labeled data for testing filters, never a training target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saccade.world.config import COLORS, DIGITS
 from saccade.world.question import Question, TaskKind, integer_box
 from saccade.world.scene import Figure, Scene, reading_order
 
-_TRIES = 40
+_ATTEMPTS = 40
 
 
 def _forget(scene: Scene, rng: Random) -> Scene:
@@ -24,7 +24,7 @@ def _forget(scene: Scene, rng: Random) -> Scene:
 
 
 def _misread(scene: Scene, rng: Random) -> Scene:
-    """See an object in another colour, or another digit on its tile."""
+    """Misread the color of an object or the digit on its tile."""
     if not scene.objects:
         return scene
     things = list(scene.objects)
@@ -58,21 +58,21 @@ MISTAKES: tuple[Callable[[Scene, Random], Scene], ...] = (_forget, _misread, _mi
 
 
 def wrong_chain(question: Question, kinds: dict[str, TaskKind], rng: Random) -> tuple[str, Any]:
-    """A think text whose evidence or conclusion is wrong, and the wrong answer that it leads to.
+    """A think text whose evidence or conclusion is wrong, and its wrong answer.
 
-    The same question is asked of a scene seen wrongly; where that changes no answer, only the conclusion is wrong.
+    The same question is answered for a misread scene; if that does not change the answer, only the conclusion is wrong.
     """
-    for _ in range(_TRIES):
+    for _ in range(_ATTEMPTS):
         mistaken = rng.choice(MISTAKES)(question.scene, rng)
-        asked = kinds[question.task].ask(question.query, mistaken)
-        if asked is not None and asked.answer != question.answer:
-            return f"scan {listing(asked)}", asked.answer
+        wrong_question = kinds[question.task].ask(question.query, mistaken)
+        if wrong_question is not None and wrong_question.answer != question.answer:
+            return f"scan {listing(wrong_question)}", wrong_question.answer
     wrong = _wrong_conclusion(question, rng)
     return f"scan {listing(question)}. Wait, so {wrong}", wrong
 
 
 def _wrong_conclusion(question: Question, rng: Random) -> Any:
-    """Another answer of the same form."""
+    """A different answer of the same format."""
     if question.task == "yes_no":
         return "no" if question.answer == "yes" else "yes"
     if question.options:

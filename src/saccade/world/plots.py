@@ -1,4 +1,4 @@
-"""Drawing what is not an object: bar charts and labelled figures."""
+"""Draws bar charts and labeled figures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from PIL import Image, ImageDraw
 
 from saccade.world.config import Rgb
 from saccade.world.glyphs import text_mask
-from saccade.world.scene import Figure, Label, Scene
+from saccade.world.scene import Figure, Scene, TextLabel
 
 
 def contrast(rgb: Rgb) -> Rgb:
-    """Near-black on a light colour, near-white on a dark one, so that what is printed there reads."""
+    """A legible text color: near-black on a light color, near-white on a dark one."""
     return (16, 16, 16) if 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 112 else (244, 244, 244)
 
 
@@ -22,8 +22,8 @@ def _stencil(text: str, scale: int) -> Image.Image:
     return Image.fromarray(text_mask(text, scale).astype(np.uint8) * 255)
 
 
-def print_label(image: Image.Image, label: Label, rgb: Rgb) -> None:
-    """Print a label's glyphs in one colour."""
+def print_label(image: Image.Image, label: TextLabel, rgb: Rgb) -> None:
+    """Print a label's glyphs in one color."""
     image.paste(rgb, label.at, _stencil(label.text, label.scale))
 
 
@@ -45,7 +45,7 @@ def draw_chart(image: Image.Image, scene: Scene) -> None:
 
 
 def draw_figure(image: Image.Image, scene: Scene, figure: Figure) -> None:
-    """The outline of a figure with the numbers printed at it; a right angle gets its small square."""
+    """A figure with its printed numbers; a right angle is marked by a small square."""
     pen, dark = ImageDraw.Draw(image), contrast(scene.background.tones[0])
     width = max(2, image.size[0] // 56)
     pen.polygon(figure.points, fill=figure.rgb)

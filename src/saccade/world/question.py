@@ -1,4 +1,4 @@
-"""A question about a scene: its words, its answer, what to look at, and the steps from which chains are written."""
+"""A question about a scene: its text, its answer, its target objects, and the steps for writing chains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class What:
     size: str = ""
 
     def matches(self, thing: Thing) -> bool:
-        """True when the object has every attribute named."""
+        """True when the object has every given attribute."""
         return (
             (not self.color or self.color == thing.color)
             and (not self.shape or self.shape == thing.shape)
@@ -30,12 +30,12 @@ class What:
         )
 
     def among(self, things: Iterable[Thing]) -> tuple[Thing, ...]:
-        """The matching objects, order kept."""
+        """The matching objects, in order."""
         return tuple([thing for thing in things if self.matches(thing)])
 
     @property
     def form(self) -> str:
-        """Which attributes it names: 'color', 'color shape', 'shape size'; 'object' when none."""
+        """The attributes it uses: 'color', 'color shape', 'shape size'; 'object' when none."""
         named = (("color", self.color), ("shape", self.shape), ("size", self.size))
         return " ".join(name for name, value in named if value) or "object"
 
@@ -51,7 +51,7 @@ class What:
 
     @property
     def short(self) -> str:
-        """As few words as name it: 'red', 'star', 'red star'."""
+        """The shortest name: 'red', 'star', 'red star'."""
         return " ".join(word for word in (self.size, self.color, self.shape) if word) or "object"
 
 
@@ -64,14 +64,14 @@ class Step:
 
     @property
     def text(self) -> str:
-        """The step in words, without a full stop."""
+        """The step as text, without a period."""
         listed = ", ".join(self.entries) or "none"
         return f"{self.title}: {listed}" if self.title else listed
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`answer` has the form that `Sample.answer` has for its task; `targets` are in reading order."""
+    """`answer` has the format of `Sample.answer` for its task; `targets` are in reading order."""
 
     task: str
     text: str
@@ -79,7 +79,7 @@ class Question:
     targets: tuple[Thing | Bar, ...]
     steps: tuple[Step, ...]
     query: Any = field(repr=False)
-    """The machine-readable question; asking it of another scene gives that scene's answer."""
+    """The machine-readable question; it can be evaluated on another scene."""
     scene: Scene = field(repr=False)
     options: tuple[str, ...] = ()
     level: str = ""
@@ -89,16 +89,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class TaskKind:
-    """How a task proposes, asks and balances its questions. Adding a task is one of these and its line in `KINDS`."""
+    """How a task proposes, answers and balances its questions. A new task is one of these and its line in `KINDS`."""
 
     scenes: tuple[str, ...]
-    """Scene kinds that the task can ask about."""
+    """Supported scene kinds."""
     propose: Callable[[Scene, Random, WorldConfig, Split], list[Any]]
-    """Queries worth asking of a scene."""
+    """Candidate queries for a scene."""
     ask: Callable[[Any, Scene], Question | None]
     """The question with its answer; None when the query has no single answer in this scene."""
     draw_class: Callable[[Random, WorldConfig, Split], Any]
-    """The answer class that an item is drawn to have, before its scene."""
+    """Draws the answer class of an item, before its scene."""
     class_of: Callable[[Question], Any]
 
 
@@ -108,5 +108,5 @@ def with_article(noun: str) -> str:
 
 
 def integer_box(box: Box) -> list[int]:
-    """A box in the form of a gold answer."""
+    """A box in the format of a gold answer."""
     return [round(v) for v in box]

@@ -1,4 +1,4 @@
-"""Drawing scenes of objects: a pure function of the random generator it is handed."""
+"""Samples scenes of objects as a pure function of the given random generator."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ RADII = {"small": 7.0, "large": 11.0}
 TILE_RADII = {"small": 9.0, "large": 11.0}
 LARGER_OBJECTS = (9, 12)
 _SHADE = 10
-_LAYOUT_TRIES = 60
+_LAYOUT_ATTEMPTS = 60
 
 
 def weights(rng: random.Random, n: int, skew: float) -> list[float]:
-    """Unnormalised Dirichlet weights, all positive."""
+    """Unnormalized Dirichlet weights, all positive."""
     return [rng.gammavariate(skew, 1.0) + 1e-3 for _ in range(n)]
 
 
 def paint(rng: random.Random, color: str, shifted: bool) -> Rgb:
-    """A shade of a named colour. The shifted palette is paler or darker and slightly turned in hue."""
+    """A shade of a named color. The shifted palette is paler or darker, with slightly rotated hue."""
     rgb = PALETTE[color]
     if shifted:
         hue, light, saturation = colorsys.rgb_to_hls(*(v / 255 for v in rgb))
         light = min(0.72, max(0.24, light + rng.choice((-0.07, 0.08))))
-        turned = colorsys.hls_to_rgb((hue + rng.choice((-0.012, 0.012))) % 1.0, light, saturation * 0.8)
-        rgb = _rgb(round(255 * v) for v in turned)
+        rotated = colorsys.hls_to_rgb((hue + rng.choice((-0.012, 0.012))) % 1.0, light, saturation * 0.8)
+        rgb = _rgb(round(255 * v) for v in rotated)
     shade = rng.randint(-_SHADE, _SHADE)
     return _rgb(v + shade for v in rgb)
 
@@ -46,13 +46,13 @@ def _rgb(values: Iterable[int]) -> Rgb:
 
 
 def background(rng: random.Random, split: Split) -> Background:
-    """Neutral tones, light or dark, so that every object colour stands out."""
+    """Neutral tones, light or dark, that contrast with every object color."""
     low, high = rng.choice(((14, 58), (206, 244)))
     style = rng.choice(split.backgrounds)
     tones: list[Rgb] = []
     for _ in range(2):
-        grey = rng.randint(low, high)
-        tones.append(_rgb(grey + rng.randint(-6, 6) for _ in range(3)))
+        gray = rng.randint(low, high)
+        tones.append(_rgb(gray + rng.randint(-6, 6) for _ in range(3)))
     if style in ("stripes", "checker", "clutter"):
         step = 26 if low < 100 else -26
         tones[1] = _rgb(v + step for v in tones[0])
@@ -60,14 +60,14 @@ def background(rng: random.Random, split: Split) -> Background:
 
 
 def looks(rng: random.Random, n: int, cfg: WorldConfig, held_out: bool) -> list[tuple[str, str]]:
-    """n colour-shape pairs with skewed frequencies; held-out pairs appear, and at least once, only when asked for."""
+    """n color-shape pairs with skewed frequencies; held-out pairs occur (at least once) only if `held_out`."""
     color_weights, shape_weights = weights(rng, len(COLORS), cfg.skew), weights(rng, len(SHAPES), cfg.skew)
     pairs: list[tuple[str, str]] = []
     while len(pairs) < n:
         pair = (rng.choices(COLORS, color_weights)[0], rng.choices(SHAPES, shape_weights)[0])
         if held_out or pair not in HELD_OUT:
             pairs.append(pair)
-        elif rng.random() < 0.3:  # weights that favour a held-out pair would keep us here
+        elif rng.random() < 0.3:  # redraw, since weights that favor a held-out pair would loop for long
             color_weights, shape_weights = weights(rng, len(COLORS), cfg.skew), weights(rng, len(SHAPES), cfg.skew)
     if held_out:
         for place in rng.sample(range(n), min(n, rng.randint(1, 3))):
@@ -82,13 +82,13 @@ def radius_of(cfg: WorldConfig, shape: str, size: str) -> int:
 
 
 def box_at(shape: str, radius: int, center: tuple[int, int]) -> Box:
-    """Tight box of an unhidden shape around a centre pixel."""
+    """Tight box of a fully visible shape around a center pixel."""
     x1, y1, x2, y2 = solid_extent(shape, radius)
     return center[0] + x1, center[1] + y1, center[0] + x2, center[1] + y2
 
 
 def _grid_center(rng: random.Random, cfg: WorldConfig, cell: tuple[int, int], radius: int) -> tuple[int, int]:
-    """A jittered centre that keeps the object inside its cell."""
+    """A jittered center that keeps the object inside its cell."""
     stray = cfg.scaled(cfg.jitter)
     low = max(radius, cfg.cell_px // 2 - stray)
     high = max(low, min(cfg.cell_px - 1 - radius, (cfg.cell_px - 1) // 2 + stray))
@@ -96,7 +96,7 @@ def _grid_center(rng: random.Random, cfg: WorldConfig, cell: tuple[int, int], ra
 
 
 def place(cfg: WorldConfig, thing: Thing, center: tuple[int, int], cells: int) -> Thing:
-    """The same object at another centre, with its cell and box."""
+    """The same object at another center, with its cell and box."""
     column, row = (min(cells - 1, v // cfg.cell_px) for v in center)
     box = box_at(thing.shape, thing.radius, center)
     return replace(thing, center=center, box=box, cell=cell_name(column, row), index=row * cells + column, visible=1.0)
@@ -108,7 +108,7 @@ def put_in_cell(rng: random.Random, cfg: WorldConfig, thing: Thing, cell: int, c
 
 
 def new_thing(rng: random.Random, cfg: WorldConfig, look: tuple[str, str], z: int, shifted: bool) -> Thing:
-    """An object of a colour and shape, not placed yet."""
+    """An object of a color and shape, without a position."""
     color, shape = look
     size = rng.choice(SIZES)
     digit = rng.choice(DIGITS) if shape == TILE else None
@@ -117,10 +117,10 @@ def new_thing(rng: random.Random, cfg: WorldConfig, look: tuple[str, str], z: in
 
 
 def _free(rng: random.Random, cfg: WorldConfig, things: list[Thing], cells: int) -> list[Thing]:
-    """Place objects anywhere such that each shows `visible_share` of its pixels; one without a place is left out."""
+    """Place objects anywhere so that `visible_share` of each is visible; objects that do not fit are skipped."""
     side, kept = cells * cfg.cell_px, []
     for thing in things:
-        for _ in range(_LAYOUT_TRIES):
+        for _ in range(_LAYOUT_ATTEMPTS):
             low, high = thing.radius, side - 1 - thing.radius
             center = (rng.randint(low, high), rng.randint(low, high))
             trial = seen([*kept, place(cfg, thing, center, cells)], (side, side), cfg.visible_share)
@@ -133,8 +133,8 @@ def _free(rng: random.Random, cfg: WorldConfig, things: list[Thing], cells: int)
 def seen(things: list[Thing], size: tuple[int, int], share: float) -> list[Thing] | None:
     """The objects with the boxes and shares of their visible pixels.
 
-    None when one shows less than `share`, when a tile's digit is not wholly in view, or when two objects of one colour
-    touch: their outlines would merge.
+    None when less than `share` of one is visible, when a tile's digit is partly hidden, or when two objects of one
+    color touch: their outlines would merge.
     """
     if any(a.color == b.color and _boxes_touch(a, b) for k, a in enumerate(things) for b in things[:k]):
         return None

@@ -1,4 +1,4 @@
-"""A scene is plain data: what stands where, on which background. Drawing and asking are done elsewhere."""
+"""Scenes as plain data: objects, positions, background. Rendering and questions are elsewhere."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Thing:
     box: Box
     cell: str
     index: int
-    """Of the cell, row by row from the top left, from 0."""
+    """Index of the cell, row by row from the top left, from 0."""
     z: int
-    """Drawing order; a higher one hides a lower one."""
+    """Drawing order; higher objects cover lower ones."""
     rgb: Rgb
     center: tuple[int, int]
     radius: int
     visible: float = 1.0
-    """Share of its pixels that no other object hides."""
+    """Share of its pixels that are not covered by other objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """`tones` are two colours (a plain background uses the first); `seed` fixes noise, lines and directions."""
+    """`tones` are two colors (a plain background uses the first); `seed` determines noise, lines and directions."""
 
     style: str
     tones: tuple[Rgb, Rgb]
@@ -41,7 +41,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar of a chart: its colour, value 1-9 and tight box."""
+    """A bar of a chart: its color, value 1-9 and tight box."""
 
     color: str
     value: int
@@ -50,8 +50,8 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
-    """A printed number and where its glyphs stand; `text` may be '?'."""
+class TextLabel:
+    """A printed number and its position; `text` may be '?'."""
 
     text: str
     role: str
@@ -64,14 +64,14 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawn figure of a geometry scene: corner points in pixels and the numbers printed at it."""
+    """A drawn figure of a geometry scene: corner points in pixels and printed numbers."""
 
     name: str
     """'triangle', 'right triangle' or 'rectangle'."""
     points: tuple[tuple[int, int], ...]
-    labels: tuple[Label, ...]
+    labels: tuple[TextLabel, ...]
     rgb: Rgb
-    """What it is filled with."""
+    """Fill color."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,14 @@ class Scene:
     background: Background
     layout: str = "grid"
     bars: tuple[Bar, ...] = ()
-    labels: tuple[Label, ...] = ()
+    labels: tuple[TextLabel, ...] = ()
     """The numbers at a chart's gridlines, from 0 upwards."""
     figure: Figure | None = None
     after: Scene | None = None
 
 
 def cell_name(column: int, row: int) -> str:
-    """Chess-like: columns a, b, ... from the left, rows 1, 2, ... from the top."""
+    """Chess notation: columns a, b, ... from the left, rows 1, 2, ... from the top."""
     return f"{chr(ord('a') + column)}{row + 1}"
 
 

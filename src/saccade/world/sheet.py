@@ -1,4 +1,4 @@
-"""A contact sheet: items side by side with question, answer and boxes, to be looked at by a person."""
+"""A contact sheet: items side by side with question, answer and boxes, for visual inspection."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _answer(item: WorldItem) -> str:
 
 
 def _panel(item: WorldItem) -> Image.Image:
-    """One item: its images beside each other, boxes drawn, words below."""
+    """One item: its images side by side, boxes drawn, text below."""
     images = item.sample.images
     panel = Image.new("RGB", (_TILE * len(images), _TILE + _TEXT), _PAPER)
     pen = ImageDraw.Draw(panel)

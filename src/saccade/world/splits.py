@@ -1,4 +1,4 @@
-"""The splits of the world in one table: what each holds, which tasks it has, in a sentence and in settings."""
+"""The splits of the world: description, tasks and settings of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ COUNTING = ("count", "arithmetic", "compare")
 LOCATING = ("refer", "detect")
 FIGURES = ("chart", "geometry")
 ALL_TASKS = (*COUNTING, *LOCATING, *FIGURES, "choice", "yes_no", "difference")
-SHAPE_TASKS = ("count", "compare", *LOCATING, "choice", "yes_no", "difference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class Split:
     tasks: tuple[str, ...]
     backgrounds: tuple[str, ...] = IN_DOMAIN
     held_out: bool = False
-    """Scenes show held-out colour-shape pairs and every question's targets include one."""
+    """Scenes contain held-out color-shape pairs, and the targets of every question include one."""
     hops: int = 1
     """Relations in a relational expression."""
     larger: bool = False
@@ -29,10 +28,10 @@ class Split:
 
 
 SPLITS: dict[str, Split] = {
-    "train": Split("The training distribution: 4x4 cells, 3 to 8 objects, 31 of 36 colour-shape pairs.", ALL_TASKS),
-    "test": Split("The training distribution in a seed namespace of its own, so that no scene is shared.", ALL_TASKS),
+    "train": Split("The training distribution: 4x4 cells, 3 to 8 objects, 31 of 36 color-shape pairs.", ALL_TASKS),
+    "test": Split("The training distribution in its own seed namespace, so that no scene is shared.", ALL_TASKS),
     "ood_combination": Split(
-        "The five colour-shape pairs that training never shows; every question is about at least one of them.",
+        "The five color-shape pairs that never occur in training; every question is about at least one of them.",
         ("count", "compare", "refer", "detect", "choice", "yes_no", "difference"),
         held_out=True,
     ),
@@ -52,7 +51,7 @@ SPLITS: dict[str, Split] = {
 
 
 def find_split(name: str) -> Split:
-    """The split of that name; ValueError with the known names otherwise."""
+    """The split of that name. ValueError with the known names for an unknown one."""
     if name not in SPLITS:
         raise ValueError(f"unknown split {name!r}; the world has {', '.join(SPLITS)}")
     return SPLITS[name]

@@ -1,4 +1,4 @@
-"""Statistics of a set of items: how balanced the answers are, how long questions and chains, how hard."""
+"""Statistics of a set of items: answer balance, question and chain lengths, difficulty."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ from saccade.world.splits import SPLITS
 
 
 def answer_shares(items: Sequence[WorldItem]) -> dict[str, float]:
-    """Answer -> share of the items, most frequent first. Boxes count as they stand, so they hardly repeat."""
+    """Answer -> share of the items, most frequent first. Boxes are compared exactly, so they rarely repeat."""
     counts = Counter(str(item.sample.answer) for item in items)
     return {answer: n / len(items) for answer, n in counts.most_common()}
-
-
-def balance_limit(classes: int) -> float:
-    """The largest share that one of so many possible answers may have: max(30%, 1 / classes + 5 points)."""
-    return max(0.30, 1.0 / max(1, classes) + 0.05)
 
 
 def _lengths(texts: Sequence[str]) -> dict[str, float]:

@@ -149,7 +149,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Everything there is to know of a benchmark. The first prompt, subset and mode are what is used unless told."""
+    """Everything there is to know of a benchmark. Its first prompt, subset and mode are the defaults."""
 
     name: str
     title: str

@@ -146,7 +146,7 @@ SHARED = (
 
 def load_filtered(place: Place) -> list[Sample]:
     if place.data is None:
-        raise ValueError("COCO is not read from the hub; give --data instances_val2017.json and --images val2017")
+        raise ValueError("COCO is not read from the hub; give path=instances_val2017.json and image_folder=val2017")
     (file, *_) = find(place, ("instances_val2017.json", "annotations/instances_val2017.json"))
     folder = place.images or next(
         (f for f in (file.parent / "val2017", file.parent.parent / "val2017") if f.is_dir()), file.parent
@@ -172,8 +172,8 @@ def load_filtered(place: Place) -> list[Sample]:
 
 def _kept(held: Instances, key: Any) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]]]:
     """Gold boxes and crowds of an image, without categories of more than ten boxes; None when none is left."""
-    counts = Counter(one.category for one in held.found[key] if not one.crowd)
-    kept = [one for one in held.found[key] if counts[one.category] <= MOST_BOXES]
+    counts = Counter(one.category for one in held.by_image[key] if not one.crowd)
+    kept = [one for one in held.by_image[key] if counts[one.category] <= MOST_BOXES]
     plain = [_labelled(held, one) for one in kept if not one.crowd]
     return (plain or None), [_labelled(held, one) for one in kept if one.crowd]
 
@@ -208,7 +208,7 @@ COCO_FILTERED = Benchmark(
     name="coco_filtered",
     title="COCO-filtered (VLM-R1)",
     layout="`instances_val2017.json` (or `annotations/instances_val2017.json`) and the images of val2017 beside it or "
-    "under `--images`.",
+    "under `image_folder`.",
     load=load_filtered,
     prompts={
         "list": Prompt("detect.list.v1", prompt),
@@ -257,7 +257,7 @@ COCO_FILTERED = Benchmark(
 
 def load_ovdeval(place: Place) -> list[Sample]:
     if place.data is None:
-        raise ValueError("OVDEval is not read from the hub; give --data FOLDER with annotations/ and images/")
+        raise ValueError("OVDEval is not read from the hub; give path=FOLDER with annotations/ and images/")
     tasks = [task for some in ASPECTS.values() for task in some]
     if place.subset not in (None, "all"):
         tasks = [place.subset]
@@ -280,7 +280,7 @@ def _subtask(task: str, held: Instances, reading: Reading) -> list[Sample]:
 
 
 def _asked(task: str, key: Any, picture: Picture, held: Instances, reading: Reading) -> Sample:
-    gold = [_labelled(held, one) for one in held.found[key] if not one.crowd]
+    gold = [_labelled(held, one) for one in held.by_image[key] if not one.crowd]
     labels = sorted({*picture.positive, *map(str, picture.negative), *(one["label"] for one in gold)})
     meta = {"labels": labels, "slices": {"subtask": task, "aspect": _aspect(task)}}
     return Sample(f"{task}/{key}", images_of(picture.name, reading), "", gold, "detect", meta)

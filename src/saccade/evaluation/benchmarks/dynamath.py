@@ -264,6 +264,6 @@ BENCHMARK = Benchmark(
         "The official rule for texts passes any part of the gold, a single letter too; removing backslashes destroys "
         "LaTeX.",
         "Some tables quote the average, some the worst case (Qwen2.5-VL-7B: 50.7 and 21.0): say which.",
-        "Variants of one seed question are drawn together in intervals; a --limit is best a multiple of ten.",
+        "Variants of one seed question are drawn together in intervals; a limit is best a multiple of ten.",
     ),
 )

@@ -40,7 +40,8 @@ def _sample(table: Table, row: dict[str, Any], version: str | None) -> Sample:
     if version not in (*VERSIONS, TEXT_ONLY):
         raise ValueError(f"field 'problem_version': got {version!r}, expected one of {', '.join(VERSIONS)}")
     kind = text_of(row, "question_type")
-    metadata = row.get("metadata") if isinstance(row.get("metadata"), dict) else row
+    held = row.get("metadata")
+    metadata = held if isinstance(held, dict) else row
     slices: dict[str, Any] = {"version": version, "question_type": kind}
     slices |= {name: metadata[name] for name in ("subject", "subfield") if metadata.get(name)}
     for name in ("subject", "subfield"):
@@ -154,7 +155,7 @@ BENCHMARK = Benchmark(
     subsets=("all", *VERSIONS, TEXT_ONLY),
     notes=(
         "All five versions weigh the same, so the mean over items is the mean over versions.",
-        "Many tables quote Vision Only alone: say which. `--subset 'Vision Only'`.",
+        "Many tables quote Vision Only alone: say which. `subset='Vision Only'`.",
         "The five versions of a problem are drawn together in intervals.",
     ),
 )

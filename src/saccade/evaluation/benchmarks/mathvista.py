@@ -49,7 +49,8 @@ def _sample(table: Table, row: dict[str, Any]) -> Sample:
     if kind not in ("multi_choice", "free_form"):
         raise ValueError(f"field 'question_type': got {kind!r}, expected multi_choice or free_form")
     answer, shape = text_of(row, "answer"), text_of(row, "answer_type")
-    metadata = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
+    held = row.get("metadata")
+    metadata = held if isinstance(held, dict) else {}
     slices = {name: metadata.get(name, row.get(name)) for name in DIMENSIONS}
     slices |= {"question_type": kind, "answer_type": shape}
     precision = row.get("precision")

@@ -209,6 +209,6 @@ BENCHMARK = Benchmark(
     notes=(
         "The rule of 100 accepts 50 for 0.5 and 300 for 3.",
         "Every box of a reply joins the answer, so a box around an intermediate value makes it wrong.",
-        "The official prompt is the bare question; `--prompt boxed` asks for a box.",
+        "The official prompt is the bare question; `prompt=boxed` asks for a box.",
     ),
 )

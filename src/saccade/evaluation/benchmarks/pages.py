@@ -31,7 +31,7 @@ def section(one: Benchmark) -> str:
         f"Files: {one.layout}",
         f"Subsets: {', '.join(f'`{name}`' for name in one.subsets)}. Prompts: "
         + ", ".join(f"`{name}` ({prompt.id})" for name, prompt in one.prompts.items())
-        + ". The first of each is what is used unless told.",
+        + ". The first of each is the default.",
         f"Headline: `{one.headline.name}`. Accuracy per: {slices}. Other figures: {scores}.",
     ]
     parts += [_mode(mode) for mode in one.modes.values()]

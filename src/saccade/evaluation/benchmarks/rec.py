@@ -43,7 +43,7 @@ def loader(names: Sequence[str]) -> Callable[[Place], list[Sample]]:
         found = []
         if place.data is None:
             raise ValueError(
-                "REC files are not on the hub in this layout; give --data with VLM-R1's or Qwen-VL's files"
+                "REC files are not on the hub in this layout; give path=FOLDER with VLM-R1's or Qwen-VL's files"
             )
         for file in find(place, names):
             split = file.stem
@@ -165,7 +165,7 @@ MODES = {
         official,
         (
             "VLMEvalKit takes any box up to 1000 as normalised, lmms-eval the reading that is nearer to the gold; here "
-            "the frame is the family's, or the one that --frame states.",
+            "the frame is the family's, or server.frame.",
         ),
     ),
     "vlm_r1": Mode(
@@ -179,7 +179,7 @@ MODES = {
         ),
         vlm_r1,
         (
-            "The script generates up to 256 tokens greedily: give --max-new-tokens 256 for the same.",
+            "The script generates up to 256 tokens greedily: set decoding.max_new_tokens=256 for the same.",
             "The script scales by the processor's grid whatever the family; here the family's frame is used, which is "
             "the same for Qwen2.5-VL.",
         ),
@@ -199,7 +199,7 @@ MODES = {
 LAYOUT = (
     "VLM-R1's JSON (image, problem, solution: xyxy in the original image), Qwen-VL's or InternVL's JSONL (image, sent, "
     "bbox: xyxy), or the hub's rows (image, answer: expressions, bbox: xywh). A folder may hold one file per split; "
-    "image names are relative to `--images`, else to the file. Files of this benchmark: "
+    "image names are relative to `image_folder`, else to the file. Files of this benchmark: "
 )
 
 

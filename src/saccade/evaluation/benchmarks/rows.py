@@ -7,6 +7,7 @@ import binascii
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def find(place: Place, names: Sequence[str]) -> list[Path]:
     """The file that `place.data` is, or the files in the folder that match the first pattern with any. ValueError."""
     path = place.data
     if path is None:
-        raise ValueError("there is no --data; give the benchmark's file or folder")
+        raise ValueError("there is no path; give the benchmark's file or folder as path=...")
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -54,7 +55,7 @@ def find(place: Place, names: Sequence[str]) -> list[Path]:
 
 
 def rows_of(place: Place, names: Sequence[str], hub: tuple[str, str | None, str]) -> Iterator[tuple[Table, str, Row]]:
-    """(table, place, row) of every row; `hub` is (name, configuration, split), asked when there is no --data.
+    """(table, place, row) of every row; `hub` is (name, configuration, split), asked when there is no path.
 
     A row that cannot be read raises ValueError with its place: a benchmark without some of its rows is another one.
     """
@@ -125,11 +126,11 @@ def tsv_rows(file: Path) -> Iterator[Placed]:
 def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Placed]:
     """Rows of a data set on the hub, images left as bytes. ValueError when it cannot be had."""
     try:
-        import datasets
+        datasets: Any = import_module("datasets")  # optional, so a type checker may not find it
     except ImportError:
         raise ValueError(
             f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
-            "'pip install datasets', or download the files and give --data"
+            "'pip install datasets', or download the files and give path=FOLDER"
         ) from None
     try:
         loaded = datasets.load_dataset(name, configuration, split=split)
@@ -137,7 +138,7 @@ def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Place
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"hub {name!r}: split {split!r} cannot be had ({reason}); check the network, or download the files and "
-            "give --data"
+            "give path=FOLDER"
         ) from error
     number = count(1)
     for table in loaded.with_format("arrow").iter(batch_size=BATCH):

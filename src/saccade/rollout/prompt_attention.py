@@ -1,7 +1,7 @@
-"""Attention of rows to prompts whose keys and values are kept once, each row to its own prompt.
+"""Attention of rows to their prompts, whose keys and values are stored once.
 
-On a CPU that is a flash call per prompt, with all of its rows. Where a call costs more than its work, as on a GPU, it
-is one batch of prompts padded to the longest, with the rows of each padded to the most. Shape letters: N rows, B
+On a CPU there is one flash call per prompt, with all of its rows. Where a call costs more than its work, as on a GPU,
+there is one batch: prompts are padded to the longest, and their rows to the largest number. Shape letters: N rows, B
 prompts, G rows of a prompt, H query heads, K key/value heads, P prompt tokens, D head size.
 """
 
@@ -14,14 +14,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from saccade.rollout.reading import Prefix
+from saccade.rollout.prefill import PromptKV
 
 
-class Prefixes(Protocol):
-    """The prompts of the rows that are decoded."""
+class PromptAttention(Protocol):
+    """Attention of the rows being decoded to their prompts."""
 
-    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, Prefix]) -> None:
-        """From now on row i asks the prompt `prefixes[owners[i]]`."""
+    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, PromptKV]) -> None:
+        """From now on row i attends to the prompt `prefixes[owners[i]]`."""
         ...
 
     def attend(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -29,16 +29,16 @@ class Prefixes(Protocol):
         ...
 
 
-class PerPrompt:
-    """A call per prompt; rows of a prompt that do not stand side by side are sorted for it."""
+class PerPromptAttention:
+    """One call per prompt; rows are sorted by prompt where they are not adjacent."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.segments: list[tuple[int, int, Prefix]] = []
+        self.segments: list[tuple[int, int, PromptKV]] = []
         self._sorted: Tensor | None = None
         self._unsorted: Tensor | None = None
 
-    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, Prefix]) -> None:
+    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, PromptKV]) -> None:
         order = sorted(range(len(owners)), key=owners.__getitem__)
         self.segments, start = [], 0
         for owner, rows in groupby(owners[row] for row in order):
@@ -53,7 +53,7 @@ class PerPrompt:
 
     def attend(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         query = query if self._sorted is None else query.index_select(2, self._sorted)
-        out, lse = joined(
+        out, lse = concatenate(
             [
                 attention(query[:, :, start:end], prefix.keys[layer], prefix.values[layer], scale)
                 for start, end, prefix in self.segments
@@ -65,8 +65,8 @@ class PerPrompt:
         return out, lse
 
 
-class Batched:
-    """One batch for all prompts. Their keys and values move into padded tensors, of which the prefixes become views."""
+class BatchedPromptAttention:
+    """One batch for all prompts. Keys and values move into padded tensors; each `PromptKV` becomes a view of them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -76,7 +76,7 @@ class Batched:
         empty = torch.zeros(0, device=device)
         self._mask_B11P, self._rows_BG, self._cell_N = empty, empty, empty
 
-    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, Prefix]) -> None:
+    def arrange(self, owners: Sequence[int], prefixes: Mapping[int, PromptKV]) -> None:
         places = sorted(set(owners))
         if places != self.places:
             self.places = places
@@ -87,7 +87,7 @@ class Batched:
         for row, owner in enumerate(owners):
             members[owner].append(row)
         G = max(map(len, members.values()))
-        # cells without a row of their own repeat one, and what they give is not looked at
+        # unused cells repeat a row, and their output is ignored
         grid = [rows + rows[:1] * (G - len(rows)) for rows in members.values()]
         cells = [0] * len(owners)
         for b, rows in enumerate(members.values()):
@@ -104,8 +104,8 @@ class Batched:
         out_NHD, lse_NH = (x.transpose(1, 2).flatten(0, 1)[self._cell_N] for x in (out, lse))
         return out_NHD.transpose(0, 1)[None], lse_NH.transpose(0, 1)[None]
 
-    def _stack(self, prefixes: Sequence[Prefix]) -> None:
-        """One layer after the other, so that only one is there twice."""
+    def _stack(self, prefixes: Sequence[PromptKV]) -> None:
+        """Layer by layer, so that only one layer is in memory twice."""
         self._keys, self._values = [], []
         if not prefixes:
             return
@@ -126,8 +126,8 @@ class Batched:
         self._mask_B11P = mask_BP[:, None, None].to(self.device)
 
 
-def prefixes_for(device: torch.device) -> Prefixes:
-    return PerPrompt(device) if device.type == "cpu" else Batched(device)
+def prompt_attention_for(device: torch.device) -> PromptAttention:
+    return PerPromptAttention(device) if device.type == "cpu" else BatchedPromptAttention(device)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -152,14 +152,14 @@ def plain_attention(
     return out.view(B, H, T, D), lse.view(B, H, T)
 
 
-def joined(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
-    """Outputs and log-sum-exps of several calls as one."""
+def concatenate(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
+    """Concatenate outputs and log-sum-exps of several calls."""
     if len(parts) == 1:
         return parts[0]
     return torch.cat([out for out, _ in parts], dim), torch.cat([lse for _, lse in parts], dim)
 
 
-def merged(own: tuple[Tensor, Tensor], cross: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
-    """Attention over both sets of keys from outputs (..., D) and log-sum-exps (...) over each."""
+def merge(own: tuple[Tensor, Tensor], cross: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    """Attention over the union of two key sets, from the output (..., D) and log-sum-exp (...) over each."""
     share = torch.sigmoid(cross[1] - own[1])[..., None]
     return torch.lerp(own[0].to(share.dtype), cross[0].to(share.dtype), share).to(dtype)

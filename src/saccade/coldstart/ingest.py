@@ -1,4 +1,4 @@
-"""Samples become rows of the store, in the order of the data, a page at a time; what cannot be used is counted."""
+"""Turns samples into rows of the store, in the order of the data, a page at a time; unusable ones are counted."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from saccade.coldstart.drafts import Draft
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.store import Store
 from saccade.data import DataConfig
 from saccade.data.records import kind_of
 from saccade.data.sources import WORLD, items
+from saccade.runs.drafts import Draft
 from saccade.tasks import TASKS
 from saccade.tasks.answers import ANSWER_TASKS
 from saccade.types import ImageSource, Sample
@@ -24,14 +24,14 @@ from saccade.types import ImageSource, Sample
 FOLDER = "images"
 PAGE = 256
 WORDED = frozenset(task.name for task in ANSWER_TASKS)
-"""Tasks whose answer is words. Boxes mean other numbers to every family of models, and a blind reasoner has none."""
+"""Tasks with text answers. Box formats differ between model families, and a text-only reasoner cannot see boxes."""
 
-LeftOut = tuple[str, str, str, str]
+SkippedRow = tuple[str, str, str, str]
 """(source, place, reason, detail)"""
 
 
 def source_names(recipe: ColdStartRecipe) -> list[str]:
-    """What rows call the entry that they came from; equal names get the place of their entry."""
+    """The source name of each data entry; duplicate names get the index of their entry."""
     names = [_name(entry) for entry in recipe.data]
     return [name if names.count(name) == 1 else f"{name}#{place}" for place, name in enumerate(names)]
 
@@ -44,15 +44,15 @@ def _name(entry: DataConfig) -> str:
     return entry.path.stem if entry.path else str(entry.hub)
 
 
-def take_in(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], None] = lambda n: None) -> None:
-    """Reads all data into the store, once. ValueError with file and line for a row that is not right, where `on_bad`
-    does not say to leave it out; and when nothing can be used."""
+def ingest(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], None] = lambda n: None) -> None:
+    """Reads all data into the store, once. ValueError with file and line for an invalid row unless `on_bad` is skip,
+    and when no row is usable."""
     if store.fact("taken_in"):
         return
     seen = 0
     for page in _pages(_rows(recipe)):
         store.add((key, draft) for key, draft in page if isinstance(draft, Draft))
-        store.leave_out([draft for _, draft in page if not isinstance(draft, Draft)])
+        store.skip([draft for _, draft in page if not isinstance(draft, Draft)])
         seen += len(page)
         progress(seen)
     if not store.counts().total:
@@ -61,7 +61,7 @@ def take_in(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], Non
     store.remember("taken_in", True)
 
 
-def _pages(rows: Iterator[tuple[str, Draft | LeftOut]]) -> Iterator[list[tuple[str, Draft | LeftOut]]]:
+def _pages(rows: Iterator[tuple[str, Draft | SkippedRow]]) -> Iterator[list[tuple[str, Draft | SkippedRow]]]:
     page = []
     for row in rows:
         page.append(row)
@@ -72,17 +72,17 @@ def _pages(rows: Iterator[tuple[str, Draft | LeftOut]]) -> Iterator[list[tuple[s
         yield page
 
 
-def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | LeftOut]]:
-    """(key, draft) of every sample; the key is its place among its source's samples, since ids may repeat."""
+def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | SkippedRow]]:
+    """(key, draft) of every sample; the key is its position in its source, since ids may repeat."""
     for position, (name, entry) in enumerate(zip(source_names(recipe), recipe.data, strict=True)):
         for number, (place, found) in enumerate(items(entry)):
             key = f"{position}/{number}"
             if isinstance(found, ValueError):
                 if entry.on_bad == "error":
-                    raise ValueError(f"{place}: {found} (with 'on_bad: skip' such rows are left out)") from found
+                    raise ValueError(f"{place}: {found} (set 'on_bad: skip' to skip such rows)") from found
                 yield key, (name, f"{place}/{number}", f"bad {kind_of(found)}", str(found))
                 continue
-            if why := _unfit(found):
+            if why := _why_unusable(found):
                 yield key, (name, f"{place}/{number}", *why)
                 continue
             try:
@@ -91,35 +91,35 @@ def _rows(recipe: ColdStartRecipe) -> Iterator[tuple[str, Draft | LeftOut]]:
                 yield key, (name, f"{place}/{number}", f"bad {kind_of(error)}", str(error))
 
 
-def _unfit(sample: Sample) -> tuple[str, str] | None:
+def _why_unusable(sample: Sample) -> tuple[str, str] | None:
     """(reason, detail) why a sample cannot be used."""
     if not sample.images:
-        return "no image", f"sample {sample.id!r} has no image to look at"
+        return "no image", f"sample {sample.id!r} has no image"
     if sample.task not in TASKS:
-        return "unknown task", f"sample {sample.id!r}: task {sample.task!r}; there are {', '.join(TASKS)}"
+        return "unknown task", f"sample {sample.id!r}: task {sample.task!r}; expected one of {', '.join(TASKS)}"
     if sample.task not in WORDED:
-        return "answer is no words", f"sample {sample.id!r}: task {sample.task!r} answers with places in the image"
+        return "answer is not text", f"sample {sample.id!r}: task {sample.task!r} answers with positions in the image"
     if not sample.question.strip():
-        return "no question", f"sample {sample.id!r} asks nothing"
+        return "no question", f"sample {sample.id!r} has an empty question"
     return None
 
 
 def _draft(sample: Sample, source: str, out: Path) -> Draft:
-    held = [_held(image, out) for image in sample.images]
+    stored = [_store_image(image, out) for image in sample.images]
     return Draft(
         id=sample.id,
         question=sample.question,
         answer=sample.answer,
         task=sample.task,
         source=source,
-        images=tuple(path for path, _ in held),
-        image_shas=tuple(sha for _, sha in held),
+        images=tuple(path for path, _ in stored),
+        image_shas=tuple(sha for _, sha in stored),
         meta={**sample.meta, "source": source},
     )
 
 
-def _held(image: ImageSource, out: Path) -> tuple[str, str]:
-    """(path, SHA-256 of the file) of an image; one that lies in no file is written beside the set."""
+def _store_image(image: ImageSource, out: Path) -> tuple[str, str]:
+    """(path, SHA-256 of the file) of an image; one without a file is written into the set's directory."""
     if isinstance(image, str):
         return str(Path(image).resolve()), _sha_of(image)
     if isinstance(image, Image.Image):
@@ -132,12 +132,12 @@ def _held(image: ImageSource, out: Path) -> tuple[str, str]:
             suffix = (opened.format or "img").lower()
     sha = hashlib.sha256(content).hexdigest()
     name = f"{FOLDER}/{sha[:32]}.{suffix}"
-    keep(content, out / name)
+    write_once(content, out / name)
     return name, sha
 
 
-def keep(content: bytes, target: Path) -> None:
-    """Writes a file whole or not at all; one that is there already stays."""
+def write_once(content: bytes, target: Path) -> None:
+    """Writes a file atomically; an existing one is kept."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a checkpoint is tried on: drawn scenes, questions about one, two and no images, short replies."""
+"""Test inputs for a checkpoint: drawn scenes, questions about one, two and no images, short replies."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.models.packing import Branch
 from saccade.world import World
 
-Group = tuple[EncodedPrompt, tuple[Branch, ...]]
+BranchGroup = tuple[EncodedPrompt, tuple[Branch, ...]]
 
 SIZES = ((112, 112), (168, 112), (90, 140))
-"""Width and height of the scenes, in pixels; the last is a multiple of no patch."""
+"""Width and height of the scenes, in pixels; the last is not a multiple of any patch size."""
 REPLIES = (
     "<think>red circle, blue star, red square</think><answer>2</answer>",
     "There are three shapes.",
@@ -25,8 +25,8 @@ REPLIES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A user's turn: images first, then a text."""
+class FixtureQuestion:
+    """A user's turn: images, then text."""
 
     text: str
     images: tuple[Image.Image, ...]
@@ -35,30 +35,30 @@ class Question:
         return adapter.encode("<image>" * len(self.images) + self.text, self.images)
 
     def messages(self) -> list[dict[str, Any]]:
-        """As the processors of transformers take it."""
+        """In the format of transformers' processors."""
         content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in self.images]
         return [{"role": "user", "content": [*content, {"type": "text", "text": self.text}]}]
 
 
 def scenes(seed: int = 0) -> tuple[Image.Image, ...]:
-    """A drawn scene of each of `SIZES`."""
+    """One drawn scene of each of `SIZES`."""
     world = World()
     return tuple(world.render(world.scene(seed, i)).resize(size) for i, size in enumerate(SIZES))
 
 
-def questions(seed: int = 0) -> dict[str, Question]:
+def questions(seed: int = 0) -> dict[str, FixtureQuestion]:
     """A question about one image, one about two, one about none."""
     one, two, three = scenes(seed)
     return {
-        "one image": Question("How many red shapes are there?", (one,)),
-        "two images": Question("What is in the second but not in the first?", (two, three)),
-        "text": Question("What is 2 + 2?", ()),
+        "one image": FixtureQuestion("How many red shapes are there?", (one,)),
+        "two images": FixtureQuestion("What is in the second but not in the first?", (two, three)),
+        "text": FixtureQuestion("What is 2 + 2?", ()),
     }
 
 
 def branches(adapter: Adapter, count: int = 4) -> tuple[Branch, ...]:
-    """Replies of different lengths: a whole one, one of one token, one cut off before its end, one of which the loss
-    counts the second half."""
+    """Replies of different lengths: a complete one, one of one token, a truncated one, one with loss only on the second
+    half."""
     first, second, third, fourth = (adapter.encode_reply(text) for text in REPLIES)
     cut = third[: len(third) // 2]
     every = (
@@ -71,8 +71,8 @@ def branches(adapter: Adapter, count: int = 4) -> tuple[Branch, ...]:
     return every[:count]
 
 
-def slice_of(adapter: Adapter, seed: int = 0) -> list[Group]:
-    """Three groups in one row: four replies about one image, two about two images, two to a text."""
+def slice_of(adapter: Adapter, seed: int = 0) -> list[BranchGroup]:
+    """Three groups in one row: four replies about one image, two about two images, two to text only."""
     asked = questions(seed)
     replies = branches(adapter, 5)
     return [
@@ -82,5 +82,5 @@ def slice_of(adapter: Adapter, seed: int = 0) -> list[Group]:
     ]
 
 
-def prompts_of(groups: Sequence[Group]) -> list[EncodedPrompt]:
+def prompts_of(groups: Sequence[BranchGroup]) -> list[EncodedPrompt]:
     return [prompt for prompt, _ in groups]

@@ -1,4 +1,4 @@
-"""Reading prompts: one pass of the model over several of them, which leaves each one's keys and values.
+"""Prefilling prompts: one pass of the model over several of them, which keeps each one's keys and values.
 
 Shape letters: T tokens, P tokens of a prompt, K key/value heads, D head size.
 """
@@ -16,15 +16,15 @@ from saccade.models.adapter import EncodedPrompt
 from saccade.models.attention import SharedAttention, no_mask
 from saccade.models.packing import Layout
 from saccade.models.policy import Policy
-from saccade.models.shared_prefix import fastest_form, shared_attention
+from saccade.models.shared_prefix import fastest_kernel, shared_attention
 
 PREFILL_TOKENS = 8192
-"""Prompt tokens read in one pass, at most, unless one prompt is longer."""
+"""Most prompt tokens in one pass, unless a single prompt is longer."""
 
 
 @dataclass(eq=False)
-class Prefix:
-    """A prompt that was read: keys and values (1, K, P, D) by layer, and its last token's hidden state (hidden)."""
+class PromptKV:
+    """A prefilled prompt: keys and values (1, K, P, D) by layer, and its last token's hidden state (hidden)."""
 
     next_position: int
     keys: list[Tensor]
@@ -33,7 +33,7 @@ class Prefix:
 
 
 class _Recorder:
-    """`SharedAttention` of several prompts in one row, without padding, that keeps each one's keys and values."""
+    """`SharedAttention` over several prompts in one unpadded row that keeps each prompt's keys and values."""
 
     def __init__(self, inner: SharedAttention, lengths: Sequence[int]) -> None:
         self.inner, self.lengths = inner, list(lengths)
@@ -48,35 +48,35 @@ class _Recorder:
         return self.inner.attend(layer, query, key, value, scale)
 
 
-def read(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[Prefix]:
-    """What every prompt leaves, in order; a pass takes as many as `PREFILL_TOKENS` allow."""
+def prefill(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[PromptKV]:
+    """Keys and values of every prompt, in order; each pass takes as many prompts as `PREFILL_TOKENS` allows."""
     at = 0
     while at < len(prompts):
         end, tokens = at + 1, len(prompts[at])
         while end < len(prompts) and tokens + len(prompts[end]) <= PREFILL_TOKENS:
             tokens += len(prompts[end])
             end += 1
-        yield from _read_together(policy, prompts[at:end], features[at:end])
+        yield from _prefill_batch(policy, prompts[at:end], features[at:end])
         at = end
 
 
-def _read_together(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[Prefix]:
+def _prefill_batch(policy: Policy, prompts: Sequence[EncodedPrompt], features: Sequence[Tensor]) -> Iterator[PromptKV]:
     device, dtype = policy.device, policy.model.dtype
     lengths = tuple(len(prompt) for prompt in prompts)
     layout = Layout(lengths, ((),) * len(prompts))
-    form = fastest_form(device, dtype, policy.head_size)
-    recorder = _Recorder(shared_attention(layout, device, dtype, form), lengths)
+    kernel = fastest_kernel(device, dtype, policy.head_size)
+    recorder = _Recorder(shared_attention(layout, device, dtype, kernel), lengths)
     hidden_TD = run(
         policy,
         torch.cat([prompt.ids_P for prompt in prompts]).to(device),
         torch.cat([prompt.positions_3P for prompt in prompts], 1)[:, None].to(device),
         recorder,
-        policy.adapter.embedded(features),
+        policy.adapter.as_mm_outputs(features),
     )
     end = 0
     for prompt, (keys, values) in zip(prompts, recorder.kept, strict=True):
         end += len(prompt)
-        yield Prefix(prompt.next_position, keys, values, hidden_TD[end - 1].clone())
+        yield PromptKV(prompt.next_position, keys, values, hidden_TD[end - 1].clone())
 
 
 def run(
@@ -86,7 +86,7 @@ def run(
     attend: SharedAttention,
     outputs: dict[str, Any] | None = None,
 ) -> Tensor:
-    """Hidden states (T, hidden) of one row of tokens, attended by `attend`; `outputs` are the vision tower's."""
+    """Hidden states (T, hidden) of one row with attention `attend`; `outputs` are the `mm_encoder_outputs`."""
     model = policy.model
     more = {} if outputs is None else {"mm_encoder_outputs": outputs}
     return model.model(

@@ -1,4 +1,4 @@
-"""What the checks of a checkpoint share: the policy, an exact copy of it, the material, the bounds."""
+"""Shared state of a checkpoint's checks: the policy, a float32 copy of it, the fixtures, the bounds."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ import psutil
 import torch
 
 from saccade.models.adapter import EncodedPrompt
-from saccade.models.forward import Form
+from saccade.models.forward import SharingMode
 from saccade.models.packing import Packed, pack
 from saccade.models.policy import Policy, freeze
-from saccade.models.shared_prefix import fastest_form
+from saccade.models.shared_prefix import fastest_kernel
 from saccade.models.sharing import LIMITS as IN_TRAINING
-from saccade.verify.material import Group, Question, prompts_of, questions, slice_of
+from saccade.verify.fixtures import BranchGroup, FixtureQuestion, prompts_of, questions, slice_of
 from saccade.verify.report import Check
 
 LIMITS = {**IN_TRAINING, torch.float64: 1e-8}
-"""Largest difference of a log-prob (nats) and relative difference of a gradient between two ways to compute the same.
-In float64 the checks make the model that throughout, so the bound is narrower than in training."""
+"""Largest difference of a log-prob (nats) and relative difference of a gradient between two ways to compute them. In
+float64 the checks keep the whole model in float64, so the bound is tighter than in training."""
 HALF_MARGIN = 0.5
-"""Nats by which rounding may prefer another token in half precision, where logits above 16 come in steps of 0.125."""
+"""Nats by which rounding may favor another token in half precision, where logits above 16 have steps of 0.125."""
 
 FAILURES = (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError, OSError, ImportError)
-"""What a model that does not fit a check may raise."""
+"""Errors that a model may raise in a check that it does not support."""
 WIDTH = 240
-"""Characters that are shown of an error."""
-NO_EXACT = "the model is in half precision, and memory does not hold a float32 copy of it with its gradients"
+"""Most characters of an error that are shown."""
+NO_EXACT = "the model is in half precision, and a float32 copy with gradients does not fit into memory"
 
 
 @dataclass(eq=False)
-class Bench:
-    """One checkpoint on the bench."""
+class VerifySubject:
+    """One checkpoint on the subject."""
 
     policy: Policy
     exact: Policy | None
-    """The policy itself, or a float32 copy where it is in half precision; None when memory does not hold one."""
-    groups: list[Group]
-    questions: dict[str, Question]
+    """The policy itself, or a float32 copy if it is in half precision; None when that does not fit into memory."""
+    groups: list[BranchGroup]
+    questions: dict[str, FixtureQuestion]
     limit: float
     """Largest difference between two ways to compute the same log-prob (nats) or gradient (relative) of `exact`."""
 
@@ -57,54 +57,54 @@ class Bench:
         return self.exact is not self.policy
 
 
-def bench(policy: Policy, limit: float | None = None) -> Bench:
-    """Puts a policy on the bench; `limit` replaces that of the dtype, which is made for trained weights. ValueError
+def subject_of(policy: Policy, limit: float | None = None) -> VerifySubject:
+    """Puts a policy on the subject; `limit` replaces that of the dtype, which is made for trained weights. ValueError
     when memory does not hold two gradients of a policy in float32 or float64."""
     if policy.model.dtype in LIMITS:
         check_memory(policy)
     exact = policy if policy.model.dtype in LIMITS else float32_copy(policy)
     dtype = policy.model.dtype if exact is policy else torch.float32
     limit = LIMITS[dtype] if limit is None else limit
-    return Bench(policy, exact, slice_of(policy.adapter), questions(), limit)
+    return VerifySubject(policy, exact, slice_of(policy.adapter), questions(), limit)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free where the model is."""
+    """Free bytes on the model's device."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def check_memory(policy: Policy) -> None:
-    """ValueError when two gradients of all parameters, which are compared, have no room."""
+    """ValueError when the two gradients to compare do not fit into memory."""
     needed = 2.2 * sum(p.numel() * p.element_size() for p in policy.model.parameters())
     free = free_memory(policy.device)
     if needed > free:
         raise ValueError(
             f"comparing two gradients of this model needs {needed / 1e9:.1f} GB on {policy.device}, "
-            f"{free / 1e9:.1f} GB are free; with --dtype bfloat16 the checks that fit are made"
+            f"{free / 1e9:.1f} GB are free; --dtype bfloat16 runs only the checks that fit"
         )
 
 
 def float32_copy(policy: Policy) -> Policy | None:
-    """The same weights in float32; None when memory does not hold them and two gradients of either."""
+    """The same weights in float32; None when they and two gradients of both do not fit into memory."""
     needed = 17 * sum(p.numel() for p in policy.model.parameters())
     if needed > free_memory(policy.device):
         return None
     return Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
 
 
-def forms(policy: Policy) -> tuple[Form, ...]:
-    """All ways in which this family can share prompts on this device, the default first."""
+def sharing_modes(policy: Policy) -> tuple[SharingMode, ...]:
+    """All sharing modes of this family on this device, the default first."""
     sharing = policy.adapter.sharing
     if sharing == "none":
         return ()
     if sharing != "attention":
         return (sharing,)
-    merged = fastest_form(policy.device, policy.model.dtype, policy.head_size) == "merged"
+    merged = fastest_kernel(policy.device, policy.model.dtype, policy.head_size) == "merged"
     return ("merged", "split") if merged else ("split",)
 
 
 def attempt(name: str, check: Callable[[], Sequence[Check]]) -> list[Check]:
-    """The checks, or one that failed with the error. Too little memory is no verdict."""
+    """The checks, or one that failed with the error. Too little memory is reported as not checked."""
     try:
         return list(check())
     except torch.cuda.OutOfMemoryError:
@@ -114,14 +114,14 @@ def attempt(name: str, check: Callable[[], Sequence[Check]]) -> list[Check]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Name and first sentence of an error."""
+    """Type and first sentence of an error."""
     text = " ".join(str(error).split()).partition(". ")[0]
     return f"{type(error).__name__}: {text[:WIDTH]}{'...' if len(text) > WIDTH else ''}"
 
 
 @contextmanager
 def training(policy: Policy, parts: tuple[str, ...]) -> Iterator[None]:
-    """Exactly these parts train inside; as before outside."""
+    """Within the context exactly these parts train; afterwards the previous state is restored."""
     before = [(p, p.requires_grad) for p in policy.model.parameters()]
     freeze(policy, parts)
     try:

@@ -1,11 +1,11 @@
-"""Which schema a recipe follows, by its key `kind`. Schemas are imported when asked for: some floors are heavy."""
+"""Recipes of any kind: which schema a recipe follows is given by its key `kind`. A schema is imported when needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 
-from saccade.cli.options import variables
 from saccade.config import Config, ConfigError, kind, load
 
 
@@ -19,14 +19,19 @@ SCHEMAS: dict[str, Callable[[], type[Config]]] = {
     "sft": _at("saccade.training.config", "SFTRecipe"),
     "rl": _at("saccade.training.config", "RLRecipe"),
     "eval": _at("saccade.evaluation.config", "EvalRecipe"),
-    "benchmark": _at("saccade.evaluation.config", "BenchmarkRecipe"),
     "demo": _at("saccade.studies.demo_recipe", "DemoRecipe"),
 }
 
 
-def load_recipe(path: str, overrides: Sequence[str] = ()) -> Config:
-    """A recipe of whatever kind it says it is."""
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> Config:
+    """The recipe at `path` (or the packaged one of that name) as the class that its `kind` names.
+
+        recipe = load_recipe("shapes.yaml", ["num_steps=20", "optim.lr=1e-5"])
+
+    `overrides` are dotted keys with YAML values; `${NAME}` in a text becomes `variables["NAME"]`. Raises ConfigError
+    with file, line and key; FileNotFoundError when there is no such recipe.
+    """
     name = kind(path)
     if name not in SCHEMAS:
         raise ConfigError(f"{path}: kind is {name!r}, expected one of {', '.join(SCHEMAS)}")
-    return load(path, SCHEMAS[name](), overrides, variables())
+    return load(path, SCHEMAS[name](), overrides, variables)

@@ -1,0 +1,99 @@
+"""A way out for `--lr 1e-5`: keys of a recipe are given without dashes, as `optim.lr=1e-5`."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel
+from typer.core import TyperCommand
+
+from saccade.config import Config, kind
+from saccade.schemas import SCHEMAS
+
+RENAMED = {
+    "eval": {
+        "data": ["path"],
+        "images": ["image_folder"],
+        "decoding": ["decoding.greedy"],
+        "judge": ["judge.url"],
+        "judge_model": ["judge.name"],
+        "served_name": ["server.name"],
+    }
+}
+"""Verb -> options of earlier versions whose keys have other names."""
+
+
+class Verb(TyperCommand):
+    """A verb that answers an unknown option with the recipe's spelling of it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As its base. ValueError for an unknown option that names a key of the recipe."""
+        if any(parameter.name == "overrides" for parameter in self.params):
+            refuse_keys_as_options(self._known(), args, self.name or "")
+        return super().parse_args(ctx, args)
+
+    def _known(self) -> set[str]:
+        return {"--help"}.union(*(set(p.opts) | set(p.secondary_opts) for p in self.params))
+
+
+def refuse_keys_as_options(known: set[str], args: Sequence[str], verb: str) -> None:
+    """ValueError for the first word of `args` that is no option in `known` but names a key of the recipe."""
+    for word in args:
+        option, equals, value = word.partition("=")
+        if not option.startswith("--") or option in known:
+            continue
+        if option == "--":
+            return
+        name = option[2:].replace("-", "_")
+        found = RENAMED.get(verb, {}).get(name) or spellings(_schema(verb, args), name)
+        if found:
+            given = value if equals else "VALUE"
+            raise ValueError(
+                f"{verb}: got option {option}, expected a key of the recipe without dashes: "
+                f"{' or '.join(f'{key}={given}' for key in found)}"
+            )
+
+
+def _schema(verb: str, args: Sequence[str]) -> type[Config] | None:
+    """The schema of the verb's recipes, or of the recipe that is the first word without a dash."""
+    if verb in SCHEMAS:
+        return SCHEMAS[verb]()
+    try:
+        return SCHEMAS[kind(next(word for word in args if not word.startswith("-")))]()
+    except (StopIteration, KeyError, ValueError, OSError):
+        return None
+
+
+def spellings(schema: type[BaseModel] | None, name: str) -> list[str]:
+    """At most three dotted keys of `schema` that end in `name`, the shortest first; else those of the nearest name."""
+    keys = sorted(set(_keys(schema, ())) if schema else (), key=lambda key: (key.count("."), key))
+    close = get_close_matches(name, {key.rsplit(".", 1)[-1] for key in keys}, n=1, cutoff=0.8)
+    return _ending(keys, name) or [key for like in close for key in _ending(keys, like)]
+
+
+def _ending(keys: Sequence[str], name: str) -> list[str]:
+    return [key for key in keys if key == name or key.endswith(f".{name}")][:3]
+
+
+def _keys(schema: type[BaseModel], inside: tuple[str, ...]) -> Iterator[str]:
+    for name, field in schema.model_fields.items():
+        yield ".".join((*inside, name))
+        for model, item in _sections(field.annotation, ()):
+            yield from _keys(model, (*inside, name, *item))
+
+
+def _sections(annotation: Any, item: tuple[str, ...]) -> Iterator[tuple[type[BaseModel], tuple[str, ...]]]:
+    """The models that a value may be, each with '0' where it is the first of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, item
+        return
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        for member in members:
+            yield from _sections(member, item)
+    elif origin in (tuple, list):
+        yield from _sections(members[0], (*item, "0"))

@@ -1,0 +1,62 @@
+"""A local model under test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from saccade.data.images import image_size
+from saccade.evaluation.config import Decoding
+from saccade.evaluation.respondents import Answers, Question, pictures
+from saccade.models.counting import TokenCounter
+from saccade.models.policy import Policy
+from saccade.rollout.engine import Engine
+from saccade.rollout.prompts import Prompt, check_lengths
+
+
+@dataclass(slots=True)
+class LocalModel:
+    """A policy and its engine. A question's replies follow from its seed, whatever its neighbors."""
+
+    policy: Policy
+    engine: Engine
+    forced_prefix: str = ""
+    """Beginning of every reply, and part of it."""
+    whole_batches: bool = True
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+        prompts = [self._prompt(question) for question in questions]
+        check_lengths(prompts, decoding.max_new_tokens, self.policy.context_length)
+        replies = self.engine.generate(prompts, decoding, n, [question.seed for question in questions])
+        prefix = self.forced_prefix
+        if not prefix:
+            return [list(some) for some in replies]
+        ids = tuple(self.policy.adapter.encode_reply(prefix)[:-1])
+        return [[replace(c, text=prefix + c.text, token_ids=ids + c.token_ids) for c in some] for some in replies]
+
+    def check(self, questions: Sequence[Question], new_tokens: int) -> None:
+        """ValueError that names a question whose prompt and reply exceed the model's context, before any is asked."""
+        adapter, context = self.policy.adapter, self.policy.context_length
+        counter = TokenCounter(adapter)
+        prefix = len(adapter.encode_reply(self.forced_prefix)) - 1 if self.forced_prefix else 0
+        for one in questions:
+            try:
+                tokens = counter.prompt(one.text, [image_size(image) for image in one.sample.images]).total + prefix
+            except ValueError as error:
+                raise ValueError(f"sample {one.sample.id!r}: {error}") from error
+            if tokens + new_tokens > context:
+                raise ValueError(
+                    f"sample {one.sample.id!r}: got a prompt of {tokens:,} tokens and replies of up to {new_tokens:,}; "
+                    f"the model's context holds {context:,}. Lower decoding.max_new_tokens, or the largest size in the "
+                    "model's preprocessor_config.json, or remove the sample"
+                )
+
+    def _prompt(self, question: Question) -> Prompt:
+        images, adapter = pictures(question.sample), self.policy.adapter
+        try:
+            encoded = adapter.encode(question.text, images)
+        except ValueError as error:
+            raise ValueError(f"sample {question.sample.id!r}: {error}") from error
+        if self.forced_prefix:
+            encoded = adapter.continue_with(encoded, self.forced_prefix)
+        return Prompt(question.sample, encoded, images)

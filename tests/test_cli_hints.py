@@ -1,0 +1,84 @@
+"""What a person gets who types a key of the recipe as an option, and what mistakes cost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from saccade import cli
+
+
+def errors_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "spelling"),
+    [
+        (("rl", "demo", "--lr", "1e-5"), "optim.lr=VALUE"),
+        (("rl", "demo", "--kl-coef=0.1"), "loss.kl_coef=0.1"),
+        (("rl", "demo", "--loss.kl_coef=0.1"), "loss.kl_coef=0.1"),
+        (("rl", "demo", "--group_size", "4"), "stages.0.group_size=VALUE"),
+        (("sft", "demo", "--epochs=2"), "epochs=2"),
+        (("sft", "demo", "--warmup-step=2"), "optim.warmup_steps=2"),
+        (("plan", "vlm_r1_rec_3b", "--max-rows", "4"), "rollout.engine.max_rows=VALUE"),
+    ],
+)
+def test_an_option_that_is_a_key_of_the_recipe_is_answered_with_its_dotted_spelling(words, spelling, capsys) -> None:
+    assert spelling in errors_of(capsys, *words)
+
+
+def test_an_option_that_is_no_key_at_all_is_still_refused(capsys) -> None:
+    assert "--zzz" in errors_of(capsys, "rl", "demo", "--zzz")
+
+
+PROGRAM = """
+import contextlib, io, sys
+from saccade import cli
+
+for words in {commands!r}:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            cli.main(words)
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(code, "torch" in sys.modules, *words)
+"""
+ANSWERS = [
+    ["--help"],
+    *[[verb, "--help"] for verb in cli.VERBS],
+    ["rl", "vlm_r1_rec_3b", "--print-config"],
+    ["sft", "vision_r1_7b_sft", "--print-config"],
+    ["eval", "world_eval", "--print-config"],
+    ["coldstart", "coldstart_world", "--print-config"],
+    ["demo", "--print-config"],
+]
+MISTAKES = [
+    ["rl", "vlm_r1_rec_3b", "optim.lrr=1"],
+    ["rl", "vlm_r1_rec_3b", "--lr", "1"],
+    ["rl", "gone.yaml"],
+    ["rl", "vision_r1_7b_sft"],
+    ["sft", "vlm_r1_rec_3b"],
+    ["eval", "gone.yaml"],
+    ["eval", "world_eval", "outt=x"],
+    ["coldstart", "coldstart_world", "outt=x"],
+    ["plan", "gone.yaml"],
+    ["plan", "vlm_r1_rec_3b", "optim.lrr=1"],
+    ["check", "gone.yaml"],
+    ["resume", "gone"],
+    ["report", "gone"],
+    ["world", "pretrain", "gone.yaml"],
+]
+
+
+def test_help_recipes_and_mistakes_are_answered_without_torch() -> None:
+    program = PROGRAM.format(commands=ANSWERS + MISTAKES)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    lines = done.stdout.splitlines()
+    expected = [f"0 False {' '.join(words)}" for words in ANSWERS] + [f"2 False {' '.join(w)}" for w in MISTAKES]
+    assert lines == expected
