@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade.grading import Verdict, grade_choices, grade_reply, math_pool
+from saccade.grading import MathRules, Verdict, grade_choices, grade_math, grade_reply, math_pool
 from saccade.grading.pairs import VERDICTS
 from tests.answer_rewrites import keep, other_unit, spoil
 
@@ -72,3 +72,25 @@ def test_several_letters_have_partial_credit_as_an_option(answer, share):
     verdict = grade_choices(answer, "AC", partial=True)
     assert (verdict.value, verdict.right) == (share, share == 1.0)
     assert grade_choices(answer, "AC").value == float(share == 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "rules", "right"),
+    [
+        ("0.333", "1/3", {"digits": 3}, True),
+        ("0.333", "1/3", {"digits": 4}, False),
+        ("3.5", "3.464", {"gold_decimals": 1}, False),
+        ("\\sqrt{12}", "3.5", {"gold_decimals": 1}, True),
+        ("\\sqrt{12}", "3.46", {"gold_decimals": 3}, False),
+        ("12", "12 cm", {"units": "required"}, False),
+        ("120 mm", "12 cm", {"units": "required"}, True),
+        ("12 m", "12 cm", {"units": "ignored"}, True),
+        ("(2,1)", "(1,2)", {"order": "any"}, True),
+        ("2, 1", "1, 2", {"order": "strict"}, False),
+        ("{2, 1}", "\\{1, 2\\}", {"order": "strict"}, True),
+        ("3.0001", "3", {"digits": 1, "gold_decimals": 0}, False),
+    ],
+)
+def test_the_rules_in_force_are_an_option(answer, gold, rules, right, monkeypatch):
+    monkeypatch.setattr(math_pool, "shared", NoAlgebra)
+    assert grade_math(answer, gold, MathRules(**rules)).right is right

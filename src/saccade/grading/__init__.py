@@ -12,6 +12,7 @@ from saccade.grading.answers import (
 from saccade.grading.choice import grade_choice, grade_choices, letters_for
 from saccade.grading.kinds import ALL_KINDS, Graded, grade_answer, grade_reply
 from saccade.grading.math import grade_math
+from saccade.grading.numbers import MathRules
 from saccade.grading.tolerances import TOLERANCES, Tolerance, grade_within
 from saccade.grading.verdict import Verdict
 
@@ -19,6 +20,7 @@ __all__ = [
     "ALL_KINDS",
     "TOLERANCES",
     "Graded",
+    "MathRules",
     "Tolerance",
     "Verdict",
     "grade_answer",

@@ -9,6 +9,7 @@ from typing import Any
 
 from saccade.grading.answers import fold
 from saccade.grading.memory import remembered
+from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.rules import LIST, amounts, calendar, compare_values
 from saccade.grading.sides import Side, read_clock, read_compound, read_date, read_ratio, side
 from saccade.grading.verdict import Verdict
@@ -21,14 +22,14 @@ _WORDS = re.compile(r"(?=.{0,99}[^\W\d_]{2})[^\W\d_]+(?:[\s'.,-]{1,3}[^\W\d_]+)*
 
 
 @remembered
-def grade_math(answer: str, gold: Any) -> Verdict:
+def grade_math(answer: str, gold: Any, rules: MathRules = DEFAULT) -> Verdict:
     r"""Right when the value that the answer claims equals the gold.
 
     The claim is read by `parsing.claims`; one that wavers is wrong. Values are compared by what they are: matrices,
     dates and times, ratios, numbers with unit and percent, sets, lists, tuples and intervals, words; what is none of
     these goes to math-verify in a process that can be killed. Of several boxes the last counts, all when the gold is a
     list. What cannot be decided in its CPU time is wrong; a gold that cannot be read, or a machine too busy to grade,
-    gives no verdict.
+    gives no verdict. `rules` are the tolerance, unit and order rules in force.
     """
     wanted = _gold(str(gold))
     if not wanted.side.form:
@@ -41,16 +42,16 @@ def grade_math(answer: str, gold: Any) -> Verdict:
         return Verdict(True, "math: exact")
     if not core:
         return Verdict(False, "math: empty", "no answer")
-    return _special(answer, wanted) or _claimed(answer, wanted.text)
+    return _special(answer, wanted, rules) or _claimed(answer, wanted.text, rules)
 
 
-def _claimed(answer: str, gold: str) -> Verdict:
+def _claimed(answer: str, gold: str, rules: MathRules) -> Verdict:
     claim = read_claim(answer)
     if claim.problem is not None:
         return Verdict(False, "math: unclear", claim.problem)
     verdict = Verdict(False, "math: unclear", "no value")
     for value in claim.values:
-        verdict = _grade_chain(value, gold)
+        verdict = _grade_chain(value, gold, rules)
         if verdict.right is not True:
             break
     return verdict
@@ -112,36 +113,36 @@ def _boxes(answer: str, gold: str) -> str:
 _OR = re.compile(r"\}[\s$)\\]*(?:\bor\b|/|\|)[\s$(\\]*f?boxed")
 
 
-def _special(answer: str, gold: _Gold) -> Verdict | None:
+def _special(answer: str, gold: _Gold, rules: MathRules) -> Verdict | None:
     """Golds and answers that are not read as prose: dates, durations, words, sets that have a name."""
     if gold.dated and len(answer) < 100:
-        verdict = calendar(side(answer), gold.side)
+        verdict = calendar(side(answer), gold.side, rules)
         if verdict is not None and verdict.right:
             return verdict
     if answer[:1].isdigit() and read_compound(plain(answer)) is not None:
-        return amounts(side(answer), gold.side)
+        return amounts(side(answer), gold.side, rules)
     if gold.letter:
         return Verdict(read_choice(answer) == gold.letter, "math: letter")
     if gold.words:
         return _grade_words(answer, gold.text)
     named = answer[:1].isalpha() or answer.startswith("\\text")
     said = _NAMED_SETS.get(_THERE_IS.sub("", fold(answer))) if named else None
-    return None if said is None else compare_values(said, gold.text)
+    return None if said is None else compare_values(said, gold.text, rules)
 
 
-def _grade_chain(value: str, gold: str) -> Verdict:
+def _grade_chain(value: str, gold: str, rules: MathRules) -> Verdict:
     """'2 * 7 = 14': every part that has a value must have the gold's."""
     parts = [part for part in _EQUALS.split(value) if part.strip(" $")]
     if len(parts) > 1 and "=" not in gold and _wide(value):
         known = [part for part in parts if side(part).amount is not None]
         if "\\approx" in value or "≈" in value:
-            return _approximate(known or parts, gold)
+            return _approximate(known or parts, gold, rules)
         if len(known) > 1:
-            verdicts = [compare_values(part, gold) for part in known]
+            verdicts = [compare_values(part, gold, rules) for part in known]
             return next((one for one in verdicts if not one.right), verdicts[-1])
         if len(parts) > 2:
-            return compare_values(parts[-1], gold)
-    return compare_values(value, gold)
+            return compare_values(parts[-1], gold, rules)
+    return compare_values(value, gold, rules)
 
 
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)|\\approx(?![a-z])|≈|\\equiv(?![a-z])")
@@ -152,8 +153,8 @@ def _wide(value: str) -> bool:
     return re.search(r",\s|;|\b(?:and|or)\b|\n", value) is None
 
 
-def _approximate(parts: list[str], gold: str) -> Verdict:
-    verdicts = [compare_values(part, gold) for part in parts]
+def _approximate(parts: list[str], gold: str, rules: MathRules) -> Verdict:
+    verdicts = [compare_values(part, gold, rules) for part in parts]
     amounts = [amount.value.number for part in parts if (amount := side(part).amount) is not None]
     near = all(abs(a - b) <= 0.02 * max(abs(a), abs(b)) for a in amounts for b in amounts)
     best = next((one for one in verdicts if one.right), verdicts[-1])

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
+from typing import Literal
 
 from saccade.grading.arithmetic import Value
 
-DIGITS = 6
-"""Significant digits from which a decimal stands for a number that has no end."""
-GOLD_DECIMALS = 2
-"""Decimals of a gold from which an irrational number that rounds to it is right: 2\\sqrt{3} for 3.46."""
+
+@dataclass(frozen=True, slots=True)
+class MathRules:
+    """What counts as equal beyond exact equality. Whole numbers, fractions, zero and the sign are exact in any case."""
+
+    digits: int = 6
+    """Significant digits from which a decimal answer stands for a number that has no end; 1 or more."""
+    gold_decimals: int = 2
+    """Decimals of a gold from which an irrational answer that rounds to it is right: 2\\sqrt{3} for 3.46."""
+    units: Literal["optional", "required", "ignored"] = "optional"
+    """'optional': units on both sides must come to the same, a missing one is forgiven; 'required': the gold's must be
+    there; 'ignored': only the numbers count."""
+    order: Literal["brackets", "any", "strict"] = "brackets"
+    """'brackets': order counts in brackets and among different names; 'any': nowhere; 'strict': in lists too."""
+
+
+DEFAULT = MathRules()
 ROUND_OFF = 1e-9
 """Relative difference of two floats that are the same number computed in two ways."""
 _DECIMAL = re.compile(r"-?(\d*)(?:\.(\d*))?(?:(?:[eE]|\*10\^)\{?([-+]?\d{1,4})\}?)?")
 
 
-def equal(mine: Value, gold: Value, my_text: str = "", gold_text: str = "") -> bool:
+def equal(mine: Value, gold: Value, my_text: str = "", gold_text: str = "", rules: MathRules = DEFAULT) -> bool:
     """Whether an answer's number is the gold's. The texts are normal forms, read for their decimals.
 
-    Zero, sign and whole numbers are exact; rational numbers equal exactly. A decimal of at least 6 significant digits
-    stands for a fraction without end or an irrational number; an irrational number for a gold decimal of at least 2
-    places that it rounds to.
+    Zero, sign and whole numbers are exact; rational numbers equal exactly. A long enough decimal stands for a
+    fraction without end or an irrational number, an irrational number for a gold decimal that it rounds to (`rules`).
     """
     if mine.exact is not None and gold.exact is not None and mine.exact == gold.exact:
         return True
@@ -35,26 +49,26 @@ def equal(mine: Value, gold: Value, my_text: str = "", gold_text: str = "") -> b
     if ours is None and theirs is None:
         return False
     if both_exact:
-        return _rounded(mine, gold, ours, theirs)
+        return _rounded(mine, gold, ours, theirs, rules.digits)
     if theirs is not None and ours is None:
         places, digits = theirs
-        return places >= GOLD_DECIMALS and abs(x - y) <= 0.5 * 10.0**-places * (1 + 1e-9)
+        return places >= rules.gold_decimals and abs(x - y) <= 0.5 * 10.0**-places * (1 + 1e-9)
     if ours is not None and theirs is None:
         places, digits = ours
-        return digits >= DIGITS and places > 0 and abs(x - y) <= 10.0**-places * (1 + 1e-9)
+        return digits >= rules.digits and places > 0 and abs(x - y) <= 10.0**-places * (1 + 1e-9)
     return False
 
 
-def _rounded(mine: Value, gold: Value, ours: tuple[int, int] | None, theirs: tuple[int, int] | None) -> bool:
+def _rounded(
+    mine: Value, gold: Value, ours: tuple[int, int] | None, theirs: tuple[int, int] | None, least: int
+) -> bool:
     """Two rational numbers that differ: one is a long decimal of the other."""
     known = [both for both in (ours, theirs) if both is not None]
     places, digits = min(known)
-    if digits < DIGITS or places < 1:
+    if digits < least or places < 1:
         return False
     if len(known) == 2:
-        return (
-            ours != theirs and places >= DIGITS and abs(mine.number - gold.number) <= 0.5 * 10.0**-places * (1 + 1e-9)
-        )
+        return ours != theirs and places >= least and abs(mine.number - gold.number) <= 0.5 * 10.0**-places * (1 + 1e-9)
     endless = mine if ours is None else gold
     assert endless.exact is not None
     rest = endless.exact.denominator

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from functools import partial
 
 from saccade.grading import math_pool, numbers
 from saccade.grading.arithmetic import evaluate_complex, too_large
 from saccade.grading.latex import normal
+from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.sets import compare
-from saccade.grading.sides import Side, read_clock, read_date, read_matrix, read_ratio, side
+from saccade.grading.sides import Amount, Side, read_clock, read_date, read_matrix, read_ratio, side
 from saccade.grading.verdict import Verdict
 
 LIST = re.compile(r",\s|\band\b|\bor\b|[\d}],(?!\d{3}(?!\d))|;")
@@ -17,11 +18,11 @@ LIST = re.compile(r",\s|\band\b|\bor\b|[\d}],(?!\d{3}(?!\d))|;")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 
 
-def compare_values(value: str, gold: str) -> Verdict:
+def compare_values(value: str, gold: str, rules: MathRules = DEFAULT) -> Verdict:
     """One value against the gold, by the first rule that knows both."""
     mine, theirs = side(value), side(gold)
     for rule in _RULES:
-        if (verdict := rule(mine, theirs)) is not None:
+        if (verdict := rule(mine, theirs, rules)) is not None:
             return verdict
     return _symbolically(mine, theirs)
 
@@ -30,7 +31,7 @@ def same_value(value: str, other: str, algebra: bool = True) -> bool:
     """Whether two texts without prose have the same value; without `algebra` only by the rules that need no process."""
     mine, theirs = side(value), side(other)
     for rule in _RULES:
-        if (verdict := rule(mine, theirs)) is not None:
+        if (verdict := rule(mine, theirs, DEFAULT)) is not None:
             return verdict.right is True
     return algebra and bool(_ALGEBRAIC.search(mine.form)) and _symbolically(mine, theirs).right is True
 
@@ -38,7 +39,7 @@ def same_value(value: str, other: str, algebra: bool = True) -> bool:
 _ALGEBRAIC = re.compile(r"[a-z\\].*[-+*/^({]|[-+*/^({].*[a-z\\]")
 
 
-def _exact(mine: Side, theirs: Side) -> Verdict | None:
+def _exact(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     if mine.form == theirs.form and mine.form:
         if _other_name(mine.named, theirs.named):
             return Verdict(False, "math: name", "another name")
@@ -62,7 +63,7 @@ def _other_name(mine: str, theirs: str) -> bool:
 _LETTER_NAME = re.compile(r"([a-z])=(?!=)")
 
 
-def _matrix(mine: Side, theirs: Side) -> Verdict | None:
+def _matrix(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     if "[[" not in theirs.raw.replace(" ", "") and "\\begin" not in theirs.raw and "\\begin" not in mine.raw:
         return None
     a, b = read_matrix(mine.raw), read_matrix(theirs.raw)
@@ -71,9 +72,8 @@ def _matrix(mine: Side, theirs: Side) -> Verdict | None:
     rows = [_rows_of(one, cells) for one, cells in ((mine, a), (theirs, b))]
     if rows[0] is None or rows[1] is None:
         return Verdict(False, "math: matrix", "no matrix on one side")
-    same = [
-        [_same_part(x, y) for x, y in zip(p, q, strict=True)] for p, q in zip(*rows, strict=False) if len(p) == len(q)
-    ]
+    pairs = [(p, q) for p, q in zip(*rows, strict=False) if len(p) == len(q)]
+    same = [[_same_part(x, y, rules) for x, y in zip(p, q, strict=True)] for p, q in pairs]
     shaped = [len(row) for row in rows[0]] == [len(row) for row in rows[1]]
     right = shaped and all(all(row) for row in same)
     return Verdict(right, "math: matrix", "" if right else "other entries")
@@ -87,7 +87,7 @@ def _rows_of(one: Side, cells: list[list[str]] | None) -> list[list[str]] | None
     return [inside[1].split(",")] if inside else None
 
 
-def calendar(mine: Side, theirs: Side) -> Verdict | None:
+def calendar(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     """Dates, times of day and ratios."""
     if (gold_date := read_date(theirs.plain)) is not None:
         return Verdict(read_date(mine.plain) == gold_date, "math: date")
@@ -112,7 +112,7 @@ def calendar(mine: Side, theirs: Side) -> Verdict | None:
 _BASE = re.compile(r"\(?(\d\w*)\)?_\{?(\d{1,2})\}?")
 
 
-def _bases(mine: Side, theirs: Side) -> Verdict | None:
+def _bases(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     """Numerals with their base: 11_2 is not 11_3; a base that only one of them names is taken for the other's."""
     a, b = _BASE.fullmatch(mine.form), _BASE.fullmatch(theirs.form)
     if a is None and b is None:
@@ -121,7 +121,7 @@ def _bases(mine: Side, theirs: Side) -> Verdict | None:
     return Verdict(ours[0] == golds[0] and (None in (ours[1], golds[1]) or ours[1] == golds[1]), "math: base")
 
 
-def amounts(mine: Side, theirs: Side) -> Verdict | None:
+def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     """Numbers with unit and percent."""
     a, b = mine.amount, theirs.amount
     if b is None or a is None:
@@ -129,14 +129,16 @@ def amounts(mine: Side, theirs: Side) -> Verdict | None:
     if theirs.amount is not None and theirs.amount.measure is not None and _VARIABLE.search(theirs.plain):
         return None  # '3m' may be three times m; '3 m' is not
     value, scale = a.value, 1.0
-    if a.measure is not None and b.measure is not None:
+    if rules.units == "required" and b.measure is not None and a.measure is None:
+        return Verdict(False, "math: unit", "no unit")
+    if a.measure is not None and b.measure is not None and rules.units != "ignored":
         if not a.measure.fits(b.measure):
             return Verdict(False, "math: unit", "another unit")
         scale = a.measure.factor / b.measure.factor
     readings = [1.0]
     if a.percent != b.percent:
         readings.append(0.01 if a.percent else 100.0)
-    right = any(_scaled(a, b, scale * reading) for reading in readings)
+    right = any(_scaled(a, b, scale * reading, rules) for reading in readings)
     route = "math: unit" if a.measure or b.measure else "math: percent" if a.percent or b.percent else "math: numeric"
     return Verdict(right, route, "" if right else f"got {value.number:g}")
 
@@ -144,13 +146,13 @@ def amounts(mine: Side, theirs: Side) -> Verdict | None:
 _VARIABLE = re.compile(r"\d[a-zA-Z]$")
 
 
-def _scaled(a: Any, b: Any, scale: float) -> bool:
+def _scaled(a: Amount, b: Amount, scale: float, rules: MathRules) -> bool:
     if scale == 1.0:
-        return numbers.equal(a.value, b.value, a.text, b.text)
+        return numbers.equal(a.value, b.value, a.text, b.text, rules)
     return numbers.close(a.value.number * scale, b.value.number)
 
 
-def _too_large(mine: Side, theirs: Side) -> Verdict | None:
+def _too_large(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     if theirs.amount is not None and too_large(mine.form):
         return Verdict(False, "math: too large", "no number of this size is asked for")
     if theirs.amount is not None and mine.form.isalpha() and mine.form not in ("e", "i"):
@@ -158,7 +160,7 @@ def _too_large(mine: Side, theirs: Side) -> Verdict | None:
     return None
 
 
-def _complex(mine: Side, theirs: Side) -> Verdict | None:
+def _complex(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     if "i" not in mine.form and "i" not in theirs.form:
         return None
     values = []
@@ -171,18 +173,18 @@ def _complex(mine: Side, theirs: Side) -> Verdict | None:
     return Verdict(abs(a - b) <= 1e-9 * abs(b), "math: complex")
 
 
-def _parts(mine: Side, theirs: Side) -> Verdict | None:
+def _parts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     got, wanted = (_excluded(one.named if _NAMED_PARTS.search(one.named) else one.form) for one in (mine, theirs))
-    right = compare(got, wanted, _same_cheaply)
+    right = compare(got, wanted, partial(_same_cheaply, rules=rules), rules.order)
     if right is None and ("," in got or "," in wanted):
-        right = compare(got, wanted, _same_part)
+        right = compare(got, wanted, partial(_same_part, rules=rules), rules.order)
     if (
         right is not True
         and "," in mine.raw
         and LIST.search(theirs.raw)
         and got != (listed := normal(mine.raw, True, True))
     ):
-        right = compare(listed, wanted, _same_cheaply)
+        right = compare(listed, wanted, partial(_same_cheaply, rules=rules), rules.order)
     return None if right is None else Verdict(right, "math: parts", "" if right else "other parts")
 
 
@@ -199,15 +201,16 @@ def _excluded(text: str) -> str:
     return f"(-\\infty,{point})\\cup({point},\\infty)"
 
 
-def _same_cheaply(mine: str, gold: str) -> bool | None:
+def _same_cheaply(mine: str, gold: str, rules: MathRules) -> bool | None:
     if mine == gold:
         return True
-    verdict = calendar(side(mine), side(gold)) or amounts(side(mine), side(gold)) or _complex(side(mine), side(gold))
+    ours, golds = side(mine), side(gold)
+    verdict = calendar(ours, golds, rules) or amounts(ours, golds, rules) or _complex(ours, golds, rules)
     return None if verdict is None else verdict.right
 
 
-def _same_part(mine: str, gold: str) -> bool | None:
-    same = _same_cheaply(mine, gold)
+def _same_part(mine: str, gold: str, rules: MathRules) -> bool | None:
+    same = _same_cheaply(mine, gold, rules)
     return math_pool.shared().verify(gold, mine).right if same is None else same
 
 

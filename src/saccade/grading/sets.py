@@ -63,8 +63,11 @@ Same = Callable[[str, str], bool | None]
 """Whether two parts are equal; None when it cannot be told."""
 
 
-def compare(got: str, wanted: str, same: Same) -> bool | None:
-    """Whether two normal forms of several parts are equal; None when neither is one, or it takes algebra to tell."""
+def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool | None:
+    """Whether two normal forms of several parts are equal; None when neither is one, or it takes algebra to tell.
+
+    `order` as in `MathRules`.
+    """
     got, wanted = _spelled(got), _spelled(wanted)
     mine, theirs = read_intervals(got), read_intervals(wanted)
     if mine is not None and theirs is not None:
@@ -83,6 +86,10 @@ def compare(got: str, wanted: str, same: Same) -> bool | None:
         ours = Parts("tuple", tuple(mine_by[name] for name in golds.names))
         return _in_order(ours, golds, same)
     if ours.names or golds.names:
+        return _in_order(ours, golds, same)
+    if order == "any":
+        return _without_order(ours, golds, same)
+    if order == "strict" and "set" not in (ours.kind, golds.kind):
         return _in_order(ours, golds, same)
     if golds.kind == "tuple" and ours.kind == "list" and (_AND.search(got) or wanted.startswith("[")):
         return False
