@@ -51,7 +51,7 @@ _BARE_ROOT = re.compile(r"\\sqrt\s?(\d)(?!\d)")
 _NAME = re.compile(
     r"^(?:m?\s?\\(?:angle|triangle|overline|alpha|beta|theta|lambda|mu|sigma|omega|phi|Delta)\s?\{?\s?)?"
     r"(?:[A-Z]{0,4}|[a-z]?|[A-Z]?[a-z]{3,12}|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,4}\s?\)|\[[A-Z]{3,5}\])(?:_\{?\w{1,3}\}?)?"
-    r"'?(?:\s?\([-\w]{1,4}\))?\}?\s*=\s*(?!=)"
+    r"'?(?:\s?\([-\w]{1,4}\))?\}?\s*=\s*(?!=)|^(?:\\frac\s?\{d[a-z]\}\s?\{d[a-z]\}|d[a-z]/d[a-z])\s?=\s*"
 )
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
 _OVER = re.compile(r"\{([^{}\\]*)\\over(?![a-z])([^{}]*)\}")

@@ -180,8 +180,7 @@ _MATHEMATICS = re.compile(
     r"^(?:infinity|pi|sin|cos|no (?:real )?solutions?|empty set|all real numbers|[a-z]{1,2}|[A-Z])$", re.I
 )
 _SAYING = re.compile(
-    r"(?:.{0,300}\b(?:answer|it|result|this|that|day|word|name|solution)\b.{0,60}?(?:\b(?:is|was|on|be)\b|:)|答案[是为:：]?)\s*"
-    r"(?:(?:on|in|a|an|the|called|:)\s+)*",
+    r"(?:.{1,300}?(?:\b(?:is|was|are|be|on)\b|:)|答案[是为:：]?)\s*(?:(?:on|in|a|an|the|called|:)\s+)*",
     re.I | re.DOTALL,
 )
 _DOUBT = re.compile(r"\b(?:or|not|maybe|perhaps|either|n't|but)\b|\?", re.I)
