@@ -47,6 +47,8 @@ def unmarked(text: str) -> str:
         text = _INVISIBLE.sub("", text)
     if "\\begin{" in text and _ENVIRONMENT.search(text):
         text = _ENVIRONMENT.sub("", text).replace("&", "")
+    if "\\begin{cases}" in text and "&" not in text:
+        text = text.replace("\\begin{cases}", "").replace("\\end{cases}", "").replace("\\\\", ",")
     if "*" in text:
         text = _BOLD.sub(lambda bold: bold[1] or bold[2], text)
     if "<" in text:
