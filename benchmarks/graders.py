@@ -43,7 +43,7 @@ def math_verify(row: dict[str, Any]) -> bool:
 
 
 def mathruler(row: dict[str, Any]) -> bool:
-    from mathruler.grader import extract_boxed_content, grade_answer  # pyright: ignore[reportMissingImports]  # optional: compared only where it is installed
+    from mathruler.grader import extract_boxed_content, grade_answer  # pyright: ignore[reportMissingImports]  # optional, not a dependency
 
     said = extract_boxed_content(row["prediction"])
     return bool(grade_answer(row["prediction"] if said == "None" else said, str(row["gold"])))
@@ -100,7 +100,7 @@ class Asked:
 
 def speed() -> None:
     found = [gold for gold in dict.fromkeys(golds()) if gold not in "ABCDE"]
-    shared, math_pool.shared = math_pool.shared, Asked  # pyright: ignore[reportMissingImports]  # optional: compared only where it is installed
+    shared, math_pool.shared = math_pool.shared, Asked
     seconds, right = [], 0
     try:
         for gold in found:

@@ -16,17 +16,23 @@ HERE = Path(__file__).parent
 FILES = {"own": HERE / "cases" / "grading.jsonl", "given": HERE.parent.parent / "shared" / "cases" / "grading.jsonl"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pool():
+    yield
+    math_pool.shared().close()
+
+
+@pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("name", FILES)
-def test_every_hand_made_case_is_as_expected(name):
+def test_every_hand_made_case_is_as_expected(name, part):
     if not FILES[name].is_file():
         pytest.skip(f"{FILES[name]} is not there")
     differing = []
-    for line in FILES[name].read_text(encoding="utf-8").splitlines():
+    for line in FILES[name].read_text(encoding="utf-8").splitlines()[part::4]:
         row = json.loads(line)
         graded = grade_reply(row["prediction"], row["gold"], row["kind"], tuple(row.get("options", ())))
         if VERDICTS[graded.verdict.right] != row["expected"]:
             differing.append((row, graded))
-    math_pool.shared().close()
     assert differing == []
 
 
@@ -64,7 +70,6 @@ def test_algebra_accepts_no_spoiled_answer_by_accident():
     for _ in range(1_000):
         answer, gold = spoil(rng)
         assert grade_reply(answer, gold, "math").verdict.right is False, (answer, gold)
-    math_pool.shared().close()
 
 
 @pytest.mark.parametrize(("answer", "share"), [("A, C", 1.0), ("A", 0.5), ("A, B", 0.0), ("", 0.0), ("A, B, C", 0.0)])

@@ -240,6 +240,10 @@ class _Parser:
             base = self.group(depth) if self.peek() in _CLOSING else Fraction(self.take())
             return self._called(lambda x: math.log(x, _real(base)), depth)
         if token in _FUNCTIONS:
+            inverse = ["^", "{", "-", "1", "}"]
+            if self.tokens[self.position : self.position + 5] == inverse and f"\\arc{token[1:]}" in _FUNCTIONS:
+                self.position += 5
+                token = f"\\arc{token[1:]}"
             return self._called(_FUNCTIONS[token], depth)
         raise _NotPlain
 

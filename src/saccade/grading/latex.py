@@ -50,10 +50,11 @@ _BARE = re.compile(rf"\\(frac|binom)\s?({_ARGUMENT})\s?({_ARGUMENT})")
 _BARE_ROOT = re.compile(r"\\sqrt\s?(\d)(?!\d)")
 _NAME = re.compile(
     r"^(?:m?\s?\\(?:angle|triangle|overline|alpha|beta|theta|lambda|mu|sigma|omega|phi|Delta)\s?\{?\s?)?"
-    r"(?:[A-Z]{0,4}|[a-z]?|[A-Z]?[a-z]{3,12}|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,4}\s?\)|\[[A-Z]{3,5}\])(?:_\{?\w{1,3}\}?)?"
-    r"'?(?:\s?\([-\w]{1,4}\))?\}?\s*=\s*(?!=)"
+    r"(?:[A-Z]{0,4}|[a-z]?|[A-Z]?[a-z]{3,12}|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,4}\s?\)|\[[A-Z]{3,5}\])(?:_\{?\w{1,3}\}?|\^\{-1\})?"
+    r"'?(?:\s?\([-\w]{1,4}\))?\}?\s*=\s*(?!=)|^(?:\\(?:sin|cos|tan)\s?\\?[a-zA-Z]{1,6}|\\frac\s?\{d[a-z]\}\s?\{d[a-z]\}|d[a-z]/d[a-z])\s?=\s*"
 )
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
+_SEGMENT = re.compile(r"\\overline\s?\{([A-Z]{2})\}")
 _OVER = re.compile(r"\{([^{}\\]*)\\over(?![a-z])([^{}]*)\}")
 _POINT = re.compile(r"^[A-Z]'?\s?(?=\([^()]*,[^()]*\)$)")
 _FUNCTION = re.compile(
@@ -84,6 +85,8 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
     text = _DROPPED.sub("", _EXPLICIT.sub("", text))
     if "\\over" in text:
         text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    if "\\overline" in text:
+        text = _SEGMENT.sub(r"\1", text)
     if "," in text:
         text = without_thousands(text, listed)
     if "√" in text:

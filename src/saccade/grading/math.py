@@ -14,7 +14,8 @@ from saccade.grading.rules import LIST, amounts, calendar, compare_values
 from saccade.grading.sides import Side, read_clock, read_compound, read_date, read_ratio, side
 from saccade.grading.verdict import Verdict
 from saccade.parsing import plain, read_all_boxed, read_choice
-from saccade.parsing.claims import read_claim
+from saccade.parsing.claim_words import FORMULA
+from saccade.parsing.claims import is_bare, read_claim
 
 MAX_ANSWER = 2_000
 """Characters of an answer that are looked at; a longer one is no answer."""
@@ -73,7 +74,7 @@ class _Gold:
     side: Side
     words: bool
     letter: str | None
-    """Of a gold such as '(B)'."""
+    """Of a gold such as '(B)' or '(B) 12', whose text is then 'B' or '12'."""
     dated: bool
     """A date, a time of day, a ratio or a sum of units, which are read before any prose is."""
 
@@ -88,12 +89,16 @@ def _gold(text: str) -> _Gold:
         text = boxes[0]
     letter = _LETTER.fullmatch(plain(text))
     core, shown = _core(text), plain(text).rstrip(".")
+    if letter is not None:
+        text = letter[2] or letter[1]
+    elif FORMULA.search(text) and not is_bare(text) and len(said := read_claim(text).values) == 1:
+        text = said[0]
     text = _NAMED_SETS.get(fold(text), text)
     dated = any(read(shown) is not None for read in (read_date, read_clock, read_ratio, read_compound))
     return _Gold(text, core, side(text), _is_words(text), letter[1] if letter else None, dated)
 
 
-_LETTER = re.compile(r"\(([A-J])\)\.?")
+_LETTER = re.compile(r"\(([A-J])\)\.?(?:(?:\\ |\s)\s*(\S.*))?")
 
 
 def is_list(gold: str) -> bool:
@@ -121,7 +126,7 @@ def _special(answer: str, gold: _Gold, rules: MathRules) -> Verdict | None:
             return verdict
     if answer[:1].isdigit() and read_compound(plain(answer)) is not None:
         return amounts(side(answer), gold.side, rules)
-    if gold.letter:
+    if gold.letter and (read_choice(answer) == gold.letter or gold.side.plain == gold.letter):
         return Verdict(read_choice(answer) == gold.letter, "math: letter")
     if gold.words:
         return _grade_words(answer, gold.text)
@@ -182,8 +187,7 @@ _MATHEMATICS = re.compile(
     r"^(?:infinity|pi|sin|cos|no (?:real )?solutions?|empty set|all real numbers|[a-z]{1,2}|[A-Z])$", re.I
 )
 _SAYING = re.compile(
-    r"(?:.{0,300}\b(?:answer|it|result|this|that|day|word|name|solution)\b.{0,60}?(?:\b(?:is|was|on|be)\b|:)|答案[是为:：]?)\s*"
-    r"(?:(?:on|in|a|an|the|called|:)\s+)*",
+    r"(?:.{1,300}?(?:\b(?:is|was|are|be|on)\b|:)|答案[是为:：]?)\s*(?:(?:on|in|a|an|the|called|:)\s+)*",
     re.I | re.DOTALL,
 )
 _DOUBT = re.compile(r"\b(?:or|not|maybe|perhaps|either|n't|but)\b|\?", re.I)

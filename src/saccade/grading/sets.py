@@ -24,7 +24,10 @@ _SYMBOLS = (
     *(("noreal", "no"), ("nosolutions", "\\{\\}"), ("nosolution", "\\{\\}"), ("\n", ",")),
 )
 _UNION = re.compile(r"\\cup|\\lor|(?<=[\d)}\]a-z])or(?=[-\d({\[\\a-z])")
-_AND = re.compile(r",(?:and|or)(?=[-\d({\[\\a-zA-Z])|(?<=[\d)}\]])(?:and|or)(?=[-\d({\[\\a-zA-Z])|\u6216|\u548c|\u3001")
+_AND = re.compile(
+    r",(?:and|or)(?=[-\d({\[\\a-zA-Z])|(?<=\di)(?:and|or)(?=[-\d(])|"
+    r"(?<=[\d)}\]])(?:and|or)(?=[-\d({\[\\a-zA-Z])|\u6216|\u548c|\u3001"
+)
 _BOUNDS = re.compile(
     r"([\[(])([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)[,;]([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)([\])])"
 )
@@ -99,6 +102,7 @@ def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool 
 
 
 def _spelled(text: str) -> str:
+    text = text.replace("\\}\\cup\\{", ",")
     text = _BUILDER.sub(r"\1", text).replace(" ", ",")  # a normal form keeps spaces between numbers only
     for symbol, spelling in _SYMBOLS:
         if symbol in text:
@@ -167,7 +171,8 @@ def _equal_intervals(mine: list[Interval], theirs: list[Interval]) -> bool:
 
 
 def _near(a: float, b: float) -> bool:
-    return a == b or math.isclose(a, b, rel_tol=1e-9)
+    whole = a.is_integer() or b.is_integer()
+    return a == b or math.isclose(a, b, rel_tol=1e-9 if whole else 1e-6)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts

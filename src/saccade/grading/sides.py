@@ -58,6 +58,7 @@ _MAGNITUDE = re.compile(r"(?:(hundred|thousand|million|billion|trillion|dozen|�
 _LETTERS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _PERCENT = re.compile(r"\\?%|percent\b|per\s?cent\b|pct\b|percentage points?\b")
 _CURRENCY = re.compile(r"^(-?)\s?(?:(?:US|CA|AU)?(?:\\?\$|[€£¥₹])|(?:USD|EUR|GBP|INR|Rs\.?)(?=\s?\d))\s?(?=[-\d.])")
+_MICRO = re.compile(r"\\mu\s*")
 _DEGREE = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|\\degree")
 _ABOUT = re.compile(r"^(?:about|approximately|approx\.?|roughly|around|~|≈|\\approx|\\sim|=|:)\s*", re.I)
 
@@ -88,7 +89,7 @@ def _amount(text: str, form: str) -> Amount | None:
 def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None:
     if _NOT_UNITS.match(phrase):
         return None
-    phrase = _DEGREE.sub("°", phrase)
+    phrase = _MICRO.sub("μ", _DEGREE.sub("°", phrase))
     form = normal(number)
     value = evaluate(form)
     if value is None:

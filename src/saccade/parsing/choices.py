@@ -31,7 +31,7 @@ _MENTION = re.compile(
     r"(?<![A-Za-z0-9'\\=+^_-])(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?![A-Za-z0-9=+*^_]|'[a-z]))[)\]}>\"'*]*"
 )
 _ARTICLE = re.compile(
-    r"\s(?!(?:is|was|are|seems|looks|appears|because|since|as|or|and|nor|but|not|would|must|can|it|for|per|to|in|so|with|"
+    r"\s(?!(?:is|was|are|seems|looks|appears|because|since|as|or|and|nor|but|not|would|must|can|it|for|per|to|through|in|so|with|"
     r"by|isn't)\b)[a-z]"
 )
 _DENIED_BEFORE = re.compile(
@@ -51,7 +51,8 @@ _RIGHT_AFTER = re.compile(
 )
 _DESCRIBED = re.compile(r"\s?(?:is|are|was|has|have|shows?)\s\w", re.I)
 _JOIN = re.compile(
-    r"(?:[\s,;/&、?()\[\]*\"']|\b(?:or|and|nor|maybe|perhaps|possibly|option|choice)\b|或者?|和|与|及)*", re.I
+    r"(?:[\s,;/&、?()\[\]*\"']|\b(?:or|and|nor|maybe|perhaps|possibly|option|choice|to|through)\b|或者?|和|与|及)*",
+    re.I,
 )
 _BOTH = re.compile(r"\b(?:or|and|nor)\b|[&或和与]", re.I)
 _CLAUSE_END = re.compile(r"\n|\.\s|[;。!]|,\s(?=not|because|since|so|but)")

@@ -24,7 +24,7 @@ CUE = re.compile(
 """'The answer is': a strong claim."""
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
 finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
-contains?, counts?, sees?, reads?, shows?, conclude that, (?:it|that|there|he|she|what)'s"""
+contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, shows?, conclude that, (?:it|that|there|he|she|what)'s"""
 VERB = re.compile(rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=≈：]\s*|:(?!\d)\s*|\\approx\s*|[是为有得共]\s*", re.I)
 """'is', 'gives', '=': a weak claim."""
 _FILLERS = r"""about, approximately, approx\.?, roughly, around, nearly, exactly, precisely, only, just, now, also,
@@ -36,7 +36,7 @@ FILLER = re.compile(
 )
 NEGATED = re.compile(
     r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bexcept|\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
-    r"\s*(?:equal to|be|the|=|\$|\\\()*\s*$|"
+    r"\s*(?:equal to|even|exactly|be|the|=|\$|\\\()*\s*$|"
     r"(?:n't|\bnot|\bnever)\s(?:think|believe|say|claim)\b[^.,;]{0,24}$|\bdoubt\b[^.,;]{0,24}$",
     re.I,
 )
@@ -69,7 +69,7 @@ NOT_CLAUSE = re.compile(
     r"[,;]?\s*(?:\(\s*)?(?:but\s)?(?:and\s)?(?:not|rather than|instead of|不是)\s[^,;.]{1,40}\)?", re.I
 )
 NUMBER_WORDS = re.compile(
-    r"(?:(?:minus|negative|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|"
+    r"(?:(?:a\s(?=half|third|quarter))?(?:minus|negative|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|"
     r"sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|"
     r"billion|half|third|thirds|quarter|quarters|and)\b[\s-]?)+|[零〇一二两三四五六七八九十百千万亿点负]{1,16}",
     re.I,

@@ -69,7 +69,9 @@ class _Found:
 def read_claim(text: str) -> Claim:
     """The value that the text of an answer claims. Takes any string; linear in its length."""
     text = _TEXT.sub(r"\1", unmarked(text[-LONGEST:])).strip()
-    text = _OUT_OF.sub(r"\1/\2", _MINUS.sub("-", text))
+    if len(_ENUMERATED.findall(text)) > 1:
+        text = _ENUMERATED.sub("", text)
+    text = _OUT_OF.sub(r"\1/\2", _MINUS.sub("-", _END_MARK.sub("", text)))
     if CODE.search(text):
         return Claim((), "code", "code")
     if is_bare(text):
@@ -84,6 +86,8 @@ def read_claim(text: str) -> Claim:
     return chosen.claim
 
 
+_ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
+_END_MARK = re.compile(r"\s*(?:\\\(|\$)?\s*(?:\\blacksquare|\\square|\\qed|[∎■])\s*(?:\\\)|\$)?\s*$")
 _OUT_OF = re.compile(r"(?<![\d./])(\d{1,9})\s+out\s+of\s+(\d{1,9})(?![\d./])")
 _MINUS = re.compile(r"(?<![\w)}%]\s)\b(?:minus|negative)\s+(?=[\d\\])", re.I)
 
@@ -256,6 +260,8 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
     before, after = sentence[max(0, start - 40) : start], sentence[end : end + 300]
     if not value:
         return Claim((), how, "no value")
+    if _ORDINAL.match(after):
+        return Claim((), how, "an ordinal")
     if NEGATED.search(before) or DENIED.match(after):
         return Claim((), how, "denied")
     if BOUND.search(before):
@@ -275,6 +281,7 @@ def _starts_value(text: str) -> bool:
 
 
 _OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
+_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _AGAIN = re.compile(r"\s*[(=]\s*([^()=\s][^()=]{0,60}?)\s*(?:\)|$|(?==))")
 """A repetition behind the value: '8 (eight)'."""
 

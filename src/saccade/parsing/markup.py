@@ -24,6 +24,7 @@ _WRAPPERS = re.compile(
 _BOLD = re.compile(
     r"(?<![\w)}*])\*\*((?:[^*\n]|\*(?!\*))+)\*\*(?![\w({*])|(?<![\w)}*])\*([^*\s](?:[^*\n]*[^*\s])?)\*(?![\w({*])"
 )
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:aligned|align|equation|gather|gathered|split)\*?\}")
 _MATH_MARKS = re.compile(r"\\?\$|\\[()\[\]]")
 _TAGS = re.compile(r"<(b|i|u|em|strong|code|span|p)>([^<]*)</\1>|<\|(?:begin|end)_of_box\|>", re.I)
 
@@ -44,6 +45,10 @@ def unmarked(text: str) -> str:
     """`text` without bold, code ticks, HTML emphasis and characters that nobody sees; formulas stay as they are."""
     if not text.isascii():
         text = _INVISIBLE.sub("", text)
+    if "\\begin{" in text and _ENVIRONMENT.search(text):
+        text = _ENVIRONMENT.sub("", text).replace("&", "")
+    if "\\begin{cases}" in text and "&" not in text:
+        text = text.replace("\\begin{cases}", "").replace("\\end{cases}", "").replace("\\\\", ",")
     if "*" in text:
         text = _BOLD.sub(lambda bold: bold[1] or bold[2], text)
     if "<" in text:

@@ -22,7 +22,7 @@ MAGNITUDES = {
     "亿": 1e8,
 }
 _FRACTIONS = {"half": 0.5, "a half": 0.5, "one half": 0.5, "one third": 1 / 3, "a third": 1 / 3, "two thirds": 2 / 3}
-_FRACTIONS |= {"one quarter": 0.25, "a quarter": 0.25, "three quarters": 0.75}
+_FRACTIONS |= {"quarter": 0.25, "one quarter": 0.25, "a quarter": 0.25, "three quarters": 0.75}
 MAX_WORDS = 12
 
 _CHINESE = re.compile(

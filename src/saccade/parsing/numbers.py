@@ -40,7 +40,7 @@ _MAGNITUDE = re.compile(
 )
 _SHORT_MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _FUNCTIONS = r"""log, ln, lg, sqrt, sin, cos, tan, exp, abs, roots?, square, cube, logarithm, factorial, reciprocal,
-inverse, double, half, third, quarter, multiple, power, past"""
+inverse, double, half, third, quarter, doubled, tripled, halved, multiple, power, past"""
 _WORKED_OUT = re.compile(rf"(?:{words(_FUNCTIONS)}(?:\s(?:of|root))*\s*\(?|[<>≤≥√]\s?=?|-|\\[lg]eq?)\s*$", re.I)
 """Stands in front of a number that is only part of what is said."""
 _LABEL = re.compile(

@@ -33,6 +33,7 @@ _DOUBT = {
     "probably",
     "either",
 }
+_UNSURE = {"maybe", "perhaps", "possibly"}
 REACH = 3
 """Words in front of a yes or no in which a doubt makes it none."""
 
@@ -61,12 +62,13 @@ def parse_yes_no(text: str) -> Reading[bool]:
     said_all = _said(_WORD.findall(text))
     if len(said_all) == 1 and None not in said_all:
         return found(bool(said_all.pop()), "word")
+    said_all.discard(None)
     return Reading(None, reason="both yes and no" if said_all else ("no yes or no" if text else "nothing"))
 
 
 def _said(words: list[str]) -> set[bool | None]:
     """What the words say, None for a yes or no in doubt; a negation right before one turns it round."""
-    said_all: set[bool | None] = set()
+    said_all: set[bool | None] = {None} if not _UNSURE.isdisjoint(map(str.casefold, words)) else set()
     folded = [word.casefold() for word in words]
     for place, word in enumerate(folded):
         said = _polarity(word)
