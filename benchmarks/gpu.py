@@ -1,7 +1,7 @@
 """A GPU's figures at the shapes of Qwen2.5-VL-3B and 7B, with random weights.
 
 The training pass on both paths (tokens/s, share of the card's arithmetic, peak memory), rollout against `generate`
-(decode tokens/s), and a whole step with its optimiser; with --trl also that of TRL's GRPOTrainer.
+(decode tokens/s), and a whole step with its optimizer; with --trl also that of TRL's GRPOTrainer.
 
     python -m benchmarks.gpu --shape 3b --json 3b.json          # then 7b; --parts language leaves the tower frozen
     python -m benchmarks.gpu --shape tiny --device cpu --quick  # shows that it runs
@@ -233,7 +233,7 @@ def engine_path(engine: BuiltinEngine) -> str:
 
 
 def step_row(policy: Policy, learner: Learner, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
-    """Prompts, rollout and update, the optimiser's step included."""
+    """Prompts, rollout and update, the optimizer's step included."""
     engine, questions = BuiltinEngine(policy), samples(setting)
 
     def work() -> None:

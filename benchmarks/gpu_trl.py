@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer beside the whole steps of `benchmarks.gpu`, on the weights that our policy had before it trained.
 
-The arms run one after the other, never side by side: a card that holds a model with its optimiser need not hold two.
+The arms run one after the other, never side by side: a card that holds a model with its optimizer need not hold two.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def keep(policy: Policy) -> Kept:
 
 def stand_beside(rows: list[dict[str, Any]], kept: Kept, settings: Sequence[Setting], args: argparse.Namespace) -> None:
     """Appends a row of TRL's for each setting, and writes `ratio` into our row of the same whole step: TRL's seconds /
-    ours. Our model and optimiser must be unreachable by now."""
+    ours. Our model and optimizer must be unreachable by now."""
     ours = {one["setting"]: one for one in rows if one["what"].startswith("whole step")}
     for setting in settings:
         seconds, peak = timed(kept, setting, args)
@@ -141,7 +141,7 @@ def release() -> None:
 
 @dataclass(eq=False)
 class Watch:
-    """Called after each step of the trainer. The first is not measured: with it the optimiser's state comes to be."""
+    """Called after each step of the trainer. The first is not measured: with it the optimizer's state comes to be."""
 
     device: torch.device
     seconds: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""One whole GRPO step, Saccade against TRL's GRPOTrainer: prompts, rollout, reward, forward, backward, optimiser."""
+"""One whole GRPO step, Saccade against TRL's GRPOTrainer: prompts, rollout, reward, forward, backward, optimizer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def compare(
     directory: Path, setting: Setting, checkpointing: bool, repeats: int, rows: int | None, parts: str
 ) -> tuple[dict[str, Cost], dict[str, str]]:
     """Costs and paths of both arms. They take turns: TRL's trainer runs its own loop, Saccade steps between two of
-    its steps. The first step of each is not measured; after it the optimisers' states exist."""
+    its steps. The first step of each is not measured; after it the optimizers' states exist."""
     from benchmarks.peer_trl import trl_step
 
     ours = saccade_step(directory, setting, checkpointing, parts=parts)

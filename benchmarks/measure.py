@@ -2,7 +2,7 @@
 
 CPU seconds are those of the whole process (`time.process_time`), so what other programs do on the machine moves them
 little, and comparing arms by turns takes out what is left. Peak memory is the highest resident set during a run above
-the resident set just before it; by then model, optimiser and its state exist, and free memory was given back.
+the resident set just before it; by then model, optimizer and its state exist, and free memory was given back.
 """
 
 from __future__ import annotations

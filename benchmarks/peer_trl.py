@@ -73,7 +73,7 @@ class AfterStep(TrainerCallback):
 
 @dataclass(eq=False)
 class TrlStep:
-    """One arm with its own model and optimiser."""
+    """One arm with its own model and optimizer."""
 
     trainer: GRPOTrainer
     setting: Setting
@@ -83,7 +83,7 @@ class TrlStep:
         return self.trainer.model
 
     def train(self, after_step: Callable[[int], None]) -> None:
-        """All steps of the trainer's own loop; `after_step(k)` runs after the k-th optimiser step, from 1."""
+        """All steps of the trainer's own loop; `after_step(k)` runs after the k-th optimizer step, from 1."""
         self.trainer.add_callback(AfterStep(after_step))
         self.trainer.train()
         lengths = self.trainer._metrics["train"]["completions/mean_length"]

@@ -1,9 +1,9 @@
 """How far `saccade plan` is from the memory that a step takes: `python -m benchmarks.plan_error --json FILE`.
 
 Each setting runs in a process of its own: the benchmark model L (float32, one thread), one small update so that the
-optimiser's state exists, then one update on made-up groups about a 448 x 448 image, by the code that trains. Measured
+optimizer's state exists, then one update on made-up groups about a 448 x 448 image, by the code that trains. Measured
 is the peak of the resident set above the level just before that update; predicted is the largest of the phases `update`
-and `optimiser` without what is there all the time. Needs Linux (/proc).
+and `optimizer` without what is there all the time. Needs Linux (/proc).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def run(case: Case) -> dict[str, float]:
     parts = memory(ModelShape.from_model(policy.model), work)
     there = total(state(ModelShape.from_model(policy.model), work))
     there += parts["update"].get("vision features", 0.0)
-    return {"measured": measured, "predicted": max(total(parts[phase]) for phase in ("update", "optimiser")) - there}
+    return {"measured": measured, "predicted": max(total(parts[phase]) for phase in ("update", "optimizer")) - there}
 
 
 def work_of(case: Case, policy: Policy, group: Group) -> Work:

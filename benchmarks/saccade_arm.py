@@ -35,7 +35,7 @@ def rate(completion: Completion, sample: Sample) -> Score:
 
 @dataclass(eq=False)
 class SaccadeStep:
-    """One arm with its own model and optimiser; call it for a step."""
+    """One arm with its own model and optimizer; call it for a step."""
 
     setting: Setting
     policy: Policy

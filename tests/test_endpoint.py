@@ -193,7 +193,7 @@ def test_concurrent_identical_requests_are_sent_once(tmp_path):
         Endpoint(server.url, "tiny", cache=cache, limits=QUICK) as model,
     ):
         replies = at_once(model, [HELLO] * 8)
-        assert not model._asking
+        assert not model._in_flight
     cache.close()
     assert len(server.requests) == 1 and sum(reply.cached for reply in replies) == 7
 

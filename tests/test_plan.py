@@ -231,7 +231,7 @@ def peak(shape: ModelShape, phase: str = "", **changes: Any) -> float:
         ("update", {"reference": True}),
         ("update", {"trained": ALL}),
         ("update", {"form": "split"}),
-        ("optimiser", {"trained": ALL}),
+        ("optimizer", {"trained": ALL}),
         ("rollout", {"max_rows": 64}),
         ("rollout", {"completion_tokens": 256}),
         ("rollout", {"prompt_tokens": 2000}),
@@ -258,11 +258,11 @@ def test_memory_shrinks_with_checkpointing(shapes: dict[str, ModelShape]) -> Non
 def test_bfloat16_keeps_float32_masters_gradients_and_moments(shapes: dict[str, ModelShape]) -> None:
     shape = shapes["3B"]
     moving = shape.parameters["language"]
-    parts = memory(shape, replace(WORK, dtype="bfloat16"))["optimiser"]
+    parts = memory(shape, replace(WORK, dtype="bfloat16"))["optimizer"]
     assert parts["weights"] == 2 * shape.total
     assert parts["float32 master weights"] == parts["gradients"] == 4 * moving
-    assert parts["optimiser state"] == 8 * moving
-    assert "float32 master weights" not in memory(shape, WORK)["optimiser"]
+    assert parts["optimizer state"] == 8 * moving
+    assert "float32 master weights" not in memory(shape, WORK)["optimizer"]
 
 
 @given(

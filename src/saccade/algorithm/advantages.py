@@ -23,7 +23,7 @@ def advantages(
     eps: float = 1e-4,
     unbiased: bool = True,
 ) -> Tensor:
-    """Centred (and scaled) rewards of one group, in the dtype of the rewards.
+    """Centered (and scaled) rewards of one group, in the dtype of the rewards.
 
     `mask_G` is True where a member counts; a masked member gets 0 and leaves mean and std. Fewer than two members that
     count, or equal rewards, give exactly 0 for all. ValueError for another rank, unequal shapes or a reward that is not
@@ -41,10 +41,10 @@ def advantages(
     result_G = torch.zeros_like(rewards_G)
     if len(kept) < 2 or bool((kept == kept[0]).all()):
         return result_G
-    centred = kept - kept.mean()
+    centered = kept - kept.mean()
     if std:
-        centred = centred / (kept.std(correction=int(unbiased)) + eps)
-    result_G[counts_G] = centred.to(rewards_G.dtype)
+        centered = centered / (kept.std(correction=int(unbiased)) + eps)
+    result_G[counts_G] = centered.to(rewards_G.dtype)
     return result_G
 
 

@@ -14,7 +14,7 @@ from saccade.algorithm.ratio import branch_lengths
 
 @dataclass(frozen=True, slots=True)
 class Denominators:
-    """What one optimiser step divides by, over all of its micro-batches and ranks; masked rollouts are not counted."""
+    """What one optimizer step divides by, over all of its micro-batches and ranks; masked rollouts are not counted."""
 
     tokens: int
     """Reply tokens of every rollout that counts, those with advantage 0 too."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RESULTS = {True: ("held", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
 VERDICTS = {True: ("safe", "green"), False: ("NOT SAFE", "bold red"), None: ("not shown", "yellow")}
-"""Words and their colours for a check and for a use."""
+"""Words and their colors for a check and for a use."""
 
 
 def verify(

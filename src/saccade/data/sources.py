@@ -112,7 +112,7 @@ def open_source(cfg: DataConfig) -> Source:
 
 
 def items(cfg: DataConfig) -> Iterator[Item]:
-    """The samples of an entry one by one with their places, and a ValueError in place of each row that is not right;
+    """The samples of an entry one by one with their places, and a ValueError in place of each invalid row;
     nothing is kept. Raises ValueError when nothing can be read at all, or the world has no end."""
     if cfg.source == WORLD:
         source = _open_world(cfg)
@@ -170,7 +170,7 @@ def _open_files(cfg: DataConfig) -> Source:
 
 
 def _open_world(cfg: DataConfig) -> Source:
-    from saccade.world import World  # the world writes data sets, so it knows this room
+    from saccade.world import World
 
     assert cfg.task is not None  # DataConfig saw to it
     world, task, split = World(cfg.world), cfg.task, cfg.split or "train"

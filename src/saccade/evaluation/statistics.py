@@ -1,6 +1,6 @@
 """How sure a score is: intervals, several attempts per item, and the paired comparison of two runs. Pure functions.
 
-Letters: N items, K attempts per item. Values are fractions in [0, 1]; intervals are two-sided at `LEVEL` unless told.
+Letters: N items, K attempts per item. Values are fractions in [0, 1]; intervals are two-sided at `LEVEL` by default.
 """
 
 from __future__ import annotations

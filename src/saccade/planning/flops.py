@@ -72,8 +72,8 @@ class ModelShape:
     """Patches of a window."""
     largest_parameter: int
     sharing: str | None
-    """How the family's adapter lets siblings share a prompt; None for a family without one, whose parts are told by
-    the names of modules."""
+    """How the family's adapter lets siblings share a prompt; None for a family without one, whose parts are
+    inferred from module names."""
 
     @property
     def total(self) -> int:

@@ -67,7 +67,7 @@ class Work:
     steps: int | None = None
     """Steps of the stage, if they can be known."""
     cuda: bool = True
-    """On a GPU the optimiser steps all parameters at once, which takes room; on a CPU one after the other."""
+    """On a GPU the optimizer steps all parameters at once, which takes room; on a CPU one after the other."""
 
     @property
     def bytes(self) -> int:
@@ -147,7 +147,7 @@ def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
             out["vision"] = held | kept | {"tower, no gradient": tower_pass(shape, work)}
         out["rollout"] = held | kept | max(decoding(shape, work), key=total)
     out["update"] = held | kept | max(update(shape, work), key=total)
-    out["optimiser"] = held | kept | optimiser_step(shape, work)
+    out["optimizer"] = held | kept | optimizer_step(shape, work)
     return out
 
 
@@ -161,7 +161,7 @@ def state(shape: ModelShape, work: Work) -> Parts:
     parts: Parts = {"weights": shape.total * b}
     if work.reference:
         parts["reference model"] = shape.total * b
-    parts["optimiser state"] = 2 * moving * max(b, 4)
+    parts["optimizer state"] = 2 * moving * max(b, 4)
     if b < 4:
         parts["float32 master weights"] = 4 * moving
     return parts
@@ -260,7 +260,7 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
     return tuple(moments)
 
 
-def optimiser_step(shape: ModelShape, work: Work) -> Parts:
+def optimizer_step(shape: ModelShape, work: Work) -> Parts:
     """AdamW: on a GPU one more array of all second moments' roots; on a CPU two numbers of the largest parameter."""
     moving = trainable(shape, work) * max(work.bytes, 4)
     room = moving if work.cuda else 2 * shape.largest_parameter * max(work.bytes, 4)
@@ -307,7 +307,7 @@ def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
 
 
 def cohort_tokens(completion_tokens: int) -> int:
-    """Tokens of room per completion at the worst moment, when a grown copy stands beside the one that was full (see
+    """Tokens of room per completion at the worst moment, when a grown copy exists beside the full one (see
     `rollout.slots`).
     """
     capacity = worst = 0

@@ -63,7 +63,7 @@ def rows(
 def micro_batches(all_rows: Sequence[Row], budget: int) -> list[list[Row]]:
     """Few batches of at most `budget`, of nearly equal cost; one row always fits.
 
-    First fit, longest first, says how many batches are needed; then each row goes to the lightest of so many, unless
+    First fit, longest first, gives the number of batches; then each row goes to the lightest of them, unless
     that would break the budget. Batches of equal cost keep the peak of memory low and, spread over processes, let none
     wait.
     """

@@ -73,7 +73,7 @@ def latest(run_dir: Path) -> Checkpoint | None:
 
 
 def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer) -> None:
-    """Optimiser, random generators and counters as they were. The policy must have been loaded from the checkpoint.
+    """Optimizer, random generators and counters as they were. The policy must have been loaded from the checkpoint.
 
     ValueError when other parameters train than did then.
     """
@@ -133,7 +133,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
-    """ValueError when the checkpoints that the run may hold at once (weights and the optimiser's state) do not fit."""
+    """ValueError when the checkpoints that the run may hold at once (weights and the optimizer's state) do not fit."""
     weights = sum(p.numel() * p.element_size() for p in policy.model.parameters())
     # both Adam moments; for weights of less than 32 bits they and the master weights are float32
     state = sum(p.numel() * (12 if needs_master(p) else 2 * p.element_size()) for _, p in policy.trainable())

@@ -59,7 +59,7 @@ class UpdateConfig(Config):
     """Tokens of one forward and backward pass: prompts once and their replies, or with `shared_prefix: off` prompts
     repeated and padding included. A trained vision tower counts too, in tokens of equal cost."""
     updates_per_rollout: int = Field(default=1, ge=1)
-    """Optimiser steps on the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
+    """Optimizer steps on the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
     old_logprobs: Literal["sampler", "recompute"] = "sampler"
     """Whose log-probs the ratio starts from: the engine's, or a pass of the trainer before the first update."""
     sampler_gap_limit: float = Field(default=0.05, gt=0.0)
@@ -202,7 +202,7 @@ class SFTRecipe(Config):
     template: str | None = None
     """Wording of prompts that are made from questions; None is each task's own."""
     prompts_per_step: int = Field(default=32, ge=1)
-    """Prompts of one optimiser step, each with all of its replies."""
+    """Prompts of one optimizer step, each with all of its replies."""
     cutoff_len: int | None = Field(default=None, ge=1)
     """Tokens of one example, its prompt with the images and its reply together, at most; null is any number. Nothing is
     cut short: see `over_cutoff`."""

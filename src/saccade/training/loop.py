@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(eq=False)
 class Session:
-    """An open run with its policy and optimiser."""
+    """An open run with its policy and optimizer."""
 
     run: Run
     policy: Policy

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 MASTERS = "masters"
-"""Key of the float32 weights in the optimiser's state."""
+"""Key of the float32 weights in the optimizer's state."""
 
 
 def needs_master(parameter: Tensor) -> bool:
@@ -36,7 +36,7 @@ class MasterAdamW(torch.optim.AdamW):
         super().__init__(stepped, **options)
 
     def _stepped(self, parameter: nn.Parameter) -> nn.Parameter:
-        """What the optimiser steps in place of `parameter`."""
+        """What the optimizer steps in place of `parameter`."""
         if not needs_master(parameter):
             return parameter
         master = nn.Parameter(parameter.detach().float())
@@ -59,7 +59,7 @@ class MasterAdamW(torch.optim.AdamW):
         kept = state_dict.get(MASTERS, [])
         if [one.shape for one in kept] != [master.shape for _, master in self._pairs]:
             raise ValueError(
-                f"the optimiser's state holds {len(kept)} float32 weights, expected {len(self._pairs)}; "
+                f"the optimizer's state holds {len(kept)} float32 weights, expected {len(self._pairs)}; "
                 "keep model.dtype as it was"
             )
         super().load_state_dict({name: value for name, value in state_dict.items() if name != MASTERS})

@@ -1,4 +1,4 @@
-"""The optimiser, its learning-rate schedule, and the guard before each step."""
+"""The optimizer, its learning-rate schedule, and the guard before each step."""
 
 from __future__ import annotations
 

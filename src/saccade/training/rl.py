@@ -1,6 +1,6 @@
-"""Reinforcement learning on groups: sample, score, centre, update, record.
+"""Reinforcement learning on groups: sample, score, center, update, record.
 
-The loop is `train`; what it is made of lives one floor down or in the files beside it.
+The loop is `train`; its parts are in the packages below or in the files beside it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def train(
         outcome.policy.save("shapes-model")
 
     `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one. Raises before anything is
-    written when the recipe, the data or the model is not right; TrainingStopped when gradients stay non-finite.
+    written when the recipe, the data or the model is invalid; TrainingStopped when gradients stay non-finite.
     """
     with open_trainer(recipe, run_dir, evaluate, resume, engine) as trainer:
         state, schedule = trainer.start, recipe.schedule

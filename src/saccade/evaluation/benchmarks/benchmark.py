@@ -67,7 +67,7 @@ class Grade:
     boxes: tuple[tuple[Box, str], ...] = ()
     """(xyxy in pixels of the original image, label) of what was answered."""
     needs_judge: bool = False
-    """The protocol has a judge decide here and there is none: counted as not right, and said so."""
+    """The protocol needs a judge here and none is configured: counted as wrong and reported."""
     judged: tuple[str, ...] = ()
     """What the judge replied, in order."""
 

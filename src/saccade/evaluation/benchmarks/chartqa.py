@@ -118,7 +118,7 @@ BENCHMARK = Benchmark(
     slices=("split",),
     subsets=("all", "human", "augmented"),
     notes=(
-        "Official traps: gold 0 wants the text '0'; '50%' for '50' is wrong; separators, $ and units are wrong; years "
+        "Official traps: gold 0 needs the text '0'; '50%' for '50' is wrong; separators, $ and units are wrong; years "
         "within 5 percent always pass.",
         "Give a model that thinks enough tokens: some harnesses stop after 16.",
     ),

@@ -245,7 +245,7 @@ BENCHMARK = Benchmark(
             official,
             (
                 *judging.OWN_WORDING,
-                "Without a judge a reply without that JSON needs one and counts as not right.",
+                "Without a judge a reply without that JSON needs one and counts as wrong.",
                 "A fraction such as 1/2 is read as a number.",
                 "An empty answer is wrong; as part of any text it passes there.",
                 "The wording of the prompt is our own.",

@@ -1,6 +1,6 @@
 """Steps of official protocols in which another model extracts an answer or scores it. All wordings are our own.
 
-What is judged stands between marks that are taken out of it first, so that it cannot close its quotation.
+The judged text is quoted between markers that are removed from it first, so that it cannot end its quotation.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ SHOWN = 8_000
 TRIES = 3
 """Requests for one decision before it is left open; the official scripts would go on for ever."""
 OWN_WORDING = (
-    "The judge's instructions and examples are our own, of the same number and kinds; replies stand between marks and "
-    f"only their last {SHOWN:,} characters are shown.",
+    "The judge's instructions and examples are our own, of the same number and kinds; replies are quoted between "
+    f"markers and only their last {SHOWN:,} characters are shown.",
     f"A judge that does not keep to its form is asked {TRIES} times; then the item counts as undecided. "
     "A judge never overturns what the rules accepted.",
 )
@@ -79,5 +79,5 @@ def score(judge: Judge, prompt: str) -> tuple[bool, str]:
 
 
 def undecided(grade: Grade, why: str) -> Grade:
-    """The grade of an item that only a judge could decide: not right, and counted as open."""
+    """The grade of an item that only a judge could decide: counted as wrong and as open."""
     return replace(grade, right=False, route="needs judge", detail=why, needs_judge=True)

@@ -90,7 +90,7 @@ def extract(said: str) -> tuple[str, str]:
 
 
 def clean(text: str) -> str:
-    """The official LaTeX clean-up: what stands after the last = or approximately-equal sign, without units."""
+    """The official LaTeX clean-up: what follows the last = or approximately-equal sign, without units."""
     text = text.strip().rstrip(".").lstrip(":").strip()
     for sign in ("\\approx", "≈", "="):
         text = text.split(sign)[-1]
@@ -179,7 +179,7 @@ BENCHMARK = Benchmark(
                 "Else the last \\boxed.",
                 "Else what follows the last 'the (final, correct) answer is' or 'the answer should be', up to the end "
                 "of the line or sentence; else the whole reply.",
-                "Clean-up: what stands after the last = or \\approx; degree signs, cm, km, m^3, percent, dollars, "
+                "Clean-up: what follows the last = or \\approx; degree signs, cm, km, m^3, percent, dollars, "
                 "\\left, \\right, \\text and spaces go.",
                 "Compared with the gold letter and with that option's content.",
                 "Equal: the same text (case aside), tuples of numbers rounded to 2 decimals, numbers equal at 2 "
@@ -206,7 +206,7 @@ BENCHMARK = Benchmark(
     notes=(
         "Vision-R1 trained on MATH-Vision; do not report it for such a model.",
         "The official rules are lenient: 12.504 passes for 12.5 and 0.334 for 1/3 (two decimals), units and "
-        "percent signs do not count, nor does what stands before the last =, and the option's content passes for its "
+        "percent signs do not count, nor does what precedes the last =, and the option's content passes for its "
         "letter. Mode strict has none of this.",
     ),
 )

@@ -131,7 +131,7 @@ BENCHMARK = Benchmark(
             judge=True,
         ),
         "strict": replies.strict_mode(
-            strict_rule, ("Whole words in English and Chinese; an opening yes or no that stands alone decides.",)
+            strict_rule, ("Whole words in English and Chinese; an opening yes or no on its own decides.",)
         ),
     },
     headline=Score("sum", points(None), "points"),

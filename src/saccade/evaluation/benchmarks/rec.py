@@ -140,7 +140,7 @@ def accuracy_at(threshold: float) -> Statistic:
 
 
 def center_inside(groups: Sequence[Group]) -> float | None:
-    """Share of first attempts whose box has its centre in the gold box."""
+    """Share of first attempts whose box has its center in the gold box."""
     outcomes = flat(groups)
     if not outcomes:
         return None
@@ -164,7 +164,7 @@ MODES = {
         ),
         official,
         (
-            "VLMEvalKit takes any box up to 1000 as normalised, lmms-eval the reading that is nearer to the gold; here "
+            "VLMEvalKit takes any box up to 1000 as normalized, lmms-eval the reading that is nearer to the gold; here "
             "the frame is the family's, or server.frame.",
         ),
     ),
