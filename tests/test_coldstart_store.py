@@ -86,10 +86,13 @@ def test_a_retry_pause_is_respected(tmp_path: Path) -> None:
 def _work(path: str, barrier: Any) -> None:
     with Store(Path(path)) as store:
         barrier.wait()
-        while claims := store.claim(3):
+        claims = store.claim(3)
+        barrier.wait()  # both have rows before either can take them all
+        while claims:
             for claim in claims:
                 assert store.save(claim.number, "description", {"text": store.owner})
                 assert store.finish(claim.number)
+            claims = store.claim(3)
 
 
 def test_processes_that_share_a_store_do_each_row_once(tmp_path: Path) -> None:
