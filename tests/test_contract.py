@@ -183,9 +183,9 @@ def test_a_family_that_cannot_share_is_told_so_and_fails_nothing(directory) -> N
 
 
 def test_in_half_precision_without_memory_for_the_truth_nothing_is_claimed(directory, monkeypatch) -> None:
-    from saccade.verify import subject_of as bench_module
+    from saccade.verify import subject
 
-    monkeypatch.setattr(bench_module, "float32_copy", lambda policy: None)
+    monkeypatch.setattr(subject, "float32_copy", lambda policy: None)
     policy = load_policy(ModelConfig(path=str(directory), device="cpu", dtype="bfloat16", train=PARTS))
     report = verify_policy(policy, "tiny")
     assert not report.failed
@@ -195,11 +195,11 @@ def test_in_half_precision_without_memory_for_the_truth_nothing_is_claimed(direc
 
 
 def test_a_model_whose_gradients_have_no_room_is_refused_with_the_way_out(directory, monkeypatch) -> None:
-    from saccade.verify import subject_of as bench_module
+    from saccade.verify import subject
 
-    monkeypatch.setattr(bench_module, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(subject, "free_memory", lambda device: 1000)
     policy = load_policy(ModelConfig(path=str(directory), device="cpu", train=PARTS))
-    with pytest.raises(ValueError, match=r"needs 0\.\d GB on cpu, 0\.0 GB are free; with --dtype bfloat16"):
+    with pytest.raises(ValueError, match=r"needs 0\.\d GB on cpu, 0\.0 GB are free; --dtype bfloat16 runs"):
         verify_policy(policy, "tiny")
 
 

@@ -1,4 +1,4 @@
-"""The rules of the house, read from the source as syntax trees; the floors are those of docs/design.md."""
+"""Rules of the code, checked on syntax trees of the source; the table of packages is in docs/design.md."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ FUNCTIONS = [
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 ]
 MAX_LINES, MAX_TEST_LINES, MAX_FUNCTION, MAX_PARAMETERS, TORCH_FREE = 400, 500, 80, 7, 3
+MODEL_TEXT = {"tokenizer.py"}
+"""Files that hold text for models, which never changes."""
 GRAB_BAGS = {"utils", "util", "common", "helpers", "misc", "base_utils"}
 
 
 def floors() -> dict[str, int]:
-    """Room -> floor, from the table of docs/design.md."""
+    """Package -> floor, from the table of docs/design.md; imports point to lower floors only."""
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)
-    return {room.rstrip("/"): int(floor) for floor, rooms in rows for room in re.findall(r"`([\w/]+)`", rooms)}
+    return {name.rstrip("/"): int(floor) for floor, names in rows for name in re.findall(r"`([\w/]+)`", names)}
 
 
 FLOOR = floors()
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -54,7 +56,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield node.module, node.lineno
 
 
-def told(path: Path, line: int, what: str) -> str:
+def at(path: Path, line: int, what: str) -> str:
     return f"{path.relative_to(ROOT)}:{line}: {what}"
 
 
@@ -62,28 +64,28 @@ def test_the_table_of_packages_has_twelve_floors() -> None:
     assert set(FLOOR.values()) == set(range(12))
 
 
-def test_every_room_is_on_the_plan() -> None:
-    assert {room_of(path) for path in SOURCES} - {"__init__", "__main__"} <= FLOOR.keys()
+def test_every_package_is_in_the_table() -> None:
+    assert {package_of(path) for path in SOURCES} - {"__init__", "__main__"} <= FLOOR.keys()
 
 
 def test_imports_point_down() -> None:
     up = [
-        told(path, line, f"{room_of(path)} (floor {FLOOR[room_of(path)]}) imports {name}")
+        at(path, line, f"{package_of(path)} (floor {FLOOR[package_of(path)]}) imports {name}")
         for path, tree in SOURCES.items()
-        if room_of(path) in FLOOR
+        if package_of(path) in FLOOR
         for name, line in imports(tree)
-        if name.startswith("saccade.") and FLOOR.get(name.split(".")[1], 0) > FLOOR[room_of(path)]
+        if name.startswith("saccade.") and FLOOR.get(name.split(".")[1], 0) > FLOOR[package_of(path)]
     ]
     assert up == []
 
 
 def test_packages_form_no_import_cycle() -> None:
     """Lazy imports and those for type checkers count too; imports of `saccade` itself, the face of them all, do not."""
-    uses: dict[str, set[str]] = {room_of(path): set() for path in SOURCES if room_of(path) in FLOOR}
+    uses: dict[str, set[str]] = {package_of(path): set() for path in SOURCES if package_of(path) in FLOOR}
     for path, tree in SOURCES.items():
-        if room_of(path) in uses:
+        if package_of(path) in uses:
             used = {name.split(".")[1] for name, _ in imports(tree) if name.startswith("saccade.")}
-            uses[room_of(path)] |= used & uses.keys() - {room_of(path)}
+            uses[package_of(path)] |= used & uses.keys() - {package_of(path)}
     order = [*TopologicalSorter(uses).static_order()]  # CycleError names the packages of a cycle
     assert set(order) == uses.keys()
 
@@ -91,9 +93,9 @@ def test_packages_form_no_import_cycle() -> None:
 def test_engines_are_opened_in_one_place() -> None:
     """So that a run's engine and its options are those of its evaluation too."""
     direct = [
-        told(path, node.lineno, "BuiltinEngine outside rollout; use open_engine(policy, config)")
+        at(path, node.lineno, "BuiltinEngine outside rollout; use open_engine(policy, config)")
         for path, tree in SOURCES.items()
-        if room_of(path) != "rollout"
+        if package_of(path) != "rollout"
         for node in ast.walk(tree)
         if (isinstance(node, ast.Name) and node.id == "BuiltinEngine")
         or (isinstance(node, ast.Attribute) and node.attr == "BuiltinEngine")
@@ -105,7 +107,7 @@ def test_engines_are_opened_in_one_place() -> None:
 def test_a_type_error_is_ignored_with_its_code_and_a_reason() -> None:
     files = [path for folder in ("src", "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
     bare = [
-        told(path, number, "expected '# type: ignore[code]  # why'")
+        at(path, number, "expected '# type: ignore[code]  # why'")
         for path in files
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.search(r"#\s*(type|pyright):\s*ignore(?!\[[\w, -]+\]  # \w)", line)
@@ -113,9 +115,35 @@ def test_a_type_error_is_ignored_with_its_code_and_a_reason() -> None:
     assert bare == []
 
 
+DIALECT = (
+    r"\b(un)?told\b|\blies\b|\bin vain\b|\bof ours\b|\bleave (it|them) out\b|\bso many\b|\bdear(er)?\b",
+    r"\bgo(es)? on\b|\bwent on\b|\bmeans? nothing\b|\b(is|are) not right\b|\bwants (a|an|the|no)\b|\basked anew\b",
+    r"\bstands? (?!for\b|in for\b|up\b|still\b|out\b)",
+    r"(?i:\b\w*(colour|centre[ds]?\b|centring|behaviour|neighbour|grey|artefact|favour|honour))",
+    r"(?i:\b(un|re)?(optimis|normalis|generalis|initialis|recognis|summaris|tokenis|serialis|organis|quantis))",
+    r"\b(members_of|settle|Surroundings|Opening|WorldEyes|WorldMind|Ending|Picker|never_said|also_ends|Passes)\b",
+)
+"""Words that are not plain American English of the field, and names that were replaced by its standard terms."""
+SPELLED_BY_OTHERS = re.compile(r"`[^`]*`|\"[^\"]*\"|'[^']*'|https?://\S+")
+
+
+def test_words_are_plain_american_english() -> None:
+    """In code, docs and tests; quoted words are names and text of others."""
+    files = [*SOURCES, *(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    pattern = re.compile("|".join(DIALECT))
+    found = [
+        at(path, number, match[0])
+        for path in files
+        if path.name not in MODEL_TEXT
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if (match := pattern.search(SPELLED_BY_OTHERS.sub("", line)))
+    ]
+    assert found == []
+
+
 def test_imports_are_absolute() -> None:
     relative = [
-        told(path, node.lineno, "relative import")
+        at(path, node.lineno, "relative import")
         for path, tree in SOURCES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.level
@@ -125,9 +153,9 @@ def test_imports_are_absolute() -> None:
 
 def test_the_lowest_floors_do_without_torch() -> None:
     torch = [
-        told(path, line, f"floor {FLOOR[room_of(path)]} imports {name}")
+        at(path, line, f"floor {FLOOR[package_of(path)]} imports {name}")
         for path, tree in SOURCES.items()
-        if FLOOR.get(room_of(path), 9) <= TORCH_FREE
+        if FLOOR.get(package_of(path), 9) <= TORCH_FREE
         for name, line in imports(tree)
         if name.split(".")[0] in ("torch", "transformers")
     ]
@@ -162,14 +190,14 @@ def test_no_file_is_too_long_and_none_is_a_grab_bag() -> None:
 
 def test_no_function_is_too_long_or_takes_too_much() -> None:
     long = [
-        told(path, node.lineno, f"{node.name} has {size} lines")
+        at(path, node.lineno, f"{node.name} has {size} lines")
         for path, node in FUNCTIONS
         if (size := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION
     ]
     wide = [
-        told(path, node.lineno, f"{node.name} has {count} parameters")
+        at(path, node.lineno, f"{node.name} has {count} parameters")
         for path, node in FUNCTIONS
-        if room_of(path) != "cli"  # there a parameter is an option of the command line
+        if package_of(path) != "cli"  # there a parameter is an option of the command line
         and (count := len(own_parameters(node))) > MAX_PARAMETERS
     ]
     assert long + wide == []
@@ -190,9 +218,9 @@ def reads_environment(node: ast.AST) -> bool:
 
 def test_nothing_prints_or_reads_the_environment_outside_the_command_line() -> None:
     found = [
-        told(path, node.lineno, ast.unparse(node))
+        at(path, node.lineno, ast.unparse(node))
         for path, tree in SOURCES.items()
-        if room_of(path) not in ("cli", "__main__")
+        if package_of(path) not in ("cli", "__main__")
         for node in ast.walk(tree)
         if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print")
         or reads_environment(node)
@@ -209,11 +237,11 @@ def test_nothing_is_evaluated_swallowed_or_left_undone() -> None:
                 "BaseException",
             )
             if blind and all(isinstance(line, ast.Pass | ast.Continue) for line in node.body):
-                found.append(told(path, node.lineno, "a blind except that says nothing"))
+                found.append(at(path, node.lineno, "a blind except that says nothing"))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
-                found.append(told(path, node.lineno, f"{node.func.id}()"))
+                found.append(at(path, node.lineno, f"{node.func.id}()"))
             if isinstance(node, ast.Raise) and "NotImplementedError" in ast.unparse(node):
-                found.append(told(path, node.lineno, "not implemented"))
+                found.append(at(path, node.lineno, "not implemented"))
     assert found == []
 
 
@@ -228,7 +256,7 @@ def config_keys() -> dict[str, str]:
         return name in classes and any(is_config(ast.unparse(base)) for base in classes[name][1].bases)
 
     return {
-        line.target.id: told(path, line.lineno, f"{name}.{line.target.id}")
+        line.target.id: at(path, line.lineno, f"{name}.{line.target.id}")
         for name, (path, node) in classes.items()
         if is_config(name)
         for line in node.body

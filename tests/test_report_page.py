@@ -152,9 +152,9 @@ def test_a_reply_is_cut_at_its_tags():
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no config\.yaml, metrics\.jsonl or results\.json"):
+    with pytest.raises(ValueError, match=r"contains no config\.yaml, metrics\.jsonl or results\.json"):
         build_report(tmp_path)
-    with pytest.raises(ValueError, match="is no directory"):
+    with pytest.raises(ValueError, match="is not a directory"):
         build_report(tmp_path / "nowhere")
 
 
@@ -224,7 +224,9 @@ def test_a_value_that_is_no_number_leaves_the_curve_and_is_named(tmp_path):
     run = report_runs.write_run(tmp_path / "run", steps=20)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "policy/kl": NaN, "reward/total": null}\n')
-    assert "metrics are not a number at some steps (left out of the curves): policy/kl" in build_report(run).read_text()
+    assert (
+        "metrics are not a number at some steps (omitted from the curves): policy/kl" in build_report(run).read_text()
+    )
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

@@ -181,8 +181,8 @@ def test_a_completion_without_frames_is_our_failure_not_the_models():
         ([{"name": "hard", "options": {"accuracy": "number", "options": {"relativ": 1}}}], "did you mean 'relative'"),
         ([{"name": "format", "gate": "zeroes"}], "a gate needs a reward for it to act on"),
         ([{"name": "format", "gate": "zeroes"}, {"name": "repetition"}], "a gate needs a reward for it to act on"),
-        ([{"name": "format", "gate": "zeroes", "weight": 0.5}, {"name": "number"}], "its weight does nothing"),
-        ([{"name": "repetition", "gate": "zeroes"}, {"name": "number"}], "a penalty is never 1"),
+        ([{"name": "format", "gate": "zeroes", "weight": 0.5}, {"name": "number"}], "a gate takes no weight"),
+        ([{"name": "repetition", "gate": "zeroes"}, {"name": "number"}], "it is never 1"),
     ],
 )
 def test_an_impossible_rubric_is_refused_when_it_is_read(parts, words):
@@ -355,7 +355,7 @@ def test_a_part_needs_a_weight_that_is_positive_and_finite(weight: float):
         ({"name": "mine.py:f", "deadline_s": math.inf}, "finite"),
         ({"name": "mine.py:f", "workers": 0}, "greater than or equal to 1"),
         ({"name": "number", "weight": math.inf}, "finite"),
-        ({"name": "format", "gate": "multiplies", "weight": 2.0}, "its weight does nothing"),
+        ({"name": "format", "gate": "multiplies", "weight": 2.0}, "a gate takes no weight"),
     ],
 )
 def test_an_impossible_part_is_refused(options: dict[str, object], words: str):

@@ -277,7 +277,7 @@ def test_an_adapter_inside_the_tower_counts_as_training(world: Path) -> None:
     block.attn.proj.lora_A = torch.nn.Linear(4, 4)  # as an adapter's regular expression would put it there
     with pytest.raises(ValueError, match="the vision side trains"):
         FeatureCache(FeatureCacheConfig(memory_mb=8), policy)
-    with pytest.raises(ValueError, match="kept features would be stale"):
+    with pytest.raises(ValueError, match="cached features would be stale"):
         cache.features(policy, [groups_of(policy)[0][0]])
 
 

@@ -69,7 +69,7 @@ _PLACES = {
 """Name -> module:attribute. Type checkers read the same from the imports above."""
 
 
-if not TYPE_CHECKING:  # a checker that saw it would take any name for one of ours
+if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
     def __getattr__(name: str) -> object:
         """Imports a name of `__all__` when it is first used (PEP 562)."""

@@ -47,7 +47,7 @@ def load(
 ) -> T:
     """Reads the recipe at `path` (or the packaged recipe of that name), applies `overrides`, checks against `schema`.
 
-    Without a path the overrides stand alone. `${NAME}` in a text becomes `variables["NAME"]`. Raises ConfigError;
+    Without a path only the overrides apply. `${NAME}` in a text becomes `variables["NAME"]`. Raises ConfigError;
     FileNotFoundError when there is no such recipe.
     """
     places: dict[Loc, str] = {(): COMMAND_LINE}

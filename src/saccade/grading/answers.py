@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from saccade.grading.memory import remembered
 from saccade.grading.tolerances import ROUND_OFF
 from saccade.grading.verdict import Verdict
 from saccade.parsing import Quantity, parse_quantity, plain, read_quantity, read_yes_no
 
 
+@remembered
 def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float = 0.0) -> Verdict:
     """Right when the numbers are equal, or differ by at most `relative` * |gold| or `absolute`.
 
@@ -59,6 +61,7 @@ def _readings(got: Quantity, wanted: Quantity) -> list[float]:
     return [number]
 
 
+@remembered
 def grade_yes_no(answer: str, gold: Any) -> Verdict:
     """Right when the answer says what the gold says; the gold is a bool or a word such as 'yes'."""
     wanted = gold if isinstance(gold, bool) else read_yes_no(str(gold))
@@ -71,6 +74,7 @@ def grade_yes_no(answer: str, gold: Any) -> Verdict:
 _SAID = {True: "yes", False: "no", None: "neither"}
 
 
+@remembered
 def grade_text(answer: str, gold: Any) -> Verdict:
     """Right when both texts are equal but for case, white space, full-width forms and outer punctuation."""
     wanted = fold(str(gold))
@@ -80,6 +84,7 @@ def grade_text(answer: str, gold: Any) -> Verdict:
     return Verdict(right, "text", "" if right else "other text")
 
 
+@remembered
 def grade_similarity(answer: str, gold: Any, at_least: float = 1.0) -> Verdict:
     """Right when the texts, folded, are alike to `at_least`; `value` is 1 - edit distance / length of the longer."""
     from rapidfuzz.distance import Levenshtein
@@ -94,6 +99,7 @@ def grade_similarity(answer: str, gold: Any, at_least: float = 1.0) -> Verdict:
     return Verdict(right, "text: edit distance", "" if right else f"alike to {value:.2f}", value)
 
 
+@remembered
 def grade_value(answer: str, gold: Any, relative: float = 0.0, absolute: float = 0.0) -> Verdict:
     """By the kind of gold: a number as a number, anything else as text. For charts and figures, whose answers mix."""
     if isinstance(gold, bool) or (isinstance(gold, str) and not _is_number(gold)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from saccade.grading.memory import remembered
 from saccade.grading.rules import same_value
 from saccade.grading.verdict import Verdict
 from saccade.parsing import LETTERS, parse_choice, parse_choices
@@ -20,6 +21,7 @@ def letters_for(options: Sequence[str]) -> str:
     return "".join(chr(ord("A") + i) for i in range(min(len(options), 26))) or LETTERS
 
 
+@remembered
 def grade_choice(answer: str, gold: Any, options: Sequence[str] = ()) -> Verdict:
     """Right when the answer picks the gold letter: by letter, by the option's text, or by a value equal to exactly one
     option's."""
@@ -52,6 +54,7 @@ def _by_value(answer: str, letters: str, options: Sequence[str]) -> str | None:
     return None
 
 
+@remembered
 def grade_choices(answer: str, gold: Any, partial: bool = False) -> Verdict:
     """Right when the answer names exactly the gold's letters, in any order.
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from saccade.grading.answers import fold
+from saccade.grading.memory import remembered
 from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.rules import LIST, amounts, calendar, compare_values
 from saccade.grading.sides import Side, read_clock, read_compound, read_date, read_ratio, side
@@ -21,6 +22,7 @@ MAX_ANSWER = 2_000
 _WORDS = re.compile(r"(?=.{0,99}[^\W\d_]{2})[^\W\d_]+(?:[\s'.,-]{1,3}[^\W\d_]+)*\.?")
 
 
+@remembered
 def grade_math(answer: str, gold: Any, rules: MathRules = DEFAULT) -> Verdict:
     r"""Right when the value that the answer claims equals the gold.
 

@@ -70,9 +70,9 @@ def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> Sharin
     layout = pack(groups).layout
     token_savings = layout.plain_tokens / layout.length
     if mode == "off":
-        return SharingChoice("plain", None, 1.0, "as asked")
+        return SharingChoice("plain", None, 1.0, "as configured")
     if mode == "on":
-        return SharingChoice("packed", usable_sharing(policy), token_savings, "as asked, unchecked")
+        return SharingChoice("packed", usable_sharing(policy), token_savings, "as configured, unchecked")
     try:
         sharing = usable_sharing(policy)
     except ValueError as error:

@@ -140,8 +140,8 @@ def _teacher(config: JsonRow, name: str) -> str:
 
 def _lead(config: JsonRow, found: JsonRow) -> str:
     sees, thinks = _teacher(config, "vision"), _teacher(config, "reasoner")
-    told = found["saw_answer"]
-    knew = "No step saw the answer." if not told else f"A step saw the answer in {told:,} rows."
+    answer_seen = found["saw_answer"]
+    knew = "No step saw the answer." if not answer_seen else f"A step saw the answer in {answer_seen:,} rows."
     both = f"{sees} describes the pictures; {thinks}, which sees none, reasons from its words."
     if sees == thinks:
         both = f"{sees} describes the pictures, then reasons without them from its own words."

@@ -282,7 +282,7 @@ def alarms(run: RunFiles) -> list[str]:
     found = []
     odd = sorted({k for row in run.metrics for k, v in row.items() if isinstance(v, float) and v != v})
     if odd:
-        found.append(f"metrics are not a number at some steps (left out of the curves): {', '.join(odd)}")
+        found.append(f"metrics are not a number at some steps (omitted from the curves): {', '.join(odd)}")
     gap = ends(run.metrics, "sampler/gap_mean")
     if gap and max(gap[:2]) > GAP_ALARM:
         found.append(
@@ -295,7 +295,7 @@ def alarms(run: RunFiles) -> list[str]:
     if cut and cut[1] > 0.3:
         found.append(f"{number(cut[1], True)} of the last replies are truncated by the token cap")
     found += [
-        f"{n} rollouts were masked (a failure of ours, not of the model): {why}"
+        f"{n} rollouts were masked (an internal failure, not the model's): {why}"
         for why, n in masked_reasons(run.rollouts()).items()
     ]
     return found

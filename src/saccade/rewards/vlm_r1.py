@@ -156,8 +156,8 @@ def yes_no(completion: Completion, sample: Sample) -> Score:
     """
     text = completion.text.lower()
     answer = first_answer(text)
-    said = [re.search("yes|no", one) for one in (text if answer is None else answer, gold_text(sample).lower())]
-    first, second = (match[0] if match else "" for match in said)
+    matches = [re.search("yes|no", one) for one in (text if answer is None else answer, gold_text(sample).lower())]
+    first, second = (match[0] if match else "" for match in matches)
     return _all_or_nothing(first == second)
 
 
@@ -165,20 +165,20 @@ def levenshtein(completion: Completion, sample: Sample) -> Score:
     """Likeness of letters, without a threshold: a wrong answer of the same shape earns much.
 
     This is the last resort of the released default, for golds without a digit that are no choice; what comes before it
-    there (math-verify, equal numbers, letters) is left out. Deviates from the released code: of a reply longer than
+    there (math-verify, equal numbers, letters) is omitted. Deviates from the released code: of a reply longer than
     20,000 characters the rest is not compared.
 
     Formula: 1 - (insertions + deletions) / (length + length).
     Source: VLM-R1, the ratio inside its default accuracy.
     """
-    return said(Indel.normalized_similarity(clean(completion.text)[:LONGEST], clean(gold_text(sample))))
+    return scored(Indel.normalized_similarity(clean(completion.text)[:LONGEST], clean(gold_text(sample))))
 
 
 # ------------------------------------------------------------------------------------------------------------- length
 
 
 def cosine(completion: Completion, sample: Sample) -> Score:
-    """Brevity, whatever the answer: the accuracy is overwritten there. Rises again beyond 1,024 tokens.
+    """Brevity, independent of the answer: the accuracy is overwritten there. Rises again beyond 1,024 tokens.
 
     Deviates from the released code: tokens are those that were sampled, an end-of-text token included; it encodes the
     text anew.
@@ -186,13 +186,13 @@ def cosine(completion: Completion, sample: Sample) -> Score:
     Formula: 0.75 + 0.25 * cos(pi * tokens / 1024).
     Source: VLM-R1, length (its issue 296).
     """
-    return said(0.75 + 0.25 * math.cos(math.pi * len(completion.token_ids) / 1024))
+    return scored(0.75 + 0.25 * math.cos(math.pi * len(completion.token_ids) / 1024))
 
 
 def _all_or_nothing(right: bool) -> Score:
     return Score(float(right), None if right else "no match")
 
 
-def said(value: float) -> Score:
+def scored(value: float) -> Score:
     """The value, with itself as the reason where it is not 1."""
     return Score(value, None if value == 1.0 else f"{value:.2f}")

@@ -16,7 +16,7 @@ from saccade.geometry import from_original
 from saccade.grading.detection import COCO_THRESHOLDS, average_precision
 from saccade.parsing import LabelledBox
 from saccade.rewards.boxes import frame_of, gold_list
-from saccade.rewards.vlm_r1 import blocks, clean, iou, last_answer, said
+from saccade.rewards.vlm_r1 import blocks, clean, iou, last_answer, scored
 from saccade.types import Box, Completion, Sample, Score
 
 _LIST_START, _LIST_END = re.compile(r"\[\s*\{"), re.compile(r"\}\s*\]")
@@ -62,7 +62,7 @@ def map_(completion: Completion, sample: Sample, thresholds: Sequence[float] = C
     Formula: mAP@[.5:.95]; 1 when both lists are empty, 0 when one is.
     Source: VLM-R1, map.
     """
-    return said(_precision(_entries(completion.text, last=True), _gold(completion, sample), thresholds))
+    return scored(_precision(_entries(completion.text, last=True), _gold(completion, sample), thresholds))
 
 
 def od_ap(completion: Completion, sample: Sample, thresholds: Sequence[float] = COCO_THRESHOLDS) -> Score:
@@ -76,11 +76,11 @@ def od_ap(completion: Completion, sample: Sample, thresholds: Sequence[float] = 
     answer, gold = last_answer(completion.text), _gold(completion, sample)
     if answer is None:
         return Score(0.0, "no answer tag")
-    return said(_precision(_entries(answer, last=True), gold, thresholds))
+    return scored(_precision(_entries(answer, last=True), gold, thresholds))
 
 
 def od_ap50(completion: Completion, sample: Sample) -> Score:
-    """As `vlm_r1/od_ap` at IoU 0.5 alone.
+    """As `vlm_r1/od_ap` only at IoU 0.5.
 
     Deviates from the released code as `vlm_r1/map` does.
 
@@ -103,7 +103,7 @@ def od_length(completion: Completion, sample: Sample) -> Score:
         return Score(0.0, "no answer tag")
     entries = _entries(answer, last=True)
     precision = _precision(entries, gold, COCO_THRESHOLDS)
-    return said(precision if len(gold) >= len(entries) else precision * (len(gold) / len(entries)))
+    return scored(precision if len(gold) >= len(entries) else precision * (len(gold) / len(entries)))
 
 
 def _precision(entries: Sequence[Any], gold: Sequence[LabelledBox], thresholds: Sequence[float]) -> float:
@@ -145,13 +145,13 @@ def weighted_sum(completion: Completion, sample: Sample) -> Score:
     """
     text, gold = clean(completion.text), _gold(completion, sample)
     if not gold:
-        return said(float(text == "none"))
+        return scored(float(text == "none"))
     entries = _entries(clean(text), last=False)
     if not entries:
         return Score(0.0, "no boxes")
     place, pairs = _greedy(entries, gold)
     missed, spurious = 1 - pairs / len(gold), 1 - pairs / len(entries)
-    return said(min(1.0, 0.7 * place / len(gold) + 0.3 * (1 - (missed + spurious) / 2)))
+    return scored(min(1.0, 0.7 * place / len(gold) + 0.3 * (1 - (missed + spurious) / 2)))
 
 
 def _greedy(entries: Sequence[Any], gold: Sequence[LabelledBox]) -> tuple[float, int]:

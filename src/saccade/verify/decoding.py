@@ -33,7 +33,7 @@ def head(subject: VerifySubject) -> list[Check]:
     with torch.no_grad():
         ours_R, entropy_R = branch_logprobs(policy, pack([(prompt, branches[:1])]), path="plain", entropy=True)
         full_RV = torch.log_softmax(own_logits(policy, prompt, branches[0].ids), -1)
-    assert entropy_R is not None  # asked for
+    assert entropy_R is not None  # requested above
     theirs_R = full_RV.gather(1, torch.tensor(branches[0].ids, device=full_RV.device)[:, None])[:, 0]
     limit = HALF_FLOOR * 10 if subject.is_half else subject.limit
     entropy = -(full_RV.exp() * full_RV).sum(-1)

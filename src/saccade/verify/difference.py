@@ -49,10 +49,12 @@ class Float64(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.nn.functional.grid_sample):
             return func(*_promoted(args), **kwargs)
-        asked = torch.float32 if func is Tensor.float else kwargs.get("dtype")
+        requested = torch.float32 if func is Tensor.float else kwargs.get("dtype")
         if func in (Tensor.to, Tensor.type) and torch.float32 in args:
-            asked = torch.float32
-        if asked is not torch.float32 or not (args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64):
+            requested = torch.float32
+        if requested is not torch.float32 or not (
+            args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64
+        ):
             return func(*args, **kwargs)
         if func in (Tensor.float, Tensor.to, Tensor.type):
             return args[0]

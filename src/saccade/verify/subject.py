@@ -34,7 +34,7 @@ NO_EXACT = "the model is in half precision, and a float32 copy with gradients do
 
 @dataclass(eq=False)
 class VerifySubject:
-    """One checkpoint on the subject."""
+    """The checkpoint being verified."""
 
     policy: Policy
     exact: Policy | None
@@ -58,8 +58,8 @@ class VerifySubject:
 
 
 def subject_of(policy: Policy, limit: float | None = None) -> VerifySubject:
-    """Puts a policy on the subject; `limit` replaces that of the dtype, which is made for trained weights. ValueError
-    when memory does not hold two gradients of a policy in float32 or float64."""
+    """Prepares a policy for the checks. `limit` overrides the dtype's limit, which is meant for trained weights.
+    ValueError when two gradients of a float32 or float64 policy do not fit into memory."""
     if policy.model.dtype in LIMITS:
         check_memory(policy)
     exact = policy if policy.model.dtype in LIMITS else float32_copy(policy)
