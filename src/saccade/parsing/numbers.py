@@ -79,7 +79,7 @@ def read_number(text: str) -> float | None:
 
     A number counts only when it is what is said: 'not 7', 'half of 7', '7!', 'at least 7', '7x' and programs give none.
     Reads thousands separators, decimals, exponents, fractions (3/4, \\frac{3}{4}), mixed numbers, units, degrees, a
-    percent sign (50% reads as 50), number words and Chinese numerals when they stand alone, and the number after
+    percent sign (50% reads as 50), number words and Chinese numerals when nothing else is there, and the number after
     'answer is' or the last '='. What needs working out (roots, powers but those of ten, pi, 3:4) is no number here.
     """
     quantity = parse_quantity(text).value
