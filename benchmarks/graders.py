@@ -1,8 +1,9 @@
 """How often graders are wrong on hand-made pairs: `python -m benchmarks.graders [FILES]`.
 
 Ours for every kind; for kind math also plain math-verify and, where it is installed, mathruler, both given the whole
-prediction as their documentation shows. A false accept is a wrong answer that counts as right. At the end, how fast the
-path without math-verify is on the golds of MATH-Vision and Geometry3K in `SACCADE_DATA` (else ../shared/data).
+prediction (math-verify a bare formula between dollar signs). A false accept is a wrong answer that counts as right. At
+the end, how fast the path without math-verify is on the golds of MATH-Vision and Geometry3K in `SACCADE_DATA` (else
+../shared/data).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections import defaultdict
@@ -35,11 +37,15 @@ def ours(row: dict[str, Any]) -> bool:
 def math_verify(row: dict[str, Any]) -> bool:
     from math_verify import parse, verify
 
-    gold = str(row["gold"])
     try:
-        return bool(verify(parse(gold if "$" in gold or "\\(" in gold else f"${gold}$"), parse(row["prediction"])))
+        return bool(verify(parse(framed(str(row["gold"]))), parse(framed(row["prediction"]))))
     except Exception:  # noqa: BLE001 - what another grader raises counts as a rejection
         return False
+
+
+def framed(text: str) -> str:
+    """A formula between the dollar signs that math-verify looks for; prose and what has a frame stay as they are."""
+    return text if re.search(r"\$|\\[(\[]|boxed|[A-Za-z]{3,} [A-Za-z]{2,}|^[\w\s]+$|<", text) else f"${text}$"
 
 
 def mathruler(row: dict[str, Any]) -> bool:

@@ -215,11 +215,11 @@ def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     strong = [group for group in groups if group.strong]
     if strong:
         return _only(text, strong[-1], texts)
-    stated = [group for group in groups if not group.described] or groups
-    letters = {letter for group in stated for letter in group.letters}
+    named = [group for group in groups if not group.described] or groups
+    letters = {letter for group in named for letter in group.letters}
     if len(letters) > 1:
-        return "hedged" if any(len(group.letters) > 1 for group in stated) else "lists several"
-    return _only(text, stated[-1], texts) if stated else None
+        return "hedged" if any(len(group.letters) > 1 for group in named) else "lists several"
+    return _only(text, named[-1], texts) if named else None
 
 
 def _only(text: str, group: _Group, texts: _Texts) -> str:
@@ -242,7 +242,7 @@ def _groups(text: str, allowed: set[str]) -> list[_Group]:
         letter = (mention[1] or mention[2]).upper()
         after_denied = _DENIED_AFTER.match(text, mention.end()) is not None
         right = not after_denied and _RIGHT_AFTER.match(text, mention.end()) is not None
-        stated = _Group(
+        mine = _Group(
             (letter,),
             right or not cued.isdisjoint(range(_opening(text, mention.start()), mention.start() + 1)),
             not right and _DESCRIBED.match(text, mention.end()) is not None,
@@ -251,7 +251,7 @@ def _groups(text: str, allowed: set[str]) -> list[_Group]:
             mention.end(),
         )
         last = groups[-1] if groups else None
-        gap = text[last.end : stated.start] if last else "."
+        gap = text[last.end : mine.start] if last else "."
         if (
             last is None
             or letter in last.letters
@@ -260,15 +260,15 @@ def _groups(text: str, allowed: set[str]) -> list[_Group]:
             or "\n" in gap
             or (after_denied and not _BOTH.search(gap))
         ):
-            groups.append(stated)
+            groups.append(mine)
         else:
             groups[-1] = _Group(
                 (*last.letters, letter),
-                last.strong or stated.strong,
-                stated.described,
+                last.strong or mine.strong,
+                mine.described,
                 last.denied or after_denied,
                 last.start,
-                stated.end,
+                mine.end,
             )
     return groups
 
