@@ -26,6 +26,22 @@ def says(name: str, answer: str, gold: object, options: dict[str, object] | None
     return score.value
 
 
+@pytest.mark.parametrize(
+    ("options", "answer", "gold", "default", "changed"),
+    [
+        ({"digits": 3}, "0.333", r"\frac{1}{3}", 0.0, 1.0),
+        ({"gold_decimals": 4}, r"2\sqrt{3}", "3.46", 1.0, 0.0),
+        ({"units": "required"}, "5", "5 cm", 1.0, 0.0),
+        ({"order": "strict"}, "2, 1", "1, 2", 1.0, 0.0),
+        ({"order": "any"}, "(2, 1)", "(1, 2)", 0.0, 1.0),
+    ],
+)
+def test_the_rules_of_mathematics_are_options_of_the_reward(options, answer, gold, default, changed) -> None:
+    sample = Sample("s", (), "?", gold, "free_form")
+    assert bind("math", {})(reply(answer), sample).value == default
+    assert bind("math", options)(reply(answer), sample).value == changed
+
+
 def item(box: list[float], label: str = "a") -> dict[str, object]:
     return {"bbox_2d": box, "label": label}
 

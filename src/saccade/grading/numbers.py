@@ -9,6 +9,9 @@ from typing import Literal
 
 from saccade.grading.arithmetic import Value
 
+Units = Literal["optional", "required", "ignored"]
+Order = Literal["brackets", "any", "strict"]
+
 
 @dataclass(frozen=True, slots=True)
 class MathRules:
@@ -18,10 +21,10 @@ class MathRules:
     """Significant digits from which a decimal answer stands for a number that has no end; 1 or more."""
     gold_decimals: int = 2
     """Decimals of a gold from which an irrational answer that rounds to it is right: 2\\sqrt{3} for 3.46."""
-    units: Literal["optional", "required", "ignored"] = "optional"
+    units: Units = "optional"
     """'optional': units on both sides must come to the same, a missing one is forgiven; 'required': the gold's must be
     there; 'ignored': only the numbers count."""
-    order: Literal["brackets", "any", "strict"] = "brackets"
+    order: Order = "brackets"
     """'brackets': order counts in brackets and among different names; 'any': nowhere; 'strict': in lists too."""
 
 

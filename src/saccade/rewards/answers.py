@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from saccade import grading
 from saccade.grading import Verdict
+from saccade.grading.numbers import MathRules, Order, Units
 from saccade.parsing import read_boxed, read_final, read_number, read_reply
-from saccade.rewards.options import NotNegative, Where
+from saccade.rewards.options import Count, NotNegative, Where
 from saccade.types import Completion, Sample, Score
 
 NO_ANSWER = "no answer tag"
@@ -107,13 +108,22 @@ def yes_no(completion: Completion, sample: Sample, where: Where = "tag") -> Scor
     return graded(completion, where, lambda answer: grading.grade_yes_no(answer, sample.answer))
 
 
-def math(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
-    """An expression equal to the gold.
+def math(
+    completion: Completion,
+    sample: Sample,
+    digits: Count = 6,
+    gold_decimals: Count = 2,
+    units: Units = "optional",
+    order: Order = "brackets",
+    where: Where = "tag",
+) -> Score:
+    """An expression equal to the gold; the other options are those of `grading.MathRules`.
 
     Formula: 1 if equal, else 0.
     Source: VLM-R1's math; math-verify, in separate processes.
     """
-    return graded(completion, where, lambda answer: grading.grade_math(answer, sample.answer))
+    rules = MathRules(digits, gold_decimals, units, order)
+    return graded(completion, where, lambda answer: grading.grade_math(answer, sample.answer, rules))
 
 
 def graded(completion: Completion, where: Where, grade: Callable[[str], Verdict]) -> Score:
