@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from saccade.data.images import image_size
+from saccade.evaluation.answerers import Answers, EvalQuestion, Failed
 from saccade.evaluation.config import Decoding
-from saccade.evaluation.respondents import Answers, Failed, Question
 from saccade.types import Completion, Frame, FrameName, Sample
 
 SIZE = (200, 100)
@@ -28,10 +28,10 @@ class Canned:
     def __init__(self, say: Callable[[Sample], Any], frame: FrameName = "pixels_original") -> None:
         self.say, self.frame, self.asked = say, frame, list[str]()
 
-    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+    def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         return [self._one(question, n) for question in questions]
 
-    def _one(self, question: Question, n: int) -> Answers:
+    def _one(self, question: EvalQuestion, n: int) -> Answers:
         self.asked.append(question.sample.id)
         said = self.say(question.sample)
         if isinstance(said, Failed):

@@ -36,7 +36,11 @@ def test_the_way_of_counting_decides_where_a_group_is_cut() -> None:
 
 
 def test_a_reply_too_long_by_itself_has_a_row_of_its_own_and_no_reply_makes_no_row() -> None:
-    assert rows(0, 10, [(0, 1), (1, 99), (2, 1)], budget=20) == [PackPlan(0, (0,), 11), PackPlan(0, (1,), 109), PackPlan(0, (2,), 11)]
+    assert rows(0, 10, [(0, 1), (1, 99), (2, 1)], budget=20) == [
+        PackPlan(0, (0,), 11),
+        PackPlan(0, (1,), 109),
+        PackPlan(0, (2,), 11),
+    ]
     assert rows(0, 10, [], budget=20) == []
 
 
@@ -59,7 +63,13 @@ def test_a_row_beyond_the_budget_is_alone_and_the_others_are_still_balanced() ->
 
 @pytest.mark.parametrize("turn", range(5))
 def test_rows_of_equal_cost_are_dealt_out_in_their_order_whatever_order_they_came_in(turn: int) -> None:
-    some = [PackPlan(0, (0,), 5), PackPlan(0, (1,), 5), PackPlan(1, (0,), 5), PackPlan(1, (1,), 5), PackPlan(2, (0,), 5)]
+    some = [
+        PackPlan(0, (0,), 5),
+        PackPlan(0, (1,), 5),
+        PackPlan(1, (0,), 5),
+        PackPlan(1, (1,), 5),
+        PackPlan(2, (0,), 5),
+    ]
     expected = [[some[0], some[3]], [some[1], some[4]], [some[2]]]
     assert micro_batches(some[turn:] + some[:turn], budget=10) == expected
 
