@@ -46,9 +46,9 @@ def frames_of(sample: Sample, frame: FrameName = "pixels_original") -> tuple[Fra
     return tuple(Frame(frame, size, size) for size in sizes)
 
 
-def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30)) -> str:
+def picture(path: Path, color: tuple[int, int, int] = (200, 30, 30)) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", SIZE, colour).save(path)
+    Image.new("RGB", SIZE, color).save(path)
     return path.name
 
 

@@ -231,8 +231,8 @@ def test_chartqa_is_the_mean_of_its_splits_and_refcoco_of_its_files(tmp_path):
 
 
 def test_the_average_of_ovdeval_is_a_mean_of_aspects_and_not_of_columns(tmp_path):
-    colour = Canned(lambda s: gold("ovdeval", "", s) if s.id.startswith(("color", "position")) else "None")
-    rows = evaluate(recipe("ovdeval", tmp_path), answerer=colour)["scores"]
+    color = Canned(lambda s: gold("ovdeval", "", s) if s.id.startswith(("color", "position")) else "None")
+    rows = evaluate(recipe("ovdeval", tmp_path), answerer=color)["scores"]
     assert rows[0]["value"] == pytest.approx(2 / 3)  # proper noun 0, attribute 1, position 1; columns would give 1/2
 
 

@@ -16,7 +16,7 @@ from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.items import append_items, read_items
 from saccade.evaluation.local_model import LocalModel
-from saccade.evaluation.results import summarise_attempts
+from saccade.evaluation.results import summarize_attempts
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.engine import open_engine
@@ -142,7 +142,7 @@ def test_boxed_answers_without_a_tag_vote(policy, suite):
     boxed = f"We get \\boxed{{{sample.answer}}}."
     items = answers(policy, [sample], Decoding(greedy=False, k=2, max_new_tokens=1), prefix=boxed)
     assert items[0].answers == (str(sample.answer),) * 2
-    (row, _) = summarise_attempts(items)
+    (row, _) = summarize_attempts(items)
     assert row["avg"] == row["maj"] == 1.0
 
 

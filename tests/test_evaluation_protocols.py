@@ -94,7 +94,7 @@ def test_mathvista_takes_the_letter_or_the_nearest_choice(extracted, choice):
     ],
 )
 def test_mathvista_normal_forms(extracted, kind, precision, normal):
-    assert mathvista.normalise(extracted, vista("0", kind, precision)) == normal
+    assert mathvista.normalize(extracted, vista("0", kind, precision)) == normal
 
 
 def test_mathvista_asks_the_judge_with_five_examples_and_quotes_the_reply():

@@ -56,7 +56,7 @@ def item(
 
 
 def test_rows_have_the_keys_of_the_schema_and_an_overall_row_first():
-    rows = rs.summarise([item(0, True), item(1, False), item(0, True, task="sum")])
+    rows = rs.summarize([item(0, True), item(1, False), item(0, True, task="sum")])
     assert [list(row) for row in rows] == [ROW_KEYS] * 3
     assert [(row["task"], row["n"], row["accuracy"]) for row in rows] == [
         ("all", 3, pytest.approx(2 / 3)),
@@ -67,24 +67,24 @@ def test_rows_have_the_keys_of_the_schema_and_an_overall_row_first():
 
 
 def test_one_answer_per_item_gets_the_wilson_interval():
-    row = rs.summarise([item(i, i < 8) for i in range(10)])[0]
+    row = rs.summarize([item(i, i < 8) for i in range(10)])[0]
     assert (row["low"], row["high"]) == pytest.approx((0.490162, 0.943318), abs=1e-6)
 
 
 def test_several_attempts_get_avg_at_k_and_an_interval_over_items_not_over_answers():
     items = [item(i, *([i % 2 == 0] * 4)) for i in range(40)]
-    row = rs.summarise(items)[0]
+    row = rs.summarize(items)[0]
     assert (row["k"], row["n"], row["accuracy"], row["decoding"]) == (4, 40, 0.5, "sampled")
     assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, abs=0.03)
 
 
 def test_items_that_are_all_wrong_still_have_an_interval_with_a_width():
-    row = rs.summarise([item(i, False, False) for i in range(18)])[0]
+    row = rs.summarize([item(i, False, False) for i in range(18)])[0]
     assert (row["accuracy"], row["low"]) == (0.0, 0.0) and row["high"] == pytest.approx(0.1759, abs=1e-4)
 
 
 def test_splits_models_and_controls_have_rows_of_their_own():
-    rows = rs.summarise(
+    rows = rs.summarize(
         [item(0, True), item(0, True, split="ood"), item(0, False, model="sft"), item(0, False, control="forced habit")]
     )
     overall = [(r["model"], r["control"], r["split"]) for r in rows if r["task"] == "all"]
@@ -92,22 +92,22 @@ def test_splits_models_and_controls_have_rows_of_their_own():
 
 
 def test_an_item_whose_gold_cannot_be_graded_leaves_the_count():
-    assert rs.summarise([item(0, True), item(1, None)])[0]["n"] == 1
+    assert rs.summarize([item(0, True), item(1, None)])[0]["n"] == 1
 
 
 def test_attempt_rows_hold_avg_pass_and_majority():
-    row = rs.summarise_attempts([item(0, True, False, False, False), item(1, True, True, True, False)])[0]
+    row = rs.summarize_attempts([item(0, True, False, False, False), item(1, True, True, True, False)])[0]
     assert row["avg"] == 0.5
     assert row["pass"] == {"1": 0.5, "2": pytest.approx((0.5 + 1.0) / 2), "4": 1.0}
     assert row["maj"] == 0.5
-    assert rs.summarise_attempts([item(0, True)]) == []
+    assert rs.summarize_attempts([item(0, True)]) == []
 
 
 def test_a_majority_of_letters_and_texts_of_options_is_one_majority():
     votes = replace(item(0, True, True, False, False), answers=("B", "blue", "A", "C"), options=("red", "blue", "tan"))
-    assert rs.summarise_attempts([votes])[0]["maj"] == 1.0
+    assert rs.summarize_attempts([votes])[0]["maj"] == 1.0
     wrong = replace(votes, verdicts=(False, False, True, False))
-    assert rs.summarise_attempts([wrong])[0]["maj"] == 0.0
+    assert rs.summarize_attempts([wrong])[0]["maj"] == 0.0
 
 
 def test_a_comparison_is_paired_by_item_whatever_the_order():
@@ -124,7 +124,7 @@ def test_runs_on_different_items_are_refused_with_an_example():
 
 
 def test_results_are_written_whole_or_not_at_all(tmp_path):
-    path = rs.write_results(tmp_path / "new" / "results.json", rs.summarise([item(0, True)]), seconds=1.5, seed=7)
+    path = rs.write_results(tmp_path / "new" / "results.json", rs.summarize([item(0, True)]), seconds=1.5, seed=7)
     document = json.loads(path.read_text())
     assert (document["schema"], document["seconds"], document["seed"], len(document["rows"])) == (1, 1.5, 7, 2)
     with pytest.raises(ValueError, match="JSON"):

@@ -41,10 +41,10 @@ def advantages(
     result_G = torch.zeros_like(rewards_G)
     if len(kept) < 2 or bool((kept == kept[0]).all()):
         return result_G
-    centred = kept - kept.mean()
+    centered = kept - kept.mean()
     if std:
-        centred = centred / (kept.std(correction=int(unbiased)) + eps)
-    result_G[counts_G] = centred.to(rewards_G.dtype)
+        centered = centered / (kept.std(correction=int(unbiased)) + eps)
+    result_G[counts_G] = centered.to(rewards_G.dtype)
     return result_G
 
 

@@ -9,7 +9,7 @@ from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.config import Decoding
 from saccade.evaluation.local_model import LocalModel
-from saccade.evaluation.results import summarise, write_json
+from saccade.evaluation.results import summarize, write_json
 from saccade.models.policy import Policy
 from saccade.rollout.engine import open_engine
 from saccade.world import FIRST_WORDS
@@ -30,7 +30,7 @@ def habit_scores(policy: Policy, n: int = 100, max_new_tokens: int = 160) -> lis
             decoding = Decoding(greedy=greedy, max_new_tokens=max_new_tokens)
             control = f"forced: {habit}" if habit else None
             run = EvalRun(LocalModel(policy, engine, prefix), decoding, "base", control, batch_size=100)
-            rows += summarise(answer_all(plan, run)[0])
+            rows += summarize(answer_all(plan, run)[0])
     return rows
 
 

@@ -16,7 +16,7 @@ from saccade.geometry import clip, to_original
 from saccade.parsing import NOWHERE, read_boxes, read_final, read_reply
 from saccade.types import Box, Completion, Frame, Sample
 
-COLOUR = (220, 30, 30)
+COLOR = (220, 30, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +114,5 @@ def draw_boxes(image: Image.Image, found: Sequence[Box]) -> Image.Image:
     pen, width = ImageDraw.Draw(copy), max(1, round(min(image.size) / 150))
     for x1, y1, x2, y2 in found:
         ordered = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-        pen.rectangle(clip(ordered, (image.width - 1, image.height - 1)), outline=COLOUR, width=width)
+        pen.rectangle(clip(ordered, (image.width - 1, image.height - 1)), outline=COLOR, width=width)
     return copy

@@ -16,7 +16,7 @@ from saccade.evaluation.benchmarks import Benchmark, ItemOutcome
 from saccade.evaluation.benchmarks.scoring import clusters, figures, grouped, mean, mean_bootstrap
 from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import ItemResult, read_items
-from saccade.evaluation.results import SCHEMA, summarise, summarise_attempts
+from saccade.evaluation.results import SCHEMA, summarize, summarize_attempts
 from saccade.evaluation.statistics import compare_paired
 from saccade.runs.files import JsonRow, item_files
 
@@ -57,9 +57,9 @@ def document(
         "counts": counts(items, errors),
         "scores": scores(plan.benchmark, graded),
         "routes": dict(Counter(route for item in items for route in item.routes).most_common()),
-        "rows": summarise(graded),
+        "rows": summarize(graded),
     }
-    if attempts := summarise_attempts(graded):
+    if attempts := summarize_attempts(graded):
         found["attempts"] = attempts
     if recipe.retries_until_parsed > 1:
         found["first_attempt_accuracy"] = fmean(

@@ -26,7 +26,7 @@ SCHEMA = 1
 ALL = "all"
 
 
-def summarise(results: Iterable[ItemResult]) -> list[JsonRow]:
+def summarize(results: Iterable[ItemResult]) -> list[JsonRow]:
     """Rows of `results.json`: for each model, control, decoding and split one row over all tasks and one per task.
 
     Wilson interval for one answer per item, bootstrap over items otherwise. Items whose gold cannot be graded leave
@@ -35,7 +35,7 @@ def summarise(results: Iterable[ItemResult]) -> list[JsonRow]:
     return [_row(key, task, items) for key, task, items in _cells(results)]
 
 
-def summarise_attempts(results: Iterable[ItemResult]) -> list[JsonRow]:
+def summarize_attempts(results: Iterable[ItemResult]) -> list[JsonRow]:
     """For items with k > 1 attempts: avg@k, pass@j for j = 1, 2, 4, ... k, and maj@k, per split and task."""
     rows = []
     for (model, control, decoding, split), task, items in _cells(results):

@@ -147,7 +147,7 @@ def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
             out["vision"] = held | kept | {"tower, no gradient": tower_pass(shape, work)}
         out["rollout"] = held | kept | max(decoding(shape, work), key=total)
     out["update"] = held | kept | max(update(shape, work), key=total)
-    out["optimiser"] = held | kept | optimiser_step(shape, work)
+    out["optimiser"] = held | kept | optimizer_step(shape, work)
     return out
 
 
@@ -260,7 +260,7 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
     return tuple(moments)
 
 
-def optimiser_step(shape: ModelShape, work: Work) -> Parts:
+def optimizer_step(shape: ModelShape, work: Work) -> Parts:
     """AdamW: on a GPU one more array of all second moments' roots; on a CPU two numbers of the largest parameter."""
     moving = trainable(shape, work) * max(work.bytes, 4)
     room = moving if work.cuda else 2 * shape.largest_parameter * max(work.bytes, 4)

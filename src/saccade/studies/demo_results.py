@@ -9,7 +9,7 @@ from typing import Any
 from saccade.data.images import load_image
 from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.items import ItemResult, read_items
-from saccade.evaluation.results import compare, comparison_row, mean_listings, summarise, write_json, write_results
+from saccade.evaluation.results import compare, comparison_row, mean_listings, summarize, write_json, write_results
 from saccade.studies.demo_recipe import DemoRecipe
 
 MODELS = ("base", "sft", "rl", "more_sft", "rejection", "short_cap")
@@ -23,7 +23,7 @@ def write_demo(recipe: DemoRecipe, out: Path, seed: int, jobs: Mapping[str, Mapp
     forced = {name: _items(out, name, "forced") for name in MODELS}
     everything = [item for name in MODELS for item in (*items[name], *forced[name])]
     spent = float(sum(job["cpu_s"] for job in jobs.values()))
-    write_results(out / "results.json", summarise(everything), seconds=seconds, seed=seed)
+    write_results(out / "results.json", summarize(everything), seconds=seconds, seed=seed)
     write_json(
         out / "demo.json",
         {

@@ -151,7 +151,7 @@ def extract_by_rule(answer_text: str, sample: Sample) -> tuple[str, str] | None:
     return None
 
 
-def normalise(extracted: str, sample: Sample) -> str | None:
+def normalize(extracted: str, sample: Sample) -> str | None:
     """The official normal form of an extraction; None where it cannot be read."""
     shape = sample.meta["answer_type"]
     if sample.meta["multi_choice"]:
@@ -194,7 +194,7 @@ def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -
         if quick is None:
             return judging.undecided(Grade(False, ""), "the extraction from free text is a judge's")
         found = quick[1], "quoted after 'the answer is'"
-    answer = normalise(found[0], sample)
+    answer = normalize(found[0], sample)
     right = answer is not None and answer == sample.answer
     return Grade(right, found[1], found[0], "" if right else f"normal form {answer!r}", judged=judged)
 
