@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from saccade.data.images import image_size
+from saccade.evaluation.answerers import Answers, EvalQuestion, Failed
 from saccade.evaluation.config import Decoding
-from saccade.evaluation.respondents import Answers, Failed, Question
 from saccade.types import Completion, Frame, FrameName, Sample
 
 SIZE = (200, 100)
@@ -28,10 +28,10 @@ class Canned:
     def __init__(self, say: Callable[[Sample], Any], frame: FrameName = "pixels_original") -> None:
         self.say, self.frame, self.asked = say, frame, list[str]()
 
-    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+    def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         return [self._one(question, n) for question in questions]
 
-    def _one(self, question: Question, n: int) -> Answers:
+    def _one(self, question: EvalQuestion, n: int) -> Answers:
         self.asked.append(question.sample.id)
         said = self.say(question.sample)
         if isinstance(said, Failed):
@@ -46,9 +46,9 @@ def frames_of(sample: Sample, frame: FrameName = "pixels_original") -> tuple[Fra
     return tuple(Frame(frame, size, size) for size in sizes)
 
 
-def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30)) -> str:
+def picture(path: Path, color: tuple[int, int, int] = (200, 30, 30)) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", SIZE, colour).save(path)
+    Image.new("RGB", SIZE, color).save(path)
     return path.name
 
 

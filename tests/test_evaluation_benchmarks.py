@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from saccade.evaluation.answerers import Failed
 from saccade.evaluation.benchmark_results import compare_runs, comparison_lines, lines
 from saccade.evaluation.benchmark_run import plan, selected, unique
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks import BENCHMARKS, pages
 from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import read_items
-from saccade.evaluation.respondents import Failed
 from saccade.tasks import TASKS, TEMPLATES
 from saccade.types import Sample
 from tests.benchmark_files import LAYOUTS, Canned, frames_of
@@ -57,7 +57,7 @@ def test_gold_replies_score_full_marks_and_one_corrupted_reply_costs(name, mode,
     small = {"limit": 6} if name == "world" else {}
     asked = recipe(name, tmp_path, mode=mode, to="gold", **small)
     best = {"mme": 200.0 * 3}.get(name, RIGHT_IN_ALL)
-    results = evaluate(asked, respondent=Canned(lambda sample: gold(name, mode, sample)))
+    results = evaluate(asked, answerer=Canned(lambda sample: gold(name, mode, sample)))
     headline = results["scores"][0]
     assert headline["score"] == BENCHMARKS[name].headline.name
     assert headline["value"] == pytest.approx(best), results["routes"]
@@ -66,7 +66,7 @@ def test_gold_replies_score_full_marks_and_one_corrupted_reply_costs(name, mode,
     first = plan(asked).samples[0].id
     again = recipe(name, tmp_path, mode=mode, to="bad", **small)
     wrong = Canned(lambda sample: "<answer>zebra</answer>" if sample.id == first else gold(name, mode, sample))
-    assert evaluate(again, respondent=wrong)["scores"][0]["value"] < best
+    assert evaluate(again, answerer=wrong)["scores"][0]["value"] < best
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
@@ -96,14 +96,14 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_items_and_asks_nothing_t
     def say(sample):
         return [gold("dynamath", "official", sample), "no"]
 
-    whole = evaluate(asked, respondent=Canned(say))
+    whole = evaluate(asked, answerer=Canned(say))
     cut = recipe("dynamath", tmp_path, to="cut", **given)
-    evaluate(cut, respondent=Canned(say))
+    evaluate(cut, answerer=Canned(say))
     items = Path(cut.out) / "items.jsonl"
     items.write_bytes(items.read_bytes()[: len(items.read_bytes()) * 6 // 10])
     held = {item.sample_id for item in read_items(items)}
     second = Canned(say)
-    resumed = evaluate(cut, respondent=second)
+    resumed = evaluate(cut, answerer=second)
     assert set(second.asked).isdisjoint(held) and len(held) + len(second.asked) == 30
     assert (Path(asked.out) / "items.jsonl").read_bytes() == items.read_bytes()
     assert resumed["scores"] == whole["scores"] and resumed["attempts"] == whole["attempts"]
@@ -132,18 +132,18 @@ def test_a_local_model_that_was_killed_gives_the_same_items(tmp_path):
 def test_questions_that_the_server_did_not_answer_are_no_wrong_answers_and_are_asked_again(tmp_path):
     asked = recipe("mmstar", tmp_path, batch_size=2)
     down = Canned(lambda s: Failed("status 503") if s.id in "12" else gold("mmstar", "official", s))
-    results = evaluate(asked, respondent=down)
+    results = evaluate(asked, answerer=down)
     assert results["counts"]["errors"] == 2 and results["counts"]["items"] == 4
     assert results["scores"][0]["value"] == 1.0 and results["scores"][0]["n"] == 4
     assert any("not answered by the server" in line for line in lines(results))
     up = Canned(lambda s: gold("mmstar", "official", s))
-    results = evaluate(asked, respondent=up)
+    results = evaluate(asked, answerer=up)
     assert up.asked == ["1", "2"] and results["counts"]["errors"] == 0 and results["counts"]["items"] == 6
 
 
 def test_a_server_that_never_answers_is_an_error_and_no_score(tmp_path):
     with pytest.raises(ValueError, match=r"no item of mmstar could be graded \(6 errors\); first: status 500"):
-        evaluate(recipe("mmstar", tmp_path), respondent=Canned(lambda s: Failed("status 500")))
+        evaluate(recipe("mmstar", tmp_path), answerer=Canned(lambda s: Failed("status 500")))
 
 
 def test_only_the_first_attempt_counts_unless_retries_are_asked_for(tmp_path):
@@ -158,10 +158,10 @@ def test_only_the_first_attempt_counts_unless_retries_are_asked_for(tmp_path):
         return Canned(say)
 
     drawn = {"greedy": False}
-    plain = evaluate(recipe("mmstar", tmp_path, to="plain", decoding=drawn), respondent=unfinished_once())
+    plain = evaluate(recipe("mmstar", tmp_path, to="plain", decoding=drawn), answerer=unfinished_once())
     assert plain["scores"][0]["value"] == 0.0 and "first_attempt_accuracy" not in plain
     asked = recipe("mmstar", tmp_path, to="again", decoding=drawn, retries_until_parsed=5)
-    again = evaluate(asked, respondent=unfinished_once())
+    again = evaluate(asked, answerer=unfinished_once())
     assert again["scores"][0]["value"] == 1.0 and again["first_attempt_accuracy"] == 0.0
     assert again["counts"]["tries"] == 12 and again["benchmark"]["retries_until_parsed"] == 5
 
@@ -169,7 +169,7 @@ def test_only_the_first_attempt_counts_unless_retries_are_asked_for(tmp_path):
 def test_retries_stop_at_their_number_and_are_refused_where_they_change_nothing(tmp_path):
     never = Canned(lambda sample: "<think>so long")
     asked = recipe("mmstar", tmp_path, decoding={"greedy": False}, retries_until_parsed=3)
-    assert evaluate(asked, respondent=never)["counts"]["tries"] == len(never.asked) == 18
+    assert evaluate(asked, answerer=never)["counts"]["tries"] == len(never.asked) == 18
     with pytest.raises(ValueError, match="same reply again with greedy decoding"):
         recipe("mmstar", tmp_path, retries_until_parsed=3)
 
@@ -178,7 +178,7 @@ def test_without_a_judge_open_items_are_named_and_count_as_not_right(tmp_path):
     def say(sample):
         return "It is about seven, I think." if sample.id == "2" else gold("mathvista", "official", sample)
 
-    results = evaluate(recipe("mathvista", tmp_path), respondent=Canned(say))
+    results = evaluate(recipe("mathvista", tmp_path), answerer=Canned(say))
     assert results["counts"]["needs_judge_ids"] == ["2"] and results["scores"][0]["value"] == 0.75
     assert results["routes"]["needs judge"] == 1
     assert any("need a judge" in line for line in lines(results))
@@ -186,7 +186,7 @@ def test_without_a_judge_open_items_are_named_and_count_as_not_right(tmp_path):
 
 def test_results_say_everything_that_their_number_depends_on(tmp_path):
     asked = recipe("mathverse", tmp_path, subset="Vision Only", prompt="cot", template="vlm_r1")
-    results = evaluate(asked, respondent=Canned(lambda s: gold("mathverse", "official", s)))
+    results = evaluate(asked, answerer=Canned(lambda s: gold("mathverse", "official", s)))
     about = results["benchmark"]
     assert about["subset"] == "Vision Only" and about["items_asked"] == about["items_in_subset"] == 2
     assert about["prompt_id"] == f"mathverse.query_cot.v1+{TEMPLATES['vlm_r1'].id}" and about["mode"] == "official"
@@ -201,21 +201,21 @@ def test_results_say_everything_that_their_number_depends_on(tmp_path):
 def test_versions_of_a_problem_are_drawn_together(tmp_path):
     asked = recipe("mathverse", tmp_path)
     one_problem = Canned(lambda s: gold("mathverse", "official", s) if s.meta["group"] == "0" else "zebra")
-    row = evaluate(asked, respondent=one_problem)["scores"][0]
+    row = evaluate(asked, answerer=one_problem)["scores"][0]
     assert row["value"] == 0.5 and row["interval"] == "bootstrap over groups"
     assert (row["low"], row["high"]) == (0.0, 1.0)  # two problems, not ten answers
 
 
 def test_worst_case_wants_all_variants_of_a_seed_question(tmp_path):
     last = Canned(lambda s: "zebra" if s.meta["variant"] == "9" and s.meta["group"] == "0" else gold("dynamath", "", s))
-    scores = {r["score"]: r["value"] for r in evaluate(recipe("dynamath", tmp_path), respondent=last)["scores"][:4]}
+    scores = {r["score"]: r["value"] for r in evaluate(recipe("dynamath", tmp_path), answerer=last)["scores"][:4]}
     assert scores["average"] == pytest.approx(29 / 30) and scores["worst_case"] == pytest.approx(2 / 3)
     assert scores["robustness"] == pytest.approx((2 / 3) / (29 / 30))
 
 
 def test_mme_adds_accuracy_and_the_accuracy_of_pairs(tmp_path):
     always = Canned(lambda s: "Yes, it is.")
-    scores = {r["score"]: r["value"] for r in evaluate(recipe("mme", tmp_path), respondent=always)["scores"]}
+    scores = {r["score"]: r["value"] for r in evaluate(recipe("mme", tmp_path), answerer=always)["scores"]}
     assert scores["sum"] == 150.0 and scores["perception"] == 100.0 and scores["cognition"] == 50.0
     assert scores["accuracy_plus"] == 0.0 and scores["points/existence"] == 50.0
 
@@ -226,13 +226,13 @@ def test_chartqa_is_the_mean_of_its_splits_and_refcoco_of_its_files(tmp_path):
     (asked.path / "test_augmented.json").write_text(
         json.dumps([{"imgname": "c.png", "query": "?", "label": "3"}] * 6), encoding="utf-8"
     )
-    rows = evaluate(asked, respondent=human)["scores"]
+    rows = evaluate(asked, answerer=human)["scores"]
     assert rows[0]["value"] == 0.5 and rows[1]["value"] == 0.25
 
 
 def test_the_average_of_ovdeval_is_a_mean_of_aspects_and_not_of_columns(tmp_path):
-    colour = Canned(lambda s: gold("ovdeval", "", s) if s.id.startswith(("color", "position")) else "None")
-    rows = evaluate(recipe("ovdeval", tmp_path), respondent=colour)["scores"]
+    color = Canned(lambda s: gold("ovdeval", "", s) if s.id.startswith(("color", "position")) else "None")
+    rows = evaluate(recipe("ovdeval", tmp_path), answerer=color)["scores"]
     assert rows[0]["value"] == pytest.approx(2 / 3)  # proper noun 0, attribute 1, position 1; columns would give 1/2
 
 
@@ -242,8 +242,8 @@ def test_the_label_that_is_listed_last_decides_nms_ap(tmp_path):
     def both(first, second):
         return Canned(lambda s: json.dumps([{"bbox_2d": box, "label": label} for label in (first, second)]))
 
-    right = evaluate(recipe("ovdeval", tmp_path, to="a"), respondent=both("blue cup", "red cup"))["scores"][0]
-    wrong = evaluate(recipe("ovdeval", tmp_path, to="b"), respondent=both("red cup", "blue cup"))["scores"][0]
+    right = evaluate(recipe("ovdeval", tmp_path, to="a"), answerer=both("blue cup", "red cup"))["scores"][0]
+    wrong = evaluate(recipe("ovdeval", tmp_path, to="b"), answerer=both("red cup", "blue cup"))["scores"][0]
     assert (right["value"], wrong["value"]) == (pytest.approx(1.0), 0.0)
 
 
@@ -268,14 +268,14 @@ def test_a_limit_draws_the_same_items_each_time_and_keeps_groups_whole(tmp_path)
 
 def test_two_runs_are_compared_on_the_items_that_both_answered(tmp_path):
     left, right = recipe("mmstar", tmp_path, to="a"), recipe("mmstar", tmp_path, to="b")
-    evaluate(left, respondent=Canned(lambda s: gold("mmstar", "official", s)))
-    evaluate(right, respondent=Canned(lambda s: Failed("x") if s.id == "0" else "zebra"))
+    evaluate(left, answerer=Canned(lambda s: gold("mmstar", "official", s)))
+    evaluate(right, answerer=Canned(lambda s: Failed("x") if s.id == "0" else "zebra"))
     found = compare_runs(Path(left.out), Path(right.out))
     assert found["rows"][0]["difference"] == 1.0 and found["rows"][0]["n"] == 5 and found["rows"][0]["shown"]
     assert found["only_left"] == 1 and found["p"] == pytest.approx(2 / 2**5)
     assert "McNemar" in "\n".join(comparison_lines(found))
     other = recipe("mmstar", tmp_path, to="c", mode="strict")
-    evaluate(other, respondent=Canned(lambda s: "A"))
+    evaluate(other, answerer=Canned(lambda s: "A"))
     with pytest.raises(ValueError, match="only runs of the same are compared"):
         compare_runs(Path(left.out), Path(other.out))
 
@@ -295,10 +295,10 @@ def test_real_rows_of_math_vision_and_geometry3k_are_asked_and_graded(real_data,
         asked = recipe(name, tmp_path, to=f"{name}-gold", path=real_data / data, limit=most)
         samples = plan(asked).samples
         assert len(samples) == most
-        results = evaluate(asked, respondent=Canned(lambda s, name=name: f"<answer>{s.answer}</answer>"))
+        results = evaluate(asked, answerer=Canned(lambda s, name=name: f"<answer>{s.answer}</answer>"))
         assert results["scores"][0]["value"] == 1.0, results["routes"]
         wrong = recipe(name, tmp_path, to=f"{name}-bad", path=real_data / data, limit=most)
-        results = evaluate(wrong, respondent=Canned(lambda s: "<answer>zebra</answer>"))
+        results = evaluate(wrong, answerer=Canned(lambda s: "<answer>zebra</answer>"))
         assert results["scores"][0]["value"] == 0.0
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from saccade.base.tiny import write_checkpoint
 from saccade.config import ConfigError, load
-from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
+from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks.own import heldout_seed, world_suite
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
@@ -40,7 +40,7 @@ def policy(checkpoint):
 
 def answers(policy, samples, decoding, out=None, prefix="", **given):
     """The items of `samples`, answered by the policy in batches of three."""
-    run = Run(LocalModel(policy, open_engine(policy), prefix), decoding, seed=5, batch_size=3, **given)
+    run = EvalRun(LocalModel(policy, open_engine(policy), prefix), decoding, seed=5, batch_size=3, **given)
     return answer_all(own_plan(samples), run, out)[0]
 
 
@@ -72,7 +72,7 @@ def test_a_split_without_the_tasks_is_refused():
 
 def test_each_item_has_k_graded_attempts_in_the_order_of_the_samples(policy, suite):
     seen = []
-    run = Run(LocalModel(policy, open_engine(policy)), SAMPLED, "tiny", "a control", batch_size=3)
+    run = EvalRun(LocalModel(policy, open_engine(policy)), SAMPLED, "tiny", "a control", batch_size=3)
     results, errors = answer_all(own_plan(suite), run, progress=lambda done, total: seen.append((done, total)))
     assert errors == {}
     assert [r.sample_id for r in results] == [s.id for s in suite]
@@ -110,7 +110,7 @@ def test_replies_follow_from_the_seed_and_the_question_whatever_is_asked_beside_
     whole = {item.sample_id: item for item in answers(policy, suite, SAMPLED)}
     turned = {item.sample_id: item for item in answers(policy, suite[::-1], SAMPLED)}
     assert turned == whole
-    other = Run(LocalModel(policy, open_engine(policy)), SAMPLED, seed=6)
+    other = EvalRun(LocalModel(policy, open_engine(policy)), SAMPLED, seed=6)
     assert [item.text for item in answer_all(own_plan(suite), other)[0]] != [item.text for item in whole.values()]
 
 

@@ -33,7 +33,7 @@ from tests.protocol_cases import CHOICES, REFER, Judge, ask, grade
     ],
 )
 def test_thought_is_stripped_and_the_last_answer_block_opened(text, said, how):
-    assert (read(text).said, read(text).how) == (said, how)
+    assert (read(text).final_text, read(text).how) == (said, how)
 
 
 # ------------------------------------------------------------------------------------------------------------ MathVista
@@ -128,7 +128,7 @@ def test_mathverse_extracts_then_scores_and_a_word_for_word_match_needs_no_score
 def test_a_judge_without_form_is_asked_a_bounded_number_of_times():
     judge = Judge("3", "perhaps", "maybe", "who knows")
     found = grade("mathverse", "so it is 3", ask("B", judged_question="?"), judge)
-    assert found.needs_judge and len(judge.prompts) == 1 + judging.TRIES
+    assert found.needs_judge and len(judge.prompts) == 1 + judging.ATTEMPTS
 
 
 def test_mathverse_without_a_judge_accepts_the_gold_word_for_word_alone():

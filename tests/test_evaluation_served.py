@@ -15,12 +15,12 @@ from PIL import Image
 
 from saccade.cli import main
 from saccade.endpoint import RequestLimits
+from saccade.evaluation.answerers import EvalQuestion, Failed, ServedFrame, ServedModel, _turn
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks import BENCHMARKS, Place
 from saccade.evaluation.benchmarks.rows import decoded, hub_rows, rows_of, tsv_rows
 from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.items import read_items
-from saccade.evaluation.respondents import Failed, Question, ServedFrame, ServedModel, _turn
 from saccade.types import Sample
 from tests.benchmark_files import chartqa, mathvista, mmstar, picture, rec, write_tsv
 from tests.chat_server import Answer, chat_server
@@ -82,7 +82,7 @@ def test_a_server_that_gives_too_few_replies_has_failed(tmp_path):
     from saccade.endpoint import Endpoint
 
     with chat_server(lambda number, request: Answer("A", n=1)) as server, Endpoint(server.url, "tiny") as endpoint:
-        (found,) = ServedModel(endpoint).answer([Question(sample, "<image>?", 3)], Decoding(greedy=False, k=2), 2)
+        (found,) = ServedModel(endpoint).answer([EvalQuestion(sample, "<image>?", 3)], Decoding(greedy=False, k=2), 2)
     assert found == Failed("the server gave 1 replies, 2 were asked for")
     assert server.requests[0]["seed"] == 3 and server.requests[0]["n"] == 2
 

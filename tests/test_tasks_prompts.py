@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from saccade.evaluation.answerers import EvalQuestion
 from saccade.evaluation.benchmark_run import own_plan
 from saccade.evaluation.local_model import LocalModel
-from saccade.evaluation.respondents import Question
 from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS, TEMPLATES
 from saccade.tasks.templates import write_prompt
@@ -57,7 +57,7 @@ def evaluated(sample: Sample, template: str | None) -> str:
     listener = Listener()
     plan = own_plan([sample], template)
     model: Any = LocalModel(SimpleNamespace(adapter=listener), None)
-    model._prompt(Question(plan.samples[0], plan.prompt.write(plan.samples[0]), 0))
+    model._prompt(EvalQuestion(plan.samples[0], plan.prompt.write(plan.samples[0]), 0))
     return listener.told[0]
 
 

@@ -6,14 +6,14 @@ import dataclasses
 
 import pytest
 
-from saccade.training.batching import Row, micro_batches, repeated_cost, rows, shared_cost
+from saccade.training.batching import PackPlan, micro_batches, repeated_cost, rows, shared_cost
 
 
-def of_costs(*costs: int) -> list[Row]:
-    return [Row(i, (0,), cost) for i, cost in enumerate(costs)]
+def of_costs(*costs: int) -> list[PackPlan]:
+    return [PackPlan(i, (0,), cost) for i, cost in enumerate(costs)]
 
 
-def members(batches: list[list[Row]]) -> list[list[int]]:
+def members(batches: list[list[PackPlan]]) -> list[list[int]]:
     return [[row.prompt for row in batch] for batch in batches]
 
 
@@ -25,18 +25,22 @@ def test_a_shared_row_costs_its_prompt_once_and_a_repeated_one_is_padded_to_the_
 
 def test_a_row_that_costs_exactly_the_budget_stays_whole_and_one_token_less_cuts_it() -> None:
     replies = [(4, 5), (7, 5)]
-    assert rows(2, 10, replies, budget=20) == [Row(2, (4, 7), 20)]
-    assert rows(2, 10, replies, budget=19) == [Row(2, (4,), 15), Row(2, (7,), 15)]
+    assert rows(2, 10, replies, budget=20) == [PackPlan(2, (4, 7), 20)]
+    assert rows(2, 10, replies, budget=19) == [PackPlan(2, (4,), 15), PackPlan(2, (7,), 15)]
 
 
 def test_the_way_of_counting_decides_where_a_group_is_cut() -> None:
     replies = [(0, 2), (1, 6)]
-    assert rows(0, 10, replies, 32, repeated_cost) == [Row(0, (0, 1), 32)]
-    assert rows(0, 10, replies, 31, repeated_cost) == [Row(0, (0,), 12), Row(0, (1,), 16)]
+    assert rows(0, 10, replies, 32, repeated_cost) == [PackPlan(0, (0, 1), 32)]
+    assert rows(0, 10, replies, 31, repeated_cost) == [PackPlan(0, (0,), 12), PackPlan(0, (1,), 16)]
 
 
 def test_a_reply_too_long_by_itself_has_a_row_of_its_own_and_no_reply_makes_no_row() -> None:
-    assert rows(0, 10, [(0, 1), (1, 99), (2, 1)], budget=20) == [Row(0, (0,), 11), Row(0, (1,), 109), Row(0, (2,), 11)]
+    assert rows(0, 10, [(0, 1), (1, 99), (2, 1)], budget=20) == [
+        PackPlan(0, (0,), 11),
+        PackPlan(0, (1,), 109),
+        PackPlan(0, (2,), 11),
+    ]
     assert rows(0, 10, [], budget=20) == []
 
 
@@ -59,11 +63,17 @@ def test_a_row_beyond_the_budget_is_alone_and_the_others_are_still_balanced() ->
 
 @pytest.mark.parametrize("turn", range(5))
 def test_rows_of_equal_cost_are_dealt_out_in_their_order_whatever_order_they_came_in(turn: int) -> None:
-    some = [Row(0, (0,), 5), Row(0, (1,), 5), Row(1, (0,), 5), Row(1, (1,), 5), Row(2, (0,), 5)]
+    some = [
+        PackPlan(0, (0,), 5),
+        PackPlan(0, (1,), 5),
+        PackPlan(1, (0,), 5),
+        PackPlan(1, (1,), 5),
+        PackPlan(2, (0,), 5),
+    ]
     expected = [[some[0], some[3]], [some[1], some[4]], [some[2]]]
     assert micro_batches(some[turn:] + some[:turn], budget=10) == expected
 
 
 def test_a_row_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Row(0, (0,), 5).cost = 6
+        PackPlan(0, (0,), 5).cost = 6

@@ -39,7 +39,7 @@ from saccade.runs.progress import progress
 from saccade.runs.records import Run
 from saccade.tasks import TASKS
 from saccade.training import checkpoint
-from saccade.training.batching import Cost, Row, micro_batches, repeated_cost, rows, shared_cost
+from saccade.training.batching import Cost, PackPlan, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.config import OptimConfig, RLRecipe, UpdateConfig
 from saccade.training.group_metrics import group_metrics
 from saccade.training.optim import GuardedOptimizer, build_optimizer, learning_rate
@@ -204,7 +204,7 @@ STEPS = st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), max_
 def test_every_reply_is_in_exactly_one_row_and_only_single_replies_break_the_budget(
     prompts: list[tuple[int, list[int]]], budget: int, cost: Cost
 ) -> None:
-    found: list[Row] = []
+    found: list[PackPlan] = []
     for i, (length, replies) in enumerate(prompts):
         found += rows(i, length, list(enumerate(replies)), budget, cost)
     batches = micro_batches(found, budget)
@@ -219,7 +219,7 @@ def test_every_reply_is_in_exactly_one_row_and_only_single_replies_break_the_bud
 
 def test_micro_batches_are_of_nearly_equal_cost() -> None:
     lengths = [40, 31, 30, 22, 20, 18, 16, 12, 8, 3]
-    batches = micro_batches([Row(i, (0,), n) for i, n in enumerate(lengths)], budget=110)
+    batches = micro_batches([PackPlan(i, (0,), n) for i, n in enumerate(lengths)], budget=110)
     loads = [sum(row.cost for row in batch) for batch in batches]
     assert sorted(loads) == [99, 101]
 

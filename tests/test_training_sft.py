@@ -260,7 +260,7 @@ def test_another_prompt_in_the_same_row_changes_nothing(world: Path, policy: Pol
     assert not torch.allclose(logprobs(2)[0][: len(alone)], alone[: units[2].reply_tokens], atol=1e-3), "else all agree"
 
 
-def test_a_neighbour_leaves_the_gradient_of_a_row_as_it_was(world: Path, policy: Policy) -> None:
+def test_a_neighbor_leaves_the_gradient_of_a_row_as_it_was(world: Path, policy: Policy) -> None:
     """The gradient of two prompts in one row is the sum of theirs alone."""
     units = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl"))).units[:2]
     tokens = [unit.reply_tokens for unit in units]

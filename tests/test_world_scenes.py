@@ -96,7 +96,6 @@ def test_a_stricter_visible_share_is_respected() -> None:
     assert all(t.visible == 1.0 for index in range(15) for t in strict.scene(0, index).objects)
 
 
-
 def test_the_shifted_palette_keeps_its_color_names_and_differs_from_the_default() -> None:
     usual, shifted = [], []
     for index in range(40):

@@ -28,22 +28,22 @@ class Denominators:
             raise ValueError(f"a step needs at least one token and one rollout; got {self.tokens} and {self.sequences}")
 
 
-def token_mean(values_R: Tensor, branch_index_R: Tensor, num_branches: int, over: Denominators) -> Tensor:
+def token_mean(values_R: Tensor, branch_index_R: Tensor, num_branches: int, denominators: Denominators) -> Tensor:
     """Sum over all tokens / number of tokens of the step (DAPO, arXiv:2503.14476, eq. 8)."""
-    return values_R.sum() / over.tokens
+    return values_R.sum() / denominators.tokens
 
 
-def sequence_mean(values_R: Tensor, branch_index_R: Tensor, num_branches: int, over: Denominators) -> Tensor:
+def sequence_mean(values_R: Tensor, branch_index_R: Tensor, num_branches: int, denominators: Denominators) -> Tensor:
     """Mean over the tokens of each reply, then over replies (GRPO, arXiv:2402.03300, eq. 3)."""
     lengths_B = branch_lengths(branch_index_R, num_branches)
-    return (values_R / lengths_B[branch_index_R]).sum() / over.sequences
+    return (values_R / lengths_B[branch_index_R]).sum() / denominators.sequences
 
 
-def constant(values_R: Tensor, branch_index_R: Tensor, num_branches: int, over: Denominators) -> Tensor:
+def constant(values_R: Tensor, branch_index_R: Tensor, num_branches: int, denominators: Denominators) -> Tensor:
     """Sum over all tokens / (replies x the cap on new tokens): no reply's length enters (Dr.GRPO, arXiv:2503.20783)."""
-    if over.max_length < 1:
-        raise ValueError(f"aggregation 'constant': got max_length {over.max_length}; expected max_new_tokens")
-    return values_R.sum() / (over.sequences * over.max_length)
+    if denominators.max_length < 1:
+        raise ValueError(f"aggregation 'constant': got max_length {denominators.max_length}; expected max_new_tokens")
+    return values_R.sum() / (denominators.sequences * denominators.max_length)
 
 
 Aggregate = Callable[[Tensor, Tensor, int, Denominators], Tensor]

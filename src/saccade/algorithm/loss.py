@@ -52,7 +52,7 @@ def build_loss(config: LossConfig) -> Loss:
     divergence, aggregate = DIVERGENCES[config.kl], AGGREGATES[config.aggregation]
     kl_coef = config.kl_coef
 
-    def loss(inputs: LossInputs, over: Denominators) -> LossOutput:
+    def loss(inputs: LossInputs, denominators: Denominators) -> LossOutput:
         index_R, num_branches = inputs.branch_index_R, inputs.num_branches
         log_ratio_R = inputs.logprobs_R - inputs.old_logprobs_R.detach()
         ratio_R = ratio(log_ratio_R, index_R, num_branches)
@@ -65,7 +65,7 @@ def build_loss(config: LossConfig) -> Loss:
             kl_R = divergence(inputs.logprobs_R, inputs.ref_logprobs_R.detach())
             values_R = values_R + kl_coef * kl_R
             metrics["policy/kl"] = kl_R.detach().sum()
-        return LossOutput(aggregate(values_R, index_R, num_branches, over), metrics)
+        return LossOutput(aggregate(values_R, index_R, num_branches, denominators), metrics)
 
     return loss
 

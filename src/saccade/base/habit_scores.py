@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
+from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.config import Decoding
 from saccade.evaluation.local_model import LocalModel
@@ -29,7 +29,7 @@ def habit_scores(policy: Policy, n: int = 100, max_new_tokens: int = 160) -> lis
         for greedy in (True, False):
             decoding = Decoding(greedy=greedy, max_new_tokens=max_new_tokens)
             control = f"forced: {habit}" if habit else None
-            run = Run(LocalModel(policy, engine, prefix), decoding, "base", control, batch_size=100)
+            run = EvalRun(LocalModel(policy, engine, prefix), decoding, "base", control, batch_size=100)
             rows += summarize(answer_all(plan, run)[0])
     return rows
 

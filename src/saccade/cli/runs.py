@@ -14,16 +14,16 @@ def run_dir(out: Path | None, recipe: str) -> Path:
     return out if out is not None else Path("runs") / Path(recipe).stem
 
 
-def tell(outcome: Any) -> None:
-    """Says on stdout what a `saccade.training.loop.Outcome` left behind, and which steps moved nothing."""
-    typer.echo(f"{outcome.directory}: {outcome.step} steps done")
-    if outcome.best_step is not None:
-        typer.echo(f"best: step {outcome.best_step}, score {outcome.best_score:.4g} (checkpoints/best)")
-    steps, idle = steps_without_update(outcome.directory / "metrics.jsonl")
+def tell(result: Any) -> None:
+    """Says on stdout what a `saccade.training.loop.RunResult` left behind, and which steps moved nothing."""
+    typer.echo(f"{result.directory}: {result.step} steps done")
+    if result.best_step is not None:
+        typer.echo(f"best: step {result.best_step}, score {result.best_score:.4g} (checkpoints/best)")
+    steps, idle = steps_without_update(result.directory / "metrics.jsonl")
     if idle:
         why = "equal rewards within every group, or a gradient that is not finite"
         typer.echo(f"no update in {len(idle)} of {steps} steps: {', '.join(map(str, idle))} ({why})")
-    typer.echo(f"report: saccade report {outcome.directory}")
+    typer.echo(f"report: saccade report {result.directory}")
 
 
 def steps_without_update(metrics: Path) -> tuple[int, list[int]]:

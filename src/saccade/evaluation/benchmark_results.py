@@ -11,14 +11,14 @@ from typing import Any
 
 import yaml
 
-from saccade.evaluation.benchmark_run import Plan
-from saccade.evaluation.benchmarks import Benchmark, Outcome
+from saccade.evaluation.benchmark_run import EvalPlan
+from saccade.evaluation.benchmarks import Benchmark, ItemOutcome
 from saccade.evaluation.benchmarks.scoring import clusters, figures, grouped, mean, mean_bootstrap
 from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import ItemResult, read_items
-from saccade.evaluation.results import SCHEMA, Row, summarize, summarize_attempts
+from saccade.evaluation.results import SCHEMA, summarize, summarize_attempts
 from saccade.evaluation.statistics import compare_paired
-from saccade.runs.files import item_files
+from saccade.runs.files import JsonRow, item_files
 
 SHOWN_IDS = 20
 """Ids that results name of items that need a judge or failed."""
@@ -26,10 +26,10 @@ SAME = ("benchmark", "subset", "mode", "prompt_id")
 """What two runs must share to be compared."""
 
 
-def outcome(item: ItemResult) -> Outcome:
+def outcome(item: ItemResult) -> ItemOutcome:
     """An item as scores see it."""
     details = item.details
-    return Outcome(
+    return ItemOutcome(
         item.sample_id,
         {**details.get("slices", {"split": item.split, "task": item.task}), "decoding": item.decoding},
         str(details.get("group", item.sample_id)),
@@ -42,14 +42,14 @@ def outcome(item: ItemResult) -> Outcome:
 
 
 def document(
-    recipe: EvalRecipe, plan: Plan, items: Sequence[ItemResult], errors: dict[str, str], seconds: float
-) -> Row:
+    recipe: EvalRecipe, plan: EvalPlan, items: Sequence[ItemResult], errors: dict[str, str], seconds: float
+) -> JsonRow:
     """The content of `results.json`. Raises ValueError when not one item could be graded."""
     graded = [item for item in items if item.gradable]
     if not graded:
         why = next(iter(errors.values()), "every gold answer cannot be graded")
         raise ValueError(f"no item of {plan.benchmark.name} could be graded ({len(errors)} errors); first: {why}")
-    found: Row = {
+    found: JsonRow = {
         "schema": SCHEMA,
         "seconds": round(seconds, 3),
         "seed": recipe.seed,
@@ -68,16 +68,16 @@ def document(
     return found
 
 
-def scores(benchmark: Benchmark, items: Sequence[ItemResult]) -> list[Row]:
+def scores(benchmark: Benchmark, items: Sequence[ItemResult]) -> list[JsonRow]:
     """The benchmark's figures; for each decoding its own, under the key `decoding`, where there are two."""
-    parts: dict[str, list[Outcome]] = {}
+    parts: dict[str, list[ItemOutcome]] = {}
     for item in items:
         parts.setdefault(item.decoding, []).append(outcome(item))
     names = {name: {"decoding": name} if len(parts) > 1 else {} for name in parts}
     return [names[name] | row for name, outcomes in parts.items() for row in figures(benchmark, outcomes)]
 
 
-def described(recipe: EvalRecipe, plan: Plan) -> Row:
+def described(recipe: EvalRecipe, plan: EvalPlan) -> JsonRow:
     """Everything that a number of this run depends on."""
     mode, judge, server = plan.mode, recipe.judge, recipe.server
     return {
@@ -103,7 +103,7 @@ def described(recipe: EvalRecipe, plan: Plan) -> Row:
     }
 
 
-def counts(items: Sequence[ItemResult], errors: dict[str, str]) -> Row:
+def counts(items: Sequence[ItemResult], errors: dict[str, str]) -> JsonRow:
     """What went otherwise than asked, answered, graded."""
     attempts = [(item, one) for item in items for one in item.details["attempts"]]
     open_ = list(dict.fromkeys(item.sample_id for item, one in attempts if one["needs_judge"]))
@@ -140,7 +140,7 @@ def outside(items: Sequence[ItemResult]) -> int | None:
     return found if seen else None
 
 
-def lines(results: Row) -> list[str]:
+def lines(results: JsonRow) -> list[str]:
     """The result table, for the terminal."""
     about, count = results["benchmark"], results["counts"]
     said = [
@@ -168,7 +168,7 @@ _NOTICES = {
 }
 
 
-def _value(row: Row) -> str:
+def _value(row: JsonRow) -> str:
     factor, unit = (1.0, "") if row["scale"] == "points" else (100.0, " %")
     ends = ""
     if row["low"] is not None:
@@ -179,7 +179,7 @@ def _value(row: Row) -> str:
 # ---------------------------------------------------------------------------------------------------------- comparison
 
 
-def compare_runs(left: Path, right: Path) -> Row:
+def compare_runs(left: Path, right: Path) -> JsonRow:
     """The paired difference of two runs' accuracies, `left - right`, over the items that both answered, in all and per
     slice.
 
@@ -214,7 +214,7 @@ def compare_runs(left: Path, right: Path) -> Row:
     }
 
 
-def _run(path: Path) -> tuple[Row, list[ItemResult]]:
+def _run(path: Path) -> tuple[JsonRow, list[ItemResult]]:
     """What the run is, by the keys of `SAME`, and its items: of a training run, those of its last evaluation."""
     files = item_files(path) if path.is_dir() else [path]
     items = read_items(files[-1]) if files else []
@@ -231,12 +231,12 @@ def _key(item: ItemResult, decoding: bool) -> tuple[str, ...]:
     return (item.decoding if decoding else "", item.split, item.task, item.sample_id)
 
 
-def _difference(a: ItemResult, b: ItemResult) -> Outcome:
+def _difference(a: ItemResult, b: ItemResult) -> ItemOutcome:
     found = outcome(a)
-    return Outcome(found.id, found.slices, found.group, (a.accuracy - b.accuracy,))
+    return ItemOutcome(found.id, found.slices, found.group, (a.accuracy - b.accuracy,))
 
 
-def _row(name: str, differences: Sequence[Outcome]) -> Row:
+def _row(name: str, differences: Sequence[ItemOutcome]) -> JsonRow:
     groups = clusters(differences)
     low, high = mean_bootstrap(groups)
     return {
@@ -258,7 +258,7 @@ def _p(a: dict[Any, ItemResult], b: dict[Any, ItemResult], shared: Sequence[Any]
     return compare_paired("p", [a[k].accuracy for k in shared], [b[k].accuracy for k in shared], draws=2).p
 
 
-def comparison_lines(found: Row) -> list[str]:
+def comparison_lines(found: JsonRow) -> list[str]:
     said = [f"{found['left']} minus {found['right']}, {found['rows'][0]['n']} items that both answered"]
     if found["only_left"] or found["only_right"]:
         said.append(f"skipped: {found['only_left']} and {found['only_right']} items that only one of them has")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from saccade.data import open_source
+from saccade.evaluation.answerers import Answerer, Answers, EvalQuestion, Failed, hashes
 from saccade.evaluation.benchmarks import BENCHMARKS, Benchmark, Grade, Mode, Place, Prompt
-from saccade.evaluation.benchmarks.benchmark import Judge
+from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge
 from saccade.evaluation.benchmarks.own import OWN, own_benchmark, world_suite
 from saccade.evaluation.benchmarks.prompts import around
 from saccade.evaluation.benchmarks.replies import read
@@ -21,7 +22,6 @@ from saccade.evaluation.boxes import gold_boxes
 from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
-from saccade.evaluation.respondents import Answers, Failed, Question, Respondent, hashes
 from saccade.grading import math_pool
 from saccade.rollout.seeds import derive_seed
 from saccade.tasks.answers import MATHEMATICS
@@ -37,7 +37,7 @@ JUDGES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvalPlan:
     """What is asked and how it is graded."""
 
     benchmark: Benchmark
@@ -51,7 +51,7 @@ class Plan:
     """Hashes of the images by sample id, filled as items come: a run asks the same plan many times."""
 
 
-def plan(recipe: EvalRecipe) -> Plan:
+def plan(recipe: EvalRecipe) -> EvalPlan:
     """Reads the questions. ValueError with file and line; nothing is asked yet."""
     if recipe.benchmark is None:
         return own_plan(own_samples(recipe), recipe.template, recipe.limit)
@@ -64,7 +64,7 @@ def plan(recipe: EvalRecipe) -> Plan:
     return _plan(benchmark, benchmark.mode(recipe.mode), prompt, samples, recipe.limit)
 
 
-def own_plan(samples: Sequence[Sample], template: str | None = None, limit: int | None = None) -> Plan:
+def own_plan(samples: Sequence[Sample], template: str | None = None, limit: int | None = None) -> EvalPlan:
     """The plan for any samples, with the prompts and graders that training uses. ValueError for unknown tasks."""
     benchmark = own_benchmark(samples, template)
     return _plan(benchmark, benchmark.mode(None), benchmark.prompt(None), benchmark.load(Place(None)), limit)
@@ -81,14 +81,14 @@ def own_samples(recipe: EvalRecipe) -> list[Sample]:
     return samples + (world_suite(world.splits, world.tasks, world.n, world.seed) if world else [])
 
 
-def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample], limit: int | None) -> Plan:
+def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample], limit: int | None) -> EvalPlan:
     samples = unique(samples)
     total = len(samples)
     samples = selected(mode.select(samples) if mode.select else samples, limit)
     if any(sample.task == MATHEMATICS for sample in samples):
         math_pool.shared().warm_up()  # while the model loads
     prompt.write(samples[0])
-    return Plan(benchmark, mode, prompt, samples, total)
+    return EvalPlan(benchmark, mode, prompt, samples, total)
 
 
 def unique(samples: Sequence[Sample]) -> list[Sample]:
@@ -125,25 +125,25 @@ def selected(samples: list[Sample], limit: int | None) -> list[Sample]:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class EvalRun:
     """Who answers, and how; the rest is the plan's."""
 
-    respondent: Respondent
+    answerer: Answerer
     decoding: Decoding
     label: str = "model"
     control: str | None = None
     seed: int = 0
     batch_size: int = 32
-    judge: Judge | None = None
+    judge: BenchmarkJudge | None = None
     attempts_until_parsed: int = 1
 
 
-Progress = Callable[[int, int], None]
+CountProgress = Callable[[int, int], None]
 """(done, total)."""
 
 
 def answer_all(
-    plan: Plan, run: Run, out: Path | None = None, progress: Progress | None = None
+    plan: EvalPlan, run: EvalRun, out: Path | None = None, progress: CountProgress | None = None
 ) -> tuple[list[ItemResult], dict[str, str]]:
     """Ask what `out` (an items.jsonl) does not hold yet and grade it; (items in the order of the plan, errors by id).
 
@@ -160,7 +160,7 @@ def answer_all(
         batch = plan.samples[start : start + run.batch_size]
         missing = [sample for sample in batch if sample.id not in done]
         if missing:
-            asked = batch if run.respondent.whole_batches else missing
+            asked = batch if run.answerer.whole_batches else missing
             fresh, lost = _batch(plan, run, asked)
             errors |= {name: why for name, why in lost.items() if name not in done}
             found = {sample.id: fresh[sample.id] for sample in missing if sample.id in fresh}
@@ -178,18 +178,18 @@ def _held(path: Path | None, decoding: str) -> dict[str, ItemResult]:
     return {item.sample_id: item for item in (read_items(path) if path else []) if item.decoding == decoding}
 
 
-def _batch(plan: Plan, run: Run, batch: Sequence[Sample]) -> tuple[dict[str, ItemResult], dict[str, str]]:
+def _batch(plan: EvalPlan, run: EvalRun, batch: Sequence[Sample]) -> tuple[dict[str, ItemResult], dict[str, str]]:
     """(items by id, errors by id)."""
     texts = {sample.id: plan.prompt.write(sample) for sample in batch}
-    questions = [Question(sample, texts[sample.id], derive_seed(run.seed, sample.id)) for sample in batch]
-    replies = run.respondent.answer(questions, run.decoding, run.decoding.k)
-    tries = _retried(run, batch, texts, replies)
+    questions = [EvalQuestion(sample, texts[sample.id], derive_seed(run.seed, sample.id)) for sample in batch]
+    replies = run.answerer.answer(questions, run.decoding, run.decoding.k)
+    retries = _retry(run, batch, texts, replies)
     errors = {s.id: found.reason for s, found in zip(batch, replies, strict=True) if isinstance(found, Failed)}
     whole = [(s, found) for s, found in zip(batch, replies, strict=True) if not isinstance(found, Failed)]
 
     def graded(pair: tuple[Sample, list[Completion]]) -> ItemResult:
         sample, completions = pair
-        return _item(plan, run, sample, completions, tries.get(sample.id, {}))
+        return _item(plan, run, sample, completions, retries.get(sample.id, {}))
 
     if run.judge is None:
         items = [graded(pair) for pair in whole]
@@ -199,37 +199,39 @@ def _batch(plan: Plan, run: Run, batch: Sequence[Sample]) -> tuple[dict[str, Ite
     return {item.sample_id: item for item in items}, errors
 
 
-Tries = dict[int, list[Completion]]
+DiscardedReplies = dict[int, list[Completion]]
 """Attempt -> the replies that were thrown away before it, in order."""
 
 
-def _retried(run: Run, batch: Sequence[Sample], texts: dict[str, str], replies: list[Answers]) -> dict[str, Tries]:
+def _retry(
+    run: EvalRun, batch: Sequence[Sample], texts: dict[str, str], replies: list[Answers]
+) -> dict[str, DiscardedReplies]:
     """Asks again where a reply lacks `PARSED`, in place; the last reply stays when none has it."""
-    thrown: dict[str, Tries] = {}
+    discarded: dict[str, DiscardedReplies] = {}
     for attempt in range(2, run.attempts_until_parsed + 1):
         open_: list[tuple[int, int]] = []
         for i, found in enumerate(replies):
             if not isinstance(found, Failed):
                 open_ += [(i, j) for j, one in enumerate(found) if PARSED not in one.text]
         questions = [
-            Question(batch[i], texts[batch[i].id], derive_seed(run.seed, batch[i].id, attempt, j)) for i, j in open_
+            EvalQuestion(batch[i], texts[batch[i].id], derive_seed(run.seed, batch[i].id, attempt, j)) for i, j in open_
         ]
         if not questions:
             break
-        for (i, j), again in zip(open_, run.respondent.answer(questions, run.decoding, 1), strict=True):
+        for (i, j), again in zip(open_, run.answerer.answer(questions, run.decoding, 1), strict=True):
             held = replies[i]
             if isinstance(again, Failed) or isinstance(held, Failed):
                 replies[i] = again if isinstance(again, Failed) else held
                 continue
-            thrown.setdefault(batch[i].id, {}).setdefault(j, []).append(held[j])
+            discarded.setdefault(batch[i].id, {}).setdefault(j, []).append(held[j])
             held[j] = again[0]
-    return thrown
+    return discarded
 
 
 # ------------------------------------------------------------------------------------------------------------- grading
 
 
-def _grade(plan: Plan, sample: Sample, completion: Completion, judge: Judge | None) -> Grade:
+def _grade(plan: EvalPlan, sample: Sample, completion: Completion, judge: BenchmarkJudge | None) -> Grade:
     """The mode's grade; a grader that fails is our fault, so the item then counts nowhere."""
     try:
         return plan.mode.grade(read(completion.text, completion.frames), sample, judge)
@@ -238,12 +240,14 @@ def _grade(plan: Plan, sample: Sample, completion: Completion, judge: Judge | No
         return Grade(None, "grader failed", detail=repr(error))
 
 
-def _item(plan: Plan, run: Run, sample: Sample, completions: Sequence[Completion], thrown: Tries) -> ItemResult:
+def _item(
+    plan: EvalPlan, run: EvalRun, sample: Sample, completions: Sequence[Completion], discarded: DiscardedReplies
+) -> ItemResult:
     grades = [_grade(plan, sample, completion, run.judge) for completion in completions]
-    firsts = {j: _grade(plan, sample, some[0], run.judge) for j, some in thrown.items()}
+    firsts = {j: _grade(plan, sample, some[0], run.judge) for j, some in discarded.items()}
     first = completions[0]
     attempts = [
-        _attempt(completion, grade, len(thrown.get(j, ())) + 1, firsts.get(j))
+        _attempt(completion, grade, len(discarded.get(j, ())) + 1, firsts.get(j))
         for j, (completion, grade) in enumerate(zip(completions, grades, strict=True))
     ]
     slices = dict(sample.meta.get("slices") or {})
@@ -283,11 +287,11 @@ def _item(plan: Plan, run: Run, sample: Sample, completions: Sequence[Completion
     )
 
 
-def _attempt(completion: Completion, grade: Grade, tries: int, first: Grade | None) -> dict[str, Any]:
+def _attempt(completion: Completion, grade: Grade, retries: int, first: Grade | None) -> dict[str, Any]:
     return {
         "text": completion.text,
         "finish_reason": completion.finish_reason,
-        "tries": tries,
+        "tries": retries,
         "read": read(completion.text).how,
         "first_right": grade.right if first is None else first.right,
         "right": grade.right,

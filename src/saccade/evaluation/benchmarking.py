@@ -13,19 +13,20 @@ from typing import Any
 from saccade.config import dump
 from saccade.data.images import image_sha, load_image
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
+from saccade.evaluation.answerers import Answerer, EvalQuestion, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
-from saccade.evaluation.benchmark_run import Plan, Run, answer_all, plan
-from saccade.evaluation.benchmarks.benchmark import Judge, JudgeError
+from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan
+from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeError
 from saccade.evaluation.config import EvalRecipe, JudgeConfig
 from saccade.evaluation.items import ItemResult
-from saccade.evaluation.respondents import Question, Respondent, ServedFrame, ServedModel
-from saccade.evaluation.results import Row, write_json
+from saccade.evaluation.results import write_json
 from saccade.runs.environment import PACKAGES, commit, describe, hash_source, version
+from saccade.runs.files import JsonRow
 from saccade.types import Sample
 
 JUDGE_TOKENS = 512
 BOX_TASKS = ("refer", "detect", "difference")
-Progress = Callable[[str, int, int], None]
+EvalProgress = Callable[[str, int, int], None]
 """(decoding, done, total)."""
 
 
@@ -45,12 +46,12 @@ class ServedJudge:
 
 def evaluate(
     recipe: EvalRecipe,
-    progress: Progress | None = None,
+    progress: EvalProgress | None = None,
     api_key: str | None = None,
     judge_key: str | None = None,
-    respondent: Respondent | None = None,
+    answerer: Answerer | None = None,
     limits: RequestLimits | None = None,
-) -> Row:
+) -> JsonRow:
     """Evaluate a model and return what its results.json holds. Started again with the same recipe, it resumes.
 
     evaluate(EvalRecipe(benchmark="chartqa", path=Path("ChartQA"), model="Qwen/Qwen2.5-VL-3B-Instruct"))
@@ -68,7 +69,7 @@ def evaluate(
         )
     with ExitStack() as stack:
         opened = _served(recipe, api_key, limits) if recipe.served else _local(recipe, asked)
-        held, facts = (respondent, {}) if respondent else stack.enter_context(opened)
+        held, facts = (answerer, {}) if answerer else stack.enter_context(opened)
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
         write_json(out / "environment.json", {**facts, "data_hash": _data_hashes(recipe)})
@@ -76,7 +77,7 @@ def evaluate(
         judge = stack.enter_context(_judge(recipe.judge, out, judge_key, limits)) if recipe.judge else None
         items, errors = list[ItemResult](), dict[str, str]()
         for decoding in recipe.decodings():
-            run = Run(held, decoding, recipe.label, recipe.control, recipe.seed, recipe.batch_size, judge)
+            run = EvalRun(held, decoding, recipe.label, recipe.control, recipe.seed, recipe.batch_size, judge)
             run = replace(run, attempts_until_parsed=recipe.retries_until_parsed)
             tell = partial(progress, decoding.name) if progress else None
             some, lost = answer_all(asked, run, out / "items.jsonl", tell)
@@ -107,12 +108,12 @@ def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
         load_image(source).save(folder / f"{image_sha(source)}.png")
 
 
-Opened = tuple[Respondent, dict[str, Any]]
+Opened = tuple[Answerer, dict[str, Any]]
 """Who answers, and what environment.json holds about it."""
 
 
 @contextmanager
-def _local(recipe: EvalRecipe, asked: Plan) -> Iterator[Opened]:
+def _local(recipe: EvalRecipe, asked: EvalPlan) -> Iterator[Opened]:
     from transformers.utils import logging as transformers_logging  # a served model needs neither this nor torch
 
     from saccade.evaluation.local_model import LocalModel
@@ -123,7 +124,7 @@ def _local(recipe: EvalRecipe, asked: Plan) -> Iterator[Opened]:
     policy = load_policy(recipe.model.model_copy(update={"train": ()}))
     engine = open_engine(policy)
     model = LocalModel(policy, engine, recipe.forced_prefix)
-    questions = [Question(sample, asked.prompt.write(sample), 0) for sample in asked.samples]
+    questions = [EvalQuestion(sample, asked.prompt.write(sample), 0) for sample in asked.samples]
     model.check(questions, recipe.decoding.max_new_tokens)
     try:
         yield model, describe(policy, recipe.model.path, {})
@@ -142,7 +143,7 @@ def _served(recipe: EvalRecipe, api_key: str | None, limits: RequestLimits | Non
 
 
 @contextmanager
-def _judge(config: JudgeConfig, out: Path, key: str | None, limits: RequestLimits | None) -> Iterator[Judge]:
+def _judge(config: JudgeConfig, out: Path, key: str | None, limits: RequestLimits | None) -> Iterator[BenchmarkJudge]:
     cache = ReplyCache(out / "judge.sqlite")
     try:
         with Endpoint(config.url, config.name, key, cache, limits) as endpoint:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from saccade.data.images import image_size
+from saccade.evaluation.answerers import Answers, EvalQuestion, pictures
 from saccade.evaluation.config import Decoding
-from saccade.evaluation.respondents import Answers, Question, pictures
 from saccade.models.counting import TokenCounter
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
@@ -24,7 +24,7 @@ class LocalModel:
     """Beginning of every reply, and part of it."""
     whole_batches: bool = True
 
-    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+    def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         prompts = [self._prompt(question) for question in questions]
         check_lengths(prompts, decoding.max_new_tokens, self.policy.context_length)
         replies = self.engine.generate(prompts, decoding, n, [question.seed for question in questions])
@@ -34,7 +34,7 @@ class LocalModel:
         ids = tuple(self.policy.adapter.encode_reply(prefix)[:-1])
         return [[replace(c, text=prefix + c.text, token_ids=ids + c.token_ids) for c in some] for some in replies]
 
-    def check(self, questions: Sequence[Question], new_tokens: int) -> None:
+    def check(self, questions: Sequence[EvalQuestion], new_tokens: int) -> None:
         """ValueError that names a question whose prompt and reply exceed the model's context, before any is asked."""
         adapter, context = self.policy.adapter, self.policy.context_length
         counter = TokenCounter(adapter)
@@ -51,7 +51,7 @@ class LocalModel:
                     "model's preprocessor_config.json, or remove the sample"
                 )
 
-    def _prompt(self, question: Question) -> Prompt:
+    def _prompt(self, question: EvalQuestion) -> Prompt:
         images, adapter = pictures(question.sample), self.policy.adapter
         try:
             encoded = adapter.encode(question.text, images)

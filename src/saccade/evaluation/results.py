@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.statistics import (
@@ -21,13 +20,13 @@ from saccade.evaluation.statistics import (
     vote_key,
     wilson,
 )
+from saccade.runs.files import JsonRow
 
 SCHEMA = 1
 ALL = "all"
-Row = dict[str, Any]
 
 
-def summarize(results: Iterable[ItemResult]) -> list[Row]:
+def summarize(results: Iterable[ItemResult]) -> list[JsonRow]:
     """Rows of `results.json`: for each model, control, decoding and split one row over all tasks and one per task.
 
     Wilson interval for one answer per item, bootstrap over items otherwise. Items whose gold cannot be graded leave
@@ -36,7 +35,7 @@ def summarize(results: Iterable[ItemResult]) -> list[Row]:
     return [_row(key, task, items) for key, task, items in _cells(results)]
 
 
-def summarize_attempts(results: Iterable[ItemResult]) -> list[Row]:
+def summarize_attempts(results: Iterable[ItemResult]) -> list[JsonRow]:
     """For items with k > 1 attempts: avg@k, pass@j for j = 1, 2, 4, ... k, and maj@k, per split and task."""
     rows = []
     for (model, control, decoding, split), task, items in _cells(results):
@@ -85,7 +84,7 @@ def _cells(results: Iterable[ItemResult]) -> Iterator[tuple[tuple[str, str | Non
             yield key, task, items
 
 
-def _row(key: tuple[str, str | None, str, str], task: str, items: Sequence[ItemResult]) -> Row:
+def _row(key: tuple[str, str | None, str, str], task: str, items: Sequence[ItemResult]) -> JsonRow:
     model, control, decoding, split = key
     interval = interval_of(items)
     return {
@@ -146,7 +145,7 @@ def _by_item(items: Iterable[ItemResult]) -> dict[tuple[str, str, str], ItemResu
     return found
 
 
-def comparison_row(comparison: Comparison) -> Row:
+def comparison_row(comparison: Comparison) -> JsonRow:
     """A comparison as `demo.json` and the report read it."""
     return {
         "name": comparison.name,
@@ -160,17 +159,17 @@ def comparison_row(comparison: Comparison) -> Row:
 
 
 def write_results(
-    path: str | Path, rows: Sequence[Row], *, seconds: float, seed: int, attempts: Sequence[Row] = ()
+    path: str | Path, rows: Sequence[JsonRow], *, seconds: float, seed: int, attempts: Sequence[JsonRow] = ()
 ) -> Path:
     """Write `results.json` (schema 1) whole or not at all: beside it first, then renamed. `attempts` adds the key of
     that name."""
-    document: Row = {"schema": SCHEMA, "seconds": round(seconds, 3), "seed": seed, "rows": list(rows)}
+    document: JsonRow = {"schema": SCHEMA, "seconds": round(seconds, 3), "seed": seed, "rows": list(rows)}
     if attempts:
         document["attempts"] = list(attempts)
     return write_json(path, document)
 
 
-def write_json(path: str | Path, document: Row | Sequence[Row]) -> Path:
+def write_json(path: str | Path, document: JsonRow | Sequence[JsonRow]) -> Path:
     """Write JSON atomically (NaN and infinities refused: they are not JSON)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

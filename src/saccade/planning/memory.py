@@ -23,7 +23,7 @@ from saccade.rollout.slots import BLOCK
 from saccade.training.batching import repeated_cost, shared_cost
 
 Parts = dict[str, float]
-Form = Literal["merged", "split", "plain"]
+ForwardKind = Literal["merged", "split", "plain"]
 """How log-probs are computed: packed with flash kernels, packed with plain sdpa, or a row per completion."""
 BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
 PIXELS_OF_PATCH = 2 * 3 * 14 * 14
@@ -47,7 +47,7 @@ class Work:
     """Tokens of a micro-batch."""
     vision_cost: int
     """What a prompt's images cost in training, in tokens; 0 with a frozen tower."""
-    form: Form
+    form: ForwardKind
     trained: tuple[str, ...]
     dtype: Literal["float32", "bfloat16", "float64"]
     checkpointing: bool
@@ -147,7 +147,7 @@ def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
             out["vision"] = held | kept | {"tower, no gradient": tower_pass(shape, work)}
         out["rollout"] = held | kept | max(decoding(shape, work), key=total)
     out["update"] = held | kept | max(update(shape, work), key=total)
-    out["optimizer"] = held | kept | optimizer_step(shape, work)
+    out["optimiser"] = held | kept | optimizer_step(shape, work)
     return out
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saccade.planning.flops import ModelShape
-from saccade.planning.memory import Form
+from saccade.planning.memory import ForwardKind
 from saccade.planning.stages import (
     SFT_TOKENS,
     Recipe,
@@ -41,7 +41,7 @@ class Plan:
     trainable: int
     setting: Setting
     peak_tflops: float
-    form: Form
+    form: ForwardKind
     assumptions: tuple[str, ...]
     stages: tuple[StagePlan, ...]
     advice: tuple[Advice, ...]

@@ -19,7 +19,7 @@ from saccade.planning.flops import (
     prefill_flops,
     training_flops,
 )
-from saccade.planning.memory import Form, Parts, Work, memory, total
+from saccade.planning.memory import ForwardKind, Parts, Work, memory, total
 from saccade.rollout.stages import Stage
 from saccade.training.config import RLRecipe, SFTRecipe
 
@@ -93,7 +93,7 @@ def peak_tflops(recipe: Recipe, setting: Setting) -> float:
     return setting.peak_tflops or PEAK_TFLOPS[recipe.model.dtype]
 
 
-def form_of(recipe: Recipe, shape: ModelShape) -> Form:
+def form_of(recipe: Recipe, shape: ModelShape) -> ForwardKind:
     """What the run would decide on its first batch, if that proves the packed path exact (`models.sharing`)."""
     mode = recipe.update.shared_prefix if isinstance(recipe, RLRecipe) else recipe.shared_prefix
     if mode == "off" or shape.sharing in (None, "none"):

@@ -16,7 +16,7 @@ Cost = Callable[[int, Sequence[int]], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackPlan:
     """One prompt with some of its replies; they share a forward pass."""
 
     prompt: int
@@ -38,17 +38,17 @@ def repeated_cost(prompt: int, replies: Sequence[int]) -> int:
 
 def rows(
     prompt: int, prompt_cost: int, reply_lengths: Sequence[tuple[int, int]], budget: int, cost: Cost = shared_cost
-) -> list[Row]:
+) -> list[PackPlan]:
     """The replies of one prompt, (index, tokens) each, in as few rows of at most `budget` as their order allows.
 
     Normally one row. A group too long for the budget is cut, and each piece repeats the prompt: nothing is truncated. A
     reply that is too long by itself gets a row of its own.
     """
-    done: list[Row] = []
+    done: list[PackPlan] = []
     members: list[tuple[int, int]] = []
 
     def close() -> None:
-        done.append(Row(prompt, tuple(i for i, _ in members), cost(prompt_cost, [n for _, n in members])))
+        done.append(PackPlan(prompt, tuple(i for i, _ in members), cost(prompt_cost, [n for _, n in members])))
 
     for one in reply_lengths:
         if members and cost(prompt_cost, [n for _, n in (*members, one)]) > budget:
@@ -60,7 +60,7 @@ def rows(
     return done
 
 
-def micro_batches(all_rows: Sequence[Row], budget: int) -> list[list[Row]]:
+def micro_batches(all_rows: Sequence[PackPlan], budget: int) -> list[list[PackPlan]]:
     """Few batches of at most `budget`, of nearly equal cost; one row always fits.
 
     First fit, longest first, gives the number of batches; then each row goes to the lightest of them, unless
@@ -75,12 +75,12 @@ def micro_batches(all_rows: Sequence[Row], budget: int) -> list[list[Row]]:
     return sorted(found, key=lambda batch: _place(batch[0]))
 
 
-def _place(row: Row) -> tuple[int, tuple[int, ...]]:
+def _place(row: PackPlan) -> tuple[int, tuple[int, ...]]:
     return row.prompt, row.replies
 
 
-def _first_fit(ordered: Sequence[Row], budget: int) -> list[list[Row]]:
-    batches: list[list[Row]] = []
+def _first_fit(ordered: Sequence[PackPlan], budget: int) -> list[list[PackPlan]]:
+    batches: list[list[PackPlan]] = []
     room: list[int] = []
     for row in ordered:
         place = next((i for i, left in enumerate(room) if left >= row.cost), None)
@@ -93,8 +93,8 @@ def _first_fit(ordered: Sequence[Row], budget: int) -> list[list[Row]]:
     return batches
 
 
-def _lightest_first(ordered: Sequence[Row], count: int) -> list[list[Row]]:
-    batches: list[list[Row]] = [[] for _ in range(count)]
+def _lightest_first(ordered: Sequence[PackPlan], count: int) -> list[list[PackPlan]]:
+    batches: list[list[PackPlan]] = [[] for _ in range(count)]
     loads = [(0, i) for i in range(count)]
     for row in ordered:
         load, lightest = heapq.heappop(loads)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saccade.data import open_source
-from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
+from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarking import save_images
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.local_model import LocalModel
@@ -56,7 +56,7 @@ def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Ev
         if not out.parent.parent.exists():
             save_images(plan.samples, KEPT_IMAGES, run_dir / "images")
         # the same seeds at every evaluation, so that two of them differ by the weights alone
-        run = Run(LocalModel(policy, engine), config.decoding, label=f"step {step}", batch_size=config.batch_size)
+        run = EvalRun(LocalModel(policy, engine), config.decoding, label=f"step {step}", batch_size=config.batch_size)
         return _metrics(answer_all(plan, run, out)[0])
 
     return evaluate

@@ -33,7 +33,7 @@ Recipe = RLRecipe | SFTRecipe
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a finished run leaves behind."""
 
     directory: Path
@@ -105,8 +105,8 @@ class Session:
         metrics = {f"eval/{name}": float(value) for name, value in found.items()}
         return metrics | {"time/eval_s": time.perf_counter() - start}
 
-    def outcome(self, step: int) -> Outcome:
-        return Outcome(self.run.directory, self.policy, step, self.best_score, self.best_step)
+    def result(self, step: int) -> RunResult:
+        return RunResult(self.run.directory, self.policy, step, self.best_score, self.best_step)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from saccade.tasks.answers import MATHEMATICS
 from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import group_metrics, truncated_share
 from saccade.training.heldout import build_heldout, right
-from saccade.training.loop import Evaluate, Outcome, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.nonfinite import dump_batches
 from saccade.training.optim import learning_rate
 from saccade.training.policy_step import Learner, PolicyBatch, open_learner, policy_step
@@ -51,11 +51,11 @@ def train(
     evaluate: Evaluate | None = None,
     resume: bool = False,
     engine: Engine | None = None,
-) -> Outcome:
+) -> RunResult:
     """Trains as the recipe says and leaves a run directory; returns the trained policy and what was best.
 
-        outcome = train(load_recipe("shapes.yaml", ["num_steps=20"]), Path("runs/shapes"))
-        outcome.policy.save("shapes-model")
+        result = train(load_recipe("shapes.yaml", ["num_steps=20"]), Path("runs/shapes"))
+        result.policy.save("shapes-model")
 
     `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one. Raises before anything is
     written when the recipe, the data or the model is invalid; TrainingStopped when gradients stay non-finite.
@@ -70,7 +70,7 @@ def train(
             state = schedule.advance(state, truncated_share(collected.generated))
             trainer.record(state, stage, collected, metrics)  # files, evaluation and checkpoint when due
             del collected  # its vision features are not kept beside those of the next step
-        return trainer.session.outcome(state.step)
+        return trainer.session.result(state.step)
 
 
 @dataclass(eq=False)

@@ -31,7 +31,7 @@ from saccade.training.examples import (
     read_examples,
 )
 from saccade.training.heldout import build_heldout
-from saccade.training.loop import Evaluate, Outcome, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.optim import learning_rate
 from saccade.training.step import MicroBatch, StepRunner, Unit
 
@@ -44,10 +44,10 @@ def train(
     draw: Draw | None = None,
     evaluate: Evaluate | None = None,
     resume: bool = False,
-) -> Outcome:
+) -> RunResult:
     """Trains as the recipe says and leaves a run directory.
 
-        outcome = train(load_recipe("sft.yaml"), Path("runs/sft"))
+        result = train(load_recipe("sft.yaml"), Path("runs/sft"))
 
     `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`. The best
     checkpoint is the one with the highest score, or without a scoring evaluation the lowest held-out loss.
@@ -64,11 +64,11 @@ def train(
                 metrics = sft_step(trainer.runner, encoded.units, lr)
             metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
             trainer.record(step, metrics, watch)
-        return session.outcome(max(trainer.start, trainer.num_steps))
+        return session.result(max(trainer.start, trainer.num_steps))
 
 
 @dataclass(eq=False)
-class Trainer:
+class SFTTrainer:
     """The parts of an SFT run."""
 
     session: Session
@@ -98,7 +98,7 @@ class Trainer:
 @contextmanager
 def open_trainer(
     recipe: SFTRecipe, run_dir: Path, draw: Draw | None, evaluate: Evaluate | None, resume: bool
-) -> Iterator[Trainer]:
+) -> Iterator[SFTTrainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
@@ -127,7 +127,7 @@ def open_trainer(
             if not resume and (first := encode(0).units):
                 runner.choose(units_of(first))  # by training data: held-out prompts may have fewer replies to share
         session.baseline()
-        yield Trainer(
+        yield SFTTrainer(
             session=session,
             runner=runner,
             encoded=stack.enter_context(Prefetch(encode, stop=num_steps)),

@@ -24,7 +24,7 @@ from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.sharing import SharingChoice, choose_sharing
 from saccade.rollout.prompts import Prompt
-from saccade.training.batching import Row, micro_batches, repeated_cost, rows, shared_cost
+from saccade.training.batching import PackPlan, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.ranks import ONE, Ranks
 
@@ -95,7 +95,7 @@ class StepRunner(Generic[Batch]):
             return []
         cost = shared_cost if self.choose(units).path == "packed" else repeated_cost
         self._warn_of_long_prompts(units)
-        all_rows: list[Row] = []
+        all_rows: list[PackPlan] = []
         for i, unit in enumerate(units):
             prompt = unit.prompt.encoded
             lengths = [(k, len(branch.ids)) for k, branch in enumerate(unit.branches)]
@@ -104,7 +104,7 @@ class StepRunner(Generic[Batch]):
             )
         return [self._micro_batch(units, batch) for batch in micro_batches(all_rows, self.tokens_per_micro_batch)]
 
-    def _micro_batch(self, units: Sequence[Unit], batch: Sequence[Row]) -> MicroBatch:
+    def _micro_batch(self, units: Sequence[Unit], batch: Sequence[PackPlan]) -> MicroBatch:
         return MicroBatch(
             pack([(units[r.prompt].prompt.encoded, [units[r.prompt].branches[k] for k in r.replies]) for r in batch]),
             tuple(units[row.prompt].prompt for row in batch),

@@ -16,7 +16,16 @@ from saccade.evaluation.benchmarks import (
     own,
     rec,
 )
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Mode, Outcome, Place, Prompt, Reply, Score
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkScore,
+    Grade,
+    ItemOutcome,
+    Mode,
+    ParsedReply,
+    Place,
+    Prompt,
+)
 
 BENCHMARKS: dict[str, Benchmark] = {
     one.name: one
@@ -36,4 +45,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     )
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "Grade", "Mode", "Outcome", "Place", "Prompt", "Reply", "Score"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "BenchmarkScore",
+    "Grade",
+    "ItemOutcome",
+    "Mode",
+    "ParsedReply",
+    "Place",
+    "Prompt",
+]

@@ -39,17 +39,17 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ParsedReply:
     """What a protocol sees of a reply."""
 
     text: str
     """The whole reply."""
-    said: str | None
+    final_text: str | None
     """Without thought: the inside of the last answer block, else all that follows the thought; None when the reply ends
     inside its thought."""
     frames: tuple[Frame, ...] = ()
     how: str = "whole reply"
-    """Where `said` stood: answer block, after thought, whole reply."""
+    """Where `final_text` was found: answer block, after thought, whole reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Grade:
     """What the judge replied, in order."""
 
 
-class Judge(Protocol):
+class BenchmarkJudge(Protocol):
     """Another model that extracts or scores. A reply that cannot be had raises `JudgeError`."""
 
     id: str
@@ -84,7 +84,7 @@ class JudgeError(RuntimeError):
     """The judge could not be asked."""
 
 
-Grader = Callable[[Reply, Sample, Judge | None], Grade]
+BenchmarkGrader = Callable[[ParsedReply, Sample, BenchmarkJudge | None], Grade]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Mode:
     """Whose protocol it is."""
     rules: tuple[str, ...]
     """In the order in which they apply."""
-    grade: Grader
+    grade: BenchmarkGrader
     deviations: tuple[str, ...] = ()
     """Where it differs from its source, and why."""
     judge: bool = False
@@ -108,7 +108,7 @@ class Mode:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ItemOutcome:
     """An item with its grades, as scores see it."""
 
     id: str
@@ -129,14 +129,14 @@ class Outcome:
         return sum(self.values) / len(self.values)
 
 
-Group = Sequence[Outcome]
+OutcomeGroup = Sequence[ItemOutcome]
 """Outcomes that depend on each other; a bootstrap draws them together, perhaps several times."""
-Statistic = Callable[[Sequence[Group]], float | None]
+Statistic = Callable[[Sequence[OutcomeGroup]], float | None]
 """A number of some groups; None when they do not give one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class BenchmarkScore:
     """A figure of the benchmark besides accuracies of slices."""
 
     name: str
@@ -160,10 +160,10 @@ class Benchmark:
     line."""
     prompts: Mapping[str, Prompt]
     modes: Mapping[str, Mode]
-    headline: Score
+    headline: BenchmarkScore
     """What the benchmark's one number is."""
     slices: tuple[str, ...] = ()
-    scores: tuple[Score, ...] = ()
+    scores: tuple[BenchmarkScore, ...] = ()
     subsets: tuple[str, ...] = ("all",)
     notes: tuple[str, ...] = ()
     """What a reader of its numbers must know."""

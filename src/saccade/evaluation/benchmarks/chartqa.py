@@ -6,7 +6,15 @@ from typing import Any
 
 from saccade import grading
 from saccade.evaluation.benchmarks import replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mode, Place, Reply, Score
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkJudge,
+    BenchmarkScore,
+    Grade,
+    Mode,
+    ParsedReply,
+    Place,
+)
 from saccade.evaluation.benchmarks.prompts import SHORT, asking
 from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, hub_rows, text_of
 from saccade.evaluation.benchmarks.scoring import mean_of_slices
@@ -72,12 +80,12 @@ def _number(text: str) -> float | None:
         return None
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None or not reply.said.strip():
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None or not reply.final_text.strip():
         return replies.NO_ANSWER
-    said = reply.said.strip()
-    right, rule = relaxed(said, sample.answer)
-    return Grade(right, rule, said)
+    answer_text = reply.final_text.strip()
+    right, rule = relaxed(answer_text, sample.answer)
+    return Grade(right, rule, answer_text)
 
 
 def strict_rule(answer: str, sample: Sample) -> Verdict:
@@ -114,7 +122,7 @@ BENCHMARK = Benchmark(
             ),
         ),
     },
-    headline=Score("mean_of_splits", mean_of_slices("split")),
+    headline=BenchmarkScore("mean_of_splits", mean_of_slices("split")),
     slices=("split",),
     subsets=("all", "human", "augmented"),
     notes=(

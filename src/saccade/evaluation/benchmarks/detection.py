@@ -9,7 +9,17 @@ from typing import Any
 from saccade.data.boxes import Instance, Instances, Picture, read_instances
 from saccade.data.records import Reading, images_of
 from saccade.evaluation.benchmarks import replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Group, Judge, Mode, Place, Prompt, Reply, Score
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkJudge,
+    BenchmarkScore,
+    Grade,
+    Mode,
+    OutcomeGroup,
+    ParsedReply,
+    Place,
+    Prompt,
+)
 from saccade.evaluation.benchmarks.prompts import with_images
 from saccade.evaluation.benchmarks.rec import in_pixels
 from saccade.evaluation.benchmarks.rows import find
@@ -50,10 +60,10 @@ def thinking_prompt(sample: Sample) -> str:
 # ------------------------------------------------------------------------------------------------------------- grading
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None:
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None:
         return replies.NO_ANSWER
-    reading = parse_detections(reply.said)
+    reading = parse_detections(reply.final_text)
     if reading.value is None:
         return Grade(False, f"no list: {reading.reason}", value=0.0)
     boxes = tuple((in_pixels(one.box, reply), one.label) for one in reading.value)
@@ -66,7 +76,7 @@ def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
 # -------------------------------------------------------------------------------------------------------------- scores
 
 
-def pairs(groups: Sequence[Group]) -> tuple[list[Detection], list[Truth]]:
+def pairs(groups: Sequence[OutcomeGroup]) -> tuple[list[Detection], list[Truth]]:
     """All boxes of first attempts; the place in the list is the image, so that a resampled one counts again."""
     found, gold = [], []
     for image, one in enumerate(flat(groups)):
@@ -78,53 +88,53 @@ def pairs(groups: Sequence[Group]) -> tuple[list[Detection], list[Truth]]:
     return found, gold
 
 
-def coco(name: str) -> Callable[[Sequence[Group]], float | None]:
+def coco(name: str) -> Callable[[Sequence[OutcomeGroup]], float | None]:
     """One of COCO's figures; None without gold boxes."""
 
-    def statistic(groups: Sequence[Group]) -> float | None:
+    def statistic(groups: Sequence[OutcomeGroup]) -> float | None:
         value = evaluate(*pairs(groups))[name]
         return None if value < 0 else value
 
     return statistic
 
 
-def greedy(which: int) -> Callable[[Sequence[Group]], float | None]:
+def greedy(which: int) -> Callable[[Sequence[OutcomeGroup]], float | None]:
     return lambda groups: greedy_precision_recall(*pairs(groups))[which]
 
 
-def mean_f1(groups: Sequence[Group]) -> float | None:
+def mean_f1(groups: Sequence[OutcomeGroup]) -> float | None:
     outcomes = flat(groups)
     return sum(one.soft or 0.0 for one in outcomes) / len(outcomes) if outcomes else None
 
 
-def boxes_per_image(groups: Sequence[Group]) -> float | None:
+def boxes_per_image(groups: Sequence[OutcomeGroup]) -> float | None:
     outcomes = flat(groups)
     return sum(len(one.boxes) for one in outcomes) / len(outcomes) if outcomes else None
 
 
-def duplicates(groups: Sequence[Group]) -> float | None:
+def duplicates(groups: Sequence[OutcomeGroup]) -> float | None:
     """Share of boxes that repeat a box and label of the same reply."""
     outcomes = flat(groups)
     total = sum(len(one.boxes) for one in outcomes)
     return sum(len(one.boxes) - len(set(one.boxes)) for one in outcomes) / total if total else None
 
 
-def nms(groups: Sequence[Group]) -> float | None:
+def nms(groups: Sequence[OutcomeGroup]) -> float | None:
     """NMS-AP: COCO's AP of what OVDEval's suppression leaves."""
     found, gold = pairs(groups)
     value = evaluate(without_duplicates(found, gold), gold)["AP"]
     return None if value < 0 else value
 
 
-def subtask(name: str) -> Callable[[Sequence[Group]], float | None]:
-    def statistic(groups: Sequence[Group]) -> float | None:
+def subtask(name: str) -> Callable[[Sequence[OutcomeGroup]], float | None]:
+    def statistic(groups: Sequence[OutcomeGroup]) -> float | None:
         some = grouped(groups, "subtask").get(name)
         return None if not some else nms(some)
 
     return statistic
 
 
-def mean_of_aspects(groups: Sequence[Group]) -> float | None:
+def mean_of_aspects(groups: Sequence[OutcomeGroup]) -> float | None:
     """Mean over the five aspects of the mean over their subtasks; over those that are there."""
     by_task = grouped(groups, "subtask")
     means = []
@@ -136,9 +146,9 @@ def mean_of_aspects(groups: Sequence[Group]) -> float | None:
 
 
 SHARED = (
-    Score("mean_f1", mean_f1),
-    Score("boxes_per_image", boxes_per_image, "points"),
-    Score("duplicate_boxes", duplicates),
+    BenchmarkScore("mean_f1", mean_f1),
+    BenchmarkScore("boxes_per_image", boxes_per_image, "points"),
+    BenchmarkScore("duplicate_boxes", duplicates),
 )
 
 # -------------------------------------------------------------------------------------------------------- COCO-filtered
@@ -238,13 +248,13 @@ COCO_FILTERED = Benchmark(
             reason="this project's own",
         ),
     },
-    headline=Score("AP", coco("AP"), most=MOST_FOR_INTERVAL),
+    headline=BenchmarkScore("AP", coco("AP"), most=MOST_FOR_INTERVAL),
     slices=("boxes",),
     scores=(
-        Score("AP50", coco("AP50"), most=MOST_FOR_INTERVAL),
-        Score("AP75", coco("AP75"), most=MOST_FOR_INTERVAL),
-        Score("greedy_precision", greedy(0), most=MOST_FOR_INTERVAL),
-        Score("greedy_recall", greedy(1), most=MOST_FOR_INTERVAL),
+        BenchmarkScore("AP50", coco("AP50"), most=MOST_FOR_INTERVAL),
+        BenchmarkScore("AP75", coco("AP75"), most=MOST_FOR_INTERVAL),
+        BenchmarkScore("greedy_precision", greedy(0), most=MOST_FOR_INTERVAL),
+        BenchmarkScore("greedy_recall", greedy(1), most=MOST_FOR_INTERVAL),
         *SHARED,
     ),
     subsets=("filtered", "filtered_positive", "pos_2", "pos_3"),
@@ -321,10 +331,10 @@ OVDEVAL = Benchmark(
             reason="this project's own",
         ),
     },
-    headline=Score("NMS-AP", mean_of_aspects, most=MOST_FOR_INTERVAL),
+    headline=BenchmarkScore("NMS-AP", mean_of_aspects, most=MOST_FOR_INTERVAL),
     slices=("subtask", "aspect"),
     scores=(
-        *(Score(f"NMS-AP/{t}", subtask(t), most=MOST_FOR_INTERVAL) for some in ASPECTS.values() for t in some),
+        *(BenchmarkScore(f"NMS-AP/{t}", subtask(t), most=MOST_FOR_INTERVAL) for some in ASPECTS.values() for t in some),
         *SHARED,
     ),
     subsets=("all", *(task for some in ASPECTS.values() for task in some)),

@@ -12,15 +12,15 @@ from saccade import grading
 from saccade.evaluation.benchmarks import judging, replies
 from saccade.evaluation.benchmarks.benchmark import (
     Benchmark,
+    BenchmarkJudge,
+    BenchmarkScore,
     Grade,
-    Group,
-    Judge,
     JudgeError,
     Mode,
+    OutcomeGroup,
+    ParsedReply,
     Place,
     Prompt,
-    Reply,
-    Score,
 )
 from saccade.evaluation.benchmarks.prompts import asking, with_images
 from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, hub_rows, text_of
@@ -122,13 +122,13 @@ def write(sample: Sample) -> str:
 # ------------------------------------------------------------------------------------------------------------ official
 
 
-def short_answer(said: str) -> str | None:
+def short_answer(answer_text: str) -> str | None:
     """The 'short answer' of the outermost {..}, backslashes taken out as the script does; None when that is no JSON."""
-    start, end = said.find("{"), said.rfind("}")
+    start, end = answer_text.find("{"), answer_text.rfind("}")
     if start < 0 or end < start:
         return None
     try:
-        held = json.loads(said[start : end + 1].replace("\\", ""), strict=False)
+        held = json.loads(answer_text[start : end + 1].replace("\\", ""), strict=False)
     except (ValueError, RecursionError):
         return None
     answer = held.get("short answer") if isinstance(held, dict) else None
@@ -173,17 +173,19 @@ EXAMPLES = (
 )
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None or not reply.said.strip():
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None or not reply.final_text.strip():
         return replies.NO_ANSWER
-    answer, how, judged = short_answer(reply.said), "short answer of the JSON", ()
+    answer, how, judged = short_answer(reply.final_text), "short answer of the JSON", ()
     if answer is None and judge is None:
         return judging.undecided(Grade(False, ""), "a reply without that JSON is shortened by a judge")
     if answer is None:
         form = "A number with three decimals, a letter, or a few words."
         try:
             assert judge is not None
-            answer = judging.extract(judge, judging.extraction_prompt(sample.question, reply.said, EXAMPLES, form))
+            answer = judging.extract(
+                judge, judging.extraction_prompt(sample.question, reply.final_text, EXAMPLES, form)
+            )
         except JudgeError as error:
             return judging.undecided(Grade(False, ""), str(error))
         how, judged = "judge: extraction", (answer,)
@@ -194,31 +196,31 @@ def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
 
 def strict_rule(answer: str, sample: Sample) -> Verdict:
     """The short answer, or the whole answer, with the tolerance of 0.001; texts must be equal, not contained."""
-    said = short_answer(answer)
-    said = answer if said is None else said
+    answer_text = short_answer(answer)
+    answer_text = answer if answer_text is None else answer_text
     if sample.meta["kind"] == "float":
-        return grading.grade_number(said, sample.answer, absolute=TOLERANCE)
+        return grading.grade_number(answer_text, sample.answer, absolute=TOLERANCE)
     if sample.meta["kind"] == "text":
-        return grading.grade_text(said, sample.answer)
-    return grading.grade_choice(said, sample.answer, tuple(LETTERS))
+        return grading.grade_text(answer_text, sample.answer)
+    return grading.grade_choice(answer_text, sample.answer, tuple(LETTERS))
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
 
 
-def worst(groups: Sequence[Group]) -> float | None:
+def worst(groups: Sequence[OutcomeGroup]) -> float | None:
     """Share of seed questions with all their variants right (with several attempts: the chance of it)."""
     whole = [group for group in groups if group]
     return sum(math.prod(one.mean for one in group) for group in whole) / len(whole) if whole else None
 
 
-def robustness(groups: Sequence[Group]) -> float | None:
+def robustness(groups: Sequence[OutcomeGroup]) -> float | None:
     """Worst case over average."""
     average, low = mean(groups), worst(groups)
     return None if not average or low is None else low / average
 
 
-AVERAGE = Score("average", mean)
+AVERAGE = BenchmarkScore("average", mean)
 
 BENCHMARK = Benchmark(
     name="dynamath",
@@ -259,7 +261,7 @@ BENCHMARK = Benchmark(
     },
     headline=AVERAGE,
     slices=("subject", "level", "answer_type"),
-    scores=(Score("worst_case", worst), Score("robustness", robustness)),
+    scores=(BenchmarkScore("worst_case", worst), BenchmarkScore("robustness", robustness)),
     notes=(
         "The official rule for texts passes any part of the gold, a single letter too; removing backslashes destroys "
         "LaTeX.",

@@ -10,7 +10,7 @@ from pathlib import Path
 from saccade.data.readers import READERS
 from saccade.data.records import Item, Reading
 from saccade.evaluation.benchmarks import replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mode, Place, Reply
+from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place
 from saccade.evaluation.benchmarks.prompts import BOXED, asking
 from saccade.evaluation.benchmarks.rows import find
 from saccade.evaluation.benchmarks.scoring import ACCURACY
@@ -46,26 +46,26 @@ def _items(place: Place) -> Iterator[Item]:
         yield from READERS["easy_r1"](Reading(file, place.images or file.parent))
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None or not reply.said.strip():
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None or not reply.final_text.strip():
         return replies.NO_ANSWER
-    boxed = read_boxed(reply.said)
-    said = reply.said if boxed is None else boxed
+    boxed = read_boxed(reply.final_text)
+    answer_text = reply.final_text if boxed is None else boxed
     values, options = sample.meta.get("precise_value"), tuple(sample.meta.get("options") or ())
     if not values or not options:
         return _free(reply, sample)
-    letter = read_choice(said, "ABCD"[: len(options)], options)
+    letter = read_choice(answer_text, "ABCD"[: len(options)], options)
     if letter is not None:
         return Grade(letter == sample.answer, "letter or text", letter)
-    number = _value(said)
+    number = _value(answer_text)
     if number is None:
-        return Grade(False, "no number", said[:80])
+        return Grade(False, "no number", answer_text[:80])
     nearest = min(range(len(values)), key=lambda i: abs(float(values[i]) - number))
     picked = "ABCD"[nearest]
     return Grade(picked == sample.answer, "nearest of the choices", f"{number:g}", f"nearest is {picked}")
 
 
-def _free(reply: Reply, sample: Sample) -> Grade:
+def _free(reply: ParsedReply, sample: Sample) -> Grade:
     return replies.strict_grade(reply, sample, replies.by_task)
 
 
@@ -74,7 +74,7 @@ def _value(text: str) -> float | None:
     return found.number if found is not None else read_number(text)
 
 
-def easy_r1(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
+def easy_r1(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
     """The reward of EasyR1 and verl for this set: the last box, graded as mathruler does."""
     boxed = read_boxed(reply.text)
     gold = str(sample.answer)

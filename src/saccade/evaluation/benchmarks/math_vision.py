@@ -10,7 +10,7 @@ from pathlib import Path
 from saccade.data.readers import READERS
 from saccade.data.records import Reading
 from saccade.evaluation.benchmarks import replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mode, Place, Prompt, Reply
+from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
 from saccade.evaluation.benchmarks.prompts import BOXED, SHORT, with_images
 from saccade.evaluation.benchmarks.rows import find
 from saccade.evaluation.benchmarks.scoring import ACCURACY
@@ -68,25 +68,25 @@ _DROPPED = (
 )  # fmt: skip
 
 
-def extract(said: str) -> tuple[str, str]:
+def extract(answer_text: str) -> tuple[str, str]:
     """(answer, rule) as the official script finds it in a reply."""
-    said, how = said.strip(), "whole reply"
+    answer_text, how = answer_text.strip(), "whole reply"
     for letter in "ABCDE":
         ends = (f" {letter}.", f" ({letter}).")
         starts = (f"{letter}\n", f"({letter})\n", f"({letter}) {letter}\n")
-        if said.endswith(ends) or said.startswith(starts):
-            said, how = letter, "letter at an end"
-    tail = said.rsplit("is ", 1)[-1].rstrip(".")
-    if how != "letter at an end" and "is " in said and _number(tail) is not None:
-        said, how = tail, "number after 'is'"
-    boxed = read_boxed(said)
+        if answer_text.endswith(ends) or answer_text.startswith(starts):
+            answer_text, how = letter, "letter at an end"
+    tail = answer_text.rsplit("is ", 1)[-1].rstrip(".")
+    if how != "letter at an end" and "is " in answer_text and _number(tail) is not None:
+        answer_text, how = tail, "number after 'is'"
+    boxed = read_boxed(answer_text)
     if boxed is not None:
         return boxed, "boxed"
-    cues = list(_SAYS.finditer(said))
+    cues = list(_SAYS.finditer(answer_text))
     if cues:
-        said = said[cues[-1].end() :].strip().split("\n")[0].split(". ")[0]
+        answer_text = answer_text[cues[-1].end() :].strip().split("\n")[0].split(". ")[0]
         how = "after 'the answer is'"
-    return said, how
+    return answer_text, how
 
 
 def clean(text: str) -> str:
@@ -141,10 +141,10 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None or not reply.said.strip():
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None or not reply.final_text.strip():
         return replies.NO_ANSWER
-    found, how = extract(reply.said)
+    found, how = extract(reply.final_text)
     answer, options = clean(found), list(sample.meta["options"])
     golds = [("the gold", clean(sample.answer))]
     if options and sample.answer in "ABCDE"[: len(options)]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from saccade.evaluation.benchmarks import judging, replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, JudgeError, Mode, Place, Prompt, Reply
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkJudge,
+    Grade,
+    JudgeError,
+    Mode,
+    ParsedReply,
+    Place,
+    Prompt,
+)
 from saccade.evaluation.benchmarks.prompts import with_images
 from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY, crossed
@@ -93,8 +102,8 @@ SCORING = (
 )
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None:
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None:
         return replies.NO_ANSWER
     if judge is None:
         final = parse_final(reply.text).value
@@ -104,14 +113,14 @@ def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
     form = "Write a letter, a value or an expression, as the reply has it; write null when the reply gives no answer."
     question, judged = str(sample.meta["judged_question"]), []
     try:
-        answer = judging.extract(judge, judging.extraction_prompt(question, reply.said, EXTRACTION, form))
+        answer = judging.extract(judge, judging.extraction_prompt(question, reply.final_text, EXTRACTION, form))
         judged.append(answer)
         if answer.strip() == sample.answer:
             return Grade(True, "judge: extraction, then word for word", answer, judged=tuple(judged))
-        right, said = judging.score(judge, judging.scoring_prompt(question, sample.answer, answer, SCORING))
+        right, answer_text = judging.score(judge, judging.scoring_prompt(question, sample.answer, answer, SCORING))
     except JudgeError as error:
         return judging.undecided(Grade(False, "", judged=tuple(judged)), str(error))
-    return Grade(right, "judge: extraction and scoring", answer, judged=(*judged, said))
+    return Grade(right, "judge: extraction and scoring", answer, judged=(*judged, answer_text))
 
 
 BENCHMARK = Benchmark(

@@ -13,13 +13,13 @@ from saccade import grading
 from saccade.evaluation.benchmarks import judging, replies
 from saccade.evaluation.benchmarks.benchmark import (
     Benchmark,
+    BenchmarkJudge,
     Grade,
-    Judge,
     JudgeError,
     Mode,
+    ParsedReply,
     Place,
     Prompt,
-    Reply,
 )
 from saccade.evaluation.benchmarks.prompts import with_images
 from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
@@ -136,16 +136,16 @@ EXAMPLES = (
 )
 
 
-def extract_by_rule(said: str, sample: Sample) -> tuple[str, str] | None:
+def extract_by_rule(answer_text: str, sample: Sample) -> tuple[str, str] | None:
     """(answer, rule) where the official script needs no model."""
-    said, shape = said.strip(), sample.meta["answer_type"]
-    if sample.meta["multi_choice"] and said in sample.meta["options"]:
-        return said, "a choice"
+    answer_text, shape = answer_text.strip(), sample.meta["answer_type"]
+    if sample.meta["multi_choice"] and answer_text in sample.meta["options"]:
+        return answer_text, "a choice"
     try:
         if shape == "integer":
-            return str(int(said)), "an integer"
+            return str(int(answer_text)), "an integer"
         if shape == "float":
-            return str(float(said)), "a float"
+            return str(float(answer_text)), "a float"
     except ValueError:
         pass
     return None
@@ -166,31 +166,31 @@ def normalize(extracted: str, sample: Sample) -> str | None:
     return extracted
 
 
-def nearest_choice(said: str, choices: Sequence[str]) -> str:
+def nearest_choice(answer_text: str, choices: Sequence[str]) -> str:
     """The choice of the first parenthesised letter, else of a letter, else the nearest by edit distance (the first)."""
-    inside = _PARENTHESISED.search(said)
-    letter = inside[1].upper() if inside else said
+    inside = _PARENTHESISED.search(answer_text)
+    letter = inside[1].upper() if inside else answer_text
     if len(letter) == 1 and 0 <= ord(letter) - 65 < len(choices):
         return choices[ord(letter) - 65]
     return min(choices, key=lambda choice: Levenshtein.distance(letter, choice))
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None:
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None:
         return replies.NO_ANSWER
-    found, judged = extract_by_rule(reply.said, sample), ()
+    found, judged = extract_by_rule(reply.final_text, sample), ()
     if found is None and judge is not None:
         form = "Use the form that the question's hint asks for."
-        prompt = judging.extraction_prompt(query(sample).replace("<image>", ""), reply.said, EXAMPLES, form)
+        prompt = judging.extraction_prompt(query(sample).replace("<image>", ""), reply.final_text, EXAMPLES, form)
         try:
-            said = judging.extract(judge, prompt)
+            answer_text = judging.extract(judge, prompt)
         except JudgeError as error:
             return judging.undecided(Grade(False, ""), str(error))
-        found, judged = (said, "judge: extraction"), (said,)
-    elif found is None and reply.said.strip() == sample.answer:
+        found, judged = (answer_text, "judge: extraction"), (answer_text,)
+    elif found is None and reply.final_text.strip() == sample.answer:
         found = sample.answer, "the gold, word for word"
     elif found is None:
-        quick = _QUOTED.search(reply.said)
+        quick = _QUOTED.search(reply.final_text)
         if quick is None:
             return judging.undecided(Grade(False, ""), "the extraction from free text is a judge's")
         found = quick[1], "quoted after 'the answer is'"

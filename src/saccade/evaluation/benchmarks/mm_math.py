@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from saccade.evaluation.benchmarks import replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mode, Place, Reply
+from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place
 from saccade.evaluation.benchmarks.prompts import BOXED, asking
 from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY
@@ -65,14 +65,14 @@ _WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf)\s?\{([^{}]*)\}")
 _FULL_WIDTH = str.maketrans(",;:()=。【】", ",;:()=.[]")
 
 
-def extract(said: str) -> tuple[str, str]:
+def extract(answer_text: str) -> tuple[str, str]:
     """(answer, rule): all boxes joined by commas, else the formulas of the last line, else everything."""
-    boxes = [box for box in read_all_boxed(said) if box]
+    boxes = [box for box in read_all_boxed(answer_text) if box]
     if boxes:
         return ",".join(boxes), "boxed"
-    lines = said.strip().splitlines()
+    lines = answer_text.strip().splitlines()
     inline = _INLINE.findall(lines[-1]) if lines else []
-    return (",".join(inline), "formulas of the last line") if inline else (said, "whole reply")
+    return (",".join(inline), "formulas of the last line") if inline else (answer_text, "whole reply")
 
 
 def clean(text: str) -> str:
@@ -157,10 +157,10 @@ def matched(answers: list[str], golds: list[str]) -> list[str] | None:
     return rules
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None or not reply.said.strip():
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None or not reply.final_text.strip():
         return replies.NO_ANSWER
-    found, how = extract(reply.said)
+    found, how = extract(reply.final_text)
     answers, golds = parts(clean(found)), parts(clean(str(sample.answer)))
     if not golds:
         return Grade(None, "gold", found, f"gold {sample.answer!r} holds no answer")

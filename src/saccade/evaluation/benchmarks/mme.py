@@ -8,7 +8,16 @@ from typing import Any
 
 from saccade import grading
 from saccade.evaluation.benchmarks import judging, replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Group, Judge, Mode, Place, Reply, Score
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkJudge,
+    BenchmarkScore,
+    Grade,
+    Mode,
+    OutcomeGroup,
+    ParsedReply,
+    Place,
+)
 from saccade.evaluation.benchmarks.prompts import asking
 from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
 from saccade.evaluation.benchmarks.scoring import grouped, mean
@@ -48,22 +57,22 @@ def _sample(table: Table, row: dict[str, Any]) -> Sample:
 # ------------------------------------------------------------------------------------------------------------- grading
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None or not reply.said.strip():
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None or not reply.final_text.strip():
         return replies.NO_ANSWER
-    opening = reply.said.strip().lower()[:4]
-    said = "yes" if "yes" in opening else "no" if "no" in opening else "other"
-    return Grade(said == sample.answer, "first four characters", said)
+    opening = reply.final_text.strip().lower()[:4]
+    answer_text = "yes" if "yes" in opening else "no" if "no" in opening else "other"
+    return Grade(answer_text == sample.answer, "first four characters", answer_text)
 
 
-def vlmeval(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None or not reply.said.strip():
+def vlmeval(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None or not reply.final_text.strip():
         return replies.NO_ANSWER
-    words = set(re.findall(r"[a-z]+", reply.said.lower()))
+    words = set(re.findall(r"[a-z]+", reply.final_text.lower()))
     if ("yes" in words) == ("no" in words):
         return judging.undecided(Grade(False, "", "unknown"), "yes and no, or neither, among the words")
-    said = "yes" if "yes" in words else "no"
-    return Grade(said == sample.answer, "yes or no among the words", said)
+    answer_text = "yes" if "yes" in words else "no"
+    return Grade(answer_text == sample.answer, "yes or no among the words", answer_text)
 
 
 def strict_rule(answer: str, sample: Sample) -> Verdict:
@@ -73,7 +82,7 @@ def strict_rule(answer: str, sample: Sample) -> Verdict:
 # -------------------------------------------------------------------------------------------------------------- scores
 
 
-def pairs_right(groups: Sequence[Group]) -> float | None:
+def pairs_right(groups: Sequence[OutcomeGroup]) -> float | None:
     """acc+: share of images with all their questions right."""
     whole = [group for group in groups if group]
     if not whole:
@@ -87,7 +96,7 @@ def pairs_right(groups: Sequence[Group]) -> float | None:
 def points(part: str | None, subtask: str | None = None) -> Any:
     """acc + acc+ in percent, summed over the subtasks of a part (perception up to 2000, cognition up to 800)."""
 
-    def statistic(groups: Sequence[Group]) -> float | None:
+    def statistic(groups: Sequence[OutcomeGroup]) -> float | None:
         held = grouped(groups, "part").get(part, []) if part else groups
         tasks = grouped(held, "subtask")
         tasks = {name: some for name, some in tasks.items() if subtask in (None, name)}
@@ -134,13 +143,13 @@ BENCHMARK = Benchmark(
             strict_rule, ("Whole words in English and Chinese; an opening yes or no on its own decides.",)
         ),
     },
-    headline=Score("sum", points(None), "points"),
+    headline=BenchmarkScore("sum", points(None), "points"),
     slices=("part", "subtask"),
     scores=(
-        Score("perception", points("perception"), "points"),
-        Score("cognition", points("cognition"), "points"),
-        Score("accuracy_plus", pairs_right),
-        *(Score(f"points/{name}", points(None, name), "points") for name in (*PERCEPTION, *COGNITION)),
+        BenchmarkScore("perception", points("perception"), "points"),
+        BenchmarkScore("cognition", points("cognition"), "points"),
+        BenchmarkScore("accuracy_plus", pairs_right),
+        *(BenchmarkScore(f"points/{name}", points(None, name), "points") for name in (*PERCEPTION, *COGNITION)),
     ),
     notes=("Quote perception or the sum and say which; the sum goes up to 2800.",),
 )

@@ -6,7 +6,15 @@ import re
 from typing import Any
 
 from saccade.evaluation.benchmarks import replies
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mode, Place, Reply, Score
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkJudge,
+    BenchmarkScore,
+    Grade,
+    Mode,
+    ParsedReply,
+    Place,
+)
 from saccade.evaluation.benchmarks.prompts import LETTER, asking
 from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
 from saccade.evaluation.benchmarks.scoring import mean_of_slices
@@ -54,15 +62,15 @@ def _write(ending: str, id: str) -> Any:
     return prompt
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
-    if reply.said is None or not reply.said.strip():
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
+    if reply.final_text is None or not reply.final_text.strip():
         return replies.NO_ANSWER
-    said = reply.said.lower().strip().replace("\n", " ")
+    answer_text = reply.final_text.lower().strip().replace("\n", " ")
     gold = sample.answer.lower()
     for opening, how in (("", "first letter"), ("(", "(letter"), ("option ", "option"), ("the answer is ", "cue")):
-        if said.startswith(opening) and said[len(opening) : len(opening) + 1] == gold:
+        if answer_text.startswith(opening) and answer_text[len(opening) : len(opening) + 1] == gold:
             return Grade(True, how, gold.upper())
-    return Grade(False, "no rule fits", said[:40])
+    return Grade(False, "no rule fits", answer_text[:40])
 
 
 BENCHMARK = Benchmark(
@@ -94,8 +102,8 @@ BENCHMARK = Benchmark(
         ),
         "strict": replies.strict_mode(replies.choice, ("By letter or by the text of exactly one option.",)),
     },
-    headline=Score("mean_of_categories", mean_of_slices("category")),
+    headline=BenchmarkScore("mean_of_categories", mean_of_slices("category")),
     slices=("category", "l2_category"),
-    scores=(Score("mean_of_axes", mean_of_slices("l2_category")),),
+    scores=(BenchmarkScore("mean_of_axes", mean_of_slices("l2_category")),),
     notes=("The full set has 250 items per category, so the mean over categories is the mean over items.",),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from saccade.data.readers import READERS
 from saccade.data.records import Reading
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Grade, Judge, Mode, Place, Prompt, Reply
+from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
 from saccade.evaluation.benchmarks.prompts import template
 from saccade.evaluation.benchmarks.replies import STRICT_RULE
 from saccade.evaluation.benchmarks.scoring import ACCURACY
@@ -122,7 +122,7 @@ def _sliced(sample: Sample, slices: Mapping[str, Any]) -> Sample:
     return replace(sample, meta={**sample.meta, "slices": dict(slices)})
 
 
-def by_task(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
+def by_task(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
     """The verdict of the sample's own task."""
     verdict = TASKS[sample.task].correct(Completion(reply.text, frames=reply.frames), sample)
     index = int(sample.meta.get("image_index", 0))

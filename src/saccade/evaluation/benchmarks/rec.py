@@ -13,14 +13,14 @@ from saccade.data.records import Reading
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import (
     Benchmark,
+    BenchmarkJudge,
+    BenchmarkScore,
     Grade,
-    Group,
-    Judge,
     Mode,
+    OutcomeGroup,
+    ParsedReply,
     Place,
     Prompt,
-    Reply,
-    Score,
     Statistic,
 )
 from saccade.evaluation.benchmarks.prompts import template, with_images
@@ -61,26 +61,26 @@ def json_prompt(sample: Sample) -> str:
     return with_images(sample, f'{sample.question}\nAnswer with JSON: {{"bbox_2d": [x1, y1, x2, y2]}}.')
 
 
-def in_pixels(box: Box, reply: Reply) -> Box:
+def in_pixels(box: Box, reply: ParsedReply) -> Box:
     """A box of the reply as pixels of the first image's original; NOWHERE when it is no finite box."""
     if not reply.frames or not all(map(math.isfinite, box)):
         return NOWHERE
     return to_original(box, reply.frames[0])
 
 
-def official(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
+def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
     return _one_box(reply, sample, strict=False)
 
 
-def strict(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
+def strict(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
     return _one_box(reply, sample, strict=True)
 
 
-def _one_box(reply: Reply, sample: Sample, strict: bool) -> Grade:
+def _one_box(reply: ParsedReply, sample: Sample, strict: bool) -> Grade:
     """The first box of the answer, or with `strict` its only one."""
-    found = [one.box for one in read_boxes(reply.said or "")]
+    found = [one.box for one in read_boxes(reply.final_text or "")]
     if not found:
-        return Grade(False, "no box", value=0.0, detail="no answer" if reply.said is None else "")
+        return Grade(False, "no box", value=0.0, detail="no answer" if reply.final_text is None else "")
     boxes = tuple((in_pixels(box, reply), "") for box in found)
     if strict and len(found) > 1:
         return Grade(False, "more than one box", str(found), f"{len(found)} boxes", 0.0, boxes)
@@ -89,7 +89,7 @@ def _one_box(reply: Reply, sample: Sample, strict: bool) -> Grade:
     return Grade(right, "box" if len(found) == 1 else "first box", str(list(found[0])), "", overlap, boxes)
 
 
-def vlm_r1(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
+def vlm_r1(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
     answer = _FIRST_ANSWER.search(reply.text)
     found = _BRACED_BOX.search(answer[1]) if answer else None
     if found is None:
@@ -124,7 +124,7 @@ def first_shuffled(samples: list[Sample]) -> list[Sample]:
 # -------------------------------------------------------------------------------------------------------------- scores
 
 
-def mean_iou(groups: Sequence[Group]) -> float | None:
+def mean_iou(groups: Sequence[OutcomeGroup]) -> float | None:
     outcomes = flat(groups)
     return sum(one.soft or 0.0 for one in outcomes) / len(outcomes) if outcomes else None
 
@@ -132,14 +132,14 @@ def mean_iou(groups: Sequence[Group]) -> float | None:
 def accuracy_at(threshold: float) -> Statistic:
     """Share of first attempts with IoU of at least a threshold."""
 
-    def statistic(groups: Sequence[Group]) -> float | None:
+    def statistic(groups: Sequence[OutcomeGroup]) -> float | None:
         outcomes = flat(groups)
         return sum((one.soft or 0.0) >= threshold for one in outcomes) / len(outcomes) if outcomes else None
 
     return statistic
 
 
-def center_inside(groups: Sequence[Group]) -> float | None:
+def center_inside(groups: Sequence[OutcomeGroup]) -> float | None:
     """Share of first attempts whose box has its center in the gold box."""
     outcomes = flat(groups)
     if not outcomes:
@@ -215,12 +215,12 @@ def _benchmark(name: str, title: str, names: tuple[str, ...], notes: tuple[str, 
             "bare": template("bare"),
         },
         modes=MODES,
-        headline=Score("mean_of_splits", mean_of_slices("split")),
+        headline=BenchmarkScore("mean_of_splits", mean_of_slices("split")),
         slices=("split",),
         scores=(
-            Score("mean_iou", mean_iou),
-            *(Score(f"accuracy_at_{threshold}", accuracy_at(threshold)) for threshold in THRESHOLDS),
-            Score("center_inside", center_inside),
+            BenchmarkScore("mean_iou", mean_iou),
+            *(BenchmarkScore(f"accuracy_at_{threshold}", accuracy_at(threshold)) for threshold in THRESHOLDS),
+            BenchmarkScore("center_inside", center_inside),
         ),
         notes=("Images of COCO train2014 are in the training data of many models.", *notes),
     )

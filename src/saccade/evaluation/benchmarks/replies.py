@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from saccade import grading
-from saccade.evaluation.benchmarks.benchmark import Grade, Judge, Mode, Reply
+from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, Grade, Mode, ParsedReply
 from saccade.grading import Verdict, math_pool
 from saccade.parsing import parse_final, read_reply
 from saccade.types import Frame, Sample
@@ -23,31 +23,31 @@ LONGEST = 500
 _TAG = re.compile(r"</?answer>")
 
 
-def read(text: str, frames: Sequence[Frame] = ()) -> Reply:
+def read(text: str, frames: Sequence[Frame] = ()) -> ParsedReply:
     """The reply as protocols see it."""
     reply = read_reply(text)
-    said = reply.answer if reply.answer is not None else _TAG.sub(" ", reply.rest).strip()
-    unended = reply.answer is None and not said and "<think>" in text and "</think>" not in text
+    answer_text = reply.answer if reply.answer is not None else _TAG.sub(" ", reply.rest).strip()
+    unended = reply.answer is None and not answer_text and "<think>" in text and "</think>" not in text
     how = "answer block" if reply.answer is not None else "after thought" if "</think>" in text else "whole reply"
-    return Reply(text, None if unended else said, tuple(frames), how)
+    return ParsedReply(text, None if unended else answer_text, tuple(frames), how)
 
 
 NO_ANSWER = Grade(False, "no answer", detail="the reply ends inside its thought, or is empty")
 
-Rule = Callable[[str, Sample], Verdict]
+VerdictRule = Callable[[str, Sample], Verdict]
 """Answer text and sample -> verdict."""
 
 
-def strict_mode(rule: Rule, says: Sequence[str]) -> Mode:
+def strict_mode(rule: VerdictRule, says: Sequence[str]) -> Mode:
     """Rules alone, no network: the answer read as in training, graded by `rule`, which `says` puts in words."""
 
-    def grade(reply: Reply, sample: Sample, judge: Judge | None) -> Grade:
+    def grade(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
         return strict_grade(reply, sample, rule)
 
     return Mode("strict", "this project's graders", (STRICT_RULE, *says), grade, reason="this project's own")
 
 
-def strict_grade(reply: Reply, sample: Sample, rule: Rule) -> Grade:
+def strict_grade(reply: ParsedReply, sample: Sample, rule: VerdictRule) -> Grade:
     """The grade of a reply by a grader of `saccade.grading`."""
     final = parse_final(reply.text)
     if final.value is None:

@@ -9,33 +9,39 @@ from typing import Any
 
 import numpy as np
 
-from saccade.evaluation.benchmarks.benchmark import Benchmark, Group, Outcome, Score, Statistic, slice_values
+from saccade.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkScore,
+    ItemOutcome,
+    OutcomeGroup,
+    Statistic,
+    slice_values,
+)
 from saccade.evaluation.statistics import LEVEL, wilson
+from saccade.runs.files import JsonRow
 
 DRAWS = 1_000
 """Resamples for figures and clustered means."""
 
-Row = dict[str, Any]
 
-
-def flat(groups: Sequence[Group]) -> list[Outcome]:
+def flat(groups: Sequence[OutcomeGroup]) -> list[ItemOutcome]:
     return [one for group in groups for one in group]
 
 
-def mean(groups: Sequence[Group]) -> float | None:
+def mean(groups: Sequence[OutcomeGroup]) -> float | None:
     """Share of right answers; with several attempts their mean."""
     outcomes = flat(groups)
     return sum(one.mean for one in outcomes) / len(outcomes) if outcomes else None
 
 
-ACCURACY = Score("accuracy", mean)
+ACCURACY = BenchmarkScore("accuracy", mean)
 
 
-def grouped(groups: Sequence[Group], dimension: str) -> dict[str, list[Group]]:
+def grouped(groups: Sequence[OutcomeGroup], dimension: str) -> dict[str, list[OutcomeGroup]]:
     """Value of a dimension -> its part of each group, in order of first appearance."""
-    found: dict[str, list[Group]] = defaultdict(list)
+    found: dict[str, list[OutcomeGroup]] = defaultdict(list)
     for group in groups:
-        parts: dict[str, list[Outcome]] = defaultdict(list)
+        parts: dict[str, list[ItemOutcome]] = defaultdict(list)
         for one in group:
             for value in slice_values(one.slices, dimension):
                 parts[value].append(one)
@@ -47,22 +53,24 @@ def grouped(groups: Sequence[Group], dimension: str) -> dict[str, list[Group]]:
 def mean_of_slices(dimension: str, of: Statistic = mean) -> Statistic:
     """The unweighted mean of a figure over the values of a dimension."""
 
-    def statistic(groups: Sequence[Group]) -> float | None:
+    def statistic(groups: Sequence[OutcomeGroup]) -> float | None:
         values = [value for some in grouped(groups, dimension).values() if (value := of(some)) is not None]
         return sum(values) / len(values) if values else None
 
     return statistic
 
 
-def clusters(outcomes: Sequence[Outcome]) -> list[Group]:
+def clusters(outcomes: Sequence[ItemOutcome]) -> list[OutcomeGroup]:
     """Outcomes by group, in order of first appearance."""
-    found: dict[Hashable, list[Outcome]] = defaultdict(list)
+    found: dict[Hashable, list[ItemOutcome]] = defaultdict(list)
     for one in outcomes:
         found[one.group].append(one)
     return list(found.values())
 
 
-def interval(groups: Sequence[Group], score: Score, seed: int = 0) -> tuple[float | None, float | None, str]:
+def interval(
+    groups: Sequence[OutcomeGroup], score: BenchmarkScore, seed: int = 0
+) -> tuple[float | None, float | None, str]:
     """(low, high, how) of a score at `LEVEL`: Wilson for independent single answers, else a bootstrap over groups."""
     outcomes = flat(groups)
     if score.of is mean:
@@ -83,7 +91,7 @@ def interval(groups: Sequence[Group], score: Score, seed: int = 0) -> tuple[floa
     return (*_ends(np.asarray(values)), "bootstrap over groups")
 
 
-def mean_bootstrap(groups: Sequence[Group], seed: int = 0) -> tuple[float, float]:
+def mean_bootstrap(groups: Sequence[OutcomeGroup], seed: int = 0) -> tuple[float, float]:
     """Ends of the mean over items at `LEVEL` when whole groups are drawn."""
     sums = np.array([sum(one.mean for one in group) for group in groups])
     sizes = np.array([len(group) for group in groups])
@@ -97,7 +105,7 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def figure(groups: Sequence[Group], score: Score, **named: str) -> Row | None:
+def figure(groups: Sequence[OutcomeGroup], score: BenchmarkScore, **named: str) -> JsonRow | None:
     """A row of results; None when there is no value."""
     value = score.of(groups) if groups else None
     if value is None or not math.isfinite(value):
@@ -107,7 +115,7 @@ def figure(groups: Sequence[Group], score: Score, **named: str) -> Row | None:
     return {**named, **row, "n": len(flat(groups)), "scale": score.scale, "interval": how}
 
 
-def figures(benchmark: Benchmark, outcomes: Sequence[Outcome]) -> list[Row]:
+def figures(benchmark: Benchmark, outcomes: Sequence[ItemOutcome]) -> list[JsonRow]:
     """The headline first, then plain accuracy, the benchmark's other figures, and accuracy per slice."""
     groups = clusters(outcomes)
     scores = [benchmark.headline, *(s for s in (ACCURACY, *benchmark.scores) if s.name != benchmark.headline.name)]

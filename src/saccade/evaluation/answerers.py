@@ -18,7 +18,7 @@ from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EvalQuestion:
     """A sample with the user's turn that is put to the model, and the seed of its replies."""
 
     sample: Sample
@@ -36,13 +36,13 @@ class Failed:
 Answers = list[Completion] | Failed
 
 
-class Respondent(Protocol):
+class Answerer(Protocol):
     """A model that answers."""
 
     whole_batches: bool
     """Replies may depend, by round-off, on what else is in the batch: a resumed run asks a torn batch again."""
 
-    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+    def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         """n replies to each question, in order."""
         ...
 
@@ -86,11 +86,11 @@ class ServedModel:
     def __init__(self, endpoint: Endpoint, frame: ServedFrame | None = None) -> None:
         self.endpoint, self.frame = endpoint, frame
 
-    def answer(self, questions: Sequence[Question], decoding: Decoding, n: int) -> list[Answers]:
+    def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         with ThreadPoolExecutor(self.endpoint.limits.concurrency) as pool:
             return list(pool.map(lambda question: self._one(question, decoding, n), questions))
 
-    def _one(self, question: Question, decoding: Decoding, n: int) -> Answers:
+    def _one(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
         images = pictures(question.sample)
         options: dict[str, Any] = {"n": n, "max_tokens": decoding.max_new_tokens}
         if decoding.greedy:
