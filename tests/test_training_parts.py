@@ -385,7 +385,7 @@ def test_a_checkpoint_is_complete_or_absent_and_the_links_follow_it(world: Path,
     assert left == {"step-000009", "step-000011"}
     load_policy(ModelConfig(path=str(tmp_path / "checkpoints" / "last"), device="cpu"))
     other = load_policy(ModelConfig(path=str(found.path), device="cpu", train=("projector",)))
-    with pytest.raises(ValueError, match="other parameters trained then"):
+    with pytest.raises(ValueError, match="the trained parameters differ"):
         checkpoint.restore(found, other, GuardedOptimizer(build_optimizer(other.trainable(), OPTIM), OPTIM))
 
 

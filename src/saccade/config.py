@@ -28,11 +28,11 @@ TAGS = ("kind", "teacher")
 
 
 class ConfigError(ValueError):
-    """A recipe or an override that cannot be meant; the message has one line per finding."""
+    """An invalid recipe or override; the message has one line per error."""
 
 
 class Config(BaseModel):
-    """The base of every section of a recipe: frozen, and a key it does not know is an error."""
+    """The base of every section of a recipe: frozen, and an unknown key is an error."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     moved: ClassVar[dict[str, str]] = {}
@@ -67,12 +67,12 @@ def load(
 
 
 def dump(config: Config) -> str:
-    """The resolved configuration as YAML; `load` gives it back unchanged."""
+    """The resolved configuration as YAML; `load` restores it unchanged."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
 
 
 def kind(path: str | Path) -> str:
-    """The value of the top-level key `kind`, which says what schema a recipe follows."""
+    """The value of the top-level key `kind`, which names the schema of a recipe."""
     data, places = _read(find(path), seen=())
     if not isinstance(data.get("kind"), str):
         raise ConfigError(f"{places[()]}: got no 'kind', expected one such as 'kind: rl'")
@@ -80,7 +80,8 @@ def kind(path: str | Path) -> str:
 
 
 def packaged() -> dict[str, Path]:
-    """Recipes that ship with the package, by name without suffix; `presets/...` are parts to extend, not whole ones."""
+    """Recipes that ship with the package, by name without suffix; `presets/...` are to be extended, not complete
+    recipes."""
     folder = Path(str(resources.files("saccade"))) / "recipes"
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
 
@@ -154,7 +155,9 @@ def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
     for key_node, child in node.value:
         key, line = key_node.value, key_node.start_mark.line + 1
         if not isinstance(key, str) or key == "<<":
-            raise ConfigError(f"{file}:{line}: got a key that is no plain name, expected 'key: value' (see 'extends')")
+            raise ConfigError(
+                f"{file}:{line}: got a key that is not a plain name, expected 'key: value' (see 'extends')"
+            )
         if key in built:
             first = places[(*loc, key)]
             raise ConfigError(f"{file}:{line}: key '{_dotted((*loc, key))}' is given twice; first on {first}")
@@ -170,7 +173,7 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same_section(base: Any, top: Any) -> bool:
-    """False for another member of a union too: it replaces the one there, whose keys would be unknown to it."""
+    """False for another member of a union too: it replaces the existing one, whose keys it does not have."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return False
     return all(base[tag] == top[tag] for tag in TAGS if tag in base and tag in top)
@@ -202,11 +205,11 @@ def _no_way(node: Any, key: Key, name: str) -> str | None:
         return None if fits else f"got item {key}, expected 0 to {len(node) - 1} of '{name}'"
     if isinstance(node, dict):
         return None if isinstance(key, str) else f"the recipe holds no list '{name}' to take item {key} of"
-    return f"'{name}' is no section, got {node!r}"
+    return f"'{name}' is not a section, got {node!r}"
 
 
 def _child(node: Any, key: Key) -> Any:
-    """What stands at `key`; a section that the recipe leaves out begins empty."""
+    """The value at `key`; a section that the recipe omits starts empty."""
     if isinstance(node, dict) and node.get(key) is None:
         node[key] = {}
     return node[key]
@@ -232,7 +235,7 @@ def _filled(value: Any, loc: Loc, places: dict[Loc, str], variables: Mapping[str
 
 
 def _lines(error: ValidationError, data: Any, places: dict[Loc, str], schema: type[Config]) -> Iterator[str]:
-    """One line per place; the members of a union that all refused the same value share a line."""
+    """One line per place; the members of a union that all rejected the same value share a line."""
     found: dict[Loc, list[ErrorDetails]] = {}
     for detail in error.errors():
         found.setdefault(_real(detail["loc"], data), []).append(detail)
@@ -245,7 +248,7 @@ def _lines(error: ValidationError, data: Any, places: dict[Loc, str], schema: ty
         elif mistake == "missing":
             yield f"{_place(loc[:-1], places)}: '{name}' is missing"
         elif mistake == "too_short" and any(other != loc == other[: len(loc)] for other in found):
-            continue  # pydantic counts the items that it took; each of the others has its own line
+            continue  # pydantic counts the valid items; each invalid one has its own line
         elif mistake in _TAG_MISTAKES and (members := _members(list(_models(schema, details[0]["loc"])))):
             yield f"{place}: '{name}': got {details[0]['input']!r}, expected a section with {members}"
         elif mistake == "value_error":
@@ -267,7 +270,7 @@ _TAG_MISTAKES = ("union_tag_not_found", "union_tag_invalid", "model_attributes_t
 
 
 def _members(models: Sequence[type[BaseModel]]) -> str:
-    """`kind: a, kind: b or kind: c` for the members of a union; nothing where they are not told apart by a tag."""
+    """`kind: a, kind: b or kind: c` for the members of a union; empty where no tag distinguishes them."""
     found = [f"{tag}: {value}" for model in models for tag in TAGS for value in _literals(model, tag)]
     return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
@@ -283,7 +286,7 @@ def _expected(detail: ErrorDetails) -> str:
 
 
 def _swapped(data: Any, value: Any, loc: Loc) -> Iterator[tuple[Loc, bool]]:
-    """Booleans that were taken as numbers: Python counts True as 1, a person who writes `group_size: true` does not."""
+    """Booleans that were read as numbers: Python counts True as 1, but `group_size: true` is a mistake."""
     if isinstance(data, bool) and not isinstance(value, bool):
         yield loc, data
     elif isinstance(data, dict) and isinstance(value, BaseModel):
@@ -336,7 +339,7 @@ def _nearest(name: str, names: Sequence[str] | dict[str, Path]) -> str:
 
 
 def _place(loc: Loc, places: dict[Loc, str]) -> str:
-    """Where a key stands, or the nearest section around it that the recipe names."""
+    """Where a key is, or the nearest section around it that the recipe names."""
     return next(places[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in places)
 
 

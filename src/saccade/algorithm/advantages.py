@@ -25,9 +25,9 @@ def advantages(
 ) -> Tensor:
     """Centered (and scaled) rewards of one group, in the dtype of the rewards.
 
-    `mask_G` is True where a member counts; a masked member gets 0 and leaves mean and std. Fewer than two members that
-    count, or equal rewards, give exactly 0 for all. ValueError for another rank, unequal shapes or a reward that is not
-    finite.
+    `mask_G` is True where a member counts; masked members get 0 and are excluded from mean and std. Fewer than two
+    members that count, or equal rewards, give exactly 0 for all. ValueError for another rank, unequal shapes or a
+    reward that is not finite.
     """
     counts_G = torch.ones_like(rewards_G, dtype=torch.bool) if mask_G is None else mask_G.bool()
     if rewards_G.ndim != 1 or counts_G.shape != rewards_G.shape:

@@ -17,7 +17,7 @@ class Denominators:
     """What one optimizer step divides by, over all of its micro-batches and ranks; masked rollouts are not counted."""
 
     tokens: int
-    """Reply tokens of every rollout that counts, those with advantage 0 too."""
+    """Reply tokens of every rollout that counts, those including those with advantage 0."""
     sequences: int
     """Rollouts that count."""
     max_length: int = 0

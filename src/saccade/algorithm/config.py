@@ -1,5 +1,5 @@
 """The loss of a recipe, as data. A part with options of its own is a small config with `build()`, in a union on `kind`;
-a part without is a name in a table. Nothing here imports torch.
+a part without options is a name in a table. Nothing here imports torch.
 """
 
 from __future__ import annotations

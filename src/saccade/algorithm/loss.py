@@ -47,7 +47,7 @@ Loss = Callable[[LossInputs, Denominators], LossOutput]
 
 
 def build_loss(config: LossConfig) -> Loss:
-    """Looks the parts up once and returns the loss as a function of data alone."""
+    """Looks the parts up once and returns the loss as a function of data only."""
     ratio, surrogate = RATIOS[config.ratio], config.surrogate.build()
     divergence, aggregate = DIVERGENCES[config.kl], AGGREGATES[config.aggregation]
     kl_coef = config.kl_coef
@@ -61,7 +61,7 @@ def build_loss(config: LossConfig) -> Loss:
         values_R = -objective_R
         if kl_coef > 0:
             if inputs.ref_logprobs_R is None:
-                raise ValueError(f"kl_coef is {kl_coef}, but no log-probs of a reference model came in")
+                raise ValueError(f"kl_coef is {kl_coef}, but no log-probs of a reference model were given")
             kl_R = divergence(inputs.logprobs_R, inputs.ref_logprobs_R.detach())
             values_R = values_R + kl_coef * kl_R
             metrics["policy/kl"] = kl_R.detach().sum()
@@ -72,6 +72,6 @@ def build_loss(config: LossConfig) -> Loss:
 
 @torch.no_grad()
 def sampler_gap(logprobs_R: Tensor, sampler_logprobs_R: Tensor) -> tuple[float, float]:
-    """(sum, max) over tokens of |trainer log-prob - sampler log-prob|: how far the two programs disagree."""
+    """(sum, max) over tokens of |trainer log-prob - sampler log-prob|: how much the two disagree."""
     gap_R = (logprobs_R - sampler_logprobs_R).abs()
     return (float(gap_R.sum()), float(gap_R.max())) if len(gap_R) else (0.0, 0.0)

@@ -30,7 +30,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "world": (WORLD,),
     "cold_start": ("saccade",),
 }
-"""Keys that not every source reads -> the sources that do. A table, no union: a new format is one line in `READERS`."""
+"""Keys that not every source reads -> the sources that do. A table instead of a union: a new format is one line in
+`READERS`."""
 
 
 class DataConfig(Config):
@@ -41,7 +42,7 @@ class DataConfig(Config):
     name: str | None = None
     """What metrics call it; the file's stem or the world's split and task when null."""
     task: str | None = None
-    """World: what is asked. Files: task of the rows, where the format leaves it open."""
+    """World: the task of its questions. Files: task of the rows, where the format does not determine it."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Share of the mixture, relative to the other entries."""
     limit: int | None = Field(default=None, ge=1)
@@ -53,16 +54,16 @@ class DataConfig(Config):
     image_folder: Path | None = None
     """What image names are relative to; the folder of `path` when null."""
     on_bad: Literal["error", "skip"] = "error"
-    """A row that is not right: stop before the run starts, or leave it out and count it."""
+    """An invalid row: stop before the run starts, or skip and count it."""
     split: str | None = None
     """Split of the world or of a Hugging Face data set; 'train' when null."""
     negatives: int = Field(default=3, ge=0)
-    """COCO detection: how many absent labels are asked for in an image, at most (at least one, unless 0)."""
+    """COCO detection: the most absent labels requested per image (at least one, unless 0)."""
     seed: int = 0
     """Seed of the world's items, or of COCO's absent labels."""
     world: WorldConfig = WorldConfig()
     cold_start: tuple[Label, ...] | None = Field(default=None, min_length=1)
-    """Prompts of a cold start: those with these labels alone; all when null."""
+    """Prompts of a cold start: only those with these labels; all when null."""
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> DataConfig:
@@ -81,13 +82,13 @@ class DataConfig(Config):
 
 @dataclass(frozen=True)
 class Source:
-    """A named row of samples, read by index; `size` None has no end."""
+    """A named sequence of samples, read by index; `size` None is infinite."""
 
     name: str
     get: Callable[[int], Sample]
     size: int | None
     skipped: int = 0
-    """Rows left out because they were not right."""
+    """Invalid rows that were skipped."""
 
     def __len__(self) -> int:
         if self.size is None:
@@ -95,7 +96,7 @@ class Source:
         return self.size
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample at a non-negative index; its meta says which source it came from."""
+        """The sample at a non-negative index; its meta names its source."""
         if index < 0 or (self.size is not None and index >= self.size):
             raise IndexError(f"source '{self.name}' has no sample {index}")
         sample = self.get(index)
@@ -106,14 +107,14 @@ class Source:
 
 
 def open_source(cfg: DataConfig) -> Source:
-    """Opens an entry: reads the rows of files and the header of each image, so that what is wrong shows before any long
+    """Opens an entry: reads the rows of files and the header of each image, so that errors show before any long
     work. Raises ValueError with file and line."""
     return _open_world(cfg) if cfg.source == WORLD else _open_files(cfg)
 
 
 def items(cfg: DataConfig) -> Iterator[Item]:
     """The samples of an entry one by one with their places, and a ValueError in place of each invalid row;
-    nothing is kept. Raises ValueError when nothing can be read at all, or the world has no end."""
+    nothing is kept. Raises ValueError when nothing can be read at all, or the world has no limit."""
     if cfg.source == WORLD:
         source = _open_world(cfg)
         return ((f"{source.name}:{number}", sample) for number, sample in enumerate(source, 1))
@@ -131,13 +132,13 @@ def _labelled(found: Iterator[Item], wanted: Collection[Label]) -> Iterator[Item
             yield place, item
         elif label not in get_args(Label):
             expected = f"expected {', '.join(get_args(Label))}, as the files rl_*.jsonl of a cold start have it"
-            yield place, ValueError(f"meta.cold_start is {reprlib.repr(label)}, {expected}; or leave 'cold_start' out")
+            yield place, ValueError(f"meta.cold_start is {reprlib.repr(label)}, {expected}; or remove 'cold_start'")
         elif label in wanted:
             yield place, item
 
 
 def _first(found: Iterator[Item], limit: int) -> Iterator[Item]:
-    """Up to so many samples; rows that are not right among them do not count."""
+    """Up to `limit` samples; invalid rows do not count."""
     for item in found:
         yield item
         limit -= not isinstance(item[1], ValueError)
@@ -170,10 +171,10 @@ def _open_files(cfg: DataConfig) -> Source:
 
 
 def _open_world(cfg: DataConfig) -> Source:
-    from saccade.world import World
+    from saccade.world import World  # loaded only for sources of the world
 
-    assert cfg.task is not None  # DataConfig saw to it
+    assert cfg.task is not None  # DataConfig checks it
     world, task, split = World(cfg.world), cfg.task, cfg.split or "train"
-    world.item(cfg.seed, 0, task, split)  # a wrong task or split is said now
+    world.item(cfg.seed, 0, task, split)  # a wrong task or split is reported now
     name = cfg.name or f"world/{split}/{task}"
     return Source(name, lambda index: world.item(cfg.seed, index, task, split).sample, cfg.limit)

@@ -42,14 +42,16 @@ class Sampling(Config):
             raise ValueError("stop_strings holds an empty text, which every reply contains; remove it")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(
-                f"min_new_tokens is {self.min_new_tokens} but max_new_tokens {self.max_new_tokens}; expected no more"
+                f"min_new_tokens is {self.min_new_tokens} but max_new_tokens {self.max_new_tokens}; expected at most "
+                "that"
             )
         return self
 
     def request(self) -> dict[str, Any]:
         """The options of a chat request to an OpenAI-compatible server, without `repetition_stop`, which servers lack.
 
-        Those that only some servers take (top_k, min_p, min_tokens) are there when set. Servers cut off the stop text.
+        Options that only some servers accept (top_k, min_p, min_tokens) are sent when set. Servers cut off the stop
+        text.
         """
         drawn = {"temperature": 0.0} if self.greedy else {"temperature": self.temperature, "top_p": self.top_p}
         more = {"top_k": self.top_k, "min_p": self.min_p, "min_tokens": self.min_new_tokens, "stop": self.stop_strings}
@@ -68,13 +70,14 @@ class BuiltinEngineConfig(Config):
 
 
 EngineConfig = BuiltinEngineConfig
-"""What `open_engine` takes: a union on `kind` as soon as there is a second engine."""
+"""What `open_engine` takes: becomes a union on `kind` when there is a second engine."""
 
 DEFAULT_ENGINE = BuiltinEngineConfig()
 
 
 class RolloutConfig(Config):
-    """How replies are sampled, unless a stage overrides it. The defaults sample what is trained."""
+    """How replies are sampled, by default; a stage may override it. The default distribution is the one that is
+    trained."""
 
     moved: ClassVar[dict[str, str]] = {
         **{key: f"sampling.{key}" for key in Sampling.model_fields},
@@ -97,5 +100,5 @@ class RolloutConfig(Config):
                 "set stages.N.max_new_tokens"
             )
         if self.sampling.greedy:
-            raise ValueError("sampling.greedy: got true, but equal replies teach nothing; remove it")
+            raise ValueError("sampling.greedy: got true, but equal replies give no gradient; remove it")
         return self

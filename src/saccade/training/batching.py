@@ -1,8 +1,8 @@
-"""Micro-batches by token budget, balanced by what siblings really cost. How a step is cut never changes its gradient.
+"""Micro-batches by token budget, balanced by what siblings actually cost. How a step is cut never changes its gradient.
 
 The cost of a row is counted in tokens of the language model: a prompt once and its replies after it where siblings
-share it, the prompt again for each reply where they do not. A trained vision tower adds its patches, in units of tokens
-(`vision_cost`).
+share it, the prompt again for each reply where they do not. A trained vision encoder adds its patches, in units of
+tokens (`vision_cost`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def rows(
     """The replies of one prompt, (index, tokens) each, in as few rows of at most `budget` as their order allows.
 
     Normally one row. A group too long for the budget is cut, and each piece repeats the prompt: nothing is truncated. A
-    reply that is too long by itself gets a row of its own.
+    reply that exceeds the budget by itself gets its own row.
     """
     done: list[PackPlan] = []
     members: list[tuple[int, int]] = []
@@ -63,9 +63,9 @@ def rows(
 def micro_batches(all_rows: Sequence[PackPlan], budget: int) -> list[list[PackPlan]]:
     """Few batches of at most `budget`, of nearly equal cost; one row always fits.
 
-    First fit, longest first, gives the number of batches; then each row goes to the lightest of them, unless
-    that would break the budget. Batches of equal cost keep the peak of memory low and, spread over processes, let none
-    wait.
+    First fit, longest first, says how many batches are needed; then each row goes to the lightest of them, unless
+    that would exceed the budget. Batches of equal cost keep the peak of memory low and, spread over processes, keep
+    none waiting.
     """
     ordered = sorted(all_rows, key=lambda row: (-row.cost, row.prompt, row.replies))
     fitted = _first_fit(ordered, budget)

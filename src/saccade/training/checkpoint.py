@@ -1,7 +1,7 @@
 """Checkpoints: `checkpoints/step-000100/` is an ordinary Hugging Face directory plus the trainer's state.
 
 A checkpoint appears by one rename, so a directory of that name is always complete. `last` and `best` are links to such
-directories. Loading gives back everything that the next step depends on: a resumed run equals an uninterrupted one.
+directories. Loading restores everything that the next step depends on: a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint directory and the plain part of what it holds."""
+    """A complete checkpoint directory and its JSON state."""
 
     path: Path
     state: dict[str, Any]
@@ -73,16 +73,17 @@ def latest(run_dir: Path) -> Checkpoint | None:
 
 
 def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer) -> None:
-    """Optimizer, random generators and counters as they were. The policy must have been loaded from the checkpoint.
+    """Restores optimizer, random generators and counters. The policy must have been loaded from the checkpoint.
 
-    ValueError when other parameters train than did then.
+    ValueError when the trained parameters differ from the checkpoint's.
     """
     trainer = torch.load(checkpoint.path / TRAINER_FILE, map_location="cpu", weights_only=True)
     names = [name for name, _ in policy.trainable()]
     if names != trainer["parameters"]:
         differ = sorted(set(names) ^ set(trainer["parameters"]))
         raise ValueError(
-            f"{checkpoint.path}: other parameters trained then: {', '.join(differ[:3])}; keep model.train as it was"
+            f"{checkpoint.path}: the trained parameters differ from the checkpoint's: {', '.join(differ[:3])}; "
+            "restore model.train"
         )
     optimizer.optimizer.load_state_dict(trainer["optimizer"])
     optimizer.nonfinite_in_row = int(checkpoint.state["nonfinite_in_row"])
@@ -100,7 +101,7 @@ def prune(run_dir: Path, keep: int) -> None:
 
 
 def relink(run_dir: Path, last: int, best: int | None) -> None:
-    """Puts the links right after a kill between a checkpoint's rename and its links."""
+    """Repairs the links after a kill between a checkpoint's rename and its links."""
     for name, step in (("last", last), ("best", best)):
         if step is not None:
             link(folder(run_dir), name, f"step-{step:06d}")
@@ -133,7 +134,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
-    """ValueError when the checkpoints that the run may hold at once (weights and the optimizer's state) do not fit."""
+    """ValueError when the checkpoints that the run may hold at once (weights and optimizer state) do not fit."""
     weights = sum(p.numel() * p.element_size() for p in policy.model.parameters())
     # both Adam moments; for weights of less than 32 bits they and the master weights are float32
     state = sum(p.numel() * (12 if needs_master(p) else 2 * p.element_size()) for _, p in policy.trainable())

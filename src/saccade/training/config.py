@@ -39,7 +39,7 @@ class OptimConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Gradients with a larger norm are scaled down to it; .inf never scales."""
     max_nonfinite_in_row: int = Field(default=5, ge=1)
-    """A step whose gradient is not finite is skipped; after so many in a row the run stops."""
+    """A step whose gradient is not finite is skipped; after this many in a row the run stops."""
 
     @model_validator(mode="after")
     def _one_warmup(self) -> OptimConfig:
@@ -48,16 +48,17 @@ class OptimConfig(Config):
         return self
 
     def warmup(self, num_steps: int) -> int:
-        """Steps of warm-up in a run of so many."""
+        """Warm-up steps in a run of `num_steps`."""
         return self.warmup_steps or math.ceil(self.warmup_ratio * num_steps - 1e-9)
 
 
 class UpdateConfig(Config):
-    """How a step's groups become updates. None of it but `updates_per_rollout` and `old_logprobs` changes the step."""
+    """How a step's groups become updates. Only `updates_per_rollout` and `old_logprobs` change the
+    step's result."""
 
     tokens_per_micro_batch: int = Field(default=8192, ge=1)
     """Tokens of one forward and backward pass: prompts once and their replies, or with `shared_prefix: off` prompts
-    repeated and padding included. A trained vision tower counts too, in tokens of equal cost."""
+    repeated and padding included. A trained vision encoder counts too, in tokens of equal cost."""
     updates_per_rollout: int = Field(default=1, ge=1)
     """Optimizer steps on the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
     old_logprobs: Literal["sampler", "recompute"] = "sampler"
@@ -84,7 +85,7 @@ class EvalConfig(Config):
     every: int = Field(default=50, ge=1)
     """Steps between evaluations; the last step is always evaluated."""
     data: tuple[DataConfig, ...] = ()
-    """Sources with an end. Without any (and without a function of the caller) nothing is evaluated."""
+    """Finite sources. Without any (and without the caller's own function) nothing is evaluated."""
     decoding: Decoding = Decoding(max_new_tokens=256)
     batch_size: int = Field(default=64, ge=1)
     """Samples per call of the engine."""
@@ -106,11 +107,11 @@ class ExampleConfig(Config):
     limit: int | None = Field(default=None, ge=1)
     """The first rows only."""
     task: str | None = None
-    """Task of a format's rows, where it leaves that open."""
+    """Task of a format's rows, where the format does not determine it."""
     split: str | None = None
     """Of a Hugging Face data set."""
     reply: Literal["response", "gold"] = "response"
-    """What is learned of a format's rows: the reply that they hold, or the gold answer as the task writes it."""
+    """What is learned from a format's rows: the reply that they hold, or the gold answer as the task writes it."""
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> ExampleConfig:
@@ -153,9 +154,9 @@ class RLRecipe(Config):
     num_steps: int | None = Field(default=None, ge=1)
     """Ends the last stage if that has no 'until'."""
     prompts_per_step: int = Field(default=16, ge=1)
-    """Groups per step, unless a stage overrides it."""
+    """Groups per step; a stage may override it."""
     rubrics: dict[str, RubricConfig] = Field(default_factory=dict)
-    """Rubrics of this recipe, by the names that stages use; they go before the tasks' own."""
+    """Rubrics of this recipe, by the names that stages use; they take precedence over the tasks' own."""
     rollout: RolloutConfig = RolloutConfig()
     loss: LossConfig = LossConfig()
     update: UpdateConfig = UpdateConfig()
@@ -204,12 +205,12 @@ class SFTRecipe(Config):
     prompts_per_step: int = Field(default=32, ge=1)
     """Prompts of one optimizer step, each with all of its replies."""
     cutoff_len: int | None = Field(default=None, ge=1)
-    """Tokens of one example, its prompt with the images and its reply together, at most; null is any number. Nothing is
-    cut short: see `over_cutoff`."""
+    """Tokens of one example, its prompt with the images and its reply together, at most; null means no limit. Nothing
+    is truncated: see `over_cutoff`."""
     over_cutoff: Literal["drop", "error"] = "drop"
-    """Longer examples: leave them out and count them (`examples/over_cutoff`), or stop and name them."""
+    """Longer examples: skip and count them (`examples/over_cutoff`), or stop and name them."""
     epochs: float | None = Field(default=None, gt=0.0)
-    """Passes over the files; or else num_steps."""
+    """Passes over the files; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
     tokens_per_micro_batch: int = Field(default=8192, ge=1)
     """Tokens of one forward and backward pass, see `update.tokens_per_micro_batch` of RL; never changes the step."""

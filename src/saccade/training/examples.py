@@ -1,8 +1,8 @@
-"""Examples of supervised fine-tuning: where they come from, and how those about one prompt come together.
+"""Examples of supervised fine-tuning: where they come from, and how those about one prompt are grouped.
 
 A file has a row per reply: `{"id", "image" or "images", "question" (with "task") or "prompt", "response", "meta"}`.
-A `question` is written by its task's template, a `prompt` is the whole user's turn. Any format of `saccade.data` will
-do too: its own replies are learned where it has some, or the gold answers.
+A `question` is written by its task's template, a `prompt` is the whole user turn. Any format of `saccade.data` works
+too: its own replies are learned where it has some, or the gold answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from saccade.types import Frame, ImageSource, Sample
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A user's turn with its images and the reply to learn."""
+    """A user turn with its images and the reply to learn."""
 
     id: str
     prompt: str
@@ -41,7 +41,7 @@ Draw = Callable[[int, int], Sequence[Example]]
 
 
 def example_items(config: ExampleConfig, template: str | None = None) -> Iterator[tuple[str, Example | ValueError]]:
-    """The examples of an entry one by one with their places, and a ValueError in place of a row that is not right."""
+    """The examples of an entry one by one with their places, and a ValueError in place of an invalid row."""
     if config.source == REPLIES:
         yield from _replies(config, template)
         return
@@ -68,7 +68,7 @@ def _of_sample(sample: Sample, config: ExampleConfig, template: str | None) -> E
 
 
 def _replies(config: ExampleConfig, template: str | None) -> Iterator[tuple[str, Example | ValueError]]:
-    assert config.path is not None  # ExampleConfig saw to it
+    assert config.path is not None  # ExampleConfig checks it
     folder, checked = config.image_folder or config.path.parent, set[str]()
     left = config.limit
     for place, row in records.jsonl_rows(config.path):
@@ -104,7 +104,7 @@ def _reply(row: Row, place: str, folder: Path, checked: set[str], template: str 
 
 
 def read_examples(config: ExampleConfig, template: str | None = None) -> list[Example]:
-    """The examples of an entry. ValueError with file and line for a row that is not right, or when there is none."""
+    """The examples of an entry. ValueError with file and line for an invalid row, or when there are no rows."""
     examples: list[Example] = []
     for place, found in example_items(config, template):
         if isinstance(found, ValueError):
@@ -142,8 +142,8 @@ def draw_from(examples: Sequence[Example], seed: int) -> tuple[Draw, int]:
 
 
 def reply_of(example: Example, frames: Sequence[Frame]) -> str:
-    """The reply to learn; a gold answer is written in the model's frames. ValueError for one that its task cannot
-    write."""
+    """The reply to learn; a gold answer is written in the model's frames. ValueError when its task cannot
+    write it."""
     return example.reply if example.gold is None else TASKS[example.gold.task].write_gold(example.gold, frames)
 
 
@@ -165,12 +165,12 @@ class EncodedStep:
 
     units: list[EncodedUnit]
     over_cutoff: tuple[str, ...] = ()
-    """Ids of the examples that were left out whole; nothing is ever cut short."""
+    """Ids of the examples that were skipped; nothing is ever truncated."""
 
 
 def encode_step(adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None) -> EncodedStep:
     """Reads the images and encodes. An example of more than `cutoff_len` tokens, prompt, images and reply
-    together, is left out; so is a prompt without any reply left. Errors name the example."""
+    together, is skipped; so is a prompt with no remaining reply. Errors name the example."""
     units, over = [], []
     for together in by_prompt(examples):
         first, replies = together[0], []

@@ -1,4 +1,4 @@
-"""What a step's groups say in numbers, by the names of docs/design.md. A name without data is left out of the row."""
+"""Metrics of a step's groups, named as in docs/design.md. A metric without data is omitted from the row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Right = Callable[[Completion, Sample], bool | None]
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """The mean, or None of nothing."""
+    """The mean; None without values."""
     seen = list(values)
     return sum(seen) / len(seen) if seen else None
 
@@ -27,7 +27,7 @@ def truncated_share(groups: Sequence[Group]) -> float:
 def group_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
     """Rewards and their parts, accuracy, lengths, truncation, groups without signal; also by task and by source.
 
-    Rewards are means over rollouts that are not masked; all else is over all of them.
+    Rewards are means over rollouts that are not masked; all others are over all rollouts.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     verdicts = [right(r.completion, group.sample) for group in groups for r in group.rollouts]

@@ -38,8 +38,8 @@ def right(completion: Completion, sample: Sample) -> bool | None:
 def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Evaluate | None:
     """The function that evaluates a policy on `config.data`: `score` is the mean over samples. None without data.
 
-    Each evaluation leaves its items in `RUN/eval/step-N/items.jsonl`. ValueError for a source without an end; the
-    function raises it when no reply could be graded, since a score of 0 would blame the model.
+    Each evaluation writes its items to `RUN/eval/step-N/items.jsonl`. ValueError for an infinite source; the
+    function raises it when no reply could be graded, since a score of 0 would wrongly blame the model.
     """
     sources = [open_source(one) for one in config.data]
     for one in sources:
@@ -55,7 +55,7 @@ def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Ev
             out.unlink()  # of a run that was killed after this step and resumed before it
         if not out.parent.parent.exists():
             save_images(plan.samples, KEPT_IMAGES, run_dir / "images")
-        # the same seeds at every evaluation, so that two of them differ by the weights alone
+        # the same seeds at every evaluation, so that two of them differ only in the weights
         run = EvalRun(LocalModel(policy, engine), config.decoding, label=f"step {step}", batch_size=config.batch_size)
         return _metrics(answer_all(plan, run, out)[0])
 

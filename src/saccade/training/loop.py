@@ -1,4 +1,4 @@
-"""What the SFT and the RL loop share outside of their steps: opening a run, evaluation and checkpoints when due."""
+"""What the SFT and RL loops share outside their steps: opening a run, evaluation and checkpoints when due."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Recipe = RLRecipe | SFTRecipe
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run leaves behind."""
+    """The result of a finished run."""
 
     directory: Path
     policy: Policy
@@ -59,7 +59,7 @@ class Session:
 
     @property
     def state(self) -> dict[str, Any] | None:
-        """What the loop itself gave to its last checkpoint; None on a fresh start."""
+        """What the loop saved in its last checkpoint; None on a fresh start."""
         return self.resumed.state["loop"] if self.resumed else None
 
     def baseline(self) -> None:
@@ -68,7 +68,7 @@ class Session:
             self.run.metrics(0, self._evaluation(self.evaluate, 0))
 
     def end_step(self, step: int, row: Mapping[str, float | str | None], state: dict[str, Any], last: bool) -> bool:
-        """Evaluates if due, writes the row, saves if due (or better than ever). True when the step was evaluated."""
+        """Evaluates if due, writes the row, saves if due (or the best so far). True when the step was evaluated."""
         due = self.evaluate is not None and (last or step % self.recipe.eval.every == 0)
         better = False
         if due and self.evaluate is not None:
@@ -121,7 +121,7 @@ def open_session(
     """Loads the model (of the last checkpoint on resume) and opens its engine, then the run directory: everything is
     validated before anything is written. `engine` replaces the recipe's own, and stays open.
     """
-    transformers_logging.disable_progress_bar()  # its bars would tear our one live line
+    transformers_logging.disable_progress_bar()  # its bars would break our one live line
     found = None
     if resume:
         Run.reopen(run_dir, recipe)

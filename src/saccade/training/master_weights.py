@@ -1,6 +1,6 @@
-"""AdamW for models that compute in bfloat16: updates are taken on float32 copies of the weights.
+"""AdamW for models that compute in bfloat16: updates are applied to float32 copies of the weights.
 
-bfloat16 keeps 8 binary digits: the number before 1 is 0.996, so an update of 1e-6, which is what RL takes, rounds to
+bfloat16 keeps 8 binary digits: the number before 1 is 0.996, so an update of 1e-6, typical in RL, rounds to
 nothing and the model never moves. The remedy is that of mixed-precision training (Micikevicius et al. 2018,
 arXiv:1710.03740, section 3.1), with gradients summed in float32 too.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 MASTERS = "masters"
-"""Key of the float32 weights in the optimizer's state."""
+"""Key of the float32 weights in the optimizer state."""
 
 
 def needs_master(parameter: Tensor) -> bool:
@@ -59,8 +59,8 @@ class MasterAdamW(torch.optim.AdamW):
         kept = state_dict.get(MASTERS, [])
         if [one.shape for one in kept] != [master.shape for _, master in self._pairs]:
             raise ValueError(
-                f"the optimizer's state holds {len(kept)} float32 weights, expected {len(self._pairs)}; "
-                "keep model.dtype as it was"
+                f"the optimizer state holds {len(kept)} float32 weights, expected {len(self._pairs)}; "
+                "restore model.dtype"
             )
         super().load_state_dict({name: value for name, value in state_dict.items() if name != MASTERS})
         for (_, master), value in zip(self._pairs, kept, strict=True):

@@ -1,4 +1,4 @@
-"""What is kept of an update whose loss or gradient was not finite: enough to compute it again."""
+"""What is kept of an update whose loss or gradient was not finite: enough to reproduce it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dump_batches(directory: Path, version: int, batches: Sequence[PolicyBatch]) 
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"version-{version:06d}-{number}.pt"
     torch.save([_plain(batch) for batch in batches], path)
-    log.warning("an update was not finite and was skipped; its batch is kept in %s", path)
+    log.warning("an update was not finite and was skipped; its batch is saved in %s", path)
 
 
 def _plain(batch: PolicyBatch) -> dict[str, Any]:

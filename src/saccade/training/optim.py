@@ -30,7 +30,7 @@ DECAYS: dict[str, Callable[[float], float]] = {"constant": _constant, "linear": 
 
 
 class TrainingStopped(ValueError):
-    """The run cannot go on in a way that makes sense; the message says why and what to try."""
+    """Continuing the run would make no sense; the message says why and what to try."""
 
 
 def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -> MasterAdamW:
@@ -80,7 +80,7 @@ class GuardedOptimizer:
         """(gradient norm before clipping, stepped). Not finite: nothing moves, `keep` is called, and too many raise
         TrainingStopped.
 
-        The loss is looked at too: a clamp on the way turns a NaN into a gradient of 0, which looks harmless.
+        The loss is checked too: a clamp on the way turns a NaN into a gradient of 0, which looks harmless.
         """
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not (math.isfinite(norm) and math.isfinite(loss)):

@@ -1,5 +1,5 @@
-"""The policy update: groups with advantages -> one optimizer step (or several). It knows log-probs, advantages and
-denominators, and nothing of tasks and rewards. R: loss tokens of a micro-batch; B: its completions.
+"""The policy update: groups with advantages -> one optimizer step (or several). It uses only log-probs, advantages and
+denominators, and is independent of tasks and rewards. R: loss tokens of a micro-batch; B: its completions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from saccade.training.step import MicroBatch, StepRunner, Unit
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PolicyBatch:
-    """A micro-batch with what the policy loss reads beside log-probs."""
+    """A micro-batch with what the policy loss reads besides log-probs."""
 
     passes: MicroBatch
     advantages_B: Tensor
@@ -66,7 +66,7 @@ def open_learner(
 def count_denominators(groups: Sequence[Group], max_length: int, learner: Learner) -> Denominators | None:
     """The denominators of the step over all processes, before any pass; None when no rollout contributes.
 
-    A group of equal rewards counts although its gradient is 0: excluding it would make the others louder.
+    A group of equal rewards counts although its gradient is 0: excluding it would give the others more weight.
     """
     lengths = [r.completion.loss_tokens for group in groups for r in group.rollouts if r.contributes]
     tokens, sequences = (int(learner.runner.ranks.sum(n)) for n in (sum(lengths), len(lengths)))
@@ -74,7 +74,7 @@ def count_denominators(groups: Sequence[Group], max_length: int, learner: Learne
 
 
 def trained_rollouts(groups: Sequence[Group], include_zero_advantage: bool) -> list[tuple[Group, list[Rollout]]]:
-    """Groups with the rollouts that cost a pass; those that move nothing (advantage 0 and no KL) do not."""
+    """Groups with the rollouts that need a pass; those without a gradient (advantage 0 and no KL) do not."""
     found = [
         (group, [r for r in group.rollouts if r.contributes and (r.advantage != 0.0 or include_zero_advantage)])
         for group in groups

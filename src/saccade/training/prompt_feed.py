@@ -10,11 +10,11 @@ from saccade.rollout.prompts import Prompt, prepare
 class PromptFeed:
     """`feed(step, round, n)`: n prepared prompts, a pure function of its arguments and the mixture's seed.
 
-    Round 0 is prepared one step ahead; the later rounds of dynamic sampling are prepared when they are asked for.
+    Round 0 is prepared one step ahead; the later rounds of dynamic sampling are prepared on request.
     """
 
     def __init__(self, mixture: Mixture, adapter: Adapter, rounds: int, template: str | None, num_steps: int) -> None:
-        """`rounds` is the most that one step may ask for; each has its own place in the mixture's stream."""
+        """`rounds` is the most that one step may request; each has its own place in the mixture's stream."""
         self._mixture, self._adapter, self._rounds = mixture, adapter, rounds
         self._template, self._num_steps = template, num_steps
         self._ahead: tuple[int, Prefetch[tuple[Prompt, ...]]] | None = None
@@ -28,7 +28,7 @@ class PromptFeed:
             self._ahead = None
 
     def _prefetch(self, n: int) -> Prefetch[tuple[Prompt, ...]]:
-        """The thread for steps of n prompts; a stage with another n begins a new one."""
+        """The thread for steps of n prompts; a stage with another n starts a new one."""
         if self._ahead is None or self._ahead[0] != n:
             self.close()
             self._ahead = (n, Prefetch(lambda step: self._prepare(step, 0, n), stop=self._num_steps))

@@ -1,4 +1,5 @@
-"""The processes of a run. Everything that they must agree on goes through `Ranks`; one process agrees with itself."""
+"""The processes of a run. Everything that they must agree on goes through `Ranks`; with one process there is nothing to
+exchange."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those of the run. One process is all there is today: every call returns what it was given."""
+    """This process among those of the run. Only one process is supported today: every call returns what it was
+    given."""
 
     rank: int = 0
     size: int = 1

@@ -1,6 +1,6 @@
 """Reinforcement learning on groups: sample, score, center, update, record.
 
-The loop is `train`; its parts are in the packages below or in the files beside it.
+The loop is `train`; its parts are in lower packages or in the files beside it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train(
     resume: bool = False,
     engine: Engine | None = None,
 ) -> RunResult:
-    """Trains as the recipe says and leaves a run directory; returns the trained policy and what was best.
+    """Trains as the recipe says and writes a run directory; returns the trained policy and the best score.
 
         result = train(load_recipe("shapes.yaml", ["num_steps=20"]), Path("runs/shapes"))
         result.policy.save("shapes-model")
@@ -75,7 +75,7 @@ def train(
 
 @dataclass(eq=False)
 class Trainer:
-    """The parts of an RL run, and the verbs of its loop."""
+    """The parts of an RL run, and the operations of its loop."""
 
     recipe: RLRecipe
     session: Session
@@ -86,14 +86,14 @@ class Trainer:
     """Where the loop begins: at step 0, or after the step of the checkpoint."""
     cache: FeatureCache | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
-    """Of the step that is under way."""
+    """Of the current step."""
 
     @property
     def engine(self) -> Engine:
         return self.session.engine
 
     def collect(self, state: ScheduleState, stage: Stage) -> Collected:
-        """The groups of the next step. Its randomness is that of (seed, step) alone."""
+        """The groups of the next step. Its randomness depends only on (seed, step)."""
         recipe, rollout = self.recipe, self.recipe.rollout
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
         self.watch = Stopwatch()
@@ -182,7 +182,7 @@ class Trainer:
 
 
 def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
-    """The reason in words. That all rewards failed must not read as if the model had earned equal ones."""
+    """The reason in words. Failed rewards must not be reported as equal ones."""
     if metrics["update/nonfinite"]:
         return "a gradient that is not finite"
     masks = [rollout.score.masked for group in groups for rollout in group.rollouts]
@@ -195,7 +195,7 @@ def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
 def open_trainer(
     recipe: RLRecipe, run_dir: Path, evaluate: Evaluate | None, resume: bool, engine: Engine | None
 ) -> Iterator[Trainer]:
-    """Everything that a run needs, checked from cheap to dear and before anything is written."""
+    """Everything that a run needs, cheapest checks first, validated before anything is written."""
     sources = [open_source(one) for one in recipe.data]
     if MATHEMATICS in check_rubrics(recipe, sources):
         math_pool.shared().warm_up()
@@ -221,7 +221,7 @@ def open_trainer(
 
 
 def build_learner(recipe: RLRecipe, session: Session) -> Learner:
-    """The policy with its loss; with a KL also the model that the run began with, frozen."""
+    """The policy with its loss; with a KL also the initial model, frozen."""
     reference = None
     if recipe.loss.kl_coef > 0:
         frozen = recipe.model.model_copy(update={"train": (), "gradient_checkpointing": False})
@@ -235,8 +235,8 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
-    """The names of the tasks, once the rubric of each is built in each stage. ValueError for a rubric that there is
-    not, and for a row that names a reward that there is not, before any long work."""
+    """Builds the rubric of each task in each stage and returns the names of the tasks. ValueError for a missing rubric,
+    and for a row that names a missing reward, before any long work."""
     tasks: set[str] = set()
     for entry, source in zip(recipe.data, sources, strict=True):
         for sample in [source[0]] if entry.source == WORLD else source:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the loss is on replies alone, and replies about one prompt share its row."""
+"""Supervised fine-tuning: the loss is on replies only, and replies about one prompt share its row."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def train(
     evaluate: Evaluate | None = None,
     resume: bool = False,
 ) -> RunResult:
-    """Trains as the recipe says and leaves a run directory.
+    """Trains as the recipe says and writes a run directory.
 
         result = train(load_recipe("sft.yaml"), Path("runs/sft"))
 
@@ -143,7 +143,7 @@ def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:
 
 
 def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: float) -> dict[str, float]:
-    """One optimizer step on the mean loss per reply token (nats). Without examples nothing moves."""
+    """One optimizer step on the mean loss per reply token (nats). Without examples the weights do not change."""
     tokens = runner.ranks.sum(sum(unit.reply_tokens for unit in units))
     counts = {
         "examples/prompts": float(len(units)),
@@ -175,7 +175,8 @@ def check_cutoff(recipe: SFTRecipe, encoded: EncodedStep, place: str) -> None:
 def with_heldout_loss(
     examples: Sequence[Example], scored: Evaluate | None, runner: StepRunner[MicroBatch], recipe: SFTRecipe
 ) -> Evaluate:
-    """An evaluation that measures the loss on `examples` too; its negative is the score when nothing else scores."""
+    """An evaluation that measures the loss on `examples` too; its negative is the score when there is no other
+    score."""
 
     def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
         loss = heldout_loss(runner, examples, recipe)

@@ -3,7 +3,7 @@
     batches = runner.cut(units)
     result = runner.step(batches, lambda batch: -runner.logprobs(batch)[0].sum() / tokens, lr)
 
-What a step divides by is counted before any pass, so its gradient does not depend on how it is cut into micro-batches.
+The denominators of a step are counted before any pass, so its gradient does not depend on the micro-batches.
 R: loss tokens of a micro-batch.
 """
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One prompt with the replies about it that train; they share packed rows."""
+    """One prompt with its replies that are trained on; they share packed rows."""
 
     prompt: Prompt
     branches: tuple[Branch, ...]
@@ -62,7 +62,7 @@ class StepResult:
     grad_norm: float
     """Before clipping."""
     stepped: bool
-    """False when loss or gradient was not finite: nothing moved."""
+    """False when loss or gradient was not finite: the weights did not change."""
 
 
 @dataclass(eq=False)
@@ -75,11 +75,11 @@ class StepRunner(Generic[Batch]):
     shared_prefix: SharedPrefix
     ranks: Ranks = ONE
     cache: FeatureCache | None = None
-    """Vision features kept over steps; None takes those that the prompts carry."""
+    """Vision features kept over steps; None uses those that the prompts carry."""
     choice: SharingChoice | None = None
     """Made on the first batch of the run."""
     warned: bool = False
-    """Of a prompt beyond the token budget."""
+    """Whether the warning about a prompt beyond the token budget was given."""
 
     def choose(self, units: Sequence[Unit]) -> SharingChoice:
         """The run's choice about shared prompts, made and logged on its first units."""
@@ -112,20 +112,20 @@ class StepRunner(Generic[Batch]):
         )
 
     def _warn_of_long_prompts(self, units: Sequence[Unit]) -> None:
-        """Once a run: a prompt beyond the token budget is trained on whole, with more memory than was planned."""
+        """Once a run: a prompt beyond the token budget is still trained on whole, with more memory than planned."""
         budget, longest = self.tokens_per_micro_batch, max((u.prompt for u in units), key=lambda p: len(p.encoded))
         if len(longest.encoded) > budget and not self.warned:
             self.warned = True
             log.warning(
                 "sample %s: its prompt has %d tokens, more than tokens_per_micro_batch %d, and each of its replies "
-                "takes a pass of its own; raise the budget if memory allows, or shrink the image",
+                "needs its own pass; raise the budget if memory allows, or shrink the image",
                 *(longest.name, len(longest.encoded), budget),
             )
 
     def logprobs(
         self, batch: MicroBatch, temperature: float = 1.0, entropy: bool = False, policy: Policy | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs (R), and entropies (R) if wanted, under the trained policy or another one (a reference)."""
+        """Log-probs (R), and entropies (R) if requested, under the trained policy or another one (a reference)."""
         assert self.choice is not None  # made when the batch was cut
         return branch_logprobs(
             policy or self.policy,
@@ -140,7 +140,7 @@ class StepRunner(Generic[Batch]):
     def _features(self, batch: MicroBatch, policy: Policy) -> list[Features] | None:
         """Features for this pass; None makes it run the vision encoder itself."""
         if policy is not self.policy and not self.policy.vision_is_frozen():
-            return None  # a reference has the encoder that the run began with
+            return None  # a reference has the run's initial encoder
         if self.cache is not None and policy is self.policy:
             return self.cache.features(policy, batch.packed.prompts)
         found = [valid_features(prompt.features, self.policy, policy.version) for prompt in batch.prompts]
