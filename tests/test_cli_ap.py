@@ -1,4 +1,4 @@
-"""`saccade ap`: the figures of two COCO files, and one clear line for a file that is not right."""
+"""`saccade ap`: the figures of two COCO files, and one clear line for an invalid file."""
 
 from __future__ import annotations
 

@@ -139,11 +139,11 @@ def test_a_recipe_is_checked_with_its_own_data_model_and_memory(
     (stage,) = report["stages"]
     assert stage["tokens_per_step"] > 16 * 4 * 64
     assert 0 < stage["peak_gb"] < 10
-    assert any("1 rows are left out (on_bad: skip)" in note for note in report["notes"])
+    assert any("1 rows are skipped (on_bad: skip)" in note for note in report["notes"])
     assert run("check", tmp_path / "rl.yaml", "data.0.on_bad=skip", "--memory", "0.01") == 1
     assert "needs more memory than 0.01 GB" in capsys.readouterr().out
     assert run("check", tmp_path / "rl.yaml", "stages.0.max_new_tokens=9000") == 2
-    assert "leave no room for a prompt" in capsys.readouterr().err
+    assert "leave no space for a prompt" in capsys.readouterr().err
 
 
 def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path: Path, clean: list[Any]) -> None:
@@ -179,13 +179,13 @@ def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path
         (["gone.jsonl", "--from", "vlm_r1"], "there is no such file"),
         (["gone.yaml"], "gone.yaml"),
         (["gone.jsonl", "--from", "vlmr1"], "source is 'vlmr1', expected one of vlm_r1"),
-        (["gone.jsonl", "a=b", "--from", "vlm_r1"], "KEY=VALUE are of recipes"),
+        (["gone.jsonl", "a=b", "--from", "vlm_r1"], "KEY=VALUE applies to recipes"),
         (["gone.jsonl", "--from", "vlm_r1", "--budget", "9"], "name it with --model"),
         (["gone.jsonl", "--from", "vlm_r1", "--model", "no/where/at-all"], "model.path"),
         (["a/b", "--hub", "--from", "coco"], "'hub' is not an option of source 'coco'"),
-        (["real_images", "--hub"], "--hub is of DATA"),
+        (["real_images", "--hub"], "--hub applies to a data set"),
         (["demo"], "kind is 'demo', expected rl, sft or eval"),
-        (["real_images", "--task", "count"], "--task is of DATA"),
+        (["real_images", "--task", "count"], "--task applies to a data set"),
         (["gone.jsonl", "--from", "vlm_r1", "--json", "no/such/folder/r.json"], "there is no folder"),
     ],
 )

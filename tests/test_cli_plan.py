@@ -49,7 +49,7 @@ def test_a_recipe_that_does_not_fit_fails_only_when_checked(qwen: Path, capsys: 
 def test_several_gpus_are_not_possible_today(qwen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "plan.json"
     words = ("plan", "vlm_r1_rec_3b", f"model.path={qwen}", "--memory", 400, "--json", out, "--completion-tokens", 256)
-    reason = "--gpus 8: training on several GPUs is not possible today; this plan is for one"
+    reason = "--gpus 8: training on several GPUs is not supported; this plan is for one"
     assert run(*words, "--gpus", 8) == 0
     assert capsys.readouterr().out.count(reason) == 2
     assert reason in json.loads(out.read_text())["assumptions"]
@@ -87,7 +87,7 @@ def test_sft_has_a_plan_too(qwen: Path, capsys: pytest.CaptureFixture[str]) -> N
     [
         (("demo",), "kind is 'demo', expected rl or sft"),
         (("vlm_r1_rec_3b", "--image", "big"), "expected WIDTHxHEIGHT in pixels, such as 1024x1024"),
-        (("vlm_r1_rec_3b", "model.path=./nowhere"), "a plan needs config.json alone"),
+        (("vlm_r1_rec_3b", "model.path=./nowhere"), "a plan needs only config.json"),
         (("vlm_r1_rec_3b", "--json", "/nowhere/at/all.json"), "there is no folder"),
     ],
 )
@@ -99,4 +99,4 @@ def test_what_cannot_be_planned_is_said(words: tuple[str, ...], expected: str, c
 def test_without_network_a_hub_name_asks_for_a_directory(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert run("plan", "vlm_r1_rec_3b", "model.path=nobody/nothing-here") == 2
-    assert "a plan needs config.json alone: model.path=DIR" in capsys.readouterr().err
+    assert "a plan needs only config.json: set model.path=DIR" in capsys.readouterr().err

@@ -50,15 +50,15 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "verify": verify.verify,
     "plan": plan.plan,
 }
-"""A verb: a function with typer annotations, or a `typer.Typer` where it has verbs of its own. Modules of verbs import
-what is heavy inside their functions, so that `saccade --help` answers at once."""
+"""A verb: a function with typer annotations, or a `typer.Typer` where it has subcommands. Modules of verbs import
+heavy packages inside their functions, so that `saccade --help` responds at once."""
 
 EXPECTED = (ValueError, OSError)
-"""What a person can mend: shown as one clear line. Anything else is a fault of ours and keeps its traceback."""
+"""Errors that the user can fix: shown as one line. Anything else is a bug and keeps its traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr when there is something to mend."""
+    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
     try:
@@ -117,4 +117,4 @@ def _top(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; SACCADE_DEBUG=1 does the same.")] = False,
 ) -> None:
-    """The options that stand before a verb; `--debug` is taken out of the arguments by `main`, wherever it stands."""
+    """The options before a verb; `main` removes `--debug` from the arguments, wherever it is."""

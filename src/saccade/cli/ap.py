@@ -15,7 +15,7 @@ def ap(
     ],
     annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS.json", help="COCO annotations.")],
     threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="IoU of the greedy figures and of NMS-AP's neighbors.")
+        float, typer.Option(min=0.0, max=1.0, help="IoU threshold of the greedy figures and of NMS-AP's suppression.")
     ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`saccade check`: is this data fit to train this model on? One pass, before anything is trained."""
+"""`saccade check`: whether data is fit for training a model, in one pass before training."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from saccade.training.config import ExampleConfig
 
 WORLD_ITEMS = 200
-"""Items of a world without end that are looked at."""
+"""Items of a world without end that are checked."""
 BARS = 8
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: what trains, what evaluates, for which model."""
+    """The data to check: for training, for evaluation, and the model."""
 
     train: tuple[DataConfig | ExampleConfig, ...]
     held_out: tuple[DataConfig | ExampleConfig, ...]
     model: str | None
     template: str | None = None
     new_tokens: int = 0
-    """Longest reply that has to find room behind a prompt."""
+    """Longest reply that must fit after a prompt."""
     recipe: Config | None = None
 
 
@@ -41,29 +41,34 @@ def check(
     data: Annotated[str, typer.Argument(metavar="DATA|RECIPE", help="A data set (with --from), or a recipe.")],
     overrides: Overrides = None,
     model: Annotated[
-        str | None, typer.Option(metavar="M", help="Checkpoint whose tokens are counted; else the recipe's.")
+        str | None, typer.Option(metavar="M", help="Checkpoint whose tokenizer counts tokens; default: the recipe's.")
     ] = None,
     source: Annotated[
         str | None, typer.Option("--from", metavar="FORMAT", help="Format of DATA, see docs/data.md.")
     ] = None,
-    image_folder: Annotated[Path | None, typer.Option(metavar="DIR", help="What image names are relative to.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task of rows that name none.")] = None,
+    image_folder: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of relative image names.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of rows without one.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
     hub: Annotated[bool, typer.Option("--hub", help="DATA is the name of a data set on the Hugging Face hub.")] = False,
     held_out: Annotated[
-        list[Path] | None, typer.Option("--eval", metavar="DATA", help="Must not be trained on; may be repeated.")
+        list[Path] | None,
+        typer.Option("--eval", metavar="DATA", help="Held-out data, checked for overlap; may be repeated."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples of each data set.")] = None,
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a prompt; else what the model's context leaves.")
+        int | None,
+        typer.Option(min=1, help="Maximum tokens of a prompt; default: the model's context less the longest reply."),
     ] = None,
     memory: Annotated[
-        float | None, typer.Option(min=0.001, help="GB of one GPU; a recipe that needs more is a finding.")
+        float | None, typer.Option(min=0.001, help="Memory of one GPU in GB; a recipe that needs more fails the check.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report there too.")] = None,
-    keep: Annotated[int, typer.Option("--show", min=1, help="Findings that are told in words.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file.")
+    ] = None,
+    keep: Annotated[int, typer.Option("--show", min=1, help="Number of findings to print.")] = 20,
 ) -> None:
-    """Check data before training: images, boxes, golds, duplicates, overlap, lengths. Status 1 when it is not safe."""
+    """Check data before training: images, boxes, golds, duplicates, overlap, lengths. Exit status 1 if a check
+    fails."""
     from saccade.config import ConfigError
 
     if out is not None and not out.absolute().parent.is_dir():
@@ -78,11 +83,15 @@ def check(
     }
     if is_recipe(data, source):
         if wrong := [name for name, value in given.items() if value]:
-            raise ConfigError(f"{wrong[0]} is of DATA; a recipe says it itself (override: data.0.limit=100)")
+            raise ConfigError(
+                f"{wrong[0]} applies to a data set; set it in the recipe instead (override: data.0.limit=100)"
+            )
         subject = of_recipe(data, overrides or (), model)
     else:
         if overrides:
-            raise ConfigError(f"got {overrides[0]!r}; KEY=VALUE are of recipes, DATA has --task, --split and so on")
+            raise ConfigError(
+                f"got {overrides[0]!r}; KEY=VALUE applies to recipes; for a data set use --task, --split and so on"
+            )
         keys = {"image_folder": image_folder, "task": task, "split": split, "limit": limit}
         subject = of_data(data, source, hub, {k: v for k, v in keys.items() if v is not None}, held_out or (), model)
     report, facts = run(subject, budget, keep)
@@ -162,7 +171,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
 
 
 def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightReport, dict[str, Any]]:
-    """The pass over all rows, with a bar; and what is known of the model."""
+    """The pass over all rows, with a progress bar; and the facts about the model."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from transformers.utils import logging as transformers_logging
@@ -182,11 +191,11 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
         facts["budget"] = budget or context - subject.new_tokens
         if facts["budget"] < 1:
             raise ValueError(
-                f"replies of {subject.new_tokens:,} tokens leave no room for a prompt in the context of "
+                f"replies of {subject.new_tokens:,} tokens leave no space for a prompt in the context of "
                 f"{subject.model}, {context:,} tokens; lower max_new_tokens, or name another model"
             )
     elif budget is not None:
-        raise ValueError(f"--budget {budget}: tokens are counted as a model does; name it with --model")
+        raise ValueError(f"--budget {budget}: counting tokens needs a model; give --model")
     columns = (
         SpinnerColumn(),
         *Progress.get_default_columns(),
@@ -208,7 +217,7 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
 
 
 def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[PreflightEntry]:
-    """All rows, those of the evaluation first; with a bar for each data set."""
+    """All rows, those of the evaluation first, with a progress bar for each data set."""
     from saccade.data.files import count_rows
     from saccade.data.storage import rows_file
 
@@ -237,7 +246,7 @@ def of_config(
 
     if isinstance(config, DataConfig):
         if config.source == WORLD and config.limit is None:
-            facts.setdefault("notes", []).append(f"{source}: has no end, {WORLD_ITEMS} items were checked")
+            facts.setdefault("notes", []).append(f"{source}: is infinite, {WORLD_ITEMS} items were checked")
             config = config.model_copy(update={"limit": WORLD_ITEMS})
         left_out = 0
         for place, found in items(config):
@@ -246,7 +255,7 @@ def of_config(
             else:
                 yield PreflightEntry(place, found, split, source=source)
         if left_out:
-            facts.setdefault("notes", []).append(f"{source}: {left_out:,} rows are left out (on_bad: skip)")
+            facts.setdefault("notes", []).append(f"{source}: {left_out:,} rows are skipped (on_bad: skip)")
         return
     for place, found in example_items(config, subject.template):
         if isinstance(found, ValueError):
@@ -282,12 +291,13 @@ def predict(subject: Subject, report: PreflightReport, memory: float | None) -> 
         report.prompt_tokens.total()
     )
     replies = report.reply_tokens
-    said = sum(k * n for k, n in replies.items()) / replies.total() if replies else None
+    mean_reply = sum(k * n for k, n in replies.items()) / replies.total() if replies else None
     stages = [
         {
             "stage": stage.name,
             "tokens_per_step": round(
-                stage.groups * (mean + stage.group_size * (stage.completion_tokens if said is None else said))
+                stage.groups
+                * (mean + stage.group_size * (stage.completion_tokens if mean_reply is None else mean_reply))
             ),
             "peak_gb": stage.peak / 1e9,
             "peak_phase": stage.peak_phase,
@@ -305,7 +315,7 @@ def safe(report: PreflightReport, facts: dict[str, Any]) -> bool:
 
 
 def show(report: PreflightReport, facts: dict[str, Any]) -> None:
-    """The report in words."""
+    """Prints the report."""
     tasks = ", ".join(f"{name} {count:,}" for name, count in report.tasks.most_common())
     typer.echo(f"{report.samples:,} rows: {tasks or 'none that can be read'}")
     for title, counts in (
@@ -333,14 +343,14 @@ def show(report: PreflightReport, facts: dict[str, Any]) -> None:
     for finding in report.findings:
         typer.echo(f"  {finding}")
     if (rest := sum(report.counts.values()) - len(report.findings)) > 0:
-        typer.echo(f"  and {rest:,} more (--show N tells more)")
+        typer.echo(f"  and {rest:,} more (--show N prints more)")
     typer.echo(verdict(report, facts))
 
 
 def verdict(report: PreflightReport, facts: dict[str, Any]) -> str:
     why = [f"{number:,} x {kind}" for kind, number in report.counts.items()]
     if facts.get("fits") is False:
-        why.append(f"needs more memory than {facts['memory_gb']:g} GB less a tenth (saccade plan says what to change)")
+        why.append(f"needs more memory than {facts['memory_gb']:g} GB less a tenth (saccade plan suggests changes)")
     return f"not safe to train: {', '.join(why)}" if why else "safe to train"
 
 

@@ -1,4 +1,4 @@
-"""`saccade coldstart`: from images with questions to chains of thought, by way of two teachers."""
+"""`saccade coldstart`: from images with questions to chains of thought, with two teachers."""
 
 from __future__ import annotations
 

@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 def convert(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or patterns.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there yet.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
     source: Annotated[str, typer.Option("--from", metavar="FORMAT", help="Format of the input, see docs/data.md.")],
-    kind: Annotated[Literal["parquet", "jsonl"], typer.Option("--to", help="Form of the rows.")] = "parquet",
+    kind: Annotated[Literal["parquet", "jsonl"], typer.Option("--to", help="File format of the rows.")] = "parquet",
     images: Annotated[
         Literal["as_is", "path", "bytes", "hash"],
-        typer.Option(help="As they came, by absolute path, as bytes in the rows, or copied once under their hash."),
+        typer.Option(help="Unchanged, by absolute path, as bytes in the rows, or copied once under their hash."),
     ] = "as_is",
     image_folders: Annotated[
         list[Path] | None,
-        typer.Option("--image-folder", metavar="DIR", help="What image names are relative to; one, or one per INPUT."),
+        typer.Option("--image-folder", metavar="DIR", help="Folder of relative image names; one, or one per INPUT."),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Task of rows that name none.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of rows without one.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
     hub: Annotated[
         bool, typer.Option("--hub", help="INPUT is the name of a data set on the Hugging Face hub.")
     ] = False,
     negatives: Annotated[
-        int | None, typer.Option(min=0, help="COCO: absent labels asked for in an image, at most.")
+        int | None, typer.Option(min=0, help="COCO: the most absent labels requested per image.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="COCO: draws the absent labels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="COCO: seed of the absent labels.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples of each input.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that is not right.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first invalid row.")] = False,
 ) -> None:
-    """Write data as Parquet or JSONL with its images; the folder appears whole or not at all."""
+    """Write data as Parquet or JSONL with its images; the folder is written completely or not at all."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -82,11 +82,11 @@ def configs(inputs: list[str], source: str, folders: list[Path], hub: bool, keys
 
 
 def show(summary: ConversionSummary, out: Path) -> None:
-    """What was written; what was left out goes to stderr."""
+    """Prints what was written; skipped rows go to stderr."""
     tasks = ", ".join(f"{name} {count:,}" for name, count in summary.tasks.items())
     typer.echo(f"{out}: {summary.rows:,} rows ({tasks}), {summary.images:,} images {summary.kept}")
     if summary.skipped:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.reasons.items())
-        typer.echo(f"left out {summary.skipped:,} rows ({kinds}); all are in {out}/skipped.jsonl:", err=True)
+        typer.echo(f"skipped {summary.skipped:,} rows ({kinds}); all are in {out}/skipped.jsonl:", err=True)
         for line in summary.first:
             typer.echo(f"  {line}", err=True)

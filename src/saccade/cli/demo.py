@@ -12,12 +12,12 @@ from saccade.cli.options import Overrides, PrintConfig, resolve
 
 def demo(
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs and report go.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn, except the held-out questions.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs and report are written.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of everything random except the held-out questions.")] = 0,
     recipe: Annotated[str, typer.Option(help="A YAML file, or the name of a packaged recipe.")] = "demo",
     print_config: PrintConfig = False,
 ) -> None:
-    """Cold start, SFT and GRPO in two stages on the visual world, with honest controls and an HTML report."""
+    """Cold start, SFT and GRPO in two stages on the visual world, with controls and an HTML report."""
     from rich.console import Console
 
     from saccade.studies.demo_recipe import DemoRecipe

@@ -54,7 +54,7 @@ def evaluate(
 
 
 def recipe_of(name: str, overrides: Sequence[str]) -> EvalRecipe:
-    """The recipe of a benchmark's name, of a file, or (where `name` is KEY=VALUE) of overrides alone."""
+    """The recipe of a benchmark's name, of a file, or (where `name` is KEY=VALUE) of overrides only."""
     from saccade.evaluation.benchmarks import BENCHMARKS
     from saccade.evaluation.config import EvalRecipe
 
@@ -67,17 +67,17 @@ def recipe_of(name: str, overrides: Sequence[str]) -> EvalRecipe:
         recipe = load(name, EvalRecipe, overrides, variables())
     folder = Path(variables()["SACCADE_DATA"]) / str(recipe.benchmark)
     if recipe.benchmark and recipe.path is None and BENCHMARKS[recipe.benchmark].needs_data and folder.is_dir():
-        return recipe.model_copy(update={"path": folder})  # local files go before the hub
+        return recipe.model_copy(update={"path": folder})  # local files take precedence over the hub
     return recipe
 
 
 def _refuse_unknown(name: str, benchmarks: Sequence[str]) -> None:
-    """ValueError for what is neither a recipe nor a benchmark."""
+    """ValueError for a name that is neither a recipe nor a benchmark."""
     try:
         find(name)
     except FileNotFoundError:
         close = get_close_matches(name, [*benchmarks, *packaged()], n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "--list names the benchmarks"
+        hint = f"did you mean '{close[0]}'?" if close else "see --list for the benchmarks"
         raise ValueError(f"there is no benchmark or recipe {name!r}; {hint}") from None
 
 
@@ -102,7 +102,7 @@ def _compare(left: Path, right: Path, as_json: bool) -> None:
 
 
 def _run(recipe: EvalRecipe, as_json: bool) -> None:
-    """Evaluates with a bar and prints the table. The keys of servers come from the environment."""
+    """Evaluates with a progress bar and prints the table. API keys come from the environment."""
     from rich.progress import Progress
 
     from saccade.evaluation.benchmark_results import lines

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 SHOWN = 10
-"""Rows that differ from their `expected` which are listed."""
+"""Listed rows that differ from their `expected`."""
 
 
 def grade(
@@ -30,26 +30,28 @@ def grade(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where the graded rows go; else standard output.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where to write the graded rows; default: standard output."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Rows that are graded at once.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Rows graded in parallel.")] = 2,
     judge_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server to ask about what the rules reject.")
+        str | None,
+        typer.Option(metavar="URL", help="An OpenAI-compatible server that judges answers rejected by the rules."),
     ] = None,
     judge_model: Annotated[str | None, typer.Option(metavar="NAME", help="The judge's name on that server.")] = None,
-    judge_cache: Annotated[Path, typer.Option(metavar="FILE", help="Where the judge's replies are kept.")] = Path(
+    judge_cache: Annotated[Path, typer.Option(metavar="FILE", help="Where the judge's replies are cached.")] = Path(
         "judge.sqlite"
     ),
 ) -> None:
-    """Grade PAIRS.jsonl: right, wrong or ungradable, by which rule and how fast; a table sums it up."""
+    """Grade PAIRS.jsonl: right, wrong or ungradable, with the rule and time of each; prints a summary table."""
     from rich.console import Console
 
     from saccade.grading.pairs import grade_pairs, read_pairs
 
     if not pairs.is_file():
-        raise FileNotFoundError(f"{pairs}: there is no such file; it holds one JSON object per line")
+        raise FileNotFoundError(f"{pairs}: there is no such file; expected one JSON object per line")
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir() or out.resolve() == pairs.resolve()):
-        raise ValueError(f"--out {out}: expected a file in a folder that is there, and not the input itself")
+        raise ValueError(f"--out {out}: expected a file in an existing folder, other than the input")
     summary = Summary()
     with ExitStack() as open_things:
         judge = open_things.enter_context(_judge(judge_url, judge_model, judge_cache, workers))
@@ -67,7 +69,7 @@ def grade(
 
 @contextmanager
 def _sink(out: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that takes its name only when all is written."""
+    """Standard output, or a file that gets its name only when complete."""
     if out is None:
         yield typer.get_text_stream("stdout")
         return

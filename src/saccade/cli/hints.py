@@ -1,4 +1,4 @@
-"""A way out for `--lr 1e-5`: keys of a recipe are given without dashes, as `optim.lr=1e-5`."""
+"""A hint for `--lr 1e-5`: keys of a recipe are given without dashes, as `optim.lr=1e-5`."""
 
 from __future__ import annotations
 

@@ -19,16 +19,16 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides of the recipe: part.key=VALUE, part.0.key=VALUE"),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run's directory; else runs/<name of the recipe>.")
+    Path | None, typer.Option("--out", metavar="DIR", help="The run's directory; default: runs/<name of the recipe>.")
 ]
 OutKey = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The same as out=DIR.")]
-"""For recipes that say themselves where they write."""
+"""For recipes with their own key `out`."""
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 
 T = TypeVar("T", bound=Config)
 
 VARIABLES = {"SACCADE_DATA": "../shared/data"}
-"""What recipes may write as ${NAME}, with the value that holds when the environment has none."""
+"""Variables that recipes may use as ${NAME}, with their defaults when the environment has none."""
 
 
 def variables() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`saccade plan`: what a recipe will need, before anything is loaded."""
+"""`saccade plan`: what a recipe needs, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -22,28 +22,33 @@ if TYPE_CHECKING:
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs; training uses one today.")] = 1,
-    memory: Annotated[float, typer.Option(min=0.001, help="GB of one GPU.")] = 80.0,
-    headroom: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of it that is left alone.")] = 0.1,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs; training supports one today.")] = 1,
+    memory: Annotated[float, typer.Option(min=0.001, help="Memory of one GPU in GB.")] = 80.0,
+    headroom: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the memory to keep free.")] = 0.1,
     image: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Pixels of an image; else the processor's maximum.")
+        str | None, typer.Option(metavar="WxH", help="Size of an image in pixels; default: the processor's maximum.")
     ] = None,
-    images: Annotated[int, typer.Option(min=0, help="Images of a prompt.")] = 1,
+    images: Annotated[int, typer.Option(min=0, help="Images per prompt.")] = 1,
     visual_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Visual tokens of an image, instead of what its size makes.")
+        int | None, typer.Option(min=1, help="Visual tokens per image, instead of those computed from its size.")
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text in a prompt.")] = 64,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Text tokens per prompt.")] = 64,
     completion_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Mean length of a reply; else the stage's cap (SFT: 512).")
+        int | None, typer.Option(min=1, help="Mean length of a reply; default: the stage's cap (SFT: 512).")
     ] = None,
-    utilization: Annotated[float, typer.Option(min=0.001, max=1.0, help="Share of the peak that is reached.")] = 0.4,
+    utilization: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="Share of the peak throughput that is reached.")
+    ] = 0.4,
     peak_tflops: Annotated[
-        float | None, typer.Option(min=0.001, help="Of one GPU in the recipe's dtype; else those of an H100.")
+        float | None,
+        typer.Option(min=0.001, help="Peak TFLOPS of one GPU in the recipe's dtype; default: those of an H100."),
     ] = None,
-    memory_tbs: Annotated[float, typer.Option(min=0.001, help="TB/s at which decoding reads memory.")] = 3.35,
-    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the plan there too.")] = None,
+    memory_tbs: Annotated[float, typer.Option(min=0.001, help="Memory bandwidth of decoding in TB/s.")] = 3.35,
+    out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the plan to this file.")
+    ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 when the recipe does not fit, or asks for several GPUs.")
+        bool, typer.Option("--check", help="Exit with status 1 when the recipe does not fit, or --gpus is above 1.")
     ] = False,
     print_config: PrintConfig = False,
 ) -> None:
@@ -61,12 +66,12 @@ def plan(
     size = None if image is None else read_size(image)
     from rich.console import Console
 
-    from saccade.planning import plan as planning  # imports torch, which a mistake in the recipe should not wait for
+    from saccade.planning import plan as planning  # imports torch, which an invalid recipe should not have to wait for
     from saccade.planning.inputs import read_config, read_shape
     from saccade.planning.inputs import visual_tokens as count
 
     model, directory = read_config(config.model.path)
-    tokens, said = (visual_tokens, "") if visual_tokens else count(model, directory, size) if images else (0, "")
+    tokens, origin = (visual_tokens, "") if visual_tokens else count(model, directory, size) if images else (0, "")
     setting = planning.Setting(
         images=(tokens,) * images,
         text_tokens=prompt_tokens,
@@ -77,8 +82,8 @@ def plan(
         peak_tflops=peak_tflops,
         memory_tbs=memory_tbs,
     )
-    several = f"--gpus {gpus}: training on several GPUs is not possible today; this plan is for one" if gpus > 1 else ""
-    found = planning.plan(config, read_shape(model), setting, *filter(None, (said, several)))
+    several = f"--gpus {gpus}: training on several GPUs is not supported; this plan is for one" if gpus > 1 else ""
+    found = planning.plan(config, read_shape(model), setting, *filter(None, (origin, several)))
     if out is not None:
         out.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
     show(found, Console(width=120, soft_wrap=True))
@@ -105,7 +110,7 @@ def tera(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In a unit that reads well."""
+    """In a readable unit."""
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
@@ -179,7 +184,7 @@ def flops_table(found: Plan) -> Table:
 
 
 def seconds_of(stage: StagePlan, phase: str, found: Plan) -> str:
-    """Of the path that the recipe takes; the other one is there to compare."""
+    """Only for the path that the recipe uses; the other one is listed for comparison."""
     name, _, path = phase.partition(", ")
     taken = not path or (path == "packed") == (found.form != "plain")
     return duration(stage.seconds[name]) if taken else "-"

@@ -20,13 +20,13 @@ COLOR = (220, 30, 30)
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PredictOptions:
     """How the reply is drawn."""
 
     template: str
     max_new_tokens: int
     temperature: float
-    """0 takes the likeliest token each time."""
+    """0 always takes the most likely token."""
     seed: int
 
 
@@ -36,11 +36,11 @@ def predict(
     model: Annotated[str, typer.Option(help="A checkpoint directory, a hub name, or 'base'.")] = "base",
     template: Annotated[str, typer.Option(help="Wording around the question: bare, vlm_r1 or vlm_r1_json.")] = "bare",
     draw: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where the first image is drawn with the boxes of the answer, if any.")
+        Path, typer.Option(metavar="FILE", help="Where to save the first image with the boxes of the answer, if any.")
     ] = Path("prediction.png"),
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The cap on the reply.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the reply.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Answer one question about IMAGE... and draw the box of the answer if there is one."""
@@ -51,7 +51,9 @@ def predict(
     text = write_prompt(Sample("question", tuple(pictures), question, None, "free_form"), template)
     check_target(draw, images)
     began = time.perf_counter()
-    completion, seconds = answer(model, device, text, pictures, Ask(template, max_new_tokens, temperature, seed))
+    completion, seconds = answer(
+        model, device, text, pictures, PredictOptions(template, max_new_tokens, temperature, seed)
+    )
     for line in report(completion):
         typer.echo(line)
     typer.echo(f"seconds: {seconds:.2f} (and {time.perf_counter() - began - seconds:.2f} to load the model)")
@@ -61,17 +63,19 @@ def predict(
 
 
 def check_target(draw: Path, images: Sequence[Path]) -> None:
-    """ValueError when the drawing could not be saved there, or would replace a picture that was asked about."""
+    """ValueError when the drawing could not be saved there, or would overwrite an image of the question."""
     if not draw.absolute().parent.is_dir():
         raise ValueError(f"--draw {draw}: there is no folder {draw.absolute().parent}")
     if draw.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"--draw {draw}: got the ending {draw.suffix!r}, expected that of an image, such as .png")
     if any(draw.resolve() == image.resolve() for image in images):
-        raise ValueError(f"--draw {draw} is an image of the question; name another file")
+        raise ValueError(f"--draw {draw} is an image of the question; give another file")
 
 
-def answer(model: str, device: str, text: str, pictures: Sequence[Image.Image], ask: Ask) -> tuple[Completion, float]:
-    """The model's reply to a user's turn, and the seconds that the reply took without loading the model."""
+def answer(
+    model: str, device: str, text: str, pictures: Sequence[Image.Image], ask: PredictOptions
+) -> tuple[Completion, float]:
+    """The model's reply to a user turn, and the seconds that the reply took without loading the model."""
     from transformers.utils import logging as transformers_logging
 
     from saccade.models.config import ModelConfig
@@ -92,7 +96,7 @@ def answer(model: str, device: str, text: str, pictures: Sequence[Image.Image], 
 
 
 def report(completion: Completion) -> list[str]:
-    """What is printed of a reply: its thought, its answer, boxes in pixels of the image, its length."""
+    """The printed lines of a reply: its thought, its answer, boxes in pixels of the image, its length."""
     reply, final = read_reply(completion.text), read_final(completion.text)
     lines = [f"think: {reply.think}"] if reply.think is not None else []
     lines.append(f"answer: {final}" if final is not None else f"no answer in the reply: {completion.text}")
@@ -109,7 +113,7 @@ def boxes(completion: Completion) -> list[Box]:
 
 
 def draw_boxes(image: Image.Image, found: Sequence[Box]) -> Image.Image:
-    """A copy of the image with the boxes on it, cut to its edges; corners in the wrong order are put right."""
+    """A copy of the image with the boxes on it, cut to its edges; corners in the wrong order are swapped."""
     copy = image.copy()
     pen, width = ImageDraw.Draw(copy), max(1, round(min(image.size) / 150))
     for x1, y1, x2, y2 in found:

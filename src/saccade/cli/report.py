@@ -9,11 +9,9 @@ import typer
 
 
 def report(
-    run_dir: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="A run directory, or that of a demo or a cold start.")
-    ],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run, a demo or a cold start.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; RUN_DIR/report.html when left out.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; default: RUN_DIR/report.html.")
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run: results, curves, samples, rollouts."""

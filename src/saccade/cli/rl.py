@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
-from saccade.cli.runs import run_dir, tell
+from saccade.cli.runs import print_result, run_dir
 from saccade.config import dump
 
 if TYPE_CHECKING:
     from saccade.training.config import RLRecipe
 
 OWN = "own"
-"""Name of the rubric that `--reward` makes."""
+"""Name of the rubric made by `--reward`."""
 
 
 def rl(
@@ -26,34 +26,34 @@ def rl(
         list[str] | None,
         typer.Option(
             metavar="FILE.py:FUNCTION",
-            help="Your own reward, def f(completion, sample) -> float, in place of the recipe's rubrics; may be given "
-            "more than once, then the sum.",
+            help="Your own reward, def f(completion, sample) -> float, instead of the recipe's rubrics; repeat it "
+            "to add up several.",
         ),
     ] = None,
     deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of --reward, for one reply; 30 when left out.")
+        float | None, typer.Option(metavar="SECONDS", help="Time limit of --reward for one reply; default: 30.")
     ] = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Reinforcement learning (GRPO and its kin) as the recipe says; leaves a run directory."""
+    """Train by reinforcement learning (GRPO and related methods) as the recipe specifies; writes a run directory."""
     from saccade.training.config import RLRecipe
 
     config = resolve(recipe, RLRecipe, overrides)
     if deadline is not None and not reward:
-        raise ValueError("--deadline is that of --reward; give --reward too, or leave it out")
+        raise ValueError("--deadline requires --reward; give --reward too, or remove --deadline")
     if reward:
         config = with_rewards(config, reward, deadline)
     if print_config:
         typer.echo(dump(config), nl=False)
         raise typer.Exit
-    from saccade.training.rl import train  # imports torch, which a mistake in the recipe should not wait for
+    from saccade.training.rl import train  # imports torch, which an invalid recipe should not have to wait for
 
-    tell(train(config, run_dir(out, recipe)))
+    print_result(train(config, run_dir(out, recipe)))
 
 
 def with_rewards(config: RLRecipe, rewards: list[str], deadline: float | None) -> RLRecipe:
-    """The recipe with a rubric of the user's own rewards in every stage. Paths become absolute, so that the run can go
-    on from another folder. ValueError for what is no FILE.py:FUNCTION."""
+    """The recipe with a rubric of the user's own rewards in every stage. Paths become absolute, so that the run can be
+    resumed from another folder. ValueError for anything but FILE.py:FUNCTION."""
     parts: list[dict[str, Any]] = []
     for name in rewards:
         path, _, function = name.rpartition(":")

@@ -1,4 +1,4 @@
-"""What the verbs that train have in common: where a run goes and what is said when it ends."""
+"""Shared by the verbs that train: where a run is written and what is printed when it ends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def run_dir(out: Path | None, recipe: str) -> Path:
     return out if out is not None else Path("runs") / Path(recipe).stem
 
 
-def tell(result: Any) -> None:
-    """Says on stdout what a `saccade.training.loop.RunResult` left behind, and which steps moved nothing."""
+def print_result(result: Any) -> None:
+    """Prints a `saccade.training.loop.RunResult`, and the steps without an update."""
     typer.echo(f"{result.directory}: {result.step} steps done")
     if result.best_step is not None:
         typer.echo(f"best: step {result.best_step}, score {result.best_score:.4g} (checkpoints/best)")
@@ -27,7 +27,7 @@ def tell(result: Any) -> None:
 
 
 def steps_without_update(metrics: Path) -> tuple[int, list[int]]:
-    """(steps that were made, those of them that moved nothing), from a run's metrics."""
+    """(number of steps, those without an update), from a run's metrics."""
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     made = [row for row in rows if "update/skipped" in row]
     return len(made), [row["step"] for row in made if row["update/skipped"]]

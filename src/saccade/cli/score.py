@@ -29,9 +29,9 @@ def score(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a row per rollout with both scores (JSONL).")
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="How many rollouts that disagree most are listed.")] = 10,
+    show: Annotated[int, typer.Option(min=0, help="Number of rollouts with the largest changes to list.")] = 10,
 ) -> None:
-    """Score saved rollouts again without a model; say what changed and which replies disagree."""
+    """Score saved rollouts again without a model; report what changed and which replies disagree."""
     from saccade.runs.rescore import rescore
 
     folder = rollouts if rollouts.is_dir() else rollouts.parent
@@ -94,28 +94,28 @@ def _recipe_rubrics(folder: Path) -> dict[str, Any]:
 
 
 def lines(found: RescoreComparison, rubric: str) -> list[str]:
-    """What is printed."""
+    """The printed lines."""
 
     def mean(value: float | None) -> str:
         return "     -" if value is None else f"{value:6.3f}"
 
-    said = [
+    shown = [
         f"{found.rollouts} rollouts in {found.groups} groups, scored again with {rubric}",
         f"{'':28} {'was':>6} {'now':>6} changed",
     ]
-    said += [
+    shown += [
         f"{name[-28:]:28} {mean(tally.mean(tally.was))} {mean(tally.mean(tally.now))} {tally.changed:7}"
         for name, tally in found.tallies.items()
     ]
-    said.append(f"masked rollouts: {found.masked[0]} before, {found.masked[1]} now")
-    said.append(f"groups with equal rewards: {found.zero_variance[0]} before, {found.zero_variance[1]} now")
-    said.append(f"sibling pairs in reversed order: {found.reordered} of {found.pairs} that both scores distinguish")
+    shown.append(f"masked rollouts: {found.masked[0]} before, {found.masked[1]} now")
+    shown.append(f"groups with equal rewards: {found.zero_variance[0]} before, {found.zero_variance[1]} now")
+    shown.append(f"sibling pairs in reversed order: {found.reordered} of {found.pairs} that both scores distinguish")
     if found.largest_changes:
-        said.append("rollouts that disagree most:")
+        shown.append("rollouts that disagree most:")
     for one in found.largest_changes:
         row, why = one.row, one.score.masked or one.score.reason or ""
         place = (
             f"step {row.get('step')}, group {row['group_id']}, reply {row.get('index')}, sample {row.get('sample_id')}"
         )
-        said.append(f"  {place}: was {mean(one.was).strip()}, now {mean(one.now).strip()}{f' ({why})' if why else ''}")
-    return said
+        shown.append(f"  {place}: was {mean(one.was).strip()}, now {mean(one.now).strip()}{f' ({why})' if why else ''}")
+    return shown

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
-from saccade.cli.runs import run_dir, tell
+from saccade.cli.runs import print_result, run_dir
 
 
 def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None, print_config: PrintConfig = False) -> None:
-    """Supervised fine-tuning on files of replies as the recipe says; leaves a run directory."""
+    """Fine-tune on files of replies as the recipe specifies; writes a run directory."""
     from saccade.training.config import SFTRecipe
 
     config = resolve(recipe, SFTRecipe, overrides, print_config)
-    from saccade.training.sft import train  # imports torch, which a mistake in the recipe should not wait for
+    from saccade.training.sft import train  # imports torch, which an invalid recipe should not have to wait for
 
-    tell(train(config, run_dir(out, recipe)))
+    print_result(train(config, run_dir(out, recipe)))

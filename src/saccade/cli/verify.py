@@ -1,4 +1,4 @@
-"""`saccade verify`: what Saccade may rely on for one checkpoint, measured on it."""
+"""`saccade verify`: which code paths are verified for a checkpoint, by measurement."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ def verify(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint directory, a hub name, or 'base'.")],
     dtype: Annotated[
         Literal["float32", "bfloat16", "float64"],
-        typer.Option(help="Of the weights; bfloat16 is held against float32."),
+        typer.Option(help="Dtype of the weights; bfloat16 is compared with float32."),
     ] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report there too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file.")
+    ] = None,
 ) -> None:
-    """Try a checkpoint: ids and pixels, packed = plain, cached = uncached, and more. Status 1 when a check failed."""
+    """Verify a checkpoint: ids and pixels, packed = plain, cached = uncached, and more. Exit status 1 if a check
+    fails."""
     from rich.console import Console
     from transformers.utils import logging as transformers_logging
 
@@ -37,7 +40,7 @@ def verify(
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
     transformers_logging.disable_progress_bar()
-    with Console(stderr=True).status(f"trying {model}"):
+    with Console(stderr=True).status(f"verifying {model}"):
         report = contract.verify(model, dtype, device)
     show(report)
     if out is not None:
@@ -87,7 +90,7 @@ def bound(check: Check) -> str:
 
 
 def reasons(report: VerifyReport) -> list[Text]:
-    """Why checks failed or were not made, those with the same reason together."""
+    """Why checks failed or were not run, grouped by reason."""
     from rich.text import Text
 
     grouped: dict[tuple[bool | None, str], list[str]] = {}

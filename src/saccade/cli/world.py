@@ -24,7 +24,7 @@ def make(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     settings: Settings = None,
     n: Annotated[int, typer.Option("-n", help="Items of each task.", min=1)] = 100,
-    split: Annotated[str, typer.Option(help="Which split of the world.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of the world.")] = "train",
     seed: Seed = 0,
     tasks: Tasks = None,
 ) -> None:

@@ -1,6 +1,6 @@
-"""Arithmetic of a model: parameters and floating-point operations, from its configuration alone.
+"""Arithmetic of a model: parameters and floating-point operations, from its configuration only.
 
-A multiplication with an addition counts as two operations. Norms, activation functions and the softmax are left out.
+A multiplication with an addition counts as two operations. Norms, activation functions and the softmax are not counted.
 Shape letters: P prompt tokens, C tokens of a completion, V visual tokens, S patches, D hidden size.
 
 | part | operations of one forward pass |
@@ -44,12 +44,12 @@ class Layers:
     gated: bool
     """Three matrices in the feed-forward block instead of two."""
     weights: int
-    """Elements of all matrices that every token is multiplied with, embeddings and head left out."""
+    """Elements of all matrices that every token is multiplied with, without embeddings and head."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What arithmetic must know of a model."""
+    """The sizes of a model that the arithmetic needs."""
 
     parameters: Mapping[str, int]
     """By part: vision, projector, language; a tied head is counted once."""
@@ -67,13 +67,14 @@ class ModelShape:
     """Elements of the matrices that each visual token is multiplied with."""
     patches_per_token: float
     full_layers: int
-    """Layers of the tower in which each patch sees its whole image; in the others it sees its window."""
+    """Layers of the vision encoder (tower) in which each patch sees its whole image; in the others it sees its
+    window."""
     window: int
     """Patches of a window."""
     largest_parameter: int
     sharing: str | None
-    """How the family's adapter lets siblings share a prompt; None for a family without one, whose parts are
-    inferred from module names."""
+    """How the family's adapter lets siblings share a prompt; None for a family without one, whose parts are inferred
+    from module names."""
 
     @property
     def total(self) -> int:
@@ -92,7 +93,7 @@ class ModelShape:
     def from_config(cls, config: Any) -> ModelShape:
         """From a transformers configuration; the model is built without weights to count it exactly.
 
-        ValueError for a mixture of experts, of which each token meets only some.
+        ValueError for a mixture of experts, where each token uses only some.
         """
         with torch.device("meta"):
             return cls.from_model(AutoModelForImageTextToText.from_config(config))
@@ -105,8 +106,8 @@ class ModelShape:
         parts, sharing = parts_of(model, config)
         if any("experts" in name for name, _ in parts["language"]):
             raise ValueError(
-                f"model family {config.model_type!r} is a mixture of experts, each token meeting only some; expected "
-                "a dense language model, the only kind whose cost is known here"
+                f"model family {config.model_type!r} is a mixture of experts, where each token uses some; expected "
+                "a dense language model, the only kind whose cost can be computed here"
             )
         layers = _layers(parts["language"], config.model_type)
         kinds = getattr(text, "layer_types", None) or ()
@@ -135,7 +136,7 @@ class ModelShape:
         )
 
     def attention(self, pairs: float) -> float:
-        """Operations of the language model's attention over so many pairs of query and key, in all layers."""
+        """Operations of the language model's attention over `pairs` pairs of query and key, in all layers."""
         return 4.0 * self.heads * self.head_size * self.attention_layers * pairs
 
 
@@ -170,7 +171,7 @@ def parts_of(model: nn.Module, config: Any) -> tuple[Mapping[str, NamedParameter
 
 
 TABLES = ("embed_tokens", "lm_head", "pos_embed", "position_embedding")
-"""Matrices that are looked up, or counted apart."""
+"""Matrices that are looked up, or counted separately."""
 
 
 def _matrices(named: NamedParameters) -> int:
@@ -203,7 +204,7 @@ def _largest(text: Any, name: str) -> int | None:
 
 
 def _patches_per_token(config: Any) -> float:
-    """How many patches become one visual token, by the names that the families have for it."""
+    """How many patches become one visual token, by the families' own names for it."""
     vision = config.vision_config
     if hasattr(vision, "spatial_merge_size"):
         return float(vision.spatial_merge_size**2)
@@ -220,7 +221,7 @@ def _patches_per_token(config: Any) -> float:
     if config.model_type.startswith("llava"):
         return 1.0
     raise ValueError(
-        f"model family {config.model_type!r}: its configuration does not say how many patches become one visual token "
+        f"model family {config.model_type!r}: its configuration does not give how many patches become one visual token "
         "(spatial_merge_size, downsample_ratio, scale_factor, mm_tokens_per_image, pooling_kernel_size)"
     )
 
@@ -246,7 +247,7 @@ class RowLengths:
 
     @property
     def packed_pairs(self) -> int:
-        """Pairs of query and key when the prompt stands once and siblings do not see each other."""
+        """Pairs of query and key when the prompt occurs once and siblings do not see each other."""
         return causal_pairs(self.prompt) + sum(self.prompt * c + causal_pairs(c) for c in self.completions)
 
     @property
@@ -284,7 +285,7 @@ class Flops:
 
 
 def vision_flops(shape: ModelShape, images: Sequence[int]) -> tuple[float, float, float]:
-    """(linear, attention, projector) operations of one pass over images of so many visual tokens each."""
+    """(linear, attention, projector) operations of one pass over images of these numbers of visual tokens."""
     linear = attention = projector = 0.0
     for tokens in images:
         patches = tokens * shape.patches_per_token
@@ -296,7 +297,7 @@ def vision_flops(shape: ModelShape, images: Sequence[int]) -> tuple[float, float
 
 
 def forward_flops(shape: ModelShape, row: RowLengths, packed: bool = True, vision: bool = True) -> Flops:
-    """One pass without gradient, the head on completion tokens alone; plain runs the tower once per completion.
+    """One pass without gradient, the head on completion tokens only; plain runs the tower once per completion.
 
     `vision=False` when the features are there already.
     """

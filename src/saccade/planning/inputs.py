@@ -1,4 +1,4 @@
-"""What a plan reads: the model's config.json, and how many visual tokens its processor makes of an image."""
+"""What a plan reads: the model's config.json, and how many visual tokens its processor makes from an image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from saccade.models.policy import read_family, resolve_path
 from saccade.planning.flops import ModelShape
 
 ASSUMED = (1024, 1024)
-"""Width and height of an image when neither the caller nor a processor's file says more."""
-WAY_OUT = "a plan needs config.json alone: model.path=DIR names a directory that holds one"
+"""Width and height of an image when neither the caller nor a processor's file gives one."""
+WAY_OUT = "a plan needs only config.json: set model.path=DIR to a directory that holds one"
 
 
 def read_config(path: str) -> tuple[Any, Path | None]:
-    """The model's configuration and, where there is one, its directory. ValueError says what to do without network."""
+    """The model's configuration and, where there is one, its directory. The ValueError explains what to do without
+    network."""
     try:
         found = resolve_path(path)
         config = read_family(found)
@@ -38,7 +39,7 @@ def read_shape(config: Any) -> ModelShape:
 
 
 def visual_tokens(config: Any, directory: Path | None, size: tuple[int, int] | None) -> tuple[int, str]:
-    """(tokens of one image, in words where they come from); `size` is (width, height) in pixels.
+    """(tokens of one image, their origin in words); `size` is (width, height) in pixels.
 
     Families that resize to a multiple of patches follow the image's size; the others cut it into tiles of one size, of
     which one is counted.
@@ -60,9 +61,9 @@ def visual_tokens(config: Any, directory: Path | None, size: tuple[int, int] | N
     bounds = {name: value for name, value in (("min_pixels", least), ("max_pixels", most)) if value}
     unbounded = {} if most else {"max_pixels": max(width * height, factor**2) * 2}
     rows, columns = smart_resize(height, width, factor, **(unbounded | bounds))
-    said = "as given" if size else "the processor's maximum" if most else "assumed"
+    origin = "as given" if size else "the processor's maximum" if most else "assumed"
     resized = "" if (columns, rows) == (width, height) else f", resized to {columns} x {rows}"
-    return rows * columns // factor**2, f"images of {width} x {height} pixels ({said}{resized})"
+    return rows * columns // factor**2, f"images of {width} x {height} pixels ({origin}{resized})"
 
 
 def _bounds(directory: Path | None) -> tuple[int | None, int | None]:

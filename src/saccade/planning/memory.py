@@ -2,8 +2,8 @@
 
 What is counted is what this code base does: gradients in float32 of bfloat16 weights (`training.master_weights`),
 attention of packed rows by flash kernels (no score matrix), logits in chunks (`models.logprobs`), a prompt's keys and
-values once for all its completions (`rollout.slots`), the tower over the prompts of a step by `PATCHES_AT_ONCE`. T, S:
-tokens and patches of a micro-batch; D hidden size, b bytes of a number.
+values once for all its completions (`rollout.slots`), the vision encoder (tower) over the prompts of a step by
+`PATCHES_AT_ONCE`. T, S: tokens and patches of a micro-batch; D hidden size, b bytes of a number.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Work:
     dtype: Literal["float32", "bfloat16", "float64"]
     checkpointing: bool
     fused: bool = True
-    """Norms and gated blocks keep less (`models.fused`)."""
+    """Norms and gated blocks save fewer activations (`models.fused`)."""
     rollout: bool = True
     """False for SFT."""
     max_rows: int = 1
@@ -60,14 +60,14 @@ class Work:
     graphs: bool = True
     """On a GPU, decoding in memory at fixed addresses (`rollout.fixed_slots`)."""
     longest: int | None = None
-    """Tokens of the longest reply, which then decides the room of all; None: `completion_tokens`."""
+    """Tokens of the longest reply, which then determines the space of all; None: `completion_tokens`."""
     reference: bool = False
     recompute_old: bool = False
     updates: int = 1
     steps: int | None = None
     """Steps of the stage, if they can be known."""
     cuda: bool = True
-    """On a GPU the optimizer steps all parameters at once, which takes room; on a CPU one after the other."""
+    """On a GPU the optimizer steps all parameters at once, which takes memory; on a CPU one after the other."""
 
     @property
     def bytes(self) -> int:
@@ -156,7 +156,7 @@ def trainable(shape: ModelShape, work: Work) -> int:
 
 
 def state(shape: ModelShape, work: Work) -> Parts:
-    """What is there all the time."""
+    """Memory in use throughout."""
     b, moving = work.bytes, trainable(shape, work)
     parts: Parts = {"weights": shape.total * b}
     if work.reference:
@@ -224,7 +224,7 @@ def split_room(shape: ModelShape, work: Work) -> float:
 
 
 def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
-    """The moments of forward and backward of which the largest counts, in their order. Gradients of earlier
+    """The candidate peaks of forward and backward, in order; the largest counts. Gradients of earlier
     micro-batches are there from the start of the second on.
     """
     b, D, tokens = work.bytes, shape.language.hidden, work.tokens_at_once
@@ -281,13 +281,13 @@ def tower_pass(shape: ModelShape, work: Work) -> float:
 
 
 SAMPLING = 20
-"""Bytes per logit while a token is drawn: five float32 copies of what is worked on at once."""
+"""Bytes per logit while a token is drawn: five float32 copies of the logits processed at once."""
 
 
 def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
-    """Two moments: the last prefill, and the last time that completions are given more room."""
+    """Two candidate peaks: the last prefill, and the last time that completions get more space."""
     rows, prompts, b = work.decoded_at_once, work.prompts_in_flight, work.bytes
-    # slots of fixed memory double when one more prompt than fills the rows is there, as refilling soon has it
+    # slots of fixed memory double when there is one more prompt than fills the rows, as refilling soon requires
     slots = min(work.groups, 2 * prompts) if work.graphs and work.cuda else prompts
     both: Parts = {"prompt K/V": slots * work.prompt_tokens * shape.kv_size * b}
     read = min(prompts * work.prompt_tokens, max(PREFILL_TOKENS, work.prompt_tokens))
@@ -307,7 +307,7 @@ def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
 
 
 def cohort_tokens(completion_tokens: int) -> int:
-    """Tokens of room per completion at the worst moment, when a grown copy exists beside the full one (see
+    """Tokens of space per completion at the peak, while the full buffer is copied into a larger one (see
     `rollout.slots`).
     """
     capacity = worst = 0

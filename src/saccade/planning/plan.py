@@ -1,5 +1,5 @@
-"""What a recipe will need before it runs: parameters, operations, memory and time, predicted from the model's
-configuration alone. docs/plan.md says what is counted and how far predictions were from measurements.
+"""What a recipe needs, before it runs: parameters, operations, memory and time, predicted from the model's
+configuration only. docs/plan.md lists what is counted and the errors against measurements.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from saccade.training.config import RLRecipe, SFTRecipe
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One change, and what the largest stage needs when it and all before it are made."""
+    """One change, and what the largest stage needs when it and all before it are applied."""
 
     change: str
     """A dotted override of the recipe."""
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def worst(self) -> StagePlan:
-        """The stage that decides whether the recipe fits."""
+        """The stage that determines whether the recipe fits."""
         return max(self.stages, key=lambda stage: stage.peak)
 
     @property
@@ -67,9 +67,9 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, shape: ModelShape, setting: Setting, *said: str) -> Plan:
-    """Predicts a run of `recipe` on a model of `shape`; with advice when it does not fit. `said` are assumptions of the
-    caller.
+def plan(recipe: Recipe, shape: ModelShape, setting: Setting, *given: str) -> Plan:
+    """Predicts a run of `recipe` on a model of `shape`; with advice when it does not fit. `given` are the caller's
+    assumptions.
     """
     stages = stages_of(recipe, shape, setting)
     first = Plan(
@@ -78,7 +78,7 @@ def plan(recipe: Recipe, shape: ModelShape, setting: Setting, *said: str) -> Pla
         setting=setting,
         peak_tflops=peak_tflops(recipe, setting),
         form=form_of(recipe, shape),
-        assumptions=(*said, *assumptions(recipe, shape, setting)),
+        assumptions=(*given, *assumptions(recipe, shape, setting)),
         stages=stages,
         advice=(),
     )
@@ -86,7 +86,7 @@ def plan(recipe: Recipe, shape: ModelShape, setting: Setting, *said: str) -> Pla
 
 
 def assumptions(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[str]:
-    """What was taken for granted, a sentence each."""
+    """The assumptions, a sentence each."""
     images = f"{len(setting.images)} image(s) of {max(setting.images)} visual tokens" if setting.images else "no image"
     yield f"a prompt is {setting.text_tokens} tokens of text and {images}"
     if setting.completion_tokens is None:
@@ -110,11 +110,11 @@ def assumptions(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator
     if shape.attention_layers < shape.language.count:
         yield "the state of linear attention is not counted"
     if shape.sharing is None:
-        yield "this family has no adapter, so training would refuse it; its parts are inferred from module names"
+        yield "this family has no adapter, so training would reject it; its parts are inferred from module names"
 
 
 def advise(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[Advice]:
-    """Changes, each on top of those before, until the recipe fits or none is left that saves 1%: always the cheapest
+    """Changes, each on top of those before, until the recipe fits or none saves another 1%: always the cheapest
     that saves, first those that change nothing but time, then precision, then fewer trained parts.
     """
     best = largest(recipe, shape, setting)

@@ -26,13 +26,13 @@ from saccade.training.config import RLRecipe, SFTRecipe
 Recipe = RLRecipe | SFTRecipe
 GB = 1e9
 PEAK_TFLOPS = {"bfloat16": 989.0, "float32": 67.0, "float64": 67.0}
-"""Of one H100 SXM, dense, by the recipe's dtype; torch keeps TF32 off unless told otherwise, so float32 is float32."""
+"""Of one H100 SXM, dense, by the recipe's dtype; torch disables TF32 by default, so float32 is float32."""
 SFT_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the recipe does not say."""
+    """Settings that are not in the recipe."""
 
     images: tuple[int, ...]
     """Visual tokens of each image of a prompt."""
@@ -41,7 +41,7 @@ class Setting:
     """Mean length; None is the stage's cap, or SFT_TOKENS for SFT."""
     memory_gb: float = 80.0
     headroom: float = 0.1
-    """Share of the memory that is left alone: the CUDA context, fragments, errors of the prediction."""
+    """Share of the memory to keep free: the CUDA context, fragments, errors of the prediction."""
     utilization: float = 0.4
     peak_tflops: float | None = None
     """None: by dtype from PEAK_TFLOPS."""
@@ -68,7 +68,7 @@ class StagePlan:
     micro_batches: int
     """Per update."""
     flops: Mapping[str, Flops]
-    """Phase of one step -> operations; `training, packed` and `training, plain` stand side by side."""
+    """Phase of one step -> operations; `training, packed` and `training, plain` are both listed."""
     decode_steps: int
     """One after the other, when every completion has the mean length."""
     memory: Mapping[str, Parts]
@@ -94,7 +94,7 @@ def peak_tflops(recipe: Recipe, setting: Setting) -> float:
 
 
 def form_of(recipe: Recipe, shape: ModelShape) -> ForwardKind:
-    """What the run would decide on its first batch, if that proves the packed path exact (`models.sharing`)."""
+    """The run's choice on its first batch, if that proves the packed path exact (`models.sharing`)."""
     mode = recipe.update.shared_prefix if isinstance(recipe, RLRecipe) else recipe.shared_prefix
     if mode == "off" or shape.sharing in (None, "none"):
         return "plain"
@@ -194,7 +194,8 @@ def stage_plan(shape: ModelShape, work: Work, setting: Setting, tflops: float) -
 
 
 def step_flops(shape: ModelShape, work: Work) -> dict[str, Flops]:
-    """Phase -> operations of one step. In RL a frozen tower runs once per prompt, in the phase `vision`."""
+    """Phase -> operations of one step. In RL a frozen vision encoder (tower) runs once per prompt, in the phase
+    `vision`."""
     group = RowLengths(work.prompt_tokens, (work.completion_tokens,) * work.group_size, work.images)
     pieces = pieces_of(work)
     tower = work.tower_trains or not work.rollout
@@ -217,7 +218,7 @@ def step_flops(shape: ModelShape, work: Work) -> dict[str, Flops]:
         out["prefill"] = over([group], lambda row: prefill_flops(shape, row))
         out["decode"] = over([group], lambda row: decode_flops(shape, row))
     rows = pieces if work.packed else [group]
-    # a reference beside a trained tower has a tower of its own; old log-probs take the features of the rollout
+    # a reference beside a trained tower has its own tower; old log-probs use the features of the rollout
     passes = {"reference": (work.reference, tower), "old log-probs": (work.recompute_old, False)}
     for name, (wanted, vision) in passes.items():
         if wanted:
@@ -227,7 +228,7 @@ def step_flops(shape: ModelShape, work: Work) -> dict[str, Flops]:
 
 
 def pieces_of(work: Work) -> list[RowLengths]:
-    """The rows of one group: one, or as many as the budget makes of it."""
+    """The rows of one group: one, or as many as the budget requires."""
     counts = [work.row_completions] * (work.group_size // work.row_completions)
     rest = work.group_size % work.row_completions
     return [
