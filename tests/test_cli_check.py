@@ -180,7 +180,7 @@ def test_a_recipe_of_supervised_fine_tuning_is_checked_with_its_replies(tmp_path
         (["gone.yaml"], "gone.yaml"),
         (["gone.jsonl", "--from", "vlmr1"], "source is 'vlmr1', expected one of vlm_r1"),
         (["gone.jsonl", "a=b", "--from", "vlm_r1"], "KEY=VALUE applies to recipes"),
-        (["gone.jsonl", "--from", "vlm_r1", "--budget", "9"], "name it with --model"),
+        (["gone.jsonl", "--from", "vlm_r1", "--budget", "9"], "give --model"),
         (["gone.jsonl", "--from", "vlm_r1", "--model", "no/where/at-all"], "model.path"),
         (["a/b", "--hub", "--from", "coco"], "'hub' is not an option of source 'coco'"),
         (["real_images", "--hub"], "--hub applies to a data set"),

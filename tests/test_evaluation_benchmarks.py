@@ -276,7 +276,7 @@ def test_two_runs_are_compared_on_the_items_that_both_answered(tmp_path):
     assert "McNemar" in "\n".join(comparison_lines(found))
     other = recipe("mmstar", tmp_path, to="c", mode="strict")
     evaluate(other, answerer=Canned(lambda s: "A"))
-    with pytest.raises(ValueError, match="only runs of the same are compared"):
+    with pytest.raises(ValueError, match="only runs with equal values"):
         compare_runs(Path(left.out), Path(other.out))
 
 

@@ -1,4 +1,4 @@
-"""Who answers, and how a model behind an OpenAI-compatible address does; nothing here imports torch."""
+"""Models under test, local or behind an OpenAI-compatible server; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
 
 @dataclass(frozen=True, slots=True)
 class EvalQuestion:
-    """A sample with the user's turn that is put to the model, and the seed of its replies."""
+    """A sample with the user turn sent to the model, and the seed of its replies."""
 
     sample: Sample
     text: str
@@ -28,7 +28,7 @@ class EvalQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A question that could not be asked: no verdict on the model."""
+    """A question whose request failed; it gives no verdict on the model."""
 
     reason: str
 
@@ -37,10 +37,10 @@ Answers = list[Completion] | Failed
 
 
 class Answerer(Protocol):
-    """A model that answers."""
+    """A model that answers questions."""
 
     whole_batches: bool
-    """Replies may depend, by round-off, on what else is in the batch: a resumed run asks a torn batch again."""
+    """Replies may depend, by round-off, on the rest of the batch: a resumed run repeats an incomplete batch."""
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         """n replies to each question, in order."""
@@ -62,7 +62,7 @@ def hashes(sample: Sample) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ServedFrame:
-    """What a served model's box numbers mean; nothing tells it but the person who serves the model."""
+    """What a served model's box numbers mean; only the user can specify it."""
 
     name: FrameName
     factor: int = 28
@@ -79,7 +79,7 @@ class ServedFrame:
 
 
 class ServedModel:
-    """A model behind an address. Questions are asked side by side, as many at a time as the endpoint's limits say."""
+    """A model on a server. Questions are sent in parallel, up to the endpoint's concurrency limit."""
 
     whole_batches = False
 
@@ -103,14 +103,14 @@ class ServedModel:
         except EndpointError as error:
             return Failed(str(error))
         if len(reply.choices) != n:
-            return Failed(f"the server gave {len(reply.choices)} replies, {n} were asked for")
+            return Failed(f"the server returned {len(reply.choices)} replies, expected {n}")
         frames = tuple(self.frame.of(image) for image in images) if self.frame else ()
         counted = reply.usage.completion_tokens
         return [_completion(choice, counted if n == 1 else counted // n, frames) for choice in reply.choices]
 
 
 def _turn(text: str, images: Sequence[Image.Image]) -> Message:
-    """A user's turn with each image where its marker stands, as PNG data URLs."""
+    """A user turn with each image at its marker, as PNG data URLs."""
     if not images:
         return {"role": "user", "content": text}
     parts: list[dict[str, Any]] = []
@@ -127,7 +127,8 @@ _REASONS: dict[str | None, FinishReason] = {"length": "length"}
 
 
 def _completion(choice: ChatChoice, tokens: int, frames: tuple[Frame, ...]) -> Completion:
-    """The reply with thought that the server keeps apart put in front. `token_ids` has only the right length."""
+    """The reply, with thought that the server returns separately put in front. `token_ids` has only the right
+    length."""
     text = choice.text
     if choice.reasoning and "</think>" not in text:
         text = f"<think>{choice.reasoning}</think>{text}" if text.strip() else f"<think>{choice.reasoning}"

@@ -1,4 +1,4 @@
-"""From a benchmark's items to `results.json`, to what is said of it, and to the comparison of two runs."""
+"""From a benchmark's items to `results.json`, its printed table, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from saccade.evaluation.statistics import compare_paired
 from saccade.runs.files import JsonRow, item_files
 
 SHOWN_IDS = 20
-"""Ids that results name of items that need a judge or failed."""
+"""Ids listed in results of items that need a judge or failed."""
 SAME = ("benchmark", "subset", "mode", "prompt_id")
-"""What two runs must share to be compared."""
+"""What must be equal in two runs to compare them."""
 
 
 def outcome(item: ItemResult) -> ItemOutcome:
-    """An item as scores see it."""
+    """An item as scores use it."""
     details = item.details
     return ItemOutcome(
         item.sample_id,
@@ -44,10 +44,10 @@ def outcome(item: ItemResult) -> ItemOutcome:
 def document(
     recipe: EvalRecipe, plan: EvalPlan, items: Sequence[ItemResult], errors: dict[str, str], seconds: float
 ) -> JsonRow:
-    """The content of `results.json`. Raises ValueError when not one item could be graded."""
+    """The content of `results.json`. Raises ValueError when no item could be graded."""
     graded = [item for item in items if item.gradable]
     if not graded:
-        why = next(iter(errors.values()), "every gold answer cannot be graded")
+        why = next(iter(errors.values()), "no gold answer can be graded")
         raise ValueError(f"no item of {plan.benchmark.name} could be graded ({len(errors)} errors); first: {why}")
     found: JsonRow = {
         "schema": SCHEMA,
@@ -69,7 +69,7 @@ def document(
 
 
 def scores(benchmark: Benchmark, items: Sequence[ItemResult]) -> list[JsonRow]:
-    """The benchmark's figures; for each decoding its own, under the key `decoding`, where there are two."""
+    """The benchmark's figures; with two decodings, for each of them, under the key `decoding`."""
     parts: dict[str, list[ItemOutcome]] = {}
     for item in items:
         parts.setdefault(item.decoding, []).append(outcome(item))
@@ -104,7 +104,7 @@ def described(recipe: EvalRecipe, plan: EvalPlan) -> JsonRow:
 
 
 def counts(items: Sequence[ItemResult], errors: dict[str, str]) -> JsonRow:
-    """What went otherwise than asked, answered, graded."""
+    """Errors, ungradable items, truncations and the like."""
     attempts = [(item, one) for item in items for one in item.details["attempts"]]
     open_ = list(dict.fromkeys(item.sample_id for item, one in attempts if one["needs_judge"]))
     ungradable = [item.sample_id for item in items if not item.gradable]
@@ -126,7 +126,7 @@ def counts(items: Sequence[ItemResult], errors: dict[str, str]) -> JsonRow:
 
 
 def outside(items: Sequence[ItemResult]) -> int | None:
-    """Boxes that leave their image by more than a hundredth of a side: many of them mean a wrong frame. None without
+    """Boxes that exceed their image by more than a hundredth of a side: many of them mean a wrong frame. None without
     boxes."""
     found, seen = 0, 0
     for item in items:
@@ -159,12 +159,12 @@ def lines(results: JsonRow) -> list[str]:
 
 
 _NOTICES = {
-    "errors": "questions were not answered by the server and count nowhere; start again to ask them",
-    "ungradable": "items have a gold that cannot be graded and count nowhere",
-    "needs_judge": "items need a judge and there was no decision: counted as wrong (give judge.url and judge.name)",
+    "errors": "questions were not answered by the server and are not counted; run again to retry them",
+    "ungradable": "items have a gold that cannot be graded and are not counted",
+    "needs_judge": "items need a judge's decision and have none: counted as wrong (give judge.url and judge.name)",
     "truncated": "replies were cut off by max_new_tokens",
-    "parse_failures": "replies gave no answer that could be read",
-    "outside_boxes": "boxes lie outside their image: compare the frame with what the model writes",
+    "parse_failures": "replies had no readable answer",
+    "outside_boxes": "boxes are outside their image: check the frame against the model's output",
 }
 
 
@@ -180,7 +180,7 @@ def _value(row: JsonRow) -> str:
 
 
 def compare_runs(left: Path, right: Path) -> JsonRow:
-    """The paired difference of two runs' accuracies, `left - right`, over the items that both answered, in all and per
+    """The paired difference of two runs' accuracies, `left - right`, over the items that both answered, overall and per
     slice.
 
     Raises ValueError for directories that hold no items, or whose benchmark, subset, mode or prompt differ.
@@ -189,7 +189,7 @@ def compare_runs(left: Path, right: Path) -> JsonRow:
     for key in SAME:
         if about[key] != other[key]:
             raise ValueError(
-                f"{left} has {key} {about[key]!r}, {right} has {other[key]!r}; only runs of the same are compared"
+                f"{left} has {key} {about[key]!r}, {right} has {other[key]!r}; only runs with equal values compare"
             )
     several = any(len({item.decoding for item in items}) > 1 for items in (left_items, right_items))
     a, b = ({_key(item, several): item for item in items} for items in (left_items, right_items))
@@ -201,7 +201,7 @@ def compare_runs(left: Path, right: Path) -> JsonRow:
     for dimension in dict.fromkeys(name for one in differences for name in one.slices):
         parts = grouped(clusters(differences), dimension)
         if len(parts) == 1:
-            continue  # it would repeat the row of all
+            continue  # it would repeat the row 'all'
         rows += [_row(f"{dimension} = {value}", [o for g in some for o in g]) for value, some in sorted(parts.items())]
     return {
         "left": str(left),
@@ -215,11 +215,11 @@ def compare_runs(left: Path, right: Path) -> JsonRow:
 
 
 def _run(path: Path) -> tuple[JsonRow, list[ItemResult]]:
-    """What the run is, by the keys of `SAME`, and its items: of a training run, those of its last evaluation."""
+    """The run's values of the keys of `SAME`, and its items: for a training run, those of its last evaluation."""
     files = item_files(path) if path.is_dir() else [path]
     items = read_items(files[-1]) if files else []
     if not items:
-        raise ValueError(f"{path}: holds no items; give the directory of a finished evaluation")
+        raise ValueError(f"{path}: no items found; give the directory of a finished evaluation")
     config = files[-1].parent / "config.yaml"
     held = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     details = items[0].details
@@ -227,7 +227,7 @@ def _run(path: Path) -> tuple[JsonRow, list[ItemResult]]:
 
 
 def _key(item: ItemResult, decoding: bool) -> tuple[str, ...]:
-    """What an item is in both runs; the decoding is part of it where a run has two."""
+    """Identifies an item in both runs; the decoding is part of it where a run has two."""
     return (item.decoding if decoding else "", item.split, item.task, item.sample_id)
 
 

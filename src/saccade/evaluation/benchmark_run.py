@@ -1,4 +1,4 @@
-"""Running a benchmark: who answers, what is asked, and the rows that every answer leaves behind."""
+"""Running a benchmark: the questions, the model's answers, and a row per item."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 
 SELECTION_SEED = 0
 PARSED = "</answer>"
-"""What a reply must hold for `retries_until_parsed`, as Vision-R1's evaluation has it."""
+"""What a reply must contain for `retries_until_parsed`, as in Vision-R1's evaluation."""
 JUDGES = 8
-"""Replies graded at once when a judge is asked."""
+"""Replies graded in parallel when there is a judge."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvalPlan:
-    """What is asked and how it is graded."""
+    """The questions and how their replies are graded."""
 
     benchmark: Benchmark
     mode: Mode
@@ -46,20 +46,21 @@ class EvalPlan:
     samples: list[Sample]
     """Their ids are unique."""
     total: int
-    """Items of the subset, of which `samples` are those that are asked."""
+    """Items of the subset, including those not in `samples`."""
     shas: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Hashes of the images by sample id, filled as items come: a run asks the same plan many times."""
+    """Hashes of the images by sample id, filled as items are made: a training run evaluates the same plan many
+    times."""
 
 
 def plan(recipe: EvalRecipe) -> EvalPlan:
-    """Reads the questions. ValueError with file and line; nothing is asked yet."""
+    """Reads the questions. ValueError with file and line, before the first question."""
     if recipe.benchmark is None:
         return own_plan(own_samples(recipe), recipe.template, recipe.limit)
     benchmark = BENCHMARKS[recipe.benchmark]
     place = Place(recipe.path, benchmark.subset(recipe.subset), recipe.image_folder, recipe.format, recipe.limit)
     samples = benchmark.load(place)
     if not samples:
-        raise ValueError(f"benchmark '{benchmark.name}', subset '{place.subset}': there is no item at {recipe.path}")
+        raise ValueError(f"benchmark '{benchmark.name}', subset '{place.subset}': found no items at {recipe.path}")
     prompt = around(benchmark.prompt(recipe.prompt), recipe.template)
     return _plan(benchmark, benchmark.mode(recipe.mode), prompt, samples, recipe.limit)
 
@@ -75,7 +76,7 @@ def own_samples(recipe: EvalRecipe) -> list[Sample]:
     sources = [open_source(config) for config in recipe.data]
     for source in sources:
         if source.size is None:
-            raise ValueError(f"data '{source.name}' has no end; give it a 'limit'")
+            raise ValueError(f"data '{source.name}' is infinite; give it a 'limit'")
     samples = [sample for source in sources for sample in source]
     world = recipe.world
     return samples + (world_suite(world.splits, world.tasks, world.n, world.seed) if world else [])
@@ -92,7 +93,7 @@ def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample
 
 
 def unique(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with ids of their own: a repeated one gets its number behind it."""
+    """The samples with unique ids: a repeated id gets its number appended."""
     seen: Counter[str] = Counter()
     found = []
     for sample in samples:
@@ -126,7 +127,7 @@ def selected(samples: list[Sample], limit: int | None) -> list[Sample]:
 
 @dataclass(frozen=True, slots=True)
 class EvalRun:
-    """Who answers, and how; the rest is the plan's."""
+    """The model under test and its options; everything else is in the plan."""
 
     answerer: Answerer
     decoding: Decoding
@@ -145,10 +146,10 @@ CountProgress = Callable[[int, int], None]
 def answer_all(
     plan: EvalPlan, run: EvalRun, out: Path | None = None, progress: CountProgress | None = None
 ) -> tuple[list[ItemResult], dict[str, str]]:
-    """Ask what `out` (an items.jsonl) does not hold yet and grade it; (items in the order of the plan, errors by id).
+    """Ask and grade the items that `out` (an items.jsonl) lacks; (items in the order of the plan, errors by id).
 
-    Each batch is written as it is done; a run that was killed and started again has the items of one that was not. A
-    question that the server did not answer is no item: it is asked again when the run is started again. Raises
+    Each batch is written when it is done; a resumed run has the same items as an uninterrupted one. A question that
+    the server did not answer is not an item: it is asked again when the run resumes. Raises
     ValueError for a file with another number of attempts.
     """
     done = _held(out, run.decoding.name)
@@ -200,13 +201,13 @@ def _batch(plan: EvalPlan, run: EvalRun, batch: Sequence[Sample]) -> tuple[dict[
 
 
 DiscardedReplies = dict[int, list[Completion]]
-"""Attempt -> the replies that were thrown away before it, in order."""
+"""Attempt -> the replies that were discarded before it, in order."""
 
 
 def _retry(
     run: EvalRun, batch: Sequence[Sample], texts: dict[str, str], replies: list[Answers]
 ) -> dict[str, DiscardedReplies]:
-    """Asks again where a reply lacks `PARSED`, in place; the last reply stays when none has it."""
+    """Asks again where a reply lacks `PARSED`, in place; the last reply is kept when none has it."""
     discarded: dict[str, DiscardedReplies] = {}
     for attempt in range(2, run.attempts_until_parsed + 1):
         open_: list[tuple[int, int]] = []
@@ -232,7 +233,7 @@ def _retry(
 
 
 def _grade(plan: EvalPlan, sample: Sample, completion: Completion, judge: BenchmarkJudge | None) -> Grade:
-    """The mode's grade; a grader that fails is our fault, so the item then counts nowhere."""
+    """The mode's grade; when the grader fails, which is a bug of ours, the item is not counted."""
     try:
         return plan.mode.grade(read(completion.text, completion.frames), sample, judge)
     except Exception as error:

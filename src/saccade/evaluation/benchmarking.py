@@ -1,4 +1,4 @@
-"""`saccade eval`: reads, asks, grades, adds up; leaves a directory with items.jsonl and results.json."""
+"""`saccade eval`: read, ask, grade, aggregate; writes a directory with items.jsonl and results.json."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EvalProgress = Callable[[str, int, int], None]
 
 
 class ServedJudge:
-    """A judge behind an address; what it said is kept on disk beside the run, so that nothing is asked twice."""
+    """A judge on a server; its replies are cached beside the run, so that no request is repeated."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -52,19 +52,21 @@ def evaluate(
     answerer: Answerer | None = None,
     limits: RequestLimits | None = None,
 ) -> JsonRow:
-    """Evaluate a model and return what its results.json holds. Started again with the same recipe, it resumes.
+    """Evaluate a model and return what its results.json holds. With the same recipe it resumes an interrupted
+    evaluation.
 
     evaluate(EvalRecipe(benchmark="chartqa", path=Path("ChartQA"), model="Qwen/Qwen2.5-VL-3B-Instruct"))
 
-    `respondent` answers instead of the recipe's model. Raises ValueError before anything is asked when `out` holds
-    another evaluation, or data or model are invalid; and when not one item could be graded.
+    `respondent` answers instead of the recipe's model. Raises ValueError before the first question when `out` holds
+    another evaluation, or data or model are invalid; and when no item could be graded.
     """
     began, out = time.monotonic(), recipe.directory
     refuse_another(recipe, out)
     asked = plan(recipe)
     if recipe.server is not None and recipe.server.frame is None and any(s.task in BOX_TASKS for s in asked.samples):
         raise ValueError(
-            "the answers are boxes, and nothing says what the served model's numbers mean: give server.frame (thousand "
+            "the answers are boxes, but the frame of the served model's numbers is unknown: set server.frame "
+            "(thousand "
             "for Qwen2-VL, Qwen3-VL, InternVL, GLM-V; pixels_resized for Qwen2.5-VL)"
         )
     with ExitStack() as stack:
@@ -109,7 +111,7 @@ def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
 
 
 Opened = tuple[Answerer, dict[str, Any]]
-"""Who answers, and what environment.json holds about it."""
+"""The model under test, and what environment.json records about it."""
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def _local(recipe: EvalRecipe, asked: EvalPlan) -> Iterator[Opened]:
 @contextmanager
 def _served(recipe: EvalRecipe, api_key: str | None, limits: RequestLimits | None) -> Iterator[Opened]:
     server = recipe.server
-    assert server is not None  # the recipe's own check
+    assert server is not None  # the recipe checks it
     frame = ServedFrame(server.frame, *server.resize) if server.frame else None
     facts: dict[str, Any] = {"commit": commit(), "packages": {name: version(name) for name in PACKAGES}}
     with Endpoint(recipe.model.path, server.name, api_key, limits=limits) as endpoint:

@@ -20,7 +20,7 @@ DRAWN = ("temperature", "top_p", "top_k", "min_p")
 
 
 class Decoding(Sampling):
-    """How replies are drawn, and how many of them to each question."""
+    """How replies are sampled, and how many per question."""
 
     greedy: bool = True
     max_new_tokens: int = Field(default=1024, ge=1)
@@ -52,14 +52,14 @@ class WorldBenchmark(Config):
     n: int = Field(default=300, ge=1)
     """Questions per split and task."""
     seed: int = 0
-    """Of the questions, in a name space of its own; runs that are compared must share it."""
+    """Seed of the questions, in its own namespace; must be equal in runs that are compared."""
 
 
 class ServerConfig(Config):
-    """The model at the address `model`."""
+    """The server at the address `model`."""
 
     name: str
-    """What the server calls it."""
+    """The model's name on the server."""
     frame: FrameName | None = None
     """What its box numbers mean; needed when answers are boxes."""
     resize: tuple[int, int, int] = (28, 56 * 56, 12_845_056)
@@ -67,21 +67,21 @@ class ServerConfig(Config):
 
 
 class JudgeConfig(Config):
-    """A served model that extracts or scores answers where a protocol has one do it."""
+    """A served model that extracts or scores answers where the protocol requires one."""
 
     url: str
     name: str
-    """What the server calls it."""
+    """The model's name on the server."""
 
 
 class EvalRecipe(Config):
-    """Which model answers which questions, and how they are put and graded."""
+    """The model, the questions, their prompts and grading."""
 
     kind: Literal["eval"] = "eval"
     benchmark: str | None = None
     """A name of `saccade eval --list`; null for the questions of `data` and `world`."""
     data: tuple[DataConfig, ...] = ()
-    """Data sets with an end."""
+    """Finite data sets."""
     world: WorldBenchmark | None = None
     path: Path | None = None
     """The benchmark's file or folder; null reads it from the Hugging Face hub."""
@@ -99,7 +99,7 @@ class EvalRecipe(Config):
     limit: int | None = Field(default=None, ge=1)
     """At most this many questions, always the same ones; whole groups where questions depend on each other."""
     model: ModelConfig = ModelConfig(path="base", train=())
-    """Its path may be the address of an OpenAI-compatible server; a text alone is its path."""
+    """Its path may be the address of an OpenAI-compatible server; a string is its path."""
     server: ServerConfig | None = None
     label: str = "model"
     """Column `model` of the results."""
@@ -107,9 +107,9 @@ class EvalRecipe(Config):
     """Column `control`: the name of the control that this run is, if it is one."""
     decoding: Decoding = Decoding()
     also_greedy: bool = False
-    """Answer every question by greedy decoding too, beside sampled replies."""
+    """Also answer every question by greedy decoding, besides sampled replies."""
     seed: int = 0
-    """Of sampling. The seed of a question's replies follows from this and its id alone."""
+    """Sampling seed. The seed of a question's replies is derived from this and its id."""
     batch_size: int = Field(default=32, ge=1)
     """Questions answered and written at a time."""
     forced_prefix: str = ""
@@ -147,14 +147,14 @@ class EvalRecipe(Config):
     def _questions_fit(self) -> EvalRecipe:
         own = bool(self.data or self.world)
         if self.benchmark is None and not own:
-            raise ValueError("there is nothing to evaluate; name a `benchmark`, or give `data` or `world`")
+            raise ValueError("nothing to evaluate; give a `benchmark`, or give `data` or `world`")
         if self.benchmark is None:
             names = ("path", "image_folder", "format", "subset", "mode", "prompt", "judge")
             if given := [name for name in names if getattr(self, name) is not None]:
-                raise ValueError(f"{', '.join(given)}: only for a `benchmark`; name one, or remove what is not for it")
+                raise ValueError(f"{', '.join(given)}: only for a `benchmark`; name one, or remove the others")
             return self
         if own:
-            raise ValueError(f"got benchmark {self.benchmark!r} and questions of `data` or `world`; give one of them")
+            raise ValueError(f"got benchmark {self.benchmark!r} and `data` or `world`; give only one of them")
         if self.benchmark not in BENCHMARKS:
             raise ValueError(f"there is no benchmark {self.benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
         benchmark = BENCHMARKS[self.benchmark]
@@ -162,7 +162,7 @@ class EvalRecipe(Config):
         benchmark.prompt(self.prompt)
         benchmark.subset(self.subset)
         if self.judge is not None and not mode.judge:
-            raise ValueError(f"mode '{mode.name}' of {self.benchmark} asks no judge; remove `judge`")
+            raise ValueError(f"mode '{mode.name}' of {self.benchmark} uses no judge; remove `judge`")
         if self.format is not None and self.benchmark != "jsonl":
             raise ValueError(f"format: not an option of benchmark '{self.benchmark}'; remove it")
         if not benchmark.needs_data and (self.path or self.image_folder):
@@ -172,11 +172,11 @@ class EvalRecipe(Config):
     @model_validator(mode="after")
     def _model_and_replies_fit(self) -> EvalRecipe:
         if self.served and self.server is None:
-            raise ValueError("a model at an address needs server.name, the name under which the server knows it")
+            raise ValueError("a served model needs server.name, its name on the server")
         if self.served and self.forced_prefix:
             raise ValueError("forced_prefix needs a local model: a server does not continue a reply; remove it")
         if self.server is not None and not self.served:
-            raise ValueError("server is only for a model at an address, such as model=http://host:8000/v1; remove it")
+            raise ValueError("server is only for a served model, such as model=http://host:8000/v1; remove it")
         if self.template is not None and self.template not in TEMPLATES:
             raise ValueError(f"unknown template {self.template!r}; expected one of {', '.join(TEMPLATES)}")
         if self.also_greedy and self.decoding.greedy:

@@ -1,6 +1,6 @@
-"""How a reply goes about its answer: which habit its first word names, and how often it writes its list of objects.
+"""How a reply reaches its answer: the habit named by its first word, and how often it writes its list of objects.
 
-After training the first word may no longer tell what follows, so the number of listings is reported beside it.
+After training the first word may no longer predict what follows, so the number of listings is reported too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one evaluated item leaves behind, and its file: `items.jsonl`, a row per item, appended as answers come in."""
+"""The result of one evaluated item, and its file: `items.jsonl`, a row per item, appended as answers arrive."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class ItemResult:
 
     model: str
     control: str | None
-    """Name of the honest control that this run is ('forced habit', 'more SFT'), None for a headline run."""
+    """Name of the control that this run is ('forced habit', 'more SFT'), None for a headline run."""
     decoding: str
     sample_id: str
     task: str
     split: str
     verdicts: tuple[bool | None, ...]
-    """None where the gold answer itself cannot be graded; such an item counts nowhere."""
+    """None where the gold answer itself cannot be graded; such an item is not counted."""
     routes: tuple[str, ...]
     """How each answer was read and judged (the grader's name for its route)."""
     answers: tuple[str | None, ...]
-    """What each reply answers, as the verdict's reader finds it; None without an answer. Majorities vote with these."""
+    """The answer extracted for each verdict; None without one. Majority votes use these."""
     tokens: tuple[int, ...]
     """Length of each reply in tokens, a forced beginning included."""
     truncated: tuple[bool, ...]
@@ -76,14 +76,14 @@ def from_row(row: dict[str, Any], where: str) -> ItemResult:
     if set(row) | {"details"} != names:
         odd = sorted((set(row) | {"details"}) ^ names)
         raise ValueError(
-            f"{where}: keys {odd} are missing or unknown; the file comes from another version, choose a new `out`"
+            f"{where}: keys {odd} are missing or unknown; the file was written by another version; choose a new `out`"
         )
     boxes = {name: tuple(tuple(box) for box in row[name]) for name in ("boxes", "gold_boxes")}
     return ItemResult(**{**row, **{name: tuple(row[name]) for name in _TUPLES}, **boxes})
 
 
 def read_items(path: str | Path) -> list[ItemResult]:
-    """All whole rows of the file; a last line that a kill cut short is left out. A missing file holds none."""
+    """All complete rows of the file; a truncated last line is skipped. A missing file has no rows."""
     path = Path(path)
     if not path.exists():
         return []
@@ -92,7 +92,7 @@ def read_items(path: str | Path) -> list[ItemResult]:
 
 
 def append_items(path: str | Path, items: Iterable[ItemResult]) -> None:
-    """Append rows and flush them to disk; first drops a torn last line, so that every line is whole."""
+    """Append rows and flush them to disk; first drops a truncated last line."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)

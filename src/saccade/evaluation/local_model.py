@@ -35,7 +35,8 @@ class LocalModel:
         return [[replace(c, text=prefix + c.text, token_ids=ids + c.token_ids) for c in some] for some in replies]
 
     def check(self, questions: Sequence[EvalQuestion], new_tokens: int) -> None:
-        """ValueError that names a question whose prompt and reply exceed the model's context, before any is asked."""
+        """ValueError that names a question whose prompt and reply exceed the model's context, before the first is
+        asked."""
         adapter, context = self.policy.adapter, self.policy.context_length
         counter = TokenCounter(adapter)
         prefix = len(adapter.encode_reply(self.forced_prefix)) - 1 if self.forced_prefix else 0

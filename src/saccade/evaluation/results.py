@@ -1,4 +1,4 @@
-"""From items to the table that others read: `results.json` rows with intervals, comparisons, several attempts."""
+"""From items to the published table: `results.json` rows with intervals, comparisons, several attempts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ALL = "all"
 def summarize(results: Iterable[ItemResult]) -> list[JsonRow]:
     """Rows of `results.json`: for each model, control, decoding and split one row over all tasks and one per task.
 
-    Wilson interval for one answer per item, bootstrap over items otherwise. Items whose gold cannot be graded leave
-    `n`.
+    Wilson interval for one answer per item, bootstrap over items otherwise. Items whose gold cannot be graded are
+    not counted in `n`.
     """
     return [_row(key, task, items) for key, task, items in _cells(results)]
 
@@ -107,7 +107,7 @@ def interval_of(items: Sequence[ItemResult]) -> Interval:
     """Accuracy with the interval that fits the number of attempts.
 
     Resampling items that are all right or all wrong gives an interval without width; there Wilson's over items, which
-    counts each item as one answer, is the honest one.
+    counts each item as one answer, is the appropriate one.
     """
     values = [item.accuracy for item in items]
     if all(len(item.verdicts) == 1 for item in items) or set(values) in ({0.0}, {1.0}):
@@ -161,7 +161,7 @@ def comparison_row(comparison: Comparison) -> JsonRow:
 def write_results(
     path: str | Path, rows: Sequence[JsonRow], *, seconds: float, seed: int, attempts: Sequence[JsonRow] = ()
 ) -> Path:
-    """Write `results.json` (schema 1) whole or not at all: beside it first, then renamed. `attempts` adds the key of
+    """Write `results.json` (schema 1) atomically. `attempts` adds the key of
     that name."""
     document: JsonRow = {"schema": SCHEMA, "seconds": round(seconds, 3), "seed": seed, "rows": list(rows)}
     if attempts:

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals, several attempts per item, and the paired comparison of two runs. Pure functions.
+"""Uncertainty of scores: intervals, several attempts per item, and the paired comparison of two runs. Pure functions.
 
 Letters: N items, K attempts per item. Values are fractions in [0, 1]; intervals are two-sided at `LEVEL` by default.
 """
@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def shown(self) -> bool:
-        """True when the interval leaves 0 out."""
+        """True when the interval excludes 0."""
         return self.low > 0.0 or self.high < 0.0
 
 
@@ -60,7 +60,7 @@ def wilson(right: int, n: int, *, level: float = LEVEL) -> Interval:
         raise ValueError(f"wilson got {right} right of {n}; expected 0 <= right <= n")
     if n == 0:
         return Interval(math.nan, 0.0, 1.0)
-    from scipy.stats import binomtest  # a second to import, which recipes and --list need not wait for
+    from scipy.stats import binomtest  # takes a second to import, which recipes and --list do not need
 
     ends = binomtest(right, n).proportion_ci(level, method="wilson")
     return Interval(right / n, float(ends.low), float(ends.high))
@@ -69,7 +69,7 @@ def wilson(right: int, n: int, *, level: float = LEVEL) -> Interval:
 def bootstrap(
     values_N: Sequence[float] | np.ndarray, *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL
 ) -> Interval:
-    """Percentile bootstrap of the mean over items (Efron 1979): items are drawn again, an item's attempts stay
+    """Percentile bootstrap of the mean over items (Efron 1979): items are resampled, an item's attempts stay
     together.
 
     Attempts of one item are not independent, so resampling single answers would give intervals that are too narrow.
@@ -104,8 +104,8 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 def maj_at_k(
     answers_K: Sequence[str | None], verdicts_K: Sequence[bool], key: Callable[[str], str] | None = None
 ) -> float:
-    """Is the most frequent answer of one item right? An attempt without an answer does not vote; a tie counts by
-    halves.
+    """Is the most frequent answer of one item right? An attempt without an answer does not vote; a tie counts
+    fractionally.
 
     Right answers vote together whatever their spelling, since each equals the gold; wrong ones with equal `key`
     (`vote_key`) do. Attempts with one key share the verdict of the first.
@@ -121,7 +121,7 @@ def maj_at_k(
 
 
 def vote_key(answer: str, options: Sequence[str] = ()) -> str:
-    """What an answer says, in one spelling: the letter of an option, a number (1/2 is 0.5), else the folded text.
+    """An answer in normal form: the letter of an option, a number (1/2 is 0.5), else the folded text.
 
     Answers beyond `LONGEST_VOTE` characters are compared as texts. Takes any string.
     """

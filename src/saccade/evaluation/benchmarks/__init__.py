@@ -1,4 +1,5 @@
-"""Benchmarks: each one file that says how it is read, asked, graded and added up, and one line in `BENCHMARKS`."""
+"""Benchmarks: each is one file that defines how it is loaded, prompted, graded and aggregated, and one line in
+`BENCHMARKS`."""
 
 from __future__ import annotations
 

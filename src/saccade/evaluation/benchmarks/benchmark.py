@@ -1,4 +1,5 @@
-"""The nouns of a benchmark: how it is read, put, graded and added up. A benchmark is one value of `Benchmark`."""
+"""The types of a benchmark: how it is loaded, prompted, graded and aggregated. A benchmark is one value of
+`Benchmark`."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ UNVERIFIED = "no official script was run beside it: the rules were written from 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a benchmark's rows are to be found."""
+    """Where a benchmark's rows are."""
 
     data: Path | None
-    """A file or folder; None asks the hub."""
+    """A file or folder; None reads the hub."""
     subset: str | None = None
     """One of the benchmark's subsets; its default when None."""
     images: Path | None = None
@@ -26,12 +27,12 @@ class Place:
     format: str | None = None
     """`jsonl` only: a name of `saccade.data.READERS`."""
     limit: int | None = None
-    """Rows that will be asked at most: a loader that makes its questions as it goes may stop there."""
+    """Maximum number of rows: a loader that generates its questions may stop there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A wording. `write` gives the user's turn with an `<image>` marker per image."""
+    """A wording. `write` gives the user turn with an `<image>` marker per image."""
 
     id: str
     """Name and version, kept with every item."""
@@ -40,7 +41,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ParsedReply:
-    """What a protocol sees of a reply."""
+    """A reply as protocols read it."""
 
     text: str
     """The whole reply."""
@@ -54,12 +55,12 @@ class ParsedReply:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What a protocol says of a reply."""
+    """A protocol's grade of a reply."""
 
     right: bool | None
-    """None when the gold itself cannot be graded; such an item counts nowhere."""
+    """None when the gold itself cannot be graded; such an item is not counted."""
     route: str
-    """How the answer was found and judged, to be counted: 'letter', 'boxed', 'judge: extraction'."""
+    """How the answer was found and judged, for counting: 'letter', 'boxed', 'judge: extraction'."""
     extracted: str | None = None
     detail: str = ""
     value: float | None = None
@@ -67,13 +68,13 @@ class Grade:
     boxes: tuple[tuple[Box, str], ...] = ()
     """(xyxy in pixels of the original image, label) of what was answered."""
     needs_judge: bool = False
-    """The protocol needs a judge here and none is configured: counted as wrong and reported."""
+    """The protocol requires a judge here and there is none: counted as wrong and reported."""
     judged: tuple[str, ...] = ()
     """What the judge replied, in order."""
 
 
 class BenchmarkJudge(Protocol):
-    """Another model that extracts or scores. A reply that cannot be had raises `JudgeError`."""
+    """Another model that extracts or scores. A failed request raises `JudgeError`."""
 
     id: str
 
@@ -81,7 +82,7 @@ class BenchmarkJudge(Protocol):
 
 
 class JudgeError(RuntimeError):
-    """The judge could not be asked."""
+    """The judge gave no usable reply."""
 
 
 BenchmarkGrader = Callable[[ParsedReply, Sample, BenchmarkJudge | None], Grade]
@@ -89,7 +90,7 @@ BenchmarkGrader = Callable[[ParsedReply, Sample, BenchmarkJudge | None], Grade]
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A named way to grade: the official protocol, another project's, or rules alone."""
+    """A named way to grade: the official protocol, another project's, or rules only."""
 
     name: str
     source: str
@@ -100,16 +101,16 @@ class Mode:
     deviations: tuple[str, ...] = ()
     """Where it differs from its source, and why."""
     judge: bool = False
-    """Some of its items want a judge."""
+    """Some of its items need a judge."""
     select: Callable[[list[Sample]], list[Sample]] | None = None
-    """The items that the protocol asks, when not all in order."""
+    """The items that the protocol uses, when not all."""
     verified: bool = False
     reason: str = UNVERIFIED
 
 
 @dataclass(frozen=True, slots=True)
 class ItemOutcome:
-    """An item with its grades, as scores see it."""
+    """An item with its grades, as scores use it."""
 
     id: str
     slices: Mapping[str, Any]
@@ -117,7 +118,7 @@ class ItemOutcome:
     group: str
     """Items that are not independent share it: versions of one problem, questions about one image."""
     values: tuple[float, ...]
-    """Per attempt: 1 right, 0 not."""
+    """Per attempt: 1 right, 0 wrong."""
     soft: float | None = None
     """The first attempt's soft measure."""
     boxes: tuple[tuple[Box, str], ...] = ()
@@ -130,26 +131,26 @@ class ItemOutcome:
 
 
 OutcomeGroup = Sequence[ItemOutcome]
-"""Outcomes that depend on each other; a bootstrap draws them together, perhaps several times."""
+"""Outcomes that depend on each other; a bootstrap resamples them together."""
 Statistic = Callable[[Sequence[OutcomeGroup]], float | None]
 """A number of some groups; None when they do not give one."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkScore:
-    """A figure of the benchmark besides accuracies of slices."""
+    """A figure of the benchmark other than accuracies of slices."""
 
     name: str
     of: Statistic
     scale: str = "fraction"
     """fraction (0..1) or points."""
     most: int | None = None
-    """More items than these get no interval: it would take too long."""
+    """With more items than this there is no interval: it would take too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Everything there is to know of a benchmark. Its first prompt, subset and mode are the defaults."""
+    """A complete benchmark. Its first prompt, subset and mode are the defaults."""
 
     name: str
     title: str
@@ -161,12 +162,12 @@ class Benchmark:
     prompts: Mapping[str, Prompt]
     modes: Mapping[str, Mode]
     headline: BenchmarkScore
-    """What the benchmark's one number is."""
+    """The benchmark's main score."""
     slices: tuple[str, ...] = ()
     scores: tuple[BenchmarkScore, ...] = ()
     subsets: tuple[str, ...] = ("all",)
     notes: tuple[str, ...] = ()
-    """What a reader of its numbers must know."""
+    """Notes on interpreting its scores."""
     needs_data: bool = True
 
     def mode(self, name: str | None) -> Mode:

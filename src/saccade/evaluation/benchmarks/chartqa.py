@@ -40,7 +40,7 @@ def load(place: Place) -> list[Sample]:
 
 
 def _rows(place: Place) -> Any:
-    """(table, place, row, split that the file's name says)."""
+    """(table, place, row, split given by the file's name)."""
     if place.data is None:
         name = "lmms-lab/ChartQA"
         yield from ((Table(place, None, name), where, row, None) for where, row in hub_rows(name, None, "test"))

@@ -43,7 +43,7 @@ ASPECTS = {
 
 
 def prompt(sample: Sample) -> str:
-    """What VLM-R1 asks, in our words: find these labels; a fenced JSON list, or None."""
+    """VLM-R1's question, in our own words: find these labels; a fenced JSON list, or None."""
     labels = ", ".join(sample.meta["labels"])
     return with_images(
         sample,
@@ -120,7 +120,7 @@ def duplicates(groups: Sequence[OutcomeGroup]) -> float | None:
 
 
 def nms(groups: Sequence[OutcomeGroup]) -> float | None:
-    """NMS-AP: COCO's AP of what OVDEval's suppression leaves."""
+    """NMS-AP: COCO's AP after OVDEval's suppression."""
     found, gold = pairs(groups)
     value = evaluate(without_duplicates(found, gold), gold)["AP"]
     return None if value < 0 else value
@@ -229,17 +229,17 @@ COCO_FILTERED = Benchmark(
             "official",
             "VLM-R1 (arXiv 2504.07615), whose script and file were not published: the definition is ours",
             (
-                "Of each image, categories with more than ten boxes are left out; images without boxes are not asked.",
+                "Of each image, categories with more than ten boxes are skipped; images without boxes are not asked.",
                 *_RULES,
                 "COCO's AP over all asked images; greedy precision and recall at IoU 0.5 of one-to-one pairs, labels "
                 "counted.",
             ),
             official,
             (
-                "Boxes of a left-out category still cost precision, because its name is in the list that is asked.",
+                "Boxes of a skipped category still cost precision, because its name is in the prompt's list.",
                 "Crowd regions are no gold and cost nothing.",
                 "pos_2: every category has one box. pos_3: at most ten boxes in all. filtered_positive: only labels "
-                "that are there are asked for.",
+                "that are present are in the prompt.",
                 "Sizes of objects are those of their boxes; AP, AP50 and AP75 do not depend on them.",
             ),
         ),
@@ -324,7 +324,7 @@ OVDEVAL = Benchmark(
                 "material), position, relationship, negation; not the mean of eight columns.",
             ),
             official,
-            ("The ninth subtask (object) is left out, as in the published averages.",),
+            ("The ninth subtask (object) is skipped, as in the published averages.",),
         ),
         "strict": Mode(
             "strict", "this project's graders", (*_RULES, "An item is right when its F1 at IoU 0.5 is 1."), official,

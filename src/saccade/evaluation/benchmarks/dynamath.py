@@ -123,7 +123,7 @@ def write(sample: Sample) -> str:
 
 
 def short_answer(answer_text: str) -> str | None:
-    """The 'short answer' of the outermost {..}, backslashes taken out as the script does; None when that is no JSON."""
+    """The 'short answer' of the outermost {..}, without backslashes, as in the script; None when that is not JSON."""
     start, end = answer_text.find("{"), answer_text.rfind("}")
     if start < 0 or end < start:
         return None
@@ -238,7 +238,7 @@ BENCHMARK = Benchmark(
             (
                 replies.THOUGHT,
                 "The outermost {..} without its backslashes, read as JSON; its 'short answer'.",
-                "When that is no JSON, a judge shortens the reply.",
+                "When that is not JSON, a judge shortens the reply.",
                 "float: the first token as a number, times pi when written with one; within 0.001.",
                 "multiple choice: the only lone letter A to F equals the gold.",
                 "text: the answer, in lower case, is part of the gold.",

@@ -123,7 +123,7 @@ BENCHMARK = Benchmark(
             "EasyR1's and verl's reward for geometry3k: the last box, graded by mathruler",
             (
                 "The last \\boxed of the whole reply; without one the text None.",
-                "The same text is right; unreduced fractions are wrong; a whole-number gold needs a whole number.",
+                "The same text is right; unreduced fractions are wrong; a whole-number gold requires a whole number.",
                 "Numbers must be equal; the rest is decided symbolically.",
             ),
             easy_r1,

@@ -48,7 +48,7 @@ def load(place: Place) -> list[Sample]:
 
 
 def question(sample: Sample) -> str:
-    """Question and lettered options, unless the options are only letters."""
+    """Question and lettered options; without the options when they are only letters."""
     options = list(sample.meta["options"])
     lines = [sample.question]
     if options and options != list("ABCDE")[: len(options)]:
@@ -187,8 +187,8 @@ BENCHMARK = Benchmark(
             ),
             official,
             (
-                "The script evaluates model text with Python's eval and latex2sympy; here plain arithmetic has a "
-                "parser of its own and the rest goes to math-verify in a process that can be killed.",
+                "The script evaluates model text with Python's eval and latex2sympy; here plain arithmetic has its "
+                "own parser and the rest goes to math-verify in a process that can be killed.",
                 "Numbers beyond plain arithmetic (logarithms, sines) are equal at math-verify's six decimals, not two.",
                 "Numbers beyond floats (a tower of powers) equal only the same text; the script's eval hangs or fails.",
                 "The list of deleted units is shorter than the script's may be.",

@@ -164,7 +164,7 @@ BENCHMARK = Benchmark(
     subsets=("all", *VERSIONS, TEXT_ONLY),
     notes=(
         "All five versions weigh the same, so the mean over items is the mean over versions.",
-        "Many tables quote Vision Only alone: say which. `subset='Vision Only'`.",
+        "Many tables quote only Vision Only: state which. `subset='Vision Only'`.",
         "The five versions of a problem are drawn together in intervals.",
     ),
 )

@@ -230,7 +230,7 @@ BENCHMARK = Benchmark(
             (
                 replies.THOUGHT,
                 "A reply that is one of the choices, word for word, is that choice.",
-                "For an integer or float answer, a reply that is such a number is taken.",
+                "For an integer or float answer, a reply that is such a number is used.",
                 "Otherwise a judge extracts, shown five examples, one for each kind of answer.",
                 "A choice: the first letter in parentheses, else a lone capital letter of the options, else the "
                 "nearest choice by edit distance.",
@@ -241,7 +241,7 @@ BENCHMARK = Benchmark(
             (
                 *judging.OWN_WORDING,
                 "Without a judge, a reply that is the gold word for word is right, and the script's optional quick "
-                "rule is used (the text quoted after 'the answer is'); what is left counts as needing a judge.",
+                "rule is used (the text quoted after 'the answer is'); the rest counts as needing a judge.",
                 "A row without `query` gets one in our words.",
             ),
             judge=True,
@@ -260,6 +260,6 @@ BENCHMARK = Benchmark(
     subsets=("testmini",),
     notes=(
         "The nearest choice by edit distance means that nonsense can score by luck.",
-        "Two of the 1,000 questions want a list.",
+        "Two of the 1,000 questions need a list.",
     ),
 )

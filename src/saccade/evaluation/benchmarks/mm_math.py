@@ -1,4 +1,4 @@
-"""MM-Math (Sun et al. 2024, arXiv 2404.05091): open-ended school geometry and algebra, graded by rules alone."""
+"""MM-Math (Sun et al. 2024, arXiv 2404.05091): open-ended school geometry and algebra, graded by rules only."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ BENCHMARK = Benchmark(
                 replies.THOUGHT,
                 "All \\boxed contents, joined by commas; else the $..$ of the last line; else the whole reply.",
                 "cm, dm, m, km, their squares and Chinese names, degree marks, \\left and \\right go; full-width "
-                "punctuation becomes ASCII; stray Chinese goes unless the whole answer is Chinese.",
+                "punctuation becomes ASCII; stray Chinese is removed unless the whole answer is Chinese.",
                 "a < x < b becomes an interval; the rest is split at commas outside brackets; plus-minus is two "
                 "answers.",
                 "Answers and golds are matched one to one, in any order; another number of answers is wrong.",
@@ -197,7 +197,7 @@ BENCHMARK = Benchmark(
             official,
             (
                 "The script parses with sympy in its own process under a 30 s alarm; here math-verify decides symbolic "
-                "equality and equations, in a process that can be killed, and its tolerance stands for the script's "
+                "equality and equations, in a process that can be killed, and its tolerance replaces the script's "
                 f"{SYMBOLIC:g}.",
                 "Equations are equal as math-verify has it, not when their ratio is a whole number.",
             ),

@@ -136,11 +136,11 @@ BENCHMARK = Benchmark(
                 "Otherwise it is unknown: a judge's there, open here.",
             ),
             vlmeval,
-            ("No judge is asked: replies with both words or neither count as needing one.",),
+            ("No judge is used: replies with both words or neither count as needing one.",),
             judge=True,
         ),
         "strict": replies.strict_mode(
-            strict_rule, ("Whole words in English and Chinese; an opening yes or no on its own decides.",)
+            strict_rule, ("Whole words in English and Chinese; an opening yes or no by itself decides.",)
         ),
     },
     headline=BenchmarkScore("sum", points(None), "points"),

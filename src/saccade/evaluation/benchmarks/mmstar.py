@@ -48,7 +48,7 @@ def _sample(table: Table, row: dict[str, Any]) -> Sample:
 
 
 def options_in(question: str) -> list[str]:
-    """The texts behind 'A: ', 'B: ' .. of a question that holds its options; [] unless they run from A."""
+    """The texts behind 'A: ', 'B: ' .. of a question that holds its options; [] when they do not start at A."""
     marks = list(_OPTIONS.finditer(question))
     if [mark[1] for mark in marks] != list(LETTERS[: len(marks)]) or len(marks) < 2:
         return []

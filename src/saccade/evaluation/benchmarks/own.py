@@ -27,7 +27,7 @@ OWN = "own"
 
 
 def heldout_seed(seed: int) -> int:
-    """A world seed of its own name space in [2^62, 2^63): no training seed, which people choose small, meets it."""
+    """A world seed in its own namespace, [2^62, 2^63), which training seeds, usually small, do not reach."""
     digest = hashlib.sha256(f"saccade/held-out/{seed}".encode()).digest()
     return (1 << 62) | (int.from_bytes(digest[:8], "big") >> 2)
 
@@ -72,7 +72,7 @@ def load_world(place: Place) -> list[Sample]:
 
 def load_rows(place: Place) -> list[Sample]:
     if place.data is None:
-        raise ValueError("benchmark 'jsonl' asks the questions of a file: give path=FILE")
+        raise ValueError("benchmark 'jsonl' needs a file of questions: give path=FILE")
     name = place.format or "vlm_r1"
     if name not in READERS:
         raise ValueError(f"format is {name!r}; expected one of {', '.join(READERS)}")
@@ -113,7 +113,7 @@ def own_benchmark(samples: Sequence[Sample], template: str | None = None) -> Ben
 
 
 def _by_split(sample: Sample) -> Sample:
-    """Its split is its own, else the data set that it came from."""
+    """Its split, else the data set that it came from."""
     split = str(sample.meta.get("split") or sample.meta.get("source") or "test")
     return _sliced(sample, {"split": split, "task": sample.task, "split / task": f"{split} / {sample.task}"})
 
@@ -151,7 +151,7 @@ BENCHMARKS = (
         headline=ACCURACY,
         slices=("split", "task"),
         subsets=("all", *(split for split in SPLITS if split != "train")),
-        notes=(f"Seed {WORLD_SEED} of the held-out name space, which no training seed meets.",),
+        notes=(f"Seed {WORLD_SEED} of the held-out namespace, which no training seed reaches.",),
         needs_data=False,
     ),
     Benchmark(

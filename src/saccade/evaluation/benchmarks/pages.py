@@ -1,4 +1,4 @@
-"""What the documentation says of every benchmark, made from the table so that it cannot drift."""
+"""The documentation of every benchmark, generated from the table so that it cannot drift."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from saccade.types import Sample
 
 
 def with_images(sample: Sample, text: str) -> str:
-    """The text with one marker per image: as it stands, or with all images in front."""
+    """The text with one marker per image: unchanged if it has markers, else with all images in front."""
     if IMAGE not in text:
         return IMAGE * len(sample.images) + text
     if text.count(IMAGE) != len(sample.images):
@@ -37,7 +37,7 @@ def template(name: str) -> Prompt:
 
 
 def around(prompt: Prompt, name: str | None) -> Prompt:
-    """The prompt inside a template of training; `None` leaves it."""
+    """The prompt inside a template of training; `None` leaves it unchanged."""
     if name is None or TEMPLATES[name].text == "{question}":
         return prompt
     outer = TEMPLATES[name]

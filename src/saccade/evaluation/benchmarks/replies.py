@@ -1,4 +1,4 @@
-"""What all modes do to a reply first, and the graders of the strict mode, which are those of training."""
+"""How all modes parse a reply, and the graders of the strict mode, which are those of training."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from saccade.parsing import parse_final, read_reply
 from saccade.types import Frame, Sample
 
 THOUGHT = "Thought is stripped first (up to the last </think>), then the inside of the last <answer> block is taken, \
-else all that is left; a reply that ends inside its thought has no answer."
-"""The step that every official mode here has in front of its rules: the originals were written before models that
-think aloud."""
+else the whole remainder; a reply that ends inside its thought has no answer."
+"""The step before the rules of every official mode here: the originals predate reasoning models."""
 STRICT_RULE = "The last <answer> block after all thought, else the last \\boxed, else what follows 'final answer', \
 else the whole rest."
 
 LONGEST = 500
-"""Characters of an answer that may go to a symbolic check."""
+"""Maximum characters of an answer for a symbolic check."""
 _TAG = re.compile(r"</?answer>")
 
 
 def read(text: str, frames: Sequence[Frame] = ()) -> ParsedReply:
-    """The reply as protocols see it."""
+    """The reply as protocols read it."""
     reply = read_reply(text)
     answer_text = reply.answer if reply.answer is not None else _TAG.sub(" ", reply.rest).strip()
     unended = reply.answer is None and not answer_text and "<think>" in text and "</think>" not in text
@@ -39,7 +38,7 @@ VerdictRule = Callable[[str, Sample], Verdict]
 
 
 def strict_mode(rule: VerdictRule, says: Sequence[str]) -> Mode:
-    """Rules alone, no network: the answer read as in training, graded by `rule`, which `says` puts in words."""
+    """Rules only, no network: the answer read as in training, graded by `rule`, which `says` describes."""
 
     def grade(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
         return strict_grade(reply, sample, rule)
@@ -71,5 +70,6 @@ def by_task(answer: str, sample: Sample) -> Verdict:
 
 
 def symbolic(answer: str, gold: str) -> bool:
-    """Whether math-verify, in a process that can be killed, holds two normal forms equal; a long text is no answer."""
+    """Whether math-verify, in a process that can be killed, finds two normal forms equal; a long text is never
+    equal."""
     return len(answer) <= LONGEST and math_pool.shared().verify(gold, answer).right is True

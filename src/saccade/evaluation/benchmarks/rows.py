@@ -40,7 +40,7 @@ def find(place: Place, names: Sequence[str]) -> list[Path]:
     """The file that `place.data` is, or the files in the folder that match the first pattern with any. ValueError."""
     path = place.data
     if path is None:
-        raise ValueError("there is no path; give the benchmark's file or folder as path=...")
+        raise ValueError("no path; give the benchmark's file or folder as path=...")
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -51,13 +51,14 @@ def find(place: Place, names: Sequence[str]) -> list[Path]:
         found = sorted(one for one in path.glob(name) if one.is_file())
         if found:
             return found
-    raise ValueError(f"{path}: holds none of {', '.join(names)}; give the file itself, or that layout")
+    raise ValueError(f"{path}: contains none of {', '.join(names)}; give the file itself, or that layout")
 
 
 def rows_of(place: Place, names: Sequence[str], hub: tuple[str, str | None, str]) -> Iterator[tuple[Table, str, Row]]:
-    """(table, place, row) of every row; `hub` is (name, configuration, split), asked when there is no path.
+    """(table, place, row) of every row; `hub` is (name, configuration, split), read when there is no path.
 
-    A row that cannot be read raises ValueError with its place: a benchmark without some of its rows is another one.
+    A row that cannot be read raises ValueError with its place: a benchmark without some of its rows is a different
+    benchmark.
     """
     if place.data is None:
         table = Table(place, None, hub[0])
@@ -102,9 +103,10 @@ def _rows_by_key(file: Path) -> list[Placed] | None:
 
 
 def tsv_rows(file: Path) -> Iterator[Placed]:
-    """Rows of VLMEvalKit's TSV: columns by name, images in base64; an image that is another row's index is that one's.
+    """Rows of VLMEvalKit's TSV: columns by name, images in base64; an image that is the index of another row refers to
+    that row's image.
 
-    Numbers stay texts.
+    Numbers stay strings.
     """
     csv.field_size_limit(1 << 30)
     images: dict[str, str] = {}
@@ -112,7 +114,7 @@ def tsv_rows(file: Path) -> Iterator[Placed]:
         for number, row in enumerate(csv.DictReader(lines, delimiter="\t"), 2):
             where = f"{file.name}:{number}"
             if None in row or None in row.values():
-                yield where, ValueError("has another number of columns than the first line")
+                yield where, ValueError("has a different number of columns from the first line")
                 continue
             held: Row = dict(row)
             image = held.get("image", "")
@@ -124,7 +126,7 @@ def tsv_rows(file: Path) -> Iterator[Placed]:
 
 
 def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Placed]:
-    """Rows of a data set on the hub, images left as bytes. ValueError when it cannot be had."""
+    """Rows of a data set on the hub, images left as bytes. ValueError when it cannot be read."""
     try:
         datasets: Any = import_module("datasets")  # optional, so a type checker may not find it
     except ImportError:
@@ -137,7 +139,7 @@ def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Place
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"hub {name!r}: split {split!r} cannot be had ({reason}); check the network, or download the files and "
+            f"hub {name!r}: split {split!r} cannot be read ({reason}); check the network, or download the files and "
             "give path=FOLDER"
         ) from error
     number = count(1)

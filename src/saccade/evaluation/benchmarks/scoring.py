@@ -1,4 +1,4 @@
-"""Adding up: accuracies with intervals for everything and for slices, and the figures that are not plain means."""
+"""Aggregation: accuracies with intervals, overall and per slice, and the figures that are not plain means."""
 
 from __future__ import annotations
 
