@@ -1,4 +1,4 @@
-"""Small benchmarks in their official layouts, written by hand, and a respondent that says what it is told."""
+"""Small benchmarks in their official layouts, written by hand, and a model under test with given replies."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Canned:
 
     def _one(self, question: EvalQuestion, n: int) -> Answers:
         self.asked.append(question.sample.id)
-        said = self.say(question.sample)
-        if isinstance(said, Failed):
-            return said
-        texts = said if isinstance(said, list) else [said] * n
+        reply = self.say(question.sample)
+        if isinstance(reply, Failed):
+            return reply
+        texts = reply if isinstance(reply, list) else [reply] * n
         frames = frames_of(question.sample, self.frame)
         return [Completion(text, (1,) * len(text.split()), frames=frames) for text in texts]
 

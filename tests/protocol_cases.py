@@ -1,4 +1,4 @@
-"""What the tests of official protocols share: a sample in a line, a judge that says what it is told, the grade."""
+"""What the tests of official protocols share: a sample in a line, a judge with given replies, the grade."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FRAME = Frame("thousand", (200, 100), (200, 100))
 
 
 class Judge:
-    """Says the texts it was given, in order; keeps what it was asked."""
+    """Returns the given texts, in order; keeps the prompts."""
 
     id = "a judge"
 

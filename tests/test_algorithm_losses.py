@@ -56,7 +56,7 @@ def test_a_constant_group_has_advantages_of_exactly_zero() -> None:
         assert advantages(third, std=std, eps=1e-12).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_masked_members_leave_mean_and_std() -> None:
+def test_masked_members_are_excluded_from_mean_and_std() -> None:
     got = advantages(torch.tensor([1.0, 99.0, 0.0]), torch.tensor([True, False, True]), eps=0.0)
     assert got.tolist() == pytest.approx([math.sqrt(0.5), 0.0, -math.sqrt(0.5)])
 
@@ -123,7 +123,7 @@ def test_k2_and_k3_agree_to_second_order_and_k3_is_never_negative() -> None:
     assert abs(float(k2(small, 0 * small) - k3(small, 0 * small))) < 1e-9
 
 
-def test_the_expected_gradient_of_each_estimator_is_what_its_docstring_says() -> None:
+def test_the_expected_gradient_of_each_estimator_is_the_one_in_its_docstring() -> None:
     # exact expectation over a vocabulary of 4: k1's gradient vanishes, k2's is that of the KL
     logits = torch.tensor([0.3, -0.2, 0.9, 0.0], dtype=torch.float64, requires_grad=True)
     ref = torch.tensor([0.1, 0.4, -0.3, 0.2], dtype=torch.float64).log_softmax(0)

@@ -51,7 +51,7 @@ def test_a_last_stage_with_a_truncation_rule_can_end_the_run_early() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25), st.integers(0, 24))
-def test_a_state_that_went_through_json_goes_on_as_before(shares: list[float], at: int) -> None:
+def test_a_state_that_went_through_json_continues_as_before(shares: list[float], at: int) -> None:
     schedule = Schedule((stage("a", truncation_below=0.4, over=3, at_most=8), stage("b")), num_steps=20)
     state = ScheduleState()
     for i, share in enumerate(shares):

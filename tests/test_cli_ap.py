@@ -29,8 +29,8 @@ def run(capsys, tmp_path: Path, found: Any, truth: Any, *more: str) -> tuple[int
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(SystemExit) as ended:
         cli.main(["ap", str(tmp_path / "found.json"), str(tmp_path / "truth.json"), *more])
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
 
 
 def test_all_figures_are_printed(capsys, tmp_path: Path):
@@ -59,7 +59,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("found", "truth", "words"), BAD, ids=[words for _, _, words in BAD])
-def test_a_file_that_is_not_right_is_one_line_with_its_place(capsys, tmp_path: Path, found, truth, words: str):
+def test_an_invalid_file_is_one_line_with_its_place(capsys, tmp_path: Path, found, truth, words: str):
     status, out, err = run(capsys, tmp_path, found, truth)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1 and words in err

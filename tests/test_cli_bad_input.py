@@ -1,4 +1,4 @@
-"""What a person can mend is one line on stderr and status 2, before any long work, and leaves nothing behind."""
+"""User errors are one line on stderr and status 2, before any long work, and leave no files behind."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def refused(capsys, *argv: object) -> str:
     """The one line on stderr; stdout must be empty."""
     with pytest.raises(SystemExit) as ended:
         cli.main([str(word) for word in argv])
-    said = capsys.readouterr()
-    assert ended.value.code == 2, said.err
-    assert said.out == ""
-    assert said.err.startswith("saccade: ") and said.err.count("\n") == 1, said.err
-    return said.err
+    captured = capsys.readouterr()
+    assert ended.value.code == 2, captured.err
+    assert captured.out == ""
+    assert captured.err.startswith("saccade: ") and captured.err.count("\n") == 1, captured.err
+    return captured.err
 
 
 def rl(capsys, world: Path, tmp_path: Path, *overrides: str) -> str:
     message = refused(capsys, "rl", world / "rl.yaml", "--out", tmp_path / "run", *overrides)
-    assert not (tmp_path / "run").exists(), "a refused run leaves nothing behind"
+    assert not (tmp_path / "run").exists(), "a rejected run leaves no files behind"
     return message
 
 

@@ -193,9 +193,9 @@ def test_wrong_input_ends_with_2_and_one_clear_line(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("check", *argv) == 2
-    said = capsys.readouterr().err.strip()
-    assert message in said
-    assert "Traceback" not in said
+    captured = capsys.readouterr().err.strip()
+    assert message in captured
+    assert "Traceback" not in captured
 
 
 def test_real_data_is_safe_to_train_on_and_its_splits_do_not_overlap(real_data: Path, tmp_path: Path) -> None:
@@ -211,14 +211,14 @@ def test_an_export_of_the_world_is_safe_to_train_on(tmp_path: Path) -> None:
     assert run("check", tmp_path / "set/train.jsonl", "--from", "vlm_r1", "--model", "base") == 0
 
 
-def test_convert_writes_lists_what_it_left_out_and_refuses_to_write_twice(
+def test_convert_writes_lists_what_it_skipped_and_refuses_to_write_twice(
     tmp_path: Path, clean: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "t.jsonl", [*clean, "{"])
     assert run("convert", path, tmp_path / "out", "--from", "vlm_r1", "--images", "hash") == 0
-    said = capsys.readouterr()
-    assert "6 rows (refer 6), 6 images hash" in said.out
-    assert "t.jsonl:7: not JSON" in said.err
+    captured = capsys.readouterr()
+    assert "6 rows (refer 6), 6 images hash" in captured.out
+    assert "t.jsonl:7: not JSON" in captured.err
     assert run("check", tmp_path / "out") == 0
     assert run("convert", path, tmp_path / "out", "--from", "vlm_r1") == 2
     assert "is not an empty folder" in capsys.readouterr().err
@@ -272,7 +272,7 @@ print(before, checked, peak())
 
 
 def peaks(path: Path, number: int) -> tuple[float, float, float]:
-    """MB: before, after checking, after converting so many rows."""
+    """MB: before, after checking, after converting that many rows."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path), str(number)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,4 +1,4 @@
-"""The command line: one clear line for what a person can mend, a traceback for what only we can."""
+"""The command line: one clear line for user errors, a traceback for bugs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_debug_shows_the_traceback(monkeypatch) -> None:
             cli.main(argv)
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch) -> None:
+def test_an_internal_error_keeps_its_traceback(monkeypatch) -> None:
     def broken() -> None:
         raise KeyError("ours")
 

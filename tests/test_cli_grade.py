@@ -46,9 +46,9 @@ def test_rows_are_graded_in_order_and_summed_up(tmp_path, capsys):
     ]
     assert (graded[0]["answer"], graded[0]["found"], graded[1]["id"]) == ("B", "answer block", 7)
     assert all(0 <= row["seconds"] < 5 and row["gold"] == ROWS[i]["gold"] for i, row in enumerate(graded))
-    said = capsys.readouterr().out
-    assert "5 right, 2 wrong, 1 ungradable of 8" in said and "1 of 2 as expected" in said
-    assert "expected wrong, got right (number: math_vision)" in said and "math: unit" in said
+    captured = capsys.readouterr().out
+    assert "5 right, 2 wrong, 1 ungradable of 8" in captured and "1 of 2 as expected" in captured
+    assert "expected wrong, got right (number: math_vision)" in captured and "math: unit" in captured
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graded.jsonl", "pairs.jsonl"]
 
 

@@ -27,7 +27,7 @@ def run(*argv: object) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_command_says_that_a_recipe_fits(qwen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_that_a_recipe_fits(qwen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "plan.json"
     words = ("plan", "vlm_r1_rec_3b", f"model.path={qwen}", "--memory", 400, "--json", out, "--check")
     assert run(*words, "--completion-tokens", 256) == 0
@@ -40,9 +40,9 @@ def test_the_command_says_that_a_recipe_fits(qwen: Path, tmp_path: Path, capsys:
 def test_a_recipe_that_does_not_fit_fails_only_when_checked(qwen: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("plan", "vlm_r1_rec_3b", f"model.path={qwen}", "--memory", 24)
     assert run(*words) == 0
-    said = capsys.readouterr().out
-    assert "does not fit: stage main needs" in said
-    assert "--gpus" not in said
+    captured = capsys.readouterr().out
+    assert "does not fit: stage main needs" in captured
+    assert "--gpus" not in captured
     assert run(*words, "--check") == 1
 
 
@@ -91,7 +91,7 @@ def test_sft_has_a_plan_too(qwen: Path, capsys: pytest.CaptureFixture[str]) -> N
         (("vlm_r1_rec_3b", "--json", "/nowhere/at/all.json"), "there is no folder"),
     ],
 )
-def test_what_cannot_be_planned_is_said(words: tuple[str, ...], expected: str, capsys) -> None:
+def test_what_cannot_be_planned_is_reported(words: tuple[str, ...], expected: str, capsys) -> None:
     assert run("plan", *words) == 2
     assert expected in capsys.readouterr().err
 

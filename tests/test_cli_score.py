@@ -17,8 +17,8 @@ def run(capsys, *argv: object) -> tuple[int, str, str]:
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         cli.main(["score", *(str(word) for word in argv)])
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
 
 
 def write(folder: Path, name: str, *rows: dict[str, Any]) -> None:
@@ -96,8 +96,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, capsys):
     out = folder / "rows.jsonl"
 
     def refused(words: str, rubric: object = "number", path: Path = folder / "rollouts.jsonl") -> None:
-        status, said, err = run(capsys, path, "--rubric", rubric, "--out", out)
-        assert (status, said, err.count("\n")) == (2, "", 1), err
+        status, captured, err = run(capsys, path, "--rubric", rubric, "--out", out)
+        assert (status, captured, err.count("\n")) == (2, "", 1), err
         assert words in err
         assert not out.exists() and not list(folder.glob(".*partial"))
 

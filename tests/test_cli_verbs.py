@@ -1,4 +1,4 @@
-"""The verbs that train and predict: what they leave behind, what they say, and how a run goes on."""
+"""The verbs that train and predict: their files, their output, and how a run resumes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_rl_takes_a_reward_of_ones_own_and_the_run_goes_on_with_it(world: Path, tmp_path: Path, capsys) -> None:
+def test_rl_takes_the_users_own_reward_and_the_run_resumes_with_it(world: Path, tmp_path: Path, capsys) -> None:
     out, own = tmp_path / "run", f"{world / 'rewards.py'}:even_tokens"
     assert run("rl", world / "rl.yaml", "--out", out, "--reward", own, "--deadline", "9", "num_steps=1") == 0
     rows = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
@@ -61,7 +61,7 @@ def test_rl_takes_a_reward_of_ones_own_and_the_run_goes_on_with_it(world: Path, 
     assert not (tmp_path / "other").exists()
 
 
-def test_rl_leaves_a_run_that_reports_and_is_not_overwritten(world: Path, tmp_path: Path, capsys) -> None:
+def test_rl_writes_a_run_that_reports_and_is_not_overwritten(world: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
     assert run("rl", world / "rl.yaml", "--out", out) == 0
     assert f"{out}: 2 steps done" in capsys.readouterr().out
@@ -79,7 +79,7 @@ def test_steps_that_move_nothing_are_named(world: Path, tmp_path: Path, capsys) 
     assert "no update in 2 of 2 steps: 1, 2" in capsys.readouterr().out
 
 
-def test_sft_leaves_a_checkpoint_that_predict_takes(world: Path, tmp_path: Path, capsys) -> None:
+def test_sft_writes_a_checkpoint_that_predict_loads(world: Path, tmp_path: Path, capsys) -> None:
     assert run("sft", world / "sft.yaml", "--out", tmp_path / "run") == 0
     model = tmp_path / "run" / "checkpoints" / "last"
     argv = ("predict", "--model", model, "--max-new-tokens", "3", "--draw", tmp_path / "p.png")
@@ -89,11 +89,11 @@ def test_sft_leaves_a_checkpoint_that_predict_takes(world: Path, tmp_path: Path,
     assert "seconds: " in out
 
 
-def test_resume_finds_the_kind_and_goes_on_to_the_same_end(world: Path, tmp_path: Path, capsys) -> None:
+def test_resume_finds_the_kind_and_reaches_the_same_end(world: Path, tmp_path: Path, capsys) -> None:
     for verb in ("rl", "sft"):
         whole = tmp_path / verb
         assert run(verb, world / f"{verb}.yaml", "--out", whole, "checkpoint.every=1") == 0
-        said = (whole / "metrics.jsonl").read_text().splitlines()
+        first = (whole / "metrics.jsonl").read_text().splitlines()
         last = latest(whole)
         assert last is not None and last.step == 2
         for file in last.path.iterdir():
@@ -102,13 +102,11 @@ def test_resume_finds_the_kind_and_goes_on_to_the_same_end(world: Path, tmp_path
         assert run("resume", whole) == 0
         assert "2 steps done" in capsys.readouterr().out
         again = (whole / "metrics.jsonl").read_text().splitlines()
-        losses = [[json.loads(line).get("policy/grad_norm") for line in lines] for lines in (said, again)]
+        losses = [[json.loads(line).get("policy/grad_norm") for line in lines] for lines in (first, again)]
         assert losses[0] == losses[1]
 
 
-def test_a_run_of_earlier_keys_reports_and_resumes_once_they_are_spelled_anew(
-    world: Path, tmp_path: Path, capsys
-) -> None:
+def test_a_run_of_earlier_keys_reports_and_resumes_once_they_are_renamed(world: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "old"
     assert run("rl", world / "rl.yaml", "--out", out) == 0
     now = yaml.safe_load((out / "config.yaml").read_text())
@@ -133,8 +131,8 @@ def test_a_run_of_earlier_keys_reports_and_resumes_once_they_are_spelled_anew(
     }.items():
         assert f"{out}/config.yaml:{places[key.split('.')[-1]]}: unknown key '{key}'; {way_out}\n" in err
     assert "'loss.surrogate': got 'clipped', expected a section with kind: clipped, kind: cispo or kind:" in err
-    anew = now | {"loss": now["loss"] | {"surrogate": {"kind": "clipped"}}}
-    (out / "config.yaml").write_text(yaml.safe_dump(anew))
+    renamed = now | {"loss": now["loss"] | {"surrogate": {"kind": "clipped"}}}
+    (out / "config.yaml").write_text(yaml.safe_dump(renamed))
     assert run("resume", out) == 0, "what it leaves to the defaults is as it was"
 
 
@@ -184,7 +182,7 @@ PRESET = "presets/"
 COMPLETED = ["model.path=base", "data=[{source: world, task: count}]", "optim.lr=1e-6"]
 """What a preset leaves to the recipe that extends it."""
 STAGES = ["stages=[{max_new_tokens: 8, group_size: 2}]", "num_steps=600"]
-"""What one that is a loss alone leaves too."""
+"""What a preset of only a loss leaves too."""
 
 
 @pytest.mark.parametrize("name", [name for name, file in packaged().items() if kind(file) in VERBS_OF])

@@ -92,12 +92,12 @@ def test_an_unknown_key_inside_a_union_in_a_list_names_the_nearest_key_of_its_me
     assert message(path) == f"{path}:5: unknown key 'data.1.wieght'; did you mean 'weight'?"
 
 
-def test_a_wrong_type_says_got_and_expected(tmp_path: Path) -> None:
+def test_a_wrong_type_reports_got_and_expected(tmp_path: Path) -> None:
     path = write(tmp_path, "\nstages:\n  - group_size: many\n")
     assert message(path) == f"{path}:3: 'stages.0.group_size': got 'many', expected a valid integer"
 
 
-def test_a_number_out_of_range_says_the_range(tmp_path: Path) -> None:
+def test_a_number_out_of_range_reports_the_range(tmp_path: Path) -> None:
     path = write(tmp_path, "stages: [{group_size: 1}]\n")
     assert message(path) == f"{path}:1: 'stages.0.group_size': got 1, expected greater than or equal to 2"
 
@@ -225,7 +225,7 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     assert "extends itself" in message(write(tmp_path, "extends: base.yaml\n"))
 
 
-def test_a_recipe_that_is_nowhere_is_said_by_name(tmp_path: Path) -> None:
+def test_a_missing_recipe_is_reported_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such recipe"):
         load(tmp_path / "none.yaml", Recipe)
     assert "nothing: no such recipe" in message(write(tmp_path, "extends: nothing\n"))

@@ -35,7 +35,7 @@ def recipe(name: str, folder: Path, **given: Any) -> EvalRecipe:
 
 
 def gold(name: str, mode: str, sample: Sample) -> str:
-    """A reply that says the gold answer in the form that the mode wants."""
+    """A reply that says the gold answer in the form that the mode expects."""
     answer: Any = sample.answer
     if name in ("world", "jsonl"):
         return TASKS[sample.task].write_gold(sample, frames_of(sample))
@@ -53,7 +53,7 @@ def gold(name: str, mode: str, sample: Sample) -> str:
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES)
-def test_gold_replies_score_full_marks_and_one_corrupted_reply_costs(name, mode, tmp_path):
+def test_gold_replies_score_full_marks_and_one_corrupted_reply_lowers_the_score(name, mode, tmp_path):
     small = {"limit": 6} if name == "world" else {}
     asked = recipe(name, tmp_path, mode=mode, to="gold", **small)
     best = {"mme": 200.0 * 3}.get(name, RIGHT_IN_ALL)
@@ -70,7 +70,7 @@ def test_gold_replies_score_full_marks_and_one_corrupted_reply_costs(name, mode,
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
-def test_every_prompt_has_a_marker_per_image_and_an_id_of_its_own(name, tmp_path):
+def test_every_prompt_has_a_marker_per_image_and_its_own_id(name, tmp_path):
     asked = recipe(name, tmp_path)
     samples = plan(asked).samples
     for prompt in BENCHMARKS[name].prompts.values():
@@ -81,7 +81,7 @@ def test_every_prompt_has_a_marker_per_image_and_an_id_of_its_own(name, tmp_path
     assert len({id for id, _ in texts}) == len(texts) and all("." in id for id in ids)
 
 
-def test_the_gold_never_stands_in_the_prompt_of_a_question_with_a_number(tmp_path):
+def test_the_gold_is_never_in_the_prompt_of_a_question_with_a_number(tmp_path):
     for name in ("mathvista", "mm_math", "chartqa"):
         (tmp_path / name).mkdir()
         asked = plan(recipe(name, tmp_path / name))
@@ -129,7 +129,7 @@ def test_a_local_model_that_was_killed_gives_the_same_items(tmp_path):
     assert {p.name for p in Path(cut.out).iterdir()} >= {"config.yaml", "environment.json", "results.json"}
 
 
-def test_questions_that_the_server_did_not_answer_are_no_wrong_answers_and_are_asked_again(tmp_path):
+def test_questions_that_the_server_did_not_answer_are_not_wrong_answers_and_are_asked_again(tmp_path):
     asked = recipe("mmstar", tmp_path, batch_size=2)
     down = Canned(lambda s: Failed("status 503") if s.id in "12" else gold("mmstar", "official", s))
     results = evaluate(asked, answerer=down)
@@ -146,7 +146,7 @@ def test_a_server_that_never_answers_is_an_error_and_no_score(tmp_path):
         evaluate(recipe("mmstar", tmp_path), answerer=Canned(lambda s: Failed("status 500")))
 
 
-def test_only_the_first_attempt_counts_unless_retries_are_asked_for(tmp_path):
+def test_only_the_first_attempt_counts_unless_retries_are_requested(tmp_path):
     def unfinished_once():
         seen = set()
 
@@ -174,7 +174,7 @@ def test_retries_stop_at_their_number_and_are_refused_where_they_change_nothing(
         recipe("mmstar", tmp_path, retries_until_parsed=3)
 
 
-def test_without_a_judge_open_items_are_named_and_count_as_not_right(tmp_path):
+def test_without_a_judge_open_items_are_named_and_count_as_wrong(tmp_path):
     def say(sample):
         return "It is about seven, I think." if sample.id == "2" else gold("mathvista", "official", sample)
 
@@ -206,7 +206,7 @@ def test_versions_of_a_problem_are_drawn_together(tmp_path):
     assert (row["low"], row["high"]) == (0.0, 1.0)  # two problems, not ten answers
 
 
-def test_worst_case_wants_all_variants_of_a_seed_question(tmp_path):
+def test_worst_case_needs_all_variants_of_a_seed_question(tmp_path):
     last = Canned(lambda s: "zebra" if s.meta["variant"] == "9" and s.meta["group"] == "0" else gold("dynamath", "", s))
     scores = {r["score"]: r["value"] for r in evaluate(recipe("dynamath", tmp_path), answerer=last)["scores"][:4]}
     assert scores["average"] == pytest.approx(29 / 30) and scores["worst_case"] == pytest.approx(2 / 3)
@@ -247,7 +247,7 @@ def test_the_label_that_is_listed_last_decides_nms_ap(tmp_path):
     assert (right["value"], wrong["value"]) == (pytest.approx(1.0), 0.0)
 
 
-def test_coco_filtered_leaves_out_categories_of_more_than_ten_boxes(tmp_path):
+def test_coco_filtered_skips_categories_of_more_than_ten_boxes(tmp_path):
     asked = recipe("coco_filtered", tmp_path)
     samples = plan(asked).samples
     assert [s.id for s in samples] == ["1", "2"] and {b["label"] for s in samples for b in s.answer} == {"cup"}
@@ -302,10 +302,10 @@ def test_real_rows_of_math_vision_and_geometry3k_are_asked_and_graded(real_data,
         assert results["scores"][0]["value"] == 0.0
 
 
-def test_the_documentation_says_what_the_table_says():
+def test_the_documentation_is_generated_from_the_table():
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     found = text[text.index(pages.BEGIN) : text.index(pages.END) + len(pages.END)]
-    assert found == pages.page(BENCHMARKS), "make it anew: saccade eval --describe all"
+    assert found == pages.page(BENCHMARKS), "regenerate it: saccade eval --describe all"
 
 
 def test_every_mode_has_rules_and_none_claims_to_be_verified():

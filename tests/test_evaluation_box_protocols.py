@@ -14,7 +14,7 @@ from tests.protocol_cases import CHOICES, REFER, ask, grade
 
 
 @pytest.mark.parametrize(
-    ("said", "official", "vlm_r1", "strict"),
+    ("reply", "official", "vlm_r1", "strict"),
     [
         ('<answer>{"bbox_2d": [100, 100, 500, 500]}</answer>', True, True, True),
         ("<answer>[100, 100, 500, 500]</answer>", True, False, True),  # no braces
@@ -33,10 +33,10 @@ from tests.protocol_cases import CHOICES, REFER, ask, grade
         ),
     ],
 )
-def test_one_box_by_the_three_modes(said, official, vlm_r1, strict):
-    assert grade("refcoco", said, REFER).right is official
-    assert grade("refcoco", said, REFER, mode="vlm_r1").right is vlm_r1
-    assert grade("refcoco", said, REFER, mode="strict").right is strict
+def test_one_box_by_the_three_modes(reply, official, vlm_r1, strict):
+    assert grade("refcoco", reply, REFER).right is official
+    assert grade("refcoco", reply, REFER, mode="vlm_r1").right is vlm_r1
+    assert grade("refcoco", reply, REFER, mode="strict").right is strict
 
 
 def test_vlm_r1_counts_an_overlap_of_a_pixel_as_none_and_equals_the_usual_iou_otherwise():
@@ -67,7 +67,7 @@ def test_an_answer_of_none_is_no_box_and_prose_is_no_list():
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "route"),
+    ("reply", "right", "route"),
     [
         ("\\boxed{B}", True, "letter or text"),
         ("\\boxed{4}", True, "letter or text"),
@@ -77,13 +77,13 @@ def test_an_answer_of_none_is_no_box_and_prose_is_no_list():
         ("a triangle", False, "no number"),
     ],
 )
-def test_geometry3k_takes_the_nearest_choice(said, right, route):
-    found = grade("geometry3k", said, ask("B", "choice", **CHOICES))
+def test_geometry3k_takes_the_nearest_choice(reply, right, route):
+    found = grade("geometry3k", reply, ask("B", "choice", **CHOICES))
     assert (found.right, found.route) == (right, route)
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "right"),
+    ("reply", "gold", "right"),
     [
         ("\\boxed{12}", "12", True),
         ("12", "12", False),  # no box
@@ -96,5 +96,5 @@ def test_geometry3k_takes_the_nearest_choice(said, right, route):
         ("\\boxed{5.8}", "3\\sqrt{3.7}", False),
     ],
 )
-def test_geometry3k_as_easy_r1_rewards_it(said, gold, right):
-    assert grade("geometry3k", said, ask(gold), mode="easy_r1").right is right
+def test_geometry3k_as_easy_r1_rewards_it(reply, gold, right):
+    assert grade("geometry3k", reply, ask(gold), mode="easy_r1").right is right

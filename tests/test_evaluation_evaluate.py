@@ -106,7 +106,7 @@ def test_finished_items_are_not_asked_again(policy, suite, tmp_path):
     assert answers(policy, suite, GREEDY, path) == marked
 
 
-def test_replies_follow_from_the_seed_and_the_question_whatever_is_asked_beside_it(policy, suite):
+def test_replies_follow_from_the_seed_and_the_question_whatever_is_asked_with_it(policy, suite):
     whole = {item.sample_id: item for item in answers(policy, suite, SAMPLED)}
     turned = {item.sample_id: item for item in answers(policy, suite[::-1], SAMPLED)}
     assert turned == whole
@@ -184,7 +184,7 @@ def test_boxes_are_read_in_the_frame_of_the_reply_and_given_in_original_pixels()
     assert gold_boxes("A") == gold_boxes(3) == gold_boxes([]) == ()
 
 
-def test_a_recipe_leaves_a_whole_run_directory_and_refuses_another_one_in_its_place(checkpoint, tmp_path):
+def test_a_recipe_writes_a_complete_run_directory_and_refuses_another_one_in_its_place(checkpoint, tmp_path):
     recipe = EvalRecipe.model_validate(
         {
             "model": {"path": str(checkpoint), "device": "cpu"},

@@ -1,4 +1,4 @@
-"""The held-out evaluation of a training run: its items, what reads them, and what a killed run leaves of them."""
+"""The held-out evaluation of a training run: its items, what reads them, and what remains of them after a kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.training_runs import rl_recipe, write_world
 
 
 class Killed(BaseException):
-    """A kill that no handler of ours may catch."""
+    """A kill that none of our handlers may catch."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def recipe(world: Path):
     return rl_recipe(world, num_steps=2, eval={"every": 1, "data": [evaluated], "decoding": decoding, "batch_size": 4})
 
 
-def test_each_evaluation_of_a_run_leaves_items_that_its_score_report_and_comparison_agree_with(
+def test_each_evaluation_of_a_run_writes_items_that_its_score_report_and_comparison_agree_with(
     world: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -22,7 +22,7 @@ from tests.protocol_cases import CHOICES, REFER, Judge, ask, grade
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "how"),
+    ("text", "reply", "how"),
     [
         ("yes", "yes", "whole reply"),
         ("<think>no, no</think>yes", "yes", "after thought"),
@@ -32,8 +32,8 @@ from tests.protocol_cases import CHOICES, REFER, Judge, ask, grade
         ("<think>it may be yes", None, "whole reply"),
     ],
 )
-def test_thought_is_stripped_and_the_last_answer_block_opened(text, said, how):
-    assert (read(text).final_text, read(text).how) == (said, how)
+def test_thought_is_stripped_and_the_last_answer_block_opened(text, reply, how):
+    assert (read(text).final_text, read(text).how) == (reply, how)
 
 
 # ------------------------------------------------------------------------------------------------------------ MathVista
@@ -45,7 +45,7 @@ def vista(answer: str, kind: str, precision: int | None = None, options: tuple[s
 
 
 @pytest.mark.parametrize(
-    ("said", "sample", "right"),
+    ("reply", "sample", "right"),
     [
         ("4 cm", vista("4 cm", "text", options=("3 cm", "4 cm")), True),
         ("7", vista("7", "integer"), True),
@@ -60,8 +60,8 @@ def vista(answer: str, kind: str, precision: int | None = None, options: tuple[s
         ("I see seven of them.", vista("7", "integer"), None),
     ],
 )
-def test_mathvista_extraction_without_a_judge(said, sample, right):
-    found = grade("mathvista", said, sample)
+def test_mathvista_extraction_without_a_judge(reply, sample, right):
+    found = grade("mathvista", reply, sample)
     assert (None if found.needs_judge else found.right) is right
 
 
@@ -131,7 +131,7 @@ def test_a_judge_without_form_is_asked_a_bounded_number_of_times():
     assert found.needs_judge and len(judge.prompts) == 1 + judging.ATTEMPTS
 
 
-def test_mathverse_without_a_judge_accepts_the_gold_word_for_word_alone():
+def test_mathverse_without_a_judge_accepts_only_the_gold_word_for_word():
     sample = ask("12", judged_question="?")
     assert grade("mathverse", "<answer>12</answer>", sample).right
     assert grade("mathverse", "<answer>12.0</answer>", sample).needs_judge
@@ -141,7 +141,7 @@ def test_mathverse_without_a_judge_accepts_the_gold_word_for_word_alone():
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "right"),
+    ("reply", "gold", "right"),
     [
         (r"\boxed{6}", "6", True),
         (r"first \boxed{3} then \boxed{-2}", "-2,3", True),  # any order
@@ -168,8 +168,8 @@ def test_mathverse_without_a_judge_accepts_the_gold_word_for_word_alone():
         ("", "6", False),
     ],
 )
-def test_mm_math_rules(said, gold, right):
-    assert grade("mm_math", said, ask(gold)).right is right
+def test_mm_math_rules(reply, gold, right):
+    assert grade("mm_math", reply, ask(gold)).right is right
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_mm_math_keeps_an_answer_that_is_all_chinese_and_drops_stray_characters(
 
 
 @pytest.mark.parametrize(
-    ("said", "answer", "how"),
+    ("reply", "answer", "how"),
     [
         ("I think it must be B.", "B", "letter at an end"),
         ("It must be (C).", "C", "letter at an end"),
@@ -209,8 +209,8 @@ def test_mm_math_keeps_an_answer_that_is_all_chinese_and_drops_stray_characters(
         ("seven", "seven", "whole reply"),
     ],
 )
-def test_math_vision_extraction(said, answer, how):
-    assert math_vision.extract(said) == (answer, how)
+def test_math_vision_extraction(reply, answer, how):
+    assert math_vision.extract(reply) == (answer, how)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_math_vision_clean_up(text, cleaned):
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "options", "right"),
+    ("reply", "gold", "options", "right"),
     [
         ("B.", "B", ("2", "5"), True),  # the clean-up takes the point
         ("<answer>B</answer>", "B", ("2", "5"), True),
@@ -249,8 +249,8 @@ def test_math_vision_clean_up(text, cleaned):
         ("<answer>10^{400}</answer>", "10^{400}", (), True),
     ],
 )
-def test_math_vision_equality(said, gold, options, right):
-    found = grade("math_vision", said, ask(gold, options=list(options)))
+def test_math_vision_equality(reply, gold, options, right):
+    found = grade("math_vision", reply, ask(gold, options=list(options)))
     assert found.right is right
 
 
@@ -258,7 +258,7 @@ def test_math_vision_equality(said, gold, options, right):
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "gold", "right"),
+    ("reply", "kind", "gold", "right"),
     [
         ('{"solution": "s", "short answer": "1.500"}', "float", "1.5", True),
         ('```json\n{"solution": "s", "short answer": 1.501}\n```', "float", "1.5", True),
@@ -278,21 +278,21 @@ def test_math_vision_equality(said, gold, options, right):
         ('{"answer": 3}', "float", "3", None),
     ],
 )
-def test_dynamath_rules(said, kind, gold, right):
-    found = grade("dynamath", said, ask(gold, kind=kind))
+def test_dynamath_rules(reply, kind, gold, right):
+    found = grade("dynamath", reply, ask(gold, kind=kind))
     assert (None if found.needs_judge else found.right) is right
     if right is None:
-        assert grade("dynamath", said, ask(gold, kind=kind), Judge(gold)).right
+        assert grade("dynamath", reply, ask(gold, kind=kind), Judge(gold)).right
 
 
 def test_dynamath_asks_a_judge_only_where_there_is_no_short_answer():
-    for said, asked in (('{"short answer": ""}', 0), ('{"short answer": "x"}', 0), ("", 0), ("7", 1), ('{"a": 1}', 1)):
+    for reply, asked in (('{"short answer": ""}', 0), ('{"short answer": "x"}', 0), ("", 0), ("7", 1), ('{"a": 1}', 1)):
         judge = Judge("2", "2")
-        grade("dynamath", said, ask("2", kind="float"), judge)
-        assert len(judge.prompts) == asked, said
+        grade("dynamath", reply, ask("2", kind="float"), judge)
+        assert len(judge.prompts) == asked, reply
 
 
-def test_dynamath_strictly_wants_the_whole_text():
+def test_dynamath_strictly_needs_the_whole_text():
     assert not grade("dynamath", '{"short answer": ""}', ask("even", kind="text"), mode="strict").right
     assert grade("dynamath", '{"short answer": "Even."}', ask("even", kind="text"), mode="strict").right
     assert dynamath.first_number("two") is None and dynamath.first_number("1/0") is None
@@ -302,7 +302,7 @@ def test_dynamath_strictly_wants_the_whole_text():
 
 
 @pytest.mark.parametrize(
-    ("said", "right"),
+    ("reply", "right"),
     [
         ("B", True),
         ("b) blue", True),
@@ -315,8 +315,8 @@ def test_dynamath_strictly_wants_the_whole_text():
         ("A", False),
     ],
 )
-def test_mmstar_rules(said, right):
-    assert grade("mmstar", said, ask("B", "choice", options=["red", "blue"])).right is right
+def test_mmstar_rules(reply, right):
+    assert grade("mmstar", reply, ask("B", "choice", options=["red", "blue"])).right is right
 
 
 def test_mmstar_reads_the_options_of_a_question():
@@ -327,7 +327,7 @@ def test_mmstar_reads_the_options_of_a_question():
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "right"),
+    ("reply", "gold", "right"),
     [
         ("14", "14", True),
         ("14.7", "14", True),
@@ -345,18 +345,18 @@ def test_mmstar_reads_the_options_of_a_question():
         ("light blue", "blue", False),
     ],
 )
-def test_chartqa_relaxed_accuracy(said, gold, right):
-    assert chartqa.relaxed(said, gold)[0] is right
+def test_chartqa_relaxed_accuracy(reply, gold, right):
+    assert chartqa.relaxed(reply, gold)[0] is right
 
 
-def test_chartqa_strictly_reads_separators_and_wants_years_exactly():
+def test_chartqa_strictly_reads_separators_and_needs_years_exactly():
     strict = [("1,400", "1400", True), ("$14", "14", True), ("2015", "2016", False), ("0.0", "0", True)]
-    for said, gold, right in strict:
-        assert grade("chartqa", said, ask(gold, "chart"), mode="strict").right is right
+    for reply, gold, right in strict:
+        assert grade("chartqa", reply, ask(gold, "chart"), mode="strict").right is right
 
 
 @pytest.mark.parametrize(
-    ("said", "official", "vlmeval"),
+    ("reply", "official", "vlmeval"),
     [
         ("Yes", True, True),
         ("yes, there is", True, True),
@@ -369,10 +369,10 @@ def test_chartqa_strictly_reads_separators_and_wants_years_exactly():
         ("<think>no, no</think>yes", True, True),
     ],
 )
-def test_mme_looks_at_four_characters_and_vlmeval_at_words(said, official, vlmeval):
+def test_mme_looks_at_four_characters_and_vlmeval_at_words(reply, official, vlmeval):
     sample = ask("yes", "yes_no")
-    assert grade("mme", said, sample).right is official
-    found = grade("mme", said, sample, mode="vlmeval")
+    assert grade("mme", reply, sample).right is official
+    found = grade("mme", reply, sample, mode="vlmeval")
     assert (None if found.needs_judge else found.right) is vlmeval
 
 

@@ -91,7 +91,7 @@ def test_splits_models_and_controls_have_rows_of_their_own():
     assert overall == [("rl", None, "test"), ("rl", None, "ood"), ("sft", None, "test"), ("rl", "forced habit", "test")]
 
 
-def test_an_item_whose_gold_cannot_be_graded_leaves_the_count():
+def test_an_item_whose_gold_cannot_be_graded_is_not_counted():
     assert rs.summarize([item(0, True), item(1, None)])[0]["n"] == 1
 
 

@@ -140,7 +140,7 @@ def test_tsv_images_are_base64_or_the_index_of_another_row(tmp_path):
     assert "a different number of columns" in str(dict(tsv_rows(tmp_path / "b.tsv"))["b.tsv:2"])
 
 
-def test_a_row_that_is_not_right_stops_with_file_and_row(tmp_path):
+def test_an_invalid_row_stops_with_file_and_row(tmp_path):
     data = mathvista(tmp_path)
     held = json.loads((data / "testmini.json").read_text(encoding="utf-8"))
     held["2"]["question_type"] = "riddle"
@@ -208,15 +208,15 @@ def test_the_verb_lists_describes_runs_and_compares(tmp_path, capsys):
             assert run(*words, "--out", str(tmp_path / name)) == 0
         before = len(server.requests)
         assert run("eval", str(tmp_path / "a" / "config.yaml")) == 0 and len(server.requests) == before
-    said = capsys.readouterr().out
-    assert "mean_of_splits" in said and "verified against the official script: no" in said
+    shown = capsys.readouterr().out
+    assert "mean_of_splits" in shown and "verified against the official script: no" in shown
     assert run("eval", "--compare", str(tmp_path / "a"), str(tmp_path / "b")) == 0
     assert "+0.0" in capsys.readouterr().out
     assert run("report", str(tmp_path / "a")) == 0 and (tmp_path / "a" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("mathvistas",), "there is no benchmark or recipe 'mathvistas'; did you mean 'mathvista'?"),
         (("benchmark=mathvistas",), "there is no benchmark 'mathvistas'; expected one of mathvista"),
@@ -250,11 +250,11 @@ def test_the_verb_lists_describes_runs_and_compares(tmp_path, capsys):
         (("chartqa", "--judge-model", "x"), "judge.name=VALUE"),
     ],
 )
-def test_what_cannot_be_meant_is_said_in_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_invalid_input_is_reported_in_one_line(words, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("eval", *words) == 2
     captured = capsys.readouterr().err
-    assert said in captured and len(captured.strip().splitlines()) == 1
+    assert expected in captured and len(captured.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 

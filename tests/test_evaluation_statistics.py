@@ -92,7 +92,7 @@ def test_equal_answers_vote_together_however_they_are_spelled():
         ("B", "The answer is B.", ("red", "blue")),
     ],
 )
-def test_the_key_of_a_vote_is_what_the_answer_says(one: str, other: str, options: tuple[str, ...]):
+def test_the_key_of_a_vote_is_the_meaning_of_the_answer(one: str, other: str, options: tuple[str, ...]):
     assert st.vote_key(one, options) == st.vote_key(other, options)
     assert st.vote_key(one, options) != st.vote_key("7.5", options)
 

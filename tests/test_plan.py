@@ -102,7 +102,7 @@ def test_every_family_with_an_adapter_has_a_shape(name: str, tmp_path: Path) -> 
     assert shape.patches_per_token == pytest.approx(policy.adapter.patches(prompt) / visual, rel=0.11)
 
 
-def test_parts_told_by_names_are_those_of_the_adapter(monkeypatch: pytest.MonkeyPatch, tiny: ModelShape) -> None:
+def test_parts_inferred_from_names_are_those_of_the_adapter(monkeypatch: pytest.MonkeyPatch, tiny: ModelShape) -> None:
     monkeypatch.setattr(flops, "ADAPTERS", {})
     by_names = ModelShape.from_model(build("S")[0])
     assert by_names.sharing is None

@@ -35,7 +35,7 @@ def test_the_way_of_counting_decides_where_a_group_is_cut() -> None:
     assert rows(0, 10, replies, 31, repeated_cost) == [PackPlan(0, (0,), 12), PackPlan(0, (1,), 16)]
 
 
-def test_a_reply_too_long_by_itself_has_a_row_of_its_own_and_no_reply_makes_no_row() -> None:
+def test_a_reply_too_long_by_itself_has_its_own_row_and_no_reply_makes_no_row() -> None:
     assert rows(0, 10, [(0, 1), (1, 99), (2, 1)], budget=20) == [
         PackPlan(0, (0,), 11),
         PackPlan(0, (1,), 109),

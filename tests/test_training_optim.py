@@ -19,7 +19,7 @@ def guarded(grad: list[float], **options: Any) -> tuple[nn.Parameter, GuardedOpt
     return weight, GuardedOptimizer(torch.optim.SGD([weight], lr=99.0), OptimConfig(lr=1.0, **options))
 
 
-def test_what_a_recipe_leaves_out_is_plain_adamw_at_a_constant_rate() -> None:
+def test_options_omitted_from_a_recipe_give_plain_adamw_at_a_constant_rate() -> None:
     assert OptimConfig(lr=0.5).model_dump() == {
         "lr": 0.5,
         "warmup_steps": 0,

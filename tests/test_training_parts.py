@@ -159,7 +159,7 @@ def test_the_gradient_is_that_of_the_formula_over_every_rollout_that_counts(
     assert float((got - flat).norm() / flat.norm()) < 1e-6
 
 
-def test_masked_rollouts_leave_the_denominators_and_equal_groups_stay_in_them(
+def test_masked_rollouts_are_not_in_the_denominators_and_equal_groups_stay_in_them(
     policy: Policy, groups: list[Group]
 ) -> None:
     found = count_denominators(groups, 9, learner_of(policy, LossConfig()))
@@ -250,7 +250,7 @@ CAPS = {
     "vlm_r1": [(2048, 8)],
     "vision_r1": [(4096, 16), (8192, 8)],
 }
-"""Stages of the presets that have some; the others are losses alone."""
+"""Stages of the presets that have some; the others are only losses."""
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -307,7 +307,7 @@ def test_a_rubric_that_raises_or_gives_no_number_masks(caplog: pytest.LogCapture
     assert score_all([(lambda c, s: Score(float("nan")), Completion(""), sample)])[0].masked == "the reward is nan"
 
 
-def test_collected_groups_hold_scored_siblings_with_centred_advantages_and_repeat_with_the_seed(world: Path) -> None:
+def test_collected_groups_hold_scored_siblings_with_centered_advantages_and_repeat_with_the_seed(world: Path) -> None:
     recipe = rl_recipe(world)
     policy = load_policy(recipe.model)
     image = Image.new("RGB", (56, 56), (1, 2, 3))
@@ -389,7 +389,7 @@ def test_a_checkpoint_is_complete_or_absent_and_the_links_follow_it(world: Path,
         checkpoint.restore(found, other, GuardedOptimizer(build_optimizer(other.trainable(), OPTIM), OPTIM))
 
 
-def test_records_are_cut_back_to_the_checkpoint_and_missing_rows_are_said(world: Path, tmp_path: Path) -> None:
+def test_records_are_cut_back_to_the_checkpoint_and_missing_rows_are_reported(world: Path, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", rl_recipe(world))
     run.metrics(1, {"a": float("nan"), "b": float("inf"), "c": 0.5})
     sizes = run.sizes()

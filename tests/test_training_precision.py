@@ -61,7 +61,7 @@ def test_weights_of_full_precision_have_no_masters() -> None:
         low.load_state_dict(optimizer.state_dict())
 
 
-def test_a_resumed_bfloat16_run_goes_on_from_the_masters_bit_by_bit(tmp_path: Path) -> None:
+def test_a_resumed_bfloat16_run_continues_from_the_masters_bit_by_bit(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "world")
     model = {"path": str(folder / "model"), "device": "cpu", "dtype": "bfloat16"}
     recipe = rl_recipe(folder, model=model, num_steps=3, optim={"lr": 1e-4}, checkpoint={"every": 1, "keep": 9})

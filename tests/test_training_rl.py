@@ -46,7 +46,7 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 class Killed(BaseException):
-    """A kill that no handler of ours may catch."""
+    """A kill that none of our handlers may catch."""
 
 
 def killed_at(step: int) -> Any:
@@ -226,7 +226,7 @@ def test_what_is_wrong_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_no_disk_space_is_said_before_anything_is_written(
+def test_missing_disk_space_is_reported_before_anything_is_written(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nearly_full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)

@@ -97,7 +97,7 @@ def test_how_a_step_is_cut_never_changes_its_gradient(world: Path, policy: Polic
     assert float((gradients(policy) - whole).norm() / whole.norm()) < 1e-6
 
 
-def test_the_loss_is_that_of_transformers_with_labels_on_the_reply_alone(world: Path, policy: Policy) -> None:
+def test_the_loss_is_that_of_transformers_with_labels_on_the_reply_only(world: Path, policy: Policy) -> None:
     unit = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl", limit=1))).units[0]
     reply = torch.tensor(unit.replies[0])
     ids = torch.cat([unit.prompt.ids_P, reply])[None]
@@ -184,9 +184,7 @@ def test_examples_may_come_from_a_function_and_the_best_checkpoint_then_has_the_
         ({"image": "0.png", "prompt": "x", "response": "  "}, "is empty"),
     ],
 )
-def test_a_row_that_is_not_right_is_named_with_its_line(
-    world: Path, tmp_path: Path, row: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_row_is_named_with_its_line(world: Path, tmp_path: Path, row: dict[str, Any], message: str) -> None:
     path = tmp_path / "cold.jsonl"
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match=message):
@@ -210,13 +208,13 @@ def test_a_recipe_has_one_length(world: Path) -> None:
 
 def test_a_format_is_learned_by_its_replies_or_by_its_gold_in_the_models_frame(policy, tmp_path: Path) -> None:
     Image.new("RGB", (200, 100)).save(tmp_path / "a.png")
-    said = "<think>Here.</think><answer>5</answer>"
-    turns = [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": said}]
+    text = "<think>Here.</think><answer>5</answer>"
+    turns = [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": text}]
     box = [{"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": [20, 10, 120, 90]}]
     (tmp_path / "l.json").write_text(json.dumps([{"image": "a.png", "conversations": turns}]))
     (tmp_path / "v.jsonl").write_text(json.dumps({"image": "a.png", "conversations": box}))
     (reply,) = read_examples(ExampleConfig(source="llava", path=tmp_path / "l.json"))
-    assert reply.reply == said
+    assert reply.reply == text
     gold = read_examples(ExampleConfig(source="vlm_r1", path=tmp_path / "v.jsonl", reply="gold"))
     (unit,) = encode_step(policy.adapter, gold).units
     (frame,) = unit.prompt.frames
@@ -244,7 +242,7 @@ def test_keys_that_do_not_fit_the_source_of_examples_are_refused(keys: dict, mes
 
 
 def test_another_prompt_in_the_same_row_changes_nothing(world: Path, policy: Policy) -> None:
-    """Packed rows of several prompts: each sees its own image, prompt and reply alone, wherever it lies in the row."""
+    """Packed rows of several prompts: each sees its own image, prompt and reply alone, wherever it is in the row."""
     units = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl"))).units
     runner = runner_of(policy, tokens_per_micro_batch=100_000)
     assert runner.choose(units_of(units)).path == "packed"
@@ -260,8 +258,8 @@ def test_another_prompt_in_the_same_row_changes_nothing(world: Path, policy: Pol
     assert not torch.allclose(logprobs(2)[0][: len(alone)], alone[: units[2].reply_tokens], atol=1e-3), "else all agree"
 
 
-def test_a_neighbor_leaves_the_gradient_of_a_row_as_it_was(world: Path, policy: Policy) -> None:
-    """The gradient of two prompts in one row is the sum of theirs alone."""
+def test_a_neighbor_does_not_change_the_gradient_of_a_row(world: Path, policy: Policy) -> None:
+    """The gradient of two prompts in one row is the sum of their own."""
     units = encode_step(policy.adapter, read_examples(ExampleConfig(path=world / "cold.jsonl"))).units[:2]
     tokens = [unit.reply_tokens for unit in units]
     alone = []
@@ -297,7 +295,7 @@ def lengths_of(world: Path, policy: Policy) -> list[int]:
     return sorted(len(unit.prompt) + len(reply) for unit in units for reply in unit.replies)
 
 
-def test_examples_over_the_cutoff_are_left_out_whole_and_counted(world: Path, policy: Policy, tmp_path: Path) -> None:
+def test_examples_over_the_cutoff_are_skipped_and_counted(world: Path, policy: Policy, tmp_path: Path) -> None:
     lengths = lengths_of(world, policy)
     cutoff = lengths[len(lengths) // 2]
     over = sum(length > cutoff for length in lengths)

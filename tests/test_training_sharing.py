@@ -77,11 +77,11 @@ def test_the_loss_on_held_out_examples_does_not_decide_how_training_shares(
     )
     with caplog.at_level(logging.INFO, "saccade"):
         sft.train(recipe, tmp_path / "run")
-    said = [message for message in caplog.messages if message.startswith("shared prefix")]
-    assert len(said) == 1 and said[0].startswith("shared prefix: on (split)")
+    logged = [message for message in caplog.messages if message.startswith("shared prefix")]
+    assert len(logged) == 1 and logged[0].startswith("shared prefix: on (split)")
 
 
-def test_auto_takes_the_packed_path_and_says_what_it_measured(world: Path) -> None:
+def test_auto_takes_the_packed_path_and_logs_what_it_measured(world: Path) -> None:
     policy = policy_of(world)
     decision = sharing.choose_sharing(policy, groups_of(policy), "auto")
     assert (decision.path, decision.sharing) == ("packed", "merged")
@@ -115,7 +115,7 @@ def test_auto_falls_back_when_the_packed_path_is_wrong(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("fault", [lambda grad: grad * 0, lambda grad: grad * torch.nan, lambda grad: grad.flip(1)])
-def test_auto_falls_back_when_the_backward_pass_alone_is_wrong(
+def test_auto_falls_back_when_only_the_backward_pass_is_wrong(
     monkeypatch: pytest.MonkeyPatch, dtype: str, fault: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     """The log-probs are right, so only the gradient can tell; on the base, whose attention matters."""
@@ -182,7 +182,7 @@ def test_the_cached_form_equals_plain_and_is_refused_under_checkpointing(world: 
         branch_logprobs(policy_of(world, gradient_checkpointing=True), packed, sharing="two_phase")
 
 
-def test_a_run_says_its_decision_once_and_records_path_and_saving(
+def test_a_run_logs_its_decision_once_and_records_path_and_saving(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     still = {"lr": 1e-9}  # so that both runs sample the same replies: round-off grows over updates of a larger rate
@@ -348,7 +348,7 @@ def test_a_trained_tower_costs_its_patches_in_tokens(world: Path) -> None:
     assert trained.vision_cost(image) == round(len(image.pixels["pixel_values"]) * tower / language)
 
 
-def test_a_prompt_beyond_the_context_is_refused_by_sample_and_one_beyond_the_budget_is_said(
+def test_a_prompt_beyond_the_context_is_refused_by_sample_and_one_beyond_the_budget_is_reported(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = {"name": "one", "max_new_tokens": 8192, "group_size": 4, "rubric": "test"}
@@ -379,7 +379,7 @@ def test_an_update_that_is_not_finite_is_skipped_kept_and_in_the_end_stops_the_r
     assert {one for batch in kept for one in batch["group_ids"]} & written
 
 
-def test_a_gap_between_engine_and_trainer_is_said_when_ratios_start_from_the_engine(
+def test_a_gap_between_engine_and_trainer_is_reported_when_ratios_start_from_the_engine(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = policy_step._policy_batch
