@@ -92,7 +92,7 @@ def test_files_that_cannot_be_are_refused(tmp_path, capsys):
     assert run(pairs) == 2 and "no rows" in capsys.readouterr().err
     pairs.write_bytes(b'{"prediction": "\xff", "gold": "1"}\n')
     assert run(pairs) == 2 and "no UTF-8" in capsys.readouterr().err
-    assert run(pairs, "--out", pairs) == 2 and "not the input itself" in capsys.readouterr().err
+    assert run(pairs, "--out", pairs) == 2 and "other than the input" in capsys.readouterr().err
     assert run(pairs, "--judge-url", "http://127.0.0.1:9") == 2 and "go together" in capsys.readouterr().err
 
 
