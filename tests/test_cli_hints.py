@@ -1,4 +1,4 @@
-"""What a person gets who types a key of the recipe as an option, and what mistakes cost."""
+"""The message for a recipe key given as an option, and the cost of mistakes."""
 
 from __future__ import annotations
 

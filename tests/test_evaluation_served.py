@@ -91,7 +91,7 @@ def picture_in(folder: Path) -> str:
     return str(folder / picture(folder / "p.png"))
 
 
-def test_boxes_of_a_served_model_want_a_stated_frame(tmp_path):
+def test_boxes_of_a_served_model_need_a_stated_frame(tmp_path):
     data = rec(tmp_path)
     with chat_server(lambda n, r: Answer('<answer>{"bbox_2d": [0, 100, 300, 700]}</answer>')) as server:
         with pytest.raises(ValueError, match=r"give server\.frame"):
@@ -232,7 +232,7 @@ def test_the_verb_lists_describes_runs_and_compares(tmp_path, capsys):
         (("chartqa", "decoding.temperature=0.5"), "temperature: no effect on greedy replies"),
         (("world", "path=."), "benchmark 'world' reads no files"),
         (("world_eval", "subset=ood"), "subset: only for a `benchmark`"),
-        (("world_eval", "benchmark=chartqa"), "got benchmark 'chartqa' and questions of `data` or `world`"),
+        (("world_eval", "benchmark=chartqa"), "got benchmark 'chartqa' and `data` or `world`"),
         (("world_eval", "decoding.greedy=true"), "also_greedy: decoding is greedy already"),
         (("chartqa", "decoding.k=3"), "greedy decoding, where all attempts are equal"),
         (("refcoco", "model=http://x", "server={name: m, resize: 28}"), "'server.resize': got 28"),

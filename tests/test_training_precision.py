@@ -57,7 +57,7 @@ def test_weights_of_full_precision_have_no_masters() -> None:
     optimizer = build_optimizer([("w", weight)], TINY)
     assert optimizer.param_groups[0]["params"][0] is weight
     low = build_optimizer([("w", nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16)))], TINY)
-    with pytest.raises(ValueError, match=r"keep model\.dtype as it was"):
+    with pytest.raises(ValueError, match=r"restore model\.dtype"):
         low.load_state_dict(optimizer.state_dict())
 
 
