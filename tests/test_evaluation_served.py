@@ -94,7 +94,7 @@ def picture_in(folder: Path) -> str:
 def test_boxes_of_a_served_model_need_a_stated_frame(tmp_path):
     data = rec(tmp_path)
     with chat_server(lambda n, r: Answer('<answer>{"bbox_2d": [0, 100, 300, 700]}</answer>')) as server:
-        with pytest.raises(ValueError, match=r"give server\.frame"):
+        with pytest.raises(ValueError, match=r"set server\.frame"):
             evaluate(recipe("refcoco", data, tmp_path / "a", server.url), limits=LIMITS)
         results = evaluate(recipe("refcoco", data, tmp_path / "b", server.url, frame="thousand"), limits=LIMITS)
     items = {item.sample_id: item for item in read_items(tmp_path / "b" / "items.jsonl")}
