@@ -90,14 +90,14 @@ def test_permanent_errors_are_not_retried_and_have_a_hint(status):
     assert len(server.requests) == 1 and f"status {status}" in str(caught.value) and len(str(caught.value)) < 800
 
 
-@pytest.mark.parametrize("answer", [Answer(wait_s=1.0), Answer(wait_s=0.05, drip=True)])
+@pytest.mark.parametrize("answer", [Answer(wait_s=4.0), Answer(wait_s=0.05, drip=True)])
 def test_a_server_that_hangs_or_drips_hits_the_timeout(answer):
     limits = RequestLimits(retries=1, backoff_s=0.001, timeout_s=0.2)
     with chat_server(lambda i, body: answer) as server, Endpoint(server.url, "tiny", limits=limits) as model:
         began = time.monotonic()
         with pytest.raises(EndpointError, match=r"after 2 attempts: no response within 0\.2 s"):
             model.chat(HELLO)
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 3.0
 
 
 def test_the_deadline_bounds_all_attempts_and_pauses():
@@ -106,7 +106,7 @@ def test_the_deadline_bounds_all_attempts_and_pauses():
         began = time.monotonic()
         with pytest.raises(EndpointError):
             model.chat(HELLO)
-        assert time.monotonic() - began < 0.8 and 2 <= len(server.requests) < 20
+        assert time.monotonic() - began < 3.0 and 2 <= len(server.requests) < 20
 
 
 def test_retry_after_is_respected():

@@ -229,9 +229,13 @@ def seconds(reader, text):
     return min(taken)
 
 
+def is_linear(reader, text):
+    once = seconds(reader, text)
+    return once < 0.25 and seconds(reader, text * 2) <= 2.5 * once + 0.005
+
+
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_fifty_kilobytes_of_anything_are_read_in_a_blink_and_twice_as_much_takes_about_twice_as_long(text):
     for name, reader in READERS.items():
-        once = seconds(reader, text)
-        assert once < 0.25, name
-        assert seconds(reader, text * 2) <= 2.5 * once + 0.005, name
+        # a busy machine can spoil a reading, but what takes four times as long does so in each of them
+        assert any(is_linear(reader, text) for _ in range(6)), name
