@@ -35,7 +35,7 @@ OF_LISTS += tuple(f"vlm_r1/{name}" for name in ("map", "od_ap", "od_ap50", "odLe
 GOLDS: dict[str, Any] = {
     **dict.fromkeys(OF_ONE_BOX, BOX),
     **dict.fromkeys(OF_LISTS, ITEMS),
-    **{"choice": "B", "yes_no": "yes", "exact_text": "red", "char_similarity": "red"},
+    **{"choice": "B", "choices": "B", "yes_no": "yes", "exact_text": "red", "char_similarity": "red"},
 }
 BOUND = {name: bind(name, OPTIONS.get(name, {})) for name in sorted((REWARDS | PENALTIES).keys() - ASKS_OTHERS)}
 READERS = [getattr(parsing, name) for name in parsing.__all__ if name.startswith("read_")] + [read_points]

@@ -242,7 +242,7 @@ def test_a_part_reads_the_answer_where_it_is_told_to(where, values):
 
 
 def test_every_reward_that_reads_an_answer_can_read_it_from_a_box():
-    texts = {"choice": "B", "yes_no": "yes", "exact_text": "red", "char_similarity": "red", "math": "3"}
+    texts = {"choice": "B", "choices": "B", "yes_no": "yes", "exact_text": "red", "char_similarity": "red", "math": "3"}
     golds: dict[str, object] = {name: texts.get(name, "3") for name in REWARDS if reads_answer(name)}
     lists = [{"bbox_2d": [1, 2, 30, 40], "label": "a"}]
     for name in golds:

@@ -27,6 +27,15 @@ def says(name: str, answer: str, gold: object, options: dict[str, object] | None
 
 
 @pytest.mark.parametrize(
+    ("answer", "whole", "partial"),
+    [("A, C", 1.0, 1.0), ("C and A", 1.0, 1.0), ("A", 0.0, 0.5), ("A, B", 0.0, 0.0), ("A, B, C", 0.0, 0.0), ("", 0, 0)],
+)
+@pytest.mark.parametrize("gold", ["A, C", ["C", "A"]])
+def test_several_letters_are_right_as_a_set_and_partial_credit_is_an_option(gold, answer, whole, partial) -> None:
+    assert (says("choices", answer, gold), says("choices", answer, gold, {"partial": True})) == (whole, partial)
+
+
+@pytest.mark.parametrize(
     ("options", "answer", "gold", "default", "changed"),
     [
         ({"digits": 3}, "0.333", r"\frac{1}{3}", 0.0, 1.0),
@@ -315,7 +324,7 @@ GOLDS = {
     **{key: [item(A), item(B, "b")] for key in (*LISTS, "detection_ap50", "detection_weighted_sum", "box_repetition")},
     **{f"vlm_r1/{name}": [item(A), item(B, "b")] for name in ("map", "od_ap", "od_ap50", "odLength", "weighted_sum")},
     **dict.fromkeys(("number", "value", "counting", "math", "format", "hard", "cosine_length"), "3"),
-    **dict.fromkeys(("choice",), "B"),
+    **dict.fromkeys(("choice", "choices"), "B"),
     **dict.fromkeys(("exact_text", "char_similarity", "language_consistency", "perception", "llm_judge"), "red"),
     **dict.fromkeys(("yes_no", "vlm_r1/yes_no"), "yes"),
     **{f"vlm_r1/{name}": "red" for name in ("format", "format_rec", "all_match", "levenshtein", "cosine")},

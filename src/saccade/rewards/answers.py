@@ -41,6 +41,23 @@ def choice(completion: Completion, sample: Sample, where: Where = "tag") -> Scor
     return graded(completion, where, lambda answer: grading.grade_choice(answer, sample.answer, options))
 
 
+def choices(completion: Completion, sample: Sample, partial: bool = False, where: Where = "tag") -> Score:
+    """Exactly the gold letters, in any order. The gold is a list of letters or a text such as 'A, C'.
+
+    `partial` gives the share of gold letters that are named, and 0 as soon as a wrong one is.
+
+    Formula: 1 if the sets are equal; else with `partial` |answer| / |gold| if answer is a subset of gold; else 0.
+    Source: Saccade; VLM-R1's mcq takes the first letter.
+    """
+    answer = answer_of(completion, where)
+    if answer is None:
+        return Score(0.0, MISSING[where])
+    verdict = grading.grade_choices(answer, sample.answer, partial)
+    if verdict.right is None:
+        return Score(0.0, masked=f"gold cannot be graded: {verdict.detail}")
+    return Score(verdict.value or 0.0, None if verdict.right else verdict.detail)
+
+
 def number(
     completion: Completion,
     sample: Sample,

@@ -89,6 +89,7 @@ REWARDS: dict[str, Reward] = {
     "detection_weighted_sum": boxes.detection_weighted_sum,
     "detection_f1": boxes.detection_f1,
     "choice": answers.choice,
+    "choices": answers.choices,
     "number": answers.number,
     "value": answers.value,
     "counting": answers.counting,
