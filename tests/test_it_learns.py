@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from saccade.data import DataConfig
-from saccade.evaluation.benchmark_run import Run, answer_all, own_plan
+from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarks.own import world_suite
 from saccade.evaluation.config import Decoding
 from saccade.evaluation.local_model import LocalModel
@@ -24,7 +24,7 @@ HELD_OUT_SEED = 3
 def answers(policy):
     plan = own_plan(world_suite(["test"], TASKS, 60, HELD_OUT_SEED))
     decoding = Decoding(greedy=False, max_new_tokens=64)
-    return answer_all(plan, Run(LocalModel(policy, open_engine(policy)), decoding, batch_size=90))[0]
+    return answer_all(plan, EvalRun(LocalModel(policy, open_engine(policy)), decoding, batch_size=90))[0]
 
 
 def test_grpo_raises_held_out_accuracy_and_not_only_the_training_reward(tmp_path):

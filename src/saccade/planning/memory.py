@@ -147,7 +147,7 @@ def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
             out["vision"] = held | kept | {"tower, no gradient": tower_pass(shape, work)}
         out["rollout"] = held | kept | max(decoding(shape, work), key=total)
     out["update"] = held | kept | max(update(shape, work), key=total)
-    out["optimiser"] = held | kept | optimizer_step(shape, work)
+    out["optimizer"] = held | kept | optimizer_step(shape, work)
     return out
 
 
