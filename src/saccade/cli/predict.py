@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from PIL import Image, ImageDraw
 
-from saccade.geometry import clip, to_original
-from saccade.parsing import NOWHERE, read_boxes, read_final, read_reply
 from saccade.types import Box, Completion, Frame, Sample
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 COLOR = (220, 30, 30)
 
@@ -64,6 +64,8 @@ def predict(
 
 def check_target(draw: Path, images: Sequence[Path]) -> None:
     """ValueError when the drawing could not be saved there, or would overwrite an image of the question."""
+    from PIL import Image
+
     if not draw.absolute().parent.is_dir():
         raise ValueError(f"--draw {draw}: there is no folder {draw.absolute().parent}")
     if draw.suffix.lower() not in Image.registered_extensions():
@@ -97,6 +99,8 @@ def answer(
 
 def report(completion: Completion) -> list[str]:
     """The printed lines of a reply: its thought, its answer, boxes in pixels of the image, its length."""
+    from saccade.parsing import read_final, read_reply
+
     reply, final = read_reply(completion.text), read_final(completion.text)
     lines = [f"think: {reply.think}"] if reply.think is not None else []
     lines.append(f"answer: {final}" if final is not None else f"no answer in the reply: {completion.text}")
@@ -107,6 +111,9 @@ def report(completion: Completion) -> list[str]:
 
 def boxes(completion: Completion) -> list[Box]:
     """The boxes of the answer as pixels of the first image, as the model wrote them but for the frame."""
+    from saccade.geometry import to_original
+    from saccade.parsing import NOWHERE, read_boxes, read_final
+
     frame: Frame = completion.frames[0]
     found = [each.box for each in read_boxes(read_final(completion.text) or "") if each.box != NOWHERE]
     return [to_original(box, frame) for box in found if all(map(math.isfinite, box))]
@@ -114,6 +121,10 @@ def boxes(completion: Completion) -> list[Box]:
 
 def draw_boxes(image: Image.Image, found: Sequence[Box]) -> Image.Image:
     """A copy of the image with the boxes on it, cut to its edges; corners in the wrong order are swapped."""
+    from PIL import ImageDraw
+
+    from saccade.geometry import clip
+
     copy = image.copy()
     pen, width = ImageDraw.Draw(copy), max(1, round(min(image.size) / 150))
     for x1, y1, x2, y2 in found:
