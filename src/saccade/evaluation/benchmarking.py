@@ -57,7 +57,7 @@ def evaluate(
 
     evaluate(EvalRecipe(benchmark="chartqa", path=Path("ChartQA"), model="Qwen/Qwen2.5-VL-3B-Instruct"))
 
-    `respondent` answers instead of the recipe's model. Raises ValueError before the first question when `out` holds
+    `answerer` answers instead of the recipe's model. Raises ValueError before the first question when `out` holds
     another evaluation, or data or model are invalid; and when no item could be graded.
     """
     began, out = time.monotonic(), recipe.directory
