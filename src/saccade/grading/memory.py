@@ -38,7 +38,8 @@ def remembered(grade: Callable[..., Verdict]) -> Callable[..., Verdict]:
 
     @wraps(grade)
     def once(*args: Any, **options: Any) -> Verdict:
-        if not args or len(args[0]) > LONGEST or any(isinstance(one, list | dict) for one in (*args, *options.values())):
+        unhashable = any(isinstance(one, list | dict) for one in (*args, *options.values()))
+        if not args or len(args[0]) > LONGEST or unhashable:
             return grade(*args, **options)
         if not options:
             args += defaults[len(args) - least :]  # so that a default that is given equals one that is not
