@@ -80,9 +80,9 @@ def test_an_option_beyond_its_range_or_without_a_use_is_refused(options: dict[st
 
 
 def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
-    LossConfig(surrogate=Clipped(low=0.0, high=0.0), kl_coef=0.0, advantage=AdvantageConfig(eps=0.0))
-    LossConfig(surrogate=Clipped(low=1.0, high=50.0), kl="k1", kl_coef=1e-6)
-    LossConfig(surrogate=Cispo(high=0.0), ratio="sequence")
+    assert LossConfig(surrogate=Clipped(low=0.0, high=0.0), advantage=AdvantageConfig(eps=0.0)).advantage.eps == 0.0
+    assert LossConfig(surrogate=Clipped(low=1.0, high=50.0), kl="k1", kl_coef=1e-6).kl_coef == 1e-6
+    assert LossConfig(surrogate=Cispo(high=0.0), ratio="sequence").surrogate == Cispo(high=0.0)
 
 
 def test_every_name_that_a_recipe_may_give_is_in_its_table() -> None:

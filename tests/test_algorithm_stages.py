@@ -185,6 +185,7 @@ def test_an_option_beyond_its_range_is_refused(options: dict[str, object]) -> No
 def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
     tight = {"truncation_below": 1.0, "over": 1, "at_most": 1}
     smallest = {"max_new_tokens": 1, "group_size": 2, "sampling": {"temperature": 1e-3, "top_p": 1e-3, "top_k": 0}}
-    Stage.model_validate({**smallest, "prompts_per_step": 1, "until": tight})
-    Stage.model_validate({"max_new_tokens": 8, "group_size": 2, "sampling": {"top_p": 1.0}, "until": {"step": 1}})
-    Until(truncation_below=1e-3, over=3, at_most=3)
+    assert Stage.model_validate({**smallest, "prompts_per_step": 1, "until": tight}).prompts_per_step == 1
+    wide = {"max_new_tokens": 8, "group_size": 2, "sampling": {"top_p": 1.0}, "until": {"step": 1}}
+    assert Stage.model_validate(wide).until == Until(step=1)
+    assert Until(truncation_below=1e-3, over=3, at_most=3).at_most == 3

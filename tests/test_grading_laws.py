@@ -43,25 +43,27 @@ class NoAlgebra:
         return Verdict(False, "math: symbolic")
 
 
-def check(count: int, seed: int) -> None:
+def misjudged(count: int, seed: int) -> list[tuple[str, str]]:
+    """The first rewrites with a verdict that is not theirs: half keep the meaning, half spoil it."""
     rng = random.Random(seed)
     for _ in range(count // 2):
-        reply, gold = keep(rng)
-        assert grade_reply(reply, gold, "math").verdict.right is True, (reply, gold)
-        reply, gold = (spoil if rng.random() < 0.9 else other_unit)(rng)
-        assert grade_reply(reply, gold, "math").verdict.right is False, (reply, gold)
+        kept, spoiled = keep(rng), (spoil if rng.random() < 0.9 else other_unit)(rng)
+        for (reply, gold), right in ((kept, True), (spoiled, False)):
+            if grade_reply(reply, gold, "math").verdict.right is not right:
+                return [(reply, gold)]
+    return []
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_rewrites_that_keep_the_meaning_stay_right_and_those_that_spoil_it_are_wrong(seed, monkeypatch):
     monkeypatch.setattr(math_pool, "shared", NoAlgebra)
-    check(500, seed)
+    assert misjudged(500, seed) == []
 
 
 @pytest.mark.slow
 def test_two_hundred_thousand_random_rewrites(monkeypatch):
     monkeypatch.setattr(math_pool, "shared", NoAlgebra)
-    check(200_000, random.randrange(1 << 30))
+    assert misjudged(200_000, random.randrange(1 << 30)) == []
 
 
 @pytest.mark.slow

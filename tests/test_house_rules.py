@@ -173,7 +173,7 @@ def test_recipes_and_the_configs_of_every_package_load_without_torch() -> None:
         "[schema() for schema in SCHEMAS.values()]\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_no_file_is_too_long_and_none_is_a_grab_bag() -> None:

@@ -56,8 +56,9 @@ def test_an_option_beyond_its_range_is_refused(options: dict[str, Any]) -> None:
 
 
 def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
-    OptimConfig(lr=1e-9, warmup_ratio=0.99, final_lr_ratio=1.0, eps=1e-12, max_grad_norm=1e-3, max_nonfinite_in_row=1)
-    OptimConfig(lr=9.0, warmup_steps=1, weight_decay=1e-3, max_grad_norm=math.inf)
+    low = OptimConfig(lr=1e-9, warmup_ratio=0.99, final_lr_ratio=1.0, eps=1e-12, max_grad_norm=1e-3)
+    high = OptimConfig(lr=9.0, warmup_steps=1, weight_decay=1e-3, max_grad_norm=math.inf, max_nonfinite_in_row=1)
+    assert (low.lr, low.eps, high.max_grad_norm, high.max_nonfinite_in_row) == (1e-9, 1e-12, math.inf, 1)
 
 
 # --------------------------------------------------------------------------------------------------------------- rate

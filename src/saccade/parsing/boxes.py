@@ -17,7 +17,7 @@ BOX_KEYS = ("bbox_2d", "bbox", "box")
 CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"))
 """Keys of an object that gives its corners by name."""
 NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
-"""For counting only: stands for an entry whose box cannot be read, and overlaps nothing. No reader returns it."""
+"""Placeholder used only in counts, for an entry with an unreadable box; overlaps no box. No reader returns it."""
 
 Entry = tuple[Box | None, str]
 """A box as written, or None for one that is given but cannot be read; and its label."""
