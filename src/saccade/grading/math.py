@@ -190,7 +190,9 @@ _SAYING = re.compile(
     r"(?:.{1,300}?(?:\b(?:is|was|are|be|on)\b|:)|答案[是为:：]?)\s*(?:(?:on|in|a|an|the|called|:)\s+)*",
     re.I | re.DOTALL,
 )
-_DOUBT = re.compile(r"\b(?:or|not|maybe|perhaps|either|n't|but)\b|\?", re.I)
+_DOUBT = re.compile(
+    r"\b(?:or|not|nor|neither|never|except|without|unlike|opposite|maybe|perhaps|either|n't|but)\b|\?", re.I
+)
 
 
 def _grade_words(answer: str, gold: str) -> Verdict:

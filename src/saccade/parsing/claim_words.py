@@ -35,9 +35,11 @@ FILLER = re.compile(
     re.I,
 )
 NEGATED = re.compile(
-    r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bexcept|\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
+    r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
+    r"\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
     r"\s*(?:equal to|even|exactly|be|the|=|\$|\\\()*\s*$|"
-    r"(?:n't|\bnot|\bnever)\s(?:think|believe|say|claim)\b[^.,;]{0,24}$|\bdoubt\b[^.,;]{0,24}$",
+    r"(?:n't|\bnot|\bnever)\s(?:think|believe|say|claim)\b[^.,;]{0,24}$|\bdoubt\b[^.,;]{0,24}$|"
+    r"\b(?:nobody|no one|none|nothing)\b[^.,;]{0,24}$",
     re.I,
 )
 """Stands in front of a value that is denied."""
@@ -49,8 +51,15 @@ DENIED = re.compile(
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
 under, above, below, up to, no more than, no less than, twice, thrice, half of, double, triple, between,
 a (?:third|quarter) of, nearly, almost, beyond, exceeds"""
-BOUND = re.compile(rf"{words(_BOUNDS)}\s*$", re.I)
-"""Stands in front of a value that is a bound or a part of what is meant."""
+_OPERATORS = (
+    r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
+    r"log(?:arithm)?|absolute value|(?:co)?sine|tangent|factorial|complement|multiple|power|percent|derivative|"
+    r"integral|remainder) of"
+)
+BOUND = re.compile(rf"(?:{words(_BOUNDS)}|{words(_OPERATORS)})\s*$", re.I)
+"""Precedes a number that is a bound, or an operand of the value that is meant."""
+OPERAND = re.compile(r"\s*(?:squared|cubed|factorial|to the (?:power|\w{3,10} power))\b", re.I)
+"""Follows a number that is an operand."""
 HEDGED = re.compile(
     r"[\d)}\]]\s*(?:\|\s*[-\d\\]|(?:\\(?:to|rightarrow|Rightarrow|longrightarrow)|->|→|=>|⇒)|\.\.\.|…|\?\s*[-\d])|"
     r"\(\s*(?:\\text\s?\{)?\s*(?:or|and)\b|[\d}]\s*[-–—]+\s*(?:or|and)\b|\bor\b\s*\?"

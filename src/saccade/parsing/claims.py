@@ -25,6 +25,7 @@ from saccade.parsing.claim_words import (
     NEGATED,
     NOT_CLAUSE,
     NUMBER_WORDS,
+    OPERAND,
     SENTENCE_END,
     VERB,
     WAVERING,
@@ -264,7 +265,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return Claim((), how, "an ordinal")
     if NEGATED.search(before) or DENIED.match(after):
         return Claim((), how, "denied")
-    if BOUND.search(before):
+    if BOUND.search(before) or (value[-1:].isdigit() and OPERAND.match(after)):
         return Claim((), how, "a bound")
     if HEDGED.search(value):
         return Claim((), how, "hedged")

@@ -48,7 +48,8 @@ _LABEL = re.compile(
 )
 _PART = re.compile(
     r"\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s?\d|-ish|\stoo\s(?:many|few|much|low|high)\b|"
-    r"\s(?:squared|cubed|factorial|times|choose|mod|plus|minus|divided|or|and)\b(?!\s+(?:not|a half|it|so|that|the)\b)",
+    r"\s(?:to the (?:power|\w{3,10} power)|squared|cubed|factorial|times|choose|mod|plus|minus|divided|or|and)\b"
+    r"(?!\s+(?:not|a half|it|so|that|the)\b)",
     re.I,
 )
 """Follows a number that is only part of what is said."""
