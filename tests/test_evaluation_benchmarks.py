@@ -264,6 +264,8 @@ def test_a_limit_draws_the_same_items_each_time_and_keeps_groups_whole(tmp_path)
     assert drawn == selected(samples, 20) and len(drawn) == 20
     assert len({s.meta["group"] for s in drawn}) == 2
     assert [s.id for s in unique([samples[0], samples[0]])] == [samples[0].id, f"{samples[0].id}#2"]
+    named = [replace(samples[0], id=name) for name in ("a", "a", "a#2", "a")]
+    assert [s.id for s in unique(named)] == ["a", "a#3", "a#2", "a#4"]
 
 
 def test_two_runs_are_compared_on_the_items_that_both_answered(tmp_path):

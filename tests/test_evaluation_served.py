@@ -87,6 +87,35 @@ def test_a_server_that_gives_too_few_replies_has_failed(tmp_path):
     assert server.requests[0]["seed"] == 3 and server.requests[0]["n"] == 2
 
 
+def test_every_option_of_sampling_reaches_the_server_or_is_refused(tmp_path):
+    sample = Sample("1", (picture_in(tmp_path),), "?", "A", "choice")
+    from saccade.endpoint import Endpoint
+
+    decoding = Decoding(greedy=False, temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, stop_strings=("x",))
+    with chat_server(lambda number, request: Answer("A")) as server, Endpoint(server.url, "tiny") as endpoint:
+        ServedModel(endpoint).answer([EvalQuestion(sample, "<image>?", 3)], decoding, 1)
+    sent = {key: server.requests[0].get(key) for key in ("temperature", "top_p", "top_k", "min_p", "stop", "seed")}
+    assert sent == {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "stop": ["x"], "seed": 3}
+    with pytest.raises(ValueError, match="repetition_stop is not an option of a served model"):
+        recipe("mmstar", tmp_path, tmp_path / "run", server.url, decoding={"repetition_stop": 4})
+
+
+def test_answers_from_before_the_data_changed_are_not_mixed_with_new_ones(tmp_path):
+    data = mmstar(tmp_path)
+    with chat_server(lambda number, request: Answer("A")) as server:
+        asked = recipe("mmstar", data, tmp_path / "run", server.url)
+        evaluate(asked, limits=LIMITS)
+        file = data if data.is_file() else next(path for path in sorted(data.iterdir()) if path.is_file())
+        file.write_bytes(file.read_bytes() + b"\n")
+        before = (tmp_path / "run" / "environment.json").read_text()
+        with pytest.raises(ValueError, match="from before the data changed"):
+            evaluate(asked, limits=LIMITS)
+        assert (tmp_path / "run" / "environment.json").read_text() == before
+        (tmp_path / "run" / "config.yaml").unlink()
+        with pytest.raises(ValueError, match="unknown evaluation"):
+            evaluate(asked, limits=LIMITS)
+
+
 def picture_in(folder: Path) -> str:
     return str(folder / picture(folder / "p.png"))
 

@@ -92,12 +92,9 @@ class ServedModel:
 
     def _one(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
         images = pictures(question.sample)
-        options: dict[str, Any] = {"n": n, "max_tokens": decoding.max_new_tokens}
-        if decoding.greedy:
-            options |= {"temperature": 0.0}
-        else:
-            options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "seed": question.seed % 2**31}
-            options |= {"top_k": decoding.top_k} if decoding.top_k else {}
+        options = {"n": n, **decoding.request()}
+        if not decoding.greedy:
+            options["seed"] = question.seed % 2**31
         try:
             reply = self.endpoint.chat([_turn(question.text, images)], **options)
         except EndpointError as error:

@@ -94,12 +94,16 @@ def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample
 
 def unique(samples: Sequence[Sample]) -> list[Sample]:
     """The samples with unique ids: a repeated id gets its number appended."""
+    used = {sample.id for sample in samples}
     seen: Counter[str] = Counter()
     found = []
     for sample in samples:
         seen[sample.id] += 1
-        often = seen[sample.id]
-        found.append(sample if often == 1 else replace(sample, id=f"{sample.id}#{often}"))
+        name = sample.id
+        while seen[sample.id] > 1 and (name := f"{sample.id}#{seen[sample.id]}") in used:
+            seen[sample.id] += 1
+        used.add(name)
+        found.append(sample if name == sample.id else replace(sample, id=name))
     return found
 
 

@@ -21,7 +21,7 @@ from saccade.evaluation.config import EvalRecipe, JudgeConfig
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
 from saccade.runs.environment import PACKAGES, commit, describe, hash_source, version
-from saccade.runs.files import JsonRow
+from saccade.runs.files import JsonRow, read_json
 from saccade.types import Sample
 
 JUDGE_TOKENS = 512
@@ -72,9 +72,11 @@ def evaluate(
     with ExitStack() as stack:
         opened = _served(recipe, api_key, limits) if recipe.served else _local(recipe, asked)
         held, facts = (answerer, {}) if answerer else stack.enter_context(opened)
+        environment = {**facts, "data_hash": _data_hashes(recipe)}
+        refuse_changed(environment, out)
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
-        write_json(out / "environment.json", {**facts, "data_hash": _data_hashes(recipe)})
+        write_json(out / "environment.json", environment)
         save_images(asked.samples, recipe.kept_images, out / "images")
         judge = stack.enter_context(_judge(recipe.judge, out, judge_key, limits)) if recipe.judge else None
         items, errors = list[ItemResult](), dict[str, str]()
@@ -92,10 +94,25 @@ def evaluate(
 def refuse_another(recipe: EvalRecipe, out: Path) -> None:
     """ValueError when `out` belongs to another evaluation; nothing is written yet."""
     config = out / "config.yaml"
+    if not config.exists() and (out / "items.jsonl").exists():
+        raise ValueError(f"{out} holds items of an unknown evaluation (no config.yaml); choose a new `out`")
     if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
         raise ValueError(
             f"{out} holds another evaluation (its config.yaml differs); choose a new `out`, or remove that directory"
         )
+
+
+def refuse_changed(environment: JsonRow, out: Path) -> None:
+    """ValueError when `out` holds answers about other data or of another model under the same path."""
+    if not (out / "items.jsonl").exists():
+        return
+    before = read_json(out / "environment.json", [])
+    for key, what in (("data_hash", "data"), ("model_hash", "model")):
+        if key in before and key in environment and before[key] != environment[key]:
+            raise ValueError(
+                f"{out} holds answers from before the {what} changed ({key} was {before[key]}, is {environment[key]}); "
+                "choose a new `out`, or remove that directory"
+            )
 
 
 def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:

@@ -173,6 +173,8 @@ class EvalRecipe(Config):
     def _model_and_replies_fit(self) -> EvalRecipe:
         if self.served and self.server is None:
             raise ValueError("a served model needs server.name, its name on the server")
+        if self.served and self.decoding.repetition_stop:
+            raise ValueError("decoding.repetition_stop is not an option of a served model; remove it")
         if self.served and self.forced_prefix:
             raise ValueError("forced_prefix needs a local model: a server does not continue a reply; remove it")
         if self.server is not None and not self.served:
