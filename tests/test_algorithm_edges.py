@@ -26,6 +26,7 @@ from saccade.algorithm.config import Cispo, Clipped
 from saccade.algorithm.kl import DIVERGENCES
 from saccade.algorithm.ratio import RATIOS, branch_lengths, branch_mean
 from saccade.algorithm.surrogate import cispo, clipped, reinforce
+from saccade.training.config import RLRecipe
 
 NEUTRAL = {
     "ratio": "token",
@@ -83,6 +84,24 @@ def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
     assert LossConfig(surrogate=Clipped(low=0.0, high=0.0), advantage=AdvantageConfig(eps=0.0)).advantage.eps == 0.0
     assert LossConfig(surrogate=Clipped(low=1.0, high=50.0), kl="k1", kl_coef=1e-6).kl_coef == 1e-6
     assert LossConfig(surrogate=Cispo(high=0.0), ratio="sequence").surrogate == Cispo(high=0.0)
+
+
+def test_a_surrogate_without_a_kind_is_clipped() -> None:
+    assert LossConfig.model_validate({"surrogate": {"high": 0.28}}).surrogate == Clipped(high=0.28)
+
+
+def test_reinforce_is_refused_for_more_than_one_update_per_rollout() -> None:
+    recipe = {
+        "model": {"path": "base"},
+        "data": [{"source": "world", "task": "compare"}],
+        "stages": [{"max_new_tokens": 8, "group_size": 2}],
+        "num_steps": 1,
+        "optim": {"lr": 1e-4},
+        "loss": {"surrogate": {"kind": "reinforce"}},
+    }
+    assert RLRecipe.model_validate(recipe).loss.surrogate.kind == "reinforce"
+    with pytest.raises(ValueError, match="correct for one update only"):
+        RLRecipe.model_validate(recipe | {"update": {"updates_per_rollout": 2}})
 
 
 def test_every_name_that_a_recipe_may_give_is_in_its_table() -> None:

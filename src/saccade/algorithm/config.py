@@ -5,9 +5,9 @@ a part without options is a name in a table. Nothing here imports torch.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from saccade.config import Config
 
@@ -76,6 +76,7 @@ class LossConfig(Config):
     ratio: Literal["token", "sequence"] = "token"
     """token (GRPO) or sequence (GSPO, with the sequence_mean aggregation)."""
     surrogate: SurrogateConfig = Clipped()
+    """Without `kind`: clipped."""
     kl: Literal["k1", "k2", "k3"] = "k3"
     """Measured and charged only when kl_coef > 0."""
     kl_coef: float = Field(default=0.0, ge=0.0)
@@ -84,6 +85,11 @@ class LossConfig(Config):
     """token_mean (DAPO), sequence_mean (GRPO) or constant (Dr.GRPO, by the stage's max_new_tokens)."""
     advantage: AdvantageConfig = AdvantageConfig()
     """How rewards are centered within a group."""
+
+    @field_validator("surrogate", mode="before")
+    @classmethod
+    def _clipped_by_default(cls, value: Any) -> Any:
+        return {"kind": "clipped"} | value if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _every_option_has_a_use(self) -> LossConfig:

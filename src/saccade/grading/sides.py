@@ -60,16 +60,13 @@ _PERCENT = re.compile(r"\\?%|percent\b|per\s?cent\b|pct\b|percentage points?\b")
 _CURRENCY = re.compile(r"^(-?)\s?(?:(?:US|CA|AU)?(?:\\?\$|[€£¥₹])|(?:USD|EUR|GBP|INR|Rs\.?)(?=\s?\d))\s?(?=[-\d.])")
 _MICRO = re.compile(r"\\mu\s*")
 _DEGREE = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|\\degree")
+_ANGLE = re.compile(r"°|circ|\\degree|\bdegrees?\b(?!\s*[A-Z])|度")
 _ABOUT = re.compile(r"^(?:about|approximately|approx\.?|roughly|around|~|≈|\\approx|\\sim|=|:)\s*", re.I)
 
 
 def _amount(text: str, form: str) -> Amount | None:
     if (value := evaluate(form)) is not None:
-        return (
-            Amount(value, form, measure=_currency_of(text))
-            if "°" not in text and "circ" not in text
-            else Amount(value, form, measure=read_measure("°"))
-        )
+        return Amount(value, form, measure=read_measure("°") if _ANGLE.search(text) else _currency_of(text))
     shown = _ABOUT.sub("", plain(text.replace("\\$", "$")) if "$" not in text else plain(text)).rstrip(".").strip()
     money = _currency_of(text)
     shown, named = _CURRENCY.subn(r"\1", shown)

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`factor` of these make one of the dimension's first unit: (length, 0.01) is a centimetre."""
+    """`factor` of these make one of the dimension's first unit: (length, 0.01) is a centimeter."""
 
     dimension: str
     factor: float
@@ -179,11 +179,16 @@ LONGEST_PHRASE = 60
 """Characters of a phrase that may be a unit."""
 
 
+_TEMPERATURE = re.compile(r"^(?:°|degrees?)\s*(?:(celsius|fahrenheit)|([CF]))\b", re.I)
+"""'degrees Celsius', '° C'."""
+
+
 @lru_cache(maxsize=4096)
 def read_measure(phrase: str) -> Measure | None:
     """What a phrase behind a number measures ('m/s^2', 'square feet', 'kg m', 'coins'), or None when it is neither a
     unit nor one to four words."""
     phrase = phrase.strip().rstrip(".")
+    phrase = _TEMPERATURE.sub(lambda found: (found[1] or "").lower() or f"°{found[2].upper()}", phrase)
     if not phrase or len(phrase) > LONGEST_PHRASE or phrase in ("as", "am"):
         return None
     powers, factor, position, sign = Counter[str](), 1.0, 0, 1

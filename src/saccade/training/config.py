@@ -174,6 +174,11 @@ class RLRecipe(Config):
         unused = set(self.rubrics) - {stage.rubric for stage in self.stages}
         if unused:
             raise ValueError(f"rubrics: no stage uses {', '.join(sorted(unused))}; name it in a stage or remove it")
+        if self.loss.surrogate.kind == "reinforce" and self.update.updates_per_rollout > 1:
+            raise ValueError(
+                f"update.updates_per_rollout: got {self.update.updates_per_rollout}, but loss.surrogate 'reinforce' "
+                "has no ratio and is correct for one update only; set it to 1, or use kind clipped or cispo"
+            )
         return self
 
     @property
