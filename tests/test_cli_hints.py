@@ -23,6 +23,7 @@ def errors_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("rl", "demo", "--lr", "1e-5"), "optim.lr=VALUE"),
         (("rl", "demo", "--kl-coef=0.1"), "loss.kl_coef=0.1"),
         (("rl", "demo", "--loss.kl_coef=0.1"), "loss.kl_coef=0.1"),
+        (("rl", "demo", "--clip-high", "0.3"), "loss.surrogate.high=VALUE"),
         (("rl", "demo", "--group_size", "4"), "stages.0.group_size=VALUE"),
         (("sft", "demo", "--epochs=2"), "epochs=2"),
         (("sft", "demo", "--warmup-step=2"), "optim.warmup_steps=2"),

@@ -69,21 +69,25 @@ def _schema(verb: str, args: Sequence[str]) -> type[Config] | None:
 
 
 def spellings(schema: type[BaseModel] | None, name: str) -> list[str]:
-    """At most three dotted keys of `schema` that end in `name`, the shortest first; else those of the nearest name."""
-    keys = sorted(set(_keys(schema, ())) if schema else (), key=lambda key: (key.count("."), key))
-    close = get_close_matches(name, {key.rsplit(".", 1)[-1] for key in keys}, n=1, cutoff=0.8)
-    return _ending(keys, name) or [key for like in close for key in _ending(keys, like)]
+    """At most three dotted keys of `schema` that end in `name` or replaced it, the shortest first; else those of the
+    nearest name."""
+    keys = sorted(set(_keys(schema, ())) if schema else (), key=lambda pair: (pair[1].count("."), pair[1]))
+    close = get_close_matches(name, {last for last, _ in keys}, n=1, cutoff=0.8)
+    return _named(keys, name) or [key for like in close for key in _named(keys, like)]
 
 
-def _ending(keys: Sequence[str], name: str) -> list[str]:
-    return [key for key in keys if key == name or key.endswith(f".{name}")][:3]
+def _named(keys: Sequence[tuple[str, str]], name: str) -> list[str]:
+    return [key for last, key in keys if name in (last, key) or key.endswith(f".{name}")][:3]
 
 
-def _keys(schema: type[BaseModel], inside: tuple[str, ...]) -> Iterator[str]:
+def _keys(schema: type[BaseModel], inside: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """(last part, dotted key) of every key; a key of earlier versions comes with the one that replaced it."""
     for name, field in schema.model_fields.items():
-        yield ".".join((*inside, name))
+        yield name, ".".join((*inside, name))
         for model, item in _sections(field.annotation, ()):
             yield from _keys(model, (*inside, name, *item))
+    if issubclass(schema, Config):
+        yield from ((old, ".".join((*inside, new))) for old, new in schema.moved.items())
 
 
 def _sections(annotation: Any, item: tuple[str, ...]) -> Iterator[tuple[type[BaseModel], tuple[str, ...]]]:
