@@ -12,6 +12,7 @@ from property_search import examples
 from pydantic import Field, model_validator
 
 from saccade.config import Config, ConfigError, dump, find, load, packaged
+from saccade.training.config import RLRecipe
 
 
 class Loss(Config):
@@ -250,3 +251,9 @@ def test_a_dumped_config_loads_unchanged(tmp_path_factory: pytest.TempPathFactor
     config = Recipe(loss=Loss(kl_coef=kl, clip=(low, 1.0)), data=data, rate=rate)
     file = write(tmp_path_factory.mktemp("dump"), dump(config))
     assert load(file, Recipe) == config
+
+
+def test_a_recipe_of_another_kind_is_one_error_and_not_one_for_each_of_its_keys() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("demo", RLRecipe)
+    assert str(caught.value).endswith("demo.yaml:2: 'kind': got 'demo', expected 'rl'")
