@@ -105,12 +105,11 @@ def test_answers_from_before_the_data_changed_are_not_mixed_with_new_ones(tmp_pa
     with chat_server(lambda number, request: Answer("A")) as server:
         asked = recipe("mmstar", data, tmp_path / "run", server.url)
         evaluate(asked, limits=LIMITS)
-        file = data if data.is_file() else next(path for path in sorted(data.iterdir()) if path.is_file())
-        file.write_bytes(file.read_bytes() + b"\n")
-        before = (tmp_path / "run" / "environment.json").read_text()
-        with pytest.raises(ValueError, match="from before the data changed"):
-            evaluate(asked, limits=LIMITS)
-        assert (tmp_path / "run" / "environment.json").read_text() == before
+        rows = (data / "val.jsonl").read_text()
+        for old, new in (('"answer": "A"', '"answer": "B"'), ("What colour is it?", "Which shape is it?")):
+            (data / "val.jsonl").write_text(rows.replace(old, new))
+            with pytest.raises(ValueError, match=r"another question with the id '0': the data changed"):
+                evaluate(asked, limits=LIMITS)
         (tmp_path / "run" / "config.yaml").unlink()
         with pytest.raises(ValueError, match="unknown evaluation"):
             evaluate(asked, limits=LIMITS)

@@ -57,9 +57,9 @@ def load(
     for override in overrides:
         _override(data, places, override)
     data = _filled(data, (), places, variables or {})
-    own = schema.model_fields["kind"].default if "kind" in schema.model_fields else None
-    if own is not None and data.get("kind", own) != own:  # its other keys follow another schema
-        raise ConfigError(f"{_place(('kind',), places)}: 'kind': got {data['kind']!r}, expected {own!r}")
+    own = typing.get_args(schema.model_fields["kind"].annotation) if "kind" in schema.model_fields else ()
+    if own and data.get("kind", own[0]) not in own:  # its other keys follow another schema
+        raise ConfigError(f"{_place(('kind',), places)}: 'kind': got {data['kind']!r}, expected {own[0]!r}")
     try:
         config = schema.model_validate(data)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections import Counter
@@ -153,13 +154,19 @@ def answer_all(
     """Ask and grade the items that `out` (an items.jsonl) lacks; (items in the order of the plan, errors by id).
 
     Each batch is written when it is done; a resumed run has the same items as an uninterrupted one. A question that
-    the server did not answer is not an item: it is asked again when the run resumes. Raises
-    ValueError for a file with another number of attempts.
+    the server did not answer is not an item: it is asked again when the run resumes. Raises ValueError for a file
+    with another number of attempts, or with items whose question or gold is not the plan's.
     """
     done = _held(out, run.decoding.name)
     for item in done.values():
         if len(item.verdicts) != run.decoding.k:
             raise ValueError(f"{out} holds {len(item.verdicts)} attempts per item, this run makes {run.decoding.k}")
+    for sample in plan.samples:
+        if sample.id in done and _is_other(done[sample.id], _shown(plan, sample), sample.answer):
+            raise ValueError(
+                f"{out} holds an answer to another question with the id {sample.id!r}: the data changed; "
+                "choose a new `out`, or remove that directory"
+            )
     errors: dict[str, str] = {}
     for start in range(0, len(plan.samples), run.batch_size):
         batch = plan.samples[start : start + run.batch_size]
@@ -176,6 +183,16 @@ def answer_all(
             progress(start + len(batch), len(plan.samples))
     held = _held(out, run.decoding.name) if out else done
     return [held[sample.id] for sample in plan.samples if sample.id in held], errors
+
+
+def _shown(plan: EvalPlan, sample: Sample) -> str:
+    """The question as items keep it: without the template of one's own data."""
+    return sample.question if plan.benchmark.name == OWN else plan.prompt.write(sample)
+
+
+def _is_other(item: ItemResult, question: str, gold: Any) -> bool:
+    """Whether an item is about another question; golds are compared as JSON, in which items are kept."""
+    return item.question != question or json.dumps(item.gold) != json.dumps(gold)
 
 
 def _held(path: Path | None, decoding: str) -> dict[str, ItemResult]:
@@ -271,7 +288,7 @@ def _item(
         habits=tuple(habit_of(c.text) for c in completions),
         listings=tuple(listings(c.text) for c in completions),
         text=first.text,
-        question=sample.question if plan.benchmark.name == OWN else plan.prompt.write(sample),
+        question=_shown(plan, sample),
         gold=sample.answer,
         options=tuple(map(str, sample.meta.get("options") or ())),
         boxes=tuple(box for box, _ in grades[0].boxes),

@@ -103,16 +103,14 @@ def refuse_another(recipe: EvalRecipe, out: Path) -> None:
 
 
 def refuse_changed(environment: JsonRow, out: Path) -> None:
-    """ValueError when `out` holds answers about other data or of another model under the same path."""
-    if not (out / "items.jsonl").exists():
-        return
-    before = read_json(out / "environment.json", [])
-    for key, what in (("data_hash", "data"), ("model_hash", "model")):
-        if key in before and key in environment and before[key] != environment[key]:
-            raise ValueError(
-                f"{out} holds answers from before the {what} changed ({key} was {before[key]}, is {environment[key]}); "
-                "choose a new `out`, or remove that directory"
-            )
+    """ValueError when `out` holds answers of another model under the same path."""
+    was = read_json(out / "environment.json", []).get("model_hash")
+    now = environment.get("model_hash")
+    if (out / "items.jsonl").exists() and was and now and was != now:
+        raise ValueError(
+            f"{out} holds answers from before the model changed (model_hash was {was}, is {now}); "
+            "choose a new `out`, or remove that directory"
+        )
 
 
 def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
