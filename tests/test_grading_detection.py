@@ -7,7 +7,6 @@ import dataclasses
 import io
 import itertools
 import random
-import statistics
 import time
 
 import pytest
@@ -171,7 +170,7 @@ def test_average_precision_of_one_image_is_quick(n_gold: int, n_pred: int, bound
         start = time.thread_time()
         average_precision(pred, gold)
         times.append(time.thread_time() - start)
-    assert statistics.median(times) * 1e3 < bound_ms
+    assert min(times) * 1e3 < bound_ms  # the least: a busy machine can only add to a time
 
 
 @pytest.mark.parametrize("seed", range(40))
