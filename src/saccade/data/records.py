@@ -142,6 +142,12 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
     return tuple(images)
 
 
+def annotated_size(row: Row) -> tuple[int, int] | None:
+    """(width, height) of the image as the row gives it, in pixels."""
+    width, height = row.get("width"), row.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
 def refuse_videos(row: Row, *texts: str) -> None:
     """ValueError for a row that contains a video."""
     fields = [name for name in ("video", "videos") if row.get(name)]
