@@ -133,7 +133,7 @@ MULBERRY = {
 
 def test_both_schemas_of_vision_r1_become_questions_with_their_replies(folder: Path) -> None:
     first, second = read(as_json(folder / "cold.json", [LLAVA_COT, MULBERRY]), "llava")
-    assert (first.id, first.task, first.answer, first.meta["options"]) == ("chart/1", "choice", "B", ["A", "B"])
+    assert (first.id, first.task, first.answer, first.meta["options"]) == ("chart/1", "choice", "B", ["red", "blue"])
     assert first.meta["response"] == LLAVA_COT["conversations"][1]["value"]
     assert (second.task, second.answer) == ("free_form", "2")
     assert (second.meta["system"], second.meta["later_turns"]) == ("Be brief.", 2)
@@ -173,7 +173,7 @@ def test_easy_r1_in_parquet_has_its_images_as_bytes(folder: Path) -> None:
     first, second, third = read(parquet(folder / "train.parquet", *rows), "easy_r1")
     assert image_sha(first.images[0]) == image_sha(png("blue"))
     assert (first.id, first.task, first.answer) == ("7", "free_form", "\\frac{1}{2}")
-    assert (second.task, second.answer, second.meta["options"]) == ("choice", "B", ["A", "B"])
+    assert (second.task, second.answer, second.meta["options"]) == ("choice", "B", ["1", "2"])
     assert third.question == "From (picture 1) to (picture 2)?"
 
 
@@ -277,7 +277,7 @@ def test_a_file_without_annotations_is_not_a_coco_file(folder: Path) -> None:
     with pytest.raises(ValueError, match="annotations and categories: annotations is missing or empty"):
         read(as_json(folder / "x.json", instances() | {"annotations": []}), "coco")
     with pytest.raises(ValueError, match="cannot be made of COCO instances"):
-        read(as_json(folder / "y.json", instances()), "coco", task="count")
+        read(as_json(folder / "y.json", instances()), "coco", task="yes_no")
 
 
 # -------------------------------------------------------------------------------------------------------------- refcoco

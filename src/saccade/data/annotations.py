@@ -12,12 +12,11 @@ from xml.etree import ElementTree
 import yaml
 
 from saccade.data import records
-from saccade.data.images import ImageError, image_size
+from saccade.data.images import SUFFIXES, ImageError, image_size
 from saccade.data.instances import Instance, Instances, Picture, check_task, questions
 from saccade.data.records import BoxError, Item, Reading
 from saccade.types import Box
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LARGEST = 1 << 24
 """Bytes of an annotation file."""
 
@@ -82,7 +81,7 @@ def _read_xml(found: Instances, name: str, place: str, root: ElementTree.Element
     image = (root.findtext("filename") or "").strip()
     if not image:
         raise ValueError("<filename> is missing or empty")
-    image = image if Path(image).suffix.lower() in PICTURES else f"{image}.jpg"
+    image = image if Path(image).suffix.lower() in SUFFIXES else f"{image}.jpg"
     size = [root.findtext(f"size/{side}") for side in ("width", "height")]
     known = [int(side) for side in size if side is not None and side.strip().isdigit()]
     instances = []
@@ -188,7 +187,7 @@ def _split_images(config: Path, reading: Reading) -> list[Path]:
             lines = place.read_text(encoding="utf-8").split()
             images += [place.parent / line for line in lines]
         else:
-            images += sorted(file for file in place.rglob("*") if file.suffix.lower() in PICTURES)
+            images += sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not images:
         raise ValueError(f"{config}: split {split!r} has no images in {given}")
     return images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any
 
 from saccade.data import records
 from saccade.data.files import table_rows
-from saccade.data.questions import ONE_BOX, infer_task, letters_in, name_pictures, typed
+from saccade.data.golds import pose
+from saccade.data.questions import name_pictures
 from saccade.data.records import MARKER, Item, Reading, Row
 from saccade.types import Sample
 
@@ -66,12 +66,12 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
         images = records.images_of(names, reading) if names else ()
         method = row.get(METHOD)
         named = records.field(row, "task", str) if row.get("task") else None
-        task = named or _task_of(method or "default", reading.task, dialogue.reply)
-        answer = row["answer"] if "answer" in row else _answer(task, dialogue.reply)
+        task = named or _task_of(method or "default", reading.task)
+        answer = row["answer"] if "answer" in row else _answer(dialogue.reply)
         meta = {"place": place} | _extras(dialogue) | ({METHOD: method} if method else {})
         meta |= records.field(row, "meta", dict) if "meta" in row else {}
         question = records.with_markers(dialogue.question, len(images))
-        return Sample(str(row.get("id", place)), images, question, typed(task, answer), task, meta)
+        return pose(str(row.get("id", place)), images, question, answer, task, meta, meta.pop("options", ()))
 
     return records.each(table_rows(reading), read)
 
@@ -98,11 +98,8 @@ def llava(reading: Reading) -> Iterator[Item]:
         images = records.images_of(names, reading) if names else ()
         question = records.with_markers(name_pictures(dialogue.question, [], len(images))[0], len(images))
         answer = final_answer(dialogue.reply)
-        task = reading.task or infer_task(question, answer)
         meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | _extras(dialogue)
-        if task == "choice":
-            meta["options"] = list(letters_in(question) or "ABCDE")
-        return Sample(str(row.get("id", place)), images, question, typed(task, answer), task, meta)
+        return pose(str(row.get("id", place)), images, question, answer, reading.task, meta)
 
     return records.each(table_rows(reading), read)
 
@@ -163,26 +160,17 @@ def _extras(dialogue: Dialogue) -> dict[str, Any]:
     )
 
 
-def _task_of(method: Any, given: str | None, answer: Any) -> str:
-    """The task of VLM-R1's reward method; without one, a box answer is `refer` and all else is `free_form`."""
+def _task_of(method: Any, given: str | None) -> str | None:
+    """The task of VLM-R1's reward method, else the given one; None leaves it to the answer."""
     if isinstance(method, str) and method in METHOD_TASKS:
         return METHOD_TASKS[method]
     if method != "default" and given is None:
         known = ", ".join(METHOD_TASKS)
         raise ValueError(f"accu_reward_method {method!r} has no matching task; expected one of {known}, or set 'task'")
-    return given or ("refer" if isinstance(answer, list) else "free_form")
+    return given
 
 
-def _answer(task: str, reply: Any) -> Any:
+def _answer(reply: Any) -> Any:
     """The gold answer of an answer turn: the content of its answer tag, if it has one."""
-    if not isinstance(reply, str):
-        return reply
-    tagged = re.search(r"<answer>(.*?)</answer>", reply, re.DOTALL)
-    text = (tagged.group(1) if tagged else reply).strip()
-    if task not in ONE_BOX:
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        got = records.shown(text)
-        raise records.BoxError(f"answer {got} is not a box; expected [x1, y1, x2, y2] in image pixels") from None
+    tagged = re.search(r"<answer>(.*?)</answer>", reply, re.DOTALL) if isinstance(reply, str) else None
+    return tagged[1].strip() if tagged else reply

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -52,6 +51,8 @@ class Reading:
     """COCO detection: maximum number of absent labels per image."""
     seed: int = 0
     """COCO detection: seed for drawing them."""
+    columns: Mapping[str, str | list[str]] = dataclass_field(default_factory=dict)
+    """Source `table`: what a column is -> its name."""
     checked: set[str] = dataclass_field(default_factory=set)
     """Images whose header has been checked."""
 
@@ -184,16 +185,3 @@ def from_xywh(value: Any) -> Box:
     if width < 0 or height < 0:
         raise BoxError(f"bbox {list(value)} has a negative width or height; expected [x, y, width, height]")
     return (x, y, x + width, y + height)
-
-
-def as_detections(value: Any) -> list[dict[str, Any]]:
-    """Labeled boxes, as a list or as the text of a JSON list (fenced or not; 'None' means no boxes)."""
-    if isinstance(value, str):
-        text = re.sub(r"^```(?:json)?|```$", "", value.strip()).strip()
-        try:
-            value = [] if text.lower() == "none" else json.loads(text)
-        except json.JSONDecodeError:
-            raise ValueError(f"answer {shown(value)} is not a JSON list of {{'bbox_2d', 'label'}}") from None
-    if not isinstance(value, list) or not all(isinstance(v, dict) and {"bbox_2d", "label"} <= v.keys() for v in value):
-        raise ValueError(f"answer {shown(value)}: expected a list of {{'bbox_2d': [x1, y1, x2, y2], 'label': str}}")
-    return [{"bbox_2d": list(as_box(v["bbox_2d"])), "label": str(v["label"])} for v in value]
