@@ -47,6 +47,8 @@ class Dialogue:
     system: str | None
     later: int
     """Number of turns after the first two."""
+    pictures: list[Any]
+    """Images that the question's parts hold themselves."""
 
 
 def vlm_r1(reading: Reading) -> Iterator[Item]:
@@ -92,7 +94,7 @@ def llava(reading: Reading) -> Iterator[Item]:
             raise ValueError(
                 f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
             )
-        names = row.get("image") or row.get("images")
+        names = row.get("image") or row.get("images") or dialogue.pictures
         if not names and MARKER in dialogue.question:
             raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
         images = records.images_of(names, reading) if names else ()
@@ -125,7 +127,8 @@ def read_dialogue(turns: list[Any]) -> Dialogue:
                 f"field 'conversations': turn {number} has its own image; only images of the first question are "
                 "supported, make one row per question"
             )
-    return Dialogue(parsed[0][1], parsed[1][1], system, len(parsed) - 2)
+    pictures = pictures_in(turns[len(turns) - len(parsed)])
+    return Dialogue(parsed[0][1], parsed[1][1], system, len(parsed) - 2, pictures)
 
 
 def final_answer(text: str) -> str:
@@ -146,12 +149,35 @@ def _role(turn: dict[str, Any]) -> str | None:
 
 
 def _content(turn: dict[str, Any]) -> Any:
+    return flat(turn.get("value", turn.get("content")))
+
+
+def flat(content: Any) -> Any:
     """The content of a turn; a list of parts, as in chat APIs, becomes markers and text."""
-    content = turn.get("value", turn.get("content"))
     if not (isinstance(content, list) and content and all(isinstance(p, dict) and "type" in p for p in content)):
         return content
-    kinds = {"image": MARKER, "image_url": MARKER, "video": records.VIDEO, "video_url": records.VIDEO}
-    return "".join(kinds.get(str(part["type"]), str(part.get("text", ""))) for part in content)
+    return "".join(_MARKERS.get(str(part["type"]), str(part.get("text", ""))) for part in content)
+
+
+_MARKERS = {
+    **dict.fromkeys(("image", "image_url", "input_image"), MARKER),
+    **dict.fromkeys(("video", "video_url", "input_video"), records.VIDEO),
+    **dict.fromkeys(("audio", "input_audio", "audio_url"), records.AUDIO),
+}
+"""Type of a part that is no text -> its marker."""
+
+
+def pictures_in(turn: dict[str, Any]) -> list[Any]:
+    """The images that the parts of a turn hold themselves: Qwen's `{"type": "image", "image": ..}` and the forms of chat
+    APIs."""
+    content = turn.get("value", turn.get("content"))
+    found = []
+    for part in content if isinstance(content, list) else []:
+        if isinstance(part, dict) and _MARKERS.get(str(part.get("type"))) == MARKER:
+            value = next((part[key] for key in ("image", "image_url", "url", "path", "base64") if part.get(key)), None)
+            value = value.get("url") if isinstance(value, dict) and "url" in value else value
+            found += [value] if value is not None else []
+    return found
 
 
 def _extras(dialogue: Dialogue) -> dict[str, Any]:

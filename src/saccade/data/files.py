@@ -114,8 +114,8 @@ def _count(file: Path) -> int:
 
 
 def _delimited_rows(path: Path) -> Iterator[Placed]:
-    """Rows of a CSV or TSV file under the names of its first line; empty cells are left out. The place is the line on
-    which a row ends. A CSV without commas in its first line is read with semicolons."""
+    """Rows of a CSV or TSV file under the names of its first line, all cells as text. The place is the line on which a
+    row ends. A CSV without commas in its first line is read with semicolons."""
     csv.field_size_limit(LARGEST_CELL)
     delimiter = DELIMITERS[path.suffix.lower()]
     try:
@@ -135,7 +135,7 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
                 if len(cells) != len(header):
                     yield place, ValueError(f"got {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
                     continue
-                yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()}
+                yield place, dict(zip(header, cells, strict=True))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
     except csv.Error as error:

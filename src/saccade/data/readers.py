@@ -18,6 +18,7 @@ from saccade.data.questions import name_pictures
 from saccade.data.records import Item, Reading, Row
 from saccade.data.storage import stored
 from saccade.data.tables import table
+from saccade.data.trainers import gui_r1, ms_swift, trl, verl
 from saccade.types import Sample
 
 __all__ = ["METHOD_TASKS", "READERS", "TABLES", "Reading"]
@@ -104,6 +105,10 @@ READERS: dict[str, Callable[[Reading], Iterator[Item]]] = {
     "voc": voc,
     "yolo": yolo,
     "table": table,
+    "trl": trl,
+    "verl": verl,
+    "ms_swift": ms_swift,
+    "gui_r1": gui_r1,
     "saccade": stored,
 }
 

@@ -60,8 +60,7 @@ class DataConfig(Config):
     split: str | None = None
     """Split of the world or of a Hugging Face data set; 'train' when null."""
     columns: dict[str, str | list[str]] = Field(default_factory=dict)
-    """Source `table`: what a column is (image, question, answer, options, id, task, system, response) -> its name in the
-    file."""
+    """Source `table`: what a column is (image, question, answer, options, id, task, system, response) -> its name."""
     negatives: int = Field(default=3, ge=0)
     """Boxes (coco, voc, yolo): the most absent labels requested per image (at least one, unless 0)."""
     seed: int = 0

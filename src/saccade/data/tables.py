@@ -94,14 +94,14 @@ def _image(row: Row, columns: dict[str, list[str]]) -> Any:
         raise ValueError(
             f"column '{missing[0]}' is missing or empty; the row has {known} (a text-only row has an empty list)"
         )
-    values = [_listed(row[name]) for name in names if row.get(name) is not None]
+    values = [_listed(row[name]) for name in names if row.get(name) not in (None, "")]
     return [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _options(row: Row, columns: dict[str, list[str]]) -> list[Any]:
     """The options of a row; [] when it has none."""
     names = columns.get("options", ["options"])
-    cells = [row[name] for name in names if row.get(name) is not None]
+    cells = [row[name] for name in names if row.get(name) not in (None, "")]
     if len(names) > 1:
         return cells
     value = _listed(cells[0]) if cells else []
