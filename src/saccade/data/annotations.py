@@ -52,6 +52,8 @@ def _pictures_folder(reading: Reading) -> str:
 def _names(reading: Reading) -> list[str]:
     """The names of the annotations of a split; of all when the folder has no splits."""
     folder = reading.path
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder; expected one with 'Annotations' of Pascal VOC")
     if not (folder / "Annotations").is_dir():
         raise ValueError(f"{folder}: there is no folder 'Annotations'; expected a folder of Pascal VOC")
     splits = sorted(file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt"))
@@ -137,6 +139,8 @@ def _config(path: Path) -> Path:
     """The YAML file of a data set."""
     if path.is_file():
         return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: there is no such file or folder; expected the data.yaml of a YOLO data set")
     files = [file for file in (path / "data.yaml", path / "dataset.yaml") if file.is_file()] or sorted(
         path.glob("*.yaml")
     )

@@ -168,8 +168,7 @@ _MARKERS = {
 
 
 def pictures_in(turn: dict[str, Any]) -> list[Any]:
-    """The images that the parts of a turn hold themselves: Qwen's `{"type": "image", "image": ..}` and the forms of chat
-    APIs."""
+    """The images that the parts of a turn hold: Qwen's `{"type": "image", "image": ..}` and the forms of chat APIs."""
     content = turn.get("value", turn.get("content"))
     found = []
     for part in content if isinstance(content, list) else []:

@@ -126,8 +126,8 @@ def image_paths(names: str | Sequence[str], folder: Path, checked: set[str]) -> 
 
 
 def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
-    """The images of a row: a name, bytes, a data URI, base64, `{"bytes", "path"}` as in Hugging Face data sets, or a list
-    of those.
+    """The images of a row: a name, bytes, a data URI, base64, `{"bytes", "path"}` as in Hugging Face data sets, or a
+    list of those.
 
     Bytes take precedence over the path, which refers to someone else's disk. Headers are read. Raises ValueError.
     """

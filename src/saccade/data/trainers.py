@@ -65,8 +65,11 @@ def verl(reading: Reading) -> Iterator[Item]:
 
 def ms_swift(reading: Reading) -> Iterator[Item]:
     """Rows of ms-swift: `messages` (or `query`, `response`, `system`), `images`, the gold in `solution`, else in the
-    reply. `objects` fills `<ref-object>` with its names and `<bbox>` with its boxes, which are pixels unless
-    `bbox_type` is norm1 or norm1000."""
+    reply.
+
+    `objects` fills `<ref-object>` with its names and `<bbox>` with its boxes, which are pixels unless `bbox_type` is
+    norm1 or norm1000. A reply with `<bbox>` gives the gold but no reply to learn, since a reply's boxes are in the
+    model's frame: SFT learns such rows with `reply: gold`."""
 
     def read(row: Row, place: str) -> Sample:
         if row.get("messages"):
@@ -78,12 +81,14 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
         response = str(flat(last.get("content"))) if last.get("role") == "assistant" else None
         question, system, inline = _asked(turns[:-1] if response is not None else turns, "messages")
         images = _images(row, inline, reading)
+        original = response
         question, response, boxes = _filled(row, question, response, images)
         gold = row.get("solution")
         if gold in (None, ""):
             if response is None:
                 raise ValueError(f"there is no gold: expected 'solution' or a reply; the row has {', '.join(row)}")
             gold = boxes[0] if response.strip() == "<bbox>" and len(boxes) == 1 else final_answer(response)
+        response = response if response is None or "<bbox>" not in (original or "") else None  # boxes have no frame yet
         system = system or row.get("system")
         return _sample(row, place, reading, question, _untagged(gold), (), images, system=system, response=response)
 
@@ -153,8 +158,8 @@ def _asked(turns: Any, field: str, role: str = "user") -> tuple[str, str | None,
     if len(others) != 1 or others[0].get("role") != role or len(systems) > 1:
         roles = ", ".join(str(one.get("role")) for one in turns)
         raise ValueError(
-            f"field '{field}': the roles are {roles}; expected one {role} turn, perhaps after a system turn: several turns "
-            "are not supported here"
+            f"field '{field}': the roles are {roles}; expected one {role} turn, perhaps after a system turn (several "
+            "turns are not supported here)"
         )
     text = flat(others[0].get("content"))
     if not isinstance(text, str):
