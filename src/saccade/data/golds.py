@@ -96,7 +96,11 @@ def gold_letters(answer: Any, options: Sequence[str]) -> tuple[str, ...]:
     if len(owners) == 1:
         return (owners[0],)
     if isinstance(answer, str):
-        if _SEVERAL.fullmatch(text) and (said := re.findall("[A-J]", re.sub("and", " ", text))):
+        if (
+            len(text) <= LONGEST_GOLD
+            and _SEVERAL.fullmatch(text)
+            and (said := re.findall("[A-J]", re.sub("and", " ", text)))
+        ):
             if set(said) <= set(letters) and len(set(said)) == len(said):
                 return tuple(said)
         elif len(text) <= LONGEST_GOLD and (picked := parse_choice(text, letters, options).value):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from saccade.data import records
@@ -30,16 +31,15 @@ def trl(reading: Reading) -> Iterator[Item]:
     `ground_truth` or `label`; `completion` is the reply that SFT learns."""
 
     def read(row: Row, place: str) -> Sample:
-        question, system, inline = _asked(row.get("prompt"), "prompt")
-        reply = row.get("completion")
-        response = reply if reply is None or isinstance(reply, str) else _asked(reply, "completion", "assistant")[0]
+        asked, reply = _asked(row.get("prompt"), "prompt"), row.get("completion")
+        response = reply if reply is None or isinstance(reply, str) else _asked(reply, "completion", "assistant").text
         gold = next((row[key] for key in GOLDS if row.get(key) not in (None, "")), None)
         if gold is None and response is None:
             raise ValueError(
                 f"there is no gold: expected one of {', '.join(GOLDS)}, or completion; the row has {', '.join(row)}"
             )
         gold = final_answer(str(response)) if gold is None else _untagged(gold)
-        return _sample(row, place, reading, question, gold, inline, system=system, response=response)
+        return _sample(row, place, reading, asked, gold, response)
 
     return records.each(table_rows(reading), read)
 
@@ -49,16 +49,16 @@ def verl(reading: Reading) -> Iterator[Item]:
     `reward_model.ground_truth` (or `ground_truth`, `answer`); `extra_info.index` is the id."""
 
     def read(row: Row, place: str) -> Sample:
-        question, system, inline = _asked(row.get("prompt"), "prompt")
-        model = row.get("reward_model")
+        asked, model = _asked(row.get("prompt"), "prompt"), row.get("reward_model")
         gold = model.get("ground_truth") if isinstance(model, dict) else None
         gold = next((one for one in (gold, row.get("ground_truth"), row.get("answer")) if one not in (None, "")), None)
         if gold is None:
             raise ValueError(f"field 'reward_model.ground_truth' is missing; the row has {', '.join(row)}")
         info = row.get("extra_info") if isinstance(row.get("extra_info"), dict) else {}
         index = (info or {}).get("index")
-        name = place if index is None else f"{(info or {}).get('split', row.get('data_source', ''))}/{index}"
-        return _sample(row, place, reading, question, _untagged(gold), inline, system=system, name=name)
+        sample = _sample(row, place, reading, asked, _untagged(gold))
+        part = (info or {}).get("split", row.get("data_source", ""))
+        return sample if index is None else replace(sample, id=f"{part}/{index}")
 
     return records.each(table_rows(reading), read)
 
@@ -79,18 +79,17 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
             turns += [{"role": "assistant", "content": row["response"]}] if row.get("response") else []
         last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
         response = str(flat(last.get("content"))) if last.get("role") == "assistant" else None
-        question, system, inline = _asked(turns[:-1] if response is not None else turns, "messages")
-        images = _images(row, inline, reading)
+        asked = _asked(turns[:-1] if response is not None else turns, "messages")
         original = response
-        question, response, boxes = _filled(row, question, response, images)
+        question, response, boxes = _filled(row, asked.text, response, _images(row, asked, reading))
+        asked = replace(asked, text=question, system=asked.system or row.get("system"))
         gold = row.get("solution")
         if gold in (None, ""):
             if response is None:
                 raise ValueError(f"there is no gold: expected 'solution' or a reply; the row has {', '.join(row)}")
             gold = boxes[0] if response.strip() == "<bbox>" and len(boxes) == 1 else final_answer(response)
         response = response if response is None or "<bbox>" not in (original or "") else None  # boxes have no frame yet
-        system = system or row.get("system")
-        return _sample(row, place, reading, question, _untagged(gold), (), images, system=system, response=response)
+        return _sample(row, place, reading, asked, _untagged(gold), response)
 
     return records.each(table_rows(reading), read)
 
@@ -106,7 +105,7 @@ def gui_r1(reading: Reading) -> Iterator[Item]:
         action = str(row.get("gt_action", "click")).strip().lower()
         if action not in CLICKS:
             raise ValueError(f"gt_action is {action!r}; only clicks can be trained ({', '.join(CLICKS)})")
-        images = _images(row, (), reading)
+        images = _images(row, Asked(""), reading)
         if len(images) != 1:
             raise ValueError(f"got {len(images)} images, expected one screenshot")
         history = str(row.get("history") or "").strip()
@@ -115,7 +114,7 @@ def gui_r1(reading: Reading) -> Iterator[Item]:
             question = f"{question}\nActions so far: {history}"
         box = _share_box(row.get("gt_bbox"), image_size(images[0]))
         question = f"{question}\nWhere do you click next? Answer with the point."
-        return _sample(row, place, reading, question, list(box), (), images, task="point")
+        return _sample(row, place, replace(reading, task=reading.task or "point"), Asked(question), list(box))
 
     return records.each(table_rows(reading), read)
 
@@ -123,32 +122,29 @@ def gui_r1(reading: Reading) -> Iterator[Item]:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def _sample(
-    row: Row,
-    place: str,
-    reading: Reading,
-    question: str,
-    gold: Any,
-    inline: Sequence[Any],
-    images: tuple[ImageSource, ...] | None = None,
-    *,
-    system: Any = None,
-    response: Any = None,
-    name: str | None = None,
-    task: str | None = None,
-) -> Sample:
-    records.refuse_videos(row, question)
-    images = _images(row, inline, reading) if images is None else images
-    question = records.with_markers(name_pictures(question, [], len(images))[0], len(images))
+@dataclass(frozen=True)
+class Asked:
+    """What a row asks."""
+
+    text: str
+    system: str | None = None
+    pictures: tuple[Any, ...] = ()
+    """Images that the parts of the turn hold."""
+
+
+def _sample(row: Row, place: str, reading: Reading, asked: Asked, gold: Any, response: str | None = None) -> Sample:
+    records.refuse_videos(row, asked.text)
+    images = _images(row, asked, reading)
+    question = records.with_markers(name_pictures(asked.text, [], len(images))[0], len(images))
     meta: dict[str, Any] = {"place": place} | {key: row[key] for key in KEPT if row.get(key)}
-    meta |= {key: str(text) for key, text in (("system", system), ("response", response)) if text}
-    return pose(name or str(row.get("id", place)), images, question, gold, reading.task or task, meta)
+    meta |= {key: str(text) for key, text in (("system", asked.system), ("response", response)) if text}
+    return pose(str(row.get("id", place)), images, question, gold, reading.task, meta)
 
 
-def _asked(turns: Any, field: str, role: str = "user") -> tuple[str, str | None, list[Any]]:
-    """(text, system turn, images in the turn) of a prompt: a text, or messages of which one is the user's."""
+def _asked(turns: Any, field: str, role: str = "user") -> Asked:
+    """What a prompt asks: a text, or messages of which one is the user's."""
     if isinstance(turns, str) and turns.strip():
-        return turns, None, []
+        return Asked(turns)
     if not isinstance(turns, list) or not turns or not all(isinstance(one, dict) for one in turns):
         raise ValueError(
             f"field '{field}': got {records.shown(turns)}, expected a text or messages {{'role', 'content'}}"
@@ -164,11 +160,12 @@ def _asked(turns: Any, field: str, role: str = "user") -> tuple[str, str | None,
     text = flat(others[0].get("content"))
     if not isinstance(text, str):
         raise ValueError(f"field '{field}': the content is {records.shown(text)}, expected a text or parts with a type")
-    return text, str(flat(systems[0].get("content"))) if systems else None, pictures_in(others[0])
+    system = str(flat(systems[0].get("content"))) if systems else None
+    return Asked(text, system, tuple(pictures_in(others[0])))
 
 
-def _images(row: Row, inline: Sequence[Any], reading: Reading) -> tuple[ImageSource, ...]:
-    value = next((row[key] for key in ("images", "image") if row.get(key)), None) or list(inline)
+def _images(row: Row, asked: Asked, reading: Reading) -> tuple[ImageSource, ...]:
+    value = next((row[key] for key in ("images", "image") if row.get(key)), None) or asked.pictures
     return records.images_of(value, reading) if value else ()
 
 
