@@ -123,9 +123,8 @@ def yolo(reading: Reading) -> Iterator[Item]:
     found = Instances(labels=dict(enumerate(names)))
     for image in _split_images(config, reading):
         labels = _label_file(image)
-        place = _relative(labels, config.parent)
+        place, name = _relative(labels, config.parent), _relative(image, reading.image_folder)
         try:
-            name = _relative(image, reading.image_folder)
             found.pictures[name] = Picture(place, name)
             if labels.is_file():
                 found.by_image[name] = _read_labels(labels, place, image_size(image), len(names))

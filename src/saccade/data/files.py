@@ -117,6 +117,7 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
     """Rows of a CSV or TSV file under the names of its first line, all cells as text. The place is the line on which a
     row ends. A CSV without commas in its first line is read with semicolons."""
     csv.field_size_limit(LARGEST_CELL)
+    line = 0
     delimiter = DELIMITERS[path.suffix.lower()]
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -128,10 +129,12 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
             header = [name.strip() for name in next(rows, [])]
             if not all(header) or len(set(header)) < len(header) or not header:
                 raise ValueError(f"{path}: the first line is {header}, expected a different name for each column")
+            line = rows.line_num
             for cells in rows:
+                line = rows.line_num
                 if not cells:
                     continue
-                place = f"{path.name}:{rows.line_num}"
+                place = f"{path.name}:{line}"
                 if len(cells) != len(header):
                     yield place, ValueError(f"got {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
                     continue

@@ -47,10 +47,10 @@ def pose(
     texts = [str(one) for one in options] or listed_options(question)
     kind = task or _infer(answer, texts, given=bool(options), pictured=bool(images))
     if kind in ("choice", "choices"):
-        letters = gold_letters(answer, texts or UNKNOWN_OPTIONS)
+        letters = list(gold_letters(answer, texts or UNKNOWN_OPTIONS))
         if kind == "choice" and len(letters) > 1:
             raise ValueError(f"answer {records.shown(answer)} names {len(letters)} options; set task: choices")
-        answer = letters[0] if kind == "choice" else list(letters)
+        answer = letters[0] if kind == "choice" else letters
         meta = meta | {"options": texts or list(UNKNOWN_OPTIONS)}
         if not options:
             meta["options_listed"] = True
@@ -162,12 +162,10 @@ def typed(task: str, answer: Any) -> Any:
 
 def as_one_box(answer: Any) -> Box:
     """One box from four numbers, from an object with one, or from text in any notation of replies. Raises BoxError."""
-    value = answer
-    if isinstance(value, str):
-        value = _json(value)
-        if value is None:
-            entries = read_entries(answer)
-            value = list(entries[0][0]) if len(entries) == 1 and entries[0][0] is not None else answer
+    value: Any = _json(answer) if isinstance(answer, str) else answer
+    if value is None and isinstance(answer, str):
+        (box, _), *more = read_entries(answer) or [(None, "")]
+        value = answer if box is None or more else box
     if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], dict | list | tuple):
         value = value[0]
     if isinstance(value, dict):
