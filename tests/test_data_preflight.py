@@ -147,7 +147,7 @@ def test_findings_alternate_between_kinds() -> None:
 
 
 def test_the_same_fault_on_many_rows_is_one_line_with_a_count_and_three_places() -> None:
-    many = [sample(id=str(i), question=str(i), answer=(1.0, 2.0, 90.0 + i, 9.0)) for i in range(2000)]
+    many = [sample(id=str(i), question=str(i), answer=(1.0, 2.0, 90.0 + i / 10, 9.0)) for i in range(2000)]
     report = preflight((f"t.jsonl:{k}", one) for k, one in enumerate(many, 1))
     assert report.counts == {"box outside": 2000}
     (line,) = report.findings
