@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from saccade.models.packing import Branch
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt
+from saccade.rollout.seeds import derive_seed
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.training.config import SFTRecipe
@@ -61,7 +62,8 @@ def train(
                 check_cutoff(recipe, encoded, f"step {step}")
             with watch.phase("update"):
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
-                metrics = sft_step(trainer.runner, encoded.units, lr)
+                with dropping(session.policy, derive_seed(recipe.seed, step)):
+                    metrics = sft_step(trainer.runner, encoded.units, lr)
             metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
             trainer.record(step, metrics, watch)
         return session.result(max(trainer.start, trainer.num_steps))
@@ -135,6 +137,11 @@ def open_trainer(
             start=int(session.state["step"]) if session.state else 0,
             num_steps=num_steps,
         )
+
+
+def dropping(policy: Policy, seed: int) -> AbstractContextManager[None]:
+    """Dropout of the adapters, where there is some; the check of shared prompts is done without it."""
+    return nullcontext() if policy.adapters is None else policy.adapters.dropping(seed)
 
 
 def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:
