@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,6 +178,14 @@ class Adapters:
         return (module for module in self.peft.modules() if isinstance(module, LoraLayer))
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """For peft: it draws adapters even where it reads them, and asks transformers for a name of the past."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
+
+
 def attach(model: Any, parts: NamedParts, config: LoraConfig, base: str, seed: int) -> Adapters:
     """Adapters that change nothing yet (B is 0), in the model's dtype: the optimizer keeps float32 copies of those in
     bfloat16. `seed` draws A."""
@@ -190,7 +199,7 @@ def attach(model: Any, parts: NamedParts, config: LoraConfig, base: str, seed: i
         use_rslora=config.rslora,
         target_modules=target_layers(model, parts, config.targets),
     )
-    with torch.random.fork_rng(devices=[]):
+    with _quietly():
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, options, autocast_adapter_dtype=False)
     return _ready(wrapped, model, base)
@@ -202,7 +211,7 @@ def read(model: Any, directory: str | Path, base: str, trainable: bool) -> Adapt
 
     problem = ""
     try:
-        with torch.random.fork_rng(devices=[]):  # they are drawn before they are read
+        with _quietly():
             wrapped = PeftModel.from_pretrained(model, directory, is_trainable=trainable, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, KeyError) as error:
         problem = str(error).splitlines()[0]

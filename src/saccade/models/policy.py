@@ -231,8 +231,6 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
         lora.merge(model, given, base)
         given = None
     head_of(model)  # refuses unsupported heads
-    if config.gradient_checkpointing:
-        enable_checkpointing(model)
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
     if policy.adapter.sharing == "attention":
         attention.install(model)
@@ -244,6 +242,8 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
         policy.adapters = lora.read(model, given, base, trainable=config.lora is not None)
     elif config.lora is not None:
         policy.adapters = lora.attach(model, policy.parameters_by_part(), config.lora, base, seed)
+    if config.gradient_checkpointing:  # after peft, which would let all inputs of the model require gradients
+        enable_checkpointing(model)
     return policy
 
 

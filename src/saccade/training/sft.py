@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +62,7 @@ def train(
                 check_cutoff(recipe, encoded, f"step {step}")
             with watch.phase("update"):
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
-                with dropping(session.policy, derive_seed(recipe.seed, step)):
-                    metrics = sft_step(trainer.runner, encoded.units, lr)
+                metrics = sft_step(trainer.runner, encoded.units, lr, derive_seed(recipe.seed, step))
             metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
             trainer.record(step, metrics, watch)
         return session.result(max(trainer.start, trainer.num_steps))
@@ -139,18 +138,16 @@ def open_trainer(
         )
 
 
-def dropping(policy: Policy, seed: int) -> AbstractContextManager[None]:
-    """Dropout of the adapters, where there is some; the check of shared prompts is done without it."""
-    return nullcontext() if policy.adapters is None else policy.adapters.dropping(seed)
-
-
 def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:
     """The step's prompts and replies as the step engine takes them."""
     return [Unit(Prompt(None, unit.prompt), tuple(map(Branch, unit.replies))) for unit in units]
 
 
-def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: float) -> dict[str, float]:
-    """One optimizer step on the mean loss per reply token (nats). Without examples the weights do not change."""
+def sft_step(
+    runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: float, seed: int = 0
+) -> dict[str, float]:
+    """One optimizer step on the mean loss per reply token (nats); `seed` draws the dropout of adapters, if they have
+    any. Without examples the weights do not change."""
     tokens = runner.ranks.sum(sum(unit.reply_tokens for unit in units))
     counts = {
         "examples/prompts": float(len(units)),
@@ -159,7 +156,10 @@ def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: f
     }
     if not tokens:
         return {"policy/lr": lr, "update/skipped": 1.0, **counts}
-    result = runner.step(runner.cut(units_of(units)), lambda batch: -runner.logprobs(batch)[0].sum() / tokens, lr)
+    batches = runner.cut(units_of(units))  # may check shared prompts, which dropout would blur
+    adapters = runner.policy.adapters
+    with nullcontext() if adapters is None else adapters.dropping(seed):
+        result = runner.step(batches, lambda batch: -runner.logprobs(batch)[0].sum() / tokens, lr)
     return {
         "loss/train": result.loss,
         "policy/grad_norm": result.grad_norm,
