@@ -1,5 +1,5 @@
-"""LoRA and QLoRA: which layers are adapted in every family, what a checkpoint of adapters holds, packed rows, and errors
-before long work.
+"""LoRA and QLoRA: which layers are adapted in every family, what a checkpoint of adapters holds, packed rows, and what is
+refused before long work.
 """
 
 from __future__ import annotations

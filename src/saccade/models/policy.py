@@ -207,8 +207,9 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
         policy = load_policy("base")  # or a Hugging Face directory, or a hub name
         policy = load_policy(ModelConfig(path="Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16"))
 
-    `seed` draws new adapters (`lora`); `adapters` is a checkpoint to continue them from. A path of adapters without
-    `lora` is their base with the adapters merged; a quantized base keeps them apart.
+    A path of adapters is read as their base with the adapters merged (apart from it where it is quantized). `adapters`
+    puts those of a directory beside the weights of `path`: to continue them with `lora`, frozen without. `seed` draws
+    new ones.
 
     ValueError: a missing directory, an unknown family, no GPU, adapters of another base, a missing package.
     """
@@ -227,7 +228,7 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     model: Any = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, **options)
     model = model.to(device)
     quantize.keep_differentiable(model)
-    if given is not None and config.lora is None and not config.quantize:
+    if path != base and not config.quantize:
         lora.merge(model, given, base)
         given = None
     head_of(model)  # refuses unsupported heads
