@@ -209,7 +209,7 @@ def test_a_target_that_matches_nothing_names_the_layers_that_there_are(paths, ta
 
 
 def test_a_part_without_linear_layers_is_refused(paths) -> None:
-    with pytest.raises(ValueError, match="part 'projector' has no linear layer of this gemma3 model"):
+    with pytest.raises(ValueError, match="part 'projector' has no linear layer of this model"):
         load_policy(config(paths("gemma3"), ["projector"]))
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saccade.planning.flops import ModelShape
-from saccade.planning.memory import ForwardKind
+from saccade.planning.memory import ForwardKind, trainable
 from saccade.planning.stages import (
     SFT_TOKENS,
     Recipe,
@@ -74,7 +74,7 @@ def plan(recipe: Recipe, shape: ModelShape, setting: Setting, *given: str) -> Pl
     stages = stages_of(recipe, shape, setting)
     first = Plan(
         parameters=shape.parameters,
-        trainable=sum(shape.parameters[part] for part in recipe.model.train),
+        trainable=trainable(shape, works(recipe, shape, setting)[0]),
         setting=setting,
         peak_tflops=peak_tflops(recipe, setting),
         form=form_of(recipe, shape),
@@ -127,7 +127,7 @@ def advise(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[Advi
         else:
             return
         recipe, best = tried, peak
-        yield Advice(f"{key}={written(value)}", peak, peak <= setting.room)
+        yield Advice(override(key, value), peak, peak <= setting.room)
 
 
 def largest(recipe: Recipe, shape: ModelShape, setting: Setting) -> float:
@@ -155,6 +155,11 @@ def candidates(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[
         yield "model.dtype", "bfloat16"
     if "language" in recipe.model.train and len(recipe.model.train) > 1:
         yield "model.train", ["language"]
+    if recipe.model.lora is None:
+        targets = [part for part in recipe.model.train if shape.linear[part]]
+        yield "model.lora", {"rank": 64, "alpha": 128, "targets": targets}
+    elif recipe.model.quantize is None and recipe.model.dtype != "float64":
+        yield "model.quantize", "nf4"
 
 
 def halves(value: int, least: int) -> list[int]:
@@ -170,7 +175,16 @@ def changed(recipe: Recipe, key: str, value: Any) -> Recipe:
     for name in path:
         at = at[name]
     at[last] = value
+    if key == "model.lora":
+        data["model"]["train"] = []
     return type(recipe).model_validate(data)
+
+
+def override(key: str, value: Any) -> str:
+    """As words of the command line."""
+    if isinstance(value, dict):
+        return "model.train=[] " + " ".join(f"{key}.{name}={written(one)}" for name, one in value.items())
+    return f"{key}={written(value)}"
 
 
 def written(value: Any) -> str:
