@@ -28,7 +28,7 @@ class Advice:
     """One change, and what the largest stage needs when it and all before it are applied."""
 
     change: str
-    """A dotted override of the recipe."""
+    """A dotted override of the recipe; several, with a space between them, for LoRA."""
     peak: float
     fits: bool
 
@@ -127,7 +127,7 @@ def advise(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[Advi
         else:
             return
         recipe, best = tried, peak
-        yield Advice(override(key, value), peak, peak <= setting.room)
+        yield Advice(" ".join(overrides(key, value)), peak, peak <= setting.room)
 
 
 def largest(recipe: Recipe, shape: ModelShape, setting: Setting) -> float:
@@ -180,13 +180,15 @@ def changed(recipe: Recipe, key: str, value: Any) -> Recipe:
     return type(recipe).model_validate(data)
 
 
-def override(key: str, value: Any) -> str:
+def overrides(key: str, value: Any) -> list[str]:
     """As words of the command line."""
-    if isinstance(value, dict):
-        return "model.train=[] " + " ".join(f"{key}.{name}={written(one)}" for name, one in value.items())
-    return f"{key}={written(value)}"
+    if key == "model.lora":
+        return ["model.train=[]", *(f"{key}.{name}={written(one)}" for name, one in value.items())]
+    return [f"{key}={written(value)}"]
 
 
 def written(value: Any) -> str:
     """As an override is written."""
-    return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
+    if isinstance(value, list):
+        return f"[{','.join(value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
