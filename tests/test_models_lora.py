@@ -17,13 +17,15 @@ from family_matrix import LIMIT, batch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from saccade.models import lora
 from saccade.models.adapter import PARTS
 from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.policy import Policy, load_policy
+from saccade.planning.flops import ModelShape
+from saccade.planning.stages import adapter_sizes
 from saccade.verify.difference import difference, run
 from saccade.verify.subject import sharing_modes
 
@@ -73,7 +75,8 @@ def linear_of(policy: Policy, part: str) -> set[str]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_linear_layer_of_every_named_part_is_adapted_and_trains(paths, name) -> None:
-    policy = load_policy(config(paths(name), parts_of(name)))
+    policy_config = config(paths(name), parts_of(name))
+    policy = load_policy(policy_config)
     scatter(policy)
     packed = batch(policy.adapter, "all of it")
     gradients = run(policy, packed, "plain").gradients
@@ -86,6 +89,9 @@ def test_every_linear_layer_of_every_named_part_is_adapted_and_trains(paths, nam
         unused = NEVER_RUN.get(name, "$^")
         still = [key for key in moving if not gradients.get(key, torch.zeros(1)).any() and not re.search(unused, key)]
         assert still == [], part
+    shape = ModelShape.from_config(AutoConfig.from_pretrained(paths(name)))
+    planned = adapter_sizes(policy_config.lora, shape, 4)["adapters"]
+    assert sum(planned.values()) == sum(p.numel() for _, p in policy.trainable())
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])

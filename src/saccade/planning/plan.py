@@ -15,6 +15,7 @@ from saccade.planning.stages import (
     Recipe,
     Setting,
     StagePlan,
+    chosen_layers,
     form_of,
     peak_tflops,
     stages_of,
@@ -105,6 +106,11 @@ def assumptions(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator
     form = form_of(recipe, shape)
     if form == "split":
         yield f"no flash kernel in {recipe.model.dtype} on a GPU: packed rows copy the prompt's keys and values"
+    if (lora := recipe.model.lora) is not None:
+        layers = sum(len(names) for _, names, _ in chosen_layers(lora, shape))
+        yield f"adapters of rank {lora.rank} on {layers} layers; the reference is the same model with them off"
+    if recipe.model.quantize is not None:
+        yield f"the language model's layers are in {recipe.model.quantize}; each is restored to compute and to decode"
     if shape.sharing in ("masks", "two_phase"):
         yield f"this family shares prompts by {shape.sharing}, whose masks or copies are not counted"
     if shape.attention_layers < shape.language.count:
