@@ -226,7 +226,8 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     adapter, dtype = ADAPTERS[family.model_type](tokenizer, images, family), getattr(torch, config.dtype)
     options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else {}
     model: Any = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, **options)
-    model = model.to(device)
+    if not config.quantize:  # a quantized one is there already
+        model = model.to(device)
     quantize.keep_differentiable(model)
     if path != base and not config.quantize:
         lora.merge(model, given, base)
