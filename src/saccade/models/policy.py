@@ -230,7 +230,7 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
         model = model.to(device)
     quantize.keep_differentiable(model)
     if path != base and not config.quantize:
-        lora.merge(model, given, base)
+        lora.merge(model, path, base)
         given = None
     head_of(model)  # refuses unsupported heads
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))

@@ -153,7 +153,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
     ]
 
 
-def adapter_sizes(lora: LoraConfig, shape: ModelShape, b: int) -> dict[str, dict[str, float]]:
+def adapter_sizes(lora: LoraConfig, shape: ModelShape, b: int) -> dict[str, Any]:
     """`adapters` and `adapter_width` of `Work`. ValueError for a target that selects nothing."""
     chosen = {part: [layers[name] for name in names] for part, names, layers in chosen_layers(lora, shape)}
     counts = {part: shape.language.count if part == "language" else shape.vision.count for part in chosen}

@@ -54,7 +54,7 @@ class OptimConfig(Config):
         return self.warmup_steps or math.ceil(self.warmup_ratio * num_steps - 1e-9)
 
 
-def check_trained(model: ModelConfig, optim: OptimConfig, features: FeatureCacheConfig) -> None:
+def check_trained(model: ModelConfig, optim: OptimConfig) -> None:
     """ValueError for keys that contradict what trains, as far as the recipe shows it."""
     model.check_trains()
     parts = model.trained_parts
@@ -63,11 +63,6 @@ def check_trained(model: ModelConfig, optim: OptimConfig, features: FeatureCache
     where = "model.train" if model.lora is None else "model.lora.targets"
     if idle := sorted(set(optim.lr_of) - parts):
         raise ValueError(f"optim.lr_of: {', '.join(idle)} does not train; remove it, or add it to {where}")
-    if features.wanted and (moving := sorted(parts & {"vision", "projector"})):
-        raise ValueError(
-            f"features: {' and '.join(moving)} trains, so cached features would be stale; remove it from {where}, or "
-            "set features.memory_mb and features.disk_mb to 0"
-        )
 
 
 class UpdateConfig(Config):
@@ -188,7 +183,7 @@ class RLRecipe(Config):
 
     @model_validator(mode="after")
     def _trains(self) -> RLRecipe:
-        check_trained(self.model, self.optim, self.features)
+        check_trained(self.model, self.optim)
         if self.model.lora is not None and self.model.lora.dropout:
             raise ValueError(
                 f"model.lora.dropout: got {self.model.lora.dropout:g}, but the policy samples without dropout, so the "
@@ -258,7 +253,7 @@ class SFTRecipe(Config):
 
     @model_validator(mode="after")
     def _trains(self) -> SFTRecipe:
-        check_trained(self.model, self.optim, self.features)
+        check_trained(self.model, self.optim)
         return self
 
     @model_validator(mode="after")
