@@ -11,11 +11,13 @@ from saccade.grading.answers import fold
 from saccade.grading.memory import remembered
 from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.rules import LIST, amounts, calendar, compare_values
-from saccade.grading.sides import Side, read_clock, read_compound, read_date, read_ratio, side
+from saccade.grading.sets import is_range
+from saccade.grading.sides import Side, find_dates, read_clock, read_compound, read_date, read_ratio, side
 from saccade.grading.verdict import Verdict
 from saccade.parsing import plain, read_all_boxed, read_choice
 from saccade.parsing.claim_words import FORMULA
 from saccade.parsing.claims import is_bare, read_claim
+from saccade.parsing.spoken import read_inequality, with_base, with_times
 
 MAX_ANSWER = 2_000
 """Characters of an answer that are looked at; a longer one is no answer."""
@@ -43,6 +45,8 @@ def grade_math(answer: str, gold: Any, rules: MathRules = DEFAULT) -> Verdict:
         return Verdict(True, "math: exact")
     if not core:
         return Verdict(False, "math: empty", "no answer")
+    if wanted.dated:
+        answer = with_times(answer)
     return _special(answer, wanted, rules) or _claimed(answer, wanted.text, rules)
 
 
@@ -75,13 +79,15 @@ class _Gold:
     words: bool
     letter: str | None
     """Of a gold such as '(B)' or '(B) 12', whose text is then 'B' or '12'."""
+    ranged: bool
+    """An inequality or an interval."""
     dated: bool
     """A date, a time of day, a ratio or a sum of units, which are read before any prose is."""
 
 
 @lru_cache(maxsize=4096)
 def _gold(text: str) -> _Gold:
-    text = text.strip()
+    text = with_base(text.strip())
     boxes = read_all_boxed(text) if "boxed" in text or "fbox" in text else []
     if len(boxes) > 1:
         text = ", ".join(boxes)
@@ -95,7 +101,8 @@ def _gold(text: str) -> _Gold:
         text = said[0]
     text = _NAMED_SETS.get(fold(text), text)
     dated = any(read(shown) is not None for read in (read_date, read_clock, read_ratio, read_compound))
-    return _Gold(text, core, side(text), _is_words(text), letter[1] if letter else None, dated)
+    words, letter = _is_words(text), letter[1] if letter else None
+    return _Gold(text, core, side(text), words, letter, is_range(side(text).form), dated)
 
 
 _LETTER = re.compile(r"\(([A-J])\)\.?(?:(?:\\ |\s)\s*(\S.*))?")
@@ -124,6 +131,10 @@ def _special(answer: str, gold: _Gold, rules: MathRules) -> Verdict | None:
         verdict = calendar(side(answer), gold.side, rules)
         if verdict is not None and verdict.right:
             return verdict
+        if (wanted := find_dates(gold.side.plain)) and len(said := find_dates(plain(answer))) == 1:
+            return Verdict(said == wanted and not _DOUBT.search(answer), "math: date")
+    if gold.ranged and (said := read_inequality(answer)) is not None:
+        return compare_values(said, gold.text, rules)
     if answer[:1].isdigit() and read_compound(plain(answer)) is not None:
         return amounts(side(answer), gold.side, rules)
     if gold.letter and (read_choice(answer) == gold.letter or gold.side.plain == gold.letter):
@@ -195,11 +206,24 @@ _DOUBT = re.compile(
 )
 
 
+_SYNONYMS = {
+    **dict.fromkeys(("dne", "doesn't exist", "do not exist", "no limit", "nonexistent"), "does not exist"),
+    **dict.fromkeys(("not defined", "is undefined", "is not defined"), "undefined"),
+    **dict.fromkeys(("divergent", "does not converge", "doesn't converge", "is divergent", "diverge"), "diverges"),
+    **dict.fromkeys(("convergent", "is convergent", "converge"), "converges"),
+}
+_SAME = re.compile(rf"\b(?:{'|'.join(sorted(_SYNONYMS, key=len, reverse=True))})\b")
+_VERBS = {"does", "diverges", "converges", "undefined"}
+_SUBJECT = re.compile(r"(?:(?:the|this|its?|a|an)\s)?(?:\w{2,20}\s){0,3}")
+"""What may stand in front of a gold that is a verb: 'the limit' does not exist."""
+
+
 def _grade_words(answer: str, gold: str) -> Verdict:
     """A word or words, alone or as what a sentence says."""
-    wanted, said = fold(gold), fold(answer)
+    wanted, said = (_SAME.sub(lambda word: _SYNONYMS[word[0]], fold(text)) for text in (gold, answer))
     if said == wanted:
         return Verdict(True, "math: words")
     prefix = said[: len(said) - len(wanted)]
-    right = said.endswith(wanted) and _SAYING.fullmatch(prefix) is not None and not _DOUBT.search(prefix)
+    lead = _SUBJECT if wanted.split()[0] in _VERBS else _SAYING
+    right = said.endswith(wanted) and lead.fullmatch(prefix) is not None and not _DOUBT.search(prefix)
     return Verdict(right, "math: words", "" if right else "other words")

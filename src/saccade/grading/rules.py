@@ -137,6 +137,8 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
         scale = a.measure.factor / b.measure.factor
     readings = [1.0]
     if a.percent != b.percent:
+        if (b if a.percent else a).measure is not None:
+            return Verdict(False, "math: unit", "a percentage for a unit")
         readings.append(0.01 if a.percent else 100.0)
     right = any(_scaled(a, b, scale * reading, rules) for reading in readings)
     route = "math: unit" if a.measure or b.measure else "math: percent" if a.percent or b.percent else "math: numeric"

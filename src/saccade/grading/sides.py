@@ -48,7 +48,7 @@ def side(text: str) -> Side:
 
 
 _NOT_UNITS = re.compile(
-    r"(?:or|and|to|pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|over|if|is|not|but|than|in(?=\s))\b|[ap]\.?m\b|[xyznkabi]\b"
+    r"(?:or|and|to|pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|over|if|is|not|but|than|in(?=\s))\b|[ap]\.?m\b|[xyznabi]\b|k\b(?!$)"
 )
 _UNIT_START = re.compile(
     r"(?<=[\d)}\].])(?:\s|\\[,;:! ]|~)*(?=[A-Za-z°%Ωµμ℃€£¥$\u4e00-\u9fff]|\\(?:%|Omega|mu|degree)|\^\s?\{?\s?\\circ)|"
@@ -126,8 +126,11 @@ def _plain_rest(text: str) -> bool:
     return re.fullmatch(r"[\sA-Za-z.]*", text) is not None and not re.search(r"\b(?:or|and|to)\b", text)
 
 
+_LONE_DOLLAR = re.compile(r"[-+]?\$\s?[\d.][^$]*$")
+
+
 def _currency_of(text: str) -> Measure | None:
-    if "\\$" in text:
+    if "\\$" in text or _LONE_DOLLAR.match(text):
         return read_measure("$")
     for sign in "€£¥₹":
         if sign in text:
@@ -237,10 +240,15 @@ def read_ratio(text: str) -> tuple[Fraction, ...] | None:
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATES = (
-    (re.compile(rf"{_MONTH}\s+(\d{{1,2}})(?:st|nd|rd|th)?(?:\s*,?\s*(\d{{4}}))?", re.I), (0, 1, 2)),
+    (re.compile(rf"{_MONTH}\s+(\d{{1,2}})(?!\d)(?:st|nd|rd|th)?(?:\s*,?\s*(\d{{4}}))?", re.I), (0, 1, 2)),
     (re.compile(rf"(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:\s*,?\s*(\d{{4}}))?", re.I), (1, 0, 2)),
     (re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})"), (1, 2, 0)),
 )
+
+
+def find_dates(text: str) -> set[tuple[int, int, int | None]]:
+    """All dates in a text, as `read_date` has them."""
+    return {date for pattern, _ in _DATES for one in pattern.finditer(text) if (date := read_date(one[0])) is not None}
 
 
 def read_date(text: str) -> tuple[int, int, int | None] | None:

@@ -26,7 +26,7 @@ _CUE = re.compile(
     r"|\b(?:choose|pick|select|go\s+with)\s+(?:(?:option|choice)\s+)?|(?:答案|应选|故选|选择|选)(?:应?该?[是为])?\s*:?\s*",
     re.I,
 )
-_CONTENT_CUE = re.compile(r"(?:\b(?:is|are|says?|be|shows?)|'s)\b\s*:?\s*|[:=]\s*", re.I)
+_CONTENT_CUE = re.compile(r"(?:\b(?:is|are|says?|be|shows?|will|would|should|must)|'s)\b\s*:?\s*|[:=]\s*", re.I)
 _MENTION = re.compile(
     r"(?<![A-Za-z0-9'\\=+^_-])(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?![A-Za-z0-9=+*^_]|'[a-z]))[)\]}>\"'*]*"
 )

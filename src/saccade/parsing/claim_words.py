@@ -10,15 +10,19 @@ def words(text: str, ends: str = r"\b") -> str:
     return rf"\b(?:{'|'.join(word.strip() for word in text.split(','))}){ends}"
 
 
+SCRIPTS = r"\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0400-\u06ff\u1e00-\u1eff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af"
+"""Letters beyond ASCII that are no signs of mathematics, for a character class."""
 FORMULA = re.compile(
     r"\$\$([^$]{1,600})\$\$|(?<!\\)\$(?=[^$\s])([^$\n]{1,400}?)(?<!\\)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]",
     re.DOTALL,
 )
 SENTENCE_END = re.compile(r"(?<=[.!?;])[\s\"')*]+(?![a-z])|(?<=[。！？；])|\n+")
 _SAYS = r"(?:(?:is|are|was|would be|should be|must be|comes to|=|:|：)[\s:：]*)+(?:given by\s|equal to\s)?"
+_FOREIGN = "ответ|respuesta|réponse|antwort|lösung|resposta|risposta|jawaban|cevap|đáp án|答え|解答|정답|답(?=[:：])|答(?=[:：])"
 CUE = re.compile(
     rf"{words('answers?, ans, result, solutions?')}(?:\s+to\s[^.=:]{{1,80}}?)?\s*{_SAYS}"
-    r"|\b(?:answer|ans)\b\s*(?=[-\d$\\(\[{])|答案(?:应该?|就)?(?:[是为]|:|：|=)*\s*",
+    r"|\b(?:answer|ans)\b\s*(?=[-\d$\\(\[{])|答案(?:应该?|就)?(?:[是为]|:|：|=)*\s*"
+    rf"|(?:{_FOREIGN})(?:\s(?:finale?|correcta|es|est|ist|é|è|la|le|die|adalah)\b)*\s*(?:は|:|：|=)*\s*",
     re.I,
 )
 """'The answer is': a strong claim."""

@@ -26,11 +26,13 @@ from saccade.parsing.claim_words import (
     NOT_CLAUSE,
     NUMBER_WORDS,
     OPERAND,
+    SCRIPTS,
     SENTENCE_END,
     VERB,
     WAVERING,
 )
 from saccade.parsing.markup import LONGEST, unmarked
+from saccade.parsing.spoken import with_base
 from saccade.parsing.units import read_measure
 
 LONGEST_VALUE = 600
@@ -38,7 +40,7 @@ LONGEST_VALUE = 600
 MAX_VERBS = 12
 """Verbs of a sentence that are looked at, from the last."""
 _COMMAND = re.compile(r"\[\d+pt\]|\\(?:begin|end)\s?\{[A-Za-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+|[_^]\{?[A-Za-z]+\}?")
-_WORD = re.compile(r"(?<![{}\d^_A-Za-z])[A-Za-z]{2,}(?:'[a-z]+)?(?![}{^_A-Za-z])|[\u4e00-\u9fff]+")
+_WORD = re.compile(r"(?<![{}\d^_A-Za-z])[A-Za-z]{2,}(?:'[a-z]+)?(?![}{^_A-Za-z])|[" + SCRIPTS + r"]+")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _VALUE = re.compile(
     r"(?<![A-Za-z'])[-+±−]?\s?(?:\\?\$\s?)?(?:\d|\.\d|\\(?!text|left\W*$)[A-Za-z{]|[(\[{]\s?[-+\d.\\a-zA-Z]|[√π∞∅]|"
@@ -72,7 +74,7 @@ def read_claim(text: str) -> Claim:
     text = _TEXT.sub(r"\1", unmarked(text[-LONGEST:])).strip()
     if len(_ENUMERATED.findall(text)) > 1:
         text = _ENUMERATED.sub("", text)
-    text = _OUT_OF.sub(r"\1/\2", _MINUS.sub("-", _END_MARK.sub("", text)))
+    text = with_base(_OUT_OF.sub(r"\1/\2", _MINUS.sub("-", _END_MARK.sub("", text))))
     if CODE.search(text):
         return Claim((), "code", "code")
     if is_bare(text):
@@ -224,7 +226,7 @@ def _unit_end(sentence: str, start: int) -> int:
 
 
 _PIECE = re.compile(
-    r"\\text\s?\{[^{}]*\}|\\[A-Za-z]+|([A-Za-z]{2,}(?:'[a-z]+)?|[aI](?=\s[a-z]{2})|[\u4e00-\u9fff]+)|"
+    r"\\text\s?\{[^{}]*\}|\\[A-Za-z]+|([A-Za-z]{2,}(?:'[a-z]+)?|[aI](?=\s[a-z]{2})|[" + SCRIPTS + r"]+)|"
     r"\s*\((?=[a-zA-Z ]{3,})"
 )
 
