@@ -166,7 +166,7 @@ _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)|\\approx(?![a-z])|≈|\\equiv(?![a-z
 
 def _wide(value: str) -> bool:
     """No commas outside of brackets: 'x = 1, y = 2' is a list and no chain."""
-    return re.search(r",\s|;|\b(?:and|or)\b|\n", value) is None
+    return re.search(r",\s|,\\|;|\b(?:and|or)\b|\n", value) is None
 
 
 def _approximate(parts: list[str], gold: str, rules: MathRules) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 
@@ -12,6 +13,7 @@ from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.sets import compare
 from saccade.grading.sides import Amount, Side, read_clock, read_date, read_matrix, read_ratio, side
 from saccade.grading.verdict import Verdict
+from saccade.parsing.units import read_measure
 
 LIST = re.compile(r",\s|\band\b|\bor\b|[\d}],(?!\d{3}(?!\d))|;")
 """What separates the parts of a list."""
@@ -135,6 +137,9 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
         if not a.measure.fits(b.measure):
             return Verdict(False, "math: unit", "another unit")
         scale = a.measure.factor / b.measure.factor
+    for turned, angle, radians in ((math.pi / 180, a, b), (180 / math.pi, b, a)):
+        if angle.measure == DEGREES and radians.measure is None and "\\pi" in radians.text:
+            scale = turned
     readings = [1.0]
     if a.percent != b.percent:
         if (b if a.percent else a).measure is not None:
@@ -145,6 +150,7 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     return Verdict(right, route, "" if right else f"got {value.number:g}")
 
 
+DEGREES = read_measure("°")
 _VARIABLE = re.compile(r"\d[a-zA-Z]$")
 
 
@@ -178,7 +184,7 @@ def _complex(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
 def _parts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     got, wanted = (_excluded(one.named if _NAMED_PARTS.search(one.named) else one.form) for one in (mine, theirs))
     right = compare(got, wanted, partial(_same_cheaply, rules=rules), rules.order)
-    if right is None and ("," in got or "," in wanted):
+    if right is None and ("," in got + wanted or "\\pm" in got + wanted):
         right = compare(got, wanted, partial(_same_part, rules=rules), rules.order)
     if (
         right is not True

@@ -11,7 +11,7 @@ from functools import lru_cache
 from saccade.grading.arithmetic import Value, evaluate
 from saccade.grading.latex import normal
 from saccade.parsing import plain
-from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number
+from saccade.parsing.number_words import MAGNITUDES, chinese_number, leading_number
 from saccade.parsing.units import Measure, read_measure
 
 
@@ -48,10 +48,10 @@ def side(text: str) -> Side:
 
 
 _NOT_UNITS = re.compile(
-    r"(?:or|and|to|pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|over|if|is|not|but|than|in(?=\s))\b|[ap]\.?m\b|[xyznabi]\b|k\b(?!$)"
+    r"(?:st|nd|rd|th|times\s(?:the|as|an?|more)|or|and|to|pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|over|if|is|not|but|than|in(?=\s))\b|[ap]\.?m\b|[xyznabi]\b|k\b(?!$)"
 )
 _UNIT_START = re.compile(
-    r"(?<=[\d)}\].])(?:\s|\\[,;:! ]|~)*(?=[A-Za-z°%Ωµμ℃€£¥$\u4e00-\u9fff]|\\(?:%|Omega|mu|degree)|\^\s?\{?\s?\\circ)|"
+    r"(?<=[\d)}\].])(?:\s|\\[,;:! ]|~)*(?=[A-Za-z°%Ωµμ℃€£¥¢$\u4e00-\u9fff]|\\(?:%|Omega|mu|degree)|\^\s?\{?\s?\\circ)|"
     r"(?<=π)\s*(?=[a-zA-Z])|(?<=\\pi)\s+(?=[a-zA-Z])"
 )
 _MAGNITUDE = re.compile(r"(?:(hundred|thousand|million|billion|trillion|dozen|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?")
@@ -104,15 +104,19 @@ def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None
     return Amount(value, form, measure=measure if money is None else money) if measure is not None else None
 
 
-_COMPOUND = re.compile(r"(?:\d+(?:\.\d+)?\s*[A-Za-z]{1,12}\.?(?:\s*,\s*|\s+and\s+|\s+|$)){2,4}")
+_COMPOUND = re.compile(r"(?:\d+(?:\.\d+)?\s*[A-Za-z]{1,12}\.?(?:\s*,\s*|\s+and\s+|\s*)){2,4}")
+_FEET = re.compile(r"(\d+)'\s?(\d+(?:\.\d+)?)(?:\"|'')")
 _COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]{1,12})")
 
 
 def read_compound(text: str) -> Amount | None:
     """'5 hours 30 minutes', '6 ft 2 in': a sum of ever smaller units of one kind, in the first of them."""
-    if len(text) > 80 or not _COMPOUND.fullmatch(text + " "):
+    text = _FEET.sub(r"\1 ft \2 in", text)
+    if len(text) > 80 or not _COMPOUND.fullmatch(text):
         return None
-    parts = [(Fraction(number), read_measure(unit)) for number, unit in _COMPOUND_PART.findall(text)]
+    found = _COMPOUND_PART.findall(text)
+    timed = found[0][1].startswith(("h", "d"))  # 2h 5m
+    parts = [(Fraction(number), read_measure("min" if timed and unit == "m" else unit)) for number, unit in found]
     first = parts[0][1]
     total, last = 0.0, math.inf
     for number, measure in parts:
@@ -142,28 +146,16 @@ def _spelled(text: str) -> Amount | None:
     """A number in words, with a noun or not."""
     if not text or text[0].isdigit() or len(text) > 80:
         return None
-    words = text.split()
-    for count in range(len(words), max(0, len(words) - 3), -1):
-        part = " ".join(words[:count])
-        number = english_number(part)
-        number = chinese_number(part) if number is None else number
-        if number is None:
-            continue
-        rest = " ".join(words[count:])
-        percent = bool(rest) and _PERCENT.match(rest) is not None
-        measure = read_measure(rest) if rest and not percent else None
-        if rest and measure is None and not percent:
-            return None
-        if rest and _NOT_UNITS.match(rest):
-            return None
-        exact = Fraction(number).limit_denominator(1000)
-        return Amount(
-            Value(number, exact=exact if abs(float(exact) - number) < 1e-12 * max(1.0, abs(number)) else None),
-            "",
-            percent,
-            measure,
-        )
-    return None
+    if (number := chinese_number(text)) is not None:
+        return Amount(Value(number, exact=Fraction(str(number))), "")
+    if (words := leading_number(text)) is None or (words[1] and _NOT_UNITS.match(words[1])):
+        return None
+    number, rest = words
+    percent = bool(rest) and _PERCENT.match(rest) is not None
+    measure = read_measure(rest) if rest and not percent else None
+    if rest and measure is None and not percent:
+        return None
+    return Amount(Value(float(number), exact=number), "", percent, measure)
 
 
 _MATRIX = re.compile(r"\\begin\s?\{([pbBv]?matrix|array|smallmatrix)\}(?:\{[clr|\s]*\})?(.*?)\\end\s?\{\1\}", re.DOTALL)
@@ -220,16 +212,17 @@ def read_clock(text: str) -> Clock | None:
     )
 
 
-_RATIO = re.compile(r"-?[\d./]+(?:\s*(?::|\bto\b)\s*-?[\d./]+)+")
-_TO = re.compile(r"\s*(?::|\bto\b)\s*")
+_RATIO = re.compile(r"(?:an?\s)?(?:ratio\sof\s)?(-?[\d./]+(?:(?:\s*:\s*|[\s-]to[\s-])-?[\d./]+)+)(?:\sratio)?")
+_TO = re.compile(r"\s*:\s*|[\s-]to[\s-]")
 
 
 def read_ratio(text: str) -> tuple[Fraction, ...] | None:
     """The terms of '3:4', '1 : 2 : 3', '2 to 3', over their first that is not 0."""
     text = text.replace("\\colon", ":")
-    if _RATIO.fullmatch(text) is None:
+    match = _RATIO.fullmatch(text)
+    if match is None:
         return None
-    terms = [evaluate(term) for term in _TO.split(text)]
+    terms = [evaluate(term) for term in _TO.split(match[1])]
     exact = [term.exact for term in terms if term is not None and term.exact is not None]
     if len(exact) != len(terms) or not any(exact):
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from saccade.parsing.number_words import DENOMINATORS, MAGNITUDES, TENS, UNITS_AND_TEENS
+
 
 def words(text: str, ends: str = r"\b") -> str:
     """A pattern for any of the words that are separated by commas or line ends."""
@@ -33,7 +35,7 @@ VERB = re.compile(rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=≈：]\s*|:(?!\d)\s*
 """'is', 'gives', '=': a weak claim."""
 _FILLERS = r"""about, approximately, approx\.?, roughly, around, nearly, exactly, precisely, only, just, now, also,
 then, simply, therefore, thus, hence, equal to, equivalent to, located at, given by, at, on, a total of, in total, the,
-a, an, of, value, number, point, still, clearly, surely, definitely, probably, indeed, actually"""
+an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number, point, still, clearly, surely, definitely, probably, indeed, actually"""
 FILLER = re.compile(
     rf"(?:\s*(?:{words(_FILLERS, '')}|~|≈|\\approx|\\sim|约|：|:|\"|')(?![A-Za-z])\s*)+",
     re.I,
@@ -54,15 +56,21 @@ DENIED = re.compile(
 )
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
 under, above, below, up to, no more than, no less than, twice, thrice, half of, double, triple, between,
-a (?:third|quarter) of, nearly, almost, beyond, exceeds"""
+a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of, close to, near,
+within"""
 _OPERATORS = (
     r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
     r"log(?:arithm)?|absolute value|(?:co)?sine|tangent|factorial|complement|multiple|power|percent|derivative|"
     r"integral|remainder) of"
 )
-BOUND = re.compile(rf"(?:{words(_BOUNDS)}|{words(_OPERATORS)})\s*$", re.I)
-"""Precedes a number that is a bound, or an operand of the value that is meant."""
-OPERAND = re.compile(r"\s*(?:squared|cubed|factorial|to the (?:power|\w{3,10} power))\b", re.I)
+_SUPPOSED = "whether, suppose, supposing, assume, assuming, if"
+BOUND = re.compile(rf"(?:{words(_BOUNDS)}|{words(_OPERATORS)})\s*$|{words(_SUPPOSED)}[^.,;]{{0,24}}$", re.I)
+"""Precedes a number that is a bound, an operand of the value that is meant, or only supposed."""
+OPERAND = re.compile(
+    r"\s*(?:squared|cubed|factorial|to the (?:power|\w{3,10} power)|plus|minus|(?:divided|multiplied) by|"
+    r"times (?:the|as|an?|more)|times (?=[-\d\\]))\b",
+    re.I,
+)
 """Follows a number that is an operand."""
 HEDGED = re.compile(
     r"[\d)}\]]\s*(?:\|\s*[-\d\\]|(?:\\(?:to|rightarrow|Rightarrow|longrightarrow)|->|→|=>|⇒)|\.\.\.|…|\?\s*[-\d])|"
@@ -75,16 +83,23 @@ WAVERING = re.compile(rf"{words(_WAVERING)}|\?|也许|可能|或|但|不对|等�
 CORRECTION = re.compile(r"\b(?:wait|actually|correction|sorry|oops|hmm+|instead)\b|\bno[,:]|不对|更正|等等", re.I)
 _REASONS = r"""because, since, as, where, when, with, for, from, by, given, using, if, after, due, rounded, i\.e, note,
 explanation, which, that, in, per, of, on, check, reason, proof, so, steps?, hope, let, this, these, i am, i'm, the,
-therefore"""
+therefore, attained, achieved, reached, occur(?:s|ring)?"""
 EXPLAINED = re.compile(rf"^[\s,;:(.\-–—*]*(?:{words(_REASONS)}|每)", re.I)
 """What may hold other numbers behind a value: an explanation or a closing remark."""
+SUBORDINATE = re.compile(
+    r"[\s,(]+(?:attained|achieved|reached|occurring|which\s(?:occurs|is\s(?:attained|achieved|reached))|when|where|if|since|"
+    r"because|as|(?:at|for)(?=\s\$?[a-z]\s?=))\s(?:(?!,\s*[a-z]{2}).)*$",
+    re.I | re.DOTALL,
+)
+"""A clause behind the claim, up to the end of the sentence."""
 NOT_CLAUSE = re.compile(
     r"[,;]?\s*(?:\(\s*)?(?:but\s)?(?:and\s)?(?:not|rather than|instead of|不是)\s[^,;.]{1,40}\)?", re.I
 )
+_AFTER_A = "|".join([*DENOMINATORS, *MAGNITUDES])
+_NUMBER_WORD = f"(?:{'|'.join(sorted([*UNITS_AND_TEENS, *TENS, *MAGNITUDES, *DENOMINATORS], key=len, reverse=True))})"
 NUMBER_WORDS = re.compile(
-    r"(?:(?:a\s(?=half|third|quarter))?(?:minus|negative|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|"
-    r"sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|"
-    r"billion|half|third|thirds|quarter|quarters|and)\b[\s-]?)+|[零〇一二两三四五六七八九十百千万亿点负]{1,16}",
+    rf"(?:(?:(?:and\s)?an?\s(?={_AFTER_A})|and\s(?={_NUMBER_WORD}\b)|minus\s|negative\s|{_NUMBER_WORD}\b[\s-]?))+|"
+    r"[零〇一二两三四五六七八九十百千万亿点负]{1,16}",
     re.I,
 )
 MATH_WORDS = {

@@ -27,6 +27,7 @@ from saccade.parsing.claim_words import (
     NUMBER_WORDS,
     OPERAND,
     SCRIPTS,
+    SUBORDINATE,
     SENTENCE_END,
     VERB,
     WAVERING,
@@ -75,6 +76,7 @@ def read_claim(text: str) -> Claim:
     if len(_ENUMERATED.findall(text)) > 1:
         text = _ENUMERATED.sub("", text)
     text = with_base(_OUT_OF.sub(r"\1/\2", _MINUS.sub("-", _END_MARK.sub("", text))))
+    text = _ENDLESS.sub(r"\1\\overline{\2}", _EQUALS.sub(r"\1 = ", text))
     if CODE.search(text):
         return Claim((), "code", "code")
     if is_bare(text):
@@ -91,7 +93,12 @@ def read_claim(text: str) -> Claim:
 
 _ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
 _END_MARK = re.compile(r"\s*(?:\\\(|\$)?\s*(?:\\blacksquare|\\square|\\qed|[∎■])\s*(?:\\\)|\$)?\s*$")
-_OUT_OF = re.compile(r"(?<![\d./])(\d{1,9})\s+out\s+of\s+(\d{1,9})(?![\d./])")
+_OUT_OF = re.compile(
+    r"(?<![\d./])(\d{1,9})(?:\s+out\s+of\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?![\d./])"
+)
+_EQUALS = re.compile(r"(?<![\w'\\])(?![aI]\s)([a-zA-Z])\s(?:is|equals)(?:\sequal\sto)?\s(?=[-\d\\])")
+_ENDLESS = re.compile(r"(?<![\d.])(\d{0,9}\.\d{0,9}?)(\d{1,9}?)\2+\s?(?:\.\.\.|…|\\l?dots(?![a-z]))")
+"""0.1666..., whose last digits are repeated."""
 _MINUS = re.compile(r"(?<![\w)}%]\s)\b(?:minus|negative)\s+(?=[\d\\])", re.I)
 
 
@@ -148,7 +155,10 @@ def _sentence(sentence: str) -> _Found | None:
         if end is not None and end >= assigned.end():
             value = sentence[assigned.start() : end].strip(" .,;")
             return _Found(_judged(sentence, assigned.start(), end, value, "named values"), False)
-    for verb in reversed(list(VERB.finditer(sentence))[-MAX_VERBS:]):
+    verbs = list(VERB.finditer(sentence))[-MAX_VERBS:][::-1]
+    clause = SUBORDINATE.search(sentence)
+    main = [verb for verb in verbs if clause is not None and verb.end() <= clause.start()]
+    for verb in [*main, *verbs]:
         if (claim := _at(sentence, verb.end(), "claimed")) is not None:
             return _Found(claim, False)
     if formulas := list(FORMULA.finditer(sentence)):

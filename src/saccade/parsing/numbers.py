@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from saccade.parsing.claim_words import BOUND, CODE, DENIED, NEGATED, words
 from saccade.parsing.markup import LONGEST, plain
-from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number
+from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number, leading_number
 from saccade.parsing.reading import Reading, found
 from saccade.parsing.units import Unit, read_measure, read_unit
 
@@ -57,7 +57,7 @@ _ATTACHED = re.compile(r"[A-Za-z]+")
 _ASSIGNMENTS = re.compile(r"^[ \t]*\w{1,40}[ \t]*=[^=\n]{0,200}\n[ \t]*\w{1,40}[ \t]*=", re.MULTILINE)
 _HALF = re.compile(r"\s*and\s+a\s+half\b", re.I)
 _WORDS_SAID = re.compile(
-    r"(?:\b(?:is|are|it's|answer|total|count|say)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))", re.I
+    r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))", re.I
 )
 _REPEATED = re.compile(r"\s*\(([A-Za-z -]{3,60})\)")
 
@@ -156,7 +156,7 @@ def _repeats_another(text: str, number: re.Match[str]) -> bool:
     """'8 (nine)'."""
     again = _REPEATED.match(text, number.end())
     value = english_number(again[1]) if again else None
-    return value is not None and value != _value(number)
+    return value is not None and float(value) != _value(number)
 
 
 def _in_words(text: str) -> Quantity | None:
@@ -170,7 +170,8 @@ def _in_words(text: str) -> Quantity | None:
 def _spelled(text: str) -> Quantity | None:
     percent = text.startswith(("百分之", "负百分之"))
     number = chinese_number(text.replace("百分之", "", 1) if percent else text.rstrip(" .。"))
-    number = english_number(text.rstrip(" .!")) if number is None else number
+    if number is None and (words := leading_number(text.rstrip(" .!"))) is not None:
+        number, percent = float(words[0]), _PERCENT.match(words[1]) is not None
     return None if number is None else Quantity(number, percent)
 
 

@@ -34,7 +34,7 @@ def with_times(text: str) -> str:
 def _based(said: re.Match[str]) -> str:
     name = said[2] or said[3]
     base = int(name) if name.isdigit() else english_number(name)
-    return said[0] if base is None else f"{said[1] or ''}_{{{base:g}}}"
+    return said[0] if base is None else f"{said[1] or ''}_{{{int(base)}}}"
 
 
 def _hour(text: str) -> str:
@@ -42,7 +42,7 @@ def _hour(text: str) -> str:
     if ":" in text:
         return text
     hour = int(text) if text.isdigit() else english_number(text)
-    return f"{hour:g}:00" if hour is not None and 0 < hour < 25 else ""
+    return f"{int(hour)}:00" if hour is not None and 0 < hour < 25 else ""
 
 
 def _minutes(said: re.Match[str]) -> str:
@@ -52,7 +52,7 @@ def _minutes(said: re.Match[str]) -> str:
     minutes = 30 if said[1].lower() == "half" else 15
     if said[2].lower() == "to":
         hour, minutes = (hour - 1) or 12, 60 - minutes
-    return f"{hour:g}:{minutes}"
+    return f"{int(hour)}:{minutes}"
 
 
 _RELATIONS = (

@@ -156,7 +156,7 @@ _ALONE: dict[str, tuple[dict[str, int], float]] = {
         "dollar": ({"dollar": 1}, 1.0),
         "buck": ({"dollar": 1}, 1.0),
     },
-    **{"cent": ({"dollar": 1}, 0.01), "€": ({"euro": 1}, 1.0), "euro": ({"euro": 1}, 1.0), "eur": ({"euro": 1}, 1.0)},
+    **{"¢": ({"dollar": 1}, 0.01), "cent": ({"dollar": 1}, 0.01), "€": ({"euro": 1}, 1.0), "euro": ({"euro": 1}, 1.0), "eur": ({"euro": 1}, 1.0)},
     **{"£": ({"pound": 1}, 1.0), "gbp": ({"pound": 1}, 1.0), "¥": ({"yuan": 1}, 1.0), "rupee": ({"rupee": 1}, 1.0)},
     **{"₹": ({"rupee": 1}, 1.0), "yen": ({"yuan": 1}, 1.0), "Å": ({"m": 1}, 1e-10), "nautical": ({"m": 1}, 1852.0)},
     **{"℃": ({"celsius": 1}, 1.0), "°C": ({"celsius": 1}, 1.0), "celsius": ({"celsius": 1}, 1.0)},
@@ -170,7 +170,7 @@ _ALONE: dict[str, tuple[dict[str, int], float]] = {
     **{"u": ({"g": 1}, 1.66053906892e-24), "bar": ({"g": 1, "m": -1, "s": -2}, 1e8)},
 }
 _TIGHT = re.compile(
-    r"\s*(?:((?:square|sq|cubic|cu)\b|平方|立方)\.?\s*)?(\\?[A-Za-zΩµμÅ℃℉°$€£¥₹\u4e00-\u9fff]+)\.?"
+    r"\s*(?:((?:square|sq|cubic|cu)\b|平方|立方)\.?\s*)?(\\?[A-Za-zΩµμÅ℃℉°$€£¥₹¢\u4e00-\u9fff]+)\.?"
     r"\s*(?:\^?\s?\{?\s?(-?[1-4])\s?\}?(?!\d)|(squared|cubed))?"
 )
 _JOIN = re.compile(r"\s*(?:(/|\\/|\bper\b|\ban?\b(?=\s))|\*|\\cdot|·|\.|-|~|\\[,;:! ])?\s*")
