@@ -66,7 +66,7 @@ _LETTER_NAME = re.compile(r"([a-z])=(?!=)")
 
 
 def _matrix(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
-    if "[[" not in theirs.raw.replace(" ", "") and "\\begin" not in theirs.raw and "\\begin" not in mine.raw:
+    if "[[" not in theirs.raw.replace(" ", "") and _ARRAYS.search(theirs.raw + mine.raw) is None:
         return None
     a, b = read_matrix(mine.raw), read_matrix(theirs.raw)
     if a is None and b is None:
@@ -79,6 +79,9 @@ def _matrix(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     shaped = [len(row) for row in rows[0]] == [len(row) for row in rows[1]]
     right = shaped and all(all(row) for row in same)
     return Verdict(right, "math: matrix", "" if right else "other entries")
+
+
+_ARRAYS = re.compile(r"\\begin|\\(?:hat|vec|mathbf|boldsymbol|bm)\s?\{\\?[jk](?:math)?\}")
 
 
 def _rows_of(one: Side, cells: list[list[str]] | None) -> list[list[str]] | None:

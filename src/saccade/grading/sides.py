@@ -164,6 +164,18 @@ _ROW = re.compile(r"\\\\(?:\s?\[[^\]]{0,9}\])?|\\cr\b")
 _NESTED = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 
 
+_VECTOR_TERM = re.compile(r"\s*([-+]?)\s*([^-+\s]*?)\s*\\(?:hat|vec|mathbf|boldsymbol|bm|overrightarrow|mathbf\{\\hat)\s?\{\\?([ijk])(?:math)?\s?\}\}?")
+
+
+def _unit_vectors(text: str) -> list[str] | None:
+    """The coordinates of '2\\mathbf{i} - \\mathbf{j}'; None for anything else."""
+    terms = list(_VECTOR_TERM.finditer(text))
+    if not terms or "".join(term[0] for term in terms) != text.strip():
+        return None
+    found = {term[3]: normal(f"{term[1]}{term[2] or '1'}".lstrip("+")) for term in terms}
+    return [found.get(name, "0") for name in ("ijk" if "k" in found else "ij")] if len(found) == len(terms) else None
+
+
 def read_matrix(text: str) -> list[list[str]] | None:
     """The cells of a matrix, in normal form; None when the text is no matrix and nothing else."""
     text = text.strip().rstrip(".").replace("$", "")
@@ -174,6 +186,8 @@ def read_matrix(text: str) -> list[list[str]] | None:
             return None
         rows = [row for row in _ROW.split(match[2].replace("\\hline", "")) if row.strip()]
         return [[normal(cell, named=True) for cell in row.split("&")] for row in rows]
+    if (coordinates := _unit_vectors(text)) is not None:
+        return [[cell] for cell in coordinates]
     if _NESTED.fullmatch(text):
         return [[normal(cell, named=True) for cell in row.split(",")] for row in re.findall(r"\[([^\[\]]*)\]", text)]
     return None
@@ -212,8 +226,10 @@ def read_clock(text: str) -> Clock | None:
     )
 
 
-_RATIO = re.compile(r"(?:an?\s)?(?:ratio\sof\s)?(-?[\d./]+(?:(?:\s*:\s*|[\s-]to[\s-])-?[\d./]+)+)(?:\sratio)?")
-_TO = re.compile(r"\s*:\s*|[\s-]to[\s-]")
+_TO = re.compile(r"\s*:\s*|[\s-]+to[\s-]+")
+_RATIO = re.compile(
+    rf"(?:(?:the|an?)\s)?(?:ratio\s(?:of|is)\s)?(-?[\d./]+(?:(?:{_TO.pattern})-?[\d./]+)+)(?:\sratio)?", re.I
+)
 
 
 def read_ratio(text: str) -> tuple[Fraction, ...] | None:

@@ -32,16 +32,17 @@ _MENTION = re.compile(
 )
 _ARTICLE = re.compile(
     r"\s(?!(?:is|was|are|seems|looks|appears|because|since|as|or|and|nor|but|not|would|must|can|it|for|per|to|through|in|so|with|"
-    r"by|isn't)\b)[a-z]"
+    r"by|isn't|remains|works|fits|holds)\b)[a-z]"
 )
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|n't|isn't|never|neither|nor|eliminat\w{1,5}|rul\w{1,3}\sout|exclud\w{1,4}|except|instead\sof|rather\sthan|"
-    r"than|cannot|between|(?:all|every\w{0,5})(?:\s\w{1,12})?\sbut)|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
+    r"than|cannot|between|(?:all|any\w{0,5}|every\w{0,5})(?:\s\w{1,12})?\s(?:but|except))|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
     re.I,
 )
 _DENIED_AFTER = re.compile(
     r"\s?(?:(?:is|are|was|were|seems?|looks?)\s(?:all\s|both\s)?(?:not\b|wrong|incorrect|false|out\b|impossible)|"
-    r"(?:is|are|was)n't|cannot|can't|错|不对|不正确)",
+    r"(?:is|are|was|were)n't|cannot|can't|do(?:es)?\s?(?:not|n't)|"
+    r"(?:can|could|may|should|must)\sbe\s(?:ruled|eliminated|excluded|discarded|rejected|dismissed)|错|不对|不正确)",
     re.I,
 )
 _RIGHT_AFTER = re.compile(

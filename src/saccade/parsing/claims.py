@@ -277,7 +277,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return Claim((), how, "an ordinal")
     if NEGATED.search(before) or DENIED.match(after):
         return Claim((), how, "denied")
-    if BOUND.search(before) or (value[-1:].isdigit() and OPERAND.match(after)):
+    if BOUND.search(before) or (value[-1:].isdigit() and OPERAND.match(after)) or _TIMES.search(value + after[:6]):
         return Claim((), how, "a bound")
     if HEDGED.search(value):
         return Claim((), how, "hedged")
@@ -293,6 +293,7 @@ def _starts_value(text: str) -> bool:
     return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or _VALUE.match(text)) is not None
 
 
+_TIMES = re.compile(r"\stimes\s(?:the|as|more)\b")
 _OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _AGAIN = re.compile(r"\s*[(=]\s*([^()=\s][^()=]{0,60}?)\s*(?:\)|$|(?==))")

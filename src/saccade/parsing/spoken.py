@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from saccade.parsing.markup import fold
 from saccade.parsing.number_words import english_number
 
 _NUMERAL = r"(\d{1,2}|[a-z]{3,8}(?:-[a-z]{3,6})?)"
@@ -82,11 +83,32 @@ _SUCH = re.compile(r"[^<>\\]{0,80}\b(?:such\sthat|where|for\swhich|satisfying)\s
 _BOUND = re.compile(r"([a-z]\s?)?(<=|>=|<|>)\s?(\S{1,40})")
 
 
+_ALL_REALS = re.compile(
+    r"(?:all|any|every|the)\s(?:(nonzero|non-zero)\s)?(?:real\s(?:numbers?|values?)|real|reals?|numbers?|values?)(?:\s(?:of\s)?[a-z])?"
+)
+_NONE = re.compile(r"(?:the\s)?empty\sset|none|no\s(?:such\s)?(?:real\s)?(?:solutions?|values?(?:\sof\s[a-z])?|[a-z])")
+_INFINITE = re.compile(r"(positive\s|plus\s)?(negative\s|minus\s)?infinity")
+_EXCEPT = re.compile(r"(?:except(?:\sfor)?|other\sthan|not\sequal\sto|but)\s(?:[a-z]\s?=\s?)?(\S{1,40})")
+_THERE_IS = re.compile(r"^(?:there (?:is|are)|it has|the equation has|the (?:answer|domain|range|solution(?: set)?) is|has) ")
+
+
+def read_set(text: str) -> str | None:
+    """A set that is named in words, in signs: 'no solution', 'all real numbers', 'any nonzero real number'."""
+    said = _THERE_IS.sub("", fold(text))
+    if (reals := _ALL_REALS.fullmatch(said)) is not None:
+        return "x \\neq 0" if reals[1] else "\\mathbb{R}"
+    if (infinite := _INFINITE.fullmatch(said)) is not None:
+        return "-\\infty" if infinite[2] else "\\infty"
+    return "\\emptyset" if _NONE.fullmatch(said) else None
+
+
 def read_inequality(text: str) -> str | None:
     """An inequality in words with signs ('x >= 3 and x < 6'), or None: 'x is at least 3', 'all reals greater than 2'."""
     text = " ".join(text.replace("\\text{", " ").replace("}", " } ").replace("$", "").split()).rstrip(".").strip()
     if len(text) > 160:
         return None
+    if (opening := _ALL.match(text)) and (hole := _EXCEPT.fullmatch(text, opening.end())):
+        return f"x \\neq {hole[1]}"
     signs = _RELATION.sub(lambda said: _SIGN[said[0]], text.replace(" } ", " "))
     opening = _ALL.match(signs)
     name = opening[1] if opening and opening[1] else "x"
