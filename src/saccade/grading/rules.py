@@ -185,7 +185,7 @@ def _complex(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
 
 
 def _parts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
-    got, wanted = (_excluded(one.named if _NAMED_PARTS.search(one.named) else one.form) for one in (mine, theirs))
+    got, wanted = (one.named if _NAMED_PARTS.search(one.named) else one.form for one in (mine, theirs))
     right = compare(got, wanted, partial(_same_cheaply, rules=rules), rules.order)
     if right is None and ("," in got + wanted or "\\pm" in got + wanted):
         right = compare(got, wanted, partial(_same_part, rules=rules), rules.order)
@@ -200,18 +200,6 @@ def _parts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
 
 
 _NAMED_PARTS = re.compile(r"=.*[,;]|=.*(?:and|or)|\(\w(?:,\w)+\)=")
-_HOLE = re.compile(r"[a-z]\\neq?([^a-zA-Z,]+)|(?:\\mathbb\{R\}|R)\\(?:setminus|backslash)\\?\{([^{},]+)\\?\}")
-
-
-def _excluded(text: str) -> str:
-    """'x != a' and 'R without a' as the two intervals beside a."""
-    hole = _HOLE.fullmatch(text)
-    if hole is None:
-        return text
-    point = hole[1] or hole[2].rstrip("\\")
-    return f"(-\\infty,{point})\\cup({point},\\infty)"
-
-
 def _same_cheaply(mine: str, gold: str, rules: MathRules) -> bool | None:
     if mine == gold:
         return True

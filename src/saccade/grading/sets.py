@@ -106,7 +106,13 @@ def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool 
     return _without_order(ours, golds, same)
 
 
+_HOLE = re.compile(r"[a-z]\\neq?([^a-zA-Z,]+)|(?:\\mathbb\{R\}|R)\\(?:setminus|backslash)\\?\{([^{},]+)\\?\}")
+
+
 def _spelled(text: str) -> str:
+    if (hole := _HOLE.fullmatch(text)) is not None:  # 'x != a', and 'R without a'
+        point = hole[1] or hole[2].rstrip("\\")
+        return f"(-\\infty,{point})\\cup({point},\\infty)"
     text = text.replace("\\}\\cup\\{", ",")
     text = _BUILDER.sub(r"\1", text).replace(" ", ",")  # a normal form keeps spaces between numbers only
     for symbol, spelling in _SYMBOLS:

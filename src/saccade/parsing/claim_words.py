@@ -30,12 +30,12 @@ CUE = re.compile(
 """'The answer is': a strong claim."""
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
 finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
-contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, shows?, conclude that, (?:it|that|there|he|she|what)'s"""
+contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, attains?, reach(?:es)?, shows?, conclude that, (?:it|that|there|he|she|what)'s"""
 VERB = re.compile(rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=≈：]\s*|:(?!\d)\s*|\\approx\s*|[是为有得共]\s*", re.I)
 """'is', 'gives', '=': a weak claim."""
 _FILLERS = r"""about, approximately, approx\.?, roughly, around, nearly, exactly, precisely, only, just, now, also,
 then, simply, therefore, thus, hence, equal to, equivalent to, located at, given by, at, on, a total of, in total, the,
-an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number, point, still, clearly, surely, definitely, probably, indeed, actually"""
+an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number, point, its, maximum, minimum, still, clearly, surely, definitely, probably, indeed, actually"""
 FILLER = re.compile(
     rf"(?:\s*(?:{words(_FILLERS, '')}|~|≈|\\approx|\\sim|约|：|:|\"|')(?![A-Za-z])\s*)+",
     re.I,
@@ -83,7 +83,7 @@ WAVERING = re.compile(rf"{words(_WAVERING)}|\?|也许|可能|或|但|不对|等�
 CORRECTION = re.compile(r"\b(?:wait|actually|correction|sorry|oops|hmm+|instead)\b|\bno[,:]|不对|更正|等等", re.I)
 _REASONS = r"""because, since, as, where, when, with, for, from, by, given, using, if, after, due, rounded, i\.e, note,
 explanation, which, that, in, per, of, on, check, reason, proof, so, steps?, hope, let, this, these, i am, i'm, the,
-therefore, attained, achieved, reached, occur(?:s|ring)?"""
+therefore, at(?=\s\$?[a-z]\s?=), attained, achieved, reached, occur(?:s|ring)?"""
 EXPLAINED = re.compile(rf"^[\s,;:(.\-–—*]*(?:{words(_REASONS)}|每)", re.I)
 """What may hold other numbers behind a value: an explanation or a closing remark."""
 SUBORDINATE = re.compile(

@@ -42,7 +42,7 @@ MAX_VERBS = 12
 """Verbs of a sentence that are looked at, from the last."""
 _COMMAND = re.compile(r"\[\d+pt\]|\\(?:begin|end)\s?\{[A-Za-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+|[_^]\{?[A-Za-z]+\}?")
 _WORD = re.compile(r"(?<![{}\d^_A-Za-z])[A-Za-z]{2,}(?:'[a-z]+)?(?![}{^_A-Za-z])|[" + SCRIPTS + r"]+")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
+_TEXT = re.compile(r"\\(?!mathbf\{\\?[ijk](?:math)?\})(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _VALUE = re.compile(
     r"(?<![A-Za-z'])[-+±−]?\s?(?:\\?\$\s?)?(?:\d|\.\d|\\(?!text|left\W*$)[A-Za-z{]|[(\[{]\s?[-+\d.\\a-zA-Z]|[√π∞∅]|"
     r"[€£¥]\s?\d|[a-zA-Z](?![A-Za-z'])(?=\s*(?:[-+*/^=<>≤≥()]|$|[.,;!]))|[a-z](?=\d))|[<>≤≥]\s?-?\d"
@@ -94,7 +94,7 @@ def read_claim(text: str) -> Claim:
 _ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
 _END_MARK = re.compile(r"\s*(?:\\\(|\$)?\s*(?:\\blacksquare|\\square|\\qed|[∎■])\s*(?:\\\)|\$)?\s*$")
 _OUT_OF = re.compile(
-    r"(?<![\d./])(\d{1,9})(?:\s+out\s+of\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?![\d./])"
+    r"(?<![\d./])(\d{1,9})(?:\s+out\s+of\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"
 )
 _EQUALS = re.compile(r"(?<![\w'\\])(?![aI]\s)([a-zA-Z])\s(?:is|equals)(?:\sequal\sto)?\s(?=[-\d\\])")
 _ENDLESS = re.compile(r"(?<![\d.])(\d{0,9}\.\d{0,9}?)(\d{1,9}?)\2+\s?(?:\.\.\.|…|\\l?dots(?![a-z]))")
@@ -277,7 +277,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return Claim((), how, "an ordinal")
     if NEGATED.search(before) or DENIED.match(after):
         return Claim((), how, "denied")
-    if BOUND.search(before) or (value[-1:].isdigit() and OPERAND.match(after)) or _TIMES.search(value + after[:6]):
+    if BOUND.search(before) or (value[-1:].isdigit() and OPERAND.match(after)) or _TIMES.search(f"{value} {after.lstrip()[:6]}"):
         return Claim((), how, "a bound")
     if HEDGED.search(value):
         return Claim((), how, "hedged")

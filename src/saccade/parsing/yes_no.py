@@ -21,7 +21,7 @@ _SHORT = re.compile(
     re.I,
 )
 _ADVERB = re.compile(
-    r"(?:absolutely|certainly|definitely|of\scourse|surely?|indeed|obviously)(?P<no>\snot)?[.!]?|"
+    r"(?:absolutely|certainly|definitely|of\scourse|sure(?:ly)?|indeed|obviously)(?P<no>\snot)?[.!]?|"
     r"(?P<never>not\s(?:at\sall|really)|by\sno\smeans)[.!]?",
     re.I,
 )
