@@ -215,8 +215,6 @@ def _same_part(mine: str, gold: str, rules: MathRules) -> bool | None:
 
 _RULES = (_matrix, calendar, _exact, _bases, amounts, _complex, _too_large, _parts)
 _EQUATION = re.compile(r"(?<![<>!\\])=")
-_LAST_LETTERS = re.compile(r"(?<=\d)([a-z])([a-z])$")
-"""What math-verify takes for a unit at the end of a sum: the ab of 2ab."""
 _UNREADABLE = re.compile(r"\.\.\.|…|\\[lc]?dots|\bor\b|\?|\bnot\b")
 
 
@@ -230,5 +228,4 @@ def _symbolically(mine: Side, theirs: Side) -> Verdict:
     if (_UNREADABLE.search(got) is None) != (_UNREADABLE.search(wanted) is None):
         return Verdict(False, "math: unclear", "hedged")
     got, wanted = (text.replace("\\degree", "\\cdot\\frac{\\pi}{180}") for text in (got, wanted))
-    got, wanted = (_LAST_LETTERS.sub(r"\1*\2", text) for text in (got, wanted))
     return math_pool.shared().verify(wanted, got)
