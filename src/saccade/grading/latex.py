@@ -68,6 +68,8 @@ _LOG_E = re.compile(r"\\log\s?_\s?(?:e|\{\s?e\s?\})(?![a-z])")
 _NAMED_LAST = re.compile(r"^([^=<>]*[^=<>a-zA-Z\s][^=<>]*?)\s*=\s*([a-zA-Z])$")
 """'5 = x'."""
 _POWER_GAP = re.compile(r"(\^(?:\d|\{\d+\}))\s+(?=\d)")
+_FACTOR = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|exp))\s+([a-z])(?=\s*\*)")
+"""A function of one letter in front of a sign of multiplication."""
 _SPACES = re.compile(
     r"(\\(?:pi|alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|tau|phi|omega))\s+(?=[A-Za-z])|"
     r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|exp))\s+(?=[A-Za-z])|(?<!\d)\s+|\s+(?!\d)"
@@ -105,6 +107,7 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
     text = _POWER_GAP.sub(r"\1*", _LOG_E.sub(r"\\ln ", _LOG_BASE.sub(r"\\log_{\1}", text)))
     text = _NAMED_LAST.sub(r"\2=\1", text) if "=" in text else text
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    text = _FACTOR.sub(r"\1(\2)", text) if "*" in text else text
     return _SPACES.sub(_closed, text if named else _POINT.sub("", _NAME.sub("", text)))
 
 

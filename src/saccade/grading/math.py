@@ -110,7 +110,7 @@ def _gold(text: str) -> _Gold:
 
 
 _FIGURE = re.compile(
-    r"^\s*(?:(?i:the\s)?(?i:(?:line\s)?segment|line|ray|side|chord|arc|triangle|quadrilateral|point)\s+"
+    r"^\s*(?:(?i:the\s)?(?i:(?:line\s)?segment|line|ray|side|chord|arc|triangle|quadrilateral|point|angle|quadrant)\s+"
     r"(?=\$?(?:\\overline\s?\{)?[A-Z]{1,4}\}?\$?\.?$)|(?=.{1,30}$)\$?(?:\\triangle|△)\s?(?=[A-Z]{3}\$?\.?$))"
 )
 """What a figure is called in front of its letters: 'triangle ABC'."""
@@ -159,7 +159,7 @@ def _special(answer: str, gold: _Gold, rules: MathRules) -> Verdict | None:
 def _grade_chain(value: str, gold: str, rules: MathRules) -> Verdict:
     """'2 * 7 = 14': every part that has a value must have the gold's."""
     left, _, right = value.rpartition("=")
-    if "=" not in gold and _OPERATION.search(left) and _wide(value):
+    if "=" not in gold and (_OPERATION.search(left) or _SEVERAL.fullmatch(left)) and _wide(value):
         return compare_values(right, gold, rules)
     parts = [part for part in _EQUALS.split(value) if part.strip(" $")]
     if _UNDONE.fullmatch(side(parts[-1]).form if parts else "") and PLAIN.fullmatch(side(gold).form):
@@ -181,6 +181,11 @@ _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)|\\approx(?![a-z])|≈|\\equiv(?![a-z
 
 _OPERATION = re.compile(r"\\(?:[lc]?dots|i*nt|sum|prod|lim|det|max|min|gcd|lcm)(?![a-z])|\+\s?\.\.\.")
 """What is worked out behind the last sign of equality."""
+_SEVERAL = re.compile(
+    r"\s*\$?\s*(?:\|[^|=<>]{1,20}\||\\[lr]?vert.{1,20}\\[lr]?vert|P\([^()=]{1,20}\)|\\d?frac\s?\{[a-zA-Z]\}\s?\{[a-zA-Z]\}|"
+    r"(?:\d{0,4}[a-zA-Z]{1,2}\s?[-+*/]\s?){1,4}\d{0,4}[a-zA-Z]{1,2}|(?![a-z]?dx)[a-z]{2,3})\s*(?:=[^=]*)?"
+)
+"""A quantity that is asked for and is no single letter: |AB|, m+n, xy, with another form of it."""
 _UNDONE = re.compile(r"[\d.()]*\d\)?[-+*]\(?\d[\d.()+*-]*")
 
 
@@ -191,7 +196,11 @@ def _wide(value: str) -> bool:
 
 def _approximate(parts: list[str], gold: str, rules: MathRules) -> Verdict:
     verdicts = [compare_values(part, gold, rules) for part in parts]
-    amounts = [amount.value.number for part in parts if (amount := side(part).amount) is not None]
+    amounts = [
+        amount.value.number * (0.01 if amount.percent else 1)
+        for part in parts
+        if (amount := side(part).amount) is not None
+    ]
     near = all(abs(a - b) <= 0.02 * max(abs(a), abs(b)) for a in amounts for b in amounts)
     best = next((one for one in verdicts if one.right), verdicts[-1])
     return best if near else Verdict(False, best.route, "parts that differ")
@@ -236,9 +245,13 @@ def _words_of(text: str) -> str:
     text = fold(text)
     for pattern, word in _SYNONYMS:
         text = pattern.sub(word, text)
-    return _NOUN.sub("", text)
+    return _NOUN.sub("", _BEARER.sub("", text).removeprefix("a ").removeprefix("an ").removeprefix("the "))
 
 
+_BEARER = re.compile(
+    r"(?<=\w)\s(?:wins?|won|did|does|(?:is|was)\s(?:the\s)?(?:correct|right|answer|winner|one)(?:\s(?:answer|one))?)$"
+)
+"""Behind a name that is the answer: 'Bob wins'."""
 _NOUN = re.compile(r"(?<=\w)\s(?:triangle|function|number|quadrilateral|angle|line|relation|sequence|series)s?$")
 
 

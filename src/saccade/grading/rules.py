@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from functools import partial
 
 from saccade.grading import math_pool, numbers
@@ -13,7 +14,7 @@ from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.sets import compare
 from saccade.grading.sides import Amount, Side, read_clock, read_date, read_matrix, read_ratio, side
 from saccade.grading.verdict import Verdict
-from saccade.parsing.units import read_measure
+from saccade.parsing.units import Measure, read_measure
 
 LIST = re.compile(r",\s|\band\b|\bor\b|[\d}],(?!\d{3}(?!\d))|;")
 """What separates the parts of a list."""
@@ -137,6 +138,10 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     if rules.units == "required" and b.measure is not None and a.measure is None:
         return Verdict(False, "math: unit", "no unit")
     if a.measure is not None and b.measure is not None and rules.units != "ignored":
+        if (a.measure, b.measure) in _THERMOMETERS:
+            return Verdict(
+                numbers.close(_THERMOMETERS[a.measure, b.measure](value.number), b.value.number), "math: unit"
+            )
         if not a.measure.fits(b.measure):
             return Verdict(False, "math: unit", "another unit")
         scale = a.measure.factor / b.measure.factor
@@ -153,7 +158,11 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     return Verdict(right, route, "" if right else f"got {value.number:g}")
 
 
-DEGREES = read_measure("°")
+DEGREES, _CELSIUS, _FAHRENHEIT = (read_measure(sign) for sign in ("°", "°C", "°F"))
+_THERMOMETERS: dict[tuple[Measure | None, Measure | None], Callable[[float], float]] = {
+    (_CELSIUS, _FAHRENHEIT): lambda celsius: celsius * 1.8 + 32,
+    (_FAHRENHEIT, _CELSIUS): lambda fahrenheit: (fahrenheit - 32) / 1.8,
+}
 _VARIABLE = re.compile(r"\d[a-zA-Z]$")
 
 
@@ -200,6 +209,8 @@ def _parts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
 
 
 _NAMED_PARTS = re.compile(r"=.*[,;]|=.*(?:and|or)|\(\w(?:,\w)+\)=")
+
+
 def _same_cheaply(mine: str, gold: str, rules: MathRules) -> bool | None:
     if mine == gold:
         return True
@@ -213,7 +224,16 @@ def _same_part(mine: str, gold: str, rules: MathRules) -> bool | None:
     return math_pool.shared().verify(gold, mine).right if same is None else same
 
 
-_RULES = (_matrix, calendar, _exact, _bases, amounts, _complex, _too_large, _parts)
+def _figure(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
+    """Angles and segments by their letters, in either direction."""
+    a, b = _NAMED_FIGURE.fullmatch(mine.form), _NAMED_FIGURE.fullmatch(theirs.form)
+    if a is None or b is None:
+        return None
+    return Verdict(a[1] in (b[1], b[1][::-1]), "math: name")
+
+
+_NAMED_FIGURE = re.compile(r"(?:\\angle)?\{?([A-Z]{2,3})\}?")
+_RULES = (_matrix, calendar, _exact, _figure, _bases, amounts, _complex, _too_large, _parts)
 _EQUATION = re.compile(r"(?<![<>!\\])=")
 _UNREADABLE = re.compile(r"\.\.\.|…|\\[lc]?dots|\bor\b|\?|\bnot\b")
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from saccade.grading.arithmetic import evaluate
@@ -38,6 +39,7 @@ _SINGLE = re.compile(r"([^<>=]+)(<=?|>=?)([^<>=]+)")
 _NAME = re.compile(r"^[A-Za-z](?:_\{?\d\}?)?=")
 
 
+_GAP = re.compile(r"(?<=\d) (?=\d)")
 _BUILDER = re.compile(r"^\\?\{[a-z](?:\\in(?:R|\\mathbb\{R\}))?(?:\||:|\\mid)([^{}|]*?)\\?\}$")
 _POINT = re.compile(r"\(([a-zA-Z](?:,[a-zA-Z])+)\)=\(([^()]*)\)")
 
@@ -109,12 +111,29 @@ def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool 
 _HOLE = re.compile(r"[a-z]\\neq?([^a-zA-Z,]+)|(?:\\mathbb\{R\}|R)\\(?:setminus|backslash)\\?\{([^{},]+)\\?\}")
 
 
+_ABSOLUTE = re.compile(r"\|([a-z])([-+][\d.]+)?\|(<|>|\\l[et]q?|\\g[et]q?)=?([\d./]+|\\frac\{\d+\}\{\d+\})")
+
+
+def _without_bars(distance: re.Match[str]) -> str:
+    """'|x-1|<2' as (-1,3), '|x|>=3' as two intervals."""
+    _, shift, sign, bound = distance.groups()
+    far = evaluate(bound)
+    if far is None or far.exact is None:
+        return distance[0]
+    middle = -Fraction(shift or 0)
+    low, high = middle - far.exact, middle + far.exact
+    closed = "e" in sign or "=" in distance[0]
+    if sign in ("<", "\\lt", "\\le", "\\leq"):
+        return f"[{low},{high}]" if closed else f"({low},{high})"
+    return f"(-\\infty,{low}{'])'[not closed]}\\cup{'[('[not closed]}{high},\\infty)"
+
+
 def _spelled(text: str) -> str:
     if (hole := _HOLE.fullmatch(text)) is not None:  # 'x != a', and 'R without a'
         point = hole[1] or hole[2].rstrip("\\")
         return f"(-\\infty,{point})\\cup({point},\\infty)"
     text = text.replace("\\}\\cup\\{", ",")
-    text = _BUILDER.sub(r"\1", text).replace(" ", ",")  # a normal form keeps spaces between numbers only
+    text = _GAP.sub(",", _ABSOLUTE.sub(_without_bars, _BUILDER.sub(r"\1", text)))
     for symbol, spelling in _SYMBOLS:
         if symbol in text:
             text = text.replace(symbol, spelling)

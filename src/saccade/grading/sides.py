@@ -69,6 +69,7 @@ def _amount(text: str, form: str) -> Amount | None:
         return Amount(value, form, measure=read_measure("°") if _ANGLE.search(text) else _currency_of(text))
     shown = _ABOUT.sub("", plain(text.replace("\\$", "$")) if "$" not in text else plain(text)).rstrip(".").strip()
     money = _currency_of(text)
+    shown = _MARKED.sub(lambda mark: f"{mark[1]} {'in' if mark[2] == chr(34) else 'ft'}", shown)
     shown, named = _CURRENCY.subn(r"\1", shown)
     if (spelled := _spelled(shown)) is not None:
         return spelled
@@ -105,6 +106,8 @@ def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None
 
 
 _COMPOUND = re.compile(r"(?:\d+(?:\.\d+)?\s*[A-Za-z]{1,12}\.?(?:\s*,\s*|\s+and\s+|\s*)){2,4}")
+_MARKED = re.compile(r"^([\d./ ]{1,20})(['\"])$")
+"""8\" and 6'."""
 _FEET = re.compile(r"(\d+)'\s?(\d+(?:\.\d+)?)(?:\"|'')")
 _COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]{1,12})")
 
@@ -164,7 +167,9 @@ _ROW = re.compile(r"\\\\(?:\s?\[[^\]]{0,9}\])?|\\cr\b")
 _NESTED = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 
 
-_VECTOR_TERM = re.compile(r"\s*([-+]?)\s*([^-+\s]*?)\s*\\(?:hat|vec|mathbf|boldsymbol|bm|overrightarrow|mathbf\{\\hat)\s?\{\\?([ijk])(?:math)?\s?\}\}?")
+_VECTOR_TERM = re.compile(
+    r"\s*([-+]?)\s*([^-+\s]*?)\s*\\(?:hat|vec|mathbf|boldsymbol|bm|overrightarrow|mathbf\{\\hat)\s?\{\\?([ijk])(?:math)?\s?\}\}?"
+)
 
 
 def _unit_vectors(text: str) -> list[str] | None:

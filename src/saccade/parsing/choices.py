@@ -56,7 +56,9 @@ _JOIN = re.compile(
     re.I,
 )
 _BOTH = re.compile(r"\b(?:or|and|nor)\b|[&或和与]", re.I)
-_CLAUSE_END = re.compile(r"\n|\.\s|[;。!]|,\s(?=not|because|since|so|but)")
+_CLAUSE_END = re.compile(
+    r"\n|\.\s|[;。!]|,\s(?=not|because|since|so|but|as|while|where|which|though|although)|\s(?=because|since)"
+)
 
 
 def read_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[str] = ()) -> str | None:
@@ -94,7 +96,7 @@ def parse_choices(text: str, letters: Sequence[str] = LETTERS) -> Reading[frozen
     """
     text = plain(text[-LONGEST:])[-LONGEST:]
     allowed = {letter.upper() for letter in letters}
-    run = _RUN.fullmatch(text)
+    run = _RUN.fullmatch(_AND.sub(", ", text))
     letters_said = re.sub(r"[^A-Za-z]", "", run[1]) if run else ""
     if run and (letters_said.isupper() or len(run[1].strip()) < 2 or "," in run[1]):
         said = frozenset(letters_said.upper())
@@ -108,10 +110,14 @@ def parse_choices(text: str, letters: Sequence[str] = LETTERS) -> Reading[frozen
     return found(said, "mentions") if said else Reading(None, reason="no letter" if text else "nothing")
 
 
+_ONE = r"[\[({]*[A-Za-z][\])}]*"
 _RUN = re.compile(
-    r"(?:.{0,400}?(?:answers?(?:\s(?:is|are))?|答案是?|选)\s*:?\s*)?((?:[\[({]*[A-Za-z][\])}]*[\s,;、&/.]*){1,26})",
+    r"(?:.{0,400}?(?i:answers?(?:\s(?:is|are))?|答案是?|选)\s*:?\s*)?(?i:(?:the|correct|options?|choices?|statements?|both|only)\s+)*"
+    rf"((?:[A-Z]{{1,26}}|{_ONE}(?:(?:[\s,;、/.]+|(?<=[\])}}])){_ONE}){{0,25}})[\s,;、/.]*)"
+    r"(?i:only|(?:is|are)\s(?:all\s)?(?:correct|right|true)(?:[;,.].{0,200})?)?\.?",
     re.DOTALL,
 )
+_AND = re.compile(r",?\s*(?:\band\b|[&和与])\s*")
 _Texts = dict[str, list[str]]
 """Folded text of an option -> the letters that have it."""
 
@@ -212,7 +218,8 @@ class _Group:
 
 def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     """The one letter that is named and not denied: behind the last cue, else anywhere."""
-    groups = [group for group in _groups(text, allowed) if not group.denied]
+    everything = _groups(text, allowed)
+    groups = [group for group in everything if not group.denied]
     strong = [group for group in groups if group.strong]
     if strong:
         return _only(text, strong[-1], texts)
@@ -220,6 +227,8 @@ def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     letters = {letter for group in named for letter in group.letters}
     if len(letters) > 1:
         return "hedged" if any(len(group.letters) > 1 for group in named) else "lists several"
+    if any(letters & set(group.letters) for group in everything if group.denied):
+        return "hedged"
     return _only(text, named[-1], texts) if named else None
 
 

@@ -31,17 +31,21 @@ CUE = re.compile(
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
 finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
 contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, attains?, reach(?:es)?, shows?, conclude that, (?:it|that|there|he|she|what)'s"""
-VERB = re.compile(rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=≈：]\s*|:(?!\d)\s*|\\approx\s*|[是为有得共]\s*", re.I)
+VERB = re.compile(
+    rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=：]\s*|:(?!\d)\s*|(?:(?<=\b[a-zA-Z]\s)|(?<![\w)}}%]\s))(?:≈|\\approx)\s*|[是为有得共]\s*",
+    re.I,
+)
 """'is', 'gives', '=': a weak claim."""
 _FILLERS = r"""about, approximately, approx\.?, roughly, around, nearly, exactly, precisely, only, just, now, also,
 then, simply, therefore, thus, hence, equal to, equivalent to, located at, given by, at, on, a total of, in total, the,
-an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number, point, its, maximum, minimum, still, clearly, surely, definitely, probably, indeed, actually"""
+an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number, point, its, maximum, minimum, length, area, volume,
+perimeter, radius, measure, size, still, clearly, surely, definitely, probably, indeed, actually"""
 FILLER = re.compile(
     rf"(?:\s*(?:{words(_FILLERS, '')}|~|≈|\\approx|\\sim|约|：|:|\"|')(?![A-Za-z])\s*)+",
     re.I,
 )
 NEGATED = re.compile(
-    r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
+    r"(?:\bnot|\bcannot|n't|\bnever|\b(?:far|different|differs)\sfrom|\banything\sbut|\bno\slonger|\bhardly|\bby\sno\smeans|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
     r"\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
     r"\s*(?:equal to|even|exactly|be|the|=|\$|\\\()*\s*$|"
     r"(?:n't|\bnot|\bnever)\s(?:think|believe|say|claim)\b[^.,;]{0,24}$|\bdoubt\b[^.,;]{0,24}$|"
@@ -57,7 +61,7 @@ DENIED = re.compile(
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
 under, above, below, up to, no more than, no less than, twice, thrice, half of, double, triple, between,
 a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of, close to, near,
-within"""
+within, before, until, prior to"""
 _OPERATORS = (
     r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
     r"log(?:arithm)?|absolute value|(?:co)?sine|tangent|factorial|complement|multiple|power|percent|derivative|"
@@ -87,7 +91,7 @@ therefore, at(?=\s\$?[a-z]\s?=), attained, achieved, reached, occur(?:s|ring)?""
 EXPLAINED = re.compile(rf"^[\s,;:(.\-–—*]*(?:{words(_REASONS)}|每)", re.I)
 """What may hold other numbers behind a value: an explanation or a closing remark."""
 SUBORDINATE = re.compile(
-    r"[\s,(]+(?:attained|achieved|reached|occurring|which\s(?:occurs|is\s(?:attained|achieved|reached))|when|where|if|since|"
+    r"[\s,(]+(?:attained|achieved|reached|occurring|which\s(?:occurs|is\s(?:attained|achieved|reached|about|approximately|roughly))|when|where|if|since|"
     r"because|as|(?:at|for)(?=\s\$?[a-z]\s?=))\s(?:(?!,\s*[a-z]{2}).)*$",
     re.I | re.DOTALL,
 )

@@ -42,14 +42,18 @@ MAX_VERBS = 12
 """Verbs of a sentence that are looked at, from the last."""
 _COMMAND = re.compile(r"\[\d+pt\]|\\(?:begin|end)\s?\{[A-Za-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+|[_^]\{?[A-Za-z]+\}?")
 _WORD = re.compile(r"(?<![{}\d^_A-Za-z])[A-Za-z]{2,}(?:'[a-z]+)?(?![}{^_A-Za-z])|[" + SCRIPTS + r"]+")
-_TEXT = re.compile(r"\\(?!mathbf\{\\?[ijk](?:math)?\})(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
+_TEXT = re.compile(
+    r"\\(?!mathbf\{\\?[ijk](?:math)?\})(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
+)
 _VALUE = re.compile(
     r"(?<![A-Za-z'])[-+±−]?\s?(?:\\?\$\s?)?(?:\d|\.\d|\\(?!text|left\W*$)[A-Za-z{]|[(\[{]\s?[-+\d.\\a-zA-Z]|[√π∞∅]|"
     r"[€£¥]\s?\d|[a-zA-Z](?![A-Za-z'])(?=\s*(?:[-+*/^=<>≤≥()]|$|[.,;!]))|[a-z](?=\d))|[<>≤≥]\s?-?\d"
 )
 _DIGITS = re.compile(r"\d|\\frac|\\sqrt|\\pi")
 _JOINED = re.compile(r"\s*(?:,|;|\b(?:and|or)\b|,\s*(?:and|or)\b|、|和|或)\s*")
-_ABOUT = re.compile(r"^(?:[≈~=:]|\\approx|\\sim)\s*")
+_ABOUT = re.compile(
+    r"^(?:\$?\s*(?:i\.e\.?|∴|⇒|=>|→|\\therefore|\\[Rr]ightarrow|\\implies)\s*[,:]?|[≈~=:]|\\approx|\\sim)\s*", re.I
+)
 _LINES = re.compile(r"(?<=[\w)}])[ \t]*\n\s*(?=[a-zA-Z]\w?\s*=)")
 
 
@@ -124,7 +128,7 @@ def is_bare(text: str) -> bool:
 
 
 def _bare(text: str) -> Claim:
-    text = _ABOUT.sub("", _LINES.sub(", ", text))
+    text = _ROUNDED_LAST.sub(r" ≈ \1", _ABOUT.sub("", _LINES.sub(", ", text)))
     problem = "hedged" if HEDGED.search(text) else None
     return Claim(() if problem else (text,), "value", problem)
 
@@ -158,6 +162,8 @@ def _sentence(sentence: str) -> _Found | None:
     verbs = list(VERB.finditer(sentence))[-MAX_VERBS:][::-1]
     clause = SUBORDINATE.search(sentence)
     main = [verb for verb in verbs if clause is not None and verb.end() <= clause.start()]
+    if clause is not None and not main and (claim := _at(sentence, 0, "only value")) is not None:
+        return _Found(claim, True)
     for verb in [*main, *verbs]:
         if (claim := _at(sentence, verb.end(), "claimed")) is not None:
             return _Found(claim, False)
@@ -277,13 +283,19 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return Claim((), how, "an ordinal")
     if NEGATED.search(before) or DENIED.match(after):
         return Claim((), how, "denied")
-    if BOUND.search(before) or (value[-1:].isdigit() and OPERAND.match(after)) or _TIMES.search(f"{value} {after.lstrip()[:6]}"):
+    if (
+        BOUND.search(before)
+        or (value[-1:].isdigit() and OPERAND.match(after))
+        or _TIMES.search(f"{value} {after.lstrip()[:6]}")
+    ):
         return Claim((), how, "a bound")
     if HEDGED.search(value):
         return Claim((), how, "hedged")
     if len(_OPENING.findall(value)) < len(_CLOSING.findall(value)):
         value = value.rstrip(")")
     kept = NOT_CLAUSE.sub("", after)
+    if (about := _ROUNDED.match(kept)) is not None:
+        return _unless_contradicted((f"{value} ≈ {about[1]}",), kept[about.end() :], how)
     if (again := _AGAIN.match(kept)) is not None and _starts_value(again[1]):
         return _unless_contradicted((value, again[1].strip()), kept[again.end() :], how)
     return _unless_contradicted((value,), kept, how)
@@ -296,6 +308,13 @@ def _starts_value(text: str) -> bool:
 _TIMES = re.compile(r"\stimes\s(?:the|as|more)\b")
 _OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
+_ROUNDED = re.compile(
+    r"\s*[,(]?\s*(?:or\s|which\sis\s)?(?:about|approximately|approx\.?|roughly|≈|\\approx)\s*(-?\.?\d[\d.,]*(?:\s?\\?%)?)(?![\d/])"
+    r"(?:\s?[a-zA-Z]{1,12}(?:\^?[23²³])?)?\)?",
+    re.I,
+)
+"""'1/3 (about 33%)'."""
+_ROUNDED_LAST = re.compile(rf"(?<=[^\s≈x])(?=\s*[,(]){_ROUNDED.pattern}\.?$", re.I)
 _AGAIN = re.compile(r"\s*[(=]\s*([^()=\s][^()=]{0,60}?)\s*(?:\)|$|(?==))")
 """A repetition behind the value: '8 (eight)'."""
 

@@ -57,7 +57,8 @@ _ATTACHED = re.compile(r"[A-Za-z]+")
 _ASSIGNMENTS = re.compile(r"^[ \t]*\w{1,40}[ \t]*=[^=\n]{0,200}\n[ \t]*\w{1,40}[ \t]*=", re.MULTILINE)
 _HALF = re.compile(r"\s*and\s+a\s+half\b", re.I)
 _WORDS_SAID = re.compile(
-    r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))", re.I
+    r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))",
+    re.I,
 )
 _REPEATED = re.compile(r"\s*\(([A-Za-z -]{3,60})\)")
 

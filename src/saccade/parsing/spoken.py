@@ -89,7 +89,9 @@ _ALL_REALS = re.compile(
 _NONE = re.compile(r"(?:the\s)?empty\sset|none|no\s(?:such\s)?(?:real\s)?(?:solutions?|values?(?:\sof\s[a-z])?|[a-z])")
 _INFINITE = re.compile(r"(positive\s|plus\s)?(negative\s|minus\s)?infinity")
 _EXCEPT = re.compile(r"(?:except(?:\sfor)?|other\sthan|not\sequal\sto|but)\s(?:[a-z]\s?=\s?)?(\S{1,40})")
-_THERE_IS = re.compile(r"^(?:there (?:is|are)|it has|the equation has|the (?:answer|domain|range|solution(?: set)?) is|has) ")
+_THERE_IS = re.compile(
+    r"^(?:there (?:is|are)|it has|the equation has|the (?:answer|domain|range|solution(?: set)?) is|has) "
+)
 
 
 def read_set(text: str) -> str | None:

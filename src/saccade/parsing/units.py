@@ -156,7 +156,13 @@ _ALONE: dict[str, tuple[dict[str, int], float]] = {
         "dollar": ({"dollar": 1}, 1.0),
         "buck": ({"dollar": 1}, 1.0),
     },
-    **{"¢": ({"dollar": 1}, 0.01), "cent": ({"dollar": 1}, 0.01), "€": ({"euro": 1}, 1.0), "euro": ({"euro": 1}, 1.0), "eur": ({"euro": 1}, 1.0)},
+    **{
+        "¢": ({"dollar": 1}, 0.01),
+        "cent": ({"dollar": 1}, 0.01),
+        "€": ({"euro": 1}, 1.0),
+        "euro": ({"euro": 1}, 1.0),
+        "eur": ({"euro": 1}, 1.0),
+    },
     **{"£": ({"pound": 1}, 1.0), "gbp": ({"pound": 1}, 1.0), "¥": ({"yuan": 1}, 1.0), "rupee": ({"rupee": 1}, 1.0)},
     **{"₹": ({"rupee": 1}, 1.0), "yen": ({"yuan": 1}, 1.0), "Å": ({"m": 1}, 1e-10), "nautical": ({"m": 1}, 1852.0)},
     **{"℃": ({"celsius": 1}, 1.0), "°C": ({"celsius": 1}, 1.0), "celsius": ({"celsius": 1}, 1.0)},
@@ -187,7 +193,7 @@ _TEMPERATURE = re.compile(r"^(?:°|degrees?)\s*(?:(celsius|fahrenheit)|([CF]))\b
 def read_measure(phrase: str) -> Measure | None:
     """What a phrase behind a number measures ('m/s^2', 'square feet', 'kg m', 'coins'), or None when it is neither a
     unit nor one to four words."""
-    phrase = phrase.strip().rstrip(".")
+    phrase = phrase.strip().rstrip(".").replace("²", "2").replace("³", "3")
     phrase = _TEMPERATURE.sub(lambda found: (found[1] or "").lower() or f"°{found[2].upper()}", phrase)
     if not phrase or len(phrase) > LONGEST_PHRASE or phrase in ("as", "am"):
         return None
