@@ -27,8 +27,8 @@ from saccade.parsing.claim_words import (
     NUMBER_WORDS,
     OPERAND,
     SCRIPTS,
-    SUBORDINATE,
     SENTENCE_END,
+    SUBORDINATE,
     VERB,
     WAVERING,
 )

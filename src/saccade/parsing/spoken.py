@@ -14,7 +14,7 @@ _BASE = re.compile(
     re.I,
 )
 _HALF = {"morning": "AM", "afternoon": "PM", "evening": "PM", "night": "PM"}
-_TIME = rf"(\d{{1,2}}(?::\d\d)?|[a-z]{{3,6}})"
+_TIME = r"(\d{1,2}(?::\d\d)?|[a-z]{3,6})"
 _PAST = re.compile(r"\b(?:an?\s)?(half|quarter)\s(past|to)\s(\d{1,2}|[a-z]{3,6})\b", re.I)
 _CLOCK = re.compile(rf"\b{_TIME}(?:\so'clock)?\s(?:in\sthe|at)\s(morning|afternoon|evening|night)\b", re.I)
 _SHARP = re.compile(rf"\b{_TIME}\so'clock\b", re.I)
