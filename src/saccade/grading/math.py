@@ -56,6 +56,8 @@ def _claimed(answer: str, gold: str, rules: MathRules) -> Verdict:
     if claim.problem is not None:
         return Verdict(False, "math: unclear", claim.problem)
     verdict = Verdict(False, "math: unclear", "no value")
+    if PLAIN.fullmatch(side(gold).form) and _UNDONE.fullmatch(side(_EQUALS.split(claim.values[0])[-1]).form):
+        return Verdict(False, "math: not worked out", "a sum or a product for a number")
     for value in claim.values:
         verdict = _grade_chain(value, gold, rules)
         if verdict.right is not True:
@@ -162,8 +164,6 @@ def _grade_chain(value: str, gold: str, rules: MathRules) -> Verdict:
     if "=" not in gold and (_OPERATION.search(left) or _SEVERAL.fullmatch(left)) and _wide(value):
         return compare_values(right, gold, rules)
     parts = [part for part in _EQUALS.split(value) if part.strip(" $")]
-    if _UNDONE.fullmatch(side(parts[-1]).form if parts else "") and PLAIN.fullmatch(side(gold).form):
-        return Verdict(False, "math: not worked out", "a sum or a product for a number")
     if len(parts) > 1 and "=" not in gold and _wide(value):
         known = [part for part in parts if side(part).amount is not None]
         if "\\approx" in value or "≈" in value:
@@ -215,7 +215,7 @@ _MATHEMATICS = re.compile(
     r"^(?:infinity|pi|sin|cos|no (?:real )?solutions?|empty set|all real numbers|[a-z]{1,2}|[A-Z])$", re.I
 )
 _SAYING = re.compile(
-    r"(?:.{1,300}?(?:\b(?:is|was|are|be|on)\b|:)|答案[是为:：]?)?\s*(?:(?:on|in|a|an|the|called|:)\s+)*",
+    r"(?:.{1,300}?(?:\b(?:is|was|are|be|on|points?|faces?|moves?|heads?|turns?|becomes?|remains?|stays?)\b|\w's\b|:)|答案[是为:：]?)?\s*(?:(?:on|in|to|towards|a|an|the|called|:)\s+)*",
     re.I | re.DOTALL,
 )
 _DOUBT = re.compile(

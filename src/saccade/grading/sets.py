@@ -102,7 +102,8 @@ def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool 
         return False
     if "tuple" in (ours.kind, golds.kind):
         pair = ours.kind == golds.kind and len(golds.items) == 2  # (3,4) is a point, [3,4] an interval
-        if "set" in (ours.kind, golds.kind) or (pair and got[0] != wanted[0]):
+        choice = golds.kind == "list" and _ALTERNATIVES.search(wanted) is not None
+        if "set" in (ours.kind, golds.kind) or choice or (pair and got[0] != wanted[0]):
             return False
         return _in_order(ours, golds, same)
     return _without_order(ours, golds, same)
@@ -111,6 +112,8 @@ def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool 
 _HOLE = re.compile(r"[a-z]\\neq?([^a-zA-Z,]+)|(?:\\mathbb\{R\}|R)\\(?:setminus|backslash)\\?\{([^{},]+)\\?\}")
 
 
+_ALTERNATIVES = re.compile(r"(?<=[\d)}])or(?=[-\d(\\])|^([a-z]=).*,\1")
+"""'2 or 9' and 'x=2, x=9' are no pair (2,9)."""
 _ABSOLUTE = re.compile(r"\|([a-z])([-+][\d.]+)?\|(<|>|\\l[et]q?|\\g[et]q?)=?([\d./]+|\\frac\{\d+\}\{\d+\})")
 
 

@@ -181,16 +181,26 @@ def _unit_vectors(text: str) -> list[str] | None:
     return [found.get(name, "0") for name in ("ijk" if "k" in found else "ij")] if len(found) == len(terms) else None
 
 
+def _cells(row: str) -> list[str]:
+    return [normal(cell, named=True) for cell in row.split("&")]
+
+
+_SCALAR = re.compile(r"(?<![\w}])(?:-?\d+(?:/\d+)?|-?\\[dt]?frac\s?\{-?\d+\}\s?\{\d+\})\s*(?:\\cdot\s*)?$")
+
+
 def read_matrix(text: str) -> list[list[str]] | None:
     """The cells of a matrix, in normal form; None when the text is no matrix and nothing else."""
     text = text.strip().rstrip(".").replace("$", "")
     match = _MATRIX.search(text) if "\\begin" in text else None
     if match is not None:
         after = text[match.end() :].replace("\\right", "").strip(" )].")
-        if not _AROUND.match(text[: match.start()]) or after or match[1] == "vmatrix":
+        before = _SCALAR.sub("", text[: match.start()])
+        scalar = text[len(before) : match.start()].removesuffix("\\cdot").strip()
+        if not _AROUND.match(before) or after or match[1] == "vmatrix":
             return None
         rows = [row for row in _ROW.split(match[2].replace("\\hline", "")) if row.strip()]
-        return [[normal(cell, named=True) for cell in row.split("&")] for row in rows]
+        factor = f"{normal(scalar)}*" if scalar else ""
+        return [[f"{factor}({cell})" if factor else cell for cell in _cells(row)] for row in rows]
     if (coordinates := _unit_vectors(text)) is not None:
         return [[cell] for cell in coordinates]
     if _NESTED.fullmatch(text):

@@ -150,6 +150,8 @@ def _leading(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     if leading is None or leading[1].upper() not in allowed:
         return None
     letter, owners = leading[1].upper(), texts.get(fold(leading[3]), [])
+    if owners and letter == "A" and leading[2].isspace() and leading[3][0].islower():
+        return _owner(owners)  # an article
     if owners:
         return letter if letter in owners else "letter and text disagree"
     if leading[1].islower() and leading[2].startswith(")"):
@@ -157,10 +159,32 @@ def _leading(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     return "lists several" if set(leading[2]) & set(")]}>.:") and _LISTED.search(leading[3]) else None
 
 
+def _place(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+    """The letter of 'the third option'."""
+    match = _NTH.fullmatch(text)
+    place = _ORDINALS.index(match[1].lower()) if match else -1
+    if match is None or (place >= len(allowed) and place < len(_ORDINALS) - 1):
+        return None
+    return sorted(allowed)[min(place, len(allowed) - 1)]
+
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "last")
+_NTH = re.compile(
+    rf"(?:(?:it|the\s(?:correct\s|right\s)?(?:answer|option|choice))\sis\s)?(?:the\s)?({'|'.join(_ORDINALS)})\s"
+    r"(?:option|choice|answer|one)[.!]?",
+    re.I,
+)
+
+
 def _option(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     """The letter of the one option whose text this is, or the first clause."""
     for part in (text, re.split(r"[,.;:!]\s", text, maxsplit=1)[0]):
-        if (folded := fold(part)) and (owners := texts.get(folded)) and (part is text or not _digits(folded)):
+        folded = fold(part)
+        if (
+            folded
+            and (owners := texts.get(folded) or texts.get(_ARTICLES.sub("", folded)))
+            and (part is text or not _digits(folded))
+        ):
             return _owner(owners)
     return None
 
@@ -307,6 +331,7 @@ def _names(text: str, mention: re.Match[str], allowed: set[str]) -> bool:
 
 _RULES = (
     (_leading, "letter"),
+    (_place, "place"),
     (_option, "option text"),
     (_content, "option text"),
     (_mentioned, "mention"),

@@ -30,7 +30,9 @@ CUE = re.compile(
 """'The answer is': a strong claim."""
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
 finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
-contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, attains?, reach(?:es)?, shows?, conclude that, (?:it|that|there|he|she|what)'s"""
+contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, attains?, reach(?:es)?, shows?, conclude that,
+holds?, weighs?, earns?, pays?, spends?, receives?, travels?, measures?, produces?, saves?, requires?, scores?, seats?,
+(?:sums?|adds? up|works out|evaluates?|simplif(?:y|ies)|reduces?|rounds) to, results? in, (?:it|that|there|he|she|what)'s"""
 VERB = re.compile(
     rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=：]\s*|:(?!\d)\s*|(?:(?<=\b[a-zA-Z]\s)|(?<![\w)}}%]\s))(?:≈|\\approx)\s*|[是为有得共]\s*",
     re.I,
@@ -41,7 +43,7 @@ then, simply, therefore, thus, hence, equal to, equivalent to, located at, given
 an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number, point, its, maximum, minimum, length, area, volume,
 perimeter, radius, measure, size, still, clearly, surely, definitely, probably, indeed, actually"""
 FILLER = re.compile(
-    rf"(?:\s*(?:{words(_FILLERS, '')}|~|≈|\\approx|\\sim|约|：|:|\"|')(?![A-Za-z])\s*)+",
+    rf"(?:\s*(?:{words(_FILLERS, '')}|~|≈|\\approx|\\sim|大?约|总?共|一共|：|:|\"|')(?![A-Za-z])\s*)+",
     re.I,
 )
 NEGATED = re.compile(
@@ -59,7 +61,7 @@ DENIED = re.compile(
     re.I,
 )
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
-under, above, below, up to, no more than, no less than, twice, thrice, half of, double, triple, between,
+under, above, below, (?<!add )(?<!adds )up to, no more than, no less than, twice, thrice, half of, double, triple, between,
 a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of, close to, near,
 within, before, until, prior to"""
 _OPERATORS = (
@@ -72,6 +74,7 @@ BOUND = re.compile(rf"(?:{words(_BOUNDS)}|{words(_OPERATORS)})\s*$|{words(_SUPPO
 """Precedes a number that is a bound, an operand of the value that is meant, or only supposed."""
 OPERAND = re.compile(
     r"\s*(?:squared|cubed|factorial|to the (?:power|\w{3,10} power)|plus|minus|(?:divided|multiplied) by|"
+    r"(?:more|less|fewer|greater|larger|smaller|higher|lower) than|"
     r"times (?:the|as|an?|more)|times (?=[-\d\\]))\b",
     re.I,
 )

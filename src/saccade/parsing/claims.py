@@ -80,7 +80,7 @@ def read_claim(text: str) -> Claim:
     if len(_ENUMERATED.findall(text)) > 1:
         text = _ENUMERATED.sub("", text)
     text = with_base(_OUT_OF.sub(r"\1/\2", _MINUS.sub("-", _END_MARK.sub("", text))))
-    text = _ENDLESS.sub(r"\1\\overline{\2}", _EQUALS.sub(r"\1 = ", text))
+    text = _ENDLESS.sub(r"\1\\overline{\2}", _EQUALS.sub(r"\1 = ", _CHOOSE.sub(r"\\binom{\1}{\2}", text)))
     if CODE.search(text):
         return Claim((), "code", "code")
     if is_bare(text):
@@ -98,9 +98,10 @@ def read_claim(text: str) -> Claim:
 _ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
 _END_MARK = re.compile(r"\s*(?:\\\(|\$)?\s*(?:\\blacksquare|\\square|\\qed|[∎■])\s*(?:\\\)|\$)?\s*$")
 _OUT_OF = re.compile(
-    r"(?<![\d./])(\d{1,9})(?:\s+out\s+of\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"
+    r"(?<![\d./])(\d{1,9})(?:\s+(?:out\s+of|over)\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"
 )
 _EQUALS = re.compile(r"(?<![\w'\\])(?![aI]\s)([a-zA-Z])\s(?:is|equals)(?:\sequal\sto)?\s(?=[-\d\\])")
+_CHOOSE = re.compile(r"\b(\d{1,4})\s?choose\s?(\d{1,4})\b")
 _ENDLESS = re.compile(r"(?<![\d.])(\d{0,9}\.\d{0,9}?)(\d{1,9}?)\2+\s?(?:\.\.\.|…|\\l?dots(?![a-z]))")
 """0.1666..., whose last digits are repeated."""
 _MINUS = re.compile(r"(?<![\w)}%]\s)\b(?:minus|negative)\s+(?=[\d\\])", re.I)
@@ -130,7 +131,19 @@ def is_bare(text: str) -> bool:
 def _bare(text: str) -> Claim:
     text = _ROUNDED_LAST.sub(r" ≈ \1", _ABOUT.sub("", _LINES.sub(", ", text)))
     problem = "hedged" if HEDGED.search(text) else None
-    return Claim(() if problem else (text,), "value", problem)
+    return Claim(() if problem else _worked_out(text), "value", problem)
+
+
+def _worked_out(value: str) -> tuple[str, ...]:
+    """'10 (5 × 2)' is 10 and 5 × 2."""
+    worked = _WORKED.fullmatch(value)
+    return (value,) if worked is None else (worked[1], worked[2])
+
+
+_OPERATOR = r"[+*/×·]|\\times|\\cdot|\\binom|\d\s?-"
+_WORKED = re.compile(
+    rf"([^()\s]{{1,40}})\s+\(\s*=?\s*(?=[^()]*(?:{_OPERATOR}))((?:[\d\s.,{{}}+*/×·-]|\\times|\\cdot|\\binom)+)\)\.?"
+)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -283,6 +296,8 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return Claim((), how, "an ordinal")
     if NEGATED.search(before) or DENIED.match(after):
         return Claim((), how, "denied")
+    if (spelled := NUMBER_WORDS.fullmatch(value)) and spelled[0][-1:].isalpha() and _PART_OF.match(after):
+        return Claim((), how, "a bound")
     if (
         BOUND.search(before)
         or (value[-1:].isdigit() and OPERAND.match(after))
@@ -298,13 +313,15 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return _unless_contradicted((f"{value} ≈ {about[1]}",), kept[about.end() :], how)
     if (again := _AGAIN.match(kept)) is not None and _starts_value(again[1]):
         return _unless_contradicted((value, again[1].strip()), kept[again.end() :], how)
-    return _unless_contradicted((value,), kept, how)
+    return _unless_contradicted(_worked_out(value), kept, how)
 
 
 def _starts_value(text: str) -> bool:
     return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or _VALUE.match(text)) is not None
 
 
+_PART_OF = re.compile(r"\s*of\s(?=[-\d$\\])")
+"""'half of 3'."""
 _TIMES = re.compile(r"\stimes\s(?:the|as|more)\b")
 _OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")

@@ -90,7 +90,7 @@ _NONE = re.compile(r"(?:the\s)?empty\sset|none|no\s(?:such\s)?(?:real\s)?(?:solu
 _INFINITE = re.compile(r"(positive\s|plus\s)?(negative\s|minus\s)?infinity")
 _EXCEPT = re.compile(r"(?:except(?:\sfor)?|other\sthan|not\sequal\sto|but)\s(?:[a-z]\s?=\s?)?(\S{1,40})")
 _THERE_IS = re.compile(
-    r"^(?:there (?:is|are)|it has|the equation has|the (?:answer|domain|range|solution(?: set)?) is|has) "
+    r"^(?:there (?:is|are)|(?:it|(?:the|this|an?)(?: \w+){1,3}) has|the (?:answer|domain|range|solution(?: set)?) is|has) "
 )
 
 
