@@ -225,13 +225,18 @@ def _same_part(mine: str, gold: str, rules: MathRules) -> bool | None:
 
 
 def _figure(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
-    """Angles and segments by their letters, in either direction."""
+    """Angles and segments by their letters, in either direction; what is said of two of them."""
+    said, wanted = (_RELATED.fullmatch(one.form) for one in (mine, theirs))
+    if wanted is not None:
+        pairs = () if said is None or said[2] != wanted[2] else ((said[1], said[3]), (said[3], said[1]))
+        return Verdict((wanted[1], wanted[3]) in pairs, "math: name")
     a, b = _NAMED_FIGURE.fullmatch(mine.form), _NAMED_FIGURE.fullmatch(theirs.form)
     if a is None or b is None:
         return None
     return Verdict(a[1] in (b[1], b[1][::-1]), "math: name")
 
 
+_RELATED = re.compile(r"(?:\\triangle)?([A-Z]{1,4})(\\(?:parallel|perp|cong|sim))(?:\\triangle)?([A-Z]{1,4})")
 _NAMED_FIGURE = re.compile(r"(?:\\angle)?\{?([A-Z]{2,3})\}?")
 _RULES = (_matrix, calendar, _exact, _figure, _bases, amounts, _complex, _too_large, _parts)
 _EQUATION = re.compile(r"(?<![<>!\\])=")
