@@ -58,7 +58,7 @@ def english_number(text: str) -> Fraction | None:
 
 _ORDINARY = re.compile(
     rf"(?!(?:first|second|squared|cubed|factorial|times|plus|minus|percentage points?)\b)(?:(?!(?:or|and|not|but|than|no|"
-    rf"{'|'.join([*UNITS_AND_TEENS, *TENS, *MAGNITUDES, *DENOMINATORS])})\b)[a-z'-]+[\s,.]*)*",
+    rf"{'|'.join([*UNITS_AND_TEENS, *TENS, *MAGNITUDES, *DENOMINATORS])})\b)[a-z'-]+(?:[\s,.]+|$))*",
     re.I,
 )
 
@@ -69,7 +69,8 @@ def leading_number(text: str) -> tuple[Fraction, str] | None:
     for count in range(min(len(words), MAX_WORDS), 0, -1):
         if (number := english_number(" ".join(words[:count]))) is not None:
             rest = " ".join(words[count:])
-            return (number, rest) if _ORDINARY.fullmatch(rest) else None
+            part_of = rest.startswith("of ") and number.denominator == 1  # 'one of them'
+            return (number, rest) if _ORDINARY.fullmatch(rest) and not part_of else None
     return None
 
 
