@@ -131,7 +131,7 @@ def _texts(letters: Sequence[str], options: Sequence[str]) -> _Texts:
     return texts
 
 
-_ARTICLES = re.compile(r"^(?:the|an?)\s(?=\w)")
+_ARTICLES = re.compile(r"^(?:the|an?|it)\s(?=\w)")
 
 
 def own_text(letter: str, option: str) -> str:
@@ -187,6 +187,20 @@ def _option(text: str, texts: _Texts, allowed: set[str]) -> str | None:
         ):
             return _owner(owners)
     return None
+
+
+def _predicate(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+    """The letter of the one option that is said of a subject: 'the volume doubles' for 'It doubles'."""
+    words = fold(text).split()
+    if len(words) > MAX_PREDICATE or words[:1] not in (["the"], ["its"], ["this"], ["their"]):
+        return None
+    said = (" ".join(words[count:]) for count in range(1, min(len(words), 7)))
+    owners = next((owners for part in said if f"it {part}" in texts and (owners := texts[f"it {part}"])), [])
+    return _owner(owners)
+
+
+MAX_PREDICATE = 20
+"""Words of a sentence that may be an option's."""
 
 
 def _digits(text: str) -> bool:
@@ -333,6 +347,7 @@ _RULES = (
     (_leading, "letter"),
     (_place, "place"),
     (_option, "option text"),
+    (_predicate, "option text"),
     (_content, "option text"),
     (_mentioned, "mention"),
 )

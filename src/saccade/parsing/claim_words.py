@@ -31,7 +31,7 @@ CUE = re.compile(
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
 finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
 contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, attains?, reach(?:es)?, shows?, conclude that,
-holds?, weighs?, earns?, pays?, spends?, receives?, travels?, measures?, produces?, saves?, requires?, scores?, seats?,
+holds?, weighs?, carr(?:y|ies), earns?, pays?, spends?, receives?, travels?, measures?, produces?, saves?, requires?, scores?, seats?,
 (?:sums?|adds? up|works out|evaluates?|simplif(?:y|ies)|reduces?|rounds) to, results? in, (?:it|that|there|he|she|what)'s"""
 VERB = re.compile(
     rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=：]\s*|:(?!\d)\s*|(?:(?<=\b[a-zA-Z]\s)|(?<![\w)}}%]\s))(?:≈|\\approx)\s*|[是为有得共]\s*",
@@ -63,7 +63,8 @@ DENIED = re.compile(
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
 under, above, below, (?<!add )(?<!adds )up to, no more than, no less than, twice, thrice, half of, double, triple, between,
 a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of, close to, near,
-within, before, until, prior to"""
+within, before, until, prior to, question, step, figure, fig\.?, table, page, chapter, equation, eq\.?, section,
+problem, exercise"""
 _OPERATORS = (
     r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
     r"log(?:arithm)?|absolute value|(?:co)?sine|tangent|factorial|complement|multiple|power|percent|derivative|"
@@ -88,13 +89,13 @@ _WAVERING = r"""or, maybe, perhaps, possibly, alternatively, might, could be, wa
 guess, not sure, unsure, but, however, correction, oops, otherwise"""
 WAVERING = re.compile(rf"{words(_WAVERING)}|\?|也许|可能|或|但|不对|等等", re.I)
 CORRECTION = re.compile(r"\b(?:wait|actually|correction|sorry|oops|hmm+|instead)\b|\bno[,:]|不对|更正|等等", re.I)
-_REASONS = r"""because, since, as, where, when, with, for, from, by, given, using, if, after, due, rounded, i\.e, note,
+_REASONS = r"""because, since, as, where, while, whereas, when, with, for, from, by, given, using, if, after, due, rounded, i\.e, note,
 explanation, which, that, in, per, of, on, check, reason, proof, so, steps?, hope, let, this, these, i am, i'm, the,
 therefore, at(?=\s\$?[a-z]\s?=), attained, achieved, reached, occur(?:s|ring)?"""
 EXPLAINED = re.compile(rf"^[\s,;:(.\-–—*]*(?:{words(_REASONS)}|每)", re.I)
 """What may hold other numbers behind a value: an explanation or a closing remark."""
 SUBORDINATE = re.compile(
-    r"[\s,(]+(?:attained|achieved|reached|occurring|which\s(?:occurs|is\s(?:attained|achieved|reached|about|approximately|roughly))|when|where|if|since|"
+    r"[\s,(]+(?:attained|achieved|reached|occurring|which\s(?:occurs|is\s(?:attained|achieved|reached|about|approximately|roughly))|when|where|while|whereas|if|since|"
     r"because|as|(?:at|for)(?=\s\$?[a-z]\s?=))\s(?:(?!,\s*[a-z]{2}).)*$",
     re.I | re.DOTALL,
 )

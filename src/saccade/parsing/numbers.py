@@ -43,9 +43,6 @@ _FUNCTIONS = r"""log, ln, lg, sqrt, sin, cos, tan, exp, abs, roots?, square, cub
 inverse, double, half, third, quarter, doubled, tripled, halved, multiple, power, past"""
 _WORKED_OUT = re.compile(rf"(?:{words(_FUNCTIONS)}(?:\s(?:of|root))*\s*\(?|[<>≤≥√]\s?=?|-|\\[lg]eq?)\s*$", re.I)
 """Stands in front of a number that is only part of what is said."""
-_LABEL = re.compile(
-    rf"{words('question, step, figure, fig, table, page, chapter, equation, eq, section')}\.?\s*$", re.I
-)
 _PART = re.compile(
     r"\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s?\d|-ish|\stoo\s(?:many|few|much|low|high)\b|"
     r"\s(?:to the (?:power|\w{3,10} power)|squared|cubed|factorial|times|choose|mod|plus|minus|divided|or|and)\b"
@@ -143,7 +140,7 @@ def _denied(text: str, number: re.Match[str]) -> bool:
 def _stands_alone(text: str, number: re.Match[str]) -> bool:
     """Whether a number is said itself, and not as part of an expression, a bound or a label."""
     before = text[max(0, number.start() - 24) : number.start()]
-    if BOUND.search(before) or _WORKED_OUT.search(before) or _LABEL.search(before):
+    if BOUND.search(before) or _WORKED_OUT.search(before):
         return False
     if before[-1:] in ("(", "[", "{") and "," in number[0] and text[number.end() : number.end() + 1] in (")", "]", "}"):
         return False
