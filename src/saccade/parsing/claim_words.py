@@ -20,7 +20,10 @@ FORMULA = re.compile(
 )
 SENTENCE_END = re.compile(r"(?<=[.!?;])[\s\"')*]+(?![a-z])|(?<=[。！？；])|\n+")
 _SAYS = r"(?:(?:is|are|was|would be|should be|must be|comes to|=|:|：)[\s:：]*)+(?:given by\s|equal to\s)?"
-_FOREIGN = "ответ|respuesta|réponse|antwort|lösung|resposta|risposta|jawaban|cevap|đáp án|答え|解答|정답|답(?=[:：])|答(?=[:：])"
+_FOREIGN = (
+    "ответ|respuesta|réponse|antwort|lösung|resposta|risposta|jawaban|cevap|đáp án|答え|解答|정답|"
+    "답(?=[:：])|答(?=[:：])"
+)
 CUE = re.compile(
     rf"{words('answers?, ans, result, solutions?')}(?:\s+to\s[^.=:]{{1,80}}?)?\s*{_SAYS}"
     r"|\b(?:answer|ans)\b\s*(?=[-\d$\\(\[{])|答案(?:应该?|就)?(?:[是为]|:|：|=)*\s*"
@@ -31,23 +34,27 @@ CUE = re.compile(
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
 finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
 contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, attains?, reach(?:es)?, shows?, conclude that,
-holds?, weighs?, carr(?:y|ies), earns?, pays?, spends?, receives?, travels?, measures?, produces?, saves?, requires?, scores?, seats?,
-(?:sums?|adds? up|works out|evaluates?|simplif(?:y|ies)|reduces?|rounds) to, results? in, (?:it|that|there|he|she|what)'s"""
+holds?, weighs?, carr(?:y|ies), earns?, pays?, spends?, receives?, travels?, measures?, produces?, saves?,
+requires?, scores?, seats?, results? in,
+(?:sums?|adds? up|works out|evaluates?|simplif(?:y|ies)|reduces?|rounds) to, (?:it|that|there|he|she|what)'s"""
 VERB = re.compile(
-    rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=：]\s*|:(?!\d)\s*|(?:(?<=\b[a-zA-Z]\s)|(?<![\w)}}%]\s))(?:≈|\\approx)\s*|[是为有得共]\s*",
+    rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=：]\s*|:(?!\d)\s*|"
+    r"(?:(?<=\b[a-zA-Z]\s)|(?<![\w)}%]\s))(?:≈|\\approx)\s*|[是为有得共]\s*",
     re.I,
 )
 """'is', 'gives', '=': a weak claim."""
 _FILLERS = r"""about, approximately, approx\.?, roughly, around, nearly, exactly, precisely, only, just, now, also,
 then, simply, therefore, thus, hence, equal to, equivalent to, located at, given by, at, on, a total of, in total, the,
-an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number, point, its, maximum, minimum, length, area, volume,
-perimeter, radius, measure, size, still, clearly, surely, definitely, probably, indeed, actually"""
+an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number,
+point, its, maximum, minimum, length, area, volume, perimeter, radius, measure, size,
+still, clearly, surely, definitely, probably, indeed, actually"""
 FILLER = re.compile(
     rf"(?:\s*(?:{words(_FILLERS, '')}|~|≈|\\approx|\\sim|大?约|总?共|一共|：|:|\"|')(?![A-Za-z])\s*)+",
     re.I,
 )
 NEGATED = re.compile(
-    r"(?:\bnot|\bcannot|n't|\bnever|\b(?:far|different|differs)\sfrom|\banything\sbut|\bno\slonger|\bhardly|\bby\sno\smeans|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
+    r"(?:\bnot|\bcannot|n't|\bnever|\b(?:far|different|differs)\sfrom|\banything\sbut|"
+    r"\bno\slonger|\bhardly|\bby\sno\smeans|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
     r"\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
     r"\s*(?:equal to|even|exactly|be|the|=|\$|\\\()*\s*$|"
     r"(?:n't|\bnot|\bnever)\s(?:think|believe|say|claim)\b[^.,;]{0,24}$|\bdoubt\b[^.,;]{0,24}$|"
@@ -61,9 +68,10 @@ DENIED = re.compile(
     re.I,
 )
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
-under, above, below, (?<!add )(?<!adds )up to, no more than, no less than, twice, thrice, half of, double, triple, between,
-a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of, close to, near,
-within, before, until, prior to, question, step, figure, fig\.?, table, page, chapter, equation, eq\.?, section,
+under, above, below, (?<!add )(?<!adds )up to, no more than, no less than, twice, thrice, half of, double, triple,
+between, a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of,
+close to, near, within, before, until, prior to, question, step, figure, fig\.?, table, page, chapter, equation,
+eq\.?, section,
 problem, exercise"""
 _OPERATORS = (
     r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
@@ -89,14 +97,16 @@ _WAVERING = r"""or, maybe, perhaps, possibly, alternatively, might, could be, wa
 guess, not sure, unsure, but, however, correction, oops, otherwise"""
 WAVERING = re.compile(rf"{words(_WAVERING)}|\?|也许|可能|或|但|不对|等等", re.I)
 CORRECTION = re.compile(r"\b(?:wait|actually|correction|sorry|oops|hmm+|instead)\b|\bno[,:]|不对|更正|等等", re.I)
-_REASONS = r"""because, since, as, where, while, whereas, when, with, for, from, by, given, using, if, after, due, rounded, i\.e, note,
-explanation, which, that, in, per, of, on, check, reason, proof, so, steps?, hope, let, this, these, i am, i'm, the,
-therefore, at(?=\s\$?[a-z]\s?=), attained, achieved, reached, occur(?:s|ring)?"""
-EXPLAINED = re.compile(rf"^[\s,;:(.\-–—*]*(?:{words(_REASONS)}|每)", re.I)
+_REASONS = r"""because, since, as, where, while, whereas, when, with, for, from, by, given, using, if, after, due,
+rounded, i\.e, note, explanation, which, that, in, per, of, on, check, reason, proof, so, steps?, hope, let, this,
+these,
+i am, i'm, the, therefore, at(?=\s\$?[a-z]\s?=), attained, achieved, reached, occur(?:s|ring)?"""
+EXPLAINED = re.compile(rf"^(?:\s?[a-z]+(?:\s[a-z]+){{0,2}},)?[\s,;:(.\-–—*]*(?:{words(_REASONS)}|每)", re.I)
 """What may hold other numbers behind a value: an explanation or a closing remark."""
 SUBORDINATE = re.compile(
-    r"[\s,(]+(?:attained|achieved|reached|occurring|which\s(?:occurs|is\s(?:attained|achieved|reached|about|approximately|roughly))|when|where|while|whereas|if|since|"
-    r"because|as|(?:at|for)(?=\s\$?[a-z]\s?=))\s(?:(?!,\s*[a-z]{2}).)*$",
+    r"[\s,(]{1,9}(?:attained|achieved|reached|occurring|which\s(?:occurs|is\s(?:attained|achieved|reached|about|"
+    r"approximately|roughly))|when|where|while|whereas|if|since|because|as|(?:at|for)(?=\s\$?[a-z]\s?=))\s"
+    r"(?:(?!,\s*[a-z]{2}).){0,300}$",
     re.I | re.DOTALL,
 )
 """A clause behind the claim, up to the end of the sentence."""

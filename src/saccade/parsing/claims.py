@@ -52,7 +52,7 @@ _VALUE = re.compile(
 _DIGITS = re.compile(r"\d|\\frac|\\sqrt|\\pi")
 _JOINED = re.compile(r"\s*(?:,|;|\b(?:and|or)\b|,\s*(?:and|or)\b|、|和|或)\s*")
 _ABOUT = re.compile(
-    r"^(?:\$?\s*(?:i\.e\.?|∴|⇒|=>|→|\\therefore|\\[Rr]ightarrow|\\implies)\s*[,:]?|[≈~=:]|\\approx|\\sim)\s*", re.I
+    r"^(?:\$?\s*(?:∴|⇒|=>|→|\\therefore|\\[Rr]ightarrow|\\implies)\s*[,:]?|[≈~=:]|\\approx|\\sim)\s*", re.I
 )
 _LINES = re.compile(r"(?<=[\w)}])[ \t]*\n\s*(?=[a-zA-Z]\w?\s*=)")
 
@@ -79,6 +79,7 @@ def read_claim(text: str) -> Claim:
     text = _TEXT.sub(r"\1", unmarked(text[-LONGEST:])).strip()
     if len(_ENUMERATED.findall(text)) > 1:
         text = _ENUMERATED.sub("", text)
+    text = _THAT_IS.sub("", text)
     text = with_base(_OUT_OF.sub(r"\1/\2", _MINUS.sub("-", _END_MARK.sub("", text))))
     text = _ENDLESS.sub(r"\1\\overline{\2}", _EQUALS.sub(r"\1 = ", _CHOOSE.sub(r"\\binom{\1}{\2}", text)))
     if CODE.search(text):
@@ -96,6 +97,7 @@ def read_claim(text: str) -> Claim:
 
 
 _ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
+_THAT_IS = re.compile(r"^\s*i\.\s?e\.?\s*[,:]?\s*", re.I)
 _END_MARK = re.compile(r"\s*(?:\\\(|\$)?\s*(?:\\blacksquare|\\square|\\qed|[∎■])\s*(?:\\\)|\$)?\s*$")
 _OUT_OF = re.compile(
     r"(?<![\d./])(\d{1,9})(?:\s+(?:out\s+of|over)\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"
@@ -300,7 +302,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return Claim((), how, "a bound")
     if (
         BOUND.search(before)
-        or (value[-1:].isdigit() and OPERAND.match(after))
+        or (_ENDS.search(value) and OPERAND.match(after))
         or _TIMES.search(f"{value} {after.lstrip()[:6]}")
     ):
         return Claim((), how, "a bound")
@@ -320,6 +322,7 @@ def _starts_value(text: str) -> bool:
     return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or _VALUE.match(text)) is not None
 
 
+_ENDS = re.compile(r"[\d)}π%]$")
 _PART_OF = re.compile(r"\s*of\s(?=[-\d$\\])")
 """'half of 3'."""
 _TIMES = re.compile(r"\stimes\s(?:the|as|more)\b")

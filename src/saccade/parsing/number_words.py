@@ -57,7 +57,8 @@ def english_number(text: str) -> Fraction | None:
 
 
 _ORDINARY = re.compile(
-    rf"(?!(?:first|second|squared|cubed|factorial|times|plus|minus|percentage points?)\b)(?:(?!(?:or|and|not|but|than|no|"
+    rf"(?!(?:first|second|squared|cubed|factorial|times|plus|minus|percentage points?)\b)"
+    rf"(?:(?!(?:or|and|not|but|than|no|"
     rf"{'|'.join([*UNITS_AND_TEENS, *TENS, *MAGNITUDES, *DENOMINATORS])})\b)[a-z'-]+(?:[\s,.]+|$))*",
     re.I,
 )

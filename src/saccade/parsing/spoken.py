@@ -84,13 +84,15 @@ _BOUND = re.compile(r"([a-z]\s?)?(<=|>=|<|>)\s?(\S{1,40})")
 
 
 _ALL_REALS = re.compile(
-    r"(?:all|any|every|the)\s(?:(nonzero|non-zero)\s)?(?:real\s(?:numbers?|values?)|real|reals?|numbers?|values?)(?:\s(?:of\s)?[a-z])?"
+    r"(?:all|any|every|the)\s(?:(nonzero|non-zero)\s)?(?:real\s(?:numbers?|values?)|reals?|numbers?|values?)"
+    r"(?:\s(?:of\s)?[a-z])?"
 )
 _NONE = re.compile(r"(?:the\s)?empty\sset|none|no\s(?:such\s)?(?:real\s)?(?:solutions?|values?(?:\sof\s[a-z])?|[a-z])")
 _INFINITE = re.compile(r"(positive\s|plus\s)?(negative\s|minus\s)?infinity")
 _EXCEPT = re.compile(r"(?:except(?:\sfor)?|other\sthan|not\sequal\sto|but)\s(?:[a-z]\s?=\s?)?(\S{1,40})")
 _THERE_IS = re.compile(
-    r"^(?:there (?:is|are)|(?:it|(?:the|this|an?)(?: \w+){1,3}) has|the (?:answer|domain|range|solution(?: set)?) is|has) "
+    r"^(?:there (?:is|are)|"
+    r"(?:it|(?:the|this|an?)(?: \w+){1,3}) has|the (?:answer|domain|range|solution(?: set)?) is|has) "
 )
 
 
@@ -105,7 +107,7 @@ def read_set(text: str) -> str | None:
 
 
 def read_inequality(text: str) -> str | None:
-    """An inequality in words with signs ('x >= 3 and x < 6'), or None: 'x is at least 3', 'all reals greater than 2'."""
+    """An inequality in words with signs, 'x>=3', or None: 'x is at least 3', 'all reals greater than 2'."""
     text = " ".join(text.replace("\\text{", " ").replace("}", " } ").replace("$", "").split()).rstrip(".").strip()
     if len(text) > 160:
         return None

@@ -39,7 +39,7 @@ _OTHERS = {
     "angle": {1.0: "° deg degree degrees 度", 57.29577951308232: "rad radian radians 弧度"},
     "money": {1.0: "dollar dollars", 0.01: "cent cents"},
     "yuan": {1.0: "yuan rmb 元 块"},
-    "count": {1.0: "unit units apple apples object objects item items people persons 个 只 条 人 件 辆 本 张 块钱"},
+    "count": {1.0: "apple apples object objects item items people persons 个 只 条 人 件 辆 本 张 块钱"},
 }
 UNITS = {name: Unit("length", factor) for factor, names in _LENGTHS.items() for name in names.split()}
 UNITS |= {n: Unit(d, factor) for d, table in _OTHERS.items() for factor, names in table.items() for n in names.split()}
