@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from functools import partial
 
 from saccade.grading import math_pool, numbers
@@ -14,7 +13,7 @@ from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.sets import compare
 from saccade.grading.sides import Amount, Side, read_clock, read_date, read_matrix, read_ratio, side
 from saccade.grading.verdict import Verdict
-from saccade.parsing.units import Measure, read_measure
+from saccade.parsing.units import read_measure
 
 LIST = re.compile(r",\s|\band\b|\bor\b|[\d}],(?!\d{3}(?!\d))|;")
 """What separates the parts of a list."""
@@ -138,10 +137,6 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     if rules.units == "required" and b.measure is not None and a.measure is None:
         return Verdict(False, "math: unit", "no unit")
     if a.measure is not None and b.measure is not None and rules.units != "ignored":
-        if (a.measure, b.measure) in _THERMOMETERS:
-            return Verdict(
-                numbers.close(_THERMOMETERS[a.measure, b.measure](value.number), b.value.number), "math: unit"
-            )
         if not a.measure.fits(b.measure):
             return Verdict(False, "math: unit", "another unit")
         scale = a.measure.factor / b.measure.factor
@@ -158,11 +153,7 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     return Verdict(right, route, "" if right else f"got {value.number:g}")
 
 
-DEGREES, _CELSIUS, _FAHRENHEIT = (read_measure(sign) for sign in ("°", "°C", "°F"))
-_THERMOMETERS: dict[tuple[Measure | None, Measure | None], Callable[[float], float]] = {
-    (_CELSIUS, _FAHRENHEIT): lambda celsius: celsius * 1.8 + 32,
-    (_FAHRENHEIT, _CELSIUS): lambda fahrenheit: (fahrenheit - 32) / 1.8,
-}
+DEGREES = read_measure("°")
 _VARIABLE = re.compile(r"\d[a-zA-Z]$")
 
 
