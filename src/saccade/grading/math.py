@@ -215,7 +215,8 @@ _MATHEMATICS = re.compile(
     r"^(?:infinity|pi|sin|cos|no (?:real )?solutions?|empty set|all real numbers|[a-z]{1,2}|[A-Z])$", re.I
 )
 _SAYING = re.compile(
-    r"(?:.{1,300}?(?:\b(?:is|was|are|be|on|points?|faces?|moves?|heads?|turns?|becomes?|remains?|stays?|rotates?|spins?|goes|flows?)\b|\w's\b|:)|答案[是为:：]?)?\s*(?:(?:on|in|to|towards|a|an|the|called|:)\s+)*",
+    r"(?:.{1,300}?(?:\b(?:is|was|are|be|on|will|would|points?|faces?|moves?|heads?|turns?|becomes?|remains?|stays?|rotates?|spins?|goes|flows?)\b|\w's\b|:)|答案[是为:：]?)?\s*"
+    r"(?:(?:on|in|to|towards|a|an|the|called|:)\s+)*(?:(?:capital\s)?(?:city|planet|country|word|color)\s(?:of\s)?)?",
     re.I | re.DOTALL,
 )
 _DOUBT = re.compile(

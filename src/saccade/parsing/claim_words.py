@@ -53,7 +53,7 @@ FILLER = re.compile(
     re.I,
 )
 NEGATED = re.compile(
-    r"(?:\bnot|\bcannot|n't|\bnever|\b(?:far|different|differs)\sfrom|\banything\sbut|"
+    r"(?:\bnot|\bno(?=\s)|\bcannot|n't|\bnever|\b(?:far|different|differs)\sfrom|\banything\sbut|"
     r"\bno\slonger|\bhardly|\bby\sno\smeans|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
     r"\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
     r"\s*(?:equal to|even|exactly|be|the|=|\$|\\\()*\s*$|"
@@ -64,7 +64,7 @@ NEGATED = re.compile(
 """Stands in front of a value that is denied."""
 DENIED = re.compile(
     r"[)\]}$\s]*(?:(?:is|are|was|does|do|would|can|could)\s?(?:not|n't)|isn't|aren't|"
-    r"(?:is|are|seems)\s(?:wrong|incorrect|false|impossible)|不对|不是)",
+    r"too\s(?:many|few|much|low|high|long|short|big|small|large)\b|(?:is|are|seems)\s(?:wrong|incorrect|false|impossible)|不对|不是)",
     re.I,
 )
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
@@ -72,7 +72,8 @@ under, above, below, (?<!add )(?<!adds )up to, no more than, no less than, twice
 between, a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of,
 close to, near, within, before, until, prior to, question, step, figure, fig\.?, table, page, chapter, equation,
 eq\.?, section,
-problem, exercise"""
+problem, exercise, adds?, adding, subtract(?:s|ing)?, (?:divid|multipl)(?:e|y|ed|ying|ing)(?: it)? by, divisible by,
+factor of, (?:answer|result) has"""
 _OPERATORS = (
     r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
     r"log(?:arithm)?|absolute value|(?:co)?sine|tangent|factorial|complement|multiple|power|percent|derivative|"

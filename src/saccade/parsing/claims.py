@@ -100,7 +100,7 @@ _ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
 _THAT_IS = re.compile(r"^\s*i\.\s?e\.?\s*[,:]?\s*", re.I)
 _END_MARK = re.compile(r"\s*(?:\\\(|\$)?\s*(?:\\blacksquare|\\square|\\qed|[∎■])\s*(?:\\\)|\$)?\s*$")
 _OUT_OF = re.compile(
-    r"(?<![\d./])(\d{1,9})(?:\s+(?:out\s+of|over)\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"
+    r"(?<![\d./])(\d{1,9})(?:\s+(?:out\s+of|of|over)\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"
 )
 _EQUALS = re.compile(r"(?<![\w'\\])(?![aI]\s)([a-zA-Z])\s(?:is|equals)(?:\sequal\sto)?\s(?=[-\d\\])")
 _CHOOSE = re.compile(r"\b(\d{1,4})\s?choose\s?(\d{1,4})\b")

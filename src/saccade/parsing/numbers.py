@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from saccade.parsing.claim_words import BOUND, CODE, DENIED, NEGATED, words
+from saccade.parsing.claim_words import BOUND, CODE, DENIED, NEGATED, OPERAND, words
 from saccade.parsing.markup import LONGEST, plain
 from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number, leading_number
 from saccade.parsing.reading import Reading, found
@@ -147,7 +147,7 @@ def _stands_alone(text: str, number: re.Match[str]) -> bool:
     attached = _ATTACHED.match(text, number.end())
     if attached is not None and _MAGNITUDE.match(text, number.end()) is None and read_measure(attached[0]) is None:
         return False
-    return _PART.match(text, number.end()) is None
+    return _PART.match(text, number.end()) is None and OPERAND.match(text, number.end()) is None
 
 
 def _repeats_another(text: str, number: re.Match[str]) -> bool:
