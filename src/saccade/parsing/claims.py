@@ -185,9 +185,21 @@ def _sentence(sentence: str) -> _Found | None:
     if formulas := list(FORMULA.finditer(sentence)):
         return _Found(_formulas(sentence, formulas), False)
     value = NUMBER_WORDS.match(sentence) or _VALUE.search(sentence)
+    if value is not None and not _PLAIN_LEAD.fullmatch(sentence, 0, value.start()):
+        return _Found(Claim((), "only value", "no claim"), False)
     if value is not None and (claim := _at(sentence, value.start(), "only value")) is not None:
         return _Found(claim, value.start() == 0)
     return None
+
+
+_PLAIN_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then|finally|ok|okay|total|sum|answer|result|value|final|the|an?|about|exactly|"
+    r"approximately|only|just|of|all|in(?=\sall)|around|roughly|area|length)\b|\W)*|"
+    r".{0,200}\b(?:at|(?<!end )(?<!ends )in|as|won|side|year|point|namely|that\sis|option)"
+    r"(?:\sthe\s(?:year|point))?\W*|.{0,200}[约共]\W*",
+    re.I | re.DOTALL,
+)
+"""What may stand in front of a value that no verb claims."""
 
 
 def _at(sentence: str, start: int, how: str) -> Claim | None:
