@@ -1,7 +1,7 @@
 r"""Finding the value that a text claims: in prose, in formulas, behind 'the answer is'; and whether it wavers.
 
 Text is split into sentences, outside of formulas. In a sentence the value is what follows the last verb or sign of a
-claim, else its last formula, else the only value there. What follows the value is harmless (a unit, a noun, a closing
+claim, else its last formula, else the only value that no other words lead up to. What follows it is harmless (a unit, a noun, a closing
 remark, an explanation), or repeats it, or makes it ambiguous: then nothing is claimed.
 """
 
@@ -64,7 +64,7 @@ class Claim:
     values: tuple[str, ...]
     how: str
     problem: str | None = None
-    """Why nothing is claimed: 'hedged', 'two answers', 'denied', 'a bound', 'code', 'no value'."""
+    """Why nothing is claimed: 'hedged', 'two answers', 'denied', 'a bound', 'code', 'no claim', 'no value'."""
 
 
 @dataclass(frozen=True, slots=True)
