@@ -1,8 +1,8 @@
 r"""Finding the value that a text claims: in prose, in formulas, behind 'the answer is'; and whether it wavers.
 
 Text is split into sentences, outside of formulas. In a sentence the value is what follows the last verb or sign of a
-claim, else its last formula, else the only value that no other words lead up to. What follows it is harmless (a unit, a noun, a closing
-remark, an explanation), or repeats it, or makes it ambiguous: then nothing is claimed.
+claim, else its last formula, else the only value, unless other words lead up to it. What follows the value is harmless
+(a unit, a noun, a closing remark, an explanation), or repeats it, or makes it ambiguous: then nothing is claimed.
 """
 
 from __future__ import annotations
