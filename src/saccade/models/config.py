@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saccade.config import Config
 
@@ -22,11 +22,26 @@ class ModelConfig(Config):
     """'auto' uses a GPU if one is available; 'cpu' and 'cuda' are strict."""
     train: tuple[Part, ...] = ("language",)
     """Trainable parts; the others are frozen."""
+    min_pixels: int | None = Field(default=None, ge=1)
+    """Smaller images are enlarged to this many pixels, where the family can; null leaves the checkpoint's own limit."""
+    max_pixels: int | None = Field(default=None, ge=1)
+    """Larger images are shrunk to this many pixels (or to as many tiles of the family as these make); null leaves the
+    checkpoint's own limit. A saved checkpoint has the limits in its processor's file."""
+    max_visual_tokens: int | None = Field(default=None, ge=1)
+    """The same in visual tokens of one image."""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Options of the checkpoint's chat template, such as {enable_thinking: false}."""
     gradient_checkpointing: bool = False
     """Save only the layers' inputs for the backward pass and recompute the rest: less memory, a third more time."""
     fused_layers: bool = True
     """Replace RMS norms and gated feed-forward blocks with functions that save fewer activations and give the same
     numbers; false keeps the family's own code."""
+
+    @model_validator(mode="after")
+    def _pixels_in_order(self) -> ModelConfig:
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; expected at most that")
+        return self
 
 
 class FeatureCacheConfig(Config):
