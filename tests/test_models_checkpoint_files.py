@@ -34,7 +34,7 @@ def in_layout(source: tuple[str, Path], target: Path, layout) -> Path:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_family_reads_both_layouts_alike_and_saves_what_it_has_read(source, layout, tmp_path):
-    name, directory = source
+    directory = source[1]
     published = in_layout(source, tmp_path / "published", layout)
     policy, expected = load_policy(str(published)), load_adapter(str(directory))
     for text, images in (("<image>How many?", [IMAGE]), ("2 + 2 = ?", [])):
@@ -78,7 +78,7 @@ def test_the_family_s_own_processor_reads_a_saved_checkpoint_like_its_source(nam
 
     theirs, ours = read(published), read(tmp_path / "saved")
     assert theirs.keys() == ours.keys() and len(theirs["input_ids"][0]) > 10
-    assert all(torch.equal(theirs[key], ours[key]) for key in theirs.keys())
+    assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
 
 
 def test_large_weights_are_saved_in_shards_that_load_again(tmp_path, monkeypatch):
@@ -104,7 +104,8 @@ def test_a_source_that_is_removed_during_the_run_is_saved_all_the_same(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name", ["trainer.pt", "state.json", "adapter_config.json", "model.safetensors.index.json", "modeling_x.py", "scores.json"]
+    "name",
+    ["trainer.pt", "state.json", "adapter_config.json", "model.safetensors.index.json", "modeling_x.py", "scores.json"],
 )
 def test_files_of_a_run_of_adapters_of_weights_and_code_are_not_kept(name):
     assert not is_kept(name)
@@ -177,6 +178,7 @@ def test_a_limit_of_pixels_is_saved_with_the_processor(tmp_path):
         limited.save(tmp_path / f"saved {layout}")
         large = noise_image(500, 300, 2)
         counts = [
-            len(load_adapter(str(path)).encode("<image>?", [large])) for path in (published, tmp_path / f"saved {layout}")
+            len(load_adapter(str(path)).encode("<image>?", [large]))
+            for path in (published, tmp_path / f"saved {layout}")
         ]
         assert counts[0] > counts[1] == len(limited.adapter.encode("<image>?", [large]))

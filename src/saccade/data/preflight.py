@@ -15,7 +15,8 @@ from saccade.data.images import ImageError
 from saccade.data.records import MARKER, Item, kind_of, shown
 from saccade.rewards import Rubric
 from saccade.tasks import TASKS
-from saccade.types import Box, Completion, Frame, ImageSource, Sample
+from saccade.tasks.conversation import later_replies, turns_before
+from saccade.types import Box, Completion, Frame, ImageSource, Sample, Turn
 
 RUBRICS = ("hard", "default")
 """Rubrics of each task: the one that gives 1 only when format and answer are both right, and the default of RL."""
@@ -42,18 +43,24 @@ class PromptCost(Protocol):
     def images(self) -> tuple[int, ...]: ...
     @property
     def frames(self) -> tuple[Frame, ...]: ...
+    @property
+    def opened(self) -> str: ...
 
 
 class TokenCounting(Protocol):
     """Counts tokens as a model would; `saccade.models.counting.TokenCounter` implements it. ValueError for input that
     the model cannot read."""
 
-    def prompt(self, text: str, sizes: Sequence[tuple[int, int]]) -> PromptCost:
-        """Tokens of the user turn with images of these sizes."""
+    def prompt(self, text: str, sizes: Sequence[tuple[int, int]], before: Sequence[Turn] = ()) -> PromptCost:
+        """Tokens of the user turn with images of these sizes, after the turns `before` it."""
         ...
 
-    def reply(self, text: str) -> int:
+    def reply(self, text: str, opened: str = "") -> int:
         """Tokens of a reply including the end of its turn."""
+        ...
+
+    def read_back(self, text: str, opened: str = "") -> str:
+        """A reply as rewards would read it if the model sampled exactly its tokens."""
         ...
 
 
@@ -70,6 +77,10 @@ class PreflightEntry:
     """Ids must be unique within a source."""
     reply: str | None = None
     """A reply to train on. Such a row has no gold answer to check."""
+    before: tuple[Turn, ...] | None = None
+    """The turns before the user's; None: the system turn of the sample or the recipe."""
+    unlearned: int = 0
+    """Replies of its row that are not learned."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ def preflight(
     budget: int | None = None,
     *,
     template: str | None = None,
+    system_prompt: str | None = None,
     reserved: Sequence[str] = (),
     keep: int = 20,
 ) -> PreflightReport:
@@ -111,7 +123,8 @@ def preflight(
     Evaluation entries must come first, since training rows are compared with them. At most `keep` `findings` are
     returned, from all kinds in turn.
     """
-    checks = PreflightChecks(count, budget, template, tuple(dict.fromkeys((*PLACEHOLDERS, *reserved))), keep)
+    words = tuple(dict.fromkeys((*PLACEHOLDERS, *reserved)))
+    checks = PreflightChecks(count, budget, template, words, keep, system_prompt)
     for entry, fingerprints in prefetch_fingerprints(map(_entry, entries), checks.fingerprint_of):
         checks.add(entry, fingerprints)
     return checks.report()
@@ -154,6 +167,7 @@ class PreflightChecks:
     template: str | None
     reserved: tuple[str, ...]
     keep: int
+    system_prompt: str | None = None
 
     def __post_init__(self) -> None:
         self._samples = 0
@@ -221,13 +235,19 @@ class PreflightChecks:
             return
         pictures = [one for one in fingerprints if isinstance(one, Fingerprint)]
         self._notes["animations, of which the first frame is used"] += any(p.frames > 1 for p in pictures)
+        try:
+            entry = replace(entry, before=self._turns_before(entry, sample))
+        except ValueError as error:
+            yield "row", str(error)
+            return
         yield from self._check_words(entry, sample)
         frames = tuple(Frame("pixels_original", picture.size, picture.size) for picture in pictures)
         counted = yield from self._check_length(entry, sample, [picture.size for picture in pictures])
         if entry.reply is None:
             outside = list(_check_boxes(sample, [picture.size for picture in pictures]))
             yield from outside
-            yield from _check_gold(sample, counted.frames if counted is not None and not outside else frames)
+            frames = counted.frames if counted is not None and not outside else frames
+            yield from _check_gold(sample, frames, self.count, counted.opened if counted is not None else "")
         yield from self._check_repeats(entry, sample, pictures)
 
     def _check_id(self, entry: PreflightEntry, name: str) -> Iterator[tuple[str, str]]:
@@ -236,11 +256,26 @@ class PreflightChecks:
             yield "duplicate id", f"id {name!r} was used before"
         self._ids.add(key)
 
+    def _turns_before(self, entry: PreflightEntry, sample: Sample) -> tuple[Turn, ...]:
+        """The turns before the entry's question, noting those of the conversation that are not used or learned."""
+        unused = entry.unlearned if entry.reply is not None else later_replies(sample)
+        self._notes["replies of later turns, which are not learned"] += entry.unlearned
+        self._notes["replies of later turns, which are not used: only the first question is asked"] += (
+            unused - entry.unlearned
+        )
+        if entry.before is not None:
+            return entry.before
+        self._notes["system turns of rows, which replace system_prompt"] += bool(self.system_prompt) and bool(
+            turns_before(sample)
+        )
+        return turns_before(sample, self.system_prompt)
+
     def _check_words(self, entry: PreflightEntry, sample: Sample) -> Iterator[tuple[str, str]]:
         """Placeholder tokens in what should be plain text."""
         options = sample.meta.get("options") or ()
         texts = [sample.question if entry.prompt is None else entry.prompt, *map(str, options)]
         texts += [text for text in (entry.reply, sample.answer) if isinstance(text, str)]
+        texts += [turn.text.replace(MARKER, "") for turn in entry.before or ()]
         found = [token for token in self.reserved if token != MARKER and any(token in text for text in texts)]
         found += [MARKER for text in texts[1:] if MARKER in text][:1]
         for token in found:
@@ -252,8 +287,9 @@ class PreflightChecks:
         """Compares the tokens of a prompt with the budget; returns the counts."""
         try:
             prompt = entry.prompt if entry.prompt is not None else TASKS[sample.task].prompt(sample, self.template)
-            counted = None if self.count is None else self.count.prompt(prompt, sizes)
-            reply = 0 if self.count is None or entry.reply is None else self.count.reply(entry.reply)
+            counted = None if self.count is None else self.count.prompt(prompt, sizes, entry.before or ())
+            opened = "" if counted is None else counted.opened
+            reply = 0 if self.count is None or entry.reply is None else self.count.reply(entry.reply, opened)
         except (ValueError, OSError) as error:
             yield "prompt", f"the prompt cannot be written or read: {error}"
             return None
@@ -273,7 +309,9 @@ class PreflightChecks:
         self, entry: PreflightEntry, sample: Sample, pictures: Sequence[Fingerprint]
     ) -> Iterator[tuple[str, str]]:
         """Duplicate rows, and training rows that are in the evaluation."""
-        text = text_key(sample if entry.prompt is None else replace(sample, question=entry.prompt))
+        asked = sample.question if entry.prompt is None else entry.prompt
+        history = [turn.text for turn in entry.before or () if turn.role != "system"]
+        text = text_key(replace(sample, question="\n".join([*history, asked])))
         question = key_of(text, sample.task, *(picture.digest for picture in pictures))
         answer = key_of(sample.answer, entry.reply)
         row, rows = key_of(question, answer), self._rows[entry.split]
@@ -326,12 +364,15 @@ def _check_boxes(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Iterator[t
             yield "box outside", f"box {list(box)} is not inside its image {within}; expected xyxy in original pixels"
 
 
-def _check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[tuple[str, str]]:
+def _check_gold(
+    sample: Sample, frames: tuple[Frame, ...], count: TokenCounting | None = None, opened: str = ""
+) -> Iterator[tuple[str, str]]:
     """Checks that a gold answer, written as a reply, scores 1 under its own task (and under the reward that the row
-    names)."""
+    names): through the model's tokens and its chat template, where there is a model."""
     gold = shown(sample.answer)
     try:
-        completion = Completion(TASKS[sample.task].write_gold(sample, frames), frames=frames)
+        text = TASKS[sample.task].write_gold(sample, frames)
+        completion = Completion(text if count is None else count.read_back(text, opened), frames=frames)
         scores = {name: _rubric(sample.task, name)(completion, sample) for name in RUBRICS}
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         yield "gold", f"the gold {gold} cannot be written for task '{sample.task}': {error}"

@@ -20,7 +20,12 @@ Placed = tuple[str, Row | ValueError]
 Item = tuple[str, Sample | ValueError]
 """The result of reading a row: its place and a sample, or the error."""
 MARKER = "<image>"
-VIDEO = "<video>"
+VIDEO, AUDIO = "<video>", "<audio>"
+UNSUPPORTED = {
+    "video": "videos are not supported, use single frames as images",
+    "audio": "audio is not supported",
+    "tool": "tools are not supported, a reply must be complete without them",
+}
 
 T = TypeVar("T")
 
@@ -142,12 +147,14 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
     return tuple(images)
 
 
-def refuse_videos(row: Row, *texts: str) -> None:
-    """ValueError for a row that contains a video."""
-    fields = [name for name in ("video", "videos") if row.get(name)]
-    if fields or any(VIDEO in text for text in texts):
-        where = f"field '{fields[0]}'" if fields else f"a {VIDEO} marker"
-        raise ValueError(f"the row has {where}; videos are not supported, use single frames as images")
+def refuse_unsupported(row: Row, *texts: str) -> None:
+    """ValueError for a row with a video, audio or tools."""
+    for kind, why in UNSUPPORTED.items():
+        fields = [name for name in (kind, f"{kind}s") if row.get(name) not in (None, "", "[]", [], {})]
+        marker = f"<{kind}>" if kind != "tool" else None
+        if fields or (marker and any(marker in text for text in texts)):
+            where = f"field '{fields[0]}'" if fields else f"a {marker} marker"
+            raise ValueError(f"the row has {where}; {why}")
 
 
 def with_markers(question: str, images: int) -> str:

@@ -14,7 +14,7 @@ from saccade.endpoint import ChatChoice, Endpoint, EndpointError, Message, image
 from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
 from saccade.tasks.templates import IMAGE
-from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
+from saccade.types import Completion, FinishReason, Frame, FrameName, Sample, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class EvalQuestion:
     sample: Sample
     text: str
     seed: int
+    before: tuple[Turn, ...] = ()
+    """The system turn, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,12 @@ class ServedModel:
 
     def _one(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
         images = pictures(question.sample)
+        before: list[Message] = [{"role": turn.role, "content": turn.text} for turn in question.before]
         options = {"n": n, **decoding.request()}
         if not decoding.greedy:
             options["seed"] = question.seed % 2**31
         try:
-            reply = self.endpoint.chat([_turn(question.text, images)], **options)
+            reply = self.endpoint.chat([*before, _turn(question.text, images)], **options)
         except EndpointError as error:
             return Failed(str(error))
         if len(reply.choices) != n:

@@ -13,7 +13,7 @@ from typing import Any
 from saccade.config import dump
 from saccade.data.images import image_sha, load_image
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
-from saccade.evaluation.answerers import Answerer, EvalQuestion, ServedFrame, ServedModel
+from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
 from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan
 from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeError
@@ -141,7 +141,7 @@ def _local(recipe: EvalRecipe, asked: EvalPlan) -> Iterator[Opened]:
     policy = load_policy(recipe.model.model_copy(update={"train": ()}))
     engine = open_engine(policy)
     model = LocalModel(policy, engine, recipe.forced_prefix)
-    questions = [EvalQuestion(sample, asked.prompt.write(sample), 0) for sample in asked.samples]
+    questions = [asked.question(sample, 0) for sample in asked.samples]
     model.check(questions, recipe.decoding.max_new_tokens)
     try:
         yield model, describe(policy, recipe.model.path, {})

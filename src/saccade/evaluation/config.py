@@ -96,6 +96,8 @@ class EvalRecipe(Config):
     """One of the benchmark's wordings."""
     template: str | None = None
     """A training template: around the benchmark's wording, or in place of the task's own."""
+    system_prompt: str | None = None
+    """System turn of all questions. A row's own system turn replaces it."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many questions, always the same ones; whole groups where questions depend on each other."""
     model: ModelConfig = ModelConfig(path="base", train=())

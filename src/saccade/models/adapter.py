@@ -78,6 +78,8 @@ class Adapter(Protocol):
     `saccade.models.chat.ChatAdapter` implements most of it for families that use a chat template.
     """
 
+    config: Any
+    """The model's configuration, the same object as the model's own."""
     image_backend: str
     """Image processor class, recorded with every run (PIL and torchvision resize slightly differently)."""
     sharing: Sharing

@@ -70,8 +70,8 @@ class ChatAdapter(ABC):
         self._set_stops([int(e) for e in ends if e is not None])
 
     def _set_stops(self, stop_ids: Sequence[int]) -> None:
-        """Tokens that end a turn. Neither a prompt nor a reply may contain them, and `decode` drops them; but a tag such as
-        GLM's `</answer>` ends a reply and is part of it."""
+        """Tokens that end a turn. Neither a prompt nor a reply may contain them, and `decode` drops them; but a tag
+        such as GLM's `</answer>` ends a reply and is part of it."""
         self.stop_ids = tuple(dict.fromkeys(stop_ids))
         added = {i: token for token, i in self.tokenizer.get_added_vocab().items()}
         ends = {i: added[i] for i in self.stop_ids if i in added and added[i] not in TAGS}
@@ -203,8 +203,8 @@ class ChatAdapter(ABC):
         )
 
     def encode_reply(self, text: str, opened: str = "") -> list[int]:
-        """See `Adapter.encode_reply`. ValueError for a reserved token (an image placeholder would require an image), and
-        for a reply that never closes the thought that the prompt has opened."""
+        """See `Adapter.encode_reply`. ValueError for a reserved token (an image placeholder would require an image),
+        and for a reply that never closes the thought that the prompt has opened."""
         for token in self.reserved:
             if token in text:
                 raise ValueError(f"reply contains the reserved token {token}; remove it from the data: {text[:80]!r}")
@@ -263,7 +263,9 @@ class ChatAdapter(ABC):
                 if token != MARKER and token in turn.text:
                     raise ValueError(f"prompt contains the reserved token {token}; remove it from the data: {shown}")
             if turn.role != "user" and MARKER in turn.text:
-                raise ValueError(f"the {turn.role}'s turn contains {MARKER}; images belong to the user's turns: {shown}")
+                raise ValueError(
+                    f"the {turn.role}'s turn contains {MARKER}; images belong to the user's turns: {shown}"
+                )
         markers = sum(turn.text.count(MARKER) for turn in turns)
         if markers != num_images:
             raise ValueError(f"prompt has {markers} '{MARKER}' markers but {num_images} images: {shown}")

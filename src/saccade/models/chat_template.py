@@ -61,8 +61,8 @@ def write_chat(tokenizer: Any, turns: Sequence[Turn], options: Mapping[str, Any]
         for piece in turn.text.rpartition("</think>")[2].split(MARKER):
             if piece.strip() not in chat:
                 raise ValueError(
-                    f"the checkpoint's chat template drops text of the {turn.role}'s turn: {piece.strip()[:80]!r}; remove "
-                    f"it from the data or the recipe, or use a template that supports it"
+                    f"the checkpoint's chat template drops text of the {turn.role}'s turn: {piece.strip()[:80]!r}; "
+                    "remove it from the data or the recipe, or use a template that supports it"
                 )
     return chat
 

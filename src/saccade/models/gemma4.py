@@ -12,7 +12,6 @@ from torch import Tensor
 from saccade.models.adapter import EncodedPrompt, ImageLimits, MaskRules, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
-
 BUDGETS = (70, 140, 280, 560, 1120)
 """Visual tokens of an image for which Gemma 4 was trained, at most."""
 
@@ -55,7 +54,7 @@ class Gemma4Adapter(ChatAdapter):
         self.patch, self.pool = vision.patch_size, vision.pooling_kernel_size
 
     def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
-        """The largest of the family's budgets of visual tokens within the limits; every image is resized to its budget."""
+        """The largest of the family's budgets of visual tokens within the limits; images are resized to the budget."""
         if limits.min_pixels is not None:
             self.refuse_limit("min_pixels", limits.min_pixels, "resizes every image to its budget of visual tokens")
         each, most = (self.patch * self.pool) ** 2, self.image_processor.max_soft_tokens

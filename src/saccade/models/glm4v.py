@@ -22,8 +22,8 @@ class Glm4vAdapter(QwenVLAdapter):
     `<|endoftext|>` end a sampled reply as well, and so does `</answer>` where the checkpoint's generation_config.json
     lists it, as in GLM-4.1V-Thinking; that tag stays in the reply's text.
 
-    GLM frames its answers with `<|begin_of_box|>` and `<|end_of_box|>`; inside an answer block they are dropped from the
-    text, because the block is a frame already.
+    GLM frames its answers with `<|begin_of_box|>` and `<|end_of_box|>`; inside an answer block they are dropped from
+    the text, because the block is a frame already.
     """
 
     placeholder = image_token = "<|image|>"

@@ -45,8 +45,8 @@ class Idefics3Adapter(ChatAdapter):
         self.per_tile = int((vision.image_size // vision.patch_size) ** 2 / self.config.scale_factor**2)
 
     def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
-        """Every image is resized to one longest edge, here a whole number of tiles: at most n x n of them, and the whole
-        image as one more where n > 1."""
+        """Every image is resized to one longest edge, here a whole number of tiles: at most n x n of them, and the
+        whole image as one more where n > 1."""
         tile = self.image_processor.max_image_size["longest_edge"]
         sides = self.image_processor.size["longest_edge"] // tile
         if limits.min_pixels is not None:
@@ -58,7 +58,9 @@ class Idefics3Adapter(ChatAdapter):
         if limits.max_visual_tokens is not None:
             tiles = limits.max_visual_tokens // self.per_tile
             if not tiles:
-                self.refuse_limit("max_visual_tokens", limits.max_visual_tokens, f"has {self.per_tile} tokens in a tile")
+                self.refuse_limit(
+                    "max_visual_tokens", limits.max_visual_tokens, f"has {self.per_tile} tokens in a tile"
+                )
             sides = min(sides, max(1, math.isqrt(tiles - 1)))
         return {"size": {"longest_edge": sides * tile}}
 

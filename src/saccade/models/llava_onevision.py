@@ -49,10 +49,10 @@ class LlavaOnevisionAdapter(ChatAdapter):
         if not kept:
             given = {key: value for key, value in asdict(limits).items() if value is not None}
             sizes = [height * width for height, width in canvases]
+            least_tokens = min(self._tokens(width, height) for height, width in canvases)
             raise ValueError(
                 f"model: got {given}, but llava_onevision has canvases of {min(sizes)} to {max(sizes)} pixels, the "
-                f"smallest with {min(self._tokens(width, height) for height, width in canvases)} visual tokens, and none "
-                "is within these limits; change or remove them"
+                f"smallest with {least_tokens} visual tokens, and none is within these limits; change or remove them"
             )
         self.config.image_grid_pinpoints = kept
         return {"image_grid_pinpoints": kept}

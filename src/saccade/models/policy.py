@@ -35,7 +35,7 @@ class Policy:
     """Tokenizer and image processor, saved beside the weights so that a checkpoint is an ordinary directory."""
     version: int = 0
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """The source's own files of configuration, tokenizer and processors, which are saved instead where there are any."""
+    """The source's own files of configuration, tokenizer and processors, saved in place of `processors` if any."""
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +90,8 @@ class Policy:
                 layer.training = False
 
     def save(self, directory: str | Path) -> None:
-        """Write a standard Hugging Face directory: safetensors in shards, and the tokenizer's, processors' and templates'
-        files as the source has them, so that transformers and servers read both alike."""
+        """Write a standard Hugging Face directory: safetensors in shards, and the files of tokenizer, processors and
+        templates as the source has them, so that transformers and servers read both alike."""
         self.model.save_pretrained(directory, max_shard_size=SHARD_SIZE)
         if not self.files:
             for processor in self.processors:
@@ -222,6 +222,7 @@ def load_policy(config: ModelConfig | str) -> Policy:
     dtype = getattr(torch, config.dtype)
     model: Any = AutoModelForImageTextToText.from_pretrained(path, config=family, dtype=dtype)
     model = model.to(device)
+    adapter.config = model.config  # transformers copies the one that it is given
     head_of(model)  # refuses unsupported heads
     if config.gradient_checkpointing:
         enable_checkpointing(model)

@@ -112,6 +112,8 @@ class ExampleConfig(Config):
     """Of a Hugging Face data set."""
     reply: Literal["response", "gold"] = "response"
     """What is learned from a format's rows: the reply that they hold, or the gold answer as the task writes it."""
+    turns: Literal["all", "last"] = "all"
+    """Of a conversation with several replies: every reply is learned with its history, or the last one only."""
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> ExampleConfig:
@@ -120,12 +122,14 @@ class ExampleConfig(Config):
                 self.samples()
             except ValidationError as error:
                 raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            if self.reply == "gold" and self.turns != "all":
+                raise ValueError("turns: no effect with reply 'gold', which is the answer to the first question")
             return self
         if self.source != REPLIES:
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join([REPLIES, *READERS])}")
         if self.path is None:
             raise ValueError("source 'replies' needs 'path'")
-        for key in ("hub", "task", "split", "reply"):
+        for key in ("hub", "task", "split", "reply", "turns"):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"'{key}' is not an option of source 'replies'; remove it")
         return self
@@ -150,6 +154,8 @@ class RLRecipe(Config):
     """Sources, mixed by weight."""
     template: str | None = None
     """Wording of all prompts; None is each task's own."""
+    system_prompt: str | None = None
+    """System turn of all prompts, in training and in the held-out evaluation. A row's own system turn replaces it."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     num_steps: int | None = Field(default=None, ge=1)
     """Ends the last stage if that has no 'until'."""
@@ -207,6 +213,8 @@ class SFTRecipe(Config):
     """Files of examples whose loss is measured with every evaluation (`eval/loss`)."""
     template: str | None = None
     """Wording of prompts that are made from questions; None is each task's own."""
+    system_prompt: str | None = None
+    """System turn of all prompts. A row's own system turn replaces it."""
     prompts_per_step: int = Field(default=32, ge=1)
     """Prompts of one optimizer step, each with all of its replies."""
     cutoff_len: int | None = Field(default=None, ge=1)

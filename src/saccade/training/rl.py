@@ -33,6 +33,7 @@ from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
+from saccade.tasks.conversation import later_replies, turns_before
 from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import group_metrics, truncated_share
 from saccade.training.heldout import build_heldout, right
@@ -199,7 +200,7 @@ def open_trainer(
     sources = [open_source(one) for one in recipe.data]
     if MATHEMATICS in check_rubrics(recipe, sources):
         math_pool.shared().warm_up()
-    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
+    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine))
@@ -207,7 +208,7 @@ def open_trainer(
         policy, schedule = session.policy, recipe.schedule
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         rounds = recipe.rollout.resample_rounds + 1
-        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps)
+        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps, recipe.system_prompt)
         stack.callback(feed.close)
         yield Trainer(
             recipe=recipe,
@@ -239,9 +240,16 @@ def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
     and for a row that names a missing reward, before any long work."""
     tasks: set[str] = set()
     for entry, source in zip(recipe.data, sources, strict=True):
+        unused = replaced = 0
         for sample in [source[0]] if entry.source == WORLD else source:
             tasks.add(sample.task)
             check_row(sample)
+            unused += later_replies(sample)
+            replaced += bool(recipe.system_prompt) and bool(turns_before(sample))
+        if unused:
+            log.warning("%s: %d replies of later turns are not used: RL asks the first question", source.name, unused)
+        if replaced:
+            log.warning("%s: the system turns of %d rows replace system_prompt", source.name, replaced)
     for stage in recipe.stages:
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
         for task in sorted(tasks):
