@@ -17,6 +17,7 @@ from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
 
+LARGEST_SEQUENCE_CLIP = 0.05
 Decay = Literal["constant", "linear", "cosine"]
 
 
@@ -61,14 +62,26 @@ class UpdateConfig(Config):
     repeated and padding included. A trained vision encoder counts too, in tokens of equal cost."""
     updates_per_rollout: int = Field(default=1, ge=1)
     """Optimizer steps on the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
-    old_logprobs: Literal["sampler", "recompute"] = "sampler"
-    """Whose log-probs the ratio starts from: the engine's, or a pass of the trainer before the first update."""
-    sampler_gap_limit: float = Field(default=0.05, gt=0.0)
-    """With `old_logprobs: sampler`: mean distance (nats a token) between the engine's log-probs and the trainer's above
-    which the run warns that the ratio no longer starts from 1."""
+    old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
+    """Whose log-probs the ratio starts from: the engine's, or a pass of the trainer before the first update. auto: the
+    engine's for ratios of tokens; recomputed for ratios of sequences (GSPO), whose clip is below the round-off."""
+    sampler_gap_limit: float | None = Field(default=None, gt=0.0)
+    """With the engine's log-probs: mean distance (nats a token) from the trainer's above which the run warns that the
+    ratio no longer starts from 1. null: a quarter of the clip, at most 0.05."""
     shared_prefix: SharedPrefix = "auto"
     """auto: replies of a group share their prompt where it pays and the first batch proves it exact; on: without the
     proof; off: a row per reply with the prompt repeated, the slow reference."""
+
+    def resolved(self, loss: LossConfig) -> UpdateConfig:
+        """With the values that `auto` and null mean for that loss."""
+        low = getattr(loss.surrogate, "low", None) or 0.2
+        old = "recompute" if loss.ratio == "sequence" else "sampler"
+        return self.model_copy(
+            update={
+                "old_logprobs": old if self.old_logprobs == "auto" else self.old_logprobs,
+                "sampler_gap_limit": self.sampler_gap_limit or min(0.05, low / 4),
+            }
+        )
 
 
 class CheckpointConfig(Config):
@@ -184,6 +197,24 @@ class RLRecipe(Config):
             raise ValueError(
                 f"update.updates_per_rollout: got {self.update.updates_per_rollout}, but loss.surrogate 'reinforce' "
                 "has no ratio and is correct for one update only; set it to 1, or use kind clipped or cispo"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sequence_ratios_have_their_clip(self) -> RLRecipe:
+        """GSPO's ratio is a mean over the reply: it stays within thousandths of 1, and so does round-off in bfloat16."""
+        clip = self.loss.surrogate
+        if self.loss.ratio != "sequence":
+            return self
+        if clip.kind == "clipped" and max(clip.low, clip.high) > LARGEST_SEQUENCE_CLIP:
+            raise ValueError(
+                f"loss.surrogate: got the clip {clip.low:g} / {clip.high:g} for ratios of sequences, which it would never "
+                f"reach; expected at most {LARGEST_SEQUENCE_CLIP:g}, such as low: 3.0e-4, high: 4.0e-4 of GSPO"
+            )
+        if self.update.old_logprobs == "sampler" and self.model.dtype == "bfloat16":
+            raise ValueError(
+                "update.old_logprobs: got 'sampler' with loss.ratio 'sequence' in bfloat16, whose round-off between "
+                "engine and trainer exceeds the clip, so replies would be clipped at random; remove it, or set recompute"
             )
         return self
 

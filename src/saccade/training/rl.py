@@ -145,12 +145,13 @@ class Trainer:
             )
         if metrics["update/skipped"]:
             log.warning("step %d: no update: %s", state.step + 1, why_no_update(collected.generated, metrics))
-        config, gap = self.recipe.update, metrics.get("sampler/gap_mean", 0.0)
-        if config.old_logprobs == "sampler" and gap > config.sampler_gap_limit:
+        config, gap = self.learner.config, metrics.get("sampler/gap_mean", 0.0)
+        limit = config.sampler_gap_limit or 0.0
+        if config.old_logprobs == "sampler" and gap > limit:
             log.warning(
                 "step %d: the engine's log-probs are %.3g nats a token from the trainer's, more than "
                 "update.sampler_gap_limit %g: ratios do not start from 1; set update.old_logprobs: recompute",
-                *(state.step + 1, gap, config.sampler_gap_limit),
+                *(state.step + 1, gap, limit),
             )
         return metrics
 
