@@ -1,6 +1,6 @@
 """Estimators of KL(policy || reference) per token, from tokens of the policy (J. Schulman, "Approximating KL
-divergence", 2020). Used as a term of the loss, so their gradients matter more than their values: k1, log p - log ref, is
-not among them, because its expected on-policy gradient is 0. R: packed tokens.
+divergence", 2020). Used as a term of the loss, so their gradients matter more than their values: k1, log p - log ref,
+is not among them, because its expected on-policy gradient is 0. R: packed tokens.
 """
 
 from __future__ import annotations

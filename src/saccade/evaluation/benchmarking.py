@@ -87,6 +87,8 @@ def evaluate(
             some, lost = answer_all(asked, run, out / "items.jsonl", tell)
             items, errors = items + some, errors | lost
     results = document(recipe, asked, items, errors, time.monotonic() - began)
+    if isinstance(held, ServedModel):  # a resumed run may have had nothing left to ask
+        results["requests"] = {**read_json(out / "results.json", []).get("requests", {}), **held.requests}
     write_json(out / "results.json", results)
     return results
 

@@ -136,8 +136,8 @@ class Rubric:
     score.value, score.reason, score.parts
 
     total = gates * sum of weight x reward + sum of weight x penalty. Gates do not apply to penalties, otherwise failing
-    the gate would avoid them; nor does the zero of a truncated reply. A failure of a part (an exception, a value out of range) masks the score, because it is
-    not the model's fault.
+    the gate would avoid them; nor does the zero of a truncated reply. A failure of a part (an exception, a value out of
+    range) masks the score, because it is not the model's fault.
     """
 
     def __init__(self, parts: Sequence[Part], truncated: Truncated = "score_zero") -> None:

@@ -202,19 +202,19 @@ class RLRecipe(Config):
 
     @model_validator(mode="after")
     def _sequence_ratios_have_their_clip(self) -> RLRecipe:
-        """GSPO's ratio is a mean over the reply: it stays within thousandths of 1, and so does round-off in bfloat16."""
+        """GSPO's ratio is a mean over the reply: it stays within thousandths of 1, and so does bfloat16's round-off."""
         clip = self.loss.surrogate
         if self.loss.ratio != "sequence":
             return self
         if clip.kind == "clipped" and max(clip.low, clip.high) > LARGEST_SEQUENCE_CLIP:
             raise ValueError(
-                f"loss.surrogate: got the clip {clip.low:g} / {clip.high:g} for ratios of sequences, which it would never "
-                f"reach; expected at most {LARGEST_SEQUENCE_CLIP:g}, such as low: 3.0e-4, high: 4.0e-4 of GSPO"
+                f"loss.surrogate: got the clip {clip.low:g} / {clip.high:g} for ratios of sequences, which it would "
+                f"never reach; expected at most {LARGEST_SEQUENCE_CLIP:g}, such as low: 3.0e-4, high: 4.0e-4 of GSPO"
             )
         if self.update.old_logprobs == "sampler" and self.model.dtype == "bfloat16":
             raise ValueError(
                 "update.old_logprobs: got 'sampler' with loss.ratio 'sequence' in bfloat16, whose round-off between "
-                "engine and trainer exceeds the clip, so replies would be clipped at random; remove it, or set recompute"
+                "engine and trainer exceeds the clip, so replies would be clipped at random; set recompute"
             )
         return self
 

@@ -35,7 +35,7 @@ from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import later_replies, turns_before
 from saccade.training.config import RLRecipe
-from saccade.training.group_metrics import group_metrics, truncated_share
+from saccade.training.group_metrics import glance, group_metrics, truncated_share
 from saccade.training.heldout import build_heldout, right
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.nonfinite import dump_batches
@@ -177,10 +177,10 @@ class Trainer:
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
         self.session.end_step(state.step, row, state.to_dict(), last=state.finished)
-        glance = {"reward": seen.get("reward/total", 0.0), "length": seen.get("length/mean", 0.0)}
+        shown = glance(seen)
         if self.session.best_score is not None:
-            glance["best"] = self.session.best_score
-        self.report(state.step, glance)
+            shown["best"] = self.session.best_score
+        self.report(state.step, shown)
 
 
 def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
