@@ -160,7 +160,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
     recipe = load_recipe(path, overrides)
     if not isinstance(recipe, RLRecipe | SFTRecipe | EvalRecipe):
         raise ConfigError(
-            f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval, which read data"
+            f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval (they read data)"
         )
     tested = recipe.model if model is None else recipe.model.model_copy(update={"path": model})
     wording = (recipe.template, recipe.system_prompt)
@@ -350,8 +350,8 @@ def show(report: PreflightReport, facts: dict[str, Any]) -> None:
         typer.echo(f"{number:8,} {kind}")
     for finding in report.findings:
         typer.echo(f"  {finding}")
-    if (rest := sum(report.counts.values()) - len(report.findings)) > 0:
-        typer.echo(f"  and {rest:,} more (--show N prints more)")
+    if report.hidden:
+        typer.echo(f"  and {report.hidden:,} more (--show N prints more)")
     typer.echo(verdict(report, facts))
 
 
