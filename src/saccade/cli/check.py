@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -272,8 +272,7 @@ def of_config(
         else:
             sample = found.gold or Sample(found.id, found.images, found.prompt, None, "sft")
             reply = None if found.gold is not None else found.reply
-            entry = PreflightEntry(place, sample, split, found.prompt, source, reply)
-            yield replace(entry, before=found.before, unlearned=found.unlearned)
+            yield PreflightEntry(place, sample, split, found.prompt, source, reply, found.before, found.unlearned)
 
 
 def predict(subject: Subject, report: PreflightReport, memory: float | None) -> dict[str, Any]:
