@@ -120,6 +120,21 @@ def test_a_system_turn_comes_before_the_question():
     ]
 
 
+def test_options_of_the_template_are_sent_and_limits_of_pixels_are_the_servers(tmp_path: Path):
+    given = {"benchmark": "mmstar", "server": {"name": "tiny"}, "path": tmp_path}
+    with pytest.raises(ValueError, match=r"model\.max_pixels: a server resizes images by its own checkpoint"):
+        EvalRecipe.model_validate(given | {"model": {"path": "http://host/v1", "max_pixels": 9}})
+    with chat_server(lambda number, request: Answer("A")) as server:
+        model = {"path": server.url, "template_kwargs": {"enable_thinking": False}}
+        evaluate(
+            EvalRecipe.model_validate(
+                given | {"path": mmstar(tmp_path), "out": str(tmp_path / "run"), "model": model, "kept_images": 0}
+            ),
+            limits=LIMITS,
+        )
+    assert server.requests[0]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
 def test_thought_that_the_served_template_opened_reads_as_a_whole_one():
     with chat_server(lambda number, request: Answer("I count.</think><answer>2</answer>")) as server:
         _, (found,) = asked(server, Decoding(), 1)

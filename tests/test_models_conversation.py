@@ -246,6 +246,21 @@ def test_every_reply_of_a_conversation_is_learned_with_its_history(tiny, tmp_pat
     assert places == sorted(places) and len(units[2].prompt.frames) == 2
 
 
+def test_several_pairs_of_ms_swift_are_a_conversation(tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}]
+    for asked, said in (("<image>One?", "1."), ("Sure?", "Yes.")):
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    path = rows(tmp_path, {"messages": turns, "images": ["a.png"]})
+    examples = read_examples(ExampleConfig(source="ms_swift", path=path))
+    assert [(one.reply, [turn.text for turn in one.before][:1]) for one in examples] == [
+        ("1.", ["Be brief."]),
+        ("Yes.", ["Be brief."]),
+    ]
+    path = rows(tmp_path, {"messages": turns, "images": ["a.png"], "solution": "1"})
+    with pytest.raises(ValueError, match="source llava reads conversations"):
+        read_examples(ExampleConfig(source="ms_swift", path=path))
+
+
 def test_the_last_reply_alone_is_learned_on_request_and_the_others_are_counted(tmp_path, caplog):
     row = talk("<image>One?", "1.", "Sure?", "Yes.", image="a.png")
     path = rows(tmp_path, row, talk("<image>Two?", "2.", image="b.png"))

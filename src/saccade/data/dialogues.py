@@ -102,25 +102,27 @@ def llava(reading: Reading) -> Iterator[Item]:
     its <CONCLUSION> or its line 'Final Answer:', else the whole reply.
     """
 
-    def read(row: Row, place: str) -> Sample:
-        turns = records.field(row, "messages" if "messages" in row else "conversations", list)
-        dialogue = read_dialogue(turns, row.get("system"))
-        records.refuse_unsupported(row, dialogue.question)
-        if not isinstance(dialogue.reply, str):
-            raise ValueError(
-                f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
-            )
-        names = row.get("image") or row.get("images") or dialogue.pictures
-        if not names and MARKER in dialogue.question:
-            raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
-        images = records.images_of(names, reading) if names else ()
-        first = dialogue.first_images(len(images))
-        question = records.with_markers(name_pictures(dialogue.question, [], first)[0], first)
-        answer = final_answer(dialogue.reply)
-        meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | dialogue.meta
-        return pose(str(row.get("id", place)), images, question, answer, reading.task, meta)
+    return records.each(table_rows(reading), lambda row, place: read_conversation(row, place, reading))
 
-    return records.each(table_rows(reading), read)
+
+def read_conversation(row: Row, place: str, reading: Reading) -> Sample:
+    """The sample of a conversation: its first question, and the later turns in `meta.turns`."""
+    turns = records.field(row, "messages" if "messages" in row else "conversations", list)
+    dialogue = read_dialogue(turns, row.get("system"))
+    records.refuse_unsupported(row, dialogue.question)
+    if not isinstance(dialogue.reply, str):
+        raise ValueError(
+            f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
+        )
+    names = row.get("image") or row.get("images") or dialogue.pictures
+    if not names and MARKER in dialogue.question:
+        raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
+    images = records.images_of(names, reading) if names else ()
+    first = dialogue.first_images(len(images))
+    question = records.with_markers(name_pictures(dialogue.question, [], first)[0], first)
+    answer = final_answer(dialogue.reply)
+    meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | dialogue.meta
+    return pose(str(row.get("id", place)), images, question, answer, reading.task, meta)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts

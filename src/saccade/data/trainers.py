@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from saccade.data import records
-from saccade.data.dialogues import final_answer, flat, pictures_in
+from saccade.data.dialogues import final_answer, flat, pictures_in, read_conversation
 from saccade.data.files import table_rows
 from saccade.data.golds import pose
 from saccade.data.images import image_size
@@ -77,6 +77,9 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
         else:
             turns = [{"role": "user", "content": records.field(row, "query", str)}]
             turns += [{"role": "assistant", "content": row["response"]}] if row.get("response") else []
+        replies = sum(isinstance(one, dict) and one.get("role") == "assistant" for one in turns)
+        if replies > 1 and not row.get("solution") and not row.get("objects"):
+            return read_conversation({**row, "messages": turns}, place, reading)
         last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
         response = str(flat(last.get("content"))) if last.get("role") == "assistant" else None
         asked = _asked(turns[:-1] if response is not None else turns, "messages")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -99,8 +99,12 @@ class ServedModel:
 
     whole_batches = False
 
-    def __init__(self, endpoint: Endpoint, frame: ServedFrame | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, frame: ServedFrame | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """`template_kwargs` are options of the server's chat template."""
         self.endpoint, self.frame = endpoint, frame
+        self.always = {"chat_template_kwargs": dict(template_kwargs)} if template_kwargs else {}
         self.refused: frozenset[str] = frozenset()
         """Neutral options that the server does not know."""
         self.requests: dict[str, dict[str, Any]] = {}
@@ -115,7 +119,9 @@ class ServedModel:
         before: list[Message] = [{"role": turn.role, "content": turn.text} for turn in question.before]
         seed = {} if decoding.greedy else {"seed": question.seed % 2**31}
         try:
-            reply = self._chat([*before, _turn(question.text, images)], {"n": n, **decoding.request()}, seed, decoding)
+            reply = self._chat(
+                [*before, _turn(question.text, images)], {"n": n, **decoding.request(), **self.always}, seed, decoding
+            )
         except EndpointError as error:
             return Failed(str(error))
         if len(reply.choices) != n:

@@ -158,7 +158,10 @@ def _served(recipe: EvalRecipe, api_key: str | None, limits: RequestLimits | Non
     frame = ServedFrame(server.frame, *server.resize) if server.frame else None
     facts: dict[str, Any] = {"commit": commit(), "packages": {name: version(name) for name in PACKAGES}}
     with Endpoint(recipe.model.path, server.name, api_key, limits=limits) as endpoint:
-        yield ServedModel(endpoint, frame), facts | {"model": recipe.model.path, "served_name": server.name}
+        yield (
+            ServedModel(endpoint, frame, recipe.model.template_kwargs),
+            facts | {"model": recipe.model.path, "served_name": server.name},
+        )
 
 
 @contextmanager

@@ -178,6 +178,12 @@ class EvalRecipe(Config):
             raise ValueError("a served model needs server.name, its name on the server")
         if self.served and self.decoding.repetition_stop:
             raise ValueError("decoding.repetition_stop is not an option of a served model; remove it")
+        limits = [name for name in ("min_pixels", "max_pixels", "max_visual_tokens") if getattr(self.model, name)]
+        if self.served and limits:
+            raise ValueError(
+                f"model.{limits[0]}: a server resizes images by its own checkpoint (one saved by a run has the run's "
+                "limits) or its own options, such as --mm-processor-kwargs of vLLM; remove it"
+            )
         if self.served and self.forced_prefix:
             raise ValueError("forced_prefix needs a local model: a server does not continue a reply; remove it")
         if self.server is not None and not self.served:
