@@ -13,6 +13,8 @@ from pictures import noise_image
 from replies import builtin, generate
 
 from saccade.base.tokenizer import CHAT_TEMPLATE
+from saccade.data import DataConfig
+from saccade.data.convert import convert
 from saccade.evaluation.answerers import EvalQuestion
 from saccade.evaluation.config import Decoding
 from saccade.evaluation.local_model import LocalModel
@@ -244,6 +246,17 @@ def test_every_reply_of_a_conversation_is_learned_with_its_history(tiny, tmp_pat
     order = ["Be brief.", "One?", "1.", "Sure?", "Yes.", "And ", "2."]
     places = [last.index(word) for word in order]
     assert places == sorted(places) and len(units[2].prompt.frames) == 2
+
+
+def test_a_converted_conversation_is_learned_as_before(tmp_path):
+    row = talk("<image>One?", "1.", "And <image>?", "2.", image=["a.png", "b.png"], system="Be brief.")
+    source = DataConfig(source="llava", path=rows(tmp_path, row))
+    convert([source], tmp_path / "out")
+    given = read_examples(ExampleConfig(source="llava", path=source.path))
+    again = read_examples(ExampleConfig(source="saccade", path=tmp_path / "out"))
+    assert [(one.before, one.prompt, one.reply, len(one.images)) for one in given] == [
+        (one.before, one.prompt, one.reply, len(one.images)) for one in again
+    ]
 
 
 def test_several_pairs_of_ms_swift_are_a_conversation(tmp_path):

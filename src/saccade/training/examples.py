@@ -131,17 +131,19 @@ def _reply(row: Row, place: str, folder: Path, checked: set[str], wording: Wordi
         raise ValueError("field 'response' is empty; expected the reply to learn")
     sample_id, meta = str(row.get("id", place)), records.field(row, "meta", dict) if row.get("meta") else {}
     meta |= {"system": row["system"]} if row.get("system") else {}
-    before = turns_before(Sample(sample_id, (), "", None, "", meta), wording.system_prompt)
+    around = Sample(sample_id, (), "", None, "", meta)
+    before, unlearned = turns_before(around, wording.system_prompt), later_replies(around)
     if "prompt" in row:
         prompt = records.with_markers(records.field(row, "prompt", str), len(images))
         prompt = prompt if MARKER in prompt else MARKER * len(images) + prompt
-        return Example(sample_id, prompt, images, reply, None, before)
+        return Example(sample_id, prompt, images, reply, None, before, unlearned)
     task = records.field(row, "task", str)
     if task not in TASKS:
         raise ValueError(f"field 'task': got {task!r}, expected one of {', '.join(TASKS)} (or give a 'prompt')")
     question = records.with_markers(records.field(row, "question", str), len(images))
     sample = Sample(sample_id, images, question, row.get("answer"), task, meta)
-    return Example(sample_id, TASKS[task].prompt(sample, wording.template), images, reply, None, before)
+    prompt = TASKS[task].prompt(sample, wording.template)
+    return Example(sample_id, prompt, images, reply, None, before, unlearned)
 
 
 def read_examples(
