@@ -75,13 +75,16 @@ def test_a_limit_below_the_family_s_smallest_image_is_refused_by_name(source, ke
         load_adapter(ModelConfig.model_validate({"path": path, key: 1}))
 
 
-def test_a_limited_model_gives_the_features_that_its_prompts_have_room_for(source):
+def test_a_limited_model_gives_the_features_of_its_prompts_and_is_saved_with_its_limit(source, tmp_path):
     name, path = source
     policy = load_policy(ModelConfig.model_validate({"path": path, "max_pixels": LIMITS[name]["max_pixels"]}))
     prompt = policy.adapter.encode("<image>?", [noise_image(400, 130, 1)])
     tokens = sum(int((prompt.ids_P == image_id).sum()) for image_id in policy.adapter.image_ids)
     with torch.no_grad():
         assert policy.adapter.vision(policy.model, [prompt])[0].shape[0] == tokens
+    policy.save(tmp_path / "saved")
+    saved = load_adapter(str(tmp_path / "saved"))
+    assert measured(saved) == measured(policy.adapter)
 
 
 def test_plan_and_check_count_with_the_limits(source):
