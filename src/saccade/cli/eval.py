@@ -80,7 +80,7 @@ def as_trained(recipe: EvalRecipe) -> EvalRecipe:
     found = None if recipe.served else wording_of(recipe.model.path)
     if found is None or recipe.template is not None:
         return recipe
-    model = recipe.model.model_copy(update={"template_kwargs": recipe.model.template_kwargs or found.template_kwargs})
+    model = recipe.model.model_copy(update={k: v for k, v in found.model.items() if not getattr(recipe.model, k)})
     system = found.system_prompt if recipe.system_prompt is None else recipe.system_prompt
     typer.echo(f"asking {found} (to change it, set template)", err=True)
     return recipe.model_copy(update={"model": model, "template": found.template, "system_prompt": system})

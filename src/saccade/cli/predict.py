@@ -65,7 +65,7 @@ def predict(
     check_target(draw, images)
     began = time.perf_counter()
     completion, seconds = answer(
-        ModelConfig(path=model, device=device, train=(), template_kwargs=run.template_kwargs if run else {}),
+        ModelConfig(path=model, device=device, train=(), **(run.model if run else {})),
         text,
         pictures,
         PredictOptions(system if system is not None else run and run.system_prompt, max_new_tokens, temperature, seed),

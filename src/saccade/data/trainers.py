@@ -187,6 +187,8 @@ def _filled(
         return question, response, []
     if isinstance(objects, str):
         objects = json.loads(objects)
+    if not isinstance(objects, dict):
+        raise ValueError(f"field 'objects': got {records.shown(objects)}, expected an object with ref and bbox")
     names, boxes = objects.get("ref") or [], [_pixels(box, objects, images) for box in objects.get("bbox") or []]
     texts = [question, response or ""]
     waiting = {"<ref-object>": list(map(str, names)), "<bbox>": [json.dumps(box) for box in boxes]}

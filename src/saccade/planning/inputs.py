@@ -11,7 +11,7 @@ from typing import Any
 from saccade.geometry import smart_resize
 from saccade.models.config import ModelConfig
 from saccade.models.counting import MARKER, TokenCounter
-from saccade.models.policy import load_adapter, read_family, resolve_path
+from saccade.models.policy import base_path, load_adapter, read_family, resolve_path
 from saccade.planning.flops import ModelShape
 
 LIMITS = ("min_pixels", "max_pixels", "max_visual_tokens")
@@ -24,7 +24,7 @@ def read_config(path: str) -> tuple[Any, Path | None]:
     """The model's configuration and, where there is one, its directory. The ValueError explains what to do without
     network."""
     try:
-        found = resolve_path(path)
+        found = base_path(resolve_path(path))
         config = read_family(found)
     except ValueError as error:
         raise ValueError(f"{error}; {WAY_OUT}") from error

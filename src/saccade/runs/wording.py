@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+MODEL_KEYS = ("template_kwargs", "min_pixels", "max_pixels", "max_visual_tokens")
+
 
 @dataclass(frozen=True, slots=True)
 class RunWording:
@@ -17,12 +19,13 @@ class RunWording:
     template: str | None
     """None is each task's own."""
     system_prompt: str | None = None
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    """The options of its chat template and its limits on images, where it set any."""
 
     def __str__(self) -> str:
         said = [f"template {self.template or 'of each task'}"]
         said += ["its system prompt"] if self.system_prompt else []
-        said += [f"template_kwargs {self.template_kwargs}"] if self.template_kwargs else []
+        said += [f"{key} {value}" for key, value in self.model.items()]
         return f"as in the run {self.run}: {', '.join(said)}"
 
 
@@ -32,7 +35,8 @@ def wording_of(model: str) -> RunWording | None:
     for path in (given.absolute(), given.resolve()):
         config = path.parent.parent / "config.yaml"
         if path.parent.name == "checkpoints" and config.is_file():
-            held = yaml.safe_load(config.read_text(encoding="utf-8"))
-            options = (held.get("model") or {}).get("template_kwargs") or {}
-            return RunWording(given.parent.parent, held.get("template"), held.get("system_prompt"), dict(options))
+            held: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+            section: dict[str, Any] = held.get("model") or {}
+            kept = {key: section[key] for key in MODEL_KEYS if section.get(key)}
+            return RunWording(given.parent.parent, held.get("template"), held.get("system_prompt"), kept)
     return None

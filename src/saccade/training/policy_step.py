@@ -46,7 +46,7 @@ class Learner:
     config: UpdateConfig
     """Resolved."""
     reference: Policy | None = None
-    """Frozen; loaded only when the loss charges a KL."""
+    """Frozen, or the policy with its adapters off; only when the loss charges a KL."""
     dump: Callable[[Sequence[PolicyBatch]], None] | None = None
     """Keeps a batch whose loss or gradient is not finite."""
 
