@@ -89,7 +89,8 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
         meta = {"place": place} | dialogue.meta | ({METHOD: method} if method else {})
         meta |= records.field(row, "meta", dict) if "meta" in row else {}
         question = records.with_markers(dialogue.question, dialogue.first_images(len(images)))
-        return pose(str(row.get("id", place)), images, question, answer, task, meta, meta.pop("options", ()))
+        options = meta.pop("options", None) or records.options_of(row)
+        return pose(str(row.get("id", place)), images, question, answer, task, meta, options)
 
     return records.each(table_rows(reading), read)
 
@@ -122,7 +123,7 @@ def read_conversation(row: Row, place: str, reading: Reading) -> Sample:
     question = records.with_markers(name_pictures(dialogue.question, [], first)[0], first)
     answer = final_answer(dialogue.reply)
     meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | dialogue.meta
-    return pose(str(row.get("id", place)), images, question, answer, reading.task, meta)
+    return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, records.options_of(row))
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
