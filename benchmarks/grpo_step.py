@@ -80,7 +80,7 @@ def best_of(both: Sequence[Cost]) -> Cost:
     return Cost(fastest.cpu_seconds, min(cost.peak_mb for cost in both), fastest.runs)
 
 
-def agreement_line(directory: Path, setting: Setting = Setting(64, 8, 4, 2)) -> str:
+def agreement_line(directory: Path, setting: Setting) -> str:
     """Whether both arms take the same step; ValueError if not, because then times mean nothing."""
     from benchmarks.agreement import agreement
 
@@ -105,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.model is not None and not (args.model / "config.json").is_file():
         parser.error(f"--model {args.model}: no config.json there; make one: python -m benchmarks.real_model --out DIR")
     settings = list((QUICK if args.quick else TARGETS).items())
+    tokens = 0 if args.model is None else visual_tokens(args.model)
     if args.model is not None:
-        tokens = visual_tokens(args.model)
         settings = [(FittedSetting(tokens, *((8, 4, 1) if args.quick else (64, 8, 1))), None)]
     if args.setting is not None:
         if not 1 <= args.setting <= len(settings):
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         directory = args.model or checkpoint(Path(folder) / "model")
-        notes = [agreement_line(directory, *([FittedSetting(tokens, 8, 4, 2)] if args.model else []))]
+        notes = [agreement_line(directory, FittedSetting(tokens, 8, 4, 2) if args.model else Setting(64, 8, 4, 2))]
         for setting, target in settings:
             common = {"repeats": args.repeats, "rows": args.trl_rows, "parts": args.train}
             rows += rows_of(directory, setting, target, common)
