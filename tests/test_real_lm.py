@@ -22,10 +22,12 @@ from training_runs import rl_recipe, write_world
 from benchmarks import real_model
 from saccade.models.adapter import PARTS
 from saccade.models.config import ModelConfig
+from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.training import rl, sft
 from saccade.training.config import SFTRecipe
-from saccade.verify.verify import verify_policy
+from saccade.verify.difference import difference, run
+from saccade.verify.subject import sharing_modes
 
 ROOT = Path(__file__).parent.parent
 MAKE = "python -m benchmarks.real_model --out build/real-lm"
@@ -93,10 +95,13 @@ def test_its_prompts_are_those_of_the_familys_own_processor(directory: Path, pol
 
 
 @pytest.mark.real_lm
-def test_every_code_path_is_exact_on_it(policy: Policy) -> None:
-    report = verify_policy(policy, "real-lm")
-    failed = [check for section in report.sections.values() for check in section if check.status == "failed"]
-    assert failed == []
+def test_a_packed_row_is_the_plain_rows_on_confident_logits(policy: Policy) -> None:
+    prompt = policy.adapter.encode("<image>What is the capital of France?", [IMAGE])
+    replies = ["The capital of France is Paris.", "Paris", "I see a picture of a cat on a mat."]
+    packed = pack([(prompt, [Branch(policy.adapter.encode_reply(text)) for text in replies])])
+    plain = run(policy, packed, "plain")
+    for sharing in sharing_modes(policy):
+        assert max(difference(run(policy, packed, "packed", sharing), plain)) < 2e-4, sharing
 
 
 @pytest.mark.real_lm
