@@ -12,6 +12,7 @@ step failed. Nothing is downloaded. docs/gpu.md says what is reported and which 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,12 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
-from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-WHEELS = ROOT / "benchmarks" / "gpu_wheels.txt"
-OPTIONAL = {"trl", "datasets", "multiprocess", "dill"}
-"""Without them TRL's step is skipped."""
+FOR_TESTS = {"pytest", "hypothesis", "peft"}
+"""Of the extras; without TRL its step is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +65,26 @@ class Outcome:
 
 
 def missing_packages() -> list[str]:
-    """Requirements of this package, and of the tests, that are not met; without those that only TRL needs."""
-    needed = [line for line in WHEELS.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    project = [str(r) for r in metadata.requires("saccade") or ()] if installed("saccade") else []
-    lines = {Requirement(line.partition("#")[0].strip()).name: None for line in needed}
-    found = []
-    for name in lines:
-        if name not in OPTIONAL and not installed(name):
-            found.append(name)
-    for line in project:
-        requirement = Requirement(line)
-        if requirement.marker is None and not met(requirement):
-            found.append(f"{requirement.name} ({requirement.specifier})")
-    return sorted(set(found))
+    """What the package, its tests and adapters need and is not there, or is there in a version that does not fit."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    needed = [Requirement(line) for line in project["dependencies"]]
+    needed += [one for one in map(Requirement, extras) if one.name in FOR_TESTS]
+    return sorted(
+        {f"{one.name} {one.specifier} (got {version_of(one.name) or 'none'})" for one in needed if not met(one)}
+    )
 
 
-def installed(name: str) -> bool:
+def version_of(name: str) -> str | None:
     try:
-        metadata.version(name)
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def met(requirement: Requirement) -> bool:
-    return installed(requirement.name) and Version(metadata.version(requirement.name)) in requirement.specifier
+    version = version_of(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 def run_step(step: Step, out: Path, rehearse: bool, limit_s: float) -> Outcome:
@@ -118,10 +113,8 @@ def run_step(step: Step, out: Path, rehearse: bool, limit_s: float) -> Outcome:
 
 def kill(child: subprocess.Popen[bytes]) -> None:
     """The whole group, workers of data and tests included."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 
@@ -192,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=540.0, help="limit of all steps together (default: 540)")
     args = parser.parse_args(argv)
     if missing := missing_packages():
-        parser.error(f"not installed: {', '.join(missing)}; docs/gpu.md says how to bring the wheels")
+        parser.error(f"missing packages: {', '.join(missing)}; docs/gpu.md says how to bring their wheels")
     if not args.rehearse:
         import torch
 
