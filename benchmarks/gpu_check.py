@@ -87,20 +87,18 @@ def met(requirement: Requirement) -> bool:
     return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
-def run_step(step: Step, out: Path, rehearse: bool, limit_s: float) -> Outcome:
-    """Runs a step in a process group of its own, which is killed at its limit."""
+def command_of(step: Step, out: Path, rehearse: bool) -> list[str]:
     command = [sys.executable, "-m", "benchmarks.gpu_steps", step.name, "--out", str(out)]
+    return [*command, "--rehearse"] if rehearse else command
+
+
+def run_step(step: Step, command: Sequence[str], out: Path, limit_s: float) -> Outcome:
+    """Runs a step's command in a process group of its own, which is killed at its limit."""
     began = time.perf_counter()
     with (out / "log.txt").open("ab") as log:
         log.write(f"\n===== {step.name}\n".encode())
         log.flush()
-        child = subprocess.Popen(
-            [*command, *(["--rehearse"] if rehearse else [])],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code = child.wait(timeout=limit_s)
             status = "done" if code == 0 else f"failed (exit status {code}; see log.txt)"
@@ -199,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for step in chosen(args.only):
         left = math.inf if args.rehearse else args.seconds - (time.perf_counter() - began)
         limit_s = min(step.limit_s * (20 if args.rehearse else 1), left)
-        outcome = run_step(step, args.out, args.rehearse, limit_s) if limit_s > 5 else Outcome(step, "not started", 0)
+        command = command_of(step, args.out, args.rehearse)
+        outcome = run_step(step, command, args.out, limit_s) if limit_s > 5 else Outcome(step, "not started", 0)
         outcomes.append(outcome)
         print(f"{step.name}: {outcome.status}, {outcome.seconds:.0f} s", flush=True)
         (args.out / "table.md").write_text(table(read_rows(args.out), outcomes, title), encoding="utf-8")
