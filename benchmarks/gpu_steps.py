@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,8 @@ def planned(run: Run, args: argparse.Namespace, policy: Policy) -> Plan:
 def trl(run: Run) -> None:
     """TRL's GRPOTrainer on the same whole step."""
     args = run.options(run.scale.shapes[0], checkpointing=True, repeats=1)
-    if reason := gpu_trl.refusal(args, (run.scale.step,)):
+    reason = gpu_trl.refusal(args, (run.scale.step,)) or cannot_import("benchmarks.peer_trl")
+    if reason:
         return run.write({"what": "whole step, AdamW", "arm": "TRL", "skipped": reason})
     policy = policy_of(args.shape, run.device, torch.bfloat16, args)
     kept = gpu_trl.keep(policy)
@@ -242,6 +244,14 @@ def trl(run: Run) -> None:
     row = {"setting": run.scale.step.name, "what": gpu.step_name(args), "arm": gpu_trl.arm_name(args)}
     rate = gpu.new_tokens(run.scale.step) / seconds
     return run.write(row | {"seconds": seconds, "peak_gib": peak, "tokens_per_s": rate})
+
+
+def cannot_import(module: str) -> str | None:
+    try:
+        import_module(module)
+    except ImportError as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def long_replies(run: Run) -> None:
