@@ -117,17 +117,17 @@ def run(case: Case) -> dict[str, float]:
 
 
 def work_of(case: Case, policy: Policy, group: Group) -> Work:
-    encoded = group.prompt.encoded
-    width, height = encoded.frames[0].size_input
+    prompt = len(group.prompt)
+    width, height = group.prompt.frames[0].size_input
     return Work(
         name="measured",
         groups=case.prompts,
         group_size=case.group_size,
-        prompt_tokens=len(encoded),
+        prompt_tokens=prompt,
         images=(width * height // 28**2,),
         completion_tokens=case.tokens,
         budget=case.budget,
-        vision_cost=policy.vision_cost(encoded),
+        vision_cost=policy.vision_cost(group.prompt),
         form="merged",
         trained=case.train,
         dtype="float32",
