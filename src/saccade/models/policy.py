@@ -113,6 +113,7 @@ def enable_checkpointing(model: Any) -> None:
     """Enable non-reentrant gradient checkpointing; the method's name depends on the transformers version."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # which would record the passes of frozen towers, and only re-entrant needs
 
 
 def disable_checkpointing(model: Any) -> None:
