@@ -28,12 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import gpu_trl
-from benchmarks.gpu_model import LORA, NO_LORA, PARTS, SHAPES, config_of, policy_of
+from benchmarks.gpu_model import LORA, PARTS, SHAPES, config_of, policy_of
 from benchmarks.measure import peak_gauge
 from benchmarks.setting import Setting, samples
 from benchmarks.table import environment
 from benchmarks.training_pass import batch
 from saccade.algorithm import LossConfig
+from saccade.models import lora
 from saccade.models.forward import branch_logprobs, default_sharing, vision_features
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy
@@ -293,9 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--parts", choices=sorted(PARTS), default="all", help="parts that train")
-    parser.add_argument(
-        "--lora", action="store_true", help=f"adapters of rank {LORA['rank']} train, in place of weights"
-    )
+    parser.add_argument("--lora", action="store_true", help=f"adapters of rank {LORA.rank} train, in place of weights")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument(
         "--optimizer", choices=["adamw", "sgd"], default="adamw", help="adamw takes 22 bytes a parameter: 183 GB for 7b"
@@ -310,8 +309,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = QUICK if args.quick else SETTINGS
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no GPU is visible; use --device cpu --shape tiny to see that the program runs")
-    if args.lora and NO_LORA:
-        parser.error(f"--lora: {NO_LORA}")
+    if args.lora:
+        lora.check_installed()
     if args.trl and (reason := gpu_trl.refusal(args, settings)):
         parser.error(reason)
     args.repeats = 1 if args.quick else args.repeats

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from benchmarks.setting import SIDE
 from saccade.base.tiny import MIN_PIXELS, SIZES, tiny_config
 from saccade.base.tokenizer import build_tokenizer
-from saccade.models import attention
+from saccade.models import attention, lora
+from saccade.models.config import LoraConfig
 from saccade.models.families import ADAPTERS
 from saccade.models.fused import fuse
 from saccade.models.policy import Policy, enable_checkpointing, freeze
@@ -24,9 +24,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """Language models of the published checkpoints; their towers are alike."""
 PARTS = {"all": ("vision", "projector", "language"), "language": ("language",)}
-LORA = {"rank": 64, "alpha": 128}
+LORA = LoraConfig(rank=64, alpha=128)
 """`model.lora` of the steps with adapters."""
-NO_LORA = None if find_spec("saccade.models.lora") else "this version of saccade has no model.lora"
 
 
 def config_of(shape: str) -> Qwen2_5_VLConfig:
@@ -80,9 +79,5 @@ def policy_of(shape: str, device: torch.device, dtype: torch.dtype, args: argpar
     freeze(policy, () if args.lora else PARTS[args.parts])
     fuse(model)  # before adapters replace the linear layers that it recognizes
     if args.lora:
-        from saccade.models import lora
-        from saccade.models.config import LoraConfig
-
-        config = LoraConfig.model_validate(LORA)
-        policy.adapters = lora.attach(model, policy.parameters_by_part(), config, "random weights", seed=0)
+        policy.adapters = lora.attach(model, policy.parameters_by_part(), LORA, "random weights", seed=0)
     return policy

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import gpu, gpu_trl
-from benchmarks.gpu_model import LORA, NO_LORA, PARTS, config_of, policy_of
+from benchmarks.gpu_model import LORA, PARTS, config_of, policy_of
 from benchmarks.lengths import lognormal
 from benchmarks.measure import resident_mb
 from benchmarks.setting import Setting, samples
@@ -182,7 +182,7 @@ def grpo(run: Run, shape: str, lora: bool = False) -> None:
 
 
 def what_trains(args: argparse.Namespace) -> str:
-    return f"whole step, LoRA rank {LORA['rank']}" if args.lora else gpu.step_name(args)
+    return f"whole step, LoRA rank {LORA.rank}" if args.lora else gpu.step_name(args)
 
 
 def whole_step(
@@ -215,7 +215,7 @@ def planned(run: Run, args: argparse.Namespace, policy: Policy) -> Plan:
     """What `saccade plan` says of the recipe of this step."""
     setting, prompt = run.scale.step, prepare(policy.adapter, samples(run.scale.step)[0]).encoded
     model = {"path": "random", "dtype": args.dtype, "device": run.scale.device, "gradient_checkpointing": True}
-    model |= {"lora": LORA} if args.lora else {"train": PARTS[args.parts]}
+    model |= {"lora": LORA.model_dump()} if args.lora else {"train": PARTS[args.parts]}
     recipe = RLRecipe.model_validate(
         {
             "model": model,
@@ -257,7 +257,7 @@ def cannot_import(module: str) -> str | None:
 def long_replies(run: Run) -> None:
     """A cap of 8,192 tokens: an update on replies of that length, and rollouts with ragged lengths up to it."""
     scale = run.scale
-    args = run.options(scale.shapes[0], lora=NO_LORA is None, optimizer="sgd")
+    args = run.options(scale.shapes[0], lora=True, optimizer="sgd")
     policy = policy_of(args.shape, run.device, torch.bfloat16, args)
     long_update(run, policy, args)
     release()
@@ -284,8 +284,8 @@ def long_update(run: Run, policy: Policy, args: argparse.Namespace) -> None:
     args.tokens = setting.new_tokens + 2 * len(group.prompt.encoded)
     step = gpu.WholeStep(policy, gpu.learner_of(policy, args), setting)
     enable_checkpointing(policy.model)
-    what = f"update, {'LoRA' if args.lora else 'language'}, SGD"
-    guarded(run, f"{setting.group_size} replies of {setting.new_tokens} tokens", what, lambda: step.update([group]))
+    name = f"{setting.group_size} replies of {setting.new_tokens} tokens"
+    guarded(run, name, "update, LoRA, SGD", lambda: step.update([group]))
     disable_checkpointing(policy.model)
 
 
@@ -318,24 +318,13 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def with_adapters(shape: int) -> Callable[[Run], None]:
-    """The step with LoRA on the small or the large model."""
-
-    def step(run: Run) -> None:
-        if NO_LORA:
-            return run.write({"what": f"whole step, LoRA rank {LORA['rank']}", "skipped": NO_LORA})
-        return grpo(run, run.scale.shapes[shape], lora=True)
-
-    return step
-
-
 STEPS: dict[str, Callable[[Run], None]] = {
     "card": card,
     "tests": tests,
     "grpo_3b": lambda run: grpo(run, run.scale.shapes[0]),
     "trl_3b": trl,
-    "lora_3b": with_adapters(0),
-    "lora_7b": with_adapters(1),
+    "lora_3b": lambda run: grpo(run, run.scale.shapes[0], lora=True),
+    "lora_7b": lambda run: grpo(run, run.scale.shapes[1], lora=True),
     "replies_8k": long_replies,
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,21 @@ def test_two_steps_of_grpo_in_bfloat16_move_float32_masters(
     assert len(rows) == 2
     assert all(math.isfinite(row["policy/loss"]) and row["policy/grad_norm"] > 0 for row in rows)
     assert all(row["sampler/gap_mean"] < 0.05 for row in rows)
+
+
+@pytest.mark.parametrize("quantize", [None, "nf4"])
+def test_a_packed_row_with_adapters_is_the_plain_rows(directory: Path, device: torch.device, quantize: Any) -> None:
+    if quantize and find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
+    config = {"path": str(directory), "device": device.type, "lora": {"rank": 4, "alpha": 8}, "quantize": quantize}
+    policy = load_policy(ModelConfig.model_validate(config))
+    for name, parameter in policy.trainable():
+        if "lora_B" in name:  # adapters begin without an effect
+            torch.nn.init.normal_(parameter, std=0.1)
+    packed = batch(policy.adapter, "all of it")
+    plain = run(policy, packed, "plain")
+    assert len(plain.gradients) == len(policy.trainable()) > 0
+    assert max(difference(run(policy, packed, "packed"), plain)) <= 1e-4
 
 
 @pytest.mark.parametrize("name", ORDERED)

@@ -15,7 +15,6 @@ from packaging.requirements import Requirement
 
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Outcome, read_rows, run_step, table
-from benchmarks.gpu_model import NO_LORA
 from benchmarks.gpu_steps import STEPS
 
 ROOT = Path(__file__).parent.parent
@@ -26,9 +25,9 @@ MEASURED = {
     "tests": {"test"},
     "grpo_3b": {"training pass", "rollout", "whole step, AdamW"},
     "trl_3b": {"whole step, AdamW"},
-    "lora_3b": {"whole step, LoRA rank 64"} | (set() if NO_LORA else {"training pass"}),
-    "lora_7b": {"whole step, LoRA rank 64"} | (set() if NO_LORA else {"training pass"}),
-    "replies_8k": {"rollout", "update, language, SGD" if NO_LORA else "update, LoRA, SGD"},
+    "lora_3b": {"training pass", "whole step, LoRA rank 64"},
+    "lora_7b": {"training pass", "whole step, LoRA rank 64"},
+    "replies_8k": {"rollout", "update, LoRA, SGD"},
 }
 """Step -> what its rows name."""
 
@@ -113,12 +112,10 @@ def test_the_whole_check_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
     found = {step: {row["what"] for row in rows if row["step"] == step} for step in MEASURED}
     assert found == MEASURED
     skipped = {row["step"] for row in rows if "skipped" in row}
-    assert skipped == ({"trl_3b"} if find_spec("trl") is None else set()) | (
-        {"lora_3b", "lora_7b"} if NO_LORA else set()
-    )
+    assert skipped == ({"trl_3b"} if find_spec("trl") is None else set())
     assert all(row["seconds"] > 0 for row in rows if "seconds" in row)
     whole = next(row for row in rows if row["step"] == "grpo_3b" and row["what"].startswith("whole step"))
     assert whole.keys() >= {"planned_gb", "peak_gb", "plan_error", "tokens_per_s", "rollout_s", "update_s"}
     shown = (tmp_path / "out" / "table.md").read_text()
     assert all(f"| {step.name} | done |" in shown for step in gpu_check.STEPS)
-    assert "20 passed, 0 failed, 0 skipped" in shown
+    assert "22 passed, 0 failed, 0 skipped" in shown

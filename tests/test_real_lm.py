@@ -57,15 +57,24 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def moved(before: Path, after: Path) -> set[str]:
-    """Tensors of a checkpoint that differ from those that it began with."""
-    old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
-    assert old.keys() == new.keys()
-    return {name for name in old if not torch.equal(old[name].float(), new[name].float())}
+def moved_parts(before: Path, run: Path) -> set[str]:
+    """Parts of the model whose tensors differ in a run's checkpoint, or that have adapters which do something."""
+    after = run / "checkpoints" / "last"
+    if (after / "adapter_model.safetensors").is_file():
+        adapters = load_file(after / "adapter_model.safetensors")
+        moved = {name for name, tensor in adapters.items() if "lora_B" in name and bool(tensor.any())}
+    else:
+        old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
+        assert old.keys() == new.keys()
+        moved = {name for name in old if not torch.equal(old[name].float(), new[name].float())}
+    return {part_of(name) for name in moved}
 
 
 def part_of(name: str) -> str:
     return "vision" if "vision_model" in name else "projector" if "connector" in name else "language"
+
+
+LORA = {"lora": {"rank": 8, "alpha": 16}}
 
 
 @pytest.mark.real_lm
@@ -105,31 +114,37 @@ def test_a_packed_row_is_the_plain_rows_on_confident_logits(policy: Policy) -> N
 
 
 @pytest.mark.real_lm
-@pytest.mark.parametrize("train", [("language",), PARTS], ids=["language", "all parts"])
+@pytest.mark.parametrize(
+    ("model", "parts", "lr"),
+    [({"train": ["language"]}, {"language"}, 1e-4), ({"train": PARTS}, {*PARTS}, 1e-4), (LORA, {"language"}, 1e-3)],
+    ids=["language", "all parts", "lora"],
+)
 def test_supervised_steps_lower_the_loss_and_move_only_what_trains(
-    directory: Path, world: Path, tmp_path: Path, train: tuple[str, ...]
+    directory: Path, world: Path, tmp_path: Path, model: dict[str, Any], parts: set[str], lr: float
 ) -> None:
     recipe = SFTRecipe.model_validate(
         {
-            "model": {"path": str(directory), "device": "cpu", "train": train},
+            "model": {"path": str(directory), "device": "cpu"} | model,
             "data": [{"source": "vlm_r1", "path": str(world / "data.jsonl"), "reply": "gold"}],
             "prompts_per_step": 6,
             "num_steps": 3,
-            "optim": {"lr": 1e-4},
+            "optim": {"lr": lr},
         }
     )
     sft.train(recipe, tmp_path)
     losses = [row["loss/train"] for row in rows(tmp_path / "metrics.jsonl")]
     assert losses[-1] < losses[0] < 10, "a pre-trained model begins well below log(49,280) = 10.8"
-    names = moved(directory, tmp_path / "checkpoints" / "last")
-    assert {part_of(name) for name in names} == set(train)
+    assert moved_parts(directory, tmp_path) == parts
 
 
 @pytest.mark.real_lm
-def test_steps_of_grpo_reinforce_what_is_rewarded(directory: Path, world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [{}, LORA], ids=["language", "lora"])
+def test_steps_of_grpo_reinforce_what_is_rewarded(
+    directory: Path, world: Path, tmp_path: Path, model: dict[str, Any]
+) -> None:
     recipe = rl_recipe(
         world,
-        model={"path": str(directory), "device": "cpu"},
+        model={"path": str(directory), "device": "cpu"} | model,
         num_steps=2,
         prompts_per_step=2,
         stages=[{"name": "one", "max_new_tokens": 8, "group_size": 4, "rubric": "test"}],
@@ -140,7 +155,7 @@ def test_steps_of_grpo_reinforce_what_is_rewarded(directory: Path, world: Path, 
     assert len(metrics) == 2
     assert max(row["sampler/gap_max"] for row in metrics) < 1e-3, "the engine's log-probs are the trainer's"
     assert any(row["policy/grad_norm"] > 0 for row in metrics)
-    assert {part_of(name) for name in moved(directory, tmp_path / "checkpoints" / "last")} == {"language"}
+    assert moved_parts(directory, tmp_path) == {"language"}
     texts = [row["text"] for row in rows(tmp_path / "rollouts.jsonl")]
     assert any(text.isascii() and " " in text for text in texts), texts
 
