@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from saccade.data.fingerprints import Fingerprint, PictureIndex, fingerprint, key_of, text_key
 from saccade.data.images import ImageError
 from saccade.data.records import MARKER, Item, kind_of, shown
-from saccade.rewards import Rubric
+from saccade.rewards import Rubric, check_row
 from saccade.tasks import TASKS
 from saccade.types import Box, Completion, Frame, ImageSource, Sample
 
@@ -211,6 +211,11 @@ class PreflightChecks:
         yield from self._check_id(entry, sample.id)
         if entry.reply is None and sample.task not in TASKS:
             yield "task", f"unknown task {sample.task!r}; expected one of {', '.join(TASKS)}"
+            return
+        try:
+            check_row(sample)
+        except ValueError as error:
+            yield "reward", str(error).removeprefix(f"{entry.place}: ")
             return
         options = sample.meta.get("options")
         if options is not None and not isinstance(options, list | tuple):

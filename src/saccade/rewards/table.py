@@ -123,6 +123,9 @@ PENALTIES: dict[str, Reward] = {
     "vlm_r1/repetition": vlm_r1_lists.repetition,
 }
 
+REACHES_OUT = frozenset({"llm_judge"})
+"""Rewards that open an address or a file. Recipes may name them, rows of data may not."""
+
 ALIASES: dict[str, str] = {
     "mcq": "choice",
     "numeric": "number",
