@@ -27,11 +27,11 @@ from saccade.base.curriculum import draw, row
 from saccade.base.perception import Readouts, cell_targets, merge_targets
 from saccade.base.tiny import build, write_checkpoint
 from saccade.config import dump
+from saccade.disk import require_space
 from saccade.models.config import ModelConfig
 from saccade.models.forward import Features, branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy, load_policy
-from saccade.runs.disk import require_space
 from saccade.world import World
 
 log = logging.getLogger(__name__)

@@ -31,6 +31,7 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
+from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "demo": demo.demo,
@@ -58,12 +59,18 @@ EXPECTED = (ValueError, OSError)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error."""
+    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error; 130 or 143 when a signal
+    stopped it, with a line that says how to continue."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
     try:
         with _log_lines():
             build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
+    except RunStopped as stopped:
+        typer.echo(f"saccade: {stopped}", err=True)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(int(stopped.code or 0))  # threads that wait for a reward or a server must not delay the end
     except EXPECTED as error:
         if debug:
             raise

@@ -31,6 +31,7 @@ from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
+from saccade.runs.stopping import Stop
 from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.training.config import RLRecipe
@@ -41,6 +42,7 @@ from saccade.training.nonfinite import dump_batches
 from saccade.training.optim import learning_rate
 from saccade.training.policy_step import Learner, PolicyBatch, open_learner, policy_step
 from saccade.training.prompt_feed import PromptFeed
+from saccade.training.resuming import Resume
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +51,22 @@ def train(
     recipe: RLRecipe,
     run_dir: Path,
     evaluate: Evaluate | None = None,
-    resume: bool = False,
+    resume: bool | Resume = False,
     engine: Engine | None = None,
+    stop: Stop | None = None,
 ) -> RunResult:
     """Trains as the recipe says and writes a run directory; returns the trained policy and the best score.
 
         result = train(load_recipe("shapes.yaml", ["num_steps=20"]), Path("runs/shapes"))
         result.policy.save("shapes-model")
 
-    `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one. Raises before anything is
-    written when the recipe, the data or the model is invalid; TrainingStopped when gradients stay non-finite.
+    `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one; `stop` ends the run on request.
+    Raises before anything is written when the recipe, the data or the model is invalid; TrainingStopped when gradients
+    stay non-finite; RunStopped when `stop` was asked.
     """
-    with open_trainer(recipe, run_dir, evaluate, resume, engine) as trainer:
+    with open_trainer(recipe, run_dir, evaluate, resume, engine, stop) as trainer:
         state, schedule = trainer.start, recipe.schedule
-        while not state.finished:
+        while not state.finished and not trainer.session.ended:
             stage = schedule.stage(state)
             trainer.engine.sync(trainer.session.policy)
             collected = trainer.collect(state, stage)  # generate, score, center within each group
@@ -193,7 +197,12 @@ def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
 
 @contextmanager
 def open_trainer(
-    recipe: RLRecipe, run_dir: Path, evaluate: Evaluate | None, resume: bool, engine: Engine | None
+    recipe: RLRecipe,
+    run_dir: Path,
+    evaluate: Evaluate | None,
+    resume: bool | Resume,
+    engine: Engine | None,
+    stop: Stop | None,
 ) -> Iterator[Trainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     sources = [open_source(one) for one in recipe.data]
@@ -202,7 +211,7 @@ def open_trainer(
     evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine))
+        session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine, stop))
         session.baseline()
         policy, schedule = session.policy, recipe.schedule
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)

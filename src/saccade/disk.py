@@ -1,0 +1,104 @@
+"""Writing to a disk that may be full, read-only or gone: space checked before, files whole or absent, errors in one
+line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL = ".partial"
+"""End of the name of a file or folder that is still being written; the next start removes it."""
+_CODES = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE") if hasattr(errno, name)
+)
+_OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
+"""Errors that are the disk's only when they name a file that we write."""
+_IN_TEXT = re.compile(r"os error (\d+)")
+
+
+class DiskError(OSError):
+    """A file could not be written. The message says where, how much is free, what is whole and how to continue."""
+
+
+def require_space(directory: Path, needed: int, what: str, hint: str = "") -> None:
+    """ValueError when fewer than `needed` bytes are free at `directory`, which need not exist yet."""
+    free = _free(directory)
+    if free < needed:
+        raise ValueError(
+            f"{directory}: {what} need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
+            f"free some space, {hint}or choose another directory"
+        )
+
+
+@contextmanager
+def writing(directory: Path, then: str | Callable[[], str]) -> Iterator[None]:
+    """Turns an error of the disk in this block into a `DiskError` of one line.
+
+    with writing(out, "the answers so far are kept; run the same command again"): ...
+
+    `then` says what is whole and how to continue. Other errors pass unchanged.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except Exception as error:
+        reason = disk_reason(error, directory)
+        if reason is None:
+            raise
+        after = then if isinstance(then, str) else then()
+        raise DiskError(
+            f"{directory}: cannot be written ({reason}; {_free(directory):,} bytes are free); {after}"
+        ) from None
+
+
+def disk_reason(error: BaseException, directory: Path) -> str | None:
+    """What the disk reported, if this error is the disk's: OSErrors, and what other libraries make of them."""
+    if isinstance(error, OSError) and error.errno is not None:
+        inside = error.filename is not None and str(error.filename).startswith(str(directory))
+        if error.errno in _CODES or (error.errno in _OF_A_PATH and inside):
+            return os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
+        return None
+    if found := _IN_TEXT.search(str(error)):  # safetensors
+        return os.strerror(int(found[1]))
+    if isinstance(error, RuntimeError) and ("inline_container" in str(error) or "PytorchStreamWriter" in str(error)):
+        return "torch could not write a file"
+    return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a temporary file and renames it, so that a reader never sees a partial file."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def sweep(directory: Path) -> list[Path]:
+    """Removes what a killed process left half-written below `directory`, and returns it. Only for the one process that
+    writes there."""
+    found = [path for path in directory.rglob(f"*{PARTIAL}") if path.is_symlink() or path.exists()]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def flush(path: Path) -> None:
+    """Forces a file, or the names in a directory, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _free(directory: Path) -> int:
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
