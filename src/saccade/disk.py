@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 PARTIAL = ".partial"
 """End of the name of a file or folder that is still being written; the next start removes it."""
+AGAIN = "free some space and run the same command again"
+_OF_PROCESS = re.compile(r"\.(\d+)\.partial")
 _CODES = frozenset(
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE") if hasattr(errno, name)
 )
@@ -22,7 +26,12 @@ _IN_TEXT = re.compile(r"os error (\d+)")
 
 
 class DiskError(OSError):
-    """A file could not be written. The message says where, how much is free, what is whole and how to continue."""
+    """A file could not be written. The message says where, how much is free, what is whole and how to continue. Of
+    nested blocks the outermost knows best what that is."""
+
+    def __init__(self, directory: Path, reason: str, then: str) -> None:
+        self.reason = reason
+        super().__init__(f"{directory}: cannot be written ({reason}; {_free(directory):,} bytes are free); {then}")
 
 
 def require_space(directory: Path, needed: int, what: str, hint: str = "") -> None:
@@ -45,16 +54,12 @@ def writing(directory: Path, then: str | Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except DiskError:
-        raise
     except Exception as error:
-        reason = disk_reason(error, directory)
+        reason = error.reason if isinstance(error, DiskError) else disk_reason(error, directory)
         if reason is None:
             raise
         after = then if isinstance(then, str) else then()
-        raise DiskError(
-            f"{directory}: cannot be written ({reason}; {_free(directory):,} bytes are free); {after}"
-        ) from None
+        raise DiskError(directory, reason, after) from None
 
 
 def disk_reason(error: BaseException, directory: Path) -> str | None:
@@ -71,23 +76,32 @@ def disk_reason(error: BaseException, directory: Path) -> str | None:
     return None
 
 
-def write_text(path: Path, text: str) -> None:
+def partial_of(path: Path) -> Path:
+    """The name beside `path` under which this process writes it, before it is renamed."""
+    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
     """Writes a temporary file and renames it, so that a reader never sees a partial file."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    partial = partial_of(path)
+    with writing(path.absolute().parent, f"{path.name} is as it was; {AGAIN}"):
+        try:
+            partial.write_text(text, encoding="utf-8", errors=errors)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
-def sweep(directory: Path) -> list[Path]:
-    """Removes what a killed process left half-written below `directory`, and returns it. Only for the one process that
-    writes there."""
-    found = [path for path in directory.rglob(f"*{PARTIAL}") if path.is_symlink() or path.exists()]
-    for path in found:
+def sweep(directory: Path) -> None:
+    """Removes what killed processes left half-written below `directory`; what a living one is writing stays."""
+    for path in list(directory.rglob(f"*{PARTIAL}")):
+        number = _OF_PROCESS.search(path.name)
+        if number and psutil.pid_exists(int(number[1])):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return found
 
 
 def flush(path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.options import Overrides
+from saccade.disk import write_text
 
 if TYPE_CHECKING:
     from saccade.config import Config
@@ -98,7 +99,7 @@ def check(
     facts |= predict(subject, report, memory)
     show(report, facts)
     if out is not None:
-        out.write_text(json.dumps(as_dict(report, facts), indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(as_dict(report, facts), indent=1) + "\n")
     if not safe(report, facts):
         raise typer.Exit(1)
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from saccade.verify import Check, VerifyReport
+    from saccade.disk import write_text
+from saccade.verify import Check, VerifyReport
 
 RESULTS = {True: ("held", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
 VERDICTS = {True: ("safe", "green"), False: ("NOT SAFE", "bold red"), None: ("not shown", "yellow")}
@@ -44,7 +45,7 @@ def verify(
         report = contract.verify(model, dtype, device)
     show(report)
     if out is not None:
-        out.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(report.as_dict(), indent=1) + "\n")
     if report.failed:
         raise typer.Exit(1)
 

@@ -99,26 +99,34 @@ def _is_same(handle: int, path: Path) -> bool:
 
 def _sign(handle: int) -> None:
     process = psutil.Process()
-    me = {"pid": process.pid, "host": socket.gethostname(), "began": process.create_time(), "since": time.time()}
+    me = {"pid": process.pid, "began": process.create_time(), "since": time.time(), **_machine()}
     with contextlib.suppress(OSError):  # the lock holds on a full disk too; only its words are missing
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(me).encode(), 0)
 
 
+def _machine() -> dict[str, str]:
+    """Where a process id means something: the host, and in containers their own numbering of processes."""
+    space = Path("/proc/self/ns/pid")
+    return {"host": socket.gethostname(), "pids": os.readlink(space) if space.is_symlink() else ""}
+
+
 def _holder(handle: int) -> dict[str, Any]:
     try:
         found = json.loads(os.pread(handle, 4096, 0))
-        return {"pid": int(found["pid"]), "host": str(found["host"])} | {k: float(found[k]) for k in ("began", "since")}
+        texts = {key: str(found[key]) for key in ("host", "pids")}
+        return {"pid": int(found["pid"]), "began": float(found["began"]), "since": float(found["since"]), **texts}
     except (ValueError, KeyError, TypeError):
         return {}
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
     """True only for a process of this machine that ended; the state of other machines is unknown."""
-    if not holder or holder["host"] != socket.gethostname():
+    if not holder or any(holder[key] != value for key, value in _machine().items()):
         return False
     try:
-        return abs(psutil.Process(holder["pid"]).create_time() - holder["began"]) > 1.0
+        process = psutil.Process(holder["pid"])
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - holder["began"]) > 1.0
     except psutil.NoSuchProcess:
         return True
 
