@@ -34,7 +34,7 @@ def find(run: Run, how: Resume) -> Checkpoint | None:
     ValueError when there is none and the start was not asked for, and when the one asked for is damaged.
     """
     directory = run.directory
-    if strange := [name for name in checkpoint.others(directory) if not name.startswith("damaged-")]:
+    if strange := [name for name in checkpoint.others(directory) if not name.startswith(("damaged-", "diverged-"))]:
         log.info("%s: ignored, not named like a checkpoint: %s", checkpoint.folder(directory), ", ".join(strange[:9]))
     if how.where is not None:
         return None if how.where == START else _asked_for(directory, how.where)

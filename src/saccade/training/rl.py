@@ -224,7 +224,7 @@ def open_trainer(
             learner=build_learner(recipe, session),
             feed=feed,
             report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps)),
-            start=ScheduleState.from_dict(session.state) if session.state else ScheduleState(),
+            start=schedule.reopened(ScheduleState.from_dict(session.state)) if session.state else ScheduleState(),
             cache=FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None,
         )
 
