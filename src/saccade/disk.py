@@ -23,6 +23,8 @@ _CODES = frozenset(
 _OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
 """Errors that are the disk's only when they name a file that we write."""
 _IN_TEXT = re.compile(r"os error (\d+)")
+_TORCH = ("inline_container", "iostream error", "PytorchStreamWriter")
+"""What torch.save says when a write fails."""
 
 
 class DiskError(OSError):
@@ -71,7 +73,7 @@ def disk_reason(error: BaseException, directory: Path) -> str | None:
         return None
     if found := _IN_TEXT.search(str(error)):  # safetensors
         return os.strerror(int(found[1]))
-    if isinstance(error, RuntimeError) and ("inline_container" in str(error) or "PytorchStreamWriter" in str(error)):
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH):
         return "torch could not write a file"
     return None
 
