@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from saccade.disk import write_text
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from saccade.disk import write_text
-from saccade.verify import Check, VerifyReport
+    from saccade.verify import Check, VerifyReport
 
 RESULTS = {True: ("held", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
 VERDICTS = {True: ("safe", "green"), False: ("NOT SAFE", "bold red"), None: ("not shown", "yellow")}
