@@ -54,8 +54,9 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
 """A verb: a function with typer annotations, or a `typer.Typer` where it has subcommands. Modules of verbs import
 heavy packages inside their functions, so that `saccade --help` responds at once."""
 
-EXPECTED = (ValueError, OSError)
-"""Errors that the user can fix: shown as one line. Anything else is a bug and keeps its traceback."""
+EXPECTED = (ValueError, OSError, FloatingPointError)
+"""Errors that the user can fix (the last: weights that overflow): shown as one line. Anything else is a bug and
+keeps its traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

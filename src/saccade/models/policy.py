@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -183,7 +184,10 @@ def load_policy(config: ModelConfig | str) -> Policy:
     if unknown:
         raise ValueError(f"model.train names {sorted(unknown)}; expected some of {', '.join(PARTS)}")
     family = known_family(path)
-    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
+    except SafetensorError as error:
+        raise ValueError(f"{path}: the weights cannot be read ({error}); a file is damaged: copy it again") from None
     model = model.to(device)
     tokenizer, images = processors_of(path)
     head_of(model)  # refuses unsupported heads

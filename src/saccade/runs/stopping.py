@@ -82,6 +82,9 @@ class Stop:
         with _handling({signal.SIGINT: self._asked, signal.SIGTERM: self._asked, signal.SIGALRM: self._late}):
             try:
                 yield self
+            except StepAbandoned:  # while data and model were loaded
+                words = "stopped before the first step, nothing was saved; run the same command again"
+                raise RunStopped(self.signal or signal.SIGTERM, words) from None
             finally:
                 self.end()
 

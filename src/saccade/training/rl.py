@@ -66,7 +66,7 @@ def train(
     """
     with open_trainer(recipe, run_dir, evaluate, resume, engine, stop) as trainer:
         state, schedule = trainer.start, recipe.schedule
-        while not state.finished and not trainer.session.ended:
+        while not state.finished:
             stage = schedule.stage(state)
             trainer.engine.sync(trainer.session.policy)
             collected = trainer.collect(state, stage)  # generate, score, center within each group
@@ -74,6 +74,8 @@ def train(
             state = schedule.advance(state, truncated_share(collected.generated))
             trainer.record(state, stage, collected, metrics)  # files, evaluation and checkpoint when due
             del collected  # its vision features are not kept beside those of the next step
+            if trainer.session.ended:
+                break
         return trainer.session.result(state.step)
 
 
