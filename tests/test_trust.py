@@ -87,7 +87,7 @@ def test_check_and_rl_name_the_row_and_write_nothing(folder: Path, capsys: pytes
         assert run("check", world / "data.jsonl", "--from", "vlm_r1") == 1
         said = capsys.readouterr().out
         assert "data.jsonl:2: sample 'row1': got reward 'llm_judge'; a row may name one of REWARDS only" in said
-        assert "data.jsonl:3: " in said
+        assert "data.jsonl:3" in said
         recipe = rl_recipe(world, rubrics={}, stages=[{"max_new_tokens": 2, "group_size": 2}])
         (world / "rl.yaml").write_text(dump(recipe))
         assert run("rl", world / "rl.yaml", "--out", folder / "run") == 2
