@@ -72,11 +72,11 @@ def evaluate(
             "for Qwen2-VL, Qwen3-VL, InternVL, GLM-V; pixels_resized for Qwen2.5-VL)"
         )
     with ExitStack() as stack:
+        stack.enter_context(writing(out, "answers so far are kept; free some space and run the same command again"))
         refuse_in_use(out)
         opened = _served(recipe, api_key, limits) if recipe.served else _local(recipe, asked)
         held, facts = (answerer, {}) if answerer else stack.enter_context(opened)
         environment = {**facts, "data_hash": _data_hashes(recipe)}
-        stack.enter_context(writing(out, "answers so far are kept; free some space and run the same command again"))
         stack.enter_context(locked(out))
         refuse_another(recipe, out)
         refuse_changed(environment, out)

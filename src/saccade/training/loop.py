@@ -196,10 +196,11 @@ def open_session(
     """
     transformers_logging.disable_progress_bar()  # its bars would break our one live line
     how = Resume() if resume is True else resume or None
-    found, config = None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
+    run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
+        stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
         if how is not None:
-            run = Run.reopen(run_dir, recipe)
+            Run.reopen(run_dir, recipe)
             stack.enter_context(locked(run_dir))
             found = find(run, how)
         else:
@@ -215,10 +216,9 @@ def open_session(
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
-        stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
         if how is None:
             stack.enter_context(locked(run_dir))
-            run = Run.create(run_dir, recipe)
+            Run.create(run_dir, recipe)
         stop = stop or Stop()
         session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop)
         optimizer.before_step = stop.hold

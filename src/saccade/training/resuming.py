@@ -94,7 +94,7 @@ def prepare(run: Run, found: Checkpoint | None, how: Resume) -> None:
     """Makes the directory what it was at the checkpoint. Rows and checkpoints after one that was asked for are moved to
     `before-resume-<n>/`; rows of steps that are repeated anyway are dropped. Both are logged."""
     directory, step = run.directory, 0 if found is None else found.step
-    sizes = dict.fromkeys(STREAMS, 0) if found is None else found.state["sizes"]
+    sizes: dict[str, int] = dict.fromkeys(STREAMS, 0) if found is None else found.state["sizes"]
     if how.where is not None:
         aside = _set_aside(directory, step, sizes)
         if aside is not None:
