@@ -69,7 +69,9 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "trainer.pt", "rollouts.jsonl"])
+@pytest.mark.parametrize(
+    "file", [pytest.param("model.safetensors", marks=pytest.mark.slow), "trainer.pt", "rollouts.jsonl"]
+)
 def test_a_full_disk_during_training_is_one_line_and_nothing_is_lost(
     world: Path, whole: Path, tmp_path: Path, file: str
 ) -> None:

@@ -92,7 +92,7 @@ def stopped(run: Callable[[Stop], Any], grace_s: float = 20.0) -> RunStopped:
     return caught.value
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_lets_the_step_end_saves_it_and_the_resumed_run_is_the_whole_one(
     world: Path, whole: Path, tmp_path: Path, number: int
 ) -> None:
@@ -136,7 +136,7 @@ def test_a_step_whose_weights_move_is_finished(
     assert_same(out, whole)
 
 
-@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize("at", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_an_evaluation_is_left_for_the_next_start(world: Path, whole: Path, tmp_path: Path, at: int) -> None:
     out, recipe = tmp_path / "whole", recipe_of(world)
 

@@ -22,7 +22,7 @@ _CODES = frozenset(
 )
 _OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
 """Errors that are the disk's only when they name a file that we write."""
-_IN_TEXT = re.compile(r"os error (\d+)")
+_IN_TEXT = re.compile(r"(?:os error |\[Errno )(\d+)")
 _TORCH = ("inline_container", "iostream error", "PytorchStreamWriter")
 """What torch.save says when a write fails."""
 
@@ -71,11 +71,10 @@ def disk_reason(error: BaseException, directory: Path) -> str | None:
         if error.errno in _CODES or (error.errno in _OF_A_PATH and inside):
             return os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
         return None
-    if found := _IN_TEXT.search(str(error)):  # safetensors
-        return os.strerror(int(found[1]))
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH):
-        return "torch could not write a file"
-    return None
+    codes = [int(code) for code in _IN_TEXT.findall(str(error))]  # safetensors, and errors of child processes
+    if found := next((code for code in codes if code in _CODES), None):
+        return os.strerror(found)
+    return "torch could not write a file" if any(words in str(error) for words in _TORCH) else None
 
 
 def partial_of(path: Path) -> Path:
