@@ -23,7 +23,7 @@ from saccade.base import pretrain
 from saccade.base.config import PretrainMixture, PretrainRecipe, PretrainStage
 from saccade.config import dump
 from saccade.disk import DiskError, disk_reason, partial_of, sweep, write_text, writing
-from saccade.endpoint import ReplyCache
+from saccade.endpoint import EndpointError, ReplyCache
 from saccade.training import checkpoint
 from saccade.training.config import RLRecipe
 from saccade.training.rl import train
@@ -173,7 +173,9 @@ def test_what_libraries_make_of_a_full_disk_is_recognized_and_other_errors_pass(
         assert disk_reason(OSError(code, "x"), tmp_path) == os.strerror(code)
     inside = PermissionError(errno.EACCES, "x", str(tmp_path / "f"))
     assert "f" in str(disk_reason(inside, tmp_path))
-    for other in (PermissionError(errno.EACCES, "x", "/etc/f"), ConnectionError("x"), ValueError("x"), RuntimeError()):
+    quoted = EndpointError("http://host", "status 500", body="[Errno 28] No space left on device, disk is full")
+    denied = PermissionError(errno.EACCES, "x", "/etc/f")
+    for other in (denied, quoted, ConnectionError("x"), ValueError("[Errno 28] of a server"), RuntimeError()):
         assert disk_reason(other, tmp_path) is None
         with pytest.raises(type(other)), writing(tmp_path, "y"):
             raise other

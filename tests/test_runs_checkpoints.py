@@ -170,6 +170,7 @@ def test_strange_names_are_no_checkpoints_and_are_named(run: Path, caplog: pytes
     with caplog.at_level(logging.INFO):
         found = find(Run(run), Resume())
     assert found is not None and found.step == 3
+    assert [path.name for path in checkpoint.steps(run)] == [f"step-00000{step}" for step in (1, 2, 3)]
     assert "ignored, not named like a checkpoint: epoch-3, step-, step--00001, step-000007" in caplog.text
     checkpoint.prune(run, keep=1)
     assert (root / "step-old").is_dir() and (root / "step-000009.bak").is_dir()

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,16 @@ _CODES = frozenset(
 _OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
 """Errors that are the disk's only when they name a file that we write."""
 _IN_TEXT = re.compile(r"(?:os error |\[Errno )(\d+)")
-_TORCH = ("inline_container", "iostream error", "PytorchStreamWriter")
-"""What torch.save says when a write fails."""
+_OF_LIBRARIES = ("SafetensorError", "ProcessRaisedException")
+"""Errors, by name, that hold the system's in their text: of safetensors, and of torch about a child process."""
+_WORDS = {
+    "inline_container": "torch could not write a file",
+    "iostream error": "torch could not write a file",
+    "PytorchStreamWriter": "torch could not write a file",
+    "database or disk is full": "a database cannot grow",
+    "attempt to write a readonly database": "a database is read-only",
+}
+"""What torch.save and SQLite say when a write fails -> the reason."""
 
 
 class DiskError(OSError):
@@ -71,10 +80,12 @@ def disk_reason(error: BaseException, directory: Path) -> str | None:
         if error.errno in _CODES or (error.errno in _OF_A_PATH and inside):
             return os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
         return None
-    codes = [int(code) for code in _IN_TEXT.findall(str(error))]  # safetensors, and errors of child processes
-    if found := next((code for code in codes if code in _CODES), None):
-        return os.strerror(found)
-    return "torch could not write a file" if any(words in str(error) for words in _TORCH) else None
+    if isinstance(error, RuntimeError | sqlite3.Error) or type(error).__name__ in _OF_LIBRARIES:
+        codes = [int(code) for code in _IN_TEXT.findall(str(error))]
+        code = next((code for code in codes if code in _CODES), None)
+        return os.strerror(code) if code else next((why for words, why in _WORDS.items() if words in str(error)), None)
+    cause = error.__cause__ or error.__context__  # other errors quote servers, whose disks may be full too
+    return disk_reason(cause, directory) if isinstance(cause, sqlite3.Error) else None
 
 
 def partial_of(path: Path) -> Path:

@@ -26,7 +26,7 @@ from saccade.training.optim import GuardedOptimizer
 
 TRAINER_FILE = "trainer.pt"
 STATE_FILE = "state.json"
-_NAME = re.compile(r"step-(\d{6,})")
+_NAME = re.compile(r"step-[0-9]{6,}")
 
 
 @dataclass(frozen=True, slots=True)
