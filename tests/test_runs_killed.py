@@ -96,5 +96,7 @@ def test_a_run_killed_again_and_again_is_the_whole_run(verb: str, tmp_path: Path
         assert all(torch.equal(a[name], b[name]) for name in b)
         states = [torch.load(one / "trainer.pt", weights_only=True) for one in (ours, theirs)]
         assert torch.equal(states[0]["rng"]["torch"], states[1]["rng"]["torch"])
-        assert states[0]["rng"]["numpy"][0] == states[1]["rng"]["numpy"][0]
+        assert [states[0]["rng"][name] == states[1]["rng"][name] for name in ("python", "numpy")] == [True, True]
+        kinds = [type(one["optimizer"]).__name__ for one in states]
+        assert kinds == ["dict", "dict"] and str(states[0]["optimizer"]) == str(states[1]["optimizer"])
     assert not list(out.rglob("*.partial"))

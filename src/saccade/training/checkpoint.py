@@ -174,6 +174,13 @@ def link(root: Path, name: str, target: str) -> None:
     fresh.replace(root / name)
 
 
+def seed_generators(seed: int) -> None:
+    """Seeds all three generators at the start of a run, so that whatever draws from them repeats with the recipe."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def rng_state() -> dict[str, Any]:
     """States of the generators that training could draw from, as plain data and tensors."""
     version, internal, gauss = random.getstate()

@@ -229,6 +229,7 @@ def open_session(
             session.best_score, session.best_step = found.state["best_score"], found.state["best_step"]
             session.saved = found.step
         else:
+            checkpoint.seed_generators(recipe.seed)
             run.environment(environment)
         try:
             yield session
