@@ -30,6 +30,8 @@ from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.master_weights import MasterAdamW
 from saccade.training.resuming import Resume
 from saccade.training.rl import train
+from tests.benchmark_files import mmstar
+from tests.chat_server import Answer, chat_server
 
 CLOCKS = ("time/", "tokens/per_s", "memory/")
 STREAMS = ("metrics.jsonl", "rollouts.jsonl", "groups.jsonl")
@@ -276,3 +278,32 @@ def test_a_process_stops_in_time_with_its_status(world: Path, tmp_path: Path, nu
     assert process.returncode == 128 + number, err
     assert time.monotonic() - began < (5 if twice else 60)
     assert twice or "continue with: saccade resume" in err
+
+
+def test_an_evaluation_that_is_stopped_keeps_its_answers_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Left(BaseException):
+        pass
+
+    def leave(status: int) -> None:
+        raise Left(status)
+
+    def answer(number: int, body: dict[str, Any]) -> Answer:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+        return Answer("A")
+
+    monkeypatch.setattr(cli.os, "_exit", leave)
+    out, data = tmp_path / "eval", mmstar(tmp_path)
+    with chat_server(answer) as server:
+        words = ["eval", "mmstar", f"path={data}", f"model={server.url}", "server.name=m", "batch_size=1"]
+        with pytest.raises(Left, match="143"):
+            cli.main([*words, "--out", str(out)])
+        kept = f"saccade: stopped; the answers so far are kept in {out}; continue with the same command\n"
+        assert kept in capsys.readouterr().err
+        assert len((out / "items.jsonl").read_text().splitlines()) == 2
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words, "--out", str(out)])
+        assert not ended.value.code and len(server.requests) == 7, "one question is asked again"
