@@ -33,9 +33,17 @@ def go_back(run_dir: Path, model: ModelConfig) -> str:
     return f"no checkpoint with finite log-probs was saved; {advice} --from {START}"
 
 
+def load_checkpoint(model: ModelConfig, seed: int, path: Path | None) -> Policy:
+    """The policy of a recipe's model with the weights of a checkpoint: its own, or its adapters on the base. Without a
+    checkpoint the policy as a run starts."""
+    if path is not None and model.lora is None:
+        return load_policy(model.model_copy(update={"path": str(path)}))
+    return load_policy(model, seed, adapters=path)
+
+
 def has_finite_logprobs(path: Path, model: ModelConfig) -> bool:
     """Whether the model at `path` gives finite log-probs for a gray image and a few tokens."""
-    policy = load_policy(model.model_copy(update={"path": str(path), "device": "cpu", "train": ()}))
+    policy = load_checkpoint(model.model_copy(update={"device": "cpu", "quantize": None}), 0, path)
     return bool(torch.isfinite(_probe(policy)).all())
 
 
