@@ -168,7 +168,7 @@ class Endpoint:
             raise _AttemptFailure(what, response.status_code, response.text, retry, pause_s)
         try:
             return self._mask.json(response.json())
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _AttemptFailure("the response is not JSON", 200, response.text) from None
 
     def _error(self, failure: _AttemptFailure, attempts: int) -> EndpointError:

@@ -57,14 +57,18 @@ class KeyMask:
 
     def json(self, value: Any) -> Any:
         """The value with every text in it masked, names of fields too."""
-        if not self._searches or (isinstance(value, str) and not value):
+        if not self._searches:
             return value
+        flat = json.dumps(value, ensure_ascii=False).replace("\\\\", "\\")
+        return value if self.text(flat) == flat else self._walk(value)  # a reply has a text for each token
+
+    def _walk(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
-            return [self.json(one) for one in value]
+            return [self._walk(one) for one in value]
         if isinstance(value, dict):
-            return {self.json(name): self.json(one) for name, one in value.items()}
+            return {self._walk(name): self._walk(one) for name, one in value.items()}
         return value
 
     def body(self, text: str) -> str:
