@@ -47,6 +47,7 @@ class RunResult:
     step: int
     best_score: float | None
     best_step: int | None
+    """0: no checkpoint was better than the starting model."""
     stopped: str | None = None
     """Why the run ended before its last step (`max_hours`), and how to continue; None for a finished run."""
 
@@ -94,12 +95,14 @@ class Session:
         return self.resumed.state["loop"] if self.resumed else None
 
     def baseline(self) -> None:
-        """Evaluates the model as it starts, in a row of step 0. A resumed run has that row already; it makes up for an
-        evaluation that was stopped."""
+        """Evaluates the model as it starts, in a row of step 0, and as the first candidate for the best. A resumed run
+        has that row already; it makes up for an evaluation that was stopped."""
         if self.resumed is not None and (pending := self.resumed.state["pending"]):
             self.end_step(self.resumed.step, pending["row"], self.resumed.state["loop"], pending["last"])
         elif self.evaluate is not None and self.resumed is None:
-            self.run.metrics(0, self._evaluation(self.evaluate, 0))
+            evaluation = self._evaluation(self.evaluate, 0)
+            self.run.metrics(0, evaluation)
+            self._is_best(0, evaluation)
 
     def end_step(self, step: int, row: Mapping[str, float | str | None], state: dict[str, Any], last: bool) -> bool:
         """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
@@ -113,10 +116,7 @@ class Session:
                 raise StepAbandoned
             evaluation = self._evaluation(self.evaluate, step)
             row = {**row, **evaluation}
-            score = evaluation["eval/score"]
-            better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
-            if better:
-                self.best_score, self.best_step = score, step
+            better = self._is_best(step, evaluation)
         self.stop.hold()
         self.run.metrics(step, row)
         self.mark = self._mark(step, state)
@@ -128,6 +128,14 @@ class Session:
         if self.stop.signal is not None and not last:
             raise self.stopped()
         return due
+
+    def _is_best(self, step: int, evaluation: Mapping[str, float]) -> bool:
+        """Whether the score is the highest so far, which it then becomes."""
+        score = evaluation["eval/score"]
+        better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
+        if better:
+            self.best_score, self.best_step = score, step
+        return better
 
     def _mark(self, step: int, state: dict[str, Any], pending: dict[str, Any] | None = None) -> Mark:
         rng, sizes = checkpoint.rng_state(), self.run.sizes()

@@ -13,10 +13,18 @@ class PromptFeed:
     Round 0 is prepared one step ahead; the later rounds of dynamic sampling are prepared on request.
     """
 
-    def __init__(self, mixture: Mixture, adapter: Adapter, rounds: int, template: str | None, num_steps: int) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        adapter: Adapter,
+        rounds: int,
+        template: str | None,
+        num_steps: int,
+        system_prompt: str | None = None,
+    ) -> None:
         """`rounds` is the most that one step may request; each has its own place in the mixture's stream."""
         self._mixture, self._adapter, self._rounds = mixture, adapter, rounds
-        self._template, self._num_steps = template, num_steps
+        self._template, self._num_steps, self._system_prompt = template, num_steps, system_prompt
         self._ahead: tuple[int, Prefetch[tuple[Prompt, ...]]] | None = None
 
     def __call__(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
@@ -36,4 +44,4 @@ class PromptFeed:
 
     def _prepare(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
         samples = self._mixture.draw(step * self._rounds + number, n)
-        return tuple(prepare(self._adapter, sample, self._template) for sample in samples)
+        return tuple(prepare(self._adapter, sample, self._template, self._system_prompt) for sample in samples)
