@@ -12,6 +12,7 @@ import typer
 
 from saccade.cli.check_report import as_dict, safe, show
 from saccade.cli.options import Overrides
+from saccade.disk import write_text
 
 if TYPE_CHECKING:
     from saccade.config import Config
@@ -102,7 +103,7 @@ def check(
     note_updates(subject, report, facts)
     show(report, facts)
     if out is not None:
-        out.write_text(json.dumps(as_dict(report, facts), indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(as_dict(report, facts), indent=1) + "\n")
     if not safe(report, facts):
         raise typer.Exit(1)
 

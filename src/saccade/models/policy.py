@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -275,7 +276,10 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     adapter, files = open_adapter(path, family, config)  # may change the configuration of the model's images
     dtype = getattr(torch, config.dtype)
     options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else {}
-    model: Any = AutoModelForImageTextToText.from_pretrained(base, config=family, dtype=dtype, **options)
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(base, config=family, dtype=dtype, **options)
+    except SafetensorError as error:
+        raise ValueError(f"{base}: the weights cannot be read ({error}); a file is damaged: copy it again") from None
     if not config.quantize:  # a quantized one is there already
         model = model.to(device)
     adapter.config = model.config  # transformers copies the one that it is given
