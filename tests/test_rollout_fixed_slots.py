@@ -76,7 +76,7 @@ def check_same(replies: Any, expected: Any) -> None:
 @pytest.mark.parametrize("max_rows", [1, 3, 7, 12, 512])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_ragged_replies_are_those_of_the_slots(policy, prompts, ragged, expected, max_rows, recorded, monkeypatch):
-    monkeypatch.setattr(fixed_slots, "ROOM", 8)  # so that it is used up
+    monkeypatch.setattr(fixed_slots, "ROOM", 32)  # so that it is used up
     runner = Graphs(record) if recorded else Direct()
     engine = builtin(policy, max_rows, runner=runner)
     check_same(generate(engine, prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged), expected)

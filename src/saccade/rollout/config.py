@@ -64,6 +64,9 @@ class BuiltinEngineConfig(Config):
     kind: Literal["builtin"] = "builtin"
     max_rows: int = Field(default=512, ge=1)
     """Replies decoded at once, at most."""
+    memory_mb: int | None = Field(default=None, ge=1)
+    """MiB for keys and values while decoding. Replies enter as this allows and grow in pieces; those that find no room
+    wait and go on later. null: on a GPU, 80% of what is free when a call begins; on a CPU, no limit."""
     cuda_graphs: CudaGraphs = "auto"
     """Replay decoding steps as CUDA graphs. auto: where the model is on a GPU and every recording proves equal to its
     step; on: required, or the run stops; off: never."""
@@ -81,7 +84,7 @@ class RolloutConfig(Config):
 
     moved: ClassVar[dict[str, str]] = {
         **{key: f"sampling.{key}" for key in Sampling.model_fields},
-        **{key: f"engine.{key}" for key in ("max_rows", "cuda_graphs")},
+        **{key: f"engine.{key}" for key in ("max_rows", "memory_mb", "cuda_graphs")},
     }
 
     sampling: Sampling = Sampling()
