@@ -27,6 +27,7 @@ from saccade.rollout.fixed_slots import FixedSlots
 from saccade.rollout.kv_memory import token_bytes
 from saccade.rollout.slots import Slots
 
+
 class Direct:
     """Runs every step as it is."""
 
@@ -91,7 +92,7 @@ def test_replies_in_limited_memory_are_those_with_everything_resident(policy, fi
     assert max(seen) <= engine.stats.kv_bytes <= limit
     assert max(seen) > 0.4 * limit  # what is allowed is used
     assert engine.stats.sent_back > 0
-    assert engine.stats.row_steps <= 1.5 * engine.stats.ideal_row_steps  # tokens that were sent back are not drawn again
+    assert engine.stats.row_steps <= 1.5 * engine.stats.ideal_row_steps  # what was sent back is not drawn again
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,8 @@ def test_too_little_memory_for_one_reply_is_an_error_before_any_pass(policy, mon
 
 
 @pytest.mark.parametrize(
-    ("fixed", "place"), [(False, "step"), (True, "step"), (True, "prefill"), (False, "add_rows"), (True, "restore_rows")]
+    ("fixed", "place"),
+    [(False, "step"), (True, "step"), (True, "prefill"), (False, "add_rows"), (True, "restore_rows")],
 )
 def test_replies_survive_an_allocator_without_memory(policy, fixed, place, monkeypatch, caplog):
     prompts, lengths, sampling = ragged_prompts(policy), ragged_lengths(), Sampling(max_new_tokens=T)

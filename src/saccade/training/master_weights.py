@@ -44,6 +44,11 @@ class MasterAdamW(torch.optim.AdamW):
         self._pairs.append((parameter, master))
         return master
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for parameter, _ in self._pairs:  # a backward pass that was broken off may have left one
+            parameter.grad = None
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         loss = super().step(closure)
