@@ -18,11 +18,15 @@ from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
 
 Decay = Literal["constant", "linear", "cosine"]
+OptimKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
 class OptimConfig(Config):
     """AdamW with warm-up and decay. Weight decay spares vectors (norms and biases)."""
 
+    kind: OptimKind = "adamw"
+    """adamw_8bit: the two moments take 1 byte each instead of 4 (bitsandbytes); paged_adamw_8bit: the same, and they
+    move to host memory when a GPU runs short. Neither changes the float32 masters of bfloat16 weights."""
     lr: float = Field(gt=0.0)
     """Peak learning rate."""
     lr_of: dict[Part, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
@@ -57,6 +61,10 @@ class OptimConfig(Config):
 def check_trained(model: ModelConfig, optim: OptimConfig, features: FeatureCacheConfig) -> None:
     """ValueError for keys that contradict what trains, as far as the recipe shows it."""
     model.check_trains()
+    if optim.kind != "adamw" and model.dtype == "float64":
+        raise ValueError(f"optim.kind {optim.kind!r} has no float64; set model.dtype to bfloat16 or float32")
+    if optim.kind == "paged_adamw_8bit" and model.device == "cpu":
+        raise ValueError("optim.kind 'paged_adamw_8bit' needs a GPU, but model.device is cpu; use adamw_8bit")
     parts = model.trained_parts
     if parts is None:
         return  # a regular expression decides, on the model's names

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from saccade.models.policy import Policy, load_policy
+from saccade.models.policy import Policy, load_policy, resolve_device
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.environment import describe
@@ -22,7 +22,7 @@ from saccade.runs.records import Run
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
-from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.optim import GuardedOptimizer, build_optimizer, check_optimizer
 from saccade.training.trained_table import trained_table
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ def open_session(
         found = checkpoint.latest(run_dir)
     else:
         Run.refuse_existing(run_dir)
+    check_optimizer(recipe.optim.kind, resolve_device(recipe.model.device))
     if found and recipe.model.lora is None:
         policy = load_policy(recipe.model.model_copy(update={"path": str(found.path)}))
     else:
@@ -136,7 +137,7 @@ def open_session(
     part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
     log.info("%s", trained_table(policy, recipe.optim))
-    checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep)
+    checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind)
     config = recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
         if engine is None:
