@@ -10,11 +10,16 @@ import torch
 from families import FAMILIES, family
 from pictures import noise_image
 from pydantic import ValidationError
+from training_runs import rl_recipe, write_world
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionBlock
 
 from saccade.models import tower_attention
 from saccade.models.config import ModelConfig
+from saccade.models.forward import project_again, vision_features
 from saccade.models.fused import original_layers
 from saccade.models.policy import Policy, load_policy, loading_options
+from saccade.models.tower_output import _layers
+from saccade.training.rl import train
 
 WINDOWED = ("glm46v", "glm4v", "minicpmv4_6", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl")
 
@@ -82,6 +87,43 @@ def test_flash_attention_where_it_cannot_work_is_refused_before_weights_are_read
     monkeypatch.setattr(tower_attention, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package flash-attn"):
         tower_attention.check(config, "attention", cuda)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_features_from_a_kept_tower_output_have_the_values_and_gradients_of_a_whole_pass(name, tmp_path, monkeypatch):
+    policy = load_policy(ModelConfig(path=str(family(name).write(tmp_path, seed=2)), train=("projector",)))
+    prompts = encoded(policy) + [policy.adapter.encode("no image", [])]
+    with torch.no_grad():
+        before = vision_features(policy, prompts)
+    for _, parameter in policy.trainable():
+        parameter.data.mul_(1.1)  # as an update does; the tower's output outlives it
+    policy.version += 1
+    with original_layers(policy.model):
+        expected = features_and_gradient(policy, prompts)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(_layers(policy)[0]), "forward", None)  # the tower's layers do not run
+        again = project_again(policy, prompts, before)
+    assert again is not None and {one.version for one in again} == {1}
+    found = torch.cat([one.values.flatten() for one in again])
+    policy.model.zero_grad()
+    found.square().sum().backward()
+    gradient = torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
+    assert (found - expected[0]).abs().max() < 1e-5 * expected[0].abs().max()
+    assert (gradient - expected[1]).norm() < 1e-4 * expected[1].norm()
+
+
+def test_a_step_that_trains_the_projector_runs_the_tower_once_for_each_prompt(tmp_path, monkeypatch):
+    world = write_world(tmp_path / "world")
+    parts = ["projector", "language"]
+    recipe = rl_recipe(world, model={"path": str(world / "model"), "device": "cpu", "train": parts}, num_steps=1)
+    calls, block = [], Qwen2_5_VLVisionBlock.forward
+    monkeypatch.setattr(Qwen2_5_VLVisionBlock, "forward", lambda *args, **kw: calls.append(1) or block(*args, **kw))
+    result = train(recipe, tmp_path / "run")
+    depth, prompts = len(result.policy.model.model.visual.blocks), recipe.prompts_per_step
+    # the first batch is checked on both paths, which run the family's own code twice
+    checks = len(calls) - depth * prompts
+    assert 0 <= checks <= 4 * depth
+    assert result.policy.version == 1
 
 
 def test_weights_for_a_gpu_never_pass_through_the_host():

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from saccade.models.config import SharedPrefix
 from saccade.models.feature_cache import FeatureCache
-from saccade.models.forward import Features, branch_logprobs
+from saccade.models.forward import Features, branch_logprobs, project_again
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.sharing import SharingChoice, choose_sharing
@@ -168,6 +168,11 @@ class StepRunner(Generic[Batch]):
             return None  # a reference has the run's initial encoder
         if self.cache is not None and policy is self.policy:
             return self.cache.features(policy, batch.packed.prompts)
+        given = [prompt.features for prompt in batch.prompts if prompt.features is not None]
+        if policy is self.policy and len(given) == len(batch.prompts):
+            again = project_again(policy, batch.packed.prompts, given)
+            if again is not None:
+                return again
         found = [valid_features(prompt.features, self.policy, policy.version) for prompt in batch.prompts]
         present = [one for one in found if one is not None]
         return present if len(present) == len(found) else None
