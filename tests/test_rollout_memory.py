@@ -54,7 +54,7 @@ def held(decoder: Any) -> int:
 
 
 def limited(monkeypatch: Any, limit: int) -> None:
-    monkeypatch.setattr(engine_file, "memory_limit", lambda policy, memory_mb: limit)
+    monkeypatch.setattr(engine_file, "memory_limit", lambda *_: limit)
 
 
 def watch(monkeypatch: Any, kind: type) -> list[int]:

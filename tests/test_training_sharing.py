@@ -140,7 +140,8 @@ def test_auto_falls_back_when_the_model_refuses_our_attention(world: Path, monke
     def refuse(*_: Any) -> None:
         raise TypeError("forward() got an unexpected keyword argument 'shared_attention'")
 
-    monkeypatch.setattr("saccade.models.shared_prefix.MergedPrefix.attend", refuse)
+    for form in ("MergedPrefix", "SplitPrefix"):
+        monkeypatch.setattr(f"saccade.models.shared_prefix.{form}.attend", refuse)
     decision = sharing.choose_sharing(policy, groups_of(policy), "auto")
     assert decision.path == "plain" and "packed fails with TypeError" in decision.reason
 

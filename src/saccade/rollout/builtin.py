@@ -6,6 +6,7 @@ Shape letters: N rows, V vocabulary, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -15,12 +16,25 @@ from saccade.models.policy import Policy
 from saccade.rollout.call import Call, RowLimits
 from saccade.rollout.config import DEFAULT_ENGINE, BuiltinEngineConfig, CudaGraphs, Sampling
 from saccade.rollout.engine import EngineStats
-from saccade.rollout.fixed_slots import Runner
+from saccade.rollout.fixed_slots import FixedSlots, Runner
 from saccade.rollout.graphs import CudaRecorder, Graphs
 from saccade.rollout.kv_memory import memory_limit
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.replies import DecodingRow, uniforms
 from saccade.types import Completion
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Kept:
+    """What recorded steps read and write between two calls."""
+
+    decoder: FixedSlots
+    addresses: tuple[int, ...]
+
+
+def addresses(policy: Policy) -> tuple[int, ...]:
+    """Where the weights are."""
+    return tuple(p.data_ptr() for p in policy.model.parameters())
 
 
 class BuiltinEngine:
@@ -35,6 +49,8 @@ class BuiltinEngine:
         self.policy = policy
         self.max_rows = config.max_rows
         self.memory_mb = config.memory_mb
+        self.keep_bytes = config.keep_mb * 2**20
+        self._kept: Kept | None = None
         self.runner = graphs_for(policy, config.cuda_graphs) if runner is None else runner
         self.stats = EngineStats("slots")
 
@@ -42,7 +58,8 @@ class BuiltinEngine:
         self.policy = policy
 
     def close(self) -> None:
-        """Nothing to release: the engine uses the policy's weights."""
+        """Release the recorded steps and their memory; the weights are the policy's."""
+        self._keep(None)
 
     @torch.no_grad()
     def generate(
@@ -64,15 +81,29 @@ class BuiltinEngine:
         rows = _rows(seeds, sampling, n, lengths)
         given = [(prompt.encoded, prompt.features) for prompt in prompts if prompt.features is not None]
         check_features(self.policy, [encoded for encoded, _ in given], [features for _, features in given])
-        limits = RowLimits(n, self.max_rows, memory_limit(self.policy, self.memory_mb))
-        call = Call(self.policy, self.runner, prompts, sampling, [row for group in rows for row in group], limits)
+        if self._kept is not None and self._kept.addresses != addresses(self.policy):
+            self._keep(None)  # a recorded step reads the weights where they were
+        limit = memory_limit(self.policy, self.memory_mb, 0 if self._kept is None else self._kept.decoder.held())
+        limits = RowLimits(n, self.max_rows, limit, round_prompts=self.runner is not None and self.keep_bytes > 0)
+        waiting = [row for group in rows for row in group]
+        call = Call(self.policy, self.runner, prompts, sampling, waiting, limits, self._kept and self._kept.decoder)
         try:
             call.run()
-        finally:
-            if self.runner is not None:  # the call's memory is released, and weights may move before the next call
-                self.runner.reset()
+        except BaseException:
+            self._keep(None)
+            raise
+        self._keep(call.decoder if isinstance(call.decoder, FixedSlots) else None)
         self.stats = call.stats
         return [[self._completion(row, prompts[row.place].encoded) for row in group] for group in rows]
+
+    def _keep(self, decoder: FixedSlots | None) -> None:
+        """Keep a decoder's memory and the steps recorded on it for the next call, if it is small enough."""
+        if decoder is not None and 0 < decoder.held() <= self.keep_bytes:
+            self._kept = Kept(decoder, addresses(self.policy))
+            return
+        self._kept = None
+        if self.runner is not None:  # the memory of the recorded steps is released
+            self.runner.reset()
 
     def _completion(self, row: DecodingRow, prompt: EncodedPrompt) -> Completion:
         assert row.reason is not None

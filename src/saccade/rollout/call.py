@@ -26,13 +26,16 @@ from saccade.rollout.cached import Cached
 from saccade.rollout.config import Sampling
 from saccade.rollout.engine import DecoderKind, EngineStats
 from saccade.rollout.fixed_slots import FixedSlots, Limits, Runner
-from saccade.rollout.kv_memory import GROWTH
+from saccade.rollout.kv_memory import GROWTH, token_bytes
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.replies import DecodingRow, StopRules
 from saccade.rollout.sampling import TokenSampler
 from saccade.rollout.slots import Slots
 
 log = logging.getLogger(__name__)
+
+PROMPT_STEP = 128
+"""Tokens to a multiple of which the longest prompt is rounded up."""
 
 
 class Decoder(Protocol):
@@ -71,6 +74,8 @@ class RowLimits:
     """Rows decoded at once."""
     memory: int | None
     """Bytes of keys and values; None: no limit."""
+    round_prompts: bool = False
+    """Round the longest prompt up, so that the next call can use this one's memory."""
 
 
 class Call:
@@ -84,6 +89,7 @@ class Call:
         sampling: Sampling,
         waiting: Sequence[DecodingRow],
         limits: RowLimits,
+        kept: FixedSlots | None = None,
     ) -> None:
         adapter = policy.adapter
         self.policy, self.runner, self.prompts, self.limits = policy, runner, prompts, limits
@@ -92,7 +98,7 @@ class Call:
         for row in waiting:
             self.unfinished[row.place] += 1
         self.refills = adapter.sharing == "attention"
-        self.decoder, kind = self._decoder()
+        self.decoder, kind = self._decoder(kept)
         self.resident: dict[int, Tensor] = {}
         """Vision features of the prompts in memory, by place."""
         self.stats = EngineStats(kind)
@@ -102,21 +108,33 @@ class Call:
         self.sampler = TokenSampler(sampling, adapter.banned_ids, adapter.stop_ids, policy.device)
         self.stop_rules = StopRules(sampling, adapter.stop_ids, adapter.decode)
 
-    def _decoder(self) -> tuple[Decoder, DecoderKind]:
+    def _decoder(self, kept: FixedSlots | None) -> tuple[Decoder, DecoderKind]:
         if not self.refills:
             return Cached(self.policy), "cached"
         if self.runner is None:
             return Slots(self.policy), "slots"
         rows = max(1, min(self.limits.max_rows, len(self.waiting)))
+        longest = max((len(prompt.encoded) for prompt in self.prompts), default=0)
         limits = Limits(
             rows=rows,
             group_size=min(self.limits.n, rows),
             own_tokens=max((row.max_tokens for row in self.waiting), default=1),
             prompts=len(self.prompts),
-            prompt_tokens=max((len(prompt.encoded) for prompt in self.prompts), default=0),
+            prompt_tokens=self._rounded(longest),
             bounded=self.limits.memory is not None,
         )
+        if kept is not None and kept.policy is self.policy and kept.limits == limits:
+            kept.clear()
+            return kept, "fixed_slots"
+        self.runner.reset()  # recorded steps belong to another memory
         return FixedSlots(self.policy, limits, self.runner), "fixed_slots"
+
+    def _rounded(self, prompt_tokens: int) -> int:
+        """Rounded up for calls to come, unless memory is tight."""
+        limit, more = self.limits.memory, PROMPT_STEP * len(self.prompts) * token_bytes(self.policy)
+        if not self.limits.round_prompts or (limit is not None and more > limit / 16):
+            return prompt_tokens
+        return -(-prompt_tokens // PROMPT_STEP) * PROMPT_STEP
 
     def run(self) -> None:
         """ValueError, before any pass, when memory does not hold the longest prompt with the longest reply."""
@@ -141,6 +159,8 @@ class Call:
         if limit is None or not self.waiting:
             return
         prompt, reply = max(len(one.encoded) for one in self.prompts), max(row.max_tokens for row in self.waiting)
+        if self.decoder.memory([reply], [prompt]) > limit:
+            self.decoder.compact()  # memory of the last call
         needed = self.decoder.memory([reply], [prompt])
         if needed > limit:
             raise ValueError(

@@ -227,6 +227,18 @@ class FixedSlots:
         # while one layer is copied, it exists twice
         return own + prompts + max(own, self._rows * self._room * one, prompts) // layers
 
+    def held(self) -> int:
+        """Bytes of keys and values that are allocated."""
+        return sum(one.nbytes for one in (*self._own, *self._prompts))
+
+    def clear(self) -> None:
+        """Forget all rows and prompts and keep the memory, for another call with the same limits."""
+        self.owners.clear()
+        for state in (self._hidden, self._next, self._slot):
+            state.clear()
+        self._free = list(range(len(self._rows_BG)))
+        self._arrange()
+
     def compact(self) -> None:
         """Release the memory of removed rows and prompts."""
         if self._rows > len(self.owners):

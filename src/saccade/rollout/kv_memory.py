@@ -12,10 +12,11 @@ GROWTH = 32
 """Tokens by which every row must be able to grow when rows are admitted, so that they are not sent back at once."""
 
 
-def memory_limit(policy: Policy, memory_mb: int | None) -> int | None:
+def memory_limit(policy: Policy, memory_mb: int | None, kept: int = 0) -> int | None:
     """Bytes for keys and values in this call: as configured, else on a GPU a share of what is free now, else no limit.
 
-    Free on a GPU is what neither tensors nor other processes use; torch's own unused blocks count as free.
+    Free on a GPU is what neither tensors nor other processes use; torch's own unused blocks count as free, and so do
+    `kept` bytes of keys and values from the last call.
     """
     if memory_mb is not None:
         return memory_mb * 2**20
@@ -23,7 +24,7 @@ def memory_limit(policy: Policy, memory_mb: int | None) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(policy.device)
     unused = torch.cuda.memory_reserved(policy.device) - torch.cuda.memory_allocated(policy.device)
-    return int(SHARE * (free + unused))
+    return int(SHARE * (free + unused + kept))
 
 
 def token_bytes(policy: Policy) -> int:
