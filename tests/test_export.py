@@ -76,7 +76,7 @@ def test_the_model_card_has_recipe_data_and_results_with_intervals(lora_run, tmp
         assert row.split("|")[3].strip() == "6" and " to " in row.split("|")[5]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_after_qlora_the_adapters_are_merged_into_the_unquantized_base(world, tmp_path, dtype, capsys) -> None:
     folder = trained(world, tmp_path / "run", {"quantize": "nf4", "lora": LORA | {"rslora": True}})
     assert run("export", folder, "--out", tmp_path / "merged", "--dtype", dtype) == 0

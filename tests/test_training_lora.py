@@ -53,12 +53,13 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 VISION_TOO = {"lora": LORA | {"targets": ["vision", "projector", "language"]}}
-HALF, FOUR = {"dtype": "bfloat16"}, {"quantize": "nf4"}
+HALF = {"dtype": "bfloat16"}
+KINDS = {"all parts": VISION_TOO, "bfloat16": HALF, "nf4": HALF | {"quantize": "nf4"}}
 
 
-@pytest.mark.parametrize("model", [VISION_TOO, HALF, FOUR], ids=["all parts", "bfloat16", "nf4"])
-def test_a_run_killed_and_resumed_equals_one_that_never_stopped(world, tmp_path, model) -> None:
-    recipe = recipe_of(world, model, loss={"kl_coef": 0.1}, num_steps=3, eval={"every": 1})
+@pytest.mark.parametrize("kind", [pytest.param(one, marks=[pytest.mark.slow] * (one != "nf4")) for one in KINDS])
+def test_a_run_killed_and_resumed_equals_one_that_never_stopped(world, tmp_path, kind) -> None:
+    recipe = recipe_of(world, KINDS[kind], loss={"kl_coef": 0.1}, num_steps=3, eval={"every": 1})
     train(recipe, tmp_path / "whole", evaluate=score_by_step)
     with pytest.raises(Killed):
         train(recipe, tmp_path / "cut", evaluate=killed_at(2))
@@ -89,6 +90,7 @@ def test_the_engine_samples_from_the_adapted_model(world, tmp_path) -> None:
     assert last["sampler/gap_max"] < 1e-4
 
 
+@pytest.mark.slow
 def test_replies_are_learned_by_adapters_alone(world, tmp_path) -> None:
     train_sft(sft_of(world, num_steps=12, prompts_per_step=6, checkpoint={"every": 99}), tmp_path / "run")
     losses = [row["loss/train"] for row in rows(tmp_path / "run" / "metrics.jsonl")]

@@ -24,6 +24,7 @@ def test_options_omitted_from_a_recipe_give_plain_adamw_at_a_constant_rate() -> 
         "kind": "adamw",
         "lr_of": {},
         "lr": 0.5,
+        "lr_of": {},
         "warmup_steps": 0,
         "warmup_ratio": 0.0,
         "decay": "constant",

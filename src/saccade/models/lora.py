@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from torch import nn
 
 from saccade.models.config import LoraConfig
 
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # peft imports it; an optional kernel of it
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 
 
@@ -100,9 +102,8 @@ def linear_layers(model: Any, parts: NamedParts) -> dict[str, list[str]]:
     return {part: [name for name in names if name in found] for part, names in weights.items()}
 
 
-def target_layers(model: Any, parts: NamedParts, targets: Sequence[str]) -> list[str]:
-    """Names of the layers that the targets select, in the model's order. ValueError for one that selects none."""
-    layers = linear_layers(model, parts)
+def select_layers(layers: Mapping[str, Collection[str]], targets: Sequence[str]) -> list[str]:
+    """Names of the layers (given by part) that the targets select, in order. ValueError for one that selects none."""
     every = [name for names in layers.values() for name in names]
     chosen = set[str]()
     for target in targets:
@@ -111,8 +112,8 @@ def target_layers(model: Any, parts: NamedParts, targets: Sequence[str]) -> list
             shapes = dict.fromkeys(re.sub(r"\d+", "N", name) for name in every)
             kind = f"part {target!r} has" if target in layers else f"{target!r} matches"
             raise ValueError(
-                f"model.lora.targets: {kind} no linear layer of this {model.config.model_type} model that can be "
-                f"adapted (whole names count; the head is not adapted); expected some of {', '.join(shapes)}"
+                f"model.lora.targets: {kind} no linear layer of this model that can be adapted (whole names count; the "
+                f"head is not adapted); expected some of {', '.join(shapes)}"
             )
         chosen.update(selected)
     return [name for name in every if name in chosen]
@@ -197,7 +198,7 @@ def attach(model: Any, parts: NamedParts, config: LoraConfig, base: str, seed: i
         lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,  # type: ignore[arg-type]  # a ratio
         lora_dropout=config.dropout,
         use_rslora=config.rslora,
-        target_modules=target_layers(model, parts, config.targets),
+        target_modules=select_layers(linear_layers(model, parts), config.targets),
     )
     with _quietly():
         torch.manual_seed(seed)

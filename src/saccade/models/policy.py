@@ -229,7 +229,8 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     if config.attn_implementation != "auto":
         options["attn_implementation"] = config.attn_implementation
     model: Any = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, **options)
-    model = model.to(device)
+    if not config.quantize:  # a quantized one is there already
+        model = model.to(device)
     quantize.keep_differentiable(model)
     if path != base and not config.quantize:
         lora.merge(model, given, base)
