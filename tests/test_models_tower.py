@@ -92,7 +92,7 @@ def test_flash_attention_where_it_cannot_work_is_refused_before_weights_are_read
 @pytest.mark.parametrize("name", FAMILIES)
 def test_features_from_a_kept_tower_output_have_the_values_and_gradients_of_a_whole_pass(name, tmp_path, monkeypatch):
     policy = load_policy(ModelConfig(path=str(family(name).write(tmp_path, seed=2)), train=("projector",)))
-    prompts = encoded(policy) + [policy.adapter.encode("no image", [])]
+    prompts = [*encoded(policy), policy.adapter.encode("no image", [])]
     with torch.no_grad():
         before = vision_features(policy, prompts)
     for _, parameter in policy.trainable():

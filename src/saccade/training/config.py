@@ -191,6 +191,8 @@ class RLRecipe(Config):
     optim: OptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    image_workers: int = Field(default=4, ge=1)
+    """Threads that read, resize and encode the images of the next step while the model works on this one."""
     images_per_step: int = Field(default=2, ge=0)
     """Prompts per step whose images are saved with the records, for the report."""
 
@@ -258,6 +260,8 @@ class SFTRecipe(Config):
     shared_prefix: SharedPrefix = "auto"
     """auto: replies about one prompt share it where it pays and the first batch proves it exact; on: without the proof;
     off: a row per reply, the slow reference."""
+    image_workers: int = Field(default=4, ge=1)
+    """Threads that read, resize and encode the images of the next step while the model works on this one."""
     features: FeatureCacheConfig = FeatureCacheConfig()
     """Keeping the features of a frozen vision side for later epochs."""
     optim: SFTOptimConfig

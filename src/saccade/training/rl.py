@@ -207,7 +207,8 @@ def open_trainer(
         policy, schedule = session.policy, recipe.schedule
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         rounds = recipe.rollout.resample_rounds + 1
-        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps)
+        workers = recipe.image_workers
+        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps, workers)
         stack.callback(feed.close)
         yield Trainer(
             recipe=recipe,
