@@ -19,6 +19,7 @@ from saccade.models.forward import project_again, vision_features
 from saccade.models.fused import original_layers
 from saccade.models.policy import Policy, load_policy, loading_options
 from saccade.models.tower_output import _layers
+from saccade.planning.flops import ModelShape
 from saccade.training.rl import train
 
 WINDOWED = ("glm46v", "glm4v", "minicpmv4_6", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl")
@@ -69,6 +70,8 @@ def test_an_attention_that_is_asked_for_is_the_family_s_own(asked, tmp_path):
     plain, policy = load_policy(path), load_policy(ModelConfig(path=path, attn_implementation=asked))
     assert policy.model.model.visual.config._attn_implementation == asked
     assert plain.model.model.visual.config._attn_implementation == tower_attention.NAME
+    assert plain.model.config.vision_config._attn_implementation == "sdpa"  # a copy of the model can be built from it
+    assert ModelShape.from_model(plain.model).parameters == ModelShape.from_model(policy.model).parameters
     for a, b in zip(*(p.adapter.vision(p.model, encoded(p)) for p in (plain, policy)), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 

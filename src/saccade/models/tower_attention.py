@@ -8,6 +8,7 @@ windows of one length, H heads, D head size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,10 +117,18 @@ def _config_of(model: Any) -> Any | None:
 
 
 def install(model: Any) -> None:
-    """Use it in a tower that would loop; other models stay as they are."""
+    """Use it in a tower that would loop; other models stay as they are.
+
+    The tower gets a configuration of its own: from one with this name transformers would build no other model.
+    """
     config = _config_of(model)
-    if config is not None:
-        config._attn_implementation = NAME
+    if config is None or config._attn_implementation == NAME:
+        return
+    ours = copy.copy(config)
+    ours._attn_implementation = NAME
+    for module in model.modules():
+        if getattr(module, "config", None) is config:
+            module.config = ours
 
 
 @contextmanager
