@@ -65,8 +65,6 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     cu_seq_lens_q: Tensor,
-    scaling: float | None = None,
-    dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """query, key and value (1, H, S, D) -> (1, S, H, D)."""
@@ -76,7 +74,9 @@ def _attention(
     for length, count in zip(windows.lengths, windows.counts, strict=True):
         end = start + length * count
         q, k, v = (x[:, start:end].unflatten(1, (count, length)).transpose(0, 1) for x in qkv)
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=options.get("dropout", 0.0), scale=options.get("scaling")
+        )
         parts.append(out.transpose(1, 2).flatten(0, 1))
         start = end
     out_SHD = parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,7 +1,7 @@
 """One call of the built-in engine: waiting rows, rows being decoded, and prompts in memory.
 
 Rows enter as memory allows and grow their room in pieces. When there is no room to grow, the rows with the fewest
-tokens leave their memory and wait; later their tokens are read again in one pass, and they go on. Shape letters: N
+tokens leave their memory and wait; later their tokens are read again in one pass, and they continue. Shape letters: N
 rows, B prompts, V vocabulary, D hidden size.
 """
 
@@ -148,7 +148,7 @@ class Call:
                 self._step()
         if self.stats.sent_back:
             log.info(
-                "rollout: %d replies waited for memory and went on later; keys and values took up to %.0f MiB",
+                "rollout: %d replies waited for memory and continued later; keys and values took up to %.0f MiB",
                 *(self.stats.sent_back, self.stats.kv_bytes / 2**20),
             )
 

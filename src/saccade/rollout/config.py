@@ -66,7 +66,7 @@ class BuiltinEngineConfig(Config):
     """Replies decoded at once, at most."""
     memory_mb: int | None = Field(default=None, ge=1)
     """MiB for keys and values while decoding. Replies enter as this allows and grow in pieces; those that find no room
-    wait and go on later. null: on a GPU, 80% of what is free when a call begins; on a CPU, no limit."""
+    wait and continue later. null: on a GPU, 80% of what is free when a call begins; on a CPU, no limit."""
     cuda_graphs: CudaGraphs = "auto"
     """Replay decoding steps as CUDA graphs. auto: where the model is on a GPU and every recording proves equal to its
     step; on: required, or the run stops; off: never."""

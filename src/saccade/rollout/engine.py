@@ -73,6 +73,6 @@ class EngineStats:
     most_rows: int = 0
     """Largest number of rows decoded at once."""
     sent_back: int = 0
-    """Times that a row gave up its keys and values for want of memory, to go on later."""
+    """Times that a row gave up its keys and values for want of memory, to continue later."""
     kv_bytes: int = 0
     """Most bytes that keys and values took; 0 without a limit."""
