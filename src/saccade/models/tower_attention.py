@@ -135,11 +135,11 @@ def install(model: Any) -> None:
 def original_tower(model: Any) -> Iterator[None]:
     """The family's own loop within the context, to compare with."""
     config = _config_of(model)
-    ours = config is not None and config._attn_implementation == NAME
-    if ours:
-        config._attn_implementation = "sdpa"
+    if config is None or config._attn_implementation != NAME:
+        yield
+        return
+    config._attn_implementation = "sdpa"
     try:
         yield
     finally:
-        if ours:
-            config._attn_implementation = NAME
+        config._attn_implementation = NAME

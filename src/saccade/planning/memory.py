@@ -162,7 +162,7 @@ def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
     """Phase -> part -> bytes."""
     held = state(shape, work)
     features = work.groups * work.visual * shape.language.hidden * work.bytes
-    kept = {"vision features": features} if work.rollout and features else {}
+    kept: Parts = {"vision features": features} if work.rollout and features else {}
     if work.shares_tower and features:
         patches = work.groups * work.visual * shape.patches_per_token
         kept["tower output"] = patches * shape.vision.hidden * work.bytes

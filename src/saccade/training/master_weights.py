@@ -33,7 +33,7 @@ class Masters(torch.optim.Optimizer):
     def __init__(self, groups: Iterable[Mapping[str, Any]], **options: Any) -> None:
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         stepped = [{**group, "params": [self._stepped(p) for p in group["params"]]} for group in groups]
-        super().__init__(stepped, **options)  # type: ignore[call-arg]  # of the class that this is mixed into
+        super().__init__(stepped, **options)
 
     def _stepped(self, parameter: nn.Parameter) -> nn.Parameter:
         """What the optimizer steps in place of `parameter`."""

@@ -83,9 +83,9 @@ def check_optimizer(kind: OptimKind, device: torch.device) -> None:
 def _adamw_8bit(kind: OptimKind) -> type[Masters]:
     """AdamW whose moments have 8 bits, in blocks with a scale each (Dettmers et al. 2022, arXiv:2110.02861); those of
     fewer than 4,096 values keep 32."""
-    from bitsandbytes import optim
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
-    base = {"adamw_8bit": optim.AdamW8bit, "paged_adamw_8bit": optim.PagedAdamW8bit}[kind]
+    base = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}[kind]
     return type(f"Master{base.__name__}", (Masters, base), {})
 
 
