@@ -244,6 +244,38 @@ def test_adapters_of_another_base_are_refused(saved, paths, tmp_path) -> None:
         load_policy(str(saved))
 
 
+def test_adapters_without_their_weights_or_a_readable_configuration_are_refused(saved) -> None:
+    weights = (saved / "adapter_model.safetensors").rename(saved / "away")
+    with pytest.raises(ValueError, match=r"got adapter_config.json without adapter_model.safetensors"):
+        load_policy(str(saved))
+    weights.rename(saved / "adapter_model.safetensors")
+    file = saved / "adapter_config.json"
+    whole = json.loads(file.read_text())
+    for text, words in (
+        ("{", "is not valid JSON"),
+        (json.dumps(whole | {"peft_type": "IA3"}), "got adapters of type 'IA3', expected LORA"),
+        (json.dumps(whole | {"base_model_name_or_path": None}), "names no base model"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            load_policy(str(saved))
+
+
+def test_recomputed_layers_give_the_gradients_of_the_adapters_with_dropout_too(paths) -> None:
+    keys = {"rank": 4, "alpha": 8, "dropout": 0.3}
+    found = []
+    for checkpointing in (False, True):
+        policy = load_policy(config(paths("qwen2_5_vl"), lora=keys, gradient_checkpointing=checkpointing))
+        scatter(policy)
+        assert policy.adapters is not None
+        with policy.adapters.dropping(seed=1):
+            found.append(run(policy, batch(policy.adapter, "all of it"), "packed"))
+        assert not policy.adapter.vision(policy.model, batch(policy.adapter, "one image").prompts)[0].requires_grad
+    assert max(difference(found[1], found[0])) <= LIMIT
+    without = run(policy, batch(policy.adapter, "all of it"), "packed")
+    assert difference(found[1], without).logprobs > 0.01
+
+
 def test_adapters_with_missing_tensors_are_refused(saved) -> None:
     from safetensors.torch import save_file
 

@@ -167,7 +167,6 @@ def test_a_part_with_its_own_rate_moves_in_proportion_to_it(world, tmp_path, mod
         ({}, {"optim": {"lr": 1e-3, "lr_of": {"vision": 1e-5}}}, "vision does not train.*model.lora.targets"),
         ({"lora": None}, {"optim": {"lr": 1e-3, "lr_of": {"vision": 1e-5}}}, "vision does not train.*model.train"),
         ({"lora": None, "quantize": "nf4"}, {}, "4-bit weights cannot train"),
-        (VISION_TOO, {"features": {"memory_mb": 1}}, "projector and vision trains, so cached features"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused_before_anything_is_loaded(world, model, changes, words) -> None:

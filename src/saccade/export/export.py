@@ -122,14 +122,15 @@ def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _copy_files(source: ExportSource, out: Path) -> None:
-    """The base's files beside its weights that saving did not write: the processor's, templates, generation."""
+    """Files beside the weights that saving did not write, of the checkpoint and else of the base: the processor's,
+    templates, generation."""
     base = base_directory(source)
-    if base is None:
+    if base is None and source.base is not None:
         log.warning("%s: the base %s is not there, so its further files are not copied", source.checkpoint, source.base)
-        return
-    for path in sorted({path for pattern in KEPT for path in base.glob(pattern)}):
-        if not (out / path.name).exists() and path.name != "adapter_config.json":
-            shutil.copyfile(path, out / path.name)
+    for folder in (source.checkpoint, *([base] if base is not None else [])):
+        for path in sorted({path for pattern in KEPT for path in folder.glob(pattern)}):
+            if not (out / path.name).exists() and path.name != "adapter_config.json":
+                shutil.copyfile(path, out / path.name)
 
 
 def check_push(name: str) -> None:

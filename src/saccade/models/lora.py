@@ -42,7 +42,12 @@ def holds_adapters(path: str | Path) -> bool:
 
 def recorded_base(path: str | Path) -> str:
     """The base model that a directory of adapters names. ValueError when it names none, or holds no LoRA."""
-    config = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{Path(path) / ADAPTER_CONFIG} is not valid JSON ({error})") from None
+    if not any((Path(path) / name).is_file() for name in (ADAPTER_WEIGHTS, "adapter_model.bin")):
+        raise ValueError(f"{path}: got {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}; the adapters themselves are missing")
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{path}: got adapters of type {config.get('peft_type')!r}, expected LORA")
     if not config.get("base_model_name_or_path"):

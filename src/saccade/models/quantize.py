@@ -39,7 +39,7 @@ def loading_options(family: Any, adapter: Adapter, dtype: torch.dtype, device: t
     return {"quantization_config": quantization, "device_map": {"": device}}
 
 
-def keep_differentiable(model: nn.Module) -> None:
+def keep_differentiable(model: Any) -> None:
     """On a CPU with bfloat16 instructions a 4-bit layer in evaluation mode, as ours always are, would convert its
     weight at the first call to a format that has no backward pass and computes in bfloat16; this prevents it."""
     for module in model.modules():
@@ -66,7 +66,7 @@ def _without(module: nn.Module, name: str, language: set[int]) -> Iterator[str]:
 
 def in_float32(model: Any) -> Any:
     """A copy that computes in float32; 4-bit weights stay what they are."""
-    wide = nn.Module.float(copy.deepcopy(model))  # transformers' own `float` refuses quantized models
+    wide: Any = nn.Module.float(copy.deepcopy(model))  # transformers' own `float` refuses quantized models
     for module in wide.modules():
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = torch.float32

@@ -150,7 +150,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         keep_bytes=recipe.rollout.engine.keep_mb * 2**20,
         graphs=recipe.rollout.engine.cuda_graphs != "off" and shape.sharing == "attention",
         reference=recipe.loss.kl_coef > 0,
-        recompute_old=recipe.update.old_logprobs == "recompute",
+        recompute_old=recipe.update.resolved(recipe.loss).old_logprobs == "recompute",
         updates=recipe.update.updates_per_rollout,
     )
     return [
@@ -167,7 +167,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
     ]
 
 
-def adapter_sizes(lora: LoraConfig, shape: ModelShape, b: int) -> dict[str, dict[str, float]]:
+def adapter_sizes(lora: LoraConfig, shape: ModelShape, b: int) -> dict[str, Any]:
     """`adapters` and `adapter_width` of `Work`. ValueError for a target that selects nothing."""
     chosen = {part: [layers[name] for name in names] for part, names, layers in chosen_layers(lora, shape)}
     counts = {part: shape.language.count if part == "language" else shape.vision.count for part in chosen}

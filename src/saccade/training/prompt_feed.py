@@ -17,12 +17,19 @@ class PromptFeed:
     """
 
     def __init__(
-        self, mixture: Mixture, adapter: Adapter, rounds: int, template: str | None, num_steps: int, workers: int = 1
+        self,
+        mixture: Mixture,
+        adapter: Adapter,
+        rounds: int,
+        template: str | None,
+        num_steps: int,
+        system_prompt: str | None = None,
+        workers: int = 1,
     ) -> None:
         """`rounds` is the most that one step may request; each has its own place in the mixture's stream. `workers`
         threads prepare the prompts of a step."""
         self._mixture, self._adapter, self._rounds = mixture, adapter, rounds
-        self._template, self._num_steps = template, num_steps
+        self._template, self._num_steps, self._system_prompt = template, num_steps, system_prompt
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
         self._ahead: tuple[int, Prefetch[tuple[Prompt, ...]]] | None = None
 
@@ -47,4 +54,5 @@ class PromptFeed:
 
     def _prepare(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
         samples = self._mixture.draw(step * self._rounds + number, n)
-        return tuple(self._workers.map(partial(prepare, self._adapter, template=self._template), samples))
+        one = partial(prepare, self._adapter, template=self._template, system_prompt=self._system_prompt)
+        return tuple(self._workers.map(one, samples))

@@ -13,11 +13,12 @@ from saccade.training.config import OptimConfig
 
 def trained_table(policy: Policy, optim: OptimConfig) -> str:
     """Lines of text: part, parameters, those that train, dtype of either, peak learning rate."""
-    rows = [("part", "parameters", "trainable", "dtype", "learning rate")]
+    rates: dict[str, float] = {**optim.lr_of}
+    rows: list[tuple[str, ...]] = [("part", "parameters", "trainable", "dtype", "learning rate")]
     for part, named in policy.parameters_by_part().items():
         moving = [p for _, p in named if p.requires_grad]
         still = [p for _, p in named if not p.requires_grad]
-        lr = f"{optim.lr_of.get(part, optim.lr):.3g}" if moving else "frozen"
+        lr = f"{rates.get(part, optim.lr):.3g}" if moving else "frozen"
         counts = (f"{sum(map(elements, some)):,}" for some in ([*moving, *still], moving))
         rows.append((part, *counts, _dtypes(moving, still), lr))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
