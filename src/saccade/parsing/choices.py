@@ -42,6 +42,7 @@ _DENIED_BEFORE = re.compile(
 _DENIED_AFTER = re.compile(
     r"\s?(?:(?:is|are|was|were|seems?|looks?)\s(?:all\s|both\s)?(?:not\b|wrong|incorrect|false|out\b|impossible)|"
     r"(?:is|are|was|were)n't|cannot|can't|do(?:es)?\s?(?:not|n't)|"
+    r"(?:would|could|must|will)\sbe\s(?:wrong|incorrect|false)|"
     r"(?:can|could|may|should|must)\sbe\s(?:ruled|eliminated|excluded|discarded|rejected|dismissed)|错|不对|不正确)",
     re.I,
 )

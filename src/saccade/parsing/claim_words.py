@@ -32,7 +32,8 @@ CUE = re.compile(
 )
 """'The answer is': a strong claim."""
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
-finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
+finds?, found, becomes?, comes? (?:out )?to, amounts? to, (?<=\s)takes?, costs?, makes?, totals?, leaves?, leaving,
+needs?,
 contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, attains?, reach(?:es)?, shows?, conclude that,
 holds?, weighs?, carr(?:y|ies), earns?, pays?, spends?, receives?, travels?, measures?, produces?, saves?,
 requires?, scores?, seats?, results? in,
@@ -64,7 +65,7 @@ NEGATED = re.compile(
 """Stands in front of a value that is denied."""
 DENIED = re.compile(
     r"[)\]}$\s]*(?:(?:is|are|was|does|do|would|can|could)\s?(?:not|n't)|isn't|aren't|"
-    r"too\s(?:many|few|much|low|high|long|short|big|small|large)\b|(?:is|are|seems)\s(?:wrong|incorrect|false|impossible)|不对|不是)",
+    r"fails?\b|too\s(?:many|few|much|low|high|long|short|big|small|large)\b|(?:is|are|seems)\s(?:wrong|incorrect|false|impossible)|不对|不是)",
     re.I,
 )
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
@@ -72,14 +73,15 @@ under, above, below, (?<!add )(?<!adds )up to, no more than, no less than, twice
 between, a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of,
 close to, near, within, before, until, prior to, question, step, figure, fig\.?, table, page, chapter, equation,
 eq\.?, section,
-problem, exercise, adds?, adding, subtract(?:s|ing)?, (?:divid|multipl)(?:e|y|ed|ying|ing)(?: it)? by, divisible by,
+problem, exercise, room, gate, lesson, (?:number|one|day|month|year) after, adds?, adding, subtract(?:s|ing)?,
+(?:divid|multipl)(?:e|y|ed|ying|ing)(?: it)? by, divisible by,
 factor of, (?:answer|result) has"""
 _OPERATORS = (
     r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
     r"log(?:arithm)?|absolute value|(?:co)?sine|tangent|factorial|complement|multiple|power|percent|derivative|"
     r"integral|remainder) of"
 )
-_SUPPOSED = "whether, suppose, supposing, assume, assuming, if"
+_SUPPOSED = "let(?=\\s), whether, suppose, supposing, assume, assuming, if"
 BOUND = re.compile(rf"(?:{words(_BOUNDS)}|{words(_OPERATORS)})\s*$|{words(_SUPPOSED)}[^.,;]{{0,24}}$", re.I)
 """Precedes a number that is a bound, an operand of the value that is meant, or only supposed."""
 OPERAND = re.compile(

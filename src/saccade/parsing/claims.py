@@ -1,8 +1,8 @@
 r"""Finding the value that a text claims: in prose, in formulas, behind 'the answer is'; and whether it wavers.
 
 Text is split into sentences, outside of formulas. In a sentence the value is what follows the last verb or sign of a
-claim, else its last formula, else the only value there. What follows the value is harmless (a unit, a noun, a closing
-remark, an explanation), or repeats it, or makes it ambiguous: then nothing is claimed.
+claim, else its last formula, else the only value, unless other words lead up to it. What follows the value is harmless
+(a unit, a noun, a closing remark, an explanation), or repeats it, or makes it ambiguous: then nothing is claimed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Claim:
     values: tuple[str, ...]
     how: str
     problem: str | None = None
-    """Why nothing is claimed: 'hedged', 'two answers', 'denied', 'a bound', 'code', 'no value'."""
+    """Why nothing is claimed: 'hedged', 'two answers', 'denied', 'a bound', 'code', 'no claim', 'no value'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +185,21 @@ def _sentence(sentence: str) -> _Found | None:
     if formulas := list(FORMULA.finditer(sentence)):
         return _Found(_formulas(sentence, formulas), False)
     value = NUMBER_WORDS.match(sentence) or _VALUE.search(sentence)
+    if value is not None and not _PLAIN_LEAD.fullmatch(sentence, 0, value.start()):
+        return _Found(Claim((), "only value", "no claim"), False)
     if value is not None and (claim := _at(sentence, value.start(), "only value")) is not None:
         return _Found(claim, value.start() == 0)
     return None
+
+
+_PLAIN_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then|finally|ok|okay|total|sum|answer|result|value|final|the|an?|about|exactly|"
+    r"approximately|only|just|of|all|in(?=\sall)|around|roughly|area|length)\b|\W)*|"
+    r".{0,200}\b(?:at|(?<!end )(?<!ends )in|as|won|side|year|point|namely|that\sis|option)"
+    r"(?:\sthe\s(?:year|point))?\W*|.{0,200}[约共]\W*",
+    re.I | re.DOTALL,
+)
+"""What may stand in front of a value that no verb claims."""
 
 
 def _at(sentence: str, start: int, how: str) -> Claim | None:

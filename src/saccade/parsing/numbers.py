@@ -44,7 +44,7 @@ inverse, double, half, third, quarter, doubled, tripled, halved, multiple, power
 _WORKED_OUT = re.compile(rf"(?:{words(_FUNCTIONS)}(?:\s(?:of|root))*\s*\(?|[<>≤≥√]\s?=?|-|\\[lg]eq?)\s*$", re.I)
 """Stands in front of a number that is only part of what is said."""
 _PART = re.compile(
-    r"\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s?\d|-ish|\stoo\s(?:many|few|much|low|high)\b|"
+    r"\so'clock|\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s?\d|-ish|\stoo\s(?:many|few|much|low|high)\b|"
     r"\s(?:to the (?:power|\w{3,10} power)|squared|cubed|factorial|times|choose|mod|plus|minus|divided|or|and)\b"
     r"(?!\s+(?:not|a half|it|so|that|the)\b)",
     re.I,
