@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from saccade.models import attention, lora, quantize
+from saccade.models import attention, lora, quantize, tower_attention
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt, ImageLimits
 from saccade.models.chat_template import processor_template
 from saccade.models.checkpoint_files import (
@@ -275,7 +275,10 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     family = known_family(base)
     adapter, files = open_adapter(path, family, config)  # may change the configuration of the model's images
     dtype = getattr(torch, config.dtype)
-    options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else {}
+    tower_attention.check(config, adapter.sharing, device)
+    options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else loading_options(device)
+    if config.attn_implementation != "auto":
+        options["attn_implementation"] = config.attn_implementation
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(base, config=family, dtype=dtype, **options)
     except SafetensorError as error:
@@ -291,6 +294,8 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     policy = Policy(model, adapter, adapter.processors, files=files)
     if policy.adapter.sharing == "attention":
         attention.install(model)
+    if config.attn_implementation == "auto":
+        tower_attention.install(model)
     freeze(policy, config.train)
     model.eval()
     if config.fused_layers:
@@ -302,6 +307,11 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     if config.gradient_checkpointing:  # after peft, which would let all inputs of the model require gradients
         enable_checkpointing(model)
     return policy
+
+
+def loading_options(device: torch.device) -> dict[str, Any]:
+    """Read weights straight into the memory of a GPU, so that the host never holds the model."""
+    return {} if device.type == "cpu" else {"device_map": {"": device}}
 
 
 def _check_adapters(config: ModelConfig, path: str, given: str | Path | None, base: str) -> None:

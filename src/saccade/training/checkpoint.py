@@ -22,6 +22,7 @@ import torch
 
 from saccade.disk import PARTIAL, flush, require_space
 from saccade.models.policy import Policy
+from saccade.training.config import OptimKind
 from saccade.training.master_weights import needs_master
 from saccade.training.optim import GuardedOptimizer
 
@@ -204,11 +205,12 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
-def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
+def check_disk_space(run_dir: Path, policy: Policy, keep: int, kind: OptimKind = "adamw") -> None:
     """ValueError when the checkpoints that the run may hold at once (weights and optimizer state) do not fit."""
     saved = policy.model.parameters() if policy.adapters is None else [p for _, p in policy.trainable()]
     weights = sum(p.numel() * p.element_size() for p in saved)
-    # both Adam moments; for weights of less than 32 bits they and the master weights are float32
-    state = sum(p.numel() * (12 if needs_master(p) else 2 * p.element_size()) for _, p in policy.trainable())
+    # both Adam moments, of at least float32 or of a byte each; for weights of less than 32 bits float32 masters too
+    wide = [(p.numel(), max(p.element_size(), 4), 4 * needs_master(p)) for _, p in policy.trainable()]
+    state = sum(count * ((2 * size if kind == "adamw" else 2) + master) for count, size, master in wide)
     needed = (weights + state) * (keep + 2)  # those kept, the best, and the one being written
     require_space(run_dir, needed, f"{keep + 2} checkpoints", "lower checkpoint.keep, ")

@@ -15,7 +15,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from saccade.disk import writing
-from saccade.models.policy import Policy
+from saccade.models.policy import Policy, resolve_device
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.environment import describe
@@ -26,7 +26,7 @@ from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import go_back, load_checkpoint
-from saccade.training.optim import GuardedOptimizer, TrainingStopped, build_optimizer
+from saccade.training.optim import GuardedOptimizer, TrainingStopped, build_optimizer, check_optimizer
 from saccade.training.resuming import START, Resume, find, prepare
 from saccade.training.trained_table import trained_table
 
@@ -215,6 +215,7 @@ def open_session(
         else:
             refuse_in_use(run_dir)
             Run.refuse_existing(run_dir)
+        check_optimizer(recipe.optim.kind, resolve_device(recipe.model.device))
         policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None)
         environment = describe(policy, recipe.model.path, data_hash, may_be_gone=found is not None)
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
@@ -223,7 +224,7 @@ def open_session(
         part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
         optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
         log.info("%s", trained_table(policy, recipe.optim))
-        checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep)
+        checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind)
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)

@@ -220,7 +220,8 @@ def open_trainer(
         policy, schedule = session.policy, recipe.schedule
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         rounds = recipe.rollout.resample_rounds + 1
-        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps, recipe.system_prompt)
+        ways = (recipe.system_prompt, recipe.image_workers)
+        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps, *ways)
         stack.callback(feed.close)
         yield Trainer(
             recipe=recipe,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +131,10 @@ def open_trainer(
             policy, session.optimizer, recipe.tokens_per_micro_batch, recipe.shared_prefix, cache=cache
         )
 
+        workers = stack.enter_context(ThreadPoolExecutor(recipe.image_workers, thread_name_prefix="encode"))
+
         def encode(step: int) -> EncodedStep:
-            return encode_step(policy.adapter, drawn(step, recipe.prompts_per_step), recipe.cutoff_len)
+            return encode_step(policy.adapter, drawn(step, recipe.prompts_per_step), recipe.cutoff_len, workers)
 
         if heldout:
             session.evaluate = with_heldout_loss(heldout, scored, runner, recipe)
