@@ -88,11 +88,14 @@ def coco(reading: Reading) -> Iterator[Item]:
             yield place, error
             continue
         if reading.task == "refer":
-            yield from ((p, s) for p, s in _referring(key, images, coco_file, name))
-        else:
-            sample = _detection(key, images, coco_file, _absent(key, coco_file, known, reading), place)
-            if sample is not None:
-                yield place, sample
+            for where, sample in _referring(key, images, coco_file, name):
+                yield from records.attempt(where, lambda sample=sample: sample)
+            continue
+
+        def detection(key: Any = key, images: Any = images, place: str = place) -> Sample | None:
+            return _detection(key, images, coco_file, _absent(key, coco_file, known, reading), place)
+
+        yield from records.attempt(place, detection)
 
 
 def read_instances(reading: Reading) -> Instances:
@@ -109,6 +112,8 @@ def read_instances(reading: Reading) -> Instances:
                 _ENTRIES[key](coco_file, line, entry)
         except ValueError as error:
             coco_file.bad.append((line, error))
+        except records.BROKEN as error:
+            coco_file.bad.append((line, ValueError(f"'{key}': {type(error).__name__}: {records.shown(str(error))}")))
     if missing := [key for key in _ENTRIES if key not in keys]:
         got = ", ".join(sorted(keys)) or "nothing"
         why = f"; {coco_file.bad[0][1]}" if coco_file.bad else ""

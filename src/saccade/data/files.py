@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -10,14 +9,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saccade.data.columns import BATCH, Columns, first_line, parquet_rows, rows_of, saved_rows
 from saccade.data.json_stream import elements
-from saccade.data.records import Placed, Reading, Row, jsonl_rows
+from saccade.data.records import Placed, Reading, jsonl_rows
 
-BATCH = 64
-"""Rows of Parquet and Arrow in memory at a time; each may include its images."""
 _PATTERN = re.compile(r"[*?\[]")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -25,11 +22,11 @@ _SHARD = re.compile(r"-\d+-of-\d+$")
 def table_rows(reading: Reading) -> Iterator[Placed]:
     """(place, row) of everything at `reading.path`. ValueError when nothing there is readable."""
     if reading.hub:
-        yield from _hub(str(reading.path), reading.split or "train")
+        yield from _hub(str(reading.path), reading.split or "train", reading.columns)
         return
     path = reading.path
     if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        yield from _saved(path, reading.split or "train")
+        yield from saved_rows(path, reading.split or "train", reading.columns)
         return
     if reading.split is not None:
         raise ValueError(
@@ -37,7 +34,7 @@ def table_rows(reading: Reading) -> Iterator[Placed]:
             "save_to_disk, or hub); a file has no splits, remove 'split'"
         )
     for file in files_at(path):
-        yield from _KINDS[file.suffix.lower()](file)
+        yield from _KINDS[file.suffix.lower()](file, reading.columns)
 
 
 def is_pattern(path: Path) -> bool:
@@ -102,22 +99,10 @@ def _json_rows(path: Path) -> Iterator[Placed]:
             yield f"{path.name}:{line}", ValueError(f"got a JSON {type(element).__name__}, expected an object")
 
 
-def _parquet_rows(path: Path) -> Iterator[Placed]:
-    """Rows of a Parquet file with their numbers from 1."""
-    number = count(1)
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH):
-                for row in batch.to_pylist():
-                    yield f"{path.name}:{next(number)}", row
-    except (pa.ArrowException, OSError) as error:
-        yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({_first_line(error)})")
-
-
-_KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
-    ".jsonl": jsonl_rows,
-    ".json": _json_rows,
-    ".parquet": _parquet_rows,
+_KINDS: dict[str, Callable[[Path, Columns], Iterator[Placed]]] = {
+    ".jsonl": lambda path, columns: jsonl_rows(path),
+    ".json": lambda path, columns: _json_rows(path),
+    ".parquet": parquet_rows,
 }
 """Suffix -> rows."""
 
@@ -125,34 +110,12 @@ _KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
 # ------------------------------------------------------------------------------------------------------- Hugging Face
 
 
-def _saved(path: Path, split: str) -> Iterator[Placed]:
-    """A folder written by `save_to_disk`, read without the package `datasets`."""
-    if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
-        if split not in splits:
-            raise ValueError(f"{path}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
-        path = path / split
-    files = json.loads((path / "state.json").read_text(encoding="utf-8")).get("_data_files") or []
-    number = count(1)
-    for file in files:
-        place = f"{path.name}/{file.get('filename')}"
-        try:
-            with pa.memory_map(str(path / file["filename"])) as source, pa.ipc.open_stream(source) as stream:
-                for batch in stream:
-                    for start in range(0, batch.num_rows, BATCH):
-                        for row in batch.slice(start, BATCH).to_pylist():
-                            yield f"{path.name}:{next(number)}", row
-        except (pa.ArrowException, OSError) as error:
-            yield place, ValueError(f"not an Arrow file that can be read ({_first_line(error)})")
-
-
-def _hub(name: str, split: str) -> Iterator[Placed]:
+def _hub(name: str, split: str, columns: Columns) -> Iterator[Placed]:
     """A data set on the hub, with images as bytes."""
     loaded = _load(name, split)
     number = count(1)
     for table in loaded.with_format("arrow").iter(batch_size=BATCH):
-        rows: list[Row] = table.to_pylist()
-        for row in rows:
+        for row in rows_of(table, columns):
             yield f"{name}[{split}]:{next(number)}", row
 
 
@@ -168,11 +131,6 @@ def _load(name: str, split: str) -> Any:
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # no network, no such name, no such split, a gated set
         raise ValueError(
-            f"hub {name!r}: cannot load this data set with split {split!r} ({_first_line(error)}); check name, "
+            f"hub {name!r}: cannot load this data set with split {split!r} ({first_line(error)}); check name, "
             "split and network, or download the files and set 'path'"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -85,7 +85,7 @@ def geometry3k(reading: Reading) -> Iterator[Item]:
 
     def read(row: Row, place: str) -> Sample:
         folder = str(Path(place).parent.name)
-        images = records.image_paths(f"{folder}/img_diagram.png", reading.image_folder, reading.checked)
+        images = records.image_paths(f"{folder}/img_diagram.png", reading)
         choices = [str(choice) for choice in records.field(row, "compact_choices", list)]
         letter = records.field(row, "answer", str).strip()
         check_letter(letter, len(choices))
@@ -110,6 +110,13 @@ READERS: dict[str, Callable[[Reading], Iterator[Item]]] = {
     "saccade": stored,
 }
 
+COLUMNS = frozenset(
+    "id image images decoded_image image_path conversations messages system problem question solution answer response "
+    "prompt choices options ground_truth task meta accu_reward_method data_source level subject sent bbox "
+    "normal_caption question_id video videos audio audios".split()
+)
+"""Columns that some reader looks at; the others are not decoded from Parquet and Arrow."""
+
 TABLES = tuple(name for name in READERS if name not in ("geometry3k", "coco"))
 """Formats whose rows may be in any file of `files.table_rows` or on the hub."""
 
@@ -118,12 +125,14 @@ def _folders(path: Path) -> Iterator[records.Placed]:
     """(place, row) of every `<number>/data.json`, in numeric order."""
     if not path.is_dir():
         raise ValueError(f"{path}: there is no such folder; expected the one that contains <number>/data.json")
-    files = [file for file in path.glob("*/data.json") if file.parent.name.isdigit()]
+    files = [file for file in path.glob("*/data.json") if file.parent.name.isdecimal() and file.is_file()]
     for file in sorted(files, key=lambda file: int(file.parent.name)):
         place = f"{file.parent.name}/data.json"
         try:
+            if file.stat().st_size > records.LARGEST_ROW:
+                raise ValueError(f"more than {records.LARGEST_ROW >> 20} MB")
             row = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8
+        except (ValueError, OSError, RecursionError) as error:  # not JSON, not UTF-8
             yield place, ValueError(f"not JSON: {error}")
             continue
         yield (

@@ -11,12 +11,15 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from saccade.config import Config
-from saccade.data.readers import READERS, TABLES
+from saccade.data.images import MAX_PIXELS
+from saccade.data.readers import COLUMNS, READERS, TABLES
 from saccade.data.records import Item, Reading
+from saccade.data.roots import recorded
 from saccade.types import Sample
 from saccade.world.config import WorldConfig
 
 WORLD = "world"
+OnBad = Literal["error", "skip"]
 Label = Literal["easy", "mixed", "hard"]
 """How often the reasoner of a cold start was right: always, at times, never (`meta.cold_start`)."""
 _READ_BY: dict[str, tuple[str, ...]] = {
@@ -24,6 +27,9 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "hub": TABLES,
     "image_folder": tuple(READERS),
     "on_bad": tuple(READERS),
+    "data_root": tuple(READERS),
+    "allow_outside": tuple(READERS),
+    "max_image_pixels": tuple(READERS),
     "negatives": ("coco",),
     "split": (WORLD, *TABLES),
     "seed": (WORLD, "coco"),
@@ -53,8 +59,15 @@ class DataConfig(Config):
     """Instead of `path`: the name of a data set on the Hugging Face hub, owner/name."""
     image_folder: Path | None = None
     """What image names are relative to; the folder of `path` when null."""
-    on_bad: Literal["error", "skip"] = "error"
-    """An invalid row: stop before the run starts, or skip and count it."""
+    on_bad: OnBad = "error"
+    """An unusable row: stop before the run starts where that can be known, or skip and count it."""
+    data_root: Path | None = None
+    """The folder that all image files must be in. Null: the folder of `path`, `image_folder`, the cache of the hub and
+    the sources that our own `convert` or cold start recorded."""
+    allow_outside: bool = False
+    """Rows may name image files anywhere on this machine."""
+    max_image_pixels: int = Field(default=MAX_PIXELS, ge=1)
+    """Maximum width * height of an image; a larger one makes its row unusable."""
     split: str | None = None
     """Split of the world or of a Hugging Face data set; 'train' when null."""
     negatives: int = Field(default=3, ge=0)
@@ -72,6 +85,8 @@ class DataConfig(Config):
         for key, sources in _READ_BY.items():
             if self.source not in sources and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"'{key}' is not an option of source {self.source!r}; remove it")
+        if self.data_root is not None and self.allow_outside:
+            raise ValueError("data_root: has no effect with allow_outside: true; remove one of them")
         if self.source == WORLD and self.task is None:
             raise ValueError("source 'world' needs 'task'")
         if self.source != WORLD and (self.path is None) == (self.hub is None):
@@ -88,7 +103,11 @@ class Source:
     get: Callable[[int], Sample]
     size: int | None
     skipped: int = 0
-    """Invalid rows that were skipped."""
+    """Unusable rows that were skipped when it was opened."""
+    on_bad: OnBad = "error"
+    """Whether a sample that proves unusable later is skipped too."""
+    first_skipped: str = ""
+    """The first of them, with its place."""
 
     def __len__(self) -> int:
         if self.size is None:
@@ -149,25 +168,49 @@ def _first(found: Iterator[Item], limit: int) -> Iterator[Item]:
 def _reading(cfg: DataConfig) -> Reading:
     path = cfg.path or Path(cfg.hub or "")
     folder = cfg.image_folder or (path if path.is_dir() else path.parent)
-    hub = cfg.hub is not None
-    return Reading(path, folder, cfg.task, hub, cfg.split, cfg.negatives, cfg.seed)
+    return Reading(
+        path,
+        folder,
+        cfg.task,
+        hub=cfg.hub is not None,
+        split=cfg.split,
+        negatives=cfg.negatives,
+        seed=cfg.seed,
+        max_image_pixels=cfg.max_image_pixels,
+        roots=roots_of(cfg),
+        columns=COLUMNS,
+    )
+
+
+def roots_of(cfg: DataConfig) -> tuple[Path, ...] | None:
+    """The folders that image files of an entry may be in, with links followed; None: anywhere."""
+    if cfg.allow_outside:
+        return None
+    if cfg.data_root is not None:
+        return (cfg.data_root.resolve(),)
+    named = [] if cfg.image_folder is None else [cfg.image_folder.resolve()]
+    if cfg.path is None:
+        return tuple(named)
+    folder = (cfg.path if cfg.path.is_dir() else cfg.path.parent).resolve()
+    return tuple(dict.fromkeys((folder, *named, *recorded(folder))))
 
 
 def _open_files(cfg: DataConfig) -> Source:
     samples: list[Sample] = []
-    skipped = 0
+    skipped, first = 0, ""
     for place, found in items(cfg):
         if isinstance(found, Sample):
             samples.append(found)
         elif cfg.on_bad == "skip":
             skipped += 1
+            first = first or f"{place}: {found}"
         else:
             raise ValueError(f"{place}: {found}") from found
     if not samples:
         labels = f" with cold_start {' or '.join(cfg.cold_start)}" if cfg.cold_start else ""
         raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels} ({skipped} skipped)")
     name = cfg.name or (cfg.path.stem if cfg.path else str(cfg.hub))
-    return Source(name, samples.__getitem__, len(samples), skipped)
+    return Source(name, samples.__getitem__, len(samples), skipped, cfg.on_bad, first)
 
 
 def _open_world(cfg: DataConfig) -> Source:
