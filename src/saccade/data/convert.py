@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 
 from saccade.data.records import kind_of
-from saccade.data.roots import record
-from saccade.data.sources import WORLD, DataConfig, items, roots_of
+from saccade.data.sources import DataConfig, items, record_roots
 from saccade.data.storage import Keep, Kind, SampleWriter
 
 SUMMARY = "summary.json"
@@ -117,8 +116,7 @@ def _write(
         first = f", the first: {summary.first[0]}" if summary.first else ""
         raise ValueError(f"{entries[0].path}: no usable row ({summary.skipped} skipped{first})")
     if by_path and keep in ("as_is", "path"):
-        roots = [roots_of(entry) for entry in entries if entry.source != WORLD]
-        record(folder, [Path("/")] if None in roots else [root for some in roots for root in some or ()])
+        record_roots(folder, entries)
     (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
     if not summary.skipped:
         (folder / SKIPPED).unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,8 +13,10 @@ from pydantic import Field, model_validator
 from saccade.config import Config
 from saccade.data.images import MAX_PIXELS
 from saccade.data.readers import COLUMNS, READERS, TABLES
-from saccade.data.records import Item, Reading
-from saccade.data.roots import recorded
+from saccade.data.records import Item, Reading, shown
+from saccade.data.roots import record, recorded
+from saccade.rewards import check_row
+from saccade.tasks import TASKS
 from saccade.types import Sample
 from saccade.world.config import WorldConfig
 
@@ -108,6 +110,8 @@ class Source:
     """Whether a sample that proves unusable later is skipped too."""
     first_skipped: str = ""
     """The first of them, with its place."""
+    unusable: frozenset[int] = frozenset()
+    """Indices of samples that the model cannot read; a mixture skips them."""
 
     def __len__(self) -> int:
         if self.size is None:
@@ -137,7 +141,7 @@ def items(cfg: DataConfig) -> Iterator[Item]:
     if cfg.source == WORLD:
         source = _open_world(cfg)
         return ((f"{source.name}:{number}", sample) for number, sample in enumerate(source, 1))
-    found = READERS[cfg.source](_reading(cfg))
+    found = READERS[cfg.source](reading_of(cfg))
     if cfg.cold_start is not None:
         found = _labelled(found, cfg.cold_start)
     return found if cfg.limit is None else _first(found, cfg.limit)
@@ -165,7 +169,8 @@ def _first(found: Iterator[Item], limit: int) -> Iterator[Item]:
             return
 
 
-def _reading(cfg: DataConfig) -> Reading:
+def reading_of(cfg: DataConfig) -> Reading:
+    """What the reader of an entry gets."""
     path = cfg.path or Path(cfg.hub or "")
     folder = cfg.image_folder or (path if path.is_dir() else path.parent)
     return Reading(
@@ -195,10 +200,17 @@ def roots_of(cfg: DataConfig) -> tuple[Path, ...] | None:
     return tuple(dict.fromkeys((folder, *named, *recorded(folder))))
 
 
+def record_roots(folder: Path, entries: Sequence[DataConfig]) -> None:
+    """Notes in an output folder of ours where the images of its rows may be: where those of `entries` might."""
+    roots = [roots_of(entry) for entry in entries if entry.source != WORLD]
+    record(folder, [Path("/")] if None in roots else [root for some in roots for root in some or ()])
+
+
 def _open_files(cfg: DataConfig) -> Source:
     samples: list[Sample] = []
     skipped, first = 0, ""
-    for place, found in items(cfg):
+    for place, item in items(cfg):
+        found = item if isinstance(item, ValueError) else _usable(item)
         if isinstance(found, Sample):
             samples.append(found)
         elif cfg.on_bad == "skip":
@@ -211,6 +223,17 @@ def _open_files(cfg: DataConfig) -> Source:
         raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels} ({skipped} skipped)")
     name = cfg.name or (cfg.path.stem if cfg.path else str(cfg.hub))
     return Source(name, samples.__getitem__, len(samples), skipped, cfg.on_bad, first)
+
+
+def _usable(sample: Sample) -> Sample | ValueError:
+    """The sample, or why no task or reward can take it."""
+    try:
+        if sample.task not in TASKS:
+            raise ValueError(f"unknown task {shown(sample.task)}; expected one of {', '.join(TASKS)}")
+        check_row(sample)
+    except ValueError as error:
+        return error
+    return sample
 
 
 def _open_world(cfg: DataConfig) -> Source:

@@ -46,6 +46,21 @@ class TokenCounter:
         length = len(prompt) + sum(extra for extra, _, _ in measured)
         return Tokens(length, tuple(visual for _, visual, _ in measured), tuple(frame for _, _, frame in measured))
 
+    def check(self, text: str, sizes: Sequence[Size], room: int) -> None:
+        """ValueError for a prompt that `encode` would refuse or that has more than `room` tokens. Cheap where an upper
+        bound of the tokens (the bytes of the text) is enough."""
+        reserved = any(token in text for token in self._adapter.reserved if token != MARKER)
+        if not reserved and text.count(MARKER) == len(sizes) > 0 and "<video>" not in text:
+            visual = sum(self._image(size, len(sizes))[0] for size in sizes)
+            if len(self._smalls(len(sizes))[1]) + visual + len(text.encode()) <= room:
+                return
+        counted = self.prompt(text, sizes)
+        if counted.total > room:
+            raise ValueError(
+                f"the prompt has {counted.total:,} tokens ({sum(counted.images):,} of images), and there is room for "
+                f"{room:,} (the model's context less the longest reply)"
+            )
+
     def reply(self, text: str) -> int:
         """Tokens of a reply, including the end-of-turn token."""
         return len(self._adapter.encode_reply(text))

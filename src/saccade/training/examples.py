@@ -7,20 +7,23 @@ too: its own replies are learned where it has some, or the gold answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 
 from saccade.data import records
 from saccade.data.images import load_image
-from saccade.data.records import MARKER, Row
-from saccade.data.sources import items
+from saccade.data.order import EpochOrder, Skipped
+from saccade.data.records import MARKER, Reading, Row
+from saccade.data.sources import OnBad, items, reading_of
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.tasks import TASKS
 from saccade.training.config import REPLIES, ExampleConfig
 from saccade.types import Frame, ImageSource, Sample
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,15 @@ class Example:
     reply: str
     gold: Sample | None = None
     """Its gold answer is the reply, written when the model's frame is known; `reply` is empty then."""
+    place: str = ""
+    """Where its row is: `cold.jsonl:9`."""
+    on_bad: OnBad = "error"
+    """Whether it is skipped when it proves unusable."""
+
+    @property
+    def title(self) -> str:
+        """Its name in messages."""
+        return f"{self.place}: example {self.id!r}" if self.place else f"example {self.id!r}"
 
 
 Draw = Callable[[int, int], Sequence[Example]]
@@ -42,9 +54,13 @@ Draw = Callable[[int, int], Sequence[Example]]
 
 def example_items(config: ExampleConfig, template: str | None = None) -> Iterator[tuple[str, Example | ValueError]]:
     """The examples of an entry one by one with their places, and a ValueError in place of an invalid row."""
-    if config.source == REPLIES:
-        yield from _replies(config, template)
-        return
+    for place, found in _replies(config, template) if config.source == REPLIES else _samples(config, template):
+        if isinstance(found, Example):
+            found = replace(found, place=place, on_bad=config.on_bad)
+        yield place, found
+
+
+def _samples(config: ExampleConfig, template: str | None) -> Iterator[tuple[str, Example | ValueError]]:
     for place, found in items(config.samples()):
         try:
             if isinstance(found, ValueError):
@@ -69,15 +85,16 @@ def _of_sample(sample: Sample, config: ExampleConfig, template: str | None) -> E
 
 def _replies(config: ExampleConfig, template: str | None) -> Iterator[tuple[str, Example | ValueError]]:
     assert config.path is not None  # ExampleConfig checks it
-    folder, checked = config.image_folder or config.path.parent, set[str]()
-    left = config.limit
+    reading, left = reading_of(config.files()), config.limit
     for place, row in records.jsonl_rows(config.path):
         try:
             if isinstance(row, ValueError):
                 raise row
-            found: Example | ValueError = _reply(row, place, folder, checked, template)
+            found: Example | ValueError = _reply(row, place, reading, template)
         except ValueError as error:
             found = error
+        except records.BROKEN as error:
+            found = ValueError(f"the row cannot be read ({type(error).__name__}: {records.shown(str(error))})")
         yield place, found
         if left is not None and isinstance(found, Example):
             left -= 1
@@ -85,13 +102,14 @@ def _replies(config: ExampleConfig, template: str | None) -> Iterator[tuple[str,
                 return
 
 
-def _reply(row: Row, place: str, folder: Path, checked: set[str], template: str | None) -> Example:
+def _reply(row: Row, place: str, reading: Reading, template: str | None) -> Example:
     names = records.field(row, "images" if "images" in row else "image", (str, list))
-    images = records.image_paths(names, folder, checked)
+    images = records.image_paths(names, reading)
     reply = records.field(row, "response", str)
     if not reply.strip():
         raise ValueError("field 'response' is empty; expected the reply to learn")
     sample_id = str(row.get("id", place))
+    records.refuse_unusable(Sample(sample_id, images, reply, row.get("answer"), "", row.get("meta") or {}))
     if "prompt" in row:
         prompt = records.with_markers(records.field(row, "prompt", str), len(images))
         return Example(sample_id, prompt if MARKER in prompt else MARKER * len(images) + prompt, images, reply)
@@ -104,14 +122,22 @@ def _reply(row: Row, place: str, folder: Path, checked: set[str], template: str 
 
 
 def read_examples(config: ExampleConfig, template: str | None = None) -> list[Example]:
-    """The examples of an entry. ValueError with file and line for an invalid row, or when there are no rows."""
+    """The examples of an entry. ValueError with file and line for an invalid row that is not to be skipped, or when
+    there are no rows."""
     examples: list[Example] = []
+    skipped: list[str] = []
     for place, found in example_items(config, template):
-        if isinstance(found, ValueError):
+        if isinstance(found, Example):
+            examples.append(found)
+        elif config.on_bad == "skip":
+            skipped.append(f"{place}: {found}")
+        else:
             raise ValueError(f"{place}: {found}") from found
-        examples.append(found)
+    first = f" ({len(skipped)} skipped, the first: {skipped[0]})" if skipped else ""
     if not examples:
-        raise ValueError(f"{config.title}: holds no examples")
+        raise ValueError(f"{config.title}: holds no examples{first}")
+    if skipped:
+        log.warning("%s: %d examples%s", config.title, len(examples), first)
     return examples
 
 
@@ -124,19 +150,24 @@ def by_prompt(examples: Sequence[Example]) -> list[list[Example]]:
     return list(found.values())
 
 
-def draw_from(examples: Sequence[Example], seed: int) -> tuple[Draw, int]:
-    """A draw that walks over the prompts in a new seeded order each epoch, and the number of prompts."""
-    prompts = by_prompt(examples)
+def order_of(prompts: int, seed: int, skipped: Iterable[Sequence[int]] = ()) -> EpochOrder:
+    """A new seeded order of the prompts each epoch."""
 
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> list[int]:
-        places = list(range(len(prompts)))
+    def permutation(epoch: int) -> list[int]:
+        places = list(range(prompts))
         Random(f"{seed}/{epoch}").shuffle(places)
         return places
 
+    return EpochOrder(prompts, permutation, skipped)
+
+
+def draw_from(examples: Sequence[Example], seed: int) -> tuple[Draw, int]:
+    """A draw that walks over the prompts in a new seeded order each epoch, and the number of prompts."""
+    prompts = by_prompt(examples)
+    order = order_of(len(prompts), seed)
+
     def draw(step: int, n: int) -> list[Example]:
-        positions = (divmod(position, len(prompts)) for position in range(step * n, step * n + n))
-        return [example for epoch, place in positions for example in prompts[order(epoch)[place]]]
+        return [example for place in range(step * n, step * n + n) for example in prompts[order[place]]]
 
     return draw, len(prompts)
 
@@ -166,6 +197,8 @@ class EncodedStep:
     units: list[EncodedUnit]
     over_cutoff: tuple[str, ...] = ()
     """Ids of the examples that were skipped; nothing is ever truncated."""
+    skipped: tuple[Skipped, ...] = ()
+    """Unusable prompts up to this step."""
 
 
 def encode_step(adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None) -> EncodedStep:
@@ -183,7 +216,7 @@ def encode_step(adapter: Adapter, examples: Sequence[Example], cutoff_len: int |
                 else:
                     replies.append(reply)
         except (ValueError, OSError) as error:
-            raise ValueError(f"example {first.id!r}: {error}") from error
+            raise ValueError(f"{first.title}: {error}") from error
         if replies:
             units.append(EncodedUnit(prompt, tuple(replies)))
     return EncodedStep(units, tuple(over))
