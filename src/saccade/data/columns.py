@@ -21,7 +21,7 @@ Columns = frozenset[str] | None
 """Names of the columns to decode; None: all."""
 BATCH = 64
 """Most rows in memory at a time; each may include its images."""
-BATCH_BYTES = 128 << 20
+BATCH_BYTES = 32 << 20
 """Most bytes that a batch of a column may decode to."""
 ROW_BYTES = 64 << 20
 """Most bytes of one row."""
