@@ -25,7 +25,7 @@ def make_images(folder: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "whole.jpg", quality=95)
     (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:900])
-    Image.new("1", (13_000, 13_000)).save(folder / "huge.png")
+    Image.new("1", (6000, 6000)).save(folder / "huge.png")
     Image.new("RGB", (8, 8)).save(folder / "drawing.eps")
     os.mkfifo(folder / "pipe.png")
 

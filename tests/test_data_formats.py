@@ -438,34 +438,6 @@ def test_invalid_json_is_named_with_its_line_and_earlier_elements_are_kept(
         raise error
 
 
-BAD_ELEMENTS = {
-    "a bare word": '{"n": oops}',
-    "single quotes": "{'n': 1}",
-    "an integer of 5,000 digits": '{"n": ' + "9" * 5000 + "}",
-    "nested too deeply": '{"n": ' + "[" * 5000 + "]" * 5000 + "}",
-    "a stray escape": '{"n": "\\q", "m": "]"}',
-    "a comma too many": '{"n": 1,}',
-    "a text that never closes": '{"n": "x}',
-    "an object that never closes": '{"n": [1, 2',
-    "a bracket too many": '{"n": [1]]',
-    "a line break in a text": '{"n": "a\nb"}',
-    "bytes of another encoding": '{"n": "\udce9"}',
-}
-
-
-@pytest.mark.parametrize("bad", BAD_ELEMENTS.values(), ids=BAD_ELEMENTS)
-@pytest.mark.parametrize("window", [5, 1 << 20])
-def test_a_json_list_continues_behind_an_element_that_is_not_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str, window: int
-) -> None:
-    monkeypatch.setattr("saccade.data.json_stream.WINDOW", window)
-    rows = ['{"id": 0}', bad, '{"id": 2}', bad, '{"id": 4}']
-    (tmp_path / "a.json").write_bytes(f"[{','.join(chr(10) + row for row in rows)}\n]".encode(errors="surrogateescape"))
-    found = list(elements(tmp_path / "a.json"))
-    assert [value["id"] for _, _, value in found if isinstance(value, dict) and "id" in value] == [0, 2, 4]
-    assert len([value for _, _, value in found if isinstance(value, ValueError) or "n" in value]) >= 2
-
-
 # ----------------------------------------------------------------------------------------------------------- any rows
 
 _LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("a.png"))

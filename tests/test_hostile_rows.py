@@ -24,6 +24,7 @@ from training_runs import REWARD
 from saccade.data import DataConfig, Mixture, Source, open_source
 from saccade.data import roots as recorded_roots
 from saccade.data.convert import convert
+from saccade.data.json_stream import elements
 from saccade.data.order import EpochOrder
 from saccade.training import rl, sft
 from saccade.training.config import RLRecipe, SFTRecipe
@@ -114,7 +115,7 @@ def test_image_files_outside_the_folders_of_the_data_need_the_users_word(tmp_pat
     link = path.with_name("link.png")
     link.symlink_to(tmp_path / "outside.png")
     entry = {"source": "vlm_r1", "path": path}
-    with pytest.raises(ValueError, match="outside the folders of its data.*allow_outside: true"):
+    with pytest.raises(ValueError, match=r"outside the folders of its data.*allow_outside: true"):
         open_source(DataConfig(**entry))
     for allowed in ({"allow_outside": True}, {"data_root": tmp_path}):
         assert len(open_source(DataConfig(**entry, **allowed))) == 2
@@ -185,6 +186,34 @@ def test_a_small_file_of_gigabytes_is_read_or_refused_in_less_than_one(tmp_path:
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 600_000, f"peak of {done.stdout} kB"
+
+
+BAD_ELEMENTS = {
+    "a bare word": '{"n": oops}',
+    "single quotes": "{'n': 1}",
+    "an integer of 5,000 digits": '{"n": ' + "9" * 5000 + "}",
+    "nested too deeply": '{"n": ' + "[" * 5000 + "]" * 5000 + "}",
+    "a stray escape": '{"n": "\\q", "m": "]"}',
+    "a comma too many": '{"n": 1,}',
+    "a text that never closes": '{"n": "x}',
+    "an object that never closes": '{"n": [1, 2',
+    "a bracket too many": '{"n": [1]]',
+    "a line break in a text": '{"n": "a\nb"}',
+    "bytes of another encoding": '{"n": "\udce9"}',
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ELEMENTS.values(), ids=BAD_ELEMENTS)
+@pytest.mark.parametrize("window", [5, 1 << 20])
+def test_a_json_list_continues_behind_an_element_that_is_not_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str, window: int
+) -> None:
+    monkeypatch.setattr("saccade.data.json_stream.WINDOW", window)
+    rows = ['{"id": 0}', bad, '{"id": 2}', bad, '{"id": 4}']
+    (tmp_path / "a.json").write_bytes(f"[{','.join(chr(10) + row for row in rows)}\n]".encode(errors="surrogateescape"))
+    found = list(elements(tmp_path / "a.json"))
+    assert [value["id"] for _, _, value in found if isinstance(value, dict) and "id" in value] == [0, 2, 4]
+    assert len([value for _, _, value in found if isinstance(value, ValueError) or "n" in value]) >= 2
 
 
 # ------------------------------------------------------------------------------------------------------------ training

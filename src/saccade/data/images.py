@@ -15,7 +15,7 @@ from saccade.types import ImageSource
 
 WHITE = (255, 255, 255, 255)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""Formats that are opened (MPO as JPEG). Pillow knows more, and some of them start other programs (EPS: Ghostscript)."""
+"""Formats that are opened (MPO as JPEG). Pillow knows more, and some start other programs (EPS: Ghostscript)."""
 LONGEST_NAME = 1024
 """Characters of a name in a message."""
 MAX_PIXELS = 32_000_000

@@ -92,7 +92,7 @@ class Cursor:
             return value
 
     def skip(self) -> bool:
-        """Passes over a value that is not JSON, up to the comma or bracket after it. Quotes and brackets say where it
+        """Moves past a value that is not JSON, up to the comma or bracket after it. Quotes and brackets say where it
         ends; where they are unbalanced, the next line that begins like this value with an object. False without one.
         """
         indent = self._text[self._text.rfind("\n", 0, self._at) + 1 : self._at]

@@ -111,9 +111,12 @@ READERS: dict[str, Callable[[Reading], Iterator[Item]]] = {
 }
 
 COLUMNS = frozenset(
-    "id image images decoded_image image_path conversations messages system problem question solution answer response "
-    "prompt choices options ground_truth task meta accu_reward_method data_source level subject sent bbox "
-    "normal_caption question_id video videos audio audios".split()
+    {
+        *("id", "image", "images", "decoded_image", "video", "videos", "audio", "audios", "task", "meta", "level"),
+        *("conversations", "messages", "system", "problem", "question", "solution", "answer", "response", "prompt"),
+        *("choices", "options", "ground_truth", "accu_reward_method", "data_source", "subject", "question_id"),
+        *("sent", "bbox", "normal_caption"),
+    }
 )
 """Columns that some reader looks at; the others are not decoded from Parquet and Arrow."""
 

@@ -89,7 +89,7 @@ def attempt(place: str, read: Callable[[], Sample | Iterable[Sample] | None]) ->
         for sample in samples:
             refuse_unusable(sample)
     except ValueError as error:
-        return [(place, error)]
+        return [(place, error.with_traceback(None))]  # a traceback would keep the row in memory
     except BROKEN as error:
         return [(place, ValueError(f"the row cannot be read ({type(error).__name__}: {shown(str(error))})"))]
     return [(place, sample) for sample in samples]

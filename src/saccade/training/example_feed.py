@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from saccade.data.images import image_size
 from saccade.models.adapter import Adapter

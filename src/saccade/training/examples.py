@@ -22,7 +22,6 @@ from saccade.tasks import TASKS
 from saccade.training.config import REPLIES, ExampleConfig
 from saccade.types import Frame, ImageSource, Sample
 
-
 log = logging.getLogger(__name__)
 
 
