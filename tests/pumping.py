@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import math
-import pkgutil
 import re
 import time
 import warnings
@@ -42,13 +41,19 @@ def cpu_seconds(call: Callable[[str], Any], text: str, times: int = 5) -> float:
 
 def slope(call: Callable[[str], Any], shape: Shape, small: int = 5_000, large: int = 40_000, times: int = 5) -> float:
     """The exponent of time over length, 1 for linear; 0 where even the longer text takes no time worth comparing."""
+    brief, double = (cpu_seconds(call, text_of(shape, size), 1) for size in (small, 2 * small))
+    if double > 0.1 and double > 3.4 * brief:  # the longer text would take minutes
+        return math.log2(double / brief)
     long = cpu_seconds(call, text_of(shape, large), times)
     if long < NOISE_S:
         return 0.0
     return math.log(long / max(cpu_seconds(call, text_of(shape, small), times), 1e-6)) / math.log(large / small)
 
 
-SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(Path(saccade.__file__).parent.rglob("*.py"))}
+ROOT = Path(saccade.__file__).parent
+SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
+WITH_TORCH = ("models", "rollout", "training", "verify", "planning", "base", "studies", "evaluation.local_model")
+"""Packages whose patterns are read from the source, since importing them takes long."""
 METHODS = ("search", "match", "fullmatch", "findall", "finditer", "sub", "split")
 
 
@@ -57,23 +62,24 @@ def patterns() -> dict[str, tuple[re.Pattern[str], frozenset[str]]]:
     in tuples, lists and dictionaries, and those written in a call of `re`."""
     found: dict[str, tuple[re.Pattern[str], frozenset[str]]] = {}
     text = "\n".join(SOURCES.values())
-    for module in pkgutil.walk_packages(saccade.__path__, "saccade."):
-        if module.name.endswith("__main__"):
-            continue
-        for name, value in vars(importlib.import_module(module.name)).items():
-            for one in _patterns_in(value):
-                used = re.findall(rf"\b{name}\.({'|'.join(METHODS)})\b", text) if value is one else []
-                key = f"{module.name.removeprefix('saccade.')}.{name}:{one.pattern[:40]!r}"
-                found.setdefault(key, (one, frozenset(used or ["search"])))
     for path, source in SOURCES.items():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if "re.compile(" in source and not module.startswith(WITH_TORCH):
+            for name, value in vars(importlib.import_module(f"saccade.{module}")).items():
+                for one in _patterns_in(value):
+                    where = source if name.startswith("_") else text
+                    used = re.findall(rf"\b{name}\.({'|'.join(METHODS)})\b", where) if value is one else []
+                    found.setdefault(f"{module}.{name}:{one.pattern[:40]!r}", (one, frozenset(used or ["search"])))
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"re.{method}" for method in METHODS}:
-                pattern = node.args[0]
-                if isinstance(pattern, ast.Constant) and isinstance(pattern.value, str):
-                    flags = re.DOTALL if "DOTALL" in ast.unparse(node) else re.NOFLAG
-                    key = f"{path.stem}:{node.lineno}:{pattern.value[:40]!r}"
-                    method = ast.unparse(node.func).removeprefix("re.")
-                    found[key] = (re.compile(pattern.value, flags), frozenset({method}))
+            function = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if not isinstance(node, ast.Call) or not function.startswith("re.") or not node.args:
+                continue
+            method, pattern = function.removeprefix("re."), node.args[0]
+            if method in (*METHODS, "compile") and isinstance(pattern, ast.Constant) and isinstance(pattern.value, str):
+                flags = re.DOTALL if "DOTALL" in ast.unparse(node) else re.NOFLAG
+                if method != "compile" or module.startswith(WITH_TORCH):
+                    used = frozenset({"search" if method == "compile" else method})
+                    found[f"{module}:{pattern.value[:40]!r}"] = (re.compile(pattern.value, flags), used)
     unique = {(one.pattern, used): name for name, (one, used) in reversed(found.items())}
     return {name: found[name] for name in unique.values()}
 

@@ -17,7 +17,7 @@ import httpx2
 
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError
-from saccade.endpoint.messages import ChatResponse, Message, parse_response
+from saccade.endpoint.messages import ChatResponse, Message, parse_response, too_deep
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that are retried."""
@@ -161,9 +161,14 @@ class Endpoint:
             pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
             raise _AttemptFailure(what, response.status_code, response.text, retry, pause_s)
         try:
-            return response.json()
+            answer = response.json()
         except ValueError:
             raise _AttemptFailure("the response is not JSON", 200, response.text) from None
+        except RecursionError:
+            raise _AttemptFailure("the response is JSON nested too deeply", 200, response.text) from None
+        if too_deep(answer):
+            raise _AttemptFailure("the response is JSON nested too deeply", 200, response.text)
+        return answer
 
     def _backoff_s(self, attempt: int) -> float:
         """Seconds before the next attempt: exponential backoff, between 50 % and 100 % of it at random."""

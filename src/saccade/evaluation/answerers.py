@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
 from saccade.tasks.templates import IMAGE
 from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,10 @@ class Answerer(Protocol):
     """A model that answers questions."""
 
     whole_batches: bool
-    """Replies may depend, by round-off, on the rest of the batch: a resumed run repeats an incomplete batch."""
+    """Replies may depend, by round-off, on the rest of the batch: a resumed run repeats an incomplete batch. Otherwise
+    each question is asked by itself, and its item is kept as it arrives."""
+    lanes: int
+    """Questions asked at once where batches are not whole."""
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         """n replies to each question, in order."""
@@ -85,10 +92,19 @@ class ServedModel:
 
     def __init__(self, endpoint: Endpoint, frame: ServedFrame | None = None) -> None:
         self.endpoint, self.frame = endpoint, frame
+        self.lanes = endpoint.limits.concurrency
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
-        with ThreadPoolExecutor(self.endpoint.limits.concurrency) as pool:
-            return list(pool.map(lambda question: self._one(question, decoding, n), questions))
+        """What a server does with one question, whatever it is, costs that question only."""
+        with ThreadPoolExecutor(min(self.lanes, len(questions) or 1)) as pool:
+            return list(pool.map(lambda question: self._kept(question, decoding, n), questions))
+
+    def _kept(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
+        try:
+            return self._one(question, decoding, n)
+        except Exception as error:
+            log.exception("the reply to sample %s could not be read; it counts as not answered", question.sample.id)
+            return Failed(f"{type(error).__name__}: {str(error)[:500]}")
 
     def _one(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
         images = pictures(question.sample)
@@ -102,8 +118,8 @@ class ServedModel:
         if len(reply.choices) != n:
             return Failed(f"the server returned {len(reply.choices)} replies, expected {n}")
         frames = tuple(self.frame.of(image) for image in images) if self.frame else ()
-        counted = reply.usage.completion_tokens
-        return [_completion(choice, counted if n == 1 else counted // n, frames) for choice in reply.choices]
+        counted = min(reply.usage.completion_tokens // n, decoding.max_new_tokens)
+        return [_completion(choice, counted, frames) for choice in reply.choices]
 
 
 def _turn(text: str, images: Sequence[Image.Image]) -> Message:
