@@ -1,4 +1,4 @@
-"""An own reward may return, raise, print, fork, write and allocate whatever: its reply is masked and the run continues."""
+"""An own reward may return, raise, print, fork, write and allocate whatever: it costs its own reply at most."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def moody(completion, sample):
 
 def forks(completion, sample):
     for _ in range(3):
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, "MARK": completion.text})
+        sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+        subprocess.Popen(sleep, env={**os.environ, "MARK": completion.text})
     if "hang" in completion.text:
         import time
         time.sleep(600)

@@ -31,6 +31,7 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
+from saccade.cli.terminal import SafeFormatter, echo, print_traceback
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "demo": demo.demo,
@@ -60,6 +61,7 @@ EXPECTED = (ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.excepthook = print_traceback
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
     try:
         with _log_lines():
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except EXPECTED as error:
         if debug:
             raise
-        typer.echo(f"saccade: {error}", err=True)
+        echo(f"saccade: {error}", err=True)
         sys.exit(2)
 
 
@@ -75,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _log_lines() -> Iterator[None]:
     """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs."""
     handler, log = logging.StreamHandler(), logging.getLogger("saccade")
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(SafeFormatter("%(message)s"))
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -107,7 +109,7 @@ def build() -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"saccade {saccade.__version__}")
+        echo(f"saccade {saccade.__version__}")
         raise typer.Exit
 
 

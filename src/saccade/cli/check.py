@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.options import Overrides
+from saccade.cli.terminal import echo, printable
 
 if TYPE_CHECKING:
     from saccade.config import Config
@@ -218,6 +219,8 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
 
 def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[PreflightEntry]:
     """All rows, those of the evaluation first, with a progress bar for each data set."""
+    from rich.markup import escape
+
     from saccade.data.files import count_rows
     from saccade.data.storage import rows_file
 
@@ -227,7 +230,7 @@ def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[Pref
         rows = None if config.path is None else rows_file(config.path) or config.path
         total = config.limit or (None if rows is None else count_rows(rows))
         title = str(config.path or getattr(config, "hub", None) or f"world {config.task}")
-        bar = bars.add_task(title, total=total)
+        bar = bars.add_task(escape(printable(title)), total=total)
         for found in of_config(config, split, f"{number} {title}", subject, facts):
             yield found
             bars.advance(bar)
@@ -317,34 +320,34 @@ def safe(report: PreflightReport, facts: dict[str, Any]) -> bool:
 def show(report: PreflightReport, facts: dict[str, Any]) -> None:
     """Prints the report."""
     tasks = ", ".join(f"{name} {count:,}" for name, count in report.tasks.most_common())
-    typer.echo(f"{report.samples:,} rows: {tasks or 'none that can be read'}")
+    echo(f"{report.samples:,} rows: {tasks or 'none that can be read'}")
     for title, counts in (
         ("tokens of a prompt", report.prompt_tokens),
         ("visual tokens of an image", report.image_tokens),
         ("tokens of a reply", report.reply_tokens),
     ):
         for line in histogram(title, counts):
-            typer.echo(line)
+            echo(line)
     if facts["model"] is None:
-        typer.echo("no model was given (--model), so no tokens were counted")
+        echo("no model was given (--model), so no tokens were counted")
     else:
-        typer.echo(f"budget of a prompt: {facts['budget']:,} tokens (the model's context: {facts['context']:,})")
+        echo(f"budget of a prompt: {facts['budget']:,} tokens (the model's context: {facts['context']:,})")
     for stage in facts.get("stages", ()):
-        typer.echo(
+        echo(
             f"stage {stage['stage']}: {stage['tokens_per_step']:,} tokens a step, {stage['peak_gb']:.3g} GB at the "
             f"longest prompt ({stage['peak_phase']})"
         )
     for note in facts.get("notes", ()):
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     for text, number in report.notes.items():
-        typer.echo(f"note: {text}: {number:,}")
+        echo(f"note: {text}: {number:,}")
     for kind, number in sorted(report.counts.items(), key=lambda item: -item[1]):
-        typer.echo(f"{number:8,} {kind}")
+        echo(f"{number:8,} {kind}")
     for finding in report.findings:
-        typer.echo(f"  {finding}")
+        echo(f"  {finding}")
     if (rest := sum(report.counts.values()) - len(report.findings)) > 0:
-        typer.echo(f"  and {rest:,} more (--show N prints more)")
-    typer.echo(verdict(report, facts))
+        echo(f"  and {rest:,} more (--show N prints more)")
+    echo(verdict(report, facts))
 
 
 def verdict(report: PreflightReport, facts: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def evaluate(
     else:
         recipe = recipe_of(name, with_out(overrides, out))
         if print_config:
-            typer.echo(dump(recipe), nl=False)
+            echo_whole(dump(recipe), nl=False)
         else:
             _run(recipe, as_json)
 
@@ -85,11 +85,11 @@ def _describe(name: str | None) -> None:
     from saccade.evaluation.benchmarks import BENCHMARKS, pages
 
     if name is None:
-        typer.echo(pages.table(BENCHMARKS))
+        echo_whole(pages.table(BENCHMARKS))
     elif name == "all":
-        typer.echo(pages.page(BENCHMARKS))
+        echo_whole(pages.page(BENCHMARKS))
     elif name in BENCHMARKS:
-        typer.echo(pages.section(BENCHMARKS[name]))
+        echo_whole(pages.section(BENCHMARKS[name]))
     else:
         raise ValueError(f"there is no benchmark {name!r}; expected one of {', '.join(BENCHMARKS)}")
 
@@ -98,7 +98,7 @@ def _compare(left: Path, right: Path, as_json: bool) -> None:
     from saccade.evaluation.benchmark_results import compare_runs, comparison_lines
 
     found = compare_runs(left, right)
-    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(comparison_lines(found)))
+    echo_whole(json.dumps(found, indent=1) if as_json else "\n".join(comparison_lines(found)))
 
 
 def _run(recipe: EvalRecipe, as_json: bool) -> None:
@@ -116,4 +116,4 @@ def _run(recipe: EvalRecipe, as_json: bool) -> None:
             recipe, lambda name, done, total: bars.update(tasks[name], completed=done, total=total), key, judge_key
         )
     path = str(recipe.directory / "results.json")
-    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join([*lines(results), path]))
+    echo_whole(json.dumps(results, indent=1) if as_json else "\n".join([*lines(results), path]))

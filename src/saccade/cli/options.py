@@ -50,6 +50,6 @@ def resolve(recipe: str, schema: type[T], overrides: list[str] | None, print_con
     """The recipe with its overrides; with `print_config` it is printed as YAML and the program ends."""
     config = load(recipe, schema, overrides or (), variables())
     if print_config:
-        typer.echo(dump(config), nl=False)
+        echo_whole(dump(config), nl=False)
         raise typer.Exit
     return config

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
+from saccade.cli.terminal import echo, echo_whole
 from saccade.config import ConfigError, dump, kind
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def plan(
     if not isinstance(config, RLRecipe | SFTRecipe):
         raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected rl or sft, the only kinds that can be planned")
     if print_config:
-        typer.echo(dump(config), nl=False)
+        echo_whole(dump(config), nl=False)
         raise typer.Exit
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
@@ -88,7 +89,7 @@ def plan(
         out.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
     show(found, Console(width=120, soft_wrap=True))
     if several:
-        typer.echo(several)
+        echo(several)
     if check and (several or not found.fits):
         raise typer.Exit(1)
 

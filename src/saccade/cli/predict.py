@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saccade.cli.terminal import echo
 from saccade.types import Box, Completion, Frame, Sample
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def predict(
         model, device, text, pictures, PredictOptions(template, max_new_tokens, temperature, seed)
     )
     for line in report(completion):
-        typer.echo(line)
-    typer.echo(f"seconds: {seconds:.2f} (and {time.perf_counter() - began - seconds:.2f} to load the model)")
+        echo(line)
+    echo(f"seconds: {seconds:.2f} (and {time.perf_counter() - began - seconds:.2f} to load the model)")
     if found := boxes(completion):
         draw_boxes(pictures[0], found).save(draw)
-        typer.echo(f"drawn: {draw}")
+        echo(f"drawn: {draw}")
 
 
 def check_target(draw: Path, images: Sequence[Path]) -> None:

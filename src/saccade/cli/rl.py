@@ -44,7 +44,7 @@ def rl(
     if reward:
         config = with_rewards(config, reward, deadline)
     if print_config:
-        typer.echo(dump(config), nl=False)
+        echo_whole(dump(config), nl=False)
         raise typer.Exit
     from saccade.training.rl import train  # imports torch, which an invalid recipe should not have to wait for
 

@@ -17,7 +17,6 @@ from saccade.geometry import smart_resize
 from saccade.tasks.templates import IMAGE
 from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
 
-
 log = logging.getLogger(__name__)
 
 

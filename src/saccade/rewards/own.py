@@ -155,7 +155,7 @@ FOREIGN = {
     "reward_input": ("EasyR1", "{f}({{'response': completion.text, 'ground_truth': sample.answer}})['overall']"),
     "predicts": ("EasyR1", "{f}([completion.text], [sample.answer])[0]['overall']"),
 }
-"""First or second parameter of a reward of another trainer -> whose it is, and the call that gives one reply's value."""
+"""First or second parameter of another trainer's reward -> its owner, and the call that gives one reply's value."""
 
 
 def refuse_foreign(name: str, parameters: Sequence[str]) -> None:
@@ -324,8 +324,8 @@ class _WorkerPool:
 
 
 _POOLS: dict[tuple[int, Path, str, int, float], _WorkerPool] = {}
-"""By process, file, function, modification time and memory: rubrics are rebuilt at every step, but a file's loaded state must
-persist through the run."""
+"""By process, file, function, modification time and memory: rubrics are rebuilt at every step, but a file's loaded
+state must persist through the run."""
 _POOLS_LOCK = threading.Lock()
 
 

@@ -1,7 +1,8 @@
 """The process that runs a user's own reward, `main` with FILE FUNCTION as arguments.
 
-Jobs arrive pickled, answers leave as frames of plain values (`own_channel`). The process first sends {"ready": ...} or {"refused": why}. It then receives batches {"jobs": [(completion, sample), ..], "options",
-"deadline_s", "concurrency"}, and sends ["begun", i] and ["done", i, [value, reason, masked] or null, failure] for each job.
+Jobs arrive pickled, answers leave as frames of plain values (`own_channel`). The process first sends {"ready": ...} or
+{"refused": why}. It then receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s", "concurrency"},
+and sends ["begun", i] and ["done", i, [value, reason, masked] or null, failure] for each job.
 Coroutines run concurrently, up to `concurrency`; functions one by one. It may be killed at any time with all of its
 process group, and ends that group itself when its input is closed.
 """
