@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, variables, with_out
+from saccade.cli.terminal import echo_whole
 from saccade.config import dump, find, load, packaged
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from saccade import schemas
+from saccade.cli.terminal import echo_whole
 from saccade.config import Config, dump, load
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]

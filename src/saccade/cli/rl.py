@@ -9,6 +9,7 @@ import typer
 
 from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
 from saccade.cli.runs import print_result, run_dir
+from saccade.cli.terminal import echo_whole
 from saccade.config import dump
 
 if TYPE_CHECKING:
