@@ -180,6 +180,9 @@ class RLRecipe(Config):
     optim: OptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    keep_tokens: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Share of groups whose token ids and log-probs are in rollouts.jsonl. Null: all until the file has 2 GB, then one
+    group in ten, which a warning says."""
     images_per_step: int = Field(default=2, ge=0)
     """Prompts per step whose images are saved with the records, for the report."""
 

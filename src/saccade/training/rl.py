@@ -163,7 +163,7 @@ class Trainer:
         with watch.phase("grade"):
             seen = group_metrics(groups, right)
         with watch.phase("records"):
-            run.rollouts(state.step, stage.name, groups)
+            run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens)
             run.groups(state.step, groups, self.recipe.images_per_step)
         times = watch.metrics()
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
