@@ -12,7 +12,7 @@ from report_runs import write_eval, write_run
 
 from saccade.cli import main
 from saccade.config import ConfigError, load
-from saccade.report import write
+from saccade.report import build_report
 from saccade.runs import records
 from saccade.runs.records import Run
 from saccade.training.config import RLRecipe
@@ -66,7 +66,7 @@ def test_any_run_directory_has_a_report_and_a_score_or_one_line(tmp_path: Path, 
         damage(file, rng)
     for file in sorted(folder.glob("*.json")):
         file.write_text(rng.choice(["[]", "5", "{", "[" * 5000]))
-    page = write(folder)
+    page = build_report(folder)
     assert 1_000 < page.stat().st_size < 20_000_000 and "skipped" in page.read_text()
     with pytest.raises(SystemExit) as ended:
         main(["score", str(folder), "--rubric", "hard"])

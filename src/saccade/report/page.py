@@ -83,7 +83,7 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     target = Path(out) if out else folder / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(target.name + ".part")
-    beside.write_text(html, encoding="utf-8")
+    beside.write_text(html, encoding="utf-8", errors="replace")
     os.replace(beside, target)
     return target
 

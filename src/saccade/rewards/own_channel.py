@@ -49,7 +49,7 @@ def write_frame(descriptor: int, message: Any) -> None:
 
 
 def send_object(descriptor: int, value: Any, seconds: float) -> None:
-    """Sends an object of ours to the process. TimeoutError when it does not take all of it in time; OSError when it
+    """Sends an object to the process. TimeoutError when it does not take all of it in time; OSError when it
     ended. Exceptions of pickling are the caller's."""
     body = pickle.dumps(value)
     data = memoryview(struct.pack(">Q", len(body)) + body)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from math import isnan
 from typing import Any
 
 JsonRow = dict[str, Any]
@@ -108,14 +108,11 @@ def fitted_metrics(row: JsonRow) -> JsonRow | None:
     """A row of metrics with numbers and texts only; None without a step."""
     if not is_count(row.get("step")):
         return None
-    return {
-        name: value
-        for name, value in row.items()
-        if value is None
-        or isinstance(value, str)
-        or is_number(value)
-        or (isinstance(value, float) and math.isnan(value))
-    }
+    return {name: value for name, value in row.items() if _is_metric(value)}
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or isinstance(value, str) or is_number(value) or (isinstance(value, float) and isnan(value))
 
 
 def _shown(text: str) -> str:
