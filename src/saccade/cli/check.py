@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saccade.cli.histogram import histogram
 from saccade.cli.options import Overrides
 from saccade.cli.terminal import echo, printable
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 WORLD_ITEMS = 200
 """Items of a world without end that are checked."""
-BARS = 8
+FEWEST_UPDATES = 10
+"""Updates below which a run is noted as too short."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def check(
         subject = of_data(data, source, hub, {k: v for k, v in keys.items() if v is not None}, held_out or (), model)
     report, facts = run(subject, budget, keep)
     facts |= predict(subject, report, memory)
+    note_updates(subject, report, facts)
     show(report, facts)
     if out is not None:
         out.write_text(json.dumps(as_dict(report, facts), indent=1) + "\n", encoding="utf-8")
@@ -310,6 +312,26 @@ def predict(subject: Subject, report: PreflightReport, memory: float | None) -> 
     return {"stages": stages, "memory_gb": memory, "fits": found.fits if memory is not None else None}
 
 
+def note_updates(subject: Subject, report: PreflightReport, facts: dict[str, Any]) -> None:
+    """Says how many updates a recipe makes, and warns of a run that is too short to learn from."""
+    from saccade.training.config import RLRecipe, SFTRecipe
+
+    recipe, rows = subject.recipe, sum(report.reply_tokens.values())
+    if isinstance(recipe, RLRecipe):
+        updates = recipe.schedule.max_steps * recipe.update.updates_per_rollout
+        what = f"{recipe.prompts_per_step} prompts a step"
+    elif isinstance(recipe, SFTRecipe):
+        per_epoch = max(1, rows // recipe.prompts_per_step)
+        updates = recipe.num_steps or round((recipe.epochs or 1) * per_epoch)
+        what = f"{rows:,} replies, {recipe.prompts_per_step} prompts a step"
+    else:
+        return
+    facts["updates"] = updates
+    if updates < FEWEST_UPDATES:
+        text = f"the run makes {updates} updates ({what}): hardly anything is learned from fewer than {FEWEST_UPDATES}"
+        facts.setdefault("notes", []).append(text)
+
+
 def safe(report: PreflightReport, facts: dict[str, Any]) -> bool:
     return report.ok and facts.get("fits") is not False
 
@@ -345,8 +367,8 @@ def show(report: PreflightReport, facts: dict[str, Any]) -> None:
         echo(f"{number:8,} {kind}")
     for finding in report.findings:
         echo(f"  {finding}")
-    if (rest := sum(report.counts.values()) - len(report.findings)) > 0:
-        echo(f"  and {rest:,} more (--show N prints more)")
+    if report.hidden:
+        echo(f"  and {report.hidden:,} more (--show N prints more)")
     echo(verdict(report, facts))
 
 
@@ -355,31 +377,6 @@ def verdict(report: PreflightReport, facts: dict[str, Any]) -> str:
     if facts.get("fits") is False:
         why.append(f"needs more memory than {facts['memory_gb']:g} GB less a tenth (saccade plan suggests changes)")
     return f"not safe to train: {', '.join(why)}" if why else "safe to train"
-
-
-def histogram(title: str, counts: Counter[int]) -> Iterator[str]:
-    """Smallest, middle and largest, then a bar for each range."""
-    if not counts:
-        return
-    total, values = counts.total(), sorted(counts)
-    lowest, highest = values[0], values[-1]
-    at = [f"{name} {quantile(counts, share):,}" for name, share in (("median", 0.5), ("95% up to", 0.95))]
-    yield f"{title}: {lowest:,} to {highest:,}, {', '.join(at)}"
-    width = max(1, -(-(highest - lowest + 1) // BARS))
-    for start in range(lowest, highest + 1, width) if highest > lowest else ():
-        number = sum(counts[value] for value in values if start <= value < start + width)
-        bar = "#" * round(40 * number / total) or ("." if number else "")
-        yield f"  {start:>7,} - {start + width - 1:>7,} {number:>9,} {bar}".rstrip()
-
-
-def quantile(counts: Counter[int], share: float) -> int:
-    """The smallest value that this share of all does not exceed."""
-    seen, total = 0, counts.total()
-    for value in sorted(counts):
-        seen += counts[value]
-        if seen >= share * total:
-            return value
-    return max(counts)
 
 
 def as_dict(report: PreflightReport, facts: dict[str, Any]) -> dict[str, Any]:

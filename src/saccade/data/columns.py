@@ -1,4 +1,4 @@
-"""Rows of Parquet and Arrow files in bounded memory: only the columns that readers use, few rows at a time.
+"""Rows of Parquet and Arrow files in bounded memory: no column that is a bomb, few rows at a time.
 
 A file of a few kilobytes can hold gigabytes (one long value in a dictionary, repeated), so rows are decoded in batches
 whose worst size is known from the file's footer, and values are taken out row by row.
@@ -7,6 +7,7 @@ whose worst size is known from the file's footer, and values are taken out row b
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -17,8 +18,8 @@ import pyarrow.parquet as pq
 
 from saccade.data.records import Placed, Row, shown
 
-Columns = frozenset[str] | None
-"""Names of the columns to decode; None: all."""
+log = logging.getLogger(__name__)
+
 BATCH = 64
 """Most rows in memory at a time; each may include its images."""
 BATCH_BYTES = 32 << 20
@@ -31,53 +32,44 @@ RATIO = 200
 """Highest compression of a column chunk of more than BATCH_BYTES; text compresses 10 times, images not at all."""
 
 
-def parquet_rows(path: Path, columns: Columns) -> Iterator[Placed]:
-    """Rows of a Parquet file with their numbers from 1."""
+def parquet_rows(path: Path) -> Iterator[Placed]:
+    """Rows of a Parquet file with their numbers from 1; columns that are bombs are left out aloud."""
     number = count(1)
     try:
         with pq.ParquetFile(path) as file:
-            names = _wanted(file.schema_arrow.names, columns)
             for group in range(file.num_row_groups):
-                at_a_time = _rows_at_a_time(file.metadata.row_group(group), frozenset(names))
+                names, at_a_time, bombs = _plan(file.metadata.row_group(group), file.schema_arrow.names)
+                if bombs and not names:
+                    raise ValueError(f"{bombs}, which is more than data needs; write it again with smaller values")
+                if bombs:
+                    log.warning("%s: %s, which is more than data needs; the column is not read", path, bombs)
                 for batch in file.iter_batches(batch_size=at_a_time, row_groups=[group], columns=names):
-                    for row in rows_of(batch, None):
+                    for row in rows_of(batch):
                         yield f"{path.name}:{next(number)}", row
-    except ValueError as error:  # pyarrow's own for damaged files included
-        yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
 
 
-def _wanted(names: list[str], columns: Columns) -> list[str]:
-    wanted = [name for name in names if columns is None or name in columns]
-    if not wanted:
-        raise ValueError(f"it has the columns {shown(', '.join(names))}, none of which a reader knows")
-    return wanted
-
-
-def _rows_at_a_time(group: Any, names: frozenset[str]) -> int:
-    """Rows of a row group that decode to BATCH_BYTES at most. ValueError for a group that is no data but a bomb."""
-    rows, found = max(1, group.num_rows), BATCH
+def _plan(group: Any, columns: list[str]) -> tuple[list[str], int, str]:
+    """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and the last bomb in words."""
+    rows, at_a_time, bombs, words = max(1, group.num_rows), BATCH, set[str](), ""
     for place in range(group.num_columns):
         column = group.column(place)
-        if column.path_in_schema.split(".")[0] not in names:
-            continue
         size, packed = column.total_uncompressed_size, max(1, column.total_compressed_size)
-        bomb = size > BATCH_BYTES and size > RATIO * packed
-        if bomb or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
-            raise ValueError(
+        dense = size > BATCH_BYTES and size > RATIO * packed
+        if dense or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
+            bombs.add(column.path_in_schema.split(".")[0])
+            words = (
                 f"column {column.path_in_schema!r} holds {size:,} bytes and {column.num_values:,} values in "
-                f"{group.num_rows:,} rows and {packed:,} packed bytes, which is more than data needs; write it again "
-                "with smaller values"
+                f"{group.num_rows:,} rows and {packed:,} packed bytes"
             )
-        if column.has_dictionary_page:  # any row may be as long as the whole dictionary
-            found = min(found, max(1, BATCH_BYTES // max(1, size)))
-    return found
+        elif column.has_dictionary_page:  # any row may be as long as the whole dictionary
+            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, size)))
+    return [name for name in columns if name not in bombs], at_a_time, words
 
 
-def rows_of(table: Any, columns: Columns) -> Iterator[Row]:
+def rows_of(table: Any) -> Iterator[Row]:
     """The rows of a batch or table one by one. ValueError for a row beyond ROW_BYTES or ROW_ELEMENTS."""
-    table = table.select(_wanted(list(table.schema.names), columns))
     heavy = table.nbytes > ROW_BYTES or _elements(table) > ROW_ELEMENTS
     for place in range(table.num_rows):
         row = table.slice(place, 1)
@@ -104,7 +96,7 @@ def _inner(array: Any) -> int:
     return 0
 
 
-def saved_rows(path: Path, split: str, columns: Columns) -> Iterator[Placed]:
+def saved_rows(path: Path, split: str) -> Iterator[Placed]:
     """A folder written by `save_to_disk`, read without the package `datasets`."""
     if (path / "dataset_dict.json").is_file():
         splits = _described(path / "dataset_dict.json", "splits")
@@ -119,7 +111,7 @@ def saved_rows(path: Path, split: str, columns: Columns) -> Iterator[Placed]:
         try:
             with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
                 for batch in stream:
-                    for row in rows_of(batch, columns):
+                    for row in rows_of(batch):
                         yield f"{path.name}:{next(number)}", row
         except (pa.ArrowException, ValueError, OSError) as error:
             why = f"not an Arrow file that can be read ({first_line(error)})"

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saccade.types import ImageSource
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+"""Of image files in a folder."""
 WHITE = (255, 255, 255, 255)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened (MPO as JPEG). Pillow knows more, and some start other programs (EPS: Ghostscript)."""

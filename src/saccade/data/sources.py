@@ -12,9 +12,11 @@ from pydantic import Field, model_validator
 
 from saccade.config import Config
 from saccade.data.images import MAX_PIXELS
-from saccade.data.readers import COLUMNS, READERS, TABLES
+from saccade.data.pass_rates import PassRateConfig, with_rates
+from saccade.data.readers import BOXES, READERS, TABLES
 from saccade.data.records import Item, Reading, shown
 from saccade.data.roots import record, recorded
+from saccade.data.tables import check_columns
 from saccade.rewards import check_row
 from saccade.tasks import TASKS
 from saccade.types import Sample
@@ -32,9 +34,11 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "data_root": tuple(READERS),
     "allow_outside": tuple(READERS),
     "max_image_pixels": tuple(READERS),
-    "negatives": ("coco",),
-    "split": (WORLD, *TABLES),
-    "seed": (WORLD, "coco"),
+    "negatives": BOXES,
+    "split": (WORLD, "voc", "yolo", *TABLES),
+    "seed": (WORLD, *BOXES),
+    "columns": ("table",),
+    "pass_rate": tuple(READERS),
     "world": (WORLD,),
     "cold_start": ("saccade",),
 }
@@ -72,23 +76,31 @@ class DataConfig(Config):
     """Maximum width * height of an image; a larger one makes its row unusable."""
     split: str | None = None
     """Split of the world or of a Hugging Face data set; 'train' when null."""
+    columns: dict[str, str | list[str]] = Field(default_factory=dict)
+    """Source `table`: what a column is (image, question, answer, options, id, task, system, response) -> its name."""
     negatives: int = Field(default=3, ge=0)
-    """COCO detection: the most absent labels requested per image (at least one, unless 0)."""
+    """Boxes (coco, voc, yolo): the most absent labels requested per image (at least one, unless 0)."""
     seed: int = 0
-    """Seed of the world's items, or of COCO's absent labels."""
+    """Seed of the world's items, or of the absent labels of images with boxes."""
     world: WorldConfig = WorldConfig()
     cold_start: tuple[Label, ...] | None = Field(default=None, min_length=1)
     """Prompts of a cold start: only those with these labels; all when null."""
+
+    pass_rate: PassRateConfig | None = None
+    """Only the rows that a model answers right about as often as this says; all when null."""
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> DataConfig:
         if self.source != WORLD and self.source not in READERS:
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join([*READERS, WORLD])}")
         for key, sources in _READ_BY.items():
-            if self.source not in sources and getattr(self, key) != type(self).model_fields[key].default:
+            if self.source not in sources and getattr(self, key) != type(self).model_fields[key].get_default(
+                call_default_factory=True
+            ):
                 raise ValueError(f"'{key}' is not an option of source {self.source!r}; remove it")
         if self.data_root is not None and self.allow_outside:
             raise ValueError("data_root: has no effect with allow_outside: true; remove one of them")
+        check_columns(self.columns)
         if self.source == WORLD and self.task is None:
             raise ValueError("source 'world' needs 'task'")
         if self.source != WORLD and (self.path is None) == (self.hub is None):
@@ -144,6 +156,8 @@ def items(cfg: DataConfig) -> Iterator[Item]:
     found = READERS[cfg.source](reading_of(cfg))
     if cfg.cold_start is not None:
         found = _labelled(found, cfg.cold_start)
+    if cfg.pass_rate is not None:
+        found = with_rates(found, cfg.pass_rate)
     return found if cfg.limit is None else _first(found, cfg.limit)
 
 
@@ -183,7 +197,7 @@ def reading_of(cfg: DataConfig) -> Reading:
         seed=cfg.seed,
         max_image_pixels=cfg.max_image_pixels,
         roots=roots_of(cfg),
-        columns=COLUMNS,
+        columns=cfg.columns,
     )
 
 
@@ -220,7 +234,8 @@ def _open_files(cfg: DataConfig) -> Source:
             raise ValueError(f"{place}: {found}") from found
     if not samples:
         labels = f" with cold_start {' or '.join(cfg.cold_start)}" if cfg.cold_start else ""
-        raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels} ({skipped} skipped)")
+        rates = f" with a pass rate in {cfg.pass_rate.low:g}..{cfg.pass_rate.high:g}" if cfg.pass_rate else ""
+        raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels}{rates} ({skipped} skipped)")
     name = cfg.name or (cfg.path.stem if cfg.path else str(cfg.hub))
     return Source(name, samples.__getitem__, len(samples), skipped, cfg.on_bad, first)
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from saccade.data import records
 from saccade.data.files import files_at, table_rows
+from saccade.data.golds import typed
 from saccade.data.images import ImageError, name_of
-from saccade.data.questions import typed
 from saccade.data.records import Item, Reading, Row
 from saccade.types import ImageSource, Sample
 
@@ -49,9 +49,7 @@ BYTES = 32 << 20
 def stored(reading: Reading) -> Iterator[Item]:
     """The format of `saccade convert`; `path` is its folder or the file. Image names are relative to the folder."""
     path = reading.path if reading.hub else rows_file(reading.path) or reading.path
-    rows = table_rows(
-        Reading(path, reading.image_folder, hub=reading.hub, split=reading.split, columns=reading.columns)
-    )
+    rows = table_rows(Reading(path, reading.image_folder, hub=reading.hub, split=reading.split))
     texts = not reading.hub and files_at(path)[0].suffix == ".parquet"
 
     def read(row: Row, place: str) -> Sample:

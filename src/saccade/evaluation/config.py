@@ -9,7 +9,6 @@ from pydantic import Field, field_validator, model_validator
 
 from saccade.config import Config
 from saccade.data import DataConfig
-from saccade.evaluation.benchmarks import BENCHMARKS
 from saccade.models.config import ModelConfig
 from saccade.rollout.config import Sampling
 from saccade.tasks import TEMPLATES
@@ -155,6 +154,8 @@ class EvalRecipe(Config):
             return self
         if own:
             raise ValueError(f"got benchmark {self.benchmark!r} and `data` or `world`; give only one of them")
+        from saccade.evaluation.benchmarks import BENCHMARKS  # twelve modules that other recipes do not need
+
         if self.benchmark not in BENCHMARKS:
             raise ValueError(f"there is no benchmark {self.benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
         benchmark = BENCHMARKS[self.benchmark]
@@ -171,6 +172,8 @@ class EvalRecipe(Config):
 
     @model_validator(mode="after")
     def _model_and_replies_fit(self) -> EvalRecipe:
+        if self.model.lora is not None:
+            raise ValueError("model.lora trains adapters; to evaluate some, give their directory as model.path")
         if self.served and self.server is None:
             raise ValueError("a served model needs server.name, its name on the server")
         if self.served and self.decoding.repetition_stop:

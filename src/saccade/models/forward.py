@@ -45,7 +45,7 @@ def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Fe
     Without gradient when it and the projector are frozen, so that rollout, reference and policy passes at the same
     weights version can share the result.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not policy.vision_is_frozen()):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not policy.vision_is_frozen()), policy.adapted():
         found = [one for chunk in _tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
         return [Features(one, policy.version) for one in found]
 
@@ -78,7 +78,7 @@ def branch_logprobs(
     `features`, one per prompt of `packed`, must be of the policy's current version (ValueError otherwise); without them
     the vision encoder runs here. `sharing` None selects the fastest mode of the family and the device.
     """
-    with policy.recomputing():
+    with policy.adapted(), policy.recomputing():
         if path == "plain":
             hidden_RD = _plain_hidden(policy, packed)
         else:

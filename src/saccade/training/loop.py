@@ -23,6 +23,7 @@ from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.trained_table import trained_table
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +129,13 @@ def open_session(
         found = checkpoint.latest(run_dir)
     else:
         Run.refuse_existing(run_dir)
-    policy = load_policy(recipe.model.model_copy(update={"path": str(found.path)}) if found else recipe.model)
-    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim), recipe.optim)
+    if found and recipe.model.lora is None:
+        policy = load_policy(recipe.model.model_copy(update={"path": str(found.path)}))
+    else:
+        policy = load_policy(recipe.model, recipe.seed, adapters=found.path if found else None)
+    part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
+    log.info("%s", trained_table(policy, recipe.optim))
     checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep)
     config = recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from saccade.models.packing import Branch
 from saccade.models.policy import Policy, load_adapter
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt
+from saccade.rollout.seeds import derive_seed
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.training.config import SFTRecipe
@@ -65,7 +66,7 @@ def train(
                 check_cutoff(recipe, encoded, f"step {step}")
             with watch.phase("update"):
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
-                metrics = sft_step(trainer.runner, encoded.units, lr)
+                metrics = sft_step(trainer.runner, encoded.units, lr, derive_seed(recipe.seed, step))
             metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
             metrics["data/skipped"] = float(trainer.skipped + len(encoded.skipped))
             trainer.record(step, metrics, watch, encoded.skipped)
@@ -158,8 +159,11 @@ def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:
     return [Unit(Prompt(None, unit.prompt), tuple(map(Branch, unit.replies))) for unit in units]
 
 
-def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: float) -> dict[str, float]:
-    """One optimizer step on the mean loss per reply token (nats). Without examples the weights do not change."""
+def sft_step(
+    runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: float, seed: int = 0
+) -> dict[str, float]:
+    """One optimizer step on the mean loss per reply token (nats); `seed` draws the dropout of adapters, if they have
+    any. Without examples the weights do not change."""
     tokens = runner.ranks.sum(sum(unit.reply_tokens for unit in units))
     counts = {
         "examples/prompts": float(len(units)),
@@ -168,7 +172,10 @@ def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: f
     }
     if not tokens:
         return {"policy/lr": lr, "update/skipped": 1.0, **counts}
-    result = runner.step(runner.cut(units_of(units)), lambda batch: -runner.logprobs(batch)[0].sum() / tokens, lr)
+    batches = runner.cut(units_of(units))  # may check shared prompts, which dropout would blur
+    adapters = runner.policy.adapters
+    with nullcontext() if adapters is None else adapters.dropping(seed):
+        result = runner.step(batches, lambda batch: -runner.logprobs(batch)[0].sum() / tokens, lr)
     return {
         "loss/train": result.loss,
         "policy/grad_norm": result.grad_norm,
