@@ -22,6 +22,7 @@ SHORT = {
     "_BARE": 100,
     "_TIGHT": 60,
     "_JOIN": 60,
+    "HUB_NAME": 200,
 }
 """Patterns that see no longer text than this (their callers cut it)."""
 PUMPED: dict[str, Shape] = {

@@ -62,8 +62,7 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
         images = () if pictures is None else records.images_of(pictures, reading)
         question = records.with_markers(name_pictures(problem, [], len(images))[0], len(images))
         raw_answer = records.field(row, "answer" if "answer" in row else "solution", (str, int, float))
-        tagged = re.search(r"<answer>(.*?)</answer>", raw_answer, re.DOTALL) if isinstance(raw_answer, str) else None
-        answer = tagged[1].strip() if tagged else raw_answer
+        answer = records.untagged(raw_answer)
         options = records.options_of(row)
         if options and row.get("ground_truth"):  # the letter; `answer` is then the text, which EasyR1 trains on
             options, answer = (options, row["ground_truth"]) if reading.task == "choice" else ((), answer)
