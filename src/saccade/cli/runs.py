@@ -17,7 +17,9 @@ def run_dir(out: Path | None, recipe: str) -> Path:
 def print_result(result: Any) -> None:
     """Prints a `saccade.training.loop.RunResult`, and the steps without an update."""
     echo(f"{result.directory}: {result.step} steps done")
-    if result.best_step is not None:
+    if result.best_step == 0:
+        echo(f"best: the starting model, score {result.best_score:.4g}; no checkpoint was better")
+    elif result.best_step is not None:
         echo(f"best: step {result.best_step}, score {result.best_score:.4g} (checkpoints/best)")
     steps, idle = steps_without_update(result.directory / "metrics.jsonl")
     if idle:

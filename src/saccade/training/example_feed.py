@@ -71,7 +71,7 @@ def screened(adapter: Adapter, prompts: Sequence[Sequence[Example]], cutoff_len:
         try:
             longest = max(_reply_room(adapter, example) for example in examples)
             room = adapter.context_length - longest if cutoff_len is None else sys.maxsize
-            counter.check(one.prompt, [image_size(image, sys.maxsize) for image in one.images], room)
+            counter.check(one.prompt, [image_size(image, sys.maxsize) for image in one.images], room, one.before)
         except (ValueError, OSError) as error:
             if not all(example.on_bad == "skip" for example in examples):
                 raise ValueError(f"{one.title}: {error} (set 'on_bad: skip' to skip such rows)") from None

@@ -35,7 +35,9 @@ def right(completion: Completion, sample: Sample) -> bool | None:
         return None
 
 
-def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Evaluate | None:
+def build_heldout(
+    config: EvalConfig, template: str | None, run_dir: Path, system_prompt: str | None = None
+) -> Evaluate | None:
     """The function that evaluates a policy on `config.data`: `score` is the mean over samples. None without data.
 
     Each evaluation writes its items to `RUN/eval/step-N/items.jsonl`. ValueError for an infinite source; the
@@ -47,7 +49,7 @@ def build_heldout(config: EvalConfig, template: str | None, run_dir: Path) -> Ev
             raise ValueError(f"eval.data: source '{one.name}' has no end; give it a 'limit'")
     if not sources:
         return None
-    plan = own_plan([sample for one in sources for sample in one], template)
+    plan = own_plan([sample for one in sources for sample in one], template, system_prompt=system_prompt)
 
     def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
         out = run_dir / "eval" / f"step-{step}" / "items.jsonl"

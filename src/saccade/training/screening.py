@@ -4,41 +4,48 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from saccade.data import DataConfig, Source
+from saccade.data import Source
 from saccade.data.images import image_size
 from saccade.data.sources import WORLD
 from saccade.models.adapter import Adapter
 from saccade.models.counting import TokenCounter
 from saccade.rollout.prompts import place_of
 from saccade.tasks import TASKS
+from saccade.tasks.conversation import turns_before
+from saccade.training.config import RLRecipe
+from saccade.types import Sample
 
 log = logging.getLogger(__name__)
 
 
-def screen(
-    entries: Sequence[DataConfig], sources: Sequence[Source], adapter: Adapter, template: str | None, new_tokens: int
-) -> list[Source]:
+def screen(recipe: RLRecipe, sources: Sequence[Source], adapter: Adapter) -> list[Source]:
     """The sources with the samples marked that the model cannot read: images too thin, reserved tokens, prompts that
-    leave no room for `new_tokens`. Reads headers only.
+    leave no room for the longest reply of any stage. Reads headers only.
 
     ValueError with file and line for the first of them where `on_bad` is error, and when a source has no other.
     """
-    counter, room = TokenCounter(adapter), adapter.context_length - new_tokens
+    counter = TokenCounter(adapter)
+    room = adapter.context_length - max(stage.max_new_tokens for stage in recipe.stages)
+
+    def check(sample: Sample) -> None:
+        sizes = [image_size(image, sys.maxsize) for image in sample.images]
+        text = TASKS[sample.task].prompt(sample, recipe.template)
+        counter.check(text, sizes, room, turns_before(sample, recipe.system_prompt))
+
     return [
-        source if entry.source == WORLD else _screened(source, counter, room, template)
-        for entry, source in zip(entries, sources, strict=True)
+        source if entry.source == WORLD else _screened(source, check)
+        for entry, source in zip(recipe.data, sources, strict=True)
     ]
 
 
-def _screened(source: Source, counter: TokenCounter, room: int, template: str | None) -> Source:
+def _screened(source: Source, check: Callable[[Sample], None]) -> Source:
     unusable, first = set[int](), source.first_skipped
     for index, sample in enumerate(source):
         try:
-            sizes = [image_size(image, sys.maxsize) for image in sample.images]
-            counter.check(TASKS[sample.task].prompt(sample, template), sizes, room)
+            check(sample)
         except (ValueError, OSError) as error:
             if source.on_bad == "error":
                 raise ValueError(f"{place_of(sample)}: {error} (set 'on_bad: skip' to skip such rows)") from None

@@ -112,12 +112,12 @@ def open_trainer(
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
-    num_steps, n = recipe.num_steps or 0, recipe.prompts_per_step
-    examples = [one for file in recipe.data for one in read_examples(file, recipe.template)]
+    num_steps, n, wording = recipe.num_steps or 0, recipe.prompts_per_step, (recipe.template, recipe.system_prompt)
+    examples = [one for file in recipe.data for one in read_examples(file, *wording)]
     if not resume and examples:
-        screened(load_adapter(recipe.model.path), by_prompt(examples), recipe.cutoff_len)  # before anything is written
-    heldout = [one for file in recipe.heldout for one in read_examples(file, recipe.template)]
-    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
+        screened(load_adapter(recipe.model), by_prompt(examples), recipe.cutoff_len)  # before anything is written
+    heldout = [one for file in recipe.heldout for one in read_examples(file, *wording)]
+    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume))
