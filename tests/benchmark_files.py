@@ -24,6 +24,7 @@ class Canned:
     """Answers with `say(sample)`: a text, a list of texts (one per attempt), or a `Failed`."""
 
     whole_batches = False
+    lanes = 1
 
     def __init__(self, say: Callable[[Sample], Any], frame: FrameName = "pixels_original") -> None:
         self.say, self.frame, self.asked = say, frame, list[str]()

@@ -428,12 +428,13 @@ def test_a_json_list_is_read_the_same_with_any_window_size(
 @pytest.mark.parametrize(
     ("text", "good", "line", "message"),
     [
-        ('[{"a": 1},\n{"a": ]', 1, 2, "not JSON"),
+        ('[{"a": 1},\n{"a": ]', 2, 2, "this element has no end; what follows it is not read"),
         ('[{"a": 1},\n{"a": 2}', 2, 2, "got the end of the file"),
         ('[{"a": 1}\n{"a": 2}]', 1, 2, "expected '\\]' or ','|expected ','"),
+        ('[{"a": 1},\n{"a": 2},]', 2, 2, "']' after a comma"),
         ('[{"a": 1}]\n[]', 1, 2, "after the end"),
         ("", 0, 1, "got the end of the file"),
-        ("[" * 100_000, 0, 1, "nested too deeply"),
+        ("[" + "[" * 100_000, 1, 1, "this element has no end"),
     ],
 )
 def test_invalid_json_is_named_with_its_line_and_earlier_elements_are_kept(

@@ -318,3 +318,51 @@ def test_a_served_model_lists_and_mistakes_need_no_torch(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stderr.splitlines()[-1]) == [[2, 2, 2, 0, 0, 0], []]
     assert (tmp_path / "run" / "results.json").is_file() and server.requests
+
+
+ODD_REPLIES: dict[str, Any] = {
+    "half an emoji": {"message": {"content": "A \ud83d"}},
+    "a count of tokens beyond all": {"message": {"content": "A"}},
+    "a finish reason that is a list": {"message": {"content": "A"}, "finish_reason": [{}]},
+    "a text that is a number": {"message": {"content": 5}},
+    "no message": {},
+    "no object": "A",
+}
+
+
+@pytest.mark.parametrize("name", [*ODD_REPLIES, "JSON nested deeply", "a million choices", "usage of texts"])
+def test_a_reply_that_is_odd_costs_its_item_and_never_the_run(tmp_path, name):
+    def answer(number, request):
+        if number:
+            return Answer("A")
+        usage = {"completion_tokens": "many"} if name == "usage of texts" else {"completion_tokens": 10**11}
+        body = {"choices": [ODD_REPLIES.get(name, {"message": {"content": "A"}})], "usage": usage}
+        raw = json.dumps(body)
+        if name == "JSON nested deeply":
+            raw = raw[:-1] + ', "more": ' + "[" * 500_000 + "]" * 500_000 + "}"
+        if name == "a million choices":
+            raw = json.dumps({"choices": [{"message": {"content": "A"}}] * 5_000})
+        return Answer(raw=raw.encode())
+
+    with chat_server(answer) as server:
+        asked = recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url, batch_size=6)
+        found = evaluate(asked, limits=RequestLimits(concurrency=2, retries=0, timeout_s=60))
+    items = read_items(tmp_path / "run" / "items.jsonl")
+    assert len(items) + found["counts"]["errors"] == 6 and len(items) >= 5
+    assert all(tokens <= 4096 for item in items for tokens in item.tokens)
+    assert found["counts"]["errors"] == 0 or found["counts"]["first_error"]
+
+
+def test_an_answer_is_kept_when_it_arrives_and_not_when_its_batch_is_done(tmp_path):
+    kept = []
+
+    def answer(number, request):
+        if number == 4:
+            path = tmp_path / "run" / "items.jsonl"
+            kept.append(path.read_bytes().count(b"\n") if path.exists() else 0)
+        return Answer("A")
+
+    with chat_server(answer) as server:
+        asked = recipe("mmstar", mmstar(tmp_path), tmp_path / "run", server.url, batch_size=6)
+        evaluate(asked, limits=RequestLimits(concurrency=1, retries=0))
+    assert kept[0] >= 3

@@ -105,6 +105,10 @@ def find(path: str | Path, beside: Path | None = None) -> Path:
 # ------------------------------------------------------------------------------------------------------ reading YAML
 
 
+LARGEST, DEEPEST, MOST_KEYS = 4 << 20, 40, 50_000
+"""Limits of a recipe: bytes, levels, and keys and items with aliases written out."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as people expect it: `1e-4` is a number, a date is text, and only true and false are booleans."""
 
@@ -125,8 +129,12 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc,
     if path.resolve() in seen:
         raise ConfigError(f"{path}: extends itself by way of {', '.join(p.name for p in seen)}")
     places: dict[Loc, str] = {(): str(path)}
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise ConfigError(f"{path}: expected a recipe, a regular file of at most {LARGEST >> 20} MB")
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply; a recipe has at most {DEEPEST} levels") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
@@ -148,12 +156,19 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc,
 
 def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
     """Plain data of a YAML node; notes the line of every key and item in `places`."""
+    if len(loc) > DEEPEST or len(places) > MOST_KEYS:  # aliases repeat what they name, and may name themselves
+        what = f"{DEEPEST} levels" if len(loc) > DEEPEST else f"{MOST_KEYS:,} keys and items"
+        at = node.start_mark.line + 1
+        raise ConfigError(f"{file}:{at}: got more than {what}, aliases (*name) written out; expected a recipe")
     if isinstance(node, yaml.SequenceNode):
         for i, child in enumerate(node.value):
             places[(*loc, i)] = f"{file}:{child.start_mark.line + 1}"
         return [_build(child, (*loc, i), file, places) for i, child in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return _Loader("").construct_object(node)
+        try:
+            return _Loader("").construct_object(node)
+        except (ValueError, yaml.YAMLError):  # an integer of thousands of digits, a tag of Python
+            raise ConfigError(f"{file}:{node.start_mark.line + 1}: got a value that is no plain one") from None
     built: dict[Any, Any] = {}
     for key_node, child in node.value:
         key, line = key_node.value, key_node.start_mark.line + 1
@@ -197,8 +212,8 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
             node = _child(node, key)
     try:
         node[loc[-1]] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
-        raise ConfigError(f"{COMMAND_LINE}: '{dotted}': got {value!r}, expected a YAML value") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"{COMMAND_LINE}: '{dotted}': got {value[:200]!r}, expected a YAML value") from None
 
 
 def _no_way(node: Any, key: Key, name: str) -> str | None:

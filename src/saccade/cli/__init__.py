@@ -33,6 +33,7 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
+from saccade.cli.terminal import SafeFormatter, echo, print_traceback
 from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
@@ -67,19 +68,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error; 130 or 143 when a signal
     stopped it, with a line that says how to continue."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.excepthook = print_traceback
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
     try:
         with _log_lines():
             build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
     except RunStopped as stopped:
-        typer.echo(f"saccade: {stopped}", err=True)
+        echo(f"saccade: {stopped}", err=True)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(int(stopped.code or 0))  # threads that wait for a reward or a server must not delay the end
     except EXPECTED as error:
         if debug:
             raise
-        typer.echo(f"saccade: {error}", err=True)
+        echo(f"saccade: {error}", err=True)
         sys.exit(2)
 
 
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _log_lines() -> Iterator[None]:
     """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs."""
     handler, log = logging.StreamHandler(), logging.getLogger("saccade")
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(SafeFormatter("%(message)s"))
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -119,7 +121,7 @@ def build() -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"saccade {saccade.__version__}")
+        echo(f"saccade {saccade.__version__}")
         raise typer.Exit
 
 

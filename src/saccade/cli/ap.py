@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from saccade.cli.terminal import echo, echo_whole
+
 
 def ap(
     results: Annotated[
@@ -31,8 +33,8 @@ def ap(
     figures["NMS-AP"] = evaluate(without_duplicates(detections, truths, threshold), truths)["AP"]
     counts = {"images": len(images), "gold": len(truths), "detections": len(detections)}
     if as_json:
-        typer.echo(json.dumps(counts | figures))
+        echo_whole(json.dumps(counts | figures))
         return
-    typer.echo(", ".join(f"{number} {name}" for name, number in counts.items()))
+    echo(", ".join(f"{number} {name}" for name, number in counts.items()))
     for name, value in figures.items():
-        typer.echo(f"{name:17} {value:.4f}")
+        echo(f"{name:17} {value:.4f}")

@@ -12,6 +12,7 @@ import typer
 
 from saccade.cli.check_report import as_dict, safe, show
 from saccade.cli.options import Overrides
+from saccade.cli.terminal import printable
 from saccade.disk import write_text
 
 if TYPE_CHECKING:
@@ -230,6 +231,8 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
 
 def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[PreflightEntry]:
     """All rows, those of the evaluation first, with a progress bar for each data set."""
+    from rich.markup import escape
+
     from saccade.data.files import count_rows
     from saccade.data.storage import rows_file
 
@@ -239,7 +242,7 @@ def entries(subject: Subject, bars: Any, facts: dict[str, Any]) -> Iterator[Pref
         rows = None if config.path is None else rows_file(config.path) or config.path
         total = config.limit or (None if rows is None else count_rows(rows))
         title = str(config.path or getattr(config, "hub", None) or f"world {config.task}")
-        bar = bars.add_task(title, total=total)
+        bar = bars.add_task(escape(printable(title)), total=total)
         for found in of_config(config, split, f"{number} {title}", subject, facts):
             yield found
             bars.advance(bar)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
+from saccade.cli.terminal import echo
 from saccade.runs.stopping import interruptible
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ def coldstart(
     with interruptible(f"stopped; every reply so far is kept in {config.out}; continue with the same command"):
         summary = run(config, keys_of(config))
     for line in lines_of(summary, config):
-        typer.echo(line)
+        echo(line)
     if "writes_the_set" not in summary:
         write_statistics(config.out)
-        typer.echo(f"page: {build_page(config.out)}")
+        echo(f"page: {build_page(config.out)}")
 
 
 def keys_of(config: ColdStartRecipe) -> dict[str, str]:

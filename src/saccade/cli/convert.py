@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from saccade.cli.terminal import echo
+
 if TYPE_CHECKING:
     from saccade.data import DataConfig
     from saccade.data.convert import ConversionSummary
@@ -84,9 +86,9 @@ def configs(inputs: list[str], source: str, folders: list[Path], hub: bool, keys
 def show(summary: ConversionSummary, out: Path) -> None:
     """Prints what was written; skipped rows go to stderr."""
     tasks = ", ".join(f"{name} {count:,}" for name, count in summary.tasks.items())
-    typer.echo(f"{out}: {summary.rows:,} rows ({tasks}), {summary.images:,} images {summary.kept}")
+    echo(f"{out}: {summary.rows:,} rows ({tasks}), {summary.images:,} images {summary.kept}")
     if summary.skipped:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.reasons.items())
-        typer.echo(f"skipped {summary.skipped:,} rows ({kinds}); all are in {out}/skipped.jsonl:", err=True)
+        echo(f"skipped {summary.skipped:,} rows ({kinds}); all are in {out}/skipped.jsonl:", err=True)
         for line in summary.first:
-            typer.echo(f"  {line}", err=True)
+            echo(f"  {line}", err=True)

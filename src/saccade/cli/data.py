@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.options import Overrides, Recipe, load_recipe
+from saccade.cli.terminal import echo
 
 if TYPE_CHECKING:
     from saccade.evaluation.config import EvalRecipe
@@ -58,9 +59,9 @@ def passrate(
     counts = Counter(row["right"] for row in rows)
     for right in range(samples + 1):
         bar_text = "#" * round(40 * counts[right] / len(rows))
-        typer.echo(f"  {right:>3} of {samples} right {counts[right]:>9,} {bar_text}".rstrip())
+        echo(f"  {right:>3} of {samples} right {counts[right]:>9,} {bar_text}".rstrip())
     mixed = sum(number for right, number in counts.items() if 0 < right < samples)
-    typer.echo(f"{mixed:,} of {len(rows):,} rows are neither always right nor always wrong: {out / RATES}")
+    echo(f"{mixed:,} of {len(rows):,} rows are neither always right nor always wrong: {out / RATES}")
 
 
 def as_evaluation(recipe: str, overrides: list[str] | tuple[str, ...], out: Path, samples: int) -> EvalRecipe:

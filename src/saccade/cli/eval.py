@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, variables, with_out
+from saccade.cli.terminal import echo, echo_whole
 from saccade.config import dump, find, load, packaged
 from saccade.runs.stopping import interruptible
 
@@ -49,7 +50,7 @@ def evaluate(
     else:
         recipe = recipe_of(name, with_out(overrides, out))
         if print_config:
-            typer.echo(dump(recipe), nl=False)
+            echo_whole(dump(recipe), nl=False)
         else:
             _run(recipe, as_json)
 
@@ -83,7 +84,7 @@ def as_trained(recipe: EvalRecipe) -> EvalRecipe:
         return recipe
     model = recipe.model.model_copy(update={k: v for k, v in found.model.items() if not getattr(recipe.model, k)})
     system = found.system_prompt if recipe.system_prompt is None else recipe.system_prompt
-    typer.echo(f"asking {found} (to change it, set template)", err=True)
+    echo(f"asking {found} (to change it, set template)", err=True)
     return recipe.model_copy(update={"model": model, "template": found.template, "system_prompt": system})
 
 
@@ -101,11 +102,11 @@ def _describe(name: str | None) -> None:
     from saccade.evaluation.benchmarks import BENCHMARKS, pages
 
     if name is None:
-        typer.echo(pages.table(BENCHMARKS))
+        echo_whole(pages.table(BENCHMARKS))
     elif name == "all":
-        typer.echo(pages.page(BENCHMARKS))
+        echo_whole(pages.page(BENCHMARKS))
     elif name in BENCHMARKS:
-        typer.echo(pages.section(BENCHMARKS[name]))
+        echo_whole(pages.section(BENCHMARKS[name]))
     else:
         raise ValueError(f"there is no benchmark {name!r}; expected one of {', '.join(BENCHMARKS)}")
 
@@ -114,7 +115,7 @@ def _compare(left: Path, right: Path, as_json: bool) -> None:
     from saccade.evaluation.benchmark_results import compare_runs, comparison_lines
 
     found = compare_runs(left, right)
-    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(comparison_lines(found)))
+    echo_whole(json.dumps(found, indent=1) if as_json else "\n".join(comparison_lines(found)))
 
 
 def _run(recipe: EvalRecipe, as_json: bool) -> None:
@@ -133,4 +134,4 @@ def _run(recipe: EvalRecipe, as_json: bool) -> None:
             recipe, lambda name, done, total: bars.update(tasks[name], completed=done, total=total), key, judge_key
         )
     path = str(recipe.directory / "results.json")
-    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join([*lines(results), path]))
+    echo_whole(json.dumps(results, indent=1) if as_json else "\n".join([*lines(results), path]))

@@ -33,9 +33,9 @@ def export(
         exporting.check_push(push)
     done = exporting.export(found, out, dtype)
     step = "" if found.step is None else f", step {found.step}"
-    typer.echo(f"{out}: {found.checkpoint}{step}, in {done.dtype}")
-    typer.echo(f"logits differ from the trained policy's by {done.difference:.1e} (relative, bound {done.bound:g})")
+    echo(f"{out}: {found.checkpoint}{step}, in {done.dtype}")
+    echo(f"logits differ from the trained policy's by {done.difference:.1e} (relative, bound {done.bound:g})")
     if done.to_quantized is not None:
-        typer.echo(f"and from those of the policy on 4-bit weights by {done.to_quantized:.1e}")
+        echo(f"and from those of the policy on 4-bit weights by {done.to_quantized:.1e}")
     if push is not None:
-        typer.echo(f"pushed: {exporting.push(out, push)}")
+        echo(f"pushed: {exporting.push(out, push)}")

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from saccade import schemas
+from saccade.cli.terminal import echo_whole
 from saccade.config import Config, dump, load
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
@@ -50,6 +51,6 @@ def resolve(recipe: str, schema: type[T], overrides: list[str] | None, print_con
     """The recipe with its overrides; with `print_config` it is printed as YAML and the program ends."""
     config = load(recipe, schema, overrides or (), variables())
     if print_config:
-        typer.echo(dump(config), nl=False)
+        echo_whole(dump(config), nl=False)
         raise typer.Exit
     return config

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
+from saccade.cli.terminal import echo, echo_whole
 from saccade.config import ConfigError, dump, kind
 from saccade.disk import write_text
 
@@ -60,7 +61,7 @@ def plan(
     if not isinstance(config, RLRecipe | SFTRecipe):
         raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected rl or sft, the only kinds that can be planned")
     if print_config:
-        typer.echo(dump(config), nl=False)
+        echo_whole(dump(config), nl=False)
         raise typer.Exit
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
@@ -91,7 +92,7 @@ def plan(
         write_text(out, json.dumps(found.to_dict(), indent=1) + "\n")
     show(found, Console(width=120, soft_wrap=True))
     if several:
-        typer.echo(several)
+        echo(several)
     if check and (several or not found.fits):
         raise typer.Exit(1)
 

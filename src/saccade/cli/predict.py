@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saccade.cli.terminal import echo
 from saccade.types import Box, Completion, Frame, Sample, Turn
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def predict(
 
     run = wording_of(model) if template is None else None
     if run is not None:
-        typer.echo(f"asking {run}", err=True)
+        echo(f"asking {run}", err=True)
     pictures = [load_image(path) for path in images]
     text = write_prompt(
         Sample("question", tuple(pictures), question, None, "free_form"), template or (run and run.template) or "bare"
@@ -72,12 +73,12 @@ def predict(
         PredictOptions(system if system is not None else run and run.system_prompt, max_new_tokens, temperature, seed),
     )
     for line in report(completion):
-        typer.echo(line)
-    typer.echo(f"seconds: {seconds:.2f} (and {time.perf_counter() - began - seconds:.2f} to load the model)")
+        echo(line)
+    echo(f"seconds: {seconds:.2f} (and {time.perf_counter() - began - seconds:.2f} to load the model)")
     if found := boxes(completion):
         with writing(draw.absolute().parent, AGAIN):
             draw_boxes(pictures[0], found).save(draw)
-        typer.echo(f"drawn: {draw}")
+        echo(f"drawn: {draw}")
 
 
 def check_target(draw: Path, images: Sequence[Path]) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from saccade.cli.terminal import echo
+
 
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run, a demo or a cold start.")],
@@ -19,4 +21,4 @@ def report(
     from saccade.report.coldstart_page import build_page
 
     write = build_page if (run_dir / "drafts.jsonl").is_file() else build_report
-    typer.echo(str(write(run_dir, out)))
+    echo(str(write(run_dir, out)))

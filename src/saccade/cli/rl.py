@@ -9,6 +9,7 @@ import typer
 
 from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
 from saccade.cli.runs import run_and_print, run_dir
+from saccade.cli.terminal import echo_whole
 from saccade.config import dump
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def rl(
     if reward:
         config = with_rewards(config, reward, deadline)
     if print_config:
-        typer.echo(dump(config), nl=False)
+        echo_whole(dump(config), nl=False)
         raise typer.Exit
     from saccade.training.rl import train  # imports torch, which an invalid recipe should not have to wait for
 

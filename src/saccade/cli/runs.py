@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import typer
-
+from saccade.cli.terminal import echo
 from saccade.runs.stopping import Stop
 
 
@@ -26,18 +25,18 @@ def run_and_print(train: Callable[..., Any], *arguments: Any, **options: Any) ->
 
 def print_result(result: Any) -> None:
     """Prints a `saccade.training.loop.RunResult`, and the steps without an update."""
-    typer.echo(f"{result.directory}: {result.step} steps done")
+    echo(f"{result.directory}: {result.step} steps done")
     if result.best_step == 0:
-        typer.echo(f"best: the starting model, score {result.best_score:.4g}; no checkpoint was better")
+        echo(f"best: the starting model, score {result.best_score:.4g}; no checkpoint was better")
     elif result.best_step is not None:
-        typer.echo(f"best: step {result.best_step}, score {result.best_score:.4g} (checkpoints/best)")
+        echo(f"best: step {result.best_step}, score {result.best_score:.4g} (checkpoints/best)")
     steps, idle = steps_without_update(result.directory / "metrics.jsonl")
     if idle:
         why = "equal rewards within every group, or a gradient that is not finite"
-        typer.echo(f"no update in {len(idle)} of {steps} steps: {', '.join(map(str, idle))} ({why})")
-    typer.echo(f"report: saccade report {result.directory}")
+        echo(f"no update in {len(idle)} of {steps} steps: {', '.join(map(str, idle))} ({why})")
+    echo(f"report: saccade report {result.directory}")
     if result.stopped is not None:
-        typer.echo(result.stopped)
+        echo(result.stopped)
 
 
 def steps_without_update(metrics: Path) -> tuple[int, list[int]]:

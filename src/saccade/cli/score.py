@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
+from saccade.cli.terminal import echo
+
 if TYPE_CHECKING:
     from saccade.rewards import Rubric
     from saccade.runs.rescore import RescoreComparison
@@ -49,9 +51,9 @@ def score(
             finally:
                 partial.unlink(missing_ok=True)
     for line in lines(found, rubric):
-        typer.echo(line)
+        echo(line)
     if out is not None:
-        typer.echo(f"rows: {out}")
+        echo(f"rows: {out}")
 
 
 def rubrics(name: str, folder: Path) -> Callable[[str], Rubric]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
+from saccade.cli.terminal import echo
 from saccade.config import load
 from saccade.runs.stopping import interruptible
 
@@ -35,7 +36,7 @@ def make(
 
     folder = write_dataset(World(load(None, WorldConfig, settings or ())), out, n, seed, split, tasks)
     for file in sorted(folder.iterdir()):
-        typer.echo(str(file))
+        echo(str(file))
 
 
 @app.command()
@@ -61,10 +62,10 @@ def check(
     for split, task in track(pairs, "checking", transient=True):
         reasons = [verdict_on(world.item(seed, i, task, split), world.cfg.visible_share) for i in range(n)]
         found = [reason for reason in reasons if reason is not None]
-        typer.echo(f"{split:16} {task:12} {n - len(found)} of {n} right")
+        echo(f"{split:16} {task:12} {n - len(found)} of {n} right")
         wrong += found
     for reason in wrong[:20]:
-        typer.echo(reason, err=True)
+        echo(reason, err=True)
     if wrong:
         raise typer.Exit(1)
 
@@ -83,8 +84,8 @@ def pretrain(
     from saccade.models.policy import load_policy
 
     steps = sum(stage.steps for stage in config.stages)
-    typer.echo(f"{steps} steps; a row every {config.log_every} steps goes to {config.out}/metrics.jsonl", err=True)
+    echo(f"{steps} steps; a row every {config.log_every} steps goes to {config.out}/metrics.jsonl", err=True)
     with interruptible(f"stopped; the last saved step is kept in {config.out}; continue with the same command"):
         model = train(config)
     scores = write_scores(load_policy(ModelConfig(path=str(model), train=())), model.parent / "scores.json")
-    typer.echo(f"{model}\n{scores}")
+    echo(f"{model}\n{scores}")

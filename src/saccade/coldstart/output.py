@@ -21,6 +21,7 @@ from saccade.coldstart.statistics import accuracies
 from saccade.coldstart.steps import assemble
 from saccade.coldstart.store import Store
 from saccade.coldstart.teachers import sample_of
+from saccade.data.sources import record_roots
 from saccade.disk import partial_of
 from saccade.runs.drafts import ARMS, DRAFTS, Arm, Chain, Draft, StepRecord, shallow_dict
 from saccade.tasks import TASKS
@@ -90,6 +91,8 @@ def write_set(store: Store, chooser: Chooser) -> dict[str, Any]:
     with atomic_file(recipe.out / LEFT_OUT) as lines:
         for source, place, reason, detail in store.skipped():
             _write_line(lines, {"source": source, "place": place, "reason": reason, "detail": detail})
+    if recipe.images == "path":
+        record_roots(recipe.out, recipe.data)
     _write_json(recipe.out / "dataset_info.json", dataset_info())
     summary = {"schema": 1, **_states(store), **_counted(tally)}
     _write_json(recipe.out / SUMMARY, summary)

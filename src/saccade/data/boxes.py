@@ -39,6 +39,8 @@ def read_instances(reading: Reading) -> Instances:
                 _ENTRIES[key](coco_file, place, entry)
         except ValueError as error:
             coco_file.bad.append((place, error))
+        except records.BROKEN as error:
+            coco_file.bad.append((place, ValueError(f"'{key}': {type(error).__name__}: {records.shown(str(error))}")))
     if missing := [key for key in _ENTRIES if key not in keys]:
         got = ", ".join(sorted(keys)) or "nothing"
         why = f"; {coco_file.bad[0][1]}" if coco_file.bad else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from saccade.data.records import kind_of
-from saccade.data.sources import DataConfig, items
+from saccade.data.sources import DataConfig, items, record_roots
 from saccade.data.storage import Keep, Kind, SampleWriter
 from saccade.disk import writing
 
@@ -86,6 +86,7 @@ def _write(
 ) -> ConversionSummary:
     sources = ", ".join(dict.fromkeys(entry.source for entry in entries))
     summary, tasks, reasons = ConversionSummary(format=sources, kept=keep), Counter[str](), Counter[str]()
+    by_path = False
     with SampleWriter(folder, kind, keep) as writer, (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
         for entry in entries:
             for place, found in items(entry):
@@ -102,6 +103,7 @@ def _write(
                     skipped.write(json.dumps(row) + "\n")
                 else:
                     tasks[found.task] += 1
+                    by_path = by_path or any(isinstance(image, str) for image in found.images)
                     summary.images += len(found.images)
                 if progress is not None:
                     progress()
@@ -110,6 +112,8 @@ def _write(
     if not summary.rows:
         first = f", the first: {summary.first[0]}" if summary.first else ""
         raise ValueError(f"{entries[0].path}: no usable row ({summary.skipped} skipped{first})")
+    if by_path and keep in ("as_is", "path"):
+        record_roots(folder, entries)
     (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
     if not summary.skipped:
         (folder / SKIPPED).unlink()

@@ -230,5 +230,4 @@ def _task_of(method: Any, given: str | None) -> str | None:
 
 def _answer(reply: Any) -> Any:
     """The gold answer of an answer turn: the content of its answer tag, if it has one."""
-    tagged = re.search(r"<answer>(.*?)</answer>", reply, re.DOTALL) if isinstance(reply, str) else None
-    return tagged[1].strip() if tagged else reply
+    return records.untagged(reply)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -11,14 +10,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saccade.data.columns import BATCH, first_line, parquet_rows, rows_of, saved_rows
 from saccade.data.json_stream import elements
-from saccade.data.records import Placed, Reading, Row, jsonl_rows
+from saccade.data.records import Placed, Reading, jsonl_rows
 
-BATCH = 64
-"""Rows of Parquet and Arrow in memory at a time; each may include its images."""
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LARGEST_CELL = 1 << 26
 """Characters of a cell, which may hold an image."""
@@ -33,7 +30,7 @@ def table_rows(reading: Reading) -> Iterator[Placed]:
         return
     path = reading.path
     if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        yield from _saved(path, reading.split or "train")
+        yield from saved_rows(path, reading.split or "train")
         return
     if (path / "data").is_dir() and not _tables_in(path):  # a clone of a data set of the hub
         for file in _shards(path / "data", reading.split or "train"):
@@ -162,22 +159,10 @@ def _json_rows(path: Path) -> Iterator[Placed]:
             yield f"{path.name}:{line}", ValueError(f"got a JSON {type(element).__name__}, expected an object")
 
 
-def _parquet_rows(path: Path) -> Iterator[Placed]:
-    """Rows of a Parquet file with their numbers from 1."""
-    number = count(1)
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH):
-                for row in batch.to_pylist():
-                    yield f"{path.name}:{next(number)}", row
-    except (pa.ArrowException, OSError) as error:
-        yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({_first_line(error)})")
-
-
 _KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
     ".jsonl": jsonl_rows,
     ".json": _json_rows,
-    ".parquet": _parquet_rows,
+    ".parquet": parquet_rows,
     ".csv": _delimited_rows,
     ".tsv": _delimited_rows,
 }
@@ -187,34 +172,12 @@ _KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
 # ------------------------------------------------------------------------------------------------------- Hugging Face
 
 
-def _saved(path: Path, split: str) -> Iterator[Placed]:
-    """A folder written by `save_to_disk`, read without the package `datasets`."""
-    if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
-        if split not in splits:
-            raise ValueError(f"{path}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
-        path = path / split
-    files = json.loads((path / "state.json").read_text(encoding="utf-8")).get("_data_files") or []
-    number = count(1)
-    for file in files:
-        place = f"{path.name}/{file.get('filename')}"
-        try:
-            with pa.memory_map(str(path / file["filename"])) as source, pa.ipc.open_stream(source) as stream:
-                for batch in stream:
-                    for start in range(0, batch.num_rows, BATCH):
-                        for row in batch.slice(start, BATCH).to_pylist():
-                            yield f"{path.name}:{next(number)}", row
-        except (pa.ArrowException, OSError) as error:
-            yield place, ValueError(f"not an Arrow file that can be read ({_first_line(error)})")
-
-
 def _hub(name: str, split: str) -> Iterator[Placed]:
     """A data set on the hub, with images as bytes."""
     loaded = _load(name, split)
     number = count(1)
     for table in loaded.with_format("arrow").iter(batch_size=BATCH):
-        rows: list[Row] = table.to_pylist()
-        for row in rows:
+        for row in rows_of(table):
             yield f"{name}[{split}]:{next(number)}", row
 
 
@@ -230,11 +193,6 @@ def _load(name: str, split: str) -> Any:
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # no network, no such name, no such split, a gated set
         raise ValueError(
-            f"hub {name!r}: cannot load this data set with split {split!r} ({_first_line(error)}); check name, "
+            f"hub {name!r}: cannot load this data set with split {split!r} ({first_line(error)}); check name, "
             "split and network, or download the files and set 'path'"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from saccade.types import ImageSource
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 """Of image files in a folder."""
 WHITE = (255, 255, 255, 255)
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are opened (MPO as JPEG). Pillow knows more, and some start other programs (EPS: Ghostscript)."""
+LONGEST_NAME = 1024
+"""Characters of a name in a message."""
+MAX_PIXELS = 32_000_000
+"""Default limit of width * height: about 600 MB while such an image is decoded and resized for a model."""
 
 
 class ImageError(ValueError):
@@ -51,11 +58,17 @@ def load_first(source: ImageSource | Path) -> tuple[Image.Image, int]:
         return _rgb(upright, name), frames
 
 
-def image_size(source: ImageSource | Path) -> tuple[int, int]:
-    """(width, height) in pixels after `load_image`, read only from the header; raises the same ValueError."""
+def image_size(source: ImageSource | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) in pixels after `load_image`, read only from the header; raises the same ValueError, also for
+    more than `max_pixels` pixels."""
     if isinstance(source, Image.Image):
         return source.size
     with _open(source, name_of(source)) as image:
+        if image.width * image.height > max_pixels:
+            raise ImageError(
+                f"{name_of(source)}: has {image.width} x {image.height} pixels, expected {max_pixels:,} at most; "
+                "make it smaller, or raise max_image_pixels"
+            )
         try:
             rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         except _UNREADABLE as error:
@@ -73,20 +86,31 @@ def image_sha(source: ImageSource | Path) -> str:
 def name_of(source: ImageSource | Path) -> str:
     """The name of the image in error messages."""
     if isinstance(source, str | Path):
-        return str(source)
+        return shown_name(str(source))
     return f"image of {len(source)} bytes" if isinstance(source, bytes) else "image in memory"
+
+
+def shown_name(name: str) -> str:
+    """A name from a row for a message: printable, and cut where it is too long for a name."""
+    text = name if name.isprintable() else repr(name)[1:-1]
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}... ({len(name):,} characters)"
 
 
 def _open(source: str | bytes | Path, name: str) -> Image.Image:
     """The opened file, its pixels not yet read."""
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
+            raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except FileNotFoundError:
         raise ImageError(f"{name}: there is no such image file") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image that Pillow can open; expected PNG, JPEG, WebP or similar") from None
+        raise ImageError(f"{name}: not an image that can be opened; expected one of {', '.join(FORMATS)}") from None
+    except ImageError:
+        raise
     except _UNREADABLE as error:
-        raise ImageError(f"{name}: the image cannot be opened ({error})") from None
+        why = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name}: the image cannot be opened ({why})") from None
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:

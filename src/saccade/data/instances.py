@@ -84,14 +84,17 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
         except ValueError as error:
             yield picture.place, error
             continue
-        if reading.task == "refer":
-            yield from _referring(key, images, found)
-        elif reading.task == "count":
-            yield from _counting(key, images, found, absent(key, found, known, reading))
-        else:
-            sample = _detection(key, images, found, absent(key, found, known, reading))
-            if sample is not None:
-                yield picture.place, sample
+
+        def asked(key: Any = key, images: Any = images, place: str = picture.place) -> list[tuple[str, Sample]]:
+            if reading.task == "refer":
+                return list(_referring(key, images, found))
+            labels = absent(key, found, known, reading)
+            if reading.task == "count":
+                return list(_counting(key, images, found, labels))
+            sample = _detection(key, images, found, labels)
+            return [] if sample is None else [(place, sample)]
+
+        yield from records.attempt_placed(picture.place, asked)
 
 
 def _meta(found: Instances, key: Any, place: str) -> dict[str, Any]:

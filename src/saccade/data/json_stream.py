@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 WINDOW = 1 << 20
 """Characters read at a time."""
-LARGEST = 1 << 26
+LARGEST = 16 << 20
 """Maximum characters of an element."""
+_NEAR = 16
+"""An error so close to the end of the window may come from the window's end: an escape, a number or a name is cut."""
+_MARKS = re.compile(r'\\[\s\S]|["\[\]{},\n]')
 _DECODER = json.JSONDecoder()
 _BLANKS = " \t\r\n"
 _BEHIND = (*_BLANKS, ",", "]", "}")
@@ -21,8 +25,8 @@ class Cursor:
     """A position in a text file: the unconsumed text and the line on which it starts."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open(encoding="utf-8-sig")
-        self._text, self._at, self._ended = "", 0, False
+        self._file = path.open(encoding="utf-8-sig", errors="surrogateescape")  # refused with the row that has them
+        self._text, self._at, self._ended, self._balanced = "", 0, False, True
         self.line = 1
 
     def close(self) -> None:
@@ -70,32 +74,77 @@ class Cursor:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                if len(self._text) - self._at > LARGEST:
+                cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _NEAR
+                if cut and len(self._text) - self._at > LARGEST:
                     raise ValueError(
                         f"not JSON ({error.msg}), or one value of more than {LARGEST} characters"
                     ) from None
-                if not self._more():
+                if not cut or not self._more():
                     raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
                 continue
             except RecursionError:
                 raise ValueError("unreadable JSON: nested too deeply") from None
+            except ValueError as error:  # an integer of thousands of digits
+                raise ValueError(f"unreadable JSON: {error}") from None
             if isinstance(value, int | float) and self._text[end : end + 1] not in _BEHIND and self._more():
                 continue  # a number may continue beyond the window
             self._advance(end - self._at)
             return value
+
+    def skip(self) -> bool:
+        """Moves past a value that is not JSON, up to the comma or bracket after it. Quotes and brackets say where it
+        ends; where they are unbalanced, the next line that begins like this value with an object. False without one.
+        """
+        indent = self._text[self._text.rfind("\n", 0, self._at) + 1 : self._at]
+        start, depth, quoted = self._at, 0, False
+        at = start
+        while self._balanced:
+            found = _MARKS.search(self._text, at)
+            if found is None:
+                at = len(self._text)
+                if at - start > LARGEST:
+                    break
+                taken = self._at
+                if not self._more():
+                    break
+                start, at = start - taken, at - taken
+                continue
+            at, mark = found.end(), found[0]
+            if mark == "\n" or (mark == '"'):
+                quoted = mark == '"' and not quoted
+            elif not quoted and mark in "[{":
+                depth += 1
+            elif not quoted and (mark in "]}" or not depth) and mark[0] != "\\":
+                if not depth:
+                    self._advance(at - 1 - self._at)
+                    return True
+                depth -= mark in "]}"
+        self._balanced = False  # looking again for each further element would take quadratic time
+        return self._next_line(indent) if not indent.strip() else False
+
+    def _next_line(self, indent: str) -> bool:
+        """Moves to the comma before the next line that begins with this indent and an object."""
+        sought, taken = f"\n{indent}{{", 0
+        while True:
+            found = self._text.find(sought, self._at + taken)
+            if found >= 0:
+                self._advance(found - self._at)
+                return True
+            self._advance(max(0, len(self._text) - len(sought) - self._at))
+            if not self._more():
+                return False
 
 
 def elements(path: Path) -> Iterator[tuple[str, int, Any]]:
     """(key, line, element) of a JSON list (key ''), or of every list in a JSON object; a non-list value counts
     as one element.
 
-    Invalid JSON yields a ValueError in place of the element and ends the stream, since parsing cannot recover after it.
+    An element of a list that is not JSON yields a ValueError in its place, and the list continues behind it. Where the
+    list itself is not JSON, a last ValueError says that what follows is not read.
     """
     cursor = Cursor(path)
     try:
         yield from _elements(cursor)
-    except UnicodeDecodeError as error:
-        yield "", cursor.line, ValueError(f"not UTF-8 text ({error.reason}); save the file as UTF-8")
     except ValueError as error:
         yield "", cursor.line, error
     finally:
@@ -127,7 +176,19 @@ def _list(cursor: Cursor, key: str) -> Iterator[tuple[str, int, Any]]:
     cursor.take("[")
     while cursor.peek() != "]":
         line = cursor.line
-        yield key, line, cursor.value()
+        try:
+            yield key, line, cursor.value()
+            if cursor.peek() not in ("]", ",", ""):
+                line = cursor.line
+                cursor.take("],")
+        except ValueError as error:
+            if not cursor.peek():
+                raise
+            yield key, line, error
+            if not cursor.skip():
+                raise ValueError("not JSON: this element has no end; what follows it is not read") from None
+        if cursor.peek() == "{":  # found by its line, the comma is before it
+            continue
         if cursor.peek() != "]":
             cursor.take(",")
             if cursor.peek() == "]":

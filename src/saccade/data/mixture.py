@@ -1,12 +1,13 @@
-"""The mixture: the samples of a step as a pure function of (seed, step), so that resuming needs no state."""
+"""The mixture: a stream of samples, each a pure function of the seed and its position."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
+from saccade.data.order import EpochOrder
 from saccade.data.sources import Source
 from saccade.types import Sample
 
@@ -19,7 +20,8 @@ class Mixture:
 
     Position p of the stream belongs to the source whose share of the unit interval contains `p * golden + shift`: after
     any number of positions each source has its share to within a few samples. A finite source is read in a seeded
-    permutation, a new one in each epoch; an infinite one is read in order.
+    permutation, a new one in each epoch; an infinite one is read in order. Samples that prove unusable are skipped
+    (`EpochOrder`).
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None, seed: int = 0) -> None:
@@ -35,17 +37,50 @@ class Mixture:
         self._edges = np.cumsum(weights)[:-1] / sum(weights)
         self._shift = np.random.default_rng((abs(seed), 0)).random()
         self._last_counts = (0, np.zeros(len(sources), dtype=np.int64))
-        self._permutation = lru_cache(maxsize=2 * len(sources))(self._shuffled)
+        self._orders: dict[int, EpochOrder] = {}
+        self.restore({})
 
-    def draw(self, step: int, n: int) -> list[Sample]:
-        """The n samples of a step: positions `step * n` to `step * n + n - 1` of the stream. Changing n midway shifts
-        the position, so an epoch is free of repetition only for a constant n."""
-        counts = self._counts_before(step * n)
+    def draw(self, position: int, n: int) -> list[Sample]:
+        """The samples at `position` to `position + n - 1` of the stream, a pure function of the seed, the positions
+        and the rows that were skipped before."""
+        counts = self._counts_before(position)
         samples = []
-        for k in self._owners(step * n, step * n + n):
+        for k in self._owners(position, position + n):
             samples.append(self.sources[k][self._index(int(k), int(counts[k]))])
             counts[k] += 1
         return samples
+
+    def skips(self, position: int) -> bool:
+        """Whether the source of a position allows to skip unusable samples."""
+        return self.sources[int(self._owners(position, position + 1)[0])].on_bad == "skip"
+
+    def skip(self, position: int) -> None:
+        """The sample at `position` proved unusable: another of its source takes the place, and it is never drawn again.
+        ValueError when no sample of the source is left."""
+        k = int(self._owners(position, position + 1)[0])
+        if k not in self._orders:
+            raise ValueError(f"source '{self.sources[k].name}' has no end; its samples are not skipped")
+        try:
+            self._orders[k].skip(int(self._counts_before(position)[k]))
+        except ValueError as error:
+            raise ValueError(f"source '{self.sources[k].name}': {error}") from None
+
+    def skipped(self, position: int) -> dict[str, list[list[int]]]:
+        """Per index of a source, the rows skipped at positions below `position`: what a checkpoint must hold."""
+        counts = self._counts_before(position)
+        found = {str(k): [list(one) for one in o.skipped if 0 <= one[0] < counts[k]] for k, o in self._orders.items()}
+        return {k: rows for k, rows in found.items() if rows}
+
+    def restore(self, skipped: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """Continues the stream of a checkpoint, see `skipped`."""
+        for k, source in enumerate(self.sources):
+            if source.size is not None:
+                known = [(-1, row) for row in sorted(source.unusable)]
+                try:
+                    order = EpochOrder(source.size, partial(self._shuffled, k), [*known, *skipped.get(str(k), ())])
+                except ValueError as error:
+                    raise ValueError(f"source '{source.name}': {error}") from None
+                self._orders[k] = order
 
     def _owners(self, start: int, stop: int) -> np.ndarray:
         """The source index of each position in [start, stop)."""
@@ -63,8 +98,7 @@ class Mixture:
 
     def _index(self, source: int, count: int) -> int:
         """The sample index of a source after `count` draws."""
-        size = self.sources[source].size
-        return count if size is None else int(self._permutation(source, count // size)[count % size])
+        return count if source not in self._orders else self._orders[source][count]
 
     def _shuffled(self, source: int, epoch: int) -> np.ndarray:
         return np.random.default_rng((abs(self.seed), 1, source, epoch)).permutation(len(self.sources[source]))

@@ -62,8 +62,7 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
         images = () if pictures is None else records.images_of(pictures, reading)
         question = records.with_markers(name_pictures(problem, [], len(images))[0], len(images))
         raw_answer = records.field(row, "answer" if "answer" in row else "solution", (str, int, float))
-        tagged = re.search(r"<answer>(.*?)</answer>", raw_answer, re.DOTALL) if isinstance(raw_answer, str) else None
-        answer = tagged[1].strip() if tagged else raw_answer
+        answer = records.untagged(raw_answer)
         options = records.options_of(row)
         if options and row.get("ground_truth"):  # the letter; `answer` is then the text, which EasyR1 trains on
             options, answer = (options, row["ground_truth"]) if reading.task == "choice" else ((), answer)
@@ -81,7 +80,7 @@ def geometry3k(reading: Reading) -> Iterator[Item]:
 
     def read(row: Row, place: str) -> Sample:
         folder = str(Path(place).parent.name)
-        images = records.image_paths(f"{folder}/img_diagram.png", reading.image_folder, reading.checked)
+        images = records.image_paths(f"{folder}/img_diagram.png", reading)
         choices = [str(choice) for choice in records.field(row, "compact_choices", list)]
         letter = gold_letters(records.field(row, "answer", str), choices)[0]
         task = reading.task or "choice"
@@ -122,12 +121,14 @@ def _folders(path: Path) -> Iterator[records.Placed]:
     """(place, row) of every `<number>/data.json`, in numeric order."""
     if not path.is_dir():
         raise ValueError(f"{path}: there is no such folder; expected the one that contains <number>/data.json")
-    files = [file for file in path.glob("*/data.json") if file.parent.name.isdigit()]
+    files = [file for file in path.glob("*/data.json") if file.parent.name.isdecimal() and file.is_file()]
     for file in sorted(files, key=lambda file: int(file.parent.name)):
         place = f"{file.parent.name}/data.json"
         try:
+            if file.stat().st_size > records.LARGEST_ROW:
+                raise ValueError(f"more than {records.LARGEST_ROW >> 20} MB")
             row = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8
+        except (ValueError, OSError, RecursionError) as error:  # not JSON, not UTF-8
             yield place, ValueError(f"not JSON: {error}")
             continue
         yield (

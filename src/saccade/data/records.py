@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saccade.data.images import ImageError, image_size
+from saccade.data.images import MAX_PIXELS, ImageError, image_size
+from saccade.data.roots import inside
 from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
@@ -21,6 +23,13 @@ Placed = tuple[str, Row | ValueError]
 Item = tuple[str, Sample | ValueError]
 """The result of reading a row: its place and a sample, or the error."""
 MARKER = "<image>"
+LONGEST_PATH = 4096
+DEEPEST = 64
+"""Levels of nested lists and objects in a row."""
+LARGEST_ROW = 16 << 20
+"""Maximum bytes of a row as JSON, and characters of text in a row of any format."""
+BROKEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a row can raise when its values are of other types and sizes than expected."""
 VIDEO, AUDIO = "<video>", "<audio>"
 UNSUPPORTED = {
     "video": "videos are not supported, use single frames as images",
@@ -58,6 +67,10 @@ class Reading:
     """COCO detection: maximum number of absent labels per image."""
     seed: int = 0
     """COCO detection: seed for drawing them."""
+    max_image_pixels: int = MAX_PIXELS
+    """Maximum width * height of an image."""
+    roots: tuple[Path, ...] | None = None
+    """Folders that image files must be in; None: anywhere."""
     columns: Mapping[str, str | list[str]] = dataclass_field(default_factory=dict)
     """Source `table`: what a column is -> its name."""
     checked: set[str] = dataclass_field(default_factory=set)
@@ -65,19 +78,94 @@ class Reading:
 
 
 def each(rows: Iterable[Placed], read: Callable[[Row, str], Sample | Iterable[Sample]]) -> Iterator[Item]:
-    """The samples of every row; a ValueError of `read` takes the place of the row."""
+    """The samples of every row; an error of `read`, or of what it read, takes the place of the row."""
     for place, row in rows:
         if isinstance(row, ValueError):
             yield place, row
-            continue
-        try:
-            result = read(row, place)
-            samples = [result] if isinstance(result, Sample) else list(result)
-        except ValueError as error:
-            yield place, error
-            continue
-        for sample in samples:
-            yield place, sample
+        else:
+            yield from attempt(place, lambda row=row, place=place: read(row, place))
+
+
+def attempt(place: str, read: Callable[[], Sample | Iterable[Sample] | None]) -> list[Item]:
+    """The samples that `read` returns, or the error of reading them."""
+
+    def placed() -> list[tuple[str, Sample]]:
+        result = read()
+        return [(place, one) for one in ([result] if isinstance(result, Sample) else result or ())]
+
+    return attempt_placed(place, placed)
+
+
+def attempt_placed(place: str, read: Callable[[], list[tuple[str, Sample]]]) -> list[Item]:
+    """What `read` returns, or the error of reading it: a row whose values have unexpected types or sizes never ends
+    more than itself."""
+    try:
+        found: list[Item] = []
+        for where, sample in read():
+            refuse_unusable(sample)
+            found.append((where, sample))
+        return found
+    except ValueError as error:
+        return [(place, error.with_traceback(None))]  # a traceback would keep the row in memory
+    except BROKEN as error:
+        return [(place, ValueError(f"the row cannot be read ({type(error).__name__}: {shown(str(error))})"))]
+
+
+def refuse_unusable(sample: Sample) -> None:
+    """ValueError for a sample that cannot be trained on or recorded: text that UTF-8 cannot write, a gold answer that
+    is not finite, options that are no list."""
+    length = 0
+    for text in _texts((sample.id, sample.question, sample.answer, sample.task, dict(sample.meta)), 0):
+        length += len(text)
+        if length > LARGEST_ROW:
+            raise ValueError(f"the row has more than {LARGEST_ROW >> 20} million characters of text; shorten it")
+        if not text.isascii() and not _is_utf8(text):
+            raise ValueError(
+                f"not UTF-8 text: {shown(text)} has half of a surrogate pair or a byte of another encoding; "
+                "save the file as UTF-8"
+            )
+    if _not_finite(sample.answer):
+        raise ValueError(f"answer {shown(sample.answer)}: not a finite number in the range of 64-bit floating point")
+    options = sample.meta.get("options")
+    if options is not None and not isinstance(options, list | tuple):
+        raise ValueError(f"meta.options is {shown(options)}, expected a list of texts")
+
+
+def _texts(value: Any, depth: int) -> Iterator[str]:
+    """All texts in a value, keys too. ValueError when it is nested too deeply."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        if depth > DEEPEST:
+            raise ValueError(f"the row is nested more than {DEEPEST} levels deep")
+        if isinstance(value, dict):
+            yield from (key for key in value if isinstance(key, str))
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one, depth + 1)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_finite(number: int | float) -> bool:
+    """Also False for an integer beyond the range of floating point."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def _not_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_not_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_not_finite, value))
+    return isinstance(value, int | float) and not is_finite(value)
 
 
 def jsonl_rows(path: Path) -> Iterator[Placed]:
@@ -85,8 +173,15 @@ def jsonl_rows(path: Path) -> Iterator[Placed]:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
+        for number in count(1):
+            line = lines.readline(LARGEST_ROW + 1)
+            if not line:
+                return
+            if len(line) > LARGEST_ROW:
+                while line and not line.endswith(b"\n"):
+                    line = lines.readline(LARGEST_ROW)
+                yield f"{path.name}:{number}", ValueError(f"more than {LARGEST_ROW >> 20} MB in one line; shorten it")
+            elif line.strip():
                 yield f"{path.name}:{number}", _row(line)
 
 
@@ -97,6 +192,8 @@ def _row(line: bytes) -> Row | ValueError:
         return ValueError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8")
     except json.JSONDecodeError as error:
         return ValueError(f"not JSON ({error.msg} at column {error.colno}); expected one object per line")
+    except ValueError as error:  # an integer of thousands of digits
+        return ValueError(f"unreadable JSON: {error}")
     except RecursionError:
         return ValueError("unreadable JSON: nested too deeply")
     return row if isinstance(row, dict) else ValueError(f"got a JSON {type(row).__name__}, expected an object")
@@ -114,19 +211,43 @@ def field(row: Row, name: str, kind: type[T] | tuple[type[T], ...]) -> T:
 
 def shown(value: Any) -> str:
     """A value for an error message, truncated to a readable length."""
-    text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    text = repr(value if not isinstance(value, str) else value[:200])
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def image_paths(names: str | Sequence[str], folder: Path, checked: set[str]) -> tuple[str, ...]:
-    """Paths below `folder`; the header of each file is read once (tracked in `checked`), so that a bad file is found
-    before any long work. Raises ValueError."""
-    paths = tuple(str(folder / name) for name in ([names] if isinstance(names, str) else names))
-    for path in paths:
-        if path not in checked:
-            image_size(path)
-            checked.add(path)
-    return paths
+def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]:
+    """Paths below `reading.image_folder`; the header of each file is read once (tracked in `checked`), so that a bad
+    file is found before any long work. Raises ValueError, also for a file outside `reading.roots`."""
+    found = []
+    for name in [names] if isinstance(names, str) else names:
+        if hint := _no_file_name(name):
+            raise ImageError(f"image {hint}")
+        path = str(reading.image_folder / name)
+        if path not in reading.checked:
+            image_size(path, reading.max_image_pixels)
+            if reading.roots is not None and not inside(path, reading.roots):
+                raise ImageError(
+                    f"{path}: is outside the folders of its data ({', '.join(map(str, reading.roots)) or 'none'}); set "
+                    "image_folder or data_root to the folder that holds it, or allow_outside: true"
+                )
+            reading.checked.add(path)
+        found.append(path)
+    return tuple(found)
+
+
+def _no_file_name(name: Any) -> str | None:
+    """Why a value is not the name of an image file, as far as its form shows."""
+    if not isinstance(name, str) or not name:
+        return f"is {shown(name)}, expected a file name"
+    if len(name) > LONGEST_PATH:
+        return f"is {name[:24]!r}... ({len(name):,} characters), expected a file name, or an image in base64"
+    if found := re.match(r"(https?|file|s3|gs):/", name):
+        return f"is {shown(name)}, an address ({found[1]}); download it first, expected a file name"
+    if re.match(r"[A-Za-z]:\\", name):
+        return f"is {shown(name)}, a Windows path; expected a file name relative to image_folder"
+    return None
 
 
 def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
@@ -144,10 +265,10 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
         if content is not None:
             if not isinstance(content, bytes):
                 raise ValueError(f"an image's 'bytes' are a {type(content).__name__}; expected bytes")
-            image_size(content)
+            image_size(content, reading.max_image_pixels)
             images.append(content)
         elif isinstance(name, str) and name:
-            images.extend(image_paths(name, reading.image_folder, reading.checked))
+            images.extend(image_paths(name, reading))
         else:
             raise ValueError(f"got {shown(one)} for an image, expected a file name, bytes or {{'bytes', 'path'}}")
     return tuple(images)
@@ -171,6 +292,13 @@ def encoded_image(text: str) -> bytes | None:
         return base64.b64decode("".join(body.split()), validate=True)
     except ValueError as error:
         raise ImageError(f"the base64 of the image is damaged ({error})") from None
+
+
+def untagged(text: Any) -> Any:
+    """The inside of the first answer block of a text, stripped; other values as they are. Linear."""
+    start = text.find("<answer>") if isinstance(text, str) else -1
+    end = text.find("</answer>", start) if start >= 0 else -1
+    return text[start + len("<answer>") : end].strip() if end >= 0 else text
 
 
 def options_of(row: Row) -> Any:
@@ -205,7 +333,7 @@ def with_markers(question: str, images: int) -> str:
 def as_box(value: Any) -> Box:
     """Four numbers as an xyxy box; raises BoxError."""
     numbers = isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float) for v in value)
-    if not numbers or not all(math.isfinite(v) for v in value):
+    if not numbers or not all(map(is_finite, value)):
         raise BoxError(f"answer {shown(value)} is not a box; expected [x1, y1, x2, y2] in image pixels")
     x1, y1, x2, y2 = (float(v) for v in value)
     if x1 > x2 or y1 > y2:
@@ -216,7 +344,7 @@ def as_box(value: Any) -> Box:
 def from_xywh(value: Any) -> Box:
     """COCO's x, y, width, height as an xyxy box; raises BoxError."""
     numbers = isinstance(value, list | tuple) and len(value) == 4 and all(type(v) in (int, float) for v in value)
-    if not numbers or not all(math.isfinite(v) for v in value):
+    if not numbers or not all(map(is_finite, value)):
         raise BoxError(f"bbox {shown(value)} is not a box; expected [x, y, width, height] in image pixels")
     x, y, width, height = (float(v) for v in value)
     if width < 0 or height < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,14 +11,19 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from saccade.config import Config
+from saccade.data.images import MAX_PIXELS
 from saccade.data.pass_rates import PassRateConfig, with_rates
 from saccade.data.readers import BOXES, READERS, TABLES
-from saccade.data.records import Item, Reading
+from saccade.data.records import Item, Reading, shown
+from saccade.data.roots import record, recorded
 from saccade.data.tables import check_columns
+from saccade.rewards import check_row
+from saccade.tasks import TASKS
 from saccade.types import Sample
 from saccade.world.config import WorldConfig
 
 WORLD = "world"
+OnBad = Literal["error", "skip"]
 Label = Literal["easy", "mixed", "hard"]
 """How often the reasoner of a cold start was right: always, at times, never (`meta.cold_start`)."""
 _READ_BY: dict[str, tuple[str, ...]] = {
@@ -26,6 +31,9 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "hub": TABLES,
     "image_folder": tuple(READERS),
     "on_bad": tuple(READERS),
+    "data_root": tuple(READERS),
+    "allow_outside": tuple(READERS),
+    "max_image_pixels": tuple(READERS),
     "negatives": BOXES,
     "split": (WORLD, "voc", "yolo", *TABLES),
     "seed": (WORLD, *BOXES),
@@ -57,8 +65,15 @@ class DataConfig(Config):
     """Instead of `path`: the name of a data set on the Hugging Face hub, owner/name."""
     image_folder: Path | None = None
     """What image names are relative to; the folder of `path` when null."""
-    on_bad: Literal["error", "skip"] = "error"
-    """An invalid row: stop before the run starts, or skip and count it."""
+    on_bad: OnBad = "error"
+    """An unusable row: stop before the run starts where that can be known, or skip and count it."""
+    data_root: Path | None = None
+    """The folder that all image files must be in. Null: the folder of `path`, `image_folder`, the cache of the hub and
+    the sources that our own `convert` or cold start recorded."""
+    allow_outside: bool = False
+    """Rows may name image files anywhere on this machine."""
+    max_image_pixels: int = Field(default=MAX_PIXELS, ge=1)
+    """Maximum width * height of an image; a larger one makes its row unusable."""
     split: str | None = None
     """Split of the world or of a Hugging Face data set; 'train' when null."""
     columns: dict[str, str | list[str]] = Field(default_factory=dict)
@@ -83,6 +98,8 @@ class DataConfig(Config):
                 call_default_factory=True
             ):
                 raise ValueError(f"'{key}' is not an option of source {self.source!r}; remove it")
+        if self.data_root is not None and self.allow_outside:
+            raise ValueError("data_root: has no effect with allow_outside: true; remove one of them")
         check_columns(self.columns)
         if self.source == WORLD and self.task is None:
             raise ValueError("source 'world' needs 'task'")
@@ -100,7 +117,13 @@ class Source:
     get: Callable[[int], Sample]
     size: int | None
     skipped: int = 0
-    """Invalid rows that were skipped."""
+    """Unusable rows that were skipped when it was opened."""
+    on_bad: OnBad = "error"
+    """Whether a sample that proves unusable later is skipped too."""
+    first_skipped: str = ""
+    """The first of them, with its place."""
+    unusable: frozenset[int] = frozenset()
+    """Indices of samples that the model cannot read; a mixture skips them."""
 
     def __len__(self) -> int:
         if self.size is None:
@@ -130,7 +153,7 @@ def items(cfg: DataConfig) -> Iterator[Item]:
     if cfg.source == WORLD:
         source = _open_world(cfg)
         return ((f"{source.name}:{number}", sample) for number, sample in enumerate(source, 1))
-    found = READERS[cfg.source](_reading(cfg))
+    found = READERS[cfg.source](reading_of(cfg))
     if cfg.cold_start is not None:
         found = _labelled(found, cfg.cold_start)
     if cfg.pass_rate is not None:
@@ -160,21 +183,53 @@ def _first(found: Iterator[Item], limit: int) -> Iterator[Item]:
             return
 
 
-def _reading(cfg: DataConfig) -> Reading:
+def reading_of(cfg: DataConfig) -> Reading:
+    """What the reader of an entry gets."""
     path = cfg.path or Path(cfg.hub or "")
     folder = cfg.image_folder or (path if path.is_dir() else path.parent)
-    hub = cfg.hub is not None
-    return Reading(path, folder, cfg.task, hub, cfg.split, cfg.negatives, cfg.seed, cfg.columns)
+    return Reading(
+        path,
+        folder,
+        cfg.task,
+        hub=cfg.hub is not None,
+        split=cfg.split,
+        negatives=cfg.negatives,
+        seed=cfg.seed,
+        max_image_pixels=cfg.max_image_pixels,
+        roots=roots_of(cfg),
+        columns=cfg.columns,
+    )
+
+
+def roots_of(cfg: DataConfig) -> tuple[Path, ...] | None:
+    """The folders that image files of an entry may be in, with links followed; None: anywhere."""
+    if cfg.allow_outside:
+        return None
+    if cfg.data_root is not None:
+        return (cfg.data_root.resolve(),)
+    named = [] if cfg.image_folder is None else [cfg.image_folder.resolve()]
+    if cfg.path is None:
+        return tuple(named)
+    folder = (cfg.path if cfg.path.is_dir() else cfg.path.parent).resolve()
+    return tuple(dict.fromkeys((folder, *named, *recorded(folder))))
+
+
+def record_roots(folder: Path, entries: Sequence[DataConfig]) -> None:
+    """Notes in an output folder of ours where the images of its rows may be: where those of `entries` might."""
+    roots = [roots_of(entry) for entry in entries if entry.source != WORLD]
+    record(folder, [Path("/")] if None in roots else [root for some in roots for root in some or ()])
 
 
 def _open_files(cfg: DataConfig) -> Source:
     samples: list[Sample] = []
-    skipped = 0
-    for place, found in items(cfg):
+    skipped, first = 0, ""
+    for place, item in items(cfg):
+        found = item if isinstance(item, ValueError) else _usable(item)
         if isinstance(found, Sample):
             samples.append(found)
         elif cfg.on_bad == "skip":
             skipped += 1
+            first = first or f"{place}: {found}"
         else:
             raise ValueError(f"{place}: {found}") from found
     if not samples:
@@ -182,7 +237,18 @@ def _open_files(cfg: DataConfig) -> Source:
         rates = f" with a pass rate in {cfg.pass_rate.low:g}..{cfg.pass_rate.high:g}" if cfg.pass_rate else ""
         raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels}{rates} ({skipped} skipped)")
     name = cfg.name or (cfg.path.stem if cfg.path else str(cfg.hub))
-    return Source(name, samples.__getitem__, len(samples), skipped)
+    return Source(name, samples.__getitem__, len(samples), skipped, cfg.on_bad, first)
+
+
+def _usable(sample: Sample) -> Sample | ValueError:
+    """The sample, or why no task or reward can take it."""
+    try:
+        if sample.task not in TASKS:
+            raise ValueError(f"unknown task {shown(sample.task)}; expected one of {', '.join(TASKS)}")
+        check_row(sample)
+    except ValueError as error:
+        return error
+    return sample
 
 
 def _open_world(cfg: DataConfig) -> Source:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -174,8 +173,7 @@ def _images(row: Row, asked: Asked, reading: Reading) -> tuple[ImageSource, ...]
 
 def _untagged(gold: Any) -> Any:
     """The inside of the answer tag of a gold, where it has one."""
-    tagged = re.search(r"<answer>(.*?)</answer>", gold, re.DOTALL) if isinstance(gold, str) else None
-    return tagged[1].strip() if tagged else gold
+    return records.untagged(gold)
 
 
 def _filled(

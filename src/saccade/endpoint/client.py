@@ -17,7 +17,7 @@ import httpx2
 
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError
-from saccade.endpoint.messages import ChatResponse, Message, parse_response
+from saccade.endpoint.messages import ChatResponse, Message, parse_response, too_deep
 from saccade.endpoint.secrets import KeyMask, clean_key
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -167,9 +167,14 @@ class Endpoint:
             pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
             raise _AttemptFailure(what, response.status_code, response.text, retry, pause_s)
         try:
-            return self._mask.json(response.json())
-        except (ValueError, RecursionError):
+            answer = response.json()
+        except ValueError:
             raise _AttemptFailure("the response is not JSON", 200, response.text) from None
+        except RecursionError:
+            raise _AttemptFailure("the response is JSON nested too deeply", 200, response.text) from None
+        if too_deep(answer):
+            raise _AttemptFailure("the response is JSON nested too deeply", 200, response.text)
+        return self._mask.json(answer)
 
     def _error(self, failure: _AttemptFailure, attempts: int) -> EndpointError:
         """The error of the last attempt. Every text of a failure passes here, and leaves the key behind."""

@@ -23,7 +23,8 @@ class EndpointError(OSError):
         self.url, self.status, self.attempts, self.body = url, status, attempts, body
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         response = f"; response: {body[:BODY_SHOWN]!r}" if body else ""
-        super().__init__(f"POST {url} failed after {times}: {what}{response}; {_hint(status)}")
+        text = f"POST {url} failed after {times}: {what}{response}; {_hint(status)}"
+        super().__init__(text.encode("utf-8", "replace").decode())
 
 
 def _hint(status: int | None) -> str:

@@ -16,6 +16,8 @@ from saccade.types import ImageSource
 Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant", "content": text or a list of parts}, as in the OpenAI protocol."""
 
+MOST_CHOICES, MOST_TOKENS, DEEPEST = 1024, 10_000_000, 100
+"""Limits of a response; a token count beyond them is as good as none."""
 _MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -90,13 +92,34 @@ def parse_response(body: Any) -> ChatResponse:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
         raise ValueError("the response has no 'choices'")
-    usage = body.get("usage")
+    if len(choices) > MOST_CHOICES:
+        raise ValueError(f"the response has {len(choices):,} 'choices', expected {MOST_CHOICES:,} at most")
+    usage, model = body.get("usage"), body.get("model")
     counts = [usage.get(k) if isinstance(usage, dict) else 0 for k in ("prompt_tokens", "completion_tokens")]
     return ChatResponse(
         tuple(_parse_choice(choice, index) for index, choice in enumerate(choices)),
-        Usage(*(count if isinstance(count, int) else 0 for count in counts)),
-        str(body.get("model", "")),
+        Usage(*(count if type(count) is int and 0 <= count <= MOST_TOKENS else 0 for count in counts)),
+        _whole(model) if isinstance(model, str) else "",
     )
+
+
+def too_deep(value: Any) -> bool:
+    """Whether JSON is nested deeper than a response is; deeper values could not be written again."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _whole(text: str) -> str:
+    """Text that can be written as UTF-8: half of a surrogate pair, from a reply cut inside an emoji, is replaced."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _parse_choice(choice: Any, index: int) -> ChatChoice:
@@ -106,10 +129,10 @@ def _parse_choice(choice: Any, index: int) -> ChatChoice:
     text = message.get("content")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"the content of choice {index} is a {type(text).__name__}, expected a string")
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    reasoning, reason = message.get("reasoning_content") or message.get("reasoning"), choice.get("finish_reason")
     return ChatChoice(
-        text or "",
-        choice.get("finish_reason"),
-        reasoning if isinstance(reasoning, str) else None,
+        _whole(text or ""),
+        _whole(reason) if isinstance(reason, str) else None,
+        _whole(reasoning) if isinstance(reasoning, str) else None,
         choice.get("logprobs"),
     )

@@ -46,7 +46,10 @@ class Answerer(Protocol):
     """A model that answers questions."""
 
     whole_batches: bool
-    """Replies may depend, by round-off, on the rest of the batch: a resumed run repeats an incomplete batch."""
+    """Replies may depend, by round-off, on the rest of the batch: a resumed run repeats an incomplete batch. Otherwise
+    each question is asked by itself, and its item is kept as it arrives."""
+    lanes: int
+    """Questions asked at once where batches are not whole."""
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         """n replies to each question, in order."""
@@ -104,6 +107,7 @@ class ServedModel:
     ) -> None:
         """`template_kwargs` are options of the server's chat template."""
         self.endpoint, self.frame = endpoint, frame
+        self.lanes = endpoint.limits.concurrency
         self.always = {"chat_template_kwargs": dict(template_kwargs)} if template_kwargs else {}
         self.refused: frozenset[str] = frozenset()
         """Neutral options that the server does not know."""
@@ -111,8 +115,16 @@ class ServedModel:
         """By decoding (greedy, sampled): the options of the last request that was answered, without its seed."""
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
-        with ThreadPoolExecutor(self.endpoint.limits.concurrency) as pool:
-            return list(pool.map(lambda question: self._one(question, decoding, n), questions))
+        """What a server does with one question, whatever it is, costs that question only."""
+        with ThreadPoolExecutor(min(self.lanes, len(questions) or 1)) as pool:
+            return list(pool.map(lambda question: self._kept(question, decoding, n), questions))
+
+    def _kept(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
+        try:
+            return self._one(question, decoding, n)
+        except Exception as error:
+            log.exception("the reply to sample %s could not be read; it counts as not answered", question.sample.id)
+            return Failed(f"{type(error).__name__}: {str(error)[:500]}")
 
     def _one(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
         images = pictures(question.sample)
@@ -127,8 +139,8 @@ class ServedModel:
         if len(reply.choices) != n:
             return Failed(f"the server returned {len(reply.choices)} replies, expected {n}")
         frames = tuple(self.frame.of(image) for image in images) if self.frame else ()
-        counted = reply.usage.completion_tokens
-        return [_completion(choice, counted if n == 1 else counted // n, frames) for choice in reply.choices]
+        counted = min(reply.usage.completion_tokens // n, decoding.max_new_tokens)
+        return [_completion(choice, counted, frames) for choice in reply.choices]
 
     def _chat(
         self, messages: list[Message], options: dict[str, Any], seed: dict[str, int], decoding: Decoding

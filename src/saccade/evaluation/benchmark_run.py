@@ -6,8 +6,8 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -182,18 +182,34 @@ def answer_all(
     for start in range(0, len(plan.samples), run.batch_size):
         batch = plan.samples[start : start + run.batch_size]
         missing = [sample for sample in batch if sample.id not in done]
-        if missing:
-            asked = batch if run.answerer.whole_batches else missing
-            fresh, lost = _batch(plan, run, asked)
+        for fresh, lost in _parts(plan, run, batch, missing):
             errors |= {name: why for name, why in lost.items() if name not in done}
             found = {sample.id: fresh[sample.id] for sample in missing if sample.id in fresh}
-            if out:
+            if out and found:
                 append_items(out, found.values())
             done |= found
         if progress:
             progress(start + len(batch), len(plan.samples))
     held = _held(out, run.decoding.name) if out else done
     return [held[sample.id] for sample in plan.samples if sample.id in held], errors
+
+
+def _parts(
+    plan: EvalPlan, run: EvalRun, batch: Sequence[Sample], missing: Sequence[Sample]
+) -> Iterator[tuple[dict[str, ItemResult], dict[str, str]]]:
+    """(items by id, errors by id) of what is missing of a batch, as it arrives."""
+    if not missing:
+        return
+    if run.answerer.whole_batches:
+        yield _batch(plan, run, batch)
+        return
+    with ThreadPoolExecutor(run.answerer.lanes) as pool:
+        asked = [pool.submit(_batch, plan, run, [sample]) for sample in missing]
+        try:
+            for one in as_completed(asked):
+                yield one.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _shown(plan: EvalPlan, sample: Sample) -> str:

@@ -97,9 +97,12 @@ def append_items(path: str | Path, items: Iterable[ItemResult]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
     with path.open("ab+") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.seek(0, os.SEEK_END)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if size and file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.seek(0, os.SEEK_END)
         file.write(rows.encode())
         file.flush()
         os.fsync(file.fileno())

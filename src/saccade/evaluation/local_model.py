@@ -23,6 +23,7 @@ class LocalModel:
     forced_prefix: str = ""
     """Beginning of every reply, and part of it."""
     whole_batches: bool = True
+    lanes: int = 1
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         prompts = [self._prompt(question) for question in questions]

@@ -13,6 +13,8 @@ from saccade.types import Frame, Turn
 
 MARKER = "<image>"
 SMALL = (64, 64)
+TURN = 200
+"""Tokens that a chat template writes around a turn, at most."""
 Size = tuple[int, int]
 
 
@@ -50,6 +52,22 @@ class TokenCounter:
         length = len(prompt) + sum(extra for extra, _, _ in measured)
         visual, frames = tuple(visual for _, visual, _ in measured), tuple(frame for _, _, frame in measured)
         return Tokens(length, visual, frames, prompt.opened)
+
+    def check(self, text: str, sizes: Sequence[Size], room: int, before: Sequence[Turn] = ()) -> None:
+        """ValueError for a prompt that `encode` would refuse or that has more than `room` tokens. Cheap where an upper
+        bound of the tokens (the bytes of the text) is enough."""
+        whole = "".join([*(turn.text for turn in before), text])
+        reserved = any(token in whole for token in self._adapter.reserved if token != MARKER)
+        if not reserved and whole.count(MARKER) == len(sizes) > 0 and "<video>" not in whole:
+            visual = sum(self._image(size, len(sizes))[0] for size in sizes)
+            if len(self._smalls(len(sizes))[1]) + visual + len(whole.encode()) + TURN * len(before) <= room:
+                return
+        counted = self.prompt(text, sizes, before)
+        if counted.total > room:
+            raise ValueError(
+                f"the prompt has {counted.total:,} tokens ({sum(counted.images):,} of images), and there is room for "
+                f"{room:,} (the model's context less the longest reply)"
+            )
 
     def reply(self, text: str, opened: str = "") -> int:
         """Tokens of a reply after what the prompt has opened, including the end-of-turn token."""

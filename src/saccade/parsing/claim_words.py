@@ -129,6 +129,6 @@ MATH_WORDS = {
     *("gcd", "lcm", "max", "min", "deg", "am"),
 }
 CODE = re.compile(
-    r"\bprint\s?\(|^\s*(?:import|from)\s+[a-z]|\bdef\s+\w{1,40}\(|^\s*return\s|\bmath\.[a-z]", re.MULTILINE
+    r"\bprint\s?\(|^[ \t]*(?:import|from)\s+[a-z]|\bdef\s+\w{1,40}\(|^[ \t]*return\s|\bmath\.[a-z]", re.MULTILINE
 )
 """What is a program and no answer."""

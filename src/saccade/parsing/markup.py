@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from functools import cache
 
 LONGEST = 10_000
 """Characters that a reader of short answers looks at, from the end: what is answered is said last."""
+
+LONGEST_RUN = 30
+"""Combining marks in a row that are kept."""
 
 _SIGNS = str.maketrans(
     {"−": "-", "–": "-", "‐": "-", "‑": "-", "×": "*", "÷": "/", "⁄": "/"}
@@ -34,11 +39,40 @@ def plain(text: str) -> str:
     text = unmarked(text)
     if not text.isascii():
         text = _RAISED.sub(_power, _MIXED.sub(" ", text)).translate(_SIGNS)
-        text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+        text = normalized(text).translate(_SIGNS)
     if "\\" in text:
         for _ in range(3):
             text = _WRAPPERS.sub(r"\1", text)
     return _MATH_MARKS.sub("", text).strip()
+
+
+def normalized(text: str) -> str:
+    """`text` in the form NFKC. Runs of more than LONGEST_RUN combining marks are cut as in UAX 15's stream-safe format:
+    Python sorts them by insertion, which takes minutes for a megabyte."""
+    if len(text) > LONGEST_RUN and not text.isascii():
+        text = _mark_run().sub(r"\1", text)
+    return unicodedata.normalize("NFKC", text)
+
+
+@cache
+def _mark_run() -> re.Pattern[str]:
+    """LONGEST_RUN characters that are, or decompose into, combining marks of a class, and those behind them."""
+    marks = "".join(c for c in map(chr, range(0x300, 0x1F000)) if unicodedata.combining(_decomposed(c)[0]))
+    ranges = "".join(f"{run[0]}-{run[-1]}" for run in _runs(marks))
+    return re.compile(f"([{ranges}]{{{LONGEST_RUN}}})[{ranges}]+")
+
+
+def _decomposed(char: str) -> str:
+    return unicodedata.normalize("NFKD", char) if unicodedata.decomposition(char) else char
+
+
+def _runs(chars: str) -> Iterator[str]:
+    """Neighboring code points together."""
+    start = 0
+    for place in range(1, len(chars) + 1):
+        if place == len(chars) or ord(chars[place]) != ord(chars[place - 1]) + 1:
+            yield chars[start:place]
+            start = place
 
 
 def unmarked(text: str) -> str:

@@ -245,7 +245,7 @@ def _reward(row: Json) -> float:
 def _sibling(row: Json) -> ReplyView:
     parts = [(name.replace("_", " "), f"{value:.2f}") for name, value in (row.get("parts") or {}).items()]
     facts = [("reward", f"{_reward(row):.2f}"), ("advantage", f"{row['advantage']:+.2f}"), *parts]
-    facts.append(("tokens", str(len(row.get("token_ids") or ()))))
+    facts.append(("tokens", str(row.get("tokens", len(row.get("token_ids") or ())))))
     if row.get("finish_reason") not in (None, "stop"):
         facts.append(("ended by", str(row["finish_reason"])))
     if row.get("masked"):

@@ -10,18 +10,18 @@ import atexit
 import inspect
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from saccade.rewards.naming import check_options
-from saccade.rewards.own_worker import Failure
+from saccade.rewards.own_channel import BrokenChannel, FrameReader, clean, send_object
 from saccade.types import Completion, Sample, Score
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,14 @@ log = logging.getLogger(__name__)
 DEADLINE_S = 30.0
 START_S = 300.0
 """Time limit for loading a user's file, which may load a model."""
+SEND_S = 60.0
+"""Time limit for handing replies to an idle process."""
 GRACE_S = 5.0
 """How long after its deadline a coroutine's timeout may arrive before its process is killed."""
+MEMORY_GB = 16.0
+"""Default limit of the data of one process of a reward, its model included."""
+OUTPUT_BYTES = 64 << 10
+"""What a process may print before the rest is dropped."""
 CONCURRENCY = 64
 """Number of concurrent coroutines."""
 
@@ -44,14 +50,17 @@ class WorkerLost(Exception):
 class OwnReward:
     """`path/to/file.py:function` with its options: `reward(completion, sample)`, or many at once with `score`."""
 
-    def __init__(self, name: str, options: Mapping[str, Any], deadline_s: float, workers: int) -> None:
+    def __init__(
+        self, name: str, options: Mapping[str, Any], deadline_s: float, workers: int, memory_gb: float = MEMORY_GB
+    ) -> None:
         """Starts a process and loads the file. ValueError when the file, the function or an option is invalid."""
         path, _, function = name.rpartition(":")
         file = Path(path).expanduser().resolve()
         if not file.is_file():
             raise ValueError(f"reward '{name}': there is no file {file}")
         self.name, self.options, self.deadline_s, self.workers = name, dict(options), deadline_s, workers
-        self._pool = _pool_of(file, function, name)
+        self._pool = _pool_of(file, function, name, memory_gb)
+        refuse_foreign(name, list(self._pool.signature.parameters))
         check_options(name, self._pool.signature, options)
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
@@ -93,6 +102,7 @@ class OwnReward:
         try:
             worker.send(batch | {"deadline_s": self.deadline_s, "concurrency": CONCURRENCY})
         except WorkerLost as lost:
+            worker.kill()
             scores[left[0]] = self._masked((str(lost), ""))
             return
         except Exception as error:  # noqa: BLE001 - a sample or an option that cannot be pickled
@@ -100,7 +110,8 @@ class OwnReward:
             return
         while any(i not in scores for i in left):
             try:
-                kind, place, *result = worker.receive(self.deadline_s + (GRACE_S if self._pool.is_async else 0.0))
+                grace = GRACE_S if self._pool.is_async else 0.0
+                kind, place, result = worker.answer(len(left), self.deadline_s + grace)
             except WorkerLost as lost:
                 worker.kill()
                 blamed = [i for i in begun if i not in scores] or left[:1]
@@ -110,9 +121,9 @@ class OwnReward:
                 begun.append(left[place])
             else:
                 value, failure = result
-                scores[left[place]] = value if failure is None else self._masked(failure)
+                scores[left[place]] = self._masked(failure) if value is None else Score(*value[:2], masked=value[2])
 
-    def _masked(self, failure: Failure) -> Score:
+    def _masked(self, failure: Sequence[str]) -> Score:
         """A masked score; the first failure of each kind is logged with its traceback."""
         what, traceback = failure
         kind = what.split(":")[0]
@@ -124,10 +135,43 @@ class OwnReward:
 
 
 def load(
-    name: str, options: Mapping[str, Any], deadline_s: float | None = None, workers: int | None = None
+    name: str,
+    options: Mapping[str, Any],
+    deadline_s: float | None = None,
+    workers: int | None = None,
+    memory_gb: float | None = None,
 ) -> OwnReward:
     """The reward of a user's file; ValueError when the file, the function or an option is invalid."""
-    return OwnReward(name, options, DEADLINE_S if deadline_s is None else deadline_s, workers or 1)
+    deadline_s = DEADLINE_S if deadline_s is None else deadline_s
+    return OwnReward(name, options, deadline_s, workers or 1, MEMORY_GB if memory_gb is None else memory_gb)
+
+
+FOREIGN = {
+    "completions": ("TRL", "{f}([sample.question], [completion.text])[0]"),
+    "prompts": ("TRL", "{f}([sample.question], [completion.text])[0]"),
+    "solution_str": ("verl", "{f}(sample.task, completion.text, sample.answer)"),
+    "data_source": ("verl", "{f}(sample.task, completion.text, sample.answer)"),
+    "reward_inputs": ("EasyR1", "{f}([{{'response': completion.text, 'ground_truth': sample.answer}}])[0]['overall']"),
+    "reward_input": ("EasyR1", "{f}({{'response': completion.text, 'ground_truth': sample.answer}})['overall']"),
+    "predicts": ("EasyR1", "{f}([completion.text], [sample.answer])[0]['overall']"),
+}
+"""First or second parameter of another trainer's reward -> its owner, and the call that gives one reply's value."""
+
+
+def refuse_foreign(name: str, parameters: Sequence[str]) -> None:
+    """ValueError, with the fix in one line, for a function with the parameters of another trainer's rewards, or with
+    fewer than two."""
+    function = name.rpartition(":")[2]
+    known = next((one for one in parameters[:2] if one in FOREIGN), None)
+    if known is not None:
+        owner, call = FOREIGN[known]
+        raise ValueError(
+            f"reward '{name}' takes ({', '.join(parameters)}) as rewards of {owner} do; add and name this instead: "
+            f"def score(completion, sample): return {call.format(f=function)}"
+        )
+    if len(parameters) < 2 and "args" not in parameters:
+        got = f"takes ({', '.join(parameters)})"
+        raise ValueError(f"reward '{name}' {got}; expected def {function}(completion, sample): ...")
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
@@ -136,22 +180,29 @@ def load(
 class _Worker:
     """One process with the file loaded."""
 
-    def __init__(self, file: Path, function: str, name: str) -> None:
+    def __init__(self, file: Path, function: str, name: str, memory_gb: float) -> None:
         path = os.pathsep.join(p for p in sys.path if p)
+        code = "from saccade.rewards.own_worker import main; main()"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from saccade.rewards.own_worker import main; main()", str(file), function],
+            [sys.executable, "-c", code, str(file), function, str(memory_gb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C goes only to the parent, which ends its children
+            start_new_session=True,  # Ctrl-C goes only to the parent, which ends it with all that it started
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._jobs = Connection(os.dup(self._process.stdin.fileno()), readable=False)
-        self._answers = Connection(os.dup(self._process.stdout.fileno()), writable=False)
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._jobs = os.dup(self._process.stdin.fileno())
+        os.set_blocking(self._jobs, False)
+        self._answers = FrameReader(os.dup(self._process.stdout.fileno()))
         self._process.stdin.close()
         self._process.stdout.close()
+        threading.Thread(target=_forward, args=(self._process.stderr, name), daemon=True).start()
+        self._closed = False
         try:
-            self.greeting = self.receive(START_S)
+            self.greeting = self._receive(START_S)
+            if not isinstance(self.greeting, dict) or not {"ready", "refused"} & self.greeting.keys():
+                raise WorkerLost("wrote something else than its messages")
         except WorkerLost as lost:
             self.kill()
             raise ValueError(f"reward '{name}': the process that loads {file} {lost}") from None
@@ -163,37 +214,76 @@ class _Worker:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return not self._closed and self._process.poll() is None
 
     def send(self, batch: dict[str, Any]) -> None:
         try:
-            self._jobs.send(batch)
+            send_object(self._jobs, batch, SEND_S)
+        except TimeoutError:
+            raise WorkerLost(f"its process took no further replies for {SEND_S:g} s") from None
         except OSError:
             raise WorkerLost("its process died between replies") from None
 
-    def receive(self, seconds: float) -> Any:
-        """The next message. WorkerLost when the process ends or the time limit is reached; the caller then kills it."""
-        until = time.monotonic() + seconds
+    def answer(self, jobs: int, seconds: float) -> tuple[str, int, list[Any]]:
+        """(kind, job, rest) of the next answer. WorkerLost when the process ends, when the time limit is reached, or
+        when anything else arrives; the caller then kills it."""
+        found = self._receive(seconds)
+        valid = isinstance(found, list) and len(found) in (2, 4) and found[0] in ("begun", "done")
+        if not valid or type(found[1]) is not int or not 0 <= found[1] < jobs:
+            raise WorkerLost("its process wrote something else than its messages")
+        if found[0] == "done":
+            value, failure = found[2:]
+            scored = isinstance(value, list) and len(value) == 3 and isinstance(value[0], float)
+            if not scored and not (value is None and isinstance(failure, list) and len(failure) == 2):
+                raise WorkerLost("its process wrote something else than its messages")
+        return found[0], found[1], found[2:]
+
+    def _receive(self, seconds: float) -> Any:
         try:
-            if not self._answers.poll(max(0.0, until - time.monotonic())):
-                raise WorkerLost(f"no answer in {seconds:g} s")
-            return self._answers.recv()
-        except (EOFError, OSError):
-            self.kill()
-            raise WorkerLost(f"its process ended with status {self._process.returncode}") from None
+            return self._answers.read(seconds, lambda: self._process.poll() is None)
+        except TimeoutError:
+            raise WorkerLost(f"no answer in {seconds:g} s") from None
+        except (BrokenChannel, OSError):
+            status = self._wait()
+            how = "wrote something else than its messages" if status is None else f"ended with status {status}"
+            raise WorkerLost(f"its process {how}") from None
+
+    def _wait(self) -> int | None:
+        """The status of the process, if it ends by itself in a moment."""
+        try:
+            return self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return None
 
     def kill(self) -> None:
+        """Ends the process and everything that it started in its session."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
-        self._jobs.close()
-        self._answers.close()
+        if not self._closed:
+            self._closed = True
+            os.close(self._jobs)
+            self._answers.close()
+
+
+def _forward(output: IO[bytes], name: str) -> None:
+    """What a process prints, up to OUTPUT_BYTES, goes to our log line by line; the rest is read and dropped."""
+    left = OUTPUT_BYTES
+    with output:
+        while line := output.readline(4096):
+            if left > 0:
+                log.info("reward %s prints: %s", name, clean(line.decode("utf-8", "replace").rstrip()))
+                left -= len(line)
+                if left <= 0:
+                    log.warning("reward %s printed more than %d kB; the rest is not shown", name, OUTPUT_BYTES >> 10)
 
 
 class _WorkerPool:
     """The processes of one function: idle ones are reused, further ones are started on demand."""
 
-    def __init__(self, file: Path, function: str, name: str) -> None:
-        self._start = lambda: _Worker(file, function, name)
+    def __init__(self, file: Path, function: str, name: str, memory_gb: float) -> None:
+        self._start = lambda: _Worker(file, function, name, memory_gb)
         self._lock = threading.Lock()
         self._shown: set[str] = set()
         first = self._start()
@@ -233,17 +323,17 @@ class _WorkerPool:
             self._idle.clear()
 
 
-_POOLS: dict[tuple[int, Path, str, int], _WorkerPool] = {}
-"""By process, file, function and modification time: rubrics are rebuilt at every step, but a file's loaded state must
-persist through the run."""
+_POOLS: dict[tuple[int, Path, str, int, float], _WorkerPool] = {}
+"""By process, file, function, modification time and memory: rubrics are rebuilt at every step, but a file's loaded
+state must persist through the run."""
 _POOLS_LOCK = threading.Lock()
 
 
-def _pool_of(file: Path, function: str, name: str) -> _WorkerPool:
-    key = (os.getpid(), file, function, file.stat().st_mtime_ns)
+def _pool_of(file: Path, function: str, name: str, memory_gb: float) -> _WorkerPool:
+    key = (os.getpid(), file, function, file.stat().st_mtime_ns, memory_gb)
     with _POOLS_LOCK:
         if key not in _POOLS:
-            _POOLS[key] = _WorkerPool(file, function, name)
+            _POOLS[key] = _WorkerPool(file, function, name, memory_gb)
         return _POOLS[key]
 
 

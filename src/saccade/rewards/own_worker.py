@@ -1,30 +1,37 @@
 """The process that runs a user's own reward, `main` with FILE FUNCTION as arguments.
 
-Messages are pickled (`multiprocessing.connection`). The process first sends {"ready": ...} or {"refused": why}. It then
-receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s", "concurrency"}, and sends ("begun", i)
-and ("done", i, value, failure) for each job. Coroutines run concurrently, up to `concurrency`; functions one by one. It
-may be killed at any time, and exits when its input is closed.
+Jobs arrive pickled, answers leave as frames of plain values (`own_channel`). The process first sends {"ready": ...} or
+{"refused": why}. It then receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s", "concurrency"},
+and sends ["begun", i] and ["done", i, [value, reason, masked] or null, failure] for each job.
+Coroutines run concurrently, up to `concurrency`; functions one by one. It may be killed at any time with all of its
+process group, and ends that group itself when its input is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import importlib.util
 import inspect
 import os
+import resource
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from saccade.rewards.naming import as_score, nearest
+from saccade.rewards.naming import nearest
+from saccade.rewards.own_channel import LONGEST_TRACEBACK, clean, receive_object, write_frame
 from saccade.types import Score
 
 Failure = tuple[str, str]
 """What went wrong in one line, and the traceback."""
+
+
+Plain = tuple[float, str | None, str | None]
+"""Value, reason and mask of a score."""
 
 
 def load(file: Path, name: str) -> Callable[..., Any]:
@@ -37,16 +44,23 @@ def load(file: Path, name: str) -> Callable[..., Any]:
     sys.modules[module.__name__] = module
     spec.loader.exec_module(module)
     functions = {key: value for key, value in vars(module).items() if inspect.isfunction(value)}
-    if name not in functions:
-        raise ValueError(f"{file} defines no function '{name}'{nearest(name, list(functions))}")
-    return functions[name]
+    if name in functions:
+        return functions[name]
+    if callable(other := vars(module).get(name)):
+        kind = "class" if inspect.isclass(other) else f"callable {type(other).__name__}"
+        raise ValueError(f"{file}: '{name}' is a {kind}; write a function: def score(completion, sample): ...")
+    raise ValueError(f"{file} defines no function '{name}'{nearest(name, list(functions))}")
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The error and where it was raised."""
+    """The error and where it was raised, cut to sizes that can be logged."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}", "".join(traceback.format_exception(error))
+    try:
+        trace = "".join(traceback.format_exception(error, limit=-20))
+    except BaseException:  # noqa: BLE001 - a user's own __str__
+        trace = ""
+    return f"{clean(type(error).__name__)}: {clean(error)}{clean(place)}", clean(trace, LONGEST_TRACEBACK)
 
 
 def run_batch(function: Callable[..., Any], batch: dict[str, Any], say: Callable[[Any], None]) -> None:
@@ -58,7 +72,7 @@ def run_batch(function: Callable[..., Any], batch: dict[str, Any], say: Callable
         say(("begun", i))
         try:
             say(("done", i, _value(function(completion, sample, **batch["options"])), None))
-        except Exception as error:  # noqa: BLE001 - whatever a user's function raises
+        except BaseException as error:  # noqa: BLE001 - whatever a user's function raises, sys.exit included
             say(("done", i, None, failure_of(error)))
 
 
@@ -75,40 +89,70 @@ async def _all_at_once(function: Callable[..., Any], batch: dict[str, Any], say:
             except TimeoutError as error:
                 why = f"no answer in {batch['deadline_s']:g} s"
                 say(("done", i, None, (why, failure_of(error)[1])))
-            except Exception as error:  # noqa: BLE001 - whatever a user's function raises
+            except BaseException as error:  # noqa: BLE001 - whatever a user's function raises, sys.exit included
                 say(("done", i, None, failure_of(error)))
 
     await asyncio.gather(*(one(i, *job) for i, job in enumerate(batch["jobs"])))
 
 
-def _value(value: Any) -> Score:
+def _value(value: Any) -> Plain:
+    """Whatever a reward returned as plain values. TypeError for what is no score."""
     try:
-        return as_score(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"got {value!r} from the reward, expected a number or a Score") from None
+        if isinstance(value, Score):
+            texts = [None if text is None else clean(text) for text in (value.reason, value.masked)]
+            return float(value.value), texts[0], texts[1]
+        return float(value), None, None
+    except BaseException as error:  # noqa: BLE001 - values of any class, whose methods may do anything
+        why = f" ({clean(type(error).__name__)}: {clean(error, 120)})"
+        raise TypeError(f"got {_shown(value)} from the reward, expected a number or a Score{why}") from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return clean(repr(value), 120)
+    except BaseException:  # noqa: BLE001 - a user's own __repr__
+        return f"a {clean(type(value).__name__)}"
+
+
+def limit_memory(memory_gb: float) -> None:
+    """Data that this process may allocate; more is a MemoryError. Files and shared memory do not count."""
+    most = int(memory_gb * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def out_of_the_way(descriptor: int) -> int:
+    """A copy with a high number: user code that writes to descriptors by number takes the low ones."""
+    highest = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, min(700, highest - 50) if highest > 100 else 0)
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)  # sent to all processes of a job: the parent finishes its step first
-    jobs = Connection(os.dup(0), writable=False)
-    answers = Connection(os.dup(1), readable=False)
+    jobs, answers, me = out_of_the_way(0), out_of_the_way(1), os.getpid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # output that a user's function prints must not be read as a message
-    file, name = Path(sys.argv[1]), sys.argv[2]
+
+    def say(message: Any) -> None:
+        if os.getpid() != me:  # a fork of the user's code that came back to ours
+            os._exit(1)
+        write_frame(answers, message)
+
+    file, name, memory_gb = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    limit_memory(memory_gb)
     try:
         function = load(file, name)
+        signature = inspect.signature(function)
     except ValueError as error:
-        answers.send({"refused": str(error), "traceback": ""})
+        say({"refused": clean(error), "traceback": ""})
         return
     except BaseException as error:  # noqa: BLE001 - sys.exit in a user's file too
-        answers.send({"refused": f"{file} cannot be loaded: {failure_of(error)[0]}", "traceback": failure_of(error)[1]})
+        what, trace = failure_of(error)
+        say({"refused": f"{file} cannot be loaded: {what}", "traceback": trace})
         return
-    parameters = [
-        (p.name, p.default is not p.empty, p.kind.name) for p in inspect.signature(function).parameters.values()
-    ]
-    answers.send({"ready": parameters, "is_async": inspect.iscoroutinefunction(function)})
-    while True:
-        try:
-            batch = jobs.recv()
-        except EOFError:
-            return
-        run_batch(function, batch, answers.send)
+    parameters = [(p.name, p.default is not p.empty, p.kind.name) for p in signature.parameters.values()]
+    say({"ready": parameters, "is_async": inspect.iscoroutinefunction(function)})
+    try:
+        while True:
+            run_batch(function, receive_object(jobs), say)
+    except EOFError:
+        os.killpg(0, signal.SIGKILL)  # the parent ended: children of the user's code end too

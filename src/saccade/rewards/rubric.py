@@ -15,6 +15,7 @@ from saccade.config import Config
 from saccade.rewards import own
 from saccade.rewards.naming import as_score, is_file
 from saccade.rewards.options import Where
+from saccade.rewards.own_channel import clean
 from saccade.rewards.row_reward import row_reward
 from saccade.rewards.table import PENALTIES, WRAPPERS, Reward, bind, canonical, placed, reads_answer
 from saccade.types import Completion, Sample, Score
@@ -45,6 +46,9 @@ class PartConfig(Config):
     workers: int | None = Field(default=None, ge=1)
     """Only for your own reward: number of scoring processes (default 1); coroutines need only one."""
 
+    memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Only for your own reward: data that each of its processes may allocate (default 16), its model included."""
+
     @model_validator(mode="after")
     def _known(self) -> PartConfig:
         """Built-in names and their options are checked here; a user's file when the rubric is built."""
@@ -55,7 +59,7 @@ class PartConfig(Config):
         self._check_where()
         if not is_file(self.name):
             bind(self.name, self._options())
-            for key in ("deadline_s", "workers"):
+            for key in ("deadline_s", "workers", "memory_gb"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"part '{self.name}': '{key}' is only for your own reward (file.py:function)")
         return self
@@ -74,7 +78,7 @@ class PartConfig(Config):
     def build(self) -> Part:
         """The part; starts the process of a user's own reward."""
         if is_file(self.name):
-            function: Reward = own.load(self.name, self.options, self.deadline_s, self.workers)
+            function: Reward = own.load(self.name, self.options, self.deadline_s, self.workers, self.memory_gb)
         else:
             function = bind(self.name, self._options())
         penalty = canonical(self.name) in PENALTIES
@@ -204,7 +208,8 @@ def score_part(part: Part, completion: Completion, sample: Sample) -> Score:
         score = as_score(part.function(completion, sample))
     except Exception as error:  # noqa: BLE001 - never the model's fault
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return Score(0.0, masked=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno} in {where.name})")
+        text = f"{type(error).__name__}: {clean(error)} ({where.filename}:{where.lineno} in {where.name})"
+        return Score(0.0, masked=text)
     return in_range(part, score)
 
 

@@ -12,6 +12,7 @@ from rapidfuzz.distance import Levenshtein
 
 from saccade.grading.answers import fold
 from saccade.parsing import read_reply
+from saccade.parsing.markup import normalized
 from saccade.rewards.answers import MISSING, answer_of
 from saccade.rewards.options import Share, Where
 from saccade.types import Completion, Sample, Score
@@ -137,5 +138,5 @@ def _says(words: str, form: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    kept = "".join(c if c.isalnum() or c in ".-" else " " for c in unicodedata.normalize("NFKC", text).casefold())
+    kept = "".join(c if c.isalnum() or c in ".-" else " " for c in normalized(text).casefold())
     return [word.strip(".-") for word in kept.split() if word.strip(".-")]

@@ -44,7 +44,13 @@ def prepare(adapter: Adapter, sample: Sample, template: str | None = None, syste
         before = turns_before(sample, system_prompt)
         return Prompt(sample, adapter.encode(task.prompt(sample, template), images, before=before), images)
     except (ValueError, OSError) as error:
-        raise ValueError(f"sample {sample.id!r}: {error}") from error
+        raise ValueError(f"{place_of(sample)}: {error}") from error
+
+
+def place_of(sample: Sample) -> str:
+    """Where a sample comes from, for messages: `train.jsonl:9: sample 'thin'`."""
+    place = sample.meta.get("place")
+    return f"{place}: sample {sample.id!r}" if isinstance(place, str) else f"sample {sample.id!r}"
 
 
 def check_lengths(prompts: Sequence[Prompt], new_tokens: int, context: int) -> None:

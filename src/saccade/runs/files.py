@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-JsonRow = dict[str, Any]
+from saccade.runs.shapes import GROUP, ITEM, ROLLOUT, JsonRow, Shape, fitted, fitted_metrics
+
 _SHA = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -34,17 +35,31 @@ class RunFiles:
 
     def rollouts(self) -> Iterator[JsonRow]:
         """Rows of rollouts.jsonl, streamed because the file of a long run may exceed memory."""
-        return rows_of(self.path / "rollouts.jsonl", [])
+        return self._shaped(self.path / "rollouts.jsonl", ROLLOUT)
 
     def groups(self) -> Iterator[JsonRow]:
         """Rows of groups.jsonl: question, gold answer and images of each prompt."""
-        return rows_of(self.path / "groups.jsonl", [])
+        return self._shaped(self.path / "groups.jsonl", GROUP)
 
     def items(self) -> Iterator[JsonRow]:
         """Rows of items.jsonl; of a training run, those of its first and last held-out evaluation."""
         files = item_files(self.path)
         for file in dict.fromkeys([*files[:1], *files[-1:]]):
-            yield from rows_of(file, [])
+            yield from self._shaped(file, ITEM)
+
+    def _shaped(self, path: Path, shape: Shape) -> Iterator[JsonRow]:
+        """The rows that have their keys, values of other types left out; the number of others becomes a warning."""
+        odd, found = 0, list[str]()
+        for row in rows_of(path, found):
+            if (whole := fitted(row, shape)) is None:
+                odd += 1
+            else:
+                yield whole
+        if odd:
+            found.append(
+                f"{path.parent.name}/{path.name}: {odd} rows lack a key or have a value of another type; skipped"
+            )
+        self.warnings.extend(text for text in found if text not in self.warnings)
 
     def images(self, shas: str | list[str] | None) -> list[Path]:
         """The saved images of these hashes (one, or a list), in order; [] unless the run kept them all."""
@@ -64,9 +79,9 @@ def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
         path=path,
         config=_yaml(text, path / "config.yaml", warnings),
         config_text=text,
-        environment=read_json(path / "environment.json", warnings),
-        metrics=list(rows_of(path / "metrics.jsonl", warnings)),
-        results=read_json(path / "results.json", warnings),
+        environment=_object(read_json(path / "environment.json", warnings)),
+        metrics=[row for one in rows_of(path / "metrics.jsonl", warnings) if (row := fitted_metrics(one))],
+        results=_object(read_json(path / "results.json", warnings)),
         warnings=warnings,
     )
 
@@ -83,7 +98,12 @@ def item_files(folder: Path) -> list[Path]:
     """The items.jsonl of an evaluation, or those of a training run's evaluations in the order of their steps."""
     if (folder / "items.jsonl").exists():
         return [folder / "items.jsonl"]
-    return sorted(folder.glob("eval/step-*/items.jsonl"), key=lambda file: int(file.parent.name.removeprefix("step-")))
+    return sorted(folder.glob("eval/step-*/items.jsonl"), key=_step_of)
+
+
+def _step_of(file: Path) -> int:
+    number = file.parent.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
 
 
 def read_json(path: Path, warnings: list[str]) -> Any:
@@ -92,9 +112,13 @@ def read_json(path: Path, warnings: list[str]) -> Any:
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         warnings.append(f"{path.parent.name}/{path.name} is not valid JSON ({error}); skipped")
         return {}
+
+
+def _object(value: Any) -> JsonRow:
+    return value if isinstance(value, dict) else {}
 
 
 def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
@@ -102,11 +126,11 @@ def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
     if not path.exists():
         return
     damaged = 0
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):
                 yield row
@@ -120,13 +144,13 @@ def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _yaml(text: str, path: Path, warnings: list[str]) -> JsonRow:
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         warnings.append(f"{path.parent.name}/{path.name} is not valid YAML; skipped")
         return {}
     return data if isinstance(data, dict) else {}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def progress(title: str, num_steps: int, console: Console | None = None) -> Iter
     if console.is_terminal:
         columns = (TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as bar:
-            task = bar.add_task(title, total=num_steps, numbers="")
+            task = bar.add_task(escape(title), total=num_steps, numbers="")
             yield lambda step, numbers: bar.update(task, completed=step, numbers=line(numbers))
         return
     last = -LOG_EVERY_S

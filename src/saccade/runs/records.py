@@ -8,12 +8,15 @@ row is duplicated.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from PIL import Image
 
@@ -22,8 +25,12 @@ from saccade.disk import PARTIAL, flush, write_text
 from saccade.rollout.groups import Group, Rollout
 from saccade.types import Completion, Frame
 
+log = logging.getLogger(__name__)
+
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 METRICS, ROLLOUTS, GROUPS = "metrics.jsonl", "rollouts.jsonl", "groups.jsonl"
+FULL_UNTIL, AFTERWARDS = 2_000_000_000, 0.1
+"""Bytes of rollouts.jsonl after which only this share of groups keeps its token ids and log-probs."""
 STREAMS = (METRICS, ROLLOUTS, GROUPS)
 
 
@@ -78,13 +85,21 @@ class Run:
         """One row; non-finite numbers are written as null, since JSON cannot represent them."""
         self._append(METRICS, [{"step": step, **row}])
 
-    def rollouts(self, step: int, stage: str, groups: Sequence[Group]) -> None:
-        """A row for every completion of every group."""
+    def rollouts(self, step: int, stage: str, groups: Sequence[Group], keep_tokens: float | None = None) -> None:
+        """A row for every completion of every group, with token ids and log-probs for a share of the groups.
+
+        `keep_tokens`: that share, 0 to 1; None is all of them until the file has FULL_UNTIL bytes, then AFTERWARDS.
+        """
+        path = self.directory / ROLLOUTS
+        if keep_tokens is None and path.exists() and path.stat().st_size >= FULL_UNTIL:
+            keep_tokens = AFTERWARDS
+            _say_once(path)
         self._append(
             ROLLOUTS,
             [
-                {"run": self.name, "step": step, "stage": stage, **rollout_row(group, index, rollout)}
+                {"run": self.name, "step": step, "stage": stage, **rollout_row(group, index, rollout, tokens)}
                 for group in groups
+                for tokens in (keep_tokens is None or crc32(group.id.encode()) < keep_tokens * 2**32,)
                 for index, rollout in enumerate(group.rollouts)
             ],
         )
@@ -172,8 +187,17 @@ def tail(path: Path, start: int) -> Iterator[bytes]:
             yield chunk
 
 
-def rollout_row(group: Group, index: int, rollout: Rollout) -> dict[str, Any]:
-    """The row of a completion, without run, step and stage. Lists have one entry per image of the prompt."""
+@cache
+def _say_once(path: Path) -> None:
+    log.warning(
+        "%s has %.1f GB: from now on it keeps token ids and log-probs for %g of the groups (keep_tokens)",
+        *(path, FULL_UNTIL / 1e9, AFTERWARDS),
+    )
+
+
+def rollout_row(group: Group, index: int, rollout: Rollout, tokens: bool = True) -> dict[str, Any]:
+    """The row of a completion, without run, step and stage, and without token ids and log-probs unless `tokens`. Lists
+    of sizes have one entry per image of the prompt."""
     completion: Completion = rollout.completion
     frames: Sequence[Frame] = completion.frames
     return {
@@ -188,8 +212,9 @@ def rollout_row(group: Group, index: int, rollout: Rollout) -> dict[str, Any]:
         "frame": frames[0].name if frames else None,
         "prompt_id": group.prompt.encoded.prompt_id,
         "text": completion.text,
-        "token_ids": list(completion.token_ids),
-        "logprobs": [round(one, 5) for one in completion.logprobs],
+        "tokens": len(completion.token_ids),
+        **({"token_ids": list(completion.token_ids)} if tokens else {}),
+        **({"logprobs": [round(one, 5) for one in completion.logprobs]} if tokens else {}),
         "finish_reason": completion.finish_reason,
         "parts": dict(rollout.score.parts),
         "reasons": dict(rollout.score.reasons),

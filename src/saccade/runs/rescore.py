@@ -14,11 +14,13 @@ from typing import Any, TextIO
 
 from saccade.rewards import Rubric, score_all
 from saccade.runs.files import file_inside
+from saccade.runs.shapes import is_count, is_name, is_number, is_pair, is_text, list_of, numbers_by_name
 from saccade.types import Completion, Frame, Sample, Score
 
 CHUNK = 1024
 """Rollouts per scoring batch."""
 SAME = 1e-9
+MOST_TOKENS = 10_000_000
 
 RubricForTask = Callable[[str], Rubric]
 """Task name -> rubric."""
@@ -162,23 +164,35 @@ def _count_group(found: RescoreComparison, siblings: Sequence[Rewards]) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- reading
 
+_EXPECTED = {
+    **{"group_id": is_name, "text": is_text, "reward": is_number, "parts": numbers_by_name, "masked": is_text},
+    **{"tokens": is_count, "weights_version": is_count, "token_ids": list_of(is_count), "logprobs": list_of(is_number)},
+    **{"size_original": list_of(is_pair), "size_input": list_of(is_pair)},
+}
+"""Key -> what a row of rollouts.jsonl has there."""
+
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of every line. ValueError for a line that is not a rollout."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the rollouts.jsonl of a run")
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             place = f"{path}:{number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{place}: not JSON ({error}); a killed run truncates its last line") from None
             missing = [key for key in ("group_id", "text", "reward") if not isinstance(row, dict) or key not in row]
             if missing:
                 raise ValueError(f"{place}: field '{missing[0]}' is missing; expected a row of rollouts.jsonl")
+            if odd := [key for key, fits in _EXPECTED.items() if row.get(key) is not None and not fits(row[key])]:
+                got = str(row[odd[0]])[:80]
+                raise ValueError(f"{place}: field '{odd[0]}': got {got!r}, which no run of ours writes there")
+            if row["reward"] is None and not row.get("masked"):
+                raise ValueError(f"{place}: field 'reward' is null, but the rollout is not masked")
             yield place, row
 
 
@@ -187,7 +201,7 @@ def read_samples(path: Path) -> dict[str, Sample]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; it contains the questions and gold answers of the rollouts")
     samples: dict[str, Sample] = {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -198,7 +212,7 @@ def read_samples(path: Path) -> dict[str, Sample]:
                 meta = row.get("meta") or {}
                 sample = Sample(row["sample_id"], images, row["question"], row["answer"], row["task"], meta)
                 samples[str(row["group_id"])] = sample
-            except (ValueError, TypeError, AttributeError, KeyError) as error:
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
                 why = f"{type(error).__name__}: {error}"
                 raise ValueError(f"{path}:{number}: not a row of groups.jsonl ({why})") from None
     return samples
@@ -211,7 +225,7 @@ def completion_of(row: Mapping[str, Any], place: str) -> Completion:
         frames = tuple(Frame(row["frame"], (a[0], a[1]), (b[0], b[1])) for a, b in sizes)
         return Completion(
             text=str(row["text"]),
-            token_ids=tuple(row.get("token_ids") or ()),
+            token_ids=tuple(row.get("token_ids") or (0,) * min(int(row.get("tokens") or 0), MOST_TOKENS)),
             logprobs=tuple(row.get("logprobs") or ()),
             finish_reason=row.get("finish_reason") or "stop",
             frames=frames,

@@ -33,7 +33,7 @@ def sample_right(
     kept: list[Example] = []
     num_samples, step, started = 0, 0, time.process_time()
     while time.process_time() - started < cpu_budget_s:
-        samples = mixture.draw(step, PROMPTS_PER_CALL)
+        samples = mixture.draw(step * PROMPTS_PER_CALL, PROMPTS_PER_CALL)
         texts = [TASKS[sample.task].prompt(sample) for sample in samples]
         seeds = [derive_seed(seed, step, place) for place in range(len(samples))]
         replies = engine.generate([prepare(policy.adapter, sample) for sample in samples], sampling, k, seeds)

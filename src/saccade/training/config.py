@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from saccade.algorithm.config import LossConfig
 from saccade.config import Config
 from saccade.data import READERS, DataConfig
+from saccade.data.images import MAX_PIXELS
+from saccade.data.sources import OnBad
 from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, SharedPrefix
 from saccade.rewards import RubricConfig
@@ -144,10 +146,20 @@ class ExampleConfig(Config):
     """Task of a format's rows, where the format does not determine it."""
     split: str | None = None
     """Of a Hugging Face data set."""
+    on_bad: OnBad = "error"
+    """An unusable row, as for RL: stop before the run starts where that can be known, or skip and count it."""
+    data_root: Path | None = None
+    """See `DataConfig`, as the next two."""
+    allow_outside: bool = False
+    max_image_pixels: int = Field(default=MAX_PIXELS, ge=1)
     reply: Literal["response", "gold"] = "response"
     """What is learned from a format's rows: the reply that they hold, or the gold answer as the task writes it."""
     turns: Literal["all", "last"] = "all"
     """Of a conversation with several replies: every reply is learned with its history, or the last one only."""
+
+    _FILES: ClassVar[frozenset[str]] = frozenset(
+        {"path", "hub", "image_folder", "on_bad", "data_root", "allow_outside", "max_image_pixels"}
+    )
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> ExampleConfig:
@@ -170,8 +182,11 @@ class ExampleConfig(Config):
 
     def samples(self) -> DataConfig:
         """The entry that reads the samples of a format."""
-        keys = ("source", "path", "hub", "image_folder", "limit", "task", "split")
-        return DataConfig(**self.model_dump(include=set(keys)))
+        return DataConfig(**self.model_dump(include={"source", "limit", "task", "split", *self._FILES}))
+
+    def files(self) -> DataConfig:
+        """Where the images of `replies` may be, as an entry of RL says it."""
+        return DataConfig(source="vlm_r1", **self.model_dump(include=set(self._FILES)))
 
     @property
     def title(self) -> str:
@@ -210,6 +225,9 @@ class RLRecipe(Config):
     exceed it, and `saccade resume` continues it."""
     image_workers: int = Field(default=4, ge=1)
     """Threads that read, resize and encode the images of the next step while the model works on this one."""
+    keep_tokens: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Share of groups whose token ids and log-probs are in rollouts.jsonl. Null: all until the file has 2 GB, then one
+    group in ten, which a warning says."""
     images_per_step: int = Field(default=2, ge=0)
     """Prompts per step whose images are saved with the records, for the report."""
 

@@ -8,17 +8,17 @@ too: its own replies are learned where it has some, or the gold answers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from random import Random
 
 from saccade.data import records
 from saccade.data.images import load_image
-from saccade.data.records import MARKER, Row
-from saccade.data.sources import items
+from saccade.data.order import EpochOrder, Skipped
+from saccade.data.records import MARKER, Reading, Row
+from saccade.data.sources import OnBad, items, reading_of
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.tasks import IMAGE, TASKS
 from saccade.tasks.conversation import later_pairs, later_replies, later_turns, turns_before
@@ -43,6 +43,15 @@ class Example:
     """The turns before the user's: the system's, and the history of a later turn."""
     unlearned: int = 0
     """Replies of its row that no example learns."""
+    place: str = ""
+    """Where its row is: `cold.jsonl:9`."""
+    on_bad: OnBad = "error"
+    """Whether it is skipped when it proves unusable."""
+
+    @property
+    def title(self) -> str:
+        """Its name in messages."""
+        return f"{self.place}: example {self.id!r}" if self.place else f"example {self.id!r}"
 
 
 Draw = Callable[[int, int], Sequence[Example]]
@@ -64,9 +73,13 @@ def example_items(
 ) -> Iterator[tuple[str, Example | ValueError]]:
     """The examples of an entry one by one with their places, and a ValueError in place of an invalid row."""
     wording = Wording(template, system_prompt)
-    if config.source == REPLIES:
-        yield from _replies(config, wording)
-        return
+    for place, found in _replies(config, wording) if config.source == REPLIES else _samples(config, wording):
+        if isinstance(found, Example):
+            found = replace(found, place=place, on_bad=config.on_bad)
+        yield place, found
+
+
+def _samples(config: ExampleConfig, wording: Wording) -> Iterator[tuple[str, Example | ValueError]]:
     for place, found in items(config.samples()):
         try:
             if isinstance(found, ValueError):
@@ -108,15 +121,16 @@ def markers(turns: Sequence[Turn]) -> int:
 
 def _replies(config: ExampleConfig, wording: Wording) -> Iterator[tuple[str, Example | ValueError]]:
     assert config.path is not None  # ExampleConfig checks it
-    folder, checked = config.image_folder or config.path.parent, set[str]()
-    left = config.limit
+    reading, left = reading_of(config.files()), config.limit
     for place, row in records.jsonl_rows(config.path):
         try:
             if isinstance(row, ValueError):
                 raise row
-            found: Example | ValueError = _reply(row, place, folder, checked, wording)
+            found: Example | ValueError = _reply(row, place, reading, wording)
         except ValueError as error:
             found = error
+        except records.BROKEN as error:
+            found = ValueError(f"the row cannot be read ({type(error).__name__}: {records.shown(str(error))})")
         yield place, found
         if left is not None and isinstance(found, Example):
             left -= 1
@@ -124,9 +138,9 @@ def _replies(config: ExampleConfig, wording: Wording) -> Iterator[tuple[str, Exa
                 return
 
 
-def _reply(row: Row, place: str, folder: Path, checked: set[str], wording: Wording) -> Example:
+def _reply(row: Row, place: str, reading: Reading, wording: Wording) -> Example:
     names = records.field(row, "images" if "images" in row else "image", (str, list))
-    images = records.image_paths(names, folder, checked)
+    images = records.image_paths(names, reading)
     reply = records.field(row, "response", str)
     if not reply.strip():
         raise ValueError("field 'response' is empty; expected the reply to learn")
@@ -134,6 +148,7 @@ def _reply(row: Row, place: str, folder: Path, checked: set[str], wording: Wordi
     meta |= {"system": row["system"]} if row.get("system") else {}
     around = Sample(sample_id, (), "", None, "", meta)
     before, unlearned = turns_before(around, wording.system_prompt), later_replies(around)
+    records.refuse_unusable(Sample(sample_id, images, reply, row.get("answer"), "", meta))
     if "prompt" in row:
         prompt = records.with_markers(records.field(row, "prompt", str), len(images))
         prompt = prompt if MARKER in prompt else MARKER * len(images) + prompt
@@ -150,17 +165,25 @@ def _reply(row: Row, place: str, folder: Path, checked: set[str], wording: Wordi
 def read_examples(
     config: ExampleConfig, template: str | None = None, system_prompt: str | None = None
 ) -> list[Example]:
-    """The examples of an entry. ValueError with file and line for an invalid row, or when there are no rows.
+    """The examples of an entry. ValueError with file and line for an invalid row that is not to be skipped, or when
+    there are no rows.
 
     Logs how many replies of conversations are not learned.
     """
     examples: list[Example] = []
+    skipped: list[str] = []
     for place, found in example_items(config, template, system_prompt):
-        if isinstance(found, ValueError):
+        if isinstance(found, Example):
+            examples.append(found)
+        elif config.on_bad == "skip":
+            skipped.append(f"{place}: {found}")
+        else:
             raise ValueError(f"{place}: {found}") from found
-        examples.append(found)
+    first = f" ({len(skipped)} skipped, the first: {skipped[0]})" if skipped else ""
     if not examples:
-        raise ValueError(f"{config.title}: holds no examples")
+        raise ValueError(f"{config.title}: holds no examples{first}")
+    if skipped:
+        log.warning("%s: %d examples%s", config.title, len(examples), first)
     if lost := sum(one.unlearned for one in examples):
         log.warning("%s: %d replies of conversations are not learned, %d are", config.title, lost, len(examples))
     return examples
@@ -175,19 +198,24 @@ def by_prompt(examples: Sequence[Example]) -> list[list[Example]]:
     return list(found.values())
 
 
-def draw_from(examples: Sequence[Example], seed: int) -> tuple[Draw, int]:
-    """A draw that walks over the prompts in a new seeded order each epoch, and the number of prompts."""
-    prompts = by_prompt(examples)
+def order_of(prompts: int, seed: int, skipped: Iterable[Sequence[int]] = ()) -> EpochOrder:
+    """A new seeded order of the prompts each epoch."""
 
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> list[int]:
-        places = list(range(len(prompts)))
+    def permutation(epoch: int) -> list[int]:
+        places = list(range(prompts))
         Random(f"{seed}/{epoch}").shuffle(places)
         return places
 
+    return EpochOrder(prompts, permutation, skipped)
+
+
+def draw_from(examples: Sequence[Example], seed: int) -> tuple[Draw, int]:
+    """A draw that walks over the prompts in a new seeded order each epoch, and the number of prompts."""
+    prompts = by_prompt(examples)
+    order = order_of(len(prompts), seed)
+
     def draw(step: int, n: int) -> list[Example]:
-        positions = (divmod(position, len(prompts)) for position in range(step * n, step * n + n))
-        return [example for epoch, place in positions for example in prompts[order(epoch)[place]]]
+        return [example for place in range(step * n, step * n + n) for example in prompts[order[place]]]
 
     return draw, len(prompts)
 
@@ -217,6 +245,8 @@ class EncodedStep:
     units: list[EncodedUnit]
     over_cutoff: tuple[str, ...] = ()
     """Ids of the examples that were skipped; nothing is ever truncated."""
+    skipped: tuple[Skipped, ...] = ()
+    """Unusable prompts up to this step."""
 
 
 def encode_step(
@@ -247,5 +277,5 @@ def _encode_unit(
             else:
                 replies.append(reply)
     except (ValueError, OSError) as error:
-        raise ValueError(f"example {first.id!r}: {error}") from error
+        raise ValueError(f"{first.title}: {error}") from error
     return EncodedUnit(prompt, tuple(replies)), tuple(over)

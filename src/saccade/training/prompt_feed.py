@@ -1,58 +1,82 @@
-"""Prompts of the next step, decoded and encoded in threads while the model works on this one."""
+"""Prompts of the next round, decoded and encoded in a thread while the model works on this one."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
-from saccade.data import Mixture, Prefetch
-from saccade.models.adapter import Adapter
-from saccade.rollout.prompts import Prompt, prepare
+from saccade.data import Mixture
+from saccade.rollout.prompts import Prompt
+from saccade.types import Sample
+
+log = logging.getLogger(__name__)
+
+Prepare = Callable[[Sample], Prompt]
+"""Reads and encodes a sample; ValueError, with its place, for one that is unusable."""
+Round = tuple[tuple[Prompt, ...], Mapping[str, Any]]
+"""Prompts, and the state after them."""
 
 
 class PromptFeed:
-    """`feed(step, round, n)`: n prepared prompts, a pure function of its arguments and the mixture's seed.
+    """`feed(n)`: the next n prepared prompts of a mixture's stream, whatever n was before.
 
-    Round 0 is prepared one step ahead; the later rounds of dynamic sampling are prepared on request.
+    A sample that proves unusable is skipped with a warning, and replaced, where its source has `on_bad: skip`.
     """
 
     def __init__(
-        self,
-        mixture: Mixture,
-        adapter: Adapter,
-        rounds: int,
-        template: str | None,
-        num_steps: int,
-        system_prompt: str | None = None,
-        workers: int = 1,
+        self, mixture: Mixture, prepare: Prepare, state: Mapping[str, Any] | None = None, workers: int = 1
     ) -> None:
-        """`rounds` is the most that one step may request; each has its own place in the mixture's stream. `workers`
-        threads prepare the prompts of a step."""
-        self._mixture, self._adapter, self._rounds = mixture, adapter, rounds
-        self._template, self._num_steps, self._system_prompt = template, num_steps, system_prompt
+        """`state` is that of a checkpoint, see `state`; `workers` threads prepare the prompts of a round."""
+        self._mixture, self._prepare = mixture, prepare
+        self.state: Mapping[str, Any] = {"position": 0, "skipped": {}} if state is None else state
+        """The position in the stream and the rows skipped before it, for a checkpoint."""
+        mixture.restore(self.state["skipped"])
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-        self._ahead: tuple[int, Prefetch[tuple[Prompt, ...]]] | None = None
+        self._ahead: tuple[int, Future[Round]] | None = None
 
-    def __call__(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
-        return self._prefetch(n)(step) if number == 0 else self._prepare(step, number, n)
+    def __call__(self, n: int, ahead: bool = True) -> tuple[Prompt, ...]:
+        """`ahead`: begin to prepare n more, which the next call returns if it asks for as many."""
+        found = self._ahead[1] if self._ahead is not None and self._ahead[0] == n else self._submit(n)
+        prompts, self.state = found.result()
+        self._ahead = (n, self._submit(n)) if ahead else None
+        return prompts
+
+    @property
+    def skipped(self) -> int:
+        """Rows that were skipped when their turn came."""
+        return sum(map(len, self.state["skipped"].values()))
 
     def close(self) -> None:
-        self._stop_ahead()
-        self._workers.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._workers.shutdown(wait=True, cancel_futures=True)
 
-    def _stop_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead[1].close()
-            self._ahead = None
+    def _submit(self, n: int) -> Future[Round]:
+        return self._pool.submit(self._take, int(self.state["position"]), n)
 
-    def _prefetch(self, n: int) -> Prefetch[tuple[Prompt, ...]]:
-        """The thread for steps of n prompts; a stage with another n starts a new one."""
-        if self._ahead is None or self._ahead[0] != n:
-            self._stop_ahead()
-            self._ahead = (n, Prefetch(lambda step: self._prepare(step, 0, n), stop=self._num_steps))
-        return self._ahead[1]
+    def _take(self, position: int, n: int) -> Round:
+        """Runs in the thread, which alone uses the mixture."""
+        prompts: list[Prompt] = []
+        early = [self._workers.submit(self._prepare, sample) for sample in self._mixture.draw(position, n)]
+        for place, future in enumerate(early, position):
+            try:
+                prompts.append(future.result())
+            except ValueError:  # a skipped row may move those of later places, so the rest is prepared one by one
+                for later in early:
+                    later.cancel()
+                prompts += [self._usable(one) for one in range(place, position + n)]
+                break
+        return tuple(prompts), {"position": position + n, "skipped": self._mixture.skipped(position + n)}
 
-    def _prepare(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
-        samples = self._mixture.draw(step * self._rounds + number, n)
-        one = partial(prepare, self._adapter, template=self._template, system_prompt=self._system_prompt)
-        return tuple(self._workers.map(one, samples))
+    def _usable(self, position: int) -> Prompt:
+        while True:
+            (sample,) = self._mixture.draw(position, 1)
+            try:
+                return self._prepare(sample)
+            except ValueError as error:
+                if not self._mixture.skips(position):
+                    raise
+                log.warning("%s; skipped, another row takes its place (on_bad: skip)", error)
+                self._mixture.skip(position)

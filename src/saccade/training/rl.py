@@ -21,12 +21,12 @@ from saccade.data.sources import WORLD
 from saccade.grading import math_pool
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.forward import vision_features
-from saccade.models.policy import load_policy
+from saccade.models.policy import load_adapter, load_policy
 from saccade.rewards import check_row
 from saccade.rollout.collect import Collected, center, check_failures, collect, collect_step, rubrics_of
 from saccade.rollout.engine import Engine
 from saccade.rollout.groups import Group
-from saccade.rollout.prompts import Prompt, check_lengths
+from saccade.rollout.prompts import Prompt, check_lengths, prepare
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_source
@@ -44,6 +44,7 @@ from saccade.training.optim import learning_rate
 from saccade.training.policy_step import Learner, PolicyBatch, open_learner, policy_step
 from saccade.training.prompt_feed import PromptFeed
 from saccade.training.resuming import Resume
+from saccade.training.screening import screen
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class Trainer:
     report: ProgressFn
     start: ScheduleState
     """Where the loop begins: at step 0, or after the step of the checkpoint."""
+    skipped: int = 0
+    """Rows that were skipped before the first step."""
     cache: FeatureCache | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Of the current step."""
@@ -106,7 +109,7 @@ class Trainer:
         self.watch = Stopwatch()
 
         def collect_round(number: int) -> list[Group]:
-            prompts = self._prompts(state, stage, number)
+            prompts = self._prompts(state, stage)
             with self.watch.phase("rollout"):
                 groups = collect(
                     self.engine,
@@ -128,11 +131,12 @@ class Trainer:
             set_aside=tuple(center(found.set_aside, advantages)),
         )
 
-    def _prompts(self, state: ScheduleState, stage: Stage, number: int) -> list[Prompt]:
+    def _prompts(self, state: ScheduleState, stage: Stage) -> list[Prompt]:
         """The prompts of a round, with the vision features that all passes of the step share."""
         policy = self.session.policy
         with self.watch.phase("prompts"):
-            prompts = self.feed(state.step, number, self.recipe.prompts_in(stage))
+            more = state.step + 1 < self.recipe.schedule.max_steps
+            prompts = self.feed(self.recipe.prompts_in(stage), ahead=more)
             check_lengths(prompts, stage.max_new_tokens, policy.context_length)
         with self.watch.phase("vision"), torch.no_grad():
             run = partial(vision_features, policy) if self.cache is None else partial(self.cache.features, policy)
@@ -167,7 +171,7 @@ class Trainer:
         with watch.phase("grade"):
             seen = group_metrics(groups, right)
         with watch.phase("records"):
-            run.rollouts(state.step, stage.name, groups)
+            run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens)
             run.groups(state.step, groups, self.recipe.images_per_step)
         times = watch.metrics()
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
@@ -176,13 +180,16 @@ class Trainer:
             **seen,
             "rollout/rounds": float(collected.rounds),
             "groups/set_aside": float(len(collected.set_aside)),
+            "data/position": float(self.feed.state["position"]),
+            "data/skipped": float(self.skipped + self.feed.skipped),
             **metrics,
             **times,
             "tokens/count": float(tokens),
             "tokens/per_s": tokens / times["time/step_s"],
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
-        self.session.end_step(state.step, row, state.to_dict(), last=state.finished)
+        saved = {"schedule": state.to_dict(), "feed": dict(self.feed.state)}
+        self.session.end_step(state.step, row, saved, last=state.finished)
         shown = glance(seen)
         if self.session.best_score is not None:
             shown["best"] = self.session.best_score
@@ -214,14 +221,17 @@ def open_trainer(
         math_pool.shared().warm_up()
     evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
+    if not resume:
+        sources = screen(recipe, sources, load_adapter(recipe.model))
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine, stop))
+        if resume:  # the model of the recipe may be gone
+            sources = screen(recipe, sources, session.policy.adapter)
         session.baseline()
-        policy, schedule = session.policy, recipe.schedule
+        policy, schedule, state = session.policy, recipe.schedule, session.state
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
-        rounds = recipe.rollout.resample_rounds + 1
-        ways = (recipe.system_prompt, recipe.image_workers)
-        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps, *ways)
+        prepare_one = partial(prepare, policy.adapter, template=recipe.template, system_prompt=recipe.system_prompt)
+        feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers)
         stack.callback(feed.close)
         yield Trainer(
             recipe=recipe,
@@ -229,7 +239,8 @@ def open_trainer(
             learner=build_learner(recipe, session),
             feed=feed,
             report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps)),
-            start=schedule.reopened(ScheduleState.from_dict(session.state)) if session.state else ScheduleState(),
+            start=schedule.reopened(ScheduleState.from_dict(state["schedule"])) if state else ScheduleState(),
+            skipped=sum(source.skipped + len(source.unusable) for source in sources),
             cache=FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None,
         )
 

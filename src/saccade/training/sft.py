@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from saccade.config import dump
 from saccade.data import Prefetch
+from saccade.data.order import Skipped
+from saccade.models.adapter import Adapter
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.packing import Branch
-from saccade.models.policy import Policy
+from saccade.models.policy import Policy, load_adapter
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.seeds import derive_seed
@@ -24,12 +27,13 @@ from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
 from saccade.training.config import SFTRecipe
+from saccade.training.example_feed import ExampleFeed, screened
 from saccade.training.examples import (
     Draw,
     EncodedStep,
     EncodedUnit,
     Example,
-    draw_from,
+    by_prompt,
     encode_step,
     read_examples,
 )
@@ -70,7 +74,8 @@ def train(
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
                 metrics = sft_step(trainer.runner, encoded.units, lr, derive_seed(recipe.seed, step))
             metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
-            trainer.record(step, metrics, watch)
+            metrics["data/skipped"] = float(trainer.skipped + len(encoded.skipped))
+            trainer.record(step, metrics, watch, encoded.skipped)
         return session.result(step)
 
 
@@ -87,7 +92,10 @@ class SFTTrainer:
     """Completed steps."""
     num_steps: int
 
-    def record(self, step: int, metrics: dict[str, float], watch: Stopwatch) -> None:
+    skipped: int = 0
+    """Prompts that were skipped before the first step."""
+
+    def record(self, step: int, metrics: dict[str, float], watch: Stopwatch, skipped: Sequence[Skipped]) -> None:
         times = watch.metrics()
         row = {
             **metrics,
@@ -95,7 +103,8 @@ class SFTTrainer:
             "tokens/per_s": metrics["tokens/count"] / times["time/step_s"],
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
-        self.session.end_step(step, row, {"step": step}, last=step == self.num_steps)
+        state = {"step": step, "skipped": [list(one) for one in skipped]}
+        self.session.end_step(step, row, state, last=step == self.num_steps)
         glance = {"loss": metrics["loss/train"]} if "loss/train" in metrics else {}
         if self.session.best_score is not None:
             glance["best"] = self.session.best_score
@@ -114,15 +123,13 @@ def open_trainer(
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
-    num_steps, wording = recipe.num_steps or 0, (recipe.template, recipe.system_prompt)
-    if draw is None:
-        examples = [one for file in recipe.data for one in read_examples(file, *wording)]
-        draw, num_prompts = draw_from(examples, recipe.seed)
-        num_steps = recipe.num_steps or math.ceil((recipe.epochs or 0) * num_prompts / recipe.prompts_per_step)
+    num_steps, n, wording = recipe.num_steps or 0, recipe.prompts_per_step, (recipe.template, recipe.system_prompt)
+    examples = [one for file in recipe.data for one in read_examples(file, *wording)]
+    if not resume and examples:
+        screened(load_adapter(recipe.model), by_prompt(examples), recipe.cutoff_len)  # before anything is written
     heldout = [one for file in recipe.heldout for one in read_examples(file, *wording)]
     scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
-    drawn = draw
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume, stop=stop))
         policy = session.policy
@@ -132,10 +139,12 @@ def open_trainer(
         )
 
         workers = stack.enter_context(ThreadPoolExecutor(recipe.image_workers, thread_name_prefix="encode"))
-
-        def encode(step: int) -> EncodedStep:
-            return encode_step(policy.adapter, drawn(step, recipe.prompts_per_step), recipe.cutoff_len, workers)
-
+        if draw is None:
+            skipped = session.state.get("skipped", ()) if session.state else ()
+            encode = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, skipped, workers)
+            num_steps = num_steps or math.ceil((recipe.epochs or 0) * encode.prompts / n)
+        else:
+            encode = partial(encode_drawn, policy.adapter, draw, recipe, workers)
         if heldout:
             session.evaluate = with_heldout_loss(heldout, scored, runner, recipe)
             if not resume and (first := encode(0).units):
@@ -148,7 +157,13 @@ def open_trainer(
             report=stack.enter_context(progress(f"sft {session.run.name}", num_steps)),
             start=int(session.state["step"]) if session.state else 0,
             num_steps=num_steps,
+            skipped=encode.screened if isinstance(encode, ExampleFeed) else 0,
         )
+
+
+def encode_drawn(adapter: Adapter, draw: Draw, recipe: SFTRecipe, workers: Executor, step: int) -> EncodedStep:
+    """The prompts of a step that a caller's function draws."""
+    return encode_step(adapter, draw(step, recipe.prompts_per_step), recipe.cutoff_len, workers)
 
 
 def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:

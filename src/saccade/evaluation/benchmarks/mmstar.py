@@ -22,7 +22,7 @@ from saccade.types import Sample
 
 FILES = ("mmstar.parquet", "val*.parquet", "MMStar.tsv", "*.parquet", "*.jsonl")
 LETTERS = "ABCD"
-_OPTIONS = re.compile(r"(?:^|[\n,;]\s*)\(?([A-D])[):.]\s*")
+_OPTIONS = re.compile(r"(?:^|[\n,;][^\S\n]*)\(?([A-D])[):.]\s*")
 
 
 def load(place: Place) -> list[Sample]:

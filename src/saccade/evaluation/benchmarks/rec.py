@@ -28,12 +28,12 @@ from saccade.evaluation.benchmarks.rows import find
 from saccade.evaluation.benchmarks.scoring import flat, mean_of_slices
 from saccade.geometry import center, contains, iou, to_original
 from saccade.parsing import NOWHERE, read_boxes
+from saccade.rewards.vlm_r1 import first_answer
 from saccade.types import Box, Sample
 
 VLM_R1_ITEMS, VLM_R1_SEED = 2000, 42
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
-_BRACED_BOX = re.compile(r"\{.*?\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\].*?\}", re.DOTALL)
-_FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_FOUR = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]")
 
 
 def loader(names: Sequence[str]) -> Callable[[Place], list[Sample]]:
@@ -90,9 +90,10 @@ def _one_box(reply: ParsedReply, sample: Sample, strict: bool) -> Grade:
 
 
 def vlm_r1(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
-    answer = _FIRST_ANSWER.search(reply.text)
-    found = _BRACED_BOX.search(answer[1]) if answer else None
-    if found is None:
+    answer = first_answer(reply.text) or ""
+    brace = answer.find("{")
+    found = _FOUR.search(answer, brace) if brace >= 0 else None
+    if found is None or "}" not in answer[found.end() :]:
         return Grade(False, "no box in braces in the first answer block", value=0.0, boxes=((NOWHERE, ""),))
     written = tuple(float(v) for v in found.groups())
     x1, y1, x2, y2 = written

@@ -1,0 +1,133 @@
+"""Rows of Parquet and Arrow files in bounded memory: no column that is a bomb, few rows at a time.
+
+A file of a few kilobytes can hold gigabytes (one long value in a dictionary, repeated), so rows are decoded in batches
+whose worst size is known from the file's footer, and values are taken out row by row.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saccade.data.records import Placed, Row, shown
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+"""Most rows in memory at a time; each may include its images."""
+BATCH_BYTES = 32 << 20
+"""Most bytes that a batch of a column may decode to."""
+ROW_BYTES = 64 << 20
+"""Most bytes of one row."""
+ROW_ELEMENTS = 1_000_000
+"""Most elements of the lists in one batch, and of a column chunk beside 10,000 for each of its rows."""
+RATIO = 200
+"""Highest compression of a column chunk of more than BATCH_BYTES; text compresses 10 times, images not at all."""
+
+
+def parquet_rows(path: Path) -> Iterator[Placed]:
+    """Rows of a Parquet file with their numbers from 1; columns that are bombs are left out aloud."""
+    number = count(1)
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                names, at_a_time, bombs = _plan(file.metadata.row_group(group), file.schema_arrow.names)
+                if bombs and not names:
+                    raise ValueError(f"{bombs}, which is more than data needs; write it again with smaller values")
+                if bombs:
+                    log.warning("%s: %s, which is more than data needs; the column is not read", path, bombs)
+                for batch in file.iter_batches(batch_size=at_a_time, row_groups=[group], columns=names):
+                    for row in rows_of(batch):
+                        yield f"{path.name}:{next(number)}", row
+    except (pa.ArrowException, ValueError, OSError) as error:
+        yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
+
+
+def _plan(group: Any, columns: list[str]) -> tuple[list[str], int, str]:
+    """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and the last bomb in words."""
+    rows, at_a_time, bombs, words = max(1, group.num_rows), BATCH, set[str](), ""
+    for place in range(group.num_columns):
+        column = group.column(place)
+        size, packed = column.total_uncompressed_size, max(1, column.total_compressed_size)
+        dense = size > BATCH_BYTES and size > RATIO * packed
+        if dense or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
+            bombs.add(column.path_in_schema.split(".")[0])
+            words = (
+                f"column {column.path_in_schema!r} holds {size:,} bytes and {column.num_values:,} values in "
+                f"{group.num_rows:,} rows and {packed:,} packed bytes"
+            )
+        elif column.has_dictionary_page:  # any row may be as long as the whole dictionary
+            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, size)))
+    return [name for name in columns if name not in bombs], at_a_time, words
+
+
+def rows_of(table: Any) -> Iterator[Row]:
+    """The rows of a batch or table one by one. ValueError for a row beyond ROW_BYTES or ROW_ELEMENTS."""
+    heavy = table.nbytes > ROW_BYTES or _elements(table) > ROW_ELEMENTS
+    for place in range(table.num_rows):
+        row = table.slice(place, 1)
+        if heavy and (row.nbytes > ROW_BYTES or _elements(row) > ROW_ELEMENTS):
+            raise ValueError(f"a row of {row.nbytes:,} bytes and {_elements(row):,} list elements is too large")
+        yield row.to_pylist()[0]
+
+
+def _elements(table: Any) -> int:
+    """Elements of all lists in a table, at all depths."""
+    chunks = [chunk for column in table.columns for chunk in getattr(column, "chunks", [column])]
+    return sum(map(_inner, chunks))
+
+
+def _inner(array: Any) -> int:
+    kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        inside = array.flatten() if not pa.types.is_map(kind) else array.items
+        return len(inside) + _inner(inside)
+    if pa.types.is_fixed_size_list(kind):
+        return len(array) * kind.list_size
+    if pa.types.is_struct(kind):
+        return sum(map(_inner, array.flatten()))
+    return 0
+
+
+def saved_rows(path: Path, split: str) -> Iterator[Placed]:
+    """A folder written by `save_to_disk`, read without the package `datasets`."""
+    if (path / "dataset_dict.json").is_file():
+        splits = _described(path / "dataset_dict.json", "splits")
+        if split not in splits:
+            raise ValueError(f"{path}: there is no split {split!r}; it has {', '.join(map(str, splits)) or 'none'}")
+        path = path / split
+    number = count(1)
+    for file in _described(path / "state.json", "_data_files"):
+        name = file.get("filename") if isinstance(file, dict) else None
+        if not isinstance(name, str) or Path(name).name != name or not (path / name).is_file():
+            raise ValueError(f"{path / 'state.json'}: names the data file {shown(name)}, expected a file beside it")
+        try:
+            with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
+                for batch in stream:
+                    for row in rows_of(batch):
+                        yield f"{path.name}:{next(number)}", row
+        except (pa.ArrowException, ValueError, OSError) as error:
+            why = f"not an Arrow file that can be read ({first_line(error)})"
+            yield f"{path.name}/{name}", ValueError(why)
+
+
+def _described(path: Path, key: str) -> list[Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get(key) or []
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: not as 'datasets' writes it ({first_line(error)})") from None
+    if not isinstance(found, list):
+        raise ValueError(f"{path}: '{key}' is {shown(found)}, expected a list")
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,70 @@
+"""Where the image files of a data set may be: folders that its user named, never folders that its rows name.
+
+Our own outputs (`convert`, cold starts) refer to images where they were. They record those folders in `roots.json` with
+a code (HMAC) under a key of this user, so that a data set of a stranger cannot name folders by a file of that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+ROOTS = "roots.json"
+KEY = Path("~/.cache/saccade/roots.key")
+"""Made on the first use. Without it (another user or machine) recorded folders do not count."""
+
+
+def inside(path: str | Path, roots: Sequence[Path]) -> bool:
+    """Whether a file, with its links followed, is below one of the folders or in the cache of the hub."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(root) for root in roots) or real.is_relative_to(_hub_cache())
+
+
+def record(folder: Path, roots: Iterable[Path]) -> None:
+    """Writes `roots.json`: the rows in `folder` may refer to images in `roots`."""
+    names = sorted({str(root.resolve()) for root in roots})
+    key = _key(create=True)
+    if names and key is not None:
+        text = json.dumps({"roots": names, "code": _code(names, key)}, indent=1) + "\n"
+        (folder / ROOTS).write_text(text, encoding="utf-8")
+
+
+def recorded(folder: Path) -> tuple[Path, ...]:
+    """The folders that this user's `convert` or cold start recorded in `folder`; none when the code does not match."""
+    try:
+        found = json.loads((folder / ROOTS).read_text(encoding="utf-8"))
+        names, key = [str(name) for name in found["roots"]], _key(create=False)
+        if key is not None and hmac.compare_digest(str(found["code"]), _code(names, key)):
+            return tuple(map(Path, names))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ()
+    return ()
+
+
+def _code(names: list[str], key: bytes) -> str:
+    return hmac.new(key, json.dumps(names).encode(), hashlib.sha256).hexdigest()
+
+
+def _key(create: bool) -> bytes | None:
+    path = KEY.expanduser()
+    try:
+        if create and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))
+        return path.read_bytes() or None
+    except OSError:  # no home, or read-only: nothing is recorded
+        return None
+
+
+@lru_cache(maxsize=1)
+def _hub_cache() -> Path:
+    from huggingface_hub import constants  # knows HF_HOME and its variants
+
+    return Path(os.path.realpath(constants.HF_HOME))

@@ -1,0 +1,107 @@
+"""The steps of supervised fine-tuning from files: encoded examples in seeded order, unusable ones skipped aloud."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+
+from saccade.data.images import image_size
+from saccade.models.adapter import Adapter
+from saccade.models.counting import TokenCounter
+from saccade.training.examples import EncodedStep, EncodedUnit, Example, by_prompt, encode_step, order_of
+
+log = logging.getLogger(__name__)
+
+
+class ExampleFeed:
+    """`feed(step)`: the encoded prompts of a step (from 0), a function of the seed and of what was skipped before."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        examples: Sequence[Example],
+        seed: int,
+        n: int,
+        cutoff_len: int | None = None,
+        skipped: Iterable[Sequence[int]] = (),
+        workers: Executor | None = None,
+    ) -> None:
+        """`n` prompts a step; `skipped` is that of the checkpoint's step, see `EncodedStep`; `workers` encode several
+        prompts at once. Examples that the model
+        cannot read, as far as headers and texts show, are skipped, or a ValueError names the first."""
+        self._adapter, self._n, self._cutoff_len = adapter, n, cutoff_len
+        self._workers = workers
+        self._prompts = by_prompt(examples)
+        known = [(-1, place) for place in screened(adapter, self._prompts, cutoff_len)]
+        self.screened = len(known)
+        self._order = order_of(len(self._prompts), seed, [*known, *skipped])
+
+    @property
+    def prompts(self) -> int:
+        """Usable prompts, as far as it is known before the first step."""
+        return len(self._prompts) - self.screened
+
+    def __call__(self, step: int) -> EncodedStep:
+        units: list[EncodedUnit] = []
+        over: list[str] = []
+        first, until = step * self._n, step * self._n + self._n
+        for found in self._encoded(range(first, until)):
+            units += found.units
+            over += found.over_cutoff
+        return EncodedStep(units, tuple(over), tuple(one for one in self._order.skipped if 0 <= one[0] < until))
+
+    def _encoded(self, places: range) -> list[EncodedStep]:
+        """The prompts at these places, several at once unless one is unusable: a skipped row may move later ones."""
+        if self._workers is not None:
+            try:
+                return list(self._workers.map(self._encode, [self._prompts[self._order[place]] for place in places]))
+            except ValueError:
+                pass
+        return [self._usable(place) for place in places]
+
+    def _encode(self, examples: Sequence[Example]) -> EncodedStep:
+        return encode_step(self._adapter, examples, self._cutoff_len)
+
+    def _usable(self, place: int) -> EncodedStep:
+        while True:
+            examples = self._prompts[self._order[place]]
+            try:
+                return self._encode(examples)
+            except ValueError as error:
+                if not all(one.on_bad == "skip" for one in examples):
+                    raise
+                log.warning("%s; skipped, another row takes its place (on_bad: skip)", error)
+                self._order.skip(place)
+
+
+def screened(adapter: Adapter, prompts: Sequence[Sequence[Example]], cutoff_len: int | None) -> list[int]:
+    """Indices of the prompts that the model cannot read: images too thin, reserved tokens, more tokens than its context
+    with the longest reply (without a `cutoff_len`, which drops those). ValueError with file and line for the first
+    where `on_bad` is error, and when there is no other."""
+    counter, found, first = TokenCounter(adapter), [], ""
+    for index, examples in enumerate(prompts):
+        one = examples[0]
+        try:
+            longest = max(_reply_room(adapter, example) for example in examples)
+            room = adapter.context_length - longest if cutoff_len is None else sys.maxsize
+            counter.check(one.prompt, [image_size(image, sys.maxsize) for image in one.images], room, one.before)
+        except (ValueError, OSError) as error:
+            if not all(example.on_bad == "skip" for example in examples):
+                raise ValueError(f"{one.title}: {error} (set 'on_bad: skip' to skip such rows)") from None
+            found.append(index)
+            first = first or f"{one.title}: {error}"
+    if len(found) == len(prompts):
+        raise ValueError(f"the model can read none of the {len(prompts):,} prompts; {first}")
+    if found:
+        log.warning("%d of %d prompts skipped, the first: %s", len(found), len(prompts), first)
+    return found
+
+
+def _reply_room(adapter: Adapter, example: Example) -> int:
+    """Tokens that a reply takes; the exact number only where its bytes are no bound that is good enough."""
+    most = len(example.reply.encode()) + 1
+    if most > adapter.context_length // 4 or any(token in example.reply for token in adapter.reserved):
+        return len(adapter.encode_reply(example.reply))
+    return most

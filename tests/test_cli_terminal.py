@@ -1,0 +1,79 @@
+"""What rows, names and replies contain never steers the terminal, and no message is longer than a screen."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hostile_rows import turns
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from property_search import examples
+from rich.console import Console
+
+from saccade.cli import main
+from saccade.cli.terminal import LINES, SCREEN, SafeFormatter, cut, printable
+from saccade.runs.progress import progress
+
+ATTACK = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\u202e[red]x[/red]\r\x08"
+BAD = {chr(code) for code in (*range(9), *range(11, 32), 127, *range(128, 160), 0x202E, 0x2066, 0xD800)}
+
+
+@settings(max_examples=examples(200))
+@given(text=st.text(st.characters(), max_size=80) | st.lists(st.sampled_from([*sorted(BAD), "a", "\n"])).map("".join))
+def test_no_character_that_steers_a_terminal_is_printed(text: str) -> None:
+    found = printable(text)
+    assert not set(found) & BAD
+    found.encode()
+    assert printable(found) == found
+    assert len(cut(text * 500)) <= SCREEN + 200 and cut(text * 500).count("\n") <= LINES + 3
+
+
+def test_ordinary_text_is_printed_as_it_is() -> None:
+    text = "Größe: 5 µm, 图像, 😀, ½ (a\tb)\nnext"
+    assert printable(text) == cut(text) == text
+
+
+def test_log_lines_and_titles_of_progress_bars_are_escaped() -> None:
+    record = logging.LogRecord("saccade", logging.WARNING, "", 0, "%s", (ATTACK,), None)
+    assert not set(SafeFormatter("%(message)s").format(record)) & BAD
+    console = Console(force_terminal=True, width=80)
+    with console.capture() as shown, progress("rl x[/b].jsonl", 1, console) as report:
+        report(1, {})
+    assert "x[/b].jsonl" in shown.get()
+
+
+@pytest.mark.parametrize("verb", ["check", "convert", "rl"])
+def test_a_row_cannot_write_to_the_terminal(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (30, 30)).save(tmp_path / "ok.png")
+    rows = [
+        {"id": 1, "image": "ok.png", "conversations": turns("?", "1")},
+        {"id": 2, "image": f"{ATTACK}.png", "conversations": turns("?", "1")},
+        {"id": ATTACK, "image": "ok.png", "task": ATTACK, "conversations": turns("?", "1")},
+        {"id": 4, "image": "ok.png", "conversations": [{"from": ATTACK, "value": ATTACK * 9000}]},
+    ]
+    (tmp_path / "x[b].jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = "kind: rl\nmodel: {path: none}\ndata: [{source: vlm_r1, path: 'x[b].jsonl'}]\nnum_steps: 1\n"
+    recipe += "optim: {lr: 0.1}\nstages: [{max_new_tokens: 4, group_size: 2}]\n"
+    (tmp_path / "r.yaml").write_text(recipe.replace("x[b]", str(tmp_path / "x[b]")))
+    arguments = {
+        "check": ["check", str(tmp_path / "x[b].jsonl"), "--from", "vlm_r1"],
+        "convert": ["convert", str(tmp_path / "x[b].jsonl"), "--from", "vlm_r1", "--out", str(tmp_path / "out")],
+        "rl": ["rl", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")],
+    }[verb]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    printed = "".join(capsys.readouterr())
+    assert printed and not set(printed) & BAD and len(printed) < 12_000
+
+
+def test_the_traceback_of_a_bug_is_escaped_too() -> None:
+    code = "import sys; from saccade.cli import terminal; sys.excepthook = terminal.print_traceback; "
+    code += f"raise RuntimeError({ATTACK!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "RuntimeError" in done.stderr and not set(done.stderr) & BAD

@@ -1,0 +1,302 @@
+"""Rows that cannot be used: refused before step 1 with file and line, or skipped and counted; the others keep their
+places, and an epoch shows each of them once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hostile_rows import AT_ITS_TURN, KNOWN_BEFORE, LINES, turns, write_model, write_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from property_search import examples
+from training_runs import REWARD
+
+from saccade.data import DataConfig, Mixture, Source, open_source
+from saccade.data import roots as recorded_roots
+from saccade.data.convert import convert
+from saccade.data.json_stream import elements
+from saccade.data.order import EpochOrder
+from saccade.training import rl, sft
+from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.types import Sample
+
+BAD = [*KNOWN_BEFORE, *LINES]
+BY_THE_MODEL = ("thin", "a reserved token", "over the budget")
+
+
+# --------------------------------------------------------------------------------------------------------------- order
+
+
+@settings(max_examples=examples(60))
+@given(size=st.integers(2, 12), seed=st.integers(0, 99), stop=st.integers(0, 40), data=st.data())
+def test_an_epoch_has_each_usable_row_once_and_a_skipped_one_shifts_no_other(size, seed, stop, data) -> None:
+    bad = data.draw(st.sets(st.integers(0, size - 1), max_size=size - 1))
+
+    def permutation(epoch: int) -> list[int]:
+        return Random(f"{seed}/{epoch}").sample(range(size), size)
+
+    def walk(order: EpochOrder, counts: range) -> list[int]:
+        found = []
+        for count in counts:
+            while order[count] in bad:
+                order.skip(count)
+            found.append(order[count])
+        return found
+
+    whole = walk(EpochOrder(size, permutation), range(60))
+    first = whole[: size - len(bad)]
+    assert sorted(first) == sorted(set(range(size)) - bad)
+    for place, row in enumerate(permutation(0)[: len(first)]):
+        assert row in bad or first[place] == row
+    usable = size - len(bad)
+    later = whole[usable : len(whole) // usable * usable]
+    assert all(sorted(later[i : i + usable]) == sorted(first) for i in range(0, len(later), usable))
+    begun = EpochOrder(size, permutation)
+    walk(begun, range(stop))
+    resumed = EpochOrder(size, permutation, [one for one in begun.skipped if one[0] < stop])
+    assert walk(resumed, range(stop, 60)) == whole[stop:]
+
+
+def test_no_row_is_seen_twice_before_all_were_seen_once_however_many_a_step_draws() -> None:
+    """Dynamic sampling, stages of other sizes, several sources, and rows skipped at their turn."""
+    sources = [
+        Source(name, lambda i, name=name: Sample(f"{name}/{i}", (), "?", i, "count"), size, on_bad="skip")
+        for name, size in (("a", 600), ("b", 400))
+    ]
+    mixture, position, seen = Mixture(sources, [3, 2], seed=5), 0, Counter[str]()
+    bad = {f"a/{i}" for i in range(0, 600, 50)}
+    sizes = Random(0)
+    while len(seen) < 980:
+        for _ in range(sizes.choice([8, 8, 24, 3])):
+            (sample,) = mixture.draw(position, 1)
+            while sample.id in bad:
+                mixture.skip(position)
+                (sample,) = mixture.draw(position, 1)
+            seen[sample.id] += 1
+            position += 1
+        if position == 960:
+            mixture.restore(mixture.skipped(position))
+    assert not bad & seen.keys() and max(seen.values()) <= 2
+    assert sum(seen.values()) < 1010, "almost no row came twice while others had not come at all"
+
+
+def test_a_source_without_a_usable_row_is_named() -> None:
+    mixture = Mixture([Source("few", lambda i: Sample(str(i), (), "?", i, "count"), 2, on_bad="skip")])
+    mixture.skip(0)
+    with pytest.raises(ValueError, match="'few': none of its 2 rows is usable"):
+        mixture.skip(0)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("name", [name for name in BAD if name not in BY_THE_MODEL])
+def test_an_unusable_row_is_named_with_file_and_line_or_skipped_and_counted(tmp_path: Path, name: str) -> None:
+    path = write_rows(tmp_path, [name], rows=3)
+    with pytest.raises(ValueError, match=r"^train\.jsonl:2: ") as error:
+        open_source(DataConfig(source="vlm_r1", path=path))
+    assert len(str(error.value)) < 1000 and str(error.value).isprintable()
+    source = open_source(DataConfig(source="vlm_r1", path=path, on_bad="skip"))
+    assert (len(source), source.skipped) == (3, 1) and source.first_skipped == str(error.value)
+
+
+def test_image_files_outside_the_folders_of_the_data_need_the_users_word(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, ["outside"], rows=1)
+    link = path.with_name("link.png")
+    link.symlink_to(tmp_path / "outside.png")
+    entry = {"source": "vlm_r1", "path": path}
+    with pytest.raises(ValueError, match=r"outside the folders of its data.*allow_outside: true"):
+        open_source(DataConfig(**entry))
+    for allowed in ({"allow_outside": True}, {"data_root": tmp_path}):
+        assert len(open_source(DataConfig(**entry, **allowed))) == 2
+    path.write_text(json.dumps({"id": 1, "image": "link.png", "conversations": turns("?", "1")}))
+    with pytest.raises(ValueError, match="outside the folders of its data"):
+        open_source(DataConfig(**entry))
+    with pytest.raises(ValueError, match="has no effect with allow_outside"):
+        DataConfig(**entry, allow_outside=True, data_root=tmp_path)
+
+
+def test_what_convert_wrote_is_read_from_where_it_was_but_nobody_else_can_name_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded_roots, "KEY", tmp_path / "key")
+    path = write_rows(tmp_path, [], rows=2)
+    convert([DataConfig(source="vlm_r1", path=path)], tmp_path / "out", "jsonl")
+    entry = DataConfig(source="saccade", path=tmp_path / "out")
+    assert len(open_source(entry)) == 2
+    record = tmp_path / "out" / recorded_roots.ROOTS
+    for forged in ({**json.loads(record.read_text()), "roots": ["/"]}, {"roots": [str(tmp_path)]}, [], "x"):
+        record.write_text(json.dumps(forged))
+        with pytest.raises(ValueError, match="outside the folders of its data"):
+            open_source(entry)
+
+
+def test_a_limit_of_ones_own_takes_larger_and_smaller_images(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, [], rows=1)
+    Image.new("1", (6000, 6000)).save(path.with_name("ok.png"))
+    with pytest.raises(ValueError, match=r"6000 x 6000 pixels, expected 32,000,000 at most; .* raise max_image_pixels"):
+        open_source(DataConfig(source="vlm_r1", path=path))
+    assert len(open_source(DataConfig(source="vlm_r1", path=path, max_image_pixels=36_000_000))) == 1
+
+
+def repeated(text: str, rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+
+
+def nothings(rows: int) -> pa.Array:
+    return pa.ListArray.from_arrays([0, rows], pa.nulls(rows, pa.int8()))
+
+
+BOMBS: dict[str, Any] = {
+    "a long text in a dictionary that no reader wants": lambda: {
+        "junk": repeated("a" * 9_000_000, 99),
+        "id": ["x"] * 99,
+    },
+    "one in a column that is read": lambda: {"problem": repeated("a" * 9_000_000, 99)},
+    "a text of 80 MB": lambda: {"problem": ["a" * 80_000_000]},
+    "a long list of nothing": lambda: {"options": nothings(4_000_000)},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "is read" in name else ()) for name in BOMBS]
+)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_a_small_file_of_gigabytes_is_read_or_refused_in_less_than_one(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bomb.parquet"
+    table = pa.table(BOMBS[name]())
+    pq.write_table(table, path, compression="zstd", write_statistics=False, store_schema=False)
+    assert path.stat().st_size < 10_000
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom saccade.data import DataConfig\n"
+        "from saccade.data.sources import items\n"
+        "found = list(items(DataConfig(source='easy_r1', path=Path(sys.argv[1]))))\n"
+        "assert found and all(isinstance(item, ValueError) for _, item in found), found\n"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 600_000, f"peak of {done.stdout} kB"
+
+
+BAD_ELEMENTS = {
+    "a bare word": '{"n": oops}',
+    "single quotes": "{'n': 1}",
+    "an integer of 5,000 digits": '{"n": ' + "9" * 5000 + "}",
+    "nested too deeply": '{"n": ' + "[" * 5000 + "]" * 5000 + "}",
+    "a stray escape": '{"n": "\\q", "m": "]"}',
+    "a comma too many": '{"n": 1,}',
+    "a text that never closes": '{"n": "x}',
+    "an object that never closes": '{"n": [1, 2',
+    "a bracket too many": '{"n": [1]]',
+    "a line break in a text": '{"n": "a\nb"}',
+    "bytes of another encoding": '{"n": "\udce9"}',
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ELEMENTS.values(), ids=BAD_ELEMENTS)
+@pytest.mark.parametrize("window", [5, 1 << 20])
+def test_a_json_list_continues_behind_an_element_that_is_not_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str, window: int
+) -> None:
+    monkeypatch.setattr("saccade.data.json_stream.WINDOW", window)
+    rows = ['{"id": 0}', bad, '{"id": 2}', bad, '{"id": 4}']
+    (tmp_path / "a.json").write_bytes(f"[{','.join(chr(10) + row for row in rows)}\n]".encode(errors="surrogateescape"))
+    found = list(elements(tmp_path / "a.json"))
+    assert [value["id"] for _, _, value in found if isinstance(value, dict) and "id" in value] == [0, 2, 4]
+    assert len([value for _, _, value in found if isinstance(value, ValueError) or "n" in value]) >= 2
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "rewards.py").write_text(REWARD)
+    return write_model(folder)
+
+
+def rl_of(model: Path, path: Path, **changes: Any) -> RLRecipe:
+    entry = {"source": "vlm_r1", "path": str(path), "on_bad": changes.pop("on_bad", "skip")}
+    base: dict[str, Any] = {
+        "model": {"path": str(model), "device": "cpu"},
+        "data": [entry],
+        "rubrics": {"test": {"parts": [{"name": f"{model.parent / 'rewards.py'}:even_tokens"}], "truncated": "as_is"}},
+        "stages": [
+            {"name": "a", "max_new_tokens": 4, "group_size": 2, "rubric": "test", "until": {"step": 1}},
+            {"name": "b", "max_new_tokens": 5, "group_size": 2, "rubric": "test", "prompts_per_step": 2},
+        ],
+        "num_steps": 3,
+        "prompts_per_step": 3,
+        "optim": {"lr": 1e-3},
+        "checkpoint": {"every": 1, "keep": 3},
+        "images_per_step": 0,
+    }
+    return RLRecipe.model_validate(base | changes)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_skips_them_counts_them_and_resumes_as_if_it_had_never_stopped(model: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path, [*BY_THE_MODEL, "a surrogate in the id", *AT_ITS_TURN], rows=6)
+    recipe = rl_of(model, path)
+    rl.train(recipe, tmp_path / "run")
+    seen = [row["sample_id"] for row in lines(tmp_path / "run" / "rollouts.jsonl") if row["index"] == 0]
+    assert len(seen) == 7 and sorted(seen[:6]) == [f"good{i}" for i in range(6)], "each once before any twice"
+    metrics = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [row["data/position"] for row in metrics] == [3, 5, 7] and metrics[-1]["data/skipped"] == 5
+
+    def killed(policy: Any, engine: Any, step: int) -> dict[str, float]:
+        if step == 2:
+            raise KeyboardInterrupt
+        return {"score": 0.0}
+
+    recipe = rl_of(model, path, eval={"every": 1})
+    with pytest.raises(KeyboardInterrupt):
+        rl.train(recipe, tmp_path / "cut", evaluate=killed)
+    rl.train(recipe, tmp_path / "cut", evaluate=lambda policy, engine, step: {"score": 0.0}, resume=True)
+    assert [row["sample_id"] for row in lines(tmp_path / "cut" / "rollouts.jsonl") if row["index"] == 0] == seen
+
+
+@pytest.mark.parametrize("name", BY_THE_MODEL)
+def test_what_the_model_cannot_read_is_refused_before_anything_is_written(
+    model: Path, tmp_path: Path, name: str
+) -> None:
+    path = write_rows(tmp_path, [name], rows=3)
+    with pytest.raises(ValueError, match=r"^train\.jsonl:2: .*on_bad: skip"):
+        rl.train(rl_of(model, path, on_bad="error"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_shows_at_its_turn_ends_a_run_that_may_not_skip_naming_file_line_and_image(
+    model: Path, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path, [*AT_ITS_TURN], rows=1)
+    with pytest.raises(ValueError, match=r"^train\.jsonl:2: sample 'good100': .*cut\.jpg: the image is truncated"):
+        rl.train(rl_of(model, path, on_bad="error"), tmp_path / "run")
+
+
+def test_supervised_training_skips_and_counts_them_too(model: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path, [*BY_THE_MODEL, "a giant integer in a box", *AT_ITS_TURN], rows=4)
+    entry = {"source": "vlm_r1", "path": str(path), "reply": "gold", "on_bad": "skip"}
+    base = {"model": {"path": str(model), "device": "cpu"}, "prompts_per_step": 2, "optim": {"lr": 1e-3}}
+    recipe = SFTRecipe.model_validate({**base, "data": [entry], "num_steps": 4})
+    sft.train(recipe, tmp_path / "run")
+    metrics = lines(tmp_path / "run" / "metrics.jsonl")
+    assert metrics[-1]["data/skipped"] == 4 and all(row["examples/prompts"] == 2 for row in metrics)
+    strict = SFTRecipe.model_validate({**base, "data": [{**entry, "on_bad": "error"}], "num_steps": 4})
+    with pytest.raises(ValueError, match=r"^train\.jsonl:\d+: "):
+        sft.train(strict, tmp_path / "strict")
+    assert not (tmp_path / "strict").exists()

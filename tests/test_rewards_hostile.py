@@ -1,0 +1,176 @@
+"""An own reward may return, raise, print, fork, write and allocate whatever: it costs its own reply at most."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from saccade.rewards import Part, Rubric
+from saccade.rewards.own import close_all, load
+from saccade.types import Completion, Sample
+
+FILE = """
+import os, subprocess, sys, threading
+from saccade.types import Score
+
+
+class Mine(Score):
+    pass
+
+
+class Liar(float):
+    def __float__(self): return self
+    def __repr__(self): raise RuntimeError("no repr")
+
+
+class Silent(Exception):
+    def __str__(self): raise RuntimeError("no text")
+
+
+class Text(str):
+    pass
+
+
+def kind(what):
+    if what == "text in a score": return Score("x")
+    if what == "None in a score": return Score(None)
+    if what == "None": return None
+    if what == "a list": return [1.0]
+    if what == "a giant": return 10 ** 400
+    if what == "a class": return Mine
+    if what == "an object": return object()
+    if what == "a liar": return Liar(0.5)
+    if what == "a complex number": return 1j
+    if what == "an exit": sys.exit(3)
+    if what == "an interrupt": raise KeyboardInterrupt
+    if what == "a generator's end": raise GeneratorExit
+    if what == "an error without text": raise Silent
+    if what == "a surrogate": raise ValueError("\\ud800")
+    if what == "a long error": raise ValueError("x" * 20_000_000)
+    if what == "deep recursion": return kind(what) + 1
+    if what == "memory": return float(len(bytearray(3 << 30)))
+    if what == "death": os._exit(3)
+    if what == "garbage":
+        for descriptor in range(3, 1000):
+            try: os.write(descriptor, b"garbage!")
+            except OSError: pass
+        return 0.5
+    if what == "all closed": os.closerange(0, 1000); return 0.5
+
+
+def moody(completion, sample):
+    what = completion.text
+    if what == "a subclass": return Mine(0.5)
+    if what == "a reason of a class": return Score(0.5, Mine)
+    if what == "a reason with a surrogate": return Score(0.5, "\\udfff")
+    if what == "a long reason": return Score(0.5, "x" * 10_000_000)
+    if what == "a long output":
+        print("\\x1b[2J" + "x" * 5_000_000); return 0.5
+    if what == "a fork that comes back":
+        os.fork(); return 0.5
+    return 0.25 if what == "good" else kind(what)
+
+
+def forks(completion, sample):
+    for _ in range(3):
+        sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+        subprocess.Popen(sleep, env={**os.environ, "MARK": completion.text})
+    if "hang" in completion.text:
+        import time
+        time.sleep(600)
+    return 0.5
+
+
+def trl(completions, **kwargs): return [0.0 for _ in completions]
+def trl_prompts(prompts, completions, answer): return [0.0]
+def verl(data_source, solution_str, ground_truth, extra_info=None): return 0.0
+def easy_r1(reward_inputs): return [{"overall": 0.0}]
+def one(completion): return 0.0
+class Callable:
+    def __call__(self, completion, sample): return 0.0
+callable_object = Callable()
+"""
+MASKED = [
+    *("text in a score", "None in a score", "None", "a list", "a giant", "a class", "an object", "a complex number"),
+    *("an exit", "an interrupt", "a generator's end", "an error without text", "a surrogate", "a long error"),
+    *("deep recursion", "memory", "death", "garbage", "all closed"),
+]
+SCORED = [
+    *("a subclass", "a reason of a class", "a reason with a surrogate", "a long reason", "a long output"),
+    *("a fork that comes back", "a liar"),
+]
+SAMPLE = Sample("s", (), "?", "3", "count")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("own") / "mine.py"
+    path.write_text(FILE)
+    yield path
+    close_all()
+
+
+def test_no_value_class_or_exception_costs_more_than_its_reply(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    reward = load(f"{file}:moody", {}, deadline_s=20, memory_gb=2.5)
+    texts = [text for bad in MASKED for text in (bad, "good")] + SCORED
+    with caplog.at_level(logging.INFO, "saccade"):
+        scores = dict(zip(texts, reward.score([(Completion(text), SAMPLE) for text in texts]), strict=True))
+    assert [name for name in MASKED if scores[name].masked is None] == []
+    assert [(name, scores[name].masked) for name in SCORED if scores[name].value != 0.5] == []
+    assert scores["good"].value == 0.25
+    for name, score in scores.items():
+        assert len(score.masked or "") < 2_000 and len(score.reason or "") < 2_000, name
+        (score.masked or "").encode()
+        (score.reason or "").encode()
+    assert "SystemExit: 3" in (scores["an exit"].masked or "") and "MemoryError" in (scores["memory"].masked or "")
+    assert scores["death"].masked == "its process ended with status 3"
+    assert len(caplog.text) < 400_000 and "printed more than 64 kB" in caplog.text
+    rubric = Rubric([Part("mine.py:moody", reward)])
+    assert rubric(Completion("text in a score"), SAMPLE).failed
+
+
+def marked(text: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MARK") == text and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("end", ["hang", "close"])
+def test_what_a_reward_started_ends_with_its_process(file: Path, end: str) -> None:
+    text = f"{end} {os.getpid()} {time.monotonic()}"
+    reward = load(f"{file}:forks", {}, deadline_s=1.5 if end == "hang" else 20)
+    score = reward(Completion(text), SAMPLE)
+    assert (score.masked is None) == (end == "close")
+    close_all()
+    until = time.monotonic() + 20
+    while marked(text) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert marked(text) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("trl", r"rewards of TRL do; .*def score\(completion, sample\): return trl\(.*\)\[0\]"),
+        ("trl_prompts", "rewards of TRL do"),
+        ("verl", r"rewards of verl do; .*return verl\(sample.task, completion.text, sample.answer\)"),
+        ("easy_r1", "rewards of EasyR1 do"),
+        ("one", r"takes \(completion\); expected def one\(completion, sample\)"),
+        ("Callable", r"'Callable' is a class; write a function: def score\(completion, sample\)"),
+        ("callable_object", "'callable_object' is a callable Callable"),
+    ],
+)
+def test_rewards_of_other_trainers_are_recognized_before_a_run_with_the_fix(file: Path, name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        load(f"{file}:{name}", {})
+    assert "\n" not in str(error.value)
