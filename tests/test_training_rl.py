@@ -22,7 +22,6 @@ from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import RewardsFailed
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import prepare
-from saccade.training import prompt_feed
 from saccade.training.checkpoint import latest
 from saccade.training.config import RLRecipe
 from saccade.training.optim import TrainingStopped
@@ -291,19 +290,20 @@ def test_a_recipe_comes_back_from_its_resolved_form(world: Path) -> None:
     assert RLRecipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 
-def test_several_threads_prepare_the_prompts_of_a_step_at_once_and_in_order(world: Path, monkeypatch: Any) -> None:
+def test_several_threads_prepare_the_prompts_of_a_step_at_once_and_in_order(world: Path) -> None:
     adapter, together = load_policy(rl_recipe(world).model).adapter, threading.Barrier(3, timeout=20)
-    mixture = Mixture([open_source(one) for one in rl_recipe(world).data], [1.0], seed=3)
-    alone = PromptFeed(mixture, adapter, 1, None, 4)
-    several = PromptFeed(mixture, adapter, 1, None, 4, workers=3)
-    expected = [prompt.name for step in range(2) for prompt in alone(step, 0, 3)]
 
-    def waiting(*args: Any, **options: Any) -> Any:
+    def mixture() -> Mixture:
+        return Mixture([open_source(one) for one in rl_recipe(world).data], [1.0], seed=3)
+
+    def waiting(sample: Any) -> Any:
         together.wait()  # breaks unless three run at the same time
-        return prepare(*args, **options)
+        return prepare(adapter, sample, template=None)
 
-    monkeypatch.setattr(prompt_feed, "prepare", waiting)
-    assert [prompt.name for step in range(2) for prompt in several(step, 0, 3)] == expected
+    alone = PromptFeed(mixture(), lambda sample: prepare(adapter, sample, template=None))
+    several = PromptFeed(mixture(), waiting, workers=3)
+    expected = [prompt.name for more in (True, False) for prompt in alone(3, ahead=more)]
+    assert [prompt.name for more in (True, False) for prompt in several(3, ahead=more)] == expected
     several.close()
     alone.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]

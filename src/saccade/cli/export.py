@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from saccade.cli.terminal import echo
+
 
 def export(
     source: Annotated[

@@ -85,7 +85,7 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
             yield picture.place, error
             continue
 
-        def asked(key: Any = key, images: Any = images, place: str = picture.place) -> list[tuple[str, Sample]]:
+        def asked(key: Any = key, images: Any = images, place: str = picture.place) -> list[Item]:
             if reading.task == "refer":
                 return list(_referring(key, images, found))
             labels = absent(key, found, known, reading)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -77,7 +76,8 @@ class Mixture:
             if source.size is not None:
                 known = [(-1, row) for row in sorted(source.unusable)]
                 try:
-                    order = EpochOrder(source.size, partial(self._shuffled, k), [*known, *skipped.get(str(k), ())])
+                    skips = [*known, *skipped.get(str(k), ())]
+                    order = EpochOrder(source.size, partial(self._rows_of_epoch, k), skips)
                 except ValueError as error:
                     raise ValueError(f"source '{source.name}': {error}") from None
                 self._orders[k] = order
@@ -99,6 +99,9 @@ class Mixture:
     def _index(self, source: int, count: int) -> int:
         """The sample index of a source after `count` draws."""
         return count if source not in self._orders else self._orders[source][count]
+
+    def _rows_of_epoch(self, source: int, epoch: int) -> list[int]:
+        return self._shuffled(source, epoch).tolist()
 
     def _shuffled(self, source: int, epoch: int) -> np.ndarray:
         return np.random.default_rng((abs(self.seed), 1, source, epoch)).permutation(len(self.sources[source]))
