@@ -85,7 +85,7 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
             yield picture.place, error
             continue
 
-        def asked(key: Any = key, images: Any = images, place: str = picture.place) -> list[Item]:
+        def asked(key: Any = key, images: Any = images, place: str = picture.place) -> list[tuple[str, Sample]]:
             if reading.task == "refer":
                 return list(_referring(key, images, found))
             labels = absent(key, found, known, reading)
@@ -112,7 +112,9 @@ def _referring(key: Any, images: tuple[Any, ...], found: Instances) -> Iterator[
             yield one.place, Sample(f"{key}/{label}", images, REFER.format(label), one.box, "refer", meta)
 
 
-def _counting(key: Any, images: tuple[Any, ...], found: Instances, absent: Sequence[str]) -> Iterator[Item]:
+def _counting(
+    key: Any, images: tuple[Any, ...], found: Instances, absent: Sequence[str]
+) -> Iterator[tuple[str, Sample]]:
     """A sample for each label of the image, and for the absent ones."""
     kept, present = _queried(key, found)
     counts = Counter(found.labels[one.category] for one in kept)
