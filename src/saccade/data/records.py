@@ -96,7 +96,7 @@ def attempt(place: str, read: Callable[[], Sample | Iterable[Sample] | None]) ->
     return attempt_placed(place, placed)
 
 
-def attempt_placed(place: str, read: Callable[[], list[Item]]) -> list[Item]:
+def attempt_placed(place: str, read: Callable[[], list[tuple[str, Sample]]]) -> list[Item]:
     """What `read` returns, or the error of reading it: a row whose values have unexpected types or sizes never ends
     more than itself."""
     try:
