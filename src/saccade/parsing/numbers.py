@@ -82,7 +82,8 @@ class Quantity:
 def read_number(text: str) -> float | None:
     """The number that an answer gives, or None when it gives none or several different ones.
 
-    A number counts only when it is what is said: 'not 7', 'half of 7', '7!', 'at least 7', '7x' and programs give none.
+    A number counts only when it is what is said: 'not 7', 'half of 7', '7!', 'at least 7', '7x', 'another answer is 7'
+    and programs give none.
     Reads thousands separators, decimals, exponents, fractions (3/4, \\frac{3}{4}), mixed numbers, units, degrees, a
     percent sign (50% reads as 50), number words and Chinese numerals when nothing else is there, and the number after
     'answer is' or the last '='. What needs working out (roots, powers but those of ten, pi, 3:4) is no number here.
