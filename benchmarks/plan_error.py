@@ -1,9 +1,10 @@
 """How far `saccade plan` is from the memory that a step takes: `python -m benchmarks.plan_error --json FILE`.
 
-Each setting runs in a process of its own: the benchmark model L (float32, one thread), one small update so that the
-optimizer's state exists, then one update on made-up groups about a 448 x 448 image, by the code that trains. Measured
-is the peak of the resident set above the level just before that update; predicted is the largest of the phases `update`
-and `optimizer` without what is there all the time. Needs Linux (/proc).
+Each setting runs in a process of its own: the benchmark model L (one thread), one small update so that the optimizer's
+state exists, then one update on made-up groups about a 448 x 448 image, by the code that trains, or the decoding of
+such groups by the engine. Measured is the peak of the resident set above the level just before; predicted is the
+largest of the phases `update` and `optimizer`, or the phase `rollout`, without what is there all the time. Needs Linux
+(/proc).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,12 +31,15 @@ from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
+from saccade.models.tower_output import shares_tower
 from saccade.planning.flops import ModelShape
-from saccade.planning.memory import Work, memory, state, total
+from saccade.planning.memory import Work, memory, rows_that_fit, state, total
 from saccade.planning.stages import adapter_sizes
+from saccade.rollout.config import BuiltinEngineConfig, Sampling
+from saccade.rollout.engine import open_engine
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import prepare
-from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.config import OptimConfig, OptimKind, UpdateConfig
 from saccade.training.optim import GuardedOptimizer, build_optimizer
 from saccade.training.policy_step import Learner, open_learner, policy_step
 from saccade.types import Completion, Sample, Score
@@ -53,6 +57,12 @@ class Case:
     checkpointing: bool
     train: tuple[str, ...] = ("language",)
     budget: int = 8192
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    optimizer: OptimKind = "adamw"
+    decode: bool = False
+    """Measure the decoding of the groups instead of an update."""
+    memory_mb: int | None = None
+    """The engine's limit on keys and values."""
     rank: int = 0
     """Of LoRA on `train`; 0 trains the weights."""
     quantize: Literal["nf4"] | None = None
@@ -77,6 +87,15 @@ CASES = (
     *(Case(*size, checkpointing) for size in SIZES for checkpointing in (False, True)),
     *(Case(4, 8, 64, checkpointing, ALL) for checkpointing in (False, True)),
 )
+LATER = (
+    Case(4, 8, 64, False, dtype="bfloat16"),
+    Case(4, 8, 256, True, dtype="bfloat16"),
+    Case(4, 8, 64, True, optimizer="adamw_8bit"),
+    Case(4, 8, 64, False, ("projector", "language")),
+    Case(8, 8, 128, False, decode=True),
+    Case(8, 8, 128, False, decode=True, memory_mb=48),
+)
+"""8-bit moments, bfloat16 with masters, a shared tower, and decoding with and without a limit."""
 HELD_OUT = (
     Case(2, 6, 160, False),
     Case(3, 4, 400, True),
@@ -109,7 +128,10 @@ def run(case: Case) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = write_checkpoint(folder, "L")
         policy = load_policy(model_of(case, str(path)))
-    optim = OptimConfig(lr=1e-4)
+    shape = ModelShape.from_config(policy.model.config)
+    if case.decode:
+        return decoding(case, policy, shape)
+    optim = OptimConfig(lr=1e-4, kind=case.optimizer)
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), optim), optim)
     config = UpdateConfig(tokens_per_micro_batch=case.budget)
     learner = open_learner(policy, optimizer, LossConfig(), config)
@@ -117,17 +139,41 @@ def run(case: Case) -> dict[str, float]:
     groups = [group_of(policy, i, case.group_size, case.tokens) for i in range(case.prompts)]
     work = work_of(case, policy, groups[0])
     measured = step(learner, groups)
-    shape = ModelShape.from_config(policy.model.config)
     parts = memory(shape, work)
-    there = total(state(shape, work))
-    there += parts["update"].get("vision features", 0.0)
+    there = total(state(shape, work)) + sum(parts["update"].get(name, 0.0) for name in KEPT)
     return {"measured": measured, "predicted": max(total(parts[phase]) for phase in ("update", "optimizer")) - there}
+
+
+KEPT = ("vision features", "tower output")
+"""What is there before the update."""
+
+
+def decoding(case: Case, policy: Policy, shape: ModelShape) -> dict[str, float]:
+    """As `run`, of a call of the engine that draws all tokens; a short call goes before it."""
+    engine = open_engine(policy, BuiltinEngineConfig(memory_mb=case.memory_mb))
+    groups = [group_of(policy, i, 2, 4) for i in range(case.prompts)]
+    prompts = [group.prompt for group in groups]
+    with torch.no_grad():
+        features = vision_features(policy, [prompt.encoded for prompt in prompts])
+    prompts = [replace(prompt, features=one) for prompt, one in zip(prompts, features, strict=True)]
+
+    def generate(n: int, tokens: int) -> None:
+        engine.generate(prompts, Sampling(max_new_tokens=tokens, min_new_tokens=tokens), n, list(range(len(prompts))))
+
+    generate(1, 2)
+    measured = growth(lambda: generate(case.group_size, case.tokens))
+    work = work_of(case, policy, groups[0])
+    work = replace(work, max_rows=rows_that_fit(shape, work))
+    parts = memory(shape, work)["rollout"]
+    there = total(state(shape, work)) + sum(parts.get(name, 0.0) for name in KEPT)
+    return {"measured": measured, "predicted": total(parts) - there}
 
 
 def model_of(case: Case, path: str) -> ModelConfig:
     lora: dict[str, Any] = {"rank": case.rank, "alpha": 2 * case.rank, "targets": case.train}
     trained = {"lora": lora} if case.rank else {"train": case.train}
     keys = {"path": path, "device": "cpu", "gradient_checkpointing": case.checkpointing, "quantize": case.quantize}
+    keys["dtype"] = case.dtype
     return ModelConfig.model_validate(keys | trained)
 
 
@@ -147,8 +193,12 @@ def work_of(case: Case, policy: Policy, group: Group) -> Work:
         vision_cost=policy.vision_cost(asked),
         form="merged",
         trained=() if lora is not None else case.train,
-        dtype="float32",
+        dtype=case.dtype,
         checkpointing=case.checkpointing,
+        optimizer=case.optimizer,
+        graphs=False,
+        max_rows=512,
+        kv_limit=None if case.memory_mb is None else case.memory_mb * 2**20,
         quantized=case.quantize is not None,
         **adapters,
         cuda=False,
@@ -173,19 +223,24 @@ def group_of(policy: Policy, number: int, size: int, tokens: int) -> Group:
 def step(learner: Learner, groups: Sequence[Group]) -> float:
     """One update; bytes of the resident set's peak above the level before."""
     policy = learner.runner.policy
-    if policy.vision_is_frozen():
+    if policy.vision_is_frozen() or shares_tower(policy):
         with torch.no_grad():
             features = vision_features(policy, [group.prompt.encoded for group in groups])
         groups = [
             replace(group, prompt=replace(group.prompt, features=one))
             for group, one in zip(groups, features, strict=True)
         ]
+    length = max(len(r.completion.token_ids) for g in groups for r in g.rollouts)
+    return growth(lambda: policy_step(learner, groups, temperature=1.0, max_length=length, lr=1e-4))
+
+
+def growth(work: Callable[[], object]) -> float:
+    """Bytes of the resident set's peak during `work` above the level before."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak falls back to the level
     before = status("VmRSS")
-    length = max(len(r.completion.token_ids) for g in groups for r in g.rollouts)
-    policy_step(learner, groups, temperature=1.0, max_length=length, lr=1e-4)
+    work()
     return status("VmHWM") - before
 
 
@@ -199,7 +254,11 @@ def line_of(found: Found) -> str:
     case = found.case
     kept = "checkpointing" if case.checkpointing else "all kept"
     held_out = "  held out" if case in HELD_OUT else ""
-    what = f"{case.prompts} x {case.group_size} x {case.tokens:<4} {kept:<14} {'+'.join(case.train):<26}"
+    more = [case.dtype] if case.dtype != "float32" else []
+    more += [case.optimizer] if case.optimizer != "adamw" else []
+    more += ["decoding" if case.memory_mb is None else f"decoding in {case.memory_mb} MiB"] if case.decode else []
+    named = ", ".join(["+".join(case.train), *more])
+    what = f"{case.prompts} x {case.group_size} x {case.tokens:<4} {kept:<14} {named:<40}"
     what += f" rank {case.rank:<3} {case.quantize or '':<4}" if case.rank else ""
     numbers = f"measured {found.measured / 1e6:7.1f} MB  predicted {found.predicted / 1e6:7.1f} MB"
     return f"{what} {numbers}  {found.error:+.0%}{held_out}"
@@ -215,7 +274,7 @@ def main() -> None:
         print(json.dumps(run(Case(**{**data, "train": tuple(data["train"])}))))
         return
     rows = []
-    for case in (*CASES, *HELD_OUT):
+    for case in (*CASES, *LATER, *HELD_OUT):
         rows.append(measure(case))
         print(line_of(rows[-1]), flush=True)
     if options.json:

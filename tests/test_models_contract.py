@@ -11,6 +11,7 @@ from pictures import noise_image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from saccade.base.tiny import write_checkpoint
+from saccade.models import logprobs
 from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.logprobs import Head, token_logprobs
@@ -153,6 +154,27 @@ def test_entropy_and_temperature_equal_the_full_softmax(policy):
     assert torch.allclose(ours, full[torch.arange(7), targets], atol=1e-5)
     assert torch.allclose(entropy, -(full.exp() * full).sum(-1), atol=1e-4)
     assert logprobs_R.shape == (packed.num_tokens,)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_the_head_s_gradient_in_bfloat16_is_as_near_to_float32_as_that_of_autograd(softcap, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    hidden_RD, weight_VD = (torch.randn(n, 64, generator=generator) for n in (700, 1500))
+    targets_R, share_R = torch.randint(0, 1500, (700,), generator=generator), torch.randn(700, generator=generator)
+    monkeypatch.setattr(logprobs, "PIECE", 400)
+
+    def gradient(dtype, ours):
+        leaf, hidden = (0.2 * weight_VD).to(dtype).requires_grad_(), hidden_RD.to(dtype)
+        if ours:
+            found, _ = token_logprobs(hidden, Head(leaf, softcap=softcap), targets_R)
+        else:
+            found = torch.log_softmax(Head(leaf, softcap=softcap).logits(hidden).float(), -1)[range(700), targets_R]
+        (found * share_R).sum().backward()
+        return leaf.grad.float()
+
+    truth = gradient(torch.float32, True)
+    ours, theirs = ((gradient(torch.bfloat16, one) - truth).norm() / truth.norm() for one in (True, False))
+    assert ours < 1.25 * theirs < 0.02
 
 
 def test_features_of_older_weights_are_refused(policy):

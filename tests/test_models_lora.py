@@ -13,6 +13,7 @@ import torch
 from families import FAMILIES, family
 from family_matrix import LIMIT, batch
 from peft import PeftModel
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -138,6 +139,7 @@ def test_a_saved_policy_loads_in_plain_peft_and_holds_adapters_only(paths, tmp_p
         "adapter_config.json",
         "adapter_model.safetensors",
         "base.json",
+        "preprocessor_config.json",
     }
     theirs = PeftModel.from_pretrained(
         AutoModelForImageTextToText.from_pretrained(paths("qwen2_5_vl")), tmp_path / "saved"
@@ -152,6 +154,15 @@ def test_a_saved_policy_loads_in_plain_peft_and_holds_adapters_only(paths, tmp_p
     continued = load_policy(config(paths("qwen2_5_vl"), lora=keys), adapters=tmp_path / "saved")
     assert torch.equal(logprobs(continued), logprobs(policy))
     assert [name for name, _ in continued.trainable()] == [name for name, _ in policy.trainable()]
+
+
+def test_adapters_keep_the_limits_of_images_that_they_were_trained_with(paths, tmp_path) -> None:
+    policy = load_policy(config(paths("qwen2_5_vl"), max_pixels=28 * 28 * 4))
+    policy.save(tmp_path / "saved")
+    image = Image.new("RGB", (112, 112))
+    limited = policy.adapter.encode("<image>?", [image])
+    assert torch.equal(load_policy(str(tmp_path / "saved")).adapter.encode("<image>?", [image]).ids_P, limited.ids_P)
+    assert len(load_policy(str(paths("qwen2_5_vl"))).adapter.encode("<image>?", [image]).ids_P) > len(limited.ids_P)
 
 
 def test_the_features_of_a_frozen_tower_stay_shared_with_adapters_beside_it(paths) -> None:

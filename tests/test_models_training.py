@@ -112,10 +112,9 @@ def test_replies_decoded_at_once_never_exceed_the_limit_and_are_the_same(world: 
 
 def test_an_evaluation_that_can_grade_nothing_says_so_instead_of_0(world: Path) -> None:
     policy = policy_of(world)
-    turns = '[{"value": "<image>Which?"}, {"value": "Z"}]'
+    turns = '[{"value": "<image>Which?"}, {"value": "\\\\sqrt{"}]'
     path = world / "ungradable.jsonl"
-    task = '"task": "choice", "meta": {"options": ["x", "y"]}'
-    path.write_text(f'{{"image": "0.png", {task}, "conversations": {turns}}}\n')
+    path.write_text(f'{{"image": "0.png", "task": "free_form", "conversations": {turns}}}\n')
     config = EvalConfig(data=(DataConfig(source="vlm_r1", path=path),), decoding=Decoding(max_new_tokens=2))
     evaluate = build_heldout(config, None, world / "run")
     assert evaluate is not None

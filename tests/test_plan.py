@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2_5_VLConfig
 
-from saccade.base.tiny import SIZES, build, tiny_config
+from saccade.base.tiny import SIZES, build, tiny_config, write_checkpoint
 from saccade.base.tokenizer import build_tokenizer
 from saccade.cli.options import load_recipe
 from saccade.models.config import ModelConfig
@@ -24,9 +24,12 @@ from saccade.models.policy import load_policy
 from saccade.planning import flops
 from saccade.planning.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
 from saccade.planning.inputs import read_config, visual_tokens
-from saccade.planning.memory import Work, cohort_tokens, memory, total, tower_room
+from saccade.planning.memory import Work, kv_bytes, memory, rows_that_fit, state, total, tower_room
 from saccade.planning.plan import Plan, candidates, overrides, plan
-from saccade.planning.stages import Setting, stage_steps, works
+from saccade.planning.stages import Setting, StagePlan, stage_steps, stages_of, step_flops, works
+from saccade.rollout.fixed_slots import FixedSlots, Limits
+from saccade.rollout.graphs import Graphs
+from saccade.rollout.slots import Slots
 from saccade.training.batching import micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.config import RLRecipe
 
@@ -294,16 +297,66 @@ def test_micro_batches_are_those_of_the_trainer(
         assert (largest, len(micro_batches(real, budget))) == (work.tokens_at_once, work.micro_batches)
 
 
-def test_completions_get_room_as_they_do_in_the_engine() -> None:
-    from saccade.rollout.slots import _Cohort
+def test_completions_get_room_as_they_do_in_the_engine(tmp_path: Path) -> None:
+    """Kept by the engine's own account, with the copy of a layer while it grows."""
+    policy = load_policy(str(write_checkpoint(tmp_path, "S")))
+    small = ModelShape.from_model(policy.model)
+    work = replace(
+        WORK, groups=2, group_size=3, prompt_tokens=9, images=(), max_rows=6, completion_tokens=70, dtype="float32"
+    )
+    slots, fixed = Slots(policy), FixedSlots(policy, Limits(6, 3, 70, 2, 9), Graphs(None))
+    grown = kv_bytes(small, replace(work, graphs=False))  # in one of two layers what is there exists twice
+    assert grown / 1.5 <= slots.memory([70] * 6, [9, 9]) <= grown
+    assert fixed.memory([70] * 6, [9, 9]) == pytest.approx(kv_bytes(small, work), rel=0.02)
 
-    cohort, worst = _Cohort(1, [torch.zeros(1, 1, 0, 2)]), 0
-    for _ in range(500):
-        before = cohort.store.shape[4]
-        cohort.make_room()
-        worst = max(worst, before + cohort.store.shape[4] if cohort.store.shape[4] > before else 0)
-        cohort.length += 1
-    assert cohort_tokens(500) == worst
+
+def test_completions_that_find_no_room_wait(shapes: dict[str, ModelShape]) -> None:
+    shape, work = shapes["7B"], replace(WORK, dtype="bfloat16", groups=64, group_size=8, max_rows=512)
+    work = replace(work, completion_tokens=4096, longest=4096)
+    limit = 20e9
+    rows = rows_that_fit(shape, replace(work, kv_limit=limit))
+    assert 1 < rows < 512
+    assert kv_bytes(shape, replace(work, max_rows=rows)) <= limit < kv_bytes(shape, replace(work, max_rows=rows + 8))
+    assert rows_that_fit(shape, replace(work, kv_limit=1e13)) == 512
+    assert rows_that_fit(shape, replace(work, kv_limit=1.0)) == 1
+
+
+def test_a_long_cap_costs_time_and_no_memory_beyond_the_card(shapes: dict[str, ModelShape]) -> None:
+    stage = {"name": "long", "group_size": 8}
+    model = {"path": "nowhere/nothing", "dtype": "bfloat16", "gradient_checkpointing": True}
+
+    def stage_of(cap: int) -> StagePlan:
+        recipe = recipe_of(
+            model=model,
+            prompts_per_step=64,
+            stages=[stage | {"max_new_tokens": cap}],
+            num_steps=1,
+            optim={"lr": 1e-6, "kind": "adamw_8bit"},
+        )
+        return stages_of(recipe, shapes["3B"], Setting(images=(256,), memory_gb=80.0))[0]
+
+    short, long = stage_of(512), stage_of(8192)
+    assert total(long.memory["rollout"]) < 80e9
+    assert long.decode_steps > 16 * short.decode_steps  # 16 times as long, and in more waves
+
+
+def test_moments_of_8_bits_take_a_quarter(shapes: dict[str, ModelShape]) -> None:
+    wide, narrow = (state(shapes["3B"], replace(WORK, optimizer=kind)) for kind in ("adamw", "adamw_8bit"))
+    assert narrow["optimizer state"] == pytest.approx(wide["optimizer state"] / 4, rel=0.02)
+    assert narrow["weights"] == wide["weights"]
+
+
+def test_a_projector_that_trains_keeps_the_tower_s_output_and_does_not_run_it_again(
+    shapes: dict[str, ModelShape],
+) -> None:
+    shape, parts = shapes["3B"], ("projector", "language")
+    work = replace(WORK, trained=parts)
+    assert memory(shape, work)["update"]["tower output"] > 0
+    assert "tower output" not in memory(shape, replace(work, trained=ALL))["update"]
+    frozen, shared, whole = (
+        step_flops(shape, replace(WORK, trained=some))["training, packed"].total for some in (("language",), parts, ALL)
+    )
+    assert frozen <= shared < whole - 0.5 * (whole - frozen)
 
 
 # ------------------------------------------------------------------------------------------------------ plan, advice

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy
 import pytest
 import torch
@@ -69,6 +71,22 @@ def test_a_stop_string_is_found_far_into_a_reply_and_when_a_token_is_half_of_it(
         decode=lambda ids: "".join(pieces[i] for i in ids),
     )
     assert (row.reason, len(row.tokens)) == ("stop_string", 302)
+
+
+def test_a_reply_is_decoded_only_when_a_token_may_complete_a_stop_string():
+    draw, calls = random.Random(0), []
+
+    def decode(ids):
+        calls.append(len(ids))
+        return "".join(chr(97 + i) for i in ids)
+
+    for _ in range(40):
+        tokens = [draw.randrange(12) for _ in range(200)]
+        whole = "".join(chr(97 + i) for i in tokens)
+        expected = min((whole.find(one) + len(one) for one in ("abc", "lk") if one in whole), default=200)
+        row = said(tokens, Sampling(max_new_tokens=200, stop_strings=("abc", "lk")), stops=(), decode=decode)
+        assert len(row.tokens) == expected
+    assert sum(n > 1 for n in calls) < 40 * 200 / 4, "two of twelve tokens may complete one"
 
 
 def test_a_stop_string_of_many_tokens_is_found():

@@ -76,7 +76,7 @@ def check_same(replies: Any, expected: Any) -> None:
 @pytest.mark.parametrize("max_rows", [1, 3, 7, 12, 512])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_ragged_replies_are_those_of_the_slots(policy, prompts, ragged, expected, max_rows, recorded, monkeypatch):
-    monkeypatch.setattr(fixed_slots, "ROOM", 8)  # so that it is used up
+    monkeypatch.setattr(fixed_slots, "ROOM", 32)  # so that it is used up
     runner = Graphs(record) if recorded else Direct()
     engine = builtin(policy, max_rows, runner=runner)
     check_same(generate(engine, prompts, Sampling(max_new_tokens=T), n=5, seed=8, lengths=ragged), expected)
@@ -142,6 +142,27 @@ def test_new_weights_between_two_calls_are_seen(directory, prompts):
     after = generate(engine, prompts, sampling, n=2, seed=1)
     check_same(after, generate(builtin(policy), prompts, sampling, n=2, seed=1))
     assert [g[0].token_ids for g in after] != [g[0].token_ids for g in before]
+
+
+@pytest.mark.parametrize("keep_mb", [0, 64])
+def test_recorded_steps_are_kept_for_calls_of_the_same_size_and_see_new_weights(directory, keep_mb):
+    policy = load_policy(ModelConfig(path=str(directory)))
+    runner = Graphs(record)
+    engine, sampling = builtin(policy, runner=runner, keep_mb=keep_mb), Sampling(max_new_tokens=16, min_new_tokens=16)
+    recorded, allocated = [], []
+    for number in range(3):
+        prompts = [policy.adapter.encode(f"Tell me{' more' * (number + i)}.", []) for i in range(3)]
+        replies = generate(engine, prompts, sampling, n=2, seed=number)
+        check_same(replies, generate(builtin(policy), prompts, sampling, n=2, seed=number))
+        recorded.append(runner.recorded)
+        allocated.append(0 if engine._kept is None else engine._kept.decoder.held())
+        for parameter in policy.model.parameters():
+            parameter.data.mul_(1.01)  # where it is, as an optimizer does
+    assert recorded == ([1, 1, 1] if keep_mb else [1, 2, 3])
+    assert len(set(allocated)) == 1 and (allocated[0] > 0) == (keep_mb > 0)
+    assert runner.failure is None and runner.replayed > (20 if keep_mb else 0)
+    engine.close()
+    assert engine._kept is None and not runner._recordings
 
 
 def wrong(step: Callable[[], Tensor], first: bool) -> Any:

@@ -165,7 +165,7 @@ def test_memory_of_own_keys_follows_the_replies_not_the_limit(policy, prompts, m
 
     def watched(self, tokens, ages):
         hidden_ND = step(self, tokens, ages)
-        held.append(sum(cohort.store.shape[2] * cohort.store.shape[4] for cohort in self.cohorts))
+        held.append(sum(cohort.store[0].shape[1] * cohort.store[0].shape[3] for cohort in self.cohorts))
         return hidden_ND
 
     monkeypatch.setattr(slots.Slots, "step", watched)

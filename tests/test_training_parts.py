@@ -39,6 +39,7 @@ from saccade.runs.progress import progress
 from saccade.runs.records import Run
 from saccade.tasks import TASKS
 from saccade.training import checkpoint
+from saccade.training import step as step_file
 from saccade.training.batching import Cost, PackPlan, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.config import OptimConfig, RLRecipe, UpdateConfig
 from saccade.training.group_metrics import group_metrics
@@ -135,6 +136,66 @@ def test_how_a_step_is_cut_never_changes_its_gradient(
     whole = gradient(policy, groups, loss, tokens_per_micro_batch=10_000)
     assert float(whole.norm()) > 0
     assert float((gradient(policy, groups, loss, **changes) - whole).norm() / whole.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("when", ["forward", "backward"])
+@pytest.mark.parametrize("shared_prefix", ["auto", "off"])
+def test_a_micro_batch_without_memory_is_cut_and_the_update_is_the_same(
+    policy: Policy, groups: list[Group], when: str, shared_prefix: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    loss = LossConfig(kl_coef=0.1)
+    config: dict[str, Any] = {"tokens_per_micro_batch": 10_000, "shared_prefix": shared_prefix}
+
+    def run() -> tuple[torch.Tensor, dict[str, float], Learner]:
+        learner = learner_of(policy, loss, moved_copy(policy), **config)
+        learner.runner.optimizer = recorded = Recorded(learner.runner.optimizer.optimizer, OPTIM)
+        metrics = policy_step(learner, groups, temperature=0.8, max_length=9, lr=0.0)
+        return recorded.seen, metrics, learner
+
+    whole, expected, _ = run()
+    computed, failures = step_file.branch_logprobs, list[int]()
+
+    def limited(policy: Policy, packed: Any, *args: Any) -> Any:
+        """Replies to one prompt alone find room, at most two of them; a backward pass fails after some gradients."""
+        too_large = packed.num_branches > 2
+        if too_large and (when == "forward" or not torch.is_grad_enabled()):
+            failures.append(packed.num_branches)
+            raise torch.OutOfMemoryError("injected")
+        state["fail"] = too_large
+        return computed(policy, packed, *args)
+
+    state = {"fail": False}
+
+    def hook(parameter: torch.Tensor) -> None:
+        if state["fail"]:
+            failures.append(0)
+            raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(step_file, "branch_logprobs", limited)
+    handles = [p.register_post_accumulate_grad_hook(hook) for _, p in policy.trainable()[-20:-10]]
+    try:
+        found, metrics, learner = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert failures
+    assert float((found - whole).norm() / whole.norm()) < 1e-6
+    assert metrics.pop("update/micro_batches") > expected.pop("update/micro_batches")
+    assert {k: v for k, v in metrics.items() if k != "update/saving"} == pytest.approx(
+        {k: v for k, v in expected.items() if k != "update/saving"}, rel=1e-6, abs=1e-12
+    )
+    assert "out of memory in a micro-batch of" in caplog.text and learner.runner.tokens_per_micro_batch < 1000
+
+
+def test_a_single_reply_without_memory_ends_the_step(policy: Policy, groups: list[Group], monkeypatch: Any) -> None:
+    def never(*args: Any) -> Any:
+        raise torch.OutOfMemoryError("injected")
+
+    learner = learner_of(policy, LossConfig())
+    cut(groups, learner)  # makes the choice about shared prompts
+    monkeypatch.setattr(step_file, "branch_logprobs", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        policy_step(learner, groups, temperature=1.0, max_length=9, lr=0.0)
 
 
 def test_the_gradient_is_that_of_the_formula_over_every_rollout_that_counts(

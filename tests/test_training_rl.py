@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ from safetensors.torch import load_file
 from training_runs import rl_recipe, write_world
 
 from saccade.cli.runs import print_result
+from saccade.data import Mixture, open_source
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import RewardsFailed
 from saccade.rollout.engine import Engine
+from saccade.rollout.prompts import prepare
+from saccade.training import prompt_feed
 from saccade.training.checkpoint import latest
 from saccade.training.config import RLRecipe
 from saccade.training.optim import TrainingStopped
+from saccade.training.prompt_feed import PromptFeed
 from saccade.training.rl import train
 from saccade.types import Completion
 
@@ -284,3 +289,21 @@ def test_a_rubric_that_no_stage_uses_is_refused(world: Path) -> None:
 def test_a_recipe_comes_back_from_its_resolved_form(world: Path) -> None:
     recipe = rl_recipe(world, stages=STAGES)
     assert RLRecipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_several_threads_prepare_the_prompts_of_a_step_at_once_and_in_order(world: Path, monkeypatch: Any) -> None:
+    adapter, together = load_policy(rl_recipe(world).model).adapter, threading.Barrier(3, timeout=20)
+    mixture = Mixture([open_source(one) for one in rl_recipe(world).data], [1.0], seed=3)
+    alone = PromptFeed(mixture, adapter, 1, None, 4)
+    several = PromptFeed(mixture, adapter, 1, None, 4, workers=3)
+    expected = [prompt.name for step in range(2) for prompt in alone(step, 0, 3)]
+
+    def waiting(*args: Any, **options: Any) -> Any:
+        together.wait()  # breaks unless three run at the same time
+        return prepare(*args, **options)
+
+    monkeypatch.setattr(prompt_feed, "prepare", waiting)
+    assert [prompt.name for step in range(2) for prompt in several(step, 0, 3)] == expected
+    several.close()
+    alone.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]

@@ -110,12 +110,12 @@ def test_auto_falls_back_when_the_packed_path_is_wrong(
     monkeypatch.setattr(policy.adapter, "position_ids", lambda positions: positions // 2)
     decision = sharing.choose_sharing(policy, groups_of(policy, length=30), "auto")
     assert decision.path == "plain"
-    assert "FALLBACK: packed differs from plain on the first batch" in str(decision)
+    assert "FALLBACK: packed (merged) differs from plain on the first batch" in str(decision)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("fault", [lambda grad: grad * 0, lambda grad: grad * torch.nan, lambda grad: grad.flip(1)])
-def test_auto_falls_back_when_only_the_backward_pass_is_wrong(
+def test_auto_falls_back_to_plain_sdpa_when_only_the_backward_pass_of_flash_kernels_is_wrong(
     monkeypatch: pytest.MonkeyPatch, dtype: str, fault: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     """The log-probs are right, so only the gradient can tell; on the base, whose attention matters."""
@@ -130,7 +130,8 @@ def test_auto_falls_back_when_only_the_backward_pass_is_wrong(
 
     monkeypatch.setattr(CpuFlash, "backward", wrong)
     decision = sharing.choose_sharing(policy, groups, "auto")
-    assert decision.path == "plain" and "FALLBACK: packed differs from plain" in decision.reason
+    assert (decision.path, decision.sharing) == ("packed", "split")
+    assert "FALLBACK: packed (merged) differs from plain on the first batch" in str(decision)
 
 
 def test_auto_falls_back_when_the_model_refuses_our_attention(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,8 @@ def test_auto_falls_back_when_the_model_refuses_our_attention(world: Path, monke
     def refuse(*_: Any) -> None:
         raise TypeError("forward() got an unexpected keyword argument 'shared_attention'")
 
-    monkeypatch.setattr("saccade.models.shared_prefix.MergedPrefix.attend", refuse)
+    for form in ("MergedPrefix", "SplitPrefix"):
+        monkeypatch.setattr(f"saccade.models.shared_prefix.{form}.attend", refuse)
     decision = sharing.choose_sharing(policy, groups_of(policy), "auto")
     assert decision.path == "plain" and "packed fails with TypeError" in decision.reason
 

@@ -11,6 +11,7 @@ import typer
 
 from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
 from saccade.config import ConfigError, dump, kind
+from saccade.disk import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +88,7 @@ def plan(
     several = f"--gpus {gpus}: training on several GPUs is not supported; this plan is for one" if gpus > 1 else ""
     found = planning.plan(config, read_shape(model), setting, *filter(None, (origin, several)))
     if out is not None:
-        out.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(found.to_dict(), indent=1) + "\n")
     show(found, Console(width=120, soft_wrap=True))
     if several:
         typer.echo(several)

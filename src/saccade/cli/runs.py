@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from saccade.runs.stopping import Stop
+
 
 def run_dir(out: Path | None, recipe: str) -> Path:
     """`out`, or `runs/<name of the recipe>`."""
     return out if out is not None else Path("runs") / Path(recipe).stem
+
+
+def run_and_print(train: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Trains until the end or until a signal stops it, and prints the result."""
+    with Stop().listening() as stop:
+        result = train(*arguments, **options, stop=stop)
+    print_result(result)
 
 
 def print_result(result: Any) -> None:
@@ -26,6 +36,8 @@ def print_result(result: Any) -> None:
         why = "equal rewards within every group, or a gradient that is not finite"
         typer.echo(f"no update in {len(idle)} of {steps} steps: {', '.join(map(str, idle))} ({why})")
     typer.echo(f"report: saccade report {result.directory}")
+    if result.stopped is not None:
+        typer.echo(result.stopped)
 
 
 def steps_without_update(metrics: Path) -> tuple[int, list[int]]:

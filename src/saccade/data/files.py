@@ -117,7 +117,7 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
     """Rows of a CSV or TSV file under the names of its first line, all cells as text. The place is the line on which a
     row ends. A CSV without commas in its first line is read with semicolons."""
     csv.field_size_limit(LARGEST_CELL)
-    line = 0
+    line, rows = 0, csv.reader(())
     delimiter = DELIMITERS[path.suffix.lower()]
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import re
 import shutil
 from collections.abc import Sequence
@@ -15,14 +14,12 @@ import torch
 from torch import Tensor
 
 from saccade.export.model_card import model_card
-from saccade.export.source import KEPT, ExportSource, base_directory
+from saccade.export.source import ExportSource
 from saccade.models.config import ModelConfig
 from saccade.models.policy import HUB_NAME, Policy, load_policy
 from saccade.models.quantize import elements
 from saccade.runs.disk import require_space
 from saccade.verify.fixtures import questions
-
-log = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16"]
 BOUNDS = {"float32": 1e-4, "bfloat16": 5e-2, "float64": 1e-4}
@@ -58,7 +55,6 @@ def export(source: ExportSource, out: Path, dtype: Dtype | None = None) -> Expor
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     expected = _write(source, trained.model_copy(update={"quantize": None}), kind, partial)
-    _copy_files(source, partial)
     found = logits_of(ModelConfig(path=str(partial), dtype=kind, device=trained.device, train=()))
     result = Exported(
         directory=out,
@@ -119,18 +115,6 @@ def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Root mean square of the difference / of the expected."""
     ours, theirs = (torch.cat([one.flatten() for one in some]).double() for some in (found, expected))
     return float((ours - theirs).norm() / theirs.norm())
-
-
-def _copy_files(source: ExportSource, out: Path) -> None:
-    """Files beside the weights that saving did not write, of the checkpoint and else of the base: the processor's,
-    templates, generation."""
-    base = base_directory(source)
-    if base is None and source.base is not None:
-        log.warning("%s: the base %s is not there, so its further files are not copied", source.checkpoint, source.base)
-    for folder in (source.checkpoint, *([base] if base is not None else [])):
-        for path in sorted({path for pattern in KEPT for path in folder.glob(pattern)}):
-            if not (out / path.name).exists() and path.name != "adapter_config.json":
-                shutil.copyfile(path, out / path.name)
 
 
 def check_push(name: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from saccade.models.config import ModelConfig
 from saccade.models.lora import holds_adapters, recorded_base
-from saccade.models.policy import resolve_path
 from saccade.runs.files import RunFiles, read_run
 from saccade.runs.records import CONFIG
 
@@ -63,31 +62,3 @@ def find_source(path: Path) -> ExportSource:
     state = checkpoint / "state.json"
     step = int(json.loads(state.read_text(encoding="utf-8"))["step"]) if state.is_file() else None
     return ExportSource(checkpoint, run, step)
-
-
-def base_directory(source: ExportSource) -> Path | None:
-    """The base's directory; one on a hub is fetched without its weights. None where it is unknown or gone."""
-    if source.base is None:
-        return None
-    try:
-        found = resolve_path(source.base)
-    except ValueError:
-        return None
-    if Path(found).is_dir():
-        return Path(found)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(found, allow_patterns=[*KEPT]))
-
-
-KEPT = (
-    "*config*.json",
-    "*.jinja",
-    "chat_template.json",
-    "tokenizer*",
-    "*tokens*.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-)
-"""Files beside the weights that transformers and servers read."""

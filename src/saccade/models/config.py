@@ -11,6 +11,7 @@ from saccade.config import Config
 
 Part = Literal["vision", "projector", "language"]
 SharedPrefix = Literal["auto", "on", "off"]
+AttnImplementation = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 
 
 class LoraConfig(Config):
@@ -67,6 +68,10 @@ class ModelConfig(Config):
     quantize: Literal["nf4"] | None = None
     """Keep the language model's frozen linear layers in 4 bits (QLoRA, arXiv:2305.14314); tower, projector, embeddings
     and head stay in `dtype`."""
+    attn_implementation: AttnImplementation = "auto"
+    """Attention of the vision tower, and of language layers outside of packed rows. auto: sdpa, with all windows of a
+    tower that has some in one call; the others: transformers' own code of that name, which loops over windows but with
+    flash_attention_2."""
     min_pixels: int | None = Field(default=None, ge=1)
     """Smaller images are enlarged to this many pixels, where the family can; null leaves the checkpoint's own limit."""
     max_pixels: int | None = Field(default=None, ge=1)
@@ -94,6 +99,11 @@ class ModelConfig(Config):
             raise ValueError(
                 f"train: got {', '.join(self.train)} beside lora; with lora only adapters train and are saved. "
                 "Name the parts in lora.targets and set train to [], or remove lora"
+            )
+        if self.attn_implementation == "flash_attention_2" and (self.dtype != "bfloat16" or self.device == "cpu"):
+            raise ValueError(
+                f"attn_implementation: flash_attention_2 needs dtype bfloat16 and a GPU, got {self.dtype} and device "
+                f"{self.device}; use auto"
             )
         if self.quantize is not None and self.dtype == "float64":
             raise ValueError("quantize: 4-bit layers compute in float32 or bfloat16; set dtype to one of them")

@@ -19,6 +19,7 @@ from saccade.models.dense_masks import dense_masks
 from saccade.models.logprobs import head_of, token_logprobs
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy
+from saccade.models.tower_output import TowerOutput, features_again, features_and_tower, shares_tower
 from saccade.models.two_phase import two_phase_hidden
 
 Path = Literal["packed", "plain"]
@@ -37,17 +38,34 @@ class Features:
     values: Tensor
     """(V, D), or (V, K, D) where a visual token has K vectors; (0, ...) for a text-only prompt."""
     version: int
+    tower: TowerOutput | None = None
+    """What a frozen tower gave, from which a projector that trains computes the features of each pass."""
 
 
 def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Features]:
     """Run the vision encoder (the "tower") once per prompt.
 
     Without gradient when it and the projector are frozen, so that rollout, reference and policy passes at the same
-    weights version can share the result.
+    weights version can share the result. When only the projector trains, they can share the tower's output, which a
+    call without gradient keeps (`project_again`).
     """
+    if not torch.is_grad_enabled() and shares_tower(policy):
+        with policy.adapted():
+            pairs = [features_and_tower(policy, prompt) for prompt in prompts]
+        return [Features(values, policy.version, tower) for values, tower in pairs]
     with torch.set_grad_enabled(torch.is_grad_enabled() and not policy.vision_is_frozen()), policy.adapted():
         found = [one for chunk in _tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
         return [Features(one, policy.version) for one in found]
+
+
+def project_again(
+    policy: Policy, prompts: Sequence[EncodedPrompt], before: Sequence[Features]
+) -> list[Features] | None:
+    """Features of this pass from the tower's output in earlier ones, of any weights; None when one lacks it."""
+    if not shares_tower(policy) or any(one.tower is None for one in before):
+        return None
+    pairs = zip(prompts, before, strict=True)
+    return [Features(features_again(policy, prompt, one.tower or {}), policy.version) for prompt, one in pairs]
 
 
 def _tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:

@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from saccade.models.tower_attention import original_tower
+
 PIECE = {"cpu": 2**16}
 """Elements processed at once, by device type: on a CPU, what fits its cache."""
 LARGE_PIECE = 2**25
@@ -270,7 +272,8 @@ def original_layers(model: nn.Module) -> Iterator[None]:
             ):
                 raise ValueError(f"{fused.__name__} was wrapped in another class; load with model.fused_layers: false")
             module.__class__ = fused.original_class
-        yield
+        with original_tower(model):
+            yield
     finally:
         for module, fused in taken:
             module.__class__ = fused

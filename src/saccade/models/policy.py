@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from saccade.models import attention, lora, quantize
+from saccade.models import attention, lora, quantize, tower_attention
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt, ImageLimits
 from saccade.models.chat_template import processor_template
-from saccade.models.checkpoint_files import read_files, readable, with_image_settings, write_files
+from saccade.models.checkpoint_files import (
+    IMAGE_SETTINGS,
+    PROCESSOR_SETTINGS,
+    read_files,
+    readable,
+    with_image_settings,
+    write_files,
+)
 from saccade.models.config import ModelConfig
 from saccade.models.families import ADAPTERS
 from saccade.models.fused import fuse
@@ -109,6 +117,7 @@ class Policy:
         only these, in a directory that peft reads."""
         if self.adapters is not None:
             self.adapters.save(directory)
+            write_files({name: self.files[name] for name in SETTINGS if name in self.files}, Path(directory))
         else:
             self.model.save_pretrained(directory, max_shard_size=SHARD_SIZE)
             if not self.files:
@@ -120,6 +129,8 @@ class Policy:
 
 SHARD_SIZE = "4GB"
 """Largest file of weights."""
+SETTINGS = (IMAGE_SETTINGS, PROCESSOR_SETTINGS)
+"""Files with the image processor's settings, which are saved beside adapters too: a recipe may limit images."""
 
 
 def enable_checkpointing(model: Any) -> None:
@@ -204,14 +215,18 @@ def known_family(path: str) -> Any:
 
 
 def processors_of(path: str) -> tuple[Any, Any]:
-    """Tokenizer and image processor."""
-    return AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
+    """Tokenizer and image processor; beside adapters there are only the latter's settings."""
+    base = base_path(path)
+    images = path if any((Path(path) / name).is_file() for name in SETTINGS) else base
+    return AutoTokenizer.from_pretrained(base), AutoImageProcessor.from_pretrained(images)
 
 
 def open_adapter(path: str, family: Any, config: ModelConfig) -> tuple[Adapter, dict[str, bytes]]:
     """The adapter of a model with the configuration `family`, as the recipe wants it, and the checkpoint's files beside
     the weights. ValueError for limits or options that the family or its template does not have."""
-    files = read_files(path)
+    files = read_files(base_path(path))
+    if lora.holds_adapters(path):
+        files |= {name: content for name, content in read_files(path).items() if name in SETTINGS}
     tokenizer, images = processors_of(path)
     template = processor_template(files)
     if template is not None:
@@ -233,8 +248,8 @@ def generation_ends(files: Mapping[str, bytes]) -> tuple[int, ...]:
 def load_adapter(config: ModelConfig | str) -> Adapter:
     """Only the adapter, for counting tokens and planning: reads no weights. ValueError as `load_policy`."""
     config = ModelConfig(path=config) if isinstance(config, str) else config
-    path = base_path(resolve_path(config.path))
-    return open_adapter(path, known_family(path), config)[0]
+    path = resolve_path(config.path)
+    return open_adapter(path, known_family(base_path(path)), config)[0]
 
 
 def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path | None = None) -> Policy:
@@ -258,10 +273,16 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     given = path if path != base else adapters
     _check_adapters(config, path, given, base)
     family = known_family(base)
-    adapter, files = open_adapter(base, family, config)  # may change the configuration of the model's images
+    adapter, files = open_adapter(path, family, config)  # may change the configuration of the model's images
     dtype = getattr(torch, config.dtype)
-    options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else {}
-    model: Any = AutoModelForImageTextToText.from_pretrained(base, config=family, dtype=dtype, **options)
+    tower_attention.check(config, adapter.sharing, device)
+    options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else loading_options(device)
+    if config.attn_implementation != "auto":
+        options["attn_implementation"] = config.attn_implementation
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(base, config=family, dtype=dtype, **options)
+    except SafetensorError as error:
+        raise ValueError(f"{base}: the weights cannot be read ({error}); a file is damaged: copy it again") from None
     if not config.quantize:  # a quantized one is there already
         model = model.to(device)
     adapter.config = model.config  # transformers copies the one that it is given
@@ -273,6 +294,8 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     policy = Policy(model, adapter, adapter.processors, files=files)
     if policy.adapter.sharing == "attention":
         attention.install(model)
+    if config.attn_implementation == "auto":
+        tower_attention.install(model)
     freeze(policy, config.train)
     model.eval()
     if config.fused_layers:
@@ -284,6 +307,11 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     if config.gradient_checkpointing:  # after peft, which would let all inputs of the model require gradients
         enable_checkpointing(model)
     return policy
+
+
+def loading_options(device: torch.device) -> dict[str, Any]:
+    """Read weights straight into the memory of a GPU, so that the host never holds the model."""
+    return {} if device.type == "cpu" else {"device_map": {"": device}}
 
 
 def _check_adapters(config: ModelConfig, path: str, given: str | Path | None, base: str) -> None:

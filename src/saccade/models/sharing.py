@@ -1,8 +1,8 @@
 """Whether siblings share their prompt in training: estimated, checked once on the first real batch, and logged.
 
 The packed path is exact for every family that the tests cover, but a new checkpoint, a new version of transformers or a
-low-precision dtype may differ. `auto` therefore compares a slice of the first batch on both paths and keeps the plain
-path if they disagree.
+low-precision dtype may differ. `auto` therefore compares a slice of the first batch on both paths. If they disagree it
+tries plain sdpa instead of the flash kernels, and then keeps the plain path.
 """
 
 from __future__ import annotations
@@ -77,17 +77,17 @@ def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> Sharin
         sharing = usable_sharing(policy)
     except ValueError as error:
         return SharingChoice("plain", None, 1.0, str(error))
-    if token_savings < MIN_TOKEN_SAVINGS[sharing]:
-        return SharingChoice(
-            "plain",
-            None,
-            1.0,
-            f"it would save {token_savings:.2f}x only, {sharing} needs {MIN_TOKEN_SAVINGS[sharing]}x",
-        )
-    held, measured = check(policy, groups, sharing)
-    if not held:
-        return SharingChoice("plain", None, 1.0, f"FALLBACK: packed differs from plain on the first batch: {measured}")
-    return SharingChoice("packed", sharing, token_savings, f"packed equals plain on the first batch: {measured}")
+    failed = ""
+    for form in (sharing, "split") if sharing == "merged" else (sharing,):
+        if token_savings < MIN_TOKEN_SAVINGS[form]:
+            why = f"it would save {token_savings:.2f}x only, {form} needs {MIN_TOKEN_SAVINGS[form]}x"
+            return SharingChoice("plain", None, 1.0, failed + why)
+        held, measured = check(policy, groups, form)
+        if held:
+            why = f"{failed}packed equals plain on the first batch: {measured}"
+            return SharingChoice("packed", form, token_savings, why)
+        failed += f"FALLBACK: packed ({form}) differs from plain on the first batch: {measured}; "
+    return SharingChoice("plain", None, 1.0, failed.removesuffix("; "))
 
 
 def usable_sharing(policy: Policy) -> SharingMode:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from saccade.models.forward import PATCHES_AT_ONCE
@@ -19,8 +19,9 @@ from saccade.planning.flops import Layers, ModelShape
 from saccade.rollout.fixed_slots import capacity_for
 from saccade.rollout.prefill import PREFILL_TOKENS
 from saccade.rollout.sampling import CHUNK as CHOSEN
-from saccade.rollout.slots import BLOCK
+from saccade.rollout.slots import cohort_capacity
 from saccade.training.batching import repeated_cost, shared_cost
+from saccade.training.config import OptimKind
 
 Parts = dict[str, float]
 ForwardKind = Literal["merged", "split", "plain"]
@@ -68,6 +69,11 @@ class Work:
     """Steps of the stage, if they can be known."""
     adapters: Mapping[str, int] = field(default_factory=dict)
     """Elements of LoRA by part; then no weight trains and `trained` is empty."""
+    optimizer: OptimKind = "adamw"
+    kv_limit: float | None = None
+    """Bytes that keys and values may take while completions are decoded; those that find no room wait."""
+    keep_bytes: float = 0.0
+    """Keys and values of at most this many bytes stay for the next step, with the recorded steps on a GPU."""
     adapter_width: Mapping[str, float] = field(default_factory=dict)
     """Bytes per token and layer that LoRA keeps by part: the narrow vectors, and dropped inputs."""
     quantized: bool = False
@@ -82,6 +88,11 @@ class Work:
     @property
     def tower_trains(self) -> bool:
         return bool(self.moving & {"vision", "projector"})
+
+    @property
+    def shares_tower(self) -> bool:
+        """The passes of a step share the output of a frozen tower, and the projector behind it trains."""
+        return self.rollout and "projector" in self.moving and "vision" not in self.moving
 
     @property
     def moving(self) -> set[str]:
@@ -151,12 +162,18 @@ def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
     """Phase -> part -> bytes."""
     held = state(shape, work)
     features = work.groups * work.visual * shape.language.hidden * work.bytes
-    kept = {"vision features": features} if work.rollout and features else {}
+    kept: Parts = {"vision features": features} if work.rollout and features else {}
+    if work.shares_tower and features:
+        patches = work.groups * work.visual * shape.patches_per_token
+        kept["tower output"] = patches * shape.vision.hidden * work.bytes
     out: dict[str, Parts] = {}
     if work.rollout:
         if work.visual:
             out["vision"] = held | kept | {"tower, no gradient": tower_pass(shape, work)}
         out["rollout"] = held | kept | max(decoding(shape, work), key=total)
+    stays = kv_bytes(shape, work) if work.rollout and work.graphs and work.cuda else 0.0
+    if 0 < stays <= work.keep_bytes:
+        kept["K/V of recorded steps"] = stays
     out["update"] = held | kept | max(update(shape, work), key=total)
     out["optimizer"] = held | kept | optimizer_step(shape, work)
     return out
@@ -192,7 +209,8 @@ def state(shape: ModelShape, work: Work) -> Parts:
     parts: Parts = {"weights": weights(shape, work)}
     if work.reference and not work.adapters:
         parts["reference model"] = shape.total * b
-    parts["optimizer state"] = 2 * moving * max(b, 4)
+    # of 8 bits: a byte, and a float32 scale for each block of 256
+    parts["optimizer state"] = 2 * moving * (max(b, 4) if work.optimizer == "adamw" else 1 + 4 / 256)
     if b < 4:
         parts["float32 master weights"] = 4 * moving
     return parts
@@ -286,7 +304,7 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
     if "vision" in work.moving and patches:
         begun = {name: value for name, value in kept.items() if name != "activations, language"}
         moments.append(grads | begun | {"one layer backward": patches * tower.going_back})
-    elif patches and (work.tower_trains or not work.rollout):
+    elif patches and not work.rollout:
         moments.append(before | {"tower, no gradient": patches * tower_room(shape, b)})
     moments.append(grads | {"one layer backward": tokens * language.going_back + one_split})
     if work.trained:
@@ -295,10 +313,11 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
 
 
 def optimizer_step(shape: ModelShape, work: Work) -> Parts:
-    """AdamW: on a GPU one more array of all second moments' roots; on a CPU two numbers of the largest parameter."""
+    """AdamW: on a GPU one kernel without arrays of its own; on a CPU two numbers of the largest parameter."""
     moving = trainable(shape, work) * max(work.bytes, 4)
-    room = moving if work.cuda else min(moving, 2 * shape.largest_parameter * max(work.bytes, 4))
-    return {"gradients": moving, "room of the step": room}
+    if work.cuda:
+        return {"gradients": moving}
+    return {"gradients": moving, "room of the step": min(moving, 2 * shape.largest_parameter * max(work.bytes, 4))}
 
 
 def tower_room(shape: ModelShape, b: int) -> float:
@@ -318,35 +337,45 @@ SAMPLING = 20
 """Bytes per logit while a token is drawn: five float32 copies of the logits processed at once."""
 
 
+def kv_tokens(shape: ModelShape, work: Work) -> tuple[int, float]:
+    """Tokens that prompts and completions have room for at the peak: while completions get more, one layer exists
+    twice."""
+    rows, prompts, once = work.decoded_at_once, work.prompts_in_flight, 1 + 1 / shape.language.count
+    longest = work.longest or work.completion_tokens
+    if work.graphs and work.cuda:
+        return prompts * work.prompt_tokens, rows * min(capacity_for(longest), longest) * once
+    return prompts * work.prompt_tokens, rows * cohort_capacity(work.completion_tokens) * once
+
+
+def kv_bytes(shape: ModelShape, work: Work) -> float:
+    """Bytes of all keys and values at the peak of decoding."""
+    return sum(kv_tokens(shape, work)) * shape.kv_size * work.bytes
+
+
+def rows_that_fit(shape: ModelShape, work: Work) -> int:
+    """Completions that memory admits at once when the longest are as long as planned; at least one."""
+    if work.kv_limit is None:
+        return work.max_rows
+    low, high = 1, max(1, work.decoded_at_once)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = kv_bytes(shape, replace(work, max_rows=middle)) <= work.kv_limit
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low if low < work.decoded_at_once else work.max_rows
+
+
 def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
     """Two candidate peaks: the last prefill, and the last time that completions get more space."""
-    rows, prompts, b = work.decoded_at_once, work.prompts_in_flight, work.bytes
-    # slots of fixed memory double when there is one more prompt than fills the rows, as refilling soon requires
-    slots = min(work.groups, 2 * prompts) if work.graphs and work.cuda else prompts
-    both: Parts = {"prompt K/V": slots * work.prompt_tokens * shape.kv_size * b}
-    read = min(prompts * work.prompt_tokens, max(PREFILL_TOKENS, work.prompt_tokens))
+    rows, b = work.decoded_at_once, work.bytes
+    prompts, completions = kv_tokens(shape, work)
+    both: Parts = {"prompt K/V": prompts * shape.kv_size * b}
+    read = min(prompts, max(PREFILL_TOKENS, work.prompt_tokens))
     logits = rows * shape.vocab
-    if work.graphs and work.cuda:
-        longest = work.longest or work.completion_tokens
-        room = min(capacity_for(longest), longest)
-        held, seen = room * (1 + 0.5 / shape.language.count), max(room, work.prompt_tokens)
-    else:
-        held, seen = cohort_tokens(work.completion_tokens), work.completion_tokens
+    seen = max(work.longest or 0, work.completion_tokens, work.prompt_tokens if work.cuda else 0)
     decode = both | {
-        "completions' K/V": rows * held * shape.kv_size * b,
+        "completions' K/V": completions * shape.kv_size * b,
         "logits of one step": logits * 2 * b + min(logits, max(CHOSEN, shape.vocab)) * SAMPLING,
-        "attention scores": rows * shape.heads * seen * (8 + b),
+        "attention scores": rows * shape.heads * seen * (8 + b) if work.cuda else 0.0,
     }
     four = dequantized(shape, work)
     return both | {"prefill": read * forward_room(shape.language, b)} | four, decode | four
-
-
-def cohort_tokens(completion_tokens: int) -> int:
-    """Tokens of space per completion at the peak, while the full buffer is copied into a larger one (see
-    `rollout.slots`).
-    """
-    capacity = worst = 0
-    while capacity < completion_tokens:
-        grown = capacity + max(BLOCK, capacity // 2)
-        capacity, worst = grown, max(worst, capacity + grown)
-    return worst

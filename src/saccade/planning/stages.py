@@ -21,7 +21,18 @@ from saccade.planning.flops import (
     prefill_flops,
     training_flops,
 )
-from saccade.planning.memory import NF4, ForwardKind, Parts, Work, memory, quantized_weights, total
+from saccade.planning.memory import (
+    NF4,
+    ForwardKind,
+    Parts,
+    Work,
+    memory,
+    quantized_weights,
+    rows_that_fit,
+    state,
+    total,
+)
+from saccade.rollout.kv_memory import SHARE
 from saccade.rollout.stages import Stage
 from saccade.training.config import RLRecipe, SFTRecipe
 
@@ -120,6 +131,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         dtype=recipe.model.dtype,
         checkpointing=recipe.model.gradient_checkpointing,
         fused=recipe.model.fused_layers,
+        optimizer=recipe.optim.kind,
         quantized=recipe.model.quantize is not None,
         cuda=recipe.model.device != "cpu",
     )
@@ -134,6 +146,8 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         base,
         budget=recipe.update.tokens_per_micro_batch,
         max_rows=recipe.rollout.engine.max_rows,
+        kv_limit=None if recipe.rollout.engine.memory_mb is None else recipe.rollout.engine.memory_mb * 2**20,
+        keep_bytes=recipe.rollout.engine.keep_mb * 2**20,
         graphs=recipe.rollout.engine.cuda_graphs != "off" and shape.sharing == "attention",
         reference=recipe.loss.kl_coef > 0,
         recompute_old=recipe.update.resolved(recipe.loss).old_logprobs == "recompute",
@@ -190,6 +204,11 @@ def stages_of(recipe: Recipe, shape: ModelShape, setting: Setting) -> tuple[Stag
 
 
 def stage_plan(shape: ModelShape, work: Work, setting: Setting, tflops: float) -> StagePlan:
+    engine_limit = work.kv_limit
+    if work.rollout and engine_limit is None and work.cuda:
+        engine_limit = SHARE * (setting.memory_gb * GB - total(state(shape, work)))
+    work = replace(work, kv_limit=engine_limit)
+    work = replace(work, max_rows=rows_that_fit(shape, work))
     flops = step_flops(shape, work)
     waves = math.ceil(work.groups * work.group_size / work.decoded_at_once)
     decode_steps = waves * (work.completion_tokens - 1) if work.rollout else 0
@@ -224,13 +243,14 @@ def step_flops(shape: ModelShape, work: Work) -> dict[str, Flops]:
     group = RowLengths(work.prompt_tokens, (work.completion_tokens,) * work.group_size, work.images)
     pieces = pieces_of(work)
     tower = work.tower_trains or not work.rollout
+    tower_again = "vision" in work.moving or not work.rollout
 
     def over(rows: Sequence[RowLengths], one: Any) -> Flops:
         return sum((one(row) for row in rows), Flops()).times(work.groups)
 
     def train(packed: bool) -> Flops:
         # the plain path runs every image through the tower again, frozen or not
-        vision = tower or not packed
+        vision = tower_again or not packed
         rows = pieces if packed else [group]
         return over(
             rows,

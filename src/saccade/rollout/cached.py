@@ -62,12 +62,34 @@ class Cached:
         self._cache = copy.deepcopy(self._read)
         self._keep([0] * len(places))
 
+    def restore_rows(
+        self, place: int, prompt: EncodedPrompt, features: Tensor, replies: Sequence[Sequence[int]]
+    ) -> None:
+        """Add rows of the last prefilled prompt with equally many tokens each, step by step: a layer with a state may
+        not take several tokens at once; there must be no other rows."""
+        self.add_rows([place] * len(replies))
+        for length in range(len(replies[0])):
+            self.step([reply[length] for reply in replies], [length])
+
     def remove_rows(self, gone: Sequence[int]) -> list[int]:
         """Remove rows (ascending). Returns the remaining rows, in order."""
         leaving = set(gone)
         order = [row for row in range(self._rows) if row not in leaving]
         self._keep(order)
         return order
+
+    def memory(self, lengths: Sequence[int], new_prompts: Sequence[int]) -> int:
+        """Bytes of all keys, values and states with rows of these lengths in tokens. 0 before the first prompt, whose
+        cache tells what a token takes."""
+        if self._prompt is None or not lengths:
+            return 0
+        one = _bytes_of(self._read)
+        token = -(-one // len(self._prompt))  # layers with a window or a state need less
+        own = len(lengths) * (one + max(lengths) * token)
+        return one + own + own // max(1, len(self._read.layers))
+
+    def compact(self) -> None:
+        """Removed rows keep no memory."""
 
     def padded_rows(self, rows: int) -> int:
         """Number of rows that a step computes for this many rows."""
@@ -92,3 +114,10 @@ class Cached:
         if rows:
             self._cache.reorder_cache(index)
         self._rows = len(rows)
+
+
+def _bytes_of(cache: Any) -> int:
+    """Bytes of the tensors of a cache."""
+    held: list[Any] = [value for layer in cache.layers for value in vars(layer).values()]
+    tensors = [x for one in held for x in (one.values() if isinstance(one, dict) else [one])]
+    return sum(x.nbytes for x in tensors if isinstance(x, Tensor))

@@ -64,9 +64,15 @@ class BuiltinEngineConfig(Config):
     kind: Literal["builtin"] = "builtin"
     max_rows: int = Field(default=512, ge=1)
     """Replies decoded at once, at most."""
+    memory_mb: int | None = Field(default=None, ge=1)
+    """MiB for keys and values while decoding. Replies enter as this allows and grow in pieces; those that find no room
+    wait and continue later. null: on a GPU, 80% of what is free when a call begins; on a CPU, no limit."""
     cuda_graphs: CudaGraphs = "auto"
     """Replay decoding steps as CUDA graphs. auto: where the model is on a GPU and every recording proves equal to its
     step; on: required, or the run stops; off: never."""
+    keep_mb: int = Field(default=1024, ge=0)
+    """With CUDA graphs: recorded steps are kept for the next call with as many prompts and replies, if their keys and
+    values take at most this many MiB, which then stay allocated while the model trains; 0 keeps none."""
 
 
 EngineConfig = BuiltinEngineConfig
@@ -81,7 +87,7 @@ class RolloutConfig(Config):
 
     moved: ClassVar[dict[str, str]] = {
         **{key: f"sampling.{key}" for key in Sampling.model_fields},
-        **{key: f"engine.{key}" for key in ("max_rows", "cuda_graphs")},
+        **{key: f"engine.{key}" for key in ("max_rows", "memory_mb", "cuda_graphs", "keep_mb")},
     }
 
     sampling: Sampling = Sampling()

@@ -72,3 +72,7 @@ class EngineStats:
     """Row steps that the replies need: the first token comes from the prefill, each further one takes one row step."""
     most_rows: int = 0
     """Largest number of rows decoded at once."""
+    sent_back: int = 0
+    """Times that a row gave up its keys and values for want of memory, to continue later."""
+    kv_bytes: int = 0
+    """Most bytes that keys and values took; 0 without a limit."""

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.policy import Policy
-from saccade.rollout.prefill import PromptKV, prefill, run
+from saccade.rollout.kv_memory import token_bytes
+from saccade.rollout.prefill import PromptKV, prefill, prefill_replies, run
 from saccade.rollout.prompt_attention import merge, plain_attention
 
 ROOM = 128
-"""Initial capacity of a row in tokens of its reply; doubled when it is full."""
+"""Initial capacity of a row in tokens of its reply."""
 
 Shape = tuple[int, int, int]
 """Rows, prompts and own tokens of a step."""
@@ -57,6 +58,8 @@ class Limits:
     """Prompts in the call."""
     prompt_tokens: int
     """Length of the longest prompt."""
+    bounded: bool = False
+    """Memory is limited: take no more rows and prompts than are there."""
 
 
 def rounded_rows(rows: int) -> int:
@@ -66,10 +69,11 @@ def rounded_rows(rows: int) -> int:
 
 
 def capacity_for(own_tokens: int) -> int:
-    """Capacity in tokens of a row whose reply has this many tokens."""
+    """Capacity in tokens of a row whose reply has this many tokens: `ROOM` times a power of two or 1.5 times one, so
+    that at most a third is unused and few steps have a shape of their own."""
     room = ROOM
     while room < own_tokens:
-        room *= 2
+        room = room * 3 // 2 if room & (room - 1) == 0 else room * 4 // 3
     return room
 
 
@@ -87,6 +91,8 @@ class FixedSlots:
         self._free: list[int] = []
         self._own: list[Tensor] = []
         """Keys and values of the rows, (2, N, K, T, D) by layer."""
+        self._rows = self._room = 0
+        """Rows and tokens of capacity that every layer of it has."""
         self._prompts: list[Tensor] = []
         """Those of the prompts, (2, B, K, P, D) by layer."""
         self._inputs_3N = torch.zeros(3, limits.rows, dtype=torch.long, device=policy.device)
@@ -102,9 +108,9 @@ class FixedSlots:
         """Prefill prompts, several in one pass, and store each in its own slot."""
         for place, prefix in zip(places, prefill(self.policy, prompts, features), strict=True):
             if not self._own:
-                self._own = [self._rows_of(keys, min(ROOM, self.limits.own_tokens)) for keys in prefix.keys]
+                self._own = [keys.new_empty(2, 0, keys.shape[1], 0, keys.shape[3]) for keys in prefix.keys]
             if not self._free:
-                self._grow_prompts(prefix)
+                self._resize_prompts(self._prompt_slots(1), prefix)
             self._slot[place] = heapq.heappop(self._free)
             self._hidden[place], self._next[place] = prefix.hidden, prefix.next_position
             self._keep(self._slot[place], prefix)
@@ -115,12 +121,25 @@ class FixedSlots:
 
     def drop_prompt(self, place: int) -> None:
         """Release a prompt's slot."""
-        heapq.heappush(self._free, self._slot.pop(place))
-        del self._hidden[place], self._next[place]
+        if place in self._slot:
+            heapq.heappush(self._free, self._slot.pop(place))
+            del self._hidden[place], self._next[place]
 
     def add_rows(self, places: Sequence[int]) -> None:
         """Append rows, given by the index of each one's prompt."""
+        self._resize(*self._target(len(self.owners) + len(places), 1))
         self.owners += places
+        self._arrange()
+
+    def restore_rows(
+        self, place: int, prompt: EncodedPrompt, features: Tensor, replies: Sequence[Sequence[int]]
+    ) -> None:
+        """Append rows of a prompt with equally many tokens each."""
+        first = len(self.owners)
+        self._resize(*self._target(first + len(replies), len(replies[0])))
+        for row, reply in enumerate(prefill_replies(self.policy, prompt, features, replies), first):
+            reply.write(self._own, row)
+        self.owners += [place] * len(replies)
         self._arrange()
 
     def remove_rows(self, gone: Sequence[int]) -> list[int]:
@@ -143,17 +162,17 @@ class FixedSlots:
 
     def padded_rows(self, rows: int) -> int:
         """Number of rows that a step computes for this many rows."""
-        return min(rounded_rows(rows), self.limits.rows)
+        return min(rounded_rows(rows), self._rows)
 
     def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """Run one token per row, at index `lengths[i]` of its reply; hidden states (N, hidden), valid until the next
         step."""
         N = len(tokens)
-        self._make_room(max(lengths) + 1)
+        self._resize(*self._target(N, max(lengths) + 1))
         positions = [self._next[owner] + length for owner, length in zip(self.owners, lengths, strict=True)]
         self._inputs_3N[:, :N].copy_(torch.tensor([tokens, positions, lengths]))
         prompts = min(1 << max(self._slot.values()).bit_length(), len(self._rows_BG))
-        self._shape = (self.padded_rows(N), prompts, self._own[0].shape[3])
+        self._shape = (self.padded_rows(N), prompts, self._room)
         return self.runner.run(self._shape, self._step)[:N]
 
     def _step(self) -> Tensor:
@@ -198,41 +217,83 @@ class FixedSlots:
         self._rows_BG.copy_(grid)
         self._cell_N.copy_(torch.tensor(cells))
 
-    def _rows_of(self, like: Tensor, room: int) -> Tensor:
-        _, heads, _, size = like.shape
-        return like.new_zeros(2, self.limits.rows, heads, room, size)
+    def memory(self, lengths: Sequence[int], new_prompts: Sequence[int]) -> int:
+        """Bytes of all keys and values with rows of these lengths in tokens, the present ones first, and with more
+        prompts of these lengths."""
+        one, limits = token_bytes(self.policy), self.limits
+        rows, room = self._target(len(lengths), max(lengths, default=0))
+        own, prompts = rows * room * one, self._prompt_slots(len(new_prompts)) * limits.prompt_tokens * one
+        layers: int = self.policy.model.config.get_text_config().num_hidden_layers
+        # while one layer is copied, it exists twice
+        return own + prompts + max(own, self._rows * self._room * one, prompts) // layers
 
-    def _make_room(self, tokens: int) -> None:
-        """Grow the capacity to this many tokens per row, layer by layer, so that only one layer is in memory twice."""
-        if tokens <= self._own[0].shape[3]:
+    def held(self) -> int:
+        """Bytes of keys and values that are allocated."""
+        return sum(one.nbytes for one in (*self._own, *self._prompts))
+
+    def clear(self) -> None:
+        """Forget all rows and prompts and keep the memory, for another call with the same limits."""
+        self.owners.clear()
+        for state in (self._hidden, self._next, self._slot):
+            state.clear()
+        self._free = list(range(len(self._rows_BG)))
+        self._arrange()
+
+    def compact(self) -> None:
+        """Release the memory of removed rows and prompts."""
+        if self._rows > len(self.owners):
+            self._resize(len(self.owners), self._room if self.owners else 0)
+        if self._prompts and self._free:
+            self._resize_prompts(len(self._slot), None)
+
+    def _target(self, rows: int, tokens: int) -> tuple[int, int]:
+        """Rows and capacity to have for this many rows with this many tokens."""
+        limits = self.limits
+        room = self._room if tokens <= self._room else min(capacity_for(tokens), limits.own_tokens)
+        if rows <= self._rows and room == self._room:
+            return self._rows, room
+        return (min(rounded_rows(rows), limits.rows) if limits.bounded and rows else limits.rows), room
+
+    def _resize(self, rows: int, room: int) -> None:
+        """Change rows and capacity, layer by layer, so that only one layer is in memory twice."""
+        if (rows, room) == (self._rows, self._room):
             return
         self.runner.reset()
-        room = min(capacity_for(tokens), self.limits.own_tokens)
         for layer, own in enumerate(self._own):
-            wide = own.new_zeros(*own.shape[:3], room, own.shape[4])
-            wide[:, :, :, : own.shape[3]] = own
+            wide = own.new_zeros(2, rows, own.shape[2], room, own.shape[4])
+            kept, tokens = min(rows, own.shape[1]), min(room, own.shape[3])
+            wide[:, :kept, :, :tokens] = own[:, :kept, :, :tokens]
             self._own[layer] = wide
+        self._rows, self._room = rows, room
 
-    def _grow_prompts(self, like: PromptKV) -> None:
-        """Add prompt slots: at first as many as fill the rows, then twice as many."""
+    def _prompt_slots(self, more: int) -> int:
+        """Number of slots to have for this many more prompts: those that are there, or what fills the rows at first and
+        then twice as many."""
+        limits, before, needed = self.limits, len(self._rows_BG), len(self._slot) + more
+        if needed <= before:
+            return before
+        return needed if limits.bounded else min(limits.prompts, 2 * before or -(-limits.rows // limits.group_size))
+
+    def _resize_prompts(self, count: int, like: PromptKV | None) -> None:
+        """Change the number of prompt slots; when there are fewer, the present prompts take the first ones."""
         self.runner.reset()
         limits, before = self.limits, len(self._rows_BG)
-        count = min(limits.prompts, 2 * before or -(-limits.rows // limits.group_size))
-        for layer, keys in enumerate(like.keys):
-            _, heads, _, size = keys.shape
-            wide = keys.new_zeros(2, count, heads, limits.prompt_tokens, size)
-            if before:
-                wide[:, :before] = self._prompts[layer]
-                self._prompts[layer] = wide
-            else:
-                self._prompts.append(wide)
+        kept = list(range(before)) if count >= before else sorted(self._slot.values())
+        if like is not None and not self._prompts:
+            self._prompts = [keys.new_empty(2, 0, keys.shape[1], 0, keys.shape[3]) for keys in like.keys]
+        for layer, old in enumerate(self._prompts):
+            wide = old.new_zeros(2, count, old.shape[2], limits.prompt_tokens, old.shape[4])
+            if kept:
+                wide[:, : len(kept)] = old[:, kept]
+            self._prompts[layer] = wide
         beyond_B11P = torch.zeros(count, 1, 1, limits.prompt_tokens, device=self.policy.device)
-        grid_BG = torch.zeros(count, limits.group_size, dtype=torch.long, device=self.policy.device)
-        if before:
-            beyond_B11P[:before], grid_BG[:before] = self._beyond_B11P, self._rows_BG
-        self._beyond_B11P, self._rows_BG = beyond_B11P, grid_BG
-        for slot in range(before, count):
-            heapq.heappush(self._free, slot)
+        if kept:
+            beyond_B11P[: len(kept)] = self._beyond_B11P[kept]
+        self._beyond_B11P = beyond_B11P
+        self._rows_BG = torch.zeros(count, limits.group_size, dtype=torch.long, device=self.policy.device)
+        self._slot = {place: kept.index(slot) for place, slot in self._slot.items()}
+        self._free = sorted(set(range(count)) - set(self._slot.values()))
+        self._arrange()
 
     def _keep(self, slot: int, prefix: PromptKV) -> None:
         length = prefix.keys[0].shape[2]

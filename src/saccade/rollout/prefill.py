@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.attention import SharedAttention, no_mask
-from saccade.models.packing import Layout
+from saccade.models.packing import Branch, Layout, pack
 from saccade.models.policy import Policy
 from saccade.models.shared_prefix import fastest_kernel, shared_attention
 
@@ -32,8 +32,26 @@ class PromptKV:
     hidden: Tensor
 
 
+@dataclass(eq=False)
+class ReplyKV:
+    """Keys and values (1, K, T, D) by layer of the first T tokens of a reply."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def length(self) -> int:
+        return self.keys[0].shape[2]
+
+    def write(self, stores: Sequence[Tensor], row: int) -> None:
+        """Copy them into a row of (2, N, K, T', D) by layer."""
+        for store, keys, values in zip(stores, self.keys, self.values, strict=True):
+            store[0, row, :, : self.length], store[1, row, :, : self.length] = keys[0], values[0]
+
+
 class _Recorder:
-    """`SharedAttention` over several prompts in one unpadded row that keeps each prompt's keys and values."""
+    """`SharedAttention` over several prompts (or a prompt and its replies) in one unpadded row that keeps the keys and
+    values of each."""
 
     def __init__(self, inner: SharedAttention, lengths: Sequence[int]) -> None:
         self.inner, self.lengths = inner, list(lengths)
@@ -77,6 +95,24 @@ def _prefill_batch(policy: Policy, prompts: Sequence[EncodedPrompt], features: S
     for prompt, (keys, values) in zip(prompts, recorder.kept, strict=True):
         end += len(prompt)
         yield PromptKV(prompt.next_position, keys, values, hidden_TD[end - 1].clone())
+
+
+def prefill_replies(
+    policy: Policy, prompt: EncodedPrompt, features: Tensor, replies: Sequence[Sequence[int]]
+) -> Iterator[ReplyKV]:
+    """Keys and values of the tokens of several replies to a prompt, which is read once more for each pass."""
+    device, dtype, rest = policy.device, policy.model.dtype, list(replies)
+    kernel = fastest_kernel(device, dtype, policy.head_size)
+    while rest:
+        count = max(1, (PREFILL_TOKENS - len(prompt)) // max(map(len, rest)))
+        packed = pack([(prompt, [Branch(reply) for reply in rest[:count]])])
+        lengths = [len(prompt), *map(len, rest[:count])]
+        recorder = _Recorder(shared_attention(packed.layout, device, dtype, kernel), lengths)
+        outputs = policy.adapter.as_mm_outputs([features])
+        run(policy, packed.ids_T.to(device), packed.positions_3T[:, None].to(device), recorder, outputs)
+        for keys, values in recorder.kept[1:]:
+            yield ReplyKV(keys, values)
+        rest = rest[count:]
 
 
 def run(

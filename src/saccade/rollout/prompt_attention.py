@@ -79,8 +79,8 @@ class BatchedPromptAttention:
     def arrange(self, owners: Sequence[int], prefixes: Mapping[int, PromptKV]) -> None:
         places = sorted(set(owners))
         if places != self.places:
-            self.places = places
             self._stack([prefixes[place] for place in places])
+            self.places = places
         if not places:
             return
         members: dict[int, list[int]] = {place: [] for place in places}

@@ -45,6 +45,8 @@ class StopRules:
         self.decode = decode
         # a token has at least one byte, a character at most four; a few more for one cut at the window's edge
         self.window = 4 * max(map(len, self.strings), default=0) + 8
+        self._may_complete: dict[int, bool] = {}
+        """Token -> whether a stop string may end in its text."""
 
     def append(self, row: DecodingRow, token: int, logprob: float) -> bool:
         """Append a token; True when the reply ends with it, which sets `row.reason`."""
@@ -52,13 +54,22 @@ class StopRules:
         row.logprobs.append(logprob)
         if token in self.stops:
             row.reason = "stop"
-        elif self.strings and self._has_string(row.tokens):
+        elif self.strings and self._completes(token) and self._has_string(row.tokens):
             row.reason = "stop_string"
         elif self.times and self._repeats(row):
             row.reason = "repetition"
         elif len(row.tokens) >= row.max_tokens:
             row.reason = "length"
         return row.reason is not None
+
+    def _completes(self, token: int) -> bool:
+        """Few tokens hold the last character of a stop string, or a part of one; only then is the reply decoded."""
+        if token not in self._may_complete:
+            text = self.decode([token])
+            ends = {one[-1] for one in self.strings}
+            # a part of a character, or white space that a tokenizer may drop at the beginning
+            self._may_complete[token] = any(c in ends or c == "\ufffd" for c in text) or any(c.isspace() for c in ends)
+        return self._may_complete[token]
 
     def _has_string(self, tokens: list[int]) -> bool:
         tail = self.decode(tokens[-self.window :])

@@ -19,11 +19,15 @@ from saccade.rollout.stages import Schedule, Stage
 
 LARGEST_SEQUENCE_CLIP = 0.05
 Decay = Literal["constant", "linear", "cosine"]
+OptimKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
 class OptimConfig(Config):
     """AdamW with warm-up and decay. Weight decay spares vectors (norms and biases)."""
 
+    kind: OptimKind = "adamw"
+    """adamw_8bit: the two moments take 1 byte each instead of 4 (bitsandbytes); paged_adamw_8bit: the same, and they
+    move to host memory when a GPU runs short. Neither changes the float32 masters of bfloat16 weights."""
     lr: float = Field(gt=0.0)
     """Peak learning rate."""
     lr_of: dict[Part, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
@@ -58,6 +62,10 @@ class OptimConfig(Config):
 def check_trained(model: ModelConfig, optim: OptimConfig) -> None:
     """ValueError for keys that contradict what trains, as far as the recipe shows it."""
     model.check_trains()
+    if optim.kind != "adamw" and model.dtype == "float64":
+        raise ValueError(f"optim.kind {optim.kind!r} has no float64; set model.dtype to bfloat16 or float32")
+    if optim.kind == "paged_adamw_8bit" and model.device == "cpu":
+        raise ValueError("optim.kind 'paged_adamw_8bit' needs a GPU, but model.device is cpu; use adamw_8bit")
     parts = model.trained_parts
     if parts is None:
         return  # a regular expression decides, on the model's names
@@ -197,6 +205,11 @@ class RLRecipe(Config):
     optim: OptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    max_hours: float | None = Field(default=None, gt=0.0)
+    """Wall-clock limit of one process, as a cluster's job has it: the run saves and ends before a step that might
+    exceed it, and `saccade resume` continues it."""
+    image_workers: int = Field(default=4, ge=1)
+    """Threads that read, resize and encode the images of the next step while the model works on this one."""
     images_per_step: int = Field(default=2, ge=0)
     """Prompts per step whose images are saved with the records, for the report."""
 
@@ -279,11 +292,15 @@ class SFTRecipe(Config):
     epochs: float | None = Field(default=None, gt=0.0)
     """Passes over the files; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
+    max_hours: float | None = Field(default=None, gt=0.0)
+    """Wall-clock limit of one process, see RL."""
     tokens_per_micro_batch: int = Field(default=8192, ge=1)
     """Tokens of one forward and backward pass, see `update.tokens_per_micro_batch` of RL; never changes the step."""
     shared_prefix: SharedPrefix = "auto"
     """auto: replies about one prompt share it where it pays and the first batch proves it exact; on: without the proof;
     off: a row per reply, the slow reference."""
+    image_workers: int = Field(default=4, ge=1)
+    """Threads that read, resize and encode the images of the next step while the model works on this one."""
     features: FeatureCacheConfig = FeatureCacheConfig()
     """Keeping the features of a frozen vision side for later epochs."""
     optim: SFTOptimConfig

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 
@@ -218,23 +219,33 @@ class EncodedStep:
     """Ids of the examples that were skipped; nothing is ever truncated."""
 
 
-def encode_step(adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None) -> EncodedStep:
-    """Reads the images and encodes. An example of more than `cutoff_len` tokens, prompt, images and reply
-    together, is skipped; so is a prompt with no remaining reply. Errors name the example."""
-    units, over = [], []
-    for together in by_prompt(examples):
-        first, replies = together[0], []
-        try:
-            images = [load_image(source) for source in first.images]
-            prompt = adapter.encode(first.prompt, images, before=first.before)
-            for one in together:
-                reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
-                if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
-                    over.append(one.id)
-                else:
-                    replies.append(reply)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"example {first.id!r}: {error}") from error
-        if replies:
-            units.append(EncodedUnit(prompt, tuple(replies)))
-    return EncodedStep(units, tuple(over))
+def encode_step(
+    adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None, workers: Executor | None = None
+) -> EncodedStep:
+    """Reads the images and encodes, with `workers` several prompts at once. An example of more than `cutoff_len`
+    tokens, prompt, images and reply together, is skipped; so is a prompt with no remaining reply. Errors name the
+    example."""
+    encode = partial(_encode_unit, adapter, cutoff_len)
+    groups = by_prompt(examples)
+    found = list(map(encode, groups) if workers is None else workers.map(encode, groups))
+    units = [unit for unit, _ in found if unit.replies]
+    return EncodedStep(units, tuple(one for _, over in found for one in over))
+
+
+def _encode_unit(
+    adapter: Adapter, cutoff_len: int | None, together: Sequence[Example]
+) -> tuple[EncodedUnit, tuple[str, ...]]:
+    """The examples about one prompt, and the ids of those that are too long."""
+    replies, over, first = [], [], together[0]
+    try:
+        images = [load_image(source) for source in first.images]
+        prompt = adapter.encode(first.prompt, images, before=first.before)
+        for one in together:
+            reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
+            if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
+                over.append(one.id)
+            else:
+                replies.append(reply)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"example {first.id!r}: {error}") from error
+    return EncodedUnit(prompt, tuple(replies)), tuple(over)

@@ -7,22 +7,27 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
 
-from saccade.models.policy import Policy, load_policy
+from saccade.disk import writing
+from saccade.models.policy import Policy, resolve_device
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.environment import describe
-from saccade.runs.records import Run
-from saccade.training import checkpoint
+from saccade.runs.lock import locked, refuse_in_use
+from saccade.runs.records import CONFIG, Run
+from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
+from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
-from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.divergence import go_back, load_checkpoint
+from saccade.training.optim import GuardedOptimizer, TrainingStopped, build_optimizer, check_optimizer
+from saccade.training.resuming import START, Resume, find, prepare
 from saccade.training.trained_table import trained_table
 
 log = logging.getLogger(__name__)
@@ -43,6 +48,22 @@ class RunResult:
     best_score: float | None
     best_step: int | None
     """0: no checkpoint was better than the starting model."""
+    stopped: str | None = None
+    """Why the run ended before its last step (`max_hours`), and how to continue; None for a finished run."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Mark:
+    """The run after its last whole step, for the checkpoint that is saved when the next one is abandoned. The weights
+    are still those of that step."""
+
+    step: int
+    loop: dict[str, Any]
+    rng: dict[str, Any]
+    sizes: dict[str, int]
+    nonfinite_in_row: int
+    pending: dict[str, Any] | None = None
+    """The step's row, whose evaluation is still to come."""
 
 
 @dataclass(eq=False)
@@ -56,8 +77,17 @@ class Session:
     recipe: Recipe
     evaluate: Evaluate | None
     resumed: Checkpoint | None
+    facts: dict[str, Any]
+    """What a later resume compares, see `changes`."""
+    stop: Stop
     best_score: float | None = None
     best_step: int | None = None
+    ended: str | None = None
+    """Set when `max_hours` ends the run: why."""
+    mark: Mark | None = None
+    saved: int | None = None
+    """Step of the newest checkpoint."""
+    clock: StepClock = field(default_factory=lambda: StepClock())
 
     @property
     def state(self) -> dict[str, Any] | None:
@@ -65,24 +95,38 @@ class Session:
         return self.resumed.state["loop"] if self.resumed else None
 
     def baseline(self) -> None:
-        """Evaluates the model as it starts, in a row of step 0, and as the first candidate for the best; a resumed run
-        has that row already."""
-        if self.evaluate is not None and self.resumed is None:
+        """Evaluates the model as it starts, in a row of step 0, and as the first candidate for the best. A resumed run
+        has that row already; it makes up for an evaluation that was stopped."""
+        if self.resumed is not None and (pending := self.resumed.state["pending"]):
+            self.end_step(self.resumed.step, pending["row"], self.resumed.state["loop"], pending["last"])
+        elif self.evaluate is not None and self.resumed is None:
             evaluation = self._evaluation(self.evaluate, 0)
             self.run.metrics(0, evaluation)
             self._is_best(0, evaluation)
 
     def end_step(self, step: int, row: Mapping[str, float | str | None], state: dict[str, Any], last: bool) -> bool:
-        """Evaluates if due, writes the row, saves if due (or the best so far). True when the step was evaluated."""
+        """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
+        evaluated. RunStopped after a signal."""
         due = self.evaluate is not None and (last or step % self.recipe.eval.every == 0)
         better = False
         if due and self.evaluate is not None:
+            self.mark = self._mark(step, state, {"row": dict(row), "last": last})
+            self.stop.release()  # an evaluation may be long: it is left for the next start
+            if self.stop.signal is not None:
+                raise StepAbandoned
             evaluation = self._evaluation(self.evaluate, step)
             row = {**row, **evaluation}
             better = self._is_best(step, evaluation)
+        self.stop.hold()
         self.run.metrics(step, row)
-        if last or better or step % self.recipe.checkpoint.every == 0:
-            self._save(step, state, better)
+        self.mark = self._mark(step, state)
+        if not last and self.clock.is_over(self.recipe.max_hours):
+            self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
+        if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
+            self._save(self.mark, better)
+        self.stop.release()
+        if self.stop.signal is not None and not last:
+            raise self.stopped()
         return due
 
     def _is_best(self, step: int, evaluation: Mapping[str, float]) -> bool:
@@ -93,12 +137,33 @@ class Session:
             self.best_score, self.best_step = score, step
         return better
 
-    def _save(self, step: int, state: dict[str, Any], better: bool) -> None:
+    def _mark(self, step: int, state: dict[str, Any], pending: dict[str, Any] | None = None) -> Mark:
+        rng, sizes = checkpoint.rng_state(), self.run.sizes()
+        return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, pending)
+
+    def keep_last_step(self) -> None:
+        """Saves the last whole step, without what the step in progress has written."""
+        if self.mark is not None and self.mark.step != self.saved:
+            self.run.cut_back(self.mark.sizes)
+            checkpoint.set_rng_state(self.mark.rng)
+            self.optimizer.nonfinite_in_row = self.mark.nonfinite_in_row
+            self._save(self.mark, better=False)
+
+    def stopped(self) -> RunStopped:
+        """The end of a run that a signal stopped."""
+        done = f"after step {self.saved}" if self.saved is not None else "before step 1 was whole, nothing was saved"
+        return RunStopped(self.stop.signal or 0, f"stopped {done}; {self._continue()}")
+
+    def _continue(self) -> str:
+        return way_on(self.run.directory, anew=self.saved is None and self.mark is None)
+
+    def _save(self, mark: Mark, better: bool) -> None:
         directory = self.run.directory
-        facts = {"step": step, "best_score": self.best_score, "best_step": self.best_step}
-        path = checkpoint.save(
-            directory, self.policy, self.optimizer, facts | {"loop": state, "sizes": self.run.sizes()}
-        )
+        self.run.sync()
+        facts = {"step": mark.step, "best_score": self.best_score, "best_step": self.best_step, "facts": self.facts}
+        facts |= {"loop": mark.loop, "pending": mark.pending, "sizes": mark.sizes}
+        path = checkpoint.save(directory, self.policy, self.optimizer, facts)
+        self.saved = mark.step
         if better:
             checkpoint.link(checkpoint.folder(directory), "best", path.name)
         checkpoint.prune(directory, self.recipe.checkpoint.keep)
@@ -116,7 +181,13 @@ class Session:
         return metrics | {"time/eval_s": time.perf_counter() - start}
 
     def result(self, step: int) -> RunResult:
-        return RunResult(self.run.directory, self.policy, step, self.best_score, self.best_step)
+        return RunResult(self.run.directory, self.policy, step, self.best_score, self.best_step, self.ended)
+
+
+def way_on(run_dir: Path, anew: bool = False) -> str:
+    """The words that say how to continue a run."""
+    again = f" --from {START}" if anew else ""
+    return f"continue with: saccade resume {run_dir}{again}"
 
 
 @contextmanager
@@ -125,43 +196,99 @@ def open_session(
     run_dir: Path,
     data_hash: Mapping[str, str],
     evaluate: Evaluate | None,
-    resume: bool,
+    resume: bool | Resume = False,
     engine: Engine | None = None,
+    stop: Stop | None = None,
 ) -> Iterator[Session]:
-    """Loads the model (of the last checkpoint on resume) and opens its engine, then the run directory: everything is
-    validated before anything is written. `engine` replaces the recipe's own, and stays open.
+    """Loads the model (of a checkpoint on resume) and opens its engine, then the run directory: everything is validated
+    before anything is written. `engine` replaces the recipe's own, and stays open. One process at a time has a run.
     """
     transformers_logging.disable_progress_bar()  # its bars would break our one live line
-    found = None
-    if resume:
-        Run.reopen(run_dir, recipe)
-        found = checkpoint.latest(run_dir)
-    else:
-        Run.refuse_existing(run_dir)
-    if found and recipe.model.lora is None:
-        policy = load_policy(recipe.model.model_copy(update={"path": str(found.path)}))
-    else:
-        policy = load_policy(recipe.model, recipe.seed, adapters=found.path if found else None)
-    part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
-    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
-    log.info("%s", trained_table(policy, recipe.optim))
-    checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep)
-    config = recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
+    how = Resume() if resume is True else resume or None
+    run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
+        stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
+        if how is not None:
+            Run.reopen(run_dir, recipe)
+            stack.enter_context(locked(run_dir))
+            found = find(run, how)
+        else:
+            refuse_in_use(run_dir)
+            Run.refuse_existing(run_dir)
+        check_optimizer(recipe.optim.kind, resolve_device(recipe.model.device))
+        policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None)
+        environment = describe(policy, recipe.model.path, data_hash, may_be_gone=found is not None)
+        facts = changes.facts(recipe.model_dump(mode="json"), environment)
+        if found is not None and how is not None:
+            refuse_changes(run_dir, found, facts, how.accept_changes)
+        part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
+        optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
+        log.info("%s", trained_table(policy, recipe.optim))
+        checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind)
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
-        run = Run.reopen(run_dir, recipe) if resume else Run.create(run_dir, recipe)
-        session = Session(run, policy, optimizer, engine, recipe, evaluate, found)
-        run.cut_back(found.state["sizes"] if found else {})
-        if found:
+        if how is None:
+            stack.enter_context(locked(run_dir))
+            Run.create(run_dir, recipe)
+        stop = stop or Stop()
+        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop)
+        optimizer.before_step = stop.hold
+        if how is not None:
+            prepare(run, found, how)
+        if found is not None:
             checkpoint.restore(found, policy, optimizer)
-            checkpoint.relink(run_dir, found.step, found.state["best_step"])
             session.best_score, session.best_step = found.state["best_score"], found.state["best_step"]
-            log.info("resuming %s after step %d", run_dir, found.step)
+            session.saved = found.step
         else:
-            run.environment(describe(policy, recipe.model.path, data_hash))
-        yield session
+            checkpoint.seed_generators(recipe.seed)
+            run.environment(environment)
+        try:
+            yield session
+        except StepAbandoned:
+            stop.end()
+            session.keep_last_step()
+            raise session.stopped() from None
+        except (FloatingPointError, TrainingStopped) as error:
+            raise TrainingStopped(f"{error}; {go_back(run_dir, recipe.model)}") from None
+
+
+def whole(run_dir: Path) -> str:
+    """What a full disk left whole, and how to continue."""
+    if not (run_dir / CONFIG).is_file():
+        return "nothing was written; free some space or choose another directory, and start again"
+    kept = checkpoint.steps(run_dir)
+    what = f"checkpoint {kept[-1].name} and its rows are whole" if kept else "no checkpoint was saved yet"
+    return f"{what}; free some space, then {way_on(run_dir, anew=not kept)}"
+
+
+def refuse_changes(run_dir: Path, found: Checkpoint, now: Mapping[str, Any], accepted: bool) -> None:
+    """Logs what changed since the checkpoint. ValueError when that changes what is trained, unless it is accepted."""
+    changed = changes.compare(found.state["facts"], now)
+    since = f"since checkpoint {found.path.name}"
+    for line in changed.other:
+        log.warning("changed %s: %s", since, line)
+    if changed.training and not accepted:
+        raise ValueError(
+            f"{run_dir}: {since} there are changes in what is trained: {'; '.join(changed.training)}; undo them, or "
+            f"accept them with: saccade resume {run_dir} --accept-changes"
+        )
+    for line in changed.training:
+        log.warning("changed %s, and accepted: %s", since, line)
+
+
+class StepClock:
+    """The wall clock of this process: a step begins only if one as long as the longest so far would end in time."""
+
+    def __init__(self) -> None:
+        self.started = self.last = time.monotonic()
+        self.longest_s = 0.0
+
+    def is_over(self, max_hours: float | None) -> bool:
+        """Called once at the end of each step: whether another one might end after `max_hours`."""
+        now = time.monotonic()
+        self.longest_s, self.last = max(self.longest_s, now - self.last), now
+        return max_hours is not None and now - self.started + self.longest_s > max_hours * 3600
 
 
 class Stopwatch:

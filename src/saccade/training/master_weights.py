@@ -1,4 +1,4 @@
-"""AdamW for models that compute in bfloat16: updates are applied to float32 copies of the weights.
+"""Optimizers for models that compute in bfloat16: updates are applied to float32 copies of the weights.
 
 bfloat16 keeps 8 binary digits: the number before 1 is 0.996, so an update of 1e-6, typical in RL, rounds to
 nothing and the model never moves. The remedy is that of mixed-precision training (Micikevicius et al. 2018,
@@ -22,8 +22,8 @@ def needs_master(parameter: Tensor) -> bool:
     return parameter.is_floating_point() and parameter.element_size() < 4
 
 
-class MasterAdamW(torch.optim.AdamW):
-    """AdamW over float32 masters of the low-precision parameters; all other parameters are stepped as they are.
+class Masters(torch.optim.Optimizer):
+    """Mixed into an optimizer, steps float32 masters of the low-precision parameters and all others as they are.
 
     After each backward pass a low-precision parameter's gradient is added to its master's and dropped, so that clipping
     and accumulation over micro-batches see float32. Each step writes the rounded masters into the model. The masters
@@ -43,6 +43,11 @@ class MasterAdamW(torch.optim.AdamW):
         parameter.register_post_accumulate_grad_hook(_hand_over(master))
         self._pairs.append((parameter, master))
         return master
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for parameter, _ in self._pairs:  # a backward pass that was broken off may have left one
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -71,6 +76,10 @@ class MasterAdamW(torch.optim.AdamW):
     def _write_back(self) -> None:
         for parameter, master in self._pairs:
             parameter.copy_(master)
+
+
+class MasterAdamW(Masters, torch.optim.AdamW):
+    """AdamW with float32 masters."""
 
 
 def _hand_over(master: nn.Parameter) -> Callable[[Tensor], None]:

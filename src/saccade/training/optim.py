@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 
-from saccade.training.config import OptimConfig
-from saccade.training.master_weights import MasterAdamW
+from saccade.training.config import OptimConfig, OptimKind
+from saccade.training.master_weights import MasterAdamW, Masters
 
 
 def _constant(progress: float) -> float:
@@ -38,11 +39,11 @@ class TrainingStopped(ValueError):
 
 def build_optimizer(
     parameters: Sequence[tuple[str, nn.Parameter]], config: OptimConfig, parts: Mapping[str, str] = NO_PARTS
-) -> MasterAdamW:
+) -> Masters:
     """AdamW over the trainable parameters, in their order, with float32 masters where they are bfloat16. `parts` has
     the part of each name, which may have a learning rate of its own.
 
-    ValueError when there are none, or none of a part that has its own learning rate.
+    ValueError when there are none, or none of a part that has its own learning rate; as `check_optimizer`.
     """
     if not parameters:
         raise ValueError("no parameter trains; set model.train to some of vision, projector, language")
@@ -57,7 +58,35 @@ def build_optimizer(
                 decay = 0.0 if is_vector else config.weight_decay
                 groups.setdefault((scale, decay, is_vector), []).append(parameter)
     options = [{"params": g, "scale": scale, "weight_decay": decay} for (scale, decay, _), g in groups.items()]
-    return MasterAdamW(options, lr=config.lr, betas=config.betas, eps=config.eps)
+    device = parameters[0][1].device
+    check_optimizer(config.kind, device)
+    if config.kind != "adamw":
+        return _adamw_8bit(config.kind)(options, lr=config.lr, betas=config.betas, eps=config.eps)
+    # one kernel and no temporaries; on a CPU its numbers differ in the last digit from those of earlier runs
+    fused = {"fused": True} if device.type == "cuda" else {}
+    return MasterAdamW(options, lr=config.lr, betas=config.betas, eps=config.eps, **fused)
+
+
+def check_optimizer(kind: OptimKind, device: torch.device) -> None:
+    """ValueError, before long work, for an optimizer whose package or device is not there."""
+    if kind == "adamw":
+        return
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(f"optim.kind {kind!r} needs bitsandbytes: pip install 'saccade[lora]', or use kind adamw")
+    if kind == "paged_adamw_8bit" and device.type != "cuda":
+        raise ValueError(
+            f"optim.kind {kind!r} moves its state between GPU and host memory, but the model is on {device.type}; use "
+            "adamw_8bit"
+        )
+
+
+def _adamw_8bit(kind: OptimKind) -> type[Masters]:
+    """AdamW whose moments have 8 bits, in blocks with a scale each (Dettmers et al. 2022, arXiv:2110.02861); those of
+    fewer than 4,096 values keep 32."""
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
+
+    base = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}[kind]
+    return type(f"Master{base.__name__}", (Masters, base), {})
 
 
 def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
@@ -79,6 +108,8 @@ class GuardedOptimizer:
     optimizer: torch.optim.Optimizer
     config: OptimConfig
     nonfinite_in_row: int = 0
+    before_step: Callable[[], None] | None = None
+    """Called just before the weights move."""
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -108,6 +139,8 @@ class GuardedOptimizer:
         self.nonfinite_in_row = 0
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)
+        if self.before_step is not None:
+            self.before_step()
         self.optimizer.step()
         self.zero_grad()
         return norm, True

@@ -36,6 +36,24 @@ class PolicyBatch:
     def packed(self) -> Packed:
         return self.passes.packed
 
+    def halves(self) -> tuple[PolicyBatch, PolicyBatch]:
+        """See `MicroBatch.halves`: completions and their tokens keep their order."""
+        first, last = self.passes.halves()
+        B, R = len(first.members), first.packed.num_tokens
+        return self._part(first, slice(B), slice(R)), self._part(last, slice(B, None), slice(R, None))
+
+    def _part(self, passes: MicroBatch, some_B: slice, some_R: slice) -> PolicyBatch:
+        units = list(dict.fromkeys(unit for unit, _ in self.passes.members))
+        ref_R = self.ref_logprobs_R
+        return PolicyBatch(
+            passes=passes,
+            advantages_B=self.advantages_B[some_B],
+            sampler_logprobs_R=self.sampler_logprobs_R[some_R],
+            old_logprobs_R=self.old_logprobs_R[some_R],
+            group_ids=tuple(self.group_ids[units.index(i)] for i in dict.fromkeys(unit for unit, _ in passes.members)),
+            ref_logprobs_R=None if ref_R is None else ref_R[some_R],
+        )
+
 
 @dataclass(eq=False)
 class Learner:
@@ -136,14 +154,14 @@ def policy_step(
     batches = cut(groups, learner) if denominators is not None else []
     if denominators is None or not runner.ranks.max(len(batches)):
         return {"update/skipped": 1.0, "update/nonfinite": 0.0, "update/trained_tokens": 0.0}
-    batches = [fix_logprobs(learner, batch, temperature) for batch in batches]
+    batches = runner.each(batches, lambda batch: fix_logprobs(learner, batch, temperature))
     keep = None if learner.dump is None else partial(learner.dump, batches)
     metrics: dict[str, float] = {}
     nonfinite, norms = 0, []
     for update in range(updates):
         sums = Sums(first=update == 0)
         loss_of = partial(_loss_of, learner, denominators, temperature, sums)
-        result = runner.step(batches, loss_of, lr, keep)
+        result = runner.step(batches, loss_of, lr, keep, sums.begin)
         nonfinite += int(not result.stepped)
         norms.append(result.grad_norm)
         # entropy and sampler gap belong to the policy that sampled; ratios and clips tell most after the last update
@@ -176,6 +194,11 @@ class Sums:
     values: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
     gap_max: float = 0.0
+
+    def begin(self) -> None:
+        """Forget a first attempt."""
+        self.values.clear()
+        self.tokens, self.gap_max = 0, 0.0
 
     def means(self) -> dict[str, float]:
         found = {name: value / self.tokens for name, value in self.values.items()}

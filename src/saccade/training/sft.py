@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from saccade.rollout.prompts import Prompt
 from saccade.rollout.seeds import derive_seed
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
+from saccade.runs.stopping import Stop
 from saccade.training.config import SFTRecipe
 from saccade.training.examples import (
     Draw,
@@ -34,6 +36,7 @@ from saccade.training.examples import (
 from saccade.training.heldout import build_heldout
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.optim import learning_rate
+from saccade.training.resuming import Resume
 from saccade.training.step import MicroBatch, StepRunner, Unit
 
 log = logging.getLogger(__name__)
@@ -44,18 +47,21 @@ def train(
     run_dir: Path,
     draw: Draw | None = None,
     evaluate: Evaluate | None = None,
-    resume: bool = False,
+    resume: bool | Resume = False,
+    stop: Stop | None = None,
 ) -> RunResult:
     """Trains as the recipe says and writes a run directory.
 
         result = train(load_recipe("sft.yaml"), Path("runs/sft"))
 
-    `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`. The best
-    checkpoint is the one with the highest score, or without a scoring evaluation the lowest held-out loss.
+    `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`; `stop`
+    ends the run on request (RunStopped). The best checkpoint is the one with the highest score, or without a scoring
+    evaluation the lowest held-out loss.
     """
-    with open_trainer(recipe, run_dir, draw, evaluate, resume) as trainer:
-        session = trainer.session
-        for step in range(trainer.start + 1, trainer.num_steps + 1):
+    with open_trainer(recipe, run_dir, draw, evaluate, resume, stop) as trainer:
+        session, step = trainer.session, trainer.start
+        while step < trainer.num_steps and not session.ended:
+            step += 1
             watch = Stopwatch()
             with watch.phase("examples"):
                 encoded = trainer.encoded(step - 1)
@@ -65,7 +71,7 @@ def train(
                 metrics = sft_step(trainer.runner, encoded.units, lr, derive_seed(recipe.seed, step))
             metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
             trainer.record(step, metrics, watch)
-        return session.result(max(trainer.start, trainer.num_steps))
+        return session.result(step)
 
 
 @dataclass(eq=False)
@@ -98,7 +104,12 @@ class SFTTrainer:
 
 @contextmanager
 def open_trainer(
-    recipe: SFTRecipe, run_dir: Path, draw: Draw | None, evaluate: Evaluate | None, resume: bool
+    recipe: SFTRecipe,
+    run_dir: Path,
+    draw: Draw | None,
+    evaluate: Evaluate | None,
+    resume: bool | Resume,
+    stop: Stop | None,
 ) -> Iterator[SFTTrainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     if (draw is None) == (not recipe.data):
@@ -113,15 +124,17 @@ def open_trainer(
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     drawn = draw
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume))
+        session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume, stop=stop))
         policy = session.policy
         cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None
         runner = StepRunner[MicroBatch](
             policy, session.optimizer, recipe.tokens_per_micro_batch, recipe.shared_prefix, cache=cache
         )
 
+        workers = stack.enter_context(ThreadPoolExecutor(recipe.image_workers, thread_name_prefix="encode"))
+
         def encode(step: int) -> EncodedStep:
-            return encode_step(policy.adapter, drawn(step, recipe.prompts_per_step), recipe.cutoff_len)
+            return encode_step(policy.adapter, drawn(step, recipe.prompts_per_step), recipe.cutoff_len, workers)
 
         if heldout:
             session.evaluate = with_heldout_loss(heldout, scored, runner, recipe)

@@ -12,14 +12,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from itertools import groupby
+from operator import itemgetter
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from saccade.models.config import SharedPrefix
 from saccade.models.feature_cache import FeatureCache
-from saccade.models.forward import Features, branch_logprobs
+from saccade.models.forward import Features, branch_logprobs, project_again
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.sharing import SharingChoice, choose_sharing
@@ -49,8 +51,31 @@ class MicroBatch:
     members: tuple[tuple[int, int], ...]
     """(unit, branch) of each branch of `packed`, in its order."""
 
+    def halves(self) -> tuple[MicroBatch, MicroBatch]:
+        """The first and the last half of its replies, two or more; a prompt in both is read twice."""
+        middle = len(self.members) // 2
+        replies = [(i, one) for i, of in enumerate(self.packed.branches) for one in of]
+        first, last = (
+            [(i, [branch for _, branch in group]) for i, group in groupby(some, key=itemgetter(0))]
+            for some in (replies[:middle], replies[middle:])
+        )
+        return self._part(first, self.members[:middle]), self._part(last, self.members[middle:])
 
-Batch = TypeVar("Batch")
+    def _part(self, groups: Sequence[tuple[int, Sequence[Branch]]], members: tuple[tuple[int, int], ...]) -> MicroBatch:
+        packed = pack([(self.packed.prompts[i], branches) for i, branches in groups])
+        return MicroBatch(packed, tuple(self.prompts[i] for i, _ in groups), members)
+
+
+class Splittable(Protocol):
+    """A micro-batch of any kind."""
+
+    @property
+    def packed(self) -> Packed: ...
+
+    def halves(self) -> Sequence[Self]: ...
+
+
+Batch = TypeVar("Batch", bound=Splittable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +168,87 @@ class StepRunner(Generic[Batch]):
             return None  # a reference has the run's initial encoder
         if self.cache is not None and policy is self.policy:
             return self.cache.features(policy, batch.packed.prompts)
+        given = [prompt.features for prompt in batch.prompts if prompt.features is not None]
+        if policy is self.policy and len(given) == len(batch.prompts):
+            again = project_again(policy, batch.packed.prompts, given)
+            if again is not None:
+                return again
         found = [valid_features(prompt.features, self.policy, policy.version) for prompt in batch.prompts]
         present = [one for one in found if one is not None]
         return present if len(present) == len(found) else None
 
     def step(
         self,
-        batches: Sequence[Batch],
+        batches: list[Batch],
         loss_of: Callable[[Batch], Tensor],
         lr: float,
         keep: Callable[[], None] | None = None,
+        begin: Callable[[], None] | None = None,
     ) -> StepResult:
         """Adds up the gradients of `loss_of` over the batches, then moves the weights; `keep` is called when loss or
-        gradient is not finite. TrainingStopped after too many of those in a row."""
-        self.optimizer.zero_grad()
-        total = 0.0
-        for batch in batches:
-            loss = loss_of(batch)
-            if loss.requires_grad:  # not when only the vision side trains and no prompt has an image
-                loss.backward()
-            total += float(loss.detach())
+        gradient is not finite. TrainingStopped after too many of those in a row.
+
+        When memory runs out, the batches are cut in half where they are, and the step begins again from a gradient of
+        zero: a backward pass that was broken off has added some of its gradients. `begin` is called each time.
+        """
+        total: float | None = None
+        while total is None:
+            self.optimizer.zero_grad()
+            if begin is not None:
+                begin()
+            total = self._passes(batches, loss_of)
         total = self.ranks.sum(total)
         norm, stepped = self.optimizer.step(lr, total, keep)
         self.policy.version += int(stepped)
         return StepResult(total, norm, stepped)
+
+    def _passes(self, batches: list[Batch], loss_of: Callable[[Batch], Tensor]) -> float | None:
+        """The summed loss, with its gradients added up; None when memory ran out, with `batches` cut."""
+        total = 0.0
+        for batch in batches:
+            try:
+                loss = loss_of(batch)
+                if loss.requires_grad:  # not when only the vision side trains and no prompt has an image
+                    loss.backward()
+                total += float(loss.detach())
+                continue
+            except torch.OutOfMemoryError:
+                if self.ranks.size > 1 or batch.packed.num_branches < 2:
+                    raise  # processes must make the same passes; a single reply cannot be cut
+            # outside of the handler, so that the error no longer holds the tensors of the pass
+            self._say_out_of_memory(batch)
+            length = batch.packed.layout.length
+            too_long = [one.packed.layout.length >= length and one.packed.num_branches > 1 for one in batches]
+            pairs = zip(batches, too_long, strict=True)
+            batches[:] = [part for one, cut in pairs for part in (one.halves() if cut else (one,))]
+            return None
+        return total
+
+    def each(self, batches: Sequence[Batch], fn: Callable[[Batch], Batch]) -> list[Batch]:
+        """`fn` of every batch, for passes without gradient; a batch that takes too much memory is cut in half."""
+        left, done = list(reversed(batches)), list[Batch]()
+        while left:
+            batch = left.pop()
+            try:
+                done.append(fn(batch))
+                continue
+            except torch.OutOfMemoryError:
+                if self.ranks.size > 1 or batch.packed.num_branches < 2:
+                    raise
+            self._say_out_of_memory(batch)
+            left += reversed(batch.halves())
+        return done
+
+    def _say_out_of_memory(self, batch: Splittable) -> None:
+        """And halve the budget of the steps to come."""
+        if self.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.tokens_per_micro_batch = max(1, min(self.tokens_per_micro_batch, batch.packed.layout.length) // 2)
+        log.warning(
+            "out of memory in a micro-batch of %d tokens: it is cut in half and computed again, and later steps have "
+            "micro-batches of at most %d tokens; the update is the same. Set tokens_per_micro_batch to that",
+            *(batch.packed.layout.length, self.tokens_per_micro_batch),
+        )
 
 
 def valid_features(features: Features | None, policy: Policy, version: int) -> Features | None:
