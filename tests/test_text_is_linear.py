@@ -55,6 +55,7 @@ def limit_of(name: str) -> int | None:
 PACKAGES = sorted({name.split(".")[0].split(":")[0] for name in PATTERNS})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_regular_expressions_of_a_package_take_linear_time_for_their_worst_case(package: str) -> None:
     for name in PATTERNS:

@@ -163,7 +163,7 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"model.device: got {name!r}, expected auto, cpu or cuda") from None
 
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 """owner/model; anything else is a directory."""
 
 

@@ -34,9 +34,13 @@ _MATH_MARKS = re.compile(r"\\?\$|\\[()\[\]]")
 _TAGS = re.compile(r"<(b|i|u|em|strong|code|span|p)>([^<]*)</\1>|<\|(?:begin|end)_of_box\|>", re.I)
 
 
+_LONG_GAP = re.compile(r"(\s{16})\s+")
+"""A run of spaces beyond what anybody writes, so that no pattern has to cross it again and again."""
+
+
 def plain(text: str) -> str:
     """`text` in one spelling of its characters, without markup and outer spaces. Linear in its length."""
-    text = unmarked(text)
+    text = _LONG_GAP.sub(r"\1", unmarked(text))
     if not text.isascii():
         text = _RAISED.sub(_power, _MIXED.sub(" ", text)).translate(_SIGNS)
         text = normalized(text).translate(_SIGNS)
