@@ -45,12 +45,17 @@ def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Fe
     Without gradient when it and the projector are frozen, so that rollout, reference and policy passes at the same
     weights version can share the result.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not policy.vision_is_frozen()):
-        found = [one for chunk in _tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
+    frozen = policy.vision_is_frozen()
+
+    def encode() -> list[Tensor]:
+        return [one for chunk in tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        found = encode() if frozen else policy.run(encode)  # a frozen vision side is never sharded
         return [Features(one, policy.version) for one in found]
 
 
-def _tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
+def tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
     """Split the prompts into one list per call of the tower, which bounds the memory for activations."""
     batches: list[list[EncodedPrompt]] = [[]]
     patches = 0
@@ -78,12 +83,17 @@ def branch_logprobs(
     `features`, one per prompt of `packed`, must be of the policy's current version (ValueError otherwise); without them
     the vision encoder runs here. `sharing` None selects the fastest mode of the family and the device.
     """
-    with policy.recomputing():
-        if path == "plain":
-            hidden_RD = _plain_hidden(policy, packed)
-        else:
-            hidden_RD = _packed_hidden(policy, packed, features, sharing or default_sharing(policy))
-    return token_logprobs(hidden_RD, head_of(policy.model), packed.targets_R.to(policy.device), temperature, entropy)
+
+    def compute() -> tuple[Tensor, Tensor | None]:
+        with policy.recomputing():
+            if path == "plain":
+                hidden_RD = _plain_hidden(policy, packed)
+            else:
+                hidden_RD = _packed_hidden(policy, packed, features, sharing or default_sharing(policy))
+        targets_R = packed.targets_R.to(policy.device)
+        return token_logprobs(hidden_RD, head_of(policy.model), targets_R, temperature, entropy)
+
+    return policy.run(compute)
 
 
 def default_sharing(policy: Policy) -> SharingMode:

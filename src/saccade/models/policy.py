@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,10 +16,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from saccade.models import attention
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt
-from saccade.models.config import ModelConfig
+from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.families import ADAPTERS
 from saccade.models.fused import fuse
 from saccade.models.logprobs import head_of
+
+if TYPE_CHECKING:
+    from saccade.models.sharding import Sharded
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -31,10 +36,22 @@ class Policy:
     processors: tuple[Any, ...]
     """Tokenizer and image processor, saved beside the weights so that a checkpoint is an ordinary directory."""
     version: int = 0
+    shards: Sharded | None = None
+    """Set when several processes share the weights."""
+
+    def run(self, fn: Callable[[], T]) -> T:
+        """`fn()`, which computes with the model and returns tensors. Every computation of a policy goes through here:
+        only inside are the weights of a sharded model there."""
+        return fn() if self.shards is None else self.shards.run(fn)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Within the context this process computes without the others, which takes the memory of all weights: for
+        rollouts and evaluation."""
+        return nullcontext() if self.shards is None else self.shards.whole()
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.device if self.shards is None else self.shards.device
 
     def parameters_by_part(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         return self.adapter.parts(self.model)
@@ -85,10 +102,13 @@ class Policy:
                 layer.training = False
 
     def save(self, directory: str | Path) -> None:
-        """Write a standard Hugging Face directory (safetensors, tokenizer, image processor)."""
-        self.model.save_pretrained(directory)
-        for processor in self.processors:
-            processor.save_pretrained(directory)
+        """Write a standard Hugging Face directory (safetensors, tokenizer, image processor). All processes of a sharded
+        policy must call it; the first one writes."""
+        with self.whole():
+            if self.shards is None or self.shards.is_first:
+                self.model.save_pretrained(directory)
+                for processor in self.processors:
+                    processor.save_pretrained(directory)
 
 
 def enable_checkpointing(model: Any) -> None:
@@ -169,13 +189,15 @@ def load_adapter(path: str) -> Adapter:
     return ADAPTERS[family.model_type](*processors_of(path), family)
 
 
-def load_policy(config: ModelConfig | str) -> Policy:
+def load_policy(config: ModelConfig | str, shard: ShardConfig | None = None) -> Policy:
     """Load model, tokenizer and image processor; a text is the path of a model with all else at its default.
 
         policy = load_policy("base")  # or a Hugging Face directory, or a hub name
         policy = load_policy(ModelConfig(path="Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16"))
 
-    ValueError: a missing directory, an unknown family, no GPU.
+    With `shard` the processes of the run share the weights, and all of them must call this.
+
+    ValueError: a missing directory, an unknown family, no GPU, options that these processes do not allow.
     """
     config = ModelConfig(path=config) if isinstance(config, str) else config
     path, device = resolve_path(config.path), resolve_device(config.device)
@@ -183,8 +205,8 @@ def load_policy(config: ModelConfig | str) -> Policy:
     if unknown:
         raise ValueError(f"model.train names {sorted(unknown)}; expected some of {', '.join(PARTS)}")
     family = known_family(path)
-    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
-    model = model.to(device)
+    dtype = getattr(torch, config.dtype)
+    model = _read(path, family, dtype, device, sharded=shard is not None)
     tokenizer, images = processors_of(path)
     head_of(model)  # refuses unsupported heads
     if config.gradient_checkpointing:
@@ -196,4 +218,24 @@ def load_policy(config: ModelConfig | str) -> Policy:
     model.eval()
     if config.fused_layers:
         fuse(model)
+    if shard is not None:  # last: the layers' final form is sharded
+        _shard(policy, device, dtype, shard)
     return policy
+
+
+def _read(path: str, family: Any, dtype: torch.dtype, device: torch.device, sharded: bool) -> Any:
+    """The model with its weights; when it will be sharded, on the CPU and with the weights in one process only."""
+    if not sharded:
+        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
+    from saccade.models.sharding import read_on_first
+
+    # float32 at least: the shards are the master weights of a model that computes in bfloat16
+    return read_on_first(path, family, torch.promote_types(dtype, torch.float32))
+
+
+def _shard(policy: Policy, device: torch.device, dtype: torch.dtype, config: ShardConfig) -> None:
+    from saccade.models.sharding import shard
+
+    parts = policy.parameters_by_part()
+    whole = [p for part in ("vision", "projector") for _, p in parts[part]] if policy.vision_is_frozen() else []
+    policy.shards = shard(policy.model, set(whole), device, dtype, config)

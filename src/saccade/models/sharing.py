@@ -65,8 +65,19 @@ class SharingChoice:
         return f"shared prefix: on ({self.sharing}), {fewer}; {self.reason}"
 
 
-def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> SharingChoice:
-    """The path for a run whose first batch is `groups`. ValueError for 'on' where the family cannot share."""
+def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix, required: bool = False) -> SharingChoice:
+    """The path for a run whose first batch is `groups`. ValueError for 'on' where the family cannot share, and when
+    sharing is `required` but off, impossible or inexact."""
+    choice = _choice(policy, groups, mode, required)
+    if required and choice.path == "plain":
+        raise ValueError(
+            "several processes that train the vision side need shared prompts, but the shared prefix is off "
+            f"({choice.reason}); set shared_prefix: on, freeze vision and projector, or use one process"
+        )
+    return choice
+
+
+def _choice(policy: Policy, groups: Groups, mode: SharedPrefix, required: bool) -> SharingChoice:
     layout = pack(groups).layout
     token_savings = layout.plain_tokens / layout.length
     if mode == "off":
@@ -77,7 +88,7 @@ def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> Sharin
         sharing = usable_sharing(policy)
     except ValueError as error:
         return SharingChoice("plain", None, 1.0, str(error))
-    if token_savings < MIN_TOKEN_SAVINGS[sharing]:
+    if token_savings < MIN_TOKEN_SAVINGS[sharing] and not required:
         return SharingChoice(
             "plain",
             None,
@@ -186,7 +197,9 @@ def _difference(
 
 
 def _float32_truth(policy: Policy, packed: Packed) -> Tensor | None:
-    """Plain log-probs (R) of a float32 copy of the model; None when it does not fit into memory."""
+    """Plain log-probs (R) of a float32 copy of the model; None when it does not fit into memory, or is sharded."""
+    if policy.shards is not None:
+        return None
     needed = 4.5 * sum(p.numel() for p in policy.model.parameters())
     device = policy.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

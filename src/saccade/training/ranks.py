@@ -1,33 +1,114 @@
 """The processes of a run. Everything that they must agree on goes through `Ranks`; with one process there is nothing to
-exchange."""
+exchange.
+
+torchrun starts the processes and names them in the environment; nothing in a recipe switches this on.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=30)
+"""The longest that a process waits for the others, say for the slowest rollout; then it ends with an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those of the run. Only one process is supported today: every call returns what it was
-    given."""
+    """This process among those of the run. Every process must make the same calls in the same order. With one process
+    every call returns what it was given."""
 
     rank: int = 0
     size: int = 1
 
+    @property
+    def is_first(self) -> bool:
+        """True in the process that writes records and messages."""
+        return self.rank == 0
+
     def sum(self, value: float) -> float:
         """The sum over all processes: token counts, losses."""
-        return value
+        return sum(self.gather(value)) if self.size > 1 else value
 
     def max(self, value: int) -> int:
         """The largest of all processes: how many passes each must make."""
-        return value
+        return max(self.gather(value))
 
     def broadcast(self, value: T) -> T:
         """What the first process has: decisions that must not differ."""
-        return value
+        return self.gather(value if self.is_first else None)[0] if self.size > 1 else value  # type: ignore[return-value]  # the first one is a T
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in the order of their ranks; anything that can be pickled."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def mine(self, items: Sequence[T]) -> list[T]:
+        """This process's share of `items`: every size-th, from its rank on."""
+        return list(items[self.rank :: self.size])
+
+    def merge(self, shares: Sequence[Sequence[T]]) -> list[T]:
+        """The items in order again, from the shares of all processes (see `mine`)."""
+        total = sum(map(len, shares))
+        return [shares[place % self.size][place // self.size] for place in range(total)]
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """ValueError, in every process, when the facts differ between processes."""
+        everyone = self.gather(dict(facts))
+        for key, expected in everyone[0].items():
+            for rank, theirs in enumerate(everyone):
+                if theirs.get(key) != expected:
+                    raise ValueError(
+                        f"process {rank} of {self.size} has another {key} than process 0: got {theirs.get(key)!r}, "
+                        f"expected {expected!r}. All processes of a run need the same recipe, data, weights and "
+                        "package versions: compare the machines they run on"
+                    )
+
+    def check_share(self, groups: int, what: str) -> None:
+        """ValueError when there are fewer groups in a step than processes, since some would have nothing to do."""
+        if groups < self.size:
+            raise ValueError(
+                f"{what} is {groups}, but there are {self.size} processes and a group stays on one of them; expected "
+                f"at least {self.size}. Raise it, or start fewer processes"
+            )
 
 
 ONE = Ranks()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def open_ranks() -> Iterator[Ranks]:
+    """Joins the other processes that torchrun started; `ONE` without any. Each process takes the GPU of its local
+    rank."""
+    if not launched() or dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ONE
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

@@ -144,10 +144,13 @@ def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:
 
 def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: float) -> dict[str, float]:
     """One optimizer step on the mean loss per reply token (nats). Without examples the weights do not change."""
-    tokens = runner.ranks.sum(sum(unit.reply_tokens for unit in units))
+    tokens, prompts, replies = (
+        runner.ranks.sum(n)
+        for n in (sum(u.reply_tokens for u in units), len(units), sum(len(u.replies) for u in units))
+    )
     counts = {
-        "examples/prompts": float(len(units)),
-        "examples/replies": float(sum(len(unit.replies) for unit in units)),
+        "examples/prompts": float(prompts),
+        "examples/replies": float(replies),
         "tokens/count": float(tokens),
     }
     if not tokens:

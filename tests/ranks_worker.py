@@ -1,0 +1,275 @@
+"""What two processes compute in tests/test_training_ranks.py: each law compares them with one process and writes what
+it measured. `python -m torch.distributed.run --nproc-per-node 2 tests/ranks_worker.py FOLDER [LAW ...]`"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from transformers.utils import logging as transformers_logging
+
+from saccade.algorithm import LossConfig
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.config import ModelConfig, ShardConfig
+from saccade.models.policy import Policy, load_policy
+from saccade.rollout.groups import Group, Rollout
+from saccade.rollout.prompts import Prompt
+from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.examples import EncodedUnit
+from saccade.training.optim import GuardedOptimizer
+from saccade.training.policy_step import open_learner, policy_step
+from saccade.training.ranks import ONE, Ranks, open_ranks
+from saccade.training.sft import sft_step
+from saccade.training.step import StepRunner
+from saccade.types import Completion, Score
+
+STEPS, LR = 3, 0.05
+ALL = ("vision", "projector", "language")
+
+
+@dataclass
+class World:
+    folder: Path
+    ranks: Ranks
+
+    def policy(self, sharded: bool, **model: Any) -> Policy:
+        config = ModelConfig.model_validate({"path": str(self.folder / "model"), "device": "cpu"} | model)
+        return load_policy(config, ShardConfig() if sharded else None)
+
+
+class RecordingSGD(torch.optim.SGD):
+    """Plain gradient descent that keeps the whole gradients of its first step."""
+
+    first: list[Tensor | None] | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        if self.first is None:
+            params = [p for group in self.param_groups for p in group["params"]]
+            self.first = [None if p.grad is None else whole(p.grad).clone() for p in params]
+        return super().step(closure)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+@dataclass
+class Trained:
+    """What is compared: gradients of the first step, weights after three, metrics of each."""
+
+    policy: Policy
+    grads: dict[str, Tensor | None] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+
+
+def descend(policy: Policy, step: Callable[[GuardedOptimizer], dict[str, float]]) -> Trained:
+    names = [name for name, _ in policy.trainable()]
+    optimizer = RecordingSGD([p for _, p in policy.trainable()], lr=LR)
+    guarded = GuardedOptimizer(optimizer, OptimConfig(lr=LR, max_grad_norm=float("inf")))
+    found = Trained(policy, metrics=[step(guarded) for _ in range(STEPS)])
+    assert optimizer.first is not None
+    found.grads = dict(zip(names, optimizer.first, strict=True))
+    found.weights = {name: whole(p) for name, p in policy.model.named_parameters()}
+    return found
+
+
+def difference(ours: Trained, one: Trained) -> dict[str, Any]:
+    """Largest difference over the largest gradient (or weight) of each parameter; all metrics that differ."""
+
+    def far(a: Tensor | None, b: Tensor | None) -> float:
+        if a is None or b is None:
+            return 0.0 if a is b else float("inf")
+        return float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
+
+    scale = max(float(g.abs().max()) for g in one.grads.values() if g is not None)
+    import os
+    if os.environ.get("DEBUG_RANKS"):
+        for n, b in one.grads.items():
+            a = ours.grads[n]
+            if a is None or b is None:
+                if a is not b: print("NONE", n, a is None, b is None)
+            elif far(a,b) > 1e-5: print("G", n, far(a,b), float(b.abs().max()), scale)
+        for n, b in one.weights.items():
+            if far(ours.weights[n], b) > 1e-5: print("W", n, far(ours.weights[n], b), float(b.abs().max()))
+        for x, y in zip(ours.metrics, one.metrics):
+            print({k: (x.get(k), y[k]) for k in y})
+    apart = {name: ours.grads[name] for name in one.grads}
+    metrics = [
+        name
+        for a, b in zip(ours.metrics, one.metrics, strict=True)
+        for name in b
+        if name not in ("update/micro_batches", "update/saving") and abs(a[name] - b[name]) > 1e-5 * max(1, abs(b[name]))
+    ]
+    return {
+        "gradient": max(far(a, one.grads[name]) for name, a in apart.items()),
+        "gradient_of_step": max(float((a - one.grads[n]).abs().max()) for n, a in apart.items() if a is not None) / scale,
+        "weights": max(far(ours.weights[name], b) for name, b in one.weights.items()),
+        "moved": max(float((b - a).abs().max()) for a, b in zip(one.weights.values(), initial(one), strict=True)),
+        "metrics_apart": sorted(set(metrics)),
+        "steps": len(one.metrics),
+    }
+
+
+def initial(one: Trained) -> list[Tensor]:
+    fresh = load_policy(ModelConfig(path=one.policy.model.name_or_path, device="cpu"))
+    return [p.detach() for _, p in fresh.model.named_parameters()]
+
+
+def prompts_of(policy: Policy, texts: int = 0, pictures: int = 4) -> list[EncodedPrompt]:
+    """Prompts with pictures of several sizes, then prompts without."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for i in range(pictures):
+        size = (56 + 28 * (i % 3), 56 + 28 * (i % 2), 3)
+        pixels = torch.randint(0, 255, size, generator=generator, dtype=torch.uint8).numpy()
+        found.append(policy.adapter.encode(f"<image>How many? {i}", [Image.fromarray(pixels)]))
+    return found + [policy.adapter.encode(f"{i} + {i} = ?", []) for i in range(texts)]
+
+
+def replies(n: int, length: int, seed: int) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [tuple(torch.randint(300, 400, (length + k,), generator=generator).tolist()) for k in range(n)]
+
+
+def units_of(policy: Policy, texts: int, pictures: int) -> list[EncodedUnit]:
+    prompts = prompts_of(policy, texts, pictures)
+    return [EncodedUnit(prompt, tuple(replies(3, 4 + i, i))) for i, prompt in enumerate(prompts)]
+
+
+def supervised(
+    world: World, mine: Callable[[int], list[int]], texts: int = 0, pictures: int = 4, **options: Any
+) -> dict[str, Any]:
+    """SFT steps on a share of the units in each process against all units in one."""
+    path = options.pop("shared_prefix", "on")
+    budget = options.pop("tokens_per_micro_batch", 60)
+
+    def trained(policy: Policy, ranks: Ranks, places: list[int]) -> Trained:
+        units = units_of(policy, texts, pictures)
+        runner: list[Any] = []
+
+        def step(optimizer: GuardedOptimizer) -> dict[str, float]:
+            if not runner:
+                runner.append(StepRunner(policy, optimizer, budget, path, ranks))
+            return sft_step(runner[0], [units[i] for i in places], LR)
+
+        return descend(policy, step)
+
+    total = list(range(texts + pictures))
+    one = trained(world.policy(False, **options), ONE, total)
+    ours = trained(world.policy(True, **options), world.ranks, mine(world.ranks.rank))
+    return difference(ours, one) | {"kinds": kinds(ours.policy), "tied": tied(ours.policy)}
+
+
+def kinds(policy: Policy) -> dict[str, list[str]]:
+    """Which kinds of tensors the parameters of each part are."""
+    parts = policy.parameters_by_part()
+    return {part: sorted({type(p).__name__ for _, p in named}) for part, named in parts.items()}
+
+
+def tied(policy: Policy) -> bool:
+    model = policy.model
+    return model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def groups_of(policy: Policy, silent: set[int], texts: int = 0, pictures: int = 4) -> list[Group]:
+    """Groups of three rollouts; those of `silent` have equal rewards and so no advantage."""
+    found = []
+    for i, prompt in enumerate(prompts_of(policy, texts, pictures)):
+        rollouts = []
+        for k, ids in enumerate(replies(3, 3 + i, 10 + i)):
+            advantage = 0.0 if i in silent else float(k - 1) + 0.25 * i
+            logprobs = tuple(-4.0 - 0.01 * j for j in range(len(ids)))
+            rollouts.append(Rollout(Completion("", ids, logprobs), Score(0.5), advantage))
+        found.append(Group(f"{i}", Prompt(None, prompt), tuple(rollouts)))
+    return found
+
+
+def reinforced(
+    world: World,
+    mine: Callable[[int], list[int]],
+    silent: set[int] | None = None,
+    loss: dict[str, Any] | None = None,
+    update: dict[str, Any] | None = None,
+    texts: int = 0,
+    pictures: int = 4,
+    **model: Any,
+) -> dict[str, Any]:
+    """Policy updates on a share of the groups in each process against all groups in one."""
+    objective = LossConfig.model_validate({"kl_coef": 0.0} | (loss or {}))
+    config = UpdateConfig.model_validate({"tokens_per_micro_batch": 60, "shared_prefix": "on"} | (update or {}))
+
+    def trained(sharded: bool, ranks: Ranks, places: list[int]) -> Trained:
+        policy = world.policy(sharded, **model)
+        reference = world.policy(sharded, train=()) if objective.kl_coef else None
+        groups = groups_of(policy, silent or set(), texts, pictures)
+        learner: list[Any] = []
+
+        def step(optimizer: GuardedOptimizer) -> dict[str, float]:
+            if not learner:
+                learner.append(open_learner(policy, optimizer, objective, config, reference, ranks=ranks))
+            share = [groups[i] for i in places]
+            return policy_step(learner[0], share, temperature=1.0, max_length=12, lr=LR)
+
+        return descend(policy, step)
+
+    one = trained(False, ONE, list(range(texts + pictures)))
+    ours = trained(True, world.ranks, mine(world.ranks.rank))
+    return difference(ours, one) | {"kinds": kinds(ours.policy), "tied": tied(ours.policy)}
+
+
+def halves(rank: int) -> list[int]:
+    return [[0, 2], [1, 3]][rank]
+
+
+def uneven(rank: int) -> list[int]:
+    return [[0, 1, 2], [3]][rank]
+
+
+LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
+    "sft_full": lambda w: supervised(w, halves, train=ALL),
+    "sft_frozen_tower": lambda w: supervised(w, uneven, train=("language",)),
+    "sft_text_only_rank": lambda w: supervised(w, uneven, texts=1, pictures=3, train=ALL),
+    "sft_projector_only": lambda w: supervised(w, uneven, train=("projector",)),
+    "sft_empty_rank": lambda w: supervised(w, lambda rank: [[0, 1, 2, 3], []][rank], train=ALL),
+    "sft_recomputing": lambda w: supervised(w, uneven, train=ALL, gradient_checkpointing=True),
+    "sft_plain_rows": lambda w: supervised(w, uneven, train=("language",), shared_prefix="off"),
+    "rl_full": lambda w: reinforced(w, halves, train=ALL),
+    "rl_no_signal_on_a_rank": lambda w: reinforced(w, uneven, silent={3}, train=ALL),
+    "rl_text_only_rank": lambda w: reinforced(w, uneven, texts=1, pictures=3, train=ALL),
+    "rl_kl_and_recomputed": lambda w: reinforced(
+        w, uneven, loss={"kl_coef": 0.1}, update={"old_logprobs": "recompute", "updates_per_rollout": 2}
+    ),
+}
+
+
+def main() -> None:
+    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    with open_ranks() as ranks:
+        world = World(folder, ranks)
+        for name, law in LAWS.items():
+            if wanted and name not in wanted:
+                continue
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                found = law(world)
+            found["warnings"] = sorted({str(one.message).splitlines()[0] for one in caught})
+            (folder / f"{name}-{ranks.rank}.json").write_text(json.dumps(found))
+            if wanted:
+                print(ranks.rank, name, json.dumps(found, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
