@@ -12,7 +12,7 @@ from saccade.algorithm.config import LossConfig
 from saccade.config import Config
 from saccade.data import READERS, DataConfig
 from saccade.evaluation.config import Decoding
-from saccade.models.config import FeatureCacheConfig, ModelConfig, SharedPrefix
+from saccade.models.config import FeatureCacheConfig, ModelConfig, ShardConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
@@ -146,6 +146,8 @@ class RLRecipe(Config):
     kind: Literal["rl"] = "rl"
     seed: int = 0
     model: ModelConfig
+    shard: ShardConfig = ShardConfig()
+    """How several processes share the model."""
     data: tuple[DataConfig, ...] = Field(min_length=1)
     """Sources, mixed by weight."""
     template: str | None = None
@@ -201,6 +203,8 @@ class SFTRecipe(Config):
     kind: Literal["sft"] = "sft"
     seed: int = 0
     model: ModelConfig
+    shard: ShardConfig = ShardConfig()
+    """How several processes share the model."""
     data: tuple[ExampleConfig, ...] = ()
     """Files of examples."""
     heldout: tuple[ExampleConfig, ...] = ()

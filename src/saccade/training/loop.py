@@ -7,22 +7,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
 
+from saccade.config import dump
+from saccade.models.config import ShardConfig
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
-from saccade.runs.environment import describe
+from saccade.runs.environment import describe, versions
 from saccade.runs.records import Run
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.ranks import ONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,12 @@ class Session:
     resumed: Checkpoint | None
     best_score: float | None = None
     best_step: int | None = None
+    ranks: Ranks = ONE
+
+    @property
+    def shard(self) -> ShardConfig | None:
+        """How models are loaded; None with one process."""
+        return self.recipe.shard if self.ranks.size > 1 else None
 
     @property
     def state(self) -> dict[str, Any] | None:
@@ -98,7 +107,8 @@ class Session:
         """Metrics under `eval/`. The random generators are restored: evaluating more often never changes training."""
         rng, start = checkpoint.rng_state(), time.perf_counter()
         self.engine.sync(self.policy)
-        found = dict(evaluate(self.policy, self.engine, step))
+        with self.policy.whole():
+            found = self.ranks.broadcast(dict(evaluate(self.policy, self.engine, step)))
         checkpoint.set_rng_state(rng)
         if "score" not in found:
             raise ValueError(f"evaluate returned {', '.join(found) or 'nothing'}; expected a metric named 'score'")
@@ -117,36 +127,70 @@ def open_session(
     evaluate: Evaluate | None,
     resume: bool,
     engine: Engine | None = None,
+    ranks: Ranks = ONE,
 ) -> Iterator[Session]:
     """Loads the model (of the last checkpoint on resume) and opens its engine, then the run directory: everything is
     validated before anything is written. `engine` replaces the recipe's own, and stays open.
     """
     transformers_logging.disable_progress_bar()  # its bars would break our one live line
+    check_shard(recipe, ranks)
+    ranks.agree({"recipe": dump(recipe), "data": dict(data_hash), "package versions": versions()})
     found = None
     if resume:
         Run.reopen(run_dir, recipe)
-        found = checkpoint.latest(run_dir)
+        found = ranks.on_first(lambda: checkpoint.latest(run_dir))
     else:
-        Run.refuse_existing(run_dir)
-    policy = load_policy(recipe.model.model_copy(update={"path": str(found.path)}) if found else recipe.model)
+        ranks.on_first(lambda: Run.refuse_existing(run_dir))
+    model = recipe.model.model_copy(update={"path": str(found.path)}) if found else recipe.model
+    policy = load_policy(model, recipe.shard if ranks.size > 1 else None)
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim), recipe.optim)
-    checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep)
+    ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep))
     config = recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
-        run = Run.reopen(run_dir, recipe) if resume else Run.create(run_dir, recipe)
-        session = Session(run, policy, optimizer, engine, recipe, evaluate, found)
-        run.cut_back(found.state["sizes"] if found else {})
+        run = ranks.on_first(lambda: Run.reopen(run_dir, recipe) if resume else Run.create(run_dir, recipe))
+        run = replace(run, writes=ranks.is_first)
+        stack.enter_context(log_file(run_dir, ranks))
+        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, ranks=ranks)
+        ranks.on_first(lambda: run.cut_back(found.state["sizes"] if found else {}))
         if found:
             checkpoint.restore(found, policy, optimizer)
-            checkpoint.relink(run_dir, found.step, found.state["best_step"])
+            ranks.on_first(lambda: checkpoint.relink(run_dir, found.step, found.state["best_step"]))
             session.best_score, session.best_step = found.state["best_score"], found.state["best_step"]
             log.info("resuming %s after step %d", run_dir, found.step)
-        else:
-            run.environment(describe(policy, recipe.model.path, data_hash))
+        elif run.writes:
+            run.environment(describe(policy, recipe.model.path, data_hash) | {"processes": ranks.size})
         yield session
+
+
+def check_shard(recipe: Recipe, ranks: Ranks) -> None:
+    """ValueError for options of sharding without several processes to share the model."""
+    if ranks.size == 1 and recipe.shard != ShardConfig():
+        raise ValueError(
+            "shard: got options for several processes, but there is one; start several with "
+            "'torchrun --nproc-per-node N -m saccade ...' or 'saccade launch', or remove shard"
+        )
+
+
+@contextmanager
+def log_file(run_dir: Path, ranks: Ranks) -> Iterator[None]:
+    """The log lines of each of several processes in `RUN/logs/process-N.log`; those of the first also where they go
+    anyway."""
+    if ranks.size == 1:
+        yield
+        return
+    path = run_dir / "logs" / f"process-{ranks.rank}.log"
+    path.parent.mkdir(exist_ok=True)
+    handler, logger = logging.FileHandler(path, encoding="utf-8"), logging.getLogger("saccade")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 class Stopwatch:

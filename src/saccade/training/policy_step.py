@@ -5,7 +5,8 @@ denominators, and is independent of tasks and rewards. R: loss tokens of a micro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -114,20 +115,25 @@ def _policy_batch(
 
 
 @torch.no_grad()
-def fix_logprobs(learner: Learner, batches: Sequence[PolicyBatch], temperature: float) -> list[PolicyBatch]:
-    """The batches with what stays fixed during the updates: the reference's log-probs, and the old ones if
-    recomputed."""
-    found, runner = list(batches), learner.runner
+def fix_logprobs(learner: Learner, batch: PolicyBatch, temperature: float) -> PolicyBatch:
+    """The batch with what stays fixed during the updates: the reference's log-probs, and the old ones if recomputed."""
     if learner.reference is not None:
-        with learner.reference.whole():
-            for i, batch in enumerate(found):
-                ref_R, _ = runner.logprobs(batch.passes, temperature, policy=learner.reference)
-                found[i] = replace(batch, ref_logprobs_R=ref_R)
+        ref_R, _ = learner.runner.logprobs(batch.passes, temperature, policy=learner.reference)
+        batch = replace(batch, ref_logprobs_R=ref_R)
     if learner.config.old_logprobs == "recompute":
-        with runner.policy.whole():
-            for i, batch in enumerate(found):
-                found[i] = replace(batch, old_logprobs_R=runner.logprobs(batch.passes, temperature)[0])
-    return found
+        batch = replace(batch, old_logprobs_R=learner.runner.logprobs(batch.passes, temperature)[0])
+    return batch
+
+
+@contextmanager
+def whole_weights(learner: Learner) -> Iterator[None]:
+    """For `fix_logprobs`: processes have different numbers of batches, so each computes on its own."""
+    with ExitStack() as stack:
+        if learner.reference is not None:
+            stack.enter_context(learner.reference.whole())
+        if learner.config.old_logprobs == "recompute":
+            stack.enter_context(learner.runner.policy.whole())
+        yield
 
 
 def policy_step(
@@ -142,7 +148,8 @@ def policy_step(
     batches = cut(groups, learner) if denominators is not None else []
     if denominators is None or not runner.ranks.max(len(batches)):
         return {"update/skipped": 1.0, "update/nonfinite": 0.0, "update/trained_tokens": 0.0}
-    batches = fix_logprobs(learner, batches, temperature)
+    with whole_weights(learner):
+        batches = [fix_logprobs(learner, batch, temperature) for batch in batches]
     keep = None if learner.dump is None else partial(learner.dump, batches)
     metrics: dict[str, float] = {}
     nonfinite, norms = 0, []

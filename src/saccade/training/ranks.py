@@ -6,18 +6,16 @@ torchrun starts the processes and names them in the environment; nothing in a re
 
 from __future__ import annotations
 
-import logging
+import atexit
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -67,17 +65,43 @@ class Ranks:
         total = sum(map(len, shares))
         return [shares[place % self.size][place // self.size] for place in range(total)]
 
+    def on_first(self, fn: Callable[[], T]) -> T:
+        """What `fn` returns in the first process, which alone runs it: checks and changes of shared files. An error is
+        raised there; the other processes end without a message."""
+        if self.size == 1:
+            return fn()
+        found: list[T | None] = [None]
+        if not self.is_first:
+            outcome = self.gather(None)[0]
+            if outcome is None:
+                self._end_after_first()
+            return outcome[0]
+        try:
+            found[0] = fn()
+        except BaseException:
+            self.gather(None)
+            raise
+        return self.gather(found)[0][0]
+
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """ValueError, in every process, when the facts differ between processes."""
+        """ValueError when the facts differ between processes; those after the first end without a message."""
         everyone = self.gather(dict(facts))
         for key, expected in everyone[0].items():
             for rank, theirs in enumerate(everyone):
                 if theirs.get(key) != expected:
+                    if not self.is_first:
+                        self._end_after_first()
                     raise ValueError(
                         f"process {rank} of {self.size} has another {key} than process 0: got {theirs.get(key)!r}, "
                         f"expected {expected!r}. All processes of a run need the same recipe, data, weights and "
                         "package versions: compare the machines they run on"
                     )
+
+    def _end_after_first(self) -> NoReturn:
+        """Waits until the first process has given its reason and ended; whoever started them then ends all."""
+        with suppress(RuntimeError):  # its end breaks the connection
+            self.gather(None)
+        raise SystemExit(2)
 
     def check_share(self, groups: int, what: str) -> None:
         """ValueError when there are fewer groups in a step than processes, since some would have nothing to do."""
@@ -96,19 +120,16 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-@contextmanager
-def open_ranks() -> Iterator[Ranks]:
-    """Joins the other processes that torchrun started; `ONE` without any. Each process takes the GPU of its local
-    rank."""
-    if not launched() or dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ONE
-        return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=TIMEOUT)
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+def join() -> Ranks:
+    """Joins the other processes that torchrun started, until this one ends; `ONE` without any. Each process takes the
+    GPU of its local rank."""
+    if not dist.is_initialized():
+        if not launched():
+            return ONE
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        atexit.register(dist.destroy_process_group)
+    return Ranks(dist.get_rank(), dist.get_world_size())

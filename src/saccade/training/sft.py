@@ -26,6 +26,7 @@ from saccade.training.examples import (
     EncodedStep,
     EncodedUnit,
     Example,
+    by_prompt,
     draw_from,
     encode_step,
     read_examples,
@@ -33,6 +34,7 @@ from saccade.training.examples import (
 from saccade.training.heldout import build_heldout
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.optim import learning_rate
+from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.step import MicroBatch, StepRunner, Unit
 
 log = logging.getLogger(__name__)
@@ -50,19 +52,21 @@ def train(
         result = train(load_recipe("sft.yaml"), Path("runs/sft"))
 
     `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`. The best
-    checkpoint is the one with the highest score, or without a scoring evaluation the lowest held-out loss.
+    checkpoint is the one with the highest score, or without a scoring evaluation the lowest held-out loss. Under
+    torchrun the processes share the run: each makes the same call, and the first writes the directory.
     """
-    with open_trainer(recipe, run_dir, draw, evaluate, resume) as trainer:
+    with open_trainer(recipe, run_dir, draw, evaluate, resume, join()) as trainer:
         session = trainer.session
         for step in range(trainer.start + 1, trainer.num_steps + 1):
             watch = Stopwatch()
             with watch.phase("examples"):
                 encoded = trainer.encoded(step - 1)
-                check_cutoff(recipe, encoded, f"step {step}")
+                over_cutoff = [name for names in session.ranks.gather(encoded.over_cutoff) for name in names]
+                check_cutoff(recipe, over_cutoff, f"step {step}")
             with watch.phase("update"):
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
                 metrics = sft_step(trainer.runner, encoded.units, lr)
-            metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
+            metrics["examples/over_cutoff"] = float(len(over_cutoff))
             trainer.record(step, metrics, watch)
         return session.result(max(trainer.start, trainer.num_steps))
 
@@ -97,9 +101,15 @@ class SFTTrainer:
 
 @contextmanager
 def open_trainer(
-    recipe: SFTRecipe, run_dir: Path, draw: Draw | None, evaluate: Evaluate | None, resume: bool
+    recipe: SFTRecipe,
+    run_dir: Path,
+    draw: Draw | None,
+    evaluate: Evaluate | None,
+    resume: bool,
+    ranks: Ranks = ONE,
 ) -> Iterator[SFTTrainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
+    ranks.check_share(recipe.prompts_per_step, "prompts_per_step")
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
     num_steps = recipe.num_steps or 0
@@ -108,33 +118,46 @@ def open_trainer(
         draw, num_prompts = draw_from(examples, recipe.seed)
         num_steps = recipe.num_steps or math.ceil((recipe.epochs or 0) * num_prompts / recipe.prompts_per_step)
     heldout = [one for file in recipe.heldout for one in read_examples(file, recipe.template)]
-    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir)
+    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, ranks)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     drawn = draw
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume))
+        session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume, ranks=ranks))
         policy = session.policy
         cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None
         runner = StepRunner[MicroBatch](
-            policy, session.optimizer, recipe.tokens_per_micro_batch, recipe.shared_prefix, cache=cache
+            policy, session.optimizer, recipe.tokens_per_micro_batch, recipe.shared_prefix, ranks, cache
         )
 
         def encode(step: int) -> EncodedStep:
-            return encode_step(policy.adapter, drawn(step, recipe.prompts_per_step), recipe.cutoff_len)
+            share = share_of(drawn(step, recipe.prompts_per_step), ranks)
+            return encode_step(policy.adapter, share, recipe.cutoff_len)
 
         if heldout:
             session.evaluate = with_heldout_loss(heldout, scored, runner, recipe)
-            if not resume and (first := encode(0).units):
-                runner.choose(units_of(first))  # by training data: held-out prompts may have fewer replies to share
+            if not resume:
+                runner.choose(
+                    units_of(encode(0).units)
+                )  # by training data: held-out prompts may have fewer replies to share
         session.baseline()
         yield SFTTrainer(
             session=session,
             runner=runner,
             encoded=stack.enter_context(Prefetch(encode, stop=num_steps)),
-            report=stack.enter_context(progress(f"sft {session.run.name}", num_steps)),
+            report=stack.enter_context(progress(f"sft {session.run.name}", num_steps, shown=ranks.is_first)),
             start=int(session.state["step"]) if session.state else 0,
             num_steps=num_steps,
         )
+
+
+def share_of(examples: Sequence[Example], ranks: Ranks) -> list[Example]:
+    """This process's share: prompts stay whole, and those with long replies are dealt out first, back and forth."""
+    if ranks.size == 1:
+        return list(examples)
+    longest = sorted(by_prompt(examples), key=lambda some: -sum(len(one.prompt) + len(one.reply) for one in some))
+    turn = 2 * ranks.size
+    mine = (some for i, some in enumerate(longest) if ranks.rank in (i % turn, turn - 1 - i % turn))
+    return [example for some in mine for example in some]
 
 
 def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:
@@ -165,11 +188,11 @@ def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: f
     }
 
 
-def check_cutoff(recipe: SFTRecipe, encoded: EncodedStep, place: str) -> None:
+def check_cutoff(recipe: SFTRecipe, over_cutoff: Sequence[str], place: str) -> None:
     """Logs which examples are too long; ValueError where the recipe stops the run for them."""
-    if not encoded.over_cutoff:
+    if not over_cutoff:
         return
-    found = f"{place}: longer than cutoff_len {recipe.cutoff_len}: {', '.join(map(repr, encoded.over_cutoff))}"
+    found = f"{place}: longer than cutoff_len {recipe.cutoff_len}: {', '.join(map(repr, over_cutoff))}"
     if recipe.over_cutoff == "error":
         raise ValueError(f"{found}; raise cutoff_len, or skip them with over_cutoff: drop")
     log.warning("%s; skipped", found)
@@ -190,14 +213,15 @@ def with_heldout_loss(
 
 @torch.no_grad()
 def heldout_loss(runner: StepRunner[MicroBatch], examples: Sequence[Example], recipe: SFTRecipe) -> float:
-    """Mean loss per reply token (nats)."""
-    total, tokens, n = 0.0, 0, recipe.prompts_per_step
-    for start in range(0, len(examples), n):
+    """Mean loss per reply token (nats); each process takes its share of the examples."""
+    total, tokens, n, ranks = 0.0, 0, recipe.prompts_per_step, runner.ranks
+    for start in ranks.mine(range(0, len(examples), n)):
         encoded = encode_step(runner.policy.adapter, examples[start : start + n], recipe.cutoff_len)
-        check_cutoff(recipe, encoded, "heldout")
+        check_cutoff(recipe, encoded.over_cutoff, "heldout")
         for batch in runner.cut(units_of(encoded.units)):
             total -= float(runner.logprobs(batch)[0].sum())
             tokens += batch.packed.num_tokens
+    total, tokens = ranks.sum(total), ranks.sum(tokens)
     if not tokens:
         raise ValueError(f"heldout: all {len(examples)} examples are longer than cutoff_len {recipe.cutoff_len}")
     return total / tokens

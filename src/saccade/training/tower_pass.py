@@ -59,8 +59,6 @@ def encode(policy: Policy, prompts: Sequence[EncodedPrompt], blank: EncodedPromp
 
         outputs = policy.run(run)
         leaves = [one.detach().requires_grad_() for one in outputs]
-        found.leaves.update(
-            {id(one): Features(leaf, policy.version) for one, leaf in zip(chunk, leaves, strict=True)}
-        )
+        found.leaves.update({id(one): Features(leaf, policy.version) for one, leaf in zip(chunk, leaves, strict=True)})
         found.calls.append((outputs, leaves))
     return found
