@@ -219,23 +219,29 @@ def load_policy(config: ModelConfig | str, shard: ShardConfig | None = None) -> 
     if config.fused_layers:
         fuse(model)
     if shard is not None:  # last: the layers' final form is sharded
-        _shard(policy, device, dtype, shard)
+        _shard(policy, path, device, dtype, shard)
     return policy
 
 
 def _read(path: str, family: Any, dtype: torch.dtype, device: torch.device, sharded: bool) -> Any:
     """The model with its weights; when it will be sharded, on the CPU and with the weights in one process only."""
-    if not sharded:
+    if not sharded and not (Path(path) / "shards").is_dir():
         return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
-    from saccade.models.sharding import read_on_first
+    from saccade.models.sharding import empty_model, read_on_first, read_shards, weights
 
-    # float32 at least: the shards are the master weights of a model that computes in bfloat16
-    return read_on_first(path, family, torch.promote_types(dtype, torch.float32))
+    if sharded:  # float32 at least: the shards are the master weights of a model that computes in bfloat16
+        return read_on_first(path, family, torch.promote_types(dtype, torch.float32))
+    model = empty_model(family, dtype).to(device)
+    model.tie_weights()
+    read_shards(path, weights(model))
+    return model
 
 
-def _shard(policy: Policy, device: torch.device, dtype: torch.dtype, config: ShardConfig) -> None:
-    from saccade.models.sharding import shard
+def _shard(policy: Policy, path: str, device: torch.device, dtype: torch.dtype, config: ShardConfig) -> None:
+    from saccade.models.sharding import holds_shards, read_shards, shard, weights
 
     parts = policy.parameters_by_part()
     whole = [p for part in ("vision", "projector") for _, p in parts[part]] if policy.vision_is_frozen() else []
     policy.shards = shard(policy.model, set(whole), device, dtype, config)
+    if holds_shards(path):
+        read_shards(path, weights(policy.model))

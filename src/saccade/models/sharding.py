@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -89,10 +91,34 @@ class Sharded:
                 unit.reshard()
 
 
+SHARDS = "shards"
+"""The folder of a checkpoint that holds weights and optimizer state as torch.distributed.checkpoint writes them."""
+
+
+def holds_shards(path: str | Path) -> bool:
+    """Whether a checkpoint was written by several processes."""
+    return (Path(path) / SHARDS / ".metadata").is_file()
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint keeps of the model: parameters, tied ones once, and its persistent buffers."""
+    kept = model.state_dict().keys()
+    buffers = {name: one for name, one in model.named_buffers() if name in kept}
+    return {f"model.{name}": one for name, one in (*model.named_parameters(), *buffers.items())}
+
+
+@torch.no_grad()
+def read_shards(path: str | Path, state: dict[str, Tensor]) -> None:
+    """Fills the tensors from a checkpoint, whatever number of processes wrote it. When several processes read, all of
+    them must call this."""
+    held = {name: one.detach() for name, one in state.items()}
+    dcp.load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not dist.is_initialized())
+
+
 def read_on_first(path: str, family: Any, dtype: torch.dtype) -> Any:
     """The model on the CPU, with its weights in the first process only; the others allocate memory that they never
-    touch, and `shard` sends them their part."""
-    if dist.get_rank() == 0:
+    touch, and `shard` sends them their part. No process reads a checkpoint of shards yet."""
+    if dist.get_rank() == 0 and not holds_shards(path):
         return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
     return empty_model(family, dtype)
 

@@ -26,6 +26,7 @@ from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.optim import GuardedOptimizer, build_optimizer
 from saccade.training.ranks import ONE, Ranks
+from saccade.training.sharded_checkpoint import ShardWriter
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class Session:
     best_score: float | None = None
     best_step: int | None = None
     ranks: Ranks = ONE
+    writer: ShardWriter | None = None
+    """Writes the checkpoints of several processes."""
 
     @property
     def shard(self) -> ShardConfig | None:
@@ -88,6 +91,8 @@ class Session:
             if better:
                 self.best_score, self.best_step = score, step
         self.run.metrics(step, row)
+        if self.writer is not None:
+            self.writer.poll()
         if last or better or step % self.recipe.checkpoint.every == 0:
             self._save(step, state, better)
         return due
@@ -95,12 +100,17 @@ class Session:
     def _save(self, step: int, state: dict[str, Any], better: bool) -> None:
         directory = self.run.directory
         facts = {"step": step, "best_score": self.best_score, "best_step": self.best_step}
-        path = checkpoint.save(
-            directory, self.policy, self.optimizer, facts | {"loop": state, "sizes": self.run.sizes()}
-        )
-        if better:
-            checkpoint.link(checkpoint.folder(directory), "best", path.name)
-        checkpoint.prune(directory, self.recipe.checkpoint.keep)
+        facts |= {"loop": state, "sizes": self.run.sizes()}
+
+        def then(path: Path) -> None:
+            if better:
+                checkpoint.link(checkpoint.folder(directory), "best", path.name)
+            checkpoint.prune(directory, self.recipe.checkpoint.keep)
+
+        if self.writer is None:
+            then(checkpoint.save(directory, self.policy, self.optimizer, facts))
+        else:
+            self.writer.start(directory, self.policy, self.optimizer, facts, then)
 
     @torch.no_grad()
     def _evaluation(self, evaluate: Evaluate, step: int) -> dict[str, float]:
@@ -154,6 +164,7 @@ def open_session(
         run = replace(run, writes=ranks.is_first)
         stack.enter_context(log_file(run_dir, ranks))
         session = Session(run, policy, optimizer, engine, recipe, evaluate, found, ranks=ranks)
+        session.writer = ShardWriter(ranks) if ranks.size > 1 else None
         ranks.on_first(lambda: run.cut_back(found.state["sizes"] if found else {}))
         if found:
             checkpoint.restore(found, policy, optimizer)
@@ -163,6 +174,8 @@ def open_session(
         elif run.writes:
             run.environment(describe(policy, recipe.model.path, data_hash) | {"processes": ranks.size})
         yield session
+        if session.writer is not None:
+            session.writer.finish()
 
 
 def check_shard(recipe: Recipe, ranks: Ranks) -> None:
