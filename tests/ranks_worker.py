@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,20 +16,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from training_runs import rl_recipe
 from transformers.utils import logging as transformers_logging
 
 from saccade.algorithm import LossConfig
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.policy import Policy, load_policy
+from saccade.rollout.config import Sampling
+from saccade.rollout.engine import open_engine
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import Prompt
-from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.config import OptimConfig, RLRecipe, UpdateConfig
 from saccade.training.examples import EncodedUnit
-from saccade.training.optim import GuardedOptimizer
+from saccade.training.optim import GuardedOptimizer, build_optimizer
 from saccade.training.policy_step import open_learner, policy_step
 from saccade.training.ranks import ONE, Ranks, join
+from saccade.training.rl import train
 from saccade.training.sft import sft_step
+from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.step import StepRunner
 from saccade.types import Completion, Score
 
@@ -59,7 +65,7 @@ class RecordingSGD(torch.optim.SGD):
 
 
 def whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 @dataclass
@@ -222,6 +228,99 @@ def uneven(rank: int) -> list[int]:
     return [[0, 1, 2], [3]][rank]
 
 
+def averaged_layers(world: World) -> dict[str, Any]:
+    """A control: the sum over processes set on the root alone leaves the layers' gradients averaged."""
+    policies = [world.policy(sharded, train=("language",)) for sharded in (True, False)]
+    shards = policies[0].shards
+    assert shards is not None
+    for unit in shards.units[1:]:
+        unit.set_gradient_divide_factor(float(world.ranks.size))
+    found = []
+    for policy, ranks, places in zip(policies, (world.ranks, ONE), (halves(world.ranks.rank), range(4)), strict=True):
+        units = [units_of(policy, 0, 4)[i] for i in places]
+        optimizer = RecordingSGD([p for _, p in policy.trainable()], lr=LR)
+        guarded = GuardedOptimizer(optimizer, OptimConfig(lr=LR, max_grad_norm=float("inf")))
+        sft_step(StepRunner(policy, guarded, 60, "on", ranks), units, LR)
+        assert optimizer.first is not None
+        found.append(dict(zip((name for name, _ in policy.trainable()), optimizer.first, strict=True)))
+    name = "model.language_model.layers.0.mlp.down_proj.weight"
+    return {"ratio": float(found[0][name].norm() / found[1][name].norm())}
+
+
+def bypassing(world: World) -> dict[str, Any]:
+    """What happens to a call of the model that does not go through the root, and what loading gave."""
+    sharded, one = world.policy(True, train=ALL), world.policy(False)
+    try:
+        sharded.model.model(input_ids=torch.tensor([[300, 301]]))
+        error = "none"
+    except RuntimeError as caught:
+        error = str(caught)
+    pairs = list(zip(sharded.model.named_parameters(), one.model.named_parameters(), strict=True))
+    buffers = zip(sharded.model.named_buffers(), one.model.named_buffers(), strict=True)
+    return {
+        "error": error,
+        "tied": tied(sharded),
+        "same_names": all(a == b for (a, _), (b, _) in pairs),
+        "weights": max(float((whole(a) - b).abs().max()) for (_, a), (_, b) in pairs),
+        "buffers": max(float((a - b).abs().max()) for (_, a), (_, b) in buffers),
+    }
+
+
+def generating(world: World) -> dict[str, Any]:
+    """Replies of other lengths in each process, then training."""
+    rank, found = world.ranks.rank, []
+    for sharded in (True, False):
+        policy = world.policy(sharded, train=("language",))
+        prompts = [Prompt(None, prompt) for prompt in prompts_of(policy)][rank::2]
+        with policy.whole():
+            kind = type(policy.model.lm_head.weight).__name__
+            replies = open_engine(policy).generate(prompts, Sampling(max_new_tokens=4 + 5 * rank), 2, [7, 8])
+        found.append(([one.token_ids for some in replies for one in some], kind))
+    after = supervised(world, halves, train=("language",))
+    return {"equal": found[0][0] == found[1][0], "kind": found[0][1], "gradient_after": after["gradient"]}
+
+
+def saving(world: World) -> dict[str, Any]:
+    """A checkpoint holds the weights of when it was asked for, while training goes on; another policy reads it."""
+    policy, run = world.policy(True, train=ALL), world.folder / "saving"
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), OptimConfig(lr=LR)), OptimConfig(lr=LR))
+    units = units_of(policy, 0, 4)
+    runner, writer = StepRunner(policy, optimizer, 60, "on", world.ranks), ShardWriter(world.ranks)
+    sft_step(runner, [units[i] for i in halves(world.ranks.rank)], LR)
+    then = {name: whole(p).clone() for name, p in policy.model.named_parameters()}
+    published: list[Path] = []
+    writer.start(run, policy, optimizer, {"step": 1}, published.append)
+    sft_step(runner, [units[i] for i in halves(world.ranks.rank)], LR)
+    writer.finish()
+    path = run / "checkpoints" / "step-000001"
+    again = load_policy(ModelConfig(path=str(path), device="cpu", train=ALL), ShardConfig())
+    read = {name: whole(p) for name, p in again.model.named_parameters()}
+    moved = max(float((whole(p) - then[name]).abs().max()) for name, p in policy.model.named_parameters())
+    return {
+        "apart": max(float((read[name] - one).abs().max()) for name, one in then.items()),
+        "moved_since": moved,
+        "published": len(published),
+        "own_group": writer.group is not None and writer.group is not torch.distributed.group.WORLD,
+        "left": sorted(one.name for one in path.parent.iterdir()),
+    }
+
+
+def running(world: World) -> dict[str, Any]:
+    """A whole RL run; the test compares its files with those of one process."""
+    train(run_recipe(world.folder), world.folder / "run")
+    return {}
+
+
+def run_recipe(folder: Path) -> RLRecipe:
+    held_out = {"source": "vlm_r1", "path": str(folder / "data.jsonl")}
+    return rl_recipe(
+        folder,
+        model={"path": str(folder / "model"), "device": "cpu", "train": ALL},
+        eval={"every": 2, "data": [held_out], "decoding": {"max_new_tokens": 4}},
+        checkpoint={"every": 2, "keep": 3},
+    )
+
+
 LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "sft_full": lambda w: supervised(w, halves, train=ALL),
     "sft_frozen_tower": lambda w: supervised(w, uneven, train=("language",)),
@@ -233,6 +332,11 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "rl_full": lambda w: reinforced(w, halves, train=ALL),
     "rl_no_signal_on_a_rank": lambda w: reinforced(w, uneven, silent={3}, train=ALL),
     "rl_text_only_rank": lambda w: reinforced(w, uneven, texts=1, pictures=3, train=ALL),
+    "averaged_layers": averaged_layers,
+    "bypassing": bypassing,
+    "generating": generating,
+    "saving": saving,
+    "running": running,
     "rl_kl_and_recomputed": lambda w: reinforced(
         w, uneven, loss={"kl_coef": 0.1}, update={"old_logprobs": "recompute", "updates_per_rollout": 2}
     ),
@@ -247,8 +351,10 @@ def main() -> None:
     for name in wanted or LAWS:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            started = time.perf_counter()
             found = LAWS[name](world)
         found["warnings"] = sorted({str(one.message).splitlines()[0] for one in caught})
+        found["seconds"] = round(time.perf_counter() - started, 2)
         (folder / f"{name}-{world.ranks.rank}.json").write_text(json.dumps(found))
 
 

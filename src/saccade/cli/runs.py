@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,16 @@ def run_dir(out: Path | None, recipe: str) -> Path:
     return out if out is not None else Path("runs") / Path(recipe).stem
 
 
+def restarted(folder: Path) -> bool:
+    """Whether torchrun or SLURM started this process again and the run exists, so that it must resume."""
+    counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count not in ("", "0") for count in counts) and (folder / "config.yaml").is_file()
+
+
 def print_result(result: Any) -> None:
-    """Prints a `saccade.training.loop.RunResult`, and the steps without an update."""
+    """Prints a `saccade.training.loop.RunResult`, and the steps without an update; one of several processes does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     typer.echo(f"{result.directory}: {result.step} steps done")
     if result.best_step is not None:
         typer.echo(f"best: step {result.best_step}, score {result.best_score:.4g} (checkpoints/best)")

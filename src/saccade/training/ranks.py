@@ -128,7 +128,13 @@ def join() -> Ranks:
             return ONE
         backend = "gloo"
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            local, visible = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if local >= visible:
+                raise ValueError(
+                    f"process {local} of this node has no GPU of its own: {visible} are visible; start at most that "
+                    "many processes on each node"
+                )
+            torch.cuda.set_device(local)
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, timeout=TIMEOUT)
         atexit.register(dist.destroy_process_group)
