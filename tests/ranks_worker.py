@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from families import FAMILIES, family
 from PIL import Image
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -104,13 +105,22 @@ def difference(ours: Trained, one: Trained) -> dict[str, Any]:
         for name in b.keys() - {"update/micro_batches", "update/saving"}
         if abs(a[name] - b[name]) > 1e-5 * max(1, abs(b[name]))
     ]
+    both = [(a, one.grads[name]) for name, a in apart.items()]
+    off, size = (sum(float(g.double().square().sum()) for g in some) for some in _whole_gradients(both))
     return {
+        "whole_gradient": (off / size) ** 0.5,
         "gradient": max(far(a, one.grads[name]) for name, a in apart.items()),
         "weights": max(far(ours.weights[name], b) for name, b in one.weights.items()),
         "moved": max(float((b - a).abs().max()) for a, b in zip(one.weights.values(), initial(one), strict=True)),
         "metrics_apart": sorted(set(metrics)),
         "steps": len(one.metrics),
     }
+
+
+def _whole_gradients(both: list[tuple[Tensor | None, Tensor | None]]) -> tuple[list[Tensor], list[Tensor]]:
+    """(differences, gradients of one process)."""
+    present = [(a, b) for a, b in both if a is not None and b is not None]
+    return [a - b for a, b in present], [b for _, b in present]
 
 
 def initial(one: Trained) -> list[Tensor]:
@@ -321,6 +331,17 @@ def run_recipe(folder: Path) -> RLRecipe:
     )
 
 
+def families(world: World) -> dict[str, Any]:
+    """Every family with a text-only prompt in one process: all ways to share a prompt, all kinds of towers."""
+    found: dict[str, Any] = {}
+    for name in FAMILIES:
+        path = world.folder / name
+        world.ranks.on_first(lambda name=name, path=path: family(name).write(path, seed=1))
+        options = {"path": str(path), "train": ALL, "tokens_per_micro_batch": 400}
+        found[name] = supervised(world, uneven, texts=1, pictures=3, **options)["whole_gradient"]
+    return found
+
+
 LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "sft_full": lambda w: supervised(w, halves, train=ALL),
     "sft_frozen_tower": lambda w: supervised(w, uneven, train=("language",)),
@@ -337,6 +358,7 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "generating": generating,
     "saving": saving,
     "running": running,
+    "families": families,
     "rl_kl_and_recomputed": lambda w: reinforced(
         w, uneven, loss={"kl_coef": 0.1}, update={"old_logprobs": "recompute", "updates_per_rollout": 2}
     ),

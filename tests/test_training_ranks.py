@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import FAMILIES
 from ranks_worker import LAWS, run_recipe
 from training_runs import write_world
 
@@ -142,7 +143,7 @@ def assert_same_numbers(ours: Path, one: Path) -> None:
         assert a == b
     for a, b in zip(rows(ours / "metrics.jsonl"), rows(one / "metrics.jsonl"), strict=True):
         assert a.keys() - b.keys() <= {"time/gather_s"}
-        for key in b.keys() - {"tokens/per_s", "memory/peak_mb", "update/micro_batches"}:
+        for key in b.keys() - {"stage", "tokens/per_s", "memory/peak_mb", "update/micro_batches"}:
             if not key.startswith(("time/", "sampler/")):  # the sampler's gap is round-off itself
                 assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), key
 
@@ -176,3 +177,12 @@ def test_two_processes_train_as_one(law: str, tmp_path: Path) -> None:
     folder = write_world(tmp_path / "ranks")
     wait(torchrun(folder, (law,)))
     assert_equal_to_one_process(Measured(folder)(law))
+
+
+@pytest.mark.slow
+def test_every_family_trains_on_two_processes_as_on_one(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "ranks")
+    wait(torchrun(folder, ("families",)))
+    for one in Measured(folder)("families"):
+        apart = {name: one[name] for name in FAMILIES}
+        assert {name: far for name, far in apart.items() if far > 2e-6} == {}

@@ -11,6 +11,7 @@ without images never keeps the others waiting.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,7 +113,9 @@ def read_shards(path: str | Path, state: dict[str, Tensor]) -> None:
     """Fills the tensors from a checkpoint, whatever number of processes wrote it. When several processes read, all of
     them must call this."""
     held = {name: one.detach() for name, one in state.items()}
-    dcp.load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads on its own
+        dcp.load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not dist.is_initialized())
 
 
 def read_on_first(path: str, family: Any, dtype: torch.dtype) -> Any:
