@@ -43,8 +43,10 @@ def test_the_rows_of_the_data_page_are_read(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         Image.new("RGB", (200, 200)).save(tmp_path / name)
     *rows, reply = blocks("data.md", "json")
-    sources = ("vlm_r1", "llava", "easy_r1", "math_vision", "refcoco", "saccade")
+    sources = ("table", "verl", "vlm_r1", "llava", "easy_r1", "math_vision", "refcoco", "saccade")
     answers = (
+        "B",
+        "4",
         (10.0, 20.0, 110.0, 140.0),
         "2",
         "3\\sqrt{2}",

@@ -58,6 +58,7 @@ SAMPLES = [
     sample("chart_qa", "Canada"),
     sample("ocr", "EXIT  12 B"),
     sample("ocr", ["colour", "color"]),
+    sample("choices", ["A", "C"]),
     sample("point", BOX),
     sample("point", (10.2, 10.1, 10.4, 10.3)),
     sample("point", [639.5, 426.5, 640, 427]),
@@ -68,6 +69,7 @@ WRONG = {
     "detect": '[{"bbox_2d": [300, 300, 310, 310], "label": "cat"}]',
     "point": '{"point_2d": [600, 10]}',
     "choice": "A",
+    "choices": "A",
     "yes_no": "perhaps",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any
 
 from saccade.data import records
 from saccade.data.files import table_rows
-from saccade.data.questions import ONE_BOX, infer_task, letters_in, name_pictures, typed
+from saccade.data.golds import pose
+from saccade.data.questions import name_pictures
 from saccade.data.records import MARKER, Item, Reading, Row
 from saccade.types import Sample
 
@@ -47,6 +47,8 @@ class Dialogue:
     system: str | None
     later: int
     """Number of turns after the first two."""
+    pictures: list[Any]
+    """Images that the question's parts hold themselves."""
 
 
 def vlm_r1(reading: Reading) -> Iterator[Item]:
@@ -66,12 +68,12 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
         images = records.images_of(names, reading) if names else ()
         method = row.get(METHOD)
         named = records.field(row, "task", str) if row.get("task") else None
-        task = named or _task_of(method or "default", reading.task, dialogue.reply)
-        answer = row["answer"] if "answer" in row else _answer(task, dialogue.reply)
+        task = named or _task_of(method or "default", reading.task)
+        answer = row["answer"] if "answer" in row else _answer(dialogue.reply)
         meta = {"place": place} | _extras(dialogue) | ({METHOD: method} if method else {})
         meta |= records.field(row, "meta", dict) if "meta" in row else {}
         question = records.with_markers(dialogue.question, len(images))
-        return Sample(str(row.get("id", place)), images, question, typed(task, answer), task, meta)
+        return pose(str(row.get("id", place)), images, question, answer, task, meta, meta.pop("options", ()))
 
     return records.each(table_rows(reading), read)
 
@@ -92,17 +94,14 @@ def llava(reading: Reading) -> Iterator[Item]:
             raise ValueError(
                 f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
             )
-        names = row.get("image") or row.get("images")
+        names = row.get("image") or row.get("images") or dialogue.pictures
         if not names and MARKER in dialogue.question:
             raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
         images = records.images_of(names, reading) if names else ()
         question = records.with_markers(name_pictures(dialogue.question, [], len(images))[0], len(images))
         answer = final_answer(dialogue.reply)
-        task = reading.task or infer_task(question, answer)
         meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | _extras(dialogue)
-        if task == "choice":
-            meta["options"] = list(letters_in(question) or "ABCDE")
-        return Sample(str(row.get("id", place)), images, question, typed(task, answer), task, meta)
+        return pose(str(row.get("id", place)), images, question, answer, reading.task, meta)
 
     return records.each(table_rows(reading), read)
 
@@ -128,7 +127,8 @@ def read_dialogue(turns: list[Any]) -> Dialogue:
                 f"field 'conversations': turn {number} has its own image; only images of the first question are "
                 "supported, make one row per question"
             )
-    return Dialogue(parsed[0][1], parsed[1][1], system, len(parsed) - 2)
+    pictures = pictures_in(turns[len(turns) - len(parsed)])
+    return Dialogue(parsed[0][1], parsed[1][1], system, len(parsed) - 2, pictures)
 
 
 def final_answer(text: str) -> str:
@@ -149,12 +149,34 @@ def _role(turn: dict[str, Any]) -> str | None:
 
 
 def _content(turn: dict[str, Any]) -> Any:
+    return flat(turn.get("value", turn.get("content")))
+
+
+def flat(content: Any) -> Any:
     """The content of a turn; a list of parts, as in chat APIs, becomes markers and text."""
-    content = turn.get("value", turn.get("content"))
     if not (isinstance(content, list) and content and all(isinstance(p, dict) and "type" in p for p in content)):
         return content
-    kinds = {"image": MARKER, "image_url": MARKER, "video": records.VIDEO, "video_url": records.VIDEO}
-    return "".join(kinds.get(str(part["type"]), str(part.get("text", ""))) for part in content)
+    return "".join(_MARKERS.get(str(part["type"]), str(part.get("text", ""))) for part in content)
+
+
+_MARKERS = {
+    **dict.fromkeys(("image", "image_url", "input_image"), MARKER),
+    **dict.fromkeys(("video", "video_url", "input_video"), records.VIDEO),
+    **dict.fromkeys(("audio", "input_audio", "audio_url"), records.AUDIO),
+}
+"""Type of a part that is no text -> its marker."""
+
+
+def pictures_in(turn: dict[str, Any]) -> list[Any]:
+    """The images that the parts of a turn hold: Qwen's `{"type": "image", "image": ..}` and the forms of chat APIs."""
+    content = turn.get("value", turn.get("content"))
+    found = []
+    for part in content if isinstance(content, list) else []:
+        if isinstance(part, dict) and _MARKERS.get(str(part.get("type"))) == MARKER:
+            value = next((part[key] for key in ("image", "image_url", "url", "path", "base64") if part.get(key)), None)
+            value = value.get("url") if isinstance(value, dict) and "url" in value else value
+            found += [value] if value is not None else []
+    return found
 
 
 def _extras(dialogue: Dialogue) -> dict[str, Any]:
@@ -163,26 +185,17 @@ def _extras(dialogue: Dialogue) -> dict[str, Any]:
     )
 
 
-def _task_of(method: Any, given: str | None, answer: Any) -> str:
-    """The task of VLM-R1's reward method; without one, a box answer is `refer` and all else is `free_form`."""
+def _task_of(method: Any, given: str | None) -> str | None:
+    """The task of VLM-R1's reward method, else the given one; None leaves it to the answer."""
     if isinstance(method, str) and method in METHOD_TASKS:
         return METHOD_TASKS[method]
     if method != "default" and given is None:
         known = ", ".join(METHOD_TASKS)
         raise ValueError(f"accu_reward_method {method!r} has no matching task; expected one of {known}, or set 'task'")
-    return given or ("refer" if isinstance(answer, list) else "free_form")
+    return given
 
 
-def _answer(task: str, reply: Any) -> Any:
+def _answer(reply: Any) -> Any:
     """The gold answer of an answer turn: the content of its answer tag, if it has one."""
-    if not isinstance(reply, str):
-        return reply
-    tagged = re.search(r"<answer>(.*?)</answer>", reply, re.DOTALL)
-    text = (tagged.group(1) if tagged else reply).strip()
-    if task not in ONE_BOX:
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        got = records.shown(text)
-        raise records.BoxError(f"answer {got} is not a box; expected [x1, y1, x2, y2] in image pixels") from None
+    tagged = re.search(r"<answer>(.*?)</answer>", reply, re.DOTALL) if isinstance(reply, str) else None
+    return tagged[1].strip() if tagged else reply

@@ -1,7 +1,8 @@
-"""Rows of tables in any file format: JSONL, JSON, Parquet, a Hugging Face data set on disk or on the hub."""
+"""Rows of tables in any file format: JSONL, JSON, CSV, TSV, Parquet, a Hugging Face data set on disk or on the hub."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ from saccade.data.records import Placed, Reading, Row, jsonl_rows
 
 BATCH = 64
 """Rows of Parquet and Arrow in memory at a time; each may include its images."""
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+LARGEST_CELL = 1 << 26
+"""Characters of a cell, which may hold an image."""
 _PATTERN = re.compile(r"[*?\[]")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -30,6 +34,10 @@ def table_rows(reading: Reading) -> Iterator[Placed]:
     path = reading.path
     if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         yield from _saved(path, reading.split or "train")
+        return
+    if (path / "data").is_dir() and not _tables_in(path):  # a clone of a data set of the hub
+        for file in _shards(path / "data", reading.split or "train"):
+            yield from _KINDS[file.suffix.lower()](file)
         return
     if reading.split is not None:
         raise ValueError(
@@ -53,7 +61,7 @@ def files_at(path: Path) -> list[Path]:
         if not found:
             raise ValueError(f"{path}: there is no such file; no name in {path.parent} matches the pattern")
     elif path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in _KINDS and file.is_file())
+        found = _tables_in(path)
         if not found:
             raise ValueError(f"{path}: there is no {kinds} file in this folder")
         sets = sorted({_SHARD.sub("", file.stem) for file in found})
@@ -72,6 +80,23 @@ def files_at(path: Path) -> list[Path]:
     return found
 
 
+def _tables_in(folder: Path) -> list[Path]:
+    """The files of rows in a folder; CSV and TSV count if there is nothing else, since they often only describe it."""
+    found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _KINDS and file.is_file())
+    return [file for file in found if file.suffix.lower() not in DELIMITERS] or found
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    """The files of a split in the `data` folder of a data set: `train-00000-of-00002.parquet`, `train.jsonl` and so
+    on."""
+    files = _tables_in(folder)
+    found = [file for file in files if re.split(r"[-.]", file.name)[0] == split]
+    if not found:
+        splits = ", ".join(dict.fromkeys(re.split(r"[-.]", file.name)[0] for file in files))
+        raise ValueError(f"{folder}: there is no split {split!r}; it has {splits or 'no files of rows'}")
+    return found
+
+
 def count_rows(path: Path) -> int | None:
     """The number of rows at a path if it is cheap to compute, else None."""
     try:
@@ -86,6 +111,41 @@ def _count(file: Path) -> int:
         return pq.ParquetFile(file).metadata.num_rows
     with file.open("rb") as lines:
         return sum(bool(line.strip()) for line in lines)
+
+
+def _delimited_rows(path: Path) -> Iterator[Placed]:
+    """Rows of a CSV or TSV file under the names of its first line, all cells as text. The place is the line on which a
+    row ends. A CSV without commas in its first line is read with semicolons."""
+    csv.field_size_limit(LARGEST_CELL)
+    line = 0
+    delimiter = DELIMITERS[path.suffix.lower()]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            if delimiter == "," and "," not in first and ";" in first:
+                delimiter = ";"
+            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            header = [name.strip() for name in next(rows, [])]
+            if not all(header) or len(set(header)) < len(header) or not header:
+                raise ValueError(f"{path}: the first line is {header}, expected a different name for each column")
+            line = rows.line_num
+            for cells in rows:
+                line = rows.line_num
+                if not cells:
+                    continue
+                place = f"{path.name}:{line}"
+                if len(cells) != len(header):
+                    yield place, ValueError(f"got {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
+                    continue
+                yield place, dict(zip(header, cells, strict=True))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
+    except csv.Error as error:
+        yield (
+            f"{path.name}:{rows.line_num}",
+            ValueError(f"not {path.suffix[1:].upper()}: {error}; the rest is not read"),
+        )
 
 
 def _json_rows(path: Path) -> Iterator[Placed]:
@@ -118,6 +178,8 @@ _KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
     ".jsonl": jsonl_rows,
     ".json": _json_rows,
     ".parquet": _parquet_rows,
+    ".csv": _delimited_rows,
+    ".tsv": _delimited_rows,
 }
 """Suffix -> rows."""
 

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saccade.types import ImageSource
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+"""Of image files in a folder."""
 WHITE = (255, 255, 255, 255)
 
 

@@ -1,50 +1,42 @@
-"""Properties of a question that formats leave implicit: its task, its option letters, the picture of a marker."""
+"""What a question holds beside its words: options that it lists, the pictures of its markers."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import deque
 from collections.abc import Sequence
 from string import ascii_uppercase
-from typing import Any
 
-from saccade.data import records
 from saccade.data.records import MARKER
 
 ONE_BOX = ("refer", "difference", "point")
 """Tasks whose gold answer is one box."""
+MAX_LISTS = 8
+"""Lists that are followed at a time, so that a text of letters stays cheap."""
 _NUMBERED = re.compile(r"<image(\d*)>")
-_MARKED = re.compile(r"(?:^|[\s(\[,;])\(?([A-J])\s?[.):：．]", re.MULTILINE)
+_MARKED = re.compile(r"(?:^|(?<=[\s(\[,;]))[(\[]?([A-Ja-jＡ-Ｊ])\s?[.)\]:：．、）]\s*", re.MULTILINE)
 
 
-def letters_in(question: str) -> str:
-    """The letters of the options listed in a question, such as 'ABCD'; '' if there are none."""
-    marked = set(_MARKED.findall(question))
-    count = next((i for i, letter in enumerate(ascii_uppercase) if letter not in marked), 0)
-    return ascii_uppercase[:count] if count >= 2 else ""
-
-
-def infer_task(question: str, answer: Any) -> str:
-    """An option letter listed in the question is `choice`, yes or no is `yes_no`, all else is `free_form`."""
-    if isinstance(answer, str):
-        text = answer.strip()
-        if len(text) == 1 and text in letters_in(question):
-            return "choice"
-        if text.rstrip(".").lower() in ("yes", "no"):
-            return "yes_no"
-    return "free_form"
-
-
-def typed(task: str, answer: Any) -> Any:
-    """The gold answer in the format of its task. ValueError when it is empty or not a box."""
-    if task in ONE_BOX:
-        return records.as_box(answer)
-    if task == "detect":
-        return records.as_detections(answer)
-    if isinstance(answer, str):
-        answer = answer.strip()
-    if answer in ("", None):
-        raise ValueError("the answer is empty; there is nothing to grade against")
-    return answer
+def listed_options(question: str) -> list[str]:
+    """The texts of the options that a question lists behind A, B, C, .. in any usual notation, upper or lower case; the
+    letters alone if one has no text, [] if there are fewer than two."""
+    runs: deque[list[re.Match[str]]] = deque(maxlen=MAX_LISTS)
+    for mark in _MARKED.finditer(question):
+        letter = unicodedata.normalize("NFKC", mark[1])
+        for run in runs:
+            if ord(letter) == ord(unicodedata.normalize("NFKC", run[-1][1])) + 1:
+                run.append(mark)
+                break
+        if letter in "Aa":
+            runs.append([mark])
+    run = max(reversed(runs), key=len, default=[])
+    if len(run) < 2:
+        return []
+    ends = [*(mark.start() for mark in run[1:]), len(question)]
+    texts = [question[mark.end() : end] for mark, end in zip(run, ends, strict=True)]
+    options = [text.split("\n")[0].strip().rstrip(",;").strip() for text in texts]
+    return options if all(options) else list(ascii_uppercase[: len(options)])
 
 
 def name_pictures(question: str, options: Sequence[str], images: int = 1) -> tuple[str, list[str]]:
@@ -57,10 +49,3 @@ def name_pictures(question: str, options: Sequence[str], images: int = 1) -> tup
         return _NUMBERED.sub(MARKER, question), list(options)
     named = [_NUMBERED.sub(lambda match: f"(picture {match[1] or 1})", text) for text in [question, *options]]
     return named[0], named[1:]
-
-
-def check_letter(letter: str, options: int) -> None:
-    """ValueError for a letter outside the given number of options."""
-    letters = ascii_uppercase[:options]
-    if len(letter) != 1 or letter not in letters:
-        raise ValueError(f"answer {letter!r} names none of {options} options; expected one of {', '.join(letters)}")

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from saccade.data import records
+from saccade.data.annotations import voc, yolo
 from saccade.data.boxes import coco, refcoco
 from saccade.data.dialogues import METHOD_TASKS, llava, vlm_r1
 from saccade.data.files import table_rows
-from saccade.data.questions import check_letter, infer_task, letters_in, name_pictures, typed
+from saccade.data.golds import gold_letters, pose
+from saccade.data.questions import name_pictures
 from saccade.data.records import Item, Reading, Row
 from saccade.data.storage import stored
+from saccade.data.tables import table
+from saccade.data.trainers import gui_r1, ms_swift, trl, verl
 from saccade.types import Sample
 
 __all__ = ["METHOD_TASKS", "READERS", "TABLES", "Reading"]
@@ -36,14 +40,10 @@ def math_vision(reading: Reading) -> Iterator[Item]:
         answer = str(records.field(row, "answer", (str, int, float))).strip()
         if not answer:
             raise ValueError("field 'answer' is empty; expected a letter, a number or a formula")
-        meta = {"place": place, "options": options, "level": row.get("level"), "subject": row.get("subject")}
+        meta = {"place": place, "level": row.get("level"), "subject": row.get("subject")}
         pictured = not options and re.fullmatch("[A-E]", answer) is not None
-        if pictured:
-            meta["options"] = list("ABCDE")
-        if options:
-            check_letter(answer, len(options))
-        task = "choice" if options or pictured else "free_form"
-        return Sample(str(row.get("id", place)), images, question, answer, reading.task or task, meta)
+        task = reading.task or (None if options else "choice" if pictured else "free_form")
+        return pose(str(row.get("id", place)), images, question, answer, task, meta, options)
 
     return records.each(table_rows(reading), read)
 
@@ -64,15 +64,11 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
         raw_answer = records.field(row, "answer" if "answer" in row else "solution", (str, int, float))
         tagged = re.search(r"<answer>(.*?)</answer>", raw_answer, re.DOTALL) if isinstance(raw_answer, str) else None
         answer = tagged[1].strip() if tagged else raw_answer
-        choices = [str(one) for one in records.field(row, "choices", list)] if row.get("choices") else []
-        task = reading.task or infer_task(question, answer)
+        options = next((records.field(row, key, list) for key in ("choices", "options") if row.get(key)), [])
+        if options and row.get("ground_truth"):  # the letter; `answer` is then the text, which EasyR1 trains on
+            options, answer = (options, row["ground_truth"]) if reading.task == "choice" else ([], answer)
         meta: dict[str, Any] = {"place": place} | {k: row[k] for k in ("data_source", "level") if row.get(k)}
-        if task == "choice":
-            if choices:
-                answer = records.field(row, "ground_truth", str).strip() if row.get("ground_truth") else answer
-                check_letter(str(answer), len(choices))
-            meta["options"] = choices or list(letters_in(question) or "ABCDE")
-        return Sample(str(row.get("id", place)), images, question, typed(task, answer), task, meta)
+        return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, options)
 
     return records.each(table_rows(reading), read)
 
@@ -87,8 +83,7 @@ def geometry3k(reading: Reading) -> Iterator[Item]:
         folder = str(Path(place).parent.name)
         images = records.image_paths(f"{folder}/img_diagram.png", reading.image_folder, reading.checked)
         choices = [str(choice) for choice in records.field(row, "compact_choices", list)]
-        letter = records.field(row, "answer", str).strip()
-        check_letter(letter, len(choices))
+        letter = gold_letters(records.field(row, "answer", str), choices)[0]
         task = reading.task or "choice"
         meta: dict[str, Any] = {"place": place, "letter": letter, "precise_value": row.get("precise_value")}
         if task == "choice":
@@ -107,10 +102,19 @@ READERS: dict[str, Callable[[Reading], Iterator[Item]]] = {
     "geometry3k": geometry3k,
     "refcoco": refcoco,
     "coco": coco,
+    "voc": voc,
+    "yolo": yolo,
+    "table": table,
+    "trl": trl,
+    "verl": verl,
+    "ms_swift": ms_swift,
+    "gui_r1": gui_r1,
     "saccade": stored,
 }
 
-TABLES = tuple(name for name in READERS if name not in ("geometry3k", "coco"))
+BOXES = ("coco", "voc", "yolo")
+"""Formats of images with labeled boxes."""
+TABLES = tuple(name for name in READERS if name not in ("geometry3k", *BOXES))
 """Formats whose rows may be in any file of `files.table_rows` or on the hub."""
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -21,6 +22,7 @@ Item = tuple[str, Sample | ValueError]
 """The result of reading a row: its place and a sample, or the error."""
 MARKER = "<image>"
 VIDEO = "<video>"
+AUDIO = "<audio>"
 
 T = TypeVar("T")
 
@@ -52,6 +54,8 @@ class Reading:
     """COCO detection: maximum number of absent labels per image."""
     seed: int = 0
     """COCO detection: seed for drawing them."""
+    columns: Mapping[str, str | list[str]] = dataclass_field(default_factory=dict)
+    """Source `table`: what a column is -> its name."""
     checked: set[str] = dataclass_field(default_factory=set)
     """Images whose header has been checked."""
 
@@ -122,7 +126,8 @@ def image_paths(names: str | Sequence[str], folder: Path, checked: set[str]) -> 
 
 
 def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
-    """The images of a row: a name, bytes, `{"bytes", "path"}` as in Hugging Face data sets, or a list of those.
+    """The images of a row: a name, bytes, a data URI, base64, `{"bytes", "path"}` as in Hugging Face data sets, or a
+    list of those.
 
     Bytes take precedence over the path, which refers to someone else's disk. Headers are read. Raises ValueError.
     """
@@ -130,6 +135,8 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
     for one in value if isinstance(value, list | tuple) else [value]:
         content = one.get("bytes") if isinstance(one, dict) else one if isinstance(one, bytes) else None
         name = one.get("path") if isinstance(one, dict) else one
+        if content is None and isinstance(name, str):
+            content = encoded_image(name)
         if content is not None:
             if not isinstance(content, bytes):
                 raise ValueError(f"an image's 'bytes' are a {type(content).__name__}; expected bytes")
@@ -142,12 +149,42 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
     return tuple(images)
 
 
+_BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}={0,2}\s*")
+"""Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
+
+
+def encoded_image(text: str) -> bytes | None:
+    """The file in a data URI or in bare base64; None for a text that is neither. Raises ValueError."""
+    if text[:5].lower() == "data:":
+        head, _, body = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise ImageError(f"the image is a data URI {shown(head)}, expected data:image/...;base64,...")
+    elif _BASE64_IMAGE.fullmatch(text):
+        body = text
+    else:
+        return None
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except ValueError as error:
+        raise ImageError(f"the base64 of the image is damaged ({error})") from None
+
+
+def annotated_size(row: Row) -> tuple[int, int] | None:
+    """(width, height) of the image as the row gives it, in pixels."""
+    width, height = row.get("width"), row.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
 def refuse_videos(row: Row, *texts: str) -> None:
-    """ValueError for a row that contains a video."""
-    fields = [name for name in ("video", "videos") if row.get(name)]
-    if fields or any(VIDEO in text for text in texts):
-        where = f"field '{fields[0]}'" if fields else f"a {VIDEO} marker"
-        raise ValueError(f"the row has {where}; videos are not supported, use single frames as images")
+    """ValueError for a row that contains a video or audio."""
+    for marker, fields, way_out in (
+        (VIDEO, ("video", "videos"), "videos are not supported, use single frames as images"),
+        (AUDIO, ("audio", "audios"), "audio is not supported"),
+    ):
+        named = [name for name in fields if row.get(name)]
+        if named or any(marker in text for text in texts):
+            where = f"field '{named[0]}'" if named else f"a {marker} marker"
+            raise ValueError(f"the row has {where}; {way_out}")
 
 
 def with_markers(question: str, images: int) -> str:
@@ -178,16 +215,3 @@ def from_xywh(value: Any) -> Box:
     if width < 0 or height < 0:
         raise BoxError(f"bbox {list(value)} has a negative width or height; expected [x, y, width, height]")
     return (x, y, x + width, y + height)
-
-
-def as_detections(value: Any) -> list[dict[str, Any]]:
-    """Labeled boxes, as a list or as the text of a JSON list (fenced or not; 'None' means no boxes)."""
-    if isinstance(value, str):
-        text = re.sub(r"^```(?:json)?|```$", "", value.strip()).strip()
-        try:
-            value = [] if text.lower() == "none" else json.loads(text)
-        except json.JSONDecodeError:
-            raise ValueError(f"answer {shown(value)} is not a JSON list of {{'bbox_2d', 'label'}}") from None
-    if not isinstance(value, list) or not all(isinstance(v, dict) and {"bbox_2d", "label"} <= v.keys() for v in value):
-        raise ValueError(f"answer {shown(value)}: expected a list of {{'bbox_2d': [x1, y1, x2, y2], 'label': str}}")
-    return [{"bbox_2d": list(as_box(v["bbox_2d"])), "label": str(v["label"])} for v in value]

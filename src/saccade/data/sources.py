@@ -11,8 +11,9 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from saccade.config import Config
-from saccade.data.readers import READERS, TABLES
+from saccade.data.readers import BOXES, READERS, TABLES
 from saccade.data.records import Item, Reading
+from saccade.data.tables import check_columns
 from saccade.types import Sample
 from saccade.world.config import WorldConfig
 
@@ -24,9 +25,10 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "hub": TABLES,
     "image_folder": tuple(READERS),
     "on_bad": tuple(READERS),
-    "negatives": ("coco",),
-    "split": (WORLD, *TABLES),
-    "seed": (WORLD, "coco"),
+    "negatives": BOXES,
+    "split": (WORLD, "voc", "yolo", *TABLES),
+    "seed": (WORLD, *BOXES),
+    "columns": ("table",),
     "world": (WORLD,),
     "cold_start": ("saccade",),
 }
@@ -57,10 +59,12 @@ class DataConfig(Config):
     """An invalid row: stop before the run starts, or skip and count it."""
     split: str | None = None
     """Split of the world or of a Hugging Face data set; 'train' when null."""
+    columns: dict[str, str | list[str]] = Field(default_factory=dict)
+    """Source `table`: what a column is (image, question, answer, options, id, task, system, response) -> its name."""
     negatives: int = Field(default=3, ge=0)
-    """COCO detection: the most absent labels requested per image (at least one, unless 0)."""
+    """Boxes (coco, voc, yolo): the most absent labels requested per image (at least one, unless 0)."""
     seed: int = 0
-    """Seed of the world's items, or of COCO's absent labels."""
+    """Seed of the world's items, or of the absent labels of images with boxes."""
     world: WorldConfig = WorldConfig()
     cold_start: tuple[Label, ...] | None = Field(default=None, min_length=1)
     """Prompts of a cold start: only those with these labels; all when null."""
@@ -70,8 +74,11 @@ class DataConfig(Config):
         if self.source != WORLD and self.source not in READERS:
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join([*READERS, WORLD])}")
         for key, sources in _READ_BY.items():
-            if self.source not in sources and getattr(self, key) != type(self).model_fields[key].default:
+            if self.source not in sources and getattr(self, key) != type(self).model_fields[key].get_default(
+                call_default_factory=True
+            ):
                 raise ValueError(f"'{key}' is not an option of source {self.source!r}; remove it")
+        check_columns(self.columns)
         if self.source == WORLD and self.task is None:
             raise ValueError("source 'world' needs 'task'")
         if self.source != WORLD and (self.path is None) == (self.hub is None):
@@ -150,7 +157,7 @@ def _reading(cfg: DataConfig) -> Reading:
     path = cfg.path or Path(cfg.hub or "")
     folder = cfg.image_folder or (path if path.is_dir() else path.parent)
     hub = cfg.hub is not None
-    return Reading(path, folder, cfg.task, hub, cfg.split, cfg.negatives, cfg.seed)
+    return Reading(path, folder, cfg.task, hub, cfg.split, cfg.negatives, cfg.seed, cfg.columns)
 
 
 def _open_files(cfg: DataConfig) -> Source:

@@ -19,8 +19,8 @@ from PIL import Image
 
 from saccade.data import records
 from saccade.data.files import files_at, table_rows
+from saccade.data.golds import typed
 from saccade.data.images import ImageError, name_of
-from saccade.data.questions import typed
 from saccade.data.records import Item, Reading, Row
 from saccade.types import ImageSource, Sample
 

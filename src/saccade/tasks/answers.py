@@ -23,6 +23,11 @@ def as_letter(sample: Sample, frames: Sequence[Frame]) -> str:
     return str(sample.answer).strip().upper()
 
 
+def as_letters(sample: Sample, frames: Sequence[Frame]) -> str:
+    """The gold letters, upper case: 'A, C'."""
+    return ", ".join(str(one).strip().upper() for one in sample.answer)
+
+
 def as_yes_no(sample: Sample, frames: Sequence[Frame]) -> str:
     """'yes' or 'no'."""
     value = sample.answer if isinstance(sample.answer, bool) else read_yes_no(str(sample.answer))
@@ -91,4 +96,5 @@ ANSWER_TASKS = (
         _one_of,
     ),
     Task("choice", "bare", rubrics(PartConfig(name="choice")), as_letter, _choice),
+    _short("choices", "choices", grading.grade_choices, as_letters),
 )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from saccade.parsing.choices import own_text
 from saccade.types import Sample
 
 IMAGE = "<image>"
@@ -109,11 +110,13 @@ def find_template(name: str) -> Template:
 def write_prompt(sample: Sample, template: str) -> str:
     """The user's turn: exactly one `<image>` marker per image, the question, its options, the template's text.
 
-    A question without markers gets its images at the beginning, and leading markers stay at the beginning. ValueError
-    when the numbers of markers and images differ, or for an unknown template.
+    A question without markers gets its images at the beginning, and leading markers stay at the beginning. Options that
+    the question lists itself (`meta.options_listed`) are not written again. ValueError when the numbers of markers and
+    images differ, or for an unknown template.
     """
     wording = find_template(template).text
-    question = sample.question + write_options(sample.meta.get("options") or ())
+    listed = sample.meta.get("options_listed") is True
+    question = sample.question + ("" if listed else write_options(sample.meta.get("options") or ()))
     if IMAGE not in question:
         question = IMAGE * len(sample.images) + question
     if question.count(IMAGE) != len(sample.images):
@@ -127,8 +130,8 @@ def write_prompt(sample: Sample, template: str) -> str:
 
 
 def write_options(options: Sequence[str]) -> str:
-    """The options of a choice question, one per line: 'A) red'. Empty when they are only letters."""
+    """The options of a choice question, one per line: 'A) red', also for 'A. red'. Empty when they are only letters."""
     letters = [chr(ord("A") + i) for i in range(len(options))]
     if list(options) == letters:
         return ""
-    return "".join(f"\n{letter}) {option}" for letter, option in zip(letters, options, strict=True))
+    return "".join(f"\n{letter}) {own_text(letter, option)}" for letter, option in zip(letters, options, strict=True))

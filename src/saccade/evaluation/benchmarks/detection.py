@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from saccade.data.boxes import Instance, Instances, Picture, read_instances
+from saccade.data.boxes import read_instances
+from saccade.data.instances import Instance, Instances, Picture
 from saccade.data.records import Reading, images_of
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import (
@@ -202,8 +203,8 @@ def _instances(reading: Reading) -> Instances:
     """The file, of which nothing may be wrong. ValueError with the line."""
     held = read_instances(reading)
     if held.bad:
-        line, error = held.bad[0]
-        raise ValueError(f"{reading.path.name}:{line}: {error}")
+        place, error = held.bad[0]
+        raise ValueError(f"{place}: {error}")
     return held
 
 

@@ -1,0 +1,258 @@
+"""Folders of annotations: Pascal VOC (an XML file per image) and YOLO (a text file per image)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import yaml
+
+from saccade.data import records
+from saccade.data.images import SUFFIXES, ImageError, image_size
+from saccade.data.instances import Instance, Instances, Picture, check_task, questions
+from saccade.data.records import BoxError, Item, Reading
+from saccade.types import Box
+
+LARGEST = 1 << 24
+"""Bytes of an annotation file."""
+
+
+# ----------------------------------------------------------------------------------------------------------- Pascal VOC
+
+
+def voc(reading: Reading) -> Iterator[Item]:
+    """A folder of Pascal VOC: `Annotations/*.xml`, `JPEGImages`, and the splits in `ImageSets/Main/*.txt`.
+
+    `path` is the folder. `task`: see `instances.questions`. Boxes are taken as written, in pixels; objects marked
+    `difficult` count like others.
+    """
+    check_task(reading, "Pascal VOC annotations")
+    found = Instances()
+    folder = _pictures_folder(reading)
+    for name in _names(reading):
+        file = reading.path / "Annotations" / f"{name}.xml"
+        place = f"Annotations/{file.name}"
+        try:
+            _read_xml(found, name, place, _parsed(file), folder)
+        except ValueError as error:
+            found.bad.append((place, error))
+            found.invalid_images.add(name)
+    yield from questions(found, reading)
+
+
+def _pictures_folder(reading: Reading) -> str:
+    """The prefix of image names: they are relative to `image_folder`, by default the folder itself."""
+    return "JPEGImages/" if reading.image_folder == reading.path and (reading.path / "JPEGImages").is_dir() else ""
+
+
+def _names(reading: Reading) -> list[str]:
+    """The names of the annotations of a split; of all when the folder has no splits."""
+    folder = reading.path
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder; expected one with 'Annotations' of Pascal VOC")
+    if not (folder / "Annotations").is_dir():
+        raise ValueError(f"{folder}: there is no folder 'Annotations'; expected a folder of Pascal VOC")
+    splits = sorted(file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt"))
+    if reading.split is None and len(splits) > 1:
+        raise ValueError(f"{folder}: has the splits {', '.join(splits)}; set 'split' to one of them")
+    split = reading.split or next(iter(splits), None)
+    if split is None:
+        return sorted(file.stem for file in (folder / "Annotations").glob("*.xml"))
+    if split not in splits:
+        raise ValueError(f"{folder}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
+    lines = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+    fields = [line.split() for line in lines if line.strip()]
+    return [one[0] for one in fields if one[1:] != ["-1"]]  # lists of one class mark the images without it with -1
+
+
+def _parsed(file: Path) -> ElementTree.Element:
+    text = _text(file)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("the file declares XML entities, which are refused; expected plain Pascal VOC")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not XML: {error}") from None
+
+
+def _read_xml(found: Instances, name: str, place: str, root: ElementTree.Element, folder: str) -> None:
+    image = (root.findtext("filename") or "").strip()
+    if not image:
+        raise ValueError("<filename> is missing or empty")
+    image = image if Path(image).suffix.lower() in SUFFIXES else f"{image}.jpg"
+    size = [root.findtext(f"size/{side}") for side in ("width", "height")]
+    known = [int(side) for side in size if side is not None and side.strip().isdigit()]
+    instances = []
+    for number, one in enumerate(root.iter("object"), 1):
+        label = (one.findtext("name") or "").strip()
+        if not label:
+            raise ValueError(f"object {number}: <name> is missing or empty")
+        found.labels.setdefault(label, label)
+        instances.append(Instance(place, label, _corners(one, number)))
+    found.pictures[name] = Picture(
+        place, folder + image, (known[0], known[1]) if len(known) == 2 and all(known) else None
+    )
+    found.by_image[name] = instances
+
+
+def _corners(one: ElementTree.Element, number: int) -> Box:
+    texts = [one.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        return records.as_box([float(text or "") for text in texts])
+    except ValueError as error:
+        reason = error if isinstance(error, BoxError) else f"<bndbox> has {records.shown(texts)}, expected four numbers"
+        raise BoxError(f"object {number}: {reason}") from None
+
+
+# ----------------------------------------------------------------------------------------------------------------- YOLO
+
+
+def yolo(reading: Reading) -> Iterator[Item]:
+    """A data set of YOLO: `path` is its `data.yaml`, or the folder of it. Lines of label files are `class x y w h` as
+    shares of the image (center and size), or `class x1 y1 x2 y2 ..`, a polygon, whose enclosing box is used.
+
+    `split` is `train` by default. `task`: see `instances.questions`. An image without a label file has no objects.
+    """
+    check_task(reading, "YOLO labels")
+    config = _config(reading.path)
+    names = _class_names(config, reading.path)
+    found = Instances(labels=dict(enumerate(names)))
+    for image in _split_images(config, reading):
+        labels = _label_file(image)
+        place, name = _relative(labels, config.parent), _relative(image, reading.image_folder)
+        try:
+            found.pictures[name] = Picture(place, name)
+            if labels.is_file():
+                found.by_image[name] = _read_labels(labels, place, image_size(image), len(names))
+        except ValueError as error:
+            found.bad.append((_relative(image, config.parent) if isinstance(error, ImageError) else place, error))
+            found.invalid_images.add(name)
+    yield from questions(found, reading)
+
+
+def _config(path: Path) -> Path:
+    """The YAML file of a data set."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: there is no such file or folder; expected the data.yaml of a YOLO data set")
+    files = [file for file in (path / "data.yaml", path / "dataset.yaml") if file.is_file()] or sorted(
+        path.glob("*.yaml")
+    )
+    if len(files) != 1:
+        raise ValueError(
+            f"{path}: expected the data.yaml of a YOLO data set or its folder, found {len(files)} YAML files"
+        )
+    return files[0]
+
+
+def _load_yaml(file: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(_text(file))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: got {records.shown(value)}, expected keys such as 'names' and 'train'")
+    return value
+
+
+def _class_names(config: Path, path: Path) -> list[str]:
+    names = _load_yaml(config).get("names")
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(one, str | int | float) for one in names):
+        raise ValueError(
+            f"{config}: 'names' is {records.shown(names)}, expected a list of class names, or 0: name, ..."
+        )
+    return [str(one).strip() for one in names]
+
+
+def _split_images(config: Path, reading: Reading) -> list[Path]:
+    """The image files of the split, in order."""
+    keys, split = _load_yaml(config), reading.split or "train"
+    given = keys.get(split) or (keys.get("valid") if split == "val" else None)
+    if given is None:
+        splits = [key for key in ("train", "val", "valid", "test") if keys.get(key)]
+        raise ValueError(f"{config}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
+    root = config.parent / str(keys.get("path") or "")
+    if not root.is_dir():
+        root = config.parent  # `path` names the folder from where YOLO is run
+    images: list[Path] = []
+    for one in given if isinstance(given, list) else [given]:
+        place = next((p for p in (root / str(one), config.parent / str(one).removeprefix("../")) if p.exists()), None)
+        if place is None:
+            raise ValueError(f"{config}: '{split}' is {one!r}, but {root / str(one)} does not exist")
+        if place.is_file():
+            lines = place.read_text(encoding="utf-8").split()
+            images += [place.parent / line for line in lines]
+        else:
+            images += sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not images:
+        raise ValueError(f"{config}: split {split!r} has no images in {given}")
+    return images
+
+
+def _label_file(image: Path) -> Path:
+    """labels/../x.txt of images/../x.jpg."""
+    parts = list(image.parts)
+    for i in reversed(range(len(parts))):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _relative(file: Path, folder: Path) -> str:
+    try:
+        return str(file.resolve().relative_to(folder.resolve()))
+    except ValueError:
+        return str(file.resolve())
+
+
+def _read_labels(file: Path, place: str, size: tuple[int, int], classes: int) -> list[Instance]:
+    found = []
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        if line.strip():
+            where = f"{place}:{number}"
+            try:
+                category, box = _label(line.split(), size, classes)
+            except ValueError as error:
+                raise type(error)(f"line {number}: {error}; the image is skipped") from None
+            found.append(Instance(where, category, box))
+    return found
+
+
+def _label(cells: list[str], size: tuple[int, int], classes: int) -> tuple[int, Box]:
+    polygon = len(cells) >= 7 and len(cells) % 2 == 1
+    if len(cells) != 5 and not polygon:
+        raise ValueError(f"got {len(cells)} numbers, expected 'class x y width height' or 'class x1 y1 x2 y2 ..'")
+    if not cells[0].isascii() or not re.fullmatch(r"\d{1,6}", cells[0]) or int(cells[0]) >= classes:
+        raise ValueError(f"got the class {cells[0][:40]!r}, expected a number from 0 to {classes - 1}")
+    try:
+        numbers = [float(cell) for cell in cells[1:]]
+    except ValueError:
+        raise BoxError(f"got {records.shown(cells[1:])}, expected numbers") from None
+    if not all(math.isfinite(v) and -1e-3 <= v <= 1 + 1e-3 for v in numbers):
+        raise BoxError(f"got {numbers[:4]}, expected shares of the image from 0 to 1")
+    xs, ys = numbers[::2], numbers[1::2]
+    if not polygon:
+        (x, w), (y, h) = xs, ys
+        xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
+    ends = [min(1.0, max(0.0, v)) for v in (min(xs), min(ys), max(xs), max(ys))]
+    return int(cells[0]), (ends[0] * size[0], ends[1] * size[1], ends[2] * size[0], ends[3] * size[1])
+
+
+def _text(file: Path) -> str:
+    """The text of an annotation file. ValueError when it is missing, too large or not UTF-8."""
+    try:
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"the file has {file.stat().st_size:,} bytes, expected {LARGEST:,} at most")
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text ({error.reason}); save the file as UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,216 @@
+"""Gold answers in the forms in which rows hold them: letters, option texts, boxes as text.
+
+Every format whose rows are questions with answers makes its samples with `pose`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from saccade.data import records
+from saccade.data.questions import ONE_BOX, listed_options
+from saccade.parsing import parse_choice, read_entries
+from saccade.parsing.boxes import BOX_KEYS
+from saccade.parsing.choices import own_text
+from saccade.types import Box, ImageSource, Sample
+
+UNKNOWN_OPTIONS = tuple("ABCDE")
+"""Options of a choice whose question lists none: they may be in the image."""
+LONGEST_GOLD = 200
+"""Characters of a gold in which the letter may stand among words."""
+LABEL_KEYS = ("label", "category", "class", "name")
+_SEVERAL = re.compile(r"\W*[A-J](?:[\s,;/&、，()\[\]]*(?:and)?[\s()\[\]]*[A-J])+\W*")
+_FENCE = re.compile(r"^```(?:json)?|```$")
+_MARKUP = re.compile(r"<\|box_start\|>|<\|box_end\|>|</?box>|[\s,;()\[\]]|[-+]?\d+(?:\.\d*)?")
+
+
+def pose(
+    name: str,
+    images: tuple[ImageSource, ...],
+    question: str,
+    answer: Any,
+    task: str | None,
+    meta: dict[str, Any],
+    options: Sequence[Any] = (),
+) -> Sample:
+    """The sample of a question with its gold in any form; without a `task` it is inferred.
+
+    With options, given or listed in the question, a letter or the text of one is a `choice` and several letters are
+    `choices`; options that the question lists are not written into the prompt again. A text that is nothing but a box
+    (or labeled boxes) is `refer` (or `detect`), yes or no is `yes_no`, all else `free_form`. ValueError for an empty
+    answer, and for an answer that names none of the given options.
+    """
+    texts = [str(one) for one in options] or listed_options(question)
+    kind = task or _infer(answer, texts, given=bool(options), pictured=bool(images))
+    if kind in ("choice", "choices"):
+        letters = list(gold_letters(answer, texts or UNKNOWN_OPTIONS))
+        if kind == "choice" and len(letters) > 1:
+            raise ValueError(f"answer {records.shown(answer)} names {len(letters)} options; set task: choices")
+        answer = letters[0] if kind == "choice" else letters
+        meta = meta | {"options": texts or list(UNKNOWN_OPTIONS)}
+        if not options:
+            meta["options_listed"] = True
+    return Sample(name, images, question, typed(kind, answer), kind, meta)
+
+
+def _infer(answer: Any, options: Sequence[str], given: bool, pictured: bool) -> str:
+    if options:
+        try:
+            return "choice" if len(gold_letters(answer, options)) == 1 else "choices"
+        except ValueError:
+            if given:
+                raise
+    if isinstance(answer, list | tuple | dict):
+        return "detect" if _is_labeled(answer) else "refer"
+    if pictured and (boxes := boxes_of(answer)) is not None:
+        return "refer" if isinstance(boxes, tuple) else "detect"
+    if isinstance(answer, bool) or (isinstance(answer, str) and answer.strip().rstrip(".").lower() in ("yes", "no")):
+        return "yes_no"
+    return "free_form"
+
+
+def gold_letters(answer: Any, options: Sequence[str]) -> tuple[str, ...]:
+    """The letters, upper case, of the options that a gold names: by letter, by text, or by both ('A. red').
+
+    ValueError when it names none, or is a number that is not the text of an option.
+    """
+    letters = ascii_uppercase[: len(options)]
+    expected = f"expected one of {', '.join(letters)}" + ("" if _only_letters(options) else " or the text of one")
+    if isinstance(answer, list | tuple) and answer:
+        return tuple(dict.fromkeys(letter for one in answer for letter in gold_letters(one, options)))
+    text = str(answer).strip() if isinstance(answer, str | int | float) else ""
+    if not text:
+        raise ValueError(f"answer {records.shown(answer)} names no option; {expected}")
+    alone = text.strip("()[]{}.:,*$\"' ").upper()
+    if len(alone) == 1 and alone in letters:
+        return (alone,)
+    owners = [
+        letter
+        for letter, one in zip(letters, options, strict=True)
+        if text in (one.strip(), own_text(letter, one).strip())
+    ]
+    if len(owners) == 1:
+        return (owners[0],)
+    if isinstance(answer, str):
+        if (
+            len(text) <= LONGEST_GOLD
+            and _SEVERAL.fullmatch(text)
+            and (said := re.findall("[A-J]", re.sub("and", " ", text)))
+        ):
+            if set(said) <= set(letters) and len(set(said)) == len(said):
+                return tuple(said)
+        elif len(text) <= LONGEST_GOLD and (picked := parse_choice(text, letters, options).value):
+            return (picked,)
+    hint = "; a number is not read as an index, write the letter" if text.isdigit() else ""
+    raise ValueError(f"answer {records.shown(answer)} names none of {len(options)} options; {expected}{hint}")
+
+
+def _only_letters(options: Sequence[str]) -> bool:
+    return list(options) == list(ascii_uppercase[: len(options)])
+
+
+def boxes_of(answer: Any) -> Box | list[dict[str, Any]] | None:
+    """The box, or the labeled boxes, of an answer that is nothing else; None for other answers and invalid boxes."""
+    value = _json(answer) if isinstance(answer, str) else answer
+    if isinstance(value, dict | list | tuple):
+        try:
+            if _is_labeled(value):
+                return as_detections(value)
+            return as_one_box(value)
+        except ValueError:
+            return None
+    if isinstance(answer, str) and ("(" in answer or "box" in answer) and not _MARKUP.sub("", answer):
+        try:
+            return as_one_box(answer)
+        except ValueError:
+            return None
+    return None
+
+
+def _is_labeled(value: Any) -> bool:
+    entries = value if isinstance(value, list | tuple) else [value]
+    return bool(entries) and all(isinstance(one, dict) and any(key in one for key in LABEL_KEYS) for one in entries)
+
+
+def _json(text: str) -> Any:
+    """The JSON value that is the whole text, fenced or not; None for all other texts."""
+    bare = _FENCE.sub("", text.strip()).strip()
+    if bare[:1] not in ("[", "{"):
+        return None
+    try:
+        return json.loads(bare)
+    except (ValueError, RecursionError):
+        return None
+
+
+def typed(task: str, answer: Any) -> Any:
+    """The gold answer in the format of its task. ValueError when it is empty or not a box."""
+    if task in ONE_BOX:
+        return as_one_box(answer)
+    if task == "detect":
+        return as_detections(answer)
+    if isinstance(answer, str):
+        answer = answer.strip()
+    if answer in ("", None):
+        raise ValueError("the answer is empty; there is nothing to grade against")
+    return answer
+
+
+def as_one_box(answer: Any) -> Box:
+    """One box from four numbers, from an object with one, or from text in any notation of replies. Raises BoxError."""
+    value: Any = _json(answer) if isinstance(answer, str) else answer
+    if value is None and isinstance(answer, str):
+        (box, _), *more = read_entries(answer) or [(None, "")]
+        value = answer if box is None or more else box
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], dict | list | tuple):
+        value = value[0]
+    if isinstance(value, dict):
+        value = _box_of(value)
+    if (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(v, list | tuple) and len(v) == 2 for v in value)
+    ):
+        value = [*value[0], *value[1]]
+    return records.as_box(value)
+
+
+def _box_of(entry: dict[str, Any]) -> Any:
+    if "box_2d" in entry:
+        raise records.BoxError(
+            "'box_2d' is the name of boxes that are [y1, x1, y2, x2] in thousandths; convert them to [x1, y1, x2, y2] "
+            "in image pixels and call them 'bbox_2d'"
+        )
+    if all(key in entry for key in ("x1", "y1", "x2", "y2")):
+        return [entry[key] for key in ("x1", "y1", "x2", "y2")]
+    return next((entry[key] for key in BOX_KEYS if key in entry), entry)
+
+
+def as_detections(answer: Any) -> list[dict[str, Any]]:
+    """Labeled boxes, as a list, one object, or the text of either (fenced or not; 'None' means no boxes)."""
+    value = answer
+    if isinstance(value, str):
+        text = _FENCE.sub("", value.strip()).strip()
+        value = [] if text.lower() in ("none", "null") else _json(text)
+        if value is None:
+            raise ValueError(f"answer {records.shown(answer)} is not a JSON list of {{'bbox_2d', 'label'}}")
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(one, dict) for one in value):
+        raise ValueError(
+            f"answer {records.shown(answer)}: expected a list of {{'bbox_2d': [x1, y1, x2, y2], 'label': str}}"
+        )
+    return [_detection(one, answer) for one in value]
+
+
+def _detection(entry: dict[str, Any], answer: Any) -> dict[str, Any]:
+    label = next((entry[key] for key in LABEL_KEYS if key in entry), None)
+    if label is None or not any(key in entry for key in (*BOX_KEYS, "box_2d", "x1")):
+        raise ValueError(
+            f"answer {records.shown(answer)}: expected a list of {{'bbox_2d': [x1, y1, x2, y2], 'label': str}}"
+        )
+    return {"bbox_2d": list(records.as_box(_box_of(entry))), "label": str(label)}
