@@ -15,6 +15,7 @@ from typing import Literal
 
 from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.logprobs import CHUNK
+from saccade.planning import shards
 from saccade.planning.flops import Layers, ModelShape
 from saccade.rollout.fixed_slots import capacity_for
 from saccade.rollout.prefill import PREFILL_TOKENS
@@ -66,6 +67,12 @@ class Work:
     updates: int = 1
     steps: int | None = None
     """Steps of the stage, if they can be known."""
+    ranks: int = 1
+    """GPUs of the run; all sizes above are those of one of them."""
+    shards: int = 1
+    """GPUs that share one copy of the model."""
+    offload: bool = False
+    """Shards are in CPU memory."""
     cuda: bool = True
     """On a GPU the optimizer steps all parameters at once, which takes memory; on a CPU one after the other."""
 
@@ -139,13 +146,16 @@ def total(parts: Mapping[str, float]) -> float:
 def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
     """Phase -> part -> bytes."""
     held = state(shape, work)
+    alone = shards.whole(shape, work) if work.ranks > 1 else {}
     features = work.groups * work.visual * shape.language.hidden * work.bytes
     kept = {"vision features": features} if work.rollout and features else {}
     out: dict[str, Parts] = {}
     if work.rollout:
         if work.visual:
-            out["vision"] = held | kept | {"tower, no gradient": tower_pass(shape, work)}
-        out["rollout"] = held | kept | max(decoding(shape, work), key=total)
+            out["vision"] = held | kept | alone | {"tower, no gradient": tower_pass(shape, work)}
+        out["rollout"] = held | kept | alone | max(decoding(shape, work), key=total)
+    if work.ranks > 1 and (work.reference or work.recompute_old):
+        out["log-probs"] = held | kept | shards.logprobs(shape, work) | logprob_pass(shape, work)
     out["update"] = held | kept | max(update(shape, work), key=total)
     out["optimizer"] = held | kept | optimizer_step(shape, work)
     return out
@@ -157,6 +167,8 @@ def trainable(shape: ModelShape, work: Work) -> int:
 
 def state(shape: ModelShape, work: Work) -> Parts:
     """Memory in use throughout."""
+    if work.ranks > 1:
+        return shards.state(shape, work, trainable(shape, work))
     b, moving = work.bytes, trainable(shape, work)
     parts: Parts = {"weights": shape.total * b}
     if work.reference:
@@ -165,6 +177,19 @@ def state(shape: ModelShape, work: Work) -> Parts:
     if b < 4:
         parts["float32 master weights"] = 4 * moving
     return parts
+
+
+def held_share(work: Work) -> float:
+    """Share of gradients and optimizer state that one GPU holds."""
+    return 0.0 if work.offload else 1 / work.shards
+
+
+def logprob_pass(shape: ModelShape, work: Work) -> Parts:
+    """A pass without gradient over the tokens of a micro-batch."""
+    return {
+        "one layer forward": work.tokens_at_once * forward_room(shape.language, work.bytes),
+        "logits chunk": 12.0 * CHUNK * shape.vocab,
+    }
 
 
 def layer_activations(layers: Layers, attention: float, b: int, fused: bool) -> float:
@@ -229,9 +254,14 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
     """
     b, D, tokens = work.bytes, shape.language.hidden, work.tokens_at_once
     chosen = work.rows_at_once * work.row_completions * work.completion_tokens
-    patches = work.images_at_once * work.visual * shape.patches_per_token
-    grads: Parts = {"gradients": trainable(shape, work) * max(b, 4)}
+    # several processes run a trained tower once for the whole update (training.tower_pass)
+    seen = work.groups if work.ranks > 1 and work.tower_trains else work.images_at_once
+    patches = seen * work.visual * shape.patches_per_token
+    grads: Parts = {"gradients": held_share(work) * trainable(shape, work) * max(b, 4)}
     before = grads if work.micro_batches > 1 else {}
+    if work.ranks > 1:
+        gathered = shards.gathered(shape, work)
+        grads, before = grads | gathered, before | gathered
     head = shape.head_weights * max(b, 4) if "language" in work.trained else 0
     language = stack(shape.language, language_attention(shape), work)
     split = split_room(shape, work)
@@ -262,7 +292,7 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
 
 def optimizer_step(shape: ModelShape, work: Work) -> Parts:
     """AdamW: on a GPU one more array of all second moments' roots; on a CPU two numbers of the largest parameter."""
-    moving = trainable(shape, work) * max(work.bytes, 4)
+    moving = held_share(work) * trainable(shape, work) * max(work.bytes, 4)
     room = moving if work.cuda else 2 * shape.largest_parameter * max(work.bytes, 4)
     return {"gradients": moving, "room of the step": room}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from saccade.models.config import ShardConfig
 from saccade.models.shared_prefix import fastest_kernel
 from saccade.planning.flops import (
     Flops,
@@ -19,7 +20,8 @@ from saccade.planning.flops import (
     prefill_flops,
     training_flops,
 )
-from saccade.planning.memory import ForwardKind, Parts, Work, memory, total
+from saccade.planning.memory import ForwardKind, Parts, Work, memory, total, trainable
+from saccade.planning.shards import Links, communication
 from saccade.rollout.stages import Stage
 from saccade.training.config import RLRecipe, SFTRecipe
 
@@ -47,6 +49,8 @@ class Setting:
     """None: by dtype from PEAK_TFLOPS."""
     memory_tbs: float = 3.35
     """TB/s at which decoding reads weights, keys and values."""
+    gpus: int = 1
+    links: Links = field(default_factory=Links)
 
     @property
     def room(self) -> float:
@@ -102,11 +106,26 @@ def form_of(recipe: Recipe, shape: ModelShape) -> ForwardKind:
     return fastest_kernel(device, getattr(torch, recipe.model.dtype))
 
 
+def shares(groups: int, recipe: Recipe, setting: Setting) -> int:
+    """Groups of the busiest GPU. ValueError for what a run on these GPUs would refuse."""
+    copies, gpus = recipe.shard.replicate, setting.gpus
+    if groups < gpus:
+        raise ValueError(
+            f"prompts_per_step is {groups}, but there are {gpus} GPUs and a group stays on one of them; expected at "
+            f"least {gpus}"
+        )
+    if gpus == 1 and recipe.shard != ShardConfig():
+        raise ValueError("shard: got options for several GPUs, but --gpus is 1; give --gpus N, or remove shard")
+    if copies > 1 and (gpus % copies or copies >= gpus):
+        raise ValueError(f"shard.replicate: got {copies} for {gpus} GPUs; expected a divisor of {gpus} below it")
+    return math.ceil(groups / gpus)
+
+
 def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
-    """What the GPU does in each stage."""
+    """What a GPU does in each stage."""
     base = Work(
         name="sft",
-        groups=recipe.prompts_per_step,
+        groups=shares(recipe.prompts_per_step, recipe, setting) if isinstance(recipe, SFTRecipe) else 0,
         group_size=1,
         prompt_tokens=setting.text_tokens + sum(setting.images),
         images=setting.images,
@@ -119,6 +138,9 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         checkpointing=recipe.model.gradient_checkpointing,
         fused=recipe.model.fused_layers,
         cuda=recipe.model.device != "cpu",
+        ranks=setting.gpus,
+        shards=setting.gpus // recipe.shard.replicate,
+        offload=recipe.shard.cpu_offload,
     )
     if base.tower_trains:
         patches = base.visual * shape.patches_per_token
@@ -138,7 +160,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         replace(
             base,
             name=stage.name,
-            groups=recipe.prompts_in(stage),
+            groups=shares(recipe.prompts_in(stage), recipe, setting),
             group_size=stage.group_size,
             completion_tokens=min(setting.completion_tokens or stage.max_new_tokens, stage.max_new_tokens),
             longest=stage.max_new_tokens,
@@ -178,6 +200,9 @@ def stage_plan(shape: ModelShape, work: Work, setting: Setting, tflops: float) -
     if work.rollout:
         reading = decode_steps * bytes_per_decode_step(shape, work) / (setting.memory_tbs * 1e12)
         seconds["decode"] = max(seconds["decode"], reading)
+    if work.ranks > 1:
+        moving = trainable(shape, work)
+        seconds["communication"] = communication(shape, work, setting.links, seconds["training"], moving)
     return StagePlan(
         name=work.name,
         steps=work.steps,
