@@ -19,7 +19,6 @@ from saccade.cli.options import Out, Overrides, Recipe, load_recipe
 from saccade.cli.runs import run_dir
 from saccade.config import ConfigError, kind
 
-KINDS = ("rl", "sft")
 GRACE_S = 60.0
 """How long processes may take to save and end after Ctrl-C; then they are killed."""
 PORT = 29_400
@@ -38,11 +37,12 @@ def launch(
 ) -> None:
     """Train on several GPUs: supervises torchrun on this node, or writes a SLURM script for several nodes."""
     config = load_recipe(recipe, overrides or ())
-    if config.kind not in KINDS:  # type: ignore[attr-defined]  # every recipe has one
-        raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected one of {', '.join(KINDS)}")
+    from saccade.training.config import RLRecipe, SFTRecipe
+
+    if not isinstance(config, RLRecipe | SFTRecipe):
+        raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected rl or sft")
     folder = run_dir(out, recipe)
-    verb: str = config.kind  # type: ignore[attr-defined]
-    program = ["-m", "saccade", verb, recipe, *(overrides or []), "--out", str(folder)]
+    program = ["-m", "saccade", config.kind, recipe, *(overrides or []), "--out", str(folder)]
     if nodes > 1:
         script = slurm_script(folder, program, nodes, gpus, max_restarts)
         if dry_run:

@@ -7,7 +7,6 @@ torchrun starts the processes and names them in the environment; nothing in a re
 from __future__ import annotations
 
 import atexit
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -115,20 +114,15 @@ class Ranks:
 ONE = Ranks()
 
 
-def launched() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def join() -> Ranks:
     """Joins the other processes that torchrun started, until this one ends; `ONE` without any. Each process takes the
     GPU of its local rank."""
     if not dist.is_initialized():
-        if not launched():
+        if not dist.is_torchelastic_launched():
             return ONE
         backend = "gloo"
         if torch.cuda.is_available():
-            local, visible = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            local, visible = dist.get_node_local_rank(), torch.cuda.device_count()
             if local >= visible:
                 raise ValueError(
                     f"process {local} of this node has no GPU of its own: {visible} are visible; start at most that "

@@ -159,7 +159,8 @@ class Trainer:
         mine = self.shares.mine(groups)
         if self.session.policy.vision_is_frozen():  # otherwise the update encodes them itself
             new = [i for i, group in enumerate(mine) if group.prompt.features is None]
-            for i, prompt in zip(new, self._with_features([mine[i].prompt for i in new]), strict=True):
+            prompts = self._with_features([mine[i].prompt for i in new]) if new else []
+            for i, prompt in zip(new, prompts, strict=True):
                 mine[i] = replace(mine[i], prompt=prompt)
         return mine
 

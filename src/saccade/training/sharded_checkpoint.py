@@ -1,4 +1,4 @@
-"""Checkpoints of several processes: each writes its shards (torch.distributed.checkpoint) while training goes on, and
+"""Checkpoints of several processes: each writes its shards (torch.distributed.checkpoint) while training continues, and
 the directory appears by one rename when all have finished. Any number of processes can resume from one, also a single
 one, which in turn writes ordinary checkpoints.
 """
