@@ -137,11 +137,23 @@ def test_ids_may_repeat_in_another_source() -> None:
 
 
 def test_findings_alternate_between_kinds() -> None:
-    many = [sample(id=str(i), question=str(i), answer=(1.0, 2.0, 99.0, 9.0)) for i in range(9)]
-    report = preflight([*many, sample(id="x", images=("gone.png",))], keep=4)
-    assert report.counts == {"box outside": 9, "image": 1}
-    assert len(report.findings) == 4
+    tasks = ["dance", "sing", "jump"]
+    many = [sample(id=str(i), task=task, images=(noise(i),)) for i, task in enumerate(tasks)]
+    many += [sample(id="d", answer=(1.0, 2.0, 99.0, 9.0)), sample(id="x", images=("gone.png",))]
+    report = preflight(many, keep=3)
+    assert report.counts == {"task": 3, "box outside": 1, "image": 1}
+    assert len(report.findings) == 3
     assert any("gone.png" in line for line in report.findings)
+
+
+def test_the_same_fault_on_many_rows_is_one_line_with_a_count_and_three_places() -> None:
+    many = [sample(id=str(i), question=str(i), answer=(1.0, 2.0, 90.0 + i / 10, 9.0)) for i in range(2000)]
+    report = preflight((f"t.jsonl:{k}", one) for k, one in enumerate(many, 1))
+    assert report.counts == {"box outside": 2000}
+    (line,) = report.findings
+    assert line.startswith("t.jsonl:1: box [1.0, 2.0, 90.0, 9.0] is not inside")
+    assert line.endswith("[2,000 rows: t.jsonl:1, t.jsonl:2, t.jsonl:3, ..]")
+    assert report.hidden == 0
 
 
 def test_an_animation_is_noted(tmp_path: Path) -> None:
@@ -152,9 +164,10 @@ def test_an_animation_is_noted(tmp_path: Path) -> None:
 
 
 def test_findings_are_bounded_and_counts_are_not() -> None:
-    report = preflight((sample(id=str(i), images=("gone.png",)) for i in range(50)), keep=3)
+    wrong = [ValueError(f"no {'x' * n}") for n in range(50)]
+    report = preflight(((f"t.jsonl:{n}", one) for n, one in enumerate(wrong)), keep=3)
     assert len(report.findings) == 3
-    assert report.counts == {"image": 50}
+    assert (report.counts, report.hidden) == ({"row": 50}, 47)
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)

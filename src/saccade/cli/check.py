@@ -342,8 +342,8 @@ def show(report: PreflightReport, facts: dict[str, Any]) -> None:
         typer.echo(f"{number:8,} {kind}")
     for finding in report.findings:
         typer.echo(f"  {finding}")
-    if (rest := sum(report.counts.values()) - len(report.findings)) > 0:
-        typer.echo(f"  and {rest:,} more (--show N prints more)")
+    if report.hidden:
+        typer.echo(f"  and {report.hidden:,} more (--show N prints more)")
     typer.echo(verdict(report, facts))
 
 

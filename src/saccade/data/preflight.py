@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
-from typing import Any, Literal, Protocol
+from functools import lru_cache
+from typing import Literal, Protocol
 
 from saccade.data.fingerprints import Fingerprint, PictureIndex, fingerprint, key_of, text_key
 from saccade.data.images import ImageError
-from saccade.data.records import MARKER, Item, kind_of, shown
-from saccade.rewards import Rubric
+from saccade.data.records import Item, kind_of, shown
+from saccade.data.row_checks import BoxUnits, check_boxes, check_form, check_gold, check_size, check_words
 from saccade.tasks import TASKS
-from saccade.types import Box, Completion, Frame, ImageSource, Sample
+from saccade.types import Frame, ImageSource, Sample
 
-RUBRICS = ("hard", "default")
-"""Rubrics of each task: the one that gives 1 only when format and answer are both right, and the default of RL."""
 PLACEHOLDERS = (
     *("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"),
     *("<IMG_CONTEXT>", "<|image|>", "<|video|>", "<image_soft_token>", "<start_of_image>", "<video>", "<|endoftext|>"),
 )
 """Tokens that a model family would parse as an image or as the end of a turn; those of the model are added."""
-ROUNDING = 1e-9
-"""Tolerance for a sum of weights."""
-SLACK = 0.5
-"""Pixels by which a box may exceed its image, for rounding."""
+PLACES = 3
+"""Rows that are named for a fault that many rows have."""
 PREFETCH = 64
 """Samples whose pictures are opened in advance."""
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|[\w./-]*\d[\w./-]*|\[[^\]]*\]")
+"""What differs between two rows with the same fault."""
 DataRole = Literal["train", "eval"]
 
 
@@ -72,6 +71,28 @@ class PreflightEntry:
     """A reply to train on. Such a row has no gold answer to check."""
 
 
+@dataclass
+class Finding:
+    """A fault, and the rows that have it."""
+
+    text: str
+    """As the first row has it."""
+    places: list[str]
+    """The first few."""
+    count: int = 1
+
+    def add(self, place: str) -> None:
+        self.count += 1
+        if len(self.places) < PLACES:
+            self.places.append(place)
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return f"{self.places[0]}: {self.text}"
+        places = ", ".join([*self.places, *([".."] if self.count > PLACES else [])])
+        return f"{self.places[0]}: {self.text} [{self.count:,} rows: {places}]"
+
+
 @dataclass(frozen=True)
 class PreflightReport:
     """Result of preflight: `counts` by kind, the first `findings` as messages, and `notes` that are no faults."""
@@ -79,6 +100,8 @@ class PreflightReport:
     samples: int
     counts: dict[str, int]
     findings: tuple[str, ...]
+    hidden: int = 0
+    """Faults that are in none of the `findings`."""
     notes: dict[str, int] = field(default_factory=dict)
     prompt_tokens: Counter[int] = field(default_factory=Counter)
     """Length -> number of prompts, if tokens were counted."""
@@ -158,7 +181,8 @@ class PreflightChecks:
     def __post_init__(self) -> None:
         self._samples = 0
         self._counts, self._notes = Counter[str](), Counter[str]()
-        self._findings: dict[str, list[str]] = {}
+        self._findings: dict[str, dict[str, Finding]] = {}
+        self._units = BoxUnits()
         self._ids: set[int] = set()
         self._rows: dict[DataRole, dict[int, str]] = {"train": {}, "eval": {}}
         self._golds: dict[int, int] = {}
@@ -177,20 +201,30 @@ class PreflightChecks:
         """Checks one entry, given the fingerprints of its pictures."""
         self._samples += 1
         for kind, text in self._check(entry, fingerprints):
-            self._counts[kind] += 1
-            kept = self._findings.setdefault(kind, [])
-            if len(kept) < self.keep:
-                kept.append(f"{entry.place}: {text}")
+            self._found(entry.place, kind, text)
+
+    def _found(self, place: str, kind: str, text: str) -> None:
+        """Counts a fault; rows with the same one, but for numbers and quoted texts, become one finding."""
+        self._counts[kind] += 1
+        findings = self._findings.setdefault(kind, {})
+        shape = _VARYING.sub("~", text)
+        if shape in findings:
+            findings[shape].add(place)
+        elif len(findings) < self.keep:
+            findings[shape] = Finding(text, [place])
 
     def report(self) -> PreflightReport:
         """The result so far, with up to `keep` findings from all kinds in turn."""
-        messages: list[str] = []
-        for number in range(self.keep):
-            messages += [kept[number] for kept in self._findings.values() if number < len(kept)]
+        for source, (kind, text) in self._units.faults():
+            self._found(source, kind, text)
+        self._units = BoxUnits()
+        kinds = [list(findings.values()) for findings in self._findings.values()]
+        found = [kept[number] for number in range(self.keep) for kept in kinds if number < len(kept)][: self.keep]
         return PreflightReport(
             samples=self._samples,
             counts=dict(self._counts),
-            findings=tuple(messages[: self.keep]),
+            findings=tuple(map(str, found)),
+            hidden=sum(self._counts.values()) - sum(one.count for one in found),
             notes={text: number for text, number in self._notes.items() if number},
             prompt_tokens=self._tokens,
             image_tokens=self._images,
@@ -221,13 +255,19 @@ class PreflightChecks:
             return
         pictures = [one for one in fingerprints if isinstance(one, Fingerprint)]
         self._notes["animations, of which the first frame is used"] += any(p.frames > 1 for p in pictures)
-        yield from self._check_words(entry, sample)
+        sizes = [picture.size for picture in pictures]
+        yield from check_size(sample, sizes)
+        yield from check_words(sample, _texts(entry, sample), self.reserved)
         frames = tuple(Frame("pixels_original", picture.size, picture.size) for picture in pictures)
-        counted = yield from self._check_length(entry, sample, [picture.size for picture in pictures])
+        counted = yield from self._check_length(entry, sample, sizes)
         if entry.reply is None:
-            outside = list(_check_boxes(sample, [picture.size for picture in pictures]))
+            self._units.add(entry.source, sample, sizes)
+            outside = list(check_boxes(sample, sizes))
             yield from outside
-            yield from _check_gold(sample, counted.frames if counted is not None and not outside else frames)
+            wrong_form = list(check_form(sample))
+            yield from wrong_form
+            if not wrong_form:
+                yield from check_gold(sample, counted.frames if counted is not None and not outside else frames)
         yield from self._check_repeats(entry, sample, pictures)
 
     def _check_id(self, entry: PreflightEntry, name: str) -> Iterator[tuple[str, str]]:
@@ -235,16 +275,6 @@ class PreflightChecks:
         if key in self._ids:
             yield "duplicate id", f"id {name!r} was used before"
         self._ids.add(key)
-
-    def _check_words(self, entry: PreflightEntry, sample: Sample) -> Iterator[tuple[str, str]]:
-        """Placeholder tokens in what should be plain text."""
-        options = sample.meta.get("options") or ()
-        texts = [sample.question if entry.prompt is None else entry.prompt, *map(str, options)]
-        texts += [text for text in (entry.reply, sample.answer) if isinstance(text, str)]
-        found = [token for token in self.reserved if token != MARKER and any(token in text for text in texts)]
-        found += [MARKER for text in texts[1:] if MARKER in text][:1]
-        for token in found:
-            yield "placeholder", f"the text contains {token}, which models parse as an image or a turn; remove it"
 
     def _check_length(
         self, entry: PreflightEntry, sample: Sample, sizes: Sequence[tuple[int, int]]
@@ -305,57 +335,15 @@ class PreflightChecks:
             self._notes["questions of the evaluation about other pictures"] += 1
 
 
+def _texts(entry: PreflightEntry, sample: Sample) -> list[str]:
+    """The texts of an entry that should be plain, the question first."""
+    options = sample.meta.get("options") or ()
+    texts = [sample.question if entry.prompt is None else entry.prompt, *map(str, options)]
+    return texts + [text for text in (entry.reply, sample.answer) if isinstance(text, str)]
+
+
 def _opened(source: ImageSource) -> Fingerprint | ImageError:
     try:
         return fingerprint(source)
     except ImageError as error:
         return error
-
-
-def _check_boxes(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, str]]:
-    """Boxes outside their image, or with their corners in the wrong order."""
-    index = sample.meta.get("image_index")
-    within = sizes if not isinstance(index, int) or not 0 <= index < len(sizes) else [sizes[index]]
-    for box in _boxes(sample.answer):
-        x1, y1, x2, y2 = box
-        if x1 > x2 or y1 > y2:
-            yield "box", f"box {list(box)} has x1 > x2 or y1 > y2; expected xyxy in image pixels, not xywh"
-        elif x1 == x2 or y1 == y2:
-            yield "box", f"box {list(box)} is empty; expected x1 < x2 and y1 < y2"
-        elif not any(min(x1, y1) >= -SLACK and x2 <= w + SLACK and y2 <= h + SLACK for w, h in within):
-            yield "box outside", f"box {list(box)} is not inside its image {within}; expected xyxy in original pixels"
-
-
-def _check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[tuple[str, str]]:
-    """Checks that a gold answer, written as a reply, scores 1 under its own task (and under the reward that the row
-    names)."""
-    gold = shown(sample.answer)
-    try:
-        completion = Completion(TASKS[sample.task].write_gold(sample, frames), frames=frames)
-        scores = {name: _rubric(sample.task, name)(completion, sample) for name in RUBRICS}
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
-        yield "gold", f"the gold {gold} cannot be written for task '{sample.task}': {error}"
-        return
-    for name, score in scores.items():
-        if abs(score.value - 1) > ROUNDING:
-            why = (
-                score.masked or "; ".join(f"{part}: {reason}" for part, reason in score.reasons.items()) or score.reason
-            )
-            got = f"the gold {gold} scores {score.value:g} under its own task '{sample.task}' (rubric '{name}')"
-            yield "gold", f"{got}, expected 1 ({why})"
-            return
-
-
-@cache
-def _rubric(task: str, name: str) -> Rubric:
-    return TASKS[task].rubric(name)
-
-
-def _boxes(answer: Any) -> Iterator[Box]:
-    """The boxes in an answer: the answer itself, or those of a list of detections."""
-    if isinstance(answer, tuple | list) and len(answer) == 4 and all(isinstance(v, int | float) for v in answer):
-        yield (answer[0], answer[1], answer[2], answer[3])
-    elif isinstance(answer, list):
-        for item in answer:
-            if isinstance(item, dict) and "bbox_2d" in item:
-                yield from _boxes(item["bbox_2d"])
