@@ -14,7 +14,7 @@ from saccade.planning.memory import memory, total
 from saccade.planning.plan import Plan, plan
 from saccade.planning.shards import Links, communication, state
 from saccade.planning.stages import Setting, works
-from saccade.training.config import RLRecipe
+from saccade.training.config import RLRecipe, SFTRecipe
 
 SETTING = Setting(images=(1369,), completion_tokens=512)
 
@@ -87,3 +87,42 @@ def test_a_collective_within_one_gpu_takes_no_time() -> None:
     assert Links().seconds(10, 1e9, 1, spread=False) == 0.0
     inside, outside = (Links(network_gbs=10).seconds(1, 1e9, 16, spread) for spread in (False, True))
     assert outside > inside > 1e9 * 15 / 16 / 450e9
+
+
+ALL_7B = "model.train=[vision,projector,language]"
+TABLE = [
+    ("vlm_r1_rec_3b", "3B", 256, (), {8: (17.4, [1.4]), 16: (13.6, [1.0])}),
+    ("vision_r1_7b_sft", "7B", None, (), {8: (22.3, [1.2]), 16: (15.1, [0.6])}),
+    (
+        "vision_r1_7b",
+        "7B",
+        1024,
+        (ALL_7B, "rollout.engine.max_rows=32"),
+        {8: (50.5, [104, 56]), 16: (42.3, [52, 28])},
+    ),
+    (
+        "vision_r1_7b",
+        "7B",
+        1024,
+        ("prompts_per_step=512", "rollout.engine.max_rows=64"),
+        {8: (66.1, [330, 176]), 64: (51.6, [41, 22]), 512: (22.2, [8.6, 6.8])},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "tokens", "overrides", "expected"), TABLE)
+def test_the_table_of_the_documentation_is_what_the_plan_says(
+    shapes: dict[str, ModelShape],
+    name: str,
+    size: str,
+    tokens: int | None,
+    overrides: tuple[str, ...],
+    expected: dict[int, tuple[float, list[float]]],
+) -> None:
+    recipe = load_recipe(name, ("model.dtype=bfloat16", *overrides))
+    assert isinstance(recipe, RLRecipe | SFTRecipe)
+    for gpus, (peak, seconds) in expected.items():
+        found = plan(recipe, shapes[size], Setting(images=(1369,), completion_tokens=tokens, gpus=gpus))
+        assert found.fits
+        assert found.worst.peak / 1e9 == pytest.approx(peak, abs=0.06)
+        assert [stage.step_seconds for stage in found.stages] == pytest.approx(seconds, rel=0.05)
