@@ -42,7 +42,7 @@ _VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-_ROWS: dict[str, dict[str, Any]] = {
+ROWS: dict[str, dict[str, Any]] = {
     "vlm_r1": rec(task="refer", answer=[1, 2, 3, 4], meta={}, accu_reward_method="mcq"),
     "llava": LLAVA_COT,
     "easy_r1": {"image": "a.png", "problem": "?", "answer": "4", "choices": ["3", "4"], "ground_truth": "B"},
@@ -86,7 +86,7 @@ def test_any_row_becomes_samples_or_a_named_error_and_can_be_checked(
     folder = tmp_path_factory.getbasetemp() / "any"
     folder.mkdir(exist_ok=True)
     (folder / "a.png").write_bytes(png())
-    row = _ROWS[source] | data.draw(st.dictionaries(st.sampled_from(sorted(_ROWS[source])), _VALUES, max_size=2))
+    row = ROWS[source] | data.draw(st.dictionaries(st.sampled_from(sorted(ROWS[source])), _VALUES, max_size=2))
     path = jsonl(folder / "rows.jsonl", row)
     for place, found in items(DataConfig(source=source, path=path)):
         assert place == "rows.jsonl:1"

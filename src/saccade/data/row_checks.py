@@ -143,8 +143,8 @@ def check_form(sample: Sample) -> Iterator[Fault]:
 
 
 def check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[Fault]:
-    """Whether a gold answer, written as a reply in the forms that people use, scores 1 under its own task (and under the
-    reward that the row names)."""
+    """Whether a gold answer, written as a reply in the forms that people use, scores 1 under its own task, and under
+    the reward that the row names."""
     gold = shown(sample.answer)
     for answer in (None, *other_forms(sample)):
         try:

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from saccade.config import Config
+from saccade.data.pass_rates import PassRateConfig, with_rates
 from saccade.data.readers import BOXES, READERS, TABLES
 from saccade.data.records import Item, Reading
 from saccade.data.tables import check_columns
@@ -29,6 +30,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "split": (WORLD, "voc", "yolo", *TABLES),
     "seed": (WORLD, *BOXES),
     "columns": ("table",),
+    "pass_rate": tuple(READERS),
     "world": (WORLD,),
     "cold_start": ("saccade",),
 }
@@ -68,6 +70,9 @@ class DataConfig(Config):
     world: WorldConfig = WorldConfig()
     cold_start: tuple[Label, ...] | None = Field(default=None, min_length=1)
     """Prompts of a cold start: only those with these labels; all when null."""
+
+    pass_rate: PassRateConfig | None = None
+    """Only the rows that a model answers right about as often as this says; all when null."""
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> DataConfig:
@@ -128,6 +133,8 @@ def items(cfg: DataConfig) -> Iterator[Item]:
     found = READERS[cfg.source](_reading(cfg))
     if cfg.cold_start is not None:
         found = _labelled(found, cfg.cold_start)
+    if cfg.pass_rate is not None:
+        found = with_rates(found, cfg.pass_rate)
     return found if cfg.limit is None else _first(found, cfg.limit)
 
 
@@ -172,7 +179,8 @@ def _open_files(cfg: DataConfig) -> Source:
             raise ValueError(f"{place}: {found}") from found
     if not samples:
         labels = f" with cold_start {' or '.join(cfg.cold_start)}" if cfg.cold_start else ""
-        raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels} ({skipped} skipped)")
+        rates = f" with a pass rate in {cfg.pass_rate.low:g}..{cfg.pass_rate.high:g}" if cfg.pass_rate else ""
+        raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels}{rates} ({skipped} skipped)")
     name = cfg.name or (cfg.path.stem if cfg.path else str(cfg.hub))
     return Source(name, samples.__getitem__, len(samples), skipped)
 

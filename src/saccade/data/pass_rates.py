@@ -1,0 +1,84 @@
+"""How often a model answers each row right: kept as labels by which `data` chooses rows.
+
+RL learns nothing from a prompt whose replies are all right or all wrong. `saccade data passrate` samples k replies per
+row and writes a file of rates; the key `pass_rate` of a data entry keeps the rows between two rates.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from saccade.config import Config
+from saccade.data.records import Item, field, jsonl_rows
+from saccade.types import Sample
+
+Key = tuple[str, str, str]
+_REPEATED = re.compile(r"#\d+$")
+"""What an evaluation appends to an id that occurred before."""
+
+
+class PassRateConfig(Config):
+    """Rows to keep by their pass rate: the share of right replies, from 0 to 1."""
+
+    file: Path
+    """pass_rates.jsonl of `saccade data passrate`."""
+    low: float = Field(default=0.0, ge=0, le=1)
+    """The lowest rate that is kept."""
+    high: float = Field(default=1.0, ge=0, le=1)
+    """The highest rate that is kept."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PassRateConfig:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}; expected low <= high")
+        return self
+
+
+def key_of(name: str, question: str, gold: Any) -> Key:
+    """Identifies a row in the file of rates; golds are compared as JSON."""
+    return (_REPEATED.sub("", name), question, json.dumps(gold))
+
+
+def rate_row(name: str, question: str, gold: Any, verdicts: Sequence[bool | None]) -> dict[str, Any]:
+    """A row of the file: the verdicts on the k replies to a question."""
+    right = sum(verdict is True for verdict in verdicts)
+    return {"id": _REPEATED.sub("", name), "question": question, "gold": gold, "right": right, "k": len(verdicts)}
+
+
+def read_rates(file: Path) -> dict[Key, float]:
+    """Row -> share of right replies. ValueError with file and line for an invalid one."""
+    rates: dict[Key, float] = {}
+    for place, row in jsonl_rows(file):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            right, k = field(row, "right", int), field(row, "k", int)
+            if not 0 <= right <= k or k < 1:
+                raise ValueError(f"got {right} right replies of {k}, expected 0 <= right <= k")
+            rates[key_of(field(row, "id", str), field(row, "question", str), row.get("gold"))] = right / k
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}; write the file with 'saccade data passrate'") from None
+    if not rates:
+        raise ValueError(f"{file}: holds no pass rates; write it with 'saccade data passrate'")
+    return rates
+
+
+def with_rates(found: Iterator[Item], config: PassRateConfig) -> Iterator[Item]:
+    """The samples whose rate is in the range, and a ValueError in place of each that has no rate."""
+    rates = read_rates(config.file)
+    for place, item in found:
+        if not isinstance(item, Sample):
+            yield place, item
+            continue
+        rate = rates.get(key_of(item.id, item.question, item.answer))
+        if rate is None:
+            why = f"{config.file} has no pass rate for it; run 'saccade data passrate' on this data again"
+            yield place, ValueError(why)
+        elif config.low <= rate <= config.high:
+            yield place, item

@@ -1,0 +1,116 @@
+"""Pass rates: rows are chosen by how often a model answers them right; and what `check` calls safe trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_data_any_rows import ROWS
+from test_data_formats import jsonl, png
+
+from saccade import cli
+from saccade.data import DataConfig
+from saccade.data.pass_rates import rate_row
+from saccade.data.sources import items
+from saccade.types import Sample
+
+
+def run(*argv: Any) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in argv])
+    return int(ended.value.code or 0)
+
+
+def question(number: int, **more: Any) -> dict[str, Any]:
+    return {"id": str(number), "question": f"How much is {number} + 1?", "answer": str(number + 1)} | more
+
+
+@pytest.fixture
+def rated(tmp_path: Path) -> Path:
+    """Five rows, row n answered right n times of 4."""
+    jsonl(tmp_path / "t.jsonl", *(question(n) for n in range(5)))
+    rates = [rate_row(str(n), question(n)["question"], str(n + 1), [i < n for i in range(4)]) for n in range(5)]
+    return jsonl(tmp_path / "rates.jsonl", *rates)
+
+
+def kept(rates: Path, **limits: float) -> list[str]:
+    entry = DataConfig(source="table", path=rates.parent / "t.jsonl", pass_rate={"file": rates, **limits})
+    return [item.id if isinstance(item, Sample) else str(item) for _, item in items(entry)]
+
+
+def test_rows_are_kept_between_two_rates(rated: Path) -> None:
+    assert kept(rated) == ["0", "1", "2", "3", "4"]
+    assert kept(rated, low=0.25, high=0.75) == ["1", "2", "3"]
+    assert kept(rated, low=0.1) == ["1", "2", "3", "4"]
+
+
+def test_a_row_without_a_rate_is_named_and_so_is_one_that_changed(rated: Path) -> None:
+    jsonl(rated.parent / "t.jsonl", question(0, answer="7"), question(9), question(4))
+    found = kept(rated, high=1.0)
+    assert found[2] == "4"
+    assert all("has no pass rate for it; run 'saccade data passrate'" in text for text in found[:2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no pass rates"),
+        ("{}\n", "rates.jsonl:1: field 'right' is missing"),
+        ('{"id": "1", "question": "?", "gold": "1", "right": 5, "k": 4}\n', "got 5 right replies of 4"),
+    ],
+)
+def test_an_invalid_file_of_rates_is_named(rated: Path, text: str, message: str) -> None:
+    rated.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        kept(rated)
+
+
+def test_rates_out_of_order_are_refused(rated: Path) -> None:
+    with pytest.raises(ValueError, match=r"low is 0\.9 and high 0\.1"):
+        kept(rated, low=0.9, high=0.1)
+
+
+def recipe(folder: Path, data: list[dict[str, Any]]) -> Path:
+    value = {
+        "kind": "rl",
+        "model": {"path": "base"},
+        "data": data,
+        "stages": [{"name": "a", "max_new_tokens": 12, "group_size": 2}],
+        "num_steps": 2,
+        "prompts_per_step": len(data),
+        "optim": {"lr": 1.0e-4},
+    }
+    (folder / "r.yaml").write_text(yaml.safe_dump(value))
+    return folder / "r.yaml"
+
+
+def test_a_model_rates_the_rows_of_a_recipe_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonl(tmp_path / "t.jsonl", *(question(n) for n in range(3)))
+    path = recipe(tmp_path, [{"source": "table", "path": str(tmp_path / "t.jsonl")}])
+    out = tmp_path / "rates"
+    assert run("data", "passrate", path, "-k", "2", "--out", out) == 0
+    first = (out / "pass_rates.jsonl").read_text()
+    assert [json.loads(line)["k"] for line in first.splitlines()] == [2, 2, 2]
+    items_file = out / "items.jsonl"
+    items_file.write_text("".join(items_file.read_text().splitlines(keepends=True)[:1]))
+    assert run("data", "passrate", path, "-k", "2", "--out", out) == 0
+    assert (out / "pass_rates.jsonl").read_text() == first
+    assert "of 3 rows are neither always right nor always wrong" in capsys.readouterr().out
+
+
+def test_what_check_calls_safe_trains_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    data = []
+    for source, row in ROWS.items():
+        row = json.loads(json.dumps(row).replace("?", f"? ({source})"))  # no row twice
+        jsonl(tmp_path / f"{source}.jsonl", row | ({"accu_reward_method": "default"} if source == "vlm_r1" else {}))
+        data.append({"source": source, "path": str(tmp_path / f"{source}.jsonl"), "name": source})
+    path = recipe(tmp_path, data)
+    assert run("check", path) == 0, capsys.readouterr().out
+    assert run("rl", path, "--out", tmp_path / "run") == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 2 * len(data)
+    assert {row["masked"] for row in rows} <= {None, "truncated"}
