@@ -4,11 +4,12 @@ it measured. `python -m torch.distributed.run --nproc-per-node 2 tests/ranks_wor
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from training_runs import rl_recipe
 from transformers.utils import logging as transformers_logging
 
 from saccade.algorithm import LossConfig
+from saccade.cli.runs import restarted
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.policy import Policy, load_policy
@@ -30,6 +32,7 @@ from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import Prompt
 from saccade.training.config import OptimConfig, RLRecipe, UpdateConfig
 from saccade.training.examples import EncodedUnit
+from saccade.training.loop import Session
 from saccade.training.optim import GuardedOptimizer, build_optimizer
 from saccade.training.policy_step import open_learner, policy_step
 from saccade.training.ranks import ONE, Ranks, join
@@ -47,10 +50,11 @@ ALL = ("vision", "projector", "language")
 class World:
     folder: Path
     ranks: Ranks
+    shard: ShardConfig = field(default_factory=ShardConfig)
 
     def policy(self, sharded: bool, **model: Any) -> Policy:
         config = ModelConfig.model_validate({"path": str(self.folder / "model"), "device": "cpu"} | model)
-        return load_policy(config, ShardConfig() if sharded else None)
+        return load_policy(config, self.shard if sharded else None)
 
 
 class RecordingSGD(torch.optim.SGD):
@@ -315,6 +319,51 @@ def saving(world: World) -> dict[str, Any]:
     }
 
 
+def copied(world: World) -> dict[str, Any]:
+    """Four processes, two copies of the model in two shards each."""
+    found = supervised(replace(world, shard=ShardConfig(replicate=2)), lambda rank: [rank], train=ALL)
+    policy = replace(world, shard=ShardConfig(replicate=2)).policy(True, train=ALL)
+    layer = policy.model.model.language_model.layers[0].mlp.down_proj.weight
+    return found | {"placements": str(layer.placements), "local": list(layer.to_local().shape)}
+
+
+def half_precision(world: World) -> dict[str, Any]:
+    """Shards are float32 and passes bfloat16, as one process does with master weights."""
+    config = {"dtype": "bfloat16", "train": ALL}
+    policies = [world.policy(sharded, **config) for sharded in (True, False)]
+    found = []
+    for policy, ranks, places in zip(policies, (world.ranks, ONE), (halves(world.ranks.rank), range(4)), strict=True):
+        options = OptimConfig(lr=1e-3)
+        guarded = GuardedOptimizer(build_optimizer(policy.trainable(), options), options)
+        runner = StepRunner(policy, guarded, 60, "on", ranks)
+        units = [units_of(policy, 0, 4)[i] for i in places]
+        found.append([sft_step(runner, units, 1e-3)["loss/train"] for _ in range(STEPS)])
+    sharded = policies[0]
+    with sharded.whole():
+        computing = str(sharded.model.lm_head.weight.dtype)
+    return {"losses": found, "shards": str(sharded.model.lm_head.weight.dtype), "computing": computing}
+
+
+def dying(world: World) -> dict[str, Any]:
+    """The second process ends in the middle of step 3, once; torchrun starts all again, and they resume."""
+    first_time, run = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0", world.folder / "run"
+    real = Session.end_step
+
+    def end_step(self: Session, step: int, *rest: Any, **more: Any) -> bool:
+        if first_time and step == 3 and world.ranks.rank == 1:
+            os._exit(9)
+        return real(self, step, *rest, **more)
+
+    Session.end_step = end_step  # type: ignore[method-assign]  # this process only
+    train(run_recipe(world.folder), run, resume=restarted(run))
+    return {"restarted": not first_time}
+
+
+def resuming(world: World) -> dict[str, Any]:
+    train(run_recipe(world.folder), world.folder / "run", resume=True)
+    return {}
+
+
 def running(world: World) -> dict[str, Any]:
     """A whole RL run; the test compares its files with those of one process."""
     train(run_recipe(world.folder), world.folder / "run")
@@ -359,6 +408,10 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "saving": saving,
     "running": running,
     "families": families,
+    "copied": copied,
+    "half_precision": half_precision,
+    "dying": dying,
+    "resuming": resuming,
     "rl_kl_and_recomputed": lambda w: reinforced(
         w, uneven, loss={"kl_coef": 0.1}, update={"old_logprobs": "recompute", "updates_per_rollout": 2}
     ),

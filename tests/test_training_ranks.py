@@ -34,8 +34,9 @@ EXACT = 1e-6
 """Largest difference over the largest value of a parameter's gradient, or of its weights after three steps."""
 
 
-def torchrun(folder: Path, laws: tuple[str, ...], processes: int = 2) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+def torchrun(folder: Path, laws: tuple[str, ...], processes: int = 2, restarts: int = 0) -> subprocess.Popen[str]:
+    options = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
     path = os.pathsep.join([str(HERE.parent / "src"), str(HERE)])
     return subprocess.Popen(
         [*command, str(HERE / "ranks_worker.py"), str(folder), *laws],
@@ -186,3 +187,51 @@ def test_every_family_trains_on_two_processes_as_on_one(tmp_path: Path) -> None:
     for one in Measured(folder)("families"):
         apart = {name: one[name] for name in FAMILIES}
         assert {name: far for name, far in apart.items() if far > 2e-6} == {}
+
+
+@pytest.mark.slow
+def test_four_processes_hold_two_copies_of_the_model(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "ranks")
+    wait(torchrun(folder, ("copied",), processes=4))
+    found = Measured(folder)("copied")
+    assert_equal_to_one_process(found)
+    assert [one["placements"] for one in found] == ["(Replicate(), Shard(dim=0))"] * 4
+    assert [one["local"][0] for one in found] == [32] * 4  # of 64 rows
+
+
+@pytest.mark.slow
+def test_shards_are_the_master_weights_of_a_model_in_bfloat16(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "ranks")
+    wait(torchrun(folder, ("half_precision",)))
+    for one in Measured(folder)("half_precision"):
+        assert (one["shards"], one["computing"]) == ("torch.float32", "torch.bfloat16")
+        ours, alone = one["losses"]
+        assert ours == pytest.approx(alone, rel=5e-3)
+        assert ours[-1] < ours[0]
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_job_which_resumes_with_the_same_numbers(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "ranks")
+    wait(torchrun(folder, ("dying",), restarts=1))
+    assert [one["restarted"] for one in Measured(folder)("dying")] == [True, True]
+    rl.train(run_recipe(folder), folder / "one")
+    assert_same_numbers(folder / "run", folder / "one")
+
+
+@pytest.mark.slow
+def test_a_run_moves_from_two_processes_to_one_and_on_to_three(tmp_path: Path) -> None:
+    """Stopped by hand after steps 2 and 4 of 4: the last checkpoint of each part is all that is left."""
+    folder = write_world(tmp_path / "ranks")
+    wait(torchrun(folder, ("running",)))
+    run, checkpoints = folder / "run", folder / "run" / "checkpoints"
+    shutil.rmtree(checkpoints / "step-000004")
+    rl.train(run_recipe(folder), run, resume=True)
+    assert (checkpoints / "step-000004" / "model.safetensors").is_file()
+    shutil.rmtree(checkpoints / "step-000004")
+    shutil.rmtree(checkpoints / "step-000002")
+    rl.train(run_recipe(folder), folder / "one")
+    shutil.copytree(folder / "one" / "checkpoints" / "step-000002", checkpoints / "step-000002")  # of one process
+    wait(torchrun(folder, ("resuming",), processes=3))
+    assert (checkpoints / "step-000004" / "shards" / ".metadata").is_file()
+    assert_same_numbers(run, folder / "one")

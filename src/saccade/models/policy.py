@@ -226,7 +226,8 @@ def load_policy(config: ModelConfig | str, shard: ShardConfig | None = None) -> 
 def _read(path: str, family: Any, dtype: torch.dtype, device: torch.device, sharded: bool) -> Any:
     """The model with its weights; when it will be sharded, on the CPU and with the weights in one process only."""
     if not sharded and not (Path(path) / "shards").is_dir():
-        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
+        model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        return model.to(device)
     from saccade.models.sharding import empty_model, read_on_first, read_shards, weights
 
     if sharded:  # float32 at least: the shards are the master weights of a model that computes in bfloat16

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -115,7 +115,7 @@ def read_shards(path: str | Path, state: dict[str, Tensor]) -> None:
     held = {name: one.detach() for name, one in state.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads on its own
-        dcp.load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not dist.is_initialized())
+        load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not dist.is_initialized())
 
 
 def read_on_first(path: str, family: Any, dtype: torch.dtype) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import get_node_local_rank
 
 T = TypeVar("T")
 
@@ -69,18 +70,18 @@ class Ranks:
         raised there; the other processes end without a message."""
         if self.size == 1:
             return fn()
-        found: list[T | None] = [None]
-        if not self.is_first:
-            outcome = self.gather(None)[0]
-            if outcome is None:
-                self._end_after_first()
-            return outcome[0]
-        try:
-            found[0] = fn()
-        except BaseException:
-            self.gather(None)
-            raise
-        return self.gather(found)[0][0]
+        if self.is_first:
+            try:
+                found = fn()
+            except BaseException:
+                self.gather(None)
+                raise
+            self.gather([found])
+            return found
+        outcome: Any = self.gather(None)[0]  # what the first process sent
+        if outcome is None:
+            self._end_after_first()
+        return outcome[0]
 
     def agree(self, facts: Mapping[str, Any]) -> None:
         """ValueError when the facts differ between processes; those after the first end without a message."""
@@ -122,7 +123,7 @@ def join() -> Ranks:
             return ONE
         backend = "gloo"
         if torch.cuda.is_available():
-            local, visible = dist.get_node_local_rank(), torch.cuda.device_count()
+            local, visible = get_node_local_rank(), torch.cuda.device_count()
             if local >= visible:
                 raise ValueError(
                     f"process {local} of this node has no GPU of its own: {visible} are visible; start at most that "

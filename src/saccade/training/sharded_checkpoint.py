@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from saccade.models.policy import Policy
@@ -50,7 +51,7 @@ class ShardWriter:
         whole = state | checkpoint.counters(policy, optimizer)
         self._publish = lambda: then(checkpoint.publish(fresh, whole))
         tensors = weights(policy.model) | optimizer_tensors(policy, optimizer.optimizer)
-        self._running = dcp.async_save(
+        self._running = async_save(
             {name: one.detach() for name, one in tensors.items()},
             checkpoint_id=str(fresh / SHARDS),
             process_group=self.group,
@@ -100,7 +101,7 @@ def restore(path: Path, policy: Policy, optimizer: GuardedOptimizer, whole: dict
     if whole is not None:
         _distribute(whole, steps)
         return
-    sizes = dcp.FileSystemReader(str(path / SHARDS)).read_metadata().state_dict_metadata
+    sizes = FileSystemReader(str(path / SHARDS)).read_metadata().state_dict_metadata
     named = {name: steps.stepped(parameter) for name, parameter in policy.trainable()}
     state: dict[str, Tensor] = {f"model.{name}": stepped for name, stepped in named.items()}  # masters too
     for entry, facts in sizes.items():
