@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -31,6 +32,7 @@ from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.planning.flops import ModelShape
 from saccade.planning.memory import Work, memory, state, total
+from saccade.planning.stages import adapter_sizes
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import prepare
 from saccade.training.config import OptimConfig, UpdateConfig
@@ -51,6 +53,9 @@ class Case:
     checkpointing: bool
     train: tuple[str, ...] = ("language",)
     budget: int = 8192
+    rank: int = 0
+    """Of LoRA on `train`; 0 trains the weights."""
+    quantize: Literal["nf4"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,10 @@ HELD_OUT = (
     Case(3, 4, 400, True),
     Case(6, 4, 32, False, ALL, budget=3000),
     Case(5, 8, 100, True, ("projector", "language"), budget=2500),
+    *(Case(4, 8, 64, checkpointing, rank=16) for checkpointing in (False, True)),
+    Case(4, 8, 64, False, ALL, rank=16),
+    Case(4, 8, 256, True, rank=64, quantize="nf4"),
+    Case(4, 8, 64, False, rank=16, quantize="nf4"),
 )
 """Settings that no formula of the plan was corrected on."""
 
@@ -99,9 +108,7 @@ def run(case: Case) -> dict[str, float]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         path = write_checkpoint(folder, "L")
-        policy = load_policy(
-            ModelConfig(path=str(path), device="cpu", train=case.train, gradient_checkpointing=case.checkpointing)
-        )
+        policy = load_policy(model_of(case, str(path)))
     optim = OptimConfig(lr=1e-4)
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), optim), optim)
     config = UpdateConfig(tokens_per_micro_batch=case.budget)
@@ -110,28 +117,40 @@ def run(case: Case) -> dict[str, float]:
     groups = [group_of(policy, i, case.group_size, case.tokens) for i in range(case.prompts)]
     work = work_of(case, policy, groups[0])
     measured = step(learner, groups)
-    parts = memory(ModelShape.from_model(policy.model), work)
-    there = total(state(ModelShape.from_model(policy.model), work))
+    shape = ModelShape.from_config(policy.model.config)
+    parts = memory(shape, work)
+    there = total(state(shape, work))
     there += parts["update"].get("vision features", 0.0)
     return {"measured": measured, "predicted": max(total(parts[phase]) for phase in ("update", "optimizer")) - there}
 
 
+def model_of(case: Case, path: str) -> ModelConfig:
+    lora: dict[str, Any] = {"rank": case.rank, "alpha": 2 * case.rank, "targets": case.train}
+    trained = {"lora": lora} if case.rank else {"train": case.train}
+    keys = {"path": path, "device": "cpu", "gradient_checkpointing": case.checkpointing, "quantize": case.quantize}
+    return ModelConfig.model_validate(keys | trained)
+
+
 def work_of(case: Case, policy: Policy, group: Group) -> Work:
-    prompt = len(group.prompt)
-    width, height = group.prompt.frames[0].size_input
+    lora = model_of(case, "").lora
+    adapters = {} if lora is None else adapter_sizes(lora, ModelShape.from_config(policy.model.config), 4)
+    asked = group.prompt.encoded
+    width, height = asked.frames[0].size_input
     return Work(
         name="measured",
         groups=case.prompts,
         group_size=case.group_size,
-        prompt_tokens=prompt,
+        prompt_tokens=len(asked),
         images=(width * height // 28**2,),
         completion_tokens=case.tokens,
         budget=case.budget,
-        vision_cost=policy.vision_cost(group.prompt),
+        vision_cost=policy.vision_cost(asked),
         form="merged",
-        trained=case.train,
+        trained=() if lora is not None else case.train,
         dtype="float32",
         checkpointing=case.checkpointing,
+        quantized=case.quantize is not None,
+        **adapters,
         cuda=False,
     )
 
@@ -181,6 +200,7 @@ def line_of(found: Found) -> str:
     kept = "checkpointing" if case.checkpointing else "all kept"
     held_out = "  held out" if case in HELD_OUT else ""
     what = f"{case.prompts} x {case.group_size} x {case.tokens:<4} {kept:<14} {'+'.join(case.train):<26}"
+    what += f" rank {case.rank:<3} {case.quantize or '':<4}" if case.rank else ""
     numbers = f"measured {found.measured / 1e6:7.1f} MB  predicted {found.predicted / 1e6:7.1f} MB"
     return f"{what} {numbers}  {found.error:+.0%}{held_out}"
 

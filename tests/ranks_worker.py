@@ -54,7 +54,7 @@ class World:
 
     def policy(self, sharded: bool, **model: Any) -> Policy:
         config = ModelConfig.model_validate({"path": str(self.folder / "model"), "device": "cpu"} | model)
-        return load_policy(config, self.shard if sharded else None)
+        return load_policy(config, shard=self.shard if sharded else None)
 
 
 class RecordingSGD(torch.optim.SGD):
@@ -79,6 +79,7 @@ class Trained:
 
     policy: Policy
     grads: dict[str, Tensor | None] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     metrics: list[dict[str, float]] = field(default_factory=list)
 
@@ -87,7 +88,8 @@ def descend(policy: Policy, step: Callable[[GuardedOptimizer], dict[str, float]]
     names = [name for name, _ in policy.trainable()]
     optimizer = RecordingSGD([p for _, p in policy.trainable()], lr=LR)
     guarded = GuardedOptimizer(optimizer, OptimConfig(lr=LR, max_grad_norm=float("inf")))
-    found = Trained(policy, metrics=[step(guarded) for _ in range(STEPS)])
+    found = Trained(policy, start={name: whole(p).clone() for name, p in policy.model.named_parameters()})
+    found.metrics = [step(guarded) for _ in range(STEPS)]
     assert optimizer.first is not None
     found.grads = dict(zip(names, optimizer.first, strict=True))
     found.weights = {name: whole(p) for name, p in policy.model.named_parameters()}
@@ -115,7 +117,7 @@ def difference(ours: Trained, one: Trained) -> dict[str, Any]:
         "whole_gradient": (off / size) ** 0.5,
         "gradient": max(far(a, one.grads[name]) for name, a in apart.items()),
         "weights": max(far(ours.weights[name], b) for name, b in one.weights.items()),
-        "moved": max(float((b - a).abs().max()) for a, b in zip(one.weights.values(), initial(one), strict=True)),
+        "moved": max(float((b - one.start[name]).abs().max()) for name, b in one.weights.items()),
         "metrics_apart": sorted(set(metrics)),
         "steps": len(one.metrics),
     }
@@ -125,11 +127,6 @@ def _whole_gradients(both: list[tuple[Tensor | None, Tensor | None]]) -> tuple[l
     """(differences, gradients of one process)."""
     present = [(a, b) for a, b in both if a is not None and b is not None]
     return [a - b for a, b in present], [b for _, b in present]
-
-
-def initial(one: Trained) -> list[Tensor]:
-    fresh = load_policy(ModelConfig(path=one.policy.model.name_or_path, device="cpu"))
-    return [p.detach() for _, p in fresh.model.named_parameters()]
 
 
 def prompts_of(policy: Policy, texts: int = 0, pictures: int = 4) -> list[EncodedPrompt]:
@@ -218,6 +215,8 @@ def reinforced(
     def trained(sharded: bool, ranks: Ranks, places: list[int]) -> Trained:
         policy = world.policy(sharded, **model)
         reference = world.policy(sharded, train=()) if objective.kl_coef else None
+        if objective.kl_coef and policy.adapters is not None:
+            reference = policy.base_view()
         groups = groups_of(policy, silent or set(), texts, pictures)
         learner: list[Any] = []
 
@@ -307,7 +306,7 @@ def saving(world: World) -> dict[str, Any]:
     sft_step(runner, [units[i] for i in halves(world.ranks.rank)], LR)
     writer.finish()
     path = run / "checkpoints" / "step-000001"
-    again = load_policy(ModelConfig(path=str(path), device="cpu", train=ALL), ShardConfig())
+    again = load_policy(ModelConfig(path=str(path), device="cpu", train=ALL), shard=ShardConfig())
     read = {name: whole(p) for name, p in again.model.named_parameters()}
     moved = max(float((whole(p) - then[name]).abs().max()) for name, p in policy.model.named_parameters())
     return {
@@ -359,8 +358,20 @@ def dying(world: World) -> dict[str, Any]:
     return {"restarted": not first_time}
 
 
-def resuming(world: World) -> dict[str, Any]:
-    train(run_recipe(world.folder), world.folder / "run", resume=True)
+def adapting(world: World) -> dict[str, Any]:
+    train(adapter_recipe(world.folder), world.folder / "run")
+    return {}
+
+
+def adapter_recipe(folder: Path) -> RLRecipe:
+    model = {"path": str(folder / "model"), "device": "cpu", "lora": {"rank": 4, "alpha": 8}}
+    return rl_recipe(folder, model=model, checkpoint={"every": 2, "keep": 3}, loss={"kl_coef": 0.05})
+
+
+def six_steps(world: World) -> dict[str, Any]:
+    """A longer run, begun or resumed."""
+    run = world.folder / "run"
+    train(run_recipe(world.folder, 6), run, resume=run.exists())
     return {}
 
 
@@ -370,13 +381,14 @@ def running(world: World) -> dict[str, Any]:
     return {}
 
 
-def run_recipe(folder: Path) -> RLRecipe:
+def run_recipe(folder: Path, steps: int = 4) -> RLRecipe:
     held_out = {"source": "vlm_r1", "path": str(folder / "data.jsonl")}
     return rl_recipe(
         folder,
         model={"path": str(folder / "model"), "device": "cpu", "train": ALL},
         eval={"every": 2, "data": [held_out], "decoding": {"max_new_tokens": 4}},
         checkpoint={"every": 2, "keep": 3},
+        num_steps=steps,
     )
 
 
@@ -399,6 +411,11 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "sft_empty_rank": lambda w: supervised(w, lambda rank: [[0, 1, 2, 3], []][rank], train=ALL),
     "sft_recomputing": lambda w: supervised(w, uneven, train=ALL, gradient_checkpointing=True),
     "sft_plain_rows": lambda w: supervised(w, uneven, train=("language",), shared_prefix="off"),
+    "sft_lora": lambda w: supervised(w, uneven, texts=1, pictures=3, lora={"rank": 4, "alpha": 8}),
+    "sft_lora_everywhere": lambda w: supervised(
+        w, uneven, lora={"rank": 4, "alpha": 8, "targets": ALL}, gradient_checkpointing=True
+    ),
+    "rl_lora_kl": lambda w: reinforced(w, uneven, silent={3}, loss={"kl_coef": 0.1}, lora={"rank": 4, "alpha": 8}),
     "rl_full": lambda w: reinforced(w, halves, train=ALL),
     "rl_no_signal_on_a_rank": lambda w: reinforced(w, uneven, silent={3}, train=ALL),
     "rl_text_only_rank": lambda w: reinforced(w, uneven, texts=1, pictures=3, train=ALL),
@@ -411,7 +428,8 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "copied": copied,
     "half_precision": half_precision,
     "dying": dying,
-    "resuming": resuming,
+    "six_steps": six_steps,
+    "adapting": adapting,
     "rl_kl_and_recomputed": lambda w: reinforced(
         w, uneven, loss={"kl_coef": 0.1}, update={"old_logprobs": "recompute", "updates_per_rollout": 2}
     ),
@@ -428,7 +446,8 @@ def main() -> None:
             warnings.simplefilter("always")
             started = time.perf_counter()
             found = LAWS[name](world)
-        found["warnings"] = sorted({str(one.message).splitlines()[0] for one in caught})
+        serious = [one for one in caught if not issubclass(one.category, DeprecationWarning)]
+        found["warnings"] = sorted({str(one.message).splitlines()[0] for one in serious})
         found["seconds"] = round(time.perf_counter() - started, 2)
         (folder / f"{name}-{world.ranks.rank}.json").write_text(json.dumps(found))
 

@@ -25,7 +25,7 @@ from saccade.planning import flops
 from saccade.planning.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
 from saccade.planning.inputs import read_config, visual_tokens
 from saccade.planning.memory import Work, cohort_tokens, memory, total, tower_room
-from saccade.planning.plan import Plan, candidates, plan, written
+from saccade.planning.plan import Plan, candidates, overrides, plan
 from saccade.planning.stages import Setting, stage_steps, works
 from saccade.training.batching import micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.config import RLRecipe
@@ -369,7 +369,7 @@ def test_advice_names_keys_of_the_recipe_and_can_be_taken(
     shape = shapes["3B" if "3b" in name else "7B"]
     found = plan(recipe, shape, Setting((1296,), memory_gb=memory_gb, completion_tokens=1024))
     assert not (found.fits and found.advice)
-    changed = load_recipe(name, [one.change for one in found.advice])
+    changed = load_recipe(name, [word for one in found.advice for word in one.change.split()])
     setting = Setting((1296,), memory_gb=memory_gb, completion_tokens=1024)
     after = plan(changed, shape, setting)
     peaks = [found.worst.peak, *(one.peak for one in found.advice)]
@@ -386,11 +386,14 @@ def test_every_key_that_advice_can_name_is_a_key_of_the_schema(shapes: dict[str,
         found = list(candidates(recipe, shapes["3B"], Setting((1296,))))
         assert len({key for key, _ in found}) >= 5
         for key, value in found:
-            after: Any = load_recipe(name, [f"{key}={written(value)}"])
+            after: Any = load_recipe(name, overrides(key, value))
             for part in key.split("."):
                 assert part in type(after).model_fields
                 after = getattr(after, part)
-            assert (list(after) if isinstance(after, tuple) else after) == value
+            if isinstance(value, dict):
+                assert after.model_dump(include=set(value)) == {**value, "targets": tuple(value["targets"])}
+            else:
+                assert (list(after) if isinstance(after, tuple) else after) == value
 
 
 def test_advice_begins_with_what_costs_only_time(shapes: dict[str, ModelShape]) -> None:

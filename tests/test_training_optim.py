@@ -22,6 +22,7 @@ def guarded(grad: list[float], **options: Any) -> tuple[nn.Parameter, GuardedOpt
 def test_options_omitted_from_a_recipe_give_plain_adamw_at_a_constant_rate() -> None:
     assert OptimConfig(lr=0.5).model_dump() == {
         "lr": 0.5,
+        "lr_of": {},
         "warmup_steps": 0,
         "warmup_ratio": 0.0,
         "decay": "constant",

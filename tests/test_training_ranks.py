@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from families import FAMILIES
-from ranks_worker import LAWS, run_recipe
+from ranks_worker import LAWS, adapter_recipe, run_recipe
 from training_runs import write_world
 
 from saccade.training import rl
@@ -75,7 +75,7 @@ def assert_equal_to_one_process(found: list[dict[str, Any]]) -> None:
     for one in found:
         assert one["gradient"] <= EXACT
         assert one["weights"] <= EXACT
-        assert one["moved"] > 1e-3  # it did train
+        assert one["moved"] > 1e-4  # it did train
         assert one["metrics_apart"] == []
         assert one["tied"]
         assert one["warnings"] == []
@@ -221,17 +221,30 @@ def test_a_lost_process_ends_the_job_which_resumes_with_the_same_numbers(tmp_pat
 
 @pytest.mark.slow
 def test_a_run_moves_from_two_processes_to_one_and_on_to_three(tmp_path: Path) -> None:
-    """Stopped by hand after steps 2 and 4 of 4: the last checkpoint of each part is all that is left."""
+    """What came after step 2, then after step 4, is taken away, as if the run had been stopped there."""
     folder = write_world(tmp_path / "ranks")
-    wait(torchrun(folder, ("running",)))
     run, checkpoints = folder / "run", folder / "run" / "checkpoints"
-    shutil.rmtree(checkpoints / "step-000004")
-    rl.train(run_recipe(folder), run, resume=True)
+    wait(torchrun(folder, ("six_steps",)))
+    for step in (4, 6):
+        shutil.rmtree(checkpoints / f"step-00000{step}")
+    rl.train(run_recipe(folder, 6), run, resume=True)
     assert (checkpoints / "step-000004" / "model.safetensors").is_file()
-    shutil.rmtree(checkpoints / "step-000004")
-    shutil.rmtree(checkpoints / "step-000002")
-    rl.train(run_recipe(folder), folder / "one")
-    shutil.copytree(folder / "one" / "checkpoints" / "step-000002", checkpoints / "step-000002")  # of one process
-    wait(torchrun(folder, ("resuming",), processes=3))
-    assert (checkpoints / "step-000004" / "shards" / ".metadata").is_file()
+    shutil.rmtree(checkpoints / "step-000006")
+    wait(torchrun(folder, ("six_steps",), processes=3))
+    assert (checkpoints / "step-000006" / "shards" / ".metadata").is_file()
+    rl.train(run_recipe(folder, 6), folder / "one")
+    assert_same_numbers(run, folder / "one")
+
+
+@pytest.mark.slow
+def test_one_process_resumes_the_adapters_of_two(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "ranks")
+    wait(torchrun(folder, ("adapting",)))
+    run = folder / "run"
+    held = {path.name for path in (run / "checkpoints" / "step-000004").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "shards"} <= held
+    assert "config.json" not in held  # nothing of the base
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    rl.train(adapter_recipe(folder), run, resume=True)
+    rl.train(adapter_recipe(folder), folder / "one")
     assert_same_numbers(run, folder / "one")

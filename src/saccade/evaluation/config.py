@@ -172,6 +172,8 @@ class EvalRecipe(Config):
 
     @model_validator(mode="after")
     def _model_and_replies_fit(self) -> EvalRecipe:
+        if self.model.lora is not None:
+            raise ValueError("model.lora trains adapters; to evaluate some, give their directory as model.path")
         if self.served and self.server is None:
             raise ValueError("a served model needs server.name, its name on the server")
         if self.served and self.decoding.repetition_stop:

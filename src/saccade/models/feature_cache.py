@@ -36,7 +36,8 @@ class FeatureCache:
             trained = [name for name, p in policy.trainable() if name in _vision_names(policy)]
             raise ValueError(
                 f"features.memory_mb/disk_mb: the vision side trains ({trained[0]} and {len(trained) - 1} more), so "
-                "its features change with every step; remove vision and projector from model.train, or set both to 0"
+                "its features change with every step; remove vision and projector from model.train or "
+                "model.lora.targets, or set both to 0"
             )
         if config.disk_mb and directory is None:
             raise ValueError("features.disk_mb needs a directory to keep them in")

@@ -50,7 +50,7 @@ def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Fe
     def encode() -> list[Tensor]:
         return [one for chunk in tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
 
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), policy.adapted():
         found = encode() if frozen else policy.run(encode)  # a frozen vision side is never sharded
         return [Features(one, policy.version) for one in found]
 
@@ -85,7 +85,7 @@ def branch_logprobs(
     """
 
     def compute() -> tuple[Tensor, Tensor | None]:
-        with policy.recomputing():
+        with policy.adapted(), policy.recomputing():
             if path == "plain":
                 hidden_RD = _plain_hidden(policy, packed)
             else:

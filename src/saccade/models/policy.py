@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from saccade.models import attention
+from saccade.models import attention, lora, quantize
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt
 from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.families import ADAPTERS
@@ -36,6 +36,10 @@ class Policy:
     processors: tuple[Any, ...]
     """Tokenizer and image processor, saved beside the weights so that a checkpoint is an ordinary directory."""
     version: int = 0
+    adapters: lora.Adapters | None = None
+    """LoRA adapters inside the model; they alone train and are saved."""
+    adapters_off: bool = False
+    """Compute as the base model does; see `base_view`."""
     shards: Sharded | None = None
     """Set when several processes share the weights."""
 
@@ -64,6 +68,16 @@ class Policy:
         parts = self.parameters_by_part()
         return not any(p.requires_grad for part in ("vision", "projector") for _, p in parts[part])
 
+    def base_view(self) -> Policy:
+        """The same model computing with its adapters off: what it was before training, without a second copy."""
+        return replace(self, version=0, adapters_off=True)
+
+    @contextmanager
+    def adapted(self) -> Iterator[None]:
+        """Within the context the model's adapters are off if they are off in this view of it."""
+        with self.adapters.off() if self.adapters is not None and self.adapters_off else nullcontext():
+            yield
+
     @property
     def context_length(self) -> int:
         """Maximum number of positions of the language model."""
@@ -81,7 +95,7 @@ class Policy:
         if not prompt.pixels or self.vision_is_frozen():
             return 0
         parts = self.parameters_by_part()
-        tower, language = (sum(p.numel() for _, p in parts[part]) for part in ("vision", "language"))
+        tower, language = (sum(quantize.elements(p) for _, p in parts[part]) for part in ("vision", "language"))
         return round(self.adapter.patches(prompt) * tower / language)
 
     @contextmanager
@@ -102,19 +116,25 @@ class Policy:
                 layer.training = False
 
     def save(self, directory: str | Path) -> None:
-        """Write a standard Hugging Face directory (safetensors, tokenizer, image processor). All processes of a sharded
-        policy must call it; the first one writes."""
+        """Write a standard Hugging Face directory (safetensors, tokenizer, image processor); of a policy with adapters
+        only these, in a directory that peft reads. All processes of a sharded policy must call it; the first one
+        writes."""
         with self.whole():
-            if self.shards is None or self.shards.is_first:
-                self.model.save_pretrained(directory)
-                for processor in self.processors:
-                    processor.save_pretrained(directory)
+            if self.shards is not None and not self.shards.is_first:
+                return
+            if self.adapters is not None:
+                self.adapters.save(directory)
+                return
+            self.model.save_pretrained(directory)
+            for processor in self.processors:
+                processor.save_pretrained(directory)
 
 
 def enable_checkpointing(model: Any) -> None:
     """Enable non-reentrant gradient checkpointing; the method's name depends on the transformers version."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # which would record the passes of frozen towers, and only re-entrant needs
 
 
 def disable_checkpointing(model: Any) -> None:
@@ -147,7 +167,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def resolve_path(path: str) -> str:
     """Resolve 'base' (the packaged tiny base), a directory or a hub name; ValueError for anything else."""
     local = Path(__file__).parent.parent / "assets" / "base" if path == "base" else Path(path).expanduser()
-    if (local / "config.json").is_file():
+    if (local / "config.json").is_file() or lora.holds_adapters(local):
         return str(local)
     if path.startswith((".", "/", "~")) or local.exists() or not HUB_NAME.fullmatch(path):
         raise ValueError(
@@ -155,6 +175,20 @@ def resolve_path(path: str) -> str:
             "(a run saves them under checkpoints/best and checkpoints/last), a hub name, or 'base'"
         )
     return path
+
+
+def base_path(path: str) -> str:
+    """The model to read: `path` itself, or the base of a directory of adapters. ValueError when the base is gone."""
+    if not lora.holds_adapters(path):
+        return path
+    base = lora.recorded_base(path)
+    try:
+        return resolve_path(base)
+    except ValueError:
+        raise ValueError(
+            f"{path}: the base model of these adapters, {base}, is not there; restore it, or correct "
+            f"base_model_name_or_path in {Path(path) / lora.ADAPTER_CONFIG}"
+        ) from None
 
 
 def read_family(path: str) -> Any:
@@ -184,56 +218,78 @@ def processors_of(path: str) -> tuple[Any, Any]:
 
 def load_adapter(path: str) -> Adapter:
     """Only the adapter, for counting tokens and planning: reads no weights. ValueError as `load_policy`."""
-    path = resolve_path(path)
+    path = base_path(resolve_path(path))
     family = known_family(path)
     return ADAPTERS[family.model_type](*processors_of(path), family)
 
 
-def load_policy(config: ModelConfig | str, shard: ShardConfig | None = None) -> Policy:
+def load_policy(
+    config: ModelConfig | str,
+    seed: int = 0,
+    adapters: str | Path | None = None,
+    shard: ShardConfig | None = None,
+) -> Policy:
     """Load model, tokenizer and image processor; a text is the path of a model with all else at its default.
 
         policy = load_policy("base")  # or a Hugging Face directory, or a hub name
         policy = load_policy(ModelConfig(path="Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16"))
 
-    With `shard` the processes of the run share the weights, and all of them must call this.
+    A path of adapters is read as their base with the adapters merged (apart from it where it is quantized). `adapters`
+    puts those of a directory beside the weights of `path`: to continue them with `lora`, frozen without. `seed` draws
+    new ones. With `shard` the processes of the run share the weights, and all of them must call this.
 
-    ValueError: a missing directory, an unknown family, no GPU, options that these processes do not allow.
+    ValueError: a missing directory, an unknown family, no GPU, adapters of another base, a missing package, options
+    that these processes do not allow.
     """
     config = ModelConfig(path=config) if isinstance(config, str) else config
     path, device = resolve_path(config.path), resolve_device(config.device)
     unknown = set(config.train) - set(PARTS)
     if unknown:
         raise ValueError(f"model.train names {sorted(unknown)}; expected some of {', '.join(PARTS)}")
-    family = known_family(path)
-    dtype = getattr(torch, config.dtype)
-    model = _read(path, family, dtype, device, sharded=shard is not None)
-    tokenizer, images = processors_of(path)
+    base = base_path(path)
+    given = path if path != base else adapters
+    _check_adapters(config, path, given, base)
+    family = known_family(base)
+    tokenizer, images = processors_of(base)
+    adapter, dtype = ADAPTERS[family.model_type](tokenizer, images, family), getattr(torch, config.dtype)
+    if shard is not None and config.quantize:
+        raise ValueError("model.quantize: 4-bit weights are not sharded; use one process, or remove quantize")
+    options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else {}
+    model = _read(base, family, dtype, options, sharded=shard is not None)
+    if not config.quantize and shard is None:  # a quantized one is there already
+        model = model.to(device)
+    quantize.keep_differentiable(model)
+    if path != base and not config.quantize:
+        lora.merge(model, path, base)
+        given = None
     head_of(model)  # refuses unsupported heads
-    if config.gradient_checkpointing:
-        enable_checkpointing(model)
     policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
     if policy.adapter.sharing == "attention":
         attention.install(model)
     freeze(policy, config.train)
     model.eval()
     if config.fused_layers:
-        fuse(model)
+        fuse(model)  # before adapters replace the linear layers that it recognizes
+    if given is not None:
+        policy.adapters = lora.read(model, given, base, trainable=config.lora is not None)
+    elif config.lora is not None:
+        policy.adapters = lora.attach(model, policy.parameters_by_part(), config.lora, base, seed)
+    if config.gradient_checkpointing:  # after peft, which would let all inputs of the model require gradients
+        enable_checkpointing(model)
     if shard is not None:  # last: the layers' final form is sharded
-        _shard(policy, path, device, dtype, shard)
+        _shard(policy, base, device, dtype, shard)
     return policy
 
 
-def _read(path: str, family: Any, dtype: torch.dtype, device: torch.device, sharded: bool) -> Any:
-    """The model with its weights; when it will be sharded, on the CPU and with the weights in one process only."""
+def _read(path: str, family: Any, dtype: torch.dtype, options: dict[str, Any], sharded: bool) -> Any:
+    """The model with its weights; when it will be sharded, with the weights in one process only."""
     if not sharded and not (Path(path) / "shards").is_dir():
-        model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
-        return model.to(device)
+        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **options)
     from saccade.models.sharding import empty_model, read_on_first, read_shards, weights
 
     if sharded:  # float32 at least: the shards are the master weights of a model that computes in bfloat16
         return read_on_first(path, family, torch.promote_types(dtype, torch.float32))
-    model = empty_model(family, dtype).to(device)
-    model.tie_weights()
+    model = empty_model(family, dtype)
     read_shards(path, weights(model))
     return model
 
@@ -246,3 +302,18 @@ def _shard(policy: Policy, path: str, device: torch.device, dtype: torch.dtype, 
     policy.shards = shard(policy.model, set(whole), device, dtype, config)
     if holds_shards(path):
         read_shards(path, weights(policy.model))
+
+
+def _check_adapters(config: ModelConfig, path: str, given: str | Path | None, base: str) -> None:
+    """ValueError for a missing package, or adapters that cannot be loaded or continued, before weights are read."""
+    if config.quantize:
+        quantize.check_quantizer()
+    if config.lora is not None or given is not None:
+        lora.check_installed()
+    if config.lora is not None and path != base:
+        raise ValueError(
+            f"model.path {path!r} holds adapters, and model.lora would train others on top; merge them first with "
+            f"'saccade export {path} --out DIR' and set model.path to DIR, or continue that run with 'saccade resume'"
+        )
+    if given is not None:
+        lora.check_base(given, base)

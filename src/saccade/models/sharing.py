@@ -7,7 +7,6 @@ path if they disagree.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from saccade.models.forward import Path, SharingMode, branch_logprobs, default_s
 from saccade.models.fused import original_layers
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
+from saccade.models.quantize import in_float32
 from saccade.models.two_phase import check_no_checkpointing
 
 log = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def _float32_truth(policy: Policy, packed: Packed) -> Tensor | None:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > 0.8 * free:
         return None
-    wide = Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
+    wide = Policy(in_float32(policy.model), policy.adapter, policy.processors)
     with torch.no_grad(), original_layers(wide.model):
         logprobs_R, _ = branch_logprobs(wide, packed, path="plain")
     return logprobs_R

@@ -19,7 +19,7 @@ one forward of the layers. The head computes its logits again in backward, with 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from saccade.models.adapter import PARTS
+from saccade.models.lora import linear_layers
 from saccade.models.policy import ADAPTERS
 
 ATTENTION_BACKWARD = 2.5
@@ -75,6 +76,8 @@ class ModelShape:
     sharing: str | None
     """How the family's adapter lets siblings share a prompt; None for a family without one, whose parts are inferred
     from module names."""
+    linear: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    """Part -> name -> (inputs, outputs) of the linear layers that LoRA can adapt."""
 
     @property
     def total(self) -> int:
@@ -133,11 +136,20 @@ class ModelShape:
             window=(vision.window_size // vision.patch_size // merge * merge) ** 2 if windowed else 0,
             largest_parameter=max(p.numel() for p in model.parameters()),
             sharing=sharing,
+            linear=_linear(model, parts),
         )
 
     def attention(self, pairs: float) -> float:
         """Operations of the language model's attention over `pairs` pairs of query and key, in all layers."""
         return 4.0 * self.heads * self.head_size * self.attention_layers * pairs
+
+
+def _linear(model: nn.Module, parts: Mapping[str, NamedParameters]) -> dict[str, dict[str, tuple[int, int]]]:
+    modules: dict[str, Any] = dict(model.named_modules())
+    return {
+        part: {name: (modules[name].in_features, modules[name].out_features) for name in names}
+        for part, names in linear_layers(model, parts).items()
+    }
 
 
 class _NoTokenizer:
@@ -284,6 +296,9 @@ class Flops:
         return Flops(*(count * getattr(self, f.name) for f in fields(self)))
 
 
+NO_ADAPTERS: Mapping[str, int] = {}
+
+
 def vision_flops(shape: ModelShape, images: Sequence[int]) -> tuple[float, float, float]:
     """(linear, attention, projector) operations of one pass over images of these numbers of visual tokens."""
     linear = attention = projector = 0.0
@@ -320,21 +335,26 @@ def training_flops(
     trained: Collection[str] = ("language",),
     checkpointing: bool = False,
     vision: bool = True,
+    adapters: Mapping[str, int] = NO_ADAPTERS,
 ) -> Flops:
-    """Forward and backward of one row (packed) or of one row per completion (plain). `vision` as in `forward_flops`.
+    """Forward and backward of one row (packed) or of one row per completion (plain). `vision` as in `forward_flops`;
+    `adapters` are the elements of LoRA by part, where the weights themselves have no gradient.
 
     A frozen tower has no backward. The gradient always goes back through the language model, to its lowest layer.
     """
     tokens, pairs = _tokens_and_pairs(row, packed)
     linear, attention, projector = vision_flops(shape, row.images) if vision else (0.0, 0.0, 0.0)
     passes, again = 1 if packed else len(row.completions), int(checkpointing)
-    tower, language = "vision" in trained, "language" in trained
+    tower, language = "vision" in trained or "vision" in adapters, "language" in trained
+    visual = sum(row.images) if vision else 0
+    ours = {part: 2.0 * count * (3 + again) for part, count in adapters.items()}  # operations per token
     if tower:
-        linear, attention = (3 + again) * linear, (1 + again + ATTENTION_BACKWARD) * attention
+        linear, attention = (2 + ("vision" in trained) + again) * linear, (1 + again + ATTENTION_BACKWARD) * attention
+    tower_flops = linear + attention + ours.get("vision", 0.0) * visual * shape.patches_per_token
     return Flops(
-        vision=passes * (linear + attention),
-        projector=passes * projector * (1 + tower + ("projector" in trained)),
-        language=2.0 * shape.language.weights * tokens * (2 + language + again),
+        vision=passes * tower_flops,
+        projector=passes * (projector * (1 + tower + ("projector" in trained)) + ours.get("projector", 0.0) * visual),
+        language=(2.0 * shape.language.weights * (2 + language + again) + ours.get("language", 0.0)) * tokens,
         attention=shape.attention(pairs) * (1 + again + ATTENTION_BACKWARD),
         head=2.0 * shape.head_weights * sum(row.completions) * (3 + language),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.geometry import smart_resize
-from saccade.models.policy import read_family, resolve_path
+from saccade.models.policy import base_path, read_family, resolve_path
 from saccade.planning.flops import ModelShape
 
 ASSUMED = (1024, 1024)
@@ -20,7 +20,7 @@ def read_config(path: str) -> tuple[Any, Path | None]:
     """The model's configuration and, where there is one, its directory. The ValueError explains what to do without
     network."""
     try:
-        found = resolve_path(path)
+        found = base_path(resolve_path(path))
         config = read_family(found)
     except ValueError as error:
         raise ValueError(f"{error}; {WAY_OUT}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from saccade.models.forward import PATCHES_AT_ONCE
@@ -67,6 +67,12 @@ class Work:
     updates: int = 1
     steps: int | None = None
     """Steps of the stage, if they can be known."""
+    adapters: Mapping[str, int] = field(default_factory=dict)
+    """Elements of LoRA by part; then no weight trains and `trained` is empty."""
+    adapter_width: Mapping[str, float] = field(default_factory=dict)
+    """Bytes per token and layer that LoRA keeps by part: the narrow vectors, and dropped inputs."""
+    quantized: bool = False
+    """The language model's linear layers are in 4 bits."""
     ranks: int = 1
     """GPUs of the run; all sizes above are those of one of them."""
     shards: int = 1
@@ -82,7 +88,12 @@ class Work:
 
     @property
     def tower_trains(self) -> bool:
-        return "vision" in self.trained or "projector" in self.trained
+        return bool(self.moving & {"vision", "projector"})
+
+    @property
+    def moving(self) -> set[str]:
+        """Parts with anything that trains."""
+        return {*self.trained, *self.adapters}
 
     @property
     def visual(self) -> int:
@@ -162,7 +173,27 @@ def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
 
 
 def trainable(shape: ModelShape, work: Work) -> int:
-    return sum(shape.parameters[part] for part in work.trained)
+    return sum(shape.parameters[part] for part in work.trained) + sum(work.adapters.values())
+
+
+NF4 = 0.5 + (1 + 4 / 256) / 64
+"""Bytes of a weight in 4 bits: blocks of 64 have a scale of 8 bits, and 256 of those one in float32."""
+
+
+def weights(shape: ModelShape, work: Work) -> float:
+    """Bytes of the model, its adapters included."""
+    four = quantized_weights(shape) if work.quantized else 0
+    return (shape.total - four + sum(work.adapters.values())) * work.bytes + four * NF4
+
+
+def quantized_weights(shape: ModelShape) -> int:
+    return sum(inputs * outputs for inputs, outputs in shape.linear["language"].values())
+
+
+def dequantized(shape: ModelShape, work: Work) -> Parts:
+    """The largest layer's weights while it computes."""
+    layers = shape.linear["language"].values() if work.quantized else ()
+    return {"one layer's weights": max((i * o for i, o in layers), default=0) * work.bytes} if layers else {}
 
 
 def state(shape: ModelShape, work: Work) -> Parts:
@@ -170,8 +201,8 @@ def state(shape: ModelShape, work: Work) -> Parts:
     if work.ranks > 1:
         return shards.state(shape, work, trainable(shape, work))
     b, moving = work.bytes, trainable(shape, work)
-    parts: Parts = {"weights": shape.total * b}
-    if work.reference:
+    parts: Parts = {"weights": weights(shape, work)}
+    if work.reference and not work.adapters:
         parts["reference model"] = shape.total * b
     parts["optimizer state"] = 2 * moving * max(b, 4)
     if b < 4:
@@ -229,9 +260,10 @@ class Stack:
     """More, while one layer goes backward."""
 
 
-def stack(layers: Layers, attention: float, work: Work) -> Stack:
+def stack(layers: Layers, attention: float, work: Work, part: str) -> Stack:
     b = work.bytes
     one, room = layer_activations(layers, attention, b, work.fused), backward_room(layers, b, work.fused)
+    one += work.adapter_width.get(part, 0.0)
     if work.checkpointing:
         return Stack(layers.count * layers.hidden * b, one + room)
     return Stack(layers.count * one, room)
@@ -263,15 +295,15 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
         gathered = shards.gathered(shape, work)
         grads, before = grads | gathered, before | gathered
     head = shape.head_weights * max(b, 4) if "language" in work.trained else 0
-    language = stack(shape.language, language_attention(shape), work)
+    language = stack(shape.language, language_attention(shape), work, "language")
     split = split_room(shape, work)
     all_split, one_split = (0.0, split) if work.checkpointing else (split * shape.language.count, 0.0)
     # queries, keys, values, output; the values are a view that keeps the joint tensor of all three
-    tower = stack(shape.vision, 6 * shape.vision.hidden, work)
+    tower = stack(shape.vision, 6 * shape.vision.hidden, work, "vision")
     kept: Parts = {"activations, language": tokens * language.kept + all_split}
     if work.tower_trains and patches:
         kept["activations, projector"] = 4 * patches * shape.vision.hidden * b
-    if "vision" in work.trained and patches:
+    if "vision" in work.moving and patches:
         kept["activations, vision"] = patches * (tower.kept + PIXELS_OF_PATCH * 4)
     logits: Parts = {
         "logits chunk": 12.0 * min(CHUNK, chosen) * shape.vocab,
@@ -279,21 +311,23 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
         "gradient of the head": head,
     }
     layer: Parts = {"one layer backward": tokens * language.going_back + one_split, "gradient of the head": head}
+    layer |= dequantized(shape, work)
     moments = [before | kept | logits, before | kept | layer]
-    if "vision" in work.trained and patches:
+    if "vision" in work.moving and patches:
         begun = {name: value for name, value in kept.items() if name != "activations, language"}
         moments.append(grads | begun | {"one layer backward": patches * tower.going_back})
     elif patches and (work.tower_trains or not work.rollout):
         moments.append(before | {"tower, no gradient": patches * tower_room(shape, b)})
     moments.append(grads | {"one layer backward": tokens * language.going_back + one_split})
-    moments.append(grads | {"last gradient, twice": head if shape.tied else shape.largest_parameter * min(b, 4)})
+    if work.trained:
+        moments.append(grads | {"last gradient, twice": head if shape.tied else shape.largest_parameter * min(b, 4)})
     return tuple(moments)
 
 
 def optimizer_step(shape: ModelShape, work: Work) -> Parts:
     """AdamW: on a GPU one more array of all second moments' roots; on a CPU two numbers of the largest parameter."""
     moving = held_share(work) * trainable(shape, work) * max(work.bytes, 4)
-    room = moving if work.cuda else 2 * shape.largest_parameter * max(work.bytes, 4)
+    room = moving if work.cuda else min(moving, 2 * shape.largest_parameter * max(work.bytes, 4))
     return {"gradients": moving, "room of the step": room}
 
 
@@ -333,7 +367,8 @@ def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
         "logits of one step": logits * 2 * b + min(logits, max(CHOSEN, shape.vocab)) * SAMPLING,
         "attention scores": rows * shape.heads * seen * (8 + b),
     }
-    return both | {"prefill": read * forward_room(shape.language, b)}, decode
+    four = dequantized(shape, work)
+    return both | {"prefill": read * forward_room(shape.language, b)} | four, decode | four
 
 
 def cohort_tokens(completion_tokens: int) -> int:

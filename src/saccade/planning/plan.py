@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saccade.planning.flops import ModelShape
-from saccade.planning.memory import ForwardKind
+from saccade.planning.memory import ForwardKind, trainable
 from saccade.planning.stages import (
     SFT_TOKENS,
     Recipe,
     Setting,
     StagePlan,
+    chosen_layers,
     form_of,
     peak_tflops,
     stages_of,
@@ -28,7 +29,7 @@ class Advice:
     """One change, and what the largest stage needs when it and all before it are applied."""
 
     change: str
-    """A dotted override of the recipe."""
+    """A dotted override of the recipe; several, with a space between them, for LoRA."""
     peak: float
     fits: bool
 
@@ -74,7 +75,7 @@ def plan(recipe: Recipe, shape: ModelShape, setting: Setting, *given: str) -> Pl
     stages = stages_of(recipe, shape, setting)
     first = Plan(
         parameters=shape.parameters,
-        trainable=sum(shape.parameters[part] for part in recipe.model.train),
+        trainable=trainable(shape, works(recipe, shape, setting)[0]),
         setting=setting,
         peak_tflops=peak_tflops(recipe, setting),
         form=form_of(recipe, shape),
@@ -112,6 +113,11 @@ def assumptions(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator
     form = form_of(recipe, shape)
     if form == "split":
         yield f"no flash kernel in {recipe.model.dtype} on a GPU: packed rows copy the prompt's keys and values"
+    if (lora := recipe.model.lora) is not None:
+        layers = sum(len(names) for _, names, _ in chosen_layers(lora, shape))
+        yield f"adapters of rank {lora.rank} on {layers} layers; the reference is the same model with them off"
+    if recipe.model.quantize is not None:
+        yield f"the language model's layers are in {recipe.model.quantize}; each is restored to compute and to decode"
     if shape.sharing in ("masks", "two_phase"):
         yield f"this family shares prompts by {shape.sharing}, whose masks or copies are not counted"
     if shape.attention_layers < shape.language.count:
@@ -134,7 +140,7 @@ def advise(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[Advi
         else:
             return
         recipe, best = tried, peak
-        yield Advice(f"{key}={written(value)}", peak, peak <= setting.room)
+        yield Advice(" ".join(overrides(key, value)), peak, peak <= setting.room)
 
 
 def largest(recipe: Recipe, shape: ModelShape, setting: Setting) -> float:
@@ -162,6 +168,11 @@ def candidates(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[
         yield "model.dtype", "bfloat16"
     if "language" in recipe.model.train and len(recipe.model.train) > 1:
         yield "model.train", ["language"]
+    if recipe.model.lora is None:
+        targets = [part for part in recipe.model.train if shape.linear[part]]
+        yield "model.lora", {"rank": 64, "alpha": 128, "targets": targets}
+    elif recipe.model.quantize is None and recipe.model.dtype != "float64":
+        yield "model.quantize", "nf4"
 
 
 def halves(value: int, least: int) -> list[int]:
@@ -177,9 +188,20 @@ def changed(recipe: Recipe, key: str, value: Any) -> Recipe:
     for name in path:
         at = at[name]
     at[last] = value
+    if key == "model.lora":
+        data["model"]["train"] = []
     return type(recipe).model_validate(data)
+
+
+def overrides(key: str, value: Any) -> list[str]:
+    """As words of the command line."""
+    if key == "model.lora":
+        return ["model.train=[]", *(f"{key}.{name}={written(one)}" for name, one in value.items())]
+    return [f"{key}={written(value)}"]
 
 
 def written(value: Any) -> str:
     """As an override is written."""
-    return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
+    if isinstance(value, list):
+        return f"[{','.join(value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from saccade.models.config import ShardConfig
+from saccade.models.config import LoraConfig, ShardConfig
+from saccade.models.lora import select_layers
 from saccade.models.shared_prefix import fastest_kernel
 from saccade.planning.flops import (
     Flops,
@@ -20,7 +21,7 @@ from saccade.planning.flops import (
     prefill_flops,
     training_flops,
 )
-from saccade.planning.memory import ForwardKind, Parts, Work, memory, total, trainable
+from saccade.planning.memory import NF4, ForwardKind, Parts, Work, memory, quantized_weights, total, trainable
 from saccade.planning.shards import Links, communication
 from saccade.rollout.stages import Stage
 from saccade.training.config import RLRecipe, SFTRecipe
@@ -137,11 +138,14 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         dtype=recipe.model.dtype,
         checkpointing=recipe.model.gradient_checkpointing,
         fused=recipe.model.fused_layers,
+        quantized=recipe.model.quantize is not None,
         cuda=recipe.model.device != "cpu",
         ranks=setting.gpus,
         shards=setting.gpus // recipe.shard.replicate,
         offload=recipe.shard.cpu_offload,
     )
+    if recipe.model.lora is not None:
+        base = replace(base, trained=(), **adapter_sizes(recipe.model.lora, shape, base.bytes))
     if base.tower_trains:
         patches = base.visual * shape.patches_per_token
         base = replace(base, vision_cost=round(patches * shape.parameters["vision"] / shape.parameters["language"]))
@@ -168,6 +172,26 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         )
         for stage, steps in zip(recipe.stages, stage_steps(recipe.stages, recipe.num_steps), strict=True)
     ]
+
+
+def adapter_sizes(lora: LoraConfig, shape: ModelShape, b: int) -> dict[str, Any]:
+    """`adapters` and `adapter_width` of `Work`. ValueError for a target that selects nothing."""
+    chosen = {part: [layers[name] for name in names] for part, names, layers in chosen_layers(lora, shape)}
+    counts = {part: shape.language.count if part == "language" else shape.vision.count for part in chosen}
+    dropped = (b + 1) if lora.dropout else 0
+    width = {
+        part: sum(lora.rank * b + dropped * inputs for inputs, _ in layers) / counts[part]
+        for part, layers in chosen.items()
+    }
+    elements = {part: lora.rank * sum(map(sum, layers)) for part, layers in chosen.items()}
+    return {"adapters": elements, "adapter_width": width}
+
+
+def chosen_layers(lora: LoraConfig, shape: ModelShape) -> list[tuple[str, list[str], Mapping[str, tuple[int, int]]]]:
+    """(part, names of its adapted layers, all of its linear layers) of the parts that are adapted."""
+    names = set(select_layers(shape.linear, lora.targets))
+    found = [(part, [name for name in layers if name in names], layers) for part, layers in shape.linear.items()]
+    return [one for one in found if one[1]]
 
 
 def stage_steps(stages: Sequence[Stage], num_steps: int | None) -> list[int]:
@@ -233,7 +257,8 @@ def step_flops(shape: ModelShape, work: Work) -> dict[str, Flops]:
         vision = tower or not packed
         rows = pieces if packed else [group]
         return over(
-            rows, lambda row: training_flops(shape, row, packed, work.trained, work.checkpointing, vision)
+            rows,
+            lambda row: training_flops(shape, row, packed, work.trained, work.checkpointing, vision, work.adapters),
         ).times(work.updates)
 
     out: dict[str, Flops] = {}
@@ -265,6 +290,9 @@ def pieces_of(work: Work) -> list[RowLengths]:
 def bytes_per_decode_step(shape: ModelShape, work: Work) -> float:
     """Weights once, each prompt's keys and values once, and half of what completions will have (their mean length)."""
     language = (shape.parameters["language"] - (0 if shape.tied else shape.head_weights)) * work.bytes
+    if work.quantized:  # read, then written and read again in the model's dtype
+        language += quantized_weights(shape) * (NF4 + work.bytes)
+    language += work.adapters.get("language", 0) * work.bytes
     prompts = work.prompts_in_flight * work.prompt_tokens
     completions = work.decoded_at_once * work.completion_tokens / 2
     return language + (prompts + completions) * shape.kv_size * work.bytes

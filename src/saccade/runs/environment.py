@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
     from saccade.models.policy import Policy
 
-PACKAGES = ("saccade", "torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "pydantic")
+PACKAGES = (
+    "saccade",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "pillow",
+    "numpy",
+    "pydantic",
+    "peft",
+    "bitsandbytes",
+)
 
 
 def describe(policy: Policy, model_path: str, data: Mapping[str, str]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Checkpoints: `checkpoints/step-000100/` is an ordinary Hugging Face directory plus the trainer's state.
+"""Checkpoints: `checkpoints/step-000100/` is an ordinary Hugging Face directory, or with LoRA one of adapters that peft
+reads, plus the trainer's state.
 
 A checkpoint appears by one rename, so a directory of that name is always complete. `last` and `best` are links to such
 directories. Loading restores everything that the next step depends on: a resumed run equals an uninterrupted one.
@@ -98,7 +99,7 @@ def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer)
         differ = sorted(set(names) ^ set(trainer["parameters"]))
         raise ValueError(
             f"{checkpoint.path}: the trained parameters differ from the checkpoint's: {', '.join(differ[:3])}; "
-            "restore model.train"
+            "restore model.train or model.lora"
         )
     if policy.shards is not None or "optimizer" not in trainer:
         from saccade.training import sharded_checkpoint  # needs torch.distributed
@@ -155,7 +156,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
     """ValueError when the checkpoints that the run may hold at once (weights and optimizer state) do not fit."""
-    weights = sum(p.numel() * p.element_size() for p in policy.model.parameters())
+    saved = policy.model.parameters() if policy.adapters is None else [p for _, p in policy.trainable()]
+    weights = sum(p.numel() * p.element_size() for p in saved)
     # both Adam moments; for weights of less than 32 bits they and the master weights are float32
     state = sum(p.numel() * (12 if needs_master(p) else 2 * p.element_size()) for _, p in policy.trainable())
     needed = (weights + state) * (keep + 2)  # those kept, the best, and the one being written

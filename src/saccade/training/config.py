@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -12,7 +12,7 @@ from saccade.algorithm.config import LossConfig
 from saccade.config import Config
 from saccade.data import READERS, DataConfig
 from saccade.evaluation.config import Decoding
-from saccade.models.config import FeatureCacheConfig, ModelConfig, ShardConfig, SharedPrefix
+from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
@@ -25,6 +25,8 @@ class OptimConfig(Config):
 
     lr: float = Field(gt=0.0)
     """Peak learning rate."""
+    lr_of: dict[Part, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    """Peak learning rates of parts that differ, such as {vision: 2e-6}; warm-up and decay are the same for all."""
     warmup_steps: int = Field(default=0, ge=0)
     """The rate rises linearly over these steps."""
     warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -50,6 +52,17 @@ class OptimConfig(Config):
     def warmup(self, num_steps: int) -> int:
         """Warm-up steps in a run of `num_steps`."""
         return self.warmup_steps or math.ceil(self.warmup_ratio * num_steps - 1e-9)
+
+
+def check_trained(model: ModelConfig, optim: OptimConfig) -> None:
+    """ValueError for keys that contradict what trains, as far as the recipe shows it."""
+    model.check_trains()
+    parts = model.trained_parts
+    if parts is None:
+        return  # a regular expression decides, on the model's names
+    where = "model.train" if model.lora is None else "model.lora.targets"
+    if idle := sorted(set(optim.lr_of) - parts):
+        raise ValueError(f"optim.lr_of: {', '.join(idle)} does not train; remove it, or add it to {where}")
 
 
 class UpdateConfig(Config):
@@ -171,6 +184,16 @@ class RLRecipe(Config):
     """Prompts per step whose images are saved with the records, for the report."""
 
     @model_validator(mode="after")
+    def _trains(self) -> RLRecipe:
+        check_trained(self.model, self.optim)
+        if self.model.lora is not None and self.model.lora.dropout:
+            raise ValueError(
+                f"model.lora.dropout: got {self.model.lora.dropout:g}, but the policy samples without dropout, so the "
+                "ratio would not start from 1; set it to 0 (SFT may use it)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit(self) -> RLRecipe:
         Schedule(self.stages, self.num_steps)
         unused = set(self.rubrics) - {stage.rubric for stage in self.stages}
@@ -231,6 +254,11 @@ class SFTRecipe(Config):
     optim: SFTOptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _trains(self) -> SFTRecipe:
+        check_trained(self.model, self.optim)
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> SFTRecipe:

@@ -27,6 +27,7 @@ from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.optim import GuardedOptimizer, build_optimizer
 from saccade.training.ranks import ONE, Ranks
 from saccade.training.sharded_checkpoint import ShardWriter
+from saccade.training.trained_table import trained_table
 
 log = logging.getLogger(__name__)
 
@@ -151,9 +152,14 @@ def open_session(
         found = ranks.on_first(lambda: checkpoint.latest(run_dir))
     else:
         ranks.on_first(lambda: Run.refuse_existing(run_dir))
-    model = recipe.model.model_copy(update={"path": str(found.path)}) if found else recipe.model
-    policy = load_policy(model, recipe.shard if ranks.size > 1 else None)
-    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim), recipe.optim)
+    shard = recipe.shard if ranks.size > 1 else None
+    if found and recipe.model.lora is None:
+        policy = load_policy(recipe.model.model_copy(update={"path": str(found.path)}), shard=shard)
+    else:
+        policy = load_policy(recipe.model, recipe.seed, adapters=found.path if found else None, shard=shard)
+    part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
+    log.info("%s", trained_table(policy, recipe.optim))
     ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep))
     config = recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,24 +30,35 @@ DECAYS: dict[str, Callable[[float], float]] = {"constant": _constant, "linear": 
 """Share of the way from the final to the peak rate, as a function of progress after warm-up, both 0..1."""
 
 
+NO_PARTS: Mapping[str, str] = {}
+
+
 class TrainingStopped(ValueError):
     """Continuing the run would make no sense; the message says why and what to try."""
 
 
-def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: OptimConfig) -> MasterAdamW:
-    """AdamW over the trainable parameters, in their order, with float32 masters where they are bfloat16.
+def build_optimizer(
+    parameters: Sequence[tuple[str, nn.Parameter]], config: OptimConfig, parts: Mapping[str, str] = NO_PARTS
+) -> MasterAdamW:
+    """AdamW over the trainable parameters, in their order, with float32 masters where they are bfloat16. `parts` has
+    the part of each name, which may have a learning rate of its own.
 
-    ValueError when there are none.
+    ValueError when there are none, or none of a part that has its own learning rate.
     """
     if not parameters:
         raise ValueError("no parameter trains; set model.train to some of vision, projector, language")
-    matrices = [p for _, p in parameters if p.ndim >= 2]
-    vectors = [p for _, p in parameters if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return MasterAdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps)
+    if idle := set(config.lr_of) - {parts.get(name) for name, _ in parameters}:
+        raise ValueError(f"optim.lr_of: {', '.join(sorted(idle))} does not train; remove it, or let the part train")
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    scales = {part: lr / config.lr for part, lr in config.lr_of.items()}
+    for is_vector in (False, True):
+        for name, parameter in parameters:
+            if (parameter.ndim < 2) == is_vector:
+                scale = scales.get(parts.get(name, ""), 1.0)
+                decay = 0.0 if is_vector else config.weight_decay
+                groups.setdefault((scale, decay, is_vector), []).append(parameter)
+    options = [{"params": g, "scale": scale, "weight_decay": decay} for (scale, decay, _), g in groups.items()]
+    return MasterAdamW(options, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
@@ -98,7 +109,7 @@ class GuardedOptimizer:
             return norm, False
         self.nonfinite_in_row = 0
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("scale", 1.0)
         self.optimizer.step()
         self.zero_grad()
         return norm, True

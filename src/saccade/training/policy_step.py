@@ -47,7 +47,7 @@ class Learner:
     loss: Loss
     config: UpdateConfig
     reference: Policy | None = None
-    """Frozen; loaded only when the loss charges a KL."""
+    """Frozen, or the policy with its adapters off; only when the loss charges a KL."""
     dump: Callable[[Sequence[PolicyBatch]], None] | None = None
     """Keeps a batch whose loss or gradient is not finite."""
 

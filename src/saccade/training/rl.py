@@ -263,11 +263,13 @@ def open_trainer(
 
 
 def build_learner(recipe: RLRecipe, session: Session) -> Learner:
-    """The policy with its loss; with a KL also the initial model, frozen."""
+    """The policy with its loss; with a KL also the initial model, frozen: with LoRA the same one, adapters off."""
     reference = None
-    if recipe.loss.kl_coef > 0:
+    if recipe.loss.kl_coef > 0 and session.policy.adapters is not None:
+        reference = session.policy.base_view()
+    elif recipe.loss.kl_coef > 0:
         frozen = recipe.model.model_copy(update={"train": (), "gradient_checkpointing": False})
-        reference = load_policy(frozen, session.shard)
+        reference = load_policy(frozen, shard=session.shard)
     directory, policy = session.run.directory / "nonfinite", session.policy
     if session.ranks.size > 1:
         directory = directory / f"process-{session.ranks.rank}"

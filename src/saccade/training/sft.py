@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from saccade.models.packing import Branch
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt
+from saccade.rollout.seeds import derive_seed
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.training.config import SFTRecipe
@@ -65,7 +66,7 @@ def train(
                 check_cutoff(recipe, over_cutoff, f"step {step}")
             with watch.phase("update"):
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
-                metrics = sft_step(trainer.runner, encoded.units, lr)
+                metrics = sft_step(trainer.runner, encoded.units, lr, noise_seed(recipe.seed, step, session.ranks))
             metrics["examples/over_cutoff"] = float(len(over_cutoff))
             trainer.record(step, metrics, watch)
         return session.result(max(trainer.start, trainer.num_steps))
@@ -165,8 +166,16 @@ def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:
     return [Unit(Prompt(None, unit.prompt), tuple(map(Branch, unit.replies))) for unit in units]
 
 
-def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: float) -> dict[str, float]:
-    """One optimizer step on the mean loss per reply token (nats). Without examples the weights do not change."""
+def noise_seed(seed: int, step: int, ranks: Ranks) -> int:
+    """For the dropout of adapters: processes draw different noise."""
+    return derive_seed(seed, step) if ranks.size == 1 else derive_seed(seed, step, ranks.rank)
+
+
+def sft_step(
+    runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: float, seed: int = 0
+) -> dict[str, float]:
+    """One optimizer step on the mean loss per reply token (nats); `seed` draws the dropout of adapters, if they have
+    any. Without examples the weights do not change."""
     tokens, prompts, replies = (
         runner.ranks.sum(n)
         for n in (sum(u.reply_tokens for u in units), len(units), sum(len(u.replies) for u in units))
@@ -178,7 +187,10 @@ def sft_step(runner: StepRunner[MicroBatch], units: Sequence[EncodedUnit], lr: f
     }
     if not tokens:
         return {"policy/lr": lr, "update/skipped": 1.0, **counts}
-    result = runner.step(runner.cut(units_of(units)), lambda batch: -runner.logprobs(batch)[0].sum() / tokens, lr)
+    batches = runner.cut(units_of(units))  # may check shared prompts, which dropout would blur
+    adapters = runner.policy.adapters
+    with nullcontext() if adapters is None else adapters.dropping(seed):
+        result = runner.step(batches, lambda batch: -runner.logprobs(batch)[0].sum() / tokens, lr)
     return {
         "loss/train": result.loss,
         "policy/grad_norm": result.grad_norm,

@@ -48,9 +48,11 @@ class ShardWriter:
         if self.group is None:
             self.group = dist.new_group(backend="gloo")
         fresh = self.ranks.on_first(lambda: _begin(run_dir, policy, state["step"]))
+        if policy.adapters is not None:
+            policy.save(fresh)  # they are small; the base is where it was
         whole = state | checkpoint.counters(policy, optimizer)
         self._publish = lambda: then(checkpoint.publish(fresh, whole))
-        tensors = weights(policy.model) | optimizer_tensors(policy, optimizer.optimizer)
+        tensors = _weights(policy) | optimizer_tensors(policy, optimizer.optimizer)
         self._running = async_save(
             {name: one.detach() for name, one in tensors.items()},
             checkpoint_id=str(fresh / SHARDS),
@@ -76,12 +78,20 @@ def _begin(run_dir: Path, policy: Policy, step: int) -> Path:
     """The small files of the checkpoint."""
     fresh = checkpoint.begin(run_dir, step)
     fresh.mkdir()
-    policy.model.config.save_pretrained(fresh)
-    for processor in policy.processors:
-        processor.save_pretrained(fresh)
+    if policy.adapters is None:
+        policy.model.config.save_pretrained(fresh)
+        for processor in policy.processors:
+            processor.save_pretrained(fresh)
     trainer = {"parameters": [name for name, _ in policy.trainable()], "rng": checkpoint.rng_state()}
     torch.save(trainer, fresh / checkpoint.TRAINER_FILE)
     return fresh
+
+
+def _weights(policy: Policy) -> dict[str, Tensor]:
+    """All weights, or with adapters only these."""
+    if policy.adapters is None:
+        return weights(policy.model)
+    return {f"model.{name}": parameter for name, parameter in policy.trainable()}
 
 
 def optimizer_tensors(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

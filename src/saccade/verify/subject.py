@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import SharingMode
 from saccade.models.packing import Packed, pack
 from saccade.models.policy import Policy, freeze
+from saccade.models.quantize import in_float32
 from saccade.models.shared_prefix import fastest_kernel
 from saccade.models.sharing import LIMITS as IN_TRAINING
 from saccade.verify.fixtures import BranchGroup, FixtureQuestion, prompts_of, questions, slice_of
@@ -89,7 +89,7 @@ def float32_copy(policy: Policy) -> Policy | None:
     needed = 17 * sum(p.numel() for p in policy.model.parameters())
     if needed > free_memory(policy.device):
         return None
-    return Policy(copy.deepcopy(policy.model).float(), policy.adapter, policy.processors)
+    return Policy(in_float32(policy.model), policy.adapter, policy.processors)
 
 
 def sharing_modes(policy: Policy) -> tuple[SharingMode, ...]:

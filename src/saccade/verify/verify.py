@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from saccade.models.adapter import PARTS
 from saccade.models.config import ModelConfig
-from saccade.models.policy import Policy, load_policy, resolve_path
+from saccade.models.policy import Policy, base_path, load_policy, resolve_path
 from saccade.verify.decoding import engine, head
 from saccade.verify.difference import throughout
 from saccade.verify.parts import parts
@@ -23,7 +23,7 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 def verify(path: str, dtype: Dtype = "float32", device: str = "auto") -> VerifyReport:
     """Load a checkpoint (a directory, a hub name, or 'base') and check it. ValueError when it cannot be loaded."""
     policy = load_policy(ModelConfig(path=path, dtype=dtype, device=device, train=PARTS))
-    processor, reason = load_processor(resolve_path(path))
+    processor, reason = load_processor(base_path(resolve_path(path)))
     return verify_policy(policy, path, processor, reason)
 
 
