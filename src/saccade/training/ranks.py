@@ -7,6 +7,7 @@ torchrun starts the processes and names them in the environment; nothing in a re
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import get_node_local_rank
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -131,6 +133,9 @@ def join() -> Ranks:
                 )
             torch.cuda.set_device(local)
             backend = "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+        # torchrun keeps its store when it starts the processes again, and with it the addresses of those that ended
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         atexit.register(dist.destroy_process_group)
     return Ranks(dist.get_rank(), dist.get_world_size())
