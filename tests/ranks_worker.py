@@ -96,8 +96,11 @@ def descend(policy: Policy, step: Callable[[GuardedOptimizer], dict[str, float]]
     return found
 
 
-def difference(ours: Trained, one: Trained) -> dict[str, Any]:
-    """Largest difference over the largest gradient (or weight) of each parameter; all metrics that differ."""
+def difference(ours: Trained, one: Trained | None) -> dict[str, Any]:
+    """Largest difference over the largest gradient (or weight) of each parameter; all metrics that differ. Only the
+    first process has something to compare with."""
+    if one is None:
+        return {}
 
     def far(a: Tensor | None, b: Tensor | None) -> float:
         if a is None or b is None:
@@ -169,7 +172,7 @@ def supervised(
         return descend(policy, step)
 
     total = list(range(texts + pictures))
-    one = trained(world.policy(False, **options), ONE, total)
+    one = trained(world.policy(False, **options), ONE, total) if world.ranks.is_first else None
     ours = trained(world.policy(True, **options), world.ranks, mine(world.ranks.rank))
     return difference(ours, one) | {"kinds": kinds(ours.policy), "tied": tied(ours.policy)}
 
@@ -228,7 +231,7 @@ def reinforced(
 
         return descend(policy, step)
 
-    one = trained(False, ONE, list(range(texts + pictures)))
+    one = trained(False, ONE, list(range(texts + pictures))) if world.ranks.is_first else None
     ours = trained(True, world.ranks, mine(world.ranks.rank))
     return difference(ours, one) | {"kinds": kinds(ours.policy), "tied": tied(ours.policy)}
 
@@ -290,7 +293,7 @@ def generating(world: World) -> dict[str, Any]:
             replies = open_engine(policy).generate(prompts, Sampling(max_new_tokens=4 + 5 * rank), 2, [7, 8])
         found.append(([one.token_ids for some in replies for one in some], kind))
     after = supervised(world, halves, train=("language",))
-    return {"equal": found[0][0] == found[1][0], "kind": found[0][1], "gradient_after": after["gradient"]}
+    return {"equal": found[0][0] == found[1][0], "kind": found[0][1], "gradient_after": after.get("gradient")}
 
 
 def saving(world: World) -> dict[str, Any]:
@@ -399,7 +402,7 @@ def families(world: World) -> dict[str, Any]:
         path = world.folder / name
         world.ranks.on_first(lambda name=name, path=path: family(name).write(path, seed=1))
         options = {"path": str(path), "train": ALL, "tokens_per_micro_batch": 400}
-        found[name] = supervised(world, uneven, texts=1, pictures=3, **options)["whole_gradient"]
+        found[name] = supervised(world, uneven, texts=1, pictures=3, **options).get("whole_gradient")
     return found
 
 

@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from saccade.config import dump
 from saccade.models.config import ShardConfig
-from saccade.models.policy import Policy, load_policy
+from saccade.models.lora import fingerprint
+from saccade.models.policy import Policy, base_path, load_policy, resolve_path
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.environment import describe, versions
@@ -145,7 +146,9 @@ def open_session(
     """
     transformers_logging.disable_progress_bar()  # its bars would break our one live line
     check_shard(recipe, ranks)
-    ranks.agree({"recipe": dump(recipe), "data": dict(data_hash), "package versions": versions()})
+    weights = fingerprint(base_path(resolve_path(recipe.model.path))) if ranks.size > 1 else None
+    facts = {"recipe": dump(recipe), "data": dict(data_hash), "weights": weights, "package versions": versions()}
+    ranks.agree(facts)
     found = None
     if resume:
         Run.reopen(run_dir, recipe)
