@@ -181,6 +181,33 @@ def test_several_right_letters_are_a_task_of_their_own(folder: Path, gold: Any) 
     assert preflight([("t.jsonl:1", sample)]).ok
 
 
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("easy_r1", {"problem": "Which?", "answer": "B"}),
+        ("vlm_r1", {"conversations": [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "B"}]}),
+        (
+            "llava",
+            {
+                "conversations": [
+                    {"from": "human", "value": "Which?"},
+                    {"from": "gpt", "value": "It is <answer>B</answer>"},
+                ]
+            },
+        ),
+        ("trl", {"prompt": "Which?", "solution": "B"}),
+        ("ms_swift", {"query": "Which?", "solution": "B"}),
+    ],
+)
+def test_options_beside_the_question_are_shown_in_every_format(folder: Path, source: str, row: dict[str, Any]) -> None:
+    path = jsonl(folder / "t.jsonl", row | {"image": "a.png", "choices": ["red", "blue"]})
+    sample = read(path, source)[0]
+    assert (sample.task, sample.answer) == ("choice", "B")
+    assert TASKS["choice"].prompt(sample) == "<image>Which?\nA) red\nB) blue"
+    with pytest.raises(ValueError, match=r"options are 5, expected a list of texts"):
+        read(jsonl(folder / "t.jsonl", row | {"image": "a.png", "choices": 5}), source)
+
+
 def test_a_text_that_is_no_option_is_left_to_the_rules_of_mathematics(folder: Path) -> None:
     row = {"image": "a.png", "problem": "In A. there is x, in B. there is y. Add both.", "answer": "x+y"}
     assert read(jsonl(folder / "t.jsonl", row), "easy_r1")[0].task == "free_form"

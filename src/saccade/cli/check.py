@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 WORLD_ITEMS = 200
 """Items of a world without end that are checked."""
 BARS = 8
+FEWEST_UPDATES = 10
+"""Updates below which a run is noted as too short."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def check(
         subject = of_data(data, source, hub, {k: v for k, v in keys.items() if v is not None}, held_out or (), model)
     report, facts = run(subject, budget, keep)
     facts |= predict(subject, report, memory)
+    note_updates(subject, report, facts)
     show(report, facts)
     if out is not None:
         out.write_text(json.dumps(as_dict(report, facts), indent=1) + "\n", encoding="utf-8")
@@ -305,6 +308,26 @@ def predict(subject: Subject, report: PreflightReport, memory: float | None) -> 
         for stage in found.stages
     ]
     return {"stages": stages, "memory_gb": memory, "fits": found.fits if memory is not None else None}
+
+
+def note_updates(subject: Subject, report: PreflightReport, facts: dict[str, Any]) -> None:
+    """Says how many updates a recipe makes, and warns of a run that is too short to learn from."""
+    from saccade.training.config import RLRecipe, SFTRecipe
+
+    recipe, rows = subject.recipe, sum(report.reply_tokens.values())
+    if isinstance(recipe, RLRecipe):
+        updates = recipe.schedule.max_steps * recipe.update.updates_per_rollout
+        what = f"{recipe.prompts_per_step} prompts a step"
+    elif isinstance(recipe, SFTRecipe):
+        per_epoch = max(1, rows // recipe.prompts_per_step)
+        updates = recipe.num_steps or round((recipe.epochs or 1) * per_epoch)
+        what = f"{rows:,} replies, {recipe.prompts_per_step} prompts a step"
+    else:
+        return
+    facts["updates"] = updates
+    if updates < FEWEST_UPDATES:
+        text = f"the run makes {updates} updates ({what}): hardly anything is learned from fewer than {FEWEST_UPDATES}"
+        facts.setdefault("notes", []).append(text)
 
 
 def safe(report: PreflightReport, facts: dict[str, Any]) -> bool:

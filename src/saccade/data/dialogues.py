@@ -73,7 +73,8 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
         meta = {"place": place} | _extras(dialogue) | ({METHOD: method} if method else {})
         meta |= records.field(row, "meta", dict) if "meta" in row else {}
         question = records.with_markers(dialogue.question, len(images))
-        return pose(str(row.get("id", place)), images, question, answer, task, meta, meta.pop("options", ()))
+        options = meta.pop("options", None) or records.options_of(row)
+        return pose(str(row.get("id", place)), images, question, answer, task, meta, options)
 
     return records.each(table_rows(reading), read)
 
@@ -101,7 +102,7 @@ def llava(reading: Reading) -> Iterator[Item]:
         question = records.with_markers(name_pictures(dialogue.question, [], len(images))[0], len(images))
         answer = final_answer(dialogue.reply)
         meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | _extras(dialogue)
-        return pose(str(row.get("id", place)), images, question, answer, reading.task, meta)
+        return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, records.options_of(row))
 
     return records.each(table_rows(reading), read)
 

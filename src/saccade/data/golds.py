@@ -35,7 +35,7 @@ def pose(
     answer: Any,
     task: str | None,
     meta: dict[str, Any],
-    options: Sequence[Any] = (),
+    options: Any = (),
 ) -> Sample:
     """The sample of a question with its gold in any form; without a `task` it is inferred.
 
@@ -44,6 +44,8 @@ def pose(
     (or labeled boxes) is `refer` (or `detect`), yes or no is `yes_no`, all else `free_form`. ValueError for an empty
     answer, and for an answer that names none of the given options.
     """
+    if not isinstance(options, list | tuple):
+        raise ValueError(f"options are {records.shown(options)}, expected a list of texts")
     texts = [str(one) for one in options] or listed_options(question)
     kind = task or _infer(answer, texts, given=bool(options), pictured=bool(images))
     if kind in ("choice", "choices"):

@@ -64,9 +64,9 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
         raw_answer = records.field(row, "answer" if "answer" in row else "solution", (str, int, float))
         tagged = re.search(r"<answer>(.*?)</answer>", raw_answer, re.DOTALL) if isinstance(raw_answer, str) else None
         answer = tagged[1].strip() if tagged else raw_answer
-        options = next((records.field(row, key, list) for key in ("choices", "options") if row.get(key)), [])
+        options = records.options_of(row)
         if options and row.get("ground_truth"):  # the letter; `answer` is then the text, which EasyR1 trains on
-            options, answer = (options, row["ground_truth"]) if reading.task == "choice" else ([], answer)
+            options, answer = (options, row["ground_truth"]) if reading.task == "choice" else ((), answer)
         meta: dict[str, Any] = {"place": place} | {k: row[k] for k in ("data_source", "level") if row.get(k)}
         return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, options)
 

@@ -169,6 +169,11 @@ def encoded_image(text: str) -> bytes | None:
         raise ImageError(f"the base64 of the image is damaged ({error})") from None
 
 
+def options_of(row: Row) -> Any:
+    """The options of a question in the row's column of that name; () without one."""
+    return next((row[key] for key in ("options", "choices") if row.get(key)), ())
+
+
 def annotated_size(row: Row) -> tuple[int, int] | None:
     """(width, height) of the image as the row gives it, in pixels."""
     width, height = row.get("width"), row.get("height")

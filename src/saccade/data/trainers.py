@@ -138,7 +138,7 @@ def _sample(row: Row, place: str, reading: Reading, asked: Asked, gold: Any, res
     question = records.with_markers(name_pictures(asked.text, [], len(images))[0], len(images))
     meta: dict[str, Any] = {"place": place} | {key: row[key] for key in KEPT if row.get(key)}
     meta |= {key: str(text) for key, text in (("system", asked.system), ("response", response)) if text}
-    return pose(str(row.get("id", place)), images, question, gold, reading.task, meta)
+    return pose(str(row.get("id", place)), images, question, gold, reading.task, meta, records.options_of(row))
 
 
 def _asked(turns: Any, field: str, role: str = "user") -> Asked:
