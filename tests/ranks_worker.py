@@ -22,7 +22,7 @@ from training_runs import rl_recipe
 from transformers.utils import logging as transformers_logging
 
 from saccade.algorithm import LossConfig
-from saccade.cli.runs import restarted
+from saccade.cli.runs import restarted, where_to_resume
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.policy import Policy, load_policy
@@ -357,7 +357,7 @@ def dying(world: World) -> dict[str, Any]:
         return real(self, step, *rest, **more)
 
     Session.end_step = end_step  # type: ignore[method-assign]  # this process only
-    train(run_recipe(world.folder), run, resume=restarted(run))
+    train(run_recipe(world.folder), run, resume=where_to_resume(run) if restarted(run) else False)
     return {"restarted": not first_time}
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from saccade.data import DataConfig, open_source
 from saccade.data.convert import convert
 from saccade.data.images import image_sha
+from saccade.disk import DiskError
 from saccade.types import Sample
 
 
@@ -172,7 +173,7 @@ def test_an_error_leaves_nothing_behind(folder: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("saccade.data.storage.SampleWriter.write", full)
-    with pytest.raises(ValueError, match="the disk is full"):
+    with pytest.raises(DiskError, match=r"cannot be written .No space left on device; .* was not written"):
         convert([before], folder / "out")
     assert sorted(folder.iterdir()) == there
     (folder / "taken").mkdir()

@@ -145,7 +145,7 @@ def test_its_options_are_checked_when_the_rubric_is_read():
         ),
         ({"url": "http://host", "model": "m", "server": {"dedline_s": 9}}, "dedline_s: extra inputs"),
         ({"url": "http://host", "model": "m", "accuracy": "exact"}, "unknown reward 'exact'"),
-        ({"url": "http://host", "model": "m", "server": {"api_key_file": "/none"}}, "there is no such file"),
+        ({"url": "http://host", "model": "m", "server": {"api_key_file": "/none"}}, "cannot be read .No such file"),
         ({"url": "host", "model": "m"}, "host"),
     ):
         with pytest.raises(ValueError, match=words):

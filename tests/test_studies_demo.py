@@ -47,7 +47,7 @@ def test_another_recipe_or_seed_in_the_same_directory_is_refused_before_any_work
     (tmp_path / "demo" / "config.yaml").write_text("something else")
     with pytest.raises(ValueError, match="another recipe or seed"):
         run_demo(recipe, tmp_path / "demo", 7, QUIET)
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["config.yaml"]
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [".lock", "config.yaml"]
 
 
 def test_a_missing_base_is_reported_before_any_work(tmp_path):

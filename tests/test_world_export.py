@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from saccade.data import DataConfig, open_source
+from saccade.disk import DiskError
 from saccade.tasks import TASKS
 from saccade.world import World, export
 from saccade.world.sheet import contact_sheet
@@ -93,7 +94,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path: Path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(ValueError, match="disk is full"):
+    with pytest.raises(DiskError, match=r"cannot be written .No space left on device; .* was not written"):
         export.write_dataset(WORLD, tmp_path / "set", 1, 0, "test", ["count"])
     assert list(tmp_path.iterdir()) == []
 

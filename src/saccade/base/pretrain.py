@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -27,14 +29,16 @@ from saccade.base.curriculum import draw, row
 from saccade.base.perception import Readouts, cell_targets, merge_targets
 from saccade.base.tiny import build, write_checkpoint
 from saccade.config import dump
+from saccade.disk import flush, partial_of, require_space, write_text, writing
 from saccade.models.config import ModelConfig
 from saccade.models.forward import Features, branch_logprobs
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy, load_policy
-from saccade.runs.disk import require_space
+from saccade.runs.lock import locked, refuse_in_use
 from saccade.world import World
 
 log = logging.getLogger(__name__)
+STATE, METRICS = "state.pt", "metrics.jsonl"
 
 
 StageEvaluator = Callable[[Policy, str], dict[str, float]]
@@ -48,19 +52,20 @@ def train(recipe: PretrainRecipe, evaluate: StageEvaluator | None = None) -> Pat
     """
     out = Path(recipe.out)
     config = out / "config.yaml"
+    refuse_in_use(out)
     if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
         raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
     weights = sum(p.numel() * p.element_size() for p in build(recipe.size)[0].parameters())
     # the start, the end and each stage's end, and twice the saved state with both Adam moments
     require_space(out, weights * (2 + len(recipe.stages) + 2 * 3), "the checkpoints of the base")
-    out.mkdir(parents=True, exist_ok=True)
-    config.write_text(dump(recipe), encoding="utf-8")
-    if recipe.processes == 1:
-        _worker(0, recipe, evaluate)
-    else:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ["MASTER_PORT"] = str(29500 + os.getpid() % 2000)
-        spawn(_worker, (recipe, evaluate), nprocs=recipe.processes)
+    with writing(out, "what was saved is whole; free some space and run the same command again"), locked(out):
+        write_text(config, dump(recipe))
+        if recipe.processes == 1:
+            _worker(0, recipe, evaluate)
+        else:
+            os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+            os.environ["MASTER_PORT"] = str(29500 + os.getpid() % 2000)
+            spawn(_worker, (recipe, evaluate), nprocs=recipe.processes)
     return out / "model"
 
 
@@ -72,26 +77,34 @@ def _worker(rank: int, recipe: PretrainRecipe, evaluate: StageEvaluator | None) 
     out = Path(recipe.out)
     start = out / "start"
     if rank == 0 and not (start / "config.json").exists():
-        write_checkpoint(start, recipe.size, recipe.seed)
+        _whole(start, lambda path: write_checkpoint(path, recipe.size, recipe.seed))
     _barrier(recipe)
     policy = load_policy(ModelConfig(path=str(start), device="cpu", train=("vision", "projector", "language")))
     torch.manual_seed(recipe.seed)
     readouts = Readouts(policy.model, policy.processors[0])
-    done = _restore(out, policy, readouts)
+    done = _restore(rank, out, policy, readouts)
     for number, stage in enumerate(recipe.stages):
         first = done[1] if done[0] == number else 0
         if done[0] <= number:
             _run_stage(rank, recipe, number, policy, readouts, first)
         if rank == 0 and done[0] <= number:
             _save(out, policy, readouts, None, (number + 1, 0))
-            policy.save(out / f"stage-{number + 1}-{stage.name}")
+            _whole(out / f"stage-{number + 1}-{stage.name}", policy.save)
             if evaluate is not None and stage.loss == "language":
                 _record(out, {"stage": stage.name, **evaluate(policy, stage.name)})
         _barrier(recipe)
     if rank == 0:
-        policy.save(out / "model")
+        _whole(out / "model", policy.save)
     if recipe.processes > 1:
         dist.destroy_process_group()
+
+
+def _whole(directory: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a directory beside its place and renames it, so that a killed process leaves none that is incomplete."""
+    partial = partial_of(directory)
+    write(partial)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
 
 
 def _run_stage(rank: int, recipe: PretrainRecipe, number: int, policy: Policy, readouts: Readouts, first: int) -> None:
@@ -108,7 +121,7 @@ def _run_stage(rank: int, recipe: PretrainRecipe, number: int, policy: Policy, r
     groups.append({"params": list(readouts.heads.parameters()), "scale": 1.0})
     optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True)
     if first:
-        optimizer.load_state_dict(torch.load(Path(recipe.out) / "state.pt")["optimiser"])
+        optimizer.load_state_dict(_load(Path(recipe.out) / STATE)["optimiser"])
     worlds = [World(recipe.world), World(recipe.world.model_copy(update={"cells": recipe.world.cells + 1}))]
     seen: dict[str, list[float]] = defaultdict(list)
     started = time.perf_counter()
@@ -214,23 +227,37 @@ def _save(
         "heads": readouts.heads.state_dict(),
         "optimiser": optimizer.state_dict() if optimizer else None,
         "done": done,
+        "metrics": (out / METRICS).stat().st_size if (out / METRICS).exists() else 0,
     }
-    torch.save(state, out / "state.pt.partial")
-    (out / "state.pt.partial").rename(out / "state.pt")
+    partial = partial_of(out / STATE)
+    torch.save(state, partial)
+    flush(partial)
+    partial.rename(out / STATE)
 
 
-def _restore(out: Path, policy: Policy, readouts: Readouts) -> tuple[int, int]:
+def _restore(rank: int, out: Path, policy: Policy, readouts: Readouts) -> tuple[int, int]:
     """(stage, step) reached by an earlier run in this directory; (0, 0) if there is none."""
-    if not (out / "state.pt").exists():
+    if not (out / STATE).exists():
         return 0, 0
-    state = torch.load(out / "state.pt")
+    state = _load(out / STATE)
     policy.model.load_state_dict(state["model"])
     readouts.heads.load_state_dict(state["heads"])
+    if rank == 0 and (out / METRICS).exists():
+        os.truncate(out / METRICS, min(state["metrics"], (out / METRICS).stat().st_size))  # rows of repeated steps
     number, step = state["done"]
     return number, step
 
 
+def _load(path: Path) -> dict[str, Any]:
+    """The saved state. ValueError, with the way out, for a damaged file."""
+    try:
+        return torch.load(path, weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: the file is damaged ({reason}); remove it to train from the start") from None
+
+
 def _record(out: Path, line: dict[str, Any]) -> None:
-    with (out / "metrics.jsonl").open("a") as file:
+    with (out / METRICS).open("a") as file:
         file.write(json.dumps(line) + "\n")
     log.info("%s", line)

@@ -34,6 +34,7 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
+from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "demo": demo.demo,
@@ -62,12 +63,14 @@ heavy packages inside their functions, so that `saccade --help` responds at once
 ON_SEVERAL = ("rl", "sft", "resume")
 """Verbs that several processes of torchrun can share."""
 
-EXPECTED = (ValueError, OSError)
-"""Errors that the user can fix: shown as one line. Anything else is a bug and keeps its traceback."""
+EXPECTED = (ValueError, OSError, FloatingPointError)
+"""Errors that the user can fix (the last: weights that overflow): shown as one line. Anything else is a bug and
+keeps its traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error."""
+    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error; 130 or 143 when a signal
+    stopped it, with a line that says how to continue."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
     rank = os.environ.get("RANK", "0")
@@ -75,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse_several(arguments)
         with _log_lines(quiet=rank != "0"):
             build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
+    except RunStopped as stopped:
+        typer.echo(f"saccade: {stopped}", err=True)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(int(stopped.code or 0))  # threads that wait for a reward or a server must not delay the end
     except EXPECTED as error:
         if debug:
             raise

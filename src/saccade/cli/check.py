@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.options import Overrides
+from saccade.disk import write_text
 
 if TYPE_CHECKING:
     from saccade.config import Config
@@ -101,7 +102,7 @@ def check(
     note_updates(subject, report, facts)
     show(report, facts)
     if out is not None:
-        out.write_text(json.dumps(as_dict(report, facts), indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(as_dict(report, facts), indent=1) + "\n")
     if not safe(report, facts):
         raise typer.Exit(1)
 

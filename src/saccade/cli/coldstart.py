@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
+from saccade.runs.stopping import interruptible
 
 if TYPE_CHECKING:
     from saccade.coldstart.recipe import ColdStartRecipe
@@ -34,7 +35,8 @@ def coldstart(
 
     given = [*(WORLD if teacher == "world" else ()), *with_out(overrides, out)]
     config = resolve(recipe, ColdStartRecipe, given, print_config)
-    summary = run(config, keys_of(config))
+    with interruptible(f"stopped; every reply so far is kept in {config.out}; continue with the same command"):
+        summary = run(config, keys_of(config))
     for line in lines_of(summary, config):
         typer.echo(line)
     if "writes_the_set" not in summary:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from saccade.cli.options import Overrides, PrintConfig, resolve
+from saccade.runs.stopping import interruptible
 
 
 def demo(
@@ -28,7 +29,8 @@ def demo(
     from saccade.studies.demo_summary import summary
 
     console = Console()
-    folder = run_demo(config, out, seed, console)
+    with interruptible(f"stopped; finished jobs are kept in {out}; continue with the same command"):
+        folder = run_demo(config, out, seed, console)
     page = build_report(folder)
     console.print(summary(folder))
     console.print(f"report: {page}", soft_wrap=True)

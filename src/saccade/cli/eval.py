@@ -13,6 +13,7 @@ import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, variables, with_out
 from saccade.config import dump, find, load, packaged
+from saccade.runs.stopping import interruptible
 
 if TYPE_CHECKING:
     from saccade.evaluation.config import EvalRecipe
@@ -110,7 +111,8 @@ def _run(recipe: EvalRecipe, as_json: bool) -> None:
 
     key = os.environ.get("OPENAI_API_KEY")
     judge_key = os.environ.get("JUDGE_API_KEY", key)
-    with Progress(transient=True) as bars:
+    words = f"stopped; the answers so far are kept in {recipe.directory}; continue with the same command"
+    with interruptible(words), Progress(transient=True) as bars:
         tasks = {one.name: bars.add_task(one.name, total=None) for one in recipe.decodings()}
         results = evaluate(
             recipe, lambda name, done, total: bars.update(tasks[name], completed=done, total=total), key, judge_key

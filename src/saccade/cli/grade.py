@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from saccade.disk import AGAIN, partial_of, writing
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -73,13 +75,14 @@ def _sink(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield typer.get_text_stream("stdout")
         return
-    part = out.with_name(out.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            yield file
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    part = partial_of(out)
+    with writing(out.absolute().parent, AGAIN):
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                yield file
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

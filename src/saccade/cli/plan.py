@@ -11,6 +11,7 @@ import typer
 
 from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
 from saccade.config import ConfigError, dump, kind
+from saccade.disk import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +89,7 @@ def plan(
     )
     found = planning.plan(config, read_shape(model), setting, *filter(None, (origin,)))
     if out is not None:
-        out.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(found.to_dict(), indent=1) + "\n")
     show(found, Console(width=120, soft_wrap=True))
     if check and not found.fits:
         raise typer.Exit(1)

@@ -45,6 +45,7 @@ def predict(
 ) -> None:
     """Answer one question about IMAGE... and draw the box of the answer if there is one."""
     from saccade.data.images import load_image
+    from saccade.disk import AGAIN, writing
     from saccade.tasks.templates import write_prompt
 
     pictures = [load_image(path) for path in images]
@@ -58,7 +59,8 @@ def predict(
         typer.echo(line)
     typer.echo(f"seconds: {seconds:.2f} (and {time.perf_counter() - began - seconds:.2f} to load the model)")
     if found := boxes(completion):
-        draw_boxes(pictures[0], found).save(draw)
+        with writing(draw.absolute().parent, AGAIN):
+            draw_boxes(pictures[0], found).save(draw)
         typer.echo(f"drawn: {draw}")
 
 

@@ -9,30 +9,37 @@ from typing import Annotated, Any
 import typer
 
 from saccade.cli.options import load_recipe
-from saccade.cli.runs import print_result
+from saccade.cli.runs import run_and_print
 from saccade.config import kind
 
 
-def _rl(config: Any, folder: Path) -> None:
+def _rl() -> Callable[..., Any]:
     from saccade.training.rl import train
 
-    print_result(train(config, folder, resume=True))
+    return train
 
 
-def _sft(config: Any, folder: Path) -> None:
+def _sft() -> Callable[..., Any]:
     from saccade.training.sft import train
 
-    print_result(train(config, folder, resume=True))
+    return train
 
 
-RESUMES: dict[str, Callable[[Any, Path], None]] = {"rl": _rl, "sft": _sft}
-"""By the key `kind` of a run's config.yaml; `eval` and `world pretrain` resume when they are run again."""
+RESUMES: dict[str, Callable[[], Callable[..., Any]]] = {"rl": _rl, "sft": _sft}
+"""What trains, by the key `kind` of a run's config.yaml; `eval` and `world pretrain` resume when they are run again."""
 
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A directory that 'rl' or 'sft' wrote.")],
+    where: Annotated[
+        str | None,
+        typer.Option("--from", metavar="step-N|start", help="Not the newest whole checkpoint but this one, or anew."),
+    ] = None,
+    accept_changes: Annotated[
+        bool, typer.Option(help="Resume although data, base model or recipe changed since the checkpoint.")
+    ] = False,
 ) -> None:
-    """Resume an interrupted run from its last checkpoint, with its own configuration."""
+    """Resume an interrupted run from its newest whole checkpoint, with its own configuration (DIR/config.yaml)."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{folder} holds no run to resume: expected config.yaml there")
@@ -40,4 +47,7 @@ def resume(
     if name not in RESUMES:
         again = "; to resume it, run the same command again" if name in ("eval", "pretrain") else ""
         raise ValueError(f"{path}: kind is {name!r}, expected one of {', '.join(RESUMES)}{again}")
-    RESUMES[name](load_recipe(str(path)), folder)
+    config, train = load_recipe(str(path)), RESUMES[name]()
+    from saccade.training.resuming import Resume
+
+    run_and_print(train, config, folder, resume=Resume(where, accept_changes))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
-from saccade.cli.runs import print_result, restarted, run_dir
+from saccade.cli.runs import run_and_print, run_dir
 from saccade.config import dump
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def rl(
         raise typer.Exit
     from saccade.training.rl import train  # imports torch, which an invalid recipe should not have to wait for
 
-    folder = run_dir(out, recipe)
-    print_result(train(config, folder, resume=restarted(folder)))
+    run_and_print(train, config, run_dir(out, recipe))
 
 
 def with_rewards(config: RLRecipe, rewards: list[str], deadline: float | None) -> RLRecipe:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from saccade.runs.stopping import Stop
 
 
 def run_dir(out: Path | None, recipe: str) -> Path:
@@ -19,6 +22,22 @@ def restarted(folder: Path) -> bool:
     """Whether torchrun or SLURM started this process again and the run exists, so that it must resume."""
     counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
     return any(count not in ("", "0") for count in counts) and (folder / "config.yaml").is_file()
+
+
+def where_to_resume(folder: Path) -> Any:
+    """After the last checkpoint, or at the start when the job was lost before the first."""
+    from saccade.training.resuming import START, Resume
+
+    return Resume() if any((folder / "checkpoints").glob("step-*")) else Resume(START)
+
+
+def run_and_print(train: Callable[..., Any], config: Any, folder: Path, **options: Any) -> None:
+    """Trains until the end or until a signal stops it, and prints the result. A job that was started again resumes."""
+    if restarted(folder):
+        options = {"resume": where_to_resume(folder)} | options
+    with Stop().listening() as stop:
+        result = train(config, folder, **options, stop=stop)
+    print_result(result)
 
 
 def print_result(result: Any) -> None:
@@ -33,6 +52,8 @@ def print_result(result: Any) -> None:
         why = "equal rewards within every group, or a gradient that is not finite"
         typer.echo(f"no update in {len(idle)} of {steps} steps: {', '.join(map(str, idle))} ({why})")
     typer.echo(f"report: saccade report {result.directory}")
+    if result.stopped is not None:
+        typer.echo(result.stopped)
 
 
 def steps_without_update(metrics: Path) -> tuple[int, list[int]]:

@@ -32,6 +32,7 @@ def score(
     show: Annotated[int, typer.Option(min=0, help="Number of rollouts with the largest changes to list.")] = 10,
 ) -> None:
     """Score saved rollouts again without a model; report what changed and which replies disagree."""
+    from saccade.disk import AGAIN, partial_of, writing
     from saccade.runs.rescore import rescore
 
     folder = rollouts if rollouts.is_dir() else rollouts.parent
@@ -39,13 +40,14 @@ def score(
     if out is None:
         found = rescore(rollouts, rubric_of, show)
     else:
-        partial = out.with_name(f".{out.name}.partial")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                found = rescore(rollouts, rubric_of, show, file)
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
+        partial = partial_of(out)
+        with writing(out.absolute().parent, AGAIN):
+            try:
+                with partial.open("w", encoding="utf-8") as file:
+                    found = rescore(rollouts, rubric_of, show, file)
+                partial.replace(out)
+            finally:
+                partial.unlink(missing_ok=True)
     for line in lines(found, rubric):
         typer.echo(line)
     if out is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
-from saccade.cli.runs import print_result, restarted, run_dir
+from saccade.cli.runs import run_and_print, run_dir
 
 
 def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None, print_config: PrintConfig = False) -> None:
@@ -13,5 +13,4 @@ def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None, print_conf
     config = resolve(recipe, SFTRecipe, overrides, print_config)
     from saccade.training.sft import train  # imports torch, which an invalid recipe should not have to wait for
 
-    folder = run_dir(out, recipe)
-    print_result(train(config, folder, resume=restarted(folder)))
+    run_and_print(train, config, run_dir(out, recipe))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from saccade.disk import write_text
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -44,7 +46,7 @@ def verify(
         report = contract.verify(model, dtype, device)
     show(report)
     if out is not None:
-        out.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(report.as_dict(), indent=1) + "\n")
     if report.failed:
         raise typer.Exit(1)
 

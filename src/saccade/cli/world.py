@@ -9,6 +9,7 @@ import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
 from saccade.config import load
+from saccade.runs.stopping import interruptible
 
 app = typer.Typer(help="The procedural visual world: data sets, their check, a base.", no_args_is_help=True)
 
@@ -83,6 +84,7 @@ def pretrain(
 
     steps = sum(stage.steps for stage in config.stages)
     typer.echo(f"{steps} steps; a row every {config.log_every} steps goes to {config.out}/metrics.jsonl", err=True)
-    model = train(config)
+    with interruptible(f"stopped; the last saved step is kept in {config.out}; continue with the same command"):
+        model = train(config)
     scores = write_scores(load_policy(ModelConfig(path=str(model), train=())), model.parent / "scores.json")
     typer.echo(f"{model}\n{scores}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from saccade.coldstart.store import Store
 from saccade.data import DataConfig
 from saccade.data.records import kind_of
 from saccade.data.sources import WORLD, items
+from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
 from saccade.tasks import TASKS
 from saccade.tasks.answers import ANSWER_TASKS
@@ -141,7 +141,7 @@ def write_once(content: bytes, target: Path) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    fresh = partial_of(target)
     try:
         fresh.write_bytes(content)
         fresh.replace(target)

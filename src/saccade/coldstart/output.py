@@ -21,6 +21,7 @@ from saccade.coldstart.statistics import accuracies
 from saccade.coldstart.steps import assemble
 from saccade.coldstart.store import Store
 from saccade.coldstart.teachers import sample_of
+from saccade.disk import partial_of
 from saccade.runs.drafts import ARMS, DRAFTS, Arm, Chain, Draft, StepRecord, shallow_dict
 from saccade.tasks import TASKS
 
@@ -193,7 +194,7 @@ def _place_image(path: str, sha: str, out: Path, how: str) -> str:
     target = out / name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{target.name}.{os.getpid()}")
+        fresh = partial_of(target)
         try:
             os.link(path, fresh)
         except OSError:  # another disk, or one without hard links
@@ -209,7 +210,7 @@ def _write_line(file: TextIO, row: Any) -> None:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[TextIO]:
     """A text file that is renamed into place once complete. A lone surrogate becomes its JSON escape."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = partial_of(path)
     try:
         with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
             yield file

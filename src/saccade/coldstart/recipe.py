@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
@@ -79,6 +80,13 @@ class EndpointTeacher(Config):
     """Per million completion tokens."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Added to each request unchanged: {top_k: 20}."""
+
+    @field_validator("key_variable")
+    @classmethod
+    def _a_name_and_no_key(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w{0,99}", value, re.ASCII):
+            raise ValueError("expected the name of an environment variable, such as OPENAI_API_KEY (got another text)")
+        return value
 
     @property
     def limits(self) -> RequestLimits:

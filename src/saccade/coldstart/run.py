@@ -25,6 +25,7 @@ from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
 from saccade.config import dump
 from saccade.data.sources import WORLD
+from saccade.disk import sweep, write_text, writing
 from saccade.runs.progress import ProgressFn, progress
 from saccade.world import WorldConfig
 
@@ -73,14 +74,17 @@ def run(
     chooser = build_chooser(recipe)  # validate filters and prompts before the first paid request
     for _, path in recipe.prompts:
         load_prompt(path)
+    again = "every response so far is in the store; free some space and run the same command again"
     with ExitStack() as stack:
+        stack.enter_context(writing(recipe.out, again))
         vision, reasoner = build_teachers(recipe, keys or {})
         stack.callback(vision.close)
         stack.callback(reasoner.close)
         store = stack.enter_context(Store(recipe.out / NAME, recipe.lease_s))
         stack.callback(_release_rows, store)
         _check_same_texts(recipe, store)
-        (recipe.out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
+        sweep(recipe.out)
+        write_text(recipe.out / "config.yaml", dump(recipe))
         ingest(recipe, store, lambda n: log.info("ingested %d rows", n) if n % 25_600 == 0 else None)
         asyncio.run(_work(Teachers(recipe, vision, reasoner), store, console))
         return finish(chooser, store)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from saccade.disk import write_text
 from saccade.evaluation.statistics import compare_paired, wilson
 from saccade.runs.drafts import ARMS, STATISTICS, Arm, Chain, Draft, read_drafts
 
@@ -238,7 +239,5 @@ def write_statistics(folder: Path) -> dict[str, Any]:
     for draft in read_drafts(folder):
         gathering.add(draft)
     found = gathering.summary()
-    fresh = folder / f".{STATISTICS}"
-    fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(folder / STATISTICS)
+    write_text(folder / STATISTICS, json.dumps(found, indent=1) + "\n")
     return found

@@ -152,7 +152,7 @@ class ChatTeacher:
         return prompt, text + self._answer.fill(answer=call.gold) if call.show_answer else text
 
     def _failure(self, error: EndpointError) -> TeacherError:
-        message = self._without_key(str(error))
+        message = str(error)
         if error.status in (401, 403, 404):
             return TeacherError(f"status {error.status}", message, fatal=True)
         if error.status == 200:
@@ -161,10 +161,6 @@ class ChatTeacher:
             return TeacherError("no answer in time" if "no response within" in message else "no connection", message)
         retriable = error.status in (408, 409, 425, 429) or error.status >= 500
         return TeacherError(f"status {error.status}", message, retriable=retriable)
-
-    def _without_key(self, text: str) -> str:
-        """Masks the key: servers may echo it in error messages."""
-        return text.replace(self.api_key, "[key]") if self.api_key else text
 
     async def check(self, needs_vision: bool) -> None:
         square = Image.new("RGB", (64, 64), (200, 30, 30))
@@ -180,7 +176,7 @@ class ChatTeacher:
             elif needs_vision and error.status in (400, 415, 422, 500):
                 hint = f"; the request had a small image: does {self.model!r} accept images?"
             role = "vision" if needs_vision else "reasoner"
-            raise ValueError(f"{role}: {self._without_key(str(error))}{hint}") from None
+            raise ValueError(f"{role}: {error}{hint}") from None
 
     def close(self) -> None:
         self._endpoint.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ import psutil
 from saccade.data.records import kind_of
 from saccade.data.sources import DataConfig, items
 from saccade.data.storage import Keep, Kind, SampleWriter
+from saccade.disk import writing
 
 SUMMARY = "summary.json"
 SKIPPED = "skipped.jsonl"
@@ -59,15 +59,12 @@ def convert(
     clear_remains(out)
     partial = out.parent / f".{out.name}.{os.getpid()}.partial"
     partial.mkdir()
-    try:
-        summary = _write(list(entries), partial, kind, keep, strict, progress)
-        partial.replace(out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ValueError(f"the disk is full: {out} was not written; free space, or keep images by path") from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(out.absolute().parent, f"{out} was not written; free some space, or keep images by path"):
+        try:
+            summary = _write(list(entries), partial, kind, keep, strict, progress)
+            partial.replace(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return summary
 
 

@@ -15,6 +15,7 @@ from saccade.data.fingerprints import Fingerprint, PictureIndex, fingerprint, ke
 from saccade.data.images import ImageError
 from saccade.data.records import Item, kind_of, shown
 from saccade.data.row_checks import BoxUnits, check_boxes, check_form, check_gold, check_size, check_words
+from saccade.rewards import check_row
 from saccade.tasks import TASKS
 from saccade.types import Frame, ImageSource, Sample
 
@@ -245,6 +246,11 @@ class PreflightChecks:
         yield from self._check_id(entry, sample.id)
         if entry.reply is None and sample.task not in TASKS:
             yield "task", f"unknown task {sample.task!r}; expected one of {', '.join(TASKS)}"
+            return
+        try:
+            check_row(sample)
+        except ValueError as error:
+            yield "reward", str(error).removeprefix(f"{entry.place}: ")
             return
         options = sample.meta.get("options")
         if options is not None and not isinstance(options, list | tuple):

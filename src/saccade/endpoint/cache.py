@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 class ReplyCache:
@@ -22,7 +25,7 @@ class ReplyCache:
         """Opens or creates the file. Raises ValueError when it is not a reply cache."""
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
+        self._lock, self._warned = threading.Lock(), False
         try:
             self._database = sqlite3.connect(self.path, timeout=30.0, check_same_thread=False, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -41,10 +44,16 @@ class ReplyCache:
         return None if row is None else json.loads(row[0])
 
     def put(self, key: str, model: str, body: Any) -> None:
-        """Stores a response; the first one stored for a key is kept."""
+        """Stores a response; the first one stored for a key is kept. When the file cannot be written, a warning says so
+        once, and the response, which was paid for, is used all the same."""
         row = (key, model, json.dumps(body), time.time())
-        with self._lock:
-            self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)
+        try:
+            with self._lock:
+                self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            if not self._warned:
+                log.warning("%s: replies are not cached (%s); they will be paid for again", self.path, error)
+            self._warned = True
 
     def __len__(self) -> int:
         with self._lock:

@@ -18,9 +18,13 @@ import httpx2
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError
 from saccade.endpoint.messages import ChatResponse, Message, parse_response
+from saccade.endpoint.secrets import KeyMask, clean_key
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that are retried."""
+
+BODY_KEPT = 20_000
+"""Characters of an error's response that are kept."""
 
 T = TypeVar("T")
 
@@ -60,10 +64,12 @@ class Endpoint:
         cache: ReplyCache | None = None,
         limits: RequestLimits | None = None,
     ) -> None:
-        """`url`: the server's base address, such as 'http://host:8000' or 'https://host/v1'."""
+        """`url`: the server's base address, such as 'http://host:8000' or 'https://host/v1'. White space around the key
+        is removed; ValueError for a key that no header can carry. No reply, error or cache entry contains the key."""
         self.url, self.model = chat_url(url), model
         self.cache, self.limits = cache, limits or RequestLimits()
-        self._api_key = api_key
+        self._api_key = clean_key(api_key)
+        self._mask = KeyMask(self._api_key)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -116,7 +122,7 @@ class Endpoint:
         key = request_key(self.url, body)
         async with self._in_flight.setdefault(key, asyncio.Lock()):  # concurrent identical requests are sent once
             if (stored := await asyncio.to_thread(self.cache.get, key)) is not None:
-                return replace(parse_response(stored), cached=True, attempts=0)
+                return replace(parse_response(self._mask.json(stored)), cached=True, attempts=0)
             answer, reply = await self._ask(body)
             await asyncio.to_thread(self.cache.put, key, self.model, answer)
             return reply
@@ -141,7 +147,7 @@ class Endpoint:
             except _AttemptFailure as failure:
                 pause_s = self._backoff_s(attempt) if failure.pause_s is None else failure.pause_s
                 if not failure.retry or attempt > self.limits.retries or time.monotonic() + pause_s >= until:
-                    raise EndpointError(self.url, failure.what, attempt, failure.status, failure.body) from None
+                    raise self._error(failure, attempt) from None
             await asyncio.sleep(pause_s)
 
     async def _attempt(self, content: bytes, until: float) -> Any:
@@ -161,9 +167,14 @@ class Endpoint:
             pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
             raise _AttemptFailure(what, response.status_code, response.text, retry, pause_s)
         try:
-            return response.json()
+            return self._mask.json(response.json())
         except ValueError:
             raise _AttemptFailure("the response is not JSON", 200, response.text) from None
+
+    def _error(self, failure: _AttemptFailure, attempts: int) -> EndpointError:
+        """The error of the last attempt. Every text of a failure passes here, and leaves the key behind."""
+        what, body = self._mask.text(failure.what), self._mask.body(failure.body[:BODY_KEPT])
+        return EndpointError(self._mask.text(self.url), what, attempts, failure.status, body)
 
     def _backoff_s(self, attempt: int) -> float:
         """Seconds before the next attempt: exponential backoff, between 50 % and 100 % of it at random."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from saccade.config import dump
 from saccade.data.images import image_sha, load_image
+from saccade.disk import partial_of, write_text, writing
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.answerers import Answerer, EvalQuestion, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
@@ -22,6 +23,7 @@ from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
 from saccade.runs.environment import PACKAGES, commit, describe, hash_source, version
 from saccade.runs.files import JsonRow, read_json
+from saccade.runs.lock import locked, refuse_in_use
 from saccade.types import Sample
 
 JUDGE_TOKENS = 512
@@ -70,12 +72,15 @@ def evaluate(
             "for Qwen2-VL, Qwen3-VL, InternVL, GLM-V; pixels_resized for Qwen2.5-VL)"
         )
     with ExitStack() as stack:
+        stack.enter_context(writing(out, "answers so far are kept; free some space and run the same command again"))
+        refuse_in_use(out)
         opened = _served(recipe, api_key, limits) if recipe.served else _local(recipe, asked)
         held, facts = (answerer, {}) if answerer else stack.enter_context(opened)
         environment = {**facts, "data_hash": _data_hashes(recipe)}
+        stack.enter_context(locked(out))
+        refuse_another(recipe, out)
         refuse_changed(environment, out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(dump(recipe), encoding="utf-8")
+        write_text(out / "config.yaml", dump(recipe))
         write_json(out / "environment.json", environment)
         save_images(asked.samples, recipe.kept_images, out / "images")
         judge = stack.enter_context(_judge(recipe.judge, out, judge_key, limits)) if recipe.judge else None
@@ -122,7 +127,9 @@ def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
     chosen = [sample for group in groups.values() for sample in group[:each]][:most]
     for source in (source for sample in chosen for source in sample.images):
         folder.mkdir(parents=True, exist_ok=True)
-        load_image(source).save(folder / f"{image_sha(source)}.png")
+        partial = partial_of(target := folder / f"{image_sha(source)}.png")
+        load_image(source).save(partial, format="PNG")
+        partial.replace(target)
 
 
 Opened = tuple[Answerer, dict[str, Any]]

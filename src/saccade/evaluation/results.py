@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from saccade.disk import write_text
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.statistics import (
     Comparison,
@@ -173,7 +173,5 @@ def write_json(path: str | Path, document: JsonRow | Sequence[JsonRow]) -> Path:
     """Write JSON atomically (NaN and infinities refused: they are not JSON)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
     return path

@@ -85,6 +85,7 @@ def main() -> None:
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
         resource.setrlimit(limit, (0, 0))  # it dumps nothing, writes no file and starts no process
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process even inside a long call into C
+    signal.signal(signal.SIGTERM, lambda *_: None)  # sent to all processes of a job: the parent finishes its step first
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     sys.stdout = sys.stderr  # what a library prints must not look like an answer
     serve(sys.stdin, answers, cpu_s, memory_mb / 2)

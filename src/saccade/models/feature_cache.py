@@ -8,7 +8,8 @@ bfloat16 for models of 3B to 8B.
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
+import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from saccade.disk import partial_of
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import FeatureCacheConfig
 from saccade.models.forward import Features, vision_features
 from saccade.models.policy import Policy
+
+log = logging.getLogger(__name__)
 
 
 class FeatureCache:
@@ -78,7 +82,12 @@ class FeatureCache:
             return self._memory[key]
         if key in self._disk:
             self._disk.move_to_end(key)
-            one = torch.load(self._path(key), weights_only=True)
+            try:
+                one = torch.load(self._path(key), weights_only=True)
+            except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+                log.warning("%s cannot be read (%s); its features are computed again", self._path(key), error)
+                self._disk.pop(key)
+                return None
             self._put(key, one)
             return one
         return None
@@ -94,10 +103,16 @@ class FeatureCache:
 
     def _write(self, key: str, one: Tensor) -> None:
         """Writes to a temporary name and renames, so that a killed run leaves no partial file."""
-        partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
-        torch.save(one.clone(), partial)
-        self._disk[key] = partial.stat().st_size
-        partial.rename(self._path(key))
+        partial = partial_of(self._path(key))
+        try:
+            torch.save(one.clone(), partial)
+            self._disk[key] = partial.stat().st_size
+            partial.rename(self._path(key))
+        except (OSError, RuntimeError) as error:  # features can be computed again: no reason to stop a run
+            partial.unlink(missing_ok=True)
+            log.warning("%s: features are no longer kept on disk (%s)", self.directory, str(error).splitlines()[0])
+            self.directory = None
+            return
         while sum(self._disk.values()) > self.config.disk_mb * 2**20:
             oldest, _ = self._disk.popitem(last=False)
             self._path(oldest).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -255,7 +256,10 @@ def load_policy(
     if shard is not None and config.quantize:
         raise ValueError("model.quantize: 4-bit weights are not sharded; use one process, or remove quantize")
     options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else {}
-    model = _read(base, family, dtype, options, sharded=shard is not None)
+    try:
+        model = _read(base, family, dtype, options, sharded=shard is not None)
+    except SafetensorError as error:
+        raise ValueError(f"{base}: the weights cannot be read ({error}); a file is damaged: copy it again") from None
     if not config.quantize and shard is None:  # a quantized one is there already
         model = model.to(device)
     quantize.keep_differentiable(model)

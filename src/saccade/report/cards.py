@@ -12,12 +12,12 @@ from statistics import pstdev
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image, UnidentifiedImageError
 
+from saccade.data.images import ImageError, load_image
 from saccade.evaluation.boxes import gold_boxes, reply_boxes
 from saccade.grading.choice import letters_for
 from saccade.report.charts import overlay
-from saccade.runs.files import RunFiles
+from saccade.runs.files import RunFiles, file_inside
 from saccade.types import Box, Frame
 
 Json = dict[str, Any]
@@ -73,13 +73,15 @@ def pieces(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def picture(path: Path, boxes: Sequence[tuple[Sequence[float], str]] = ()) -> Markup | None:
-    """The image as a data URL with its boxes (original pixels); None when it does not open."""
-    try:
-        with Image.open(path) as image:
-            size, small = image.size, image.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+def picture(path: Path | None, boxes: Sequence[tuple[Sequence[float], str]] = ()) -> Markup | None:
+    """The image as a data URL with its boxes (original pixels); None without one, and when it does not open."""
+    if path is None:
         return None
+    try:
+        small = load_image(path)
+    except ImageError:
+        return None
+    size = small.size
     small.thumbnail((SIDE_PX, SIDE_PX))
     buffer = io.BytesIO()
     small.save(buffer, "PNG", optimize=True)
@@ -95,11 +97,9 @@ def sample_cards(rows: Sequence[Json], folder: Path, warnings: list[str]) -> lis
     """Cards of samples.json: base, SFT and RL answer the same question."""
     cards = []
     for row in rows[:CARDS]:
-        path, gold = (
-            folder / str(row.get("image", "")),
-            _marked([row["gold_box"]] if row.get("gold_box") else [], "gold"),
-        )
-        shown = picture(path, gold) if path.is_file() else None
+        path = file_inside(folder, row.get("image"))
+        gold = _marked([row["gold_box"]] if row.get("gold_box") else [], "gold")
+        shown = picture(path, gold)
         if shown is None:
             warnings.append(f"the image of sample {row['sample_id']} is missing: {row.get('image')}")
         replies = tuple(

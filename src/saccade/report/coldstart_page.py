@@ -6,7 +6,6 @@ its images.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from saccade.disk import write_text
 from saccade.report.charts import forest, forest_axis, number
 from saccade.report.coldstart_samples import SampleCard, chosen_samples, sample_card
 from saccade.report.histogram import Shape, histogram
@@ -92,9 +92,7 @@ def build_page(directory: str | Path, out: str | Path | None = None) -> Path:
     )
     html = environment.get_template("coldstart.html").render(page=page, axis=forest_axis())
     target = Path(out) if out else folder / "report.html"
-    beside = target.with_name(target.name + ".part")
-    beside.write_text(html, encoding="utf-8", errors="replace")
-    os.replace(beside, target)
+    write_text(target, html, errors="replace")
     return target
 
 

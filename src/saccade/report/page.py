@@ -12,7 +12,6 @@ A demo directory holds runs (`sft/`, `rl/`, `controls/<name>/`) and beside them
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from saccade.disk import write_text
 from saccade.report.cards import Card, group_cards, item_cards, masked_reasons, sample_cards
 from saccade.report.charts import forest_axis, number
 from saccade.report.curves import Curves, curves, ends
@@ -82,9 +82,7 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     html = render(demo_page(folder, parts) if parts else run_page(folder))
     target = Path(out) if out else folder / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(target.name + ".part")
-    beside.write_text(html, encoding="utf-8")
-    os.replace(beside, target)
+    write_text(target, html)
     return target
 
 

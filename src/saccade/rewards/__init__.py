@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from saccade.rewards.rubric import Part, PartConfig, Rubric, RubricConfig, check_row, row_reward
+from saccade.rewards.row_reward import check_row, row_reward
+from saccade.rewards.rubric import Part, PartConfig, Rubric, RubricConfig
 from saccade.rewards.scoring import score_all
 from saccade.rewards.table import ALIASES, PENALTIES, REWARDS, Reward
 

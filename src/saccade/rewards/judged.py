@@ -74,21 +74,33 @@ def judge_at(url: str, model: str, settings: str) -> Judge:
     from saccade.grading.judge import Judge
 
     server = Server.model_validate_json(settings)
-    path = server.api_key_file
-    key = Path(path).expanduser().read_text(encoding="utf-8").strip() if path else None
     limits = RequestLimits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
-    endpoint = Endpoint(url, model, key, ReplyCache(server.cache) if server.cache else None, limits)
+    endpoint = Endpoint(
+        url, model, read_key(server.api_key_file), ReplyCache(server.cache) if server.cache else None, limits
+    )
     atexit.register(endpoint.close)
     return Judge(endpoint)
 
 
 def check_judge(url: str, server: Mapping[str, Any] | None) -> None:
-    """ValueError for an invalid address or a missing key file."""
+    """ValueError for an invalid address, a missing key file, or one that holds no key."""
     from saccade.endpoint.client import chat_url
 
     chat_url(url)
-    path = Server.model_validate(server or {}).api_key_file
-    if path is not None and not Path(path).expanduser().is_file():
-        raise ValueError(
-            f"llm_judge: server.api_key_file {path}: there is no such file; expected a file with the server's key"
-        )
+    read_key(Server.model_validate(server or {}).api_key_file)
+
+
+def read_key(path: str | None) -> str | None:
+    """The key in a file. ValueError when there is no such file, or its content is no key; it never shows the content,
+    nor the path, which is the key itself where somebody mistook one for the other."""
+    from saccade.endpoint.secrets import clean_key
+
+    if path is None:
+        return None
+    source = "llm_judge: server.api_key_file"
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise ValueError(f"{source}: the file cannot be read ({why}); expected a file with the server's key") from None
+    return clean_key(text, source)

@@ -12,6 +12,7 @@ import asyncio
 import importlib.util
 import inspect
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def _value(value: Any) -> Score:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: None)  # sent to all processes of a job: the parent finishes its step first
     jobs = Connection(os.dup(0), writable=False)
     answers = Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # output that a user's function prints must not be read as a message

@@ -15,16 +15,13 @@ from saccade.config import Config
 from saccade.rewards import own
 from saccade.rewards.naming import as_score, is_file
 from saccade.rewards.options import Where
+from saccade.rewards.row_reward import row_reward
 from saccade.rewards.table import PENALTIES, WRAPPERS, Reward, bind, canonical, placed, reads_answer
 from saccade.types import Completion, Sample, Score
 
 Truncated = Literal["score_zero", "mask", "as_is"]
 Gate = Literal["multiplies", "zeroes"]
 RowReward = Callable[[str, dict[str, Any]], Reward]
-ROW_REWARD = "reward"
-"""Key of `Sample.meta` under which a row names the reward of its answer: a name, or {"name", "options"}."""
-ROW_METHOD = "accu_reward_method"
-"""The same key in VLM-R1's data; 'default' and 'llm' (a row has no server for a judge) use the rubric's reward."""
 
 
 class PartConfig(Config):
@@ -184,32 +181,6 @@ class Rubric:
                 open_share *= values[part.name] if part.gate == "multiplies" else float(values[part.name] >= 1.0)
         rewards = sum(p.weight * values[p.name] for p in self.parts if p.gate is None and not p.penalty)
         return open_share * rewards + sum(p.weight * values[p.name] for p in self.parts if p.penalty)
-
-
-def row_reward(sample: Sample) -> tuple[str, dict[str, Any]] | None:
-    """The reward that a row names, with its options. ValueError for an unknown name or malformed options."""
-    named = sample.meta.get(ROW_REWARD)
-    if named is None:
-        method = sample.meta.get(ROW_METHOD)
-        named = None if method in (None, "default", "llm") else method
-    if named is None:
-        return None
-    name, options = (named.get("name"), named.get("options") or {}) if isinstance(named, Mapping) else (named, {})
-    if not isinstance(name, str) or not isinstance(options, Mapping):
-        raise ValueError(f"sample {sample.id!r}: got reward {named!r}, expected a name, or {{'name', 'options'}}")
-    if is_file(name) or canonical(name) in PENALTIES:
-        raise ValueError(f"sample {sample.id!r}: got reward {name!r}; a row may name one of REWARDS only")
-    return name, dict(options)
-
-
-def check_row(sample: Sample) -> None:
-    """ValueError, naming the sample, when the reward that a row names is unknown or invalid."""
-    named = row_reward(sample)
-    if named is not None:
-        try:
-            bind(*named)
-        except ValueError as error:
-            raise ValueError(f"sample {sample.id!r}: {error}") from None
 
 
 def _check(parts: Sequence[tuple[str, Gate | None]]) -> None:

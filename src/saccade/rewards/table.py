@@ -123,6 +123,9 @@ PENALTIES: dict[str, Reward] = {
     "vlm_r1/repetition": vlm_r1_lists.repetition,
 }
 
+REACHES_OUT = frozenset({"llm_judge"})
+"""Rewards that open an address or a file. Recipes may name them, rows of data may not."""
+
 ALIASES: dict[str, str] = {
     "mcq": "choice",
     "numeric": "number",
@@ -219,7 +222,8 @@ def _check_value(name: str, option: str, value: Any, adapter: TypeAdapter[Any]) 
     except ValidationError as error:
         first = error.errors()[0]
         why = ".".join(map(str, first["loc"])) + (": " if first["loc"] else "") + first["msg"].lower()
-        raise ValueError(f"reward '{name}', option '{option}': got {value!r}; {why}") from None
+        got = f"the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else repr(value)  # no key's value
+        raise ValueError(f"reward '{name}', option '{option}': got {got}; {why}") from None
 
 
 def _bound(accuracy: str, options: Mapping[str, Any] | None) -> Callable[[Completion, Sample], Score]:

@@ -6,7 +6,7 @@ stages; a small frozen `ScheduleState` records the run's progress and is saved i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -148,6 +148,11 @@ class Schedule:
     def stage(self, state: ScheduleState) -> Stage:
         """The stage of the next step."""
         return self.stages[state.stage]
+
+    def reopened(self, state: ScheduleState) -> ScheduleState:
+        """The state of a checkpoint under this schedule, whose `num_steps` may have grown since."""
+        counted = self.stages[-1].until is None and state.stage == len(self.stages) - 1
+        return replace(state, finished=state.step >= (self.num_steps or 0)) if counted else state
 
     def advance(self, state: ScheduleState, truncated_share: float) -> ScheduleState:
         """The state after one more step, in which `truncated_share` (0..1) of the replies was truncated."""

@@ -32,12 +32,19 @@ PACKAGES = (
 )
 
 
-def describe(policy: Policy, model_path: str, data: Mapping[str, str]) -> dict[str, Any]:
-    """The content of environment.json; `data` is a hash for each source."""
+def describe(policy: Policy, model_path: str, data: Mapping[str, str], may_be_gone: bool = False) -> dict[str, Any]:
+    """The content of environment.json; `data` is a hash for each source. ValueError when there is no model at
+    `model_path`, unless it may be gone (on resume, which reads a checkpoint)."""
     import torch  # here, because an evaluation of a served model does without
 
     from saccade.models.policy import resolve_path
 
+    try:
+        model_hash = hash_model(resolve_path(model_path))
+    except ValueError:
+        if not may_be_gone:
+            raise
+        model_hash = None
     return {
         "commit": commit(),
         "packages": versions(),
@@ -48,7 +55,7 @@ def describe(policy: Policy, model_path: str, data: Mapping[str, str]) -> dict[s
         "image_backend": policy.adapter.image_backend,
         "data_hash": dict(data),
         "model": model_path,
-        "model_hash": hash_model(resolve_path(model_path)),
+        "model_hash": model_hash,
     }
 
 

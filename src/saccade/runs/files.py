@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 JsonRow = dict[str, Any]
+_SHA = re.compile(r"[0-9a-f]{8,64}")
 
 
 @dataclass
@@ -47,8 +49,8 @@ class RunFiles:
     def images(self, shas: str | list[str] | None) -> list[Path]:
         """The saved images of these hashes (one, or a list), in order; [] unless the run kept them all."""
         names = [shas] if isinstance(shas, str) else shas or []
-        paths = [self.path / "images" / f"{sha}.png" for sha in names]
-        return paths if all(path.is_file() for path in paths) else []
+        paths = [self.path / "images" / f"{sha}.png" for sha in names if _SHA.fullmatch(str(sha))]
+        return paths if len(paths) == len(names) and all(path.is_file() for path in paths) else []
 
 
 def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
@@ -67,6 +69,14 @@ def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
         results=read_json(path / "results.json", warnings),
         warnings=warnings,
     )
+
+
+def file_inside(folder: Path, name: Any) -> Path | None:
+    """The file that a row of the folder names, if it is in that folder: rows may be written by others."""
+    if not isinstance(name, str) or "\0" in name:
+        return None
+    path = (folder / name).resolve()
+    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
 def item_files(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from saccade.config import Config, dump, load
+from saccade.disk import PARTIAL, flush, write_text
 from saccade.rollout.groups import Group, Rollout
 from saccade.types import Completion, Frame
 
@@ -120,14 +121,24 @@ class Run:
         paths = {name: self.directory / name for name in STREAMS}
         return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
 
-    def cut_back(self, sizes: Mapping[str, int]) -> None:
-        """Drops the rows written after `sizes` were recorded. ValueError when earlier rows are missing."""
+    def sync(self) -> None:
+        """Forces the streams to disk, so that no checkpoint is newer than its rows."""
+        for path in (self.directory / name for name in STREAMS):
+            if path.exists():
+                flush(path)
+        flush(self.directory)
+
+    def cut_back(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Drops the rows written after `sizes` were recorded; returns how many, by stream. ValueError when earlier rows
+        are missing; nothing is dropped then."""
+        if lost := lost_rows(self.directory, sizes):
+            raise ValueError(lost)
+        dropped = {}
         for name, now in self.sizes().items():
-            size = sizes.get(name, 0)
-            if now < size:
-                raise ValueError(f"{self.directory / name}: {now} bytes but {size} at the checkpoint; rows were lost")
-            if now > size:
-                os.truncate(self.directory / name, size)
+            if now > sizes[name]:
+                dropped[name] = sum(chunk.count(b"\n") for chunk in tail(self.directory / name, sizes[name]))
+                os.truncate(self.directory / name, sizes[name])
+        return dropped
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if not self.writes:
@@ -140,10 +151,32 @@ class Run:
         path = self.directory / "images" / f"{sha}.png"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
+            partial = path.with_suffix(PARTIAL)
             image.save(partial, format="PNG")
             partial.replace(path)
         return f"images/{path.name}"
+
+
+def lost_rows(directory: Path, sizes: Mapping[str, Any]) -> str | None:
+    """Why the streams cannot be cut back to `sizes`; None when they hold every row of that time."""
+    for name in STREAMS:
+        path, size = directory / name, sizes.get(name)
+        if not isinstance(size, int) or size < 0:
+            return f"it has no size for {name}"
+        now = path.stat().st_size if path.exists() else 0
+        if now < size:
+            return f"{path}: {now} bytes but {size} at the checkpoint; rows were lost"
+        if size and next(tail(path, size - 1))[:1] != b"\n":
+            return f"{path}: no row ends at byte {size}, where the checkpoint was made; the file was edited"
+    return None
+
+
+def tail(path: Path, start: int) -> Iterator[bytes]:
+    """The bytes of a file from `start`, in chunks."""
+    with path.open("rb") as file:
+        file.seek(start)
+        while chunk := file.read(1 << 20):
+            yield chunk
 
 
 def rollout_row(group: Group, index: int, rollout: Rollout) -> dict[str, Any]:
@@ -171,13 +204,6 @@ def rollout_row(group: Group, index: int, rollout: Rollout) -> dict[str, Any]:
         "advantage": rollout.advantage,
         "masked": rollout.score.masked,
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a temporary file and renames it, so that a reader never sees a partial file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _finite(value: Any) -> Any:

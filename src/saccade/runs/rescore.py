@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from saccade.rewards import Rubric, score_all
+from saccade.runs.files import file_inside
 from saccade.types import Completion, Frame, Sample, Score
 
 CHUNK = 1024
@@ -192,7 +193,8 @@ def read_samples(path: Path) -> dict[str, Sample]:
                 continue
             try:
                 row = json.loads(line)
-                images = tuple(str(path.parent / file) for file in row.get("image_files") or ())
+                files = [file_inside(path.parent, name) for name in row.get("image_files") or ()]
+                images = tuple(str(file) for file in files if file is not None)
                 meta = row.get("meta") or {}
                 sample = Sample(row["sample_id"], images, row["question"], row["answer"], row["task"], meta)
                 samples[str(row["group_id"])] = sample

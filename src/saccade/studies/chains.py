@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from saccade.disk import write_text
 from saccade.models.adapter import Adapter
 from saccade.tasks import TASKS
 from saccade.training.examples import Draw, Example
@@ -75,6 +76,5 @@ def write_chains(source: ChainSource, out: Path, n: int) -> Path:
             "meta": {**item.sample.meta, "habit": habit},
         }
         lines.append(json.dumps(row) + "\n")
-    fresh = out / "train.jsonl.part"
-    fresh.write_text("".join(lines), encoding="utf-8")
-    return fresh.rename(out / "train.jsonl")
+    write_text(out / "train.jsonl", "".join(lines))
+    return out / "train.jsonl"

@@ -14,7 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from saccade.config import dump
+from saccade.disk import write_text, writing
 from saccade.models.policy import resolve_path
+from saccade.runs.lock import locked
 from saccade.studies import demo_jobs
 from saccade.studies.demo_recipe import DemoRecipe
 from saccade.studies.demo_results import write_demo
@@ -27,10 +29,11 @@ def run_demo(recipe: DemoRecipe, out: Path, seed: int, console: Console) -> Path
     ValueError before any work when the base is missing or `out` contains a demo of another recipe or seed.
     """
     resolve_path(recipe.base)
-    _reserve_directory(recipe, out, seed)
-    started = time.monotonic()
-    results = run_all(plan(recipe, out, seed), recipe.parallel, console)
-    write_demo(recipe, out, seed, results, time.monotonic() - started)
+    with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out):
+        _reserve_directory(recipe, out, seed)
+        started = time.monotonic()
+        results = run_all(plan(recipe, out, seed), recipe.parallel, console)
+        write_demo(recipe, out, seed, results, time.monotonic() - started)
     return out
 
 
@@ -39,8 +42,7 @@ def _reserve_directory(recipe: DemoRecipe, out: Path, seed: int) -> None:
     config = out / "config.yaml"
     if config.exists() and config.read_text(encoding="utf-8") != text:
         raise ValueError(f"{out} contains a demo with another recipe or seed; choose another --out, or remove it")
-    out.mkdir(parents=True, exist_ok=True)
-    config.write_text(text, encoding="utf-8")
+    write_text(config, text)
 
 
 def plan(recipe: DemoRecipe, out: Path, seed: int) -> list[StudyJob]:

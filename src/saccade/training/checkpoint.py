@@ -1,29 +1,33 @@
 """Checkpoints: `checkpoints/step-000100/` is an ordinary Hugging Face directory, or with LoRA one of adapters that peft
 reads, plus the trainer's state.
 
-A checkpoint appears by one rename, so a directory of that name is always complete. `last` and `best` are links to such
-directories. Loading restores everything that the next step depends on: a resumed run equals an uninterrupted one.
+A checkpoint appears by one rename, so a directory of that name was complete once; `state.json` has the size and hash of
+each of its files, which `damage` compares. `last` and `best` are links to such directories. Loading restores everything
+that the next step depends on: a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import random
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from saccade.disk import PARTIAL, flush, require_space
 from saccade.models.policy import Policy
-from saccade.runs.disk import require_space
 from saccade.training.master_weights import needs_master
 from saccade.training.optim import GuardedOptimizer
 
 TRAINER_FILE = "trainer.pt"
 STATE_FILE = "state.json"
+_NAME = re.compile(r"step-[0-9]{6,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def begin(run_dir: Path, step: int) -> Path:
     """The path of an unfinished checkpoint; what a killed run left there is removed."""
     root = folder(run_dir)
     root.mkdir(parents=True, exist_ok=True)
-    fresh = root / f".step-{step:06d}.partial"
+    fresh = root / f".step-{step:06d}{PARTIAL}"
     shutil.rmtree(fresh, ignore_errors=True)
     return fresh
 
@@ -70,22 +74,76 @@ def counters(policy: Policy, optimizer: GuardedOptimizer) -> dict[str, int]:
 
 
 def publish(fresh: Path, state: dict[str, Any]) -> Path:
-    """Writes the state file, forces everything to disk, renames, and points `last` at it."""
+    """Writes the state file with the size and hash of all others, forces everything to disk, renames, and points `last`
+    at it."""
     root, final = fresh.parent, fresh.with_name(f"step-{state['step']:06d}")
-    (fresh / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-    for file in fresh.rglob("*"):
-        _flush(file)
+    files = {str(path.relative_to(fresh)): [path.stat().st_size, _hash(path)] for path in _files(fresh)}
+    whole = state | {"files": files}
+    (fresh / STATE_FILE).write_text(json.dumps(whole | {"hash": _hash_of(whole)}, indent=1), encoding="utf-8")
+    for path in (*_files(fresh), *(path for path in fresh.rglob("*") if path.is_dir()), fresh):
+        flush(path)
     shutil.rmtree(final, ignore_errors=True)
     fresh.rename(final)
-    _flush(root)
+    flush(root)
     link(root, "last", final.name)
     return final
 
 
+def steps(run_dir: Path) -> list[Path]:
+    """The checkpoints in the order of their steps. Anything else in the folder is none, whatever its name begins
+    with."""
+    found = [path for path in folder(run_dir).glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted((path for path in found if not path.is_symlink()), key=lambda path: int(path.name[5:]))
+
+
+def others(run_dir: Path) -> list[str]:
+    """Names in the folder that are neither checkpoints nor ours."""
+    known = {path.name for path in steps(run_dir)} | {"last", "best"}
+    root = folder(run_dir)
+    return sorted(path.name for path in root.iterdir() if path.name not in known) if root.is_dir() else []
+
+
+def load(path: Path) -> Checkpoint | str:
+    """The checkpoint, or what is damaged about it: a file that is missing, or of another size or content than when it
+    was saved."""
+    try:
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{STATE_FILE} is missing"
+    except (ValueError, OSError) as error:
+        return f"{STATE_FILE} cannot be read ({error})"
+    if not isinstance(state, dict) or state.pop("hash", None) != _hash_of(state):
+        return f"{STATE_FILE} was changed, or written by an earlier version"
+    if path.name != f"step-{state['step']:06d}":
+        return f"{STATE_FILE} is of step {state['step']}"
+    for name, (size, digest) in state["files"].items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, {size} when it was saved"
+        if _hash(file) != digest:
+            return f"{name} was changed: its SHA-256 is not that of when it was saved"
+    return Checkpoint(path, state)
+
+
 def latest(run_dir: Path) -> Checkpoint | None:
-    """The complete checkpoint of the highest step, or None."""
-    found = _in_order(run_dir)
-    return Checkpoint(found[-1], json.loads((found[-1] / STATE_FILE).read_text(encoding="utf-8"))) if found else None
+    """The whole checkpoint of the highest step, or None."""
+    whole = (found for path in reversed(steps(run_dir)) if isinstance(found := load(path), Checkpoint))
+    return next(whole, None)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_of(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer) -> None:
@@ -116,30 +174,42 @@ def prune(run_dir: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints and the one that `best` points at."""
     root = folder(run_dir)
     best = (root / "best").resolve().name if (root / "best").exists() else None
-    for path in _in_order(run_dir)[:-keep]:
+    for path in steps(run_dir)[:-keep]:
         if path.name != best:
-            shutil.rmtree(path)
+            shutil.rmtree(path.rename(root / f".{path.name}{PARTIAL}"))  # half removed, it is no checkpoint
 
 
-def relink(run_dir: Path, last: int, best: int | None) -> None:
-    """Repairs the links after a kill between a checkpoint's rename and its links."""
+def relink(run_dir: Path, last: int | None, best: int | None) -> None:
+    """Points the links at these steps; a link without a step, or to a checkpoint that is gone, is removed."""
+    root = folder(run_dir)
     for name, step in (("last", last), ("best", best)):
-        if step is not None:
-            link(folder(run_dir), name, f"step-{step:06d}")
+        if step is not None and (root / f"step-{step:06d}").is_dir():
+            link(root, name, f"step-{step:06d}")
+        else:
+            (root / name).unlink(missing_ok=True)
 
 
 def link(root: Path, name: str, target: str) -> None:
     """Points `root/name` at `root/target` by one rename."""
-    fresh = root / f".{name}.partial"
+    fresh = root / f".{name}{PARTIAL}"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     fresh.replace(root / name)
 
 
+def seed_generators(seed: int) -> None:
+    """Seeds all three generators at the start of a run, so that whatever draws from them repeats with the recipe."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def rng_state() -> dict[str, Any]:
     """States of the generators that training could draw from, as plain data and tensors."""
     version, internal, gauss = random.getstate()
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(internal), gauss]}
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    numpy = [kind, [int(key) for key in keys], *rest]
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(internal), gauss], "numpy": numpy}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
@@ -150,6 +220,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
@@ -162,18 +234,3 @@ def check_disk_space(run_dir: Path, policy: Policy, keep: int) -> None:
     state = sum(p.numel() * (12 if needs_master(p) else 2 * p.element_size()) for _, p in policy.trainable())
     needed = (weights + state) * (keep + 2)  # those kept, the best, and the one being written
     require_space(run_dir, needed, f"{keep + 2} checkpoints", "lower checkpoint.keep, ")
-
-
-def _in_order(run_dir: Path) -> list[Path]:
-    return sorted(folder(run_dir).glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def _flush(path: Path) -> None:
-    """Forces a file or directory to disk, so that a rename never precedes its content."""
-    if path.is_dir() and path.name != "checkpoints":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

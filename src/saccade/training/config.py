@@ -180,6 +180,9 @@ class RLRecipe(Config):
     optim: OptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    max_hours: float | None = Field(default=None, gt=0.0)
+    """Wall-clock limit of one process, as a cluster's job has it: the run saves and ends before a step that might
+    exceed it, and `saccade resume` continues it."""
     images_per_step: int = Field(default=2, ge=0)
     """Prompts per step whose images are saved with the records, for the report."""
 
@@ -244,6 +247,8 @@ class SFTRecipe(Config):
     epochs: float | None = Field(default=None, gt=0.0)
     """Passes over the files; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
+    max_hours: float | None = Field(default=None, gt=0.0)
+    """Wall-clock limit of one process, see RL."""
     tokens_per_micro_batch: int = Field(default=8192, ge=1)
     """Tokens of one forward and backward pass, see `update.tokens_per_micro_batch` of RL; never changes the step."""
     shared_prefix: SharedPrefix = "auto"

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,23 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from saccade.config import dump
+from saccade.disk import writing
 from saccade.models.config import ShardConfig
 from saccade.models.lora import fingerprint
-from saccade.models.policy import Policy, base_path, load_policy, resolve_path
+from saccade.models.policy import Policy, base_path, resolve_path
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.environment import describe, versions
-from saccade.runs.records import Run
-from saccade.training import checkpoint
+from saccade.runs.lock import locked, refuse_in_use
+from saccade.runs.records import CONFIG, Run
+from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
+from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
-from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.ranks import ONE, Ranks
+from saccade.training.divergence import go_back, load_checkpoint
+from saccade.training.optim import GuardedOptimizer, TrainingStopped, build_optimizer
+from saccade.training.ranks import ONE, Ranks, join
+from saccade.training.resuming import START, Resume, find, prepare
 from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.trained_table import trained_table
 
@@ -47,6 +52,22 @@ class RunResult:
     step: int
     best_score: float | None
     best_step: int | None
+    stopped: str | None = None
+    """Why the run ended before its last step (`max_hours`), and how to continue; None for a finished run."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Mark:
+    """The run after its last whole step, for the checkpoint that is saved when the next one is abandoned. The weights
+    are still those of that step."""
+
+    step: int
+    loop: dict[str, Any]
+    rng: dict[str, Any]
+    sizes: dict[str, int]
+    nonfinite_in_row: int
+    pending: dict[str, Any] | None = None
+    """The step's row, whose evaluation is still to come."""
 
 
 @dataclass(eq=False)
@@ -60,11 +81,20 @@ class Session:
     recipe: Recipe
     evaluate: Evaluate | None
     resumed: Checkpoint | None
+    facts: dict[str, Any]
+    """What a later resume compares, see `changes`."""
+    stop: Stop
     best_score: float | None = None
     best_step: int | None = None
     ranks: Ranks = ONE
     writer: ShardWriter | None = None
     """Writes the checkpoints of several processes."""
+    ended: str | None = None
+    """Set when `max_hours` ends the run: why."""
+    mark: Mark | None = None
+    saved: int | None = None
+    """Step of the newest checkpoint."""
+    clock: StepClock = field(default_factory=lambda: StepClock())
 
     @property
     def shard(self) -> ShardConfig | None:
@@ -77,32 +107,74 @@ class Session:
         return self.resumed.state["loop"] if self.resumed else None
 
     def baseline(self) -> None:
-        """Evaluates the model as it starts, in a row of step 0; a resumed run has that row already."""
-        if self.evaluate is not None and self.resumed is None:
+        """Evaluates the model as it starts, in a row of step 0. A resumed run has that row already; it makes up for an
+        evaluation that was stopped."""
+        if self.resumed is not None and (pending := self.resumed.state["pending"]):
+            self.end_step(self.resumed.step, pending["row"], self.resumed.state["loop"], pending["last"])
+        elif self.evaluate is not None and self.resumed is None:
             self.run.metrics(0, self._evaluation(self.evaluate, 0))
 
     def end_step(self, step: int, row: Mapping[str, float | str | None], state: dict[str, Any], last: bool) -> bool:
-        """Evaluates if due, writes the row, saves if due (or the best so far). True when the step was evaluated."""
+        """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
+        evaluated. RunStopped after a signal."""
         due = self.evaluate is not None and (last or step % self.recipe.eval.every == 0)
         better = False
         if due and self.evaluate is not None:
+            self.mark = self._mark(step, state, {"row": dict(row), "last": last})
+            self.stop.release()  # an evaluation may be long: it is left for the next start
+            if self.stop.signal is not None:
+                raise StepAbandoned
             evaluation = self._evaluation(self.evaluate, step)
             row = {**row, **evaluation}
             score = evaluation["eval/score"]
             better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
             if better:
                 self.best_score, self.best_step = score, step
+        self.stop.hold()
         self.run.metrics(step, row)
         if self.writer is not None:
             self.writer.poll()
-        if last or better or step % self.recipe.checkpoint.every == 0:
-            self._save(step, state, better)
+        self.mark = self._mark(step, state)
+        if not last and self.ranks.max(int(self.clock.is_over(self.recipe.max_hours))):
+            self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
+        # a signal may reach one process first: all of them stop after the same step
+        self.stop.signal = self.ranks.max(self.stop.signal or 0) or None
+        if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
+            self._save(self.mark, better)
+        if self.ranks.size == 1:  # a step of several processes is always finished: others would wait for this one
+            self.stop.release()
+        if self.stop.signal is not None and not last:
+            if self.writer is not None:
+                self.writer.finish()
+            raise self.stopped()
         return due
 
-    def _save(self, step: int, state: dict[str, Any], better: bool) -> None:
+    def _mark(self, step: int, state: dict[str, Any], pending: dict[str, Any] | None = None) -> Mark:
+        rng, sizes = checkpoint.rng_state(), self.run.sizes()
+        return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, pending)
+
+    def keep_last_step(self) -> None:
+        """Saves the last whole step, without what the step in progress has written."""
+        if self.mark is not None and self.mark.step != self.saved:
+            self.run.cut_back(self.mark.sizes)
+            checkpoint.set_rng_state(self.mark.rng)
+            self.optimizer.nonfinite_in_row = self.mark.nonfinite_in_row
+            self._save(self.mark, better=False)
+
+    def stopped(self) -> RunStopped:
+        """The end of a run that a signal stopped."""
+        done = f"after step {self.saved}" if self.saved is not None else "before step 1 was whole, nothing was saved"
+        return RunStopped(self.stop.signal or 0, f"stopped {done}; {self._continue()}")
+
+    def _continue(self) -> str:
+        return way_on(self.run.directory, anew=self.saved is None and self.mark is None)
+
+    def _save(self, mark: Mark, better: bool) -> None:
         directory = self.run.directory
-        facts = {"step": step, "best_score": self.best_score, "best_step": self.best_step}
-        facts |= {"loop": state, "sizes": self.run.sizes()}
+        self.run.sync()
+        facts = {"step": mark.step, "best_score": self.best_score, "best_step": self.best_step, "facts": self.facts}
+        facts |= {"loop": mark.loop, "pending": mark.pending, "sizes": mark.sizes}
+        self.saved = mark.step
 
         def then(path: Path) -> None:
             if better:
@@ -128,7 +200,13 @@ class Session:
         return metrics | {"time/eval_s": time.perf_counter() - start}
 
     def result(self, step: int) -> RunResult:
-        return RunResult(self.run.directory, self.policy, step, self.best_score, self.best_step)
+        return RunResult(self.run.directory, self.policy, step, self.best_score, self.best_step, self.ended)
+
+
+def way_on(run_dir: Path, anew: bool = False) -> str:
+    """The words that say how to continue a run."""
+    again = f" --from {START}" if anew else ""
+    return f"continue with: saccade resume {run_dir}{again}"
 
 
 @contextmanager
@@ -137,54 +215,81 @@ def open_session(
     run_dir: Path,
     data_hash: Mapping[str, str],
     evaluate: Evaluate | None,
-    resume: bool,
+    resume: bool | Resume = False,
     engine: Engine | None = None,
-    ranks: Ranks = ONE,
+    stop: Stop | None = None,
 ) -> Iterator[Session]:
-    """Loads the model (of the last checkpoint on resume) and opens its engine, then the run directory: everything is
-    validated before anything is written. `engine` replaces the recipe's own, and stays open.
+    """Loads the model (of a checkpoint on resume) and opens its engine, then the run directory: everything is validated
+    before anything is written. `engine` replaces the recipe's own, and stays open. One job at a time has a run; of its
+    processes the first holds the lock and changes files.
     """
     transformers_logging.disable_progress_bar()  # its bars would break our one live line
-    check_shard(recipe, ranks)
-    weights = fingerprint(base_path(resolve_path(recipe.model.path))) if ranks.size > 1 else None
-    facts = {"recipe": dump(recipe), "data": dict(data_hash), "weights": weights, "package versions": versions()}
-    ranks.agree(facts)
-    found = None
-    if resume:
-        Run.reopen(run_dir, recipe)
-        found = ranks.on_first(lambda: checkpoint.latest(run_dir))
-    else:
-        ranks.on_first(lambda: Run.refuse_existing(run_dir))
-    shard = recipe.shard if ranks.size > 1 else None
-    if found and recipe.model.lora is None:
-        policy = load_policy(recipe.model.model_copy(update={"path": str(found.path)}), shard=shard)
-    else:
-        policy = load_policy(recipe.model, recipe.seed, adapters=found.path if found else None, shard=shard)
-    part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
-    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
-    log.info("%s", trained_table(policy, recipe.optim))
-    ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep))
-    config = recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
+    ranks = join()
+    check_agreement(recipe, data_hash, ranks)
+    how = Resume() if resume is True else resume or None
+    run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
+        stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
+        if how is not None:
+            Run.reopen(run_dir, recipe)
+            ranks.on_first(lambda: stack.enter_context(locked(run_dir)))
+            found = ranks.on_first(lambda: find(run, how))
+        else:
+            ranks.on_first(lambda: (refuse_in_use(run_dir), Run.refuse_existing(run_dir)))
+        shard = recipe.shard if ranks.size > 1 else None
+        policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None, shard)
+        environment = ranks.on_first(
+            lambda: describe(policy, recipe.model.path, data_hash, may_be_gone=found is not None)
+        )
+        facts = changes.facts(recipe.model_dump(mode="json"), environment)
+        if found is not None and how is not None:
+            refuse_changes(run_dir, found, facts, how.accept_changes)
+        part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
+        optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
+        log.info("%s", trained_table(policy, recipe.optim))
+        ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep))
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
-        run = ranks.on_first(lambda: Run.reopen(run_dir, recipe) if resume else Run.create(run_dir, recipe))
-        run = replace(run, writes=ranks.is_first)
+        if how is None:
+            ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
         stack.enter_context(log_file(run_dir, ranks))
-        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, ranks=ranks)
-        session.writer = ShardWriter(ranks) if ranks.size > 1 else None
-        ranks.on_first(lambda: run.cut_back(found.state["sizes"] if found else {}))
-        if found:
+        run, stop = replace(run, writes=ranks.is_first), stop or Stop()
+        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
+        if ranks.size > 1:
+            session.writer = ShardWriter(ranks)
+            stop.hold()  # a step is finished: the other processes would wait for this one
+        optimizer.before_step = stop.hold
+        if how is not None:
+            ranks.on_first(lambda: prepare(run, found, how))
+        if found is not None:
             checkpoint.restore(found, policy, optimizer)
-            ranks.on_first(lambda: checkpoint.relink(run_dir, found.step, found.state["best_step"]))
             session.best_score, session.best_step = found.state["best_score"], found.state["best_step"]
-            log.info("resuming %s after step %d", run_dir, found.step)
-        elif run.writes:
-            run.environment(describe(policy, recipe.model.path, data_hash) | {"processes": ranks.size})
-        yield session
+            session.saved = found.step
+        else:
+            checkpoint.seed_generators(recipe.seed)
+            run.environment(environment | {"processes": ranks.size})
+        try:
+            yield session
+        except StepAbandoned:
+            stop.end()
+            session.keep_last_step()
+            raise session.stopped() from None
+        except (FloatingPointError, TrainingStopped) as error:
+            if not ranks.is_first:
+                raise
+            raise TrainingStopped(f"{error}; {go_back(run_dir, recipe.model)}") from None
         if session.writer is not None:
             session.writer.finish()
+
+
+def check_agreement(recipe: Recipe, data_hash: Mapping[str, str], ranks: Ranks) -> None:
+    """ValueError when processes differ in what they train, and for options of sharding without several processes."""
+    check_shard(recipe, ranks)
+    if ranks.size > 1:
+        weights = fingerprint(base_path(resolve_path(recipe.model.path)))
+        facts = {"recipe": dump(recipe), "data": dict(data_hash), "weights": weights, "package versions": versions()}
+        ranks.agree(facts)
 
 
 def check_shard(recipe: Recipe, ranks: Ranks) -> None:
@@ -213,6 +318,44 @@ def log_file(run_dir: Path, ranks: Ranks) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+
+
+def whole(run_dir: Path) -> str:
+    """What a full disk left whole, and how to continue."""
+    if not (run_dir / CONFIG).is_file():
+        return "nothing was written; free some space or choose another directory, and start again"
+    kept = checkpoint.steps(run_dir)
+    what = f"checkpoint {kept[-1].name} and its rows are whole" if kept else "no checkpoint was saved yet"
+    return f"{what}; free some space, then {way_on(run_dir, anew=not kept)}"
+
+
+def refuse_changes(run_dir: Path, found: Checkpoint, now: Mapping[str, Any], accepted: bool) -> None:
+    """Logs what changed since the checkpoint. ValueError when that changes what is trained, unless it is accepted."""
+    changed = changes.compare(found.state["facts"], now)
+    since = f"since checkpoint {found.path.name}"
+    for line in changed.other:
+        log.warning("changed %s: %s", since, line)
+    if changed.training and not accepted:
+        raise ValueError(
+            f"{run_dir}: {since} there are changes in what is trained: {'; '.join(changed.training)}; undo them, or "
+            f"accept them with: saccade resume {run_dir} --accept-changes"
+        )
+    for line in changed.training:
+        log.warning("changed %s, and accepted: %s", since, line)
+
+
+class StepClock:
+    """The wall clock of this process: a step begins only if one as long as the longest so far would end in time."""
+
+    def __init__(self) -> None:
+        self.started = self.last = time.monotonic()
+        self.longest_s = 0.0
+
+    def is_over(self, max_hours: float | None) -> bool:
+        """Called once at the end of each step: whether another one might end after `max_hours`."""
+        now = time.monotonic()
+        self.longest_s, self.last = max(self.longest_s, now - self.last), now
+        return max_hours is not None and now - self.started + self.longest_s > max_hours * 3600
 
 
 class Stopwatch:

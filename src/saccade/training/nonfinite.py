@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from saccade.disk import partial_of
 from saccade.training.policy_step import PolicyBatch
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ def dump_batches(directory: Path, version: int, batches: Sequence[PolicyBatch]) 
         return
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"version-{version:06d}-{number}.pt"
-    torch.save([_plain(batch) for batch in batches], path)
+    torch.save([_plain(batch) for batch in batches], partial := partial_of(path))
+    partial.rename(path)
     log.warning("an update was not finite and was skipped; its batch is saved in %s", path)
 
 

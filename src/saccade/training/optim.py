@@ -80,6 +80,8 @@ class GuardedOptimizer:
     optimizer: torch.optim.Optimizer
     config: OptimConfig
     nonfinite_in_row: int = 0
+    before_step: Callable[[], None] | None = None
+    """Called just before the weights move."""
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -110,6 +112,8 @@ class GuardedOptimizer:
         self.nonfinite_in_row = 0
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)
+        if self.before_step is not None:
+            self.before_step()
         self.optimizer.step()
         self.zero_grad()
         return norm, True

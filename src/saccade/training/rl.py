@@ -31,6 +31,7 @@ from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
+from saccade.runs.stopping import Stop
 from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.training.config import RLRecipe
@@ -42,7 +43,8 @@ from saccade.training.nonfinite import dump_batches
 from saccade.training.optim import learning_rate
 from saccade.training.policy_step import Learner, PolicyBatch, open_learner, policy_step
 from saccade.training.prompt_feed import PromptFeed
-from saccade.training.ranks import ONE, Ranks, join
+from saccade.training.ranks import join
+from saccade.training.resuming import Resume
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +53,22 @@ def train(
     recipe: RLRecipe,
     run_dir: Path,
     evaluate: Evaluate | None = None,
-    resume: bool = False,
+    resume: bool | Resume = False,
     engine: Engine | None = None,
+    stop: Stop | None = None,
 ) -> RunResult:
     """Trains as the recipe says and writes a run directory; returns the trained policy and the best score.
 
         result = train(load_recipe("shapes.yaml", ["num_steps=20"]), Path("runs/shapes"))
         result.policy.save("shapes-model")
 
-    `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one. Raises before anything is
-    written when the recipe, the data or the model is invalid; TrainingStopped when gradients stay non-finite.
+    `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one; `stop` ends the run on request.
+    Raises before anything is written when the recipe, the data or the model is invalid; TrainingStopped when gradients
+    stay non-finite; RunStopped when `stop` was asked.
 
     Under torchrun the processes share the run: each makes the same call, and the first writes the directory.
     """
-    with open_trainer(recipe, run_dir, evaluate, resume, engine, join()) as trainer:
+    with open_trainer(recipe, run_dir, evaluate, resume, engine, stop) as trainer:
         state, schedule = trainer.start, recipe.schedule
         while not state.finished:
             stage = schedule.stage(state)
@@ -74,6 +78,8 @@ def train(
             state = schedule.advance(state, truncated_share(collected.generated))
             trainer.record(state, stage, collected, metrics)  # files, evaluation and checkpoint when due
             del collected  # its vision features are not kept beside those of the next step
+            if trainer.session.ended:
+                break
         return trainer.session.result(state.step)
 
 
@@ -231,11 +237,12 @@ def open_trainer(
     recipe: RLRecipe,
     run_dir: Path,
     evaluate: Evaluate | None,
-    resume: bool,
+    resume: bool | Resume,
     engine: Engine | None,
-    ranks: Ranks = ONE,
+    stop: Stop | None,
 ) -> Iterator[Trainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
+    ranks = join()
     for stage in recipe.stages:
         ranks.check_share(recipe.prompts_in(stage), f"prompts_per_step of stage '{stage.name}'")
     sources = [open_source(one) for one in recipe.data]
@@ -244,7 +251,7 @@ def open_trainer(
     evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, ranks)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine, ranks))
+        session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine, stop))
         session.baseline()
         policy, schedule = session.policy, recipe.schedule
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
@@ -257,7 +264,7 @@ def open_trainer(
             learner=build_learner(recipe, session),
             feed=feed,
             report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps, shown=ranks.is_first)),
-            start=ScheduleState.from_dict(session.state) if session.state else ScheduleState(),
+            start=schedule.reopened(ScheduleState.from_dict(session.state)) if session.state else ScheduleState(),
             cache=FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None,
         )
 

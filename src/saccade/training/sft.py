@@ -21,6 +21,7 @@ from saccade.rollout.prompts import Prompt
 from saccade.rollout.seeds import derive_seed
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
+from saccade.runs.stopping import Stop
 from saccade.training.config import SFTRecipe
 from saccade.training.examples import (
     Draw,
@@ -35,7 +36,8 @@ from saccade.training.examples import (
 from saccade.training.heldout import build_heldout
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.optim import learning_rate
-from saccade.training.ranks import ONE, Ranks, join
+from saccade.training.ranks import Ranks, join
+from saccade.training.resuming import Resume
 from saccade.training.step import MicroBatch, StepRunner, Unit
 
 log = logging.getLogger(__name__)
@@ -46,19 +48,22 @@ def train(
     run_dir: Path,
     draw: Draw | None = None,
     evaluate: Evaluate | None = None,
-    resume: bool = False,
+    resume: bool | Resume = False,
+    stop: Stop | None = None,
 ) -> RunResult:
     """Trains as the recipe says and writes a run directory.
 
         result = train(load_recipe("sft.yaml"), Path("runs/sft"))
 
-    `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`. The best
-    checkpoint is the one with the highest score, or without a scoring evaluation the lowest held-out loss. Under
-    torchrun the processes share the run: each makes the same call, and the first writes the directory.
+    `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`; `stop`
+    ends the run on request (RunStopped). The best checkpoint is the one with the highest score, or without a scoring
+    evaluation the lowest held-out loss. Under torchrun the processes share the run: each makes the same call, and the
+    first writes the directory.
     """
-    with open_trainer(recipe, run_dir, draw, evaluate, resume, join()) as trainer:
-        session = trainer.session
-        for step in range(trainer.start + 1, trainer.num_steps + 1):
+    with open_trainer(recipe, run_dir, draw, evaluate, resume, stop) as trainer:
+        session, step = trainer.session, trainer.start
+        while step < trainer.num_steps and not session.ended:
+            step += 1
             watch = Stopwatch()
             with watch.phase("examples"):
                 encoded = trainer.encoded(step - 1)
@@ -69,7 +74,7 @@ def train(
                 metrics = sft_step(trainer.runner, encoded.units, lr, noise_seed(recipe.seed, step, session.ranks))
             metrics["examples/over_cutoff"] = float(len(over_cutoff))
             trainer.record(step, metrics, watch)
-        return session.result(max(trainer.start, trainer.num_steps))
+        return session.result(step)
 
 
 @dataclass(eq=False)
@@ -106,10 +111,11 @@ def open_trainer(
     run_dir: Path,
     draw: Draw | None,
     evaluate: Evaluate | None,
-    resume: bool,
-    ranks: Ranks = ONE,
+    resume: bool | Resume,
+    stop: Stop | None,
 ) -> Iterator[SFTTrainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
+    ranks = join()
     ranks.check_share(recipe.prompts_per_step, "prompts_per_step")
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
@@ -123,7 +129,7 @@ def open_trainer(
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     drawn = draw
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume, ranks=ranks))
+        session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume, stop=stop))
         policy = session.policy
         cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None
         runner = StepRunner[MicroBatch](

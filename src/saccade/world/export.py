@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from saccade.disk import writing
 from saccade.tasks.templates import IMAGE, write_options
 from saccade.types import Sample
 from saccade.world.generator import World, WorldItem
@@ -44,16 +44,13 @@ def write_dataset(
     items = [world.item(seed, index, task, split) for task in names for index in range(n_per_task)]
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        _write(items, partial, split)
-        partial.chmod(0o755)  # mkdtemp creates it private
-        partial.replace(target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ValueError(f"the disk is full: {target} was not written; free space or lower n_per_task") from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(target.absolute().parent, f"{target} was not written; free some space, or lower n_per_task"):
+        try:
+            _write(items, partial, split)
+            partial.chmod(0o755)  # mkdtemp creates it private
+            partial.replace(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

@@ -1,0 +1,130 @@
+"""Writing to a disk that may be full, read-only or gone: space checked before, files whole or absent, errors in one
+line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+PARTIAL = ".partial"
+"""End of the name of a file or folder that is still being written; the next start removes it."""
+AGAIN = "free some space and run the same command again"
+_OF_PROCESS = re.compile(r"\.(\d+)\.partial")
+_CODES = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE") if hasattr(errno, name)
+)
+_OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
+"""Errors that are the disk's only when they name a file that we write."""
+_IN_TEXT = re.compile(r"(?:os error |\[Errno )(\d+)")
+_OF_LIBRARIES = ("SafetensorError", "ProcessRaisedException")
+"""Errors, by name, that hold the system's in their text: of safetensors, and of torch about a child process."""
+_WORDS = {
+    "inline_container": "torch could not write a file",
+    "iostream error": "torch could not write a file",
+    "PytorchStreamWriter": "torch could not write a file",
+    "database or disk is full": "a database cannot grow",
+    "attempt to write a readonly database": "a database is read-only",
+}
+"""What torch.save and SQLite say when a write fails -> the reason."""
+
+
+class DiskError(OSError):
+    """A file could not be written. The message says where, how much is free, what is whole and how to continue. Of
+    nested blocks the outermost knows best what that is."""
+
+    def __init__(self, directory: Path, reason: str, then: str) -> None:
+        self.reason = reason
+        super().__init__(f"{directory}: cannot be written ({reason}; {_free(directory):,} bytes are free); {then}")
+
+
+def require_space(directory: Path, needed: int, what: str, hint: str = "") -> None:
+    """ValueError when fewer than `needed` bytes are free at `directory`, which need not exist yet."""
+    free = _free(directory)
+    if free < needed:
+        raise ValueError(
+            f"{directory}: {what} need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
+            f"free some space, {hint}or choose another directory"
+        )
+
+
+@contextmanager
+def writing(directory: Path, then: str | Callable[[], str]) -> Iterator[None]:
+    """Turns an error of the disk in this block into a `DiskError` of one line.
+
+    with writing(out, "the answers so far are kept; run the same command again"): ...
+
+    `then` says what is whole and how to continue. Other errors pass unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = error.reason if isinstance(error, DiskError) else disk_reason(error, directory)
+        if reason is None:
+            raise
+        after = then if isinstance(then, str) else then()
+        raise DiskError(directory, reason, after) from None
+
+
+def disk_reason(error: BaseException, directory: Path) -> str | None:
+    """What the disk reported, if this error is the disk's: OSErrors, and what other libraries make of them."""
+    if isinstance(error, OSError) and error.errno is not None:
+        inside = error.filename is not None and str(error.filename).startswith(str(directory))
+        if error.errno in _CODES or (error.errno in _OF_A_PATH and inside):
+            return os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
+        return None
+    if isinstance(error, RuntimeError | sqlite3.Error) or type(error).__name__ in _OF_LIBRARIES:
+        codes = [int(code) for code in _IN_TEXT.findall(str(error))]
+        code = next((code for code in codes if code in _CODES), None)
+        return os.strerror(code) if code else next((why for words, why in _WORDS.items() if words in str(error)), None)
+    cause = error.__cause__ or error.__context__  # other errors quote servers, whose disks may be full too
+    return disk_reason(cause, directory) if isinstance(cause, sqlite3.Error) else None
+
+
+def partial_of(path: Path) -> Path:
+    """The name beside `path` under which this process writes it, before it is renamed."""
+    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Writes a temporary file and renames it, so that a reader never sees a partial file."""
+    partial = partial_of(path)
+    with writing(path.absolute().parent, f"{path.name} is as it was; {AGAIN}"):
+        try:
+            partial.write_text(text, encoding="utf-8", errors=errors)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Removes what killed processes left half-written below `directory`; what a living one is writing stays."""
+    for path in list(directory.rglob(f"*{PARTIAL}")):
+        number = _OF_PROCESS.search(path.name)
+        if number and psutil.pid_exists(int(number[1])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Forces a file, or the names in a directory, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _free(directory: Path) -> int:
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free

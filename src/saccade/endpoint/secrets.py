@@ -1,0 +1,138 @@
+"""The API key of an endpoint: checked before it becomes a header, and removed from everything that a server sends back.
+
+Servers and proxies repeat keys in error messages, whole, shortened or encoded. The client removes its own key from what
+it quotes, keeps, returns or raises, so that no file of a run and no terminal shows it.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote, unquote
+
+MASK = "[key]"
+SHORTEST = 6
+"""Characters of a secret; shorter keys are placeholders for local servers ('EMPTY', 'none'), which replies may hold."""
+FRAGMENT = 12
+"""A part of the key is removed when it has this many characters and is at least half of the key."""
+
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
+
+
+def clean_key(key: str | None, source: str = "the API key") -> str | None:
+    """The key without white space around it, None for an empty one. ValueError, which does not show it, for a key that
+    a header cannot carry; `source` names where it comes from."""
+    stripped = (key or "").strip()
+    bad = next((i for i, letter in enumerate(stripped) if not " " <= letter <= "~"), None)
+    if bad is not None:
+        raise ValueError(
+            f"{source}: character {bad + 1} of {len(stripped)} cannot be sent in a header (the key is not shown); "
+            "expected one line of ASCII characters: is it the right file or variable?"
+        )
+    return stripped or None
+
+
+class KeyMask:
+    """Replaces a key in texts and JSON by '[key]': as it is, percent-, HTML-, backslash-, hex- or base64-encoded."""
+
+    def __init__(self, key: str | None) -> None:
+        forms = dict.fromkeys(_forms(key)) if key and len(key) >= SHORTEST else {}
+        self._searches = [_search(form) for form in forms]
+
+    def text(self, text: str) -> str:
+        """The text without the key. When only its decoded form shows the key, that form is returned, masked."""
+        if not self._searches:
+            return text
+        for decode in _DECODERS:
+            decoded = decode(text)
+            for search in self._searches:
+                decoded, found = _masked(decoded, search)
+                text = decoded if found else text
+        return text
+
+    def json(self, value: Any) -> Any:
+        """The value with every text in it masked, names of fields too."""
+        if not self._searches or (isinstance(value, str) and not value):
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.json(one) for one in value]
+        if isinstance(value, dict):
+            return {self.json(name): self.json(one) for name, one in value.items()}
+        return value
+
+    def body(self, text: str) -> str:
+        """The body of a response, masked: as JSON where it is that, because JSON may write any letter as a number."""
+        if not self._searches:
+            return text
+        try:
+            value = json.loads(text)
+            masked = self.json(value)
+        except (ValueError, RecursionError):
+            return self.text(text)
+        return self.text(text if masked == value else json.dumps(masked, ensure_ascii=False))
+
+
+def _forms(key: str) -> Iterator[str]:
+    """The key as it is and in the encodings that do not decode letter by letter."""
+    yield key
+    yield quote(key, safe="")
+    yield json.dumps(key)[1:-1]
+    data = key.encode()
+    yield from (data.hex(), data.hex().upper())
+    for offset in range(3):  # base64 depends on how many bytes precede the key
+        encoded = base64.b64encode(b"\0" * offset + data).decode()
+        start, end = (0, 2, 3)[offset], (offset + len(data)) * 8 // 6
+        yield encoded[start:end]
+        yield encoded[start:end].translate(str.maketrans("+/", "-_"))
+
+
+_Search = tuple[int, frozenset[str], tuple[str, ...]]
+"""Length of the shortest part that is removed, all such parts, and pieces of which every such part holds one."""
+
+
+@lru_cache(maxsize=256)
+def _search(form: str) -> _Search:
+    n = min(len(form), max(FRAGMENT, (len(form) + 1) // 2))
+    half = (n + 1) // 2
+    parts = frozenset(form[i : i + n] for i in range(len(form) - n + 1))
+    return n, parts, tuple(dict.fromkeys(form[i : i + half] for i in range(0, len(form) - half + 1, half)))
+
+
+def _masked(text: str, search: _Search) -> tuple[str, bool]:
+    """The text with every run of the key's parts replaced, and whether there was one."""
+    n, parts, pieces = search
+    if not any(piece in text for piece in pieces):
+        return text, False
+    kept: list[str] = []
+    start, end, done = -1, -1, 0
+    for i in range(len(text) - n + 1):
+        if text[i : i + n] not in parts:
+            continue
+        if i > end:
+            if start >= 0:
+                kept += [text[done:start], MASK]
+                done = end
+            start = i
+        end = i + n
+    if start < 0:
+        return text, False
+    return "".join([*kept, text[done:start], MASK, text[end:]]), True
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text) if "\\" in text else text
+
+
+_DECODERS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    lambda text: unquote(text) if "%" in text else text,
+    lambda text: html.unescape(text) if "&" in text else text,
+    _unescape,
+)

@@ -1,0 +1,138 @@
+"""One writer per directory: a lock that the kernel drops when its process dies. Readers need none.
+
+`flock` on `DIRECTORY/.lock`, in which the holder writes its process id and host. On a network file system flock holds
+between hosts only where the server supports it (docs/security.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from saccade.disk import sweep
+
+LOCK = ".lock"
+log = logging.getLogger(__name__)
+
+
+class InUse(ValueError):
+    """Another process writes to the directory."""
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Makes the directory if needed and holds its lock during the block; first removes what a killed process left
+    half-written. InUse, with process and host, while another process holds it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = _acquire(directory)
+    try:
+        sweep(directory)
+        yield
+    finally:
+        os.close(handle)
+
+
+def refuse_in_use(directory: Path) -> None:
+    """InUse when another process writes to the directory, which is not changed."""
+    if (directory / LOCK).exists():
+        os.close(_acquire(directory))
+
+
+def _acquire(directory: Path) -> int:
+    path = directory / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if not _flock(handle):
+                holder = _holder(handle)
+                if not _is_dead(holder):
+                    raise InUse(
+                        f"{directory} is in use by {_words(holder)}; stop it first, or choose another directory"
+                    )
+                path.unlink(missing_ok=True)  # held by a child that outlived its parent: a new file has a new lock
+            elif _is_same(handle, path):
+                _sign(handle)
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the file was replaced meanwhile
+
+
+def _flock(handle: int) -> bool:
+    """False when another process holds the lock. Where there are no locks a warning says so."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except (ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (
+            errno.ENOLCK,
+            errno.ENOSYS,
+            errno.EOPNOTSUPP,
+            errno.EINVAL,
+        ):
+            raise
+        log.warning("this file system has no locks: make sure that no other process writes to the same directory")
+    return True
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(handle: int) -> None:
+    process = psutil.Process()
+    me = {"pid": process.pid, "began": process.create_time(), "since": time.time(), **_machine()}
+    with contextlib.suppress(OSError):  # the lock holds on a full disk too; only its words are missing
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(me).encode(), 0)
+
+
+def _machine() -> dict[str, str]:
+    """Where a process id means something: the host, and in containers their own numbering of processes."""
+    space = Path("/proc/self/ns/pid")
+    return {"host": socket.gethostname(), "pids": os.readlink(space) if space.is_symlink() else ""}
+
+
+def _holder(handle: int) -> dict[str, Any]:
+    try:
+        found = json.loads(os.pread(handle, 4096, 0))
+        texts = {key: str(found[key]) for key in ("host", "pids")}
+        return {"pid": int(found["pid"]), "began": float(found["began"]), "since": float(found["since"]), **texts}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """True only for a process of this machine that ended; the state of other machines is unknown."""
+    if not holder or any(holder[key] != value for key, value in _machine().items()):
+        return False
+    try:
+        process = psutil.Process(holder["pid"])
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - holder["began"]) > 1.0
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _words(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another process"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+    return f"process {holder['pid']} on {ascii(holder['host'])[1:-1]} since {since}"

@@ -1,0 +1,125 @@
+"""Stopping a run by SIGINT or SIGTERM: the step is finished or abandoned in time, its state saved, the way on said.
+
+The program listens (`with stop.listening()`), not the library: `train` without a `Stop` leaves signals alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+GRACE_S = 20.0
+"""A step whose update has not begun after this time is abandoned; nothing of it is kept."""
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+class StepAbandoned(BaseException):
+    """Raised in the main thread where a step is abandoned. No handler of ordinary errors catches it."""
+
+
+class RunStopped(SystemExit):
+    """A run that was stopped by a signal and can be continued: status 130 (SIGINT) or 143 (SIGTERM)."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(128 + number)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """For work that keeps what is done and resumes when it is run again: SIGINT and SIGTERM raise RunStopped with
+    `message` in the block, the second one ends the process at once."""
+    asked: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if asked:
+            _leave(number)
+        asked.append(number)
+        raise RunStopped(number, message)
+
+    with _handling({signal.SIGINT: handler, signal.SIGTERM: handler}):
+        yield
+
+
+class Stop:
+    """A request to stop, and whether the step in progress may be abandoned.
+
+    The first signal sets `signal`; the loop looks at it between steps. After `grace_s` the step is abandoned, unless it
+    is `held`: its update has begun to move the weights, so it is finished. The second signal ends the process at once.
+    """
+
+    def __init__(self, grace_s: float = GRACE_S) -> None:
+        self.grace_s = grace_s
+        self.signal: int | None = None
+        self._held = False
+
+    def hold(self) -> None:
+        """From here on the step must be finished."""
+        self._held = True
+
+    def release(self) -> None:
+        """The step may be abandoned again."""
+        self._held = False
+
+    def end(self) -> None:
+        """Nothing is abandoned any more."""
+        self._held = True
+        if self.signal is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Handles SIGINT and SIGTERM within the block; does nothing outside the main thread."""
+        with _handling({signal.SIGINT: self._asked, signal.SIGTERM: self._asked, signal.SIGALRM: self._late}):
+            try:
+                yield self
+            except StepAbandoned:  # while data and model were loaded
+                words = "stopped before the first step, nothing was saved; run the same command again"
+                raise RunStopped(self.signal or signal.SIGTERM, words) from None
+            finally:
+                self.end()
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            _leave(number)
+        self.signal = number
+        text = f"\nstopping: the step is finished or, after {self.grace_s:g} s, abandoned; again to stop at once\n"
+        os.write(2, text.encode())
+        signal.setitimer(signal.ITIMER_REAL, self.grace_s, 1.0)  # repeated: some code swallows what a handler raises
+
+    def _late(self, number: int, frame: FrameType | None) -> None:
+        if not self._held:
+            raise StepAbandoned
+
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def _handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
+    """These handlers within the block; only the main thread can have any."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int) -> None:
+    """Ends the process at once: closing things in order could wait for a slow reward or server."""
+    if sys.stderr.isatty():
+        os.write(2, _SHOW_CURSOR)
+    os._exit(128 + number)

@@ -1,0 +1,85 @@
+"""What changed since a checkpoint: recipe, data, base model, package versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HARMLESS = (
+    *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix"),
+    *("tokens_per_micro_batch", "update.tokens_per_micro_batch", "update.shared_prefix", "update.sampler_gap_limit"),
+    *("model.device", "model.gradient_checkpointing", "model.fused_layers", "rollout.engine"),
+    *("rollout.max_failed_share",),
+)
+"""Keys of a recipe that change no more than round-off of what is trained."""
+PLACES = ("path", "hub", "image_folder")
+"""Keys that say where data or model are; their content is compared by hash."""
+_MISSING = "(nothing)"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Lines for the user: what trains something else, and what does not."""
+
+    training: tuple[str, ...]
+    other: tuple[str, ...]
+
+
+def facts(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps for the comparison: the recipe as data, and parts of environment.json."""
+    return {"recipe": recipe} | {key: environment.get(key) for key in ("packages", "data_hash", "model_hash", "device")}
+
+
+def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    """The changes between two `facts`."""
+    training, other = [], []
+    for key, was, new in _recipe_changes(before["recipe"], now["recipe"]):
+        line = f"{key}: {_short(was)} -> {_short(new)}"
+        (other if _is_harmless(key) or _is_place(key, before, now) else training).append(line)
+    hashes = [list((one["data_hash"] or {}).items()) for one in (before, now)]
+    for i in range(max(map(len, hashes))):
+        (name, was), (_, new) = (one[i] if i < len(one) else (_MISSING, _MISSING) for one in hashes)
+        if was != new:
+            name = name if name != _MISSING else hashes[1][i][0]
+            training.append(f"data '{name}': its content changed (SHA-256 {_short(was)} -> {_short(new)})")
+    if before["model_hash"] and now["model_hash"] and before["model_hash"] != now["model_hash"]:
+        training.append(
+            f"base model: it changed (SHA-256 {_short(before['model_hash'])} -> {_short(now['model_hash'])})"
+        )
+    versions = [one["packages"] or {} for one in (before, now)]
+    for name in dict.fromkeys([*versions[0], *versions[1]]):
+        was, new = (one.get(name) for one in versions)
+        if was != new:
+            other.append(f"package {name}: {was} -> {new}")
+    if before["device"] != now["device"]:
+        other.append(f"device: {before['device']} -> {now['device']}")
+    return Changes(tuple(training), tuple(other))
+
+
+def _recipe_changes(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, before, now) of every difference."""
+    if isinstance(before, list) and isinstance(now, list):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*before, *now]):
+            dotted = f"{key}.{name}" if key else str(name)
+            yield from _recipe_changes(before.get(name, _MISSING), now.get(name, _MISSING), dotted)
+    elif before != now:
+        yield key, before, now
+
+
+def _is_harmless(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
+
+
+def _is_place(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the key says only where something is, whose hash is known."""
+    first, last = key.partition(".")[0], key.rpartition(".")[2]
+    known = "model_hash" if first == "model" else "data_hash"
+    return first in ("model", "data") and last in PLACES and bool(before[known]) and bool(now[known])
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f"{text[:12]}..." if len(text) == 64 else f"{text[:57]}..."

@@ -1,0 +1,197 @@
+"""A disk that is full, read-only or gone: one line that says where, how much is free, what is whole and what to do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training_runs import rl_recipe, write_world
+
+from saccade import cli
+from saccade.base import pretrain
+from saccade.base.config import PretrainMixture, PretrainRecipe, PretrainStage
+from saccade.config import dump
+from saccade.disk import DiskError, disk_reason, partial_of, sweep, write_text, writing
+from saccade.endpoint import EndpointError, ReplyCache
+from saccade.training import checkpoint
+from saccade.training.config import RLRecipe
+from saccade.training.rl import train
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """The kernel refuses to let any file grow beyond `size` bytes, as a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+LINE = r"{out}: cannot be written \([^)\n]*; [\d,]+ bytes are free\); {then}"
+
+
+def line(out: Path, then: str) -> str:
+    return LINE.format(out=re.escape(str(out)), then=then)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / "last" / "model.safetensors")
+
+
+def recipe_of(world: Path) -> RLRecipe:
+    """All parts train, so that the optimizer's state is larger than the weights."""
+    model = {"path": str(world / "model"), "device": "cpu", "train": ["vision", "projector", "language"]}
+    return rl_recipe(world, num_steps=3, checkpoint={"every": 1, "keep": 9}, model=model)
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(recipe_of(world), out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param("model.safetensors", marks=pytest.mark.slow), "trainer.pt", "rollouts.jsonl"]
+)
+def test_a_full_disk_during_training_is_one_line_and_nothing_is_lost(
+    world: Path, whole: Path, tmp_path: Path, file: str
+) -> None:
+    sizes = {path.name: path.stat().st_size for path in (whole / "checkpoints" / "last").iterdir()}
+    sizes["rollouts.jsonl"] = (whole / "rollouts.jsonl").stat().st_size
+    assert sizes["trainer.pt"] > sizes["model.safetensors"] > sizes["rollouts.jsonl"] > 9_000
+    out = shutil.copytree(whole, tmp_path / "run", symlinks=True)
+    for step in (2, 3):
+        shutil.rmtree(out / "checkpoints" / f"step-{step:06d}")  # as if it had been stopped after step 1
+    after = r"checkpoint step-000001 and its rows are whole; free some space, then continue with: saccade resume \S+$"
+    with no_file_beyond(sizes[file] - 100), pytest.raises(DiskError, match=line(out, after)) as full:
+        train(recipe_of(world), out, resume=True)
+    assert "\n" not in str(full.value)
+    train(recipe_of(world), out, resume=True)
+    assert all(torch.equal(weights(out)[name], one) for name, one in weights(whole).items())
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_disk_that_is_full_from_the_start_says_so(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, recipe = tmp_path / "run", rl_recipe(world, num_steps=2)
+    (tmp_path / "rl.yaml").write_text(dump(recipe))
+    with no_file_beyond(500):
+        assert run("rl", tmp_path / "rl.yaml", "--out", out) == 2
+    err = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(line(out, "nothing was written; free some space or choose another directory"), err)
+    with no_file_beyond(20_000):
+        assert run("rl", tmp_path / "rl.yaml", "--out", out) == 2
+    err = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(line(out, "no checkpoint was saved yet; free .* saccade resume .* --from start"), err)
+
+
+def run(*argv: Any) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in argv])
+    return int(ended.value.code or 0)
+
+
+def test_every_other_verb_says_it_in_one_line_too(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, again = tmp_path / "pairs.jsonl", "free some space and run the same command again"
+    pairs.write_text("\n".join([json.dumps({"prediction": "a" * 300, "gold": "b"})] * 40) + "\n")
+    data = json.dumps([{"source": "vlm_r1", "path": str(world / "data.jsonl")}])
+    own = (f"data={data}", f"model={world / 'model'}", "decoding.max_new_tokens=2")
+    verbs: dict[Path, tuple[Any, ...]] = {
+        tmp_path / "eval": ("eval", *own, f"out={tmp_path / 'eval'}"),
+        tmp_path: ("grade", pairs, "--out", tmp_path / "graded.jsonl"),
+        tmp_path / "sets": ("convert", world / "data.jsonl", tmp_path / "sets" / "one", "--from", "vlm_r1"),
+        tmp_path / "made": ("world", "make", tmp_path / "made" / "one", "-n", "2"),
+        tmp_path / "page": ("report", tmp_path / "done", "--out", tmp_path / "page" / "report.html"),
+    }
+    (tmp_path / "page").mkdir()
+    assert run("eval", *own, f"out={tmp_path / 'done'}") == 0
+    capsys.readouterr()
+    for folder, words in verbs.items():
+        with no_file_beyond(1_000):
+            assert run(*words) == 2, words
+        err = capsys.readouterr().err.strip().splitlines()[-1]
+        assert re.search(line(folder, ".*free some space"), err), err
+        assert not list(folder.rglob("*.partial"))
+        assert run(*words) == 0, (words, again)
+        capsys.readouterr()
+
+
+def test_the_base_says_it_and_a_damaged_state_is_named(tmp_path: Path) -> None:
+    mixture = PretrainMixture(scenes={"shapes": 1.0})
+    stage = PretrainStage(name="see", loss="perception", steps=2, rows=1, mixture=mixture)
+    recipe = PretrainRecipe(out=str(tmp_path / "base"), size="S", processes=1, save_every=1, stages=(stage,))
+    with no_file_beyond(50_000), pytest.raises(DiskError, match=line(tmp_path / "base", "what was saved is whole")):
+        pretrain.train(recipe)
+    assert (pretrain.train(recipe) / "config.json").is_file()
+    (tmp_path / "base" / "state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"state\.pt: the file is damaged .*; remove it to train from the start"):
+        pretrain.train(recipe)
+
+
+def test_a_cache_that_cannot_be_written_costs_no_reply(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = ReplyCache(tmp_path / "cache.sqlite")
+    with no_file_beyond((tmp_path / "cache.sqlite").stat().st_size):
+        for key in "abc":
+            cache.put(key, "m", {"text": "x" * 100_000})
+    assert sum("replies are not cached" in message for message in caplog.messages) == 1
+    cache.close()
+
+
+def test_what_libraries_make_of_a_full_disk_is_recognized_and_other_errors_pass(tmp_path: Path) -> None:
+    big = {"a": torch.zeros(100_000)}
+    found = []
+    with no_file_beyond(1_000):
+        for save in (lambda: torch.save(big, tmp_path / "a.pt"), lambda: save_file(big, tmp_path / "a.safetensors")):
+            try:
+                save()
+            except Exception as error:  # noqa: BLE001 - its type is what is asked
+                found.append(disk_reason(error, tmp_path))
+    assert found == ["torch could not write a file", os.strerror(errno.EFBIG)]
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        assert disk_reason(OSError(code, "x"), tmp_path) == os.strerror(code)
+    inside = PermissionError(errno.EACCES, "x", str(tmp_path / "f"))
+    assert "f" in str(disk_reason(inside, tmp_path))
+    quoted = EndpointError("http://host", "status 500", body="[Errno 28] No space left on device, disk is full")
+    denied = PermissionError(errno.EACCES, "x", "/etc/f")
+    for other in (denied, quoted, ConnectionError("x"), ValueError("[Errno 28] of a server"), RuntimeError()):
+        assert disk_reason(other, tmp_path) is None
+        with pytest.raises(type(other)), writing(tmp_path, "y"):
+            raise other
+    with pytest.raises(DiskError, match="outer"), writing(tmp_path, "outer"), writing(tmp_path, "inner"):
+        raise OSError(errno.ENOSPC, "x")
+
+
+def test_a_text_is_whole_or_as_it_was_and_leftovers_are_swept(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    with no_file_beyond(10), pytest.raises(DiskError, match=r"a\.txt is as it was"):
+        write_text(file, "new" * 100)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and file.read_text() == "old"
+    (tmp_path / f".b.txt.{2**22 - 1}.partial").write_text("of a process that is gone")
+    partial_of(tmp_path / "c.txt").write_text("of this process")
+    (tmp_path / ".d.partial").symlink_to("nowhere")
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".c.txt.{os.getpid()}.partial", "a.txt"]
+    assert checkpoint.steps(tmp_path) == []

@@ -1,0 +1,288 @@
+"""Checkpoints: verified before a resume, passed over aloud when damaged, chosen by name; later changes are named."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from training_runs import rl_recipe, write_world
+
+from saccade import cli
+from saccade.config import dump
+from saccade.models.config import ModelConfig
+from saccade.runs.records import STREAMS, Run
+from saccade.training import changes, checkpoint
+from saccade.training.changes import compare
+from saccade.training.config import RLRecipe
+from saccade.training.divergence import has_finite_logprobs
+from saccade.training.optim import TrainingStopped
+from saccade.training.resuming import Resume, find, prepare
+from saccade.training.rl import train
+
+CLOCKS = ("time/", "tokens/per_s", "memory/")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+def recipe_of(world: Path, **changed: Any) -> RLRecipe:
+    return rl_recipe(world, **{"num_steps": 3, "checkpoint": {"every": 1, "keep": 9}} | changed)
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(recipe_of(world), out)
+    return out
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run of three steps with their checkpoints."""
+    shutil.copytree(whole, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(CLOCKS) and k != "run"} for row in lines]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def without_sizes(path: Path) -> None:
+    state = json.loads(path.read_text())
+    del state["sizes"]["metrics.jsonl"]
+    path.write_text(json.dumps(state))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "weights cut": (lambda p: os.truncate(p / "model.safetensors", 999), "model.safetensors has 999 bytes"),
+    "weights flipped": (lambda p: flip(p / "model.safetensors"), "model.safetensors was changed"),
+    "optimizer empty": (lambda p: os.truncate(p / "trainer.pt", 0), "trainer.pt has 0 bytes"),
+    "optimizer flipped": (lambda p: flip(p / "trainer.pt"), "trainer.pt was changed"),
+    "optimizer gone": (lambda p: (p / "trainer.pt").unlink(), "trainer.pt is missing"),
+    "config gone": (lambda p: (p / "config.json").unlink(), "config.json is missing"),
+    "tokenizer cut": (lambda p: os.truncate(p / "tokenizer.json", 9), "tokenizer.json has 9 bytes"),
+    "state empty": (lambda p: os.truncate(p / "state.json", 0), "state.json cannot be read"),
+    "state gone": (lambda p: (p / "state.json").unlink(), "state.json is missing"),
+    "state a list": (lambda p: (p / "state.json").write_text("[1]"), "state.json was changed"),
+    "step edited": (lambda p: edit(p / "state.json", step=9), "state.json was changed"),
+    "a stream's size gone": (lambda p: without_sizes(p / "state.json"), "state.json was changed"),
+    "of another step": (lambda p: other_step(p), "state.json is of step 2"),
+    "all gone": (lambda p: [file.unlink() for file in p.iterdir()], "state.json is missing"),
+    "rows lost": (lambda p: cut_rows(p, 50), "rows were lost"),
+    "rows gone": (lambda p: cut_rows(p, None), "rows were lost"),
+    "rows edited": (lambda p: shift_rows(p), "the file was edited"),
+}
+
+
+def other_step(path: Path) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(path.with_name("step-000002"), path)
+
+
+def cut_rows(path: Path, count: int | None) -> None:
+    stream = path.parent.parent / "metrics.jsonl"
+    size = json.loads((path.with_name("step-000002") / "state.json").read_text())["sizes"]["metrics.jsonl"]
+    os.truncate(stream, size if count is None else stream.stat().st_size - count)
+
+
+def shift_rows(path: Path) -> None:
+    stream = path.parent.parent / "rollouts.jsonl"
+    stream.write_bytes(stream.read_bytes() + b"...")
+    state = json.loads((path / "state.json").read_text())
+    state["sizes"]["rollouts.jsonl"] += 2
+    del state["hash"]
+    (path / "state.json").write_text(json.dumps(state | {"hash": checkpoint._hash_of(state)}))
+
+
+@pytest.mark.parametrize("name", list(DAMAGES))
+def test_a_damaged_checkpoint_is_passed_over_aloud(run: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    damage, why = DAMAGES[name]
+    damage(run / "checkpoints" / "step-000003")
+    with caplog.at_level(logging.INFO):
+        opened = Run(run)
+        found = find(opened, Resume())
+        prepare(opened, found, Resume())
+    assert found is not None and found.step == 2
+    assert any(m.startswith("checkpoint step-000003 is damaged: ") and why in m for m in caplog.messages), caplog.text
+    assert any(m.endswith("resuming " + f"{run} after step 2 (checkpoint step-000002)") for m in caplog.messages)
+    assert {row["step"] for name in STREAMS for row in rows(run / name)} == {1, 2}
+    assert sorted(os.listdir(run / "checkpoints")) == ["damaged-step-000003-1", "last", "step-000001", "step-000002"]
+    assert (run / "checkpoints" / "last").resolve().name == "step-000002"
+
+
+def test_the_run_that_passed_over_a_checkpoint_ends_like_one_that_did_not(world: Path, whole: Path, run: Path) -> None:
+    for step in (2, 3):
+        flip(run / "checkpoints" / f"step-{step:06d}" / "model.safetensors")
+    train(recipe_of(world), run, resume=True)
+    for name in STREAMS:
+        assert rows(run / name) == rows(whole / name)
+    ours, theirs = (checkpoint.latest(one) for one in (run, whole))
+    assert ours is not None and theirs is not None and ours.step == theirs.step == 3
+    assert ours.state["files"]["model.safetensors"] == theirs.state["files"]["model.safetensors"]
+
+
+def test_without_a_whole_checkpoint_a_resume_refuses_and_deletes_nothing(world: Path, run: Path) -> None:
+    before = {name: (run / name).read_bytes() for name in STREAMS}
+    for path in checkpoint.steps(run):
+        flip(path / "trainer.pt")
+    with pytest.raises(ValueError, match=r"no whole checkpoint but rows \(3 in metrics.jsonl.* --from start"):
+        train(recipe_of(world), run, resume=True)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ValueError, match=r"no checkpoint but rows \(3 in metrics.jsonl.* --from start"):
+        train(recipe_of(world), run, resume=True)
+    assert before == {name: (run / name).read_bytes() for name in STREAMS}
+    train(recipe_of(world), run, resume=Resume("start"))
+    for name in STREAMS:
+        assert (run / "before-resume-1" / name).read_bytes() == before[name]
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_strange_names_are_no_checkpoints_and_are_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = run / "checkpoints"
+    shutil.copytree(root / "step-000001", root / "step-000009.bak")
+    for name in ("step-old", "step-", "step-12", "step--00001", "step-00000١", "epoch-3"):
+        (root / name).mkdir()
+    (root / "step-000008").write_text("a file")
+    (root / "step-000007").symlink_to("step-000001")
+    with caplog.at_level(logging.INFO):
+        found = find(Run(run), Resume())
+    assert found is not None and found.step == 3
+    assert [path.name for path in checkpoint.steps(run)] == [f"step-00000{step}" for step in (1, 2, 3)]
+    assert "ignored, not named like a checkpoint: epoch-3, step-, step--00001, step-000007" in caplog.text
+    checkpoint.prune(run, keep=1)
+    assert (root / "step-old").is_dir() and (root / "step-000009.bak").is_dir()
+    assert [path.name for path in checkpoint.steps(run)] == ["step-000003"]
+
+
+@pytest.mark.parametrize("where", ["step-000002", "step-2", "2"])
+def test_a_named_checkpoint_is_resumed_and_what_came_after_is_kept_aside(run: Path, where: str) -> None:
+    (run / "eval" / "step-3").mkdir(parents=True)
+    (run / "eval" / "step-2").mkdir()
+    before, opened = {name: (run / name).read_bytes() for name in STREAMS}, Run(run)
+    found = find(opened, Resume(where))
+    assert found is not None and found.step == 2
+    prepare(opened, found, Resume(where))
+    aside = run / "before-resume-1"
+    assert {row["step"] for name in STREAMS for row in rows(run / name)} == {1, 2}
+    assert all((run / name).read_bytes() + (aside / name).read_bytes() == before[name] for name in STREAMS)
+    assert (aside / "checkpoints" / "step-000003" / "model.safetensors").is_file()
+    assert (aside / "eval" / "step-3").is_dir() and (run / "eval" / "step-2").is_dir()
+    assert (run / "checkpoints" / "last").resolve().name == "step-000002"
+    newest = find(opened, Resume())
+    assert newest is not None and newest.step == 2, "a kill after this must not go back to the other timeline"
+
+
+def test_a_name_that_is_not_there_or_damaged_is_refused(run: Path) -> None:
+    flip(run / "checkpoints" / "step-000002" / "trainer.pt")
+    with pytest.raises(ValueError, match=r"checkpoint step-000002 is damaged: trainer.pt was changed"):
+        find(Run(run), Resume("step-000002"))
+    for where in ("step-000007", "latest", "../step-000001", "step-x"):
+        with pytest.raises(ValueError, match="there are: step-000001, step-000002, step-000003; or say: start"):
+            find(Run(run), Resume(where))
+
+
+def test_all_three_generators_come_back(world: Path, tmp_path: Path) -> None:
+    kept = checkpoint.rng_state()
+    torch.save(kept, tmp_path / "rng.pt")
+    first = [random.random(), float(np.random.standard_normal()), float(torch.rand(()))]
+    checkpoint.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    assert first == [random.random(), float(np.random.standard_normal()), float(torch.rand(()))]
+
+
+def main(*argv: Any) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in argv])
+    return int(ended.value.code or 0)
+
+
+def test_a_diverged_run_ends_in_one_line_that_names_the_checkpoint_to_go_back_to(
+    world: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"num_steps": 5, "optim": config["optim"] | {"lr": 1e10, "warmup_steps": 0, "decay": "constant"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main("resume", run) == 2
+    err = capsys.readouterr().err
+    assert "optim.lr: 0.001 -> 10000000000.0" in err and "num_steps: 3 -> 5" in err and "--accept-changes" in err
+    assert main("resume", run, "--accept-changes") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the newest checkpoint with finite log-probs is step-000003 (`last`); lower optim.lr" in last
+    root = run / "checkpoints"
+    assert (root / "last").resolve().name == "step-000003"
+    assert (root / "diverged-step-000004-1").is_dir() and not (root / "step-000004").exists()
+    assert has_finite_logprobs(root / "last", ModelConfig(path="base"))
+    config["optim"]["lr"] = 1e-4
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main("resume", run, "--accept-changes") == 0
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_diverges_before_any_good_checkpoint_says_that_there_is_none(world: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(world, optim={"lr": 1e10}, num_steps=4)
+    with pytest.raises(TrainingStopped, match=r"no checkpoint with finite log-probs was saved; .*--from start") as end:
+        train(recipe, tmp_path / "run")
+    assert "\n" not in str(end.value)
+
+
+def test_changed_data_is_refused_by_name_and_accepted_on_request(tmp_path: Path) -> None:
+    world = write_world(tmp_path / "world")
+    recipe, data = recipe_of(world, num_steps=2), world / "data.jsonl"
+    train(recipe, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
+    data.write_text("\n".join(reversed(data.read_text().splitlines()[:4])) + "\n")
+    with pytest.raises(ValueError, match=r"since checkpoint step-000001 .*data 'data': its content changed") as refused:
+        train(recipe, tmp_path / "run", resume=True)
+    assert "--accept-changes" in str(refused.value) and "\n" not in str(refused.value)
+    shutil.rmtree(world / "model")  # a resume reads the checkpoint, not the base
+    assert train(recipe, tmp_path / "run", resume=Resume(accept_changes=True)).step == 2
+
+
+def test_each_change_is_named_and_only_what_trains_otherwise_is_refused(world: Path) -> None:
+    environment = {"packages": {"torch": "1"}, "data_hash": {"d": "a" * 64}, "model_hash": "b" * 64, "device": "cpu"}
+    before = changes.facts(recipe_of(world).model_dump(mode="json"), environment)
+
+    def changed(facts: dict[str, Any] | None = None, **recipe: Any) -> tuple[list[str], list[str]]:
+        now = changes.facts(recipe_of(world, **recipe).model_dump(mode="json"), environment | (facts or {}))
+        found = compare(before, now)
+        return list(found.training), list(found.other)
+
+    assert changed() == ([], [])
+    assert changed(max_hours=2) == ([], ["max_hours: None -> 2.0"])
+    assert changed(checkpoint={"every": 5, "keep": 9}) == ([], ["checkpoint.every: 1 -> 5"])
+    assert changed(prompts_per_step=2) == (["prompts_per_step: 4 -> 2"], [])
+    assert changed(seed=4)[0] == ["seed: 3 -> 4"]
+    assert changed({"packages": {"torch": "2", "new": "1"}}) == (
+        [],
+        ["package torch: 1 -> 2", "package new: None -> 1"],
+    )
+    assert changed({"device": "cuda"}) == ([], ["device: cpu -> cuda"])
+    assert changed({"model_hash": "c" * 64})[0][0].startswith("base model: it changed")
+    assert changed({"model_hash": None}) == ([], [])
+    assert changed({"data_hash": {"d": "c" * 64}})[0][0].startswith("data 'd': its content changed")
+    assert changed({"data_hash": {"d": "a" * 64, "e": "c" * 64}})[0][0].startswith("data 'e'")
+    moved = {"source": "vlm_r1", "path": str(world / "elsewhere.jsonl")}
+    assert changed({"data_hash": {"e": "a" * 64}}, data=[moved])[0] == []
+    assert dump(recipe_of(world)), "the recipe is kept as data, which must stay JSON"

@@ -1,0 +1,130 @@
+"""One writer per directory: the second process gets one line, a dead one blocks nobody, readers need no lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from training_runs import rl_recipe, write_world
+
+from saccade import cli
+from saccade.config import dump
+from saccade.runs.lock import LOCK, InUse, locked, refuse_in_use
+from saccade.training.rl import train
+
+HOLD = """
+import fcntl, json, os, psutil, sys, time
+handle = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(handle, fcntl.LOCK_EX)
+began = psutil.Process().create_time()
+me = {"pid": os.getpid(), "host": sys.argv[2], "began": began, "since": time.time(), "pids": sys.argv[3]}
+os.ftruncate(handle, 0)
+os.write(handle, json.dumps(me).encode())
+if sys.argv[4] == "child":
+    os.set_inheritable(handle, True)
+    if os.fork():
+        os._exit(0)
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def holder(directory: Path, host: str | None = None, how: str = "parent") -> Iterator[int]:
+    """A process that holds the lock, or with 'child' one whose parent took it and died."""
+    space = os.readlink("/proc/self/ns/pid")
+    command = [sys.executable, "-c", HOLD, str(directory / LOCK), host or socket.gethostname(), space, how]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    try:
+        yield pid
+    finally:
+        psutil.Process(pid).kill()
+        process.wait()
+
+
+def test_the_second_writer_is_refused_with_process_host_and_time(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        since = time.strftime("%Y-%m-%d")
+        words = f"in use by process {os.getpid()} on {socket.gethostname()} since {since}"
+        with pytest.raises(InUse, match=words), locked(tmp_path / "run"):
+            pass
+        with pytest.raises(InUse, match=words):
+            refuse_in_use(tmp_path / "run")
+    with locked(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
+
+
+def test_a_killed_process_and_its_orphans_do_not_block(tmp_path: Path) -> None:
+    with holder(tmp_path), pytest.raises(InUse), locked(tmp_path):
+        pass
+    with locked(tmp_path):  # it was killed
+        pass
+    with holder(tmp_path, how="child") as orphan:
+        assert psutil.pid_exists(orphan)
+        with locked(tmp_path), pytest.raises(InUse, match=f"process {os.getpid()} "), locked(tmp_path):
+            pass
+
+
+def test_a_holder_on_another_host_or_without_words_blocks(tmp_path: Path) -> None:
+    with holder(tmp_path, host="elsewhere\x1b[2J"):
+        with pytest.raises(InUse, match=r"on elsewhere\\x1b\[2J since"), locked(tmp_path):
+            pass
+        (tmp_path / LOCK).write_text("{")
+        with pytest.raises(InUse, match="in use by another process; stop it first"), locked(tmp_path):
+            pass
+
+
+def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:
+    for name in (".config.yaml.partial", "images/a.partial", "checkpoints/.step-000003.partial/model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
+    (tmp_path / "keep.txt").write_text("whole")
+    with locked(tmp_path):
+        left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == [LOCK, "checkpoints", "images", "keep.txt"]
+
+
+def run(*argv: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in argv])
+    return int(ended.value.code or 0)
+
+
+def test_every_verb_that_writes_a_run_refuses_a_directory_in_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = write_world(tmp_path / "world", rows=4)
+    recipe = rl_recipe(world, num_steps=1, checkpoint={"every": 1})
+    (tmp_path / "rl.yaml").write_text(dump(recipe))
+    out = tmp_path / "run"
+    train(recipe, out)
+    data = json.dumps([{"source": "vlm_r1", "path": str(world / "data.jsonl")}])
+    own = ("eval", f"data={data}", f"model={world / 'model'}", "decoding.max_new_tokens=2", f"out={out / 'eval'}")
+    assert run(*own) == 0
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != LOCK}
+    capsys.readouterr()
+    with holder(out), holder(out / "eval"):
+        for words in (
+            ("rl", tmp_path / "rl.yaml", "--out", out),
+            ("resume", out),
+            own,
+            ("world", "pretrain", "world_base", "--out", out),
+            ("demo", "--out", out),
+        ):
+            assert run(*words) == 2
+            err = capsys.readouterr().err.strip().splitlines()
+            assert err[-1].startswith(f"saccade: {out}") and "is in use by process" in err[-1]
+        assert run("report", out) == 0, "readers need no lock"
+    (out / "report.html").unlink()
+    assert files == {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != LOCK}

@@ -1,0 +1,206 @@
+"""The key of a server: removed from everything that a server sends back, and in no file of a run and on no terminal."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from property_search import examples
+from training_runs import rl_recipe, write_world
+
+from saccade import cli
+from saccade.config import ConfigError, dump
+from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
+from saccade.endpoint.secrets import KeyMask, clean_key
+from saccade.rewards.judged import judge_at, read_key
+from saccade.rewards.table import bind
+from saccade.schemas import load_recipe
+from tests.benchmark_files import mmstar
+from tests.chat_server import Answer, Server, chat_server
+
+KEY = 'sk-SECRET/9f+"Qz~17&&aB'
+QUICK = RequestLimits(retries=0, backoff_s=0.0, timeout_s=5.0)
+
+
+def spellings(key: str) -> dict[str, str]:
+    """How a server may repeat a key."""
+    b64 = base64.b64encode
+    return {
+        "plain": key,
+        "bearer": f"Bearer {key}",
+        "json": json.dumps(key),
+        "json, every letter": "".join(f"\\u{ord(letter):04x}" for letter in key),
+        "backslash": "".join(f"\\x{ord(letter):02x}" for letter in key),
+        "percent": quote(key),
+        "percent, every letter": "".join(f"%{ord(letter):02x}" for letter in key),
+        "html": html.escape(key),
+        "html, every letter": "".join(f"&#{ord(letter)};" for letter in key),
+        "hex": key.encode().hex(),
+        "base64": b64(key.encode()).decode(),
+        "base64 of the header": b64(f"Bearer {key}".encode()).decode(),
+        "base64 of a pair": b64(f"me:{key}".encode()).decode(),
+        "base64 for addresses": base64.urlsafe_b64encode(f"u:{key}".encode()).decode(),
+        "cut short": key[: len(key) * 3 // 4],
+        "cut at the front": key[len(key) // 3 :],
+        "spaced": f"  {key}\n",
+    }
+
+
+def shows(text: str, key: str = KEY) -> bool:
+    """Whether a text shows half of the key or more, as it is or encoded."""
+    half = (len(key) + 1) // 2
+    for form in spellings(key).values():
+        part = form.strip()[2:-4] if "=" in form else form.strip()
+        n = max(half, len(part) * 2 // 3)
+        if any(part[i : i + n] in text for i in range(max(1, len(part) - n))):
+            return True
+    return any(key[i : i + half] in text for i in range(len(key) - half))
+
+
+@pytest.mark.parametrize("name", list(spellings(KEY)))
+def test_no_spelling_of_the_key_passes_the_mask(name: str) -> None:
+    said = spellings(KEY)[name]
+    for text in (said, f"Incorrect API key provided: {said}. See the docs.", f"{said}{said} x {said}"):
+        masked = KeyMask(KEY).text(text)
+        assert "[key]" in masked and not shows(masked), masked
+    value = {"a": [{said: said}, 3, None, True], "b": "fine"}
+    masked = KeyMask(KEY).json(value)
+    assert not shows(json.dumps(masked)) and masked["b"] == "fine" and masked["a"][1:] == [3, None, True]
+    assert not shows(KeyMask(KEY).body(json.dumps({"error": said})))
+
+
+@settings(max_examples=examples(100))
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6, max_size=60), st.text(max_size=80))
+def test_any_key_is_removed_from_any_text_and_nothing_else_is(key: str, text: str) -> None:
+    mask = KeyMask(key)
+    assert key not in mask.text(f"{text}{key}{text}").replace("[key]", "\0")
+    harmless = "".join(letter for letter in text if letter not in key and letter not in "%&\\" and ord(letter) > 126)
+    assert mask.text(harmless) == harmless
+
+
+def test_without_a_secret_replies_stay_as_they_are() -> None:
+    for key in (None, "EMPTY", "none", "x"):
+        assert KeyMask(key).text("EMPTY none x %41") == "EMPTY none x %41"
+    assert KeyMask("token-abc123").text("a token-level loss") == "a token-level loss"
+
+
+def test_white_space_around_a_key_is_removed_and_what_no_header_carries_is_refused_unseen() -> None:
+    assert [clean_key(key) for key in (f" {KEY}\r\n", "\t", "", None)] == [KEY, None, None, None]
+    for bad in (f"{KEY}\nroot:x:0:0", f"{KEY}\x00", f"{KEY}é", f"a\r\n{KEY}"):
+        with pytest.raises(ValueError, match=r"cannot be sent in a header \(the key is not shown\)") as caught:
+            Endpoint("http://127.0.0.1:9", "m", bad)
+        assert KEY not in str(caught.value) and "root" not in str(caught.value)
+
+
+def test_a_key_in_place_of_a_name_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the file cannot be read") as caught:
+        read_key(KEY)
+    assert KEY not in str(caught.value)
+    options = {"url": "http://127.0.0.1:9", "model": "m", "server": {"api_key": KEY}}
+    with pytest.raises(ValueError, match="api_key") as refused:
+        bind("llm_judge", options)
+    assert KEY not in str(refused.value)
+    (tmp_path / "c.yaml").write_text(json.dumps(coldstart(tmp_path, "http://127.0.0.1:9") | {"vision": teacher(KEY)}))
+    with pytest.raises(ConfigError, match="the name of an environment variable") as named:
+        load_recipe(str(tmp_path / "c.yaml"))
+    assert KEY not in str(named.value)
+
+
+def echo(said: str) -> Iterator[Answer]:
+    """Servers that repeat a text: in an error, in every field of a reply, in the status line, in what is no reply."""
+    message = {"content": f"<answer>{said}</answer>", "reasoning_content": said, "role": said}
+    choice = {"message": message, "finish_reason": said, "logprobs": {"content": [{"token": said}]}}
+    reply = {"choices": [choice], "model": said, "usage": {"completion_tokens": 3, said: 1}}
+    yield Answer(status=401, raw=json.dumps({"error": {"message": f"Incorrect API key provided: {said}"}}).encode())
+    yield Answer(status=403, raw=said.encode())
+    yield Answer(raw=json.dumps(reply).encode())
+    yield Answer(raw=said.encode())
+    yield Answer(raw=json.dumps({"error": said}).encode())
+
+
+def test_neither_replies_nor_errors_nor_the_cache_hold_the_key(tmp_path: Path) -> None:
+    names = ("plain", "json, every letter", "html, every letter", "base64 of a pair", "cut short", "spaced")
+    answers = [answer for name in names for answer in echo(spellings(KEY)[name])]
+    cache = ReplyCache(tmp_path / "cache.sqlite")
+    with (
+        chat_server(lambda i, body: answers[i]) as server,
+        Endpoint(server.url, "m", f"{KEY}\n", cache, QUICK) as endpoint,
+    ):
+        for number, answer in enumerate(answers):
+            try:
+                found = repr(endpoint.chat([user(str(number))]))
+            except EndpointError as error:
+                found = f"{error} {error.body!r} {error.__dict__}"
+            assert not shows(found), (answer, found)
+    cache.close()
+    assert len(server.requests) == len(answers)
+    assert {one["headers"]["authorization"] for one in server.requests} == {f"Bearer {KEY}"}
+    assert not_in_files(tmp_path)
+
+
+def not_in_files(folder: Path) -> bool:
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "key.txt"]
+    assert files
+    found = [file for file in files if shows(file.read_bytes().decode("latin-1"))]
+    assert found == []
+    return True
+
+
+def teacher(variable: str = "OPENAI_API_KEY", url: str = "http://127.0.0.1:9") -> dict[str, Any]:
+    return {"teacher": "endpoint", "url": url, "model": "m", "key_variable": variable, "retries": 0}
+
+
+def coldstart(folder: Path, url: str) -> dict[str, Any]:
+    data = [{"source": "vlm_r1", "path": str(folder / "world" / "data.jsonl")}]
+    both = {"vision": teacher(url=url), "reasoner": teacher(url=url)}
+    return {"kind": "coldstart", "out": str(folder / "set"), "data": data, "attempts": 1} | both
+
+
+def run(*argv: Any) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in argv])
+    return int(ended.value.code or 0)
+
+
+def test_no_file_and_no_terminal_shows_the_key_after_servers_that_repeat_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Evaluation with a judge, grading, RL with a judge, a cold start: every verb that has a key."""
+    monkeypatch.setenv("OPENAI_API_KEY", f"  {KEY}\r\n")
+    world = write_world(tmp_path / "world", rows=2)
+    (tmp_path / "key.txt").write_text(f"{KEY}\r\n")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prediction": "a cat", "gold": "a lynx", "kind": "text"}) + "\n")
+    answers = list(echo(f"{KEY} {base64.b64encode(KEY.encode()).decode()}"))
+    judge_at.cache_clear()
+    with chat_server(lambda i, body: answers[2 if i % 3 else 0]) as server:
+        commands(tmp_path, world, server)
+        assert {one["headers"]["authorization"] for one in server.requests} == {f"Bearer {KEY}"}
+    out, err = capfd.readouterr()
+    assert not shows(out + err)
+    assert not_in_files(tmp_path)
+
+
+def commands(folder: Path, world: Path, server: Server) -> None:
+    (data := folder / "mmstar").mkdir()
+    served = [f"model={server.url}", "server.name=m", "batch_size=2", "limit=2"]
+    run("eval", "mmstar", f"path={mmstar(data)}", "--out", folder / "eval", *served)  # 2 where no item has an answer
+    run("report", folder / "eval")
+    options = ("--judge-url", server.url, "--judge-model", "m", "--judge-cache", folder / "judge.sqlite")
+    assert run("grade", folder / "pairs.jsonl", "--out", folder / "graded.jsonl", *options) == 0
+    (folder / "coldstart.yaml").write_text(json.dumps(coldstart(folder, server.url)))
+    run("coldstart", folder / "coldstart.yaml")
+    connection = {"api_key_file": str(folder / "key.txt"), "cache": str(folder / "rl.sqlite")}
+    part = {"name": "llm_judge", "where": "final", "options": {"url": server.url, "model": "m", "server": connection}}
+    rubrics = {"test": {"parts": [part], "truncated": "as_is"}}
+    recipe = rl_recipe(world, rubrics=rubrics, num_steps=1, rollout={"max_failed_share": 1.0})
+    (folder / "rl.yaml").write_text(dump(recipe))
+    assert run("rl", folder / "rl.yaml", "--out", folder / "run") == 0
+    assert run("report", folder / "run") == 0
