@@ -290,7 +290,7 @@ def _read(path: str, family: Any, dtype: torch.dtype, options: dict[str, Any], s
     if sharded:  # float32 at least: the shards are the master weights of a model that computes in bfloat16
         return read_on_first(path, family, torch.promote_types(dtype, torch.float32))
     model = empty_model(family, dtype)
-    read_shards(path, weights(model))
+    read_shards(path, weights(model), together=False)
     return model
 
 
@@ -301,7 +301,7 @@ def _shard(policy: Policy, path: str, device: torch.device, dtype: torch.dtype, 
     whole = [p for part in ("vision", "projector") for _, p in parts[part]] if policy.vision_is_frozen() else []
     policy.shards = shard(policy.model, set(whole), device, dtype, config)
     if holds_shards(path):
-        read_shards(path, weights(policy.model))
+        read_shards(path, weights(policy.model), together=True)
 
 
 def _check_adapters(config: ModelConfig, path: str, given: str | Path | None, base: str) -> None:

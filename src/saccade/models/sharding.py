@@ -109,13 +109,13 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def read_shards(path: str | Path, state: dict[str, Tensor]) -> None:
-    """Fills the tensors from a checkpoint, whatever number of processes wrote it. When several processes read, all of
-    them must call this."""
+def read_shards(path: str | Path, state: dict[str, Tensor], together: bool) -> None:
+    """Fills the tensors from a checkpoint, whatever number of processes wrote it; `together` when all processes of the
+    run call this, each for its own part."""
     held = {name: one.detach() for name, one in state.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads on its own
-        load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not dist.is_initialized())
+        load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not together)
 
 
 def read_on_first(path: str, family: Any, dtype: torch.dtype) -> Any:

@@ -122,7 +122,7 @@ def restore(path: Path, policy: Policy, optimizer: GuardedOptimizer, whole: dict
             same = size == stepped.shape
             value = torch.zeros_like(stepped) if same else torch.zeros(size)
             steps.state[stepped][key] = state[entry] = value.detach()
-    read_shards(path, state)
+    read_shards(path, state, together=policy.shards is not None)
     steps.write_back()
 
 
