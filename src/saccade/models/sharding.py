@@ -122,7 +122,7 @@ def read_on_first(path: str, family: Any, dtype: torch.dtype) -> Any:
     """The model on the CPU, with its weights in the first process only; the others allocate memory that they never
     touch, and `shard` sends them their part. No process reads a checkpoint of shards yet."""
     if dist.get_rank() == 0 and not holds_shards(path):
-        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        return AutoModelForImageTextToText.from_pretrained(path, config=family, dtype=dtype)
     return empty_model(family, dtype)
 
 

@@ -124,7 +124,7 @@ def prune(run_dir: Path, keep: int) -> None:
 def relink(run_dir: Path, last: int, best: int | None) -> None:
     """Repairs the links after a kill between a checkpoint's rename and its links."""
     for name, step in (("last", last), ("best", best)):
-        if step is not None:
+        if step:  # 0 is the starting model, which has no checkpoint
             link(folder(run_dir), name, f"step-{step:06d}")
 
 

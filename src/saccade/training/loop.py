@@ -47,6 +47,7 @@ class RunResult:
     step: int
     best_score: float | None
     best_step: int | None
+    """0: no checkpoint was better than the starting model."""
 
 
 @dataclass(eq=False)
@@ -77,9 +78,12 @@ class Session:
         return self.resumed.state["loop"] if self.resumed else None
 
     def baseline(self) -> None:
-        """Evaluates the model as it starts, in a row of step 0; a resumed run has that row already."""
+        """Evaluates the model as it starts, in a row of step 0, and as the first candidate for the best; a resumed run
+        has that row already."""
         if self.evaluate is not None and self.resumed is None:
-            self.run.metrics(0, self._evaluation(self.evaluate, 0))
+            evaluation = self._evaluation(self.evaluate, 0)
+            self.run.metrics(0, evaluation)
+            self._is_best(0, evaluation)
 
     def end_step(self, step: int, row: Mapping[str, float | str | None], state: dict[str, Any], last: bool) -> bool:
         """Evaluates if due, writes the row, saves if due (or the best so far). True when the step was evaluated."""
@@ -88,16 +92,21 @@ class Session:
         if due and self.evaluate is not None:
             evaluation = self._evaluation(self.evaluate, step)
             row = {**row, **evaluation}
-            score = evaluation["eval/score"]
-            better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
-            if better:
-                self.best_score, self.best_step = score, step
+            better = self._is_best(step, evaluation)
         self.run.metrics(step, row)
         if self.writer is not None:
             self.writer.poll()
         if last or better or step % self.recipe.checkpoint.every == 0:
             self._save(step, state, better)
         return due
+
+    def _is_best(self, step: int, evaluation: Mapping[str, float]) -> bool:
+        """Whether the score is the highest so far, which it then becomes."""
+        score = evaluation["eval/score"]
+        better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
+        if better:
+            self.best_score, self.best_step = score, step
+        return better
 
     def _save(self, step: int, state: dict[str, Any], better: bool) -> None:
         directory = self.run.directory
