@@ -78,18 +78,27 @@ class Sharded:
         if self._open:
             yield
             return
-        hooks = [(unit, unit._forward_pre_hooks, unit._forward_hooks) for unit in self.units]
         for unit in self.units:
             unit.unshard()
-            unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
+        hooks = self._take_hooks()
         self._open = True
         try:
             yield
         finally:
             self._open = False
-            for unit, before, after in hooks:
-                unit._forward_pre_hooks, unit._forward_hooks = before, after
+            for module, name, taken in hooks:
+                setattr(module, name, taken)
+            for unit in self.units:
                 unit.reshard()
+
+    def _take_hooks(self) -> list[tuple[nn.Module, str, Any]]:
+        """Removes what FSDP does around forward passes, and before a state dict is read (it would shard again)."""
+        found = [(unit, name) for unit in self.units for name in ("_forward_pre_hooks", "_forward_hooks")]
+        found += [(module, "_state_dict_pre_hooks") for module in self.root.modules()]
+        taken = [(module, name, getattr(module, name)) for module, name in found]
+        for module, name in found:
+            setattr(module, name, OrderedDict())
+        return taken
 
 
 SHARDS = "shards"
