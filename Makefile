@@ -1,9 +1,10 @@
-# make setup | demo | test | test-slow | check        Another Python: make PYTHON=python3.12 ...
+# make setup | demo | test | test-slow | check | gpu-check        Another Python: make PYTHON=python3.12 ...
 # Options for pip (a mirror, another torch build): make PIP_ARGS="..." setup
 
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
+OUT ?= runs/gpu-check
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 $(PIP_ARGS) -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-slow check clean
+.PHONY: setup demo test test-slow check gpu-check clean
 
 setup: $(STAMP)
 
@@ -29,6 +30,17 @@ check: setup
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/pyright
 	$(PYTEST) -q tests/test_house_rules.py
+
+# On a machine without network: with the wheels of docs/gpu.md in wheels/, and PYTHON one that has torch. Nothing is set up.
+GPU_PYTHON := $(if $(wildcard wheels/*.whl),$(PYTHON),$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)))
+GPU_SITE := $(if $(wildcard wheels/*.whl),build/gpu-site)
+
+gpu-check: $(GPU_SITE)
+	@PYTHONPATH=src:$(GPU_SITE) $(GPU_PYTHON) -m benchmarks.gpu_check --out $(OUT) $(ARGS)
+
+build/gpu-site: $(wildcard wheels/*.whl)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade --target $@ $^
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist

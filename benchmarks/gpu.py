@@ -18,30 +18,26 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from benchmarks import gpu_trl
-from benchmarks.setting import SIDE, Setting, samples
+from benchmarks.gpu_model import LORA, PARTS, SHAPES, config_of, policy_of
+from benchmarks.measure import peak_gauge
+from benchmarks.setting import Setting, samples
 from benchmarks.table import environment
 from benchmarks.training_pass import batch
 from saccade.algorithm import LossConfig
-from saccade.base.tiny import MIN_PIXELS, SIZES, tiny_config
-from saccade.base.tokenizer import build_tokenizer
-from saccade.models import attention
-from saccade.models.families import ADAPTERS
+from saccade.models import lora
 from saccade.models.forward import branch_logprobs, default_sharing, vision_features
-from saccade.models.fused import fuse
 from saccade.models.packing import Packed
-from saccade.models.policy import Policy, enable_checkpointing, freeze
+from saccade.models.policy import Policy
 from saccade.planning.flops import ModelShape, RowLengths, training_flops
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.config import BuiltinEngineConfig, Sampling
@@ -53,69 +49,10 @@ from saccade.training.optim import GuardedOptimizer, build_optimizer
 from saccade.training.policy_step import Learner, open_learner, policy_step
 from saccade.types import Score
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "3b": {"hidden": 2048, "layers": 36, "heads": 16, "kv": 2, "inter": 11008, "vocab": 151936, "tied": True},
-    "7b": {"hidden": 3584, "layers": 28, "heads": 28, "kv": 4, "inter": 18944, "vocab": 152064, "tied": False},
-}
-"""Language models of the published checkpoints; their towers are alike."""
 SETTINGS = (Setting(256, 64, 8, 4), Setting(1024, 64, 8, 4), Setting(256, 256, 16, 2), Setting(1024, 256, 8, 4))
 QUICK = (Setting(64, 8, 4, 2),)
 PEAK_TFLOPS = 989.0
 """bfloat16 without sparsity, of an H100 or H200."""
-PARTS = {"all": ("vision", "projector", "language"), "language": ("language",)}
-
-
-def config_of(shape: str) -> Qwen2_5_VLConfig:
-    """The published shape on our tokenizer, whose ids are the first of a vocabulary of the published size."""
-    tokenizer = build_tokenizer()
-    config = tiny_config(tokenizer, SIZES["L"])
-    if shape == "tiny":
-        return config
-    one, content = SHAPES[shape], config.to_dict()
-    content["text_config"] |= {
-        "hidden_size": one["hidden"],
-        "num_hidden_layers": one["layers"],
-        "num_attention_heads": one["heads"],
-        "num_key_value_heads": one["kv"],
-        "intermediate_size": one["inter"],
-        "vocab_size": one["vocab"],
-        "tie_word_embeddings": one["tied"],
-        "layer_types": None,
-        "max_window_layers": one["layers"],
-        "max_position_embeddings": 32768,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    }
-    content["vision_config"] |= {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": one["hidden"],
-        "fullatt_block_indexes": [7, 15, 23, 31],
-    }
-    content["tie_word_embeddings"] = one["tied"]
-    return Qwen2_5_VLConfig.from_dict(content)
-
-
-def policy_of(shape: str, device: torch.device, dtype: torch.dtype, args: argparse.Namespace) -> Policy:
-    """Built on the device, never on disk."""
-    config, tokenizer = config_of(shape), build_tokenizer()
-    side = 32 * SIDE
-    images = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=side * side)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            model = Qwen2_5_VLForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(before)
-    if args.checkpointing:
-        enable_checkpointing(model)
-    attention.install(model)
-    policy = Policy(model.eval(), ADAPTERS["qwen2_5_vl"](tokenizer, images, model.config), (tokenizer, images))
-    freeze(policy, PARTS[args.parts])
-    fuse(model)
-    return policy
 
 
 def timed(work: Callable[[], Any], device: torch.device, repeats: int) -> tuple[float, float]:
@@ -131,60 +68,93 @@ def timed(work: Callable[[], Any], device: torch.device, repeats: int) -> tuple[
 
 def _timed(work: Callable[[], Any], device: torch.device, repeats: int) -> tuple[float, float]:
     work()
-    seconds, peaks = [], []
-    for _ in range(repeats):
-        level = 0
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            level = torch.cuda.memory_allocated()
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-            peaks.append((torch.cuda.max_memory_allocated() - level) / 2**30)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), statistics.median(peaks) if peaks else float("nan")
+    runs = [measured(work, device)[1] for _ in range(repeats)]
+    return statistics.median(run.seconds for run in runs), statistics.median(run.above_gib for run in runs)
 
 
-def training_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Forward and backward, a group to a pass, as both paths would be run."""
-    groups = list(batch(policy, setting, ragged=False).groups())
-    rows, shape = [], ModelShape.from_model(policy.model)
-    for path in ("packed", "plain"):
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a piece of work took."""
 
-        def work(path: Any = path) -> None:
-            for group in groups:
-                logprobs_R, _ = branch_logprobs(policy, group, path=path)
+    seconds: float
+    above_gib: float
+    """Peak of the card's memory above the level before; not a number on a CPU."""
+    peak_gb: float
+    """Peak of the card's memory, all of it; on a CPU of the process's resident set."""
+
+
+T = TypeVar("T")
+
+
+def measured(work: Callable[[], T], device: torch.device) -> tuple[T, Usage]:
+    """Result and usage of one run."""
+    level, gauge = 0, peak_gauge()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        level = torch.cuda.memory_allocated()
+    else:
+        gauge.start()
+    start = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    if device.type != "cuda":
+        return result, Usage(seconds, math.nan, gauge.stop() * 2**20 / 1e9)
+    peak = torch.cuda.max_memory_allocated()
+    return result, Usage(seconds, (peak - level) / 2**30, peak / 1e9)
+
+
+def training_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Forward and backward: packed, all groups in one pass and a group to a pass, and plain, a group to a pass."""
+    whole = batch(policy, setting, ragged=False)
+    groups = list(whole.groups())
+    shape = ModelShape.from_config(config_of(args.shape))  # of the model without adapters
+    kind = f"packed ({default_sharing(policy)})"
+    arms = ((f"{kind}, one pass", [whole], "packed"), (kind, groups, "packed"), ("plain", groups, "plain"))
+    for arm, passes, path in arms:
+
+        def work(passes: Sequence[Packed] = passes, path: Any = path) -> None:
+            for one in passes:
+                logprobs_R, _ = branch_logprobs(policy, one, path=path)
                 logprobs_R.sum().backward()
             policy.model.zero_grad(set_to_none=True)
 
         seconds, peak = timed(work, policy.device, args.repeats)
         flops = sum(operations(shape, group, path == "packed", args) for group in groups)
-        rows.append(
-            {
-                "setting": setting.name,
-                "what": "training pass",
-                "arm": f"{path} ({default_sharing(policy)})" if path == "packed" else path,
-                "seconds": seconds,
-                "peak_gib": peak,
-                "tokens_per_s": sum(group.num_tokens for group in groups) / seconds,
-                "utilisation": flops / seconds / (args.peak_tflops * 1e12),
-            }
-        )
-    rows[0]["ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
-    return rows
+        yield {
+            "setting": setting.name,
+            "what": "training pass",
+            "arm": arm,
+            "seconds": seconds,
+            "peak_gib": peak,
+            "tokens_per_s": sum(group.num_tokens for group in groups) / seconds,
+            "utilization": flops / seconds / (args.peak_tflops * 1e12),
+        }
+
+
+def against_last(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `ratio`, the seconds of the last / their own."""
+    found = list(rows)
+    for row in found[:-1]:
+        row["ratio"] = found[-1]["seconds"] / row["seconds"]
+    return found
 
 
 def operations(shape: ModelShape, group: Packed, packed: bool, args: argparse.Namespace) -> float:
-    """Of the model's own arithmetic: what checkpointing computes again does not count as use of the card."""
+    """Of the model's own arithmetic: what checkpointing computes again does not count as use of the card, and neither
+    do adapters, which are small beside it."""
     lengths = RowLengths(
         group.layout.prompts[0], group.layout.branches[0], (int(group.prompts[0].pixels["image_grid_thw"].prod()) // 4,)
     )
-    return training_flops(shape, lengths, packed, PARTS[args.parts], False).total
+    return training_flops(shape, lengths, packed, () if args.lora else PARTS[args.parts], False).total
 
 
-def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
+def rollout_rows(
+    policy: Policy, setting: Setting, args: argparse.Namespace, transformers: bool = True
+) -> Iterator[dict[str, Any]]:
+    """Decoding with CUDA graphs and without, and with `transformers` also by its `generate`."""
     prompts = [prepare(policy.adapter, one) for one in samples(setting)]
     n, new = setting.group_size, setting.new_tokens
     replaying, launching = BuiltinEngine(policy), BuiltinEngine(policy, BuiltinEngineConfig(cuda_graphs="off"))
@@ -208,19 +178,19 @@ def rollout_rows(policy: Policy, setting: Setting, args: argparse.Namespace) -> 
                 pad_token_id=0,
             )
 
-    rows = []
     engines = [engine for engine in (replaying, launching) if engine is launching or engine.runner is not None]
-    for one in (*engines, generate):
+    for one in (*engines, *([generate] if transformers else [])):
         work = one if one is generate else partial(one.generate, prompts, sampling, n, range(len(prompts)))
         seconds, peak = timed(work, policy.device, args.repeats)
         arm = "generate, num_return_sequences, prompt by prompt" if one is generate else engine_path(one)
-        rows.append(
-            {"setting": setting.name, "what": "rollout", "arm": arm, "seconds": seconds, "peak_gib": peak}
-            | {"tokens_per_s": tokens / seconds}
-        )
-    for row in rows[:-1]:
-        row["ratio"] = rows[-1]["seconds"] / row["seconds"]
-    return rows
+        yield {
+            "setting": setting.name,
+            "what": "rollout",
+            "arm": arm,
+            "seconds": seconds,
+            "peak_gib": peak,
+            "tokens_per_s": tokens / seconds,
+        }
 
 
 def engine_path(engine: BuiltinEngine) -> str:
@@ -232,31 +202,55 @@ def engine_path(engine: BuiltinEngine) -> str:
     return f"{name}, {share:.0%} of steps replayed{'' if runner.failure is None else f', then: {runner.failure}'}"
 
 
-def step_row(policy: Policy, learner: Learner, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
+@dataclass(eq=False)
+class WholeStep:
     """Prompts, rollout and update, the optimizer's step included."""
-    engine, questions = BuiltinEngine(policy), samples(setting)
 
-    def work() -> None:
-        prepared = [prepare(policy.adapter, one) for one in questions]  # from PNG bytes and text, as TRL does it
+    policy: Policy
+    learner: Learner
+    setting: Setting
+
+    def __post_init__(self) -> None:
+        self.engine, self.samples = BuiltinEngine(self.policy), samples(self.setting)
+
+    def rollout(self) -> list[Group]:
+        """From PNG bytes and text, as TRL does it."""
+        prepared = [prepare(self.policy.adapter, one) for one in self.samples]
         with torch.no_grad():
-            features = vision_features(policy, [one.encoded for one in prepared])
+            features = vision_features(self.policy, [one.encoded for one in prepared])
         prompts = [replace(one, features=own) for one, own in zip(prepared, features, strict=True)]
-        groups = groups_of(engine, prompts, setting)
-        metrics = policy_step(learner, groups, temperature=1.0, max_length=setting.new_tokens, lr=1e-7)
+        return groups_of(self.engine, prompts, self.setting)
+
+    def update(self, groups: Sequence[Group]) -> None:
+        metrics = policy_step(self.learner, groups, temperature=1.0, max_length=self.setting.new_tokens, lr=1e-7)
         if metrics["update/skipped"]:
             raise ValueError("the step moved nothing; expected an update")
 
-    seconds, peak = timed(work, policy.device, args.repeats)
-    tokens = setting.prompts * setting.group_size * setting.new_tokens
-    choice = learner.runner.choice
+    @property
+    def path(self) -> str:
+        choice = self.learner.runner.choice
+        return str(choice.sharing or choice.path) if choice else "-"
+
+
+def step_row(policy: Policy, learner: Learner, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
+    step = WholeStep(policy, learner, setting)
+    seconds, peak = timed(lambda: step.update(step.rollout()), policy.device, args.repeats)
     return {
         "setting": setting.name,
-        "what": "whole step, AdamW" if args.optimizer == "adamw" else "whole step, SGD",
-        "arm": str(choice.sharing or choice.path) if choice else "-",
+        "what": step_name(args),
+        "arm": step.path,
         "seconds": seconds,
         "peak_gib": peak,
-        "tokens_per_s": tokens / seconds,
+        "tokens_per_s": new_tokens(setting) / seconds,
     }
+
+
+def step_name(args: argparse.Namespace) -> str:
+    return "whole step, AdamW" if args.optimizer == "adamw" else "whole step, SGD"
+
+
+def new_tokens(setting: Setting) -> int:
+    return setting.prompts * setting.group_size * setting.new_tokens
 
 
 def groups_of(engine: BuiltinEngine, prompts: Sequence[Prompt], setting: Setting) -> list[Group]:
@@ -285,7 +279,7 @@ def learner_of(policy: Policy, args: argparse.Namespace) -> Learner:
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     table = Table()
-    columns = ("setting", "what", "arm", "seconds", "ratio", "tokens_per_s", "utilisation", "peak_gib")
+    columns = ("setting", "what", "arm", "seconds", "ratio", "tokens_per_s", "utilization", "peak_gib")
     for name in columns:
         table.add_column(name, justify="left" if name in columns[:3] else "right")
     for one in rows:
@@ -300,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--parts", choices=sorted(PARTS), default="all", help="parts that train")
+    parser.add_argument("--lora", action="store_true", help=f"adapters of rank {LORA.rank} train, in place of weights")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument(
         "--optimizer", choices=["adamw", "sgd"], default="adamw", help="adamw takes 22 bytes a parameter: 183 GB for 7b"
@@ -314,13 +309,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = QUICK if args.quick else SETTINGS
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no GPU is visible; use --device cpu --shape tiny to see that the program runs")
+    if args.lora:
+        lora.check_installed()
     if args.trl and (reason := gpu_trl.refusal(args, settings)):
         parser.error(reason)
     args.repeats = 1 if args.quick else args.repeats
     device = torch.device(args.device)
     policy, rows = policy_of(args.shape, device, getattr(torch, args.dtype), args), list[dict[str, Any]]()
     for setting in settings:
-        rows += training_rows(policy, setting, args) + rollout_rows(policy, setting, args)
+        rows += against_last(training_rows(policy, setting, args)) + against_last(rollout_rows(policy, setting, args))
     kept = gpu_trl.keep(policy) if args.trl else None
     learner = learner_of(policy, args)
     for setting in settings:

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.measure import Cost, Meter, Reading, median
 from benchmarks.observe import watched
 from benchmarks.saccade_arm import path_of, saccade_step
-from benchmarks.setting import Setting, checkpoint
+from benchmarks.setting import FittedSetting, Setting, checkpoint, visual_tokens
 from benchmarks.table import Row, finish, options, parse, row
 
 TARGETS: dict[Setting, float | None] = {
@@ -80,11 +80,11 @@ def best_of(both: Sequence[Cost]) -> Cost:
     return Cost(fastest.cpu_seconds, min(cost.peak_mb for cost in both), fastest.runs)
 
 
-def agreement_line(directory: Path) -> str:
+def agreement_line(directory: Path, setting: Setting) -> str:
     """Whether both arms take the same step; ValueError if not, because then times mean nothing."""
     from benchmarks.agreement import agreement
 
-    same = agreement(directory, Setting(64, 8, 4, 2), "dapo")
+    same = agreement(directory, setting, "dapo")
     if same.distance > ROUND_OFF:
         raise ValueError(f"the gradients differ by {same.distance:.1e} of their norm; expected {ROUND_OFF:.0e} at most")
     return (
@@ -98,18 +98,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--setting", type=int, help="only this one of the settings, counted from 1")
     parser.add_argument("--trl-rows", type=int, help="completions in a micro-batch of TRL (default: one prompt's)")
     parser.add_argument("--train", choices=("all", "language"), default="all", help="parts that train, in both arms")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a model of benchmarks.real_model instead of L")
     args = parse(parser, argv)
     if find_spec("trl") is None:
         parser.error("TRL is not installed; it comes with: pip install -e '.[bench]' -c constraints.txt")
+    if args.model is not None and not (args.model / "config.json").is_file():
+        parser.error(f"--model {args.model}: no config.json there; make one: python -m benchmarks.real_model --out DIR")
     settings = list((QUICK if args.quick else TARGETS).items())
+    tokens = 0 if args.model is None else visual_tokens(args.model)
+    if args.model is not None:
+        settings = [(FittedSetting(tokens, *((8, 4, 1) if args.quick else (64, 8, 1))), None)]
     if args.setting is not None:
         if not 1 <= args.setting <= len(settings):
             parser.error(f"--setting: got {args.setting}; expected 1 to {len(settings)}")
         settings = settings[args.setting - 1 : args.setting]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        directory = checkpoint(Path(folder) / "model")
-        notes = [agreement_line(directory)]
+        directory = args.model or checkpoint(Path(folder) / "model")
+        notes = [agreement_line(directory, FittedSetting(tokens, 8, 4, 2) if args.model else Setting(64, 8, 4, 2))]
         for setting, target in settings:
             common = {"repeats": args.repeats, "rows": args.trl_rows, "parts": args.train}
             rows += rows_of(directory, setting, target, common)

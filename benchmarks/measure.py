@@ -76,6 +76,11 @@ def _status(key: str) -> float:
     raise ValueError(f"{PROC / 'status'} has no {key}; memory is measured on Linux only")
 
 
+def resident_mb() -> float:
+    """MiB of this process's resident set."""
+    return _status("VmRSS")
+
+
 class _KernelPeak:
     """The kernel's own high-water mark, set back before each run: exact, and free."""
 

@@ -25,7 +25,7 @@ class Seen:
     single_tokens: int = 0
     """Those of them that came one per row: the decoding steps of `generate`."""
     images: int = 0
-    """Images through the vision tower."""
+    """Images through the vision tower; of SmolVLM, tiles."""
     training_forms: set[str] = field(default_factory=set)
     """What stood in for the layers' attention in passes with gradients."""
     rollout_forms: set[str] = field(default_factory=set)
@@ -34,7 +34,7 @@ class Seen:
 
 @contextmanager
 def watched(model: Any) -> Iterator[Seen]:
-    """Counts what the Qwen2-VL or Qwen2.5-VL `model` is given inside of the block."""
+    """Counts what the `model`, a Qwen2-VL, Qwen2.5-VL or SmolVLM, is given inside of the block."""
     seen = Seen()
 
     def embedding(_: Any, inputs: tuple[Any, ...]) -> None:
@@ -51,15 +51,16 @@ def watched(model: Any) -> Iterator[Seen]:
         forms.add("own attention" if stand_in is None else type(stand_in).__name__.lstrip("_"))
 
     def tower(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        grid = kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
-        if grid is None:
-            raise ValueError("the vision tower was called without grid_thw; its images cannot be counted")
-        seen.images += len(grid)
+        each = kwargs.get("grid_thw", args[1] if len(args) > 1 else kwargs.get("pixel_values"))
+        if each is None:
+            raise ValueError("the vision tower was called without grid_thw or pixel_values; its images are not counted")
+        seen.images += len(each)
 
+    visual = model.model.visual if hasattr(model.model, "visual") else model.model.vision_model
     hooks = [
         model.get_input_embeddings().register_forward_pre_hook(embedding),
         model.model.register_forward_pre_hook(attention, with_kwargs=True),
-        model.model.visual.register_forward_pre_hook(tower, with_kwargs=True),
+        visual.register_forward_pre_hook(tower, with_kwargs=True),
     ]
     try:
         yield seen

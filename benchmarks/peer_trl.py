@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import random
 from collections.abc import Callable, Collection
@@ -16,11 +17,13 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoTokenizer,
     PrinterCallback,
     Qwen2_5_VLProcessor,
+    SmolVLMProcessor,
     TrainerCallback,
 )
 from transformers.processing_utils import ProcessorMixin
@@ -45,9 +48,30 @@ class ImageTextProcessor(Qwen2_5_VLProcessor):
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
-def processor_of(directory: Path) -> ImageTextProcessor:
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    return ImageTextProcessor(AutoImageProcessor.from_pretrained(directory), tokenizer, tokenizer.chat_template)
+class TileTextProcessor(SmolVLMProcessor):
+    """SmolVLM's processor without its video part."""
+
+    apply_chat_template = ProcessorMixin.apply_chat_template  # SmolVLM's own asks the video part
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+        self.image_token, self.video_token = "<image>", "<video>"
+        self.fake_image_token, self.global_image_token = "<fake_token_around_image>", "<global-img>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.image_seq_len = 0
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+
+def processor_of(directory: Path) -> ImageTextProcessor | TileTextProcessor:
+    """ValueError for a family of neither kind."""
+    tokenizer, images = AutoTokenizer.from_pretrained(directory), AutoImageProcessor.from_pretrained(directory)
+    family = AutoConfig.from_pretrained(directory).model_type
+    if family == "qwen2_5_vl":
+        return ImageTextProcessor(images, tokenizer, tokenizer.chat_template)
+    if family != "smolvlm":
+        raise ValueError(f"{directory}: got the family {family!r}; TRL's arm knows qwen2_5_vl and smolvlm")
+    processor = TileTextProcessor(images, tokenizer, tokenizer.chat_template)
+    processor.image_seq_len = json.loads((directory / "processor_config.json").read_text())["image_seq_len"]
+    return processor
 
 
 def dataset_of(data: list[Sample]) -> Dataset:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from PIL import Image, ImageDraw
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from saccade.base.tiny import MIN_PIXELS, write_checkpoint
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig
-from saccade.models.policy import Policy, load_policy
+from saccade.models.policy import Policy, load_adapter, load_policy
+from saccade.rollout.prompts import prepare
 from saccade.tasks import TASKS
 from saccade.types import Sample
 
@@ -51,6 +53,25 @@ class Setting:
     @property
     def side_px(self) -> int:
         return SIDE * round(self.visual_tokens**0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedSetting(Setting):
+    """For a model whose processor decides how many visual tokens an image becomes, whatever its size."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    @property
+    def side_px(self) -> int:
+        return 448
+
+
+def visual_tokens(directory: Path) -> int:
+    """Of an image of a `FittedSetting`."""
+    adapter = load_adapter(str(directory))
+    sample = samples(FittedSetting(0, 1, 1))[0]
+    return int(torch.isin(prepare(adapter, sample).encoded.ids_P, torch.tensor(adapter.image_ids)).sum())
 
 
 def checkpoint(directory: Path, size: str = "L", seed: int = 0) -> Path:

@@ -28,6 +28,10 @@ SENTENCES = (
     "{}.",
     "\\[{}\\]",
     "\\({}\\)",
+    "i.e. {}",
+    "La respuesta es {}.",
+    "The value is {}, attained at x = 3.",
+    "The first value is {}, while the second is 30.",
 )
 
 
@@ -121,6 +125,9 @@ def spoil(rng: random.Random) -> tuple[str, str]:
             *(f"{said} or {other}", f"{said} (or {other})", f"either {other} or {said}", f"{said}, {other}"),
             *(f"{said}; maybe {other}", f"{said}. Wait, it is {other}.", f"{said} ... {other}", f"{said} \\to {other}"),
             *(f"-({said})", f"-{base}", f"({said}, {other})", f"{base} x", f"not {base}", f"{base} + {other}"),
+            *(f"It cannot be {base}.", f"before {base}", f"page {base}", f"{base} more than y"),
+            f"We ask if it is {base}.",
+            *(f"{base} minus the rest", f"{base} times the width", f"The value is {other}, while {base} is the first."),
             *(f"{said} = {other}", f"at least {base}", f"less than {base}", f"{said}, but {other} is possible too"),
             f"-{base}" if "/" in said or "," in said else f"1.5 \\cdot {said}",
             f"-{base}" if "/" in base else f"\\frac{{3}}{{2}} \\cdot {base}",

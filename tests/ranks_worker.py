@@ -311,10 +311,14 @@ def saving(world: World) -> dict[str, Any]:
     path = run / "checkpoints" / "step-000001"
     again = load_policy(ModelConfig(path=str(path), device="cpu", train=ALL), shard=ShardConfig())
     read = {name: whole(p) for name, p in again.model.named_parameters()}
-    moved = max(float((whole(p) - then[name]).abs().max()) for name, p in policy.model.named_parameters())
+    policy.save(run / "ordinary")
+    ordinary = load_policy(ModelConfig(path=str(run / "ordinary"), device="cpu")) if world.ranks.is_first else None
+    policy_weights = {name: whole(p) for name, p in policy.model.named_parameters()}
+    moved = max(float((p - then[name]).abs().max()) for name, p in policy_weights.items())
     return {
         "apart": max(float((read[name] - one).abs().max()) for name, one in then.items()),
         "moved_since": moved,
+        "ordinary": None if ordinary is None else apart_from(ordinary, policy_weights),
         "published": len(published),
         "own_group": writer.group is not None and writer.group is not torch.distributed.group.WORLD,
         "left": sorted(one.name for one in path.parent.iterdir()),
@@ -376,6 +380,10 @@ def six_steps(world: World) -> dict[str, Any]:
     run = world.folder / "run"
     train(run_recipe(world.folder, 6), run, resume=run.exists())
     return {}
+
+
+def apart_from(policy: Policy, weights: dict[str, Tensor]) -> float:
+    return max(float((p.detach() - weights[name]).abs().max()) for name, p in policy.model.named_parameters())
 
 
 def running(world: World) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_an_option_beyond_its_range_or_without_a_use_is_refused(options: dict[st
 
 def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
     assert LossConfig(surrogate=Clipped(low=0.0, high=0.0), advantage=AdvantageConfig(eps=0.0)).advantage.eps == 0.0
-    assert LossConfig(surrogate=Clipped(low=1.0, high=50.0), kl="k1", kl_coef=1e-6).kl_coef == 1e-6
+    assert LossConfig(surrogate=Clipped(low=1.0, high=50.0), kl="k2", kl_coef=1e-6).kl_coef == 1e-6
     assert LossConfig(surrogate=Cispo(high=0.0), ratio="sequence").surrogate == Cispo(high=0.0)
 
 
@@ -90,18 +90,49 @@ def test_a_surrogate_without_a_kind_is_clipped() -> None:
     assert LossConfig.model_validate({"surrogate": {"high": 0.28}}).surrogate == Clipped(high=0.28)
 
 
+SMALL: dict[str, Any] = {
+    "model": {"path": "base"},
+    "data": [{"source": "world", "task": "compare"}],
+    "stages": [{"max_new_tokens": 8, "group_size": 2}],
+    "num_steps": 1,
+    "optim": {"lr": 1e-4},
+}
+
+
 def test_reinforce_is_refused_for_more_than_one_update_per_rollout() -> None:
-    recipe = {
-        "model": {"path": "base"},
-        "data": [{"source": "world", "task": "compare"}],
-        "stages": [{"max_new_tokens": 8, "group_size": 2}],
-        "num_steps": 1,
-        "optim": {"lr": 1e-4},
-        "loss": {"surrogate": {"kind": "reinforce"}},
-    }
+    recipe = SMALL | {"loss": {"surrogate": {"kind": "reinforce"}}}
     assert RLRecipe.model_validate(recipe).loss.surrogate.kind == "reinforce"
     with pytest.raises(ValueError, match="correct for one update only"):
         RLRecipe.model_validate(recipe | {"update": {"updates_per_rollout": 2}})
+
+
+GSPO = {"ratio": "sequence", "surrogate": {"low": 3e-4, "high": 4e-4}, "aggregation": "sequence_mean"}
+
+
+def gspo(dtype: str = "float32", **update: Any) -> RLRecipe:
+    return RLRecipe.model_validate(SMALL | {"model": {"path": "base", "dtype": dtype}, "loss": GSPO, "update": update})
+
+
+def test_ratios_of_sequences_start_from_recomputed_log_probs_and_the_limit_follows_the_clip() -> None:
+    resolved = gspo("bfloat16").update.resolved(gspo().loss)
+    assert (resolved.old_logprobs, resolved.sampler_gap_limit) == ("recompute", pytest.approx(7.5e-5))
+    tokens = RLRecipe.model_validate(SMALL)
+    assert tokens.update.resolved(tokens.loss).old_logprobs == "sampler"
+    assert tokens.update.resolved(tokens.loss).sampler_gap_limit == 0.05
+    given = gspo(old_logprobs="sampler", sampler_gap_limit=0.3)
+    assert given.update.resolved(given.loss) == given.update
+
+
+def test_ratios_of_sequences_from_the_sampler_in_half_precision_are_refused() -> None:
+    assert gspo("float32", old_logprobs="sampler").update.old_logprobs == "sampler"
+    with pytest.raises(ValueError, match=r"'sampler' with loss\.ratio 'sequence' in bfloat16"):
+        gspo("bfloat16", old_logprobs="sampler")
+
+
+@pytest.mark.parametrize("clip", [{}, {"low": 0.2, "high": 0.28}, {"low": 3e-4, "high": 0.2}])
+def test_a_clip_of_token_size_is_refused_for_ratios_of_sequences(clip: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"for ratios of sequences, which it would never reach.*3\.0e-4"):
+        RLRecipe.model_validate(SMALL | {"loss": GSPO | {"surrogate": clip}})
 
 
 def test_every_name_that_a_recipe_may_give_is_in_its_table() -> None:

@@ -16,7 +16,7 @@ from saccade.algorithm import AdvantageConfig, Denominators, LossConfig, LossInp
 from saccade.algorithm.advantages import advantages
 from saccade.algorithm.aggregate import AGGREGATES
 from saccade.algorithm.config import Cispo, Clipped, Reinforce, SurrogateConfig
-from saccade.algorithm.kl import DIVERGENCES, k1, k2, k3
+from saccade.algorithm.kl import DIVERGENCES, k2, k3
 from saccade.algorithm.ratio import RATIOS
 from saccade.algorithm.surrogate import cispo, clipped
 
@@ -111,7 +111,6 @@ def test_cispo_cuts_the_weight_but_never_the_gradient() -> None:
 
 def test_kl_estimators_equal_literals() -> None:
     p, ref = torch.tensor([-1.0]), torch.tensor([-1.0 + math.log(2.0)])
-    assert k1(p, ref).item() == pytest.approx(-math.log(2.0))
     assert k2(p, ref).item() == pytest.approx(0.5 * math.log(2.0) ** 2)
     assert k3(p, ref).item() == pytest.approx(2.0 - math.log(2.0) - 1.0)
 
@@ -124,7 +123,7 @@ def test_k2_and_k3_agree_to_second_order_and_k3_is_never_negative() -> None:
 
 
 def test_the_expected_gradient_of_each_estimator_is_the_one_in_its_docstring() -> None:
-    # exact expectation over a vocabulary of 4: k1's gradient vanishes, k2's is that of the KL
+    # exact expectation over a vocabulary of 4: the gradient of log p - log ref vanishes, k2's is that of the KL
     logits = torch.tensor([0.3, -0.2, 0.9, 0.0], dtype=torch.float64, requires_grad=True)
     ref = torch.tensor([0.1, 0.4, -0.3, 0.2], dtype=torch.float64).log_softmax(0)
 
@@ -135,7 +134,7 @@ def test_the_expected_gradient_of_each_estimator_is_the_one_in_its_docstring() -
     p = logp.exp()
     exact = gradient((p * (logp - ref)).sum())
     logp = logits.log_softmax(0)
-    assert gradient((p.detach() * k1(logp, ref)).sum()).abs().max() < 1e-12
+    assert gradient((p.detach() * (logp - ref)).sum()).abs().max() < 1e-12
     logp = logits.log_softmax(0)
     torch.testing.assert_close(gradient((p.detach() * k2(logp, ref)).sum()), exact)
 
@@ -182,7 +181,7 @@ def reference_loss(config: LossConfig, logprobs_R: torch.Tensor, by_token: torch
             else:
                 objective = advantage * logprobs_R[t]
             gap = logprobs_R[t] - ref_R[t]
-            kl = {"k1": gap, "k2": gap**2 / 2, "k3": torch.exp(-gap) + gap - 1}[config.kl]
+            kl = {"k2": gap**2 / 2, "k3": torch.exp(-gap) + gap - 1}[config.kl]
             reply = reply - objective + 0.3 * kl
         total = total + (
             reply / length / 4
@@ -264,7 +263,9 @@ def test_options_that_would_do_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match=r"surrogate\.cispo\.low\n.*not permitted"):
         LossConfig.model_validate({"surrogate": {"kind": "cispo", "low": 0.1, "high": 0.2}})
     with pytest.raises(ValueError, match="kl_coef is 0"):
-        LossConfig(kl="k1")
+        LossConfig(kl="k2")
+    with pytest.raises(ValueError, match="'k1', whose expected gradient is 0"):
+        LossConfig.model_validate({"kl": "k1", "kl_coef": 0.1})
     with pytest.raises(ValueError, match="should be 'token_mean', 'sequence_mean' or 'constant'"):
         LossConfig.model_validate({"aggregation": "mean"})
     with pytest.raises(ValueError, match="no log-probs of a reference"):

@@ -156,7 +156,7 @@ def test_the_program_for_gpus_runs_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--json", str(tmp_path / "rows.json")], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [one["what"] for one in rows] == ["training pass"] * 2 + ["rollout"] * 2 + ["whole step, AdamW"]
+    assert [one["what"] for one in rows] == ["training pass"] * 3 + ["rollout"] * 2 + ["whole step, AdamW"]
     assert all(one["tokens_per_s"] > 0 for one in rows)
 
 

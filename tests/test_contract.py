@@ -67,8 +67,8 @@ class LatePositions(QwenVLAdapter):
 class Shouting(QwenVLAdapter):
     """Reads another question than the one asked."""
 
-    def encode(self, text, images, reuse_images_from=None):
-        return super().encode(text + "!", images, reuse_images_from)
+    def encode(self, text, images, reuse_images_from=None, before=()):
+        return super().encode(text + "!", images, reuse_images_from, before)
 
 
 class Bright(QwenVLAdapter):

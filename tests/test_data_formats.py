@@ -93,10 +93,18 @@ def test_a_text_only_row_has_no_images(folder: Path) -> None:
         ({"image": None}, "has 1 <image> markers for 0 images"),
         (
             {"conversations": [{"value": "<image>?"}, {"value": "x"}, {"value": "And <image>?"}, {"value": "y"}]},
-            "turn 3 has its own image",
+            "the conversation has 2 <image> markers for 1 images",
         ),
         ({"conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "y"}]}, "the roles are"),
-        ({"conversations": [{"from": "tool", "value": "x"}]}, "got the role 'tool', expected one of human"),
+        (
+            {"conversations": [{"from": "tool", "value": "x"}]},
+            "got a turn of 'tool' with tools",
+        ),
+        ({"tools": '[{"name": "crop"}]'}, "the row has field 'tools'; tools are not supported"),
+        ({"audio": "a.wav"}, "the row has field 'audio'; audio is not supported"),
+        ({"conversations": [{"value": "<audio>What?"}, {"value": "x"}]}, "has a <audio> marker"),
+        ({"conversations": [{"value": "?"}, {"value": "x"}, {"value": "<video>?"}]}, "has a <video> marker"),
+        ({"conversations": [{"value": [{"type": "file", "file": 1}]}, {"value": "x"}]}, "a part of type 'file'"),
         ({"conversations": [{"value": "?"}, {"value": [1, 2, float("nan"), 4]}]}, "is not a box"),
     ],
 )
@@ -133,7 +141,11 @@ def test_both_schemas_of_vision_r1_become_questions_with_their_replies(folder: P
     assert (first.id, first.task, first.answer, first.meta["options"]) == ("chart/1", "choice", "B", ["red", "blue"])
     assert first.meta["response"] == LLAVA_COT["conversations"][1]["value"]
     assert (second.task, second.answer) == ("free_form", "2")
-    assert (second.meta["system"], second.meta["later_turns"]) == ("Be brief.", 2)
+    assert second.meta["system"] == "Be brief."
+    assert [(turn["role"], turn["content"]) for turn in second.meta["turns"]] == [
+        ("user", "Sure?"),
+        ("assistant", "Yes."),
+    ]
 
 
 @pytest.mark.parametrize(

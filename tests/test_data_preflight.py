@@ -13,7 +13,7 @@ from PIL import Image
 from saccade.data import DataConfig, open_source
 from saccade.data.preflight import PreflightEntry, preflight
 from saccade.data.records import BoxError
-from saccade.types import Frame, Sample
+from saccade.types import Frame, Sample, Turn
 from saccade.world.splits import ALL_TASKS
 
 PICTURE = Image.new("RGB", (60, 40))
@@ -62,18 +62,22 @@ class Length:
     total: int
     images: tuple[int, ...]
     frames: tuple[Frame, ...]
+    opened: str = ""
 
 
 class ByLetters:
-    def prompt(self, text: str, sizes: Sequence[tuple[int, int]]) -> Length:
+    def prompt(self, text: str, sizes: Sequence[tuple[int, int]], before: Sequence[Turn] = ()) -> Length:
         if "unreadable" in text:
             raise ValueError("no such token")
         words = len(text.replace("<image>", ""))
         images = tuple(width for width, _ in sizes)
         return Length(words + sum(images), images, tuple(Frame("thousand", size, size) for size in sizes))
 
-    def reply(self, text: str) -> int:
+    def reply(self, text: str, opened: str = "") -> int:
         return len(text)
+
+    def read_back(self, text: str, opened: str = "") -> str:
+        return text
 
 
 def test_prompts_over_budget_are_counted_and_lengths_reported() -> None:

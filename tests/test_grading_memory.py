@@ -30,6 +30,7 @@ def test_rewards_and_metrics_of_a_step_grade_each_reply_once(task: str) -> None:
     sample = Sample(f"memory-{task}", (), "?", gold, task, {"options": ("x", "y")} if task == "choice" else {})
     replies = [Completion(f"<think>because</think><answer> {text} </answer>") for text in (good, bad, good)]
     prompt = Prompt(sample, None, ())  # type: ignore[arg-type]  # nothing encodes it here
+    grade.cache_clear()
     before = grade.cache_info()
     groups = score_groups("g", [prompt], [replies], lambda name: TASKS[name].rubric())
     accuracy = group_metrics(groups, right)[f"accuracy/{task}"]

@@ -34,7 +34,7 @@ def with_our_layers(policy: Policy) -> Pass:
     packed = batch(policy.adapter, "all of it")
     logprobs_R, _ = branch_logprobs(policy, packed, path="plain")
     named = policy.trainable()
-    loss = (logprobs_R * weights_of(packed, 0)).sum()
+    loss = (logprobs_R * weights_of(packed, 0).to(logprobs_R)).sum()
     found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
     return Pass(logprobs_R.detach(), {name: g for (name, _), g in zip(named, found, strict=True) if g is not None})
 

@@ -14,7 +14,9 @@ from saccade.report import build_report
 from saccade.report.cards import pieces
 from saccade.report.charts import Series, line_chart, number, overlay, smooth, ticks
 from saccade.report.curves import boundaries, curves, ends
+from saccade.report.page import run_headline
 from saccade.report.tables import differences, tables
+from saccade.runs.files import read_run
 
 VOID = {"meta", "br", "line", "circle", "rect", "path", "polyline", "image", "img", "link", "hr"}
 
@@ -296,3 +298,24 @@ def test_a_choice_question_shows_its_options_by_letter(tmp_path):
     rows = [json.loads(line) | {"meta": {"options": ["circle", "star"]}} for line in (run / "groups.jsonl").open()]
     report_runs.write_jsonl(run / "groups.jsonl", rows)
     assert build_report(run).read_text().count("<b>A</b> circle</span><span><b>B</b> star") == 8
+
+
+def headline_of(folder, rows):
+    report_runs.write_jsonl(folder / "metrics.jsonl", rows)
+    return run_headline(read_run(folder))
+
+
+def test_the_headline_leads_with_accuracy_and_shows_format_and_reward_apart(tmp_path):
+    run = report_runs.write_run(tmp_path / "run", steps=40)
+    rows = [
+        {"step": i, "accuracy/count": 0.1, "format/strict": i / 20, "reward/total": 1.0 + i / 20} for i in range(1, 21)
+    ]
+    found = headline_of(run, rows)
+    assert found.verdict.startswith("Training accuracy 10%, from 10%")
+    assert [label for label, *_ in found.tiles] == ["training accuracy", "strict format", "reward"]
+
+
+def test_a_held_out_loss_is_not_called_accuracy(tmp_path):
+    run = report_runs.write_run(tmp_path / "run", steps=40)
+    rows = [{"step": i, "eval/score": -2.0 / i, "eval/loss": 2.0 / i, "loss/train": 1.0} for i in range(1, 21)]
+    assert headline_of(run, rows).verdict.startswith("Held-out loss 0.1")

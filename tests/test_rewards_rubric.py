@@ -55,6 +55,31 @@ def test_a_truncated_reply_scores_zero_or_is_masked_or_scores_as_it_is(truncated
     assert rubric(("number", 1.0), truncated=truncated)(RIGHT, SAMPLE).value == 1.0
 
 
+OVERLONG = PartConfig(name="soft_overlong", options={"max_length": 100, "buffer": 50})
+
+
+def long_reply(text: str, tokens: int) -> Completion:
+    return Completion(text, (7,) * tokens, finish_reason="length" if tokens == 100 else "stop")
+
+
+@pytest.mark.parametrize(
+    "parts", [(), (PartConfig(name="repetition", weight=0.5),)], ids=["overlong", "and repetition"]
+)
+@pytest.mark.parametrize("gate", [None, "zeroes"])
+@pytest.mark.parametrize("text", [RIGHT.text, "no idea " * 30])
+def test_running_into_the_limit_never_pays(text, gate, parts):
+    format_part = PartConfig(name="format", gate=gate) if gate else PartConfig(name="format")
+    rubric = RubricConfig(parts=(PartConfig(name="number"), format_part, OVERLONG, *parts)).build()
+    values = [rubric(long_reply(text, tokens), SAMPLE).value for tokens in (40, 60, 99, 100)]
+    assert values == sorted(values, reverse=True) and values[-1] <= -1.0
+
+
+def test_a_negative_reward_of_ones_own_stays_when_a_reply_is_truncated():
+    own, gate = constant("mine.py:f", -0.5), dataclasses.replace(constant("format", 0.0), gate="zeroes")
+    rubric = Rubric([dataclasses.replace(own, weight=2.0), constant("number", 1.0), gate])
+    assert rubric(long_reply(RIGHT.text, 100), SAMPLE).value == -1.0
+
+
 def gated(gate: str, *more: PartConfig) -> Rubric:
     parts = (PartConfig(name="number", weight=2.0), PartConfig(name="exact_text"), *more)
     return RubricConfig(parts=(*parts, PartConfig(name="format", gate=gate))).build()

@@ -30,12 +30,12 @@ class Listener:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def encode(self, text: str, images: Any, like: Any = None) -> Any:
-        self.told.append(text)
+    def encode(self, text: str, images: Any, like: Any = None, before: Any = ()) -> Any:
+        self.told.append("\n".join([*(turn.text for turn in before), text]))
         frames = tuple(Frame("thousand", image.size, image.size) for image in images)
-        return SimpleNamespace(frames=frames, image_shas=("0",) * len(images), prompt_id="p")
+        return SimpleNamespace(frames=frames, image_shas=("0",) * len(images), prompt_id="p", opened="")
 
-    def encode_reply(self, text: str) -> list[int]:
+    def encode_reply(self, text: str, opened: str = "") -> list[int]:
         return [1]
 
 

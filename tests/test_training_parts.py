@@ -359,6 +359,7 @@ def test_group_metrics_equal_literals() -> None:
             "length/mean": 3.5,
             "length/right": 2.0,
             "length/wrong": 6.0,
+            "format/strict": 0.0,
             "truncated/share": 0.25,
             "groups/count": 2.0,
             "groups/zero_variance": 0.5,

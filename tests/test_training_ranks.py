@@ -131,6 +131,7 @@ def test_a_checkpoint_is_written_while_training_goes_on_by_processes_of_its_own(
         assert one["moved_since"] > 0.01
         assert one["own_group"]
         assert one["left"] == ["last", "step-000001"]
+    assert found[0]["ordinary"] == 0.0  # an ordinary directory of the weights afterwards
     assert [one["published"] for one in found] == [1, 0]
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from training_runs import rl_recipe, write_world
 
+from saccade.cli.runs import print_result
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.builtin import BuiltinEngine
 from saccade.rollout.collect import RewardsFailed
@@ -195,6 +196,22 @@ def test_the_best_checkpoint_has_the_highest_score_and_outlives_newer_ones(world
     assert (checkpoints / "best").resolve().name == "step-000002"
     assert (checkpoints / "last").resolve().name == "step-000005"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best", "last", "step-000002", "step-000005"]
+
+
+def test_a_run_that_only_harms_recommends_no_checkpoint_and_says_so(world: Path, tmp_path: Path, capsys) -> None:
+    def falling(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
+        return {"score": 0.667 - 0.1 * step}
+
+    recipe = rl_recipe(world, num_steps=2, eval={"every": 1}, checkpoint={"every": 1, "keep": 2})
+    outcome = train(recipe, tmp_path / "run", evaluate=falling)
+    assert (outcome.best_step, outcome.best_score) == (0, 0.667)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["last", "step-000001", "step-000002"]
+    print_result(outcome)
+    assert "best: the starting model, score 0.667; no checkpoint was better" in capsys.readouterr().out
+    shutil.rmtree(checkpoints / "step-000002")
+    resumed = train(recipe, tmp_path / "run", evaluate=falling, resume=True)
+    assert (resumed.step, resumed.best_step, resumed.best_score) == (2, 0, 0.667)
 
 
 def test_a_directory_with_a_run_is_refused_and_a_changed_recipe_is_not_resumed(world: Path, tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ FinishReason = Literal["stop", "length", "stop_string", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation. A user's text has one `<image>` marker per image."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """The coordinate system of a reply for one image; sizes are (width, height) in pixels."""
 
@@ -52,7 +60,8 @@ class Sample:
     task: str
     """Name in `saccade.tasks.TASKS`."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Options of a choice question (`options`: list of str), source, split, difficulty; never read by the adapter."""
+    """Options of a choice question (`options`: list of str), source, split, difficulty; never read by the adapter.
+    `system` is the system turn, `turns` are the later turns of a conversation, each {"role", "content"}."""
 
 
 @dataclass(frozen=True, slots=True)

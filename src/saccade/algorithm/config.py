@@ -77,7 +77,7 @@ class LossConfig(Config):
     """token (GRPO) or sequence (GSPO, with the sequence_mean aggregation)."""
     surrogate: SurrogateConfig = Clipped()
     """Without `kind`: clipped."""
-    kl: Literal["k1", "k2", "k3"] = "k3"
+    kl: Literal["k2", "k3"] = "k3"
     """Measured and charged only when kl_coef > 0."""
     kl_coef: float = Field(default=0.0, ge=0.0)
     """Weight of the KL to the reference model (the papers' beta); 0 loads no reference."""
@@ -90,6 +90,13 @@ class LossConfig(Config):
     @classmethod
     def _clipped_by_default(cls, value: Any) -> Any:
         return {"kind": "clipped"} | value if isinstance(value, dict) else value
+
+    @field_validator("kl", mode="before")
+    @classmethod
+    def _kl_has_a_gradient(cls, value: Any) -> Any:
+        if value == "k1":
+            raise ValueError("got 'k1', whose expected gradient is 0: as a loss it regularizes nothing; use k3 or k2")
+        return value
 
     @model_validator(mode="after")
     def _every_option_has_a_use(self) -> LossConfig:

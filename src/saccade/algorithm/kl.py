@@ -1,5 +1,6 @@
 """Estimators of KL(policy || reference) per token, from tokens of the policy (J. Schulman, "Approximating KL
-divergence", 2020). Used as a term of the loss, so their gradients matter more than their values. R: packed tokens.
+divergence", 2020). Used as a term of the loss, so their gradients matter more than their values: k1, log p - log ref,
+is not among them, because its expected on-policy gradient is 0. R: packed tokens.
 """
 
 from __future__ import annotations
@@ -7,11 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor
-
-
-def k1(logprobs_R: Tensor, ref_logprobs_R: Tensor) -> Tensor:
-    """log p - log ref: unbiased, may be negative. As a loss its expected on-policy gradient is 0: it measures only."""
-    return logprobs_R - ref_logprobs_R
 
 
 def k2(logprobs_R: Tensor, ref_logprobs_R: Tensor) -> Tensor:
@@ -27,4 +23,4 @@ def k3(logprobs_R: Tensor, ref_logprobs_R: Tensor) -> Tensor:
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
-DIVERGENCES: dict[str, Divergence] = {"k1": k1, "k2": k2, "k3": k3}
+DIVERGENCES: dict[str, Divergence] = {"k2": k2, "k3": k3}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saccade.config import Config
     from saccade.data import DataConfig
     from saccade.data.preflight import DataRole, PreflightEntry, PreflightReport
+    from saccade.models.config import ModelConfig
     from saccade.training.config import ExampleConfig
 
 WORLD_ITEMS = 200
@@ -33,8 +34,9 @@ class Subject:
 
     train: tuple[DataConfig | ExampleConfig, ...]
     held_out: tuple[DataConfig | ExampleConfig, ...]
-    model: str | None
+    model: ModelConfig | None
     template: str | None = None
+    system_prompt: str | None = None
     new_tokens: int = 0
     """Longest reply that must fit after a prompt."""
     recipe: Config | None = None
@@ -132,6 +134,7 @@ def of_data(
 
     from saccade.data import READERS, DataConfig
     from saccade.data.storage import rows_file
+    from saccade.models.config import ModelConfig
 
     if source is None and rows_file(Path(data)) is not None:
         source = "saccade"
@@ -143,7 +146,8 @@ def of_data(
 
     try:
         train = DataConfig(source=source, hub=data, **keys) if hub else entry(Path(data))
-        return Subject((train,), tuple(entry(path) for path in held_out), model)
+        tested = None if model is None else ModelConfig(path=model)
+        return Subject((train,), tuple(entry(path) for path in held_out), tested)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -158,17 +162,20 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
     from saccade.training.config import RLRecipe, SFTRecipe
 
     recipe = load_recipe(path, overrides)
+    if not isinstance(recipe, RLRecipe | SFTRecipe | EvalRecipe):
+        raise ConfigError(
+            f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval (they read data)"
+        )
+    tested = recipe.model if model is None else recipe.model.model_copy(update={"path": model})
+    wording = (recipe.template, recipe.system_prompt)
     if isinstance(recipe, RLRecipe):
         longest = max(stage.max_new_tokens for stage in recipe.stages)
-        return Subject(recipe.data, recipe.eval.data, model or recipe.model.path, recipe.template, longest, recipe)
+        return Subject(recipe.data, recipe.eval.data, tested, *wording, longest, recipe)
     if isinstance(recipe, SFTRecipe):
         held_out = (*recipe.heldout, *recipe.eval.data)
-        return Subject(recipe.data, held_out, model or recipe.model.path, recipe.template, recipe=recipe)
-    if isinstance(recipe, EvalRecipe):
-        longest = recipe.decoding.max_new_tokens
-        local = None if recipe.served else recipe.model.path
-        return Subject((), recipe.data, model or local, recipe.template, longest)
-    raise ConfigError(f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval, which read data")
+        return Subject(recipe.data, held_out, tested, *wording, recipe=recipe)
+    longest = recipe.decoding.max_new_tokens
+    return Subject((), recipe.data, None if recipe.served and model is None else tested, *wording, longest)
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -184,7 +191,8 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
     from saccade.models.counting import TokenCounter
     from saccade.models.policy import load_adapter
 
-    facts: dict[str, Any] = {"model": subject.model, "budget": budget}
+    name = None if subject.model is None else subject.model.path
+    facts: dict[str, Any] = {"model": name, "budget": budget}
     counter, reserved = None, ()
     if subject.model is not None:
         transformers_logging.disable_progress_bar()
@@ -196,7 +204,7 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
         if facts["budget"] < 1:
             raise ValueError(
                 f"replies of {subject.new_tokens:,} tokens leave no space for a prompt in the context of "
-                f"{subject.model}, {context:,} tokens; lower max_new_tokens, or name another model"
+                f"{name}, {context:,} tokens; lower max_new_tokens, or name another model"
             )
     elif budget is not None:
         raise ValueError(f"--budget {budget}: counting tokens needs a model; give --model")
@@ -212,6 +220,7 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
             counter,
             facts["budget"],
             template=subject.template,
+            system_prompt=subject.system_prompt,
             reserved=reserved,
             keep=keep,
         )
@@ -261,14 +270,13 @@ def of_config(
         if left_out:
             facts.setdefault("notes", []).append(f"{source}: {left_out:,} rows are skipped (on_bad: skip)")
         return
-    for place, found in example_items(config, subject.template):
+    for place, found in example_items(config, subject.template, subject.system_prompt):
         if isinstance(found, ValueError):
             yield PreflightEntry(place, found, split, source=source)
-        elif found.gold is not None:
-            yield PreflightEntry(place, found.gold, split, found.prompt, source)
         else:
-            sample = Sample(found.id, found.images, found.prompt, None, "sft")
-            yield PreflightEntry(place, sample, split, found.prompt, source, found.reply)
+            sample = found.gold or Sample(found.id, found.images, found.prompt, None, "sft")
+            reply = None if found.gold is not None else found.reply
+            yield PreflightEntry(place, sample, split, found.prompt, source, reply, found.before, found.unlearned)
 
 
 def predict(subject: Subject, report: PreflightReport, memory: float | None) -> dict[str, Any]:
@@ -281,8 +289,7 @@ def predict(subject: Subject, report: PreflightReport, memory: float | None) -> 
         if memory is not None:
             raise ValueError(f"--memory {memory:g}: memory is predicted for recipes of kind rl and sft")
         return {}
-    if subject.model != recipe.model.path:
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": subject.model})})
+    recipe = recipe.model_copy(update={"model": subject.model})
     visual = max(report.visual_tokens)
     setting = planning.Setting(
         images=(visual,) if visual else (),

@@ -66,10 +66,25 @@ def recipe_of(name: str, overrides: Sequence[str]) -> EvalRecipe:
     else:
         _refuse_unknown(name, list(BENCHMARKS))
         recipe = load(name, EvalRecipe, overrides, variables())
+    recipe = as_trained(recipe)
     folder = Path(variables()["SACCADE_DATA"]) / str(recipe.benchmark)
     if recipe.benchmark and recipe.path is None and BENCHMARKS[recipe.benchmark].needs_data and folder.is_dir():
         return recipe.model_copy(update={"path": folder})  # local files take precedence over the hub
     return recipe
+
+
+def as_trained(recipe: EvalRecipe) -> EvalRecipe:
+    """For the checkpoint of a run: its template, system prompt and template options where the recipe gives none; says
+    so. `template=bare` and `system_prompt=` turn them off."""
+    from saccade.runs.wording import wording_of
+
+    found = None if recipe.served else wording_of(recipe.model.path)
+    if found is None or recipe.template is not None:
+        return recipe
+    model = recipe.model.model_copy(update={k: v for k, v in found.model.items() if not getattr(recipe.model, k)})
+    system = found.system_prompt if recipe.system_prompt is None else recipe.system_prompt
+    typer.echo(f"asking {found} (to change it, set template)", err=True)
+    return recipe.model_copy(update={"model": model, "template": found.template, "system_prompt": system})
 
 
 def _refuse_unknown(name: str, benchmarks: Sequence[str]) -> None:

@@ -74,7 +74,9 @@ def plan(
     from saccade.planning.shards import Links
 
     model, directory = read_config(config.model.path)
-    tokens, origin = (visual_tokens, "") if visual_tokens else count(model, directory, size) if images else (0, "")
+    tokens, origin = visual_tokens or 0, ""
+    if images and not visual_tokens:
+        tokens, origin = count(model, directory, size, config.model)
     setting = planning.Setting(
         images=(tokens,) * images,
         text_tokens=prompt_tokens,

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.types import Box, Completion, Frame, Sample
+from saccade.types import Box, Completion, Frame, Sample, Turn
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from saccade.models.config import ModelConfig
 
 COLOR = (220, 30, 30)
 
@@ -23,7 +25,7 @@ COLOR = (220, 30, 30)
 class PredictOptions:
     """How the reply is drawn."""
 
-    template: str
+    system: str | None
     max_new_tokens: int
     temperature: float
     """0 always takes the most likely token."""
@@ -34,7 +36,11 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, in the question's order.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
     model: Annotated[str, typer.Option(help="A checkpoint directory, a hub name, or 'base'.")] = "base",
-    template: Annotated[str, typer.Option(help="Wording around the question: bare, vlm_r1 or vlm_r1_json.")] = "bare",
+    template: Annotated[
+        str | None,
+        typer.Option(help="Wording around the question, such as bare or vlm_r1; default: that of the model's run."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System turn; default: that of the model's run.")] = None,
     draw: Annotated[
         Path, typer.Option(metavar="FILE", help="Where to save the first image with the boxes of the answer, if any.")
     ] = Path("prediction.png"),
@@ -46,14 +52,24 @@ def predict(
     """Answer one question about IMAGE... and draw the box of the answer if there is one."""
     from saccade.data.images import load_image
     from saccade.disk import AGAIN, writing
+    from saccade.models.config import ModelConfig
+    from saccade.runs.wording import wording_of
     from saccade.tasks.templates import write_prompt
 
+    run = wording_of(model) if template is None else None
+    if run is not None:
+        typer.echo(f"asking {run}", err=True)
     pictures = [load_image(path) for path in images]
-    text = write_prompt(Sample("question", tuple(pictures), question, None, "free_form"), template)
+    text = write_prompt(
+        Sample("question", tuple(pictures), question, None, "free_form"), template or (run and run.template) or "bare"
+    )
     check_target(draw, images)
     began = time.perf_counter()
     completion, seconds = answer(
-        model, device, text, pictures, PredictOptions(template, max_new_tokens, temperature, seed)
+        ModelConfig(path=model, device=device, train=(), **(run.model if run else {})),
+        text,
+        pictures,
+        PredictOptions(system if system is not None else run and run.system_prompt, max_new_tokens, temperature, seed),
     )
     for line in report(completion):
         typer.echo(line)
@@ -77,24 +93,24 @@ def check_target(draw: Path, images: Sequence[Path]) -> None:
 
 
 def answer(
-    model: str, device: str, text: str, pictures: Sequence[Image.Image], ask: PredictOptions
+    model: ModelConfig, text: str, pictures: Sequence[Image.Image], ask: PredictOptions
 ) -> tuple[Completion, float]:
     """The model's reply to a user turn, and the seconds that the reply took without loading the model."""
     from transformers.utils import logging as transformers_logging
 
-    from saccade.models.config import ModelConfig
     from saccade.models.policy import load_policy
     from saccade.rollout.config import Sampling
     from saccade.rollout.engine import open_engine
     from saccade.rollout.prompts import Prompt
 
     transformers_logging.disable_progress_bar()
-    policy = load_policy(ModelConfig(path=model, device=device, train=()))
+    policy = load_policy(model)
     sampling = Sampling(
         max_new_tokens=ask.max_new_tokens, temperature=ask.temperature or 1.0, greedy=ask.temperature == 0.0
     )
     began = time.perf_counter()
-    prompt = Prompt(None, policy.adapter.encode(text, pictures), tuple(pictures))
+    before = (Turn("system", ask.system),) if ask.system else ()
+    prompt = Prompt(None, policy.adapter.encode(text, pictures, before=before), tuple(pictures))
     ((completion,),) = open_engine(policy).generate([prompt], sampling, 1, [ask.seed])
     return completion, time.perf_counter() - began
 

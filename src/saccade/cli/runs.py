@@ -45,7 +45,9 @@ def print_result(result: Any) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     typer.echo(f"{result.directory}: {result.step} steps done")
-    if result.best_step is not None:
+    if result.best_step == 0:
+        typer.echo(f"best: the starting model, score {result.best_score:.4g}; no checkpoint was better")
+    elif result.best_step is not None:
         typer.echo(f"best: step {result.best_step}, score {result.best_score:.4g} (checkpoints/best)")
     steps, idle = steps_without_update(result.directory / "metrics.jsonl")
     if idle:

@@ -12,7 +12,7 @@ from saccade.data.files import table_rows
 from saccade.data.golds import pose
 from saccade.data.questions import name_pictures
 from saccade.data.records import MARKER, Item, Reading, Row
-from saccade.types import Sample
+from saccade.types import Sample, Turn
 
 METHOD_TASKS: dict[str, str] = {
     "mcq": "choice",
@@ -28,6 +28,7 @@ METHOD_TASKS: dict[str, str] = {
 }
 """VLM-R1's `accu_reward_method` -> task. 'llm' (a judge) is unsupported; 'default' infers it from the answer."""
 METHOD = "accu_reward_method"
+_TOOL_ROLES = ("tool", "tools", "function", "function_call", "observation", "tool_call", "tool_response", "ipython")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TAGGED = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _CONCLUSION = re.compile(r"<CONCLUSION>((?:(?!</?CONCLUSION>).)*)</CONCLUSION>", re.DOTALL)
@@ -39,16 +40,31 @@ _LAST_LINE = re.compile(
 
 @dataclass(frozen=True)
 class Dialogue:
-    """The used part of a conversation: its first question and the answer."""
+    """A conversation: its first question and answer, and what is around them."""
 
     question: str
     reply: Any
     """Text; in VLM-R1 also numbers and boxes."""
     system: str | None
-    later: int
-    """Number of turns after the first two."""
+    later: tuple[Turn, ...]
+    """The turns after the first two."""
     pictures: list[Any]
-    """Images that the question's parts hold themselves."""
+    """Images that the parts of all questions hold themselves."""
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The turns besides the first two as `Sample.meta` has them."""
+        turns = [{"role": turn.role, "content": turn.text} for turn in self.later]
+        return ({"system": self.system} if self.system else {}) | ({"turns": turns} if turns else {})
+
+    def first_images(self, images: int) -> int:
+        """Images of the question, of all images of the row. ValueError when the markers of all turns are others."""
+        later, first = sum(turn.text.count(MARKER) for turn in self.later), self.question.count(MARKER)
+        if later and (later > images or first not in (0, images - later)):
+            raise ValueError(
+                f"the conversation has {first + later} {MARKER} markers for {images} images; expected one each"
+            )
+        return images - later
 
 
 def vlm_r1(reading: Reading) -> Iterator[Item]:
@@ -63,16 +79,16 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
                 f"field 'image' is missing; the row has {', '.join(row)} (for a text-only row set \"image\": [])"
             )
         names = row.get("image") or row.get("images")
-        dialogue = read_dialogue(records.field(row, "conversations", list))
-        records.refuse_videos(row, dialogue.question)
+        dialogue = read_dialogue(records.field(row, "conversations", list), row.get("system"))
+        records.refuse_unsupported(row, dialogue.question)
         images = records.images_of(names, reading) if names else ()
         method = row.get(METHOD)
         named = records.field(row, "task", str) if row.get("task") else None
         task = named or _task_of(method or "default", reading.task)
         answer = row["answer"] if "answer" in row else _answer(dialogue.reply)
-        meta = {"place": place} | _extras(dialogue) | ({METHOD: method} if method else {})
+        meta = {"place": place} | dialogue.meta | ({METHOD: method} if method else {})
         meta |= records.field(row, "meta", dict) if "meta" in row else {}
-        question = records.with_markers(dialogue.question, len(images))
+        question = records.with_markers(dialogue.question, dialogue.first_images(len(images)))
         options = meta.pop("options", None) or records.options_of(row)
         return pose(str(row.get("id", place)), images, question, answer, task, meta, options)
 
@@ -87,49 +103,67 @@ def llava(reading: Reading) -> Iterator[Item]:
     its <CONCLUSION> or its line 'Final Answer:', else the whole reply.
     """
 
-    def read(row: Row, place: str) -> Sample:
-        turns = records.field(row, "messages" if "messages" in row else "conversations", list)
-        dialogue = read_dialogue(turns)
-        records.refuse_videos(row, dialogue.question)
-        if not isinstance(dialogue.reply, str):
-            raise ValueError(
-                f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
-            )
-        names = row.get("image") or row.get("images") or dialogue.pictures
-        if not names and MARKER in dialogue.question:
-            raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
-        images = records.images_of(names, reading) if names else ()
-        question = records.with_markers(name_pictures(dialogue.question, [], len(images))[0], len(images))
-        answer = final_answer(dialogue.reply)
-        meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | _extras(dialogue)
-        return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, records.options_of(row))
+    return records.each(table_rows(reading), lambda row, place: read_conversation(row, place, reading))
 
-    return records.each(table_rows(reading), read)
+
+def read_conversation(row: Row, place: str, reading: Reading) -> Sample:
+    """The sample of a conversation: its first question, and the later turns in `meta.turns`."""
+    turns = records.field(row, "messages" if "messages" in row else "conversations", list)
+    dialogue = read_dialogue(turns, row.get("system"))
+    records.refuse_unsupported(row, dialogue.question)
+    if not isinstance(dialogue.reply, str):
+        raise ValueError(
+            f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
+        )
+    names = row.get("image") or row.get("images") or dialogue.pictures
+    if not names and MARKER in dialogue.question:
+        raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
+    images = records.images_of(names, reading) if names else ()
+    first = dialogue.first_images(len(images))
+    question = records.with_markers(name_pictures(dialogue.question, [], first)[0], first)
+    answer = final_answer(dialogue.reply)
+    meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | dialogue.meta
+    return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, records.options_of(row))
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def read_dialogue(turns: list[Any]) -> Dialogue:
-    """The parts of a conversation. ValueError for roles out of order, and for images in later turns."""
+def read_dialogue(turns: list[Any], system: Any = None) -> Dialogue:
+    """The parts of a conversation. ValueError for roles out of order, and for tools.
+
+    `system` is the row's own field for the system turn, as in ShareGPT; a system turn in `turns` takes precedence.
+    """
     expected = "a question and an answer, each {'from', 'value'} or {'role', 'content'}"
     parsed = [(_role(turn), _content(turn)) for turn in turns if isinstance(turn, dict)]
     if len(parsed) != len(turns):
         raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
-    system = str(parsed.pop(0)[1]) if parsed and parsed[0][0] == "system" else None
+    if parsed and parsed[0][0] == "system":
+        system = parsed.pop(0)[1]
+    if system is not None and not isinstance(system, str):
+        raise ValueError(f"the system turn is {records.shown(system)}; expected a text")
     if len(parsed) < 2 or not isinstance(parsed[0][1], str) or parsed[1][1] is None:
         raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
-    roles = [role for role, _ in parsed]
-    if roles[0] == "assistant" or (roles[1] == "user" and roles[0] is not None):
-        raise ValueError(f"field 'conversations': the roles are {roles[:2]}, expected the user's turn, then the reply")
-    for number, (_, text) in enumerate(parsed[2:], 3):
-        if isinstance(text, str) and (MARKER in text or records.VIDEO in text):
+    for number, (role, _) in enumerate(parsed):
+        wanted = ("user", "assistant")[number % 2]
+        if role not in (None, wanted):
+            roles = [one for one, _ in parsed]
             raise ValueError(
-                f"field 'conversations': turn {number} has its own image; only images of the first question are "
-                "supported, make one row per question"
+                f"field 'conversations': the roles are {roles[: number + 1]}, expected the user's turn, then the "
+                "reply, and so on"
             )
-    pictures = pictures_in(turns[len(turns) - len(parsed)])
-    return Dialogue(parsed[0][1], parsed[1][1], system, len(parsed) - 2, pictures)
+    pictures = [picture for turn in turns for picture in pictures_in(turn)]
+    return Dialogue(parsed[0][1], parsed[1][1], system or None, tuple(_later(parsed[2:])), pictures)
+
+
+def _later(parsed: list[tuple[str | None, Any]]) -> Iterator[Turn]:
+    for number, (_, text) in enumerate(parsed):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"field 'conversations': turn {number + 3} is {records.shown(text)}, expected a text; remove it"
+            )
+        records.refuse_unsupported({}, text)
+        yield Turn("assistant" if number % 2 else "user", text)
 
 
 def final_answer(text: str) -> str:
@@ -142,6 +176,8 @@ def final_answer(text: str) -> str:
 
 def _role(turn: dict[str, Any]) -> str | None:
     name = turn.get("from", turn.get("role"))
+    if name in _TOOL_ROLES or turn.get("tool_calls") or turn.get("function_call"):
+        raise ValueError(f"field 'conversations': got a turn of {name!r} with tools; {records.UNSUPPORTED['tool']}")
     if name is not None and (not isinstance(name, str) or name not in _ROLES):
         raise ValueError(
             f"field 'conversations': got the role {records.shown(name)}, expected one of {', '.join(_ROLES)}"
@@ -157,6 +193,8 @@ def flat(content: Any) -> Any:
     """The content of a turn; a list of parts, as in chat APIs, becomes markers and text."""
     if not (isinstance(content, list) and content and all(isinstance(p, dict) and "type" in p for p in content)):
         return content
+    if unknown := [str(part["type"]) for part in content if "text" not in part and part["type"] not in _MARKERS]:
+        raise ValueError(f"field 'conversations': got a part of type {unknown[0]!r}, expected text or image")
     return "".join(_MARKERS.get(str(part["type"]), str(part.get("text", ""))) for part in content)
 
 
@@ -178,12 +216,6 @@ def pictures_in(turn: dict[str, Any]) -> list[Any]:
             value = value.get("url") if isinstance(value, dict) and "url" in value else value
             found += [value] if value is not None else []
     return found
-
-
-def _extras(dialogue: Dialogue) -> dict[str, Any]:
-    return ({"system": dialogue.system} if dialogue.system else {}) | (
-        {"later_turns": dialogue.later} if dialogue.later else {}
-    )
 
 
 def _task_of(method: Any, given: str | None) -> str | None:

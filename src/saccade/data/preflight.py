@@ -13,11 +13,12 @@ from typing import Literal, Protocol
 
 from saccade.data.fingerprints import Fingerprint, PictureIndex, fingerprint, key_of, text_key
 from saccade.data.images import ImageError
-from saccade.data.records import Item, kind_of, shown
+from saccade.data.records import MARKER, Item, kind_of, shown
 from saccade.data.row_checks import BoxUnits, check_boxes, check_form, check_gold, check_size, check_words
 from saccade.rewards import check_row
 from saccade.tasks import TASKS
-from saccade.types import Frame, ImageSource, Sample
+from saccade.tasks.conversation import later_replies, turns_before
+from saccade.types import Frame, ImageSource, Sample, Turn
 
 PLACEHOLDERS = (
     *("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"),
@@ -42,18 +43,24 @@ class PromptCost(Protocol):
     def images(self) -> tuple[int, ...]: ...
     @property
     def frames(self) -> tuple[Frame, ...]: ...
+    @property
+    def opened(self) -> str: ...
 
 
 class TokenCounting(Protocol):
     """Counts tokens as a model would; `saccade.models.counting.TokenCounter` implements it. ValueError for input that
     the model cannot read."""
 
-    def prompt(self, text: str, sizes: Sequence[tuple[int, int]]) -> PromptCost:
-        """Tokens of the user turn with images of these sizes."""
+    def prompt(self, text: str, sizes: Sequence[tuple[int, int]], before: Sequence[Turn] = ()) -> PromptCost:
+        """Tokens of the user turn with images of these sizes, after the turns `before` it."""
         ...
 
-    def reply(self, text: str) -> int:
+    def reply(self, text: str, opened: str = "") -> int:
         """Tokens of a reply including the end of its turn."""
+        ...
+
+    def read_back(self, text: str, opened: str = "") -> str:
+        """A reply as rewards would read it if the model sampled exactly its tokens."""
         ...
 
 
@@ -70,6 +77,10 @@ class PreflightEntry:
     """Ids must be unique within a source."""
     reply: str | None = None
     """A reply to train on. Such a row has no gold answer to check."""
+    before: tuple[Turn, ...] | None = None
+    """The turns before the user's; None: the system turn of the sample or the recipe."""
+    unlearned: int = 0
+    """Replies of its row that are not learned."""
 
 
 @dataclass
@@ -125,6 +136,7 @@ def preflight(
     budget: int | None = None,
     *,
     template: str | None = None,
+    system_prompt: str | None = None,
     reserved: Sequence[str] = (),
     keep: int = 20,
 ) -> PreflightReport:
@@ -135,7 +147,8 @@ def preflight(
     Evaluation entries must come first, since training rows are compared with them. At most `keep` `findings` are
     returned, from all kinds in turn.
     """
-    checks = PreflightChecks(count, budget, template, tuple(dict.fromkeys((*PLACEHOLDERS, *reserved))), keep)
+    words = tuple(dict.fromkeys((*PLACEHOLDERS, *reserved)))
+    checks = PreflightChecks(count, budget, template, words, keep, system_prompt)
     for entry, fingerprints in prefetch_fingerprints(map(_entry, entries), checks.fingerprint_of):
         checks.add(entry, fingerprints)
     return checks.report()
@@ -178,6 +191,7 @@ class PreflightChecks:
     template: str | None
     reserved: tuple[str, ...]
     keep: int
+    system_prompt: str | None = None
 
     def __post_init__(self) -> None:
         self._samples = 0
@@ -261,6 +275,11 @@ class PreflightChecks:
             return
         pictures = [one for one in fingerprints if isinstance(one, Fingerprint)]
         self._notes["animations, of which the first frame is used"] += any(p.frames > 1 for p in pictures)
+        try:
+            entry = replace(entry, before=self._turns_before(entry, sample))
+        except ValueError as error:
+            yield "row", str(error)
+            return
         sizes = [picture.size for picture in pictures]
         yield from check_size(sample, sizes)
         yield from check_words(sample, _texts(entry, sample), self.reserved)
@@ -273,7 +292,8 @@ class PreflightChecks:
             wrong_form = list(check_form(sample))
             yield from wrong_form
             if not wrong_form:
-                yield from check_gold(sample, counted.frames if counted is not None and not outside else frames)
+                frames = counted.frames if counted is not None and not outside else frames
+                yield from check_gold(sample, frames, self._reader(counted))
         yield from self._check_repeats(entry, sample, pictures)
 
     def _check_id(self, entry: PreflightEntry, name: str) -> Iterator[tuple[str, str]]:
@@ -282,14 +302,34 @@ class PreflightChecks:
             yield "duplicate id", f"id {name!r} was used before"
         self._ids.add(key)
 
+    def _turns_before(self, entry: PreflightEntry, sample: Sample) -> tuple[Turn, ...]:
+        """The turns before the entry's question, noting those of the conversation that are not used or learned."""
+        unused = entry.unlearned if entry.reply is not None else later_replies(sample)
+        self._notes["replies of later turns, which are not learned"] += entry.unlearned
+        self._notes["replies of later turns, which are not used: only the first question is asked"] += (
+            unused - entry.unlearned
+        )
+        if entry.before is not None:
+            return entry.before
+        self._notes["system turns of rows, which replace system_prompt"] += bool(self.system_prompt) and bool(
+            turns_before(sample)
+        )
+        return turns_before(sample, self.system_prompt)
+
+    def _reader(self, counted: PromptCost | None) -> Callable[[str], str] | None:
+        """A reply -> what rewards read if the model samples its tokens after this prompt; None without a model."""
+        count = self.count
+        return None if count is None or counted is None else lambda reply: count.read_back(reply, counted.opened)
+
     def _check_length(
         self, entry: PreflightEntry, sample: Sample, sizes: Sequence[tuple[int, int]]
     ) -> Generator[tuple[str, str], None, PromptCost | None]:
         """Compares the tokens of a prompt with the budget; returns the counts."""
         try:
             prompt = entry.prompt if entry.prompt is not None else TASKS[sample.task].prompt(sample, self.template)
-            counted = None if self.count is None else self.count.prompt(prompt, sizes)
-            reply = 0 if self.count is None or entry.reply is None else self.count.reply(entry.reply)
+            counted = None if self.count is None else self.count.prompt(prompt, sizes, entry.before or ())
+            opened = "" if counted is None else counted.opened
+            reply = 0 if self.count is None or entry.reply is None else self.count.reply(entry.reply, opened)
         except (ValueError, OSError) as error:
             yield "prompt", f"the prompt cannot be written or read: {error}"
             return None
@@ -309,7 +349,9 @@ class PreflightChecks:
         self, entry: PreflightEntry, sample: Sample, pictures: Sequence[Fingerprint]
     ) -> Iterator[tuple[str, str]]:
         """Duplicate rows, and training rows that are in the evaluation."""
-        text = text_key(sample if entry.prompt is None else replace(sample, question=entry.prompt))
+        asked = sample.question if entry.prompt is None else entry.prompt
+        history = [turn.text for turn in entry.before or () if turn.role != "system"]
+        text = text_key(replace(sample, question="\n".join([*history, asked])))
         question = key_of(text, sample.task, *(picture.digest for picture in pictures))
         answer = key_of(sample.answer, entry.reply)
         row, rows = key_of(question, answer), self._rows[entry.split]
@@ -345,7 +387,8 @@ def _texts(entry: PreflightEntry, sample: Sample) -> list[str]:
     """The texts of an entry that should be plain, the question first."""
     options = sample.meta.get("options") or ()
     texts = [sample.question if entry.prompt is None else entry.prompt, *map(str, options)]
-    return texts + [text for text in (entry.reply, sample.answer) if isinstance(text, str)]
+    texts += [text for text in (entry.reply, sample.answer) if isinstance(text, str)]
+    return texts + [turn.text.replace(MARKER, "") for turn in entry.before or ()]
 
 
 def _opened(source: ImageSource) -> Fingerprint | ImageError:

@@ -57,7 +57,7 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
 
     def read(row: Row, place: str) -> Sample:
         problem = records.field(row, "problem", str)
-        records.refuse_videos(row, problem)
+        records.refuse_unsupported(row, problem)
         pictures = row.get("images") or row.get("image")
         images = () if pictures is None else records.images_of(pictures, reading)
         question = records.with_markers(name_pictures(problem, [], len(images))[0], len(images))

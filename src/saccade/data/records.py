@@ -21,8 +21,12 @@ Placed = tuple[str, Row | ValueError]
 Item = tuple[str, Sample | ValueError]
 """The result of reading a row: its place and a sample, or the error."""
 MARKER = "<image>"
-VIDEO = "<video>"
-AUDIO = "<audio>"
+VIDEO, AUDIO = "<video>", "<audio>"
+UNSUPPORTED = {
+    "video": "videos are not supported, use single frames as images",
+    "audio": "audio is not supported",
+    "tool": "tools are not supported, a reply must be complete without them",
+}
 
 T = TypeVar("T")
 
@@ -180,16 +184,14 @@ def annotated_size(row: Row) -> tuple[int, int] | None:
     return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
-def refuse_videos(row: Row, *texts: str) -> None:
-    """ValueError for a row that contains a video or audio."""
-    for marker, fields, way_out in (
-        (VIDEO, ("video", "videos"), "videos are not supported, use single frames as images"),
-        (AUDIO, ("audio", "audios"), "audio is not supported"),
-    ):
-        named = [name for name in fields if row.get(name)]
-        if named or any(marker in text for text in texts):
-            where = f"field '{named[0]}'" if named else f"a {marker} marker"
-            raise ValueError(f"the row has {where}; {way_out}")
+def refuse_unsupported(row: Row, *texts: str) -> None:
+    """ValueError for a row with a video, audio or tools."""
+    for kind, why in UNSUPPORTED.items():
+        fields = [name for name in (kind, f"{kind}s") if row.get(name) not in (None, "", "[]", [], {})]
+        marker = f"<{kind}>" if kind != "tool" else None
+        if fields or (marker and any(marker in text for text in texts)):
+            where = f"field '{fields[0]}'" if fields else f"a {marker} marker"
+            raise ValueError(f"the row has {where}; {why}")
 
 
 def with_markers(question: str, images: int) -> str:

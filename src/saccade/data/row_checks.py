@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from string import ascii_uppercase
@@ -142,9 +142,15 @@ def check_form(sample: Sample) -> Iterator[Fault]:
         yield "gold form", f"the gold {letter!r} names a listed option, the task is '{sample.task}'; set task: choice"
 
 
-def check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[Fault]:
-    """Whether a gold answer, written as a reply in the forms that people use, scores 1 under its own task, and under
-    the reward that the row names."""
+def check_gold(
+    sample: Sample, frames: tuple[Frame, ...], read_back: Callable[[str], str] | None = None
+) -> Iterator[Fault]:
+    """Whether a gold answer, written as a reply in the forms that people use, scores 1 under its own task (and under
+    the reward that the row names).
+
+    `read_back` turns a reply into what rewards read when the model samples its tokens after this prompt, whose chat
+    template may already have opened the thought.
+    """
     gold = shown(sample.answer)
     for answer in (None, *other_forms(sample)):
         try:
@@ -153,7 +159,7 @@ def check_gold(sample: Sample, frames: tuple[Frame, ...]) -> Iterator[Fault]:
                 written = re.sub(
                     r"<answer>.*</answer>", lambda _, text=answer: f"<answer>{text}</answer>", written, flags=re.S
                 )
-            completion = Completion(written, frames=frames)
+            completion = Completion(written if read_back is None else read_back(written), frames=frames)
             scores = {name: _rubric(sample.task, name)(completion, sample) for name in RUBRICS}
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             yield "gold", f"the gold {gold} cannot be written for task '{sample.task}': {error}"

@@ -22,6 +22,7 @@ from saccade.data.files import files_at, table_rows
 from saccade.data.golds import typed
 from saccade.data.images import ImageError, name_of
 from saccade.data.records import Item, Reading, Row
+from saccade.tasks.conversation import later_images
 from saccade.types import ImageSource, Sample
 
 Kind = Literal["parquet", "jsonl"]
@@ -60,9 +61,11 @@ def stored(reading: Reading) -> Iterator[Item]:
         if not isinstance(meta, dict):
             raise ValueError(f"field 'meta': got {records.shown(meta)}, expected an object")
         task = records.field(row, "task", str)
-        question = records.with_markers(records.field(row, "question", str), len(images))
-        meta = {"place": place} | meta
-        return Sample(records.field(row, "id", str), images, question, typed(task, answer), reading.task or task, meta)
+        question, meta = records.field(row, "question", str), {"place": place} | meta
+        name = records.field(row, "id", str)
+        sample = Sample(name, images, question, typed(task, answer), reading.task or task, meta)
+        records.with_markers(question, len(images) - later_images(sample))
+        return sample
 
     return records.each(rows, read)
 

@@ -53,7 +53,7 @@ def table(reading: Reading) -> Iterator[Item]:
     def read(row: Row, place: str) -> Sample:
         images = records.images_of(value, reading) if (value := _image(row, columns)) else ()
         question, _ = name_pictures(str(_value(row, columns, "question", required=True)), [], len(images))
-        records.refuse_videos(row, question)
+        records.refuse_unsupported(row, question)
         question = records.with_markers(question, len(images))
         response = _value(row, columns, "response")
         answer = _value(row, columns, "answer", required=response is None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from saccade.data import records
-from saccade.data.dialogues import final_answer, flat, pictures_in
+from saccade.data.dialogues import final_answer, flat, pictures_in, read_conversation
 from saccade.data.files import table_rows
 from saccade.data.golds import pose
 from saccade.data.images import image_size
@@ -77,6 +77,9 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
         else:
             turns = [{"role": "user", "content": records.field(row, "query", str)}]
             turns += [{"role": "assistant", "content": row["response"]}] if row.get("response") else []
+        replies = sum(isinstance(one, dict) and one.get("role") == "assistant" for one in turns)
+        if replies > 1 and not row.get("solution") and not row.get("objects"):
+            return read_conversation({**row, "messages": turns}, place, reading)
         last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
         response = str(flat(last.get("content"))) if last.get("role") == "assistant" else None
         asked = _asked(turns[:-1] if response is not None else turns, "messages")
@@ -133,7 +136,7 @@ class Asked:
 
 
 def _sample(row: Row, place: str, reading: Reading, asked: Asked, gold: Any, response: str | None = None) -> Sample:
-    records.refuse_videos(row, asked.text)
+    records.refuse_unsupported(row, asked.text)
     images = _images(row, asked, reading)
     question = records.with_markers(name_pictures(asked.text, [], len(images))[0], len(images))
     meta: dict[str, Any] = {"place": place} | {key: row[key] for key in KEPT if row.get(key)}
@@ -155,7 +158,7 @@ def _asked(turns: Any, field: str, role: str = "user") -> Asked:
         roles = ", ".join(str(one.get("role")) for one in turns)
         raise ValueError(
             f"field '{field}': the roles are {roles}; expected one {role} turn, perhaps after a system turn (several "
-            "turns are not supported here)"
+            "turns are not supported here; source llava reads conversations)"
         )
     text = flat(others[0].get("content"))
     if not isinstance(text, str):
@@ -184,6 +187,8 @@ def _filled(
         return question, response, []
     if isinstance(objects, str):
         objects = json.loads(objects)
+    if not isinstance(objects, dict):
+        raise ValueError(f"field 'objects': got {records.shown(objects)}, expected an object with ref and bbox")
     names, boxes = objects.get("ref") or [], [_pixels(box, objects, images) for box in objects.get("bbox") or []]
     texts = [question, response or ""]
     waiting = {"<ref-object>": list(map(str, names)), "<bbox>": [json.dumps(box) for box in boxes]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,11 +12,13 @@ from typing import Any, Protocol
 from PIL import Image
 
 from saccade.data.images import image_sha, load_image
-from saccade.endpoint import ChatChoice, Endpoint, EndpointError, Message, image_url
+from saccade.endpoint import ChatChoice, ChatResponse, Endpoint, EndpointError, Message, image_url
 from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
 from saccade.tasks.templates import IMAGE
-from saccade.types import Completion, FinishReason, Frame, FrameName, Sample
+from saccade.types import Completion, FinishReason, Frame, FrameName, Sample, Turn
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class EvalQuestion:
     sample: Sample
     text: str
     seed: int
+    before: tuple[Turn, ...] = ()
+    """The system turn, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +84,31 @@ class ServedFrame:
         return Frame(self.name, image.size, size)
 
 
+NEUTRAL: dict[str, float] = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Sampling options that change nothing. They are sent because a server fills in missing ones from the checkpoint's
+generation_config.json (vLLM does): with top_k 1 of Qwen2.5-VL, sampled replies would be greedy ones."""
+REJECTED = (400, 422)
+"""HTTP statuses of a request with an option that the server does not know."""
+
+
 class ServedModel:
-    """A model on a server. Questions are sent in parallel, up to the endpoint's concurrency limit."""
+    """A model on a server. Questions are sent in parallel, up to the endpoint's concurrency limit.
+
+    A neutral option that the server refuses is not sent again; an option with an effect is never dropped.
+    """
 
     whole_batches = False
 
-    def __init__(self, endpoint: Endpoint, frame: ServedFrame | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, frame: ServedFrame | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """`template_kwargs` are options of the server's chat template."""
         self.endpoint, self.frame = endpoint, frame
+        self.always = {"chat_template_kwargs": dict(template_kwargs)} if template_kwargs else {}
+        self.refused: frozenset[str] = frozenset()
+        """Neutral options that the server does not know."""
+        self.requests: dict[str, dict[str, Any]] = {}
+        """By decoding (greedy, sampled): the options of the last request that was answered, without its seed."""
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         with ThreadPoolExecutor(self.endpoint.limits.concurrency) as pool:
@@ -92,11 +116,12 @@ class ServedModel:
 
     def _one(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
         images = pictures(question.sample)
-        options = {"n": n, **decoding.request()}
-        if not decoding.greedy:
-            options["seed"] = question.seed % 2**31
+        before: list[Message] = [{"role": turn.role, "content": turn.text} for turn in question.before]
+        seed = {} if decoding.greedy else {"seed": question.seed % 2**31}
         try:
-            reply = self.endpoint.chat([_turn(question.text, images)], **options)
+            reply = self._chat(
+                [*before, _turn(question.text, images)], {"n": n, **decoding.request(), **self.always}, seed, decoding
+            )
         except EndpointError as error:
             return Failed(str(error))
         if len(reply.choices) != n:
@@ -104,6 +129,28 @@ class ServedModel:
         frames = tuple(self.frame.of(image) for image in images) if self.frame else ()
         counted = reply.usage.completion_tokens
         return [_completion(choice, counted if n == 1 else counted // n, frames) for choice in reply.choices]
+
+    def _chat(
+        self, messages: list[Message], options: dict[str, Any], seed: dict[str, int], decoding: Decoding
+    ) -> ChatResponse:
+        """The response. After a rejection the neutral options that the server names are left out, else all of them;
+        when that helps, for the rest of the run."""
+        dropped: set[str] = set()
+        while True:
+            known = NEUTRAL.keys() - options.keys() - self.refused - dropped
+            neutral = {key: NEUTRAL[key] for key in NEUTRAL if key in known}
+            try:
+                reply = self.endpoint.chat(messages, **options, **neutral, **seed)
+            except EndpointError as error:
+                if error.status not in REJECTED or not neutral:
+                    raise
+                dropped |= {key for key in neutral if re.search(rf"\b{key}\b", error.body)} or set(neutral)
+                continue
+            if new := dropped - self.refused:
+                log.warning("the server refuses %s; not sent again", ", ".join(sorted(new)))
+                self.refused |= new
+            self.requests[decoding.name] = {**options, **neutral}
+            return reply
 
 
 def _turn(text: str, images: Sequence[Image.Image]) -> Message:
@@ -129,5 +176,7 @@ def _completion(choice: ChatChoice, tokens: int, frames: tuple[Frame, ...]) -> C
     text = choice.text
     if choice.reasoning and "</think>" not in text:
         text = f"<think>{choice.reasoning}</think>{text}" if text.strip() else f"<think>{choice.reasoning}"
+    if "</think>" in text and "<think>" not in text:
+        text = f"<think>{text}"  # its chat template has opened the thought, as ours would (`EncodedPrompt.opened`)
     reason = _REASONS.get(choice.finish_reason, "stop")
     return Completion(text, (0,) * tokens, finish_reason=reason, frames=frames)

@@ -26,6 +26,7 @@ from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.grading import math_pool
 from saccade.rollout.seeds import derive_seed
 from saccade.tasks.answers import MATHEMATICS
+from saccade.tasks.conversation import turns_before
 from saccade.types import Completion, Sample
 
 log = logging.getLogger(__name__)
@@ -48,28 +49,38 @@ class EvalPlan:
     """Their ids are unique."""
     total: int
     """Items of the subset, including those not in `samples`."""
+    system_prompt: str | None = None
+    """System turn of questions whose rows have none."""
     shas: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Hashes of the images by sample id, filled as items are made: a training run evaluates the same plan many
     times."""
+
+    def question(self, sample: Sample, seed: int) -> EvalQuestion:
+        """The sample as the model is asked."""
+        return EvalQuestion(sample, self.prompt.write(sample), seed, turns_before(sample, self.system_prompt))
 
 
 def plan(recipe: EvalRecipe) -> EvalPlan:
     """Reads the questions. ValueError with file and line, before the first question."""
     if recipe.benchmark is None:
-        return own_plan(own_samples(recipe), recipe.template, recipe.limit)
+        return own_plan(own_samples(recipe), recipe.template, recipe.limit, recipe.system_prompt)
     benchmark = BENCHMARKS[recipe.benchmark]
     place = Place(recipe.path, benchmark.subset(recipe.subset), recipe.image_folder, recipe.format, recipe.limit)
     samples = benchmark.load(place)
     if not samples:
         raise ValueError(f"benchmark '{benchmark.name}', subset '{place.subset}': found no items at {recipe.path}")
     prompt = around(benchmark.prompt(recipe.prompt), recipe.template)
-    return _plan(benchmark, benchmark.mode(recipe.mode), prompt, samples, recipe.limit)
+    found = _plan(benchmark, benchmark.mode(recipe.mode), prompt, samples, recipe.limit)
+    return replace(found, system_prompt=recipe.system_prompt)
 
 
-def own_plan(samples: Sequence[Sample], template: str | None = None, limit: int | None = None) -> EvalPlan:
+def own_plan(
+    samples: Sequence[Sample], template: str | None = None, limit: int | None = None, system_prompt: str | None = None
+) -> EvalPlan:
     """The plan for any samples, with the prompts and graders that training uses. ValueError for unknown tasks."""
     benchmark = own_benchmark(samples, template)
-    return _plan(benchmark, benchmark.mode(None), benchmark.prompt(None), benchmark.load(Place(None)), limit)
+    found = _plan(benchmark, benchmark.mode(None), benchmark.prompt(None), benchmark.load(Place(None)), limit)
+    return replace(found, system_prompt=system_prompt)
 
 
 def own_samples(recipe: EvalRecipe) -> list[Sample]:
@@ -202,10 +213,9 @@ def _held(path: Path | None, decoding: str) -> dict[str, ItemResult]:
 
 def _batch(plan: EvalPlan, run: EvalRun, batch: Sequence[Sample]) -> tuple[dict[str, ItemResult], dict[str, str]]:
     """(items by id, errors by id)."""
-    texts = {sample.id: plan.prompt.write(sample) for sample in batch}
-    questions = [EvalQuestion(sample, texts[sample.id], derive_seed(run.seed, sample.id)) for sample in batch]
+    questions = [plan.question(sample, derive_seed(run.seed, sample.id)) for sample in batch]
     replies = run.answerer.answer(questions, run.decoding, run.decoding.k)
-    retries = _retry(run, batch, texts, replies)
+    retries = _retry(run, questions, replies)
     errors = {s.id: found.reason for s, found in zip(batch, replies, strict=True) if isinstance(found, Failed)}
     whole = [(s, found) for s, found in zip(batch, replies, strict=True) if not isinstance(found, Failed)]
 
@@ -225,9 +235,7 @@ DiscardedReplies = dict[int, list[Completion]]
 """Attempt -> the replies that were discarded before it, in order."""
 
 
-def _retry(
-    run: EvalRun, batch: Sequence[Sample], texts: dict[str, str], replies: list[Answers]
-) -> dict[str, DiscardedReplies]:
+def _retry(run: EvalRun, batch: Sequence[EvalQuestion], replies: list[Answers]) -> dict[str, DiscardedReplies]:
     """Asks again where a reply lacks `PARSED`, in place; the last reply is kept when none has it."""
     discarded: dict[str, DiscardedReplies] = {}
     for attempt in range(2, run.attempts_until_parsed + 1):
@@ -235,9 +243,8 @@ def _retry(
         for i, found in enumerate(replies):
             if not isinstance(found, Failed):
                 open_ += [(i, j) for j, one in enumerate(found) if PARSED not in one.text]
-        questions = [
-            EvalQuestion(batch[i], texts[batch[i].id], derive_seed(run.seed, batch[i].id, attempt, j)) for i, j in open_
-        ]
+        ids = [one.sample.id for one in batch]
+        questions = [replace(batch[i], seed=derive_seed(run.seed, ids[i], attempt, j)) for i, j in open_]
         if not questions:
             break
         for (i, j), again in zip(open_, run.answerer.answer(questions, run.decoding, 1), strict=True):
@@ -245,7 +252,7 @@ def _retry(
             if isinstance(again, Failed) or isinstance(held, Failed):
                 replies[i] = again if isinstance(again, Failed) else held
                 continue
-            discarded.setdefault(batch[i].id, {}).setdefault(j, []).append(held[j])
+            discarded.setdefault(ids[i], {}).setdefault(j, []).append(held[j])
             held[j] = again[0]
     return discarded
 

@@ -14,7 +14,7 @@ from saccade.config import dump
 from saccade.data.images import image_sha, load_image
 from saccade.disk import partial_of, write_text, writing
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
-from saccade.evaluation.answerers import Answerer, EvalQuestion, ServedFrame, ServedModel
+from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
 from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan
 from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeError
@@ -92,6 +92,8 @@ def evaluate(
             some, lost = answer_all(asked, run, out / "items.jsonl", tell)
             items, errors = items + some, errors | lost
     results = document(recipe, asked, items, errors, time.monotonic() - began)
+    if isinstance(held, ServedModel):  # a resumed run may have had nothing left to ask
+        results["requests"] = {**read_json(out / "results.json", []).get("requests", {}), **held.requests}
     write_json(out / "results.json", results)
     return results
 
@@ -148,7 +150,7 @@ def _local(recipe: EvalRecipe, asked: EvalPlan) -> Iterator[Opened]:
     policy = load_policy(recipe.model.model_copy(update={"train": ()}))
     engine = open_engine(policy)
     model = LocalModel(policy, engine, recipe.forced_prefix)
-    questions = [EvalQuestion(sample, asked.prompt.write(sample), 0) for sample in asked.samples]
+    questions = [asked.question(sample, 0) for sample in asked.samples]
     model.check(questions, recipe.decoding.max_new_tokens)
     try:
         yield model, describe(policy, recipe.model.path, {})
@@ -163,7 +165,10 @@ def _served(recipe: EvalRecipe, api_key: str | None, limits: RequestLimits | Non
     frame = ServedFrame(server.frame, *server.resize) if server.frame else None
     facts: dict[str, Any] = {"commit": commit(), "packages": {name: version(name) for name in PACKAGES}}
     with Endpoint(recipe.model.path, server.name, api_key, limits=limits) as endpoint:
-        yield ServedModel(endpoint, frame), facts | {"model": recipe.model.path, "served_name": server.name}
+        yield (
+            ServedModel(endpoint, frame, recipe.model.template_kwargs),
+            facts | {"model": recipe.model.path, "served_name": server.name},
+        )
 
 
 @contextmanager

@@ -95,6 +95,8 @@ class EvalRecipe(Config):
     """One of the benchmark's wordings."""
     template: str | None = None
     """A training template: around the benchmark's wording, or in place of the task's own."""
+    system_prompt: str | None = None
+    """System turn of all questions. A row's own system turn replaces it."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many questions, always the same ones; whole groups where questions depend on each other."""
     model: ModelConfig = ModelConfig(path="base", train=())
@@ -178,6 +180,12 @@ class EvalRecipe(Config):
             raise ValueError("a served model needs server.name, its name on the server")
         if self.served and self.decoding.repetition_stop:
             raise ValueError("decoding.repetition_stop is not an option of a served model; remove it")
+        limits = [name for name in ("min_pixels", "max_pixels", "max_visual_tokens") if getattr(self.model, name)]
+        if self.served and limits:
+            raise ValueError(
+                f"model.{limits[0]}: a server resizes images by its own checkpoint (one saved by a run has the run's "
+                "limits) or its own options, such as --mm-processor-kwargs of vLLM; remove it"
+            )
         if self.served and self.forced_prefix:
             raise ValueError("forced_prefix needs a local model: a server does not continue a reply; remove it")
         if self.server is not None and not self.served:

@@ -31,8 +31,9 @@ class LocalModel:
         prefix = self.forced_prefix
         if not prefix:
             return [list(some) for some in replies]
+        # their texts begin with what the prompt has opened, the prefix included
         ids = tuple(self.policy.adapter.encode_reply(prefix)[:-1])
-        return [[replace(c, text=prefix + c.text, token_ids=ids + c.token_ids) for c in some] for some in replies]
+        return [[replace(c, token_ids=ids + c.token_ids) for c in some] for some in replies]
 
     def check(self, questions: Sequence[EvalQuestion], new_tokens: int) -> None:
         """ValueError that names a question whose prompt and reply exceed the model's context, before the first is
@@ -42,20 +43,23 @@ class LocalModel:
         prefix = len(adapter.encode_reply(self.forced_prefix)) - 1 if self.forced_prefix else 0
         for one in questions:
             try:
-                tokens = counter.prompt(one.text, [image_size(image) for image in one.sample.images]).total + prefix
+                tokens = (
+                    counter.prompt(one.text, [image_size(image) for image in one.sample.images], one.before).total
+                    + prefix
+                )
             except ValueError as error:
                 raise ValueError(f"sample {one.sample.id!r}: {error}") from error
             if tokens + new_tokens > context:
                 raise ValueError(
                     f"sample {one.sample.id!r}: got a prompt of {tokens:,} tokens and replies of up to {new_tokens:,}; "
-                    f"the model's context holds {context:,}. Lower decoding.max_new_tokens, or the largest size in the "
-                    "model's preprocessor_config.json, or remove the sample"
+                    f"the model's context holds {context:,}. Lower decoding.max_new_tokens, set model.max_pixels, or "
+                    "remove the sample"
                 )
 
     def _prompt(self, question: EvalQuestion) -> Prompt:
         images, adapter = pictures(question.sample), self.policy.adapter
         try:
-            encoded = adapter.encode(question.text, images)
+            encoded = adapter.encode(question.text, images, before=question.before)
         except ValueError as error:
             raise ValueError(f"sample {question.sample.id!r}: {error}") from error
         if self.forced_prefix:

@@ -31,7 +31,7 @@ def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float 
         right = str(gold).strip().lstrip("0") == answer.strip().lstrip("0")
         return Verdict(right, "number", "" if right else f"got {got.number:g}")
     factor = 1.0
-    if got.unit and wanted.unit and "count" not in (got.unit.dimension, wanted.unit.dimension):
+    if got.unit and wanted.unit:
         if got.unit.dimension != wanted.unit.dimension:
             return Verdict(False, "number", f"a {got.unit.dimension}, not a {wanted.unit.dimension}")
         factor = got.unit.factor / wanted.unit.factor

@@ -43,8 +43,8 @@ def evaluate(expression: str) -> Value | None:
 
 
 def evaluate_complex(expression: str) -> complex | None:
-    """The value of a normal form with the imaginary unit `i` in it, else None."""
-    found = _number(expression) if "i" in expression else None
+    """The value of a normal form that is plain arithmetic with the imaginary unit `i` or without it, else None."""
+    found = _number(expression)
     try:
         return None if found is None else complex(found[0])
     except OverflowError:
@@ -265,6 +265,8 @@ class _Parser:
             index = Fraction(self.take())
             self.take("]")
         inside = self.group(depth)
+        if not isinstance(inside, complex) and inside < 0 and index == 2:
+            return 1j * _real(self._raised(-inside, 1 / index))
         if isinstance(inside, complex) or (inside < 0 and index % 2 == 0) or index == 0:
             raise _NotPlain
         sign = -1 if inside < 0 else 1

@@ -25,6 +25,9 @@ _SYMBOLS = {
     "\\div": "/",
     "·": "*",
     "π": "\\pi",
+    "∥": "\\parallel ",
+    "⊥": "\\perp ",
+    "≅": "\\cong ",
     "∠": "\\angle ",
     "△": "\\triangle ",
     "∞": "\\infty",
@@ -64,8 +67,16 @@ _ROOT_CALL = re.compile(r"(?<![A-Za-z])\\?sqrt\s?\(([^()]*)\)")
 _PROSE = re.compile(r"^.*(?:\b(?:final answer|answer)\b\s*(?:is|:|=)|答案(?:应?[是为])?)\s*:?\s*", re.I | re.DOTALL)
 _MIXED = re.compile(r"(?<![\d.])(\d+)\s(\d+)\s?/\s?(\d+)(?![\d/])")
 _LOG_BASE = re.compile(r"\\log\s?_\s?(\d)")
+_LOG_E = re.compile(r"\\log\s?_\s?(?:e|\{\s?e\s?\})(?![a-z])")
+_NAMED_LAST = re.compile(r"^([^=<>]*[^=<>a-zA-Z\s][^=<>]*?)\s*=\s*([a-zA-Z])$")
+"""'5 = x'."""
 _POWER_GAP = re.compile(r"(\^(?:\d|\{\d+\}))\s+(?=\d)")
-_SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+_FACTOR = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|exp))\s+([a-z])(?=\s*\*)")
+"""A function of one letter in front of a sign of multiplication."""
+_SPACES = re.compile(
+    r"(\\(?:pi|alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|tau|phi|omega))\s+(?=[A-Za-z])|"
+    r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|exp))\s+(?=[A-Za-z])|(?<!\d)\s+|\s+(?!\d)"
+)
 """All but what is between two numbers: '3 4' is not 34."""
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 
@@ -96,9 +107,16 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
         text = _ROOT_CALL.sub(r"\\sqrt{\1}", text)
     text = _FUNCTION.sub(lambda name: "\\infty" if name[0] == "infinity" else "\\" + name[0], text)
     text = _DEGREES.sub("\\\\degree " if _TRIGONOMETRIC.search(text) else "", text)
-    text = _POWER_GAP.sub(r"\1*", _LOG_BASE.sub(r"\\log_{\1}", text))
+    text = _POWER_GAP.sub(r"\1*", _LOG_E.sub(r"\\ln ", _LOG_BASE.sub(r"\\log_{\1}", text)))
+    text = _NAMED_LAST.sub(r"\2=\1", text) if "=" in text else text
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
-    return _SPACES.sub("", text if named else _POINT.sub("", _NAME.sub("", text)))
+    text = _FACTOR.sub(r"\1(\2)", text) if "*" in text else text
+    return _SPACES.sub(_closed, text if named else _POINT.sub("", _NAME.sub("", text)))
+
+
+def _closed(space: re.Match[str]) -> str:
+    r"""Nothing for a space, but what keeps '\pi r' and '\sin x' apart."""
+    return f"{space[1]}*" if space[1] else f"{space[2]} " if space[2] else ""
 
 
 def _braced(command: re.Match[str]) -> str:

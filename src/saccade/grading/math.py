@@ -8,14 +8,17 @@ from functools import lru_cache
 from typing import Any
 
 from saccade.grading.answers import fold
+from saccade.grading.arithmetic import PLAIN
 from saccade.grading.memory import remembered
 from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.rules import LIST, amounts, calendar, compare_values
-from saccade.grading.sides import Side, read_clock, read_compound, read_date, read_ratio, side
+from saccade.grading.sets import is_range
+from saccade.grading.sides import Side, find_dates, read_clock, read_compound, read_date, read_ratio, side
 from saccade.grading.verdict import Verdict
-from saccade.parsing import plain, read_all_boxed, read_choice
+from saccade.parsing import plain, read_all_boxed, read_choice, read_yes_no
 from saccade.parsing.claim_words import FORMULA
 from saccade.parsing.claims import is_bare, read_claim
+from saccade.parsing.spoken import read_inequality, read_set, with_base, with_times
 
 MAX_ANSWER = 2_000
 """Characters of an answer that are looked at; a longer one is no answer."""
@@ -37,12 +40,14 @@ def grade_math(answer: str, gold: Any, rules: MathRules = DEFAULT) -> Verdict:
         return Verdict(None, "math: gold", f"gold {gold!r} is empty")
     if len(answer) > MAX_ANSWER:
         return Verdict(False, "math: length", f"{len(answer)} characters")
-    answer = _boxes(answer, wanted.text)
+    answer = _FIGURE.sub("", _boxes(answer, wanted.text))
     core = _core(answer)
     if core == wanted.core:
         return Verdict(True, "math: exact")
     if not core:
         return Verdict(False, "math: empty", "no answer")
+    if wanted.dated:
+        answer = with_times(answer)
     return _special(answer, wanted, rules) or _claimed(answer, wanted.text, rules)
 
 
@@ -51,6 +56,8 @@ def _claimed(answer: str, gold: str, rules: MathRules) -> Verdict:
     if claim.problem is not None:
         return Verdict(False, "math: unclear", claim.problem)
     verdict = Verdict(False, "math: unclear", "no value")
+    if PLAIN.fullmatch(side(gold).form) and _UNDONE.fullmatch(side(_EQUALS.split(claim.values[0])[-1]).form):
+        return Verdict(False, "math: not worked out", "a sum or a product for a number")
     for value in claim.values:
         verdict = _grade_chain(value, gold, rules)
         if verdict.right is not True:
@@ -73,15 +80,19 @@ class _Gold:
     core: str
     side: Side
     words: bool
+    says: bool | None
+    """Of a gold that is yes, no, true or false."""
     letter: str | None
     """Of a gold such as '(B)' or '(B) 12', whose text is then 'B' or '12'."""
+    ranged: bool
+    """An inequality or an interval."""
     dated: bool
     """A date, a time of day, a ratio or a sum of units, which are read before any prose is."""
 
 
 @lru_cache(maxsize=4096)
 def _gold(text: str) -> _Gold:
-    text = text.strip()
+    text = _FIGURE.sub("", with_base(text.strip()))
     boxes = read_all_boxed(text) if "boxed" in text or "fbox" in text else []
     if len(boxes) > 1:
         text = ", ".join(boxes)
@@ -93,11 +104,18 @@ def _gold(text: str) -> _Gold:
         text = letter[2] or letter[1]
     elif FORMULA.search(text) and not is_bare(text) and len(said := read_claim(text).values) == 1:
         text = said[0]
-    text = _NAMED_SETS.get(fold(text), text)
+    text = read_set(text) or text
     dated = any(read(shown) is not None for read in (read_date, read_clock, read_ratio, read_compound))
-    return _Gold(text, core, side(text), _is_words(text), letter[1] if letter else None, dated)
+    words, letter = _is_words(text), letter[1] if letter else None
+    says = read_yes_no(text) if fold(text) in ("yes", "no", "true", "false") else None
+    return _Gold(text, core, side(text), words, says, letter, is_range(side(text).form), dated)
 
 
+_FIGURE = re.compile(
+    r"^\s*(?:(?i:the\s)?(?i:(?:line\s)?segment|line|ray|side|chord|arc|triangle|quadrilateral|point|angle|quadrant)\s+"
+    r"(?=\$?(?:\\overline\s?\{)?[A-Z]{1,4}\}?\$?\.?$)|(?=.{1,30}$)\$?(?:\\triangle|△)\s?(?=[A-Z]{3}\$?\.?$))"
+)
+"""What a figure is called in front of its letters: 'triangle ABC'."""
 _LETTER = re.compile(r"\(([A-J])\)\.?(?:(?:\\ |\s)\s*(\S.*))?")
 
 
@@ -124,19 +142,27 @@ def _special(answer: str, gold: _Gold, rules: MathRules) -> Verdict | None:
         verdict = calendar(side(answer), gold.side, rules)
         if verdict is not None and verdict.right:
             return verdict
+        if (wanted := find_dates(gold.side.plain)) and len(said := find_dates(plain(answer))) == 1:
+            return Verdict(said == wanted and not _DOUBT.search(answer), "math: date")
+    if gold.ranged and (said := read_inequality(answer)) is not None:
+        return compare_values(said, gold.text, rules)
     if answer[:1].isdigit() and read_compound(plain(answer)) is not None:
         return amounts(side(answer), gold.side, rules)
     if gold.letter and (read_choice(answer) == gold.letter or gold.side.plain == gold.letter):
         return Verdict(read_choice(answer) == gold.letter, "math: letter")
+    if gold.says is not None:
+        return Verdict(read_yes_no(answer) is gold.says, "math: words")
     if gold.words:
         return _grade_words(answer, gold.text)
-    named = answer[:1].isalpha() or answer.startswith("\\text")
-    said = _NAMED_SETS.get(_THERE_IS.sub("", fold(answer))) if named else None
+    said = read_set(answer) if answer[:1].isalpha() or answer.startswith("\\text") else None
     return None if said is None else compare_values(said, gold.text, rules)
 
 
 def _grade_chain(value: str, gold: str, rules: MathRules) -> Verdict:
     """'2 * 7 = 14': every part that has a value must have the gold's."""
+    left, _, right = value.rpartition("=")
+    if "=" not in gold and (_OPERATION.search(left) or _SEVERAL.fullmatch(left)) and _wide(value):
+        return compare_values(right, gold, rules)
     parts = [part for part in _EQUALS.split(value) if part.strip(" $")]
     if len(parts) > 1 and "=" not in gold and _wide(value):
         known = [part for part in parts if side(part).amount is not None]
@@ -153,29 +179,31 @@ def _grade_chain(value: str, gold: str, rules: MathRules) -> Verdict:
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)|\\approx(?![a-z])|≈|\\equiv(?![a-z])")
 
 
+_OPERATION = re.compile(r"\\(?:[lc]?dots|i*nt|sum|prod|lim|det|max|min|gcd|lcm)(?![a-z])|\+\s?\.\.\.")
+"""What is worked out behind the last sign of equality."""
+_SEVERAL = re.compile(
+    r"\s*\$?\s*(?:\|[^|=<>]{1,20}\||\\[lr]?vert.{1,20}\\[lr]?vert|P\([^()=]{1,20}\)|\\d?frac\s?\{[a-zA-Z]\}\s?\{[a-zA-Z]\}|"
+    r"(?:\d{0,4}[a-zA-Z]{1,2}\s?[-+*/]\s?){1,4}\d{0,4}[a-zA-Z]{1,2}|(?![a-z]?dx)[a-z]{2,3})\s*(?:=[^=]*)?"
+)
+"""A quantity that is asked for and is no single letter: |AB|, m+n, xy, with another form of it."""
+_UNDONE = re.compile(r"[\d.()]*\d\)?[-+*]\(?\d[\d.()+*-]*")
+
+
 def _wide(value: str) -> bool:
     """No commas outside of brackets: 'x = 1, y = 2' is a list and no chain."""
-    return re.search(r",\s|;|\b(?:and|or)\b|\n", value) is None
+    return re.search(r",\s|,\\|;|\b(?:and|or)\b|\n", value) is None
 
 
 def _approximate(parts: list[str], gold: str, rules: MathRules) -> Verdict:
     verdicts = [compare_values(part, gold, rules) for part in parts]
-    amounts = [amount.value.number for part in parts if (amount := side(part).amount) is not None]
+    amounts = [
+        amount.value.number * (0.01 if amount.percent else 1)
+        for part in parts
+        if (amount := side(part).amount) is not None
+    ]
     near = all(abs(a - b) <= 0.02 * max(abs(a), abs(b)) for a in amounts for b in amounts)
     best = next((one for one in verdicts if one.right), verdicts[-1])
     return best if near else Verdict(False, best.route, "parts that differ")
-
-
-_NAMED_SETS = {
-    **dict.fromkeys(
-        ("empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions"),
-        "\\emptyset",
-    ),
-    **dict.fromkeys(("all real numbers", "all reals", "the real numbers"), "\\mathbb{R}"),
-    **dict.fromkeys(("infinity", "positive infinity"), "\\infty"),
-    **dict.fromkeys(("negative infinity", "minus infinity"), "-\\infty"),
-}
-_THERE_IS = re.compile(r"^(?:there (?:is|are)|it has|the equation has|the answer is|has) ")
 
 
 def _is_words(gold: str) -> bool:
@@ -187,7 +215,8 @@ _MATHEMATICS = re.compile(
     r"^(?:infinity|pi|sin|cos|no (?:real )?solutions?|empty set|all real numbers|[a-z]{1,2}|[A-Z])$", re.I
 )
 _SAYING = re.compile(
-    r"(?:.{1,300}?(?:\b(?:is|was|are|be|on)\b|:)|答案[是为:：]?)\s*(?:(?:on|in|a|an|the|called|:)\s+)*",
+    r"(?:.{1,300}?(?:\b(?:is|was|are|be|on|will|would|points?|faces?|moves?|heads?|turns?|becomes?|remains?|stays?|rotates?|spins?|goes|flows?)\b|\w's\b|:)|答案[是为:：]?)?\s*"
+    r"(?:(?:on|in|to|towards|a|an|the|called|:)\s+)*(?:(?:capital\s)?(?:city|planet|country|word|color)\s(?:of\s)?)?",
     re.I | re.DOTALL,
 )
 _DOUBT = re.compile(
@@ -195,11 +224,44 @@ _DOUBT = re.compile(
 )
 
 
+_SYNONYMS = tuple(
+    (re.compile(rf"(?<![\w\\])(?:{pattern})(?!\w)"), word)
+    for pattern, word in (
+        (r"dne|doesn't exist|do not exist|no limit|nonexistent", "does not exist"),
+        (r"not defined|is (?:not defined|undefined)", "undefined"),
+        (r"(?:is )?divergent|do(?:es not|esn't) converge|diverge", "diverges"),
+        (r"(?:is )?convergent|converge", "converges"),
+        (r"(?:an )?infinit(?:e|ely)(?: many| number(?: of)?)?(?: solutions)?|\\infty|∞|infinity", "infinite"),
+        *((rf"{day[:3]}|{day[:4]}|{day[:5]}", day) for day in ("monday", "tuesday", "wednesday", "thursday", "friday")),
+        *((day[:3], day) for day in ("saturday", "sunday")),
+    )
+)
+_VERBS = {"does", "diverges", "converges", "undefined"}
+_SUBJECT = re.compile(r"(?:(?:the|this|its?|a|an)\s)?(?:\w{2,20}\s){0,3}")
+"""What may stand in front of a gold that is a verb: 'the limit' does not exist."""
+
+
+def _words_of(text: str) -> str:
+    """Words in one spelling, without a noun behind them that says no more: 'an even function' is even."""
+    text = fold(text)
+    for pattern, word in _SYNONYMS:
+        text = pattern.sub(word, text)
+    return _NOUN.sub("", _BEARER.sub("", text).removeprefix("a ").removeprefix("an ").removeprefix("the "))
+
+
+_BEARER = re.compile(
+    r"(?<=\w)\s(?:wins?|won|did|does|(?:is|was)\s(?:the\s)?(?:correct|right|answer|winner|one)(?:\s(?:answer|one))?)$"
+)
+"""Behind a name that is the answer: 'Bob wins'."""
+_NOUN = re.compile(r"(?<=\w)\s(?:triangle|function|number|quadrilateral|angle|line|relation|sequence|series)s?$")
+
+
 def _grade_words(answer: str, gold: str) -> Verdict:
     """A word or words, alone or as what a sentence says."""
-    wanted, said = fold(gold), fold(answer)
+    wanted, said = _words_of(gold), _words_of(answer)
     if said == wanted:
         return Verdict(True, "math: words")
     prefix = said[: len(said) - len(wanted)]
-    right = said.endswith(wanted) and _SAYING.fullmatch(prefix) is not None and not _DOUBT.search(prefix)
+    lead = _SUBJECT if wanted.split()[0] in _VERBS else _SAYING
+    right = said.endswith(wanted) and lead.fullmatch(prefix) is not None and not _DOUBT.search(prefix)
     return Verdict(right, "math: words", "" if right else "other words")

@@ -17,10 +17,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict
 from functools import lru_cache
 from typing import Any
 
+from saccade.grading.memory import remembered
 from saccade.grading.verdict import Verdict
 
 START_S = 120.0
@@ -29,8 +29,6 @@ WALL_FACTOR = 20.0
 """How many times the CPU deadline an item may take on the clock, which only a starved or stopped worker does."""
 MAX_ITEMS = 2_000
 """Items after which a worker is replaced, since what algebra keeps in memory only grows."""
-REMEMBERED = 8_192
-"""Verdicts that are kept: siblings of a group often give the same answer."""
 
 
 class WorkerLost(Exception):
@@ -58,8 +56,7 @@ class MathPool:
         self._deadline_s, self._memory_mb = deadline_s, memory_mb
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._workers = workers
-        self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
-        self._known_lock = threading.Lock()
+        self._remembered = remembered(self._verify)  # replies in other words often have the same normal form
         for _ in range(workers):
             self._idle.put(None)
 
@@ -69,17 +66,7 @@ class MathPool:
 
         Raises RuntimeError when a worker cannot be started at all.
         """
-        with self._known_lock:
-            if (known := self._known.get((gold, answer))) is not None:
-                self._known.move_to_end((gold, answer))
-                return known
-        verdict = self._verify(gold, answer)
-        if verdict.right is not None:
-            with self._known_lock:
-                self._known[gold, answer] = verdict
-                while len(self._known) > REMEMBERED:
-                    self._known.popitem(last=False)
-        return verdict
+        return self._remembered(gold, answer)
 
     def _verify(self, gold: str, answer: str) -> Verdict:
         """One item. A worker that was lost by something else than the item's time is blamed on the items before it, so

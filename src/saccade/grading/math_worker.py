@@ -16,9 +16,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, TextIO
 
+from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-_TARGETS = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+_SPELLING = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True)
+"""Without units, which are read before: math-verify takes the s of 2a+3s for seconds."""
+_TARGETS = (LatexExtractionConfig(boxed_match_priority=0, normalization_config=_SPELLING), ExprExtractionConfig())
 
 
 @lru_cache(maxsize=64)

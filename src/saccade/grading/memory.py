@@ -48,5 +48,6 @@ def remembered(grade: Callable[..., Verdict]) -> Callable[..., Verdict]:
         except _Undecided as undecided:
             return undecided.verdict
 
-    once.cache_info = decided.cache_info  # type: ignore[attr-defined]  # as `lru_cache` has it, for tests
+    for name in ("cache_info", "cache_clear"):
+        setattr(once, name, getattr(decided, name))
     return once

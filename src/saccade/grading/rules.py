@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 
@@ -12,6 +13,7 @@ from saccade.grading.numbers import DEFAULT, MathRules
 from saccade.grading.sets import compare
 from saccade.grading.sides import Amount, Side, read_clock, read_date, read_matrix, read_ratio, side
 from saccade.grading.verdict import Verdict
+from saccade.parsing.units import read_measure
 
 LIST = re.compile(r",\s|\band\b|\bor\b|[\d}],(?!\d{3}(?!\d))|;")
 """What separates the parts of a list."""
@@ -64,7 +66,7 @@ _LETTER_NAME = re.compile(r"([a-z])=(?!=)")
 
 
 def _matrix(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
-    if "[[" not in theirs.raw.replace(" ", "") and "\\begin" not in theirs.raw and "\\begin" not in mine.raw:
+    if "[[" not in theirs.raw.replace(" ", "") and _ARRAYS.search(theirs.raw + mine.raw) is None:
         return None
     a, b = read_matrix(mine.raw), read_matrix(theirs.raw)
     if a is None and b is None:
@@ -77,6 +79,9 @@ def _matrix(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     shaped = [len(row) for row in rows[0]] == [len(row) for row in rows[1]]
     right = shaped and all(all(row) for row in same)
     return Verdict(right, "math: matrix", "" if right else "other entries")
+
+
+_ARRAYS = re.compile(r"\\begin|\\(?:hat|vec|mathbf|boldsymbol|bm)\s?\{\\?[jk](?:math)?\}")
 
 
 def _rows_of(one: Side, cells: list[list[str]] | None) -> list[list[str]] | None:
@@ -135,14 +140,20 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
         if not a.measure.fits(b.measure):
             return Verdict(False, "math: unit", "another unit")
         scale = a.measure.factor / b.measure.factor
+    for turned, angle, radians in ((math.pi / 180, a, b), (180 / math.pi, b, a)):
+        if angle.measure == DEGREES and radians.measure is None and "\\pi" in radians.text:
+            scale = turned
     readings = [1.0]
     if a.percent != b.percent:
+        if (b if a.percent else a).measure is not None:
+            return Verdict(False, "math: unit", "a percentage for a unit")
         readings.append(0.01 if a.percent else 100.0)
     right = any(_scaled(a, b, scale * reading, rules) for reading in readings)
     route = "math: unit" if a.measure or b.measure else "math: percent" if a.percent or b.percent else "math: numeric"
     return Verdict(right, route, "" if right else f"got {value.number:g}")
 
 
+DEGREES = read_measure("°")
 _VARIABLE = re.compile(r"\d[a-zA-Z]$")
 
 
@@ -174,9 +185,9 @@ def _complex(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
 
 
 def _parts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
-    got, wanted = (_excluded(one.named if _NAMED_PARTS.search(one.named) else one.form) for one in (mine, theirs))
+    got, wanted = (one.named if _NAMED_PARTS.search(one.named) else one.form for one in (mine, theirs))
     right = compare(got, wanted, partial(_same_cheaply, rules=rules), rules.order)
-    if right is None and ("," in got or "," in wanted):
+    if right is None and ("," in got + wanted or "\\pm" in got + wanted):
         right = compare(got, wanted, partial(_same_part, rules=rules), rules.order)
     if (
         right is not True
@@ -189,16 +200,6 @@ def _parts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
 
 
 _NAMED_PARTS = re.compile(r"=.*[,;]|=.*(?:and|or)|\(\w(?:,\w)+\)=")
-_HOLE = re.compile(r"[a-z]\\neq?([^a-zA-Z,]+)|(?:\\mathbb\{R\}|R)\\(?:setminus|backslash)\\?\{([^{},]+)\\?\}")
-
-
-def _excluded(text: str) -> str:
-    """'x != a' and 'R without a' as the two intervals beside a."""
-    hole = _HOLE.fullmatch(text)
-    if hole is None:
-        return text
-    point = hole[1] or hole[2].rstrip("\\")
-    return f"(-\\infty,{point})\\cup({point},\\infty)"
 
 
 def _same_cheaply(mine: str, gold: str, rules: MathRules) -> bool | None:
@@ -214,10 +215,22 @@ def _same_part(mine: str, gold: str, rules: MathRules) -> bool | None:
     return math_pool.shared().verify(gold, mine).right if same is None else same
 
 
-_RULES = (_matrix, calendar, _exact, _bases, amounts, _complex, _too_large, _parts)
+def _figure(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
+    """Angles and segments by their letters, in either direction; what is said of two of them."""
+    said, wanted = (_RELATED.fullmatch(one.form) for one in (mine, theirs))
+    if wanted is not None:
+        pairs = () if said is None or said[2] != wanted[2] else ((said[1], said[3]), (said[3], said[1]))
+        return Verdict((wanted[1], wanted[3]) in pairs, "math: name")
+    a, b = _NAMED_FIGURE.fullmatch(mine.form), _NAMED_FIGURE.fullmatch(theirs.form)
+    if a is None or b is None:
+        return None
+    return Verdict(a[1] in (b[1], b[1][::-1]), "math: name")
+
+
+_RELATED = re.compile(r"(?:\\triangle)?([A-Z]{1,4})(\\(?:parallel|perp|cong|sim))(?:\\triangle)?([A-Z]{1,4})")
+_NAMED_FIGURE = re.compile(r"(?:\\angle)?\{?([A-Z]{2,3})\}?")
+_RULES = (_matrix, calendar, _exact, _figure, _bases, amounts, _complex, _too_large, _parts)
 _EQUATION = re.compile(r"(?<![<>!\\])=")
-_LAST_LETTERS = re.compile(r"(?<=\d)([a-z])([a-z])$")
-"""What math-verify takes for a unit at the end of a sum: the ab of 2ab."""
 _UNREADABLE = re.compile(r"\.\.\.|…|\\[lc]?dots|\bor\b|\?|\bnot\b")
 
 
@@ -231,5 +244,4 @@ def _symbolically(mine: Side, theirs: Side) -> Verdict:
     if (_UNREADABLE.search(got) is None) != (_UNREADABLE.search(wanted) is None):
         return Verdict(False, "math: unclear", "hedged")
     got, wanted = (text.replace("\\degree", "\\cdot\\frac{\\pi}{180}") for text in (got, wanted))
-    got, wanted = (_LAST_LETTERS.sub(r"\1*\2", text) for text in (got, wanted))
     return math_pool.shared().verify(wanted, got)

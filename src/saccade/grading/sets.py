@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from saccade.grading.arithmetic import evaluate
@@ -29,14 +30,16 @@ _AND = re.compile(
     r"(?<=[\d)}\]])(?:and|or)(?=[-\d({\[\\a-zA-Z])|\u6216|\u548c|\u3001"
 )
 _BOUNDS = re.compile(
-    r"([\[(])([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)[,;]([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)([\])])"
+    r"([\[(\]])([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)[,;]([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)([\])\[])"
 )
+_BOTH = re.compile(r"\\cap|\\land|\\wedge|(?<=[\d)}\]a-z])and(?=[-\d({\[\\a-z])|,(?=[a-z][<>]|-?[\d.]+[<>])")
 _MEMBER = re.compile(r"^[a-z]\\in(?![a-z])")
 _CHAIN = re.compile(r"([^<>=]+)(<=?|>=?)([a-zA-Z])(<=?|>=?)([^<>=]+)")
 _SINGLE = re.compile(r"([^<>=]+)(<=?|>=?)([^<>=]+)")
 _NAME = re.compile(r"^[A-Za-z](?:_\{?\d\}?)?=")
 
 
+_GAP = re.compile(r"(?<=\d) (?=\d)")
 _BUILDER = re.compile(r"^\\?\{[a-z](?:\\in(?:R|\\mathbb\{R\}))?(?:\||:|\\mid)([^{}|]*?)\\?\}$")
 _POINT = re.compile(r"\(([a-zA-Z](?:,[a-zA-Z])+)\)=\(([^()]*)\)")
 
@@ -71,10 +74,12 @@ def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool 
 
     `order` as in `MathRules`.
     """
-    got, wanted = _spelled(got), _spelled(wanted)
+    got, wanted = (_MEMBER.sub("", _spelled(text)) for text in (got, wanted))
     mine, theirs = read_intervals(got), read_intervals(wanted)
     if mine is not None and theirs is not None:
         return _equal_intervals(mine, theirs)
+    if theirs is not None and evaluate(got) is not None:
+        return False
     ours, golds = read_parts(got), read_parts(wanted)
     if ours is None and golds is None:
         return None
@@ -89,7 +94,8 @@ def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool 
         ours = Parts("tuple", tuple(mine_by[name] for name in golds.names))
         return _in_order(ours, golds, same)
     if ours.names or golds.names:
-        return _in_order(ours, golds, same)
+        roots = len({name[0] for name in ours.names or golds.names}) == 1
+        return (_without_order if roots else _in_order)(ours, golds, same)  # x_1 and x_2 are of one unknown
     if order == "any":
         return _without_order(ours, golds, same)
     if order == "strict" and "set" not in (ours.kind, golds.kind):
@@ -97,13 +103,42 @@ def compare(got: str, wanted: str, same: Same, order: str = "brackets") -> bool 
     if golds.kind == "tuple" and ours.kind == "list" and (_AND.search(got) or wanted.startswith("[")):
         return False
     if "tuple" in (ours.kind, golds.kind):
-        return None if ours.kind != golds.kind and "set" in (ours.kind, golds.kind) else _in_order(ours, golds, same)
+        pair = ours.kind == golds.kind and len(golds.items) == 2  # (3,4) is a point, [3,4] an interval
+        choice = golds.kind == "list" and _ALTERNATIVES.search(wanted) is not None
+        if "set" in (ours.kind, golds.kind) or choice or (pair and got[0] != wanted[0]):
+            return False
+        return _in_order(ours, golds, same)
     return _without_order(ours, golds, same)
 
 
+_HOLE = re.compile(r"[a-z]\\neq?([^a-zA-Z,]+)|(?:\\mathbb\{R\}|R)\\(?:setminus|backslash)\\?\{([^{},]+)\\?\}")
+
+
+_ALTERNATIVES = re.compile(r"(?<=[\d)}])or(?=[-\d(\\])|^([a-z]=).*,\1")
+"""'2 or 9' and 'x=2, x=9' are no pair (2,9)."""
+_ABSOLUTE = re.compile(r"\|([a-z])([-+][\d.]+)?\|(<|>|\\l[et]q?|\\g[et]q?)=?([\d./]+|\\frac\{\d+\}\{\d+\})")
+
+
+def _without_bars(distance: re.Match[str]) -> str:
+    """'|x-1|<2' as (-1,3), '|x|>=3' as two intervals."""
+    _, shift, sign, bound = distance.groups()
+    far = evaluate(bound)
+    if far is None or far.exact is None:
+        return distance[0]
+    middle = -Fraction(shift or 0)
+    low, high = middle - far.exact, middle + far.exact
+    closed = "e" in sign or "=" in distance[0]
+    if sign in ("<", "\\lt", "\\le", "\\leq"):
+        return f"[{low},{high}]" if closed else f"({low},{high})"
+    return f"(-\\infty,{low}{'])'[not closed]}\\cup{'[('[not closed]}{high},\\infty)"
+
+
 def _spelled(text: str) -> str:
+    if (hole := _HOLE.fullmatch(text)) is not None:  # 'x != a', and 'R without a'
+        point = hole[1] or hole[2].rstrip("\\")
+        return f"(-\\infty,{point})\\cup({point},\\infty)"
     text = text.replace("\\}\\cup\\{", ",")
-    text = _BUILDER.sub(r"\1", text).replace(" ", ",")  # a normal form keeps spaces between numbers only
+    text = _GAP.sub(",", _ABSOLUTE.sub(_without_bars, _BUILDER.sub(r"\1", text)))
     for symbol, spelling in _SYMBOLS:
         if symbol in text:
             text = text.replace(symbol, spelling)
@@ -113,13 +148,28 @@ def _spelled(text: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- intervals
 
 
+def is_range(text: str) -> bool:
+    """Whether a normal form is an inequality, an interval or a union of them."""
+    return read_intervals(_MEMBER.sub("", _spelled(text))) is not None
+
+
 def read_intervals(text: str) -> list[Interval] | None:
     """A union of intervals or inequalities in one unknown, sorted; None for anything else, a reversed one too."""
-    text = _MEMBER.sub("", text)
-    found = [Interval(-math.inf, False, math.inf, False)] if text == "R" else [_interval(p) for p in _UNION.split(text)]
+    found = [Interval(-math.inf, False, math.inf, False)] if text == "R" else [_common(p) for p in _UNION.split(text)]
     if not found or any(interval is None for interval in found):
         return None
     return sorted((i for i in found if i is not None), key=lambda i: (i.low, i.high))
+
+
+def _common(text: str) -> Interval | None:
+    """What is in each of the intervals that 'and' or a comma joins: 'x>1 and x<4'."""
+    parts = [_interval(part) for part in _BOTH.split(text)]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    low, low_out = max((i.low, not i.low_in) for i in known)
+    high, high_in = min((i.high, i.high_in) for i in known)
+    return Interval(low, not low_out, high, high_in) if low < high else None
 
 
 def _interval(text: str) -> Interval | None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from saccade.grading.arithmetic import Value, evaluate
 from saccade.grading.latex import normal
 from saccade.parsing import plain
-from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number
+from saccade.parsing.number_words import MAGNITUDES, chinese_number, leading_number
 from saccade.parsing.units import Measure, read_measure
 
 
@@ -48,10 +48,10 @@ def side(text: str) -> Side:
 
 
 _NOT_UNITS = re.compile(
-    r"(?:or|and|to|pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|over|if|is|not|but|than|in(?=\s))\b|[ap]\.?m\b|[xyznkabi]\b"
+    r"(?:st|nd|rd|th|times\s(?:the|as|an?|more)|or|and|to|pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|over|if|is|not|but|than|in(?=\s))\b|[ap]\.?m\b|[xyznabi]\b|k\b(?!$)"
 )
 _UNIT_START = re.compile(
-    r"(?<=[\d)}\].])(?:\s|\\[,;:! ]|~)*(?=[A-Za-z°%Ωµμ℃€£¥$\u4e00-\u9fff]|\\(?:%|Omega|mu|degree)|\^\s?\{?\s?\\circ)|"
+    r"(?<=[\d)}\].])(?:\s|\\[,;:! ]|~)*(?=[A-Za-z°%Ωµμ℃€£¥¢$\u4e00-\u9fff]|\\(?:%|Omega|mu|degree)|\^\s?\{?\s?\\circ)|"
     r"(?<=π)\s*(?=[a-zA-Z])|(?<=\\pi)\s+(?=[a-zA-Z])"
 )
 _MAGNITUDE = re.compile(r"(?:(hundred|thousand|million|billion|trillion|dozen|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?")
@@ -69,6 +69,7 @@ def _amount(text: str, form: str) -> Amount | None:
         return Amount(value, form, measure=read_measure("°") if _ANGLE.search(text) else _currency_of(text))
     shown = _ABOUT.sub("", plain(text.replace("\\$", "$")) if "$" not in text else plain(text)).rstrip(".").strip()
     money = _currency_of(text)
+    shown = _MARKED.sub(lambda mark: f"{mark[1]} {'in' if mark[2] == chr(34) else 'ft'}", shown)
     shown, named = _CURRENCY.subn(r"\1", shown)
     if (spelled := _spelled(shown)) is not None:
         return spelled
@@ -104,15 +105,21 @@ def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None
     return Amount(value, form, measure=measure if money is None else money) if measure is not None else None
 
 
-_COMPOUND = re.compile(r"(?:\d+(?:\.\d+)?\s*[A-Za-z]{1,12}\.?(?:\s*,\s*|\s+and\s+|\s+|$)){2,4}")
+_COMPOUND = re.compile(r"(?:\d+(?:\.\d+)?\s*[A-Za-z]{1,12}\.?(?:\s*,\s*|\s+and\s+|\s*)){2,4}")
+_MARKED = re.compile(r"^([\d./ ]{1,20})(['\"])$")
+"""8\" and 6'."""
+_FEET = re.compile(r"(\d+)'\s?(\d+(?:\.\d+)?)(?:\"|'')")
 _COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]{1,12})")
 
 
 def read_compound(text: str) -> Amount | None:
     """'5 hours 30 minutes', '6 ft 2 in': a sum of ever smaller units of one kind, in the first of them."""
-    if len(text) > 80 or not _COMPOUND.fullmatch(text + " "):
+    text = _FEET.sub(r"\1 ft \2 in", text)
+    if len(text) > 80 or not _COMPOUND.fullmatch(text):
         return None
-    parts = [(Fraction(number), read_measure(unit)) for number, unit in _COMPOUND_PART.findall(text)]
+    found = _COMPOUND_PART.findall(text)
+    timed = found[0][1].startswith(("h", "d"))  # 2h 5m
+    parts = [(Fraction(number), read_measure("min" if timed and unit == "m" else unit)) for number, unit in found]
     first = parts[0][1]
     total, last = 0.0, math.inf
     for number, measure in parts:
@@ -126,8 +133,11 @@ def _plain_rest(text: str) -> bool:
     return re.fullmatch(r"[\sA-Za-z.]*", text) is not None and not re.search(r"\b(?:or|and|to)\b", text)
 
 
+_LONE_DOLLAR = re.compile(r"[-+]?\$\s?[\d.][^$]*$")
+
+
 def _currency_of(text: str) -> Measure | None:
-    if "\\$" in text:
+    if "\\$" in text or _LONE_DOLLAR.match(text):
         return read_measure("$")
     for sign in "€£¥₹":
         if sign in text:
@@ -139,28 +149,16 @@ def _spelled(text: str) -> Amount | None:
     """A number in words, with a noun or not."""
     if not text or text[0].isdigit() or len(text) > 80:
         return None
-    words = text.split()
-    for count in range(len(words), max(0, len(words) - 3), -1):
-        part = " ".join(words[:count])
-        number = english_number(part)
-        number = chinese_number(part) if number is None else number
-        if number is None:
-            continue
-        rest = " ".join(words[count:])
-        percent = bool(rest) and _PERCENT.match(rest) is not None
-        measure = read_measure(rest) if rest and not percent else None
-        if rest and measure is None and not percent:
-            return None
-        if rest and _NOT_UNITS.match(rest):
-            return None
-        exact = Fraction(number).limit_denominator(1000)
-        return Amount(
-            Value(number, exact=exact if abs(float(exact) - number) < 1e-12 * max(1.0, abs(number)) else None),
-            "",
-            percent,
-            measure,
-        )
-    return None
+    if (number := chinese_number(text)) is not None:
+        return Amount(Value(number, exact=Fraction(str(number))), "")
+    if (words := leading_number(text)) is None or (words[1] and _NOT_UNITS.match(words[1])):
+        return None
+    number, rest = words
+    percent = bool(rest) and _PERCENT.match(rest) is not None
+    measure = read_measure(rest) if rest and not percent else None
+    if rest and measure is None and not percent:
+        return None
+    return Amount(Value(float(number), exact=number), "", percent, measure)
 
 
 _MATRIX = re.compile(r"\\begin\s?\{([pbBv]?matrix|array|smallmatrix)\}(?:\{[clr|\s]*\})?(.*?)\\end\s?\{\1\}", re.DOTALL)
@@ -169,16 +167,42 @@ _ROW = re.compile(r"\\\\(?:\s?\[[^\]]{0,9}\])?|\\cr\b")
 _NESTED = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 
 
+_VECTOR_TERM = re.compile(
+    r"\s*([-+]?)\s*([^-+\s]*?)\s*\\(?:hat|vec|mathbf|boldsymbol|bm|overrightarrow|mathbf\{\\hat)\s?\{\\?([ijk])(?:math)?\s?\}\}?"
+)
+
+
+def _unit_vectors(text: str) -> list[str] | None:
+    """The coordinates of '2\\mathbf{i} - \\mathbf{j}'; None for anything else."""
+    terms = list(_VECTOR_TERM.finditer(text))
+    if not terms or "".join(term[0] for term in terms) != text.strip():
+        return None
+    found = {term[3]: normal(f"{term[1]}{term[2] or '1'}".lstrip("+")) for term in terms}
+    return [found.get(name, "0") for name in ("ijk" if "k" in found else "ij")] if len(found) == len(terms) else None
+
+
+def _cells(row: str) -> list[str]:
+    return [normal(cell, named=True) for cell in row.split("&")]
+
+
+_SCALAR = re.compile(r"(?<![\w}])(?:-?\d+(?:/\d+)?|-?\\[dt]?frac\s?\{-?\d+\}\s?\{\d+\})\s*(?:\\cdot\s*)?$")
+
+
 def read_matrix(text: str) -> list[list[str]] | None:
     """The cells of a matrix, in normal form; None when the text is no matrix and nothing else."""
     text = text.strip().rstrip(".").replace("$", "")
     match = _MATRIX.search(text) if "\\begin" in text else None
     if match is not None:
         after = text[match.end() :].replace("\\right", "").strip(" )].")
-        if not _AROUND.match(text[: match.start()]) or after or match[1] == "vmatrix":
+        before = _SCALAR.sub("", text[: match.start()])
+        scalar = text[len(before) : match.start()].removesuffix("\\cdot").strip()
+        if not _AROUND.match(before) or after or match[1] == "vmatrix":
             return None
         rows = [row for row in _ROW.split(match[2].replace("\\hline", "")) if row.strip()]
-        return [[normal(cell, named=True) for cell in row.split("&")] for row in rows]
+        factor = f"{normal(scalar)}*" if scalar else ""
+        return [[f"{factor}({cell})" if factor else cell for cell in _cells(row)] for row in rows]
+    if (coordinates := _unit_vectors(text)) is not None:
+        return [[cell] for cell in coordinates]
     if _NESTED.fullmatch(text):
         return [[normal(cell, named=True) for cell in row.split(",")] for row in re.findall(r"\[([^\[\]]*)\]", text)]
     return None
@@ -217,16 +241,19 @@ def read_clock(text: str) -> Clock | None:
     )
 
 
-_RATIO = re.compile(r"-?[\d./]+(?:\s*(?::|\bto\b)\s*-?[\d./]+)+")
-_TO = re.compile(r"\s*(?::|\bto\b)\s*")
+_TO = re.compile(r"\s*:\s*|[\s-]+to[\s-]+")
+_RATIO = re.compile(
+    rf"(?:(?:the|an?)\s)?(?:ratio\s(?:of|is)\s)?(-?[\d./]+(?:(?:{_TO.pattern})-?[\d./]+)+)(?:\sratio)?", re.I
+)
 
 
 def read_ratio(text: str) -> tuple[Fraction, ...] | None:
     """The terms of '3:4', '1 : 2 : 3', '2 to 3', over their first that is not 0."""
     text = text.replace("\\colon", ":")
-    if _RATIO.fullmatch(text) is None:
+    match = _RATIO.fullmatch(text)
+    if match is None:
         return None
-    terms = [evaluate(term) for term in _TO.split(text)]
+    terms = [evaluate(term) for term in _TO.split(match[1])]
     exact = [term.exact for term in terms if term is not None and term.exact is not None]
     if len(exact) != len(terms) or not any(exact):
         return None
@@ -237,10 +264,15 @@ def read_ratio(text: str) -> tuple[Fraction, ...] | None:
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATES = (
-    (re.compile(rf"{_MONTH}\s+(\d{{1,2}})(?:st|nd|rd|th)?(?:\s*,?\s*(\d{{4}}))?", re.I), (0, 1, 2)),
+    (re.compile(rf"{_MONTH}\s+(\d{{1,2}})(?!\d)(?:st|nd|rd|th)?(?:\s*,?\s*(\d{{4}}))?", re.I), (0, 1, 2)),
     (re.compile(rf"(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:\s*,?\s*(\d{{4}}))?", re.I), (1, 0, 2)),
     (re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})"), (1, 2, 0)),
 )
+
+
+def find_dates(text: str) -> set[tuple[int, int, int | None]]:
+    """All dates in a text, as `read_date` has them."""
+    return {date for pattern, _ in _DATES for one in pattern.finditer(text) if (date := read_date(one[0])) is not None}
 
 
 def read_date(text: str) -> tuple[int, int, int | None] | None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from saccade.types import Frame
+from saccade.types import Frame, Turn
 
 PARTS = ("vision", "projector", "language")
 
@@ -35,6 +35,9 @@ class EncodedPrompt:
     frames: tuple[Frame, ...]
     prompt_id: str
     """Hash of ids and images: identical prompts have the same id."""
+    opened: str = ""
+    """The beginning of the reply that the prompt already holds: the `<think>` of a thinking template, a forced prefix.
+    A completion's text includes it."""
 
     def __len__(self) -> int:
         return int(self.ids_P.shape[0])
@@ -55,6 +58,17 @@ class MaskRules:
     """Layer kinds in which the tokens of one image attend to each other in both directions."""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """Bounds on the size at which an image enters the model; None leaves the checkpoint's own."""
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    """Pixels of the resized image, width times height."""
+    max_visual_tokens: int | None = None
+    """Visual tokens of one image."""
+
+
 class Adapter(Protocol):
     """What a model family must implement. Everything else in Saccade is the same for all families.
 
@@ -64,6 +78,8 @@ class Adapter(Protocol):
     `saccade.models.chat.ChatAdapter` implements most of it for families that use a chat template.
     """
 
+    config: Any
+    """The model's configuration, the same object as the model's own."""
     image_backend: str
     """Image processor class, recorded with every run (PIL and torchvision resize slightly differently)."""
     sharing: Sharing
@@ -73,14 +89,28 @@ class Adapter(Protocol):
     """Tokens, as text, that neither a prompt nor a reply may contain."""
 
     def encode(
-        self, text: str, images: Sequence[Image.Image], reuse_images_from: EncodedPrompt | None = None
+        self,
+        text: str,
+        images: Sequence[Image.Image],
+        reuse_images_from: EncodedPrompt | None = None,
+        before: Sequence[Turn] = (),
     ) -> EncodedPrompt:
-        """Encode the user's turn: `text` has one `<image>` marker per image. `reuse_images_from` is a prompt in which
-        the same images are already encoded."""
+        """Encode the user's turn after the turns `before` it, such as the system's. All turns together have one
+        `<image>` marker per image. `reuse_images_from` is a prompt in which the same images are already encoded."""
         ...
 
-    def encode_reply(self, text: str) -> list[int]:
-        """Token ids of an assistant's reply, ending with the end-of-turn token."""
+    def encode_reply(self, text: str, opened: str = "") -> list[int]:
+        """Token ids of a complete reply, ending with the end-of-turn token, without what the prompt has `opened`."""
+        ...
+
+    def configure(self, template_kwargs: Mapping[str, Any], stops: Sequence[int] = ()) -> None:
+        """Set the options of the chat template and further tokens that end a turn. ValueError for an option that the
+        template does not read."""
+        ...
+
+    def limit_images(self, limits: ImageLimits) -> dict[str, Any]:
+        """Apply the limits to the image processor; returns the settings of it that changed. ValueError for a limit
+        that the family does not have."""
         ...
 
     def continue_with(self, prompt: EncodedPrompt, text: str) -> EncodedPrompt:
@@ -88,7 +118,12 @@ class Adapter(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the completion tokens, without the end-of-turn token."""
+        """Text of the completion tokens, without the end-of-turn token, and without what the prompt has opened."""
+        ...
+
+    @property
+    def processors(self) -> tuple[Any, ...]:
+        """Tokenizer and image processor."""
         ...
 
     @property
@@ -165,5 +200,6 @@ def shared_prefix(prompts: Sequence[EncodedPrompt]) -> tuple[EncodedPrompt, list
         first.image_shas,
         first.frames,
         f"{first.prompt_id}:{length}",
+        first.opened,
     )
     return prefix, [p.ids_P[length:].tolist() for p in prompts]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import transformers
@@ -19,11 +20,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from saccade.models.adapter import EncodedPrompt, MaskRules, Sharing
-from saccade.types import Frame, FrameName
+from saccade.models.adapter import EncodedPrompt, ImageLimits, MaskRules, Sharing
+from saccade.models.chat_template import MARKER, UNSUPPORTED, after_opened, opened_by, option_names, write_chat
+from saccade.parsing.reply import TAGS
+from saccade.types import Frame, FrameName, Turn
 
-MARKER = "<image>"
-VIDEO_MARKER = "<video>"
 FULL = "full_attention"
 Pixels = dict[str, Tensor]
 
@@ -60,13 +61,47 @@ class ChatAdapter(ABC):
             self.sharing = "none"
         known = tokenizer.get_vocab()
         self.image_ids: tuple[int, ...] = (known[self.image_token],) if self.image_token in known else ()
-        self.reserved = tuple(dict.fromkeys((*self.reserved_tokens, self.placeholder, self.end)))
+        self.template_kwargs: Mapping[str, Any] = {}
         self._end = known.get(self.end, tokenizer.eos_token_id)
         self.banned_ids = tuple(
             known[t] for t in dict.fromkeys((*self.reserved_tokens, self.image_token)) if t in known
         )
         ends = (self._end, tokenizer.eos_token_id, *(known.get(token) for token in self.extra_stop_tokens))
-        self.stop_ids = tuple(dict.fromkeys(int(e) for e in ends if e is not None))
+        self._set_stops([int(e) for e in ends if e is not None])
+
+    def _set_stops(self, stop_ids: Sequence[int]) -> None:
+        """Tokens that end a turn. Neither a prompt nor a reply may contain them, and `decode` drops them; but a tag
+        such as GLM's `</answer>` ends a reply and is part of it."""
+        self.stop_ids = tuple(dict.fromkeys(stop_ids))
+        added = {i: token for token, i in self.tokenizer.get_added_vocab().items()}
+        ends = {i: added[i] for i in self.stop_ids if i in added and added[i] not in TAGS}
+        self._silent = frozenset(ends)
+        of_turns = (self.placeholder, self.end, *self.extra_stop_tokens, *ends.values())
+        self.reserved = tuple(dict.fromkeys((*self.reserved_tokens, *of_turns)))
+
+    def configure(self, template_kwargs: Mapping[str, Any], stops: Sequence[int] = ()) -> None:
+        """See `Adapter.configure`."""
+        known = option_names(self.tokenizer.get_chat_template()) if template_kwargs else set()
+        for name in template_kwargs:
+            if name not in known:
+                raise ValueError(
+                    f"model.template_kwargs: the checkpoint's chat template does not read {name!r}; it reads "
+                    f"{', '.join(sorted(known)) or 'no options'}"
+                )
+        self.template_kwargs = dict(template_kwargs)
+        self._set_stops([*self.stop_ids, *stops])
+
+    def limit_images(self, limits: ImageLimits) -> dict[str, Any]:
+        """See `Adapter.limit_images`."""
+        if limits == ImageLimits():
+            return {}
+        settings = self.image_settings(limits)
+        kind = type(self.image_processor)
+        self.image_processor = kind.from_dict(self.image_processor.to_dict() | settings)
+        return settings
+
+    def refuse_limit(self, key: str, got: int, why: str) -> NoReturn:
+        raise ValueError(f"model.{key}: got {got}, but {self.config.model_type} {why}; change or remove it")
 
     # Defined by each family
 
@@ -82,6 +117,10 @@ class ChatAdapter(ABC):
     @abstractmethod
     def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
         """Per image, the (width, height) in pixels of the resized image that the model receives."""
+
+    @abstractmethod
+    def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """The settings of the image processor that keep images within the limits. ValueError for an impossible one."""
 
     def positions(self, ids_P: Tensor, pixels: Pixels) -> tuple[Tensor, int]:
         """Positions (3, P) and the position of the first completion token; the default is one axis, counting up."""
@@ -111,59 +150,68 @@ class ChatAdapter(ABC):
     # Common to all families
 
     @property
+    def processors(self) -> tuple[Any, ...]:
+        return self.tokenizer, self.image_processor
+
+    @property
     def context_length(self) -> int:
         return int(self.config.get_text_config().max_position_embeddings)
 
     def encode(
-        self, text: str, images: Sequence[Image.Image], reuse_images_from: EncodedPrompt | None = None
+        self,
+        text: str,
+        images: Sequence[Image.Image],
+        reuse_images_from: EncodedPrompt | None = None,
+        before: Sequence[Turn] = (),
     ) -> EncodedPrompt:
-        """Encode the user's turn; the pixels come from `reuse_images_from` if given, a prompt with the same images.
+        """Encode a conversation that ends with the user's turn; the pixels come from `reuse_images_from` if given, a
+        prompt with the same images.
 
-        ValueError: the numbers of markers and images differ, reserved tokens or a video appear, or the model has no
-        image token.
+        ValueError: the numbers of markers and images differ, reserved tokens or a video appear, the model has no
+        image token, or the chat template drops or refuses a turn.
         """
-        chat, known = self._chat(text, len(images)), reuse_images_from
+        chat, known = self._chat([*before, Turn("user", text)], len(images)), reuse_images_from
         pixels, shas = self._pixels(images) if known is None else (known.pixels, known.image_shas)
         replaced = self.placeholder_texts(pixels, images) if images else []
         pieces = chat.split(self.placeholder)
         if len(pieces) - 1 != len(images):
             raise ValueError(
                 f"the chat template wrote {len(pieces) - 1} '{self.placeholder}' for {len(images)} images; "
-                "expected one for each: the tokenizer's chat_template does not belong to this family"
+                "expected one for each: the checkpoint's chat template does not belong to this family"
             )
+        opened = opened_by(chat)
         chat = "".join(piece + image for piece, image in zip(pieces, [*replaced, ""], strict=True))
         ids_P = torch.tensor(self.tokenizer(chat, add_special_tokens=False).input_ids, dtype=torch.long)
         positions_3P, following = self.positions(ids_P, pixels)
         sizes = self.input_sizes(pixels, images) if images else []
         frames = tuple(Frame(self.frame, image.size, size) for image, size in zip(images, sizes, strict=True))
         key = hashlib.sha256(ids_P.numpy().tobytes() + "".join(shas).encode()).hexdigest()[:16]
-        return EncodedPrompt(ids_P, positions_3P, following, pixels, shas, frames, key)
+        return EncodedPrompt(ids_P, positions_3P, following, pixels, shas, frames, key, opened)
 
     def continue_with(self, prompt: EncodedPrompt, text: str) -> EncodedPrompt:
+        text = text.removeprefix(prompt.opened.strip()) if prompt.opened else text
         extra = torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
         new = torch.arange(prompt.next_position, prompt.next_position + len(extra)).expand(3, -1)
-        ids_P = torch.cat([prompt.ids_P, extra])
         key = hashlib.sha256(prompt.prompt_id.encode() + extra.numpy().tobytes()).hexdigest()[:16]
-        return EncodedPrompt(
-            ids_P,
-            torch.cat([prompt.positions_3P, new], dim=1),
-            prompt.next_position + len(extra),
-            prompt.pixels,
-            prompt.image_shas,
-            prompt.frames,
-            key,
+        return replace(
+            prompt,
+            ids_P=torch.cat([prompt.ids_P, extra]),
+            positions_3P=torch.cat([prompt.positions_3P, new], dim=1),
+            next_position=prompt.next_position + len(extra),
+            prompt_id=key,
+            opened=prompt.opened + text,
         )
 
-    def encode_reply(self, text: str) -> list[int]:
-        """See `Adapter.encode_reply`. ValueError for a reserved token: an image placeholder would require an image."""
+    def encode_reply(self, text: str, opened: str = "") -> list[int]:
+        """See `Adapter.encode_reply`. ValueError for a reserved token (an image placeholder would require an image),
+        and for a reply that never closes the thought that the prompt has opened."""
         for token in self.reserved:
             if token in text:
                 raise ValueError(f"reply contains the reserved token {token}; remove it from the data: {text[:80]!r}")
-        return [*self.tokenizer(text, add_special_tokens=False).input_ids, self._end]
+        return [*self.tokenizer(after_opened(text, opened), add_special_tokens=False).input_ids, self._end]
 
     def decode(self, ids: Sequence[int]) -> str:
-        stops = set(self.stop_ids)
-        return self.tokenizer.decode([i for i in ids if i not in stops], skip_special_tokens=False)
+        return self.tokenizer.decode([i for i in ids if i not in self._silent], skip_special_tokens=False)
 
     def vision(self, model: Any, prompts: Sequence[EncodedPrompt]) -> tuple[Tensor, ...]:
         """Features of each prompt, in order; a text-only prompt gets an empty tensor. ValueError for a model that would
@@ -204,30 +252,29 @@ class ChatAdapter(ABC):
             out["projector" if is_projector else "vision" if is_vision else "language"].append((name, parameter))
         return out
 
-    def _chat(self, text: str, num_images: int) -> str:
-        """The user's turn formatted by the chat template, up to the start of the assistant's turn."""
-        pieces = text.split(MARKER)
-        if VIDEO_MARKER in text:
-            raise ValueError(f"prompt contains {VIDEO_MARKER}; videos are not supported, use images: {text[:80]!r}")
-        if len(pieces) - 1 != num_images:
-            raise ValueError(f"prompt has {len(pieces) - 1} '{MARKER}' markers but {num_images} images: {text[:80]!r}")
+    def _chat(self, turns: Sequence[Turn], num_images: int) -> str:
+        """The conversation formatted by the chat template, up to the start of the assistant's turn."""
+        shown = repr(turns[-1].text[:80])
+        for turn in turns:
+            for marker, name in UNSUPPORTED.items():
+                if marker in turn.text:
+                    raise ValueError(f"prompt contains {marker}; {name} are not supported, use images: {shown}")
+            for token in self.reserved:
+                if token != MARKER and token in turn.text:
+                    raise ValueError(f"prompt contains the reserved token {token}; remove it from the data: {shown}")
+            if turn.role != "user" and MARKER in turn.text:
+                raise ValueError(
+                    f"the {turn.role}'s turn contains {MARKER}; images belong to the user's turns: {shown}"
+                )
+        markers = sum(turn.text.count(MARKER) for turn in turns)
+        if markers != num_images:
+            raise ValueError(f"prompt has {markers} '{MARKER}' markers but {num_images} images: {shown}")
         if num_images and not self.image_ids:
             raise ValueError(
                 f"prompt has {num_images} images, but the tokenizer has no token {self.image_token}: the checkpoint is "
                 "not a vision-language model of this family, or its tokenizer files belong to another model"
             )
-        for token in self.reserved:
-            if token != MARKER and token in text:
-                raise ValueError(f"prompt contains the reserved token {token}; remove it from the data: {text[:80]!r}")
-        content: list[dict[str, str]] = []
-        for i, piece in enumerate(pieces):
-            if i:
-                content.append({"type": "image"})
-            if piece:
-                content.append({"type": "text", "text": piece})
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        return write_chat(self.tokenizer, turns, self.template_kwargs)
 
     def _pixels(self, images: Sequence[Image.Image]) -> tuple[Pixels, tuple[str, ...]]:
         if not images:

@@ -67,6 +67,15 @@ class ModelConfig(Config):
     quantize: Literal["nf4"] | None = None
     """Keep the language model's frozen linear layers in 4 bits (QLoRA, arXiv:2305.14314); tower, projector, embeddings
     and head stay in `dtype`."""
+    min_pixels: int | None = Field(default=None, ge=1)
+    """Smaller images are enlarged to this many pixels, where the family can; null leaves the checkpoint's own limit."""
+    max_pixels: int | None = Field(default=None, ge=1)
+    """Larger images are shrunk to this many pixels (or to as many tiles of the family as these make); null leaves the
+    checkpoint's own limit. A saved checkpoint has the limits in its processor's file."""
+    max_visual_tokens: int | None = Field(default=None, ge=1)
+    """The same in visual tokens of one image."""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Options of the checkpoint's chat template, such as {enable_thinking: false}."""
     gradient_checkpointing: bool = False
     """Save only the layers' inputs for the backward pass and recompute the rest: less memory, a third more time."""
     fused_layers: bool = True
@@ -88,6 +97,8 @@ class ModelConfig(Config):
             )
         if self.quantize is not None and self.dtype == "float64":
             raise ValueError("quantize: 4-bit layers compute in float32 or bfloat16; set dtype to one of them")
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; expected at most that")
         return self
 
     @property

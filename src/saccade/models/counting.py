@@ -9,7 +9,7 @@ from functools import lru_cache
 from PIL import Image
 
 from saccade.models.adapter import Adapter, EncodedPrompt
-from saccade.types import Frame
+from saccade.types import Frame, Turn
 
 MARKER = "<image>"
 SMALL = (64, 64)
@@ -24,6 +24,8 @@ class Tokens:
     images: tuple[int, ...]
     """Visual tokens of each image."""
     frames: tuple[Frame, ...]
+    opened: str = ""
+    """See `EncodedPrompt.opened`."""
 
 
 class TokenCounter:
@@ -36,19 +38,26 @@ class TokenCounter:
         self._image = lru_cache(maxsize=1 << 17)(self._measure)
         self._smalls = lru_cache(maxsize=64)(self._only_smalls)
 
-    def prompt(self, text: str, sizes: Sequence[Size]) -> Tokens:
-        """`text` has one marker per image; sizes are (width, height) in pixels. ValueError as `encode`."""
+    def prompt(self, text: str, sizes: Sequence[Size], before: Sequence[Turn] = ()) -> Tokens:
+        """`text`, with the turns `before` it, has one marker per image; sizes are (width, height) in pixels. ValueError
+        as `encode`."""
         if not sizes:
-            return Tokens(len(self._adapter.encode(text, [])), (), ())
+            plain = self._adapter.encode(text, [], before=before)
+            return Tokens(len(plain), (), (), plain.opened)
         measured = [self._image(size, len(sizes)) for size in sizes]
         smalls, small, _ = self._smalls(len(sizes))
-        prompt = self._adapter.encode(text, smalls, reuse_images_from=small)
+        prompt = self._adapter.encode(text, smalls, reuse_images_from=small, before=before)
         length = len(prompt) + sum(extra for extra, _, _ in measured)
-        return Tokens(length, tuple(visual for _, visual, _ in measured), tuple(frame for _, _, frame in measured))
+        visual, frames = tuple(visual for _, visual, _ in measured), tuple(frame for _, _, frame in measured)
+        return Tokens(length, visual, frames, prompt.opened)
 
-    def reply(self, text: str) -> int:
-        """Tokens of a reply, including the end-of-turn token."""
-        return len(self._adapter.encode_reply(text))
+    def reply(self, text: str, opened: str = "") -> int:
+        """Tokens of a reply after what the prompt has opened, including the end-of-turn token."""
+        return len(self._adapter.encode_reply(text, opened))
+
+    def read_back(self, text: str, opened: str = "") -> str:
+        """A reply as rewards would read it if the model sampled exactly its tokens."""
+        return opened + self._adapter.decode(self._adapter.encode_reply(text, opened))
 
     def _measure(self, size: Size, count: int) -> tuple[int, int, Frame]:
         """(tokens in excess of a small image's, visual tokens, frame) of one of `count` images."""

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from saccade.models.adapter import EncodedPrompt, MaskRules, Sharing
+from saccade.models.adapter import EncodedPrompt, ImageLimits, MaskRules, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
 
@@ -30,6 +30,18 @@ class Gemma3Adapter(ChatAdapter):
     projector = ("multi_modal_projector.",)
     tower = ("vision_tower.",)
     sharing: Sharing = "masks"
+
+    def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """Every image has one size, so limits can only be kept or not."""
+        pixels, tokens = self.config.vision_config.image_size**2, self.config.mm_tokens_per_image
+        why = f"resizes every image to {pixels} pixels, {tokens} visual tokens"
+        if limits.max_pixels is not None and limits.max_pixels < pixels:
+            self.refuse_limit("max_pixels", limits.max_pixels, why)
+        if limits.max_visual_tokens is not None and limits.max_visual_tokens < tokens:
+            self.refuse_limit("max_visual_tokens", limits.max_visual_tokens, why)
+        if limits.min_pixels is not None and limits.min_pixels > pixels:
+            self.refuse_limit("min_pixels", limits.min_pixels, why)
+        return {}
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
         out = self.image_processor(images=list(images), do_convert_rgb=True, do_pan_and_scan=False, return_tensors="pt")

@@ -9,8 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt, MaskRules, Sharing
+from saccade.models.adapter import EncodedPrompt, ImageLimits, MaskRules, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
+
+BUDGETS = (70, 140, 280, 560, 1120)
+"""Visual tokens of an image for which Gemma 4 was trained, at most."""
 
 
 class Gemma4Adapter(ChatAdapter):
@@ -49,6 +52,22 @@ class Gemma4Adapter(ChatAdapter):
             raise ValueError("text_config.use_bidirectional_attention is 'all'; expected null or 'vision'")
         vision = self.config.vision_config
         self.patch, self.pool = vision.patch_size, vision.pooling_kernel_size
+
+    def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """The largest of the family's budgets of visual tokens within the limits; images are resized to the budget."""
+        if limits.min_pixels is not None:
+            self.refuse_limit("min_pixels", limits.min_pixels, "resizes every image to its budget of visual tokens")
+        each, most = (self.patch * self.pool) ** 2, self.image_processor.max_soft_tokens
+        for key, tokens in (
+            ("max_visual_tokens", limits.max_visual_tokens),
+            ("max_pixels", None if limits.max_pixels is None else limits.max_pixels // each),
+        ):
+            if tokens is not None:
+                most = min(most, max((budget for budget in BUDGETS if budget <= tokens), default=0))
+            if not most:
+                got = int(getattr(limits, key))
+                self.refuse_limit(key, got, f"has at least {BUDGETS[0]} visual tokens of {each} pixels")
+        return {"max_soft_tokens": most}
 
     def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         patches_N = (pixels["image_position_ids"] >= 0).all(-1).sum(-1)

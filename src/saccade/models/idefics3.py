@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from saccade.models.adapter import EncodedPrompt
+from saccade.models.adapter import EncodedPrompt, ImageLimits
 from saccade.models.chat import ChatAdapter, Pixels
 
 AROUND = "<fake_token_around_image>"
@@ -43,6 +44,26 @@ class Idefics3Adapter(ChatAdapter):
         vision = self.config.vision_config
         self.per_tile = int((vision.image_size // vision.patch_size) ** 2 / self.config.scale_factor**2)
 
+    def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """Every image is resized to one longest edge, here a whole number of tiles: at most n x n of them, and the
+        whole image as one more where n > 1."""
+        tile = self.image_processor.max_image_size["longest_edge"]
+        sides = self.image_processor.size["longest_edge"] // tile
+        if limits.min_pixels is not None:
+            self.refuse_limit("min_pixels", limits.min_pixels, "resizes every image to the same longest edge")
+        if limits.max_pixels is not None:
+            sides = min(sides, math.isqrt(limits.max_pixels) // tile)
+            if not sides:
+                self.refuse_limit("max_pixels", limits.max_pixels, f"has tiles of {tile**2} pixels")
+        if limits.max_visual_tokens is not None:
+            tiles = limits.max_visual_tokens // self.per_tile
+            if not tiles:
+                self.refuse_limit(
+                    "max_visual_tokens", limits.max_visual_tokens, f"has {self.per_tile} tokens in a tile"
+                )
+            sides = min(sides, max(1, math.isqrt(tiles - 1)))
+        return {"size": {"longest_edge": sides * tile}}
+
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
         """ValueError for an image with more tiles than the vocabulary has markers for."""
         out = self.image_processor(images=[list(images)], return_row_col_info=True, return_tensors="pt")
@@ -50,7 +71,7 @@ class Idefics3Adapter(ChatAdapter):
         if int(grid_N2.max()) > 6:
             raise ValueError(
                 f"an image became {grid_N2.amax(0).tolist()} rows and columns of tiles, expected at most 6 of each; "
-                "lower size.longest_edge in preprocessor_config.json"
+                "set model.max_pixels, or lower size.longest_edge in preprocessor_config.json"
             )
         return {
             "pixel_values": out["pixel_values"][0],

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from saccade.models.adapter import EncodedPrompt
+from saccade.models.adapter import EncodedPrompt, ImageLimits
 from saccade.models.chat import ChatAdapter, Pixels
 
 
@@ -33,10 +33,33 @@ class InternVLAdapter(ChatAdapter):
         out = self.image_processor(images=list(images), crop_to_patches=True, return_tensors="pt")
         return {"pixel_values": out["pixel_values"], "num_patches": torch.as_tensor(out["num_patches"])}
 
-    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
-        height, width = pixels["pixel_values"].shape[-2:]
+    def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """Fewest and most tiles; the thumbnail beside several tiles counts as visual tokens, not as pixels."""
+        height, width = self.config.vision_config.image_size
+        least, most, tile = self.image_processor.min_patches, self.image_processor.max_patches, height * width
+        if limits.max_pixels is not None:
+            most = limits.max_pixels // tile
+            if not most:
+                self.refuse_limit("max_pixels", limits.max_pixels, f"has tiles of {tile} pixels")
+        if limits.max_visual_tokens is not None:
+            per_tile = self._tokens_of(height, width)
+            tiles = limits.max_visual_tokens // per_tile
+            if not tiles:
+                self.refuse_limit("max_visual_tokens", limits.max_visual_tokens, f"has {per_tile} tokens in a tile")
+            most = min(most, max(tiles - 1, 1))
+        if limits.min_pixels is not None:
+            least = max(1, -(-limits.min_pixels // tile))
+            if least > most:
+                self.refuse_limit("min_pixels", limits.min_pixels, f"has at most {most} tiles of {tile} pixels")
+        return {"min_patches": min(least, most), "max_patches": most}
+
+    def _tokens_of(self, height: int, width: int) -> int:
+        """Visual tokens of a tile of that size in pixels."""
         patch_height, patch_width = self.config.vision_config.patch_size
-        per_tile = int((height // patch_height) * (width // patch_width) * self.config.downsample_ratio**2)
+        return int((height // patch_height) * (width // patch_width) * self.config.downsample_ratio**2)
+
+    def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
+        per_tile = self._tokens_of(*pixels["pixel_values"].shape[-2:])
         return [f"<img>{self.image_token * (per_tile * int(tiles))}</img>" for tiles in pixels["num_patches"]]
 
     def input_sizes(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[tuple[int, int]]:

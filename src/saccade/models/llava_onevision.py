@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
-from saccade.models.adapter import EncodedPrompt
+from saccade.models.adapter import EncodedPrompt, ImageLimits
 from saccade.models.chat import ChatAdapter, Pixels
 
 
@@ -38,6 +39,23 @@ class LlavaOnevisionAdapter(ChatAdapter):
         self.side = config.vision_config.image_size
         self.per_side = self.side // config.vision_config.patch_size
         self.max_tiles = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+
+    def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """The canvases, (height, width), that are within the limits; the model reads the same list."""
+        least, most = limits.min_pixels or 0, limits.max_pixels or math.inf
+        tokens = limits.max_visual_tokens or math.inf
+        canvases = [list(one) for one in self.config.image_grid_pinpoints]
+        kept = [one for one in canvases if least <= one[0] * one[1] <= most and self._tokens(one[1], one[0]) <= tokens]
+        if not kept:
+            given = {key: value for key, value in asdict(limits).items() if value is not None}
+            sizes = [height * width for height, width in canvases]
+            least_tokens = min(self._tokens(width, height) for height, width in canvases)
+            raise ValueError(
+                f"model: got {given}, but llava_onevision has canvases of {min(sizes)} to {max(sizes)} pixels, the "
+                f"smallest with {least_tokens} visual tokens, and none is within these limits; change or remove them"
+            )
+        self.config.image_grid_pinpoints = kept
+        return {"image_grid_pinpoints": kept}
 
     def read_images(self, images: Sequence[Image.Image]) -> Pixels:
         out = self.image_processor(images=[list(images)], return_tensors="pt")

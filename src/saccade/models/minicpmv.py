@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt, Sharing
+from saccade.models.adapter import EncodedPrompt, ImageLimits, Sharing
 from saccade.models.chat import ChatAdapter, Pixels
 
 
@@ -46,6 +46,23 @@ class MiniCPMVAdapter(ChatAdapter):
         """`target_sizes` (slices, 2) are patches down and across, `grids` (images, 2) rows and columns of slices."""
         out = self.image_processor(images=list(images), return_tensors="pt")
         return {name: torch.as_tensor(out[name]) for name in self.pixel_names}
+
+    def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """Most slices; one means the thumbnail alone. Slices keep their aspect ratio, so their sizes are rounded."""
+        side, most = self.image_processor.scale_resolution, self.image_processor.max_slice_nums
+        per_slice = (side // self.config.vision_config.patch_size) ** 2 // 16
+        if limits.min_pixels is not None:
+            self.refuse_limit("min_pixels", limits.min_pixels, "keeps the size of a small image")
+        if limits.max_pixels is not None:
+            most = min(most, limits.max_pixels // side**2)
+            if not most:
+                self.refuse_limit("max_pixels", limits.max_pixels, f"has slices of {side**2} pixels")
+        if limits.max_visual_tokens is not None:
+            slices = limits.max_visual_tokens // per_slice
+            if not slices:
+                self.refuse_limit("max_visual_tokens", limits.max_visual_tokens, f"has {per_slice} tokens in a slice")
+            most = min(most, max(slices - 1, 1))
+        return {"max_slice_nums": most}
 
     def _per_image(self, pixels: Pixels) -> list[tuple[int, int, list[list[int]]]]:
         """(rows, columns, patches down and across of the thumbnail and of each slice) per image."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from saccade.models import attention, lora, quantize
-from saccade.models.adapter import PARTS, Adapter, EncodedPrompt
+from saccade.models.adapter import PARTS, Adapter, EncodedPrompt, ImageLimits
+from saccade.models.chat_template import processor_template
+from saccade.models.checkpoint_files import read_files, readable, with_image_settings, write_files
 from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.families import ADAPTERS
 from saccade.models.fused import fuse
@@ -37,6 +40,8 @@ class Policy:
     processors: tuple[Any, ...]
     """Tokenizer and image processor, saved beside the weights so that a checkpoint is an ordinary directory."""
     version: int = 0
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """The source's own files of configuration, tokenizer and processors, saved in place of `processors` if any."""
     adapters: lora.Adapters | None = None
     """LoRA adapters inside the model; they alone train and are saved."""
     adapters_off: bool = False
@@ -117,7 +122,8 @@ class Policy:
                 layer.training = False
 
     def save(self, directory: str | Path) -> None:
-        """Write a standard Hugging Face directory (safetensors, tokenizer, image processor); of a policy with adapters
+        """Write a standard Hugging Face directory: safetensors in shards, and the files of tokenizer, processors and
+        templates as the source has them, so that transformers and servers read both alike. Of a policy with adapters
         only these, in a directory that peft reads. All processes of a sharded policy must call it; the first one
         writes."""
         with self.whole():
@@ -125,10 +131,22 @@ class Policy:
                 return
             if self.adapters is not None:
                 self.adapters.save(directory)
+                readable(Path(directory))
                 return
-            self.model.save_pretrained(directory)
+            self.model.save_pretrained(directory, max_shard_size=SHARD_SIZE)
+            self.save_files(directory)
+
+    def save_files(self, directory: str | Path) -> None:
+        """Write what belongs to a checkpoint besides configuration and weights."""
+        if not self.files:
             for processor in self.processors:
                 processor.save_pretrained(directory)
+        write_files(self.files, Path(directory))
+        readable(Path(directory))
+
+
+SHARD_SIZE = "4GB"
+"""Largest file of weights."""
 
 
 def enable_checkpointing(model: Any) -> None:
@@ -217,11 +235,33 @@ def processors_of(path: str) -> tuple[Any, Any]:
     return AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
 
 
-def load_adapter(path: str) -> Adapter:
+def open_adapter(path: str, family: Any, config: ModelConfig) -> tuple[Adapter, dict[str, bytes]]:
+    """The adapter of a model with the configuration `family`, as the recipe wants it, and the checkpoint's files beside
+    the weights. ValueError for limits or options that the family or its template does not have."""
+    files = read_files(path)
+    tokenizer, images = processors_of(path)
+    template = processor_template(files)
+    if template is not None:
+        tokenizer.chat_template = template
+    adapter = ADAPTERS[family.model_type](tokenizer, images, family)
+    adapter.configure(config.template_kwargs, generation_ends(files))
+    limits = ImageLimits(config.min_pixels, config.max_pixels, config.max_visual_tokens)
+    return adapter, with_image_settings(files, adapter.limit_images(limits))
+
+
+def generation_ends(files: Mapping[str, bytes]) -> tuple[int, ...]:
+    """The tokens at which the checkpoint's own generation ends."""
+    if "generation_config.json" not in files:
+        return ()
+    ends = json.loads(files["generation_config.json"]).get("eos_token_id")
+    return tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),)
+
+
+def load_adapter(config: ModelConfig | str) -> Adapter:
     """Only the adapter, for counting tokens and planning: reads no weights. ValueError as `load_policy`."""
-    path = base_path(resolve_path(path))
-    family = known_family(path)
-    return ADAPTERS[family.model_type](*processors_of(path), family)
+    config = ModelConfig(path=config) if isinstance(config, str) else config
+    path = base_path(resolve_path(config.path))
+    return open_adapter(path, known_family(path), config)[0]
 
 
 def load_policy(
@@ -251,10 +291,10 @@ def load_policy(
     given = path if path != base else adapters
     _check_adapters(config, path, given, base)
     family = known_family(base)
-    tokenizer, images = processors_of(base)
-    adapter, dtype = ADAPTERS[family.model_type](tokenizer, images, family), getattr(torch, config.dtype)
     if shard is not None and config.quantize:
         raise ValueError("model.quantize: 4-bit weights are not sharded; use one process, or remove quantize")
+    adapter, files = open_adapter(base, family, config)  # may change the configuration of the model's images
+    dtype = getattr(torch, config.dtype)
     options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else {}
     try:
         model = _read(base, family, dtype, options, sharded=shard is not None)
@@ -262,12 +302,13 @@ def load_policy(
         raise ValueError(f"{base}: the weights cannot be read ({error}); a file is damaged: copy it again") from None
     if not config.quantize and shard is None:  # a quantized one is there already
         model = model.to(device)
+    adapter.config = model.config  # transformers copies the one that it is given
     quantize.keep_differentiable(model)
     if path != base and not config.quantize:
         lora.merge(model, path, base)
         given = None
     head_of(model)  # refuses unsupported heads
-    policy = Policy(model, ADAPTERS[family.model_type](tokenizer, images, model.config), (tokenizer, images))
+    policy = Policy(model, adapter, adapter.processors, files=files)
     if policy.adapter.sharing == "attention":
         attention.install(model)
     freeze(policy, config.train)
@@ -288,13 +329,13 @@ def load_policy(
 def _read(path: str, family: Any, dtype: torch.dtype, options: dict[str, Any], sharded: bool) -> Any:
     """The model with its weights; when it will be sharded, with the weights in one process only."""
     if not sharded and not (Path(path) / "shards").is_dir():
-        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **options)
+        return AutoModelForImageTextToText.from_pretrained(path, config=family, dtype=dtype, **options)
     from saccade.models.sharding import empty_model, read_on_first, read_shards, weights
 
     if sharded:  # float32 at least: the shards are the master weights of a model that computes in bfloat16
         return read_on_first(path, family, torch.promote_types(dtype, torch.float32))
     model = empty_model(family, dtype)
-    read_shards(path, weights(model))
+    read_shards(path, weights(model), together=False)
     return model
 
 
@@ -305,7 +346,7 @@ def _shard(policy: Policy, path: str, device: torch.device, dtype: torch.dtype, 
     whole = [p for part in ("vision", "projector") for _, p in parts[part]] if policy.vision_is_frozen() else []
     policy.shards = shard(policy.model, set(whole), device, dtype, config)
     if holds_shards(path):
-        read_shards(path, weights(policy.model))
+        read_shards(path, weights(policy.model), together=True)
 
 
 def _check_adapters(config: ModelConfig, path: str, given: str | Path | None, base: str) -> None:

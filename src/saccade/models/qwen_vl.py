@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saccade.models.adapter import EncodedPrompt
+from saccade.models.adapter import EncodedPrompt, ImageLimits
 from saccade.models.chat import ChatAdapter, Pixels
 from saccade.types import FrameName
 
@@ -29,6 +29,29 @@ class QwenVLAdapter(ChatAdapter):
         super().__init__(tokenizer, image_processor, config, frame)
         self.merge = config.vision_config.spatial_merge_size
         self.patch = config.vision_config.patch_size
+
+    def pixel_bounds(self, limits: ImageLimits, copies: int = 1) -> dict[str, int]:
+        """The fewest and most pixels of an image, times `copies`, as the image processor's `size` names them."""
+        each = (self.patch * self.merge) ** 2
+        low, high = (self.image_processor.size[key] // copies for key in ("shortest_edge", "longest_edge"))
+        if limits.max_visual_tokens is not None:
+            high = limits.max_visual_tokens * each
+        if limits.max_pixels is not None:
+            if limits.max_pixels < each:
+                self.refuse_limit("max_pixels", limits.max_pixels, f"needs {each} pixels for one visual token")
+            high = limits.max_pixels if limits.max_visual_tokens is None else min(high, limits.max_pixels)
+        if limits.min_pixels is None:
+            low = min(low, high)
+        elif limits.min_pixels > high:
+            self.refuse_limit("min_pixels", limits.min_pixels, f"has at most {high} pixels by the other limits")
+        else:
+            low = limits.min_pixels
+        return {"shortest_edge": low * copies, "longest_edge": high * copies}
+
+    def image_settings(self, limits: ImageLimits) -> dict[str, Any]:
+        """Under both names that checkpoints have for them."""
+        size = self.pixel_bounds(limits)
+        return {"size": size, "min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
 
     def placeholder_texts(self, pixels: Pixels, images: Sequence[Image.Image]) -> list[str]:
         return [self.image_token * (int(h * w) // self.merge**2) for _, h, w in pixels["image_grid_thw"]]

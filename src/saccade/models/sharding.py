@@ -78,18 +78,27 @@ class Sharded:
         if self._open:
             yield
             return
-        hooks = [(unit, unit._forward_pre_hooks, unit._forward_hooks) for unit in self.units]
         for unit in self.units:
             unit.unshard()
-            unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
+        hooks = self._take_hooks()
         self._open = True
         try:
             yield
         finally:
             self._open = False
-            for unit, before, after in hooks:
-                unit._forward_pre_hooks, unit._forward_hooks = before, after
+            for module, name, taken in hooks:
+                setattr(module, name, taken)
+            for unit in self.units:
                 unit.reshard()
+
+    def _take_hooks(self) -> list[tuple[nn.Module, str, Any]]:
+        """Removes what FSDP does around forward passes, and before a state dict is read (it would shard again)."""
+        found = [(unit, name) for unit in self.units for name in ("_forward_pre_hooks", "_forward_hooks")]
+        found += [(module, "_state_dict_pre_hooks") for module in self.root.modules()]
+        taken = [(module, name, getattr(module, name)) for module, name in found]
+        for module, name in found:
+            setattr(module, name, OrderedDict())
+        return taken
 
 
 SHARDS = "shards"
@@ -109,20 +118,20 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def read_shards(path: str | Path, state: dict[str, Tensor]) -> None:
-    """Fills the tensors from a checkpoint, whatever number of processes wrote it. When several processes read, all of
-    them must call this."""
+def read_shards(path: str | Path, state: dict[str, Tensor], together: bool) -> None:
+    """Fills the tensors from a checkpoint, whatever number of processes wrote it; `together` when all processes of the
+    run call this, each for its own part."""
     held = {name: one.detach() for name, one in state.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads on its own
-        load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not dist.is_initialized())
+        load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not together)
 
 
 def read_on_first(path: str, family: Any, dtype: torch.dtype) -> Any:
     """The model on the CPU, with its weights in the first process only; the others allocate memory that they never
     touch, and `shard` sends them their part. No process reads a checkpoint of shards yet."""
     if dist.get_rank() == 0 and not holds_shards(path):
-        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        return AutoModelForImageTextToText.from_pretrained(path, config=family, dtype=dtype)
     return empty_model(family, dtype)
 
 

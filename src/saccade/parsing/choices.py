@@ -26,22 +26,23 @@ _CUE = re.compile(
     r"|\b(?:choose|pick|select|go\s+with)\s+(?:(?:option|choice)\s+)?|(?:答案|应选|故选|选择|选)(?:应?该?[是为])?\s*:?\s*",
     re.I,
 )
-_CONTENT_CUE = re.compile(r"(?:\b(?:is|are|says?|be|shows?)|'s)\b\s*:?\s*|[:=]\s*", re.I)
+_CONTENT_CUE = re.compile(r"(?:\b(?:is|are|says?|be|shows?|will|would|should|must)|'s)\b\s*:?\s*|[:=]\s*", re.I)
 _MENTION = re.compile(
     r"(?<![A-Za-z0-9'\\=+^_-])(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?![A-Za-z0-9=+*^_]|'[a-z]))[)\]}>\"'*]*"
 )
 _ARTICLE = re.compile(
     r"\s(?!(?:is|was|are|seems|looks|appears|because|since|as|or|and|nor|but|not|would|must|can|it|for|per|to|through|in|so|with|"
-    r"by|isn't)\b)[a-z]"
+    r"by|isn't|remains|works|fits|holds)\b)[a-z]"
 )
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|n't|isn't|never|neither|nor|eliminat\w{1,5}|rul\w{1,3}\sout|exclud\w{1,4}|except|instead\sof|rather\sthan|"
-    r"than|cannot|between|(?:all|every\w{0,5})(?:\s\w{1,12})?\sbut)|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
+    r"than|cannot|between|(?:all|any\w{0,5}|every\w{0,5})(?:\s\w{1,12})?\s(?:but|except))|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
     re.I,
 )
 _DENIED_AFTER = re.compile(
     r"\s?(?:(?:is|are|was|were|seems?|looks?)\s(?:all\s|both\s)?(?:not\b|wrong|incorrect|false|out\b|impossible)|"
-    r"(?:is|are|was)n't|cannot|can't|错|不对|不正确)",
+    r"(?:is|are|was|were)n't|cannot|can't|do(?:es)?\s?(?:not|n't)|"
+    r"(?:can|could|may|should|must)\sbe\s(?:ruled|eliminated|excluded|discarded|rejected|dismissed)|错|不对|不正确)",
     re.I,
 )
 _RIGHT_AFTER = re.compile(
@@ -55,7 +56,9 @@ _JOIN = re.compile(
     re.I,
 )
 _BOTH = re.compile(r"\b(?:or|and|nor)\b|[&或和与]", re.I)
-_CLAUSE_END = re.compile(r"\n|\.\s|[;。!]|,\s(?=not|because|since|so|but)")
+_CLAUSE_END = re.compile(
+    r"\n|\.\s|[;。!]|,\s(?=not|because|since|so|but|as|while|where|which|though|although)|\s(?=because|since)"
+)
 
 
 def read_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[str] = ()) -> str | None:
@@ -93,7 +96,7 @@ def parse_choices(text: str, letters: Sequence[str] = LETTERS) -> Reading[frozen
     """
     text = plain(text[-LONGEST:])[-LONGEST:]
     allowed = {letter.upper() for letter in letters}
-    run = _RUN.fullmatch(text)
+    run = _RUN.fullmatch(_AND.sub(", ", text))
     letters_said = re.sub(r"[^A-Za-z]", "", run[1]) if run else ""
     if run and (letters_said.isupper() or len(run[1].strip()) < 2 or "," in run[1]):
         said = frozenset(letters_said.upper())
@@ -107,10 +110,14 @@ def parse_choices(text: str, letters: Sequence[str] = LETTERS) -> Reading[frozen
     return found(said, "mentions") if said else Reading(None, reason="no letter" if text else "nothing")
 
 
+_ONE = r"[\[({]*[A-Za-z][\])}]*"
 _RUN = re.compile(
-    r"(?:.{0,400}?(?:answers?(?:\s(?:is|are))?|答案是?|选)\s*:?\s*)?((?:[\[({]*[A-Za-z][\])}]*[\s,;、&/.]*){1,26})",
+    r"(?:.{0,400}?(?i:answers?(?:\s(?:is|are))?|答案是?|选)\s*:?\s*)?(?i:(?:the|correct|options?|choices?|statements?|both|only)\s+)*"
+    rf"((?:[A-Z]{{1,26}}|{_ONE}(?:(?:[\s,;、/.]+|(?<=[\])}}])){_ONE}){{0,25}})[\s,;、/.]*)"
+    r"(?i:only|(?:is|are)\s(?:all\s)?(?:correct|right|true)(?:[;,.].{0,200})?)?\.?",
     re.DOTALL,
 )
+_AND = re.compile(r",?\s*(?:\band\b|[&和与])\s*")
 _Texts = dict[str, list[str]]
 """Folded text of an option -> the letters that have it."""
 
@@ -124,7 +131,7 @@ def _texts(letters: Sequence[str], options: Sequence[str]) -> _Texts:
     return texts
 
 
-_ARTICLES = re.compile(r"^(?:the|an?)\s(?=\w)")
+_ARTICLES = re.compile(r"^(?:the|an?|it)\s(?=\w)")
 
 
 def own_text(letter: str, option: str) -> str:
@@ -143,6 +150,8 @@ def _leading(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     if leading is None or leading[1].upper() not in allowed:
         return None
     letter, owners = leading[1].upper(), texts.get(fold(leading[3]), [])
+    if owners and letter == "A" and leading[2].isspace() and leading[3][0].islower():
+        return _owner(owners)  # an article
     if owners:
         return letter if letter in owners else "letter and text disagree"
     if leading[1].islower() and leading[2].startswith(")"):
@@ -150,12 +159,48 @@ def _leading(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     return "lists several" if set(leading[2]) & set(")]}>.:") and _LISTED.search(leading[3]) else None
 
 
+def _place(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+    """The letter of 'the third option'."""
+    match = _NTH.fullmatch(text)
+    place = _ORDINALS.index(match[1].lower()) if match else -1
+    if match is None or (place >= len(allowed) and place < len(_ORDINALS) - 1):
+        return None
+    return sorted(allowed)[min(place, len(allowed) - 1)]
+
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "last")
+_NTH = re.compile(
+    rf"(?:(?:it|the\s(?:correct\s|right\s)?(?:answer|option|choice))\sis\s)?(?:the\s)?({'|'.join(_ORDINALS)})\s"
+    r"(?:option|choice|answer|one)[.!]?",
+    re.I,
+)
+
+
 def _option(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     """The letter of the one option whose text this is, or the first clause."""
     for part in (text, re.split(r"[,.;:!]\s", text, maxsplit=1)[0]):
-        if (folded := fold(part)) and (owners := texts.get(folded)) and (part is text or not _digits(folded)):
+        folded = fold(part)
+        if (
+            folded
+            and (owners := texts.get(folded) or texts.get(_ARTICLES.sub("", folded)))
+            and (part is text or not _digits(folded))
+        ):
             return _owner(owners)
     return None
+
+
+def _predicate(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+    """The letter of the one option that is said of a subject: 'the volume doubles' for 'It doubles'."""
+    words = fold(text).split()
+    if len(words) > MAX_PREDICATE or words[:1] not in (["the"], ["its"], ["this"], ["their"]):
+        return None
+    said = (" ".join(words[count:]) for count in range(1, min(len(words), 7)))
+    owners = next((owners for part in said if f"it {part}" in texts and (owners := texts[f"it {part}"])), [])
+    return _owner(owners)
+
+
+MAX_PREDICATE = 20
+"""Words of a sentence that may be an option's."""
 
 
 def _digits(text: str) -> bool:
@@ -211,7 +256,8 @@ class _Group:
 
 def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     """The one letter that is named and not denied: behind the last cue, else anywhere."""
-    groups = [group for group in _groups(text, allowed) if not group.denied]
+    everything = _groups(text, allowed)
+    groups = [group for group in everything if not group.denied]
     strong = [group for group in groups if group.strong]
     if strong:
         return _only(text, strong[-1], texts)
@@ -219,6 +265,8 @@ def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     letters = {letter for group in named for letter in group.letters}
     if len(letters) > 1:
         return "hedged" if any(len(group.letters) > 1 for group in named) else "lists several"
+    if any(letters & set(group.letters) for group in everything if group.denied):
+        return "hedged"
     return _only(text, named[-1], texts) if named else None
 
 
@@ -297,7 +345,9 @@ def _names(text: str, mention: re.Match[str], allowed: set[str]) -> bool:
 
 _RULES = (
     (_leading, "letter"),
+    (_place, "place"),
     (_option, "option text"),
+    (_predicate, "option text"),
     (_content, "option text"),
     (_mentioned, "mention"),
 )

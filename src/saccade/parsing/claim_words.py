@@ -4,38 +4,57 @@ from __future__ import annotations
 
 import re
 
+from saccade.parsing.number_words import DENOMINATORS, MAGNITUDES, TENS, UNITS_AND_TEENS
+
 
 def words(text: str, ends: str = r"\b") -> str:
     """A pattern for any of the words that are separated by commas or line ends."""
     return rf"\b(?:{'|'.join(word.strip() for word in text.split(','))}){ends}"
 
 
+SCRIPTS = r"\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0400-\u06ff\u1e00-\u1eff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af"
+"""Letters beyond ASCII that are no signs of mathematics, for a character class."""
 FORMULA = re.compile(
     r"\$\$([^$]{1,600})\$\$|(?<!\\)\$(?=[^$\s])([^$\n]{1,400}?)(?<!\\)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]",
     re.DOTALL,
 )
 SENTENCE_END = re.compile(r"(?<=[.!?;])[\s\"')*]+(?![a-z])|(?<=[。！？；])|\n+")
 _SAYS = r"(?:(?:is|are|was|would be|should be|must be|comes to|=|:|：)[\s:：]*)+(?:given by\s|equal to\s)?"
+_FOREIGN = (
+    "ответ|respuesta|réponse|antwort|lösung|resposta|risposta|jawaban|cevap|đáp án|答え|解答|정답|"
+    "답(?=[:：])|答(?=[:：])"
+)
 CUE = re.compile(
     rf"{words('answers?, ans, result, solutions?')}(?:\s+to\s[^.=:]{{1,80}}?)?\s*{_SAYS}"
-    r"|\b(?:answer|ans)\b\s*(?=[-\d$\\(\[{])|答案(?:应该?|就)?(?:[是为]|:|：|=)*\s*",
+    r"|\b(?:answer|ans)\b\s*(?=[-\d$\\(\[{])|答案(?:应该?|就)?(?:[是为]|:|：|=)*\s*"
+    rf"|(?:{_FOREIGN})(?:\s(?:finale?|correcta|es|est|ist|é|è|la|le|die|adalah)\b)*\s*(?:は|:|：|=)*\s*",
     re.I,
 )
 """'The answer is': a strong claim."""
 _VERBS = r"""is, are, be, was, were, am, equals?, gets?, got, obtain(?:s|ed)?, gives?, giving, yields?, has, have, had,
 finds?, found, becomes?, comes? (?:out )?to, amounts? to, takes?, costs?, makes?, totals?, leaves?, leaving, needs?,
-contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, shows?, conclude that, (?:it|that|there|he|she|what)'s"""
-VERB = re.compile(rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=≈：]\s*|:(?!\d)\s*|\\approx\s*|[是为有得共]\s*", re.I)
+contains?, so(?=\s[-\d$\\]), counts?, sees?, reads?, attains?, reach(?:es)?, shows?, conclude that,
+holds?, weighs?, carr(?:y|ies), earns?, pays?, spends?, receives?, travels?, measures?, produces?, saves?,
+requires?, scores?, seats?, results? in,
+(?:sums?|adds? up|works out|evaluates?|simplif(?:y|ies)|reduces?|rounds) to, (?:it|that|there|he|she|what)'s"""
+VERB = re.compile(
+    rf"{words(_VERBS)}[\s:：]*(?:that\s)?|[=：]\s*|:(?!\d)\s*|"
+    r"(?:(?<=\b[a-zA-Z]\s)|(?<![\w)}%]\s))(?:≈|\\approx)\s*|[是为有得共]\s*",
+    re.I,
+)
 """'is', 'gives', '=': a weak claim."""
 _FILLERS = r"""about, approximately, approx\.?, roughly, around, nearly, exactly, precisely, only, just, now, also,
 then, simply, therefore, thus, hence, equal to, equivalent to, located at, given by, at, on, a total of, in total, the,
-a, an, of, value, number, point, still, clearly, surely, definitely, probably, indeed, actually"""
+an?(?!\s(?:half|third|quarter|fourth|fifth|tenth|hundred|thousand|million|dozen)\b), of, value, number,
+point, its, maximum, minimum, length, area, volume, perimeter, radius, measure, size,
+still, clearly, surely, definitely, probably, indeed, actually"""
 FILLER = re.compile(
-    rf"(?:\s*(?:{words(_FILLERS, '')}|~|≈|\\approx|\\sim|约|：|:|\"|')(?![A-Za-z])\s*)+",
+    rf"(?:\s*(?:{words(_FILLERS, '')}|~|≈|\\approx|\\sim|大?约|总?共|一共|：|:|\"|')(?![A-Za-z])\s*)+",
     re.I,
 )
 NEGATED = re.compile(
-    r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
+    r"(?:\bnot|\bno(?=\s)|\bcannot|n't|\bnever|\b(?:far|different|differs)\sfrom|\banything\sbut|"
+    r"\bno\slonger|\bhardly|\bby\sno\smeans|\brather than|\binstead of|\bexcept(?:\s+for)?|\bwithout|"
     r"\bunlike|\bnor|\bneither|\bother than|不是|非|不)"
     r"\s*(?:equal to|even|exactly|be|the|=|\$|\\\()*\s*$|"
     r"(?:n't|\bnot|\bnever)\s(?:think|believe|say|claim)\b[^.,;]{0,24}$|\bdoubt\b[^.,;]{0,24}$|"
@@ -45,20 +64,30 @@ NEGATED = re.compile(
 """Stands in front of a value that is denied."""
 DENIED = re.compile(
     r"[)\]}$\s]*(?:(?:is|are|was|does|do|would|can|could)\s?(?:not|n't)|isn't|aren't|"
-    r"(?:is|are|seems)\s(?:wrong|incorrect|false|impossible)|不对|不是)",
+    r"too\s(?:many|few|much|low|high|long|short|big|small|large)\b|(?:is|are|seems)\s(?:wrong|incorrect|false|impossible)|不对|不是)",
     re.I,
 )
 _BOUNDS = r"""at least, at most, more than, less than, fewer than, greater than, smaller than, larger than, over,
-under, above, below, up to, no more than, no less than, twice, thrice, half of, double, triple, between,
-a (?:third|quarter) of, nearly, almost, beyond, exceeds"""
+under, above, below, (?<!add )(?<!adds )up to, no more than, no less than, twice, thrice, half of, double, triple,
+between, a (?:third|quarter) of, nearly, almost, beyond, (?:exceed|surpass|approach)(?:s|es|ed|ing)?, short of,
+close to, near, within, before, until, prior to, question, step, figure, fig\.?, table, page, chapter, equation,
+eq\.?, section,
+problem, exercise, adds?, adding, subtract(?:s|ing)?, (?:divid|multipl)(?:e|y|ed|ying|ing)(?: it)? by, divisible by,
+factor of, (?:answer|result) has"""
 _OPERATORS = (
     r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
     r"log(?:arithm)?|absolute value|(?:co)?sine|tangent|factorial|complement|multiple|power|percent|derivative|"
     r"integral|remainder) of"
 )
-BOUND = re.compile(rf"(?:{words(_BOUNDS)}|{words(_OPERATORS)})\s*$", re.I)
-"""Precedes a number that is a bound, or an operand of the value that is meant."""
-OPERAND = re.compile(r"\s*(?:squared|cubed|factorial|to the (?:power|\w{3,10} power))\b", re.I)
+_SUPPOSED = "whether, suppose, supposing, assume, assuming, if"
+BOUND = re.compile(rf"(?:{words(_BOUNDS)}|{words(_OPERATORS)})\s*$|{words(_SUPPOSED)}[^.,;]{{0,24}}$", re.I)
+"""Precedes a number that is a bound, an operand of the value that is meant, or only supposed."""
+OPERAND = re.compile(
+    r"\s*(?:squared|cubed|factorial|to the (?:power|\w{3,10} power)|plus|minus|(?:divided|multiplied) by|"
+    r"(?:more|less|fewer|greater|larger|smaller|higher|lower) than|"
+    r"times (?:the|as|an?|more)|times (?=[-\d\\]))\b",
+    re.I,
+)
 """Follows a number that is an operand."""
 HEDGED = re.compile(
     r"[\d)}\]]\s*(?:\|\s*[-\d\\]|(?:\\(?:to|rightarrow|Rightarrow|longrightarrow)|->|→|=>|⇒)|\.\.\.|…|\?\s*[-\d])|"
@@ -69,18 +98,27 @@ _WAVERING = r"""or, maybe, perhaps, possibly, alternatively, might, could be, wa
 guess, not sure, unsure, but, however, correction, oops, otherwise"""
 WAVERING = re.compile(rf"{words(_WAVERING)}|\?|也许|可能|或|但|不对|等等", re.I)
 CORRECTION = re.compile(r"\b(?:wait|actually|correction|sorry|oops|hmm+|instead)\b|\bno[,:]|不对|更正|等等", re.I)
-_REASONS = r"""because, since, as, where, when, with, for, from, by, given, using, if, after, due, rounded, i\.e, note,
-explanation, which, that, in, per, of, on, check, reason, proof, so, steps?, hope, let, this, these, i am, i'm, the,
-therefore"""
-EXPLAINED = re.compile(rf"^[\s,;:(.\-–—*]*(?:{words(_REASONS)}|每)", re.I)
+_REASONS = r"""because, since, as, where, while, whereas, when, with, for, from, by, given, using, if, after, due,
+rounded, i\.e, note, explanation, which, that, in, per, of, on, check, reason, proof, so, steps?, hope, let, this,
+these,
+i am, i'm, the, therefore, at(?=\s\$?[a-z]\s?=), attained, achieved, reached, occur(?:s|ring)?"""
+EXPLAINED = re.compile(rf"^(?:\s?[a-z]+(?:\s[a-z]+){{0,2}},)?[\s,;:(.\-–—*]*(?:{words(_REASONS)}|每)", re.I)
 """What may hold other numbers behind a value: an explanation or a closing remark."""
+SUBORDINATE = re.compile(
+    r"[\s,(]{1,9}(?:attained|achieved|reached|occurring|which\s(?:occurs|is\s(?:attained|achieved|reached|about|"
+    r"approximately|roughly))|when|where|while|whereas|if|since|because|as|(?:at|for)(?=\s\$?[a-z]\s?=))\s"
+    r"(?:(?!,\s*[a-z]{2}).){0,300}$",
+    re.I | re.DOTALL,
+)
+"""A clause behind the claim, up to the end of the sentence."""
 NOT_CLAUSE = re.compile(
     r"[,;]?\s*(?:\(\s*)?(?:but\s)?(?:and\s)?(?:not|rather than|instead of|不是)\s[^,;.]{1,40}\)?", re.I
 )
+_AFTER_A = "|".join([*DENOMINATORS, *MAGNITUDES])
+_NUMBER_WORD = f"(?:{'|'.join(sorted([*UNITS_AND_TEENS, *TENS, *MAGNITUDES, *DENOMINATORS], key=len, reverse=True))})"
 NUMBER_WORDS = re.compile(
-    r"(?:(?:a\s(?=half|third|quarter))?(?:minus|negative|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|"
-    r"sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|"
-    r"billion|half|third|thirds|quarter|quarters|and)\b[\s-]?)+|[零〇一二两三四五六七八九十百千万亿点负]{1,16}",
+    rf"(?:(?:(?:and\s)?an?\s(?={_AFTER_A})|and\s(?={_NUMBER_WORD}\b)|minus\s|negative\s|{_NUMBER_WORD}\b[\s-]?))+|"
+    r"[零〇一二两三四五六七八九十百千万亿点负]{1,16}",
     re.I,
 )
 MATH_WORDS = {

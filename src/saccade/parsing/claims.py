@@ -26,11 +26,14 @@ from saccade.parsing.claim_words import (
     NOT_CLAUSE,
     NUMBER_WORDS,
     OPERAND,
+    SCRIPTS,
     SENTENCE_END,
+    SUBORDINATE,
     VERB,
     WAVERING,
 )
 from saccade.parsing.markup import LONGEST, unmarked
+from saccade.parsing.spoken import with_base
 from saccade.parsing.units import read_measure
 
 LONGEST_VALUE = 600
@@ -38,15 +41,19 @@ LONGEST_VALUE = 600
 MAX_VERBS = 12
 """Verbs of a sentence that are looked at, from the last."""
 _COMMAND = re.compile(r"\[\d+pt\]|\\(?:begin|end)\s?\{[A-Za-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+|[_^]\{?[A-Za-z]+\}?")
-_WORD = re.compile(r"(?<![{}\d^_A-Za-z])[A-Za-z]{2,}(?:'[a-z]+)?(?![}{^_A-Za-z])|[\u4e00-\u9fff]+")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
+_WORD = re.compile(r"(?<![{}\d^_A-Za-z])[A-Za-z]{2,}(?:'[a-z]+)?(?![}{^_A-Za-z])|[" + SCRIPTS + r"]+")
+_TEXT = re.compile(
+    r"\\(?!mathbf\{\\?[ijk](?:math)?\})(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
+)
 _VALUE = re.compile(
     r"(?<![A-Za-z'])[-+±−]?\s?(?:\\?\$\s?)?(?:\d|\.\d|\\(?!text|left\W*$)[A-Za-z{]|[(\[{]\s?[-+\d.\\a-zA-Z]|[√π∞∅]|"
     r"[€£¥]\s?\d|[a-zA-Z](?![A-Za-z'])(?=\s*(?:[-+*/^=<>≤≥()]|$|[.,;!]))|[a-z](?=\d))|[<>≤≥]\s?-?\d"
 )
 _DIGITS = re.compile(r"\d|\\frac|\\sqrt|\\pi")
 _JOINED = re.compile(r"\s*(?:,|;|\b(?:and|or)\b|,\s*(?:and|or)\b|、|和|或)\s*")
-_ABOUT = re.compile(r"^(?:[≈~=:]|\\approx|\\sim)\s*")
+_ABOUT = re.compile(
+    r"^(?:\$?\s*(?:∴|⇒|=>|→|\\therefore|\\[Rr]ightarrow|\\implies)\s*[,:]?|[≈~=:]|\\approx|\\sim)\s*", re.I
+)
 _LINES = re.compile(r"(?<=[\w)}])[ \t]*\n\s*(?=[a-zA-Z]\w?\s*=)")
 
 
@@ -72,7 +79,9 @@ def read_claim(text: str) -> Claim:
     text = _TEXT.sub(r"\1", unmarked(text[-LONGEST:])).strip()
     if len(_ENUMERATED.findall(text)) > 1:
         text = _ENUMERATED.sub("", text)
-    text = _OUT_OF.sub(r"\1/\2", _MINUS.sub("-", _END_MARK.sub("", text)))
+    text = _THAT_IS.sub("", text)
+    text = with_base(_OUT_OF.sub(r"\1/\2", _MINUS.sub("-", _END_MARK.sub("", text))))
+    text = _ENDLESS.sub(r"\1\\overline{\2}", _EQUALS.sub(r"\1 = ", _CHOOSE.sub(r"\\binom{\1}{\2}", text)))
     if CODE.search(text):
         return Claim((), "code", "code")
     if is_bare(text):
@@ -88,8 +97,15 @@ def read_claim(text: str) -> Claim:
 
 
 _ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
+_THAT_IS = re.compile(r"^\s*i\.\s?e\.?\s*[,:]?\s*", re.I)
 _END_MARK = re.compile(r"\s*(?:\\\(|\$)?\s*(?:\\blacksquare|\\square|\\qed|[∎■])\s*(?:\\\)|\$)?\s*$")
-_OUT_OF = re.compile(r"(?<![\d./])(\d{1,9})\s+out\s+of\s+(\d{1,9})(?![\d./])")
+_OUT_OF = re.compile(
+    r"(?<![\d./])(\d{1,9})(?:\s+(?:out\s+of|of|over)\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"
+)
+_EQUALS = re.compile(r"(?<![\w'\\])(?![aI]\s)([a-zA-Z])\s(?:is|equals)(?:\sequal\sto)?\s(?=[-\d\\])")
+_CHOOSE = re.compile(r"\b(\d{1,4})\s?choose\s?(\d{1,4})\b")
+_ENDLESS = re.compile(r"(?<![\d.])(\d{0,9}\.\d{0,9}?)(\d{1,9}?)\2+\s?(?:\.\.\.|…|\\l?dots(?![a-z]))")
+"""0.1666..., whose last digits are repeated."""
 _MINUS = re.compile(r"(?<![\w)}%]\s)\b(?:minus|negative)\s+(?=[\d\\])", re.I)
 
 
@@ -115,9 +131,21 @@ def is_bare(text: str) -> bool:
 
 
 def _bare(text: str) -> Claim:
-    text = _ABOUT.sub("", _LINES.sub(", ", text))
+    text = _ROUNDED_LAST.sub(r" ≈ \1", _ABOUT.sub("", _LINES.sub(", ", text)))
     problem = "hedged" if HEDGED.search(text) else None
-    return Claim(() if problem else (text,), "value", problem)
+    return Claim(() if problem else _worked_out(text), "value", problem)
+
+
+def _worked_out(value: str) -> tuple[str, ...]:
+    """'10 (5 × 2)' is 10 and 5 × 2."""
+    worked = _WORKED.fullmatch(value)
+    return (value,) if worked is None else (worked[1], worked[2])
+
+
+_OPERATOR = r"[+*/×·]|\\times|\\cdot|\\binom|\d\s?-"
+_WORKED = re.compile(
+    rf"([^()\s]{{1,40}})\s+\(\s*=?\s*(?=[^()]*(?:{_OPERATOR}))((?:[\d\s.,{{}}+*/×·-]|\\times|\\cdot|\\binom)+)\)\.?"
+)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -146,7 +174,12 @@ def _sentence(sentence: str) -> _Found | None:
         if end is not None and end >= assigned.end():
             value = sentence[assigned.start() : end].strip(" .,;")
             return _Found(_judged(sentence, assigned.start(), end, value, "named values"), False)
-    for verb in reversed(list(VERB.finditer(sentence))[-MAX_VERBS:]):
+    verbs = list(VERB.finditer(sentence))[-MAX_VERBS:][::-1]
+    clause = SUBORDINATE.search(sentence)
+    main = [verb for verb in verbs if clause is not None and verb.end() <= clause.start()]
+    if clause is not None and not main and (claim := _at(sentence, 0, "only value")) is not None:
+        return _Found(claim, True)
+    for verb in [*main, *verbs]:
         if (claim := _at(sentence, verb.end(), "claimed")) is not None:
             return _Found(claim, False)
     if formulas := list(FORMULA.finditer(sentence)):
@@ -224,7 +257,7 @@ def _unit_end(sentence: str, start: int) -> int:
 
 
 _PIECE = re.compile(
-    r"\\text\s?\{[^{}]*\}|\\[A-Za-z]+|([A-Za-z]{2,}(?:'[a-z]+)?|[aI](?=\s[a-z]{2})|[\u4e00-\u9fff]+)|"
+    r"\\text\s?\{[^{}]*\}|\\[A-Za-z]+|([A-Za-z]{2,}(?:'[a-z]+)?|[aI](?=\s[a-z]{2})|[" + SCRIPTS + r"]+)|"
     r"\s*\((?=[a-zA-Z ]{3,})"
 )
 
@@ -265,24 +298,43 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
         return Claim((), how, "an ordinal")
     if NEGATED.search(before) or DENIED.match(after):
         return Claim((), how, "denied")
-    if BOUND.search(before) or (value[-1:].isdigit() and OPERAND.match(after)):
+    if (spelled := NUMBER_WORDS.fullmatch(value)) and spelled[0][-1:].isalpha() and _PART_OF.match(after):
+        return Claim((), how, "a bound")
+    if (
+        BOUND.search(before)
+        or (_ENDS.search(value) and OPERAND.match(after))
+        or _TIMES.search(f"{value} {after.lstrip()[:6]}")
+    ):
         return Claim((), how, "a bound")
     if HEDGED.search(value):
         return Claim((), how, "hedged")
     if len(_OPENING.findall(value)) < len(_CLOSING.findall(value)):
         value = value.rstrip(")")
     kept = NOT_CLAUSE.sub("", after)
+    if (about := _ROUNDED.match(kept)) is not None:
+        return _unless_contradicted((f"{value} ≈ {about[1]}",), kept[about.end() :], how)
     if (again := _AGAIN.match(kept)) is not None and _starts_value(again[1]):
         return _unless_contradicted((value, again[1].strip()), kept[again.end() :], how)
-    return _unless_contradicted((value,), kept, how)
+    return _unless_contradicted(_worked_out(value), kept, how)
 
 
 def _starts_value(text: str) -> bool:
     return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or _VALUE.match(text)) is not None
 
 
+_ENDS = re.compile(r"[\d)}π%]$")
+_PART_OF = re.compile(r"\s*of\s(?=[-\d$\\])")
+"""'half of 3'."""
+_TIMES = re.compile(r"\stimes\s(?:the|as|more)\b")
 _OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
+_ROUNDED = re.compile(
+    r"\s*[,(]?\s*(?:or\s|which\sis\s)?(?:about|approximately|approx\.?|roughly|≈|\\approx)\s*(-?\.?\d[\d.,]*(?:\s?\\?%)?)(?![\d/])"
+    r"(?:\s?[a-zA-Z]{1,12}(?:\^?[23²³])?)?\)?",
+    re.I,
+)
+"""'1/3 (about 33%)'."""
+_ROUNDED_LAST = re.compile(rf"(?<=[^\s≈x])(?=\s*[,(]){_ROUNDED.pattern}\.?$", re.I)
 _AGAIN = re.compile(r"\s*[(=]\s*([^()=\s][^()=]{0,60}?)\s*(?:\)|$|(?==))")
 """A repetition behind the value: '8 (eight)'."""
 

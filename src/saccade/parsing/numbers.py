@@ -6,9 +6,9 @@ import math
 import re
 from dataclasses import dataclass
 
-from saccade.parsing.claim_words import BOUND, CODE, DENIED, NEGATED, words
+from saccade.parsing.claim_words import BOUND, CODE, DENIED, NEGATED, OPERAND, words
 from saccade.parsing.markup import LONGEST, plain
-from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number
+from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number, leading_number
 from saccade.parsing.reading import Reading, found
 from saccade.parsing.units import Unit, read_measure, read_unit
 
@@ -43,9 +43,6 @@ _FUNCTIONS = r"""log, ln, lg, sqrt, sin, cos, tan, exp, abs, roots?, square, cub
 inverse, double, half, third, quarter, doubled, tripled, halved, multiple, power, past"""
 _WORKED_OUT = re.compile(rf"(?:{words(_FUNCTIONS)}(?:\s(?:of|root))*\s*\(?|[<>≤≥√]\s?=?|-|\\[lg]eq?)\s*$", re.I)
 """Stands in front of a number that is only part of what is said."""
-_LABEL = re.compile(
-    rf"{words('question, step, figure, fig, table, page, chapter, equation, eq, section')}\.?\s*$", re.I
-)
 _PART = re.compile(
     r"\s?!|\+(?!\d)|(?:st|nd|rd|th)\b|\s?\\?%\s?\d|\s*(?:[*^]|\\cdot|\\times)|\s[-+]\s?\d|-ish|\stoo\s(?:many|few|much|low|high)\b|"
     r"\s(?:to the (?:power|\w{3,10} power)|squared|cubed|factorial|times|choose|mod|plus|minus|divided|or|and)\b"
@@ -57,7 +54,8 @@ _ATTACHED = re.compile(r"[A-Za-z]+")
 _ASSIGNMENTS = re.compile(r"^[ \t]*\w{1,40}[ \t]*=[^=\n]{0,200}\n[ \t]*\w{1,40}[ \t]*=", re.MULTILINE)
 _HALF = re.compile(r"\s*and\s+a\s+half\b", re.I)
 _WORDS_SAID = re.compile(
-    r"(?:\b(?:is|are|it's|answer|total|count|say)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))", re.I
+    r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))",
+    re.I,
 )
 _REPEATED = re.compile(r"\s*\(([A-Za-z -]{3,60})\)")
 
@@ -142,21 +140,21 @@ def _denied(text: str, number: re.Match[str]) -> bool:
 def _stands_alone(text: str, number: re.Match[str]) -> bool:
     """Whether a number is said itself, and not as part of an expression, a bound or a label."""
     before = text[max(0, number.start() - 24) : number.start()]
-    if BOUND.search(before) or _WORKED_OUT.search(before) or _LABEL.search(before):
+    if BOUND.search(before) or _WORKED_OUT.search(before):
         return False
     if before[-1:] in ("(", "[", "{") and "," in number[0] and text[number.end() : number.end() + 1] in (")", "]", "}"):
         return False
     attached = _ATTACHED.match(text, number.end())
     if attached is not None and _MAGNITUDE.match(text, number.end()) is None and read_measure(attached[0]) is None:
         return False
-    return _PART.match(text, number.end()) is None
+    return _PART.match(text, number.end()) is None and OPERAND.match(text, number.end()) is None
 
 
 def _repeats_another(text: str, number: re.Match[str]) -> bool:
     """'8 (nine)'."""
     again = _REPEATED.match(text, number.end())
     value = english_number(again[1]) if again else None
-    return value is not None and value != _value(number)
+    return value is not None and float(value) != _value(number)
 
 
 def _in_words(text: str) -> Quantity | None:
@@ -170,7 +168,8 @@ def _in_words(text: str) -> Quantity | None:
 def _spelled(text: str) -> Quantity | None:
     percent = text.startswith(("百分之", "负百分之"))
     number = chinese_number(text.replace("百分之", "", 1) if percent else text.rstrip(" .。"))
-    number = english_number(text.rstrip(" .!")) if number is None else number
+    if number is None and (words := leading_number(text.rstrip(" .!"))) is not None:
+        number, percent = float(words[0]), _PERCENT.match(words[1]) is not None
     return None if number is None else Quantity(number, percent)
 
 

@@ -38,6 +38,7 @@ def read_reply(text: str) -> Reply:
     spoken = text[text.rfind("</think>") + 1 :] if "</think>" in text else text
     think, answer = _block(text, "think", last=False), _block(spoken, "answer", last=True)
     if answer is not None:
+        answer = _BOX_TOKENS.sub(r"\1", answer).strip() if "_of_box" in answer else answer
         first = _FINAL_FIRST.match(answer)
         answer = answer[first.end() :].strip() if first else answer
     return Reply(think, answer, reason is None, reason, _rest(text))

@@ -39,7 +39,7 @@ _OTHERS = {
     "angle": {1.0: "° deg degree degrees 度", 57.29577951308232: "rad radian radians 弧度"},
     "money": {1.0: "dollar dollars", 0.01: "cent cents"},
     "yuan": {1.0: "yuan rmb 元 块"},
-    "count": {1.0: "unit units apple apples object objects item items people persons 个 只 条 人 件 辆 本 张 块钱"},
+    "count": {1.0: "apple apples object objects item items people persons 个 只 条 人 件 辆 本 张 块钱"},
 }
 UNITS = {name: Unit("length", factor) for factor, names in _LENGTHS.items() for name in names.split()}
 UNITS |= {n: Unit(d, factor) for d, table in _OTHERS.items() for factor, names in table.items() for n in names.split()}
@@ -156,7 +156,13 @@ _ALONE: dict[str, tuple[dict[str, int], float]] = {
         "dollar": ({"dollar": 1}, 1.0),
         "buck": ({"dollar": 1}, 1.0),
     },
-    **{"cent": ({"dollar": 1}, 0.01), "€": ({"euro": 1}, 1.0), "euro": ({"euro": 1}, 1.0), "eur": ({"euro": 1}, 1.0)},
+    **{
+        "¢": ({"dollar": 1}, 0.01),
+        "cent": ({"dollar": 1}, 0.01),
+        "€": ({"euro": 1}, 1.0),
+        "euro": ({"euro": 1}, 1.0),
+        "eur": ({"euro": 1}, 1.0),
+    },
     **{"£": ({"pound": 1}, 1.0), "gbp": ({"pound": 1}, 1.0), "¥": ({"yuan": 1}, 1.0), "rupee": ({"rupee": 1}, 1.0)},
     **{"₹": ({"rupee": 1}, 1.0), "yen": ({"yuan": 1}, 1.0), "Å": ({"m": 1}, 1e-10), "nautical": ({"m": 1}, 1852.0)},
     **{"℃": ({"celsius": 1}, 1.0), "°C": ({"celsius": 1}, 1.0), "celsius": ({"celsius": 1}, 1.0)},
@@ -170,7 +176,7 @@ _ALONE: dict[str, tuple[dict[str, int], float]] = {
     **{"u": ({"g": 1}, 1.66053906892e-24), "bar": ({"g": 1, "m": -1, "s": -2}, 1e8)},
 }
 _TIGHT = re.compile(
-    r"\s*(?:((?:square|sq|cubic|cu)\b|平方|立方)\.?\s*)?(\\?[A-Za-zΩµμÅ℃℉°$€£¥₹\u4e00-\u9fff]+)\.?"
+    r"\s*(?:((?:square|sq|cubic|cu)\b|平方|立方)\.?\s*)?(\\?[A-Za-zΩµμÅ℃℉°$€£¥₹¢\u4e00-\u9fff]+)\.?"
     r"\s*(?:\^?\s?\{?\s?(-?[1-4])\s?\}?(?!\d)|(squared|cubed))?"
 )
 _JOIN = re.compile(r"\s*(?:(/|\\/|\bper\b|\ban?\b(?=\s))|\*|\\cdot|·|\.|-|~|\\[,;:! ])?\s*")
@@ -187,7 +193,7 @@ _TEMPERATURE = re.compile(r"^(?:°|degrees?)\s*(?:(celsius|fahrenheit)|([CF]))\b
 def read_measure(phrase: str) -> Measure | None:
     """What a phrase behind a number measures ('m/s^2', 'square feet', 'kg m', 'coins'), or None when it is neither a
     unit nor one to four words."""
-    phrase = phrase.strip().rstrip(".")
+    phrase = phrase.strip().rstrip(".").replace("²", "2").replace("³", "3")
     phrase = _TEMPERATURE.sub(lambda found: (found[1] or "").lower() or f"°{found[2].upper()}", phrase)
     if not phrase or len(phrase) > LONGEST_PHRASE or phrase in ("as", "am"):
         return None

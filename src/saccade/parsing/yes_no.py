@@ -20,6 +20,15 @@ _SHORT = re.compile(
     r"(?:is|are|was|were|does|do|did|has|have|can|will))(?P<no>\s?not|n't)?[.!]?",
     re.I,
 )
+_DENIED = re.compile(
+    r"\b(?:yes|no|true|false)\b[\"']?\s(?:is|was)\s(?:not\s(?:the|right|correct)|wrong|incorrect)\b", re.I
+)
+"""'Yes is not the answer.'"""
+_ADVERB = re.compile(
+    r"(?:absolutely|certainly|definitely|of\scourse|sure(?:ly)?|indeed|obviously)(?P<no>\snot)?[.!]?|"
+    r"(?P<never>not\s(?:at\sall|really)|by\sno\smeans)[.!]?",
+    re.I,
+)
 _NOT = {"not", "isn't", "wasn't", "aren't", "never", "hardly"}
 _DOUBT = {
     "cannot",
@@ -52,6 +61,10 @@ def parse_yes_no(text: str) -> Reading[bool]:
     text = _CUE.sub(" ", plain(text[-LONGEST:])).strip()
     if (said := _ALONE.get(text.casefold().rstrip(" .!。"))) is not None:
         return found(said, "word alone")
+    if _DENIED.search(text) is not None:
+        return Reading(None, reason="denied")
+    if (adverb := _ADVERB.fullmatch(text)) is not None:
+        return found(adverb["no"] is None and adverb["never"] is None, "adverb")
     if (short := _SHORT.fullmatch(text)) is not None:
         return found(short["no"] is None, "short clause")
     opening = _OPENING.match(text)

@@ -160,6 +160,9 @@ class _NoTokenizer:
     def get_vocab(self) -> dict[str, int]:
         return {}
 
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
+
     def convert_tokens_to_ids(self, token: str) -> None:
         return None
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from saccade.geometry import smart_resize
-from saccade.models.policy import base_path, read_family, resolve_path
+from saccade.models.config import ModelConfig
+from saccade.models.counting import MARKER, TokenCounter
+from saccade.models.policy import base_path, load_adapter, read_family, resolve_path
 from saccade.planning.flops import ModelShape
 
+LIMITS = ("min_pixels", "max_pixels", "max_visual_tokens")
 ASSUMED = (1024, 1024)
 """Width and height of an image when neither the caller nor a processor's file gives one."""
 WAY_OUT = "a plan needs only config.json: set model.path=DIR to a directory that holds one"
@@ -38,12 +42,18 @@ def read_shape(config: Any) -> ModelShape:
     return ModelShape.from_config(config)
 
 
-def visual_tokens(config: Any, directory: Path | None, size: tuple[int, int] | None) -> tuple[int, str]:
+def visual_tokens(
+    config: Any, directory: Path | None, size: tuple[int, int] | None, model: ModelConfig | None = None
+) -> tuple[int, str]:
     """(tokens of one image, their origin in words); `size` is (width, height) in pixels.
 
     Families that resize to a multiple of patches follow the image's size; the others cut it into tiles of one size, of
-    which one is counted.
+    which one is counted. With limits in the recipe's `model` section, its own processor counts, where its files are
+    there.
     """
+    limits = {} if model is None else {name: getattr(model, name) for name in LIMITS if getattr(model, name)}
+    if model is not None and limits and directory is not None and (directory / "tokenizer_config.json").is_file():
+        return _counted(model, size, _words(limits))
     vision = config.vision_config
     merge = getattr(vision, "spatial_merge_size", None)
     if merge is None:
@@ -56,14 +66,31 @@ def visual_tokens(config: Any, directory: Path | None, size: tuple[int, int] | N
             )
         return math.ceil((side / patch) ** 2 / per_token), f"one tile of {side} x {side} pixels per image"
     least, most = _bounds(directory)
+    least, most = limits.get("min_pixels", least), limits.get("max_pixels", most)
+    if (most_tokens := limits.get("max_visual_tokens")) is not None:
+        area = most_tokens * int(vision.patch_size * merge) ** 2
+        most = min(most, area) if most else area
     width, height = size or (_square(most) if most else ASSUMED)
     factor = int(vision.patch_size * merge)
     bounds = {name: value for name, value in (("min_pixels", least), ("max_pixels", most)) if value}
     unbounded = {} if most else {"max_pixels": max(width * height, factor**2) * 2}
     rows, columns = smart_resize(height, width, factor, **(unbounded | bounds))
-    origin = "as given" if size else "the processor's maximum" if most else "assumed"
+    largest = f"within {_words(limits)}" if limits else "the processor's maximum"
+    origin = "as given" if size else largest if most else "assumed"
     resized = "" if (columns, rows) == (width, height) else f", resized to {columns} x {rows}"
     return rows * columns // factor**2, f"images of {width} x {height} pixels ({origin}{resized})"
+
+
+def _counted(model: ModelConfig, size: tuple[int, int] | None, limits: str) -> tuple[int, str]:
+    """As `visual_tokens`, by the family's own image processor."""
+    width, height = size or (_square(model.max_pixels) if model.max_pixels else ASSUMED)
+    counted = TokenCounter(load_adapter(model)).prompt(MARKER, [(width, height)])
+    resized = "{} x {}".format(*counted.frames[0].size_input)
+    return counted.images[0], f"images of {width} x {height} pixels, resized to {resized} within {limits}"
+
+
+def _words(limits: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value:,}" for name, value in limits.items())
 
 
 def _bounds(directory: Path | None) -> tuple[int | None, int | None]:

@@ -157,7 +157,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         max_rows=recipe.rollout.engine.max_rows,
         graphs=recipe.rollout.engine.cuda_graphs != "off" and shape.sharing == "attention",
         reference=recipe.loss.kl_coef > 0,
-        recompute_old=recipe.update.old_logprobs == "recompute",
+        recompute_old=recipe.update.resolved(recipe.loss).old_logprobs == "recompute",
         updates=recipe.update.updates_per_rollout,
     )
     return [

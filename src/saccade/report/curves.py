@@ -37,6 +37,7 @@ PANELS = (
     Panel("Held-out reply length", r"eval/(length)", "Tokens"),
     Panel("Reward by part", r"reward/(.+)", "Mean over the step's rollouts"),
     Panel("Accuracy by task", r"accuracy/(.+)", "Sampled, on training questions", percent=True),
+    Panel("Strict format", r"format/(strict)", "Share of replies with one thought and one answer", percent=True),
     Panel("Accuracy by source", r"source/(.+)/accuracy", "Sampled, on training questions", percent=True),
     Panel("Reward by source", r"source/(.+)/reward"),
     Panel("Loss", r"(?:policy|sft|train)/(loss)|loss/(.+)|(loss)"),

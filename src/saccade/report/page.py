@@ -158,7 +158,9 @@ def run_headline(run: RunFiles) -> Headline:
     verb = {"rl": "Reinforcement learning", "sft": "Supervised fine-tuning", "pretrain": "Pre-training"}.get(
         run.kind, "Training"
     )
-    tiles = tuple(tile for key, label, percent in _TILES if (tile := _tile(run.metrics, key, label, percent)))
+    tiles = tuple(
+        tile for key, label, percent in _candidates(run.metrics) if (tile := _tile(run.metrics, key, label, percent))
+    )
     if not tiles:
         return Headline(f"{verb} of {name}", "The run has no metrics that say whether it learned.")
     label, last, first = tiles[0]
@@ -172,8 +174,19 @@ def run_headline(run: RunFiles) -> Headline:
     return Headline(f"{label.capitalize()} {last}, {first}", detail, tiles)
 
 
+def _candidates(metrics: Sequence[JsonRow]) -> Sequence[tuple[str, str, bool]]:
+    """(metric, its name, whether it is a share) in order of weight: accuracy leads, apart from format and reward."""
+    keys = {key for row in metrics for key in row}
+    of_tasks = [key for key in keys if key.startswith("accuracy/")]
+    accuracy = of_tasks[0] if len(of_tasks) == 1 else "accuracy/all"
+    held_out = ("eval/score", "held-out accuracy", True)
+    if "eval/loss" in keys and not any(key.startswith("eval/accuracy/") for key in keys):
+        held_out = ("eval/loss", "held-out loss", False)  # whose negative is the score
+    return (held_out, (accuracy, "training accuracy", True), *_TILES)
+
+
 _TILES = (
-    ("eval/score", "held-out accuracy", True),
+    ("format/strict", "strict format", True),
     ("reward/total", "reward", False),
     ("loss", "loss", False),
     ("loss/total", "loss", False),

@@ -98,7 +98,8 @@ class RubricConfig(Config):
 
     parts: tuple[PartConfig, ...]
     truncated: Truncated = "score_zero"
-    """score_zero: total 0, as in Vision-R1; mask: excluded from the update (DAPO's overlong filter); as_is: scored."""
+    """score_zero: no reward, as in Vision-R1, but penalties stay, so that running into the limit never pays; mask:
+    excluded from the update (DAPO's overlong filter); as_is: scored."""
 
     @field_validator("parts")
     @classmethod
@@ -132,8 +133,8 @@ class Rubric:
     score.value, score.reason, score.parts
 
     total = gates * sum of weight x reward + sum of weight x penalty. Gates do not apply to penalties, otherwise failing
-    the gate would avoid them. A failure of a part (an exception, a value out of range) masks the score, because it is
-    not the model's fault.
+    the gate would avoid them; nor does the zero of a truncated reply. A failure of a part (an exception, a value out of
+    range) masks the score, because it is not the model's fault.
     """
 
     def __init__(self, parts: Sequence[Part], truncated: Truncated = "score_zero") -> None:
@@ -171,7 +172,8 @@ class Rubric:
         if masked:
             total = 0.0
         elif completion.truncated and self.truncated == "score_zero":
-            total, reason = 0.0, "truncated"
+            kept = [p.weight * min(values[p.name], 0.0) for p in self.parts if p.gate is None]
+            total, reason = sum(kept), "truncated"
         return Score(total, reason, values, reasons, masked)
 
     def _total(self, values: Mapping[str, float]) -> float:

@@ -98,7 +98,7 @@ class BuiltinEngine:
     def _completion(self, row: DecodingRow, prompt: EncodedPrompt) -> Completion:
         assert row.reason is not None
         return Completion(
-            text=self.policy.adapter.decode(row.tokens),
+            text=prompt.opened + self.policy.adapter.decode(row.tokens),
             token_ids=tuple(row.tokens),
             logprobs=tuple(row.logprobs),
             finish_reason=row.reason,

@@ -11,6 +11,7 @@ from saccade.data.images import load_image
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.models.forward import Features
 from saccade.tasks import TASKS
+from saccade.tasks.conversation import turns_before
 from saccade.types import Sample
 
 
@@ -32,14 +33,16 @@ class Prompt:
         return self.encoded.prompt_id if self.sample is None else self.sample.id
 
 
-def prepare(adapter: Adapter, sample: Sample, template: str | None = None) -> Prompt:
-    """Reads the images and encodes the prompt of the sample's task (or another template). Errors name the sample."""
+def prepare(adapter: Adapter, sample: Sample, template: str | None = None, system_prompt: str | None = None) -> Prompt:
+    """Reads the images and encodes the prompt of the sample's task (or another template), after the system turn if
+    there is one. Errors name the sample."""
     task = TASKS.get(sample.task)
     if task is None:
         raise ValueError(f"sample {sample.id!r} names task {sample.task!r}; expected one of {', '.join(TASKS)}")
     try:
         images = tuple(load_image(source) for source in sample.images)
-        return Prompt(sample, adapter.encode(task.prompt(sample, template), images), images)
+        before = turns_before(sample, system_prompt)
+        return Prompt(sample, adapter.encode(task.prompt(sample, template), images, before=before), images)
     except (ValueError, OSError) as error:
         raise ValueError(f"sample {sample.id!r}: {error}") from error
 
@@ -51,6 +54,6 @@ def check_lengths(prompts: Sequence[Prompt], new_tokens: int, context: int) -> N
             sizes = ", ".join("{} x {}".format(*frame.size_input) for frame in prompt.encoded.frames) or "none"
             raise ValueError(
                 f"sample {prompt.name!r}: got a prompt of {len(prompt.encoded):,} tokens (images: {sizes}) and "
-                f"{new_tokens:,} new tokens; the model's context holds {context:,}. Lower the largest size in the "
-                "model's preprocessor_config.json, lower the stage's max_new_tokens, or remove the sample"
+                f"{new_tokens:,} new tokens; the model's context holds {context:,}. Set model.max_pixels, lower the "
+                "stage's max_new_tokens, or remove the sample"
             )

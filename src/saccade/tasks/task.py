@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from saccade.grading import Verdict
 from saccade.parsing import read_final
 from saccade.rewards import PartConfig, Rubric, RubricConfig
+from saccade.tasks.conversation import later_images
 from saccade.tasks.templates import write_prompt
 from saccade.types import Completion, Frame, Sample
 
@@ -40,7 +41,12 @@ class Task:
 
     def prompt(self, sample: Sample, template: str | None = None) -> str:
         """The user's turn, with exactly `len(sample.images)` `<image>` markers. ValueError for a sample that does not
-        fit."""
+        fit, and for one whose later turns have images: only its first question would be asked."""
+        if later := later_images(sample):
+            raise ValueError(
+                f"sample {sample.id!r}: {later} of its {len(sample.images)} images belong to later turns of the "
+                "conversation, which only supervised fine-tuning reads; make one row per question"
+            )
         if self.images is not None and len(sample.images) != self.images:
             raise ValueError(
                 f"sample {sample.id!r}: got {len(sample.images)} images, expected {self.images} for task '{self.name}'"

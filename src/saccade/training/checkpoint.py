@@ -183,7 +183,8 @@ def relink(run_dir: Path, last: int | None, best: int | None) -> None:
     """Points the links at these steps; a link without a step, or to a checkpoint that is gone, is removed."""
     root = folder(run_dir)
     for name, step in (("last", last), ("best", best)):
-        if step is not None and (root / f"step-{step:06d}").is_dir():
+        # 0 is the starting model, which has no checkpoint
+        if step and (root / f"step-{step:06d}").is_dir():
             link(root, name, f"step-{step:06d}")
         else:
             (root / name).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
 
+LARGEST_SEQUENCE_CLIP = 0.05
 Decay = Literal["constant", "linear", "cosine"]
 
 
@@ -74,14 +75,26 @@ class UpdateConfig(Config):
     repeated and padding included. A trained vision encoder counts too, in tokens of equal cost."""
     updates_per_rollout: int = Field(default=1, ge=1)
     """Optimizer steps on the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
-    old_logprobs: Literal["sampler", "recompute"] = "sampler"
-    """Whose log-probs the ratio starts from: the engine's, or a pass of the trainer before the first update."""
-    sampler_gap_limit: float = Field(default=0.05, gt=0.0)
-    """With `old_logprobs: sampler`: mean distance (nats a token) between the engine's log-probs and the trainer's above
-    which the run warns that the ratio no longer starts from 1."""
+    old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
+    """Whose log-probs the ratio starts from: the engine's, or a pass of the trainer before the first update. auto: the
+    engine's for ratios of tokens; recomputed for ratios of sequences (GSPO), whose clip is below the round-off."""
+    sampler_gap_limit: float | None = Field(default=None, gt=0.0)
+    """With the engine's log-probs: mean distance (nats a token) from the trainer's above which the run warns that the
+    ratio no longer starts from 1. null: a quarter of the clip, at most 0.05."""
     shared_prefix: SharedPrefix = "auto"
     """auto: replies of a group share their prompt where it pays and the first batch proves it exact; on: without the
     proof; off: a row per reply with the prompt repeated, the slow reference."""
+
+    def resolved(self, loss: LossConfig) -> UpdateConfig:
+        """With the values that `auto` and null mean for that loss."""
+        low = getattr(loss.surrogate, "low", None) or 0.2
+        old = "recompute" if loss.ratio == "sequence" else "sampler"
+        return self.model_copy(
+            update={
+                "old_logprobs": old if self.old_logprobs == "auto" else self.old_logprobs,
+                "sampler_gap_limit": self.sampler_gap_limit or min(0.05, low / 4),
+            }
+        )
 
 
 class CheckpointConfig(Config):
@@ -125,6 +138,8 @@ class ExampleConfig(Config):
     """Of a Hugging Face data set."""
     reply: Literal["response", "gold"] = "response"
     """What is learned from a format's rows: the reply that they hold, or the gold answer as the task writes it."""
+    turns: Literal["all", "last"] = "all"
+    """Of a conversation with several replies: every reply is learned with its history, or the last one only."""
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> ExampleConfig:
@@ -133,12 +148,14 @@ class ExampleConfig(Config):
                 self.samples()
             except ValidationError as error:
                 raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            if self.reply == "gold" and self.turns != "all":
+                raise ValueError("turns: no effect with reply 'gold', which is the answer to the first question")
             return self
         if self.source != REPLIES:
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join([REPLIES, *READERS])}")
         if self.path is None:
             raise ValueError("source 'replies' needs 'path'")
-        for key in ("hub", "task", "split", "reply"):
+        for key in ("hub", "task", "split", "reply", "turns"):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"'{key}' is not an option of source 'replies'; remove it")
         return self
@@ -165,6 +182,8 @@ class RLRecipe(Config):
     """Sources, mixed by weight."""
     template: str | None = None
     """Wording of all prompts; None is each task's own."""
+    system_prompt: str | None = None
+    """System turn of all prompts, in training and in the held-out evaluation. A row's own system turn replaces it."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     num_steps: int | None = Field(default=None, ge=1)
     """Ends the last stage if that has no 'until'."""
@@ -209,6 +228,24 @@ class RLRecipe(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sequence_ratios_have_their_clip(self) -> RLRecipe:
+        """GSPO's ratio is a mean over the reply: it stays within thousandths of 1, and so does bfloat16's round-off."""
+        clip = self.loss.surrogate
+        if self.loss.ratio != "sequence":
+            return self
+        if clip.kind == "clipped" and max(clip.low, clip.high) > LARGEST_SEQUENCE_CLIP:
+            raise ValueError(
+                f"loss.surrogate: got the clip {clip.low:g} / {clip.high:g} for ratios of sequences, which it would "
+                f"never reach; expected at most {LARGEST_SEQUENCE_CLIP:g}, such as low: 3.0e-4, high: 4.0e-4 of GSPO"
+            )
+        if self.update.old_logprobs == "sampler" and self.model.dtype == "bfloat16":
+            raise ValueError(
+                "update.old_logprobs: got 'sampler' with loss.ratio 'sequence' in bfloat16, whose round-off between "
+                "engine and trainer exceeds the clip, so replies would be clipped at random; set recompute"
+            )
+        return self
+
     @property
     def schedule(self) -> Schedule:
         return Schedule(self.stages, self.num_steps)
@@ -237,6 +274,8 @@ class SFTRecipe(Config):
     """Files of examples whose loss is measured with every evaluation (`eval/loss`)."""
     template: str | None = None
     """Wording of prompts that are made from questions; None is each task's own."""
+    system_prompt: str | None = None
+    """System turn of all prompts. A row's own system turn replaces it."""
     prompts_per_step: int = Field(default=32, ge=1)
     """Prompts of one optimizer step, each with all of its replies."""
     cutoff_len: int | None = Field(default=None, ge=1)

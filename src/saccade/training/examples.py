@@ -7,8 +7,9 @@ too: its own replies are learned where it has some, or the gold answers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -18,9 +19,12 @@ from saccade.data.images import load_image
 from saccade.data.records import MARKER, Row
 from saccade.data.sources import items
 from saccade.models.adapter import Adapter, EncodedPrompt
-from saccade.tasks import TASKS
+from saccade.tasks import IMAGE, TASKS
+from saccade.tasks.conversation import later_pairs, later_replies, later_turns, turns_before
 from saccade.training.config import REPLIES, ExampleConfig
-from saccade.types import Frame, ImageSource, Sample
+from saccade.types import Frame, ImageSource, Sample, Turn
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +38,74 @@ class Example:
     reply: str
     gold: Sample | None = None
     """Its gold answer is the reply, written when the model's frame is known; `reply` is empty then."""
+    before: tuple[Turn, ...] = ()
+    """The turns before the user's: the system's, and the history of a later turn."""
+    unlearned: int = 0
+    """Replies of its row that no example learns."""
 
 
 Draw = Callable[[int, int], Sequence[Example]]
 """(step from 0, n) -> examples of n prompts, any number of replies each; a pure function, so that resuming is exact."""
 
 
-def example_items(config: ExampleConfig, template: str | None = None) -> Iterator[tuple[str, Example | ValueError]]:
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What a recipe puts around all questions."""
+
+    template: str | None = None
+    """None is each task's own."""
+    system_prompt: str | None = None
+    """Of rows without a system turn of their own."""
+
+
+def example_items(
+    config: ExampleConfig, template: str | None = None, system_prompt: str | None = None
+) -> Iterator[tuple[str, Example | ValueError]]:
     """The examples of an entry one by one with their places, and a ValueError in place of an invalid row."""
+    wording = Wording(template, system_prompt)
     if config.source == REPLIES:
-        yield from _replies(config, template)
+        yield from _replies(config, wording)
         return
     for place, found in items(config.samples()):
         try:
             if isinstance(found, ValueError):
                 raise found
-            yield place, _of_sample(found, config, template)
+            examples = _of_sample(found, config, wording)
         except ValueError as error:
             yield place, error
+        else:
+            yield from ((place, one) for one in examples)
 
 
-def _of_sample(sample: Sample, config: ExampleConfig, template: str | None) -> Example:
+def _of_sample(sample: Sample, config: ExampleConfig, wording: Wording) -> list[Example]:
+    """One example per reply that is learned; those of later turns have the history before them."""
     task = TASKS.get(sample.task)
     if task is None:
         raise ValueError(f"field 'task': got {sample.task!r}, expected one of {', '.join(TASKS)}")
-    prompt = task.prompt(sample, template)
+    later, unlearned = later_pairs(sample), later_replies(sample)
+    first = replace(sample, images=sample.images[: len(sample.images) - markers(later_turns(sample))])
+    asked = replace(first, meta={key: value for key, value in sample.meta.items() if key != "turns"})
+    prompt, before = task.prompt(asked, wording.template), turns_before(sample, wording.system_prompt)
     if config.reply == "gold":
-        return Example(sample.id, prompt, sample.images, "", sample)
+        return [Example(sample.id, prompt, asked.images, "", asked, before, unlearned)]
     response = sample.meta.get("response")
     if not isinstance(response, str) or not response.strip():
         raise ValueError("the row holds no reply to learn; give 'reply: gold' to learn its gold answer")
-    return Example(sample.id, prompt, sample.images, response)
+    found = [Example(sample.id, prompt, asked.images, response, None, before)]
+    for number, (question, reply) in enumerate(later, 2):
+        history = (*found[-1].before, Turn("user", found[-1].prompt), Turn("assistant", found[-1].reply))
+        images = sample.images[: markers((*history, question))]
+        found.append(Example(f"{sample.id}#{number}", question.text, images, reply.text, None, history))
+    kept = found if config.turns == "all" else found[-1:]
+    return [replace(kept[0], unlearned=1 + unlearned - len(kept)), *kept[1:]]
 
 
-def _replies(config: ExampleConfig, template: str | None) -> Iterator[tuple[str, Example | ValueError]]:
+def markers(turns: Sequence[Turn]) -> int:
+    """Images of the turns."""
+    return sum(turn.text.count(IMAGE) for turn in turns)
+
+
+def _replies(config: ExampleConfig, wording: Wording) -> Iterator[tuple[str, Example | ValueError]]:
     assert config.path is not None  # ExampleConfig checks it
     folder, checked = config.image_folder or config.path.parent, set[str]()
     left = config.limit
@@ -75,7 +113,7 @@ def _replies(config: ExampleConfig, template: str | None) -> Iterator[tuple[str,
         try:
             if isinstance(row, ValueError):
                 raise row
-            found: Example | ValueError = _reply(row, place, folder, checked, template)
+            found: Example | ValueError = _reply(row, place, folder, checked, wording)
         except ValueError as error:
             found = error
         yield place, found
@@ -85,33 +123,45 @@ def _replies(config: ExampleConfig, template: str | None) -> Iterator[tuple[str,
                 return
 
 
-def _reply(row: Row, place: str, folder: Path, checked: set[str], template: str | None) -> Example:
+def _reply(row: Row, place: str, folder: Path, checked: set[str], wording: Wording) -> Example:
     names = records.field(row, "images" if "images" in row else "image", (str, list))
     images = records.image_paths(names, folder, checked)
     reply = records.field(row, "response", str)
     if not reply.strip():
         raise ValueError("field 'response' is empty; expected the reply to learn")
-    sample_id = str(row.get("id", place))
+    sample_id, meta = str(row.get("id", place)), records.field(row, "meta", dict) if row.get("meta") else {}
+    meta |= {"system": row["system"]} if row.get("system") else {}
+    around = Sample(sample_id, (), "", None, "", meta)
+    before, unlearned = turns_before(around, wording.system_prompt), later_replies(around)
     if "prompt" in row:
         prompt = records.with_markers(records.field(row, "prompt", str), len(images))
-        return Example(sample_id, prompt if MARKER in prompt else MARKER * len(images) + prompt, images, reply)
+        prompt = prompt if MARKER in prompt else MARKER * len(images) + prompt
+        return Example(sample_id, prompt, images, reply, None, before, unlearned)
     task = records.field(row, "task", str)
     if task not in TASKS:
         raise ValueError(f"field 'task': got {task!r}, expected one of {', '.join(TASKS)} (or give a 'prompt')")
     question = records.with_markers(records.field(row, "question", str), len(images))
-    sample = Sample(sample_id, images, question, row.get("answer"), task, row.get("meta") or {})
-    return Example(sample_id, TASKS[task].prompt(sample, template), images, reply)
+    sample = Sample(sample_id, images, question, row.get("answer"), task, meta)
+    prompt = TASKS[task].prompt(sample, wording.template)
+    return Example(sample_id, prompt, images, reply, None, before, unlearned)
 
 
-def read_examples(config: ExampleConfig, template: str | None = None) -> list[Example]:
-    """The examples of an entry. ValueError with file and line for an invalid row, or when there are no rows."""
+def read_examples(
+    config: ExampleConfig, template: str | None = None, system_prompt: str | None = None
+) -> list[Example]:
+    """The examples of an entry. ValueError with file and line for an invalid row, or when there are no rows.
+
+    Logs how many replies of conversations are not learned.
+    """
     examples: list[Example] = []
-    for place, found in example_items(config, template):
+    for place, found in example_items(config, template, system_prompt):
         if isinstance(found, ValueError):
             raise ValueError(f"{place}: {found}") from found
         examples.append(found)
     if not examples:
         raise ValueError(f"{config.title}: holds no examples")
+    if lost := sum(one.unlearned for one in examples):
+        log.warning("%s: %d replies of conversations are not learned, %d are", config.title, lost, len(examples))
     return examples
 
 
@@ -120,7 +170,7 @@ def by_prompt(examples: Sequence[Example]) -> list[list[Example]]:
     found: dict[Hashable, list[Example]] = {}
     for example in examples:
         images = tuple(source if isinstance(source, str | bytes) else id(source) for source in example.images)
-        found.setdefault((example.prompt, images), []).append(example)
+        found.setdefault((example.before, example.prompt, images), []).append(example)
     return list(found.values())
 
 
@@ -175,9 +225,10 @@ def encode_step(adapter: Adapter, examples: Sequence[Example], cutoff_len: int |
     for together in by_prompt(examples):
         first, replies = together[0], []
         try:
-            prompt = adapter.encode(first.prompt, [load_image(source) for source in first.images])
+            images = [load_image(source) for source in first.images]
+            prompt = adapter.encode(first.prompt, images, before=first.before)
             for one in together:
-                reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames)))
+                reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
                 if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
                     over.append(one.id)
                 else:

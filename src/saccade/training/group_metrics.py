@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from saccade.parsing import read_reply
 from saccade.rewards.naming import is_file
 from saccade.rollout.groups import Group, Rollout
 from saccade.types import Completion, Sample
@@ -25,7 +26,7 @@ def truncated_share(groups: Sequence[Group]) -> float:
 
 
 def group_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
-    """Rewards and their parts, accuracy, lengths, truncation, groups without signal; also by task and by source.
+    """Rewards and their parts, accuracy, format, lengths, truncation, groups without signal; also by task and source.
 
     Rewards are means over rollouts that are not masked; all others are over all rollouts.
     """
@@ -37,6 +38,7 @@ def group_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
         "length/mean": mean(_length(r) for r in rollouts),
         "length/right": mean(_length(r) for r, ok in zip(rollouts, verdicts, strict=True) if ok is True),
         "length/wrong": mean(_length(r) for r, ok in zip(rollouts, verdicts, strict=True) if ok is False),
+        "format/strict": mean(float(read_reply(r.completion.text).strict) for r in rollouts),
         "truncated/share": truncated_share(groups),
         "groups/count": float(len(groups)),
         "groups/zero_variance": mean(float(not group.has_signal) for group in groups),
@@ -64,9 +66,25 @@ def _accuracies(
     for sample, rollout, ok in zip(samples, rollouts, verdicts, strict=True):
         source = sample.meta.get("source")
         if ok is not None:
+            graded["accuracy/all"].append(float(ok))
             graded[f"accuracy/{sample.task}"].append(float(ok))
             if source is not None:
                 graded[f"source/{source}/accuracy"].append(float(ok))
         if source is not None and rollout.score.masked is None:
             graded[f"source/{source}/reward"].append(rollout.score.value)
+    if len([name for name in graded if name.startswith("accuracy/")]) == 2:
+        del graded["accuracy/all"]  # of one task it says the same
     return {name: mean(values) for name, values in sorted(graded.items())}
+
+
+def glance(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a line about a step shows: accuracy first, and apart from the format, which a reward may mix with it."""
+    of_tasks = [value for name, value in metrics.items() if name.startswith("accuracy/")]
+    accuracy = metrics.get("accuracy/all", of_tasks[0] if of_tasks else None)
+    shown = {
+        "accuracy": accuracy,
+        "format": metrics.get("format/strict"),
+        "reward": metrics.get("reward/total", 0.0),
+        "length": metrics.get("length/mean", 0.0),
+    }
+    return {name: value for name, value in shown.items() if value is not None}

@@ -37,7 +37,13 @@ def right(completion: Completion, sample: Sample) -> bool | None:
         return None
 
 
-def build_heldout(config: EvalConfig, template: str | None, run_dir: Path, ranks: Ranks = ONE) -> Evaluate | None:
+def build_heldout(
+    config: EvalConfig,
+    template: str | None,
+    run_dir: Path,
+    system_prompt: str | None = None,
+    ranks: Ranks = ONE,
+) -> Evaluate | None:
     """The function that evaluates a policy on `config.data`: `score` is the mean over samples. None without data. Each
     process answers its share of the questions.
 
@@ -50,7 +56,7 @@ def build_heldout(config: EvalConfig, template: str | None, run_dir: Path, ranks
             raise ValueError(f"eval.data: source '{one.name}' has no end; give it a 'limit'")
     if not sources:
         return None
-    plan = own_plan([sample for one in sources for sample in one], template)
+    plan = own_plan([sample for one in sources for sample in one], template, system_prompt=system_prompt)
     share = replace(plan, samples=ranks.mine(plan.samples))
 
     def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:

@@ -52,6 +52,7 @@ class RunResult:
     step: int
     best_score: float | None
     best_step: int | None
+    """0: no checkpoint was better than the starting model."""
     stopped: str | None = None
     """Why the run ended before its last step (`max_hours`), and how to continue; None for a finished run."""
 
@@ -107,12 +108,14 @@ class Session:
         return self.resumed.state["loop"] if self.resumed else None
 
     def baseline(self) -> None:
-        """Evaluates the model as it starts, in a row of step 0. A resumed run has that row already; it makes up for an
-        evaluation that was stopped."""
+        """Evaluates the model as it starts, in a row of step 0, and as the first candidate for the best. A resumed run
+        has that row already; it makes up for an evaluation that was stopped."""
         if self.resumed is not None and (pending := self.resumed.state["pending"]):
             self.end_step(self.resumed.step, pending["row"], self.resumed.state["loop"], pending["last"])
         elif self.evaluate is not None and self.resumed is None:
-            self.run.metrics(0, self._evaluation(self.evaluate, 0))
+            evaluation = self._evaluation(self.evaluate, 0)
+            self.run.metrics(0, evaluation)
+            self._is_best(0, evaluation)
 
     def end_step(self, step: int, row: Mapping[str, float | str | None], state: dict[str, Any], last: bool) -> bool:
         """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
@@ -121,15 +124,14 @@ class Session:
         better = False
         if due and self.evaluate is not None:
             self.mark = self._mark(step, state, {"row": dict(row), "last": last})
-            self.stop.release()  # an evaluation may be long: it is left for the next start
+            self._agree_to_stop()
+            if self.ranks.size == 1:
+                self.stop.release()  # an evaluation may be long: it is left for the next start
             if self.stop.signal is not None:
                 raise StepAbandoned
             evaluation = self._evaluation(self.evaluate, step)
             row = {**row, **evaluation}
-            score = evaluation["eval/score"]
-            better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
-            if better:
-                self.best_score, self.best_step = score, step
+            better = self._is_best(step, evaluation)
         self.stop.hold()
         self.run.metrics(step, row)
         if self.writer is not None:
@@ -137,8 +139,7 @@ class Session:
         self.mark = self._mark(step, state)
         if not last and self.ranks.max(int(self.clock.is_over(self.recipe.max_hours))):
             self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
-        # a signal may reach one process first: all of them stop after the same step
-        self.stop.signal = self.ranks.max(self.stop.signal or 0) or None
+        self._agree_to_stop()
         if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
             self._save(self.mark, better)
         if self.ranks.size == 1:  # a step of several processes is always finished: others would wait for this one
@@ -156,10 +157,17 @@ class Session:
     def keep_last_step(self) -> None:
         """Saves the last whole step, without what the step in progress has written."""
         if self.mark is not None and self.mark.step != self.saved:
-            self.run.cut_back(self.mark.sizes)
+            sizes = self.mark.sizes
+            self.ranks.on_first(lambda: self.run.cut_back(sizes))
             checkpoint.set_rng_state(self.mark.rng)
             self.optimizer.nonfinite_in_row = self.mark.nonfinite_in_row
             self._save(self.mark, better=False)
+        if self.writer is not None:
+            self.writer.finish()
+
+    def _agree_to_stop(self) -> None:
+        """A signal may reach one process first: all of them stop at the same place."""
+        self.stop.signal = self.ranks.max(self.stop.signal or 0) or None
 
     def stopped(self) -> RunStopped:
         """The end of a run that a signal stopped."""
@@ -168,6 +176,14 @@ class Session:
 
     def _continue(self) -> str:
         return way_on(self.run.directory, anew=self.saved is None and self.mark is None)
+
+    def _is_best(self, step: int, evaluation: Mapping[str, float]) -> bool:
+        """Whether the score is the highest so far, which it then becomes."""
+        score = evaluation["eval/score"]
+        better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
+        if better:
+            self.best_score, self.best_step = score, step
+        return better
 
     def _save(self, mark: Mark, better: bool) -> None:
         directory = self.run.directory

@@ -46,6 +46,7 @@ class Learner:
     runner: StepRunner[PolicyBatch]
     loss: Loss
     config: UpdateConfig
+    """Resolved."""
     reference: Policy | None = None
     """Frozen, or the policy with its adapters off; only when the loss charges a KL."""
     dump: Callable[[Sequence[PolicyBatch]], None] | None = None
@@ -62,6 +63,7 @@ def open_learner(
     ranks: Ranks = ONE,
 ) -> Learner:
     """The learner of a recipe's `loss` and `update` sections."""
+    update = update.resolved(loss)
     runner = StepRunner[PolicyBatch](policy, optimizer, update.tokens_per_micro_batch, update.shared_prefix, ranks)
     return Learner(runner, build_loss(loss), update, reference, dump)
 

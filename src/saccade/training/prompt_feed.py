@@ -23,11 +23,13 @@ class PromptFeed:
         rounds: int,
         template: str | None,
         num_steps: int,
+        system_prompt: str | None = None,
         ranks: Ranks = ONE,
     ) -> None:
         """`rounds` is the most that one step may request; each has its own place in the mixture's stream."""
         self._mixture, self._adapter, self._rounds = mixture, adapter, rounds
-        self._template, self._num_steps, self._ranks = template, num_steps, ranks
+        self._template, self._num_steps, self._system_prompt = template, num_steps, system_prompt
+        self._ranks = ranks
         self._ahead: tuple[int, Prefetch[tuple[Prompt, ...]]] | None = None
 
     def __call__(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
@@ -35,7 +37,7 @@ class PromptFeed:
 
     def one(self, step: int, number: int, n: int, place: int) -> Prompt:
         """The prompt at `place` of the round, whichever process it was shared out to."""
-        return prepare(self._adapter, self._draw(step, number, n)[place], self._template)
+        return self._prompt(self._draw(step, number, n)[place])
 
     def close(self) -> None:
         if self._ahead is not None:
@@ -51,7 +53,10 @@ class PromptFeed:
 
     def _prepare(self, step: int, number: int, n: int) -> tuple[Prompt, ...]:
         share = self._ranks.mine(self._draw(step, number, n))
-        return tuple(prepare(self._adapter, sample, self._template) for sample in share)
+        return tuple(self._prompt(sample) for sample in share)
 
     def _draw(self, step: int, number: int, n: int) -> list[Sample]:
         return self._mixture.draw(step * self._rounds + number, n)
+
+    def _prompt(self, sample: Sample) -> Prompt:
+        return prepare(self._adapter, sample, self._template, self._system_prompt)

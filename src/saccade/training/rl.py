@@ -34,8 +34,9 @@ from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
 from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
+from saccade.tasks.conversation import later_replies, turns_before
 from saccade.training.config import RLRecipe
-from saccade.training.group_metrics import group_metrics, truncated_share
+from saccade.training.group_metrics import glance, group_metrics, truncated_share
 from saccade.training.group_shares import GroupShares
 from saccade.training.heldout import build_heldout, right
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
@@ -182,12 +183,13 @@ class Trainer:
             )
         if metrics["update/skipped"]:
             log.warning("step %d: no update: %s", state.step + 1, why_no_update(collected.generated, metrics))
-        config, gap = self.recipe.update, metrics.get("sampler/gap_mean", 0.0)
-        if config.old_logprobs == "sampler" and gap > config.sampler_gap_limit:
+        config, gap = self.learner.config, metrics.get("sampler/gap_mean", 0.0)
+        limit = config.sampler_gap_limit or 0.0
+        if config.old_logprobs == "sampler" and gap > limit:
             log.warning(
                 "step %d: the engine's log-probs are %.3g nats a token from the trainer's, more than "
                 "update.sampler_gap_limit %g: ratios do not start from 1; set update.old_logprobs: recompute",
-                *(state.step + 1, gap, config.sampler_gap_limit),
+                *(state.step + 1, gap, limit),
             )
         return metrics
 
@@ -216,10 +218,10 @@ class Trainer:
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
         self.session.end_step(state.step, row, state.to_dict(), last=state.finished)
-        glance = {"reward": seen.get("reward/total", 0.0), "length": seen.get("length/mean", 0.0)}
+        shown = glance(seen)
         if self.session.best_score is not None:
-            glance["best"] = self.session.best_score
-        self.report(state.step, glance)
+            shown["best"] = self.session.best_score
+        self.report(state.step, shown)
 
 
 def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
@@ -248,7 +250,7 @@ def open_trainer(
     sources = [open_source(one) for one in recipe.data]
     if MATHEMATICS in check_rubrics(recipe, sources):
         math_pool.shared().warm_up()
-    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, ranks)
+    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine, stop))
@@ -256,7 +258,11 @@ def open_trainer(
         policy, schedule = session.policy, recipe.schedule
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         rounds = recipe.rollout.resample_rounds + 1
-        feed = PromptFeed(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps, ranks)
+        feed = PromptFeed(
+            *(mixture, policy.adapter, rounds, recipe.template, schedule.max_steps),
+            system_prompt=recipe.system_prompt,
+            ranks=ranks,
+        )
         stack.callback(feed.close)
         yield Trainer(
             recipe=recipe,
@@ -292,9 +298,16 @@ def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
     and for a row that names a missing reward, before any long work."""
     tasks: set[str] = set()
     for entry, source in zip(recipe.data, sources, strict=True):
+        unused = replaced = 0
         for sample in [source[0]] if entry.source == WORLD else source:
             tasks.add(sample.task)
             check_row(sample)
+            unused += later_replies(sample)
+            replaced += bool(recipe.system_prompt) and bool(turns_before(sample))
+        if unused:
+            log.warning("%s: %d replies of later turns are not used: RL asks the first question", source.name, unused)
+        if replaced:
+            log.warning("%s: the system turns of %d rows replace system_prompt", source.name, replaced)
     for stage in recipe.stages:
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
         for task in sorted(tasks):

@@ -119,13 +119,13 @@ def open_trainer(
     ranks.check_share(recipe.prompts_per_step, "prompts_per_step")
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
-    num_steps = recipe.num_steps or 0
+    num_steps, wording = recipe.num_steps or 0, (recipe.template, recipe.system_prompt)
     if draw is None:
-        examples = [one for file in recipe.data for one in read_examples(file, recipe.template)]
+        examples = [one for file in recipe.data for one in read_examples(file, *wording)]
         draw, num_prompts = draw_from(examples, recipe.seed)
         num_steps = recipe.num_steps or math.ceil((recipe.epochs or 0) * num_prompts / recipe.prompts_per_step)
-    heldout = [one for file in recipe.heldout for one in read_examples(file, recipe.template)]
-    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, ranks)
+    heldout = [one for file in recipe.heldout for one in read_examples(file, *wording)]
+    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     drawn = draw
     with ExitStack() as stack:

@@ -80,8 +80,7 @@ def _begin(run_dir: Path, policy: Policy, step: int) -> Path:
     fresh.mkdir()
     if policy.adapters is None:
         policy.model.config.save_pretrained(fresh)
-        for processor in policy.processors:
-            processor.save_pretrained(fresh)
+        policy.save_files(fresh)
     trainer = {"parameters": [name for name, _ in policy.trainable()], "rng": checkpoint.rng_state()}
     torch.save(trainer, fresh / checkpoint.TRAINER_FILE)
     return fresh
@@ -122,7 +121,7 @@ def restore(path: Path, policy: Policy, optimizer: GuardedOptimizer, whole: dict
             same = size == stepped.shape
             value = torch.zeros_like(stepped) if same else torch.zeros(size)
             steps.state[stepped][key] = state[entry] = value.detach()
-    read_shards(path, state)
+    read_shards(path, state, together=policy.shards is not None)
     steps.write_back()
 
 

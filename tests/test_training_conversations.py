@@ -1,0 +1,161 @@
+"""Runs on what people bring: thinking templates, system turns and conversations reach rewards and weights, or are said
+to be unused; a run's checkpoint is asked as the run asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from training_runs import rl_recipe, write_world
+
+from saccade import cli
+from saccade.base.tokenizer import CHAT_TEMPLATE
+from saccade.models.policy import resolve_path
+from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.training.rl import train as train_rl
+from saccade.training.sft import train as train_sft
+
+THINKS = CHAT_TEMPLATE.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def thinking_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged base behind a template that opens the thought."""
+    folder = tmp_path_factory.mktemp("thinking") / "base"
+    shutil.copytree(resolve_path("base"), folder)
+    (folder / "chat_template.jinja").write_text(THINKS)
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(*words: Any) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def strict_recipe(model: Path) -> dict[str, Any]:
+    return {
+        "kind": "rl",
+        "model": {"path": str(model), "device": "cpu"},
+        "data": [{"source": "world", "task": "compare"}],
+        "stages": [{"max_new_tokens": 48, "group_size": 4, "rubric": "hard"}],
+        "prompts_per_step": 4,
+        "num_steps": 1,
+        "optim": {"lr": 1e-5},
+    }
+
+
+def test_strict_rewards_are_earned_behind_a_template_that_opens_the_thought(thinking_base, tmp_path, capsys):
+    path = tmp_path / "think.yaml"
+    path.write_text(yaml.safe_dump(strict_recipe(thinking_base)))
+    assert run("check", path) == 0
+    assert "safe to train" in capsys.readouterr().out
+    train_rl(RLRecipe.model_validate(strict_recipe(thinking_base)), tmp_path / "run")
+    replies = rows(tmp_path / "run" / "rollouts.jsonl")
+    assert all(reply["text"].startswith("<think>") for reply in replies)
+    assert any(reply["reward"] == 1.0 for reply in replies)
+
+
+def conversation(folder: Path, name: str, *values: str, **more: Any) -> Path:
+    """One row, with roles in turn."""
+    Image.new("RGB", (56, 56), (200, 30, 30)).save(folder / "red.png")
+    turns = [{"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(values)]
+    path = folder / f"{name}.jsonl"
+    path.write_text(json.dumps({"id": "r", "image": "red.png", "conversations": turns, **more}) + "\n")
+    return path
+
+
+def learned(world: Path, out: Path, data: Path, **more: Any) -> dict[str, torch.Tensor]:
+    recipe = {
+        "model": {"path": str(world / "model"), "device": "cpu"},
+        "data": [{"source": "llava", "path": str(data), **more.pop("data", {})}],
+        "num_steps": 1,
+        "optim": {"lr": 1e-2},
+        **more,
+    }
+    train_sft(SFTRecipe.model_validate(recipe), out)
+    return load_file(out / "checkpoints" / "last" / "model.safetensors")
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(left[key], value) for key, value in right.items())
+
+
+def test_system_turns_and_later_turns_change_what_is_learned(world: Path, tmp_path: Path) -> None:
+    pairs = ("<image>How many?", "<answer>1</answer>", "Sure?", "Yes.")
+    first = conversation(tmp_path, "first", *pairs[:2])
+    both = conversation(tmp_path, "both", *pairs)
+    french = conversation(tmp_path, "french", *pairs[:2], system="Answer in French only.")
+    plain = learned(world, tmp_path / "1", first)
+    assert not equal(plain, learned(world, tmp_path / "2", both))
+    assert not equal(plain, learned(world, tmp_path / "3", french))
+    told = learned(world, tmp_path / "4", first, system_prompt="Answer in French only.")
+    assert equal(told, learned(world, tmp_path / "5", french))
+
+
+def test_rl_prompts_have_their_system_turn_and_unused_replies_are_said(world: Path, tmp_path: Path, caplog) -> None:
+    def prompts(name: str, **more: Any) -> list[str]:
+        pairs = ("<image>How many?", "1", "Sure?", "Yes.")
+        data = conversation(world, name, *pairs[: more.pop("turns", 2)], task="count", **more.pop("row", {}))
+        recipe = rl_recipe(world, data=[{"source": "vlm_r1", "path": str(data)}], num_steps=1, **more)
+        train_rl(recipe, tmp_path / name)
+        return sorted({row["prompt_id"] for row in rows(tmp_path / name / "rollouts.jsonl")})
+
+    plain = prompts("plain")
+    assert "later turns" not in caplog.text
+    assert prompts("later", turns=4) == plain
+    assert "1 replies of later turns are not used: RL asks the first question" in caplog.text
+    french = prompts("french", row={"system": "Answer in French only."})
+    assert french != plain and prompts("told", system_prompt="Answer in French only.") == french
+    assert "the system turns of" not in caplog.text
+    assert prompts("own", row={"system": "Answer in French only."}, system_prompt="Answer in Greek.") == french
+    assert "the system turns of 1 rows replace system_prompt" in caplog.text
+
+
+def test_check_counts_what_is_not_used_and_names_what_the_template_cannot_do(
+    world: Path, tmp_path: Path, capsys
+) -> None:
+    data = conversation(tmp_path, "talk", "<image>How many?", "<answer>1</answer>", "Sure?", "Yes.")
+    assert run("check", data, "--from", "llava", "--model", world / "model") == 0
+    assert "replies of later turns, which are not used: only the first question is asked: 1" in capsys.readouterr().out
+    model = shutil.copytree(world / "model", tmp_path / "model")
+    (model / "chat_template.jinja").write_text(THINKS)
+    recipe = {"kind": "sft", "model": {"path": str(model)}, "data": [{"source": "llava", "path": str(data)}]}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(recipe | {"num_steps": 1, "optim": {"lr": 1e-3}}))
+    assert run("check", tmp_path / "sft.yaml") == 1
+    out = capsys.readouterr().out
+    assert "opens <think>, and the reply has no thought to close it" in out and "not safe to train" in out
+
+
+def test_a_run_s_checkpoint_is_asked_as_the_run_asked_and_that_is_said(world: Path, tmp_path: Path, capsys) -> None:
+    recipe = rl_recipe(world, num_steps=1, template="vlm_r1", system_prompt="Look first.")
+    train_rl(recipe, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "last"
+    capsys.readouterr()
+    said = f"as in the run {tmp_path / 'run'}: template vlm_r1, its system prompt"
+    picture = world / "0.png"
+    assert run("predict", "--model", checkpoint, "--max-new-tokens", 2, "--draw", tmp_path / "d.png", picture, "?") == 0
+    assert said in capsys.readouterr().err
+    words = (f"model={checkpoint}", "data=[{source: vlm_r1, path: " + str(world / "data.jsonl") + "}]")
+    assert run("eval", *words, f"out={tmp_path / 'eval'}", "decoding.max_new_tokens=2") == 0
+    assert said in capsys.readouterr().err
+    written = yaml.safe_load((tmp_path / "eval" / "config.yaml").read_text())
+    assert (written["template"], written["system_prompt"]) == ("vlm_r1", "Look first.")
+    assert run("eval", *words, f"out={tmp_path / 'bare'}", "decoding.max_new_tokens=2", "template=bare") == 0
+    assert "as in the run" not in capsys.readouterr().err
