@@ -23,7 +23,7 @@ from saccade.cli.runs import restarted
 from saccade.training.config import RLRecipe
 from saccade.training.examples import Example
 from saccade.training.group_shares import TOLERANCE, balanced
-from saccade.training.loop import check_shard
+from saccade.training.opening import check_shard
 from saccade.training.ranks import ONE, Ranks
 from saccade.training.sft import share_of
 

@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from saccade.config import dump
 from saccade.disk import writing
 from saccade.models.config import ShardConfig
-from saccade.models.lora import fingerprint
-from saccade.models.policy import Policy, base_path, resolve_path
+from saccade.models.policy import Policy
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
-from saccade.runs.environment import describe, versions
+from saccade.runs.environment import describe
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
@@ -29,6 +27,7 @@ from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import go_back, load_checkpoint
+from saccade.training.opening import check_agreement, log_file
 from saccade.training.optim import GuardedOptimizer, TrainingStopped, build_optimizer
 from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.resuming import START, Resume, find, prepare
@@ -297,43 +296,6 @@ def open_session(
             raise TrainingStopped(f"{error}; {go_back(run_dir, recipe.model)}") from None
         if session.writer is not None:
             session.writer.finish()
-
-
-def check_agreement(recipe: Recipe, data_hash: Mapping[str, str], ranks: Ranks) -> None:
-    """ValueError when processes differ in what they train, and for options of sharding without several processes."""
-    check_shard(recipe, ranks)
-    if ranks.size > 1:
-        weights = fingerprint(base_path(resolve_path(recipe.model.path)))
-        facts = {"recipe": dump(recipe), "data": dict(data_hash), "weights": weights, "package versions": versions()}
-        ranks.agree(facts)
-
-
-def check_shard(recipe: Recipe, ranks: Ranks) -> None:
-    """ValueError for options of sharding without several processes to share the model."""
-    if ranks.size == 1 and recipe.shard != ShardConfig():
-        raise ValueError(
-            "shard: got options for several processes, but there is one; start several with "
-            "'torchrun --nproc-per-node N -m saccade ...' or 'saccade launch', or remove shard"
-        )
-
-
-@contextmanager
-def log_file(run_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """The log lines of each of several processes in `RUN/logs/process-N.log`; those of the first also where they go
-    anyway."""
-    if ranks.size == 1:
-        yield
-        return
-    path = run_dir / "logs" / f"process-{ranks.rank}.log"
-    path.parent.mkdir(exist_ok=True)
-    handler, logger = logging.FileHandler(path, encoding="utf-8"), logging.getLogger("saccade")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
 
 
 def whole(run_dir: Path) -> str:
