@@ -135,7 +135,8 @@ def join() -> Ranks:
             backend = "cpu:gloo,cuda:nccl"
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
         # torchrun keeps its store when it starts the processes again, and with it the addresses of those that ended
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]  # public, but not in __all__
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         atexit.register(dist.destroy_process_group)
     return Ranks(dist.get_rank(), dist.get_world_size())
