@@ -30,7 +30,8 @@ from saccade.rollout.config import Sampling
 from saccade.rollout.engine import open_engine
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import Prompt
-from saccade.training.config import OptimConfig, RLRecipe, UpdateConfig
+from saccade.training import sft
+from saccade.training.config import OptimConfig, RLRecipe, SFTRecipe, UpdateConfig
 from saccade.training.examples import EncodedUnit
 from saccade.training.loop import Session
 from saccade.training.optim import GuardedOptimizer, build_optimizer
@@ -392,6 +393,26 @@ def running(world: World) -> dict[str, Any]:
     return {}
 
 
+def fine_tuning(world: World) -> dict[str, Any]:
+    """A whole SFT run, whose steps the processes share out; the test compares its metrics with those of one process."""
+    sft.train(examples_recipe(world.folder), world.folder / "sft")
+    return {}
+
+
+def examples_recipe(folder: Path) -> SFTRecipe:
+    """Five prompts a step, so that shares differ."""
+    return SFTRecipe.model_validate(
+        {
+            "model": {"path": str(folder / "model"), "device": "cpu", "train": ALL},
+            "data": [{"source": "vlm_r1", "path": str(folder / "data.jsonl"), "reply": "gold"}],
+            "num_steps": 3,
+            "prompts_per_step": 5,
+            "optim": {"lr": 1e-3},
+            "checkpoint": {"every": 3, "keep": 1},
+        }
+    )
+
+
 def run_recipe(folder: Path, steps: int = 4) -> RLRecipe:
     held_out = {"source": "vlm_r1", "path": str(folder / "data.jsonl")}
     return rl_recipe(
@@ -428,6 +449,7 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     ),
     "rl_lora_kl": lambda w: reinforced(w, uneven, silent={3}, loss={"kl_coef": 0.1}, lora={"rank": 4, "alpha": 8}),
     "rl_full": lambda w: reinforced(w, halves, train=ALL),
+    "rl_projector_only": lambda w: reinforced(w, uneven, train=("projector",)),
     "rl_no_signal_on_a_rank": lambda w: reinforced(w, uneven, silent={3}, train=ALL),
     "rl_text_only_rank": lambda w: reinforced(w, uneven, texts=1, pictures=3, train=ALL),
     "averaged_layers": averaged_layers,
@@ -435,6 +457,7 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "generating": generating,
     "saving": saving,
     "running": running,
+    "fine_tuning": fine_tuning,
     "families": families,
     "copied": copied,
     "half_precision": half_precision,

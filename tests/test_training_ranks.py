@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from families import FAMILIES
-from ranks_worker import LAWS, adapter_recipe, run_recipe
+from ranks_worker import LAWS, adapter_recipe, examples_recipe, run_recipe
 from training_runs import write_world
 
-from saccade.training import rl
+from saccade.training import rl, sft
 
 HERE = Path(__file__).parent
 FAST = (
@@ -28,6 +28,7 @@ FAST = (
     "generating",
     "saving",
     "running",
+    "fine_tuning",
 )
 """Measured in `make test`; the others are slow."""
 EXACT = 1e-6
@@ -66,6 +67,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     folder = write_world(tmp_path_factory.mktemp("ranks"))
     process = torchrun(folder, FAST)
     rl.train(run_recipe(folder), folder / "one")
+    sft.train(examples_recipe(folder), folder / "sft-one")
     wait(process)
     return Measured(folder)
 
@@ -144,6 +146,10 @@ def assert_same_numbers(ours: Path, one: Path) -> None:
     for name in ("rollouts", "groups"):
         a, b = ([row | {"run": "", "logprobs": []} for row in rows(at / f"{name}.jsonl")] for at in (ours, one))
         assert a == b
+    assert_same_metrics(ours, one)
+
+
+def assert_same_metrics(ours: Path, one: Path) -> None:
     for a, b in zip(rows(ours / "metrics.jsonl"), rows(one / "metrics.jsonl"), strict=True):
         assert a.keys() - b.keys() <= {"time/gather_s"}
         for key in b.keys() - {"stage", "tokens/per_s", "memory/peak_mb", "update/micro_batches"}:
@@ -162,6 +168,11 @@ def test_a_run_of_two_processes_writes_the_records_of_one(measured: Measured) ->
         p.name for p in (one / "images").iterdir()
     )
     assert (run / "checkpoints" / "last").resolve().name == "step-000004"
+
+
+def test_fine_tuning_of_two_processes_has_the_metrics_of_one(measured: Measured) -> None:
+    assert len(rows(measured.folder / "sft" / "metrics.jsonl")) == 3
+    assert_same_metrics(measured.folder / "sft", measured.folder / "sft-one")
 
 
 def test_one_process_resumes_what_two_began(measured: Measured, tmp_path: Path) -> None:
