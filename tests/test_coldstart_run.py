@@ -302,12 +302,12 @@ def test_a_description_with_only_reasoning_is_an_empty_reply(tmp_path: Path) -> 
     assert "only reasoning" in row["detail"]
 
 
-def test_a_reply_with_a_lone_surrogate_is_kept_and_written(tmp_path: Path) -> None:
+def test_half_of_a_surrogate_pair_in_a_reply_is_replaced_and_the_row_is_written(tmp_path: Path) -> None:
     raw = b'{"model":"m","choices":[{"message":{"content":"<think>odd \\ud800</think><answer>3</answer>"}}]}'
     with chat_server(lambda number, request: Answer(raw=raw)) as server:
         run(chat_recipe(tmp_path, server.url, n=1))
     (row,) = lines(tmp_path / "set" / "train.jsonl")
-    assert row["response"] == "<think>odd \ud800</think><answer>3</answer>"
+    assert row["response"] == "<think>odd ?</think><answer>3</answer>"
 
 
 def test_unusable_rows_are_counted_by_reason(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +10,11 @@ import pytest
 import yaml
 from families import family
 from PIL import Image
-from transformers import Qwen3VLConfig
 
-from benchmarks.gpu_model import config_of
+from benchmarks.hardware import ALL, CARDS, TOO_LARGE, planned, table
 from saccade.cli.options import load_recipe
-from saccade.planning.flops import ModelShape
-from saccade.planning.plan import plan
-from saccade.planning.stages import Setting
 from saccade.training import rl, sft
 from saccade.training.config import SFTRecipe
-
-IMAGES = {"refer": 400, "detect": 400, "gui_defect": 1296}
-"""Task -> visual tokens of one image: photographs of 640 x 480 pixels, screenshots of a megapixel."""
-CARDS = {
-    "vlm_r1_rec_3b_lora": ("3b", 24, "refer"),
-    "vlm_r1_ovd_3b_lora": ("3b", 24, "detect"),
-    "vlm_r1_gui_3b_lora": ("3b", 24, "gui_defect"),
-    "qwen3_vl_8b_qlora": ("qwen3 8b", 24, "count"),
-    "vision_r1_7b_sft_lora": ("7b", 80, "count"),
-    "vision_r1_7b_lora": ("7b", 80, "count"),
-}
-"""Recipe -> model, GB of the card that it names, and a task like its own."""
-TOO_LARGE = {"vision_r1_7b_zero": ("7b", 80, "count"), "vision_r1_7b_long": ("7b", 80, "count")}
-"""Recipes that say that they do not fit."""
-ALL = CARDS | TOO_LARGE
-
-
-@lru_cache
-def shape(model: str) -> ModelShape:
-    if model != "qwen3 8b":
-        return ModelShape.from_config(config_of(model))
-    text = {"hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8}
-    text |= {"head_dim": 128, "intermediate_size": 12288, "vocab_size": 151936}
-    vision = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16, "out_hidden_size": 4096}
-    return ModelShape.from_config(Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False))
-
-
-def planned(name: str, *overrides: str) -> Any:
-    model, memory_gb, task = ALL[name]
-    images = (IMAGES.get(task, 1024),) * (2 if task == "gui_defect" else 1)
-    return plan(load_recipe(name, list(overrides)), shape(model), Setting(images, memory_gb=memory_gb))
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -65,6 +29,11 @@ def test_a_recipe_that_says_it_does_not_fit_fits_with_adapters(name: str) -> Non
     assert not planned(name).fits
     lora = ["model.train=[]", "model.lora={rank: 64, alpha: 128}", "rollout.engine.max_rows=16"]
     assert planned(name, *lora, "update.tokens_per_micro_batch=18000").fits
+
+
+@pytest.mark.parametrize("page", ["docs/recipes.md", "README.md"])
+def test_the_table_of_cards_is_what_the_plan_predicts_now(page: str) -> None:
+    assert table() in Path(page).read_text(), "write it anew: python -m benchmarks.hardware"
 
 
 ANSWERS: dict[str, Any] = {

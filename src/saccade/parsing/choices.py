@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from saccade.parsing.claim_words import EVASIVE
 from saccade.parsing.markup import LONGEST, fold, plain
 from saccade.parsing.reading import Reading, found
 
@@ -31,7 +32,7 @@ _MENTION = re.compile(
     r"(?<![A-Za-z0-9'\\=+^_-])(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?![A-Za-z0-9=+*^_]|'[a-z]))[)\]}>\"'*]*"
 )
 _ARTICLE = re.compile(
-    r"\s(?!(?:is|was|are|seems|looks|appears|because|since|as|or|and|nor|but|not|would|must|can|it|for|per|to|through|in|so|with|"
+    r"\s(?!(?:is|was|are|seems|looks|appears|because|since|as|or|and|nor|but|not|would|must|can|it|for|per|to|through|in|so|with|if|when|"
     r"by|isn't|remains|works|fits|holds)\b)[a-z]"
 )
 _DENIED_BEFORE = re.compile(
@@ -52,6 +53,7 @@ _RIGHT_AFTER = re.compile(
     re.I,
 )
 _DESCRIBED = re.compile(r"\s?(?:is|are|was|has|have|shows?)\s\w", re.I)
+_CONDITION = re.compile(r"\s(?:if|when|assuming|provided|unless|otherwise)\b", re.I)
 _JOIN = re.compile(
     r"(?:[\s,;/&、?()\[\]*\"']|\b(?:or|and|nor|maybe|perhaps|possibly|option|choice|to|through)\b|或者?|和|与|及)*",
     re.I,
@@ -259,6 +261,9 @@ def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     """The one letter that is named and not denied: behind the last cue, else anywhere."""
     everything = _groups(text, allowed)
     groups = [group for group in everything if not group.denied]
+    cases = {letter for group in groups if _CONDITION.match(text, group.end) for letter in group.letters}
+    if EVASIVE.search(text) or len(cases) > 1:
+        return "hedged" if groups else None
     strong = [group for group in groups if group.strong]
     if strong:
         return _only(text, strong[-1], texts)

@@ -75,7 +75,9 @@ close to, near, within, before, until, prior to, question, step, figure, fig\.?,
 eq\.?, section,
 problem, exercise, room, gate, lesson, (?:number|one|day|month|year) after, adds?, adding, subtract(?:s|ing)?,
 (?:divid|multipl)(?:e|y|ed|ying|ing)(?: it)? by, divisible by,
-factor of, (?:answer|result) has"""
+factor of, (?:answer|result) has, (?:(?:end|start|beginn)ing|(?:it|number) (?:end|start|begin)s) (?:in|with)(?: an?)?,
+(?:contains?|containing|has|with) (?:an?|the) digit,
+rhymes with, bigger than, one of(?: the)?, (?:shirt|jersey|player|room|bus|house|flight|route|with|in the) number"""
 _OPERATORS = (
     r"(?:(?:square |cube |cubic |fourth |nth )?root|reciprocal|inverse|opposite|negation|negative|cube|square|"
     r"log(?:arithm)?|absolute value|(?:co)?sine|tangent|factorial|complement|multiple|power|percent|derivative|"
@@ -128,6 +130,16 @@ MATH_WORDS = {
     *("arcsin", "arccos", "arctan", "cup", "cap", "in", "pm", "le", "ge", "leq", "geq", "cdot", "times", "infinity"),
     *("gcd", "lcm", "max", "min", "deg", "am"),
 }
+EVASIVE = re.compile(
+    r"\b(?:another|second|third|fourth|alternative)\s(?:possible\s|valid\s)?answer\s?(?:is|was|could be|would be|:)|"
+    r"(?:^|[.;,:!]\s{0,3}|\band\s)(?:otherwise|or else|else|if (?:not|so))\b(?!.{0,60}\b(?:would|could)\b)"
+    r"[^.;]{0,60}[\w$}]|"
+    r"\b(?:no idea|g[ia]ve up|(?:do not|don't|cannot|can't|could not|couldn't|unable to|impossible to) "
+    r"(?:know|tell|say|determine|answer))\b"
+    r"(?!.{0,300}\b(?:but|yet|however|answer|so|thus|hence|guess|think|believe|estimate)\b)",
+    re.I | re.DOTALL,
+)
+"""One answer of several, the other case of a condition, or a refusal: whatever value follows is not claimed."""
 CODE = re.compile(
     r"\bprint\s?\(|^[ \t]*(?:import|from)\s+[a-z]|\bdef\s+\w{1,40}\(|^[ \t]*return\s|\bmath\.[a-z]", re.MULTILINE
 )

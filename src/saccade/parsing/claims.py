@@ -17,6 +17,7 @@ from saccade.parsing.claim_words import (
     CORRECTION,
     CUE,
     DENIED,
+    EVASIVE,
     EXPLAINED,
     FILLER,
     FORMULA,
@@ -86,6 +87,8 @@ def read_claim(text: str) -> Claim:
         return Claim((), "code", "code")
     if is_bare(text):
         return _bare(text)
+    if EVASIVE.search(text):
+        return Claim((), "hedged", "hedged")
     sentences = split_sentences(text)
     found = [(place, one) for place, sentence in enumerate(sentences) if (one := _sentence(sentence)) is not None]
     if not found:

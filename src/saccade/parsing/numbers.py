@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from saccade.parsing.claim_words import BOUND, CODE, DENIED, NEGATED, OPERAND, words
+from saccade.parsing.claim_words import BOUND, CODE, DENIED, EVASIVE, NEGATED, OPERAND, words
 from saccade.parsing.markup import LONGEST, plain
 from saccade.parsing.number_words import MAGNITUDES, chinese_number, english_number, leading_number
 from saccade.parsing.reading import Reading, found
@@ -25,7 +25,7 @@ _NUMBER = re.compile(
     re.I,
 )
 _SPACED = re.compile(r"(?<=\d)(?:\\[!,;: ]|\{,\}|[ '\u2009\u202f])(?=\d{3}(?!\d))")
-_FIGURE = re.compile(r"(?:=|\banswer\b[^-+0-9.\\]{0,20}|\bis\b\s*:?|答案(?:是|为)?\s*:?)\s*(?=[-+.\d\\])", re.I)
+_FIGURE = re.compile(r"(?:=|\banswer\b[^-+0-9.\\]{0,20}|\bis\b\s*:?|答案(?:是|为)?\s*:?)\s*(?=[-+\d\\]|\.\d)", re.I)
 _EXPRESSION = re.compile(r"\\sqrt|√|\\pi(?![a-z])|π|\d\s?pi\b|\\log|\\sin|\\cos|\\tan")
 _RAISED = re.compile(r"\)?\s?\^|[xX_][\da-fA-F]")
 _DEGREES = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree|\\circ")
@@ -51,7 +51,13 @@ _PART = re.compile(
 )
 """Follows a number that is only part of what is said."""
 _ATTACHED = re.compile(r"[A-Za-z]+")
-_ASSIGNMENTS = re.compile(r"^[ \t]*\w{1,40}[ \t]*=[^=\n]{0,200}\n[ \t]*\w{1,40}[ \t]*=", re.MULTILINE)
+_ASSIGNMENTS = re.compile(
+    r"^[ \t]*\w{1,40}[ \t]*=[^=\n;]{0,200}[\n;][ \t]*\w{1,40}[ \t]*=|=\s?(?:True|False)\b", re.MULTILINE
+)
+_COUNTED = re.compile(
+    r"(?<![\d.,]\s)(?<![\d.,])1,\s2(?:,\s\d{1,3}){1,98}(?=[.;!]\s+(?:There|So|The|That|In|Total|Answer|I)\b|,\sso\s)"
+)
+"""'1, 2, 3, 4' in front of the sentence that says how many there are."""
 _HALF = re.compile(r"\s*and\s+a\s+half\b", re.I)
 _WORDS_SAID = re.compile(
     r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))",
@@ -76,7 +82,8 @@ class Quantity:
 def read_number(text: str) -> float | None:
     """The number that an answer gives, or None when it gives none or several different ones.
 
-    A number counts only when it is what is said: 'not 7', 'half of 7', '7!', 'at least 7', '7x' and programs give none.
+    A number counts only when it is what is said: 'not 7', 'half of 7', '7!', 'at least 7', '7x', 'another answer is 7'
+    and programs give none.
     Reads thousands separators, decimals, exponents, fractions (3/4, \\frac{3}{4}), mixed numbers, units, degrees, a
     percent sign (50% reads as 50), number words and Chinese numerals when nothing else is there, and the number after
     'answer is' or the last '='. What needs working out (roots, powers but those of ten, pi, 3:4) is no number here.
@@ -109,6 +116,9 @@ def parse_quantity(text: str) -> Reading[Quantity]:
         return Reading(None, reason="nothing")
     if CODE.search(text) or _ASSIGNMENTS.search(text):
         return Reading(None, reason="code")
+    if EVASIVE.search(text):
+        return Reading(None, reason="hedged")
+    text = _COUNTED.sub(_counted, text)
     if not text[0].isdigit() and (spelled := _in_words(text)) is not None:
         return found(spelled, "words")
     cues = [m.end() for m in _FIGURE.finditer(text)]
@@ -130,6 +140,12 @@ def parse_quantity(text: str) -> Reading[Quantity]:
     if number is None:
         return Reading(None, reason="not a finite number")
     return found(_with_tail(number, text, said[0].end()), "after a cue" if cues else "digits")
+
+
+def _counted(run: re.Match[str]) -> str:
+    """Nothing for a run that counts up from one; any other list as it is."""
+    numbers = [int(number) for number in run[0].split(",")]
+    return "" if numbers == list(range(1, len(numbers) + 1)) else run[0]
 
 
 def _denied(text: str, number: re.Match[str]) -> bool:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from saccade.parsing.claims import last_claim
+from saccade.parsing.numbers import read_number
 from saccade.parsing.reading import Reading, found
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -102,10 +103,36 @@ def read_boxed(text: str) -> str | None:
 
 def read_all_boxed(text: str) -> list[str]:
     r"""Insides of all `\boxed{...}` that hold no other one, in order. Linear in the length of the text."""
+    return [text[start:end].strip() for start, end in _inner_spans(text)]
+
+
+def _inner_spans(text: str) -> list[tuple[int, int]]:
     spans = sorted(_boxed_spans(text))
     starts = [start for start, _ in spans[1:]] + [len(text)]
-    inner = [span for span, following in zip(spans, starts, strict=True) if following >= span[1]] if spans else []
-    return [text[start:end].strip() for start, end in inner]
+    return [span for span, following in zip(spans, starts, strict=True) if following >= span[1]] if spans else []
+
+
+def _joined_boxes(text: str) -> str | None:
+    r"""As `read_boxed`, with the boxes in front that 'or', 'and', a comma or a slash joins to the last one."""
+    spans = _inner_spans(text)
+    if not spans:
+        return None
+    first, gaps = len(spans) - 1, []
+    while first > 0:
+        gap = text[spans[first - 1][1] : text.rindex("\\", 0, spans[first][0])]
+        if len(gap) > 60 or not _BOX_JOIN.fullmatch(gap) or not re.search("[a-z,;/]", gap):
+            break
+        first -= 1
+        gaps.append(gap)
+    values = [text[start:end].strip() for start, end in spans[first:]]
+    numbers = {read_number(value) for value in values}
+    if len(set(values)) == 1 or (len(numbers) == 1 and None not in numbers):
+        return values[-1]
+    either = re.search("or|maybe|perhaps|possibly|alternatively|/", " ".join(gaps))
+    return (" or " if either else ", ").join(values)
+
+
+_BOX_JOIN = re.compile(r"(?:[}$ \t()\[\]\\.,;/*]|\b(?:or|and|else|either|maybe|perhaps|possibly|alternatively)\b)*")
 
 
 def _boxed_spans(text: str) -> list[tuple[int, int]]:
@@ -156,7 +183,7 @@ def parse_final(text: str) -> Reading[str]:
     boxed = read_boxed(said)
     if boxed is None and said is not rest:
         return found(said if said[0] in "`[{" else said.partition("\n\n")[0].strip("* "), "final answer line")
-    boxed = read_boxed(rest) if boxed is None else boxed
+    boxed = _joined_boxes(said if boxed is not None else rest)
     return found(boxed, "boxed") if boxed is not None else found(last_claim(rest), "rest")
 
 
