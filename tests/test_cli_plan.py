@@ -46,15 +46,30 @@ def test_a_recipe_that_does_not_fit_fails_only_when_checked(qwen: Path, capsys: 
     assert run(*words, "--check") == 1
 
 
-def test_several_gpus_are_not_possible_today(qwen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "plan.json"
-    words = ("plan", "vlm_r1_rec_3b", f"model.path={qwen}", "--memory", 400, "--json", out, "--completion-tokens", 256)
-    reason = "--gpus 8: training on several GPUs is not supported; this plan is for one"
+def test_several_gpus_share_what_one_cannot_hold(qwen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("plan", "vlm_r1_rec_3b", f"model.path={qwen}", "--completion-tokens", 256, "--check")
+    assert run(*words) == 1
+    capsys.readouterr()
     assert run(*words, "--gpus", 8) == 0
-    assert capsys.readouterr().out.count(reason) == 2
-    assert reason in json.loads(out.read_text())["assumptions"]
-    assert run(*words, "--gpus", 8, "--check") == 1
-    assert run(*words, "--gpus", 1, "--check") == 0
+    captured = capsys.readouterr().out
+    assert "8 GPUs, 8 to a node: every number is that of the busiest GPU" in captured
+    assert "main: waiting for others" in captured
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--gpus", "64"), "prompts_per_step is 16, but there are 64 GPUs"),
+        (("--gpus", "8", "shard.replicate=3"), "shard.replicate: got 3 for 8 GPUs"),
+        (("--gpus", "8", "optim.kind=adamw_8bit"), "optim.kind 'adamw_8bit': its state is not sharded"),
+        (("shard.cpu_offload=true",), "shard: got options for several GPUs, but --gpus is 1"),
+    ],
+)
+def test_what_several_gpus_refuse_is_refused_by_the_plan(
+    qwen: Path, words: tuple[str, ...], expected: str, capsys
+) -> None:
+    assert run("plan", "vlm_r1_rec_3b", f"model.path={qwen}", *words) == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_a_recipe_is_read_before_anything_heavy_is_imported() -> None:

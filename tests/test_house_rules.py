@@ -209,9 +209,11 @@ def own_parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
 
 
 def reads_environment(node: ast.AST) -> bool:
-    """Handing the environment on to a child process, or setting it, is no reading."""
+    """Handing the environment on to a child process, or setting it, is no reading; nor is what torchrun says about a
+    process that it started."""
     if isinstance(node, ast.Call):
-        return ast.unparse(node.func) in ("os.environ.get", "os.getenv")
+        reads = ast.unparse(node.func) in ("os.environ.get", "os.getenv")
+        return reads and not ast.unparse(node.args[0]).startswith("'TORCHELASTIC_")
     looked_up = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load)
     return looked_up and ast.unparse(node.value) == "os.environ"
 

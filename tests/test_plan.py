@@ -24,9 +24,10 @@ from saccade.models.policy import load_policy
 from saccade.planning import flops
 from saccade.planning.flops import ModelShape, RowLengths, decode_flops, prefill_flops, training_flops
 from saccade.planning.inputs import read_config, visual_tokens
-from saccade.planning.memory import Work, kv_bytes, memory, rows_that_fit, state, total, tower_room
+from saccade.planning.memory import kv_bytes, memory, rows_that_fit, state, total, tower_room
 from saccade.planning.plan import Plan, candidates, overrides, plan
 from saccade.planning.stages import Setting, StagePlan, stage_steps, stages_of, step_flops, works
+from saccade.planning.work import Work
 from saccade.rollout.fixed_slots import FixedSlots, Limits
 from saccade.rollout.graphs import Graphs
 from saccade.rollout.slots import Slots

@@ -21,6 +21,7 @@ from saccade.cli import (
     demo,
     export,
     grade,
+    launch,
     plan,
     predict,
     report,
@@ -46,6 +47,7 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "sft": sft.sft,
     "rl": rl.rl,
     "resume": resume.resume,
+    "launch": launch.launch,
     "eval": eval_verb.evaluate,
     "grade": grade.grade,
     "report": report.report,
@@ -59,6 +61,9 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
 """A verb: a function with typer annotations, or a `typer.Typer` where it has subcommands. Modules of verbs import
 heavy packages inside their functions, so that `saccade --help` responds at once."""
 
+ON_SEVERAL = ("rl", "sft", "resume")
+"""Verbs that several processes of torchrun can share."""
+
 EXPECTED = (ValueError, OSError, FloatingPointError)
 """Errors that the user can fix (the last: weights that overflow): shown as one line. Anything else is a bug and
 keeps its traceback."""
@@ -70,8 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.excepthook = print_traceback
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
+    rank = os.environ.get("RANK", "0")
     try:
-        with _log_lines():
+        _refuse_several(arguments)
+        with _log_lines(quiet=rank != "0"):
             build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
     except RunStopped as stopped:
         echo(f"saccade: {stopped}", err=True)
@@ -81,15 +88,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     except EXPECTED as error:
         if debug:
             raise
-        echo(f"saccade: {error}", err=True)
+        echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {error}", err=True)
         sys.exit(2)
 
 
+def _refuse_several(arguments: Sequence[str]) -> None:
+    """ValueError when torchrun started several processes of a verb that is for one."""
+    size, verb = int(os.environ.get("WORLD_SIZE", "1")), next((a for a in arguments if not a.startswith("-")), "")
+    if size > 1 and verb in VERBS and verb not in ON_SEVERAL:
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(2)
+        raise ValueError(
+            f"'{verb}' runs in one process, but torchrun started {size}; start it without torchrun "
+            f"(several processes can share {', '.join(ON_SEVERAL)})"
+        )
+
+
 @contextmanager
-def _log_lines() -> Iterator[None]:
-    """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs."""
+def _log_lines(quiet: bool = False) -> Iterator[None]:
+    """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs; of all
+    but the first of several processes only errors."""
     handler, log = logging.StreamHandler(), logging.getLogger("saccade")
     handler.setFormatter(SafeFormatter("%(message)s"))
+    handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
-from saccade.cli.terminal import echo, echo_whole
+from saccade.cli.terminal import echo_whole
 from saccade.config import ConfigError, dump, kind
 from saccade.disk import write_text
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs; training supports one today.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs that share the run.")] = 1,
+    node_gpus: Annotated[int, typer.Option(min=1, help="GPUs of one node.")] = 8,
+    link_gbs: Annotated[float, typer.Option(min=0.001, help="GB/s of one GPU to others of its node.")] = 450.0,
+    network_gbs: Annotated[float, typer.Option(min=0.001, help="GB/s of the network for each GPU.")] = 50.0,
     memory: Annotated[float, typer.Option(min=0.001, help="Memory of one GPU in GB.")] = 80.0,
     headroom: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the memory to keep free.")] = 0.1,
     image: Annotated[
@@ -49,9 +52,7 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the plan to this file.")
     ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Exit with status 1 when the recipe does not fit, or --gpus is above 1.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 when the recipe does not fit.")] = False,
     print_config: PrintConfig = False,
 ) -> None:
     """Predict parameters, operations, memory and time of an RL or SFT recipe from the model's config.json."""
@@ -71,6 +72,7 @@ def plan(
     from saccade.planning import plan as planning  # imports torch, which an invalid recipe should not have to wait for
     from saccade.planning.inputs import read_config, read_shape
     from saccade.planning.inputs import visual_tokens as count
+    from saccade.planning.shards import Links
 
     model, directory = read_config(config.model.path)
     tokens, origin = visual_tokens or 0, ""
@@ -85,15 +87,14 @@ def plan(
         utilization=utilization,
         peak_tflops=peak_tflops,
         memory_tbs=memory_tbs,
+        gpus=gpus,
+        links=Links(node_gpus, link_gbs, network_gbs),
     )
-    several = f"--gpus {gpus}: training on several GPUs is not supported; this plan is for one" if gpus > 1 else ""
-    found = planning.plan(config, read_shape(model), setting, *filter(None, (origin, several)))
+    found = planning.plan(config, read_shape(model), setting, *filter(None, (origin,)))
     if out is not None:
         write_text(out, json.dumps(found.to_dict(), indent=1) + "\n")
     show(found, Console(width=120, soft_wrap=True))
-    if several:
-        echo(several)
-    if check and (several or not found.fits):
+    if check and not found.fits:
         raise typer.Exit(1)
 
 
@@ -168,7 +169,7 @@ def parameter_table(found: Plan) -> Table:
 
 def stage_table(found: Plan) -> Table:
     names = ("steps", "groups", "G", "tokens", "decode steps", "micro-batch", "peak GB", "in", "step", "stage")
-    table = _table("Stages", "", *names)
+    table = _table("Stages" if found.setting.gpus == 1 else "Stages, one GPU", "", *names)
     for stage in found.stages:
         whole = duration(stage.step_seconds * stage.steps) if stage.steps else "-"
         shape = f"{stage.micro_batches} x {stage.packed_row:,}"
@@ -184,6 +185,8 @@ def flops_table(found: Plan) -> Table:
         for phase, ops in stage.flops.items():
             parts = (ops.vision, ops.projector, ops.language, ops.attention, ops.head, ops.total)
             table.add_row(f"{stage.name}: {phase}", *(tera(part) for part in parts), seconds_of(stage, phase, found))
+        if "communication" in stage.seconds:
+            table.add_row(f"{stage.name}: waiting for others", *[""] * 6, duration(stage.seconds["communication"]))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,32 @@ def run_dir(out: Path | None, recipe: str) -> Path:
     return out if out is not None else Path("runs") / Path(recipe).stem
 
 
-def run_and_print(train: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-    """Trains until the end or until a signal stops it, and prints the result."""
+def restarted(folder: Path) -> bool:
+    """Whether torchrun or SLURM started this process again and the run exists, so that it must resume."""
+    counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count not in ("", "0") for count in counts) and (folder / "config.yaml").is_file()
+
+
+def where_to_resume(folder: Path) -> Any:
+    """After the last checkpoint, or at the start when the job was lost before the first."""
+    from saccade.training.resuming import START, Resume
+
+    return Resume() if any((folder / "checkpoints").glob("step-*")) else Resume(START)
+
+
+def run_and_print(train: Callable[..., Any], config: Any, folder: Path, **options: Any) -> None:
+    """Trains until the end or until a signal stops it, and prints the result. A job that was started again resumes."""
+    if restarted(folder):
+        options = {"resume": where_to_resume(folder)} | options
     with Stop().listening() as stop:
-        result = train(*arguments, **options, stop=stop)
+        result = train(config, folder, **options, stop=stop)
     print_result(result)
 
 
 def print_result(result: Any) -> None:
-    """Prints a `saccade.training.loop.RunResult`, and the steps without an update."""
+    """Prints a `saccade.training.loop.RunResult`, and the steps without an update; one of several processes does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     echo(f"{result.directory}: {result.step} steps done")
     if result.best_step == 0:
         echo(f"best: the starting model, score {result.best_score:.4g}; no checkpoint was better")

@@ -122,6 +122,16 @@ class ModelConfig(Config):
             raise ValueError("model.quantize: 4-bit weights cannot train; add model.lora, or remove quantize")
 
 
+class ShardConfig(Config):
+    """How several processes share a model (FSDP2); with one process nothing is sharded."""
+
+    replicate: int = Field(default=1, ge=1)
+    """Copies of the sharded model, such as one for each node: gathering weights then stays inside a copy, and each
+    process holds a larger shard."""
+    cpu_offload: bool = False
+    """Keep shards, gradients and optimizer state in CPU memory between uses: less GPU memory, slower."""
+
+
 class FeatureCacheConfig(Config):
     """Size of the cache for features of a frozen vision tower; off by default (features are shared within a step)."""
 

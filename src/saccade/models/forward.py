@@ -53,8 +53,13 @@ def vision_features(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[Fe
         with policy.adapted():
             pairs = [features_and_tower(policy, prompt) for prompt in prompts]
         return [Features(values, policy.version, tower) for values, tower in pairs]
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not policy.vision_is_frozen()), policy.adapted():
-        found = [one for chunk in _tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
+    frozen = policy.vision_is_frozen()
+
+    def encode() -> list[Tensor]:
+        return [one for chunk in tower_batches(policy, prompts) for one in policy.adapter.vision(policy.model, chunk)]
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), policy.adapted():
+        found = encode() if frozen else policy.run(encode)  # a frozen vision side is never sharded
         return [Features(one, policy.version) for one in found]
 
 
@@ -68,7 +73,7 @@ def project_again(
     return [Features(features_again(policy, prompt, one.tower or {}), policy.version) for prompt, one in pairs]
 
 
-def _tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
+def tower_batches(policy: Policy, prompts: Sequence[EncodedPrompt]) -> list[list[EncodedPrompt]]:
     """Split the prompts into one list per call of the tower, which bounds the memory for activations."""
     batches: list[list[EncodedPrompt]] = [[]]
     patches = 0
@@ -96,12 +101,17 @@ def branch_logprobs(
     `features`, one per prompt of `packed`, must be of the policy's current version (ValueError otherwise); without them
     the vision encoder runs here. `sharing` None selects the fastest mode of the family and the device.
     """
-    with policy.adapted(), policy.recomputing():
-        if path == "plain":
-            hidden_RD = _plain_hidden(policy, packed)
-        else:
-            hidden_RD = _packed_hidden(policy, packed, features, sharing or default_sharing(policy))
-    return token_logprobs(hidden_RD, head_of(policy.model), packed.targets_R.to(policy.device), temperature, entropy)
+
+    def compute() -> tuple[Tensor, Tensor | None]:
+        with policy.adapted(), policy.recomputing():
+            if path == "plain":
+                hidden_RD = _plain_hidden(policy, packed)
+            else:
+                hidden_RD = _packed_hidden(policy, packed, features, sharing or default_sharing(policy))
+        targets_R = packed.targets_R.to(policy.device)
+        return token_logprobs(hidden_RD, head_of(policy.model), targets_R, temperature, entropy)
+
+    return policy.run(compute)
 
 
 def default_sharing(policy: Policy) -> SharingMode:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -27,10 +27,15 @@ from saccade.models.checkpoint_files import (
     with_image_settings,
     write_files,
 )
-from saccade.models.config import ModelConfig
+from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.families import ADAPTERS
 from saccade.models.fused import fuse
 from saccade.models.logprobs import head_of
+
+if TYPE_CHECKING:
+    from saccade.models.sharding import Sharded
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -48,10 +53,22 @@ class Policy:
     """LoRA adapters inside the model; they alone train and are saved."""
     adapters_off: bool = False
     """Compute as the base model does; see `base_view`."""
+    shards: Sharded | None = None
+    """Set when several processes share the weights."""
+
+    def run(self, fn: Callable[[], T]) -> T:
+        """`fn()`, which computes with the model and returns tensors. Every computation of a policy goes through here:
+        only inside are the weights of a sharded model there."""
+        return fn() if self.shards is None else self.shards.run(fn)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Within the context this process computes without the others, which takes the memory of all weights: for
+        rollouts and evaluation."""
+        return nullcontext() if self.shards is None else self.shards.whole()
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.device if self.shards is None else self.shards.device
 
     def parameters_by_part(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         return self.adapter.parts(self.model)
@@ -114,16 +131,25 @@ class Policy:
     def save(self, directory: str | Path) -> None:
         """Write a standard Hugging Face directory: safetensors in shards, and the files of tokenizer, processors and
         templates as the source has them, so that transformers and servers read both alike. Of a policy with adapters
-        only these, in a directory that peft reads."""
-        if self.adapters is not None:
-            self.adapters.save(directory)
-            write_files({name: self.files[name] for name in SETTINGS if name in self.files}, Path(directory))
-        else:
+        only these, in a directory that peft reads. All processes of a sharded policy must call it; the first one
+        writes."""
+        with self.whole():
+            if self.shards is not None and not self.shards.is_first:
+                return
+            if self.adapters is not None:
+                self.adapters.save(directory)
+                write_files({name: self.files[name] for name in SETTINGS if name in self.files}, Path(directory))
+                readable(Path(directory))
+                return
             self.model.save_pretrained(directory, max_shard_size=SHARD_SIZE)
-            if not self.files:
-                for processor in self.processors:
-                    processor.save_pretrained(directory)
-            write_files(self.files, Path(directory))
+            self.save_files(directory)
+
+    def save_files(self, directory: str | Path) -> None:
+        """Write what belongs to a checkpoint besides configuration and weights."""
+        if not self.files:
+            for processor in self.processors:
+                processor.save_pretrained(directory)
+        write_files(self.files, Path(directory))
         readable(Path(directory))
 
 
@@ -252,7 +278,12 @@ def load_adapter(config: ModelConfig | str) -> Adapter:
     return open_adapter(path, known_family(base_path(path)), config)[0]
 
 
-def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path | None = None) -> Policy:
+def load_policy(
+    config: ModelConfig | str,
+    seed: int = 0,
+    adapters: str | Path | None = None,
+    shard: ShardConfig | None = None,
+) -> Policy:
     """Load model, tokenizer and image processor; a text is the path of a model with all else at its default.
 
         policy = load_policy("base")  # or a Hugging Face directory, or a hub name
@@ -260,9 +291,10 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
 
     A path of adapters is read as their base with the adapters merged (apart from it where it is quantized). `adapters`
     puts those of a directory beside the weights of `path`: to continue them with `lora`, frozen without. `seed` draws
-    new ones.
+    new ones. With `shard` the processes of the run share the weights, and all of them must call this.
 
-    ValueError: a missing directory, an unknown family, no GPU, adapters of another base, a missing package.
+    ValueError: a missing directory, an unknown family, no GPU, adapters of another base, a missing package, options
+    that these processes do not allow.
     """
     config = ModelConfig(path=config) if isinstance(config, str) else config
     path, device = resolve_path(config.path), resolve_device(config.device)
@@ -273,6 +305,8 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     given = path if path != base else adapters
     _check_adapters(config, path, given, base)
     family = known_family(base)
+    if shard is not None and config.quantize:
+        raise ValueError("model.quantize: 4-bit weights are not sharded; use one process, or remove quantize")
     adapter, files = open_adapter(path, family, config)  # may change the configuration of the model's images
     dtype = getattr(torch, config.dtype)
     tower_attention.check(config, adapter.sharing, device)
@@ -280,10 +314,10 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
     if config.attn_implementation != "auto":
         options["attn_implementation"] = config.attn_implementation
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(base, config=family, dtype=dtype, **options)
+        model = _read(base, family, dtype, options, sharded=shard is not None)
     except SafetensorError as error:
         raise ValueError(f"{base}: the weights cannot be read ({error}); a file is damaged: copy it again") from None
-    if not config.quantize:  # a quantized one is there already
+    if not config.quantize and shard is None:  # a quantized one is there already
         model = model.to(device)
     adapter.config = model.config  # transformers copies the one that it is given
     quantize.keep_differentiable(model)
@@ -306,12 +340,43 @@ def load_policy(config: ModelConfig | str, seed: int = 0, adapters: str | Path |
         policy.adapters = lora.attach(model, policy.parameters_by_part(), config.lora, base, seed)
     if config.gradient_checkpointing:  # after peft, which would let all inputs of the model require gradients
         enable_checkpointing(model)
+    if shard is not None:  # last: the layers' final form is sharded
+        _shard(policy, base, device, dtype, shard)
     return policy
 
 
 def loading_options(device: torch.device) -> dict[str, Any]:
     """Read weights straight into the memory of a GPU, so that the host never holds the model."""
     return {} if device.type == "cpu" else {"device_map": {"": device}}
+
+
+def _read(path: str, family: Any, dtype: torch.dtype, options: dict[str, Any], sharded: bool) -> Any:
+    """The model with its weights; when it will be sharded, with the weights in one process only."""
+    if not sharded and not (Path(path) / "shards").is_dir():
+        return AutoModelForImageTextToText.from_pretrained(path, config=family, dtype=dtype, **options)
+    if "quantization_config" in options:
+        raise ValueError(
+            f"{path}: several processes wrote this checkpoint, and its weights are not read in 4 bits; make an "
+            "ordinary directory of it with: saccade export RUN --out DIR"
+        )
+    from saccade.models.sharding import empty_model, read_on_first, read_shards, weights
+
+    on_cpu = {name: value for name, value in options.items() if name == "attn_implementation"}
+    if sharded:  # float32 at least: the shards are the master weights of a model that computes in bfloat16
+        return read_on_first(path, family, torch.promote_types(dtype, torch.float32), on_cpu)
+    model = empty_model(family, dtype, on_cpu)
+    read_shards(path, weights(model), together=False)
+    return model
+
+
+def _shard(policy: Policy, path: str, device: torch.device, dtype: torch.dtype, config: ShardConfig) -> None:
+    from saccade.models.sharding import holds_shards, read_shards, shard, weights
+
+    parts = policy.parameters_by_part()
+    whole = [p for part in ("vision", "projector") for _, p in parts[part]] if policy.vision_is_frozen() else []
+    policy.shards = shard(policy.model, set(whole), device, dtype, config)
+    if holds_shards(path):
+        read_shards(path, weights(policy.model), together=True)
 
 
 def _check_adapters(config: ModelConfig, path: str, given: str | Path | None, base: str) -> None:

@@ -65,8 +65,19 @@ class SharingChoice:
         return f"shared prefix: on ({self.sharing}), {fewer}; {self.reason}"
 
 
-def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> SharingChoice:
-    """The path for a run whose first batch is `groups`. ValueError for 'on' where the family cannot share."""
+def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix, required: bool = False) -> SharingChoice:
+    """The path for a run whose first batch is `groups`. ValueError for 'on' where the family cannot share, and when
+    sharing is `required` but off, impossible or inexact."""
+    choice = _choice(policy, groups, mode, required)
+    if required and choice.path == "plain":
+        raise ValueError(
+            "several processes that train the vision side need shared prompts, but the shared prefix is off "
+            f"({choice.reason}); set shared_prefix: on, freeze vision and projector, or use one process"
+        )
+    return choice
+
+
+def _choice(policy: Policy, groups: Groups, mode: SharedPrefix, required: bool) -> SharingChoice:
     layout = pack(groups).layout
     token_savings = layout.plain_tokens / layout.length
     if mode == "off":
@@ -79,7 +90,7 @@ def choose_sharing(policy: Policy, groups: Groups, mode: SharedPrefix) -> Sharin
         return SharingChoice("plain", None, 1.0, str(error))
     failed = ""
     for form in (sharing, "split") if sharing == "merged" else (sharing,):
-        if token_savings < MIN_TOKEN_SAVINGS[form]:
+        if token_savings < MIN_TOKEN_SAVINGS[form] and not required:
             why = f"it would save {token_savings:.2f}x only, {form} needs {MIN_TOKEN_SAVINGS[form]}x"
             return SharingChoice("plain", None, 1.0, failed + why)
         held, measured = check(policy, groups, form)
@@ -186,7 +197,9 @@ def _difference(
 
 
 def _float32_truth(policy: Policy, packed: Packed) -> Tensor | None:
-    """Plain log-probs (R) of a float32 copy of the model; None when it does not fit into memory."""
+    """Plain log-probs (R) of a float32 copy of the model; None when it does not fit into memory, or is sharded."""
+    if policy.shards is not None:
+        return None
     needed = 4.5 * sum(p.numel() for p in policy.model.parameters())
     device = policy.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

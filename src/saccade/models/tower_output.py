@@ -23,7 +23,9 @@ TowerOutput = dict[str, Tensor]
 
 
 def shares_tower(policy: Policy) -> bool:
-    """True when the projector trains behind a frozen tower."""
+    """True when the projector trains behind a frozen tower, in one process: several run the tower in each update."""
+    if policy.shards is not None:
+        return False
     parts = policy.parameters_by_part()
     trains = {part: any(p.requires_grad for _, p in parts[part]) for part in ("vision", "projector")}
     return trains["projector"] and not trains["vision"]

@@ -8,150 +8,21 @@ values once for all its completions (`rollout.slots`), the vision encoder (tower
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from saccade.models.forward import PATCHES_AT_ONCE
 from saccade.models.logprobs import CHUNK
+from saccade.planning import shards
 from saccade.planning.flops import Layers, ModelShape
+from saccade.planning.work import Parts, Work
 from saccade.rollout.fixed_slots import capacity_for
 from saccade.rollout.prefill import PREFILL_TOKENS
 from saccade.rollout.sampling import CHUNK as CHOSEN
 from saccade.rollout.slots import cohort_capacity
-from saccade.training.batching import repeated_cost, shared_cost
-from saccade.training.config import OptimKind
 
-Parts = dict[str, float]
-ForwardKind = Literal["merged", "split", "plain"]
-"""How log-probs are computed: packed with flash kernels, packed with plain sdpa, or a row per completion."""
-BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
 PIXELS_OF_PATCH = 2 * 3 * 14 * 14
 """Numbers that the tower reads per patch (two frames of Qwen2.5-VL); in float32, and small beside the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What the GPU does in one step of a stage."""
-
-    name: str
-    groups: int
-    """Prompts of the step."""
-    group_size: int
-    prompt_tokens: int
-    """Text and visual tokens of a prompt."""
-    images: tuple[int, ...]
-    """Visual tokens of each image of a prompt."""
-    completion_tokens: int
-    budget: int
-    """Tokens of a micro-batch."""
-    vision_cost: int
-    """What a prompt's images cost in training, in tokens; 0 with a frozen tower."""
-    form: ForwardKind
-    trained: tuple[str, ...]
-    dtype: Literal["float32", "bfloat16", "float64"]
-    checkpointing: bool
-    fused: bool = True
-    """Norms and gated blocks save fewer activations (`models.fused`)."""
-    rollout: bool = True
-    """False for SFT."""
-    max_rows: int = 1
-    """Completions that are decoded at once."""
-    graphs: bool = True
-    """On a GPU, decoding in memory at fixed addresses (`rollout.fixed_slots`)."""
-    longest: int | None = None
-    """Tokens of the longest reply, which then determines the space of all; None: `completion_tokens`."""
-    reference: bool = False
-    recompute_old: bool = False
-    updates: int = 1
-    steps: int | None = None
-    """Steps of the stage, if they can be known."""
-    adapters: Mapping[str, int] = field(default_factory=dict)
-    """Elements of LoRA by part; then no weight trains and `trained` is empty."""
-    optimizer: OptimKind = "adamw"
-    kv_limit: float | None = None
-    """Bytes that keys and values may take while completions are decoded; those that find no room wait."""
-    keep_bytes: float = 0.0
-    """Keys and values of at most this many bytes stay for the next step, with the recorded steps on a GPU."""
-    adapter_width: Mapping[str, float] = field(default_factory=dict)
-    """Bytes per token and layer that LoRA keeps by part: the narrow vectors, and dropped inputs."""
-    quantized: bool = False
-    """The language model's linear layers are in 4 bits."""
-    cuda: bool = True
-    """On a GPU the optimizer steps all parameters at once, which takes memory; on a CPU one after the other."""
-
-    @property
-    def bytes(self) -> int:
-        return BYTES[self.dtype]
-
-    @property
-    def tower_trains(self) -> bool:
-        return bool(self.moving & {"vision", "projector"})
-
-    @property
-    def shares_tower(self) -> bool:
-        """The passes of a step share the output of a frozen tower, and the projector behind it trains."""
-        return self.rollout and "projector" in self.moving and "vision" not in self.moving
-
-    @property
-    def moving(self) -> set[str]:
-        """Parts with anything that trains."""
-        return {*self.trained, *self.adapters}
-
-    @property
-    def visual(self) -> int:
-        return sum(self.images)
-
-    @property
-    def packed(self) -> bool:
-        return self.form != "plain"
-
-    @property
-    def row_completions(self) -> int:
-        """Completions of one row: a group, or the piece of it that the budget allows (see `training.batching`)."""
-        before = self.prompt_tokens + self.vision_cost
-        if self.packed:
-            most = (self.budget - before) // self.completion_tokens
-        else:
-            most = self.budget // (before + self.completion_tokens)
-        return max(1, min(self.group_size, most))
-
-    @property
-    def rows(self) -> int:
-        """Rows of the step; a group that is cut repeats its prompt."""
-        return self.groups * math.ceil(self.group_size / self.row_completions)
-
-    @property
-    def micro_batches(self) -> int:
-        cost = shared_cost if self.packed else repeated_cost
-        one = cost(self.prompt_tokens + self.vision_cost, [self.completion_tokens] * self.row_completions)
-        return math.ceil(self.rows / max(1, self.budget // one))
-
-    @property
-    def rows_at_once(self) -> int:
-        """Of the largest micro-batch; they are balanced."""
-        return math.ceil(self.rows / self.micro_batches)
-
-    @property
-    def tokens_at_once(self) -> int:
-        """Tokens that the language model reads in one forward and backward pass."""
-        if self.packed:
-            return self.rows_at_once * (self.prompt_tokens + self.row_completions * self.completion_tokens)
-        return self.rows_at_once * self.row_completions * (self.prompt_tokens + self.completion_tokens)
-
-    @property
-    def images_at_once(self) -> int:
-        """Prompts whose images the tower sees in one such pass, repeats counted."""
-        return self.rows_at_once * (1 if self.packed else self.row_completions)
-
-    @property
-    def decoded_at_once(self) -> int:
-        return min(self.max_rows, self.groups * self.group_size)
-
-    @property
-    def prompts_in_flight(self) -> int:
-        return min(self.groups, math.ceil(self.decoded_at_once / self.group_size))
 
 
 def total(parts: Mapping[str, float]) -> float:
@@ -161,6 +32,7 @@ def total(parts: Mapping[str, float]) -> float:
 def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
     """Phase -> part -> bytes."""
     held = state(shape, work)
+    alone = shards.whole(shape, work) if work.ranks > 1 else {}
     features = work.groups * work.visual * shape.language.hidden * work.bytes
     kept: Parts = {"vision features": features} if work.rollout and features else {}
     if work.shares_tower and features:
@@ -169,11 +41,13 @@ def memory(shape: ModelShape, work: Work) -> dict[str, Parts]:
     out: dict[str, Parts] = {}
     if work.rollout:
         if work.visual:
-            out["vision"] = held | kept | {"tower, no gradient": tower_pass(shape, work)}
-        out["rollout"] = held | kept | max(decoding(shape, work), key=total)
+            out["vision"] = held | kept | alone | {"tower, no gradient": tower_pass(shape, work)}
+        out["rollout"] = held | kept | alone | max(decoding(shape, work), key=total)
     stays = kv_bytes(shape, work) if work.rollout and work.graphs and work.cuda else 0.0
     if 0 < stays <= work.keep_bytes:
         kept["K/V of recorded steps"] = stays
+    if work.ranks > 1 and (work.reference or work.recompute_old):
+        out["log-probs"] = held | kept | shards.logprobs(shape, work) | logprob_pass(shape, work)
     out["update"] = held | kept | max(update(shape, work), key=total)
     out["optimizer"] = held | kept | optimizer_step(shape, work)
     return out
@@ -205,6 +79,8 @@ def dequantized(shape: ModelShape, work: Work) -> Parts:
 
 def state(shape: ModelShape, work: Work) -> Parts:
     """Memory in use throughout."""
+    if work.ranks > 1:
+        return shards.state(shape, work, trainable(shape, work))
     b, moving = work.bytes, trainable(shape, work)
     parts: Parts = {"weights": weights(shape, work)}
     if work.reference and not work.adapters:
@@ -214,6 +90,19 @@ def state(shape: ModelShape, work: Work) -> Parts:
     if b < 4:
         parts["float32 master weights"] = 4 * moving
     return parts
+
+
+def held_share(work: Work) -> float:
+    """Share of gradients and optimizer state that one GPU holds."""
+    return 0.0 if work.offload else 1 / work.shards
+
+
+def logprob_pass(shape: ModelShape, work: Work) -> Parts:
+    """A pass without gradient over the tokens of a micro-batch."""
+    return {
+        "one layer forward": work.tokens_at_once * forward_room(shape.language, work.bytes),
+        "logits chunk": 12.0 * CHUNK * shape.vocab,
+    }
 
 
 def layer_activations(layers: Layers, attention: float, b: int, fused: bool) -> float:
@@ -279,9 +168,14 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
     """
     b, D, tokens = work.bytes, shape.language.hidden, work.tokens_at_once
     chosen = work.rows_at_once * work.row_completions * work.completion_tokens
-    patches = work.images_at_once * work.visual * shape.patches_per_token
-    grads: Parts = {"gradients": trainable(shape, work) * max(b, 4)}
+    # several processes run a trained tower once for the whole update (training.tower_pass)
+    seen = work.groups if work.ranks > 1 and work.tower_trains else work.images_at_once
+    patches = seen * work.visual * shape.patches_per_token
+    grads: Parts = {"gradients": held_share(work) * trainable(shape, work) * max(b, 4)}
     before = grads if work.micro_batches > 1 else {}
+    if work.ranks > 1:
+        gathered = shards.gathered(shape, work)
+        grads, before = grads | gathered, before | gathered
     head = shape.head_weights * max(b, 4) if "language" in work.trained else 0
     language = stack(shape.language, language_attention(shape), work, "language")
     split = split_room(shape, work)
@@ -314,7 +208,7 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
 
 def optimizer_step(shape: ModelShape, work: Work) -> Parts:
     """AdamW: on a GPU one kernel without arrays of its own; on a CPU two numbers of the largest parameter."""
-    moving = trainable(shape, work) * max(work.bytes, 4)
+    moving = held_share(work) * trainable(shape, work) * max(work.bytes, 4)
     if work.cuda:
         return {"gradients": moving}
     return {"gradients": moving, "room of the step": min(moving, 2 * shape.largest_parameter * max(work.bytes, 4))}

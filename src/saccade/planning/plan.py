@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saccade.planning.flops import ModelShape
-from saccade.planning.memory import ForwardKind, trainable
+from saccade.planning.memory import trainable
 from saccade.planning.stages import (
     SFT_TOKENS,
     Recipe,
@@ -21,6 +21,7 @@ from saccade.planning.stages import (
     stages_of,
     works,
 )
+from saccade.planning.work import ForwardKind
 from saccade.training.config import RLRecipe, SFTRecipe
 
 
@@ -103,6 +104,13 @@ def assumptions(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator
         f"{setting.utilization:.0%} of {peak_tflops(recipe, setting):g} TFLOPS in {recipe.model.dtype}; decoding reads "
         f"{setting.memory_tbs:g} TB/s; rewards and data take no time"
     )
+    if setting.gpus > 1:
+        links = setting.links
+        yield (
+            f"{setting.gpus} GPUs, {links.node_gpus} to a node: every number is that of the busiest GPU; "
+            f"{links.link_gbs:g} GB/s inside a node and {links.network_gbs:g} GB/s of network for each GPU, of which "
+            f"{links.efficiency:.0%} are reached; all wait for the slowest, whose replies are as long as the others'"
+        )
     form = form_of(recipe, shape)
     if form == "split":
         yield f"no flash kernel in {recipe.model.dtype} on a GPU: packed rows copy the prompt's keys and values"

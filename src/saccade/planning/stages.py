@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from saccade.models.config import LoraConfig
+from saccade.models.config import LoraConfig, ShardConfig
 from saccade.models.lora import select_layers
 from saccade.models.shared_prefix import fastest_kernel
 from saccade.planning.flops import (
@@ -23,15 +23,15 @@ from saccade.planning.flops import (
 )
 from saccade.planning.memory import (
     NF4,
-    ForwardKind,
-    Parts,
-    Work,
     memory,
     quantized_weights,
     rows_that_fit,
     state,
     total,
+    trainable,
 )
+from saccade.planning.shards import Links, communication, whole
+from saccade.planning.work import ForwardKind, Parts, Work
 from saccade.rollout.kv_memory import SHARE
 from saccade.rollout.stages import Stage
 from saccade.training.config import RLRecipe, SFTRecipe
@@ -60,6 +60,8 @@ class Setting:
     """None: by dtype from PEAK_TFLOPS."""
     memory_tbs: float = 3.35
     """TB/s at which decoding reads weights, keys and values."""
+    gpus: int = 1
+    links: Links = field(default_factory=Links)
 
     @property
     def room(self) -> float:
@@ -115,11 +117,30 @@ def form_of(recipe: Recipe, shape: ModelShape) -> ForwardKind:
     return fastest_kernel(device, getattr(torch, recipe.model.dtype))
 
 
+def shares(groups: int, recipe: Recipe, setting: Setting) -> int:
+    """Groups of the busiest GPU. ValueError for what a run on these GPUs would refuse."""
+    copies, gpus = recipe.shard.replicate, setting.gpus
+    if groups < gpus:
+        raise ValueError(
+            f"prompts_per_step is {groups}, but there are {gpus} GPUs and a group stays on one of them; expected at "
+            f"least {gpus}"
+        )
+    if gpus == 1 and recipe.shard != ShardConfig():
+        raise ValueError("shard: got options for several GPUs, but --gpus is 1; give --gpus N, or remove shard")
+    if copies > 1 and (gpus % copies or copies >= gpus):
+        raise ValueError(f"shard.replicate: got {copies} for {gpus} GPUs; expected a divisor of {gpus} below it")
+    if gpus > 1 and recipe.model.quantize:
+        raise ValueError("model.quantize: 4-bit weights are not sharded; use --gpus 1, or remove quantize")
+    if gpus > 1 and recipe.optim.kind != "adamw":
+        raise ValueError(f"optim.kind {recipe.optim.kind!r}: its state is not sharded; use --gpus 1, or kind adamw")
+    return math.ceil(groups / gpus)
+
+
 def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
-    """What the GPU does in each stage."""
+    """What a GPU does in each stage."""
     base = Work(
         name="sft",
-        groups=recipe.prompts_per_step,
+        groups=shares(recipe.prompts_per_step, recipe, setting) if isinstance(recipe, SFTRecipe) else 0,
         group_size=1,
         prompt_tokens=setting.text_tokens + sum(setting.images),
         images=setting.images,
@@ -134,6 +155,9 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         optimizer=recipe.optim.kind,
         quantized=recipe.model.quantize is not None,
         cuda=recipe.model.device != "cpu",
+        ranks=setting.gpus,
+        shards=setting.gpus // recipe.shard.replicate,
+        offload=recipe.shard.cpu_offload,
     )
     if recipe.model.lora is not None:
         base = replace(base, trained=(), **adapter_sizes(recipe.model.lora, shape, base.bytes))
@@ -157,7 +181,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         replace(
             base,
             name=stage.name,
-            groups=recipe.prompts_in(stage),
+            groups=shares(recipe.prompts_in(stage), recipe, setting),
             group_size=stage.group_size,
             completion_tokens=min(setting.completion_tokens or stage.max_new_tokens, stage.max_new_tokens),
             longest=stage.max_new_tokens,
@@ -206,7 +230,8 @@ def stages_of(recipe: Recipe, shape: ModelShape, setting: Setting) -> tuple[Stag
 def stage_plan(shape: ModelShape, work: Work, setting: Setting, tflops: float) -> StagePlan:
     engine_limit = work.kv_limit
     if work.rollout and engine_limit is None and work.cuda:
-        engine_limit = SHARE * (setting.memory_gb * GB - total(state(shape, work)))
+        held = total(state(shape, work)) + (total(whole(shape, work)) if work.ranks > 1 else 0.0)
+        engine_limit = max(0.0, SHARE * (setting.memory_gb * GB - held))
     work = replace(work, kv_limit=engine_limit)
     work = replace(work, max_rows=rows_that_fit(shape, work))
     flops = step_flops(shape, work)
@@ -222,6 +247,9 @@ def stage_plan(shape: ModelShape, work: Work, setting: Setting, tflops: float) -
     if work.rollout:
         reading = decode_steps * bytes_per_decode_step(shape, work) / (setting.memory_tbs * 1e12)
         seconds["decode"] = max(seconds["decode"], reading)
+    if work.ranks > 1:
+        moving = trainable(shape, work)
+        seconds["communication"] = communication(shape, work, setting.links, seconds["training"], moving)
     return StagePlan(
         name=work.name,
         steps=work.steps,
@@ -243,7 +271,7 @@ def step_flops(shape: ModelShape, work: Work) -> dict[str, Flops]:
     group = RowLengths(work.prompt_tokens, (work.completion_tokens,) * work.group_size, work.images)
     pieces = pieces_of(work)
     tower = work.tower_trains or not work.rollout
-    tower_again = "vision" in work.moving or not work.rollout
+    tower_again = tower and not work.shares_tower
 
     def over(rows: Sequence[RowLengths], one: Any) -> Flops:
         return sum((one(row) for row in rows), Flops()).times(work.groups)

@@ -42,20 +42,20 @@ def rubrics_of(stage: Stage, tasks: Mapping[str, Task], own: Mapping[str, Rubric
 
 
 def score_groups(
-    name: str, prompts: Sequence[Prompt], replies: Sequence[Sequence[Completion]], rubric_of: RubricOf
+    name: str, prompts: Mapping[int, Prompt], replies: Sequence[Sequence[Completion]], rubric_of: RubricOf
 ) -> list[Group]:
     """Groups with scores, all replies scored together; their advantages are still 0.
 
     An internal failure masks a rollout: it must never look like a wrong answer.
     """
-    samples = [_sample_of(prompt) for prompt in prompts]
+    samples = [_sample_of(prompt) for prompt in prompts.values()]
     items = [
         (rubric_of(sample.task), one, sample) for sample, group in zip(samples, replies, strict=True) for one in group
     ]
     scores = iter(score_all(items))
     return [
         Group(f"{name}-{i}", prompt, tuple(Rollout(one, next(scores)) for one in group))
-        for i, (prompt, group) in enumerate(zip(prompts, replies, strict=True))
+        for (i, prompt), group in zip(prompts.items(), replies, strict=True)
     ]
 
 
@@ -84,7 +84,7 @@ def collect(
     engine: Engine,
     rubric_of: RubricOf,
     name: str,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | Mapping[int, Prompt],
     *,
     sampling: Sampling,
     group_size: int,
@@ -92,10 +92,13 @@ def collect(
 ) -> list[Group]:
     """One group of `group_size` scored completions per prompt, in order; `name` is the prefix of the groups' ids.
 
-    Rewards run after all generation is done, so a slow reward never blocks a partly decoded batch.
+    Ids and seeds follow from a prompt's number, which a mapping gives: with several processes each has only some of the
+    prompts. Rewards run after all generation is done, so a slow reward never blocks a partly decoded batch.
     """
-    seeds = [derive_seed(seed, place) for place in range(len(prompts))]
-    return score_groups(name, prompts, engine.generate(prompts, sampling, group_size, seeds), rubric_of)
+    numbered = prompts if isinstance(prompts, Mapping) else dict(enumerate(prompts))
+    seeds = [derive_seed(seed, number) for number in numbered]
+    replies = engine.generate(list(numbered.values()), sampling, group_size, seeds)
+    return score_groups(name, numbered, replies, rubric_of)
 
 
 def center(groups: Sequence[Group], advantages: Advantages) -> list[Group]:

@@ -47,7 +47,7 @@ def describe(policy: Policy, model_path: str, data: Mapping[str, str], may_be_go
         model_hash = None
     return {
         "commit": commit(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": versions(),
         "python": platform.python_version(),
         "device": device_name(policy.device),
         "dtype": str(policy.model.dtype).removeprefix("torch."),
@@ -73,6 +73,11 @@ def commit() -> str | None:
 
     head = git("rev-parse", "HEAD")
     return head and head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that a run's numbers depend on."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def version(package: str) -> str | None:

@@ -28,8 +28,12 @@ def line(numbers: Mapping[str, float]) -> str:
 
 
 @contextmanager
-def progress(title: str, num_steps: int, console: Console | None = None) -> Iterator[ProgressFn]:
-    """Yields the function to call after each step; the terminal is restored even after an error."""
+def progress(title: str, num_steps: int, console: Console | None = None, shown: bool = True) -> Iterator[ProgressFn]:
+    """Yields the function to call after each step; the terminal is restored even after an error. One of several
+    processes is `shown`."""
+    if not shown:
+        yield lambda step, numbers: None
+        return
     console = console or Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())

@@ -39,6 +39,8 @@ class Run:
     """An open run directory; `create` starts a run, `reopen` resumes one."""
 
     directory: Path
+    writes: bool = True
+    """False in all but the first of several processes."""
 
     @property
     def name(self) -> str:
@@ -79,7 +81,8 @@ class Run:
         return cls(directory)
 
     def environment(self, facts: Mapping[str, Any]) -> None:
-        write_text(self.directory / ENVIRONMENT, json.dumps(facts, indent=1, default=str) + "\n")
+        if self.writes:
+            write_text(self.directory / ENVIRONMENT, json.dumps(facts, indent=1, default=str) + "\n")
 
     def metrics(self, step: int, row: Mapping[str, float | str | None]) -> None:
         """One row; non-finite numbers are written as null, since JSON cannot represent them."""
@@ -106,6 +109,8 @@ class Run:
 
     def groups(self, step: int, groups: Sequence[Group], keep: int) -> None:
         """A row for every group; the images of the first `keep` are saved (once each), the others only named."""
+        if not self.writes:
+            return
         rows = []
         for i, group in enumerate(groups):
             shas, pictures = group.prompt.encoded.image_shas, group.prompt.images
@@ -151,6 +156,8 @@ class Run:
         return dropped
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not self.writes:
+            return
         with (self.directory / name).open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(_finite(row), ensure_ascii=False, default=str) + "\n")

@@ -49,11 +49,7 @@ def folder(run_dir: Path) -> Path:
 
 def save(run_dir: Path, policy: Policy, optimizer: GuardedOptimizer, state: dict[str, Any]) -> Path:
     """Writes `step-<step>` beside its place, renames it, and points `last` at it. `state` is JSON data with a step."""
-    root = folder(run_dir)
-    root.mkdir(parents=True, exist_ok=True)
-    final = root / f"step-{state['step']:06d}"
-    fresh = root / f".{final.name}{PARTIAL}"
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = begin(run_dir, state["step"])
     policy.save(fresh)
     trainer = {
         "optimizer": optimizer.optimizer.state_dict(),
@@ -61,8 +57,29 @@ def save(run_dir: Path, policy: Policy, optimizer: GuardedOptimizer, state: dict
         "rng": rng_state(),
     }
     torch.save(trainer, fresh / TRAINER_FILE)
+    return publish(fresh, state | counters(policy, optimizer))
+
+
+def begin(run_dir: Path, step: int) -> Path:
+    """The path of an unfinished checkpoint; what a killed run left there is removed."""
+    root = folder(run_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    fresh = root / f".step-{step:06d}{PARTIAL}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    return fresh
+
+
+def counters(policy: Policy, optimizer: GuardedOptimizer) -> dict[str, int]:
+    """What of policy and optimizer is kept in the state file."""
+    return {"nonfinite_in_row": optimizer.nonfinite_in_row, "version": policy.version}
+
+
+def publish(fresh: Path, state: dict[str, Any]) -> Path:
+    """Writes the state file with the size and hash of all others, forces everything to disk, renames, and points `last`
+    at it."""
+    root, final = fresh.parent, fresh.with_name(f"step-{state['step']:06d}")
     files = {str(path.relative_to(fresh)): [path.stat().st_size, _hash(path)] for path in _files(fresh)}
-    whole = state | {"nonfinite_in_row": optimizer.nonfinite_in_row, "version": policy.version, "files": files}
+    whole = state | {"files": files}
     (fresh / STATE_FILE).write_text(json.dumps(whole | {"hash": _hash_of(whole)}, indent=1), encoding="utf-8")
     for path in (*_files(fresh), *(path for path in fresh.rglob("*") if path.is_dir()), fresh):
         flush(path)
@@ -143,7 +160,12 @@ def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer)
             f"{checkpoint.path}: the trained parameters differ from the checkpoint's: {', '.join(differ[:3])}; "
             "restore model.train or model.lora"
         )
-    optimizer.optimizer.load_state_dict(trainer["optimizer"])
+    if policy.shards is not None or "optimizer" not in trainer:
+        from saccade.training import sharded_checkpoint  # needs torch.distributed
+
+        sharded_checkpoint.restore(checkpoint.path, policy, optimizer, trainer.get("optimizer"))
+    else:
+        optimizer.optimizer.load_state_dict(trainer["optimizer"])
     optimizer.nonfinite_in_row = int(checkpoint.state["nonfinite_in_row"])
     policy.version = int(checkpoint.state["version"])
     set_rng_state(trainer["rng"])

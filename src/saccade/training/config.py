@@ -14,7 +14,7 @@ from saccade.data import READERS, DataConfig
 from saccade.data.images import MAX_PIXELS
 from saccade.data.sources import OnBad
 from saccade.evaluation.config import Decoding
-from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, SharedPrefix
+from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
@@ -199,6 +199,8 @@ class RLRecipe(Config):
     kind: Literal["rl"] = "rl"
     seed: int = 0
     model: ModelConfig
+    shard: ShardConfig = ShardConfig()
+    """How several processes share the model."""
     data: tuple[DataConfig, ...] = Field(min_length=1)
     """Sources, mixed by weight."""
     template: str | None = None
@@ -292,6 +294,8 @@ class SFTRecipe(Config):
     kind: Literal["sft"] = "sft"
     seed: int = 0
     model: ModelConfig
+    shard: ShardConfig = ShardConfig()
+    """How several processes share the model."""
     data: tuple[ExampleConfig, ...] = ()
     """Files of examples."""
     heldout: tuple[ExampleConfig, ...] = ()

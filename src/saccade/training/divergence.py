@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from saccade.models.config import ModelConfig
+from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
@@ -33,12 +33,12 @@ def go_back(run_dir: Path, model: ModelConfig) -> str:
     return f"no checkpoint with finite log-probs was saved; {advice} --from {START}"
 
 
-def load_checkpoint(model: ModelConfig, seed: int, path: Path | None) -> Policy:
+def load_checkpoint(model: ModelConfig, seed: int, path: Path | None, shard: ShardConfig | None = None) -> Policy:
     """The policy of a recipe's model with the weights of a checkpoint: its own, or its adapters on the base. Without a
-    checkpoint the policy as a run starts."""
+    checkpoint the policy as a run starts. With `shard` all processes share it."""
     if path is not None and model.lora is None:
-        return load_policy(model.model_copy(update={"path": str(path)}))
-    return load_policy(model, seed, adapters=path)
+        return load_policy(model.model_copy(update={"path": str(path)}), shard=shard)
+    return load_policy(model, seed, adapters=path, shard=shard)
 
 
 def has_finite_logprobs(path: Path, model: ModelConfig) -> bool:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from saccade.disk import writing
+from saccade.models.config import ShardConfig
 from saccade.models.policy import Policy, resolve_device
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
@@ -26,8 +27,11 @@ from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import go_back, load_checkpoint
+from saccade.training.opening import check_agreement, log_file
 from saccade.training.optim import GuardedOptimizer, TrainingStopped, build_optimizer, check_optimizer
+from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.resuming import START, Resume, find, prepare
+from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.trained_table import trained_table
 
 log = logging.getLogger(__name__)
@@ -82,12 +86,20 @@ class Session:
     stop: Stop
     best_score: float | None = None
     best_step: int | None = None
+    ranks: Ranks = ONE
+    writer: ShardWriter | None = None
+    """Writes the checkpoints of several processes."""
     ended: str | None = None
     """Set when `max_hours` ends the run: why."""
     mark: Mark | None = None
     saved: int | None = None
     """Step of the newest checkpoint."""
     clock: StepClock = field(default_factory=lambda: StepClock())
+
+    @property
+    def shard(self) -> ShardConfig | None:
+        """How models are loaded; None with one process."""
+        return self.recipe.shard if self.ranks.size > 1 else None
 
     @property
     def state(self) -> dict[str, Any] | None:
@@ -111,7 +123,9 @@ class Session:
         better = False
         if due and self.evaluate is not None:
             self.mark = self._mark(step, state, {"row": dict(row), "last": last})
-            self.stop.release()  # an evaluation may be long: it is left for the next start
+            self._agree_to_stop()
+            if self.ranks.size == 1:
+                self.stop.release()  # an evaluation may be long: it is left for the next start
             if self.stop.signal is not None:
                 raise StepAbandoned
             evaluation = self._evaluation(self.evaluate, step)
@@ -119,13 +133,19 @@ class Session:
             better = self._is_best(step, evaluation)
         self.stop.hold()
         self.run.metrics(step, row)
+        if self.writer is not None:
+            self.writer.poll()
         self.mark = self._mark(step, state)
-        if not last and self.clock.is_over(self.recipe.max_hours):
+        if not last and self.ranks.max(int(self.clock.is_over(self.recipe.max_hours))):
             self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
+        self._agree_to_stop()
         if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
             self._save(self.mark, better)
-        self.stop.release()
+        if self.ranks.size == 1:  # a step of several processes is always finished: others would wait for this one
+            self.stop.release()
         if self.stop.signal is not None and not last:
+            if self.writer is not None:
+                self.writer.finish()
             raise self.stopped()
         return due
 
@@ -144,10 +164,17 @@ class Session:
     def keep_last_step(self) -> None:
         """Saves the last whole step, without what the step in progress has written."""
         if self.mark is not None and self.mark.step != self.saved:
-            self.run.cut_back(self.mark.sizes)
+            sizes = self.mark.sizes
+            self.ranks.on_first(lambda: self.run.cut_back(sizes))
             checkpoint.set_rng_state(self.mark.rng)
             self.optimizer.nonfinite_in_row = self.mark.nonfinite_in_row
             self._save(self.mark, better=False)
+        if self.writer is not None:
+            self.writer.finish()
+
+    def _agree_to_stop(self) -> None:
+        """A signal may reach one process first: all of them stop at the same place."""
+        self.stop.signal = self.ranks.max(self.stop.signal or 0) or None
 
     def stopped(self) -> RunStopped:
         """The end of a run that a signal stopped."""
@@ -162,18 +189,25 @@ class Session:
         self.run.sync()
         facts = {"step": mark.step, "best_score": self.best_score, "best_step": self.best_step, "facts": self.facts}
         facts |= {"loop": mark.loop, "pending": mark.pending, "sizes": mark.sizes}
-        path = checkpoint.save(directory, self.policy, self.optimizer, facts)
         self.saved = mark.step
-        if better:
-            checkpoint.link(checkpoint.folder(directory), "best", path.name)
-        checkpoint.prune(directory, self.recipe.checkpoint.keep)
+
+        def then(path: Path) -> None:
+            if better:
+                checkpoint.link(checkpoint.folder(directory), "best", path.name)
+            checkpoint.prune(directory, self.recipe.checkpoint.keep)
+
+        if self.writer is None:
+            then(checkpoint.save(directory, self.policy, self.optimizer, facts))
+        else:
+            self.writer.start(directory, self.policy, self.optimizer, facts, then)
 
     @torch.no_grad()
     def _evaluation(self, evaluate: Evaluate, step: int) -> dict[str, float]:
         """Metrics under `eval/`. The random generators are restored: evaluating more often never changes training."""
         rng, start = checkpoint.rng_state(), time.perf_counter()
         self.engine.sync(self.policy)
-        found = dict(evaluate(self.policy, self.engine, step))
+        with self.policy.whole():
+            found = self.ranks.broadcast(dict(evaluate(self.policy, self.engine, step)))
         checkpoint.set_rng_state(rng)
         if "score" not in found:
             raise ValueError(f"evaluate returned {', '.join(found) or 'nothing'}; expected a metric named 'score'")
@@ -201,48 +235,56 @@ def open_session(
     stop: Stop | None = None,
 ) -> Iterator[Session]:
     """Loads the model (of a checkpoint on resume) and opens its engine, then the run directory: everything is validated
-    before anything is written. `engine` replaces the recipe's own, and stays open. One process at a time has a run.
+    before anything is written. `engine` replaces the recipe's own, and stays open. One job at a time has a run; of its
+    processes the first holds the lock and changes files.
     """
     transformers_logging.disable_progress_bar()  # its bars would break our one live line
+    ranks = join()
+    check_agreement(recipe, data_hash, ranks)
     how = Resume() if resume is True else resume or None
     run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
         stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
         if how is not None:
             Run.reopen(run_dir, recipe)
-            stack.enter_context(locked(run_dir))
-            found = find(run, how)
+            ranks.on_first(lambda: stack.enter_context(locked(run_dir)))
+            found = ranks.on_first(lambda: find(run, how))
         else:
-            refuse_in_use(run_dir)
-            Run.refuse_existing(run_dir)
+            ranks.on_first(lambda: (refuse_in_use(run_dir), Run.refuse_existing(run_dir)))
         check_optimizer(recipe.optim.kind, resolve_device(recipe.model.device))
-        policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None)
-        environment = describe(policy, recipe.model.path, data_hash, may_be_gone=found is not None)
+        shard = recipe.shard if ranks.size > 1 else None
+        policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None, shard)
+        environment = ranks.on_first(
+            lambda: describe(policy, recipe.model.path, data_hash, may_be_gone=found is not None)
+        )
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
         if found is not None and how is not None:
             refuse_changes(run_dir, found, facts, how.accept_changes)
         part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
         optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
         log.info("%s", trained_table(policy, recipe.optim))
-        checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind)
+        ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind))
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
         if how is None:
-            stack.enter_context(locked(run_dir))
-            Run.create(run_dir, recipe)
-        stop = stop or Stop()
-        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop)
+            ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
+        stack.enter_context(log_file(run_dir, ranks))
+        run, stop = replace(run, writes=ranks.is_first), stop or Stop()
+        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
+        if ranks.size > 1:
+            session.writer = ShardWriter(ranks)
+            stop.hold()  # a step is finished: the other processes would wait for this one
         optimizer.before_step = stop.hold
         if how is not None:
-            prepare(run, found, how)
+            ranks.on_first(lambda: prepare(run, found, how))
         if found is not None:
             checkpoint.restore(found, policy, optimizer)
             session.best_score, session.best_step = found.state["best_score"], found.state["best_step"]
             session.saved = found.step
         else:
             checkpoint.seed_generators(recipe.seed)
-            run.environment(environment)
+            run.environment(environment | {"processes": ranks.size})
         try:
             yield session
         except StepAbandoned:
@@ -250,7 +292,11 @@ def open_session(
             session.keep_last_step()
             raise session.stopped() from None
         except (FloatingPointError, TrainingStopped) as error:
+            if not ranks.is_first:
+                raise
             raise TrainingStopped(f"{error}; {go_back(run_dir, recipe.model)}") from None
+        if session.writer is not None:
+            session.writer.finish()
 
 
 def whole(run_dir: Path) -> str:

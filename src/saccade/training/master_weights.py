@@ -35,6 +35,14 @@ class Masters(torch.optim.Optimizer):
         stepped = [{**group, "params": [self._stepped(p) for p in group["params"]]} for group in groups]
         super().__init__(stepped, **options)
 
+    def stepped(self, parameter: Tensor) -> Tensor:
+        """The float32 master of a parameter, or the parameter itself."""
+        return next((master for one, master in self._pairs if one is parameter), parameter)
+
+    def write_back(self) -> None:
+        """Rounds the masters into the model."""
+        self._write_back()
+
     def _stepped(self, parameter: nn.Parameter) -> nn.Parameter:
         """What the optimizer steps in place of `parameter`."""
         if not needs_master(parameter):

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from saccade.training.config import OptimConfig, OptimKind
 from saccade.training.master_weights import MasterAdamW, Masters
@@ -124,7 +125,8 @@ class GuardedOptimizer:
 
         The loss is checked too: a clamp on the way turns a NaN into a gradient of 0, which looks harmless.
         """
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        total = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)  # shards: over all processes
         if not (math.isfinite(norm) and math.isfinite(loss)):
             self.zero_grad()
             if keep is not None:

@@ -5,7 +5,8 @@ denominators, and is independent of tasks and rewards. R: loss tokens of a micro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from saccade.models.policy import Policy
 from saccade.rollout.groups import Group, Rollout
 from saccade.training.config import UpdateConfig
 from saccade.training.optim import GuardedOptimizer
+from saccade.training.ranks import ONE, Ranks
 from saccade.training.step import MicroBatch, StepRunner, Unit
 
 
@@ -76,10 +78,11 @@ def open_learner(
     update: UpdateConfig,
     reference: Policy | None = None,
     dump: Callable[[Sequence[PolicyBatch]], None] | None = None,
+    ranks: Ranks = ONE,
 ) -> Learner:
     """The learner of a recipe's `loss` and `update` sections."""
     update = update.resolved(loss)
-    runner = StepRunner[PolicyBatch](policy, optimizer, update.tokens_per_micro_batch, update.shared_prefix)
+    runner = StepRunner[PolicyBatch](policy, optimizer, update.tokens_per_micro_batch, update.shared_prefix, ranks)
     return Learner(runner, build_loss(loss), update, reference, dump)
 
 
@@ -142,6 +145,17 @@ def fix_logprobs(learner: Learner, batch: PolicyBatch, temperature: float) -> Po
     return batch
 
 
+@contextmanager
+def whole_weights(learner: Learner) -> Iterator[None]:
+    """For `fix_logprobs`: processes have different numbers of batches, so each computes on its own."""
+    with ExitStack() as stack:
+        if learner.reference is not None:
+            stack.enter_context(learner.reference.whole())
+        if learner.config.old_logprobs == "recompute":
+            stack.enter_context(learner.runner.policy.whole())
+        yield
+
+
 def policy_step(
     learner: Learner, groups: Sequence[Group], *, temperature: float, max_length: int, lr: float
 ) -> dict[str, float]:
@@ -154,7 +168,8 @@ def policy_step(
     batches = cut(groups, learner) if denominators is not None else []
     if denominators is None or not runner.ranks.max(len(batches)):
         return {"update/skipped": 1.0, "update/nonfinite": 0.0, "update/trained_tokens": 0.0}
-    batches = runner.each(batches, lambda batch: fix_logprobs(learner, batch, temperature))
+    with whole_weights(learner):
+        batches = runner.each(batches, lambda batch: fix_logprobs(learner, batch, temperature))
     keep = None if learner.dump is None else partial(learner.dump, batches)
     metrics: dict[str, float] = {}
     nonfinite, norms = 0, []
@@ -165,7 +180,7 @@ def policy_step(
         nonfinite += int(not result.stepped)
         norms.append(result.grad_norm)
         # entropy and sampler gap belong to the policy that sampled; ratios and clips tell most after the last update
-        metrics |= sums.means() | {"policy/loss": result.loss}
+        metrics |= sums.means(runner.ranks) | {"policy/loss": result.loss}
     assert runner.choice is not None
     packed = runner.choice.path == "packed"
     return metrics | {
@@ -173,16 +188,16 @@ def policy_step(
         "policy/lr": lr,
         "update/skipped": float(nonfinite == updates),
         "update/nonfinite": float(nonfinite),
-        "update/micro_batches": float(len(batches)),
+        "update/micro_batches": float(runner.ranks.sum(len(batches))),
         "update/packed": float(packed),
-        "update/saving": token_savings(batches) if packed else 1.0,
+        "update/saving": token_savings(batches, runner.ranks) if packed else 1.0,
     }
 
 
-def token_savings(batches: Sequence[PolicyBatch]) -> float:
+def token_savings(batches: Sequence[PolicyBatch], ranks: Ranks) -> float:
     """Tokens with every prompt repeated, over tokens that were read."""
     layouts = [batch.packed.layout for batch in batches]
-    return sum(one.plain_tokens for one in layouts) / sum(one.length for one in layouts)
+    return ranks.sum(sum(one.plain_tokens for one in layouts)) / ranks.sum(sum(one.length for one in layouts))
 
 
 @dataclass(eq=False, slots=True)
@@ -200,10 +215,18 @@ class Sums:
         self.values.clear()
         self.tokens, self.gap_max = 0, 0.0
 
-    def means(self) -> dict[str, float]:
-        found = {name: value / self.tokens for name, value in self.values.items()}
-        once = {"sampler/gap_max": self.gap_max, "update/trained_tokens": float(self.tokens)}
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """Over the tokens of all processes."""
+        everyone = ranks.gather((self.values, self.tokens, self.gap_max))
+        tokens = sum(n for _, n, _ in everyone)
+        found = {name: sum(values[name] for values, _, _ in everyone) / tokens for name in _names(everyone)}
+        once = {"sampler/gap_max": max(gap for _, _, gap in everyone), "update/trained_tokens": float(tokens)}
         return found | (once if self.first else {})
+
+
+def _names(everyone: Sequence[tuple[Counter[str], int, float]]) -> list[str]:
+    """The metrics that some process has, in order; a process without passes has none."""
+    return list(dict.fromkeys(name for values, _, _ in everyone for name in values))
 
 
 def _loss_of(

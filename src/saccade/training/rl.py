@@ -37,12 +37,15 @@ from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import later_replies, turns_before
 from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import glance, group_metrics, truncated_share
+from saccade.training.group_shares import GroupShares
 from saccade.training.heldout import build_heldout, right
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.nonfinite import dump_batches
+from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
 from saccade.training.policy_step import Learner, PolicyBatch, open_learner, policy_step
 from saccade.training.prompt_feed import PromptFeed
+from saccade.training.ranks import join
 from saccade.training.resuming import Resume
 from saccade.training.screening import screen
 
@@ -65,6 +68,8 @@ def train(
     `evaluate` replaces the recipe's own held-out evaluation; `engine` the built-in one; `stop` ends the run on request.
     Raises before anything is written when the recipe, the data or the model is invalid; TrainingStopped when gradients
     stay non-finite; RunStopped when `stop` was asked.
+
+    Under torchrun the processes share the run: each makes the same call, and the first writes the directory.
     """
     with open_trainer(recipe, run_dir, evaluate, resume, engine, stop) as trainer:
         state, schedule = trainer.start, recipe.schedule
@@ -97,31 +102,43 @@ class Trainer:
     cache: FeatureCache | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Of the current step."""
+    shares: GroupShares | None = None
+    """Of the current step."""
 
     @property
     def engine(self) -> Engine:
         return self.session.engine
 
     def collect(self, state: ScheduleState, stage: Stage) -> Collected:
-        """The groups of the next step. Its randomness depends only on (seed, step)."""
-        recipe, rollout = self.recipe, self.recipe.rollout
+        """The groups of the next step, from all processes. Its randomness depends only on (seed, step)."""
+        recipe, rollout, policy = self.recipe, self.recipe.rollout, self.session.policy
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
-        self.watch = Stopwatch()
+        n = recipe.prompts_in(stage)
+        shares = GroupShares(self.session.ranks, policy.vision_cost)
+        self.watch, self.shares = Stopwatch(), shares
 
         def collect_round(number: int) -> list[Group]:
             prompts = self._prompts(state, stage)
+            with policy.whole():  # processes decode different numbers of tokens
+                with self.watch.phase("vision"):
+                    mine = self._with_features(shares.share(number, prompts))
+                groups = generate(number, mine)
+            with self.watch.phase("gather"):
+                groups = shares.gather(groups, number)
+            check_failures(groups, rollout.max_failed_share)
+            return groups
+
+        def generate(number: int, prompts: list[Prompt]) -> list[Group]:
             with self.watch.phase("rollout"):
-                groups = collect(
+                return collect(
                     self.engine,
                     rubric_of,
                     f"{state.step + 1}.{number}",
-                    prompts,
+                    dict(zip(shares.places(n), prompts, strict=True)),
                     sampling=stage.sampling_from(rollout.sampling),
                     group_size=stage.group_size,
                     seed=derive_seed(recipe.seed, state.step, number),
                 )
-            check_failures(groups, rollout.max_failed_share)
-            return groups
 
         found = collect_step(collect_round, rollout.resample_rounds)
         advantages = build_advantages(recipe.loss.advantage)
@@ -131,24 +148,39 @@ class Trainer:
             set_aside=tuple(center(found.set_aside, advantages)),
         )
 
-    def _prompts(self, state: ScheduleState, stage: Stage) -> list[Prompt]:
-        """The prompts of a round, with the vision features that all passes of the step share."""
-        policy = self.session.policy
+    def _prompts(self, state: ScheduleState, stage: Stage) -> Sequence[Prompt]:
+        """All prompts of a round, the same in every process."""
         with self.watch.phase("prompts"):
             more = state.step + 1 < self.recipe.schedule.max_steps
             prompts = self.feed(self.recipe.prompts_in(stage), ahead=more)
-            check_lengths(prompts, stage.max_new_tokens, policy.context_length)
-        with self.watch.phase("vision"), torch.no_grad():
-            run = partial(vision_features, policy) if self.cache is None else partial(self.cache.features, policy)
-            features = run([prompt.encoded for prompt in prompts])
+            check_lengths(prompts, stage.max_new_tokens, self.session.policy.context_length)
+        return prompts
+
+    @torch.no_grad()
+    def _with_features(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """With the vision features that all passes of the step share."""
+        policy = self.session.policy
+        run = partial(vision_features, policy) if self.cache is None else partial(self.cache.features, policy)
+        features = run([prompt.encoded for prompt in prompts])
         return [replace(prompt, features=one) for prompt, one in zip(prompts, features, strict=True)]
+
+    def _mine(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups that this process trains on; those from other processes have no features yet."""
+        assert self.shares is not None  # set when groups were collected
+        mine = self.shares.mine(groups)
+        if self.session.policy.vision_is_frozen():  # otherwise the update encodes them itself
+            new = [i for i, group in enumerate(mine) if group.prompt.features is None]
+            prompts = self._with_features([mine[i].prompt for i in new]) if new else []
+            for i, prompt in zip(new, prompts, strict=True):
+                mine[i] = replace(mine[i], prompt=prompt)
+        return mine
 
     def update(self, collected: Collected, state: ScheduleState, stage: Stage) -> dict[str, float]:
         """One optimizer step (or `updates_per_rollout`) on the groups."""
         with self.watch.phase("update"):
             metrics = policy_step(
                 self.learner,
-                collected.groups,
+                self._mine(collected.groups),
                 temperature=stage.sampling_from(self.recipe.rollout.sampling).temperature,
                 max_length=stage.max_new_tokens,
                 lr=learning_rate(self.recipe.optim, state.step + 1, self.recipe.schedule.max_steps),
@@ -167,11 +199,14 @@ class Trainer:
 
     def record(self, state: ScheduleState, stage: Stage, collected: Collected, metrics: Mapping[str, float]) -> None:
         """Files and the live line; `state` is the one after the step, whose number it names."""
-        run, groups, watch = self.session.run, collected.generated, self.watch
+        run, groups, watch = self.session.run, list(collected.generated), self.watch
         with watch.phase("grade"):
-            seen = group_metrics(groups, right)
+            seen = group_metrics(groups, right) if run.writes else {}
         with watch.phase("records"):
             run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens)
+            if run.writes and self.shares is not None:
+                keep = self.recipe.images_per_step
+                groups[:keep] = [self.shares.with_images(group) for group in groups[:keep]]
             run.groups(state.step, groups, self.recipe.images_per_step)
         times = watch.metrics()
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
@@ -216,10 +251,14 @@ def open_trainer(
     stop: Stop | None,
 ) -> Iterator[Trainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
+    ranks = join()
+    check_shard(recipe, ranks)
+    for stage in recipe.stages:
+        ranks.check_share(recipe.prompts_in(stage), f"prompts_per_step of stage '{stage.name}'")
     sources = [open_source(one) for one in recipe.data]
     if MATHEMATICS in check_rubrics(recipe, sources):
         math_pool.shared().warm_up()
-    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt)
+    evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
     if not resume:
         sources = screen(recipe, sources, load_adapter(recipe.model))
@@ -238,7 +277,7 @@ def open_trainer(
             session=session,
             learner=build_learner(recipe, session),
             feed=feed,
-            report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps)),
+            report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps, shown=ranks.is_first)),
             start=schedule.reopened(ScheduleState.from_dict(state["schedule"])) if state else ScheduleState(),
             skipped=sum(source.skipped + len(source.unusable) for source in sources),
             cache=FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None,
@@ -252,13 +291,15 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
         reference = session.policy.base_view()
     elif recipe.loss.kl_coef > 0:
         frozen = recipe.model.model_copy(update={"train": (), "gradient_checkpointing": False})
-        reference = load_policy(frozen)
+        reference = load_policy(frozen, shard=session.shard)
     directory, policy = session.run.directory / "nonfinite", session.policy
+    if session.ranks.size > 1:
+        directory = directory / f"process-{session.ranks.rank}"
 
     def keep(batches: Sequence[PolicyBatch]) -> None:
         dump_batches(directory, policy.version, batches)
 
-    return open_learner(policy, session.optimizer, recipe.loss, recipe.update, reference, keep)
+    return open_learner(policy, session.optimizer, recipe.loss, recipe.update, reference, keep, session.ranks)
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:

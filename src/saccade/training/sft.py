@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,9 @@ from saccade.training.examples import (
 )
 from saccade.training.heldout import build_heldout
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
+from saccade.training.ranks import Ranks, join
 from saccade.training.resuming import Resume
 from saccade.training.step import MicroBatch, StepRunner, Unit
 
@@ -60,7 +62,8 @@ def train(
 
     `draw` gives the examples instead of the recipe's `data`; `evaluate` replaces the accuracy on `eval.data`; `stop`
     ends the run on request (RunStopped). The best checkpoint is the one with the highest score, or without a scoring
-    evaluation the lowest held-out loss.
+    evaluation the lowest held-out loss. Under torchrun the processes share the run: each makes the same call, and the
+    first writes the directory.
     """
     with open_trainer(recipe, run_dir, draw, evaluate, resume, stop) as trainer:
         session, step = trainer.session, trainer.start
@@ -69,10 +72,10 @@ def train(
             watch = Stopwatch()
             with watch.phase("examples"):
                 encoded = trainer.encoded(step - 1)
-                check_cutoff(recipe, encoded, f"step {step}")
+                check_cutoff(recipe, encoded.over_cutoff, f"step {step}")
             with watch.phase("update"):
                 lr = learning_rate(recipe.optim, step, trainer.num_steps)
-                metrics = sft_step(trainer.runner, encoded.units, lr, derive_seed(recipe.seed, step))
+                metrics = sft_step(trainer.runner, encoded.units, lr, noise_seed(recipe.seed, step, session.ranks))
             metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
             metrics["data/skipped"] = float(trainer.skipped + len(encoded.skipped))
             trainer.record(step, metrics, watch, encoded.skipped)
@@ -86,7 +89,7 @@ class SFTTrainer:
     session: Session
     runner: StepRunner[MicroBatch]
     encoded: Prefetch[EncodedStep]
-    """Step from 0 -> its prompts and replies, encoded one step ahead."""
+    """Step from 0 -> this process's share of its prompts and replies, encoded one step ahead."""
     report: ProgressFn
     start: int
     """Completed steps."""
@@ -121,6 +124,9 @@ def open_trainer(
     stop: Stop | None,
 ) -> Iterator[SFTTrainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
+    ranks = join()
+    check_shard(recipe, ranks)
+    ranks.check_share(recipe.prompts_per_step, "prompts_per_step")
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
     num_steps, n, wording = recipe.num_steps or 0, recipe.prompts_per_step, (recipe.template, recipe.system_prompt)
@@ -128,36 +134,43 @@ def open_trainer(
     if not resume and examples:
         screened(load_adapter(recipe.model), by_prompt(examples), recipe.cutoff_len)  # before anything is written
     heldout = [one for file in recipe.heldout for one in read_examples(file, *wording)]
-    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt)
+    scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume, stop=stop))
         policy = session.policy
         cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None
         runner = StepRunner[MicroBatch](
-            policy, session.optimizer, recipe.tokens_per_micro_batch, recipe.shared_prefix, cache=cache
+            policy, session.optimizer, recipe.tokens_per_micro_batch, recipe.shared_prefix, ranks, cache
         )
 
         workers = stack.enter_context(ThreadPoolExecutor(recipe.image_workers, thread_name_prefix="encode"))
         if draw is None:
             skipped = session.state.get("skipped", ()) if session.state else ()
-            encode = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, skipped, workers)
-            num_steps = num_steps or math.ceil((recipe.epochs or 0) * encode.prompts / n)
+            feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, skipped, workers)
+            num_steps = num_steps or math.ceil((recipe.epochs or 0) * feed.prompts / n)
         else:
-            encode = partial(encode_drawn, policy.adapter, draw, recipe, workers)
+            feed = partial(encode_drawn, policy.adapter, draw, recipe, workers)
+
+        def encode(step: int) -> EncodedStep:
+            found = feed(step)
+            return replace(found, units=share_of(found.units, ranks))
+
         if heldout:
             session.evaluate = with_heldout_loss(heldout, scored, runner, recipe)
-            if not resume and (first := encode(0).units):
-                runner.choose(units_of(first))  # by training data: held-out prompts may have fewer replies to share
+            if not resume:
+                runner.choose(
+                    units_of(encode(0).units)
+                )  # by training data: held-out prompts may have fewer replies to share
         session.baseline()
         yield SFTTrainer(
             session=session,
             runner=runner,
             encoded=stack.enter_context(Prefetch(encode, stop=num_steps)),
-            report=stack.enter_context(progress(f"sft {session.run.name}", num_steps)),
+            report=stack.enter_context(progress(f"sft {session.run.name}", num_steps, shown=ranks.is_first)),
             start=int(session.state["step"]) if session.state else 0,
             num_steps=num_steps,
-            skipped=encode.screened if isinstance(encode, ExampleFeed) else 0,
+            skipped=feed.screened if isinstance(feed, ExampleFeed) else 0,
         )
 
 
@@ -166,9 +179,23 @@ def encode_drawn(adapter: Adapter, draw: Draw, recipe: SFTRecipe, workers: Execu
     return encode_step(adapter, draw(step, recipe.prompts_per_step), recipe.cutoff_len, workers)
 
 
+def share_of(units: Sequence[EncodedUnit], ranks: Ranks) -> list[EncodedUnit]:
+    """This process's share: prompts stay whole, and the longest are dealt out first, back and forth."""
+    if ranks.size == 1:
+        return list(units)
+    longest = sorted(units, key=lambda unit: -(len(unit.prompt) + unit.reply_tokens))
+    turn = 2 * ranks.size
+    return [unit for i, unit in enumerate(longest) if ranks.rank in (i % turn, turn - 1 - i % turn)]
+
+
 def units_of(units: Sequence[EncodedUnit]) -> list[Unit]:
     """The step's prompts and replies as the step engine takes them."""
     return [Unit(Prompt(None, unit.prompt), tuple(map(Branch, unit.replies))) for unit in units]
+
+
+def noise_seed(seed: int, step: int, ranks: Ranks) -> int:
+    """For the dropout of adapters: processes draw different noise."""
+    return derive_seed(seed, step) if ranks.size == 1 else derive_seed(seed, step, ranks.rank)
 
 
 def sft_step(
@@ -176,10 +203,13 @@ def sft_step(
 ) -> dict[str, float]:
     """One optimizer step on the mean loss per reply token (nats); `seed` draws the dropout of adapters, if they have
     any. Without examples the weights do not change."""
-    tokens = runner.ranks.sum(sum(unit.reply_tokens for unit in units))
+    tokens, prompts, replies = (
+        runner.ranks.sum(n)
+        for n in (sum(u.reply_tokens for u in units), len(units), sum(len(u.replies) for u in units))
+    )
     counts = {
-        "examples/prompts": float(len(units)),
-        "examples/replies": float(sum(len(unit.replies) for unit in units)),
+        "examples/prompts": float(prompts),
+        "examples/replies": float(replies),
         "tokens/count": float(tokens),
     }
     if not tokens:
@@ -197,11 +227,11 @@ def sft_step(
     }
 
 
-def check_cutoff(recipe: SFTRecipe, encoded: EncodedStep, place: str) -> None:
+def check_cutoff(recipe: SFTRecipe, over_cutoff: Sequence[str], place: str) -> None:
     """Logs which examples are too long; ValueError where the recipe stops the run for them."""
-    if not encoded.over_cutoff:
+    if not over_cutoff:
         return
-    found = f"{place}: longer than cutoff_len {recipe.cutoff_len}: {', '.join(map(repr, encoded.over_cutoff))}"
+    found = f"{place}: longer than cutoff_len {recipe.cutoff_len}: {', '.join(map(repr, over_cutoff))}"
     if recipe.over_cutoff == "error":
         raise ValueError(f"{found}; raise cutoff_len, or skip them with over_cutoff: drop")
     log.warning("%s; skipped", found)
@@ -222,14 +252,15 @@ def with_heldout_loss(
 
 @torch.no_grad()
 def heldout_loss(runner: StepRunner[MicroBatch], examples: Sequence[Example], recipe: SFTRecipe) -> float:
-    """Mean loss per reply token (nats)."""
-    total, tokens, n = 0.0, 0, recipe.prompts_per_step
-    for start in range(0, len(examples), n):
+    """Mean loss per reply token (nats); each process takes its share of the examples."""
+    total, tokens, n, ranks = 0.0, 0, recipe.prompts_per_step, runner.ranks
+    for start in ranks.mine(range(0, len(examples), n)):
         encoded = encode_step(runner.policy.adapter, examples[start : start + n], recipe.cutoff_len)
-        check_cutoff(recipe, encoded, "heldout")
+        check_cutoff(recipe, encoded.over_cutoff, "heldout")
         for batch in runner.cut(units_of(encoded.units)):
             total -= float(runner.logprobs(batch)[0].sum())
             tokens += batch.packed.num_tokens
+    total, tokens = ranks.sum(total), ranks.sum(tokens)
     if not tokens:
         raise ValueError(f"heldout: all {len(examples)} examples are longer than cutoff_len {recipe.cutoff_len}")
     return total / tokens

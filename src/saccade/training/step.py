@@ -10,15 +10,18 @@ R: loss tokens of a micro-batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Generic, Protocol, Self, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import SharedPrefix
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.forward import Features, branch_logprobs, project_again
@@ -29,6 +32,7 @@ from saccade.rollout.prompts import Prompt
 from saccade.training.batching import PackPlan, micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.ranks import ONE, Ranks
+from saccade.training.tower_pass import TowerPass, encode
 
 log = logging.getLogger(__name__)
 
@@ -105,20 +109,32 @@ class StepRunner(Generic[Batch]):
     """Made on the first batch of the run."""
     warned: bool = False
     """Whether the warning about a prompt beyond the token budget was given."""
+    tower: TowerPass | None = None
+    """During an update of several processes: the features of its prompts."""
 
-    def choose(self, units: Sequence[Unit]) -> SharingChoice:
-        """The run's choice about shared prompts, made and logged on its first units."""
+    def choose(self, units: Sequence[Unit]) -> SharingChoice | None:
+        """The run's choice about shared prompts, made and logged on its first units; None until a process has some."""
         if self.choice is None:
             batch = [(unit.prompt.encoded, unit.branches) for unit in units]
-            self.choice = self.ranks.broadcast(choose_sharing(self.policy, batch, self.shared_prefix))
-            log.info("%s", self.choice)
+            with self.policy.whole():
+                own = choose_sharing(self.policy, batch, self.shared_prefix, self._must_share()) if batch else None
+            self.choice = next((one for one in self.ranks.gather(own) if one is not None), None)
+            if self.choice is not None:
+                log.info("%s", self.choice)
         return self.choice
+
+    def _must_share(self) -> bool:
+        """With several processes a trained vision side needs the packed path: the plain one encodes images within its
+        own passes, where a process without images would not follow."""
+        return self.policy.shards is not None and not self.policy.vision_is_frozen()
 
     def cut(self, units: Sequence[Unit]) -> list[MicroBatch]:
         """Micro-batches of whole rows, balanced by cost, of at most the budget's tokens where possible."""
+        choice = self.choose(units)
         if not units:
             return []
-        cost = shared_cost if self.choose(units).path == "packed" else repeated_cost
+        assert choice is not None  # there are units
+        cost = shared_cost if choice.path == "packed" else repeated_cost
         self._warn_of_long_prompts(units)
         all_rows: list[PackPlan] = []
         for i, unit in enumerate(units):
@@ -127,6 +143,9 @@ class StepRunner(Generic[Batch]):
             all_rows += rows(
                 i, len(prompt) + self.policy.vision_cost(prompt), lengths, self.tokens_per_micro_batch, cost
             )
+        if self.policy.shards is not None and choice.sharing not in ("merged", "split"):
+            # these run the layers once per prompt, and processes must run them equally often in a pass
+            return [self._micro_batch(units, [row]) for row in all_rows]
         return [self._micro_batch(units, batch) for batch in micro_batches(all_rows, self.tokens_per_micro_batch)]
 
     def _micro_batch(self, units: Sequence[Unit], batch: Sequence[PackPlan]) -> MicroBatch:
@@ -164,6 +183,8 @@ class StepRunner(Generic[Batch]):
 
     def _features(self, batch: MicroBatch, policy: Policy) -> list[Features] | None:
         """Features for this pass; None makes it run the vision encoder itself."""
+        if self.tower is not None and policy is self.policy:
+            return self.tower.features(batch.packed.prompts)
         if policy is not self.policy and not self.policy.vision_is_frozen():
             return None  # a reference has the run's initial encoder
         if self.cache is not None and policy is self.policy:
@@ -196,7 +217,10 @@ class StepRunner(Generic[Batch]):
             self.optimizer.zero_grad()
             if begin is not None:
                 begin()
-            total = self._passes(batches, loss_of)
+            with self._features_of(batches) as missing:
+                total = self._passes(batches, loss_of)
+                for one in missing:
+                    (0.0 * self.logprobs(one)[0].sum()).backward()
         total = self.ranks.sum(total)
         norm, stepped = self.optimizer.step(lr, total, keep)
         self.policy.version += int(stepped)
@@ -249,6 +273,49 @@ class StepRunner(Generic[Batch]):
             "micro-batches of at most %d tokens; the update is the same. Set tokens_per_micro_batch to that",
             *(batch.packed.layout.length, self.tokens_per_micro_batch),
         )
+
+    def missing(self, batches: Sequence[Splittable], with_image: bool = False) -> list[MicroBatch]:
+        """What this process runs besides its own batches, so that all processes make equally many passes. Sharded
+        weights are gathered and gradients exchanged in each."""
+        if self.policy.shards is None:
+            return []
+        return [self._blank(with_image)] * (self.ranks.max(len(batches)) - len(batches))
+
+    def _blank(self, with_image: bool) -> MicroBatch:
+        """A tiny micro-batch whose loss does not count."""
+        adapter = self.policy.adapter
+        prompt = adapter.encode("<image>.", [Image.new("RGB", (56, 56))]) if with_image else adapter.encode(".", [])
+        return MicroBatch(pack([(prompt, [Branch(adapter.stop_ids[:1])])]), (Prompt(None, prompt),), ((0, 0),))
+
+    @contextmanager
+    def _features_of(self, batches: Sequence[Splittable]) -> Iterator[list[MicroBatch]]:
+        """Yields the missing passes. Where several processes train the vision side, its forward passes run before and
+        its backward passes after what happens within."""
+        if self.policy.shards is None or self.policy.vision_is_frozen():
+            yield self.missing(batches)
+            return
+        prompts = [prompt for batch in batches for prompt in batch.packed.prompts]
+        self._refuse_mixed(prompts)
+        with_image = bool(self.ranks.max(int(any(prompt.pixels for prompt in prompts))))
+        missing = self.missing(batches, with_image)
+        prompts += [one.packed.prompts[0] for one in missing]
+        self.tower = encode(self.policy, prompts, self._blank(True).packed.prompts[0], self.ranks)
+        try:
+            yield missing
+            if self.tower is not None:
+                self.tower.backward()
+        finally:
+            self.tower = None
+
+    def _refuse_mixed(self, prompts: Sequence[EncodedPrompt]) -> None:
+        """ValueError, in all processes, for prompts without images whose pass would exchange other gradients."""
+        embeddings = self.policy.model.get_input_embeddings().weight
+        text_only = any(not prompt.pixels for prompt in prompts) and not embeddings.requires_grad
+        if self.ranks.max(int(text_only)):
+            raise ValueError(
+                "a prompt has no image, while the vision side trains and the embeddings do not; with several "
+                "processes expected an image in every prompt. Remove the prompts without images, or train 'language'"
+            )
 
 
 def valid_features(features: Features | None, policy: Policy, version: int) -> Features | None:

@@ -1,0 +1,490 @@
+"""What two processes compute in tests/test_training_ranks.py: each law compares them with one process and writes what
+it measured. `python -m torch.distributed.run --nproc-per-node 2 tests/ranks_worker.py FOLDER [LAW ...]`"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from families import FAMILIES, family
+from PIL import Image
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from training_runs import rl_recipe
+from transformers.utils import logging as transformers_logging
+
+from saccade.algorithm import LossConfig
+from saccade.cli.runs import restarted, where_to_resume
+from saccade.models.adapter import EncodedPrompt
+from saccade.models.config import ModelConfig, ShardConfig
+from saccade.models.policy import Policy, load_policy
+from saccade.rollout.config import Sampling
+from saccade.rollout.engine import open_engine
+from saccade.rollout.groups import Group, Rollout
+from saccade.rollout.prompts import Prompt
+from saccade.training import sft
+from saccade.training.config import OptimConfig, RLRecipe, SFTRecipe, UpdateConfig
+from saccade.training.examples import EncodedUnit
+from saccade.training.loop import Session
+from saccade.training.optim import GuardedOptimizer, build_optimizer
+from saccade.training.policy_step import open_learner, policy_step
+from saccade.training.ranks import ONE, Ranks, join
+from saccade.training.rl import train
+from saccade.training.sft import sft_step
+from saccade.training.sharded_checkpoint import ShardWriter
+from saccade.training.step import StepRunner
+from saccade.types import Completion, Score
+
+STEPS, LR = 3, 0.05
+ALL = ("vision", "projector", "language")
+
+
+@dataclass
+class World:
+    folder: Path
+    ranks: Ranks
+    shard: ShardConfig = field(default_factory=ShardConfig)
+
+    def policy(self, sharded: bool, **model: Any) -> Policy:
+        config = ModelConfig.model_validate({"path": str(self.folder / "model"), "device": "cpu"} | model)
+        return load_policy(config, shard=self.shard if sharded else None)
+
+
+class RecordingSGD(torch.optim.SGD):
+    """Plain gradient descent that keeps the whole gradients of its first step."""
+
+    first: list[Tensor | None] | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        if self.first is None:
+            params = [p for group in self.param_groups for p in group["params"]]
+            self.first = [None if p.grad is None else whole(p.grad).clone() for p in params]
+        return super().step(closure)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+@dataclass
+class Trained:
+    """What is compared: gradients of the first step, weights after three, metrics of each."""
+
+    policy: Policy
+    grads: dict[str, Tensor | None] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+
+
+def descend(policy: Policy, step: Callable[[GuardedOptimizer], dict[str, float]]) -> Trained:
+    names = [name for name, _ in policy.trainable()]
+    optimizer = RecordingSGD([p for _, p in policy.trainable()], lr=LR)
+    guarded = GuardedOptimizer(optimizer, OptimConfig(lr=LR, max_grad_norm=float("inf")))
+    found = Trained(policy, start={name: whole(p).clone() for name, p in policy.model.named_parameters()})
+    found.metrics = [step(guarded) for _ in range(STEPS)]
+    assert optimizer.first is not None
+    found.grads = dict(zip(names, optimizer.first, strict=True))
+    found.weights = {name: whole(p) for name, p in policy.model.named_parameters()}
+    return found
+
+
+def difference(ours: Trained, one: Trained | None) -> dict[str, Any]:
+    """Largest difference over the largest gradient (or weight) of each parameter; all metrics that differ. Only the
+    first process has something to compare with."""
+    if one is None:
+        return {}
+
+    def far(a: Tensor | None, b: Tensor | None) -> float:
+        if a is None or b is None:
+            return 0.0 if a is b else float("inf")
+        return float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
+
+    apart = {name: ours.grads[name] for name in one.grads}
+    metrics = [
+        name
+        for a, b in zip(ours.metrics, one.metrics, strict=True)
+        for name in b.keys() - {"update/micro_batches", "update/saving"}
+        if abs(a[name] - b[name]) > 1e-5 * max(1, abs(b[name]))
+    ]
+    both = [(a, one.grads[name]) for name, a in apart.items()]
+    off, size = (sum(float(g.double().square().sum()) for g in some) for some in _whole_gradients(both))
+    return {
+        "whole_gradient": (off / size) ** 0.5,
+        "gradient": max(far(a, one.grads[name]) for name, a in apart.items()),
+        "weights": max(far(ours.weights[name], b) for name, b in one.weights.items()),
+        "moved": max(float((b - one.start[name]).abs().max()) for name, b in one.weights.items()),
+        "metrics_apart": sorted(set(metrics)),
+        "steps": len(one.metrics),
+    }
+
+
+def _whole_gradients(both: list[tuple[Tensor | None, Tensor | None]]) -> tuple[list[Tensor], list[Tensor]]:
+    """(differences, gradients of one process)."""
+    present = [(a, b) for a, b in both if a is not None and b is not None]
+    return [a - b for a, b in present], [b for _, b in present]
+
+
+def prompts_of(policy: Policy, texts: int = 0, pictures: int = 4) -> list[EncodedPrompt]:
+    """Prompts with pictures of several sizes, then prompts without."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for i in range(pictures):
+        size = (56 + 28 * (i % 3), 56 + 28 * (i % 2), 3)
+        pixels = torch.randint(0, 255, size, generator=generator, dtype=torch.uint8).numpy()
+        found.append(policy.adapter.encode(f"<image>How many? {i}", [Image.fromarray(pixels)]))
+    return found + [policy.adapter.encode(f"{i} + {i} = ?", []) for i in range(texts)]
+
+
+def replies(n: int, length: int, seed: int) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [tuple(torch.randint(300, 400, (length + k,), generator=generator).tolist()) for k in range(n)]
+
+
+def units_of(policy: Policy, texts: int, pictures: int) -> list[EncodedUnit]:
+    prompts = prompts_of(policy, texts, pictures)
+    return [EncodedUnit(prompt, tuple(replies(3, 4 + i, i))) for i, prompt in enumerate(prompts)]
+
+
+def supervised(
+    world: World, mine: Callable[[int], list[int]], texts: int = 0, pictures: int = 4, **options: Any
+) -> dict[str, Any]:
+    """SFT steps on a share of the units in each process against all units in one."""
+    path = options.pop("shared_prefix", "on")
+    budget = options.pop("tokens_per_micro_batch", 60)
+
+    def trained(policy: Policy, ranks: Ranks, places: list[int]) -> Trained:
+        units = units_of(policy, texts, pictures)
+        runner: list[Any] = []
+
+        def step(optimizer: GuardedOptimizer) -> dict[str, float]:
+            if not runner:
+                runner.append(StepRunner(policy, optimizer, budget, path, ranks))
+            return sft_step(runner[0], [units[i] for i in places], LR)
+
+        return descend(policy, step)
+
+    total = list(range(texts + pictures))
+    one = trained(world.policy(False, **options), ONE, total) if world.ranks.is_first else None
+    ours = trained(world.policy(True, **options), world.ranks, mine(world.ranks.rank))
+    return difference(ours, one) | {"kinds": kinds(ours.policy), "tied": tied(ours.policy)}
+
+
+def kinds(policy: Policy) -> dict[str, list[str]]:
+    """Which kinds of tensors the parameters of each part are."""
+    parts = policy.parameters_by_part()
+    return {part: sorted({type(p).__name__ for _, p in named}) for part, named in parts.items()}
+
+
+def tied(policy: Policy) -> bool:
+    model = policy.model
+    return model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def groups_of(policy: Policy, silent: set[int], texts: int = 0, pictures: int = 4) -> list[Group]:
+    """Groups of three rollouts; those of `silent` have equal rewards and so no advantage."""
+    found = []
+    for i, prompt in enumerate(prompts_of(policy, texts, pictures)):
+        rollouts = []
+        for k, ids in enumerate(replies(3, 3 + i, 10 + i)):
+            advantage = 0.0 if i in silent else float(k - 1) + 0.25 * i
+            logprobs = tuple(-4.0 - 0.01 * j for j in range(len(ids)))
+            rollouts.append(Rollout(Completion("", ids, logprobs), Score(0.5), advantage))
+        found.append(Group(f"{i}", Prompt(None, prompt), tuple(rollouts)))
+    return found
+
+
+def reinforced(
+    world: World,
+    mine: Callable[[int], list[int]],
+    silent: set[int] | None = None,
+    loss: dict[str, Any] | None = None,
+    update: dict[str, Any] | None = None,
+    texts: int = 0,
+    pictures: int = 4,
+    **model: Any,
+) -> dict[str, Any]:
+    """Policy updates on a share of the groups in each process against all groups in one."""
+    objective = LossConfig.model_validate({"kl_coef": 0.0} | (loss or {}))
+    config = UpdateConfig.model_validate({"tokens_per_micro_batch": 60, "shared_prefix": "on"} | (update or {}))
+
+    def trained(sharded: bool, ranks: Ranks, places: list[int]) -> Trained:
+        policy = world.policy(sharded, **model)
+        reference = world.policy(sharded, train=()) if objective.kl_coef else None
+        if objective.kl_coef and policy.adapters is not None:
+            reference = policy.base_view()
+        groups = groups_of(policy, silent or set(), texts, pictures)
+        learner: list[Any] = []
+
+        def step(optimizer: GuardedOptimizer) -> dict[str, float]:
+            if not learner:
+                learner.append(open_learner(policy, optimizer, objective, config, reference, ranks=ranks))
+            share = [groups[i] for i in places]
+            return policy_step(learner[0], share, temperature=1.0, max_length=12, lr=LR)
+
+        return descend(policy, step)
+
+    one = trained(False, ONE, list(range(texts + pictures))) if world.ranks.is_first else None
+    ours = trained(True, world.ranks, mine(world.ranks.rank))
+    return difference(ours, one) | {"kinds": kinds(ours.policy), "tied": tied(ours.policy)}
+
+
+def halves(rank: int) -> list[int]:
+    return [[0, 2], [1, 3]][rank]
+
+
+def uneven(rank: int) -> list[int]:
+    return [[0, 1, 2], [3]][rank]
+
+
+def averaged_layers(world: World) -> dict[str, Any]:
+    """A control: the sum over processes set on the root alone leaves the layers' gradients averaged."""
+    policies = [world.policy(sharded, train=("language",)) for sharded in (True, False)]
+    shards = policies[0].shards
+    assert shards is not None
+    for unit in shards.units[1:]:
+        unit.set_gradient_divide_factor(float(world.ranks.size))
+    found = []
+    for policy, ranks, places in zip(policies, (world.ranks, ONE), (halves(world.ranks.rank), range(4)), strict=True):
+        units = [units_of(policy, 0, 4)[i] for i in places]
+        optimizer = RecordingSGD([p for _, p in policy.trainable()], lr=LR)
+        guarded = GuardedOptimizer(optimizer, OptimConfig(lr=LR, max_grad_norm=float("inf")))
+        sft_step(StepRunner(policy, guarded, 60, "on", ranks), units, LR)
+        assert optimizer.first is not None
+        found.append(dict(zip((name for name, _ in policy.trainable()), optimizer.first, strict=True)))
+    name = "model.language_model.layers.0.mlp.down_proj.weight"
+    return {"ratio": float(found[0][name].norm() / found[1][name].norm())}
+
+
+def bypassing(world: World) -> dict[str, Any]:
+    """What happens to a call of the model that does not go through the root, and what loading gave."""
+    sharded, one = world.policy(True, train=ALL), world.policy(False)
+    try:
+        sharded.model.model(input_ids=torch.tensor([[300, 301]]))
+        error = "none"
+    except RuntimeError as caught:
+        error = str(caught)
+    pairs = list(zip(sharded.model.named_parameters(), one.model.named_parameters(), strict=True))
+    buffers = zip(sharded.model.named_buffers(), one.model.named_buffers(), strict=True)
+    return {
+        "error": error,
+        "tied": tied(sharded),
+        "same_names": all(a == b for (a, _), (b, _) in pairs),
+        "weights": max(float((whole(a) - b).abs().max()) for (_, a), (_, b) in pairs),
+        "buffers": max(float((a - b).abs().max()) for (_, a), (_, b) in buffers),
+    }
+
+
+def generating(world: World) -> dict[str, Any]:
+    """Replies of other lengths in each process, then training."""
+    rank, found = world.ranks.rank, []
+    for sharded in (True, False):
+        policy = world.policy(sharded, train=("language",))
+        prompts = [Prompt(None, prompt) for prompt in prompts_of(policy)][rank::2]
+        with policy.whole():
+            kind = type(policy.model.lm_head.weight).__name__
+            replies = open_engine(policy).generate(prompts, Sampling(max_new_tokens=4 + 5 * rank), 2, [7, 8])
+        found.append(([one.token_ids for some in replies for one in some], kind))
+    after = supervised(world, halves, train=("language",))
+    return {"equal": found[0][0] == found[1][0], "kind": found[0][1], "gradient_after": after.get("gradient")}
+
+
+def saving(world: World) -> dict[str, Any]:
+    """A checkpoint holds the weights of when it was asked for, while training goes on; another policy reads it."""
+    policy, run = world.policy(True, train=ALL), world.folder / "saving"
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), OptimConfig(lr=LR)), OptimConfig(lr=LR))
+    units = units_of(policy, 0, 4)
+    runner, writer = StepRunner(policy, optimizer, 60, "on", world.ranks), ShardWriter(world.ranks)
+    sft_step(runner, [units[i] for i in halves(world.ranks.rank)], LR)
+    then = {name: whole(p).clone() for name, p in policy.model.named_parameters()}
+    published: list[Path] = []
+    writer.start(run, policy, optimizer, {"step": 1}, published.append)
+    sft_step(runner, [units[i] for i in halves(world.ranks.rank)], LR)
+    writer.finish()
+    path = run / "checkpoints" / "step-000001"
+    again = load_policy(ModelConfig(path=str(path), device="cpu", train=ALL), shard=ShardConfig())
+    read = {name: whole(p) for name, p in again.model.named_parameters()}
+    policy.save(run / "ordinary")
+    ordinary = load_policy(ModelConfig(path=str(run / "ordinary"), device="cpu")) if world.ranks.is_first else None
+    policy_weights = {name: whole(p) for name, p in policy.model.named_parameters()}
+    moved = max(float((p - then[name]).abs().max()) for name, p in policy_weights.items())
+    return {
+        "apart": max(float((read[name] - one).abs().max()) for name, one in then.items()),
+        "moved_since": moved,
+        "ordinary": None if ordinary is None else apart_from(ordinary, policy_weights),
+        "published": len(published),
+        "own_group": writer.group is not None and writer.group is not torch.distributed.group.WORLD,
+        "left": sorted(one.name for one in path.parent.iterdir()),
+    }
+
+
+def copied(world: World) -> dict[str, Any]:
+    """Four processes, two copies of the model in two shards each."""
+    found = supervised(replace(world, shard=ShardConfig(replicate=2)), lambda rank: [rank], train=ALL)
+    policy = replace(world, shard=ShardConfig(replicate=2)).policy(True, train=ALL)
+    layer = policy.model.model.language_model.layers[0].mlp.down_proj.weight
+    return found | {"placements": str(layer.placements), "local": list(layer.to_local().shape)}
+
+
+def half_precision(world: World) -> dict[str, Any]:
+    """Shards are float32 and passes bfloat16, as one process does with master weights."""
+    config = {"dtype": "bfloat16", "train": ALL}
+    policies = [world.policy(sharded, **config) for sharded in (True, False)]
+    found = []
+    for policy, ranks, places in zip(policies, (world.ranks, ONE), (halves(world.ranks.rank), range(4)), strict=True):
+        options = OptimConfig(lr=1e-3)
+        guarded = GuardedOptimizer(build_optimizer(policy.trainable(), options), options)
+        runner = StepRunner(policy, guarded, 60, "on", ranks)
+        units = [units_of(policy, 0, 4)[i] for i in places]
+        found.append([sft_step(runner, units, 1e-3)["loss/train"] for _ in range(STEPS)])
+    sharded = policies[0]
+    with sharded.whole():
+        computing = str(sharded.model.lm_head.weight.dtype)
+    return {"losses": found, "shards": str(sharded.model.lm_head.weight.dtype), "computing": computing}
+
+
+def dying(world: World) -> dict[str, Any]:
+    """The second process ends in the middle of step 3, once; torchrun starts all again, and they resume."""
+    first_time, run = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0", world.folder / "run"
+    real = Session.end_step
+
+    def end_step(self: Session, step: int, *rest: Any, **more: Any) -> bool:
+        if first_time and step == 3 and world.ranks.rank == 1:
+            os._exit(9)
+        return real(self, step, *rest, **more)
+
+    Session.end_step = end_step  # type: ignore[method-assign]  # this process only
+    train(run_recipe(world.folder), run, resume=where_to_resume(run) if restarted(run) else False)
+    return {"restarted": not first_time}
+
+
+def adapting(world: World) -> dict[str, Any]:
+    train(adapter_recipe(world.folder), world.folder / "run")
+    return {}
+
+
+def adapter_recipe(folder: Path) -> RLRecipe:
+    model = {"path": str(folder / "model"), "device": "cpu", "lora": {"rank": 4, "alpha": 8}}
+    return rl_recipe(folder, model=model, checkpoint={"every": 2, "keep": 3}, loss={"kl_coef": 0.05})
+
+
+def six_steps(world: World) -> dict[str, Any]:
+    """A longer run, begun or resumed."""
+    run = world.folder / "run"
+    train(run_recipe(world.folder, 6), run, resume=run.exists())
+    return {}
+
+
+def apart_from(policy: Policy, weights: dict[str, Tensor]) -> float:
+    return max(float((p.detach() - weights[name]).abs().max()) for name, p in policy.model.named_parameters())
+
+
+def running(world: World) -> dict[str, Any]:
+    """A whole RL run; the test compares its files with those of one process."""
+    train(run_recipe(world.folder), world.folder / "run")
+    return {}
+
+
+def fine_tuning(world: World) -> dict[str, Any]:
+    """A whole SFT run, whose steps the processes share out; the test compares its metrics with those of one process."""
+    sft.train(examples_recipe(world.folder), world.folder / "sft")
+    return {}
+
+
+def examples_recipe(folder: Path) -> SFTRecipe:
+    """Five prompts a step, so that shares differ."""
+    return SFTRecipe.model_validate(
+        {
+            "model": {"path": str(folder / "model"), "device": "cpu", "train": ALL},
+            "data": [{"source": "vlm_r1", "path": str(folder / "data.jsonl"), "reply": "gold"}],
+            "num_steps": 3,
+            "prompts_per_step": 5,
+            "optim": {"lr": 1e-3},
+            "checkpoint": {"every": 3, "keep": 1},
+        }
+    )
+
+
+def run_recipe(folder: Path, steps: int = 4) -> RLRecipe:
+    held_out = {"source": "vlm_r1", "path": str(folder / "data.jsonl")}
+    return rl_recipe(
+        folder,
+        model={"path": str(folder / "model"), "device": "cpu", "train": ALL},
+        eval={"every": 2, "data": [held_out], "decoding": {"max_new_tokens": 4}},
+        checkpoint={"every": 2, "keep": 3},
+        num_steps=steps,
+    )
+
+
+def families(world: World) -> dict[str, Any]:
+    """Every family with a text-only prompt in one process: all ways to share a prompt, all kinds of towers."""
+    found: dict[str, Any] = {}
+    for name in FAMILIES:
+        path = world.folder / name
+        world.ranks.on_first(lambda name=name, path=path: family(name).write(path, seed=1))
+        options = {"path": str(path), "train": ALL, "tokens_per_micro_batch": 400}
+        found[name] = supervised(world, uneven, texts=1, pictures=3, **options).get("whole_gradient")
+    return found
+
+
+LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
+    "sft_full": lambda w: supervised(w, halves, train=ALL),
+    "sft_frozen_tower": lambda w: supervised(w, uneven, train=("language",)),
+    "sft_text_only_rank": lambda w: supervised(w, uneven, texts=1, pictures=3, train=ALL),
+    "sft_projector_only": lambda w: supervised(w, uneven, train=("projector",)),
+    "sft_empty_rank": lambda w: supervised(w, lambda rank: [[0, 1, 2, 3], []][rank], train=ALL),
+    "sft_recomputing": lambda w: supervised(w, uneven, train=ALL, gradient_checkpointing=True),
+    "sft_plain_rows": lambda w: supervised(w, uneven, train=("language",), shared_prefix="off"),
+    "sft_lora": lambda w: supervised(w, uneven, texts=1, pictures=3, lora={"rank": 4, "alpha": 8}),
+    "sft_lora_everywhere": lambda w: supervised(
+        w, uneven, lora={"rank": 4, "alpha": 8, "targets": ALL}, gradient_checkpointing=True
+    ),
+    "rl_lora_kl": lambda w: reinforced(w, uneven, silent={3}, loss={"kl_coef": 0.1}, lora={"rank": 4, "alpha": 8}),
+    "rl_full": lambda w: reinforced(w, halves, train=ALL),
+    "rl_projector_only": lambda w: reinforced(w, uneven, train=("projector",)),
+    "rl_no_signal_on_a_rank": lambda w: reinforced(w, uneven, silent={3}, train=ALL),
+    "rl_text_only_rank": lambda w: reinforced(w, uneven, texts=1, pictures=3, train=ALL),
+    "averaged_layers": averaged_layers,
+    "bypassing": bypassing,
+    "generating": generating,
+    "saving": saving,
+    "running": running,
+    "fine_tuning": fine_tuning,
+    "families": families,
+    "copied": copied,
+    "half_precision": half_precision,
+    "dying": dying,
+    "six_steps": six_steps,
+    "adapting": adapting,
+    "rl_kl_and_recomputed": lambda w: reinforced(
+        w, uneven, loss={"kl_coef": 0.1}, update={"old_logprobs": "recompute", "updates_per_rollout": 2}
+    ),
+}
+
+
+def main() -> None:
+    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    world = World(folder, join())
+    for name in wanted or LAWS:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            started = time.perf_counter()
+            found = LAWS[name](world)
+        serious = [one for one in caught if not issubclass(one.category, DeprecationWarning)]
+        found["warnings"] = sorted({str(one.message).splitlines()[0] for one in serious})
+        found["seconds"] = round(time.perf_counter() - started, 2)
+        (folder / f"{name}-{world.ranks.rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What processes agree on, without starting any."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from saccade import cli
+from saccade.cli.launch import supervise
+from saccade.cli.runs import restarted
+from saccade.models.adapter import EncodedPrompt
+from saccade.rollout.prompts import Prompt
+from saccade.training.config import RLRecipe
+from saccade.training.examples import EncodedUnit
+from saccade.training.group_shares import TOLERANCE, GroupShares, balanced
+from saccade.training.opening import check_shard
+from saccade.training.ranks import ONE, Ranks
+from saccade.training.sft import share_of
+
+
+@dataclass(frozen=True)
+class Together(Ranks):
+    """Every process but this one is an answer that was given before."""
+
+    others: list[Any] = field(default_factory=list)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, *self.others] if self.is_first else [self.others[0], value, *self.others[1:]]
+
+
+def test_one_process_has_nothing_to_exchange() -> None:
+    assert ONE.sum(2.5) == 2.5
+    assert ONE.max(3) == 3
+    assert ONE.broadcast("x") == "x"
+    assert ONE.mine([1, 2, 3]) == [1, 2, 3]
+    assert ONE.on_first(lambda: 7) == 7
+    ONE.agree({"recipe": "a"})
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("items", [0, 1, 4, 7])
+def test_shares_are_disjoint_and_merge_in_order(size: int, items: int) -> None:
+    everything = list(range(items))
+    shares = [Ranks(rank, size).mine(everything) for rank in range(size)]
+    assert ONE.merge([everything]) == everything
+    assert Ranks(0, size).merge(shares) == everything
+
+
+def test_a_process_with_another_recipe_is_refused_by_name() -> None:
+    ranks = Together(0, 3, others=[{"recipe": "a", "data": {"x": "1"}}, {"recipe": "a", "data": {"x": "2"}}])
+    with pytest.raises(ValueError, match=r"process 2 of 3 has another data than process 0.*'2'.*expected.*'1'"):
+        ranks.agree({"recipe": "a", "data": {"x": "1"}})
+
+
+def test_fewer_groups_than_processes_are_refused() -> None:
+    Ranks(0, 4).check_share(4, "prompts_per_step")
+    with pytest.raises(ValueError, match=r"prompts_per_step is 3, but there are 4 processes.*at least 4"):
+        Ranks(0, 4).check_share(3, "prompts_per_step")
+
+
+def test_groups_move_only_to_even_out_the_work() -> None:
+    assert balanced([10, 10, 10, 10], [0, 1, 0, 1], 2) == [0, 1, 0, 1]
+    assert Counter(balanced([10] * 6, [0] * 6, 3)) == {0: 2, 1: 2, 2: 2}
+    generator = random.Random(0)
+    for _ in range(200):
+        size = generator.randint(2, 6)
+        costs = [generator.randint(1, 400) for _ in range(generator.randint(size, 40))]
+        homes = [place % size for place in range(len(costs))]
+        owners = balanced(costs, homes, size)
+        before, after = (
+            [sum(c for c, owner in zip(costs, of, strict=True) if owner == rank) for rank in range(size)]
+            for of in (homes, owners)
+        )
+        assert max(after) - min(after) <= max(max(before) - min(before), 0)
+        gap = max(after) - min(after)
+        heaviest = after.index(max(after))
+        movable = [c for c, owner in zip(costs, owners, strict=True) if owner == heaviest and c < gap]
+        assert not movable or gap <= TOLERANCE * sum(costs) / size
+
+
+def encoded(number: int) -> EncodedPrompt:
+    return EncodedPrompt(torch.zeros(5, dtype=torch.int64), torch.zeros(3, 5), 5, {}, (), (), f"p{number}")
+
+
+def test_examples_are_dealt_out_whole_and_evenly() -> None:
+    units = [EncodedUnit(encoded(i), ((1,) * (10 * i), (2,) * (10 * i))) for i in range(8)]
+    shares = [share_of(units, Ranks(rank, 2)) for rank in range(2)]
+    assert sorted(one.prompt.prompt_id for one in itertools.chain(*shares)) == [one.prompt.prompt_id for one in units]
+    sizes = [sum(one.reply_tokens for one in share) for share in shares]
+    assert sizes[0] == sizes[1]
+    assert share_of(units, ONE) == units
+
+
+def test_prompts_of_a_round_are_shared_out_and_all_of_them_kept_for_groups_that_move() -> None:
+    prompts = [Prompt(None, encoded(i)) for i in range(5)]
+    shares = [GroupShares(Ranks(rank, 2), lambda prompt: 0) for rank in range(2)]
+    assert [one.share(1, prompts) for one in shares] == [prompts[::2], prompts[1::2]]
+    assert all(one.rounds == {1: prompts} for one in shares)
+    alone = GroupShares(ONE, lambda prompt: 0)
+    assert alone.share(1, prompts) == prompts
+    assert not alone.rounds  # one process keeps nothing for others
+
+
+def test_options_of_sharding_need_several_processes_and_an_optimizer_that_is_sharded() -> None:
+    recipe = RLRecipe.model_validate(
+        {
+            "model": {"path": "base"},
+            "shard": {"replicate": 2},
+            "data": [{"source": "world", "task": "count"}],
+            "stages": [{"name": "a", "max_new_tokens": 8, "group_size": 2}],
+            "num_steps": 1,
+            "optim": {"lr": 1e-6},
+        }
+    )
+    check_shard(recipe, Ranks(0, 4))
+    eight_bits = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"kind": "adamw_8bit"})})
+    with pytest.raises(ValueError, match=r"optim.kind 'adamw_8bit': its state is not sharded.*4 processes.*adamw"):
+        check_shard(eight_bits, Ranks(0, 4))
+    with pytest.raises(ValueError, match=r"shard: got options for several processes.*torchrun"):
+        check_shard(recipe, ONE)
+
+
+def test_a_verb_for_one_process_refuses_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["eval", "world_eval"])
+    assert "'eval' runs in one process, but torchrun started 2" in capsys.readouterr().err
+
+
+def test_a_process_that_was_started_again_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not restarted(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not restarted(tmp_path)  # it ended before there was a run
+    (tmp_path / "config.yaml").write_text("")
+    assert restarted(tmp_path)
+
+
+def test_launch_prints_what_it_would_run() -> None:
+    command = ["launch", "vlm_r1_rec_3b", "num_steps=5", "--gpus", "8", "--dry-run"]
+    out = CliRunner().invoke(cli.build(), command).output
+    assert "torch.distributed.run --standalone --nproc-per-node 8 --max-restarts 3 -m saccade rl vlm_r1_rec_3b" in out
+    assert "num_steps=5 --out runs/vlm_r1_rec_3b" in out
+    script = CliRunner().invoke(cli.build(), [*command, "--nodes", "2"]).output
+    assert script.startswith("#!/bin/bash\n#SBATCH --job-name=vlm_r1_rec_3b\n#SBATCH --nodes=2\n")
+    assert "--nnodes 2 --nproc-per-node 8" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    refused = CliRunner().invoke(cli.build(), ["launch", "world_eval", "--dry-run"])
+    assert "expected rl or sft" in str(refused.exception)
+
+
+def test_one_signal_ends_the_launched_command_and_all_that_it_started(tmp_path: Path) -> None:
+    """The child starts a grandchild and ignores SIGTERM, so that both must be killed by force."""
+    note = tmp_path / "pids"
+    program = (
+        "import os, signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(note)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "time.sleep(600)\n"
+    )
+    outer = (
+        "import sys; from saccade.cli.launch import supervise\n"
+        f"sys.exit(supervise([sys.executable, '-c', {program!r}], grace_s=0.2) != 0)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    launcher = subprocess.Popen([sys.executable, "-c", outer], env=environment)
+    while not (note.exists() and note.read_text().count(" ")):
+        time.sleep(0.02)
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(timeout=60) == 1
+    for pid in map(int, note.read_text().split()):
+        assert ended(pid)
+
+
+def ended(pid: int) -> bool:
+    """Whether the process is gone, or only waits to be reaped."""
+    status = Path(f"/proc/{pid}/status")
+    for _ in range(500):
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_launch_passes_on_the_exit_status() -> None:
+    assert supervise([sys.executable, "-c", "raise SystemExit(3)"]) == 3
