@@ -398,6 +398,7 @@ def test_a_part_takes_the_smallest_options_and_is_plain_unless_it_says_more():
         "gate": None,
         "by_row": False,
         "deadline_s": None,
+        "memory_gb": None,
         "workers": None,
         "where": "tag",
     }

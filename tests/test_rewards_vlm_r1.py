@@ -225,4 +225,4 @@ def test_hostile_texts_of_fifty_thousand_characters_take_a_moment(text: str):
         gold = [0, 0, 9, 9] if name.endswith("/iou") else TWO if name.removeprefix("vlm_r1/") in LISTS else "no"
         start = time.thread_time()
         value(name.removeprefix("vlm_r1/"), text, gold)
-        assert time.thread_time() - start < 0.5, name
+        assert time.thread_time() - start < 2, name

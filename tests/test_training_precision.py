@@ -132,6 +132,6 @@ def test_an_optimizer_that_cannot_run_is_refused_before_the_model_is_read(tmp_pa
     with pytest.raises(ValueError, match="moves its state between GPU and host memory, but the model is on cpu"):
         check_optimizer("paged_adamw_8bit", torch.device("cpu"))
     monkeypatch.setattr(optim, "find_spec", lambda name: None)
-    monkeypatch.setattr(loop, "load_policy", None)
+    monkeypatch.setattr(loop, "load_checkpoint", None)
     with pytest.raises(ValueError, match=r"adamw_8bit' needs bitsandbytes: pip install 'saccade\[lora\]'"):
         train(rl_recipe(world, model=model, optim={"lr": 1e-3, "kind": "adamw_8bit"}), tmp_path / "run")

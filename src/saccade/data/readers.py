@@ -40,7 +40,7 @@ def math_vision(reading: Reading) -> Iterator[Item]:
         answer = str(records.field(row, "answer", (str, int, float))).strip()
         if not answer:
             raise ValueError("field 'answer' is empty; expected a letter, a number or a formula")
-        meta = {"place": place, "level": row.get("level"), "subject": row.get("subject")}
+        meta = {"place": place, "options": options, "level": row.get("level"), "subject": row.get("subject")}
         pictured = not options and re.fullmatch("[A-E]", answer) is not None
         task = reading.task or (None if options else "choice" if pictured else "free_form")
         return pose(str(row.get("id", place)), images, question, answer, task, meta, options)

@@ -82,7 +82,7 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     html = render(demo_page(folder, parts) if parts else run_page(folder))
     target = Path(out) if out else folder / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, html)
+    write_text(target, html, errors="replace")
     return target
 
 

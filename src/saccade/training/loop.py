@@ -262,8 +262,8 @@ def open_session(
             refuse_changes(run_dir, found, facts, how.accept_changes)
         part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
         optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
-        log.info("%s", trained_table(policy, recipe.optim))
         ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind))
+        log.info("%s", trained_table(policy, recipe.optim))
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
