@@ -61,7 +61,10 @@ def train(recipe: PretrainRecipe, evaluate: StageEvaluator | None = None) -> Pat
     with writing(out, "what was saved is whole; free some space and run the same command again"), locked(out):
         write_text(config, dump(recipe))
         if recipe.processes == 1:
-            _worker(0, recipe, evaluate)
+            try:
+                _worker(0, recipe, evaluate)
+            finally:
+                torch.set_flush_denormal(False)  # the caller's arithmetic has subnormal numbers
         else:
             os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
             os.environ["MASTER_PORT"] = str(29500 + os.getpid() % 2000)
