@@ -73,13 +73,13 @@ def test_rates_out_of_order_are_refused(rated: Path) -> None:
         kept(rated, low=0.9, high=0.1)
 
 
-def recipe(folder: Path, data: list[dict[str, Any]]) -> Path:
+def recipe(folder: Path, data: list[dict[str, Any]], num_steps: int = 2) -> Path:
     value = {
         "kind": "rl",
         "model": {"path": "base"},
         "data": data,
         "stages": [{"name": "a", "max_new_tokens": 12, "group_size": 2}],
-        "num_steps": 2,
+        "num_steps": num_steps,
         "prompts_per_step": len(data),
         "optim": {"lr": 1.0e-4},
     }
@@ -101,16 +101,19 @@ def test_a_model_rates_the_rows_of_a_recipe_and_resumes(tmp_path: Path, capsys: 
     assert "of 3 rows are neither always right nor always wrong" in capsys.readouterr().out
 
 
-def test_what_check_calls_safe_trains_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("num_steps", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_what_check_calls_safe_trains_in_every_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_steps: int
+) -> None:
     (tmp_path / "a.png").write_bytes(png())
     data = []
     for source, row in ROWS.items():
         row = json.loads(json.dumps(row).replace("?", f"? ({source})"))  # no row twice
         jsonl(tmp_path / f"{source}.jsonl", row | ({"accu_reward_method": "default"} if source == "vlm_r1" else {}))
         data.append({"source": source, "path": str(tmp_path / f"{source}.jsonl"), "name": source})
-    path = recipe(tmp_path, data)
+    path = recipe(tmp_path, data, num_steps)
     assert run("check", path) == 0, capsys.readouterr().out
     assert run("rl", path, "--out", tmp_path / "run") == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
-    assert len(rows) == 2 * 2 * len(data)
+    assert len(rows) == 2 * num_steps * len(data)
     assert {row["masked"] for row in rows} <= {None, "truncated"}

@@ -129,6 +129,14 @@ def test_every_epoch_shows_each_prompt_once_in_another_order(world: Path) -> Non
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+def test_a_run_says_at_its_start_how_much_it_learns_from(
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "saccade")
+    train(recipe_of(world, epochs=None, num_steps=1, checkpoint={"every": 9}), tmp_path / "run")
+    assert "12 replies to 6 prompts, 4 prompts a step: 0.667 epochs, 1 updates" in caplog.messages
+
+
 def test_a_run_killed_and_resumed_equals_one_that_never_stopped_and_the_loss_falls(world: Path, tmp_path: Path) -> None:
     class Killed(BaseException):
         pass

@@ -149,6 +149,10 @@ def open_trainer(
             skipped = session.state.get("skipped", ()) if session.state else ()
             feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, skipped, workers)
             num_steps = num_steps or math.ceil((recipe.epochs or 0) * feed.prompts / n)
+            log.info(
+                "%d replies to %d prompts, %d prompts a step: %.3g epochs, %d updates",
+                *(len(examples), feed.prompts, n, num_steps * n / max(feed.prompts, 1), num_steps),
+            )
         else:
             feed = partial(encode_drawn, policy.adapter, draw, recipe, workers)
 
