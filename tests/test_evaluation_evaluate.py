@@ -203,6 +203,7 @@ def test_a_recipe_writes_a_complete_run_directory_and_refuses_another_one_in_its
     assert {row["decoding"] for row in results["scores"]} == {"greedy", "sampled"}
     assert seen == [("greedy", 3, 3), ("sampled", 3, 3)]
     assert {p.name for p in out.iterdir()} == {
+        ".lock",
         "config.yaml",
         "environment.json",
         "items.jsonl",

@@ -64,7 +64,7 @@ def by_the_example(groups: list[example.Group]) -> tuple[Tensor, list[float]]:
 def by_the_framework(groups: list[example.Group], sharing: SharedPrefix) -> tuple[Tensor, list[float]]:
     policy = load_policy(MODEL)
     prompts, replies = [group.prompt for group in groups], [group.replies for group in groups]
-    scored = score_groups("test", prompts, replies, lambda task: TASKS[task].rubric())
+    scored = score_groups("test", dict(enumerate(prompts)), replies, lambda task: TASKS[task].rubric())
     centered = center(scored, build_advantages(LossConfig().advantage))
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), OPTIM), OPTIM)
     learner = open_learner(policy, optimizer, LossConfig(), UpdateConfig(shared_prefix=sharing))

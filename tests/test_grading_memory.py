@@ -32,7 +32,7 @@ def test_rewards_and_metrics_of_a_step_grade_each_reply_once(task: str) -> None:
     prompt = Prompt(sample, None, ())  # type: ignore[arg-type]  # nothing encodes it here
     grade.cache_clear()
     before = grade.cache_info()
-    groups = score_groups("g", [prompt], [replies], lambda name: TASKS[name].rubric())
+    groups = score_groups("g", {0: prompt}, [replies], lambda name: TASKS[name].rubric())
     accuracy = group_metrics(groups, right)[f"accuracy/{task}"]
     after = grade.cache_info()
     assert accuracy == pytest.approx(2 / 3)
