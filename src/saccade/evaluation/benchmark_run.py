@@ -56,7 +56,7 @@ class EvalPlan:
     times."""
 
     def question(self, sample: Sample, seed: int) -> EvalQuestion:
-        """The sample as the model is asked."""
+        """What the model is asked about a sample."""
         return EvalQuestion(sample, self.prompt.write(sample), seed, turns_before(sample, self.system_prompt))
 
 
