@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -25,8 +26,11 @@ from saccade.rollout.config import Sampling
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.vllm_checks import EXTENSION
 from saccade.rollout.vllm_worker import Checksum, architecture
-from saccade.types import Completion
+from saccade.types import Completion, Frame
 
+NEW = {"visual.": "model.visual.", "model.": "model.language_model."}
+OLD = re.compile(r"^(visual\.|model\.)(?!language_model|visual)")
+"""The beginnings of names in files of the tiny model's family, and in the model."""
 Reply = tuple[int, Any]
 """Status and body."""
 Fault = Callable[[str, Any], "Reply | str | None"]
@@ -101,13 +105,14 @@ class StandIn:
         return {"architecture": architecture(self.policy.adapter.config.to_dict()) | self.architecture}
 
     def saccade_load(self, paths: list[str]) -> dict[str, Any]:
-        total = Checksum()
+        total, state = Checksum(), {}
         for path in paths:
-            state = load_file(path)
-            for name, tensor in state.items():
+            for name, tensor in load_file(path).items():
                 total.add(name, tensor)
-            with self.lock:
-                self.policy.model.load_state_dict(state, strict=False)
+                state[OLD.sub(lambda found: NEW[found[0]], name)] = tensor
+        with self.lock:
+            left = self.policy.model.load_state_dict(state, strict=False)
+        assert not left.unexpected_keys and left.missing_keys in ([], ["lm_head.weight"])
         return {"checksum": total.value, "tensors": total.tensors}
 
     def generate(self, body: dict[str, Any]) -> Any:
@@ -120,7 +125,9 @@ class StandIn:
                 with torch.no_grad():
                     (found,) = self.policy.adapter.vision(self.policy.model, [prompt])
                 self.features.setdefault(name, found)
-            replies = [self.reply(prompt, params, i, self.features[name] if parts else None) for i in range(params["n"])]
+            replies = [
+                self.reply(prompt, params, i, self.features[name] if parts else None) for i in range(params["n"])
+            ]
             self.answered += 1
         answer = {
             "model": body["model"],
@@ -137,10 +144,14 @@ class StandIn:
         (placeholder,) = adapter.image_ids
         out: list[int] = []
         for token in ids:
-            out += adapter.tokenizer(next(texts), add_special_tokens=False).input_ids if token == placeholder else [token]
+            out += (
+                adapter.tokenizer(next(texts), add_special_tokens=False).input_ids if token == placeholder else [token]
+            )
         ids_P = torch.tensor(out)
         positions_3P, following = adapter.positions(ids_P, pixels)
-        return EncodedPrompt(ids_P, positions_3P, following, pixels, shas, (), "stand-in")
+        sizes = adapter.input_sizes(pixels, images) if images else []
+        frames = tuple(Frame("pixels_resized", image.size, size) for image, size in zip(images, sizes, strict=True))
+        return EncodedPrompt(ids_P, positions_3P, following, pixels, shas, frames, "stand-in")
 
     def reply(self, prompt: EncodedPrompt, params: dict[str, Any], index: int, features: Any) -> Completion:
         from saccade.models.forward import Features
@@ -211,6 +222,7 @@ def stand_in(policy: Policy | None = None, port: int = 0, **fields: Any) -> Iter
     try:
         yield server
     finally:
+        server.fault = lambda path, body: "drop"  # open connections end too
         http.shutdown()
         thread.join(timeout=10)
         http.server_close()
@@ -224,6 +236,3 @@ def moved(policy: Policy, scale: float = 0.02) -> Policy:
             parameter += scale * torch.randn(parameter.shape, generator=generator)
     policy.version += 1
     return policy
-
-
-__all__ = ["StandIn", "moved", "replace", "stand_in"]

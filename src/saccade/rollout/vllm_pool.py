@@ -39,6 +39,7 @@ class VllmServer:
     """Groups in flight."""
     failures: int = 0
     """In a row."""
+    last_error: str = ""
     rests_until: float = 0.0
     """Not asked before this time (monotonic clock)."""
     updating: threading.Lock = field(default_factory=threading.Lock)
@@ -53,6 +54,7 @@ class VllmServer:
         if not self.failures:
             log.warning("%s does not answer (%s); its groups are sent again", self.url, error)
         self.failures += 1
+        self.last_error = str(error)
         self.holds, self.rests_until = None, time.monotonic() + wait_s
 
 
@@ -94,6 +96,11 @@ class Pool:
                 found.outstanding -= tokens
                 found.groups -= 1
                 self._changed.notify_all()
+
+    @property
+    def last_error(self) -> str:
+        """Of the server that failed most."""
+        return max(self.servers, key=lambda server: server.failures).last_error
 
     def _least_loaded(self) -> VllmServer | None:
         if self._stopped is not None:

@@ -108,11 +108,12 @@ class VllmServerEngine:
     def _check_sizes(self, prompts: Sequence[Prompt], sampling: Sampling, n: int) -> None:
         context = min(server.context for server in self.pool.servers)
         for prompt in prompts:
-            if (total := len(prompt.encoded) + sampling.max_new_tokens) > context:
+            total = len(prompt.encoded) + sampling.max_new_tokens
+            if total > context:
                 raise ValueError(
                     f"sample {prompt.name!r}: got a prompt of {len(prompt.encoded):,} tokens and up to "
-                    f"{sampling.max_new_tokens:,} new ones, but a server's context holds {context:,}; start the servers "
-                    f"with --max-model-len {total} or more"
+                    f"{sampling.max_new_tokens:,} new ones, but a server's context holds {context:,}; start the "
+                    f"servers with --max-model-len {total} or more"
                 )
         if not sampling.greedy and n > self._most_replies:
             raise ValueError(
@@ -208,7 +209,8 @@ class VllmServerEngine:
 
     def _update_all(self, current: Current) -> Current:
         """Updates every server that answers, at least one."""
-        until = time.monotonic() + self.config.deadline_s
+        wait_s = self.config.start_s if self._current is None else self.config.deadline_s
+        until = time.monotonic() + wait_s
         for server in self.pool.servers:
             server.rests_until = 0.0
         while True:
@@ -219,8 +221,10 @@ class VllmServerEngine:
                 break
             if time.monotonic() >= until:
                 urls = ", ".join(server.url for server in self.pool.servers)
-                raise TimeoutError(f"none of {urls} took the weights within {self.config.deadline_s:g} s")
-            time.sleep(1.0)
+                raise TimeoutError(
+                    f"none of {urls} took the weights within {wait_s:g} s (last: {self.pool.last_error})"
+                )
+            time.sleep(min(1.0, wait_s / 10))
         for server, answer in zip(self.pool.servers, answers, strict=True):
             if answer:
                 self._compare(server, current, answer)
@@ -309,8 +313,8 @@ class VllmServerEngine:
         if not max(gaps) <= self._bound:
             expected = [round(one, 3) for one in current.probes[reply.token_ids]]
             raise ValueError(
-                f"{server.url}: after the update to version {current.version} its log-probs differ from the trainer's by "
-                f"{max(gaps):.3g} nats, expected at most {self._bound:g} (rollout.engine.probe_bound): got "
+                f"{server.url}: after the update to version {current.version} its log-probs differ from the trainer's "
+                f"by {max(gaps):.3g} nats, expected at most {self._bound:g} (rollout.engine.probe_bound): got "
                 f"{[round(one, 3) for one in reply.logprobs]}, expected {expected}; it has old weights or caches, or "
                 "another precision"
             )
