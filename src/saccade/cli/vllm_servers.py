@@ -77,8 +77,9 @@ def serve_options(config: RLRecipe, executable: str, each: int, more: str, folde
 def running(options: ServeOptions, ports: list[int], given: list[str | None], folder: Path) -> Iterator[None]:
     """Servers that are ready, and that are started again when they end, until the block ends. ValueError when one does
     not start."""
-    from saccade.rollout.vllm_process import ServerProcess, environment, package_folder
+    from saccade.rollout.vllm_process import ServerProcess, environment, free_ports, package_folder
 
+    free_ports(ports)
     package = package_folder(folder)
     servers = [
         ServerProcess(options.command(port, device is None), environment(package, device), port, folder / f"{port}.log")

@@ -76,7 +76,7 @@ class BuiltinEngineConfig(Config):
     values take at most this many MiB, which then stay allocated while the model trains; 0 keeps none."""
 
 
-Transfer = Literal["auto", "file", "adapters", "nccl"]
+Transfer = Literal["file", "adapters"]
 
 
 class VllmServerConfig(Config):
@@ -85,10 +85,9 @@ class VllmServerConfig(Config):
     kind: Literal["vllm_server"] = "vllm_server"
     urls: tuple[str, ...] = ()
     """Addresses such as http://127.0.0.1:8100, of servers for the same model. Groups go to the least loaded one."""
-    weights: Transfer = "auto"
+    weights: Transfer = "file"
     """How servers get new weights. file: through a directory that trainer and servers share, LoRA adapters merged;
-    adapters: LoRA adapters alone, loaded under a new name each time; nccl: from GPU to GPU. auto: nccl where the model
-    is on a GPU and the servers were started for it, else file."""
+    adapters: LoRA adapters alone, loaded under a new name each time."""
     weights_dir: Path | None = None
     """The directory for `file` and `adapters`; null: a temporary one of this machine."""
     groups_at_once: int = Field(default=64, ge=1)

@@ -101,17 +101,15 @@ def environment(folder: Path, device: str | None) -> dict[str, str]:
     return inherited | own | {"CUDA_VISIBLE_DEVICES": device}
 
 
-def free_ports(first: int, count: int) -> list[int]:
-    """`first` and the following ports. ValueError when one of them is in use."""
-    ports = list(range(first, first + count))
+def free_ports(ports: Sequence[int]) -> None:
+    """ValueError when one of the ports is in use."""
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
             except OSError:
-                raise ValueError(f"port {port} of {HOST} is in use; give another first port") from None
-    return ports
+                raise ValueError(f"port {port} of {HOST} is in use; give other ports (--vllm-port)") from None
 
 
 @dataclass(eq=False)

@@ -58,7 +58,7 @@ class Current:
 
 
 class VllmServerEngine:
-    """See `saccade.rollout.engine.Engine`. Opening checks all servers and gives them the policy's weights.
+    """See `saccade.rollout.engine.Engine`. Its start checks all servers and gives them the policy's weights.
 
     ValueError for servers that cannot serve this policy, or prompts that they read differently; TimeoutError when no
     server answers within `deadline_s`.
@@ -338,7 +338,7 @@ def transfer(policy: Policy, config: VllmServerConfig) -> str:
     """How weights get to the servers. ValueError for a way that this policy does not have."""
     if config.weights == "adapters" and policy.adapters is None:
         raise ValueError("rollout.engine.weights: got 'adapters', but the model trains no LoRA adapters; use file")
-    return "file" if config.weights == "auto" else config.weights
+    return config.weights
 
 
 def on_first(policy: Policy, work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""Runs inside a vLLM server's workers: loads weights from a file of ours, and describes the model that is served.
+"""Runs inside a vLLM server's workers: loads weights from our files, and describes the model that is served.
 
     vllm serve ... --worker-extension-cls saccade.rollout.vllm_worker.Extension
 
