@@ -270,6 +270,15 @@ def test_a_worker_that_has_grown_large_ends_after_its_answer():
         assert out.getvalue().count('"right": true') == said
 
 
+def test_a_worker_of_a_large_parent_is_not_taken_for_large_itself():
+    ballast = b"x" * (500 << 20)
+    with MathPool(workers=1, memory_mb=768) as one:
+        assert one.verify("x+1", "1+x").right is True
+        before = the_worker(one)
+        assert one.verify("x+2", "2+x").right is True
+        assert the_worker(one) == before and len(ballast) >> 20 == 500
+
+
 def test_a_worker_is_replaced_after_many_items(pool, monkeypatch):
     assert pool.verify("3", "1+2").right is True
     before = the_worker(pool)

@@ -77,9 +77,12 @@ def serve(lines: Iterable[str], out: TextIO, cpu_s: float, largest_mb: float) ->
 
 
 def _largest_mb() -> float:
-    """The most memory that was ever resident."""
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size / (1 << 20) if sys.platform == "darwin" else size / 1024
+    """The most memory that was ever resident. On Linux `ru_maxrss` is not that: it begins with what the parent had."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):  # macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
 def main() -> None:
