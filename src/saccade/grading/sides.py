@@ -168,7 +168,7 @@ _NESTED = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 
 
 _VECTOR_TERM = re.compile(
-    r"\s*([-+]?)\s*([^-+\s]*?)\s*\\(?:hat|vec|mathbf|boldsymbol|bm|overrightarrow|mathbf\{\\hat)\s?\{\\?([ijk])(?:math)?\s?\}\}?"
+    r"\s{0,16}+([-+]?)\s{0,16}+([^-+\s]{0,60}?)\s{0,16}+\\(?:hat|vec|mathbf|boldsymbol|bm|overrightarrow|mathbf\{\\hat)\s?\{\\?([ijk])(?:math)?\s?\}\}?"
 )
 
 
@@ -241,7 +241,7 @@ def read_clock(text: str) -> Clock | None:
     )
 
 
-_TO = re.compile(r"\s*:\s*|[\s-]+to[\s-]+")
+_TO = re.compile(r"\s{0,16}+:\s*+|[\s-]{1,16}+to[\s-]++")
 _RATIO = re.compile(
     rf"(?:(?:the|an?)\s)?(?:ratio\s(?:of|is)\s)?(-?[\d./]+(?:(?:{_TO.pattern})-?[\d./]+)+)(?:\sratio)?", re.I
 )
