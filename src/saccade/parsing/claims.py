@@ -99,7 +99,7 @@ def read_claim(text: str) -> Claim:
     return chosen.claim
 
 
-_ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
+_ENUMERATED = re.compile(r"^\s{0,16}+\d{1,2}[.)]\s{1,16}+(?=[A-Za-z$\\])", re.MULTILINE)
 _THAT_IS = re.compile(r"^\s*i\.\s?e\.?\s*[,:]?\s*", re.I)
 _END_MARK = re.compile(r"\s{0,16}+(?:\\\(|\$)?\s{0,16}+(?:\\blacksquare|\\square|\\qed|[∎■])\s*+(?:\\\)|\$)?\s*+$")
 _OUT_OF = re.compile(
