@@ -33,6 +33,7 @@ from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.resuming import START, Resume, find, prepare
 from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.trained_table import trained_table
+from saccade.workers import channel
 
 log = logging.getLogger(__name__)
 
@@ -360,6 +361,4 @@ def peak_memory_mb(device: torch.device) -> float:
     """Most memory used so far: of the GPU's allocator, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    import resource  # not on Windows, where only a GPU run would come this far without it
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return channel.peak_memory_mb()
