@@ -61,7 +61,7 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
 """A verb: a function with typer annotations, or a `typer.Typer` where it has subcommands. Modules of verbs import
 heavy packages inside their functions, so that `saccade --help` responds at once."""
 
-ON_SEVERAL = ("rl", "sft", "resume")
+ON_SEVERAL = ("rl", "sft", "resume", "world pretrain")
 """Verbs that several processes of torchrun can share."""
 
 EXPECTED = (ValueError, OSError, FloatingPointError)
@@ -94,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _refuse_several(arguments: Sequence[str]) -> None:
     """ValueError when torchrun started several processes of a verb that is for one."""
-    size, verb = int(os.environ.get("WORLD_SIZE", "1")), next((a for a in arguments if not a.startswith("-")), "")
-    if size > 1 and verb in VERBS and verb not in ON_SEVERAL:
+    size, words = int(os.environ.get("WORLD_SIZE", "1")), [a for a in arguments if not a.startswith("-")]
+    verb, known = next(iter(words), ""), {" ".join(words[:1]), " ".join(words[:2])}
+    if size > 1 and verb in VERBS and known.isdisjoint(ON_SEVERAL):
         if os.environ.get("RANK", "0") != "0":
             sys.exit(2)
         raise ValueError(
