@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import random
 import signal
@@ -30,7 +31,7 @@ from saccade.rollout.prompts import Prompt
 from saccade.training.config import RLRecipe
 from saccade.training.examples import EncodedUnit
 from saccade.training.group_shares import TOLERANCE, GroupShares, Placed, balanced
-from saccade.training.opening import check_shard
+from saccade.training.opening import check_shard, log_file
 from saccade.training.prompt_feed import PromptFeed
 from saccade.training.ranks import ONE, Ranks
 from saccade.training.sft import share_of
@@ -189,11 +190,20 @@ def test_options_of_sharding_need_several_processes_and_an_optimizer_that_is_sha
         check_shard(recipe, ONE)
 
 
+def test_the_log_of_a_process_has_no_character_that_steers_a_terminal(tmp_path: Path) -> None:
+    with log_file(tmp_path, Ranks(1, 2)):
+        logging.getLogger("saccade.rows").warning("row \x1b[2J")
+    assert (tmp_path / "logs" / "process-1.log").read_text().endswith(" WARNING row \\x1b[2J\n")
+
+
 def test_a_verb_for_one_process_refuses_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(["eval", "world_eval"])
-    assert "'eval' runs in one process, but torchrun started 2" in capsys.readouterr().err
+    for words in (["eval", "world_eval"], ["world", "check"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(words)
+        assert f"'{words[0]}' runs in one process, but torchrun started 2" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["world", "pretrain", "world_base", "--print-config"])
 
 
 def test_a_process_that_was_started_again_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,8 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
-from saccade.cli.terminal import SafeFormatter, echo, print_traceback
+from saccade.cli.terminal import echo, print_traceback
+from saccade.runs.safe_text import SafeFormatter
 from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {

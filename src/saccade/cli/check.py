@@ -12,8 +12,8 @@ import typer
 
 from saccade.cli.check_report import as_dict, safe, show
 from saccade.cli.options import Overrides
-from saccade.cli.terminal import printable
 from saccade.disk import write_text
+from saccade.runs.safe_text import printable
 
 if TYPE_CHECKING:
     from saccade.config import Config
