@@ -343,8 +343,7 @@ def test_a_long_cap_costs_time_and_no_memory_beyond_the_card(shapes: dict[str, M
 
 def test_times_of_a_recipe_that_does_not_fit_are_those_of_a_card_that_it_fits_on(shapes: dict[str, ModelShape]) -> None:
     small, large = (planned(shapes["7B"], memory_gb=gb) for gb in (24.0, 1000.0))
-    assert (small.fits, large.fits) == (False, True)
-    assert [(s.seconds, s.decode_steps) for s in small.stages] == [(s.seconds, s.decode_steps) for s in large.stages]
+    assert not small.fits and [s.seconds for s in small.stages] == [s.seconds for s in large.stages]
 
 
 def test_moments_of_8_bits_take_a_quarter(shapes: dict[str, ModelShape]) -> None:
