@@ -29,7 +29,7 @@ from saccade.base.perception import Readouts, cell_targets, merge_targets
 from saccade.base.tiny import build, write_checkpoint
 from saccade.config import dump
 from saccade.disk import partial_of, require_space, write_text, writing
-from saccade.models.config import ModelConfig, ShardConfig
+from saccade.models.config import ModelConfig, Part, ShardConfig
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy, load_policy
 from saccade.runs.lock import locked, refuse_in_use
@@ -159,7 +159,7 @@ class StageRun:
         stage, ranks, state = self.stage, self.ranks, _state_of(self.before)
         run, found = Run(self.after.parent, ranks.is_first), ranks.on_first(partial(checkpoint.latest, self.saves))
         ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"]))
-        seeing = ("vision", "projector") if stage.vision_lr > 0 else ()
+        seeing: tuple[Part, ...] = ("vision", "projector") if stage.vision_lr > 0 else ()
         policy = self._load(found.path if found else self.before, (*seeing, "language"))
         parts = policy.parameters_by_part()
         vision, language = ([p for part in some for _, p in parts[part]] for some in (seeing, ("language",)))
@@ -189,7 +189,7 @@ class StageRun:
             writer.finish()
         self._finish(policy, state["heads"], ranks)
 
-    def _load(self, path: Path, train: tuple[str, ...]) -> Policy:
+    def _load(self, path: Path, train: tuple[Part, ...]) -> Policy:
         shard = ShardConfig() if self.stage.loss == "language" and self.ranks.size > 1 else None
         return load_policy(ModelConfig(path=str(path), device="cpu", train=train), shard=shard)
 

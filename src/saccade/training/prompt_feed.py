@@ -70,9 +70,9 @@ class PromptFeed:
     def _take(self, position: int, n: int) -> Round | None:
         """Runs in the thread, which alone uses the mixture; None when this one of several processes has an unusable
         sample."""
-        entries: list[Prompt | Sample] = [*self._mixture.draw(position, n)]
-        places = self._ranks.mine(range(n))
-        early = [self._workers.submit(self.prepare, sample) for sample in self._ranks.mine(entries)]
+        samples, places = self._mixture.draw(position, n), self._ranks.mine(range(n))
+        entries: list[Prompt | Sample] = [*samples]
+        early = [self._workers.submit(self.prepare, sample) for sample in self._ranks.mine(samples)]
         for place, future in zip(places, early, strict=True):
             try:
                 entries[place] = future.result()
