@@ -18,10 +18,11 @@ from families import FAMILIES, family
 from PIL import Image
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from training_runs import rl_recipe
+from training_runs import base_recipe, rl_recipe
 from transformers.utils import logging as transformers_logging
 
 from saccade.algorithm import LossConfig
+from saccade.base import pretrain
 from saccade.cli.runs import restarted, where_to_resume
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig, ShardConfig
@@ -399,6 +400,12 @@ def fine_tuning(world: World) -> dict[str, Any]:
     return {}
 
 
+def pretraining(world: World) -> dict[str, Any]:
+    """The base, which the test compares with one process."""
+    pretrain.train(base_recipe(world.folder / "base"))
+    return {}
+
+
 def examples_recipe(folder: Path) -> SFTRecipe:
     """Five prompts a step, so that shares differ."""
     return SFTRecipe.model_validate(
@@ -458,6 +465,7 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "saving": saving,
     "running": running,
     "fine_tuning": fine_tuning,
+    "pretraining": pretraining,
     "families": families,
     "copied": copied,
     "half_precision": half_precision,

@@ -114,14 +114,17 @@ class Trainer:
         recipe, rollout, policy = self.recipe, self.recipe.rollout, self.session.policy
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
         n = recipe.prompts_in(stage)
-        shares = GroupShares(self.session.ranks, policy.vision_cost)
+        shares = GroupShares(self.session.ranks, policy.vision_cost, self.feed.prepare)
         self.watch, self.shares = Stopwatch(), shares
 
         def collect_round(number: int) -> list[Group]:
-            prompts = self._prompts(state, stage)
+            with self.watch.phase("prompts"):
+                more = state.step + 1 < recipe.schedule.max_steps
+                mine = shares.share(number, self.feed(n, ahead=more))
+                check_lengths(mine, stage.max_new_tokens, policy.context_length)
             with policy.whole():  # processes decode different numbers of tokens
                 with self.watch.phase("vision"):
-                    mine = self._with_features(shares.share(number, prompts))
+                    mine = self._with_features(mine)
                 groups = generate(number, mine)
             with self.watch.phase("gather"):
                 groups = shares.gather(groups, number)
@@ -147,14 +150,6 @@ class Trainer:
             groups=tuple(center(found.groups, advantages)),
             set_aside=tuple(center(found.set_aside, advantages)),
         )
-
-    def _prompts(self, state: ScheduleState, stage: Stage) -> Sequence[Prompt]:
-        """All prompts of a round, the same in every process."""
-        with self.watch.phase("prompts"):
-            more = state.step + 1 < self.recipe.schedule.max_steps
-            prompts = self.feed(self.recipe.prompts_in(stage), ahead=more)
-            check_lengths(prompts, stage.max_new_tokens, self.session.policy.context_length)
-        return prompts
 
     @torch.no_grad()
     def _with_features(self, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -270,7 +265,7 @@ def open_trainer(
         policy, schedule, state = session.policy, recipe.schedule, session.state
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         prepare_one = partial(prepare, policy.adapter, template=recipe.template, system_prompt=recipe.system_prompt)
-        feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers)
+        feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers, ranks)
         stack.callback(feed.close)
         yield Trainer(
             recipe=recipe,
