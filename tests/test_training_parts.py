@@ -20,7 +20,7 @@ from presets import PRESETS
 from rich.console import Console
 from training_runs import rl_recipe, write_world
 
-from saccade.algorithm import LossConfig, build_advantages
+from saccade.algorithm import GroupRewards, LossConfig, build_advantages
 from saccade.config import find, load
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig
@@ -72,7 +72,7 @@ def group_of(policy: Policy, number: int, lengths: Sequence[int], rewards: Seque
     pieces = (logprobs_R + 0.3 * torch.randn(len(logprobs_R), generator=generator)).split(list(lengths))
     rewards_G = torch.tensor([r or 0.0 for r in rewards], dtype=torch.float64)
     counted_G = torch.tensor([r is not None for r in rewards])
-    (advantages_G,) = build_advantages(LossConfig().advantage)([rewards_G], [counted_G])
+    (advantages_G,) = build_advantages(LossConfig().advantage)([GroupRewards(rewards_G, counted_G)])
     rollouts = tuple(
         Rollout(
             Completion("", tuple(tokens), tuple(piece.tolist())),
