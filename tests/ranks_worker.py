@@ -33,9 +33,10 @@ from saccade.rollout.prompts import Prompt
 from saccade.training import sft
 from saccade.training.config import OptimConfig, RLRecipe, SFTRecipe, UpdateConfig
 from saccade.training.examples import EncodedUnit
+from saccade.training.learner import open_learner
 from saccade.training.loop import Session
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.rl import train
 from saccade.training.sft import sft_step

@@ -41,10 +41,12 @@ from saccade.tasks import TASKS
 from saccade.training import checkpoint
 from saccade.training import step as step_file
 from saccade.training.batching import Cost, PackPlan, micro_batches, repeated_cost, rows, shared_cost
+from saccade.training.before_update import count_denominators, cut
 from saccade.training.config import OptimConfig, RLRecipe, UpdateConfig
 from saccade.training.group_metrics import group_metrics
+from saccade.training.learner import Learner, open_learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer, learning_rate
-from saccade.training.policy_step import Learner, count_denominators, cut, open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.types import Completion, Sample, Score
 
 OPTIM = OptimConfig(lr=1e-3, max_grad_norm=float("inf"))

@@ -326,7 +326,7 @@ def note_updates(subject: Subject, report: PreflightReport, facts: dict[str, Any
 
     recipe, rows = subject.recipe, sum(report.reply_tokens.values())
     if isinstance(recipe, RLRecipe):
-        updates = recipe.schedule.max_steps * recipe.update.updates_per_rollout
+        updates = recipe.schedule.max_steps * recipe.update.optimizer_steps
         what = f"{recipe.prompts_per_step} prompts a step"
     elif isinstance(recipe, SFTRecipe):
         per_epoch = max(1, rows // recipe.prompts_per_step)

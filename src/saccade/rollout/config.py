@@ -95,6 +95,9 @@ class RolloutConfig(Config):
     engine: EngineConfig = DEFAULT_ENGINE
     resample_rounds: int = Field(default=0, ge=0)
     """Dynamic sampling: rounds of fresh prompts, at most, that replace a step's groups of equal rewards; 0 is off."""
+    staleness: Literal[0, 1] = 0
+    """1: the replies of the next step are sampled while this one trains, by a policy one step older. Needs an engine
+    with weights of its own."""
     max_failed_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """A run stops when a reward fails (not: gives 0) for more than this share of a round's replies; 1 never stops."""
 

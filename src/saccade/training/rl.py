@@ -39,11 +39,13 @@ from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import glance, group_metrics, truncated_share
 from saccade.training.group_shares import GroupShares
 from saccade.training.heldout import build_heldout, right
+from saccade.training.learner import Learner, open_learner
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.nonfinite import dump_batches
 from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
-from saccade.training.policy_step import Learner, PolicyBatch, open_learner, policy_step
+from saccade.training.policy_batch import PolicyBatch
+from saccade.training.policy_step import policy_step
 from saccade.training.prompt_feed import PromptFeed
 from saccade.training.ranks import join
 from saccade.training.resuming import Resume
@@ -299,7 +301,7 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
     def keep(batches: Sequence[PolicyBatch]) -> None:
         dump_batches(directory, policy.version, batches)
 
-    return open_learner(policy, session.optimizer, recipe.loss, recipe.update, reference, keep, session.ranks)
+    return open_learner(policy, session.optimizer, recipe.objective, recipe.update, reference, keep, session.ranks)
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
