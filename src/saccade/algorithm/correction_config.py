@@ -25,9 +25,6 @@ class CorrectionConfig(Config):
     drops: ClassVar[bool] = False
     """Tokens may leave the loss and its denominators."""
 
-    def build(self) -> Correction:
-        raise NotImplementedError
-
 
 class NoCorrection(CorrectionConfig):
     """Every token counts as it is."""
