@@ -210,6 +210,11 @@ class RLRecipe(Config):
                 f"model.lora.dropout: got {self.model.lora.dropout:g}, but the policy samples without dropout, so the "
                 "ratio would not start from 1; set it to 0 (SFT may use it)"
             )
+        if self.model.lora is not None and self.loss.reference_refresh:
+            raise ValueError(
+                f"loss.reference_refresh: got {self.loss.reference_refresh} with model.lora, whose reference is the "
+                "base model without a copy of its own; set it to 0, or train all weights (model.train)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -43,6 +43,10 @@ class PromptFeed:
         prompts, self.state = found.result()
         self._ahead = (n, self._submit(n)) if ahead else None
         return prompts
+
+    def again(self, positions: Sequence[int]) -> tuple[Prompt, ...]:
+        """The prompts at positions of the stream that were drawn before; does not move the feed."""
+        return self._pool.submit(lambda: tuple(self._usable(one) for one in positions)).result()
 
     @property
     def skipped(self) -> int:
