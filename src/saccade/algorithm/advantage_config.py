@@ -4,7 +4,7 @@ imports torch."""
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,11 @@ class AdvantageConfig(Config):
     unbiased: bool = True
     """Standard deviation with G - 1 in the denominator."""
 
+    @property
+    def whole_step(self) -> bool:
+        """Groups of the step influence each other."""
+        return self.std == "batch"
+
     def build(self) -> Advantages:
         from saccade.algorithm.advantages import group_relative
 
@@ -36,6 +41,7 @@ class LeaveOneOut(Config):
     """RLOO: the baseline of a reply is the mean reward of its siblings."""
 
     kind: Literal["leave_one_out"] = "leave_one_out"
+    whole_step: ClassVar[bool] = False
 
     def build(self) -> Advantages:
         from saccade.algorithm.advantages import leave_one_out
@@ -47,6 +53,7 @@ class ReinforcePlusPlus(Config):
     """REINFORCE++: rewards normalized over all tokens of the step."""
 
     kind: Literal["reinforce_pp"] = "reinforce_pp"
+    whole_step: ClassVar[bool] = True
     baseline: Literal["none", "group"] = "none"
     """group subtracts the group's mean first (REINFORCE++-baseline)."""
     eps: float = Field(default=1e-8, ge=0.0)
@@ -62,6 +69,7 @@ class Gdpo(Config):
     """GDPO: each reward of the rubric is normalized within the group, then their weighted sum over the step."""
 
     kind: Literal["gdpo"] = "gdpo"
+    whole_step: ClassVar[bool] = True
     weights: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
     """By the name of a rubric's part; one that is not named has the rubric's weight."""
     eps: float = Field(default=1e-4, ge=0.0)

@@ -88,13 +88,18 @@ def _kept(rewards_G: Tensor, counts_G: Tensor) -> Tensor:
     return kept
 
 
+def _all(pieces: Sequence[Tensor]) -> Tensor:
+    """The pieces in a row; a step may have none."""
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *pieces])
+
+
 def group_relative(groups: Sequence[GroupRewards], *, std: bool | str, eps: float, unbiased: bool) -> list[Credit]:
     """`advantages` within each group; std 'batch' divides by the standard deviation of all rewards of the step that
     count (TRL's scale_rewards 'batch')."""
     if std != "batch":
         return [advantages(g.net_G, g.mask_G, std=bool(std), eps=eps, unbiased=unbiased) for g in groups]
     centered = [advantages(g.net_G, g.mask_G, std=False) for g in groups]
-    everything = torch.cat([_kept(g.net_G, g.counts_G) for g in groups]) if groups else torch.zeros(0)
+    everything = _all([_kept(g.net_G, g.counts_G) for g in groups])
     scale = float(everything.std(correction=int(unbiased))) + eps if len(everything) > 1 else 1.0
     return [one_G / scale if scale > 0 else one_G for one_G in centered]
 
@@ -119,8 +124,8 @@ def reinforce_pp(groups: Sequence[GroupRewards], *, baseline: bool, eps: float) 
     if not baseline and any(g.penalties is not None for g in groups):
         return _normalized_by_token(groups, eps)
     counted = [g.counts_G for g in groups]
-    values = torch.cat([_kept(one, mask) for one, mask in zip(returns, counted, strict=True)])
-    weights = torch.cat([_lengths(g)[mask] for g, mask in zip(groups, counted, strict=True)])
+    values = _all([_kept(one, mask) for one, mask in zip(returns, counted, strict=True)])
+    weights = _all([_lengths(g)[mask] for g, mask in zip(groups, counted, strict=True)])
     mean, scale = _moments(values, weights, eps)
     return [
         ((one - mean) * scale).where(mask, torch.zeros_like(one)) for one, mask in zip(returns, counted, strict=True)
@@ -159,7 +164,7 @@ def _normalized_by_token(groups: Sequence[GroupRewards], eps: float) -> list[Cre
         for one, ok in zip(own, group.counts_G, strict=True)
         if ok
     ]
-    values = torch.cat(counted) if counted else torch.zeros(0, dtype=torch.float64)
+    values = _all(counted)
     mean, scale = _moments(values, torch.ones_like(values), eps)
     return [
         [(one - mean) * scale * bool(ok) for one, ok in zip(own, group.counts_G, strict=True)]
@@ -188,7 +193,7 @@ def gdpo(groups: Sequence[GroupRewards], *, weights: Mapping[str, float], eps: f
             total_G = total_G + weights.get(name, weight) * advantages(part_G, group.mask_G, eps=eps)
         sums.append(total_G)
     counted = [g.counts_G for g in groups]
-    values = torch.cat([_kept(one, mask) for one, mask in zip(sums, counted, strict=True)])
+    values = _all([_kept(one, mask) for one, mask in zip(sums, counted, strict=True)])
     mean, scale = _moments(values, torch.ones_like(values), eps)
     return [((one - mean) * scale).where(mask, torch.zeros_like(one)) for one, mask in zip(sums, counted, strict=True)]
 

@@ -159,6 +159,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
     from saccade.cli.options import load_recipe
     from saccade.config import ConfigError
     from saccade.evaluation.config import EvalRecipe
+    from saccade.rollout.config import check_staleness
     from saccade.training.config import RLRecipe, SFTRecipe
 
     recipe = load_recipe(path, overrides)
@@ -169,6 +170,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
     tested = recipe.model if model is None else recipe.model.model_copy(update={"path": model})
     wording = (recipe.template, recipe.system_prompt)
     if isinstance(recipe, RLRecipe):
+        check_staleness(recipe.rollout)
         longest = max(stage.max_new_tokens for stage in recipe.stages)
         return Subject(recipe.data, recipe.eval.data, tested, *wording, longest, recipe)
     if isinstance(recipe, SFTRecipe):

@@ -111,3 +111,14 @@ class RolloutConfig(Config):
         if self.sampling.greedy:
             raise ValueError("sampling.greedy: got true, but equal replies give no gradient; remove it")
         return self
+
+
+def check_staleness(config: RolloutConfig) -> None:
+    """ValueError for one step ahead with the built-in engine, which samples with the very weights that train. A caller
+    that brings an engine of its own has no use for this."""
+    if config.staleness and config.engine.kind == "builtin":
+        raise ValueError(
+            "rollout.staleness: got 1 with rollout.engine.kind 'builtin', which shares the trainer's weights, so it "
+            "cannot sample while they move; set rollout.staleness: 0, or an engine with weights of its own such as "
+            "rollout.engine: {kind: vllm_server, ...}"
+        )

@@ -156,14 +156,12 @@ class Collector:
 
     def _credited(self, found: Collected, stage: Stage, shares: GroupShares, rubric_of: RubricOf) -> Collected:
         """With the advantages of all groups, after a KL was taken off their rewards."""
-        advantages = build_advantages(self.recipe.loss.advantage)
-        parts = rubric_of if self.recipe.loss.advantage.kind == "gdpo" else None
+        config = self.recipe.loss.advantage
+        advantages, parts = build_advantages(config), rubric_of if config.kind == "gdpo" else None
         groups = self._charged(found.groups, stage, shares)
-        return replace(
-            found,
-            groups=tuple(center(groups, advantages, parts)),
-            set_aside=tuple(center(found.set_aside, advantages, parts)),
-        )
+        # those set aside are no part of what a whole step is normalized by
+        aside = found.set_aside if config.whole_step else tuple(center(found.set_aside, advantages))
+        return replace(found, groups=tuple(center(groups, advantages, parts)), set_aside=aside)
 
     def _charged(self, groups: Sequence[Group], stage: Stage, shares: GroupShares) -> Sequence[Group]:
         if self.recipe.loss.kl_coef == 0 or self.recipe.loss.kl_in != "reward":

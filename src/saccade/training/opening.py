@@ -41,17 +41,6 @@ def check_shard(recipe: Recipe, ranks: Ranks) -> None:
         )
 
 
-def check_engine(recipe: RLRecipe, replaced: bool = False) -> None:
-    """ValueError for one step ahead with the built-in engine, which samples with the very weights that train. With
-    `replaced` the caller brings an engine of its own."""
-    if recipe.rollout.staleness and recipe.rollout.engine.kind == "builtin" and not replaced:
-        raise ValueError(
-            "rollout.staleness: got 1 with rollout.engine.kind 'builtin', which shares the trainer's weights, so it "
-            "cannot sample while they move; set rollout.staleness: 0, or an engine with weights of its own such as "
-            "rollout.engine: {kind: vllm_server, ...}"
-        )
-
-
 @contextmanager
 def log_file(run_dir: Path, ranks: Ranks) -> Iterator[None]:
     """The log lines of each of several processes in `RUN/logs/process-N.log`; those of the first also where they go

@@ -23,6 +23,7 @@ from saccade.models.feature_cache import FeatureCache
 from saccade.models.policy import load_adapter, load_policy
 from saccade.rewards import check_row
 from saccade.rollout.collect import Collected, rubrics_of
+from saccade.rollout.config import check_staleness
 from saccade.rollout.engine import Engine
 from saccade.rollout.groups import Group
 from saccade.rollout.prompts import prepare
@@ -42,7 +43,7 @@ from saccade.training.heldout import build_heldout, right
 from saccade.training.learner import Learner, open_learner
 from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
 from saccade.training.nonfinite import dump_batches
-from saccade.training.opening import check_engine, check_shard
+from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
 from saccade.training.policy_batch import PolicyBatch
 from saccade.training.policy_step import policy_step
@@ -256,7 +257,8 @@ def open_trainer(
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     ranks = join()
     check_shard(recipe, ranks)
-    check_engine(recipe, replaced=engine is not None)
+    if engine is None:
+        check_staleness(recipe.rollout)
     for stage in recipe.stages:
         ranks.check_share(recipe.prompts_in(stage), f"prompts_per_step of stage '{stage.name}'")
     sources = [open_source(one) for one in recipe.data]
@@ -336,6 +338,15 @@ def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
             log.warning("%s: the system turns of %d rows replace system_prompt", source.name, replaced)
     for stage in recipe.stages:
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
-        for task in sorted(tasks):
-            rubric_of(task)
+        check_weights(recipe, stage, [part.name for task in sorted(tasks) for part in rubric_of(task).parts])
     return tasks
+
+
+def check_weights(recipe: RLRecipe, stage: Stage, parts: Sequence[str]) -> None:
+    """ValueError for weights of rewards that no rubric of the stage has."""
+    advantage = recipe.loss.advantage
+    if advantage.kind == "gdpo" and (unknown := sorted(set(advantage.weights) - set(parts))):
+        raise ValueError(
+            f"loss.advantage.weights: got {', '.join(unknown)}, but the rubrics of stage '{stage.name}' have the parts "
+            f"{', '.join(sorted(set(parts)))}"
+        )
