@@ -27,6 +27,7 @@ from saccade.algorithm.config import Cispo, Clipped
 from saccade.algorithm.kl import PENALTIES
 from saccade.algorithm.ratio import RATIOS, branch_lengths, branch_mean
 from saccade.algorithm.surrogate import cispo, clipped, reinforce
+from saccade.config import load
 from saccade.training.config import RLRecipe
 
 NEUTRAL = {
@@ -54,6 +55,27 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "aggregation": "sequence_mean",
     },
     "cispo": {"surrogate": {"kind": "cispo", "high": 4.0}},
+    "gspo_token": {
+        "ratio": "sequence_token",
+        "surrogate": {"kind": "clipped", "low": 3e-4, "high": 4e-4, "dual": None},
+        "aggregation": "sequence_mean",
+    },
+    "sapo": {
+        "surrogate": {"kind": "sapo", "tau_positive": 1.0, "tau_negative": 1.05},
+        "aggregation": "sequence_mean",
+    },
+    "gmpo": {"surrogate": {"kind": "gmpo", "low": 0.4, "high": 0.4}, "aggregation": "sequence_mean"},
+    "dppo": {"surrogate": {"kind": "dppo", "divergence": "tv", "low": 0.2, "high": 0.2}},
+    "rloo": {
+        "surrogate": {"kind": "reinforce"},
+        "aggregation": "sequence_sum",
+        "advantage": {"kind": "leave_one_out"},
+    }
+    | {"kl": "k1", "kl_in": "reward", "kl_coef": 0.05},
+    "reinforce_pp": {"advantage": {"kind": "reinforce_pp", "baseline": "none", "eps": 1e-8}}
+    | {"kl": "k1", "kl_in": "reward", "kl_coef": 0.01},
+    "reinforce_pp_baseline": {"advantage": {"kind": "reinforce_pp", "baseline": "group", "eps": 1e-8}},
+    "gdpo": {"advantage": {"kind": "gdpo", "weights": {}, "eps": 1e-4}},
 }
 
 
@@ -242,3 +264,9 @@ def test_a_loss_to_the_number() -> None:
 def test_the_gap_to_the_sampler_is_a_sum_and_a_maximum_of_distances() -> None:
     assert sampler_gap(torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -1.0, -3.0])) == (1.5, 1.0)
     assert sampler_gap(torch.zeros(0), torch.zeros(0)) == (0.0, 0.0)
+
+
+def test_the_vision_r1_recipe_makes_the_inferred_four_updates_by_option() -> None:
+    recipe = load("vision_r1_7b", RLRecipe, ["prompts_per_step=512", "update.mini_batches=4"], {"SACCADE_DATA": "."})
+    assert (recipe.prompts_in(recipe.stages[0]), recipe.update.optimizer_steps) == (512, 4)
+    assert load("vision_r1_7b", RLRecipe, [], {"SACCADE_DATA": "."}).update.optimizer_steps == 1
