@@ -40,7 +40,7 @@ class CopyEngine:
 
     def sync(self, policy: Policy) -> None:
         assert not self.busy.locked(), "new weights in the middle of a rollout"
-        with torch.no_grad():
+        with torch.no_grad(), policy.whole():
             for mine, theirs in zip(self.own.model.parameters(), policy.model.parameters(), strict=True):
                 mine.copy_(theirs)
         self.own.version = policy.version

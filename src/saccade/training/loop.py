@@ -221,7 +221,7 @@ class Session:
         if self.writer is None:
             then(checkpoint.save(directory, self.policy, self.optimizer, facts, also))
         else:
-            self.writer.start(directory, self.policy, self.optimizer, facts, also, then)
+            self.writer.start(directory, self.policy, self.optimizer, facts, then, also)
 
     @torch.no_grad()
     def _evaluation(self, evaluate: Evaluate, step: int) -> dict[str, float]:

@@ -41,8 +41,8 @@ class ShardWriter:
         policy: Policy,
         optimizer: GuardedOptimizer,
         state: dict[str, Any],
-        also: Callable[[Path], None],
         then: Callable[[Path], None],
+        also: Callable[[Path], None] | None = None,
     ) -> None:
         """Copies everything and begins to write; `also` may write more files into the directory, `then` is called with
         it when it is complete."""
@@ -52,7 +52,8 @@ class ShardWriter:
         fresh = self.ranks.on_first(lambda: _begin(run_dir, policy, state["step"]))
         if policy.adapters is not None:
             policy.save(fresh)  # they are small; the base is where it was
-        also(fresh)
+        if also is not None:
+            also(fresh)
         whole = state | checkpoint.counters(policy, optimizer)
         self._publish = lambda: then(checkpoint.publish(fresh, whole))
         tensors = _weights(policy) | optimizer_tensors(policy, optimizer.optimizer)
