@@ -13,6 +13,7 @@ import typer
 from saccade.cli.check_report import as_dict, safe, show
 from saccade.cli.options import Overrides
 from saccade.cli.terminal import printable
+from saccade.data.hub import refuse_unreachable
 from saccade.disk import write_text
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
             f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval (they read data)"
         )
     tested = recipe.model if model is None else recipe.model.model_copy(update={"path": model})
+    refuse_unreachable(tested.path)
     wording = (recipe.template, recipe.system_prompt)
     if isinstance(recipe, RLRecipe):
         check_staleness(recipe.rollout)
