@@ -14,10 +14,12 @@ from policy_groups import OPTIM, gradient, group_of, learner_of, moved_copy
 from training_runs import write_world
 
 from saccade.algorithm import LossConfig
+from saccade.algorithm.correction_config import NoCorrection, TokenTruncate
 from saccade.models.config import ModelConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
+from saccade.rollout.config import check_staleness
 from saccade.rollout.groups import Group
 from saccade.training.before_update import choose_tokens, kl_in_reward, open_parts, parts_of
 from saccade.training.config import RLRecipe
@@ -303,3 +305,14 @@ def test_a_correction_makes_auto_recompute_what_it_compares_with() -> None:
     recipe = RLRecipe.model_validate(SMALL | {"loss": {"correction": {"kind": "icepop"}}})
     assert recipe.update.resolved(recipe.objective).old_logprobs == "recompute"
     assert recipe.update.resolved(LossConfig()).old_logprobs == "sampler"
+
+
+def test_a_recipe_with_a_server_corrects_by_default_and_may_sample_ahead() -> None:
+    engine = {"kind": "vllm_server", "urls": ["http://127.0.0.1:8100"]}
+    recipe = RLRecipe.model_validate(SMALL | {"rollout": {"engine": engine}})
+    assert recipe.objective.correction == TokenTruncate(limit=2.0)
+    assert recipe.update.resolved(recipe.objective).old_logprobs == "recompute"
+    ahead = RLRecipe.model_validate(SMALL | {"rollout": {"engine": engine, "staleness": 1}})
+    check_staleness(ahead.rollout)
+    assert ahead.objective.correction == NoCorrection()
+    assert ahead.update.resolved(ahead.objective, 1).old_logprobs == "sampler"

@@ -318,7 +318,8 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
     def keep(batches: Sequence[PolicyBatch]) -> None:
         dump_batches(directory, policy.version, batches)
 
-    return open_learner(policy, session.optimizer, recipe.objective, recipe.update, reference, keep, session.ranks)
+    update = recipe.update.resolved(recipe.objective, recipe.rollout.staleness)
+    return open_learner(policy, session.optimizer, recipe.objective, update, reference, keep, session.ranks)
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
