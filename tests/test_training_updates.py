@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.config import check_staleness
 from saccade.rollout.groups import Group
+from saccade.training import changes
 from saccade.training.before_update import choose_tokens, kl_in_reward, open_parts, parts_of
 from saccade.training.config import RLRecipe
 from saccade.training.optim import GuardedOptimizer
@@ -316,3 +318,19 @@ def test_a_recipe_with_a_server_corrects_by_default_and_may_sample_ahead() -> No
     check_staleness(ahead.rollout)
     assert ahead.objective.correction == NoCorrection()
     assert ahead.update.resolved(ahead.objective, 1).old_logprobs == "sampler"
+
+
+def test_options_that_are_newer_than_a_checkpoint_are_no_change() -> None:
+    recipe = RLRecipe.model_validate(SMALL)
+    now = changes.facts(recipe.model_dump(mode="json"), {})
+    old = copy.deepcopy(now["recipe"]) | {
+        "loss": {"ratio": "token", "surrogate": {"kind": "clipped", "low": 0.2, "high": 0.2}}
+    }
+    del old["update"], old["rollout"]["staleness"]
+    before = changes.completed({**now, "recipe": old}, RLRecipe)
+    assert changes.compare(before, now).training == ()
+    old["loss"]["surrogate"]["low"] = 0.1
+    assert changes.compare(changes.completed({**now, "recipe": old}, RLRecipe), now).training == (
+        "loss.surrogate.low: 0.1 -> 0.2",
+    )
+    assert changes.completed({"recipe": {"gone": 1}}, RLRecipe) == {"recipe": {"gone": 1}}

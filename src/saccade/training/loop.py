@@ -283,7 +283,8 @@ def open_session(
         )
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
         if found is not None and how is not None:
-            refuse_changes(run_dir, found, facts, how.accept_changes)
+            before = changes.completed(found.state["facts"], type(recipe))
+            refuse_changes(run_dir, found, before, facts, how.accept_changes)
         part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
         optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
         ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind))
@@ -332,9 +333,11 @@ def whole(run_dir: Path) -> str:
     return f"{what}; free some space, then {way_on(run_dir, anew=not kept)}"
 
 
-def refuse_changes(run_dir: Path, found: Checkpoint, now: Mapping[str, Any], accepted: bool) -> None:
+def refuse_changes(
+    run_dir: Path, found: Checkpoint, before: Mapping[str, Any], now: Mapping[str, Any], accepted: bool
+) -> None:
     """Logs what changed since the checkpoint. ValueError when that changes what is trained, unless it is accepted."""
-    changed = changes.compare(found.state["facts"], now)
+    changed = changes.compare(before, now)
     since = f"since checkpoint {found.path.name}"
     for line in changed.other:
         log.warning("changed %s: %s", since, line)
