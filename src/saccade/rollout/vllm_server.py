@@ -25,7 +25,7 @@ from saccade.rollout.config import Sampling, VllmServerConfig
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.vllm_checks import TIMEOUT_S, check_server
 from saccade.rollout.vllm_pool import PAUSED_WAIT_S, Pool, VllmServer, is_gone, is_paused
-from saccade.rollout.vllm_probe import BOUNDS, probe_params, probe_prompt, trainer_logprobs
+from saccade.rollout.vllm_probe import compare_probe, probe_bound, probe_params, probe_prompt
 from saccade.rollout.vllm_requests import (
     GENERATE,
     UnusableReply,
@@ -78,7 +78,7 @@ class VllmServerEngine:
         settings = [check_server(server, policy, config, self.way) for server in servers]
         self._most_replies = min(int(one["scheduler_config"]["max_num_seqs"]) for one in settings)
         self._probe = probe_prompt(policy)
-        self._bound = config.probe_bound or BOUNDS[str(policy.model.dtype).removeprefix("torch.")]
+        self._bound = probe_bound(policy, config.probe_bound)
         self._name = on_first(policy, lambda: secrets.token_hex(4))
         self._directory = on_first(policy, lambda: self._make_directory())
         self._current: Current | None = None
@@ -283,14 +283,14 @@ class VllmServerEngine:
         names = [one["id"] for one in server.client.get("/v1/models", TIMEOUT_S)["data"]]
         if current.label not in names:
             body = {"lora_name": current.label, "lora_path": str(current.files.directory)}
-            server.client.post("/v1/load_lora_adapter", body, self.config.timeout_s)
+            server.client.post("/v1/load_lora_adapter", body, self.config.timeout_s, plain=True)
 
     def _drop(self, old: Current) -> None:
         """Forget the weights of the last version."""
         if self.way == "adapters":
             for server in self.pool.servers:
                 try:
-                    server.client.post("/v1/unload_lora_adapter", {"lora_name": old.label}, TIMEOUT_S)
+                    server.client.post("/v1/unload_lora_adapter", {"lora_name": old.label}, TIMEOUT_S, plain=True)
                 except EndpointError as error:  # a server that is gone has forgotten them too
                     log.debug("%s: %s", server.url, error)
         old.files.remove()
@@ -304,20 +304,9 @@ class VllmServerEngine:
         check_prompt(self.policy.adapter, self._probe, answer.get("prompt_token_ids"), server.url)
         self._check_weights(answer, current, server)
         (reply,) = completions(self.policy.adapter, self._probe, answer, 1, current.version, server.url)
-        if reply.token_ids not in current.probes:
-            if self.policy.version != current.version:
-                log.warning("%s: the weights are not compared: the trainer's are newer", server.url)
-                return
-            current.probes[reply.token_ids] = trainer_logprobs(self.policy, self._probe, reply.token_ids)
-        gaps = [abs(a - b) for a, b in zip(reply.logprobs, current.probes[reply.token_ids], strict=True)]
-        if not max(gaps) <= self._bound:
-            expected = [round(one, 3) for one in current.probes[reply.token_ids]]
-            raise ValueError(
-                f"{server.url}: after the update to version {current.version} its log-probs differ from the trainer's "
-                f"by {max(gaps):.3g} nats, expected at most {self._bound:g} (rollout.engine.probe_bound): got "
-                f"{[round(one, 3) for one in reply.logprobs]}, expected {expected}; it has old weights or caches, or "
-                "another precision"
-            )
+        problem = compare_probe(self.policy, self._probe, reply, current.probes, self._bound)
+        if problem is not None:
+            raise ValueError(f"{server.url}: {problem}")
 
     @contextmanager
     def _alone(self, server: VllmServer) -> Iterator[None]:
