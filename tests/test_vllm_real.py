@@ -39,9 +39,10 @@ from saccade.training.config import RLRecipe
 from saccade.training.rl import train
 from saccade.types import Completion
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 BOUND = 1e-3
 """Nats between log-probs of vLLM and ours in float32 on a CPU; measured: 4e-5."""
+HOT = 0.05
 GREEDY = Sampling(max_new_tokens=48, greedy=True)
 ALL = ("vision", "projector", "language")
 
@@ -199,7 +200,7 @@ def test_a_server_that_is_killed_in_the_middle_comes_back_with_the_current_weigh
     processes: tuple[ServerProcess, ...],
 ) -> None:
     policy = moved(load_policy("base"), 0.005)
-    asked, long = prompts(policy, 12), Sampling(max_new_tokens=400, min_new_tokens=399)
+    asked, long = prompts(policy, 12), Sampling(max_new_tokens=400, temperature=2.0)  # hot, and so long
     victim = processes[1]
     engine = engine_on(policy, processes[1], deadline_s=400.0)
     results: list[Any] = []
@@ -211,7 +212,8 @@ def test_a_server_that_is_killed_in_the_middle_comes_back_with_the_current_weigh
     work.join(timeout=400)
     (found,) = results
     assert victim.restarts == 1
-    assert [len(group) for group in found] == [4] * 14 and gap(policy, asked, found) < BOUND
+    assert [len(group) for group in found] == [4] * 14
+    assert gap(policy, asked, found, 2.0) < HOT, "what must not be sampled has a share of this distribution"
 
 
 @pytest.mark.parametrize("way", ["adapters", "file"])

@@ -76,7 +76,7 @@ class BuiltinEngineConfig(Config):
     values take at most this many MiB, which then stay allocated while the model trains; 0 keeps none."""
 
 
-Transfer = Literal["file", "adapters"]
+Transfer = Literal["file", "adapters", "nccl"]
 
 
 class VllmServerConfig(Config):
@@ -87,7 +87,7 @@ class VllmServerConfig(Config):
     """Addresses such as http://127.0.0.1:8100, of servers for the same model. Groups go to the least loaded one."""
     weights: Transfer = "file"
     """How servers get new weights. file: through a directory that trainer and servers share, LoRA adapters merged;
-    adapters: LoRA adapters alone, loaded under a new name each time."""
+    adapters: LoRA adapters alone, loaded under a new name each time; nccl: from GPU to GPU."""
     weights_dir: Path | None = None
     """The directory for `file` and `adapters`; null: a temporary one of this machine."""
     groups_at_once: int = Field(default=64, ge=1)
