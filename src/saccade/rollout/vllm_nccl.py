@@ -114,8 +114,8 @@ class _Client:
 
 
 def within(seconds: float, what: str, work: Callable[[], Any]) -> Any:
-    """The result of `work`, on a daemon thread. TimeoutError when it takes longer; the thread is then left behind, since
-    nothing can interrupt it."""
+    """The result of `work`, on a daemon thread. TimeoutError when it takes longer; the thread is then left behind,
+    since nothing can interrupt it."""
     box: list[tuple[Any, BaseException | None]] = []
 
     def run() -> None:
