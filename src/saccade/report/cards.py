@@ -1,4 +1,4 @@
-"""Questions with their images, boxes and replies: before and after side by side, and groups of sibling rollouts."""
+"""Questions with their images, boxes and replies side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import pstdev
 from typing import Any
 
 from markupsafe import Markup
@@ -25,8 +24,6 @@ Size = tuple[int, int]
 SIDE_PX = 448
 """Longest side of an embedded image; larger ones are shrunk so that the page stays small."""
 CARDS = 12
-GROUP_STEPS = 4
-"""Evenly spaced training steps that the rollout browser shows; two groups at each."""
 
 _TAGS = re.compile(r"(</?(?:think|answer)>)")
 
@@ -42,7 +39,6 @@ class ReplyView:
     picture: Markup | None = None
     facts: tuple[tuple[str, str], ...] = ()
     """Numbers beside it: reward, advantage, tokens."""
-    advantage: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +69,8 @@ def pieces(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def picture(path: Path | None, boxes: Sequence[tuple[Sequence[float], str]] = ()) -> Markup | None:
-    """The image as a data URL with its boxes (original pixels); None without one, and when it does not open."""
-    if path is None:
-        return None
+def data_url(path: Path) -> tuple[str, Size] | None:
+    """(data URL of the image, at most SIDE_PX a side; its own size in pixels); None when it does not open."""
     try:
         small = load_image(path)
     except ImageError:
@@ -89,8 +83,13 @@ def picture(path: Path | None, boxes: Sequence[tuple[Sequence[float], str]] = ()
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=85)
     mime = "png" if buffer.getvalue().startswith(b"\x89PNG") else "jpeg"
-    source = f"data:image/{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return overlay(source, size, boxes)
+    return f"data:image/{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}", size
+
+
+def picture(path: Path | None, boxes: Sequence[tuple[Sequence[float], str]] = ()) -> Markup | None:
+    """The image as a data URL with its boxes (original pixels); None without one, and when it does not open."""
+    found = data_url(path) if path else None
+    return overlay(*found, boxes) if found else None
 
 
 def sample_cards(rows: Sequence[Json], folder: Path, warnings: list[str]) -> list[Card]:
@@ -117,7 +116,7 @@ def sample_cards(rows: Sequence[Json], folder: Path, warnings: list[str]) -> lis
         title = f"{row['task']}, {row['split']}"
         pictures = (shown,) if shown else ()
         cards.append(
-            Card(title, _plain(row["question"]), _gold(row.get("gold")), pictures, replies, bool(gold and shown))
+            Card(title, plain(row["question"]), gold_text(row.get("gold")), pictures, replies, bool(gold and shown))
         )
     return cards
 
@@ -156,64 +155,16 @@ def _item_card(run: RunFiles, rows: Sequence[Json]) -> Card:
     each = bool(gold and len(paths) == 1)
     return Card(
         title,
-        _plain(first["question"]),
-        _gold(first["gold"]),
+        plain(first["question"]),
+        gold_text(first["gold"]),
         _pictures(paths, gold, first["box_image"]),
         replies,
         each,
-        _options(first["options"]),
+        options_of(first["options"]),
     )
 
 
-def group_cards(run: RunFiles) -> list[Card]:
-    """Some groups of the run with all siblings: two at each of a few evenly spread steps, those with their images
-    first, then those with the most varied rewards."""
-    steps = sorted({row["step"] for row in run.rollouts() if "step" in row})
-    chosen = (
-        {steps[round(i * (len(steps) - 1) / max(1, GROUP_STEPS - 1))] for i in range(GROUP_STEPS)} if steps else set()
-    )
-    groups: dict[tuple[int, str], list[Json]] = {}
-    for row in run.rollouts():
-        if row.get("step") in chosen:
-            groups.setdefault((row["step"], str(row["group_id"])), []).append(row)
-    questions = {str(row["group_id"]): row for row in run.groups() if row.get("step") in chosen}
-    return [
-        _group_card(run, rows, questions.get(str(rows[0]["group_id"]), {}))
-        for step in sorted(chosen)
-        for rows in _most_telling(run, groups, step)
-    ]
-
-
-def _most_telling(
-    run: RunFiles, groups: dict[tuple[int, str], list[Json]], step: int, most: int = 2
-) -> list[list[Json]]:
-    of_step = [rows for (at, _), rows in groups.items() if at == step]
-    return sorted(
-        of_step, key=lambda rows: (not run.images(rows[0].get("image_sha")), -pstdev(_reward(r) for r in rows))
-    )[:most]
-
-
-def _group_card(run: RunFiles, rows: Sequence[Json], group: Json) -> Card:
-    first, answer = rows[0], group.get("answer")
-    gold = gold_boxes(answer)
-    image = int(group.get("meta", {}).get("image_index", 0))
-    predicted = [box for row in rows for box in _boxes_of(row, image)] if gold else []
-    boxes = [*_marked(gold, "gold"), *_marked(predicted, "predicted")]
-    stage = f", stage {first['stage']}" if first.get("stage") is not None else ""
-    title = f"Step {first['step']}{stage}: {first['task']}"
-    question = str(group.get("question") or f"sample {first['sample_id']} (its question is not in groups.jsonl)")
-    ordered = sorted(rows, key=lambda r: (-_reward(r), r["index"]))
-    return Card(
-        title,
-        _plain(question),
-        _gold(answer),
-        _pictures(run.images(first.get("image_sha")), boxes, image),
-        tuple(map(_sibling, ordered)),
-        options=_options(group.get("meta", {}).get("options", ())),
-    )
-
-
-def _boxes_of(row: Json, image: int) -> tuple[Box, ...]:
+def boxes_of(row: Json, image: int) -> tuple[Box, ...]:
     """Boxes of a rollout's answer; sizes are lists with an entry per image."""
     if not row.get("frame") or not row.get("size_original"):
         return ()
@@ -229,28 +180,12 @@ def _pictures(
     return tuple(p for p in found if p is not None) if None not in found else ()
 
 
-def _options(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def options_of(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(zip(letters_for(texts), map(str, texts), strict=False))
 
 
 def _marked(boxes: Sequence[Sequence[float]], kind: str) -> list[tuple[Sequence[float], str]]:
     return [(box, kind) for box in boxes]
-
-
-def _reward(row: Json) -> float:
-    """A masked rollout may have no reward; it sorts last."""
-    return float(row["reward"] or 0.0)
-
-
-def _sibling(row: Json) -> ReplyView:
-    parts = [(name.replace("_", " "), f"{value:.2f}") for name, value in (row.get("parts") or {}).items()]
-    facts = [("reward", f"{_reward(row):.2f}"), ("advantage", f"{row['advantage']:+.2f}"), *parts]
-    facts.append(("tokens", str(row.get("tokens", len(row.get("token_ids") or ())))))
-    if row.get("finish_reason") not in (None, "stop"):
-        facts.append(("ended by", str(row["finish_reason"])))
-    if row.get("masked"):
-        facts.append(("masked", str(row["masked"])))
-    return ReplyView(f"{int(row['index']) + 1}", pieces(row["text"]), None, None, tuple(facts), float(row["advantage"]))
 
 
 def masked_reasons(rows: Iterable[Json]) -> dict[str, int]:
@@ -262,9 +197,9 @@ def masked_reasons(rows: Iterable[Json]) -> dict[str, int]:
     return counts
 
 
-def _plain(question: str) -> str:
+def plain(question: str) -> str:
     return " ".join(question.replace("<image>", " ").split())
 
 
-def _gold(value: Any) -> str:
+def gold_text(value: Any) -> str:
     return "" if value is None else str(value)

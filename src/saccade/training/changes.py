@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 HARMLESS = (
-    *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix"),
+    *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix", "alarms"),
     *("tokens_per_micro_batch", "update.tokens_per_micro_batch", "update.shared_prefix", "update.sampler_gap_limit"),
     *("model.device", "model.gradient_checkpointing", "model.fused_layers", "rollout.engine"),
     *("rollout.max_failed_share",),

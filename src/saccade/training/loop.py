@@ -19,6 +19,7 @@ from saccade.models.config import ShardConfig
 from saccade.models.policy import Policy, resolve_device
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
+from saccade.runs.alarms import AlarmConfig, AlarmWatch, open_alarms
 from saccade.runs.environment import describe
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
@@ -95,6 +96,7 @@ class Session:
     saved: int | None = None
     """Step of the newest checkpoint."""
     clock: StepClock = field(default_factory=lambda: StepClock())
+    alarms: AlarmWatch = field(default_factory=lambda: AlarmWatch(AlarmConfig()))
 
     @property
     def shard(self) -> ShardConfig | None:
@@ -136,8 +138,11 @@ class Session:
         if self.writer is not None:
             self.writer.poll()
         self.mark = self._mark(step, state)
+        if (why := self.alarms.report(self.run, {"step": step, **row})) and not last:
+            self.ended = f"stopped after step {step} ({why}); {self._continue()}"
         if not last and self.ranks.max(int(self.clock.is_over(self.recipe.max_hours))):
             self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
+        self.ended = self.ranks.broadcast(self.ended)
         self._agree_to_stop()
         if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
             self._save(self.mark, better)
@@ -285,6 +290,8 @@ def open_session(
         else:
             checkpoint.seed_generators(recipe.seed)
             run.environment(environment | {"processes": ranks.size})
+        if isinstance(recipe, RLRecipe):
+            session.alarms = open_alarms(run_dir, recipe.alarms)
         try:
             yield session
         except StepAbandoned:
