@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
@@ -58,16 +59,15 @@ def group_data(run: RunFiles, pictures: Pictures, budget: int = BUDGET) -> Group
     later = _later_means(found)
     questions = {str(row["group_id"]): row for row in run.groups()}
     order = list(_by_worth(list(found.values())))
+    size = (run.path / "rollouts.jsonl").stat().st_size / len(found)
+    order = order[: math.ceil(2 * budget / size) + EACH]  # no page holds more of them
+    rows = _rows_of(run, {one.id for one in order})
     spent, kept, start = 0, list[JsonRow](), pictures.bytes
-    for ids in (order[i : i + 64] for i in range(0, len(order), 64)):
-        rows = _rows_of(run, {one.id for one in ids})
-        for one in ids:
-            group = _group(run, one, rows[one.id], questions.get(one.id, {}), pictures)
-            group["worse"] = any(step > one.step and mean < one.mean - WORSE for step, mean in later[one.sample])
-            spent += len(json.dumps(group))
-            kept.append(group)
-            if spent + pictures.bytes - start > budget:
-                break
+    for one in order:
+        group = _group(run, one, rows[one.id], questions.get(one.id, {}), pictures)
+        group["worse"] = any(step > one.step and mean < one.mean - WORSE for step, mean in later[one.sample])
+        spent += len(json.dumps(group))
+        kept.append(group)
         if spent + pictures.bytes - start > budget:
             break
     kept.sort(key=lambda group: (group["step"], group["id"]))

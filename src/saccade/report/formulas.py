@@ -13,10 +13,15 @@ LONGEST, MOST = 400, 3000
 FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 """As in scripts/text.js."""
 ELEMENTS = frozenset(
-    "math mrow mi mo mn ms mtext mspace mfrac msqrt mroot msub msup msubsup munder mover munderover mtable mtr mtd "
-    "mstyle mpadded mphantom menclose mmultiscripts mprescripts none".split()
+    (
+        *("math", "mrow", "mi", "mo", "mn", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup"),
+        *("msubsup", "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mstyle", "mpadded", "mphantom"),
+        *("menclose", "mmultiscripts", "mprescripts", "none"),
+    )
 )
-ATTRIBUTES = frozenset("display mathvariant stretchy fence separator linethickness accent minsize maxsize".split())
+ATTRIBUTES = frozenset(
+    ("display", "mathvariant", "stretchy", "fence", "separator", "linethickness", "accent", "minsize", "maxsize")
+)
 Tree = list[Any]
 """[element, {attribute: value}, child...]; a child is a tree or a text."""
 

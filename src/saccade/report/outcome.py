@@ -90,7 +90,9 @@ def blind_words(run: RunFiles, evaluations: Sequence[Evaluation]) -> str:
     (begin, first), (end, last) = blind[0], blind[-1]
     now = [fmean(of[name] for name in names) for of in (seen[end], last)]
     needs = compare_paired("", [seen[end][n] for n in names], [last[n] for n in names])
-    words = f"With {how}, {percent(now[1])} of {len(names)} questions are answered right, {percent(now[0])} with their own"
+    words = (
+        f"With {how}, {percent(now[1])} of {len(names)} questions are answered right, {percent(now[0])} with their own"
+    )
     if needs.low <= 0:
         return f"{words}: it is not shown that the answers need the image ({_of(needs)})."
     if begin == end:
@@ -103,8 +105,8 @@ def blind_words(run: RunFiles, evaluations: Sequence[Evaluation]) -> str:
         return f"{words}: {points(needs.difference)} need the image ({_of(needs)})."
     if paired.low <= 0:
         return (
-            f"{words}. On these questions it gained {points(gain)}, without the image {points(without)}: it is not shown "
-            f"that the gain needs the image ({_of(paired)})."
+            f"{words}. On these questions it gained {points(gain)}, without the image {points(without)}: it is not "
+            f"shown that the gain needs the image ({_of(paired)})."
         )
     return (
         f"{words}. Of a gain of {points(gain)} on these questions, {points(paired.difference)} need the image "
