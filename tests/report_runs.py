@@ -123,6 +123,7 @@ def rollouts(folder: Path, steps: tuple[int, ...], group_size: int = 8) -> list[
                         "logprobs": [],
                         "finish_reason": "stop" if i else "length",
                         "parts": {"hard": float(right)},
+                        "reasons": {} if right else {"hard": f"got {answer}"},
                         "reward": float(right),
                         "advantage": 0.9 if right else -1.1,
                         "masked": None,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saccade.coldstart.statistics import count_words
 from saccade.evaluation.boxes import gold_boxes
+from saccade.evaluation.habits import count_words
 from saccade.geometry import iou
 from saccade.report.pictures import boxes_of
 from saccade.runs.files import JsonRow, RunFiles

@@ -13,6 +13,8 @@ from typing import Any
 
 GAIN = 0.05
 """A rise of accuracy that makes a change of style harmless."""
+LONG = 4
+"""Windows after which accuracy should have followed the form of the replies."""
 Row = Mapping[str, Any]
 
 
@@ -71,7 +73,9 @@ Rule = Callable[[Trend, float], Found]
 
 def format_alone(t: Trend, limit: float) -> Found:
     form, reward, right = t.gain("format/strict"), t.gain("reward/total"), t.gain(key := accuracy_key(t.rows[-1]))
-    if form is None or reward is None or right is None or form < limit or reward < 0.02 or right >= 0.02:
+    if form is None or reward is None or right is None or len(t.rows) < LONG * t.window:
+        return None  # form is learned first, accuracy may follow
+    if form < limit or reward < 0.02 or right >= 0.02:
         return None
     return (
         f"well-formed replies rose from {_percent(t.first('format/strict'))} to {_percent(t.now('format/strict'))} and "
@@ -213,8 +217,8 @@ def masked_share(t: Trend, limit: float) -> Found:
 
 def throughput_drop(t: Trend, limit: float) -> Found:
     speeds = [speed for row in t.stage()[: t.window] if (speed := _number(row, "tokens/per_s"))]
-    now = t.now("tokens/per_s")
-    if not speeds or now is None or now > limit * median(speeds):
+    last = [speed for row in t.rows[-t.window :] if (speed := _number(row, "tokens/per_s"))]
+    if not speeds or not last or (now := median(last)) > limit * median(speeds):
         return None
     return (
         f"{now:.0f} tokens per second, {median(speeds):.0f} at the stage's beginning",

@@ -64,7 +64,7 @@ class AlarmConfig(Config):
     """Fall of held-out accuracy below its best, beyond chance, while the reward rises."""
     masked_share: float | None = Field(default=0.25, gt=0, le=1)
     """Share of rollouts excluded from training."""
-    throughput_drop: float | None = Field(default=0.4, gt=0, lt=1)
+    throughput_drop: float | None = Field(default=0.15, gt=0, lt=1)
     """Tokens per second as a share of the median at the stage's beginning."""
 
 

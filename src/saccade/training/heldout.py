@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 BLIND = {"swap": "image swapped", "blank": "image blanked"}
 """Column `control` of the items of the blind control."""
-KEPT_IMAGES = 12
+KEPT_IMAGES = 48
 """Questions whose images a run keeps for the report."""
 
 

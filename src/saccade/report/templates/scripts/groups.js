@@ -11,7 +11,7 @@ function browser(root, entries, spec) {
   const choose = (entry, focus) => {
     chosen = entry;
     list.querySelectorAll("li").forEach((row) => row.setAttribute("aria-selected", String(row.dataset.id === entry?.id)));
-    detail.replaceChildren(...(entry ? spec.detail(entry, api) : [el("p", { class: "note" }, "Nothing passes these filters.")]));
+    detail.replaceChildren(...(entry ? spec.detail(entry, api).filter(Boolean) : [el("p", { class: "note" }, "Nothing passes these filters.")]));
     if (entry) remember(spec.key, entry.id);
     const row = list.querySelector('[aria-selected="true"]');
     if (row && focus) list.scrollTop = Math.max(0, row.offsetTop - list.clientHeight / 2);
@@ -81,7 +81,7 @@ function groupBrowser(root, data) {
   browser(root, groups, {
     key: "group",
     label: "groups",
-    first: (all) => all.find((group) => group.img.length && group.dis) || all.find((group) => group.dis),
+    first: (all) => all.findLast((group) => group.img.length && group.dis) || all.findLast((group) => group.dis),
     filters: [
       { name: "task", label: "Task", choices: (all) => distinct(all, (group) => group.task), keep: (group, value) => group.task === value },
       { name: "stage", label: "Stage", choices: (all) => distinct(all, (group) => group.stage), keep: (group, value) => group.stage === value },
