@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -125,6 +125,35 @@ def curves(metrics: Sequence[dict[str, Any]]) -> Curves:
     return Curves(first, others, tuple(rest), window(longest), len(rows), stages)
 
 
+OVERLAID = (
+    ("Held-out accuracy", "eval/score", True),
+    ("Reward", "reward/total", False),
+    ("Reply length", "length/mean", False),
+    ("Groups without signal", "groups/zero_variance", True),
+    ("Held-out accuracy without the image", "eval/blind", True),
+    ("Training accuracy", "accuracy/all", True),
+    ("Strict format", "format/strict", True),
+    ("Truncated replies", "truncated/share", True),
+    ("Policy entropy", "policy/entropy", False),
+    ("KL to the reference", "policy/kl", False),
+    ("Loss", "loss/train", False),
+    ("Gradient norm", "policy/grad_norm", False),
+    ("Throughput", "tokens/per_s", False),
+)
+"""(title, metric, whether it is a share) of the charts that show several runs, a line each; the first four lead."""
+
+
+def overlaid(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Curves:
+    """Figures with a line for each run."""
+    columns = {name: _columns(rows) for name, rows in runs.items()}
+    figures = []
+    for title, key, percent in OVERLAID:
+        lines = {name: found[key] for name, found in columns.items() if found.get(key)}
+        figures += _figures(Panel(title, key, percent=percent), lines, [], words=False)
+    longest = max((len(rows) for rows in runs.values()), default=0)
+    return Curves(tuple(figures[:4]), tuple(figures[4:]), (), window(longest), longest)
+
+
 def boundaries(rows: Sequence[dict[str, Any]]) -> list[tuple[float, str]]:
     """(first step, label) of every stage; [] for a run with one."""
     found, last = list[tuple[float, str]](), None
@@ -157,8 +186,12 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, floa
 
 
 def _figures(
-    panel: Panel, lines: dict[str, list[tuple[float, float]]], bounds: Sequence[tuple[float, str]]
+    panel: Panel,
+    lines: dict[str, list[tuple[float, float]]],
+    bounds: Sequence[tuple[float, str]],
+    words: bool = True,
 ) -> list[Figure]:
+    """`words`: names of metrics are shown as words, names of runs as they are."""
     names = list(lines)
     parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
     figures = []
@@ -166,7 +199,8 @@ def _figures(
         series = [Series(n, *zip(*lines[n], strict=True), color=i) for i, n in enumerate(part)]
         percent = panel.percent and all(0.0 <= y <= 1.0 for line in series for y in line.ys)
         legend = tuple(
-            (line.name.replace("_", " "), line.color, number(smooth(line.ys)[-1], percent)) for line in series
+            (line.name.replace("_", " ") if words else line.name, line.color, number(smooth(line.ys)[-1], percent))
+            for line in series
         )
         title = panel.title if len(parts) == 1 else f"{panel.title} ({number_of_part} of {len(parts)})"
         svg = line_chart(series, bounds, percent=percent, title=title)

@@ -39,6 +39,8 @@ class Hero:
     shown: tuple[Shown, ...]
     words: str
     """Which question this is among all, so that nobody takes one example for the rule."""
+    steps: bool = True
+    """Whether the replies are of one model before and after."""
 
 
 def pieces(text: str) -> tuple[tuple[str, str], ...]:
@@ -53,9 +55,10 @@ def pieces(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def hero(items: Sequence[JsonRow], pictures: Pictures) -> Hero | None:
+def hero(items: Sequence[JsonRow], pictures: Pictures, steps: bool = True) -> Hero | None:
     """The item that shows most: answered wrong first and right last, with true boxes, the shortest replies; without
-    such an item another that has its picture. None without items."""
+    such an item another that has its picture. None without items. `steps`: the replies are of one model before and
+    after, not of different ones."""
     ranked = sorted((item for item in items if _seen(item)), key=_worth)
     if not ranked or not ranked[0]["img"]:
         return None
@@ -76,7 +79,7 @@ def hero(items: Sequence[JsonRow], pictures: Pictures) -> Hero | None:
     )
     options = tuple((letter, text) for letter, text in item["options"])
     one = None if each else drawn(last["b"])
-    return Hero(item["q"], options, item["gold"], one, shown, _which(items, item))
+    return Hero(item["q"], options, item["gold"], one, shown, _which(items, item, steps), steps)
 
 
 def _seen(item: JsonRow) -> list[JsonRow]:
@@ -96,7 +99,7 @@ def _worth(item: JsonRow) -> tuple[bool, bool, bool, int]:
     return not item["img"], not better, not boxes, len(first["t"]) + len(last["t"])
 
 
-def _which(items: Sequence[JsonRow], chosen: JsonRow) -> str:
+def _which(items: Sequence[JsonRow], chosen: JsonRow, steps: bool) -> str:
     pairs = [(first["right"], last["right"]) for first, last in (_ends(item) for item in items if _seen(item))]
     better, worse = pairs.count((False, True)), pairs.count((True, False))
     first, last = _ends(chosen)

@@ -128,6 +128,7 @@ def render(page: Page, live: Live | None = None) -> str:
         "items": page.items,
         "pictures": page.pictures.found,
         "formulas": formulas_of(texts, warnings),
+        "names": page.names,
         "live": None if live is None else {"seconds": live.seconds, "version": live.version},
     }
     css, code = style("style.css", "browser.css"), script()

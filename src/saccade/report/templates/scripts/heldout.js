@@ -4,7 +4,13 @@ function heldoutBrowser(root, data) {
   const { items, pictures, formulas } = data;
   const seen = (item) => item.r.filter((reply) => !reply.blind);
   const last = (item) => seen(item).at(-1);
-  const kinds = {
+  const only = (name) => (item) => { const right = seen(item).filter((reply) => reply.right); return right.length === 1 && right[0].who === name; };
+  const ofRuns = Object.fromEntries(data.names.map((name, i) => [`only${i}`, [`only ${name} is right`, only(name)]]));
+  const kinds = data.names.length ? {
+    ...ofRuns,
+    differ: ["answered differently", (item) => new Set(seen(item).map((reply) => reply.right)).size > 1],
+    never: ["no run is right", (item) => seen(item).every((reply) => reply.right === false)],
+  } : {
     wrong: ["wrong at the end", (item) => last(item)?.right === false],
     worse: ["got worse: right before, wrong at the end", (item) => last(item)?.right === false && seen(item).some((reply) => reply.right)],
     better: ["got better: wrong first, right at the end", (item) => seen(item)[0]?.right === false && last(item)?.right],
@@ -17,7 +23,7 @@ function heldoutBrowser(root, data) {
   browser(root, items, {
     key: "item",
     label: "held-out questions",
-    first: (all) => all.find((item) => item.img.length && kinds.better[1](item)),
+    first: (all) => all.find((item) => item.img.length && (kinds.better || kinds.differ)[1](item)),
     filters: [
       { name: "kind", label: "Questions", choices: (all) => Object.entries(kinds).filter(([, [, keep]]) => all.some(keep)).map(([name, [label, keep]]) => [name, `${label} (${all.filter(keep).length})`]), keep: (item, value) => kinds[value][1](item) },
       { name: "task", label: "Task", choices: (all) => distinct(all, (item) => item.task), keep: (item, value) => item.task === value },
