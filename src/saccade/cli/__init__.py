@@ -30,6 +30,7 @@ from saccade.cli import (
     score,
     sft,
     verify,
+    watch,
     world,
 )
 from saccade.cli import eval as eval_verb
@@ -51,6 +52,7 @@ VERBS: dict[str, typer.Typer | Callable[..., None]] = {
     "eval": eval_verb.evaluate,
     "grade": grade.grade,
     "report": report.report,
+    "watch": watch.watch,
     "predict": predict.predict,
     "export": export.export,
     "score": score.score,

@@ -98,7 +98,8 @@ def line_chart(
         parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{py(y) + 3.5:.1f}" text-anchor="end">{number(y, percent)}</text>')
     for x in [t for t in ticks(x_low, x_high) if x_low <= t <= x_high and t == int(t)]:
-        parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - 7}" text-anchor="middle">{number(x)}</text>')
+        anchor = "end" if px(x) > WIDTH - RIGHT - 10 else "middle"
+        parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{number(x)}</text>')
     for place, line in enumerate(series):
         points = [(px(x), py(y)) for x, y in zip(line.xs, line.ys, strict=True)]
         thin = points[:: max(1, math.ceil(len(points) / RAW_POINTS))]

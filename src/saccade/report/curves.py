@@ -80,6 +80,10 @@ LEAD = (
 """The four charts that a page opens with: of each the first that the run has."""
 
 
+NAMES = {"score": "all tasks", "zero_variance": "equal rewards", "per_s": "all", "peak": "most"}
+"""Names of lines where that of the metric says little."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A drawn panel. `legend` holds (line name, color, value at the end of the smoothed line)."""
@@ -114,7 +118,7 @@ def curves(metrics: Sequence[dict[str, Any]]) -> Curves:
     for panel in PANELS:
         matched = {key: m for key in columns if key not in used and (m := re.fullmatch(panel.pattern, key))}
         used |= matched.keys()
-        lines = {next(g for g in m.groups() if g): columns[key] for key, m in matched.items()}
+        lines = {NAMES.get(name := next(g for g in m.groups() if g), name): columns[key] for key, m in matched.items()}
         figures += _figures(panel, lines, bounds)
     rest = [f for key in columns if key not in used for f in _figures(Panel(key, ""), {key: columns[key]}, bounds)]
     longest = max((len(points) for points in columns.values()), default=0)

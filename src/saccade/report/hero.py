@@ -105,6 +105,9 @@ def _which(items: Sequence[JsonRow], chosen: JsonRow, steps: bool) -> str:
     first, last = _ends(chosen)
     if first is last:
         return f"One of {len(pairs)} questions."
+    if not steps:
+        only = f"{better} are right only with {last['who']}, {worse} only with {first['who']}"
+        return f"Of {len(pairs)} questions, {only}."
     kind = (
         "Chosen among" if (first["right"], last["right"]) == (False, True) else "No question with its picture is among"
     )

@@ -35,6 +35,7 @@ function hoverValues(figure) {
       return Math.abs(line.x[j] - x) > 2 * gap ? [] : [el("span", {}, el("i", { class: `c${line.color}` }), `${line.name} `, el("b", {}, number(line.y[j], percent)))];
     });
     tip.replaceChildren(el("span", { class: "at" }, `step ${number(x)}`), ...values);
+    tip.classList.toggle("right", place < (left + right) / 2);
     tip.hidden = false;
   };
   chart.setAttribute("tabindex", "0");
