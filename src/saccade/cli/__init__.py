@@ -35,7 +35,7 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
-from saccade.cli.terminal import SafeFormatter, echo, print_traceback
+from saccade.cli.terminal import StderrHandler, echo, print_traceback
 from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, typer.Typer | Callable[..., None]] = {
@@ -110,8 +110,7 @@ def _refuse_several(arguments: Sequence[str]) -> None:
 def _log_lines(quiet: bool = False) -> Iterator[None]:
     """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs; of all
     but the first of several processes only errors."""
-    handler, log = logging.StreamHandler(), logging.getLogger("saccade")
-    handler.setFormatter(SafeFormatter("%(message)s"))
+    handler, log = StderrHandler(), logging.getLogger("saccade")
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     before = log.level
     log.addHandler(handler)

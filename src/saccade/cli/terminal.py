@@ -62,6 +62,19 @@ class SafeFormatter(logging.Formatter):
         return cut(printable(super().format(record)))
 
 
+class StderrHandler(logging.StreamHandler):
+    """Log lines go to the stderr of the moment: a live bar takes it over while it is shown, so that they appear above
+    the bar and not inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(SafeFormatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """`sys.excepthook` for errors that are bugs: as Python's, but safe."""
     sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace)[-30:]))[-20_000:])

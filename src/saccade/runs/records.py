@@ -12,8 +12,8 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,6 +23,8 @@ from PIL import Image
 from saccade.config import Config, dump, load
 from saccade.disk import PARTIAL, flush, write_text
 from saccade.rollout.groups import Group, Rollout
+from saccade.runs.drawing import drawn_replies
+from saccade.runs.sinks import Sinks
 from saccade.runs.token_ends import Decode, token_ends
 from saccade.types import Completion, Frame
 
@@ -42,6 +44,8 @@ class Run:
     directory: Path
     writes: bool = True
     """False in all but the first of several processes."""
+    sinks: Sinks = field(default_factory=Sinks)
+    """Trackers that get the same rows."""
 
     @property
     def name(self) -> str:
@@ -88,6 +92,7 @@ class Run:
     def metrics(self, step: int, row: Mapping[str, float | str | None]) -> None:
         """One row; non-finite numbers are written as null, since JSON cannot represent them."""
         self._append(METRICS, [{"step": step, **row}])
+        self.sinks.metrics(step, row)
 
     def rollouts(
         self,
@@ -143,6 +148,8 @@ class Run:
                 }
             )
         self._append(GROUPS, rows)
+        if keep:
+            self.sinks.images(step, partial(drawn_replies, groups[:1]))
 
     def sizes(self) -> dict[str, int]:
         """Size of each stream in bytes, for the checkpoint."""

@@ -20,6 +20,7 @@ from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
 from saccade.runs.alarms import AlarmConfig
+from saccade.runs.sinks import SinkConfig
 
 LARGEST_SEQUENCE_CLIP = 0.05
 Decay = Literal["constant", "linear", "cosine"]
@@ -236,6 +237,8 @@ class RLRecipe(Config):
     eval: EvalConfig = EvalConfig()
     alarms: AlarmConfig = AlarmConfig()
     """Signs of cheating and of learning nothing, watched while it trains."""
+    sinks: tuple[SinkConfig, ...] = ()
+    """Trackers that the run feeds besides its files: - {kind: tensorboard}."""
     max_hours: float | None = Field(default=None, gt=0.0)
     """Wall-clock limit of one process, as a cluster's job has it: the run saves and ends before a step that might
     exceed it, and `saccade resume` continues it."""
@@ -328,6 +331,8 @@ class SFTRecipe(Config):
     epochs: float | None = Field(default=None, gt=0.0)
     """Passes over the files; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
+    sinks: tuple[SinkConfig, ...] = ()
+    """Trackers, see RL."""
     max_hours: float | None = Field(default=None, gt=0.0)
     """Wall-clock limit of one process, see RL."""
     tokens_per_micro_batch: int = Field(default=8192, ge=1)

@@ -23,6 +23,7 @@ from saccade.runs.alarms import AlarmConfig, AlarmWatch, open_alarms
 from saccade.runs.environment import describe
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
+from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
 from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
@@ -275,7 +276,9 @@ def open_session(
         if how is None:
             ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
         stack.enter_context(log_file(run_dir, ranks))
-        run, stop = replace(run, writes=ranks.is_first), stop or Stop()
+        sinks = open_sinks(recipe.sinks if ranks.is_first else (), run_dir, found.step if found else 0)
+        run = replace(run, writes=ranks.is_first, sinks=stack.enter_context(sinks))
+        stop = stop or Stop()
         session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
         if ranks.size > 1:
             session.writer = ShardWriter(ranks)
