@@ -24,7 +24,7 @@ test: setup
 
 # Property tests too, here with random examples: --hypothesis-seed=N repeats a failure.
 test-slow: setup
-	$(PYTEST) -v -m slow $(ARGS)
+	$(PYTEST) -v -m slow --timeout 7200 $(ARGS)
 
 check: setup
 	$(BIN)/ruff check src tests benchmarks examples

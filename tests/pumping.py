@@ -41,9 +41,12 @@ def cpu_seconds(call: Callable[[str], Any], text: str, times: int = 5) -> float:
 
 def slope(call: Callable[[str], Any], shape: Shape, small: int = 5_000, large: int = 40_000, times: int = 5) -> float:
     """The exponent of time over length, 1 for linear; 0 where even the longer text takes no time worth comparing."""
-    brief, double = (cpu_seconds(call, text_of(shape, size), 1) for size in (small, 2 * small))
-    if double > 0.1 and double > 3.4 * brief:  # the longer text would take minutes
-        return math.log2(double / brief)
+    brief = cpu_seconds(call, text_of(shape, 500), 1)
+    for size in (1_000, 2_000, 4_000, 8_000):
+        double = cpu_seconds(call, text_of(shape, size), 1)
+        if double > 0.1 and double > 3.4 * brief:  # the longer text would take minutes, or for ever
+            return math.log2(double / brief)
+        brief = double
     long = cpu_seconds(call, text_of(shape, large), times)
     if long < NOISE_S:
         return 0.0

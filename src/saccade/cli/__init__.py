@@ -70,6 +70,9 @@ EXPECTED = (ValueError, OSError, FloatingPointError)
 """Errors that the user can fix (the last: weights that overflow): shown as one line. Anything else is a bug and
 keeps its traceback."""
 
+TRAINING = ("accelerate", "safetensors", "torch", "transformers")
+"""Packages of the extra `train`; rewards, graders, data and served models do without."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error; 130 or 143 when a signal
@@ -91,6 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {error}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if debug or missing not in TRAINING:
+            raise
+        echo(f"saccade: this needs {missing}, which is not installed: pip install 'saccade[train]'", err=True)
         sys.exit(2)
 
 

@@ -77,7 +77,7 @@ class _Found:
 
 def read_claim(text: str) -> Claim:
     """The value that the text of an answer claims. Takes any string; linear in its length."""
-    text = _TEXT.sub(r"\1", unmarked(text[-LONGEST:])).strip()
+    text = _TEXT.sub(r"\1", unmarked(_BLANK.sub(_short_blank, text[-LONGEST:]))).strip()
     if len(_ENUMERATED.findall(text)) > 1:
         text = _ENUMERATED.sub("", text)
     text = _THAT_IS.sub("", text)
@@ -97,6 +97,14 @@ def read_claim(text: str) -> Claim:
     if chosen.claim.problem is None and any(map(_contradicts, sentences[place + 1 :])):
         return Claim((), chosen.claim.how, "two answers")
     return chosen.claim
+
+
+_BLANK = re.compile(r"\s{9,}")
+"""White space longer than any layout means; cut short, no pattern below takes more than linear time for it."""
+
+
+def _short_blank(found: re.Match[str]) -> str:
+    return "\n\n" if "\n" in found.group() else " "
 
 
 _ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
