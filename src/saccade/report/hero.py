@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from markupsafe import Markup
 
@@ -12,6 +13,8 @@ from saccade.report.charts import overlay
 from saccade.report.pictures import Pictures
 from saccade.runs.files import JsonRow
 
+BETTER, WORSE = (False, True), (True, False)
+"""Verdicts of the first and of the last reply."""
 _TAGS = re.compile(r"(</?(?:think|answer)>)")
 
 
@@ -56,10 +59,12 @@ def pieces(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def hero(items: Sequence[JsonRow], pictures: Pictures, steps: bool = True) -> Hero | None:
-    """The item that shows most: answered wrong first and right last, with true boxes, the shortest replies; without
-    such an item another that has its picture. None without items. `steps`: the replies are of one model before and
-    after, not of different ones."""
-    ranked = sorted((item for item in items if _seen(item)), key=_worth)
+    """The item that shows most: one that changed as most of the changed ones did (wrong first and right last, or the
+    reverse), with true boxes, the shortest replies; without such an item another that has its picture. None without
+    items. `steps`: the replies are of one model before and after, not of different ones."""
+    changes = [_change(item) for item in items if _seen(item)]
+    usual = BETTER if changes.count(BETTER) >= changes.count(WORSE) else WORSE
+    ranked = sorted((item for item in items if _seen(item)), key=partial(_worth, usual))
     if not ranked or not ranked[0]["img"]:
         return None
     item = ranked[0]
@@ -92,23 +97,26 @@ def _ends(item: JsonRow) -> tuple[JsonRow, JsonRow]:
     return seen[0], seen[-1]
 
 
-def _worth(item: JsonRow) -> tuple[bool, bool, bool, int]:
+def _change(item: JsonRow) -> tuple[bool | None, bool | None]:
     first, last = _ends(item)
-    better = first["right"] is False and last["right"] is True
+    return first["right"], last["right"]
+
+
+def _worth(usual: tuple[bool, bool], item: JsonRow) -> tuple[bool, bool, bool, int]:
+    first, last = _ends(item)
     boxes = bool(item["gb"] and last["b"])
-    return not item["img"], not better, not boxes, len(first["t"]) + len(last["t"])
+    return not item["img"], _change(item) != usual, not boxes, len(first["t"]) + len(last["t"])
 
 
 def _which(items: Sequence[JsonRow], chosen: JsonRow, steps: bool) -> str:
-    pairs = [(first["right"], last["right"]) for first, last in (_ends(item) for item in items if _seen(item))]
-    better, worse = pairs.count((False, True)), pairs.count((True, False))
+    changes = [_change(item) for item in items if _seen(item)]
+    better, worse = changes.count(BETTER), changes.count(WORSE)
     first, last = _ends(chosen)
     if first is last:
-        return f"One of {len(pairs)} questions."
+        return f"One of {len(changes)} questions."
     if not steps:
-        only = f"{better} are right only with {last['who']}, {worse} only with {first['who']}"
-        return f"Of {len(pairs)} questions, {only}."
-    kind = (
-        "Chosen among" if (first["right"], last["right"]) == (False, True) else "No question with its picture is among"
-    )
-    return f"{kind} the {better} of {len(pairs)} questions that turned right; {worse} turned wrong."
+        return (
+            f"Of {len(changes)} questions, right only with {last['who']}: {better}; only with {first['who']}: {worse}."
+        )
+    counts = f"Of {len(changes)} questions {better} turned right and {worse} turned wrong"
+    return f"{counts}; this is one of them." if _change(chosen) in (BETTER, WORSE) else f"{counts}; this is neither."
