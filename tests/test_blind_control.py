@@ -65,7 +65,7 @@ def test_every_evaluation_of_a_run_has_its_blind_control(tmp_path: Path) -> None
     assert all(item.image_shas != own[item.sample_id].image_shas for item in blind)
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all(row["eval/blind_n"] == 3 and {"eval/blind", "eval/sighted"} <= row.keys() for row in rows)
-    assert any(reply.get("blind") for item in run_page(tmp_path / "run").items for reply in item["r"])
+    assert any(reply.get("blind") for item in run_page(tmp_path / "run").items.data for reply in item["r"])
 
 
 def write_evaluations(run: Path, n: int, right: dict[str, tuple[int, int]]) -> Path:

@@ -43,7 +43,7 @@ def test_each_evaluation_of_a_run_writes_items_that_its_score_report_and_compari
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["eval/score"] for row in metrics] == [fmean(i.accuracy for i in items[step]) for step in (0, 1, 2)]
     assert [row["eval/length"] for row in metrics] == [fmean(i.tokens[0] for i in items[step]) for step in (0, 1, 2)]
-    (first, *_) = run_page(run).items
+    (first, *_) = run_page(run).items.data
     who = ["step 0", "step 1", "step 2", *(["step 2, image swapped"] if len(first["r"]) > 3 else [])]
     assert [reply["who"] for reply in first["r"]] == who and first["img"]
     found = compare_runs(run / "eval" / "step-0", run)

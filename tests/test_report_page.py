@@ -194,9 +194,25 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
 def test_the_verb_writes_where_it_is_told_and_says_so(tmp_path, capsys):
     run = report_runs.write_run(tmp_path / "run", steps=12)
     target = tmp_path / "pages" / "one.html"
-    report(run, target)
+    report([run], target)
     assert capsys.readouterr().out.strip() == str(target) and target.stat().st_size > 10_000
     assert not (run / "report.html").exists() and [p.name for p in target.parent.iterdir()] == ["one.html"]
+
+
+def test_a_page_stays_under_its_size_whatever_the_run_holds(tmp_path):
+    run = report_runs.write_run(tmp_path / "run", steps=40)
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    long = "word " * 4000
+    many = [row | {"group_id": f"{row['group_id']}-{i}", "text": long} for i in range(8) for row in rows]
+    report_runs.write_jsonl(run / "rollouts.jsonl", many)
+    item = json.loads((report_runs.write_eval(tmp_path / "e") / "items.jsonl").read_text().splitlines()[0])
+    for step in (0, 20, 40):
+        items = [item | {"sample_id": f"q{i}", "text": long} for i in range(150)]
+        report_runs.write_jsonl(run / f"eval/step-{step}/items.jsonl", items)
+    page = build_report(run)
+    found = data_of(page.read_text())
+    assert page.stat().st_size < 10_000_000 and 20 < len(found["groups"]) < 96 and 20 < len(found["items"]) < 150
+    assert "of 96 groups" in page.read_text() and "of 150 questions" in page.read_text()
 
 
 def test_groups_have_all_siblings_with_question_gold_and_reasons(tmp_path):

@@ -3,20 +3,32 @@ by the models of a demo, or from several runs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from saccade.report.browser import options_of, question, rounded, text_of
 from saccade.report.pictures import Pictures
 from saccade.runs.files import BLIND_ITEMS, JsonRow, RunFiles, file_inside
 
-MOST_ITEMS, MOST_COLUMNS = 600, 8
-"""Questions, and evaluations of each, that a page shows: of the latter the first, the last, and some evenly between."""
+BUDGET, MOST_COLUMNS = 2_500_000, 8
+"""Bytes of questions with their images, and evaluations of each question, that a page shows: of the latter the first,
+the last, and some evenly between."""
 Column = tuple[str, Sequence[JsonRow]]
 """(who answered, items)."""
 
 
-def run_items(run: RunFiles, pictures: Pictures) -> list[JsonRow]:
+@dataclass(frozen=True, slots=True)
+class Items:
+    """What the page's script shows."""
+
+    data: list[JsonRow]
+    total: int
+    """Questions of the run."""
+
+
+def run_items(run: RunFiles, pictures: Pictures) -> Items:
     """The items of an evaluation, or of a training run's evaluations over its steps."""
     steps = run.evaluations()
     if not steps:
@@ -41,9 +53,11 @@ def _spread(steps: Sequence[tuple[int, list[JsonRow]]]) -> list[tuple[int, list[
     return [steps[i] for i in sorted(places)]
 
 
-def item_data(columns: Sequence[tuple[str, RunFiles, Sequence[JsonRow]]], pictures: Pictures) -> list[JsonRow]:
+def item_data(
+    columns: Sequence[tuple[str, RunFiles, Sequence[JsonRow]]], pictures: Pictures, budget: int = BUDGET
+) -> Items:
     """One entry per question, its replies in the order of the columns; questions with images first when there are too
-    many."""
+    many for `budget` (bytes)."""
     found: dict[tuple[str, str], JsonRow] = {}
     sources: dict[tuple[str, str], tuple[RunFiles, JsonRow]] = {}
     for who, run, rows in columns:
@@ -54,11 +68,15 @@ def item_data(columns: Sequence[tuple[str, RunFiles, Sequence[JsonRow]]], pictur
             elif sources[key][0] is not run and not sources[key][0].images(sources[key][1]["image_shas"]):
                 sources[key] = (run, row)
             found[key]["r"].append(_reply(who, row))
-    keys = sorted(found, key=lambda key: not sources[key][0].images(sources[key][1]["image_shas"]))[:MOST_ITEMS]
-    for key in keys:
+    kept, spent, start = list[JsonRow](), 0, pictures.bytes
+    for key in sorted(found, key=lambda key: not sources[key][0].images(sources[key][1]["image_shas"])):
         run, row = sources[key]
         found[key]["img"] = pictures.keys(run, row["image_shas"])
-    return [found[key] for key in keys]
+        kept.append(found[key])
+        spent += len(json.dumps(found[key]))
+        if spent + pictures.bytes - start > budget:
+            break
+    return Items(kept, len(found))
 
 
 def _entry(row: JsonRow) -> JsonRow:

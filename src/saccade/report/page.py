@@ -25,7 +25,7 @@ from saccade.report.curves import Curves, curves
 from saccade.report.documents import environment, policy, script, style
 from saccade.report.formulas import formulas_of
 from saccade.report.headlines import Headline, demo_headline, run_headline
-from saccade.report.heldout import run_items, sample_items
+from saccade.report.heldout import Items, run_items, sample_items
 from saccade.report.hero import Hero, hero
 from saccade.report.outcome import blind_words
 from saccade.report.pictures import Pictures
@@ -68,7 +68,7 @@ class Page:
     listings: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     groups: Groups
-    items: tuple[JsonRow, ...]
+    items: Items
     pictures: Pictures
     environment: tuple[tuple[str, str], ...]
     configs: tuple[tuple[str, str], ...]
@@ -119,13 +119,13 @@ def _check(folder: Path) -> None:
 def render(page: Page, live: Live | None = None) -> str:
     """The page as self-contained HTML."""
     warnings = list(page.warnings)
-    texts = [item["q"] for item in page.items] + [group["q"] for group in page.groups.data]
-    texts += [one["gold"] for one in (*page.items, *page.groups.data)]
-    texts += [option for one in (*page.items, *page.groups.data) for _, option in one["options"]]
-    texts += [reply["t"] for one in (*page.items, *page.groups.data) for reply in one["r"]]
+    texts = [item["q"] for item in page.items.data] + [group["q"] for group in page.groups.data]
+    texts += [one["gold"] for one in (*page.items.data, *page.groups.data)]
+    texts += [option for one in (*page.items.data, *page.groups.data) for _, option in one["options"]]
+    texts += [reply["t"] for one in (*page.items.data, *page.groups.data) for reply in one["r"]]
     data = {
         "groups": page.groups.data,
-        "items": page.items,
+        "items": page.items.data,
         "pictures": page.pictures.found,
         "formulas": formulas_of(texts, warnings),
         "names": page.names,
@@ -174,7 +174,7 @@ def run_page(folder: Path) -> Page:
     return Page(
         title=name,
         headline=run_headline(run),
-        hero=hero(items, pictures),
+        hero=hero(items.data, pictures),
         alarms=tuple(alarms_of(run)),
         runs=(RunSection(name, curves(with_behavior(run))),) if run.metrics else (),
         tables=tuple(tables(run.results.get("rows", []))),
@@ -183,7 +183,7 @@ def run_page(folder: Path) -> Page:
         listings=(),
         notes=(),
         groups=groups,
-        items=tuple(items),
+        items=items,
         pictures=pictures,
         environment=facts(run.environment),
         configs=((f"{name}/config.yaml", run.config_text),) if run.config_text else (),
@@ -204,7 +204,8 @@ def demo_page(folder: Path, parts: Sequence[Path]) -> Page:
     results, demo = read_json(folder / "results.json", warnings), read_json(folder / "demo.json", warnings)
     pictures, rl = Pictures(), runs.get("rl")
     samples = sample_items(read_json(folder / "samples.json", warnings) or [], folder, pictures, warnings)
-    items = [*samples, *(run_items(rl, pictures) if rl else [])]
+    of_run = run_items(rl, pictures) if rl else Items([], 0)
+    items = Items([*samples, *of_run.data], len(samples) + of_run.total)
     groups = group_data(rl, pictures, BUDGET - pictures.bytes) if rl else Groups([], "")
     for name, run in runs.items():
         warnings += [f"{name}: {caution}" for caution in cautions(run)]
@@ -222,7 +223,7 @@ def demo_page(folder: Path, parts: Sequence[Path]) -> Page:
         listings=tuple((str(model), f"{count:.2f}") for model, count in demo.get("listings", {}).items()),
         notes=tuple(str(note) for note in demo.get("notes", [])),
         groups=groups,
-        items=tuple(items),
+        items=items,
         pictures=pictures,
         environment=facts({**recorded, **{k: demo[k] for k in ("commands", "seed") if k in demo}}),
         configs=tuple((f"{n}/config.yaml", r.config_text) for n, r in runs.items() if r.config_text),

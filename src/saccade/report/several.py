@@ -44,7 +44,7 @@ def several_page(folders: Sequence[Path]) -> Page:
     return Page(
         title=" and ".join(names),
         headline=headline(names, last, compared),
-        hero=hero([item for item in items if len(item["r"]) == len(runs)], pictures, steps=False),
+        hero=hero([item for item in items.data if len(item["r"]) == len(runs)], pictures, steps=False),
         alarms=(),
         runs=(RunSection("all runs", overlaid({n: r.metrics for n, r in zip(names, runs, strict=True)})),),
         tables=(),
@@ -53,7 +53,7 @@ def several_page(folders: Sequence[Path]) -> Page:
         listings=(),
         notes=(),
         groups=Groups([], ""),
-        items=tuple(items),
+        items=items,
         pictures=pictures,
         environment=(),
         configs=tuple((f"{n}/config.yaml", r.config_text) for n, r in zip(names, runs, strict=True) if r.config_text),

@@ -28,6 +28,7 @@ from saccade.runs.alarms import Alarm, read_alarms
 from saccade.runs.files import JsonRow, RunFiles, read_run
 from saccade.runs.lock import is_held
 from saccade.runs.shapes import GROUP, ROLLOUT, fitted, fitted_metrics
+from saccade.schemas import SCHEMAS
 
 RECENT = 10
 """Steps whose means are shown, and those of the run's beginning."""
@@ -115,11 +116,10 @@ def _row(line: bytes) -> JsonRow | None:
 
 def total_steps(config: JsonRow) -> int | None:
     """Steps of a recipe's run, if every stage lasts as long as possible; None when it does not say."""
-    from saccade.training.config import RLRecipe  # without torch
-
     try:
-        return RLRecipe.model_validate(config).schedule.max_steps
-    except (ValidationError, ValueError, AssertionError):
+        recipe: Any = SCHEMAS[str(config.get("kind"))]().model_validate(config)
+        return recipe.schedule.max_steps  # of RL
+    except (ValidationError, ValueError, AssertionError, AttributeError, KeyError):
         return config["num_steps"] if isinstance(config.get("num_steps"), int) else None
 
 
