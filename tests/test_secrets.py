@@ -19,8 +19,8 @@ from training_runs import rl_recipe, write_world
 from saccade import cli
 from saccade.config import ConfigError, dump
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
-from saccade.endpoint.secrets import KeyMask, clean_key
-from saccade.rewards.judged import judge_at, read_key
+from saccade.endpoint.secrets import KeyMask, clean_key, read_key
+from saccade.rewards.judged import judge_at
 from saccade.rewards.table import bind
 from saccade.schemas import load_recipe
 from tests.benchmark_files import mmstar
@@ -102,7 +102,7 @@ def test_white_space_around_a_key_is_removed_and_what_no_header_carries_is_refus
 
 def test_a_key_in_place_of_a_name_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the file cannot be read") as caught:
-        read_key(KEY)
+        read_key(KEY, "server.api_key_file")
     assert KEY not in str(caught.value)
     options = {"url": "http://127.0.0.1:9", "model": "m", "server": {"api_key": KEY}}
     with pytest.raises(ValueError, match="api_key") as refused:

@@ -21,7 +21,7 @@ def compute_score(rewards: Mapping[str, float], *, masked: float | None = None, 
     size: `extra_info["image_size"]`, [width, height] in pixels. The result has `score`, their weighted sum, and the
     value of every part.
 
-    verl has no word for a reply that cannot be scored, and a failure of ours is no answer of the model: by default it
+    verl has no word for a reply that cannot be scored, and an internal failure is not the model's answer: by default it
     raises RuntimeError; `masked` is the score to give instead.
     """
     weighted = Weighted.of(rewards, masked, options)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from saccade.cli import (
     export,
     grade,
     launch,
+    new,
     plan,
     predict,
     report,
@@ -38,30 +40,85 @@ from saccade.cli.hints import Verb
 from saccade.cli.terminal import StderrHandler, echo, print_traceback
 from saccade.runs.stopping import RunStopped
 
-VERBS: dict[str, typer.Typer | Callable[..., None]] = {
-    "demo": demo.demo,
-    "world": world.app,
-    "convert": convert.convert,
-    "check": check.check,
-    "data": data.app,
-    "coldstart": coldstart.coldstart,
-    "sft": sft.sft,
-    "rl": rl.rl,
-    "resume": resume.resume,
-    "launch": launch.launch,
-    "eval": eval_verb.evaluate,
-    "grade": grade.grade,
-    "report": report.report,
-    "watch": watch.watch,
-    "predict": predict.predict,
-    "export": export.export,
-    "score": score.score,
-    "ap": ap.ap,
-    "verify": verify.verify,
-    "plan": plan.plan,
+VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
+    "demo": (demo.demo, "From nothing to a trained tiny model with a report.", "saccade demo --out runs/demo"),
+    "new": (new.new, "Write a recipe that fits your data.", "saccade new rl --from train.csv"),
+    "check": (check.check, "Check data or a recipe before training.", "saccade check train_rl.yaml"),
+    "plan": (
+        plan.plan,
+        "Predict the memory and time of a recipe.",
+        "saccade plan vlm_r1_rec_3b_lora --memory 24 --check",
+    ),
+    "sft": (sft.sft, "Supervised fine-tuning.", "saccade sft vision_r1_7b_sft_lora data.0.path=cold.jsonl"),
+    "rl": (rl.rl, "Reinforcement learning (GRPO and its relatives).", "saccade rl train_rl.yaml optim.lr=5e-6"),
+    "resume": (resume.resume, "Continue a run that was stopped.", "saccade resume runs/train_rl"),
+    "launch": (
+        launch.launch,
+        "Train on several GPUs or nodes.",
+        "saccade launch vlm_r1_rec_3b --gpus 8 --dry-run",
+    ),
+    "report": (report.report, "Write the HTML page of a run, or of several.", "saccade report runs/train_rl"),
+    "watch": (watch.watch, "Watch a run in the terminal.", "saccade watch runs/train_rl"),
+    "eval": (
+        eval_verb.evaluate,
+        "Evaluate a model on a benchmark or your data.",
+        "saccade eval mathvista model=Qwen/Qwen2.5-VL-3B-Instruct limit=100",
+    ),
+    "predict": (
+        predict.predict,
+        "Answer one question about an image.",
+        "saccade predict shelf.png 'How many cups are there?' --model runs/train_rl/checkpoints/last",
+    ),
+    "export": (
+        export.export,
+        "A run's model as an ordinary checkpoint.",
+        "saccade export runs/train_rl --out my-model",
+    ),
+    "coldstart": (
+        coldstart.coldstart,
+        "Make chains of thought by modality bridging.",
+        "saccade coldstart coldstart_world",
+    ),
+    "convert": (
+        convert.convert,
+        "Write data of any format as Parquet or JSONL.",
+        "saccade convert train.csv data/train --from table",
+    ),
+    "data": (data.app, "What a model's answers say about a data set.", "saccade data passrate --help"),
+    "grade": (grade.grade, "Grade pairs of gold and answer.", "saccade grade pairs.jsonl"),
+    "score": (score.score, "Score saved rollouts again.", "saccade score runs/train_rl"),
+    "ap": (ap.ap, "COCO's twelve figures of detections.", "saccade ap annotations.json detections.json"),
+    "verify": (verify.verify, "Prove the fast paths exact for a checkpoint.", "saccade verify base"),
+    "world": (world.app, "The procedural visual world and its base model.", "saccade world --help"),
 }
-"""A verb: a function with typer annotations, or a `typer.Typer` where it has subcommands. Modules of verbs import
-heavy packages inside their functions, so that `saccade --help` responds at once."""
+"""Verb -> a function with typer annotations (or a `typer.Typer` where it has subcommands), its line on the first
+screen, and an example. Modules of verbs import heavy packages inside their functions, so that `saccade --help` responds
+at once."""
+
+SYNONYMS = {
+    "train": "sft or rl",
+    "grpo": "rl",
+    "finetune": "sft",
+    "fine-tune": "sft",
+    "init": "new",
+    "evaluate": "eval",
+    "benchmark": "eval",
+    "test": "eval",
+    "generate": "predict",
+    "chat": "predict",
+    "infer": "predict",
+    "merge": "export",
+    "continue": "resume",
+    "torchrun": "launch",
+    "validate": "check",
+    "memory": "plan",
+}
+"""What people type for a verb."""
+
+EXIT_CODES = (
+    "Exit status: 0 done; 1 a check found something; 2 wrong input, with one line that says what and the way out; "
+    "130 or 143 stopped by Ctrl-C or SIGTERM with everything saved."
+)
 
 ON_SEVERAL = ("rl", "sft", "resume")
 """Verbs that several processes of torchrun can share."""
@@ -83,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rank = os.environ.get("RANK", "0")
     try:
         _refuse_several(arguments)
+        _refuse_unknown(arguments)
         with _log_lines(quiet=rank != "0"):
             build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
     except RunStopped as stopped:
@@ -115,6 +173,15 @@ def _refuse_several(arguments: Sequence[str]) -> None:
         )
 
 
+def _refuse_unknown(arguments: Sequence[str]) -> None:
+    """ValueError for a first word that is no verb, with the nearest one."""
+    verb = next((a for a in arguments if not a.startswith("-")), None)
+    if verb is None or verb in VERBS:
+        return
+    near = SYNONYMS.get(verb.lower()) or next(iter(get_close_matches(verb.lower(), VERBS, n=1)), None)
+    raise ValueError(f"there is no verb '{verb}'; {f'did you mean {near}?' if near else 'saccade --help lists them'}")
+
+
 @contextmanager
 def _log_lines(quiet: bool = False) -> Iterator[None]:
     """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs; of all
@@ -136,17 +203,18 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="saccade",
         help="Reinforcement learning of vision-language models on answers that rules can check.",
+        epilog=EXIT_CODES,
         no_args_is_help=True,
-        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
     app.callback()(_top)
-    for name, verb in VERBS.items():
+    for name, (verb, line, example) in VERBS.items():
         if isinstance(verb, typer.Typer):
-            app.add_typer(verb, name=name)
+            app.add_typer(verb, name=name, short_help=line)
         else:
-            app.command(name, cls=Verb)(verb)
+            app.command(name, cls=Verb, short_help=line, epilog=f"Example: {example}")(verb)
     return app
 
 

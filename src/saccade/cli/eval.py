@@ -14,6 +14,7 @@ import typer
 from saccade.cli.options import OutKey, Overrides, PrintConfig, variables, with_out
 from saccade.cli.terminal import echo, echo_whole
 from saccade.config import dump, find, load, packaged
+from saccade.data.hub import refuse_unreachable
 from saccade.runs.stopping import interruptible
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def evaluate(
         if print_config:
             echo_whole(dump(recipe), nl=False)
         else:
+            if not recipe.served:
+                refuse_unreachable(recipe.model.path)
             _run(recipe, as_json)
 
 

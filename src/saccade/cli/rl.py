@@ -11,6 +11,7 @@ from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
 from saccade.cli.runs import run_and_print, run_dir
 from saccade.cli.terminal import echo_whole
 from saccade.config import dump
+from saccade.data.hub import refuse_unreachable
 
 if TYPE_CHECKING:
     from saccade.training.config import RLRecipe
@@ -47,6 +48,7 @@ def rl(
     if print_config:
         echo_whole(dump(config), nl=False)
         raise typer.Exit
+    refuse_unreachable(config.model.path)
     from saccade.training.rl import train  # imports torch, which an invalid recipe should not have to wait for
 
     run_and_print(train, config, run_dir(out, recipe))

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from saccade.data.columns import BATCH, first_line, parquet_rows, rows_of, saved_rows
+from saccade.data.hub import use_cache_without_network
 from saccade.data.json_stream import elements
 from saccade.data.records import Placed, Reading, jsonl_rows
 
@@ -189,6 +190,7 @@ def _load(name: str, split: str) -> Any:
             f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
             "'pip install datasets', or download the files and set 'path'"
         ) from None
+    use_cache_without_network()
     try:
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # no network, no such name, no such split, a gated set

@@ -215,7 +215,7 @@ class Endpoint:
             headers=headers,
             timeout=None,  # each attempt has its own deadline around the call, which also stops slow drips
             limits=httpx2.Limits(max_connections=self.limits.concurrency),
-            trust_env=not _is_local(self.url),  # a proxy from the environment cannot reach localhost
+            trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
         )
 
 
@@ -272,7 +272,8 @@ def chat_url(url: str) -> str:
     return str(parsed.copy_with(path=path))
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
+    """Whether an address is one of this machine's own."""
     host = httpx2.URL(url).host
     try:
         return ip_address(host).is_loopback

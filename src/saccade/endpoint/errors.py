@@ -18,12 +18,20 @@ HINTS = {
 class EndpointError(OSError):
     """A request that failed after all attempts."""
 
-    def __init__(self, url: str, what: str, attempts: int = 1, status: int | None = None, body: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        what: str,
+        attempts: int = 1,
+        status: int | None = None,
+        body: str = "",
+        method: str = "POST",
+    ) -> None:
         """`what`: the error of the last attempt; `body` and `status`: the HTTP response, if any."""
         self.url, self.status, self.attempts, self.body = url, status, attempts, body
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         response = f"; response: {body[:BODY_SHOWN]!r}" if body else ""
-        text = f"POST {url} failed after {times}: {what}{response}; {_hint(status)}"
+        text = f"{method} {url} failed after {times}: {what}{response}; {_hint(status)}"
         super().__init__(text.encode("utf-8", "replace").decode())
 
 

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -35,6 +36,19 @@ def clean_key(key: str | None, source: str = "the API key") -> str | None:
             "expected one line of ASCII characters: is it the right file or variable?"
         )
     return stripped or None
+
+
+def read_key(path: str | Path | None, source: str) -> str | None:
+    """The key in a file. ValueError when there is no such file, or its content is no key; it never shows the content,
+    nor the path, which is the key itself where somebody mistook one for the other."""
+    if path is None:
+        return None
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise ValueError(f"{source}: the file cannot be read ({why}); expected a file with the server's key") from None
+    return clean_key(text, source)
 
 
 class KeyMask:

@@ -13,11 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from saccade.data.hub import HUB_NAME
 from saccade.disk import require_space
 from saccade.export.model_card import model_card
 from saccade.export.source import ExportSource
 from saccade.models.config import ModelConfig
-from saccade.models.policy import HUB_NAME, Policy, load_policy
+from saccade.models.policy import Policy, load_policy
 from saccade.models.quantize import elements
 from saccade.verify.fixtures import questions
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import saccade
+from saccade.data.hub import HUB_NAME
 from saccade.evaluation.items import read_items
 from saccade.evaluation.results import summarize
 from saccade.export.source import ExportSource
-from saccade.models.policy import HUB_NAME
 from saccade.runs.files import RunFiles, item_files
 
 if TYPE_CHECKING:

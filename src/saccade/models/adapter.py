@@ -38,6 +38,8 @@ class EncodedPrompt:
     opened: str = ""
     """The beginning of the reply that the prompt already holds: the `<think>` of a thinking template, a forced prefix.
     A completion's text includes it."""
+    compact_ids: tuple[int, ...] = ()
+    """Token ids with the chat template's one placeholder per image, as servers take them: they expand it themselves."""
 
     def __len__(self) -> int:
         return int(self.ids_P.shape[0])

@@ -180,13 +180,14 @@ class ChatAdapter(ABC):
                 "expected one for each: the checkpoint's chat template does not belong to this family"
             )
         opened = opened_by(chat)
+        compact_ids = tuple(self.tokenizer(chat, add_special_tokens=False).input_ids)
         chat = "".join(piece + image for piece, image in zip(pieces, [*replaced, ""], strict=True))
         ids_P = torch.tensor(self.tokenizer(chat, add_special_tokens=False).input_ids, dtype=torch.long)
         positions_3P, following = self.positions(ids_P, pixels)
         sizes = self.input_sizes(pixels, images) if images else []
         frames = tuple(Frame(self.frame, image.size, size) for image, size in zip(images, sizes, strict=True))
         key = hashlib.sha256(ids_P.numpy().tobytes() + "".join(shas).encode()).hexdigest()[:16]
-        return EncodedPrompt(ids_P, positions_3P, following, pixels, shas, frames, key, opened)
+        return EncodedPrompt(ids_P, positions_3P, following, pixels, shas, frames, key, opened, compact_ids)
 
     def continue_with(self, prompt: EncodedPrompt, text: str) -> EncodedPrompt:
         text = text.removeprefix(prompt.opened.strip()) if prompt.opened else text
@@ -200,6 +201,7 @@ class ChatAdapter(ABC):
             next_position=prompt.next_position + len(extra),
             prompt_id=key,
             opened=prompt.opened + text,
+            compact_ids=(*prompt.compact_ids, *extra.tolist()),
         )
 
     def encode_reply(self, text: str, opened: str = "") -> list[int]:

@@ -145,6 +145,11 @@ class Adapters:
         (Path(directory) / BASE_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     @property
+    def rank(self) -> int:
+        """The largest rank of a layer's adapter."""
+        return max(rank for layer in self._layers() for rank in layer.r.values())
+
+    @property
     def enabled(self) -> bool:
         return not next(self._layers()).disable_adapters
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from saccade.data.hub import HUB_NAME, use_cache_without_network
 from saccade.models import attention, lora, quantize, tower_attention
 from saccade.models.adapter import PARTS, Adapter, EncodedPrompt, ImageLimits
 from saccade.models.chat_template import processor_template
@@ -189,10 +189,6 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"model.device: got {name!r}, expected auto, cpu or cuda") from None
 
 
-HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
-"""owner/model; anything else is a directory."""
-
-
 def resolve_path(path: str) -> str:
     """Resolve 'base' (the packaged tiny base), a directory or a hub name; ValueError for anything else."""
     local = Path(__file__).parent.parent / "assets" / "base" if path == "base" else Path(path).expanduser()
@@ -203,6 +199,7 @@ def resolve_path(path: str) -> str:
             f"model.path {path!r}: no config.json there; expected a Hugging Face checkpoint directory "
             "(a run saves them under checkpoints/best and checkpoints/last), a hub name, or 'base'"
         )
+    use_cache_without_network()
     return path
 
 

@@ -22,6 +22,7 @@ from saccade.planning.stages import (
     works,
 )
 from saccade.planning.work import ForwardKind
+from saccade.rollout.config import BuiltinEngineConfig
 from saccade.training.config import RLRecipe, SFTRecipe
 
 
@@ -104,6 +105,8 @@ def assumptions(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator
         f"{setting.utilization:.0%} of {peak_tflops(recipe, setting):g} TFLOPS in {recipe.model.dtype}; decoding reads "
         f"{setting.memory_tbs:g} TB/s; rewards and data take no time"
     )
+    if isinstance(recipe, RLRecipe) and not isinstance(recipe.rollout.engine, BuiltinEngineConfig):
+        yield "replies come from vLLM, whose memory and time are not predicted"
     if setting.gpus > 1:
         links = setting.links
         yield (
@@ -160,7 +163,7 @@ def candidates(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator[
     shortest = max(work.prompt_tokens + work.completion_tokens for work in works(recipe, shape, setting))
     for value in halves(budget, shortest):
         yield key, value
-    if isinstance(recipe, RLRecipe):
+    if isinstance(recipe, RLRecipe) and isinstance(recipe.rollout.engine, BuiltinEngineConfig):
         for value in halves(recipe.rollout.engine.max_rows, 1):
             yield "rollout.engine.max_rows", value
     if recipe.model.dtype == "float64":

@@ -32,6 +32,7 @@ from saccade.planning.memory import (
 )
 from saccade.planning.shards import Links, communication, whole
 from saccade.planning.work import ForwardKind, Parts, Work
+from saccade.rollout.config import DEFAULT_ENGINE, BuiltinEngineConfig
 from saccade.rollout.kv_memory import SHARE
 from saccade.rollout.stages import Stage
 from saccade.training.config import RLRecipe, SFTRecipe
@@ -166,13 +167,16 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         base = replace(base, vision_cost=round(patches * shape.parameters["vision"] / shape.parameters["language"]))
     if isinstance(recipe, SFTRecipe):
         return [replace(base, rollout=False, budget=recipe.tokens_per_micro_batch, steps=recipe.num_steps)]
+    given = recipe.rollout.engine
+    engine = given if isinstance(given, BuiltinEngineConfig) else DEFAULT_ENGINE
     base = replace(
         base,
+        rollout=engine is given,  # other engines decode elsewhere
         budget=recipe.update.tokens_per_micro_batch,
-        max_rows=recipe.rollout.engine.max_rows,
-        kv_limit=None if recipe.rollout.engine.memory_mb is None else recipe.rollout.engine.memory_mb * 2**20,
-        keep_bytes=recipe.rollout.engine.keep_mb * 2**20,
-        graphs=recipe.rollout.engine.cuda_graphs != "off" and shape.sharing == "attention",
+        max_rows=engine.max_rows,
+        kv_limit=None if engine.memory_mb is None else engine.memory_mb * 2**20,
+        keep_bytes=engine.keep_mb * 2**20,
+        graphs=engine.cuda_graphs != "off" and shape.sharing == "attention",
         reference=recipe.loss.kl_coef > 0,
         recompute_old=recipe.update.resolved(recipe.loss).old_logprobs == "recompute",
         updates=recipe.update.updates_per_rollout,

@@ -6,7 +6,6 @@ import atexit
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade.config import Config
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from saccade.grading.judge import Judge
 
 Rule = Callable[[Completion, Sample], Score]
+KEY_FILE = "llm_judge: server.api_key_file"
 
 
 class Server(Config):
@@ -71,12 +71,13 @@ class JudgedReward:
 def judge_at(url: str, model: str, settings: str) -> Judge:
     """One judge per server, because rubrics are rebuilt at every step. ValueError for an invalid cache or address."""
     from saccade.endpoint import Endpoint, ReplyCache, RequestLimits
+    from saccade.endpoint.secrets import read_key
     from saccade.grading.judge import Judge
 
     server = Server.model_validate_json(settings)
     limits = RequestLimits(server.concurrency, timeout_s=server.deadline_s, deadline_s=server.deadline_s)
     endpoint = Endpoint(
-        url, model, read_key(server.api_key_file), ReplyCache(server.cache) if server.cache else None, limits
+        url, model, read_key(server.api_key_file, KEY_FILE), ReplyCache(server.cache) if server.cache else None, limits
     )
     atexit.register(endpoint.close)
     return Judge(endpoint)
@@ -85,22 +86,7 @@ def judge_at(url: str, model: str, settings: str) -> Judge:
 def check_judge(url: str, server: Mapping[str, Any] | None) -> None:
     """ValueError for an invalid address, a missing key file, or one that holds no key."""
     from saccade.endpoint.client import chat_url
+    from saccade.endpoint.secrets import read_key
 
     chat_url(url)
-    read_key(Server.model_validate(server or {}).api_key_file)
-
-
-def read_key(path: str | None) -> str | None:
-    """The key in a file. ValueError when there is no such file, or its content is no key; it never shows the content,
-    nor the path, which is the key itself where somebody mistook one for the other."""
-    from saccade.endpoint.secrets import clean_key
-
-    if path is None:
-        return None
-    source = "llm_judge: server.api_key_file"
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is not text"
-        raise ValueError(f"{source}: the file cannot be read ({why}); expected a file with the server's key") from None
-    return clean_key(text, source)
+    read_key(Server.model_validate(server or {}).api_key_file, KEY_FILE)

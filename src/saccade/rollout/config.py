@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from saccade.config import Config
 
@@ -75,8 +76,55 @@ class BuiltinEngineConfig(Config):
     values take at most this many MiB, which then stay allocated while the model trains; 0 keeps none."""
 
 
-EngineConfig = BuiltinEngineConfig
-"""What `open_engine` takes: becomes a union on `kind` when there is a second engine."""
+Transfer = Literal["file", "adapters"]
+
+
+class VllmServerConfig(Config):
+    """vLLM servers, found by their addresses. `saccade launch --vllm N` starts them and gives the addresses."""
+
+    kind: Literal["vllm_server"] = "vllm_server"
+    urls: tuple[str, ...] = ()
+    """Addresses such as http://127.0.0.1:8100, of servers for the same model. Groups go to the least loaded one."""
+    weights: Transfer = "file"
+    """How servers get new weights. file: through a directory that trainer and servers share, LoRA adapters merged;
+    adapters: LoRA adapters alone, loaded under a new name each time."""
+    weights_dir: Path | None = None
+    """The directory for `file` and `adapters`; null: a temporary one of this machine."""
+    groups_at_once: int = Field(default=64, ge=1)
+    """Groups that a server has at a time, at most."""
+    timeout_s: float = Field(default=600.0, gt=0.0)
+    """Seconds for one answer of a server; then the group is sent again, to another server if there is one."""
+    deadline_s: float = Field(default=1800.0, gt=0.0)
+    """Seconds for a group or an update of weights in all, including the wait for servers that are being restarted."""
+    start_s: float = Field(default=60.0, ge=0.0)
+    """Seconds that a run waits at its start for a server that does not answer."""
+    probe_bound: float | None = Field(default=None, gt=0.0)
+    """Largest difference, in nats, between log-probs of servers and trainer for a short reply that is compared after
+    every update of weights. null: 0.005 in float32, 0.3 in bfloat16."""
+    api_key_file: Path | None = None
+    """A file with the servers' key; the key itself would end up in the run's config.yaml."""
+
+    @field_validator("urls")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from saccade.endpoint.plain import base_url
+
+        found = tuple(base_url(url) for url in value)
+        if len(set(found)) < len(found):
+            raise ValueError(f"got {', '.join(found)}; expected a different address for each server")
+        return found
+
+
+def _with_kind(value: Any) -> Any:
+    """Without a `kind` a section describes the built-in engine."""
+    return {"kind": "builtin", **value} if isinstance(value, dict) else value
+
+
+EngineConfig = Annotated[
+    Annotated[BuiltinEngineConfig | VllmServerConfig, Field(discriminator="kind")],
+    BeforeValidator(_with_kind),
+]
+"""What `open_engine` takes."""
 
 DEFAULT_ENGINE = BuiltinEngineConfig()
 

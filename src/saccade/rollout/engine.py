@@ -48,6 +48,10 @@ def open_engine(policy: Policy, config: EngineConfig = DEFAULT_ENGINE) -> Engine
 
     ValueError for options that the device or the model's family does not allow.
     """
+    if config.kind == "vllm_server":
+        from saccade.rollout.vllm_server import VllmServerEngine
+
+        return VllmServerEngine(policy, config)
     from saccade.rollout.builtin import BuiltinEngine
 
     return BuiltinEngine(policy, config)

@@ -157,6 +157,8 @@ class ExampleConfig(Config):
     """The first rows only."""
     task: str | None = None
     """Task of a format's rows, where the format does not determine it."""
+    columns: dict[str, str | list[str]] = Field(default_factory=dict)
+    """Source `table`, see `DataConfig`."""
     split: str | None = None
     """Of a Hugging Face data set."""
     on_bad: OnBad = "error"
@@ -188,14 +190,14 @@ class ExampleConfig(Config):
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join([REPLIES, *READERS])}")
         if self.path is None:
             raise ValueError("source 'replies' needs 'path'")
-        for key in ("hub", "task", "split", "reply", "turns"):
-            if getattr(self, key) != type(self).model_fields[key].default:
+        for key in ("hub", "task", "columns", "split", "reply", "turns"):
+            if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
                 raise ValueError(f"'{key}' is not an option of source 'replies'; remove it")
         return self
 
     def samples(self) -> DataConfig:
         """The entry that reads the samples of a format."""
-        return DataConfig(**self.model_dump(include={"source", "limit", "task", "split", *self._FILES}))
+        return DataConfig(**self.model_dump(include={"source", "limit", "task", "columns", "split", *self._FILES}))
 
     def files(self) -> DataConfig:
         """Where the images of `replies` may be, as an entry of RL says it."""
@@ -329,7 +331,7 @@ class SFTRecipe(Config):
     over_cutoff: Literal["drop", "error"] = "drop"
     """Longer examples: skip and count them (`examples/over_cutoff`), or stop and name them."""
     epochs: float | None = Field(default=None, gt=0.0)
-    """Passes over the files; alternative to num_steps."""
+    """How often the files are seen; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
     sinks: tuple[SinkConfig, ...] = ()
     """Trackers, see RL."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from saccade.data import records
 from saccade.data.files import BATCH, table_rows
+from saccade.data.hub import use_cache_without_network
 from saccade.data.records import Placed, Reading, Row
 from saccade.evaluation.benchmarks.benchmark import Place
 from saccade.types import ImageSource
@@ -134,6 +135,7 @@ def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Place
             f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
             "'pip install datasets', or download the files and give path=FOLDER"
         ) from None
+    use_cache_without_network()
     try:
         loaded = datasets.load_dataset(name, configuration, split=split)
     except (OSError, ValueError, RuntimeError) as error:

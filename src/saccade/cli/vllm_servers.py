@@ -1,0 +1,103 @@
+"""The vLLM servers of `saccade launch --vllm N`: what they serve, on which devices, and for how long."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from saccade.cli.terminal import echo
+from saccade.config import ConfigError
+
+if TYPE_CHECKING:
+    from saccade.rollout.vllm_process import ServeOptions
+    from saccade.training.config import RLRecipe
+
+
+def engine_overrides(ports: list[int]) -> list[str]:
+    """Overrides of a recipe that make it use servers at these ports of this machine."""
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+    return ["rollout.engine.kind=vllm_server", f"rollout.engine.urls={json.dumps(urls)}"]
+
+
+def devices(gpus: int, servers: int, each: int) -> tuple[str | None, list[str | None]]:
+    """CUDA_VISIBLE_DEVICES of the trainer and of each server: the trainer has the first GPUs. None without any GPU.
+    ConfigError when there are too few."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    if not count:
+        return None, [None] * servers
+    names = given.split(",")[:count] if given else [str(i) for i in range(count)]
+    if len(names) < gpus + servers * each:
+        raise ConfigError(
+            f"--vllm {servers}: got {len(names)} GPUs, expected {gpus} for training (--gpus) and {each} for each of "
+            f"{servers} servers (--vllm-gpus)"
+        )
+    rest = names[gpus:]
+    return ",".join(names[:gpus]), [",".join(rest[i * each : (i + 1) * each]) for i in range(servers)]
+
+
+def serve_options(config: RLRecipe, executable: str, each: int, more: str, folder: Path) -> ServeOptions:
+    """What the servers of a recipe need. ConfigError when the program is not there."""
+    from saccade.models.policy import base_path, known_family, open_adapter, resolve_path
+    from saccade.rollout.vllm_process import ServeOptions, served_directory
+
+    program = shutil.which(executable)
+    if program is None:
+        raise ConfigError(
+            f"--vllm-executable {executable}: no such program; install vLLM in an environment of its own and give the "
+            "path of its 'vllm' (docs/engines.md)"
+        )
+    path = resolve_path(config.model.path)
+    base = base_path(path)
+    _, files = open_adapter(path, known_family(base), config.model)
+    return ServeOptions(
+        executable=str(Path(program).absolute()),
+        model=served_directory(base, files, folder / "model"),
+        dtype="float32" if config.model.dtype == "float64" else config.model.dtype,
+        rows=max(max(stage.group_size for stage in config.stages), 64),
+        lora_rank=config.model.lora.rank
+        if config.model.lora
+        and config.rollout.engine.kind == "vllm_server"
+        and config.rollout.engine.weights == "adapters"
+        else None,
+        more=(*(["--tensor-parallel-size", str(each)] if each > 1 else []), *shlex.split(more)),
+    )
+
+
+@contextmanager
+def running(options: ServeOptions, ports: list[int], given: list[str | None], folder: Path) -> Iterator[None]:
+    """Servers that are ready, and that are started again when they end, until the block ends. ValueError when one does
+    not start."""
+    from saccade.rollout.vllm_process import ServerProcess, environment, free_ports, package_folder
+
+    free_ports(ports)
+    package = package_folder(folder)
+    servers = [
+        ServerProcess(options.command(port, device is None), environment(package, device), port, folder / f"{port}.log")
+        for port, device in zip(ports, given, strict=True)
+    ]
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with ExitStack() as stack:
+            for server in servers:
+                stack.callback(server.stop)
+                server.start()
+                echo(f"vLLM starts at {server.url}, log: {server.log_file}", err=True)
+            for server in servers:
+                server.wait_until_ready()
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,120 @@
+"""Which format and which columns a user's file has, from its first rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from saccade.data.files import table_rows
+from saccade.data.records import Reading
+from saccade.data.sources import DataConfig, items
+from saccade.types import Sample
+
+FORMATS = ("saccade", "vlm_r1", "verl", "ms_swift", "trl", "math_vision", "easy_r1", "llava", "table")
+"""Formats of rows that are tried, the most particular first; `table` reads any row whose columns are known."""
+FOLDERS = ("geometry3k", "voc", "yolo", "saccade", "table")
+"""Formats of folders that are tried."""
+LOOKED_AT = 40
+"""Rows that are read."""
+NAMES = {
+    "image": ("image", "images", "file_name", "filename", "file", "image_path", "img", "img_path", "picture", "path"),
+    "question": ("question", "prompt", "query", "problem", "instruction", "text", "input"),
+    "answer": ("answer", "label", "gold", "solution", "ground_truth", "target", "gt", "output"),
+    "options": ("options", "choices", "candidates"),
+    "id": ("id", "question_id", "uid", "index"),
+}
+"""What a column is -> usual names of it, any case."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A format that reads a file."""
+
+    config: DataConfig
+    tasks: Counter[str]
+    """Samples by task among the rows looked at."""
+    samples: list[Sample]
+    problem: str | None = None
+    """The first row that could not be read."""
+
+
+def guess(path: Path) -> Guess:
+    """The format that reads most of the first rows of a file or folder.
+
+    Raises ValueError when none reads any row, with what each of them said of the first.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder")
+    first = {} if path.is_dir() else next(_rows(path), {})
+    columns = _columns(first)
+    pictured = any(str(name).lower() in NAMES["image"] for name, value in first.items() if value)
+    tried: list[str] = []
+    best: Guess | None = None
+    for name, keys in _candidates(path, columns):
+        try:
+            entry = DataConfig(source=name, path=path, **keys)
+            found = list(islice(items(entry), LOOKED_AT))
+        except (ValueError, OSError, ValidationError) as error:
+            tried.append(f"{name}: {_brief(error)}")
+            continue
+        good = [item for _, item in found if isinstance(item, Sample)]
+        if pictured and not any(sample.images for sample in good):
+            tried.append(f"{name}: leaves the images out")
+            continue
+        bad = [f"{place}: {item}" for place, item in found if not isinstance(item, Sample)]
+        if good and (best is None or len(good) > len(best.samples)):
+            best = Guess(entry, Counter(one.task for one in good), good, bad[0] if bad else None)
+        if good and not bad:
+            break
+        tried.append(f"{name}: {_brief(bad[0]) if bad else 'no rows'}")
+    if best is None:
+        raise ValueError(
+            f"{path}: no format reads its rows; name its columns in the recipe (docs/data.md, source table)\n  "
+            + "\n  ".join(tried)
+        )
+    return best
+
+
+def _candidates(path: Path, columns: dict[str, str | list[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Formats to try, with the keys of their entries."""
+    if path.suffix in (".csv", ".tsv"):
+        formats = ("table",)
+    else:
+        formats = FOLDERS if path.is_dir() else ("coco", *FORMATS) if path.suffix == ".json" else FORMATS
+    for name in formats:
+        yield name, {"columns": columns} if name == "table" and columns else {}
+        if path.is_dir() and name in ("voc", "yolo"):
+            yield name, {"split": "train"}
+
+
+def _columns(first: dict[str, Any]) -> dict[str, str | list[str]]:
+    """Columns of a file of rows whose usual names differ from ours."""
+    names = {str(name).lower(): str(name) for name in first}
+    found: dict[str, str | list[str]] = {}
+    for what, usual in NAMES.items():
+        name = next((names[one] for one in usual if one in names and names[one] not in found.values()), None)
+        if name is not None and name not in (what, f"{what}s"):
+            found[what] = name
+    letters = [names[one] for one in ("a", "b", "c", "d", "e", "f") if one in names]
+    if "options" not in found and "options" not in names and len(letters) > 1:
+        found["options"] = letters
+    return found
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        for _, row in table_rows(Reading(path, path.parent)):
+            if isinstance(row, dict):
+                yield row
+    except (ValueError, OSError):
+        return
+
+
+def _brief(error: object) -> str:
+    return " ".join(str(error).split())[:160]

@@ -1,0 +1,66 @@
+"""The Hugging Face hub when there is no network: its cache is used at once instead of after minutes of retries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TooLate
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+log = logging.getLogger(__name__)
+
+HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+"""owner/name of a model or data set; anything else is a directory."""
+WAIT_S = 1.5
+"""For the name of the hub (or of the proxy) to be looked up."""
+
+
+@lru_cache(maxsize=1)
+def use_cache_without_network() -> bool:
+    """Whether the hub's name can be looked up; if not, the libraries of the hub are set to their offline mode, in
+    which they read their cache and fail at once for what it lacks."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = getproxies().get("https") or constants.ENDPOINT
+    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    if _known(host):
+        return True
+    log.warning("%s cannot be reached; only what is in the cache of the hub is used", host)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later
+    constants.HF_HUB_OFFLINE = True
+    return False
+
+
+def refuse_unreachable(path: str) -> None:
+    """ValueError, within `WAIT_S`, for a model that is neither here nor in the hub's cache while the hub cannot be
+    reached. Imports no torch, so that a verb can ask before it loads anything."""
+    if path == "base" or Path(path).expanduser().exists() or HUB_NAME.fullmatch(path) is None:
+        return
+    from huggingface_hub import constants
+
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{path.replace('/', '--')}"
+    if not cached.is_dir() and not use_cache_without_network():
+        raise ValueError(
+            f"model.path {path!r}: no such directory, not in the hub's cache ({constants.HF_HUB_CACHE}), and the hub "
+            "cannot be reached; check the network, or download the model elsewhere and give its directory"
+        )
+
+
+def _known(host: str) -> bool:
+    """Whether a name can be looked up in time; the thread of a slow look-up is left behind."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        pool.submit(socket.getaddrinfo, host, 443).result(WAIT_S)
+    except (OSError, UnicodeError, TooLate):
+        return False
+    finally:
+        pool.shutdown(wait=False)
+    return True

@@ -1,0 +1,85 @@
+"""Single requests to a server's own routes, without retries: the caller decides what a failure means."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from saccade.endpoint.client import BODY_KEPT, is_local
+from saccade.endpoint.errors import EndpointError
+from saccade.endpoint.messages import too_deep
+from saccade.endpoint.secrets import KeyMask, clean_key
+
+
+class PlainClient:
+    """One server by its base address, such as 'http://127.0.0.1:8000'. Thread-safe. Redirects are not followed.
+
+    No reply and no error contains the key.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, connections: int = 64) -> None:
+        """ValueError for an address that is no base address, and for a key that no header can carry."""
+        self.url = base_url(url)
+        key = clean_key(api_key)
+        self._mask = KeyMask(key)
+        self._client = httpx2.Client(
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            limits=httpx2.Limits(max_connections=connections),
+            trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
+            follow_redirects=False,
+        )
+
+    def get(self, path: str, timeout_s: float) -> Any:
+        """The JSON of the response, None for an empty one. Raises EndpointError."""
+        return self._ask("GET", path, None, timeout_s)
+
+    def post(self, path: str, body: Any, timeout_s: float) -> Any:
+        """As `get`; `body` is sent as JSON."""
+        return self._ask("POST", path, body, timeout_s)
+
+    def close(self) -> None:
+        """Close the connections; requests in flight fail."""
+        self._client.close()
+
+    def _ask(self, method: str, path: str, body: Any, timeout_s: float) -> Any:
+        url = f"{self.url}{path}"
+        try:
+            response = self._client.request(method, url, json=body, timeout=timeout_s)
+        except httpx2.TimeoutException:
+            raise EndpointError(url, f"no response within {timeout_s:.3g} s", method=method) from None
+        except (httpx2.HTTPError, RuntimeError) as error:  # RuntimeError: the client was closed
+            what = self._mask.text(f"{type(error).__name__}: {error}")
+            raise EndpointError(url, what, method=method) from None
+        if response.status_code != 200:
+            what = f"status {response.status_code} {response.reason_phrase}".rstrip()
+            text = self._mask.body(response.text[:BODY_KEPT])
+            raise EndpointError(url, what, status=response.status_code, body=text, method=method)
+        if not response.content:
+            return None
+        try:
+            answer = response.json()
+        except (ValueError, RecursionError):
+            answer = math.nan
+        if answer is math.nan or too_deep(answer):
+            text = self._mask.body(response.text[:BODY_KEPT])
+            raise EndpointError(url, "the response is not JSON", status=200, body=text, method=method)
+        return self._mask.json(answer)
+
+
+def base_url(url: str) -> str:
+    """The address of a server without a path. ValueError for anything but http(s) with a host, and for an address that
+    contains a password, a query or a path other than /v1."""
+    try:
+        parsed = urlsplit(url.strip())
+        host, port = parsed.hostname, parsed.port
+    except ValueError as error:
+        raise ValueError(f"got the address {url!r} ({error}), expected http://host:port") from None
+    if parsed.username is not None or parsed.password is not None or parsed.query or parsed.fragment:
+        raise ValueError("the address contains a user name, a password or a query; expected http://host:port")
+    if parsed.scheme not in ("http", "https") or not host or parsed.path.rstrip("/") not in ("", "/v1"):
+        raise ValueError(f"got the address {url!r}, expected http://host:port")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parsed.scheme}://{shown}" + (f":{port}" if port is not None else "")

@@ -1,0 +1,176 @@
+"""Prompts and replies in the terms of vLLM: what a request for one group holds, and how its answer becomes completions.
+
+The generate endpoint takes token ids with one placeholder per image and the images themselves, and returns the expanded
+prompt, which must be ours, with the ids and log-probs of every reply.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from saccade.models.adapter import Adapter
+from saccade.rollout.config import Sampling
+from saccade.rollout.prompts import Prompt
+from saccade.rollout.replies import LONGEST_RUN
+from saccade.types import Completion, FinishReason
+
+GENERATE = "/inference/v1/generate"
+NO_LOGPROB = -9999.0
+"""What vLLM writes for a log-prob that it does not have."""
+FORBIDDEN = -100.0
+"""The strongest bias of a logit that vLLM takes."""
+
+
+class OtherPrompt(ValueError):
+    """The server read a prompt differently; training on its replies would be wrong."""
+
+
+class UnusableReply(Exception):
+    """A reply that is to be drawn again: aborted, or of other weights than expected."""
+
+
+def sampling_params(adapter: Adapter, sampling: Sampling, n: int, seed: int) -> dict[str, Any]:
+    """The fields of vLLM's SamplingParams.
+
+    A greedy group is one reply, repeated by the caller. Tokens that must not be sampled get the bias -100. Log-probs
+    are those of the distribution that is sampled ("processed"): after temperature, bias, top-k, top-p and min-p.
+    """
+    params: dict[str, Any] = {
+        "n": 1 if sampling.greedy else n,
+        "temperature": 0.0 if sampling.greedy else sampling.temperature,
+        "max_tokens": sampling.max_new_tokens,
+        "min_tokens": sampling.min_new_tokens,
+        "logprobs": 0,
+        "seed": int.from_bytes(hashlib.sha256(f"vllm/{seed}".encode()).digest()[:6], "big"),
+        "stop_token_ids": list(adapter.stop_ids),
+        "skip_special_tokens": False,
+        "logit_bias": {str(token): FORBIDDEN for token in adapter.banned_ids},
+    }
+    if not sampling.greedy:
+        params |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p}
+    if sampling.stop_strings:
+        params["stop"] = list(sampling.stop_strings)
+    if sampling.repetition_stop:
+        params["repetition_detection"] = {
+            "max_pattern_size": LONGEST_RUN,
+            "min_pattern_size": 1,
+            "min_count": sampling.repetition_stop,
+        }
+    return params
+
+
+def image_names(adapter: Adapter, prompt: Prompt) -> list[str]:
+    """A name for each image, under which a server may cache it: a hash of its content and of how it is resized."""
+    settings = hashlib.sha256(repr(sorted(adapter.processors[1].to_dict().items())).encode()).hexdigest()[:12]
+    encoded = prompt.encoded
+    sizes = ["{}x{}".format(*frame.size_input) for frame in encoded.frames]
+    return [f"{sha}-{size}-{settings}" for sha, size in zip(encoded.image_shas, sizes, strict=True)]
+
+
+def png_url(image: Image.Image) -> str:
+    """The image without loss as a data URL; little compression, because it travels once and time matters more."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def generate_request(adapter: Adapter, prompt: Prompt, params: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The body of a generate request. ValueError for a prompt without its original images."""
+    encoded = prompt.encoded
+    if len(prompt.images) != len(encoded.frames):
+        raise ValueError(
+            f"sample {prompt.name!r}: got {len(prompt.images)} images for {len(encoded.frames)} placeholders; a server "
+            "needs the prompt's original images"
+        )
+    body: dict[str, Any] = {
+        "model": model,
+        "token_ids": list(encoded.compact_ids),
+        "sampling_params": dict(params),
+        "return_token_ids": True,
+    }
+    if prompt.images:
+        names = image_names(adapter, prompt)
+        body["content_parts"] = [
+            {"type": "image_url", "url": png_url(image), "uuid": name}
+            for image, name in zip(prompt.images, names, strict=True)
+        ]
+    return body
+
+
+def check_prompt(adapter: Adapter, prompt: Prompt, returned: Any, where: str) -> None:
+    """Raises OtherPrompt, with both sides, when the server's expanded prompt is not ours."""
+    ours = prompt.encoded.ids_P.tolist()
+    if returned == ours:
+        return
+    if not isinstance(returned, list):
+        raise OtherPrompt(f"{where}: the reply has no prompt_token_ids; expected vLLM 0.32 or newer")
+    first = next(
+        (i for i, (a, b) in enumerate(zip(ours, returned, strict=False)) if a != b), min(map(len, (ours, returned)))
+    )
+    images = set(adapter.image_ids)
+    counts = [sum(token in images for token in ids) for ids in (ours, returned)]
+    if counts[0] != counts[1]:
+        why = (
+            f"{counts[0]} visual tokens here, {counts[1]} there: its image processor has other limits; serve the model "
+            "directory that this run uses (saccade launch --vllm does)"
+        )
+    else:
+        why = "it has another tokenizer; serve the model that this run uses"
+    raise OtherPrompt(
+        f"{where}: sample {prompt.name!r}: the server read the prompt differently from token {first}: got "
+        f"{_window(adapter, returned, first)} ({len(returned)} tokens), expected {_window(adapter, ours, first)} "
+        f"({len(ours)} tokens); {why}"
+    )
+
+
+def _window(adapter: Adapter, ids: Sequence[int], start: int) -> str:
+    some = [int(i) for i in ids[start : start + 6]]
+    return f"{some} {adapter.processors[0].decode(some)!r}"
+
+
+def completions(adapter: Adapter, prompt: Prompt, answer: Any, n: int, version: int, where: str) -> list[Completion]:
+    """The replies of an answer, in order. ValueError for one without token ids or log-probs, UnusableReply for one that
+    the server cut short."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list) or len(choices) != n:
+        got = len(choices) if isinstance(choices, list) else "no"
+        raise ValueError(f"{where}: got {got} choices; expected {n}")
+    ordered = sorted(choices, key=lambda choice: choice.get("index", 0))
+    return [_completion(adapter, prompt, choice, version, where) for choice in ordered]
+
+
+def _completion(adapter: Adapter, prompt: Prompt, choice: Mapping[str, Any], version: int, where: str) -> Completion:
+    ids, logprobs = choice.get("token_ids"), choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(ids, list) or not isinstance(content, list) or len(content) != len(ids):
+        got = "no log-probs" if not isinstance(content, list) else f"{len(content)} log-probs"
+        tokens = len(ids) if isinstance(ids, list) else "no"
+        raise ValueError(f"{where}: got {got} for {tokens} tokens; expected one for each")
+    values = tuple(float(one["logprob"]) for one in content)
+    return Completion(
+        text=prompt.encoded.opened + adapter.decode(ids),
+        token_ids=tuple(ids),
+        logprobs=tuple(math.nan if value <= NO_LOGPROB else value for value in values),
+        finish_reason=finish_reason(choice, where),
+        frames=prompt.encoded.frames,
+        weights_version=version,
+    )
+
+
+def finish_reason(choice: Mapping[str, Any], where: str) -> FinishReason:
+    """vLLM's reason in our terms. Raises UnusableReply for a reply that was aborted or failed."""
+    reason = choice.get("finish_reason")
+    if reason == "stop":
+        return "stop_string" if isinstance(choice.get("stop_reason"), str) else "stop"
+    if reason == "length":
+        return "length"
+    if reason == "repetition":
+        return "repetition"
+    raise UnusableReply(f"{where}: a reply ended with {reason!r}")

@@ -1,0 +1,168 @@
+"""`saccade new`, the first screen, and words that are no verb."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from saccade import cli
+from saccade.cli.options import load_recipe
+from saccade.data import hub
+from saccade.data.guess import guess
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture()
+def picture(tmp_path: Path) -> str:
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "one.png")
+    return "one.png"
+
+
+def rows_file(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft", "eval"])
+@pytest.mark.parametrize("model", ["base", "Qwen/Qwen2.5-VL-3B-Instruct"])
+def test_a_new_recipe_is_valid_and_reads_the_data_it_was_made_for(
+    kind: str, model: str, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows_file(Path("cells.csv"), [{"file": picture, "prompt": "How many cells?", "label": n} for n in range(1, 5)])
+    assert run("new", kind, "--from", "cells.csv", "--model", model) == 0
+    recipe: Any = load_recipe(f"cells_{kind}.yaml")
+    (entry,) = recipe.data
+    assert entry.source == "table"
+    assert entry.columns == {"image": "file", "question": "prompt", "answer": "label"}
+    assert entry.path == (tmp_path / "cells.csv")
+    assert run("new", kind, "--from", "cells.csv") == 2, "an existing file is never overwritten"
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft", "eval"])
+def test_without_data_the_recipe_is_a_valid_beginning(kind: str, tmp_path: Path) -> None:
+    assert run("new", kind, "--out", str(tmp_path / "my.yaml")) == 0
+    assert load_recipe(str(tmp_path / "my.yaml")).model_dump()["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("row", "source", "task"),
+    [
+        ({"image": "one.png", "prompt": "Where is it?", "solution": [1, 2, 30, 40]}, "trl", "refer"),
+        (
+            {"prompt": [{"role": "user", "content": "2 + 2?"}], "reward_model": {"ground_truth": "4"}},
+            "verl",
+            "free_form",
+        ),
+        ({"img": "one.png", "Query": "Which?", "gold": "B", "A": "red", "B": "blue"}, "table", "choice"),
+        (
+            {
+                "id": 1,
+                "image": "one.png",
+                "conversations": [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "3"}],
+            },
+            "vlm_r1",
+            "free_form",
+        ),
+    ],
+)
+def test_the_format_is_found_with_its_images_and_tasks(
+    row: dict[str, Any], source: str, task: str, picture: str, tmp_path: Path
+) -> None:
+    found = guess(rows_file(tmp_path / "rows.jsonl", [row] * 3))
+    assert (found.config.source, set(found.tasks)) == (source, {task})
+    pictured = any(key in row for key in ("image", "img"))
+    assert all(bool(sample.images) == pictured for sample in found.samples), "images are never left out"
+
+
+def test_rows_that_no_format_reads_are_refused_with_what_each_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no format reads its rows(?s:.*)table: .*question"):
+        guess(rows_file(tmp_path / "rows.jsonl", [{"foo": 1}]))
+
+
+def test_the_first_screen_cuts_no_word_and_fits(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for word in ("-h", "--help"):
+        assert run(word) == 0
+        screen = capsys.readouterr().out
+        assert "..." not in screen.split("Commands:")[1]
+        assert len(screen.splitlines()) <= 45
+        assert all(f"  {verb} " in screen for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("train", "sft or rl"), ("evla", "eval"), ("Finetune", "sft"), ("xyzzy", "saccade --help")]
+)
+def test_a_word_that_is_no_verb_names_the_nearest(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(word) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_a_hub_name_without_network_fails_at_once_and_a_cached_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    def slow(*_: Any) -> None:
+        time.sleep(5)
+
+    monkeypatch.setattr(hub.socket, "getaddrinfo", slow)
+    monkeypatch.setattr(hub, "WAIT_S", 0.1)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    hub.use_cache_without_network.cache_clear()
+    (tmp_path / "models--a--cached").mkdir()
+    start = time.monotonic()
+    hub.refuse_unreachable("a/cached")
+    hub.refuse_unreachable(str(tmp_path))
+    hub.refuse_unreachable("base")
+    with pytest.raises(ValueError, match="not in the hub's cache"):
+        hub.refuse_unreachable("a/missing")
+    assert time.monotonic() - start < 2
+    assert constants.HF_HUB_OFFLINE
+    hub.use_cache_without_network.cache_clear()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_check_and_convert_read_a_csv_with_or_without_its_column_names(
+    named: bool, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"file": picture, "prompt": f"How many cells in {n}?", "label": n, "x": "-"} for n in range(1, 5)]
+    path = str(rows_file(tmp_path / "cells.csv", rows))
+    pairs = ("image=file", "question=prompt", "answer=label")
+    options = ("--from", "table", *(word for pair in pairs for word in ("--column", pair))) if named else ()
+    assert run("check", path, *options) == 0
+    assert "4 rows" in capsys.readouterr().out
+    assert run("convert", path, str(tmp_path / "out"), *options) == 0
+    assert "4 images" in capsys.readouterr().out
+    assert run("check", path, "--from", "table", "--column", "question") == 2
+    assert "expected KEY=NAME" in capsys.readouterr().err
+
+
+def test_sft_learns_from_columns_of_any_name(picture: str, tmp_path: Path) -> None:
+    from saccade.training.config import ExampleConfig
+
+    rows_file(tmp_path / "cells.csv", [{"file": picture, "prompt": "How many?", "label": 3}])
+    columns: dict[str, str | list[str]] = {"image": "file", "question": "prompt", "answer": "label"}
+    entry = ExampleConfig(source="table", path=tmp_path / "cells.csv", columns=columns, reply="gold")
+    assert entry.samples().columns == columns
+    with pytest.raises(ValueError, match="'columns' is not an option of source 'replies'"):
+        ExampleConfig(path=tmp_path / "cells.csv", columns=columns)

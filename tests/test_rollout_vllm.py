@@ -1,0 +1,350 @@
+"""The engine of vLLM servers against a stand-in, well behaved and not."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+from replies import builtin
+from vllm_stand_in import StandIn, moved, stand_in
+
+from saccade.models.chat_template import MARKER
+from saccade.models.config import ModelConfig
+from saccade.models.policy import Policy, load_policy
+from saccade.rollout.config import BuiltinEngineConfig, RolloutConfig, Sampling, VllmServerConfig
+from saccade.rollout.engine import open_engine
+from saccade.rollout.prompts import Prompt
+from saccade.rollout.vllm_server import VllmServerEngine
+from saccade.types import Completion
+
+GREEDY = Sampling(max_new_tokens=6, greedy=True)
+GENERATE = "/inference/v1/generate"
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy(ModelConfig(path="base", train=("vision", "projector", "language")))
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with stand_in() as one:
+        yield one
+
+
+def prompts(policy: Policy, count: int = 1) -> list[Prompt]:
+    found = []
+    for i in range(count):
+        image = Image.new("RGB", (96, 80), "white")
+        ImageDraw.Draw(image).rectangle((10 + 7 * i, 20, 60, 60), fill=(200, 30 * i, 30))
+        found.append(Prompt(None, policy.adapter.encode(f"{MARKER}How many red shapes are there?", [image]), (image,)))
+    return found
+
+
+def engine_on(policy: Policy, *servers: StandIn | str, **options: Any) -> VllmServerEngine:
+    urls = tuple(one if isinstance(one, str) else one.url for one in servers)
+    settings = {"deadline_s": 20.0, "timeout_s": 10.0, "start_s": 0.2, **options}
+    engine = open_engine(policy, VllmServerConfig(urls=urls, **settings))
+    assert isinstance(engine, VllmServerEngine)
+    return engine
+
+
+def same(ours: list[list[Completion]], theirs: list[list[Completion]]) -> bool:
+    return [[c.token_ids for c in group] for group in ours] == [[c.token_ids for c in group] for group in theirs]
+
+
+# ------------------------------------------------------------------------------------------------ agreement
+
+
+def test_greedy_replies_are_the_built_in_engines(policy: Policy, server: StandIn) -> None:
+    asked = prompts(policy, 3)
+    engine = engine_on(policy, server)
+    found = engine.generate(asked, GREEDY, 2, range(3))
+    expected = builtin(policy).generate(asked, GREEDY, 2, range(3))
+    assert same(found, expected)
+    for group, other in zip(found, expected, strict=True):
+        assert group[0].text == other[0].text and group[0].frames == other[0].frames
+        assert group[0].logprobs == pytest.approx(other[0].logprobs, abs=1e-4)
+        assert group[0].weights_version == policy.version
+
+
+def test_a_group_is_one_request_with_its_image_once_and_one_placeholder(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+    before = len(server.asked)
+    (group,) = engine.generate(prompts(policy), Sampling(max_new_tokens=4, top_k=20), 5, [7])
+    ((path, body),) = server.asked[before:]
+    assert path == GENERATE and len(group) == 5 == body["sampling_params"]["n"]
+    (placeholder,) = policy.adapter.image_ids
+    assert body["token_ids"].count(placeholder) == 1 and len(body["content_parts"]) == 1
+    assert body["sampling_params"]["top_k"] == 20
+
+
+def test_an_image_has_another_name_when_it_is_resized_differently(policy: Policy) -> None:
+    from saccade.rollout.vllm_requests import image_names
+
+    small = load_policy(ModelConfig(path="base", train=(), max_pixels=56 * 56))
+    (one,), (two,) = prompts(policy), prompts(small)
+    assert one.encoded.image_shas == two.encoded.image_shas
+    assert image_names(policy.adapter, one) != image_names(small.adapter, two)
+
+
+def test_a_continued_prompt_and_one_without_images_are_read_alike(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+    (with_image,) = prompts(policy)
+    forced = Prompt(None, policy.adapter.continue_with(with_image.encoded, "<think>scan"), with_image.images)
+    text = Prompt(None, policy.adapter.encode("How are you?", ()))
+    found = engine.generate([forced, text], GREEDY, 1, [0, 1])
+    assert same(found, builtin(policy).generate([forced, text], GREEDY, 1, [0, 1]))
+    assert found[0][0].text.startswith("<think>scan")
+
+
+# ------------------------------------------------------------------------------------------------ weights
+
+
+def test_an_update_reaches_the_server_and_its_replies(server: StandIn) -> None:
+    policy = load_policy("base")
+    engine, asked = engine_on(policy, server), prompts(policy, 2)
+    old = engine.generate(asked, GREEDY, 1, [0, 1])
+    engine.sync(moved(policy))
+    new = engine.generate(asked, GREEDY, 1, [0, 1])
+    assert same(new, builtin(policy).generate(asked, GREEDY, 1, [0, 1])) and not same(new, old)
+    assert new[0][0].weights_version == 1
+    assert len(list(engine._directory.glob("*/*.safetensors"))) == 1, "older files are removed"
+    engine.close()
+    assert not engine._directory.exists()
+
+
+def test_equal_weights_are_sent_once(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+    engine.sync(policy)
+    assert [body["method"] for path, body in server.asked if path == "/collective_rpc"].count("saccade_load") == 1
+
+
+@pytest.mark.parametrize("skipped", ["weights", "caches"])
+def test_a_server_that_kept_something_old_is_noticed(server: StandIn, skipped: str) -> None:
+    policy = load_policy(ModelConfig(path="base", train=("vision", "projector", "language")))
+    engine = engine_on(policy, server)
+    if skipped == "caches":
+        server.clears_caches = False
+    else:
+        server.saccade_load = lambda paths: StandIn.saccade_load(StandIn(load_policy("base")), paths)  # type: ignore[method-assign]  # loads elsewhere
+    with pytest.raises(ValueError, match="after the update to version 1 its log-probs differ from the trainer's by"):
+        engine.sync(moved(policy))
+
+
+def test_merged_adapters_are_sent_and_the_trainers_weights_stay_as_they_are(tmp_path: Path, server: StandIn) -> None:
+    policy = load_policy(ModelConfig(path="base", train=(), lora={"rank": 4, "alpha": 16}))
+    engine = engine_on(policy, server)
+    before = {name: p.clone() for name, p in policy.model.named_parameters() if "lora_" not in name}
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    policy.version += 1
+    engine.sync(policy)
+    asked = prompts(policy, 2)
+    found = engine.generate(asked, GREEDY, 1, [0, 1])
+    assert same(found, builtin(policy).generate(asked, GREEDY, 1, [0, 1]))
+    assert all((p == before[name]).all() for name, p in policy.model.named_parameters() if name in before)
+
+
+def test_files_that_the_server_does_not_see_are_refused(policy: Policy, server: StandIn) -> None:
+    server.saccade_load = lambda paths: {"checksum": 0, "tensors": 0}  # type: ignore[method-assign]  # an empty folder
+    with pytest.raises(ValueError, match=r"read 0 tensors .* set rollout\.engine\.weights_dir"):
+        engine_on(policy, server)
+
+
+# ------------------------------------------------------------------------------------------------ faults
+
+
+def test_a_paused_server_is_waited_for(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+    times = iter(range(100))
+
+    def paused(path: str, body: Any) -> Any:
+        if path == GENERATE and next(times) < 3:
+            return 503, {"error": {"code": "engine_paused", "message": "paused"}}
+        return None
+
+    server.fault = paused
+    (group,) = engine.generate(prompts(policy), GREEDY, 1, [0])
+    assert len(group) == 1 and engine.pool.servers[0].failures == 0
+
+
+def test_a_server_that_dies_in_the_middle_loses_no_group_and_counts_none_twice(policy: Policy) -> None:
+    asked = prompts(policy, 6)
+    with stand_in() as good, stand_in() as bad:
+        engine = engine_on(policy, good, bad)
+        died = threading.Event()
+
+        def dies(path: str, body: Any) -> Any:
+            if path == GENERATE:
+                died.set()
+            return "drop" if died.is_set() else None
+
+        bad.fault = dies
+        found = engine.generate(asked, GREEDY, 1, range(6))
+        assert died.is_set() and same(found, builtin(policy).generate(asked, GREEDY, 1, range(6)))
+        assert good.answered == 6 + 1, "every group once, and the probe"
+
+
+def test_a_server_that_comes_back_gets_the_current_weights_before_it_is_used(policy: Policy) -> None:
+    engine = None
+    with stand_in() as first:
+        port = int(first.url.rpartition(":")[2])
+        engine = engine_on(policy, first)
+    asked, results = prompts(policy, 2), []
+    waiting = threading.Thread(target=lambda: results.append(engine.generate(asked, GREEDY, 1, [0, 1])), daemon=True)
+    waiting.start()
+    time.sleep(0.3)
+    with stand_in(moved(load_policy("base")), port=port) as second:
+        waiting.join(timeout=20)
+        assert results and second.label == engine._current.label
+    assert same(results[0], builtin(policy).generate(asked, GREEDY, 1, [0, 1]))
+
+
+def test_a_server_that_was_restarted_unseen_gets_the_current_weights(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+    moved(server.policy)
+    server.label = "default"
+    asked = prompts(policy, 2)
+    assert same(engine.generate(asked, GREEDY, 1, [0, 1]), builtin(policy).generate(asked, GREEDY, 1, [0, 1]))
+    assert server.label == engine._current.label
+
+
+def test_servers_that_stay_away_end_the_call_at_its_deadline(policy: Policy) -> None:
+    with stand_in() as one:
+        engine = engine_on(policy, one, deadline_s=0.6)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"none of http://127\.0\.0\.1:\d+ answers \(last: .*failed"):
+        engine.generate(prompts(policy), GREEDY, 1, [0])
+    assert time.monotonic() - began < 10
+
+
+def test_aborted_replies_are_drawn_again(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+    times = iter(range(100))
+
+    def aborted(answer: dict[str, Any]) -> dict[str, Any]:
+        if next(times) < 2:
+            answer["choices"][0]["finish_reason"] = "abort"
+        return answer
+
+    server.change = aborted
+    ((reply,),) = engine.generate(prompts(policy), GREEDY, 1, [0])
+    assert reply.finish_reason in ("stop", "length")
+
+
+def test_groups_go_to_the_server_with_the_fewest_outstanding_tokens(policy: Policy) -> None:
+    with stand_in() as quick, stand_in() as slow:
+        engine = engine_on(policy, quick, slow, groups_at_once=1)
+        slow.fault = lambda path, body: time.sleep(1.0) if path == GENERATE else None
+        before = quick.answered, slow.answered
+        engine.generate(prompts(policy, 6), Sampling(max_new_tokens=2), 1, range(6))
+        assert quick.answered - before[0] > slow.answered - before[1] >= 1
+
+
+def test_a_missing_log_prob_is_no_number(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+
+    def without(answer: dict[str, Any]) -> dict[str, Any]:
+        answer["choices"][0]["logprobs"]["content"][0]["logprob"] = -9999.0
+        return answer
+
+    server.change = without
+    ((reply,),) = engine.generate(prompts(policy), GREEDY, 1, [0])
+    assert math.isnan(reply.logprobs[0]) and not any(map(math.isnan, reply.logprobs[1:]))
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+
+def wrong_ids(answer: dict[str, Any]) -> dict[str, Any]:
+    return answer | {"prompt_token_ids": [*answer["prompt_token_ids"][:4], 9, *answer["prompt_token_ids"][5:]]}
+
+
+def no_logprobs(answer: dict[str, Any]) -> dict[str, Any]:
+    return answer | {"choices": [{**choice, "logprobs": None} for choice in answer["choices"]]}
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "another model",
+        {"architecture": {"text_config.vocab_size": 151_936}},
+        r"has another model: text_config\.vocab_size is 151936 there",
+    ),
+    ("another tokenizer", {"change": wrong_ids}, "read the prompt differently from token 4: got .*9.*expected .*5"),
+    ("no log-probs", {"change": no_logprobs}, "got no log-probs for 6 tokens; expected one for each"),
+    (
+        "raw log-probs",
+        {"logprobs_mode": "raw_logprobs"},
+        "before the temperature; start the server with --logprobs-mode",
+    ),
+    ("an old vLLM", {"version": "0.19.1"}, r"got vLLM 0\.19\.1, expected 0\.32 or newer"),
+    ("no routes", {"dev_routes": False}, "no routes for training; start it with VLLM_SERVER_DEV_MODE=1"),
+    ("no extension", {"extension": ""}, "cannot load weights from files; start the server with --worker-extension-cls"),
+    ("no ids", {"fault": lambda path, _: (403, {}) if path == GENERATE else None}, "--enable-scale-out"),
+    ("no vLLM", {"fault": lambda path, _: (404, {}) if path == "/version" else None}, "expected a vLLM server"),
+    (
+        "failed load",
+        {
+            "fault": lambda path, body: (
+                (500, {"error": "Worker failed with: no tensor x"})
+                if body and body.get("method") == "saccade_load"
+                else None
+            )
+        },
+        "could not load the weights and must be restarted",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "line"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_an_unfit_server_is_one_line_before_the_first_step(policy: Policy, fields: dict[str, Any], line: str) -> None:
+    with stand_in(**fields) as server, pytest.raises(ValueError, match=line) as caught:
+        engine_on(policy, server)
+    assert server.url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_one_line(policy: Policy) -> None:
+    with pytest.raises(ValueError, match=r"no server answers after 0\.2 s .* correct rollout\.engine\.urls"):
+        engine_on(policy, "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="got no address"):
+        engine_on(policy)
+
+
+def test_a_smaller_context_or_fewer_rows_are_refused_with_the_option(policy: Policy) -> None:
+    with stand_in(context=60, max_num_seqs=4) as server:
+        engine = engine_on(policy, server)
+        with pytest.raises(ValueError, match=r"a server's context holds 60; start the servers with --max-model-len"):
+            engine.generate(prompts(policy), Sampling(max_new_tokens=60), 1, [0])
+        with pytest.raises(ValueError, match=r"groups of 8 replies, .* --max-num-seqs 8"):
+            engine.generate(prompts(policy), Sampling(max_new_tokens=2), 8, [0])
+
+
+def test_a_group_of_other_ids_in_a_run_is_refused_with_both_sides(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+    server.change = wrong_ids
+    with pytest.raises(ValueError, match=r"got \[9.* expected \["):
+        engine.generate(prompts(policy, 3), GREEDY, 1, range(3))
+
+
+def test_a_recipe_names_its_engine_by_kind_and_without_one_has_the_built_in() -> None:
+    assert RolloutConfig.model_validate({"engine": {"max_rows": 3}}).engine == BuiltinEngineConfig(max_rows=3)
+    given = {"engine": {"kind": "vllm_server", "urls": ["http://127.0.0.1:8100/v1"]}}
+    engine = RolloutConfig.model_validate(given).engine
+    assert isinstance(engine, VllmServerConfig) and engine.urls == ("http://127.0.0.1:8100",)
+    assert RolloutConfig.model_validate(RolloutConfig(engine=engine).model_dump(mode="json")).engine == engine
+    for bad in ("ftp://host", "http://user:secret@host:1", "http://host:1/other"):
+        with pytest.raises(ValueError, match="address"):
+            VllmServerConfig(urls=(bad,))
+
+
+def test_adapters_alone_need_adapters(policy: Policy, server: StandIn) -> None:
+    with pytest.raises(ValueError, match="trains no LoRA adapters; use file"):
+        engine_on(policy, server, weights="adapters")
