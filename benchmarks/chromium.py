@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 200.0
 
 
 def executable() -> str | None:
