@@ -19,9 +19,11 @@ from saccade.models.config import ShardConfig
 from saccade.models.policy import Policy, resolve_device
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
+from saccade.runs.alarms import AlarmConfig, AlarmWatch, open_alarms
 from saccade.runs.environment import describe
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
+from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
 from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
@@ -104,6 +106,7 @@ class Session:
     reference: Policy | None = None
     """Saved with the checkpoints, once it is no longer the initial model."""
     clock: StepClock = field(default_factory=lambda: StepClock())
+    alarms: AlarmWatch = field(default_factory=lambda: AlarmWatch(AlarmConfig()))
 
     @property
     def shard(self) -> ShardConfig | None:
@@ -152,8 +155,11 @@ class Session:
         if self.writer is not None:
             self.writer.poll()
         self.mark = self._mark(step, state, extras)
+        if (why := self.alarms.report(self.run, {"step": step, **row})) and not last:
+            self.ended = f"stopped after step {step} ({why}); {self._continue()}"
         if not last and self.ranks.max(int(self.clock.is_over(self.recipe.max_hours))):
             self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
+        self.ended = self.ranks.broadcast(self.ended)
         self._agree_to_stop()
         if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
             self._save(self.mark, better)
@@ -296,7 +302,9 @@ def open_session(
         if how is None:
             ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
         stack.enter_context(log_file(run_dir, ranks))
-        run, stop = replace(run, writes=ranks.is_first), stop or Stop()
+        sinks = open_sinks(recipe.sinks if ranks.is_first else (), run_dir, found.step if found else 0)
+        run = replace(run, writes=ranks.is_first, sinks=stack.enter_context(sinks))
+        stop = stop or Stop()
         session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
         if ranks.size > 1:
             session.writer = ShardWriter(ranks)
@@ -311,6 +319,8 @@ def open_session(
         else:
             checkpoint.seed_generators(recipe.seed)
             run.environment(environment | {"processes": ranks.size})
+        if isinstance(recipe, RLRecipe):
+            session.alarms = open_alarms(run_dir, recipe.alarms)
         try:
             yield session
         except StepAbandoned:

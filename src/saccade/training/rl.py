@@ -188,11 +188,11 @@ class Trainer:
         with watch.phase("grade"):
             seen = group_metrics(groups, right) if run.writes else {}
         with watch.phase("records"):
-            run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens)
+            decode, keep = self.session.policy.adapter.decode, self.recipe.images_per_step
+            run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens, decode, keep)
             if run.writes:
-                keep = self.recipe.images_per_step
                 groups[:keep] = [made.shares.with_images(group) for group in groups[:keep]]
-            run.groups(state.step, groups, self.recipe.images_per_step)
+            run.groups(state.step, groups, keep)
         times = watch.metrics()
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
         row: dict[str, float | str | None] = {
