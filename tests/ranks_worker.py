@@ -45,8 +45,7 @@ from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.step import StepRunner
 from saccade.types import Completion, Score
 
-STEPS, LR = 3, 0.05
-ALL = ("vision", "projector", "language")
+STEPS, LR, ALL = 3, 0.05, ("vision", "projector", "language")
 
 
 @dataclass
@@ -482,8 +481,8 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
 
 
 def main() -> None:
-    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
+    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
     transformers_logging.disable_progress_bar()
     world = World(folder, join())
     for name in wanted or LAWS:
@@ -491,8 +490,8 @@ def main() -> None:
             warnings.simplefilter("always")
             started = time.perf_counter()
             found = LAWS[name](world)
-        serious = [one for one in caught if not issubclass(one.category, DeprecationWarning)]
-        found["warnings"] = sorted({str(one.message).splitlines()[0] for one in serious})
+        serious = {str(w.message).splitlines()[0] for w in caught if not issubclass(w.category, DeprecationWarning)}
+        found["warnings"] = sorted(serious)
         found["seconds"] = round(time.perf_counter() - started, 2)
         (folder / f"{name}-{world.ranks.rank}.json").write_text(json.dumps(found))
 

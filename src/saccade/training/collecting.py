@@ -25,10 +25,11 @@ from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.tasks import TASKS
 from saccade.training.before_update import kl_in_reward
+from saccade.training.clocks import Stopwatch
 from saccade.training.config import RLRecipe
 from saccade.training.group_shares import GroupShares
 from saccade.training.learner import Learner
-from saccade.training.loop import Session, Stopwatch
+from saccade.training.loop import Session
 from saccade.training.prompt_feed import PromptFeed
 from saccade.training.stored_groups import group_from, plain_group
 from saccade.types import Sample

@@ -27,6 +27,7 @@ from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
 from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
+from saccade.training.clocks import StepClock
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import go_back, load_checkpoint
 from saccade.training.opening import check_agreement, log_file
@@ -35,7 +36,6 @@ from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.resuming import START, Resume, find, prepare
 from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.trained_table import trained_table
-from saccade.workers import channel
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class RunResult:
     best_step: int | None
     """0: no checkpoint was better than the starting model."""
     stopped: str | None = None
-    """Why the run ended before its last step (`max_hours`), and how to continue; None for a finished run."""
+    """Why the run ended before its last step, and how to continue; None for a finished run."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -97,7 +97,7 @@ class Session:
     writer: ShardWriter | None = None
     """Writes the checkpoints of several processes."""
     ended: str | None = None
-    """Set when `max_hours` ends the run: why."""
+    """Why the run ends, once it does."""
     mark: Mark | None = None
     saved: int | None = None
     """Step of the newest checkpoint."""
@@ -105,7 +105,7 @@ class Session:
     """Waits until the engine is free."""
     reference: Policy | None = None
     """Saved with the checkpoints, once it is no longer the initial model."""
-    clock: StepClock = field(default_factory=lambda: StepClock())
+    clock: StepClock = field(default_factory=StepClock)
     alarms: AlarmWatch = field(default_factory=lambda: AlarmWatch(AlarmConfig()))
 
     @property
@@ -359,43 +359,3 @@ def refuse_changes(
         )
     for line in changed.training:
         log.warning("changed %s, and accepted: %s", since, line)
-
-
-class StepClock:
-    """The wall clock of this process: a step begins only if one as long as the longest so far would end in time."""
-
-    def __init__(self) -> None:
-        self.started = self.last = time.monotonic()
-        self.longest_s = 0.0
-
-    def is_over(self, max_hours: float | None) -> bool:
-        """Called once at the end of each step: whether another one might end after `max_hours`."""
-        now = time.monotonic()
-        self.longest_s, self.last = max(self.longest_s, now - self.last), now
-        return max_hours is not None and now - self.started + self.longest_s > max_hours * 3600
-
-
-class Stopwatch:
-    """Seconds by phase of one step."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.phases: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
-
-    def metrics(self) -> dict[str, float]:
-        """`time/<phase>_s` and `time/step_s`."""
-        times = {f"time/{name}_s": seconds for name, seconds in self.phases.items()}
-        return times | {"time/step_s": time.perf_counter() - self.started}
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory used so far: of the GPU's allocator, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return channel.peak_memory_mb()

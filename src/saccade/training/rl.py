@@ -36,12 +36,13 @@ from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import later_replies, turns_before
 from saccade.training import checkpoint
+from saccade.training.clocks import Stopwatch, peak_memory_mb
 from saccade.training.collecting import Collector, StepGroups
 from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import glance, group_metrics, truncated_share
 from saccade.training.heldout import build_heldout, right
 from saccade.training.learner import Learner, open_learner
-from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.loop import Evaluate, RunResult, Session, open_session
 from saccade.training.nonfinite import dump_batches
 from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
