@@ -19,8 +19,9 @@ from property_search import examples
 from rich.console import Console
 
 from saccade.cli import main
-from saccade.cli.terminal import LINES, SCREEN, SafeFormatter, StderrHandler, cut, printable
+from saccade.cli.terminal import StderrHandler
 from saccade.runs.progress import progress
+from saccade.runs.safe_text import LINES, SCREEN, SafeFormatter, cut, printable
 
 ATTACK = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\u202e[red]x[/red]\r\x08"
 BAD = {chr(code) for code in (*range(9), *range(11, 32), 127, *range(128, 160), 0x202E, 0x2066, 0xD800)}

@@ -53,6 +53,7 @@ def attacks(folder: Path, url: str) -> list[Any]:
         {"name": "hard", "options": {"accuracy": {"name": own}}},
         {"name": "exact_text", "options": {"where": {"server": options}}},
         {"name": "exact_text", "options": {"server": options}},
+        {"name": "exact_text", "server": options},
     ]
 
 

@@ -120,7 +120,7 @@ EXIT_CODES = (
     "130 or 143 stopped by Ctrl-C or SIGTERM with everything saved."
 )
 
-ON_SEVERAL = ("rl", "sft", "resume")
+ON_SEVERAL = ("rl", "sft", "resume", "world pretrain")
 """Verbs that several processes of torchrun can share."""
 
 EXPECTED = (ValueError, OSError, FloatingPointError)
@@ -163,8 +163,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _refuse_several(arguments: Sequence[str]) -> None:
     """ValueError when torchrun started several processes of a verb that is for one."""
-    size, verb = int(os.environ.get("WORLD_SIZE", "1")), next((a for a in arguments if not a.startswith("-")), "")
-    if size > 1 and verb in VERBS and verb not in ON_SEVERAL:
+    size, words = int(os.environ.get("WORLD_SIZE", "1")), [a for a in arguments if not a.startswith("-")]
+    verb, known = next(iter(words), ""), {" ".join(words[:1]), " ".join(words[:2])}
+    if size > 1 and verb in VERBS and known.isdisjoint(ON_SEVERAL):
         if os.environ.get("RANK", "0") != "0":
             sys.exit(2)
         raise ValueError(
