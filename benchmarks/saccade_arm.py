@@ -102,10 +102,11 @@ def saccade_step(
     checkpointing: bool = False,
     shared_prefix: SharedPrefix = "auto",
     parts: Literal["all", "language"] = "all",
+    rank: int = 0,
 ) -> SaccadeStep:
     """The arm at the defaults of a run, except for the length of replies, the parts that train, and micro-batches:
     each holds one prompt with its completions, as in the other arms."""
-    policy = policy_of(directory, parts, checkpointing)
+    policy = policy_of(directory, parts, checkpointing, rank)
     config = OptimConfig(lr=LR)
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), config), config)
     data = samples(setting)

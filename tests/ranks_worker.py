@@ -18,10 +18,11 @@ from families import FAMILIES, family
 from PIL import Image
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from training_runs import rl_recipe
+from training_runs import base_recipe, rl_recipe
 from transformers.utils import logging as transformers_logging
 
 from saccade.algorithm import LossConfig
+from saccade.base import pretrain
 from saccade.cli.runs import restarted, where_to_resume
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig, ShardConfig
@@ -44,8 +45,7 @@ from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.step import StepRunner
 from saccade.types import Completion, Score
 
-STEPS, LR = 3, 0.05
-ALL = ("vision", "projector", "language")
+STEPS, LR, ALL = 3, 0.05, ("vision", "projector", "language")
 
 
 @dataclass
@@ -400,6 +400,12 @@ def fine_tuning(world: World) -> dict[str, Any]:
     return {}
 
 
+def pretraining(world: World) -> dict[str, Any]:
+    """The base, which the test compares with one process."""
+    pretrain.train(base_recipe(world.folder / "base"))
+    return {}
+
+
 def examples_recipe(folder: Path) -> SFTRecipe:
     """Five prompts a step, so that shares differ."""
     return SFTRecipe.model_validate(
@@ -461,6 +467,7 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "saving": saving,
     "running": running,
     "fine_tuning": fine_tuning,
+    "pretraining": pretraining,
     "families": families,
     "copied": copied,
     "half_precision": half_precision,
@@ -474,8 +481,8 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
 
 
 def main() -> None:
-    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
+    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
     transformers_logging.disable_progress_bar()
     world = World(folder, join())
     for name in wanted or LAWS:
@@ -483,8 +490,8 @@ def main() -> None:
             warnings.simplefilter("always")
             started = time.perf_counter()
             found = LAWS[name](world)
-        serious = [one for one in caught if not issubclass(one.category, DeprecationWarning)]
-        found["warnings"] = sorted({str(one.message).splitlines()[0] for one in serious})
+        serious = {str(w.message).splitlines()[0] for w in caught if not issubclass(w.category, DeprecationWarning)}
+        found["warnings"] = sorted(serious)
         found["seconds"] = round(time.perf_counter() - started, 2)
         (folder / f"{name}-{world.ranks.rank}.json").write_text(json.dumps(found))
 

@@ -370,6 +370,7 @@ def test_group_metrics_equal_literals() -> None:
             "length/wrong": 6.0,
             "format/strict": 0.0,
             "truncated/share": 0.25,
+            "replies/repetition": 0.0,
             "groups/count": 2.0,
             "groups/zero_variance": 0.5,
             "rollouts/masked": 0.25,

@@ -9,14 +9,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+import torch
 from families import FAMILIES
 from ranks_worker import LAWS, adapter_recipe, examples_recipe, run_recipe
-from training_runs import write_world
+from training_runs import base_recipe, write_world
 
+from saccade.base.curriculum import row
+from saccade.models.forward import branch_logprobs
+from saccade.models.packing import pack
+from saccade.models.policy import load_policy
 from saccade.training import rl, sft
+from saccade.world import World
 
 HERE = Path(__file__).parent
 FAST = (
@@ -29,6 +36,7 @@ FAST = (
     "saving",
     "running",
     "fine_tuning",
+    "pretraining",
 )
 """Measured in `make test`; the others are slow."""
 EXACT = 1e-6
@@ -173,6 +181,27 @@ def test_a_run_of_two_processes_writes_the_records_of_one(measured: Measured) ->
 def test_fine_tuning_of_two_processes_has_the_metrics_of_one(measured: Measured) -> None:
     assert len(rows(measured.folder / "sft" / "metrics.jsonl")) == 3
     assert_same_metrics(measured.folder / "sft", measured.folder / "sft-one")
+
+
+@torch.no_grad()
+def test_two_processes_make_the_base_each_on_its_own_pictures(measured: Measured) -> None:
+    """The first loss of the language model is that of all tokens of both."""
+    base = measured.folder / "base"
+    found = rows(base / "metrics.jsonl")
+    assert [row["step"] for row in found] == [1, 2, 1, 2, 1, 2, 3, 1, 2, 3]
+    policy, recipe = load_policy(str(base / "stage-2-sharpen")), base_recipe(base)
+    total = tokens = 0.0
+    for rank in range(2):
+        rng = Random(f"{recipe.seed}/2/{rank}/0")
+        world = World(
+            recipe.world.model_copy(update={"cells": recipe.world.cells + (rng.random() < recipe.larger_share)})
+        )
+        units = [row(world, policy.adapter, recipe.stages[2].mixture, rng, i)[0] for i in range(2)]
+        logprobs_R, _ = branch_logprobs(policy, pack([(unit.prompt.encoded, unit.branches) for unit in units]))
+        total, tokens = total - float(logprobs_R.sum()), tokens + len(logprobs_R)
+    first = next(row for row in found if row["stage"] == "speak")
+    assert first["loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert load_policy(str(base / "model")).model.num_parameters() == policy.model.num_parameters()
 
 
 def test_one_process_resumes_what_two_began(measured: Measured, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class LossConfig(Config):
     """loss (GRPO): a term of its own, with a gradient; reward (RLOO, REINFORCE++): taken off the rewards before they
     become advantages."""
     reference_refresh: int = Field(default=0, ge=0)
-    """Steps between refreshes, in which the reference becomes the current policy; 0: it stays the initial model."""
+    """Steps after which the reference becomes the policy as it is then; 0: it stays the initial model."""
     entropy_coef: float = Field(default=0.0, ge=0.0)
     """Weight of the mean entropy of the next token, which the loss then rewards."""
     top_entropy: float = Field(default=1.0, gt=0.0, le=1.0)

@@ -12,9 +12,10 @@ import typer
 
 from saccade.cli.check_report import as_dict, safe, show
 from saccade.cli.options import ColumnNames, Overrides, columns_of
-from saccade.cli.terminal import echo, printable
+from saccade.cli.terminal import echo
 from saccade.data.hub import refuse_unreachable
 from saccade.disk import write_text
+from saccade.runs.safe_text import printable
 
 if TYPE_CHECKING:
     from saccade.config import Config

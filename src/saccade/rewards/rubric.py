@@ -15,10 +15,10 @@ from saccade.config import Config
 from saccade.rewards import own
 from saccade.rewards.naming import as_score, is_file
 from saccade.rewards.options import Where
-from saccade.rewards.own_channel import clean
 from saccade.rewards.row_reward import row_reward
 from saccade.rewards.table import PENALTIES, WRAPPERS, Reward, bind, canonical, placed, reads_answer
 from saccade.types import Completion, Sample, Score
+from saccade.workers.channel import clean
 
 Truncated = Literal["score_zero", "mask", "as_is"]
 Gate = Literal["multiplies", "zeroes"]

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 HARMLESS = (
-    *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix"),
+    *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix", "alarms"),
     *("tokens_per_micro_batch", "update.tokens_per_micro_batch", "update.shared_prefix", "update.sampler_gap_limit"),
     *("model.device", "model.gradient_checkpointing", "model.fused_layers", "rollout.engine"),
-    *("rollout.max_failed_share",),
+    *("rollout.max_failed_share", "sinks"),
 )
 """Keys of a recipe that change no more than round-off of what is trained."""
 PLACES = ("path", "hub", "image_folder")

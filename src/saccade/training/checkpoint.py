@@ -131,11 +131,11 @@ def others(run_dir: Path) -> list[str]:
 def load(path: Path) -> Checkpoint | str:
     """The checkpoint, or what is damaged about it: a file that is missing, or of another size or content than when it
     was saved."""
+    if not (path / STATE_FILE).is_file():
+        return f"{STATE_FILE} is missing"
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"{STATE_FILE} is missing"
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         return f"{STATE_FILE} cannot be read ({error})"
     if not isinstance(state, dict) or state.pop("hash", None) != _hash_of(state):
         return f"{STATE_FILE} was changed, or written by an earlier version"

@@ -25,12 +25,14 @@ from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.tasks import TASKS
 from saccade.training.before_update import kl_in_reward
+from saccade.training.clocks import Stopwatch
 from saccade.training.config import RLRecipe
 from saccade.training.group_shares import GroupShares
 from saccade.training.learner import Learner
-from saccade.training.loop import Session, Stopwatch
+from saccade.training.loop import Session
 from saccade.training.prompt_feed import PromptFeed
 from saccade.training.stored_groups import group_from, plain_group
+from saccade.types import Sample
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,8 @@ class Round:
     step: int
     """Finished steps."""
     stage: Stage
-    prompts: Sequence[Prompt]
-    """Of all processes."""
+    prompts: Sequence[Prompt | Sample]
+    """This process's prompts, and the samples of the others."""
     first: int
     """Position of the first prompt in the stream of samples."""
 
@@ -91,7 +93,7 @@ class Collector:
         """The groups of the next step, from all processes."""
         recipe, ranks = self.recipe, self.session.ranks
         self.watch = Stopwatch()
-        shares = GroupShares(ranks, self.session.policy.vision_cost)
+        shares = GroupShares(ranks, self.session.policy.vision_cost, self.feed.prepare)
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
         positions: dict[str, int] = {}
 
@@ -138,12 +140,13 @@ class Collector:
         )
 
     def draw(self, number: int, state: ScheduleState, stage: Stage) -> Round:
-        """The prompts of a round, the same in every process."""
+        """The prompts of a round, in the same places in every process."""
         n = self.recipe.prompts_in(stage)
         with self.watch.phase("prompts"):
             first = int(self.feed.state["position"])
             prompts = self.feed(n, ahead=state.step + 1 < self.recipe.schedule.max_steps)
-            check_lengths(prompts, stage.max_new_tokens, self.session.policy.context_length)
+            mine = [one for one in prompts if isinstance(one, Prompt)]
+            check_lengths(mine, stage.max_new_tokens, self.session.policy.context_length)
         return Round(number, state.step, stage, prompts, first)
 
     @torch.no_grad()
@@ -185,8 +188,8 @@ class Collector:
         self._begin(self.draw(0, state, stage))
 
     def _begin(self, step_round: Round) -> None:
-        shares = GroupShares(self.session.ranks, self.session.policy.vision_cost)
-        mine = self.session.ranks.mine(step_round.prompts)
+        shares = GroupShares(self.session.ranks, self.session.policy.vision_cost, self.feed.prepare)
+        mine = shares.share(step_round.number, step_round.prompts)
         prompts = dict(zip(shares.places(len(step_round.prompts)), mine, strict=True))
         rubric_of = rubrics_of(step_round.stage, TASKS, self.recipe.rubrics)
 

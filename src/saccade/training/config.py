@@ -13,11 +13,14 @@ from saccade.config import Config
 from saccade.data import READERS, DataConfig
 from saccade.data.images import MAX_PIXELS
 from saccade.data.sources import OnBad
+from saccade.evaluation.blinding import Blinding
 from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
+from saccade.runs.alarms import AlarmConfig
+from saccade.runs.sinks import SinkConfig
 from saccade.training.update_config import UpdateConfig, check_losses
 
 Decay = Literal["constant", "linear", "cosine"]
@@ -84,6 +87,15 @@ class CheckpointConfig(Config):
     keep: int = Field(default=2, ge=1)
 
 
+class BlindConfig(Config):
+    """The blind control of held-out evaluations: questions asked once more without their images."""
+
+    share: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Share of the questions with images; 0 turns it off."""
+    image: Blinding = "swap"
+    """What the model sees: swap: the image of another question of the task; blank: a gray one."""
+
+
 class EvalConfig(Config):
     """Held-out evaluation during a run; the best checkpoint is chosen by it."""
 
@@ -94,6 +106,7 @@ class EvalConfig(Config):
     decoding: Decoding = Decoding(max_new_tokens=256)
     batch_size: int = Field(default=64, ge=1)
     """Samples per call of the engine."""
+    blind: BlindConfig = BlindConfig()
 
 
 REPLIES = "replies"
@@ -193,6 +206,10 @@ class RLRecipe(Config):
     optim: OptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    alarms: AlarmConfig = AlarmConfig()
+    """Signs of cheating and of learning nothing, watched while it trains."""
+    sinks: tuple[SinkConfig, ...] = ()
+    """Trackers that the run feeds besides its files: - {kind: tensorboard}."""
     max_hours: float | None = Field(default=None, gt=0.0)
     """Wall-clock limit of one process, as a cluster's job has it: the run saves and ends before a step that might
     exceed it, and `saccade resume` continues it."""
@@ -278,6 +295,8 @@ class SFTRecipe(Config):
     epochs: float | None = Field(default=None, gt=0.0)
     """How often the files are seen; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
+    sinks: tuple[SinkConfig, ...] = ()
+    """Trackers, see RL."""
     max_hours: float | None = Field(default=None, gt=0.0)
     """Wall-clock limit of one process, see RL."""
     tokens_per_micro_batch: int = Field(default=8192, ge=1)

@@ -19,12 +19,15 @@ from saccade.models.config import ShardConfig
 from saccade.models.policy import Policy, resolve_device
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
+from saccade.runs.alarms import AlarmConfig, AlarmWatch, open_alarms
 from saccade.runs.environment import describe
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
+from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
 from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
+from saccade.training.clocks import StepClock
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import go_back, load_checkpoint
 from saccade.training.opening import check_agreement, log_file
@@ -55,7 +58,7 @@ class RunResult:
     best_step: int | None
     """0: no checkpoint was better than the starting model."""
     stopped: str | None = None
-    """Why the run ended before its last step (`max_hours`), and how to continue; None for a finished run."""
+    """Why the run ended before its last step, and how to continue; None for a finished run."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -94,7 +97,7 @@ class Session:
     writer: ShardWriter | None = None
     """Writes the checkpoints of several processes."""
     ended: str | None = None
-    """Set when `max_hours` ends the run: why."""
+    """Why the run ends, once it does."""
     mark: Mark | None = None
     saved: int | None = None
     """Step of the newest checkpoint."""
@@ -102,7 +105,8 @@ class Session:
     """Waits until the engine is free."""
     reference: Policy | None = None
     """Saved with the checkpoints, once it is no longer the initial model."""
-    clock: StepClock = field(default_factory=lambda: StepClock())
+    clock: StepClock = field(default_factory=StepClock)
+    alarms: AlarmWatch = field(default_factory=lambda: AlarmWatch(AlarmConfig()))
 
     @property
     def shard(self) -> ShardConfig | None:
@@ -151,8 +155,11 @@ class Session:
         if self.writer is not None:
             self.writer.poll()
         self.mark = self._mark(step, state, extras)
+        if (why := self.alarms.report(self.run, {"step": step, **row})) and not last:
+            self.ended = f"stopped after step {step} ({why}); {self._continue()}"
         if not last and self.ranks.max(int(self.clock.is_over(self.recipe.max_hours))):
             self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
+        self.ended = self.ranks.broadcast(self.ended)
         self._agree_to_stop()
         if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
             self._save(self.mark, better)
@@ -295,7 +302,9 @@ def open_session(
         if how is None:
             ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
         stack.enter_context(log_file(run_dir, ranks))
-        run, stop = replace(run, writes=ranks.is_first), stop or Stop()
+        sinks = open_sinks(recipe.sinks if ranks.is_first else (), run_dir, found.step if found else 0)
+        run = replace(run, writes=ranks.is_first, sinks=stack.enter_context(sinks))
+        stop = stop or Stop()
         session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
         if ranks.size > 1:
             session.writer = ShardWriter(ranks)
@@ -310,6 +319,8 @@ def open_session(
         else:
             checkpoint.seed_generators(recipe.seed)
             run.environment(environment | {"processes": ranks.size})
+        if isinstance(recipe, RLRecipe):
+            session.alarms = open_alarms(run_dir, recipe.alarms)
         try:
             yield session
         except StepAbandoned:
@@ -348,45 +359,3 @@ def refuse_changes(
         )
     for line in changed.training:
         log.warning("changed %s, and accepted: %s", since, line)
-
-
-class StepClock:
-    """The wall clock of this process: a step begins only if one as long as the longest so far would end in time."""
-
-    def __init__(self) -> None:
-        self.started = self.last = time.monotonic()
-        self.longest_s = 0.0
-
-    def is_over(self, max_hours: float | None) -> bool:
-        """Called once at the end of each step: whether another one might end after `max_hours`."""
-        now = time.monotonic()
-        self.longest_s, self.last = max(self.longest_s, now - self.last), now
-        return max_hours is not None and now - self.started + self.longest_s > max_hours * 3600
-
-
-class Stopwatch:
-    """Seconds by phase of one step."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.phases: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
-
-    def metrics(self) -> dict[str, float]:
-        """`time/<phase>_s` and `time/step_s`."""
-        times = {f"time/{name}_s": seconds for name, seconds in self.phases.items()}
-        return times | {"time/step_s": time.perf_counter() - self.started}
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory used so far: of the GPU's allocator, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    import resource  # not on Windows, where only a GPU run would come this far without it
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -36,12 +36,13 @@ from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import later_replies, turns_before
 from saccade.training import checkpoint
+from saccade.training.clocks import Stopwatch, peak_memory_mb
 from saccade.training.collecting import Collector, StepGroups
 from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import glance, group_metrics, truncated_share
 from saccade.training.heldout import build_heldout, right
 from saccade.training.learner import Learner, open_learner
-from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.loop import Evaluate, RunResult, Session, open_session
 from saccade.training.nonfinite import dump_batches
 from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
@@ -188,11 +189,11 @@ class Trainer:
         with watch.phase("grade"):
             seen = group_metrics(groups, right) if run.writes else {}
         with watch.phase("records"):
-            run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens)
+            decode, keep = self.session.policy.adapter.decode, self.recipe.images_per_step
+            run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens, decode, keep)
             if run.writes:
-                keep = self.recipe.images_per_step
                 groups[:keep] = [made.shares.with_images(group) for group in groups[:keep]]
-            run.groups(state.step, groups, self.recipe.images_per_step)
+            run.groups(state.step, groups, keep)
         times = watch.metrics()
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
         row: dict[str, float | str | None] = {
@@ -276,7 +277,7 @@ def open_trainer(
         policy, schedule, state = session.policy, recipe.schedule, session.state
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         prepare_one = partial(prepare, policy.adapter, template=recipe.template, system_prompt=recipe.system_prompt)
-        feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers)
+        feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers, ranks)
         stack.callback(feed.close)
         learner = build_learner(recipe, session)
         cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None

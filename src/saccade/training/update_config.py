@@ -31,7 +31,8 @@ class UpdateConfig(Config):
     """Tokens of one forward and backward pass: prompts once and their replies, or with `shared_prefix: off` prompts
     repeated and padding included. A trained vision encoder counts too, in tokens of equal cost."""
     updates_per_rollout: int = Field(default=1, ge=1)
-    """Epochs over the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
+    """How often the same groups are used (the papers' mu, PPO's epochs), always with the log-probs of the policy that
+    sampled."""
     mini_batches: int = Field(default=1, ge=1)
     """Optimizer steps of a pass: the groups are cut into that many parts, in order, and each is an update with its own
     denominators. Above 1 ratios leave 1 and clips act (PPO)."""
