@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +63,16 @@ def _line(subject: str, case: ET.Element) -> tuple[str, str, str, str]:
     return subject, injected.removesuffix("]") or "(in the name)", expected, seen
 
 
-def show(lines: list[tuple[str, str, str, str]]) -> int:
-    """Prints the table; returns the number of red lines."""
+def show(lines: Iterable[tuple[str, str, str, str]]) -> int:
+    """Prints the table as its lines come; returns the number of red ones."""
     print("| subject | injected | expected | seen |\n|---|---|---|---|")
+    seen = []
     for line in lines:
         cells = (cell.encode("ascii", "backslashreplace").decode().replace("|", "/")[:160] for cell in line)
-        print(f"| {' | '.join(cells)} |")
-    red = sum(line[3].startswith("RED") for line in lines)
-    print(f"\n{len(lines)} faults, {red} red, {sum(line[3].startswith('not run') for line in lines)} not run")
+        print(f"| {' | '.join(cells)} |", flush=True)
+        seen.append(line[3])
+    red, not_run = (sum(one.startswith(word) for one in seen) for word in ("RED", "not run"))
+    print(f"\n{len(seen)} faults, {red} red, {not_run} not run")
     return red
 
 
@@ -124,7 +127,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.soak:
         sys.exit(soak(given.soak))
-    sys.exit(bool(show([line for subject in given.only or SUBJECTS for line in faults(subject)])))
+    sys.exit(bool(show(line for subject in given.only or SUBJECTS for line in faults(subject))))
 
 
 if __name__ == "__main__":

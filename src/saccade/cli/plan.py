@@ -150,7 +150,7 @@ def verdict(found: Plan) -> str:
         todo = "change, in this order:"
     else:
         todo = "these changes help but are not enough; use a smaller model or a GPU with more memory:"
-    return f"does not fit: {need}, {room}; {todo}"
+    return f"does not fit: {need}, {room} (the times are those of a GPU with enough memory); {todo}"
 
 
 def _table(title: str, *columns: str) -> Table:

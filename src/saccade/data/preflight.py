@@ -29,7 +29,7 @@ PLACES = 3
 """Rows that are named for a fault that many rows have."""
 PREFETCH = 64
 """Samples whose pictures are opened in advance."""
-_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w./-])[\w./-]*\d[\w./-]*|\[[^\]]*\]")
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w./-])[\w./-]*\d[\w./-]*|\[[^\]]{0,400}\]")
 """What differs between two rows with the same fault."""
 DataRole = Literal["train", "eval"]
 

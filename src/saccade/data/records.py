@@ -274,7 +274,7 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
     return tuple(images)
 
 
-_BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}={0,2}\s*")
+_BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}+(?:={1,2}\s*+)?")
 """Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
 
 

@@ -162,6 +162,9 @@ class RolloutConfig(Config):
     engine: EngineConfig = DEFAULT_ENGINE
     resample_rounds: int = Field(default=0, ge=0)
     """Dynamic sampling: rounds of fresh prompts, at most, that replace a step's groups of equal rewards; 0 is off."""
+    staleness: Literal[0, 1] = 0
+    """1: the replies of the next step are sampled while this one trains, by a policy one step older. Needs an engine
+    with weights of its own."""
     max_failed_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """A run stops when a reward fails (not: gives 0) for more than this share of a round's replies; 1 never stops."""
 
@@ -175,3 +178,14 @@ class RolloutConfig(Config):
         if self.sampling.greedy:
             raise ValueError("sampling.greedy: got true, but equal replies give no gradient; remove it")
         return self
+
+
+def check_staleness(config: RolloutConfig) -> None:
+    """ValueError for one step ahead with the built-in engine, which samples with the very weights that train. A caller
+    that brings an engine of its own has no use for this."""
+    if config.staleness and config.engine.kind == "builtin":
+        raise ValueError(
+            "rollout.staleness: got 1 with rollout.engine.kind 'builtin', which shares the trainer's weights, so it "
+            "cannot sample while they move; set rollout.staleness: 0, or an engine with weights of its own such as "
+            "rollout.engine: {kind: vllm_server, ...}"
+        )
