@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,7 @@ class VllmColocatedEngine:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self.config.kv_gb)
             options = {"enforce_eager": True}
-        from vllm import LLM
-
-        return LLM(
+        return _vllm("vllm").LLM(
             str(self._directory),
             dtype=str(self.policy.model.dtype).removeprefix("torch."),
             max_model_len=self.context,
@@ -95,11 +94,11 @@ class VllmColocatedEngine:
         return [group * n if sampling.greedy else group for group in found]
 
     def _ask(self, prompts: Sequence[Prompt], params: Sequence[Mapping[str, Any]]) -> list[list[Completion]]:
-        from vllm import SamplingParams
-
         adapter = self.policy.adapter
         requests = [self._request(prompt) for prompt in prompts]
-        done = self._llm.generate(requests, [SamplingParams(**_own(one)) for one in params], use_tqdm=False)
+        done = self._llm.generate(
+            requests, [_vllm("vllm").SamplingParams(**_own(one)) for one in params], use_tqdm=False
+        )
         found = []
         for prompt, answer, asked in zip(prompts, done, params, strict=True):
             check_prompt(adapter, prompt, list(answer.prompt_token_ids), WHERE)
@@ -155,15 +154,20 @@ class _Awake:
             self.llm.sleep(level=1)
 
 
+def _vllm(module: str) -> Any:
+    """A module of vLLM, which type checkers need not have."""
+    return import_module(module)
+
+
 def _own(params: Mapping[str, Any]) -> dict[str, Any]:
     """A request's fields as vLLM's class takes them in process."""
-    from vllm.sampling_params import RepetitionDetectionParams
-
     own = dict(params)
     if "logit_bias" in own:
         own["logit_bias"] = {int(token): bias for token, bias in own["logit_bias"].items()}
     if "repetition_detection" in own:
-        own["repetition_detection"] = RepetitionDetectionParams(**own["repetition_detection"])
+        own["repetition_detection"] = _vllm("vllm.sampling_params").RepetitionDetectionParams(
+            **own["repetition_detection"]
+        )
     return own
 
 

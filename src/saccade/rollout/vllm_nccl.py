@@ -7,7 +7,8 @@ GPUs on both sides. It follows the interface of vLLM 0.32 and 0.33 and has not r
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ def check_nccl(policy: Policy) -> None:
         raise ValueError(f"rollout.engine.weights: nccl needs vLLM in the trainer's environment too; {way_out}")
 
 
-def check_backend(settings: dict[str, Any], url: str) -> None:
+def check_backend(settings: Mapping[str, Any], url: str) -> None:
     """ValueError for a server that was not started for NCCL."""
     backend = (settings.get("weight_transfer_config") or {}).get("backend")
     if backend != "nccl":
@@ -45,33 +46,30 @@ class NcclTransfer:
 
     def __init__(self, server: VllmServer, policy: Policy, port: int, deadline_s: float) -> None:
         """TimeoutError when the server does not join in time."""
-        from vllm.distributed.weight_transfer.base import WeightSource
-        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
+        base, factory, nccl = (
+            import_module(f"vllm.distributed.weight_transfer.{name}") for name in ("base", "factory", "nccl_engine")
+        )
         transfer = self
 
-        class Source(WeightSource):
+        class Source(base.WeightSource):
             """The policy's tensors under the names of a checkpoint, adapters merged."""
 
             def metadata(self) -> list[Any]:
-                from vllm.distributed.weight_transfer.base import ParamMeta
-
-                return [ParamMeta(name, one.dtype, tuple(one.shape)) for name, one in transfer.tensors()]
+                return [base.ParamMeta(name, one.dtype, tuple(one.shape)) for name, one in transfer.tensors()]
 
             def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
                 return iter(transfer.tensors())
 
         self.policy, self.deadline_s, self._state = policy, deadline_s, dict[str, torch.Tensor]()
         world = server.client.get("/get_world_size?include_dp=true", 30.0)["world_size"]
-        options = NCCLTrainerInitInfo(
+        options = nccl.NCCLTrainerInitInfo(
             rank=0, master_address=str(urlsplit(server.url).hostname), master_port=port, world_size=int(world) + 1
         )
         client: Any = _Client(server, deadline_s)
         self._engine: Any = within(
             deadline_s,
             f"{server.url}: joining the NCCL group",
-            lambda: WeightTransferTrainerFactory.trainer_init(options, client=client, source=Source()),
+            lambda: factory.WeightTransferTrainerFactory.trainer_init(options, client=client, source=Source()),
         )
         self._url = server.url
 
