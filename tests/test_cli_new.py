@@ -139,3 +139,30 @@ def test_a_hub_name_without_network_fails_at_once_and_a_cached_one_does_not(
     assert time.monotonic() - start < 2
     assert constants.HF_HUB_OFFLINE
     hub.use_cache_without_network.cache_clear()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_check_and_convert_read_a_csv_with_or_without_its_column_names(
+    named: bool, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"file": picture, "prompt": f"How many cells in {n}?", "label": n, "x": "-"} for n in range(1, 5)]
+    path = str(rows_file(tmp_path / "cells.csv", rows))
+    pairs = ("image=file", "question=prompt", "answer=label")
+    options = ("--from", "table", *(word for pair in pairs for word in ("--column", pair))) if named else ()
+    assert run("check", path, *options) == 0
+    assert "4 rows" in capsys.readouterr().out
+    assert run("convert", path, str(tmp_path / "out"), *options) == 0
+    assert "4 images" in capsys.readouterr().out
+    assert run("check", path, "--from", "table", "--column", "question") == 2
+    assert "expected KEY=NAME" in capsys.readouterr().err
+
+
+def test_sft_learns_from_columns_of_any_name(picture: str, tmp_path: Path) -> None:
+    from saccade.training.config import ExampleConfig
+
+    rows_file(tmp_path / "cells.csv", [{"file": picture, "prompt": "How many?", "label": 3}])
+    columns: dict[str, str | list[str]] = {"image": "file", "question": "prompt", "answer": "label"}
+    entry = ExampleConfig(source="table", path=tmp_path / "cells.csv", columns=columns, reply="gold")
+    assert entry.samples().columns == columns
+    with pytest.raises(ValueError, match="'columns' is not an option of source 'replies'"):
+        ExampleConfig(path=tmp_path / "cells.csv", columns=columns)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from saccade.training.sft import train as train_sft
     from saccade.types import Completion, Sample, Score
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Adapter",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.check_report import as_dict, safe, show
-from saccade.cli.options import Overrides
-from saccade.cli.terminal import printable
+from saccade.cli.options import ColumnNames, Overrides, columns_of
+from saccade.cli.terminal import echo, printable
 from saccade.data.hub import refuse_unreachable
 from saccade.disk import write_text
 
@@ -50,9 +50,13 @@ def check(
         str | None, typer.Option(metavar="M", help="Checkpoint whose tokenizer counts tokens; default: the recipe's.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="FORMAT", help="Format of DATA, see docs/data.md.")
+        str | None,
+        typer.Option(
+            "--from", metavar="FORMAT", help="Format of DATA, see docs/data.md; found from its rows if absent."
+        ),
     ] = None,
     image_folder: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of relative image names.")] = None,
+    column: ColumnNames = None,
     task: Annotated[str | None, typer.Option(help="Task of rows without one.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
     hub: Annotated[bool, typer.Option("--hub", help="DATA is the name of a data set on the Hugging Face hub.")] = False,
@@ -82,6 +86,7 @@ def check(
     given = {
         "--hub": hub,
         "--image-folder": image_folder,
+        "--column": column,
         "--task": task,
         "--split": split,
         "--eval": held_out,
@@ -98,8 +103,9 @@ def check(
             raise ConfigError(
                 f"got {overrides[0]!r}; KEY=VALUE applies to recipes; for a data set use --task, --split and so on"
             )
-        keys = {"image_folder": image_folder, "task": task, "split": split, "limit": limit}
-        subject = of_data(data, source, hub, {k: v for k, v in keys.items() if v is not None}, held_out or (), model)
+        names = columns_of(column or ())
+        keys = {"image_folder": image_folder, "columns": names, "task": task, "split": split, "limit": limit}
+        subject = of_data(data, source, hub, {k: v for k, v in keys.items() if v}, held_out or (), model)
     report, facts = run(subject, budget, keep)
     facts |= predict(subject, report, memory)
     note_updates(subject, report, facts)
@@ -134,13 +140,18 @@ def of_data(
     from pydantic import ValidationError
 
     from saccade.data import READERS, DataConfig
+    from saccade.data.guess import guess
     from saccade.data.storage import rows_file
     from saccade.models.config import ModelConfig
 
     if source is None and rows_file(Path(data)) is not None:
         source = "saccade"
-    if source is None:
+    if source is None and (hub or not Path(data).exists()):
         raise ValueError(f"{data}: expected a recipe (.yaml), or a data set with --from, one of {', '.join(READERS)}")
+    if source is None:
+        found = guess(Path(data)).config
+        source, keys = found.source, {"columns": found.columns} | ({"split": found.split} if found.split else {}) | keys
+        echo(f"{data}: format {source}{f', columns {found.columns}' if found.columns else ''}")
 
     def entry(path: Path) -> DataConfig:
         return DataConfig(source=source, path=path, **keys)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from saccade.cli.options import ColumnNames, columns_of
 from saccade.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 def convert(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or patterns.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
-    source: Annotated[str, typer.Option("--from", metavar="FORMAT", help="Format of the input, see docs/data.md.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="FORMAT", help="See docs/data.md; found from the rows of the first INPUT if absent."
+        ),
+    ] = None,
     kind: Annotated[Literal["parquet", "jsonl"], typer.Option("--to", help="File format of the rows.")] = "parquet",
     images: Annotated[
         Literal["as_is", "path", "bytes", "hash"],
@@ -27,6 +33,7 @@ def convert(
         list[Path] | None,
         typer.Option("--image-folder", metavar="DIR", help="Folder of relative image names; one, or one per INPUT."),
     ] = None,
+    column: ColumnNames = None,
     task: Annotated[str | None, typer.Option(help="Task of rows without one.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
     hub: Annotated[
@@ -46,8 +53,12 @@ def convert(
     from saccade.data.convert import convert as write
     from saccade.data.files import count_rows
 
-    keys = {"task": task, "split": split, "negatives": negatives, "seed": seed, "limit": limit}
+    keys: dict[str, Any] = {"task": task, "split": split, "negatives": negatives, "seed": seed, "limit": limit}
     keys = {name: value for name, value in keys.items() if value is not None}
+    if column:
+        keys["columns"] = columns_of(column)
+    if source is None:
+        source, keys = found_in(inputs[0], hub, keys)
     entries = configs(inputs, source, image_folders or [], hub, keys)
     counts = [None if entry.path is None else count_rows(entry.path) for entry in entries]
     total = None if None in counts else sum(count or 0 for count in counts)
@@ -61,6 +72,19 @@ def convert(
         bar = bars.add_task(source, total=total)
         summary = write(entries, out, kind, images, strict, lambda: bars.advance(bar))
     show(summary, out)
+
+
+def found_in(data: str, hub: bool, keys: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The format of a file or folder, and `keys` with the columns and the split that it needs."""
+    from saccade.data import READERS
+    from saccade.data.guess import guess
+
+    if hub or any(mark in data for mark in "*?["):
+        raise ValueError(f"{data}: give its format with --from, one of {', '.join(READERS)}")
+    found = guess(Path(data)).config
+    echo(f"{data}: format {found.source}{f', columns {found.columns}' if found.columns else ''}")
+    more = {"columns": found.columns} if found.columns else {}
+    return found.source, more | ({"split": found.split} if found.split else {}) | keys
 
 
 def configs(inputs: list[str], source: str, folders: list[Path], hub: bool, keys: dict[str, Any]) -> list[DataConfig]:

@@ -24,6 +24,14 @@ Out = Annotated[
 ]
 OutKey = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The same as out=DIR.")]
 """For recipes with their own key `out`."""
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="KEY=NAME",
+        help="Format table: the name of a column, such as question=prompt; repeat it for others, or for several names.",
+    ),
+]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 
 T = TypeVar("T", bound=Config)
@@ -35,6 +43,17 @@ VARIABLES = {"SACCADE_DATA": "../shared/data"}
 def variables() -> dict[str, str]:
     """The variables of recipes, from the environment."""
     return {name: os.environ.get(name, default) for name, default in VARIABLES.items()}
+
+
+def columns_of(pairs: Sequence[str]) -> dict[str, str | list[str]]:
+    """`columns` of a source `table` from KEY=NAME, repeated for several names. ValueError for anything else."""
+    names: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, equals, name = pair.partition("=")
+        if not equals or not key or not name:
+            raise ValueError(f"--column {pair}: expected KEY=NAME, such as question=prompt")
+        names.setdefault(key, []).append(name)
+    return {key: found[0] if len(found) == 1 else found for key, found in names.items()}
 
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> Config:

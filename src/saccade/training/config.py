@@ -314,7 +314,7 @@ class SFTRecipe(Config):
     over_cutoff: Literal["drop", "error"] = "drop"
     """Longer examples: skip and count them (`examples/over_cutoff`), or stop and name them."""
     epochs: float | None = Field(default=None, gt=0.0)
-    """Passes over the files; alternative to num_steps."""
+    """How often the files are seen; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
     max_hours: float | None = Field(default=None, gt=0.0)
     """Wall-clock limit of one process, see RL."""

@@ -245,10 +245,10 @@ def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
 def open_trainer(
     recipe: RLRecipe,
     run_dir: Path,
-    evaluate: Evaluate | None,
-    resume: bool | Resume,
-    engine: Engine | None,
-    stop: Stop | None,
+    evaluate: Evaluate | None = None,
+    resume: bool | Resume = False,
+    engine: Engine | None = None,
+    stop: Stop | None = None,
 ) -> Iterator[Trainer]:
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     ranks = join()
