@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import torch
-from datasets import Image, load_dataset
+from datasets import Image, load_dataset  # type: ignore[import-not-found]  # in the extra bench
 from transformers import AutoProcessor
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]  # in the extra bench
 
 from saccade.bridges.trl import reward_funcs
 
@@ -47,4 +47,4 @@ def train(model: str, data: str, steps: int = 100, processor: object = None, out
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:])
+    train(sys.argv[1], sys.argv[2])
