@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from saccade.geometry import smart_resize
 from saccade.types import Frame, FrameName
@@ -42,7 +42,7 @@ def frame_of(processor: Any = None, frame: FrameName | None = None) -> FrameOf:
     if frame is None and family is None:
         got = "neither processor nor frame" if processor is None else f"processor {type(processor).__name__}"
         raise ValueError(f"got {got}, expected a processor of {', '.join(FRAMES)}, or frame=, one of {names}")
-    name: FrameName = frame or FRAMES[str(family)]
+    name = FRAMES[family] if frame is None and family is not None else cast(FrameName, frame)
     if name != "pixels_resized":
         return lambda size: Frame(name, size, size)
     if processor is None:
