@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from saccade.geometry import smart_resize
 from saccade.types import Frame, FrameName
@@ -36,13 +36,13 @@ def frame_of(processor: Any = None, frame: FrameName | None = None) -> FrameOf:
     the size is computed from the image processor's patch size and pixel limits, as its own code does.
     """
     names = ", ".join(get_args(FrameName))
-    if frame is not None and str(frame) not in get_args(FrameName):
+    if frame is not None and frame not in get_args(FrameName):
         raise ValueError(f"frame is {frame!r}, expected one of {names}")
-    family = next((name for one in type(processor).__mro__ if (name := one.__name__) in FRAMES), None)
+    family = next((one.__name__ for one in type(processor).__mro__ if one.__name__ in FRAMES), None)
     if frame is None and family is None:
         got = "neither processor nor frame" if processor is None else f"processor {type(processor).__name__}"
         raise ValueError(f"got {got}, expected a processor of {', '.join(FRAMES)}, or frame=, one of {names}")
-    name = FRAMES[family] if frame is None and family is not None else cast(FrameName, frame)
+    name = frame or FRAMES[str(family)]
     if name != "pixels_resized":
         return lambda size: Frame(name, size, size)
     if processor is None:
