@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "stopping and disk": ("test_runs_lock.py", "test_runs_stopping.py", "test_runs_checkpoints.py", "test_disk.py"),
 }
 """Subject -> files of tests whose every case is a fault."""
-SAMPLE_S = 5.0
+SAMPLE_S, FEWEST_STEPS = 5.0, 200
 
 
 def faults(subject: str) -> list[tuple[str, str, str, str]]:
@@ -62,14 +63,16 @@ def _line(subject: str, case: ET.Element) -> tuple[str, str, str, str]:
     return subject, injected.removesuffix("]") or "(in the name)", expected, seen
 
 
-def show(lines: list[tuple[str, str, str, str]]) -> int:
-    """Prints the table; returns the number of red lines."""
+def show(lines: Iterable[tuple[str, str, str, str]]) -> int:
+    """Prints the table as its lines come; returns the number of red ones."""
     print("| subject | injected | expected | seen |\n|---|---|---|---|")
+    seen = []
     for line in lines:
         cells = (cell.encode("ascii", "backslashreplace").decode().replace("|", "/")[:160] for cell in line)
-        print(f"| {' | '.join(cells)} |")
-    red = sum(line[3].startswith("RED") for line in lines)
-    print(f"\n{len(lines)} faults, {red} red, {sum(line[3].startswith('not run') for line in lines)} not run")
+        print(f"| {' | '.join(cells)} |", flush=True)
+        seen.append(line[3])
+    red, not_run = (sum(one.startswith(word) for one in seen) for word in ("RED", "not run"))
+    print(f"\n{len(seen)} faults, {red} red, {not_run} not run")
     return red
 
 
@@ -99,17 +102,22 @@ def soak(minutes: float) -> int:
             with process.oneshot():
                 children = process.children(recursive=True)
                 seen.append((process.memory_info().rss / 1e6, process.num_fds(), process.num_threads(), len(children)))
-        ended = process.poll()
+        ended, metrics = process.poll(), Path(folder) / "run" / "metrics.jsonl"
+        steps = metrics.read_text().count("\n") if metrics.is_file() else 0
         process.terminate()
         process.wait(60)
     settled = np.array(seen[len(seen) // 3 :], dtype=float)
     if ended is not None or len(settled) < 6:
         print(f"the run ended by itself with status {ended} after {len(seen)} samples")
         return 1
+    if steps < FEWEST_STEPS:
+        print(f"only {steps} steps in {minutes:g} minutes: too few to judge; expected {FEWEST_STEPS} at least")
+        return 1
     hours = np.arange(len(settled)) * SAMPLE_S / 3600
     slope = float(np.polyfit(hours, settled[:, 0], 1)[0])
     first, last = settled[: len(settled) // 4], settled[-(len(settled) // 4) :]
-    print(f"memory {settled[:, 0].min():.0f} to {settled[:, 0].max():.0f} MB, slope {slope:+.1f} MB an hour")
+    low, high = settled[:, 0].min(), settled[:, 0].max()
+    print(f"{steps} steps, memory {low:.0f} to {high:.0f} MB, slope {slope:+.1f} MB an hour")
     grown = last[:, 0].mean() - first[:, 0].mean() > 0.05 * first[:, 0].mean()
     for place, what in enumerate(("descriptors", "threads", "children"), 1):
         print(f"{what}: {settled[:, place].min():.0f} to {settled[:, place].max():.0f}")
@@ -124,7 +132,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.soak:
         sys.exit(soak(given.soak))
-    sys.exit(bool(show([line for subject in given.only or SUBJECTS for line in faults(subject)])))
+    sys.exit(bool(show(line for subject in given.only or SUBJECTS for line in faults(subject))))
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ from saccade.rollout.engine import open_engine
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import prepare
 from saccade.training.config import OptimConfig, OptimKind, UpdateConfig
+from saccade.training.learner import Learner, open_learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import Learner, open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.types import Completion, Sample, Score
 
 ALL = ("vision", "projector", "language")

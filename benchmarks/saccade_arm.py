@@ -21,8 +21,9 @@ from saccade.rollout.groups import Group
 from saccade.rollout.prompts import Prompt, prepare
 from saccade.rollout.stages import Stage
 from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.learner import Learner, open_learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import Learner, open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.types import Completion, Sample, Score
 
 LR = 1e-6

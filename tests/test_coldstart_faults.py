@@ -106,14 +106,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def killed_three_times(folder: Path, n: int, share: float, seconds: float) -> dict[str, Any]:
-    """Runs to the end with three kills, finishing with two processes; returns the server's counts."""
+def killed(folder: Path, n: int, share: float, seconds: float, kills: int = 3) -> dict[str, Any]:
+    """Runs to the end with kills, finishing with two processes; returns the server's counts."""
     log, store = folder / "log", folder / "set" / "rows.sqlite"
     with fault_server(folder, share) as url:
         recipe = write_recipe(folder, url, write_rows(folder, n))
-        for part in (1, 2, 3):
+        for part in range(1, kills + 1):
             process = start(recipe, log)
-            wait_for(lambda part=part: done(store) >= n * part // 5, seconds)
+            wait_for(lambda part=part: done(store) >= n * part // (kills + 2), seconds)
             process.send_signal(signal.SIGKILL)
             process.wait()
         assert done(store) < n, "the kills came too late to test anything"
@@ -123,7 +123,7 @@ def killed_three_times(folder: Path, n: int, share: float, seconds: float) -> di
             return json.load(answer)
 
 
-def check_whole(folder: Path, n: int, counts: dict[str, Any]) -> None:
+def check_whole(folder: Path, n: int, counts: dict[str, Any], kills: int = 3) -> None:
     out = folder / "set"
     with sqlite3.connect(out / "rows.sqlite") as db:
         assert db.execute("SELECT state, COUNT(*) FROM rows GROUP BY state").fetchall() == [("done", n)]
@@ -140,17 +140,17 @@ def check_whole(folder: Path, n: int, counts: dict[str, Any]) -> None:
     assert set(counts["faults"]) == {"", "429", "500", "hang", "reset", "garbage", "schema", "short", "cut_off"}
     in_flight = 32 * SAMPLES  # requests that a killed process had open at most
     asked_twice = sum(counts["given"].values()) - n * (2 + SAMPLES)
-    assert asked_twice <= 3 * in_flight + counts["faults"]["hang"] + 20
+    assert asked_twice <= kills * in_flight + counts["faults"]["hang"] + 20
 
 
 def test_three_kills_and_all_faults_lose_and_repeat_nothing(tmp_path: Path) -> None:
-    counts = killed_three_times(tmp_path, 200, 0.2, 60)
+    counts = killed(tmp_path, 200, 0.2, 60)
     check_whole(tmp_path, 200, counts)
     written = [path for path in (tmp_path / "set").rglob("*") if path.is_file()] + [tmp_path / "log"]
     assert not [path.name for path in written if KEY.encode() in path.read_bytes()]
 
 
 @pytest.mark.slow
-def test_ten_thousand_rows_survive_kills_and_faults(tmp_path: Path) -> None:
-    counts = killed_three_times(tmp_path, 10_000, 0.2, 1200)
-    check_whole(tmp_path, 10_000, counts)
+@pytest.mark.parametrize(("n", "kills"), [(10_000, 3), (1_000, 20)])
+def test_many_rows_survive_kills_and_faults(n: int, kills: int, tmp_path: Path) -> None:
+    check_whole(tmp_path, n, killed(tmp_path, n, 0.2, 1200, kills), kills)

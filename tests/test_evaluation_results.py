@@ -173,3 +173,11 @@ def test_habits_and_listings_are_read_from_the_think_block(think, habit, times):
 
 def test_a_reply_without_a_think_block_has_no_habit_and_no_listing():
     assert (habit_of("scan a1 1"), listings("scan a1 1")) == ("other", 0)
+
+
+@pytest.mark.parametrize("line", ["\0" * 50, "[" * 100_000, "5", "null", "{} x", "\ud800", "9" * 5_000])
+def test_a_damaged_line_of_items_is_named_with_the_way_out(line, tmp_path):
+    path = tmp_path / "items.jsonl"
+    path.write_bytes(line.encode("utf-8", "surrogatepass") + b"\n")
+    with pytest.raises(ValueError, match=r"items.jsonl:1: .*delete this line"):
+        read_items(path)

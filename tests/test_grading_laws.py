@@ -22,7 +22,7 @@ def pool():
     math_pool.shared().close()
 
 
-@pytest.mark.parametrize("part", [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in range(2, 8))])
+@pytest.mark.parametrize("part", range(8))
 @pytest.mark.parametrize("name", FILES)
 def test_every_hand_made_case_is_as_expected(name, part):
     if not FILES[name].is_file():

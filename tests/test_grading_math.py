@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import resource
 import signal
@@ -17,6 +15,7 @@ import pytest
 from saccade.grading import Verdict, grade_math, math_pool, math_worker
 from saccade.grading.latex import evaluate, normal
 from saccade.grading.math_pool import MathPool
+from saccade.workers.process import Worker, WorkerLost, WorkerSilent
 
 FAST = {"math: exact", "math: numeric", "math: unit", "math: date", "math: empty", "math: length", "math: parts"}
 
@@ -149,9 +148,7 @@ def test_expressions_are_compared_symbolically_and_towers_cost_themselves_only(p
 
 def the_worker(pool: MathPool) -> int:
     """The process id of the one idle worker."""
-    worker = pool._idle.get()
-    pool._idle.put(worker)
-    return worker._process.pid
+    return pool.workers.idle[-1].pid
 
 
 def test_a_worker_that_hangs_or_dies_is_replaced(pool):
@@ -183,9 +180,7 @@ def test_threads_share_the_pool_and_each_gets_its_own_verdict(pool):
 
 def test_the_pool_starts_nothing_until_asked_and_may_be_closed_and_used_again():
     lazy = MathPool(workers=2, deadline_s=1.0)
-    assert [lazy._idle.get(), lazy._idle.get()] == [None, None]
-    lazy._idle.put(None)
-    lazy._idle.put(None)
+    assert lazy.workers.idle == []
     lazy.close()
     assert lazy.verify("x", "x").right is True
     pid = the_worker(lazy)
@@ -198,18 +193,12 @@ def test_a_pool_that_was_warmed_up_has_a_worker_ready_for_the_first_item():
     with MathPool(workers=1, deadline_s=1.0) as warm:
         warm.warm_up()
         until = time.monotonic() + 120
-        while warm._idle.empty() or the_slot(warm) is None:
+        while not warm.workers.idle:
             assert time.monotonic() < until, "no worker"
             time.sleep(0.02)
         pid = the_worker(warm)
         assert warm.verify("x+y", "y+x").right is True
         assert the_worker(warm) == pid
-
-
-def the_slot(pool: MathPool) -> object:
-    worker = pool._idle.get()
-    pool._idle.put(worker)
-    return worker
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"deadline_s": 0}, {"memory_mb": 10}])
@@ -230,13 +219,14 @@ def test_grading_works_from_a_thread_that_is_not_the_main_one():
 
 
 def test_a_machine_too_busy_to_grade_gives_no_verdict_but_a_text_that_eats_its_time_is_wrong():
-    class Worker:
-        """Reads the gold, and is then lost."""
+    class Lost:
+        """A worker that reads the gold, and is then lost."""
 
         def __init__(self, lost: Exception) -> None:
             self.lost, self.said = lost, [{"gold": True}]
 
         status = -signal.SIGPROF
+        jobs = 1
 
         def send(self, item: object) -> None: ...
 
@@ -247,9 +237,9 @@ def test_a_machine_too_busy_to_grade_gives_no_verdict_but_a_text_that_eats_its_t
                 return self.said.pop()
             raise self.lost
 
-    verdict, innocent = math_pool._ask(Worker(math_pool.WorkerStarved("no answer in 60 s")), "3", "x", 60)
+    verdict, innocent = math_pool._ask(Lost(WorkerSilent("no answer in 60 s")), "3", "x", 60)
     assert verdict.right is None and not innocent
-    verdict, innocent = math_pool._ask(Worker(math_pool.WorkerLost("ended with status -27")), "3", "x", 60)
+    verdict, innocent = math_pool._ask(Lost(WorkerLost("ended with status -27")), "3", "x", 60)
     assert verdict.right is False and not innocent
 
 
@@ -257,25 +247,26 @@ def test_an_item_whose_worker_was_lost_to_others_is_asked_again(pool, monkeypatc
     assert pool.verify("3", "3+0").right is True
     before = the_worker(pool)
     os.kill(before, signal.SIGKILL)
-    monkeypatch.setattr(math_pool._Worker, "alive", True)  # it dies just after it was looked at
+    monkeypatch.setattr(Worker, "alive", property(lambda worker: not worker._closed))  # nobody saw it die
     assert pool.verify("x+3", "3+x").right is True
     assert the_worker(pool) != before
 
 
-def test_a_worker_that_has_grown_large_ends_after_its_answer():
-    lines = [json.dumps({"gold": "3", "answer": "3"})] * 3
+def test_a_worker_that_has_grown_large_or_answered_many_items_ends_after_its_answer(monkeypatch):
+    monkeypatch.setattr(math_worker, "MAX_ITEMS", 3)
     for largest_mb, said in ((1.0, 1), (1e6, 3)):
-        out = io.StringIO()
-        math_worker.serve(lines, out, 60.0, largest_mb)
-        assert out.getvalue().count('"right": true') == said
+        answers = []
+        math_worker.serve([("3", "3")] * 5, answers.append, 60.0, largest_mb)
+        assert answers == [{"gold": True}, {"right": True}] * said
 
 
-def test_a_worker_is_replaced_after_many_items(pool, monkeypatch):
-    assert pool.verify("3", "1+2").right is True
-    before = the_worker(pool)
-    monkeypatch.setattr(math_pool, "MAX_ITEMS", 1)
-    assert pool.verify("3", "9-6").right is True
-    assert the_worker(pool) != before
+def test_a_worker_of_a_large_parent_is_not_taken_for_large_itself():
+    ballast = b"x" * (500 << 20)
+    with MathPool(workers=1, memory_mb=768) as one:
+        assert one.verify("x+1", "1+x").right is True
+        before = the_worker(one)
+        assert one.verify("x+2", "2+x").right is True
+        assert the_worker(one) == before and len(ballast) >> 20 == 500
 
 
 def test_the_same_question_is_asked_once_and_no_verdict_is_not_remembered(monkeypatch):

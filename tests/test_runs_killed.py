@@ -22,7 +22,7 @@ from saccade.config import dump
 from saccade.runs.lock import LOCK
 
 CLOCKS = ("time/", "tokens/per_s", "memory/")
-STEPS = 12
+STEPS, KILLS = 12, 20
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -42,12 +42,11 @@ def finished(*words: Any) -> str:
     return output
 
 
-def kill_at(process: subprocess.Popen[str], out: Path, step: int, wait_s: float) -> None:
-    """Kills the process a moment after the given step's row is there, or after the directory was made."""
-    seen = out / "metrics.jsonl"
-    while process.poll() is None and not (out / LOCK if step == 0 else seen).exists():
+def kill_at(process: subprocess.Popen[str], seen: Path, count: int, wait_s: float) -> None:
+    """Kills the process a moment after the given number of rows is there, or after the directory was made."""
+    while process.poll() is None and not (seen.parent / LOCK if count == 0 else seen).exists():
         time.sleep(0.005)
-    while process.poll() is None and step and seen.read_text().count("\n") < step:
+    while process.poll() is None and count and seen.read_text().count("\n") < count:
         time.sleep(0.005)
     time.sleep(wait_s)
     process.send_signal(signal.SIGKILL)
@@ -80,8 +79,8 @@ def test_a_run_killed_again_and_again_is_the_whole_run(verb: str, tmp_path: Path
     whole, out = tmp_path / "whole", tmp_path / "run"
     finished(verb, tmp_path / "recipe.yaml", "--out", whole)
     words: tuple[Any, ...] = (verb, tmp_path / "recipe.yaml", "--out", out)
-    for step in (0, 1, 3, 4, 6, 9, 10):
-        kill_at(started(*words), out, step, rng.random() * 0.3)
+    for step in sorted(rng.randrange(STEPS - 1) for _ in range(KILLS)):
+        kill_at(started(*words), out / "metrics.jsonl", step, rng.random() * 0.3)
         if (out / "config.yaml").exists():
             has_checkpoint = list((out / "checkpoints").glob("step-*"))
             words = ("resume", out) if has_checkpoint else ("resume", out, "--from", "start")
@@ -100,3 +99,18 @@ def test_a_run_killed_again_and_again_is_the_whole_run(verb: str, tmp_path: Path
         kinds = [type(one["optimizer"]).__name__ for one in states]
         assert kinds == ["dict", "dict"] and str(states[0]["optimizer"]) == str(states[1]["optimizer"])
     assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_an_evaluation_killed_again_and_again_is_the_whole_one(tmp_path: Path) -> None:
+    rng, world = random.Random("eval"), write_world(tmp_path / "world", rows=60)
+    words = ("eval", "jsonl", f"path={world / 'data.jsonl'}", f"model={world / 'model'}", "decoding.max_new_tokens=8")
+    words = (*words, "batch_size=3", "decoding.greedy=false", "kept_images=0")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    finished(*words, "--out", whole)
+    for count in sorted(rng.randrange(60) for _ in range(KILLS)):
+        kill_at(started(*words, "--out", out), out / "items.jsonl", count, rng.random() * 0.3)
+    finished(*words, "--out", out)
+    assert (out / "items.jsonl").read_bytes() == (whole / "items.jsonl").read_bytes()
+    ours, theirs = (json.loads((one / "results.json").read_text()) for one in (out, whole))
+    assert ours["scores"] == theirs["scores"] and ours["counts"] == theirs["counts"]

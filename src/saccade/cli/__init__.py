@@ -32,12 +32,12 @@ from saccade.cli import (
     score,
     sft,
     verify,
+    watch,
     world,
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
-from saccade.cli.terminal import echo, print_traceback
-from saccade.runs.safe_text import SafeFormatter
+from saccade.cli.terminal import StderrHandler, echo, print_traceback
 from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
@@ -57,7 +57,8 @@ VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
         "Train on several GPUs or nodes.",
         "saccade launch vlm_r1_rec_3b --gpus 8 --dry-run",
     ),
-    "report": (report.report, "Write the HTML page of a run.", "saccade report runs/train_rl"),
+    "report": (report.report, "Write the HTML page of a run, or of several.", "saccade report runs/train_rl"),
+    "watch": (watch.watch, "Watch a run in the terminal.", "saccade watch runs/train_rl"),
     "eval": (
         eval_verb.evaluate,
         "Evaluate a model on a benchmark or your data.",
@@ -186,8 +187,7 @@ def _refuse_unknown(arguments: Sequence[str]) -> None:
 def _log_lines(quiet: bool = False) -> Iterator[None]:
     """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs; of all
     but the first of several processes only errors."""
-    handler, log = logging.StreamHandler(), logging.getLogger("saccade")
-    handler.setFormatter(SafeFormatter("%(message)s"))
+    handler, log = StderrHandler(), logging.getLogger("saccade")
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     before = log.level
     log.addHandler(handler)

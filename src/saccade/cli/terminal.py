@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from types import TracebackType
 
 import typer
 
-from saccade.runs.safe_text import cut, printable
+from saccade.runs.safe_text import SafeFormatter, cut, printable
 
 
 def echo(message: object, err: bool = False) -> None:
@@ -19,6 +20,19 @@ def echo(message: object, err: bool = False) -> None:
 def echo_whole(text: str, nl: bool = True) -> None:
     """Prints a text that was asked for whole, such as a recipe, a table or JSON."""
     typer.echo(printable(text), nl=nl)
+
+
+class StderrHandler(logging.StreamHandler):
+    """Log lines go to the stderr of the moment: a live bar takes it over while it is shown, so that they appear above
+    the bar and not inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(SafeFormatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -34,7 +34,7 @@ _TAGGED = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _CONCLUSION = re.compile(r"<CONCLUSION>((?:(?!</?CONCLUSION>).)*)</CONCLUSION>", re.DOTALL)
 _PREFIX = re.compile(r"^\s*(?:#+\s*)?(?:the\s+)?final\s+answer(?:\s+is)?\s*:\s*", re.IGNORECASE)
 _LAST_LINE = re.compile(
-    r"^\s*(?:#+\s*)?(?:the\s+)?final\s+answer(?:\s+is)?\s*:\s*(\S.*)$", re.IGNORECASE | re.MULTILINE
+    r"^[^\S\n]*+(?:#+\s*+)?(?:the\s+)?final\s+answer(?:\s+is)?\s*:\s*(\S.*)$", re.IGNORECASE | re.MULTILINE
 )
 
 

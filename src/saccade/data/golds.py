@@ -23,7 +23,7 @@ UNKNOWN_OPTIONS = tuple("ABCDE")
 LONGEST_GOLD = 200
 """Characters of a gold in which the letter may stand among words."""
 LABEL_KEYS = ("label", "category", "class", "name")
-_SEVERAL = re.compile(r"\W*[A-J](?:[\s,;/&、，()\[\]]*(?:and)?[\s()\[\]]*[A-J])+\W*")
+_SEVERAL = re.compile(r"\W*[A-J](?:[\s,;/&、，()\[\]]*+(?:and[\s()\[\]]*+)?[A-J])+\W*")
 _FENCE = re.compile(r"^```(?:json)?|```$")
 _MARKUP = re.compile(r"<\|box_start\|>|<\|box_end\|>|</?box>|[\s,;()\[\]]|[-+]?\d+(?:\.\d*)?")
 

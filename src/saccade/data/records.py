@@ -274,7 +274,7 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
     return tuple(images)
 
 
-_BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}={0,2}\s*")
+_BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}+(?:={1,2}\s*+)?")
 """Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
 
 
@@ -326,7 +326,8 @@ def with_markers(question: str, images: int) -> str:
     """The question, which must have no `<image>` markers (images first) or one per image; else raises ValueError."""
     if question.count(MARKER) not in (0, images):
         got = question.count(MARKER)
-        raise ValueError(f"the question has {got} {MARKER} markers for {images} images; expected 0 or {images}")
+        expected = f"0 or {images}" if images else "none, or an image"
+        raise ValueError(f"the question has {got} {MARKER} markers for {images} images; expected {expected}")
     return question
 
 

@@ -21,6 +21,8 @@ SHORTEST = 6
 """Characters of a secret; shorter keys are placeholders for local servers ('EMPTY', 'none'), which replies may hold."""
 FRAGMENT = 12
 """A part of the key is removed when it has this many characters and is at least half of the key."""
+MOST_LAYERS = 3
+"""Times that one encoding may lie inside itself, as an address does in the query of another."""
 
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
 
@@ -64,9 +66,13 @@ class KeyMask:
             return text
         for decode in _DECODERS:
             decoded = decode(text)
-            for search in self._searches:
-                decoded, found = _masked(decoded, search)
-                text = decoded if found else text
+            for _ in range(MOST_LAYERS):
+                for search in self._searches:
+                    decoded, found = _masked(decoded, search)
+                    text = decoded if found else text
+                if (inner := decode(decoded)) == decoded:
+                    break
+                decoded = inner
         return text
 
     def json(self, value: Any) -> Any:

@@ -88,7 +88,21 @@ def read_items(path: str | Path) -> list[ItemResult]:
     if not path.exists():
         return []
     whole = path.read_bytes().split(b"\n")[:-1]
-    return [from_row(json.loads(line), f"{path}:{number}") for number, line in enumerate(whole, 1)]
+    return [_item(line, f"{path}:{number}") for number, line in enumerate(whole, 1)]
+
+
+def _item(line: bytes, place: str) -> ItemResult:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        row = str(error)
+    try:
+        if isinstance(row, dict):
+            return from_row(row, place)
+        why = f"got {str(row)[:80]}"
+    except TypeError as error:
+        why = str(error)
+    raise ValueError(f"{place}: no row of an evaluation ({why}); delete this line, and its question is asked again")
 
 
 def append_items(path: str | Path, items: Iterable[ItemResult]) -> None:

@@ -90,3 +90,5 @@ def _json(path: Path) -> Any:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 (byte {error.start})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: JSON that cannot be read ({error})") from None

@@ -22,7 +22,7 @@ from saccade.parsing import fold, parse_final, read_all_boxed, read_yes_no
 
 _WORDS = re.compile(r"(?=.{0,99}[^\W\d_]{3})[^\W\d_]+(?:[\s'.-]{1,3}[^\W\d_]+)*\.?")
 _SAID = re.compile(
-    r"(?:(?:.{0,400}[.!] )?(?:so|thus|hence|therefore)?,? ?(?:the )?(?:(?:final|correct|right) )?answer"
+    r"\A(?:(?:.{0,400}[.!] )?(?:so|thus|hence|therefore)?,? ?(?:the )?(?:(?:final|correct|right) )?answer"
     r"(?: is\b ?:?|:) ?[\"']?(?=\S))?(?:(?:the|an?) (?=\S))?"
 )
 """'The answer is' and an article in front of a folded text."""
@@ -90,7 +90,7 @@ def grade_answer(
     if kind == "auto":
         kind = kind_of(gold, options)
     if kind == "text" and not grade_text(answer, gold).right:
-        answer, gold = (_SAID.sub("", fold(text), count=1) for text in (answer, str(gold)))
+        answer, gold = (_SAID.sub("", fold(text)) for text in (answer, str(gold)))
     if kind == "choice":
         return grade_choice(answer, _letter_of(gold, options), options)
     if kind in KINDS:

@@ -68,7 +68,7 @@ _PROSE = re.compile(r"^.*(?:\b(?:final answer|answer)\b\s*(?:is|:|=)|答案(?:�
 _MIXED = re.compile(r"(?<![\d.])(\d+)\s(\d+)\s?/\s?(\d+)(?![\d/])")
 _LOG_BASE = re.compile(r"\\log\s?_\s?(\d)")
 _LOG_E = re.compile(r"\\log\s?_\s?(?:e|\{\s?e\s?\})(?![a-z])")
-_NAMED_LAST = re.compile(r"^([^=<>]*[^=<>a-zA-Z\s][^=<>]*?)\s*=\s*([a-zA-Z])$")
+_NAMED_LAST = re.compile(r"^(?=[^=<>]*?[^=<>a-zA-Z\s])([^=<>]*[^=<>\s])\s*=\s*([a-zA-Z])$")
 """'5 = x'."""
 _POWER_GAP = re.compile(r"(\^(?:\d|\{\d+\}))\s+(?=\d)")
 _FACTOR = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|exp))\s+([a-z])(?=\s*\*)")

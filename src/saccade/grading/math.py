@@ -182,8 +182,8 @@ _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)|\\approx(?![a-z])|≈|\\equiv(?![a-z
 _OPERATION = re.compile(r"\\(?:[lc]?dots|i*nt|sum|prod|lim|det|max|min|gcd|lcm)(?![a-z])|\+\s?\.\.\.")
 """What is worked out behind the last sign of equality."""
 _SEVERAL = re.compile(
-    r"\s*\$?\s*(?:\|[^|=<>]{1,20}\||\\[lr]?vert.{1,20}\\[lr]?vert|P\([^()=]{1,20}\)|\\d?frac\s?\{[a-zA-Z]\}\s?\{[a-zA-Z]\}|"
-    r"(?:\d{0,4}[a-zA-Z]{1,2}\s?[-+*/]\s?){1,4}\d{0,4}[a-zA-Z]{1,2}|(?![a-z]?dx)[a-z]{2,3})\s*(?:=[^=]*)?"
+    r"\s*+\$?\s*+(?:\|[^|=<>]{1,20}\||\\[lr]?vert.{1,20}\\[lr]?vert|P\([^()=]{1,20}\)|\\d?frac\s?\{[a-zA-Z]\}\s?\{[a-zA-Z]\}|"
+    r"(?:\d{0,4}[a-zA-Z]{1,2}\s?[-+*/]\s?){1,4}\d{0,4}[a-zA-Z]{1,2}|(?![a-z]?dx)[a-z]{2,3})\s*+(?:=[^=]*)?"
 )
 """A quantity that is asked for and is no single letter: |AB|, m+n, xy, with another form of it."""
 _UNDONE = re.compile(r"[\d.()]*\d\)?[-+*]\(?\d[\d.()+*-]*")

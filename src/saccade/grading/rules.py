@@ -38,7 +38,7 @@ def same_value(value: str, other: str, algebra: bool = True) -> bool:
     return algebra and bool(_ALGEBRAIC.search(mine.form)) and _symbolically(mine, theirs).right is True
 
 
-_ALGEBRAIC = re.compile(r"[a-z\\].*[-+*/^({]|[-+*/^({].*[a-z\\]")
+_ALGEBRAIC = re.compile(r"[a-z\\][^a-z\\\n]*[-+*/^({]|[-+*/^({][^-+*/^({\n]*[a-z\\]")
 
 
 def _exact(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
@@ -199,7 +199,7 @@ def _parts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     return None if right is None else Verdict(right, "math: parts", "" if right else "other parts")
 
 
-_NAMED_PARTS = re.compile(r"=.*[,;]|=.*(?:and|or)|\(\w(?:,\w)+\)=")
+_NAMED_PARTS = re.compile(r"=[^=\n]*?(?:[,;]|and|or)|\(\w(?:,\w)+\)=")
 
 
 def _same_cheaply(mine: str, gold: str, rules: MathRules) -> bool | None:

@@ -108,8 +108,8 @@ def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None
 _COMPOUND = re.compile(r"(?:\d+(?:\.\d+)?\s*[A-Za-z]{1,12}\.?(?:\s*,\s*|\s+and\s+|\s*)){2,4}")
 _MARKED = re.compile(r"^([\d./ ]{1,20})(['\"])$")
 """8\" and 6'."""
-_FEET = re.compile(r"(\d+)'\s?(\d+(?:\.\d+)?)(?:\"|'')")
-_COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]{1,12})")
+_FEET = re.compile(r"(?<!\d)(\d+)'\s?(\d+(?:\.\d+)?)(?:\"|'')")
+_COMPOUND_PART = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([A-Za-z]{1,12})")
 
 
 def read_compound(text: str) -> Amount | None:
@@ -161,14 +161,18 @@ def _spelled(text: str) -> Amount | None:
     return Amount(Value(float(number), exact=number), "", percent, measure)
 
 
-_MATRIX = re.compile(r"\\begin\s?\{([pbBv]?matrix|array|smallmatrix)\}(?:\{[clr|\s]*\})?(.*?)\\end\s?\{\1\}", re.DOTALL)
-_AROUND = re.compile(r"^\s*(?:[A-Za-z]\w*\s*=\s*|\\(?:vec|mathbf|boldsymbol)\s?\{\w+\}\s*=\s*)?(?:\\left)?[(\[]?\s*$")
+_MATRIX = re.compile(
+    r"\\begin\s?\{([pbBv]?matrix|array|smallmatrix)\}(?:\{[clr|\s]{0,99}\})?(.{0,2000}?)\\end\s?\{\1\}", re.DOTALL
+)
+_AROUND = re.compile(
+    r"^\s*+(?:[A-Za-z]\w*+\s*+=\s*+|\\(?:vec|mathbf|boldsymbol)\s?\{\w+\}\s*+=\s*+)?(?:\\left)?[(\[]?\s*$"
+)
 _ROW = re.compile(r"\\\\(?:\s?\[[^\]]{0,9}\])?|\\cr\b")
 _NESTED = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 
 
 _VECTOR_TERM = re.compile(
-    r"\s*([-+]?)\s*([^-+\s]*?)\s*\\(?:hat|vec|mathbf|boldsymbol|bm|overrightarrow|mathbf\{\\hat)\s?\{\\?([ijk])(?:math)?\s?\}\}?"
+    r"\s{0,16}+([-+]?)\s{0,16}+([^-+\s]{0,60}?)\s{0,16}+\\(?:hat|vec|mathbf|boldsymbol|bm|overrightarrow|mathbf\{\\hat)\s?\{\\?([ijk])(?:math)?\s?\}\}?"
 )
 
 
@@ -241,7 +245,7 @@ def read_clock(text: str) -> Clock | None:
     )
 
 
-_TO = re.compile(r"\s*:\s*|[\s-]+to[\s-]+")
+_TO = re.compile(r"\s{0,16}+:\s*+|[\s-]{1,16}+to[\s-]++")
 _RATIO = re.compile(
     rf"(?:(?:the|an?)\s)?(?:ratio\s(?:of|is)\s)?(-?[\d./]+(?:(?:{_TO.pattern})-?[\d./]+)+)(?:\sratio)?", re.I
 )

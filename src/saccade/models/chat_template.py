@@ -15,7 +15,7 @@ MARKER = "<image>"
 UNSUPPORTED = {"<video>": "videos", "<audio>": "audio"}
 """Markers of what no adapter encodes."""
 _OPENED = re.compile(r"<think>\s*\Z")
-_REOPENED = re.compile(r"\s*<think>\n?")
+_REOPENED = re.compile(r"\A\s*<think>\n?")
 
 
 def processor_template(files: Mapping[str, bytes]) -> str | None:

@@ -115,12 +115,12 @@ def parse_choices(text: str, letters: Sequence[str] = LETTERS) -> Reading[frozen
 
 _ONE = r"[\[({]*[A-Za-z][\])}]*"
 _RUN = re.compile(
-    r"(?:.{0,400}?(?i:answers?(?:\s(?:is|are))?|答案是?|选)\s*:?\s*)?(?i:(?:the|correct|options?|choices?|statements?|both|only)\s+)*"
+    r"(?:.{0,400}?(?i:answers?(?:\s(?:is|are))?|答案是?|选)\s*+:?\s*+)?(?i:(?:the|correct|options?|choices?|statements?|both|only)\s+)*"
     rf"((?:[A-Z]{{1,26}}|{_ONE}(?:(?:[\s,;、/.]+|(?<=[\])}}])){_ONE}){{0,25}})[\s,;、/.]*)"
     r"(?i:only|(?:is|are)\s(?:all\s)?(?:correct|right|true)(?:[;,.].{0,200})?)?\.?",
     re.DOTALL,
 )
-_AND = re.compile(r",?\s*(?:\band\b|[&和与])\s*")
+_AND = re.compile(r",?\s{0,16}+(?:\band\b|[&和与])\s*+")
 _Texts = dict[str, list[str]]
 """Folded text of an option -> the letters that have it."""
 

@@ -116,7 +116,7 @@ SUBORDINATE = re.compile(
 )
 """A clause behind the claim, up to the end of the sentence."""
 NOT_CLAUSE = re.compile(
-    r"[,;]?\s*(?:\(\s*)?(?:but\s)?(?:and\s)?(?:not|rather than|instead of|不是)\s[^,;.]{1,40}\)?", re.I
+    r"[,;]?\s{0,16}+(?:\(\s*+)?(?:but\s)?(?:and\s)?(?:not|rather than|instead of|不是)\s[^,;.]{1,40}\)?", re.I
 )
 _AFTER_A = "|".join([*DENOMINATORS, *MAGNITUDES])
 _NUMBER_WORD = f"(?:{'|'.join(sorted([*UNITS_AND_TEENS, *TENS, *MAGNITUDES, *DENOMINATORS], key=len, reverse=True))})"

@@ -107,9 +107,9 @@ def _short_blank(found: re.Match[str]) -> str:
     return "\n\n" if "\n" in found.group() else " "
 
 
-_ENUMERATED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=[A-Za-z$\\])", re.MULTILINE)
+_ENUMERATED = re.compile(r"^\s{0,16}+\d{1,2}[.)]\s{1,16}+(?=[A-Za-z$\\])", re.MULTILINE)
 _THAT_IS = re.compile(r"^\s*i\.\s?e\.?\s*[,:]?\s*", re.I)
-_END_MARK = re.compile(r"\s*(?:\\\(|\$)?\s*(?:\\blacksquare|\\square|\\qed|[∎■])\s*(?:\\\)|\$)?\s*$")
+_END_MARK = re.compile(r"\s{0,16}+(?:\\\(|\$)?\s{0,16}+(?:\\blacksquare|\\square|\\qed|[∎■])\s*+(?:\\\)|\$)?\s*+$")
 _OUT_OF = re.compile(
     r"(?<![\d./])(\d{1,9})(?:\s+(?:out\s+of|of|over)\s+|[\s-]in[\s-](?:every\s)?(?=\d{1,9}\.?$))(\d{1,9})(?!\d|[./]\d)"
 )
@@ -281,7 +281,7 @@ def _unit_end(sentence: str, start: int) -> int:
 
 _PIECE = re.compile(
     r"\\text\s?\{[^{}]*\}|\\[A-Za-z]+|([A-Za-z]{2,}(?:'[a-z]+)?|[aI](?=\s[a-z]{2})|[" + SCRIPTS + r"]+)|"
-    r"\s*\((?=[a-zA-Z ]{3,})"
+    r"\s{0,16}+\((?=[a-zA-Z ]{3,})"
 )
 
 
@@ -352,7 +352,7 @@ _TIMES = re.compile(r"\stimes\s(?:the|as|more)\b")
 _OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _ROUNDED = re.compile(
-    r"\s*[,(]?\s*(?:or\s|which\sis\s)?(?:about|approximately|approx\.?|roughly|≈|\\approx)\s*(-?\.?\d[\d.,]*(?:\s?\\?%)?)(?![\d/])"
+    r"\s*+[,(]?\s*+(?:or\s|which\sis\s)?(?:about|approximately|approx\.?|roughly|≈|\\approx)\s*+(-?\.?\d[\d.,]*(?:\s?\\?%)?)(?![\d/])"
     r"(?:\s?[a-zA-Z]{1,12}(?:\^?[23²³])?)?\)?",
     re.I,
 )

@@ -178,7 +178,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         keep_bytes=engine.keep_mb * 2**20,
         graphs=engine.cuda_graphs != "off" and shape.sharing == "attention",
         reference=recipe.loss.kl_coef > 0,
-        recompute_old=recipe.update.resolved(recipe.loss).old_logprobs == "recompute",
+        recompute_old=recipe.update.resolved(recipe.objective, recipe.rollout.staleness).old_logprobs == "recompute",
         updates=recipe.update.updates_per_rollout,
     )
     return [

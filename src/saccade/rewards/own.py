@@ -10,27 +10,20 @@ import atexit
 import inspect
 import logging
 import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from saccade.rewards.naming import check_options
-from saccade.rewards.own_channel import BrokenChannel, FrameReader, clean, send_object
 from saccade.types import Completion, Sample, Score
+from saccade.workers.channel import clean
+from saccade.workers.process import Worker, WorkerLost, WorkerPool
 
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 30.0
-START_S = 300.0
-"""Time limit for loading a user's file, which may load a model."""
-SEND_S = 60.0
-"""Time limit for handing replies to an idle process."""
 GRACE_S = 5.0
 """How long after its deadline a coroutine's timeout may arrive before its process is killed."""
 MEMORY_GB = 16.0
@@ -39,12 +32,9 @@ OUTPUT_BYTES = 64 << 10
 """What a process may print before the rest is dropped."""
 CONCURRENCY = 64
 """Number of concurrent coroutines."""
+STRANGE = "wrote something else than its messages"
 
 ScoringJob = tuple[Completion, Sample]
-
-
-class WorkerLost(Exception):
-    """The process ended or was killed."""
 
 
 class OwnReward:
@@ -85,17 +75,13 @@ class OwnReward:
         while len(scores) < len(jobs):
             left = [i for i in range(len(jobs)) if i not in scores]
             try:
-                worker = self._pool.take()
+                with self._pool.worker() as worker:
+                    self._ask(worker, jobs, left, scores)
             except ValueError as error:  # the file was valid when the run began
                 scores.update({i: self._masked((str(error), "")) for i in left})
-                break
-            try:
-                self._ask(worker, jobs, left, scores)
-            finally:
-                self._pool.give_back(worker)
         return [scores[i] for i in range(len(jobs))]
 
-    def _ask(self, worker: _Worker, jobs: Sequence[ScoringJob], left: Sequence[int], scores: dict[int, Score]) -> None:
+    def _ask(self, worker: Worker, jobs: Sequence[ScoringJob], left: Sequence[int], scores: dict[int, Score]) -> None:
         """Sends the remaining jobs and receives scores until all are done or the process is lost."""
         batch = {"jobs": [jobs[i] for i in left], "options": self.options}
         begun: list[int] = []
@@ -111,7 +97,7 @@ class OwnReward:
         while any(i not in scores for i in left):
             try:
                 grace = GRACE_S if self._pool.is_async else 0.0
-                kind, place, result = worker.answer(len(left), self.deadline_s + grace)
+                kind, place, result = _answer(worker, len(left), self.deadline_s + grace)
             except WorkerLost as lost:
                 worker.kill()
                 blamed = [i for i in begun if i not in scores] or left[:1]
@@ -177,94 +163,37 @@ def refuse_foreign(name: str, parameters: Sequence[str]) -> None:
 # ----------------------------------------------------------------------------------------------------------- processes
 
 
-class _Worker:
-    """One process with the file loaded."""
+def _start(file: Path, function: str, name: str, memory_gb: float) -> Worker:
+    """A process with the file loaded; ValueError when that fails."""
+    arguments = (str(file), function, str(memory_gb))
+    try:
+        worker = Worker("saccade.rewards.own_worker", *arguments, printed=lambda output: _forward(output, name))
+    except WorkerLost as lost:
+        raise ValueError(f"reward '{name}': the process that loads {file}: {lost}") from None
+    greeting = worker.greeting
+    if isinstance(greeting, dict) and "ready" in greeting:
+        return worker
+    worker.kill()
+    if not isinstance(greeting, dict) or "refused" not in greeting:
+        raise ValueError(f"reward '{name}': the process that loads {file} {STRANGE}")
+    if greeting["traceback"]:
+        log.warning("%s", greeting["traceback"].rstrip())
+    raise ValueError(f"reward '{name}': {greeting['refused']}")
 
-    def __init__(self, file: Path, function: str, name: str, memory_gb: float) -> None:
-        path = os.pathsep.join(p for p in sys.path if p)
-        code = "from saccade.rewards.own_worker import main; main()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code, str(file), function, str(memory_gb)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C goes only to the parent, which ends it with all that it started
-        )
-        assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._jobs = os.dup(self._process.stdin.fileno())
-        os.set_blocking(self._jobs, False)
-        self._answers = FrameReader(os.dup(self._process.stdout.fileno()))
-        self._process.stdin.close()
-        self._process.stdout.close()
-        threading.Thread(target=_forward, args=(self._process.stderr, name), daemon=True).start()
-        self._closed = False
-        try:
-            self.greeting = self._receive(START_S)
-            if not isinstance(self.greeting, dict) or not {"ready", "refused"} & self.greeting.keys():
-                raise WorkerLost("wrote something else than its messages")
-        except WorkerLost as lost:
-            self.kill()
-            raise ValueError(f"reward '{name}': the process that loads {file} {lost}") from None
-        if "refused" in self.greeting:
-            self.kill()
-            if self.greeting["traceback"]:
-                log.warning("%s", self.greeting["traceback"].rstrip())
-            raise ValueError(f"reward '{name}': {self.greeting['refused']}")
 
-    @property
-    def alive(self) -> bool:
-        return not self._closed and self._process.poll() is None
-
-    def send(self, batch: dict[str, Any]) -> None:
-        try:
-            send_object(self._jobs, batch, SEND_S)
-        except TimeoutError:
-            raise WorkerLost(f"its process took no further replies for {SEND_S:g} s") from None
-        except OSError:
-            raise WorkerLost("its process died between replies") from None
-
-    def answer(self, jobs: int, seconds: float) -> tuple[str, int, list[Any]]:
-        """(kind, job, rest) of the next answer. WorkerLost when the process ends, when the time limit is reached, or
-        when anything else arrives; the caller then kills it."""
-        found = self._receive(seconds)
-        valid = isinstance(found, list) and len(found) in (2, 4) and found[0] in ("begun", "done")
-        if not valid or type(found[1]) is not int or not 0 <= found[1] < jobs:
-            raise WorkerLost("its process wrote something else than its messages")
-        if found[0] == "done":
-            value, failure = found[2:]
-            scored = isinstance(value, list) and len(value) == 3 and isinstance(value[0], float)
-            if not scored and not (value is None and isinstance(failure, list) and len(failure) == 2):
-                raise WorkerLost("its process wrote something else than its messages")
-        return found[0], found[1], found[2:]
-
-    def _receive(self, seconds: float) -> Any:
-        try:
-            return self._answers.read(seconds, lambda: self._process.poll() is None)
-        except TimeoutError:
-            raise WorkerLost(f"no answer in {seconds:g} s") from None
-        except (BrokenChannel, OSError):
-            status = self._wait()
-            how = "wrote something else than its messages" if status is None else f"ended with status {status}"
-            raise WorkerLost(f"its process {how}") from None
-
-    def _wait(self) -> int | None:
-        """The status of the process, if it ends by itself in a moment."""
-        try:
-            return self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def kill(self) -> None:
-        """Ends the process and everything that it started in its session."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait()
-        if not self._closed:
-            self._closed = True
-            os.close(self._jobs)
-            self._answers.close()
+def _answer(worker: Worker, jobs: int, seconds: float) -> tuple[str, int, list[Any]]:
+    """(kind, job, rest) of the next answer. WorkerLost when the process ends, when the time limit is reached, or when
+    anything else arrives."""
+    found = worker.receive(seconds)
+    valid = isinstance(found, list) and len(found) in (2, 4) and found[0] in ("begun", "done")
+    if not valid or type(found[1]) is not int or not 0 <= found[1] < jobs:
+        raise WorkerLost(f"its process {STRANGE}")
+    if found[0] == "done":
+        value, failure = found[2:]
+        scored = isinstance(value, list) and len(value) == 3 and isinstance(value[0], float)
+        if not scored and not (value is None and isinstance(failure, list) and len(failure) == 2):
+            raise WorkerLost(f"its process {STRANGE}")
+    return found[0], found[1], found[2:]
 
 
 def _forward(output: IO[bytes], name: str) -> None:
@@ -279,20 +208,19 @@ def _forward(output: IO[bytes], name: str) -> None:
                     log.warning("reward %s printed more than %d kB; the rest is not shown", name, OUTPUT_BYTES >> 10)
 
 
-class _WorkerPool:
-    """The processes of one function: idle ones are reused, further ones are started on demand."""
+class _RewardPool(WorkerPool):
+    """The processes of one function, the first of which is started at once."""
 
     def __init__(self, file: Path, function: str, name: str, memory_gb: float) -> None:
-        self._start = lambda: _Worker(file, function, name, memory_gb)
-        self._lock = threading.Lock()
+        super().__init__(lambda: _start(file, function, name, memory_gb))
         self._shown: set[str] = set()
-        first = self._start()
-        self._idle = [first]
-        self.is_async: bool = first.greeting["is_async"]
+        with self.worker() as first:
+            greeting = first.greeting
+        self.is_async: bool = greeting["is_async"]
         self.signature = inspect.Signature(
             [
                 inspect.Parameter(key, inspect._ParameterKind[kind], default=None if given else inspect.Parameter.empty)
-                for key, given, kind in first.greeting["ready"]
+                for key, given, kind in greeting["ready"]
             ]
         )
 
@@ -303,37 +231,18 @@ class _WorkerPool:
             self._shown.add(kind)
         return new
 
-    def take(self) -> _Worker:
-        with self._lock:
-            while self._idle:
-                worker = self._idle.pop()
-                if worker.alive:
-                    return worker
-        return self._start()
 
-    def give_back(self, worker: _Worker) -> None:
-        if worker.alive:
-            with self._lock:
-                self._idle.append(worker)
-
-    def close(self) -> None:
-        with self._lock:
-            for worker in self._idle:
-                worker.kill()
-            self._idle.clear()
-
-
-_POOLS: dict[tuple[int, Path, str, int, float], _WorkerPool] = {}
+_POOLS: dict[tuple[int, Path, str, int, float], _RewardPool] = {}
 """By process, file, function, modification time and memory: rubrics are rebuilt at every step, but a file's loaded
 state must persist through the run."""
 _POOLS_LOCK = threading.Lock()
 
 
-def _pool_of(file: Path, function: str, name: str, memory_gb: float) -> _WorkerPool:
+def _pool_of(file: Path, function: str, name: str, memory_gb: float) -> _RewardPool:
     key = (os.getpid(), file, function, file.stat().st_mtime_ns, memory_gb)
     with _POOLS_LOCK:
         if key not in _POOLS:
-            _POOLS[key] = _WorkerPool(file, function, name, memory_gb)
+            _POOLS[key] = _RewardPool(file, function, name, memory_gb)
         return _POOLS[key]
 
 

@@ -1,8 +1,8 @@
 """The process that runs a user's own reward, `main` with FILE FUNCTION as arguments.
 
-Jobs arrive pickled, answers leave as frames of plain values (`own_channel`). The process first sends {"ready": ...} or
-{"refused": why}. It then receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s", "concurrency"},
-and sends ["begun", i] and ["done", i, [value, reason, masked] or null, failure] for each job.
+Jobs arrive pickled, answers leave as frames of plain values (`workers.channel`). The process first sends {"ready": ...}
+or {"refused": why}. It then receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s",
+"concurrency"}, and sends ["begun", i] and ["done", i, [value, reason, masked] or null, failure] for each job.
 Coroutines run concurrently, up to `concurrency`; functions one by one. It may be killed at any time with all of its
 process group, and ends that group itself when its input is closed.
 """
@@ -10,7 +10,6 @@ process group, and ends that group itself when its input is closed.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib.util
 import inspect
 import os
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from saccade.rewards.naming import nearest
-from saccade.rewards.own_channel import LONGEST_TRACEBACK, clean, receive_object, write_frame
 from saccade.types import Score
+from saccade.workers.channel import LONGEST_TRACEBACK, clean, connect
 
 Failure = tuple[str, str]
 """What went wrong in one line, and the traceback."""
@@ -120,23 +119,8 @@ def limit_memory(memory_gb: float) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def out_of_the_way(descriptor: int) -> int:
-    """A copy with a high number: user code that writes to descriptors by number takes the low ones."""
-    highest = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, min(700, highest - 50) if highest > 100 else 0)
-
-
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: None)  # sent to all processes of a job: the parent finishes its step first
-    jobs, answers, me = out_of_the_way(0), out_of_the_way(1), os.getpid()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # output that a user's function prints must not be read as a message
-
-    def say(message: Any) -> None:
-        if os.getpid() != me:  # a fork of the user's code that came back to ours
-            os._exit(1)
-        write_frame(answers, message)
-
+    jobs, say = connect()
     file, name, memory_gb = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     limit_memory(memory_gb)
     try:
@@ -151,8 +135,10 @@ def main() -> None:
         return
     parameters = [(p.name, p.default is not p.empty, p.kind.name) for p in signature.parameters.values()]
     say({"ready": parameters, "is_async": inspect.iscoroutinefunction(function)})
-    try:
-        while True:
-            run_batch(function, receive_object(jobs), say)
-    except EOFError:
-        os.killpg(0, signal.SIGKILL)  # the parent ended: children of the user's code end too
+    for batch in jobs:
+        run_batch(function, batch, say)
+    os.killpg(0, signal.SIGKILL)  # the parent ended: children of the user's code end too
+
+
+if __name__ == "__main__":
+    main()

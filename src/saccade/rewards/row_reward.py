@@ -32,7 +32,8 @@ def row_reward(sample: Sample) -> NamedReward | None:
     if named is None:
         return None
     name, options = (named.get("name"), named.get("options") or {}) if isinstance(named, Mapping) else (named, {})
-    if not isinstance(name, str) or not isinstance(options, Mapping):
+    unknown = isinstance(named, Mapping) and named.keys() - {"name", "options"}
+    if not isinstance(name, str) or not isinstance(options, Mapping) or unknown:
         raise ValueError(f"{_at(sample)}: got reward {_shown(named)}, expected a name, or {{'name', 'options'}}")
     if problem := _not_allowed(name, options, NESTED):
         raise ValueError(f"{_at(sample)}: {problem}")

@@ -55,6 +55,10 @@ class PromptFeed:
         self._ahead = (n, self._submit(n)) if ahead else None
         return prompts
 
+    def again(self, positions: Sequence[int]) -> tuple[Prompt, ...]:
+        """The prompts at positions of the stream that were drawn before; does not move the feed."""
+        return self._pool.submit(lambda: tuple(self._usable(one) for one in positions)).result()
+
     @property
     def skipped(self) -> int:
         """Rows that were skipped when their turn came."""

@@ -96,7 +96,7 @@ def _rows_by_key(file: Path) -> list[Placed] | None:
             return None
     try:
         held = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(held, dict) or not held or not all(isinstance(row, dict) for row in held.values()):
         return None

@@ -1,18 +1,21 @@
-"""Messages of the process of a user's reward: JSON in frames, so that nothing which arrives can hang or mislead us.
+"""Messages of a worker process: JSON in frames, so that nothing which arrives can hang or mislead its parent.
 
-A user's code may write to any descriptor, return values of any class, and raise errors of any size. So a frame has a
+What runs there may write to any descriptor, return values of any class, and raise errors of any size. So a frame has a
 mark, a length with a limit and a deadline for all of it, and holds only numbers and cut, printable texts.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
+import resource
 import select
+import signal
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MARK = b"SACC"
@@ -40,8 +43,32 @@ def clean(text: Any, longest: int = LONGEST) -> str:
     return found if len(found) <= longest else f"{found[:half]} ... {found[-half:]}"
 
 
-def write_frame(descriptor: int, message: Any) -> None:
-    """Sends a message of plain values."""
+def connect() -> tuple[Iterator[Any], Callable[[Any], None]]:
+    """The process's own end: the jobs until its parent ends, and a function that sends a message of plain values.
+
+    From then on nothing that is printed can be taken for a message, and a SIGTERM, which schedulers send to all
+    processes of a job, is left to the parent, which finishes its step first.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    jobs, answers, me = _out_of_the_way(0), _out_of_the_way(1), os.getpid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+
+    def say(message: Any) -> None:
+        if os.getpid() != me:  # a fork of a user's code that came back to ours
+            os._exit(1)
+        _write_frame(answers, message)
+
+    return _received(jobs), say
+
+
+def _out_of_the_way(descriptor: int) -> int:
+    """A copy with a high number: code that writes to descriptors by number takes the low ones."""
+    highest = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, min(700, highest - 50) if highest > 100 else 0)
+
+
+def _write_frame(descriptor: int, message: Any) -> None:
     body = json.dumps(message).encode()
     data = memoryview(MARK + struct.pack(">I", len(body)) + body)
     while data:
@@ -62,10 +89,14 @@ def send_object(descriptor: int, value: Any, seconds: float) -> None:
             data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
 
 
-def receive_object(descriptor: int) -> Any:
-    """The other end of `send_object`, in the process. EOFError when the parent ended."""
-    (length,) = struct.unpack(">Q", _exactly(descriptor, 8))
-    return pickle.loads(_exactly(descriptor, length))  # written by our own parent process only
+def _received(descriptor: int) -> Iterator[Any]:
+    """The other end of `send_object`, in the process."""
+    try:
+        while True:
+            (length,) = struct.unpack(">Q", _exactly(descriptor, 8))
+            yield pickle.loads(_exactly(descriptor, length))  # written by our own parent process only
+    except EOFError:
+        return
 
 
 def _exactly(descriptor: int, count: int) -> bytes:
@@ -125,3 +156,12 @@ class FrameReader:
             return (json.loads(body),)
         except (ValueError, RecursionError):
             raise BrokenChannel from None
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process ever had resident, in 10^6 bytes; `ru_maxrss` would begin with the parent's."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):  # macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
