@@ -271,10 +271,14 @@ def decoding(shape: ModelShape, work: Work) -> tuple[Parts, Parts]:
     read = min(prompts, max(PREFILL_TOKENS, work.prompt_tokens))
     logits = rows * shape.vocab
     seen = max(work.longest or 0, work.completion_tokens, work.prompt_tokens if work.cuda else 0)
+    if not work.cuda:  # the kernel gives a page when it is first written, and the last piece is not full
+        completions = min(completions, rows * work.completion_tokens * (1 + 1 / shape.language.count))
     decode = both | {
         "completions' K/V": completions * shape.kv_size * b,
         "logits of one step": logits * 2 * b + min(logits, max(CHOSEN, shape.vocab)) * SAMPLING,
         "attention scores": rows * shape.heads * seen * (8 + b) if work.cuda else 0.0,
     }
-    four = dequantized(shape, work)
-    return both | {"prefill": read * forward_room(shape.language, b)} | four, decode | four
+    four, prefill = dequantized(shape, work), {"prefill": read * forward_room(shape.language, b)}
+    if work.decoded_at_once < work.groups * work.group_size:  # prompts that waited are read while others are decoded
+        decode |= prefill
+    return both | prefill | four, decode | four
