@@ -34,7 +34,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "stopping and disk": ("test_runs_lock.py", "test_runs_stopping.py", "test_runs_checkpoints.py", "test_disk.py"),
 }
 """Subject -> files of tests whose every case is a fault."""
-SAMPLE_S = 5.0
+SAMPLE_S, FEWEST_STEPS = 5.0, 200
 
 
 def faults(subject: str) -> list[tuple[str, str, str, str]]:
@@ -102,17 +102,22 @@ def soak(minutes: float) -> int:
             with process.oneshot():
                 children = process.children(recursive=True)
                 seen.append((process.memory_info().rss / 1e6, process.num_fds(), process.num_threads(), len(children)))
-        ended = process.poll()
+        ended, metrics = process.poll(), Path(folder) / "run" / "metrics.jsonl"
+        steps = metrics.read_text().count("\n") if metrics.is_file() else 0
         process.terminate()
         process.wait(60)
     settled = np.array(seen[len(seen) // 3 :], dtype=float)
     if ended is not None or len(settled) < 6:
         print(f"the run ended by itself with status {ended} after {len(seen)} samples")
         return 1
+    if steps < FEWEST_STEPS:
+        print(f"only {steps} steps in {minutes:g} minutes: too few to judge; expected {FEWEST_STEPS} at least")
+        return 1
     hours = np.arange(len(settled)) * SAMPLE_S / 3600
     slope = float(np.polyfit(hours, settled[:, 0], 1)[0])
     first, last = settled[: len(settled) // 4], settled[-(len(settled) // 4) :]
-    print(f"memory {settled[:, 0].min():.0f} to {settled[:, 0].max():.0f} MB, slope {slope:+.1f} MB an hour")
+    low, high = settled[:, 0].min(), settled[:, 0].max()
+    print(f"{steps} steps, memory {low:.0f} to {high:.0f} MB, slope {slope:+.1f} MB an hour")
     grown = last[:, 0].mean() - first[:, 0].mean() > 0.05 * first[:, 0].mean()
     for place, what in enumerate(("descriptors", "threads", "children"), 1):
         print(f"{what}: {settled[:, place].min():.0f} to {settled[:, place].max():.0f}")

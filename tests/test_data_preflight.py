@@ -186,3 +186,8 @@ def test_every_real_gold_answer_scores_one_under_its_own_task(real_data: Path) -
         report = preflight(open_source(DataConfig(source=source, path=real_data / path)))
         assert report.findings == ()
         assert report.samples in (360, 200, 10)
+
+
+def test_no_finding_about_a_long_name_fills_the_screen() -> None:
+    found = preflight([sample(id="i" * 9_000, task="t" * 9_000)] * 2).findings
+    assert found and all(len(finding) < 1_000 for finding in found)

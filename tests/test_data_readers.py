@@ -95,6 +95,8 @@ def test_several_images_keep_their_order_and_markers(folder: Path) -> None:
         (turns("?", [1, 2, 3]), r"\[1, 2, 3\] is not a box; expected \[x1, y1, x2, y2\]"),
         (turns("?", " "), "the answer is empty"),
         (turns("<image><image>?", "x"), "has 2 <image> markers for 1 images; expected 0 or 1"),
+        (turns("<image>?", "x", image=""), "has 1 <image> markers for 0 images; expected none, or an image"),
+        (turns("<image>?", "x", image=None), "has 1 <image> markers for 0 images; expected none, or an image"),
         (turns("?", "x", accu_reward_method="llm"), "accu_reward_method 'llm' has no matching task"),
         (turns("?", "[{]", accu_reward_method="map"), "is not a JSON list"),
         ({"image": "a.png", "conversations": []}, "expected a question and an answer"),

@@ -77,9 +77,9 @@ def moody(completion, sample):
 
 
 def forks(completion, sample):
-    for _ in range(3):
+    for alone in (False, False, True):
         sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-        subprocess.Popen(sleep, env={**os.environ, "MARK": completion.text})
+        subprocess.Popen(sleep, env={**os.environ, "MARK": completion.text}, start_new_session=alone)
     if "hang" in completion.text:
         import time
         time.sleep(600)

@@ -13,7 +13,7 @@ from PIL import Image
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.store import Store
 from saccade.data import DataConfig
-from saccade.data.records import kind_of
+from saccade.data.records import kind_of, shown
 from saccade.data.sources import WORLD, items
 from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
@@ -96,7 +96,10 @@ def _why_unusable(sample: Sample) -> tuple[str, str] | None:
     if not sample.images:
         return "no image", f"sample {sample.id!r} has no image"
     if sample.task not in TASKS:
-        return "unknown task", f"sample {sample.id!r}: task {sample.task!r}; expected one of {', '.join(TASKS)}"
+        return (
+            "unknown task",
+            f"sample {shown(sample.id)}: task {shown(sample.task)}; expected one of {', '.join(TASKS)}",
+        )
     if sample.task not in WORDED:
         return "answer is not text", f"sample {sample.id!r}: task {sample.task!r} answers with positions in the image"
     if not sample.question.strip():

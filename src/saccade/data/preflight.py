@@ -158,7 +158,7 @@ def _entry(given: Sample | Item | PreflightEntry) -> PreflightEntry:
     if isinstance(given, PreflightEntry):
         return given
     if isinstance(given, Sample):
-        return PreflightEntry(str(given.meta.get("place", given.id)), given)
+        return PreflightEntry(str(given.meta.get("place", given.id))[:200], given)
     return PreflightEntry(*given)
 
 
@@ -259,7 +259,7 @@ class PreflightChecks:
         self._tasks[sample.task] += 1
         yield from self._check_id(entry, sample.id)
         if entry.reply is None and sample.task not in TASKS:
-            yield "task", f"unknown task {sample.task!r}; expected one of {', '.join(TASKS)}"
+            yield "task", f"unknown task {shown(sample.task)}; expected one of {', '.join(TASKS)}"
             return
         try:
             check_row(sample)
@@ -299,7 +299,7 @@ class PreflightChecks:
     def _check_id(self, entry: PreflightEntry, name: str) -> Iterator[tuple[str, str]]:
         key = key_of(entry.split, entry.source, name)
         if key in self._ids:
-            yield "duplicate id", f"id {name!r} was used before"
+            yield "duplicate id", f"id {shown(name)} was used before"
         self._ids.add(key)
 
     def _turns_before(self, entry: PreflightEntry, sample: Sample) -> tuple[Turn, ...]:

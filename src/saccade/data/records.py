@@ -326,7 +326,8 @@ def with_markers(question: str, images: int) -> str:
     """The question, which must have no `<image>` markers (images first) or one per image; else raises ValueError."""
     if question.count(MARKER) not in (0, images):
         got = question.count(MARKER)
-        raise ValueError(f"the question has {got} {MARKER} markers for {images} images; expected 0 or {images}")
+        expected = f"0 or {images}" if images else "none, or an image"
+        raise ValueError(f"the question has {got} {MARKER} markers for {images} images; expected {expected}")
     return question
 
 

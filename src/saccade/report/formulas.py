@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 from xml.etree import ElementTree
 
@@ -39,7 +40,7 @@ def formulas_of(texts: Iterable[str], warnings: list[str]) -> dict[str, Tree]:
     if not seen:
         return found
     try:
-        from latex2mathml.converter import convert
+        convert = import_module("latex2mathml.converter").convert
     except ImportError:
         warnings.append("latex2mathml is not installed: formulas are shown as LaTeX (pip install latex2mathml)")
         return found

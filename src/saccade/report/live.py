@@ -54,18 +54,19 @@ class PageServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: PageServer
     timeout = 30
 
     def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, PageServer)
         name, _, port = self.headers.get("Host", "").rpartition(":")
-        if name not in HOSTS or port != str(self.server.server_address[1]):
+        if name not in HOSTS or port != str(server.server_address[1]):
             self._answer(403, "text/plain", b"This page is for this machine only.")
         elif self.path.split("?")[0] == "/version":
-            self._answer(200, "text/plain", version(self.server.folders).encode())
+            self._answer(200, "text/plain", version(server.folders).encode())
         elif self.path.split("?")[0] == "/":
             try:
-                page = self.server.page()
+                page = server.page()
             except (ValueError, OSError) as error:
                 self._answer(500, "text/plain", str(error).encode("utf-8", "replace"))
                 return

@@ -238,5 +238,5 @@ def find(name: str) -> Reward:
     table = REWARDS | PENALTIES
     if canonical(name) not in table:
         hint = nearest(name, [*table, *ALIASES])
-        raise ValueError(f"unknown reward '{name}'{hint} (your own reward is 'path/to/file.py:function')")
+        raise ValueError(f"unknown reward '{name[:120]}'{hint} (your own reward is 'path/to/file.py:function')")
     return table[canonical(name)]

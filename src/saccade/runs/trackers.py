@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 from PIL import Image
@@ -63,12 +64,10 @@ class WandB(Sink):
     """Weights & Biases; offline with WANDB_MODE=offline."""
 
     def __init__(self, directory: Path, config: SinkConfig, step: int) -> None:
-        import wandb
-
-        self.api = wandb
+        self.api = import_module("wandb")
         name = directory.absolute().name
         known = _known_id(directory, "wandb")
-        self.run = wandb.init(project=config.project, name=name, dir=str(directory), id=known, resume="allow")
+        self.run = self.api.init(project=config.project, name=name, dir=str(directory), id=known, resume="allow")
         _keep_id(directory, "wandb", str(self.run.id))
 
     def metrics(self, step: int, row: Mapping[str, float]) -> None:
@@ -85,10 +84,8 @@ class Trackio(Sink):
     """trackio, local by default."""
 
     def __init__(self, directory: Path, config: SinkConfig, step: int) -> None:
-        import trackio
-
-        self.api = trackio
-        self.run = trackio.init(project=config.project, name=directory.absolute().name, resume="allow")
+        self.api = import_module("trackio")
+        self.run = self.api.init(project=config.project, name=directory.absolute().name, resume="allow")
 
     def metrics(self, step: int, row: Mapping[str, float]) -> None:
         self.run.log(dict(row), step=step)
@@ -104,9 +101,7 @@ class MLflow(Sink):
     """MLflow, by its client: the active run of the process is not touched."""
 
     def __init__(self, directory: Path, config: SinkConfig, step: int) -> None:
-        from mlflow import MlflowClient
-
-        self.client = MlflowClient()
+        self.client = import_module("mlflow").MlflowClient()
         known = _known_id(directory, "mlflow")
         if known is None:
             found = self.client.get_experiment_by_name(config.project)

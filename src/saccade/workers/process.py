@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+import psutil
+
 from saccade.workers.channel import BrokenChannel, FrameReader, send_object
 
 START_S = 300.0
@@ -94,9 +96,15 @@ class Worker:
             raise WorkerLost("its process wrote something else than its messages") from None
 
     def kill(self) -> None:
-        """Ends the process and everything that it started in its session."""
+        """Ends the process and everything that it started, in its session or in sessions of their own."""
+        children = []
+        with suppress(psutil.Error):
+            children = psutil.Process(self._process.pid).children(recursive=True)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        for child in children:
+            with suppress(psutil.Error):
+                child.kill()
         self._process.kill()
         self._process.wait()
         if not self._closed:
