@@ -50,6 +50,10 @@ def test_a_run_trains_on_replies_of_the_current_weights(server: StandIn, tmp_pat
     train(recipe, tmp_path / "run")
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["sampler/gap_max"] for row in metrics if "sampler/gap_max" in row) < 1e-3
+    assert all(
+        row["sampler/ess"] > 0.999 and 0 <= row["sampler/gap_k3"] < 1e-5 for row in metrics if "sampler/ess" in row
+    )
+    assert "sampler/ess" in metrics[-1]
     rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
     assert [row["weights_version"] for row in rows] == [0] * 6 + [1] * 6
     sizes = [body["sampling_params"]["n"] for path, body in server.asked if path == GENERATE]

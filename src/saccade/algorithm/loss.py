@@ -75,6 +75,22 @@ def weights_of(config: LossConfig, inputs: LossInputs) -> list[Tensor]:
     return found
 
 
+WEIGHT, WEIGHT_SQUARED = "sampler/weight", "sampler/weight_squared"
+
+
+@torch.no_grad()
+def sampler_sums(logprobs_R: Tensor, sampler_logprobs_R: Tensor) -> dict[str, float]:
+    """Sums over tokens, with d = trainer's - sampler's log-prob and w = exp(d): of k3 = w - 1 - d (Schulman's estimate
+    of KL(sampler, trainer)), of w and of its square, from which the effective sample size follows."""
+    d_R = (logprobs_R - sampler_logprobs_R).double().clamp(-20, 20)
+    w_R = d_R.exp()
+    return {
+        "sampler/gap_k3": float((w_R - 1 - d_R).sum()),
+        WEIGHT: float(w_R.sum()),
+        WEIGHT_SQUARED: float(w_R.square().sum()),
+    }
+
+
 @torch.no_grad()
 def sampler_gap(logprobs_R: Tensor, sampler_logprobs_R: Tensor) -> tuple[float, float]:
     """(sum, max) over tokens of |trainer log-prob - sampler log-prob|: how much the two disagree."""

@@ -13,6 +13,7 @@ from functools import partial
 from torch import Tensor
 
 from saccade.algorithm import Denominators, sampler_gap
+from saccade.algorithm.loss import WEIGHT, WEIGHT_SQUARED, sampler_sums
 from saccade.rollout.groups import Group
 from saccade.training.before_update import open_parts
 from saccade.training.learner import Learner
@@ -116,6 +117,9 @@ class Sums:
         everyone = ranks.gather((self.values, self.tokens, self.gap_max))
         tokens = sum(n for _, n, _ in everyone)
         found = {name: sum(values[name] for values, _, _ in everyone) / max(1, tokens) for name in _names(everyone)}
+        weight, square = (found.pop(name, 0.0) for name in (WEIGHT, WEIGHT_SQUARED))
+        if square:
+            found["sampler/ess"] = weight**2 / square
         once = {"sampler/gap_max": max(gap for _, _, gap in everyone)}
         return found | (once if self.first else {}), float(tokens)
 
@@ -139,5 +143,6 @@ def _loss_of(
         assert inputs.entropy_R is not None and inputs.sampler_logprobs_R is not None
         gap_sum, gap_max = sampler_gap(inputs.logprobs_R.detach(), inputs.sampler_logprobs_R)
         sums.values.update({"policy/entropy": float(inputs.entropy_R.detach().sum()), "sampler/gap_mean": gap_sum})
+        sums.values.update(sampler_sums(inputs.logprobs_R.detach(), inputs.sampler_logprobs_R))
         sums.gap_max = max(sums.gap_max, gap_max)
     return out.loss
