@@ -16,8 +16,9 @@ from saccade.models.policy import Policy
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import prepare
 from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.learner import open_learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.types import Completion, Sample, Score
 
 AGGREGATION = {"dapo": "token_mean", "grpo": "sequence_mean", "dr_grpo": "constant"}

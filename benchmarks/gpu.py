@@ -45,8 +45,9 @@ from saccade.rollout.graphs import Graphs
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import Prompt, prepare
 from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.learner import Learner, open_learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import Learner, open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.types import Score
 
 SETTINGS = (Setting(256, 64, 8, 4), Setting(1024, 64, 8, 4), Setting(256, 256, 16, 2), Setting(1024, 256, 8, 4))

@@ -29,15 +29,15 @@ ARMS = ("trl", "saccade")
 
 
 def compare(
-    directory: Path, setting: Setting, checkpointing: bool, repeats: int, rows: int | None, parts: str
+    directory: Path, setting: Setting, checkpointing: bool, repeats: int, rows: int | None, parts: str, rank: int = 0
 ) -> tuple[dict[str, Cost], dict[str, str]]:
     """Costs and paths of both arms. They take turns: TRL's trainer runs its own loop, Saccade steps between two of
     its steps. The first step of each is not measured; after it the optimizers' states exist."""
     from benchmarks.peer_trl import trl_step
 
-    ours = saccade_step(directory, setting, checkpointing, parts=parts)
+    ours = saccade_step(directory, setting, checkpointing, parts=parts, rank=rank)
     moving = {name for name, _ in ours.policy.trainable()}
-    theirs = trl_step(directory, setting, repeats + 1, checkpointing, rows, moving)
+    theirs = trl_step(directory, setting, repeats + 1, checkpointing, rows, moving, rank=rank)
     meter, paths = Meter(), {}
     readings: dict[str, list[Reading]] = {arm: [] for arm in ARMS}
     with ExitStack() as watching:
@@ -58,19 +58,23 @@ def compare(
     return {arm: median(readings[arm]) for arm in ARMS}, paths
 
 
-def rows_of(directory: Path, setting: Setting, target: float | None, options: dict[str, object]) -> list[Row]:
-    """Both tables of a setting, with checkpointing and without, and each arm at its best."""
+def rows_of(
+    directory: Path, setting: Setting, target: float | None, options: dict[str, object], both: Sequence[bool]
+) -> list[Row]:
+    """The tables of a setting, with checkpointing and without, and each arm at its best."""
     rows: list[Row] = []
     best: dict[str, list[Cost]] = {arm: [] for arm in ARMS}
-    for checkpointing in (True, False):
+    for checkpointing in both:
         costs, paths = compare(directory, setting, checkpointing, **options)
         name = f"{setting.name}, checkpointing {'on' if checkpointing else 'off'}"
         for arm in ARMS:
             best[arm].append(costs[arm])
             wanted = {} if target is None or arm == "trl" else {"target": target, "target_mb": TARGET_MB}
             rows.append(row(name, arm, costs[arm], costs["trl"], paths[arm], **wanted))
+    if len(both) < 2:
+        return rows
     name = f"{setting.name}, each arm's best of the two"
-    least = {arm: best_of(both) for arm, both in best.items()}
+    least = {arm: best_of(costs) for arm, costs in best.items()}
     return rows + [row(name, arm, least[arm], least["trl"], rows[ARMS.index(arm)].path) for arm in ARMS]
 
 
@@ -98,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--setting", type=int, help="only this one of the settings, counted from 1")
     parser.add_argument("--trl-rows", type=int, help="completions in a micro-batch of TRL (default: one prompt's)")
     parser.add_argument("--train", choices=("all", "language"), default="all", help="parts that train, in both arms")
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="LoRA on the language model, in both arms")
+    parser.add_argument("--checkpointing", choices=("both", "on", "off"), default="both", help="of activations")
     parser.add_argument("--model", type=Path, metavar="DIR", help="a model of benchmarks.real_model instead of L")
     args = parse(parser, argv)
     if find_spec("trl") is None:
@@ -115,10 +121,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         directory = args.model or checkpoint(Path(folder) / "model")
-        notes = [agreement_line(directory, FittedSetting(tokens, 8, 4, 2) if args.model else Setting(64, 8, 4, 2))]
+        small = FittedSetting(tokens, 8, 4, 2) if args.model else Setting(64, 8, 4, 2)
+        notes = [] if args.lora else [agreement_line(directory, small)]  # each arm draws adapters of its own
         for setting, target in settings:
-            common = {"repeats": args.repeats, "rows": args.trl_rows, "parts": args.train}
-            rows += rows_of(directory, setting, target, common)
+            common = {"repeats": args.repeats, "rows": args.trl_rows, "parts": args.train, "rank": args.lora}
+            both = {"both": (True, False), "on": (True,), "off": (False,)}[args.checkpointing]
+            rows += rows_of(directory, setting, target, common, both)
     finish("grpo_step", args, rows, notes)
     return 0
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
+from peft import LoraConfig, PeftModel
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -104,7 +105,8 @@ class TrlStep:
 
     @property
     def model(self) -> Any:
-        return self.trainer.model
+        model: Any = self.trainer.model
+        return model.get_base_model() if isinstance(model, PeftModel) else model
 
     def train(self, after_step: Callable[[int], None]) -> None:
         """All steps of the trainer's own loop; `after_step(k)` runs after the k-th optimizer step, from 1."""
@@ -123,13 +125,15 @@ def trl_step(
     rows: int | None = None,
     train: Collection[str] | None = None,
     dtype: torch.dtype = torch.float32,
+    rank: int = 0,
     **changes: Any,
 ) -> TrlStep:
     """GRPOTrainer at its defaults but for lengths, learning rate and records.
 
     `rows` completions to a micro-batch, by default all of one prompt's; `train` names the parameters that move, by
-    default all; the weights are held in `dtype`, and bfloat16 comes with TRL's autocast, which is its default;
-    `changes` replace entries of its configuration: without `use_cpu=False` it runs on the CPU.
+    default all, or with LoRA of `rank` its adapters; the weights are held in `dtype`, and bfloat16 comes with TRL's
+    autocast, which is its default; `changes` replace entries of its configuration: without `use_cpu=False` it runs on
+    the CPU.
     """
     logging.getLogger("trl").setLevel(logging.ERROR)
     rows = rows or setting.group_size
@@ -158,12 +162,15 @@ def trl_step(
     model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(train is None or name in train)
+    layers = sorted({name.split(".lora_")[0] for name in train or ()})
+    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, lora_dropout=0.0) if rank else None
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=rewards,
         args=GRPOConfig(**(options | changes)),
         train_dataset=dataset_of(samples(setting)),
         processing_class=processor_of(directory),
+        peft_config=adapters,
     )
     trainer.remove_callback(PrinterCallback)
     return TrlStep(trainer, setting)

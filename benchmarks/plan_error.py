@@ -1,10 +1,10 @@
 """How far `saccade plan` is from the memory that a step takes: `python -m benchmarks.plan_error --json FILE`.
 
-Each setting runs in a process of its own: the benchmark model L (one thread), one small update so that the optimizer's
-state exists, then one update on made-up groups about a 448 x 448 image, by the code that trains, or the decoding of
-such groups by the engine. Measured is the peak of the resident set above the level just before; predicted is the
-largest of the phases `update` and `optimizer`, or the phase `rollout`, without what is there all the time. Needs Linux
-(/proc).
+Each setting runs in a process of its own: the benchmark model L, or that of `--model DIR` (one thread), one small
+update so that the optimizer's state exists, then one update on made-up groups about a 448 x 448 image, by the code that
+trains, or the decoding of such groups by the engine. Measured is the peak of the resident set above the level just
+before; predicted is the largest of the phases `update` and `optimizer`, or the phase `rollout`, without what is there
+all the time. Needs Linux (/proc).
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from saccade.rollout.engine import open_engine
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import prepare
 from saccade.training.config import OptimConfig, OptimKind, UpdateConfig
+from saccade.training.learner import Learner, open_learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import Learner, open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.types import Completion, Sample, Score
 
 ALL = ("vision", "projector", "language")
@@ -66,6 +67,8 @@ class Case:
     rank: int = 0
     """Of LoRA on `train`; 0 trains the weights."""
     quantize: Literal["nf4"] | None = None
+    model: str | None = None
+    """A checkpoint; None is the benchmark model L."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,15 @@ LATER = (
     Case(8, 8, 128, False, decode=True, memory_mb=48),
 )
 """8-bit moments, bfloat16 with masters, a shared tower, and decoding with and without a limit."""
+OF_A_MODEL = (
+    *(Case(2, 4, 64, checkpointing) for checkpointing in (False, True)),
+    Case(2, 4, 64, True, optimizer="adamw_8bit"),
+    Case(2, 4, 64, True, dtype="bfloat16"),
+    Case(4, 8, 64, True, rank=16),
+    Case(4, 8, 96, False, decode=True),
+    Case(4, 8, 96, False, decode=True, memory_mb=64),
+)
+"""Settings of `--model`."""
 HELD_OUT = (
     Case(2, 6, 160, False),
     Case(3, 4, 400, True),
@@ -126,8 +138,7 @@ def run(case: Case) -> dict[str, float]:
     """Measured and predicted bytes; changes this process, so each needs its own."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_checkpoint(folder, "L")
-        policy = load_policy(model_of(case, str(path)))
+        policy = load_policy(model_of(case, case.model or str(write_checkpoint(folder, "L"))))
     shape = ModelShape.from_config(policy.model.config)
     if case.decode:
         return decoding(case, policy, shape)
@@ -181,13 +192,13 @@ def work_of(case: Case, policy: Policy, group: Group) -> Work:
     lora = model_of(case, "").lora
     adapters = {} if lora is None else adapter_sizes(lora, ModelShape.from_config(policy.model.config), 4)
     asked = group.prompt.encoded
-    width, height = asked.frames[0].size_input
+    visual = int(torch.isin(asked.ids_P, torch.tensor(policy.adapter.image_ids)).sum())
     return Work(
         name="measured",
         groups=case.prompts,
         group_size=case.group_size,
         prompt_tokens=len(asked),
-        images=(width * height // 28**2,),
+        images=(visual,),
         completion_tokens=case.tokens,
         budget=case.budget,
         vision_cost=policy.vision_cost(asked),
@@ -268,13 +279,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go as well")
     parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--model", metavar="DIR", help="a checkpoint, such as that of benchmarks.real_model")
     options = parser.parse_args()
     if options.case:
         data = json.loads(options.case)
         print(json.dumps(run(Case(**{**data, "train": tuple(data["train"])}))))
         return
     rows = []
-    for case in (*CASES, *LATER, *HELD_OUT):
+    given = [replace(case, model=options.model) for case in OF_A_MODEL] if options.model else ()
+    for case in given or (*CASES, *LATER, *HELD_OUT):
         rows.append(measure(case))
         print(line_of(rows[-1]), flush=True)
     if options.json:

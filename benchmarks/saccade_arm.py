@@ -21,8 +21,9 @@ from saccade.rollout.groups import Group
 from saccade.rollout.prompts import Prompt, prepare
 from saccade.rollout.stages import Stage
 from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.learner import Learner, open_learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import Learner, open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.types import Completion, Sample, Score
 
 LR = 1e-6
@@ -101,10 +102,11 @@ def saccade_step(
     checkpointing: bool = False,
     shared_prefix: SharedPrefix = "auto",
     parts: Literal["all", "language"] = "all",
+    rank: int = 0,
 ) -> SaccadeStep:
     """The arm at the defaults of a run, except for the length of replies, the parts that train, and micro-batches:
     each holds one prompt with its completions, as in the other arms."""
-    policy = policy_of(directory, parts, checkpointing)
+    policy = policy_of(directory, parts, checkpointing, rank)
     config = OptimConfig(lr=LR)
     optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), config), config)
     data = samples(setting)

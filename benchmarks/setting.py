@@ -82,11 +82,18 @@ def checkpoint(directory: Path, size: str = "L", seed: int = 0) -> Path:
     return directory
 
 
-def policy_of(directory: Path, parts: Literal["all", "language"] = "all", checkpointing: bool = False) -> Policy:
-    """The policy as a run would load it. `all` trains tower and projector too, which is what TRL does unasked."""
+def policy_of(
+    directory: Path, parts: Literal["all", "language"] = "all", checkpointing: bool = False, rank: int = 0
+) -> Policy:
+    """The policy as a run would load it. `all` trains tower and projector too, which is what TRL does unasked; `rank`
+    is that of LoRA on all linear layers of the language model, which then alone trains."""
     train = ("vision", "projector", "language") if parts == "all" else ("language",)
-    config = ModelConfig(path=str(directory), device="cpu", train=train, gradient_checkpointing=checkpointing)
-    return load_policy(config)
+    trained = {"lora": {"rank": rank, "alpha": 2 * rank, "targets": ("language",)}} if rank else {"train": train}
+    return load_policy(
+        ModelConfig.model_validate(
+            {"path": str(directory), "device": "cpu", "gradient_checkpointing": checkpointing} | trained
+        )
+    )
 
 
 def image(side_px: int, index: int) -> bytes:

@@ -29,12 +29,13 @@ def main(run: Path, enough: float = 0.9, most: int = 6) -> int:
         state = trainer.start
         while not state.finished:
             stage: Stage = recipe.schedule.stage(state)
-            trainer.engine.sync(trainer.session.policy)
-            collected = trainer.collect(state, stage)  # generate, score, center within each group
-            metrics = trainer.update(collected, state, stage)  # one optimizer step
-            state = recipe.schedule.advance(state, truncated_share(collected.generated))
-            trainer.record(state, stage, collected, metrics)  # files, evaluation and checkpoint when due
-            rewards = [r.score.value for group in collected.generated for r in group.rollouts if r.score is not None]
+            groups = trainer.collect(state, stage)  # generate, score, advantages
+            after = recipe.schedule.advance(state, truncated_share(groups.collected.generated))
+            trainer.look_ahead(after)  # with staleness 1 the engine begins to sample the next step
+            metrics = trainer.update(groups, state, stage)  # one optimizer step, or several
+            state = after
+            trainer.record(state, stage, groups, metrics)  # files, evaluation and checkpoint when due
+            rewards = [r.score.value for group in groups.collected.generated for r in group.rollouts]
             mean = sum(rewards) / len(rewards)
             print(f"step {state.step}: reward {mean:.2f}")
             if mean >= enough:

@@ -18,10 +18,11 @@ from families import FAMILIES, family
 from PIL import Image
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from training_runs import rl_recipe
+from training_runs import base_recipe, rl_recipe
 from transformers.utils import logging as transformers_logging
 
 from saccade.algorithm import LossConfig
+from saccade.base import pretrain
 from saccade.cli.runs import restarted, where_to_resume
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig, ShardConfig
@@ -33,9 +34,10 @@ from saccade.rollout.prompts import Prompt
 from saccade.training import sft
 from saccade.training.config import OptimConfig, RLRecipe, SFTRecipe, UpdateConfig
 from saccade.training.examples import EncodedUnit
+from saccade.training.learner import open_learner
 from saccade.training.loop import Session
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.rl import train
 from saccade.training.sft import sft_step
@@ -43,8 +45,7 @@ from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.step import StepRunner
 from saccade.types import Completion, Score
 
-STEPS, LR = 3, 0.05
-ALL = ("vision", "projector", "language")
+STEPS, LR, ALL = 3, 0.05, ("vision", "projector", "language")
 
 
 @dataclass
@@ -227,8 +228,8 @@ def reinforced(
         def step(optimizer: GuardedOptimizer) -> dict[str, float]:
             if not learner:
                 learner.append(open_learner(policy, optimizer, objective, config, reference, ranks=ranks))
-            share = [groups[i] for i in places]
-            return policy_step(learner[0], share, temperature=1.0, max_length=12, lr=LR)
+            share, order = [groups[i] for i in places], [group.id for group in groups]
+            return policy_step(learner[0], share, temperature=1.0, max_length=12, lr=LR, order=order)
 
         return descend(policy, step)
 
@@ -399,6 +400,12 @@ def fine_tuning(world: World) -> dict[str, Any]:
     return {}
 
 
+def pretraining(world: World) -> dict[str, Any]:
+    """The base, which the test compares with one process."""
+    pretrain.train(base_recipe(world.folder / "base"))
+    return {}
+
+
 def examples_recipe(folder: Path) -> SFTRecipe:
     """Five prompts a step, so that shares differ."""
     return SFTRecipe.model_validate(
@@ -435,6 +442,7 @@ def families(world: World) -> dict[str, Any]:
     return found
 
 
+EVERY_TERM = {"kl_coef": 0.1, "entropy_coef": 0.01, "top_entropy": 0.5, "correction": {"kind": "token_mask"}}
 LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "sft_full": lambda w: supervised(w, halves, train=ALL),
     "sft_frozen_tower": lambda w: supervised(w, uneven, train=("language",)),
@@ -452,12 +460,14 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
     "rl_projector_only": lambda w: reinforced(w, uneven, train=("projector",)),
     "rl_no_signal_on_a_rank": lambda w: reinforced(w, uneven, silent={3}, train=ALL),
     "rl_text_only_rank": lambda w: reinforced(w, uneven, texts=1, pictures=3, train=ALL),
+    "rl_mini_batches": lambda w: reinforced(w, uneven, loss=EVERY_TERM, update={"mini_batches": 3}, train=ALL),
     "averaged_layers": averaged_layers,
     "bypassing": bypassing,
     "generating": generating,
     "saving": saving,
     "running": running,
     "fine_tuning": fine_tuning,
+    "pretraining": pretraining,
     "families": families,
     "copied": copied,
     "half_precision": half_precision,
@@ -471,8 +481,8 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
 
 
 def main() -> None:
-    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
+    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
     transformers_logging.disable_progress_bar()
     world = World(folder, join())
     for name in wanted or LAWS:
@@ -480,8 +490,8 @@ def main() -> None:
             warnings.simplefilter("always")
             started = time.perf_counter()
             found = LAWS[name](world)
-        serious = [one for one in caught if not issubclass(one.category, DeprecationWarning)]
-        found["warnings"] = sorted({str(one.message).splitlines()[0] for one in serious})
+        serious = {str(w.message).splitlines()[0] for w in caught if not issubclass(w.category, DeprecationWarning)}
+        found["warnings"] = sorted(serious)
         found["seconds"] = round(time.perf_counter() - started, 2)
         (folder / f"{name}-{world.ranks.rank}.json").write_text(json.dumps(found))
 

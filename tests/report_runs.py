@@ -123,6 +123,7 @@ def rollouts(folder: Path, steps: tuple[int, ...], group_size: int = 8) -> list[
                         "logprobs": [],
                         "finish_reason": "stop" if i else "length",
                         "parts": {"hard": float(right)},
+                        "reasons": {} if right else {"hard": f"got {answer}"},
                         "reward": float(right),
                         "advantage": 0.9 if right else -1.1,
                         "masked": None,
@@ -317,7 +318,7 @@ def write_eval(folder: Path) -> Path:
     write_json(folder / "environment.json", ENVIRONMENT)
     items = []
     for i in range(3):
-        box = draw(folder / "images" / f"sha{i}.png", i)[0]
+        box = draw(folder / "images" / f"{i:08x}5a.png", i)[0]
         for decoding in ("greedy", "sampled"):
             items.append(
                 {
@@ -341,7 +342,7 @@ def write_eval(folder: Path) -> Path:
                     "gold_boxes": [list(box)],
                     "options": [],
                     "box_image": 0,
-                    "image_shas": [f"sha{i}"],
+                    "image_shas": [f"{i:08x}5a"],
                 }
             )
     write_jsonl(folder / "items.jsonl", items)

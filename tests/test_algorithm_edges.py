@@ -13,6 +13,7 @@ from presets import PRESETS
 from saccade.algorithm import (
     AdvantageConfig,
     Denominators,
+    GroupRewards,
     LossConfig,
     LossInputs,
     LossOutput,
@@ -23,31 +24,58 @@ from saccade.algorithm import (
 from saccade.algorithm.advantages import advantages
 from saccade.algorithm.aggregate import AGGREGATES
 from saccade.algorithm.config import Cispo, Clipped
-from saccade.algorithm.kl import DIVERGENCES
+from saccade.algorithm.kl import PENALTIES
 from saccade.algorithm.ratio import RATIOS, branch_lengths, branch_mean
 from saccade.algorithm.surrogate import cispo, clipped, reinforce
+from saccade.config import load
 from saccade.training.config import RLRecipe
 
 NEUTRAL = {
     "ratio": "token",
-    "surrogate": {"kind": "clipped", "low": 0.2, "high": 0.2},
+    "surrogate": {"kind": "clipped", "low": 0.2, "high": 0.2, "dual": None},
+    "correction": None,
     "kl": "k3",
     "kl_coef": 0.0,
+    "kl_in": "loss",
+    "reference_refresh": 0,
+    "entropy_coef": 0.0,
+    "top_entropy": 1.0,
     "aggregation": "token_mean",
-    "advantage": {"std": True, "eps": 1e-4, "unbiased": True},
+    "advantage": {"kind": "group", "std": True, "eps": 1e-4, "unbiased": True},
 }
 DIFFERENCES: dict[str, dict[str, Any]] = {
     "grpo": {"kl_coef": 0.04, "aggregation": "sequence_mean"},
     "vlm_r1": {"kl_coef": 0.04, "aggregation": "sequence_mean"},
     "vision_r1": {"kl_coef": 0.01},
-    "dapo": {"surrogate": {"kind": "clipped", "low": 0.2, "high": 0.28}},
-    "dr_grpo": {"aggregation": "constant", "advantage": {"std": False, "eps": 1e-4, "unbiased": True}},
+    "dapo": {"surrogate": {"kind": "clipped", "low": 0.2, "high": 0.28, "dual": None}},
+    "dr_grpo": {"aggregation": "constant", "advantage": {"kind": "group", "std": False, "eps": 1e-4, "unbiased": True}},
     "gspo": {
         "ratio": "sequence",
-        "surrogate": {"kind": "clipped", "low": 3e-4, "high": 4e-4},
+        "surrogate": {"kind": "clipped", "low": 3e-4, "high": 4e-4, "dual": None},
         "aggregation": "sequence_mean",
     },
     "cispo": {"surrogate": {"kind": "cispo", "high": 4.0}},
+    "gspo_token": {
+        "ratio": "sequence_token",
+        "surrogate": {"kind": "clipped", "low": 3e-4, "high": 4e-4, "dual": None},
+        "aggregation": "sequence_mean",
+    },
+    "sapo": {
+        "surrogate": {"kind": "sapo", "tau_positive": 1.0, "tau_negative": 1.05},
+        "aggregation": "sequence_mean",
+    },
+    "gmpo": {"surrogate": {"kind": "gmpo", "low": 0.4, "high": 0.4}, "aggregation": "sequence_mean"},
+    "dppo": {"surrogate": {"kind": "dppo", "divergence": "tv", "low": 0.2, "high": 0.2}},
+    "rloo": {
+        "surrogate": {"kind": "reinforce"},
+        "aggregation": "sequence_sum",
+        "advantage": {"kind": "leave_one_out"},
+    }
+    | {"kl": "k1", "kl_in": "reward", "kl_coef": 0.05},
+    "reinforce_pp": {"advantage": {"kind": "reinforce_pp", "baseline": "none", "eps": 1e-8}}
+    | {"kl": "k1", "kl_in": "reward", "kl_coef": 0.01},
+    "reinforce_pp_baseline": {"advantage": {"kind": "reinforce_pp", "baseline": "group", "eps": 1e-8}},
+    "gdpo": {"advantage": {"kind": "gdpo", "weights": {}, "eps": 1e-4}},
 }
 
 
@@ -136,7 +164,7 @@ def test_a_clip_of_token_size_is_refused_for_ratios_of_sequences(clip: dict[str,
 
 
 def test_every_name_that_a_recipe_may_give_is_in_its_table() -> None:
-    tables = {"ratio": RATIOS, "kl": DIVERGENCES, "aggregation": AGGREGATES}
+    tables = {"ratio": RATIOS, "kl": PENALTIES, "aggregation": AGGREGATES}
     named = {key: get_args(LossConfig.model_fields[key].annotation) for key in tables}
     assert named == {key: tuple(table) for key, table in tables.items()}
 
@@ -146,13 +174,15 @@ def test_without_options_advantages_are_those_of_the_neutral_recipe() -> None:
     expected = pytest.approx([0.5 / (math.sqrt(0.5) + 1e-4), -0.5 / (math.sqrt(0.5) + 1e-4)], rel=1e-9)
     rewards_G = torch.tensor([1.0, 0.0], dtype=torch.float64)
     assert advantages(rewards_G).tolist() == expected
-    assert build_advantages(AdvantageConfig())([rewards_G], [None])[0].tolist() == expected
+    assert build_advantages(AdvantageConfig())([GroupRewards(rewards_G)])[0].tolist() == expected
 
 
 def test_every_option_of_a_recipe_reaches_the_advantages() -> None:
     rewards_G = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    assert build_advantages(AdvantageConfig(std=False))([rewards_G], [None])[0].tolist() == [0.5, -0.5]
-    biased = build_advantages(AdvantageConfig(eps=0.5, unbiased=False))([rewards_G], [None])[0]  # 0.5 / (0.5 + 0.5)
+    assert build_advantages(AdvantageConfig(std=False))([GroupRewards(rewards_G)])[0].tolist() == [0.5, -0.5]
+    biased = build_advantages(AdvantageConfig(eps=0.5, unbiased=False))([GroupRewards(rewards_G)])[
+        0
+    ]  # 0.5 / (0.5 + 0.5)
     assert biased.tolist() == pytest.approx([0.5, -0.5])
 
 
@@ -193,18 +223,23 @@ def test_a_log_ratio_counts_up_to_twenty_either_way(ratio: str) -> None:
     assert RATIOS[ratio](log_ratio_R, torch.arange(4), 4).tolist() == pytest.approx(expected, rel=1e-12)
 
 
+def on(logprobs_R: torch.Tensor, advantages_R: torch.Tensor) -> LossInputs:
+    """Tokens of one reply with these log-probs and advantages."""
+    return LossInputs(logprobs_R, logprobs_R, advantages_R, torch.zeros(len(logprobs_R), dtype=torch.long), 1)
+
+
 def test_a_ratio_on_the_edge_of_the_clip_is_not_cut() -> None:
     edges_R, inside_R = torch.tensor([0.75, 1.5]), torch.zeros(2)
-    assert clipped(edges_R, inside_R, torch.tensor([-1.0, 1.0]), 0.25, 0.5)[1].tolist() == [False, False]
-    assert cispo(edges_R, inside_R, torch.tensor([-1.0, 1.0]), 0.5)[1].tolist() == [False, False]
+    assert clipped(edges_R, on(inside_R, torch.tensor([-1.0, 1.0])), 0.25, 0.5)[1].tolist() == [False, False]
+    assert cispo(edges_R, on(inside_R, torch.tensor([-1.0, 1.0])), 0.5)[1].tolist() == [False, False]
     beyond_R = torch.tensor([0.7, 1.6])
-    assert clipped(beyond_R, inside_R, torch.tensor([-1.0, 1.0]), 0.25, 0.5)[1].tolist() == [True, True]
-    assert clipped(beyond_R, inside_R, torch.tensor([0.0, 0.0]), 0.25, 0.5)[1].tolist() == [False, False]
-    assert cispo(beyond_R, inside_R, torch.tensor([-1.0, -1.0]), 0.5)[1].tolist() == [False, True]
+    assert clipped(beyond_R, on(inside_R, torch.tensor([-1.0, 1.0])), 0.25, 0.5)[1].tolist() == [True, True]
+    assert clipped(beyond_R, on(inside_R, torch.tensor([0.0, 0.0])), 0.25, 0.5)[1].tolist() == [False, False]
+    assert cispo(beyond_R, on(inside_R, torch.tensor([-1.0, -1.0])), 0.5)[1].tolist() == [False, True]
 
 
 def test_reinforce_weighs_log_probs_by_the_advantage_and_cuts_nothing() -> None:
-    objective_R, cut_R = reinforce(torch.tensor([9.0, 0.1]), torch.tensor([-1.0, -2.0]), torch.tensor([3.0, -1.0]))
+    objective_R, cut_R = reinforce(torch.tensor([9.0, 0.1]), on(torch.tensor([-1.0, -2.0]), torch.tensor([3.0, -1.0])))
     assert (objective_R.tolist(), cut_R.tolist()) == ([-3.0, 2.0], [False, False])
 
 
@@ -229,3 +264,9 @@ def test_a_loss_to_the_number() -> None:
 def test_the_gap_to_the_sampler_is_a_sum_and_a_maximum_of_distances() -> None:
     assert sampler_gap(torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -1.0, -3.0])) == (1.5, 1.0)
     assert sampler_gap(torch.zeros(0), torch.zeros(0)) == (0.0, 0.0)
+
+
+def test_the_vision_r1_recipe_makes_the_inferred_four_updates_by_option() -> None:
+    recipe = load("vision_r1_7b", RLRecipe, ["prompts_per_step=512", "update.mini_batches=4"], {"SACCADE_DATA": "."})
+    assert (recipe.prompts_in(recipe.stages[0]), recipe.update.optimizer_steps) == (512, 4)
+    assert load("vision_r1_7b", RLRecipe, [], {"SACCADE_DATA": "."}).update.optimizer_steps == 1

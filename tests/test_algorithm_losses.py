@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from presets import PRESETS
 
-from saccade.algorithm import AdvantageConfig, Denominators, LossConfig, LossInputs, build_advantages, build_loss
+from saccade.algorithm import (
+    AdvantageConfig,
+    Denominators,
+    GroupRewards,
+    LossConfig,
+    LossInputs,
+    build_advantages,
+    build_loss,
+)
 from saccade.algorithm.advantages import advantages
 from saccade.algorithm.aggregate import AGGREGATES
 from saccade.algorithm.config import Cispo, Clipped, Reinforce, SurrogateConfig
@@ -33,6 +41,11 @@ def tokens(seed: int, scale: float = 0.4) -> torch.Tensor:
 
 def inputs(logprobs_R: torch.Tensor, with_reference: bool = True) -> LossInputs:
     return LossInputs(logprobs_R, tokens(1), ADVANTAGES_B[INDEX_R], INDEX_R, 4, tokens(2) if with_reference else None)
+
+
+def on(logprobs_R: torch.Tensor, advantages_R: torch.Tensor) -> LossInputs:
+    """Tokens of one reply with these log-probs and advantages."""
+    return LossInputs(logprobs_R, logprobs_R, advantages_R, torch.zeros(len(logprobs_R), dtype=torch.long), 1)
 
 
 WHOLE = Denominators(tokens=sum(LENGTHS), sequences=4, max_length=8)
@@ -81,7 +94,8 @@ def test_a_reward_that_is_not_finite_is_refused() -> None:
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=16))
 def test_advantages_sum_to_zero_and_follow_a_permutation(rewards: list[float]) -> None:
     rewards_G = torch.tensor(rewards, dtype=torch.float64)
-    got = build_advantages(AdvantageConfig())([rewards_G], [None])[0]
+    got = build_advantages(AdvantageConfig())([GroupRewards(rewards_G)])[0]
+    assert isinstance(got, torch.Tensor)
     assert abs(float(got.sum())) < 1e-9 * len(rewards) * max(1.0, float(got.abs().max()))
     torch.testing.assert_close(advantages(rewards_G.flip(0)), got.flip(0))
 
@@ -92,7 +106,7 @@ def test_advantages_sum_to_zero_and_follow_a_permutation(rewards: list[float]) -
 def test_clip_cuts_only_where_the_policy_has_already_moved_the_right_way() -> None:
     ratio_R = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.0], requires_grad=True)
     advantages_R = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0])
-    objective_R, cut_R = clipped(ratio_R, torch.zeros(5), advantages_R, 0.2, 0.28)
+    objective_R, cut_R = clipped(ratio_R, on(torch.zeros(5), advantages_R), 0.2, 0.28)
     assert objective_R.tolist() == pytest.approx([1.28, -1.5, 0.5, -0.8, 2.0])
     assert cut_R.tolist() == [True, False, False, True, False]
     objective_R.sum().backward()
@@ -102,7 +116,7 @@ def test_clip_cuts_only_where_the_policy_has_already_moved_the_right_way() -> No
 
 def test_cispo_cuts_the_weight_but_never_the_gradient() -> None:
     logprobs_R = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
-    objective_R, cut_R = cispo(torch.tensor([3.0, 0.1, 1.0]), logprobs_R, torch.tensor([1.0, 1.0, -2.0]), 0.5)
+    objective_R, cut_R = cispo(torch.tensor([3.0, 0.1, 1.0]), on(logprobs_R, torch.tensor([1.0, 1.0, -2.0])), 0.5)
     objective_R.sum().backward()
     assert logprobs_R.grad is not None
     assert logprobs_R.grad.tolist() == pytest.approx([1.5, 0.1, -2.0])
@@ -149,7 +163,7 @@ def test_aggregations_equal_literals() -> None:
     values_R, index_R = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1])
     over = Denominators(tokens=3, sequences=2, max_length=10)
     got = {name: float(f(values_R, index_R, 2, over)) for name, f in AGGREGATES.items()}
-    assert got == pytest.approx({"token_mean": 3.0, "sequence_mean": 3.5, "constant": 0.45})
+    assert got == pytest.approx({"token_mean": 3.0, "sequence_mean": 3.5, "sequence_sum": 4.5, "constant": 0.45})
 
 
 # ----------------------------------------------------------------------------------------------------------- losses
@@ -173,6 +187,8 @@ def reference_loss(config: LossConfig, logprobs_R: torch.Tensor, by_token: torch
         for t in span:
             advantage = of_the_reply if by_token is None else float(by_token[t])
             ratio = torch.exp(mean_log if config.ratio == "sequence" else logprobs_R[t] - old_R[t])
+            if config.ratio == "sequence_token":
+                ratio = torch.exp(mean_log).detach() * torch.exp(logprobs_R[t] - logprobs_R[t].detach())
             if config.surrogate.kind == "clipped":
                 bounded = min(max(ratio, ratio.new_tensor(0.8)), ratio.new_tensor(1.2))
                 objective = min(ratio * advantage, bounded * advantage)
@@ -188,7 +204,7 @@ def reference_loss(config: LossConfig, logprobs_R: torch.Tensor, by_token: torch
             if config.aggregation == "sequence_mean"
             else reply / sum(LENGTHS)
             if config.aggregation == "token_mean"
-            else reply / (4 * 8)
+            else reply / (4 * (8 if config.aggregation == "constant" else 1))
         )
     return total
 
@@ -266,7 +282,7 @@ def test_options_that_would_do_nothing_are_refused() -> None:
         LossConfig(kl="k2")
     with pytest.raises(ValueError, match="'k1', whose expected gradient is 0"):
         LossConfig.model_validate({"kl": "k1", "kl_coef": 0.1})
-    with pytest.raises(ValueError, match="should be 'token_mean', 'sequence_mean' or 'constant'"):
+    with pytest.raises(ValueError, match="should be 'token_mean', 'sequence_mean', 'sequence_sum' or 'constant'"):
         LossConfig.model_validate({"aggregation": "mean"})
     with pytest.raises(ValueError, match="no log-probs of a reference"):
         build_loss(LossConfig(kl_coef=0.1))(inputs(tokens(0), with_reference=False), WHOLE)

@@ -17,7 +17,7 @@ class Tiny(Config):
 
 def run(argv: list[str], verb: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.delenv("SACCADE_DEBUG", raising=False)
-    monkeypatch.setitem(cli.VERBS, "tiny", verb)
+    monkeypatch.setitem(cli.VERBS, "tiny", (verb, "Reads a recipe.", "saccade tiny r.yaml"))
     with pytest.raises(SystemExit) as ended:
         cli.main(argv)
     return int(ended.value.code or 0)
@@ -46,7 +46,7 @@ def test_a_missing_recipe_is_one_line_and_status_2(monkeypatch, capsys) -> None:
 
 def test_debug_shows_the_traceback(monkeypatch) -> None:
     for argv, variable in ((["tiny", "gone.yaml", "--debug"], ""), (["tiny", "gone.yaml"], "1")):
-        monkeypatch.setitem(cli.VERBS, "tiny", tiny)
+        monkeypatch.setitem(cli.VERBS, "tiny", (tiny, "Reads a recipe.", "saccade tiny r.yaml"))
         monkeypatch.setenv("SACCADE_DEBUG", variable)
         with pytest.raises(FileNotFoundError):
             cli.main(argv)
@@ -56,7 +56,7 @@ def test_an_internal_error_keeps_its_traceback(monkeypatch) -> None:
     def broken() -> None:
         raise KeyError("ours")
 
-    monkeypatch.setitem(cli.VERBS, "tiny", broken)
+    monkeypatch.setitem(cli.VERBS, "tiny", (broken, "Breaks.", "saccade tiny"))
     with pytest.raises(KeyError):
         cli.main(["tiny"])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,9 @@ from property_search import examples
 from rich.console import Console
 
 from saccade.cli import main
-from saccade.cli.terminal import LINES, SCREEN, SafeFormatter, cut, printable
+from saccade.cli.terminal import StderrHandler
 from saccade.runs.progress import progress
+from saccade.runs.safe_text import LINES, SCREEN, SafeFormatter, cut, printable
 
 ATTACK = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\u202e[red]x[/red]\r\x08"
 BAD = {chr(code) for code in (*range(9), *range(11, 32), 127, *range(128, 160), 0x202E, 0x2066, 0xD800)}
@@ -77,3 +80,20 @@ def test_the_traceback_of_a_bug_is_escaped_too() -> None:
     code += f"raise RuntimeError({ATTACK!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "RuntimeError" in done.stderr and not set(done.stderr) & BAD
+
+
+def test_a_log_line_appears_above_the_live_bar_and_not_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    log, handler = logging.getLogger("saccade.test_bar"), StderrHandler()
+    log.addHandler(handler)
+    try:
+        with progress("rl", 2, Console(file=screen, force_terminal=True, width=100)) as report:
+            report(1, {"reward": 0.5})
+            log.warning("shared prefix: on, [merged]")
+            report(2, {"reward": 0.75})
+    finally:
+        log.removeHandler(handler)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    (line,) = [one for one in re.split(r"[\r\n]+", plain) if "shared prefix" in one]
+    assert line.strip() == "shared prefix: on, [merged]"

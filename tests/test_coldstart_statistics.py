@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.coldstart.statistics import WORDS, Histogram, SetStatistics, count_words, read_drafts, write_statistics
+from saccade.coldstart.statistics import Histogram, SetStatistics, read_drafts, write_statistics
+from saccade.evaluation.habits import WORDS, count_words
 from saccade.runs.drafts import Chain, Draft, Rejection
 
 

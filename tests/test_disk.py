@@ -141,12 +141,13 @@ def test_every_other_verb_says_it_in_one_line_too(
 def test_the_base_says_it_and_a_damaged_state_is_named(tmp_path: Path) -> None:
     mixture = PretrainMixture(scenes={"shapes": 1.0})
     stage = PretrainStage(name="see", loss="perception", steps=2, rows=1, mixture=mixture)
-    recipe = PretrainRecipe(out=str(tmp_path / "base"), size="S", processes=1, save_every=1, stages=(stage,))
+    recipe = PretrainRecipe(out=str(tmp_path / "base"), size="S", save_every=1, stages=(stage,))
     with no_file_beyond(50_000), pytest.raises(DiskError, match=line(tmp_path / "base", "what was saved is whole")):
         pretrain.train(recipe)
     assert (pretrain.train(recipe) / "config.json").is_file()
-    (tmp_path / "base" / "state.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"state\.pt: the file is damaged .*; remove it to train from the start"):
+    (tmp_path / "base" / "stage-1-see").rename(tmp_path / "gone")
+    (tmp_path / "base" / "start" / "stage.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"stage\.pt: the file is damaged .*; remove .*start and what came after it"):
         pretrain.train(recipe)
 
 

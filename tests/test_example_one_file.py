@@ -19,8 +19,9 @@ from saccade.models.policy import Policy
 from saccade.rollout.collect import center, score_groups
 from saccade.tasks import TASKS
 from saccade.training.config import OptimConfig, UpdateConfig
+from saccade.training.learner import open_learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer
-from saccade.training.policy_step import open_learner, policy_step
+from saccade.training.policy_step import policy_step
 
 MODEL = ModelConfig(path="base", dtype="float64", device="cpu")
 OPTIM = OptimConfig(lr=1e-3, max_grad_norm=0.7)

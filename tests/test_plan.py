@@ -341,6 +341,11 @@ def test_a_long_cap_costs_time_and_no_memory_beyond_the_card(shapes: dict[str, M
     assert long.decode_steps > 16 * short.decode_steps  # 16 times as long, and in more waves
 
 
+def test_times_of_a_recipe_that_does_not_fit_are_those_of_a_card_that_it_fits_on(shapes: dict[str, ModelShape]) -> None:
+    small, large = (planned(shapes["7B"], memory_gb=gb) for gb in (24.0, 1000.0))
+    assert not small.fits and [s.seconds for s in small.stages] == [s.seconds for s in large.stages]
+
+
 def test_moments_of_8_bits_take_a_quarter(shapes: dict[str, ModelShape]) -> None:
     wide, narrow = (state(shapes["3B"], replace(WORK, optimizer=kind)) for kind in ("adamw", "adamw_8bit"))
     assert narrow["optimizer state"] == pytest.approx(wide["optimizer state"] / 4, rel=0.02)

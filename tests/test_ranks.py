@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,18 @@ from typer.testing import CliRunner
 from saccade import cli
 from saccade.cli.launch import supervise
 from saccade.cli.runs import restarted
+from saccade.data import Mixture, Source
 from saccade.models.adapter import EncodedPrompt
+from saccade.rollout.groups import Group
 from saccade.rollout.prompts import Prompt
 from saccade.training.config import RLRecipe
 from saccade.training.examples import EncodedUnit
-from saccade.training.group_shares import TOLERANCE, GroupShares, balanced
-from saccade.training.opening import check_shard
+from saccade.training.group_shares import TOLERANCE, GroupShares, Placed, balanced
+from saccade.training.opening import check_shard, log_file
+from saccade.training.prompt_feed import PromptFeed
 from saccade.training.ranks import ONE, Ranks
 from saccade.training.sft import share_of
+from saccade.types import Sample
 
 
 @dataclass(frozen=True)
@@ -104,14 +111,64 @@ def test_examples_are_dealt_out_whole_and_evenly() -> None:
     assert share_of(units, ONE) == units
 
 
-def test_prompts_of_a_round_are_shared_out_and_all_of_them_kept_for_groups_that_move() -> None:
+def test_prompts_of_a_round_are_shared_out_and_those_of_groups_that_move_are_prepared_again() -> None:
     prompts = [Prompt(None, encoded(i)) for i in range(5)]
-    shares = [GroupShares(Ranks(rank, 2), lambda prompt: 0) for rank in range(2)]
-    assert [one.share(1, prompts) for one in shares] == [prompts[::2], prompts[1::2]]
-    assert all(one.rounds == {1: prompts} for one in shares)
-    alone = GroupShares(ONE, lambda prompt: 0)
+    samples = [Sample(f"s{i}", (), "?", 1, "count") for i in range(5)]
+    shares = GroupShares(Ranks(1, 2), lambda prompt: 0, lambda sample: prompts[samples.index(sample)])
+    entries = [prompts[i] if i % 2 else samples[i] for i in range(5)]  # as the feed of process 1 of 2 gives them
+    assert shares.share(1, entries) == prompts[1::2]
+    shares.placed = {str(i): Placed(1, i, 1) for i in range(5)}
+    light = [Group(str(i), Prompt(samples[i], encoded(9)), ()) for i in range(5)]
+    assert [shares.with_images(one).prompt is prompts[i] for i, one in enumerate(light)] == [True, False] * 2 + [True]
+    alone = GroupShares(ONE, lambda prompt: 0, lambda sample: prompts[0])
     assert alone.share(1, prompts) == prompts
     assert not alone.rounds  # one process keeps nothing for others
+
+
+@dataclass(frozen=True)
+class InThreads(Ranks):
+    """The processes are threads of this one; a missing one breaks the barrier."""
+
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=20))
+    values: list[Any] = field(default_factory=lambda: [None, None])
+
+    def gather(self, value: Any) -> list[Any]:
+        self.values[self.rank] = value
+        self.barrier.wait()
+        found = list(self.values)
+        self.barrier.wait()
+        return found
+
+
+def test_each_process_prepares_its_prompts_only_and_all_skip_the_same_rows() -> None:
+    """Rows 3 and 6 are unusable, which only the process that has them notices."""
+
+    def feed(ranks: Ranks, prepared: list[str]) -> PromptFeed:
+        def prepare(sample: Sample) -> Prompt:
+            prepared.append(sample.id)
+            if sample.id in ("3", "6"):
+                raise ValueError("broken")
+            return Prompt(sample, encoded(int(sample.id)))
+
+        source = Source("few", lambda i: Sample(str(i), (), "?", i, "count"), 200, on_bad="skip")
+        return PromptFeed(Mixture([source], seed=1), prepare, workers=2, ranks=ranks)
+
+    def rounds(ranks: Ranks) -> tuple[list[list[str]], Any, list[str]]:
+        prepared: list[str] = []
+        own = feed(ranks, prepared)
+        found = [ranks.mine(own(5, ahead=number < 39)) for number in range(40)]
+        own.close()
+        assert all(isinstance(one, Prompt) for mine in found for one in mine)
+        return [[one.encoded.prompt_id for one in mine] for mine in found], own.state, prepared
+
+    whole, state, _ = rounds(ONE)
+    first = InThreads(0, 2)
+    with ThreadPoolExecutor(2) as pool:
+        shares = list(pool.map(rounds, (first, InThreads(1, 2, first.barrier, first.values))))
+    assert whole == [first.merge(both) for both in zip(*(one[0] for one in shares), strict=True)]
+    assert all(one[1] == state for one in shares)
+    assert state["skipped"]
+    assert max(len(one[2]) for one in shares) < 140  # of 200 places, three of five in the first
 
 
 def test_options_of_sharding_need_several_processes_and_an_optimizer_that_is_sharded() -> None:
@@ -133,11 +190,20 @@ def test_options_of_sharding_need_several_processes_and_an_optimizer_that_is_sha
         check_shard(recipe, ONE)
 
 
+def test_the_log_of_a_process_has_no_character_that_steers_a_terminal(tmp_path: Path) -> None:
+    with log_file(tmp_path, Ranks(1, 2)):
+        logging.getLogger("saccade.rows").warning("row \x1b[2J")
+    assert (tmp_path / "logs" / "process-1.log").read_text().endswith(" WARNING row \\x1b[2J\n")
+
+
 def test_a_verb_for_one_process_refuses_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(["eval", "world_eval"])
-    assert "'eval' runs in one process, but torchrun started 2" in capsys.readouterr().err
+    for words in (["eval", "world_eval"], ["world", "check"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(words)
+        assert f"'{words[0]}' runs in one process, but torchrun started 2" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["world", "pretrain", "world_base", "--print-config"])
 
 
 def test_a_process_that_was_started_again_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -11,14 +13,15 @@ from hypothesis import strategies as st
 
 from saccade.cli.report import report
 from saccade.report import build_report
-from saccade.report.cards import pieces
 from saccade.report.charts import Series, line_chart, number, overlay, smooth, ticks
 from saccade.report.curves import boundaries, curves, ends
-from saccade.report.page import run_headline
+from saccade.report.documents import json_text, script
+from saccade.report.headlines import run_headline
+from saccade.report.hero import pieces
 from saccade.report.tables import differences, tables
 from saccade.runs.files import read_run
 
-VOID = {"meta", "br", "line", "circle", "rect", "path", "polyline", "image", "img", "link", "hr"}
+VOID = {"meta", "br", "line", "circle", "path", "polyline", "image", "img", "link", "hr"}
 
 
 class Outline(HTMLParser):
@@ -46,19 +49,44 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
 
+def data_of(html: str) -> dict:
+    """What the page's script reads."""
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    return json.loads(found)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     return report_runs.write_demo(tmp_path_factory.mktemp("runs") / "demo")
 
 
 @pytest.mark.parametrize("write", [report_runs.write_demo, report_runs.write_run, report_runs.write_eval])
-def test_the_page_nests_and_asks_nothing_of_anyone(tmp_path, write):
+def test_the_page_nests_asks_nothing_of_anyone_and_runs_only_its_own_script(tmp_path, write):
     html = build_report(write(tmp_path / "run")).read_text()
     outline = Outline(html)
-    assert "script" not in outline.tags and "link" not in outline.tags
+    assert outline.tags.count("script") == 2 and "link" not in outline.tags
     assert all(link.startswith(("data:image/", "#")) for link in outline.links)
-    assert not re.search(r"https?://|@import|url\(", html)
+    without = html.replace(str(script()), "")
+    assert not re.search(r"https?://|@import|url\(| style=| on\w+=", without.partition('id="data">')[0])
     assert "prefers-color-scheme: dark" in html and 'name="viewport"' in html
+
+
+def test_the_policy_names_the_page_script_and_style_by_hash_and_allows_nothing_else(demo):
+    html = build_report(demo).read_text()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        sha = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{rule} &#39;sha256-{sha}&#39;;" in policy
+    assert policy.startswith("default-src &#39;none&#39;;") and "unsafe" not in policy
+    assert "connect-src &#39;none&#39;" in policy and "require-trusted-types-for" in policy
+
+
+@given(st.recursive(st.text() | st.floats(allow_nan=False) | st.none(), lambda c: st.lists(c), max_leaves=5))
+def test_no_text_can_leave_the_data_of_a_page(value):
+    text = json_text([value, "</script><!--", "<script>"])
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text)[0] == value
 
 
 def test_a_demo_page_says_what_was_gained_and_what_was_not_shown(demo):
@@ -67,6 +95,7 @@ def test_a_demo_page_says_what_was_gained_and_what_was_not_shown(demo):
     assert "95% interval +41.0 to +50.4 points, 900 held-out questions, paired" in html
     assert re.search(r"longer second stage minus short cap, same tokens</th>.*?not shown", html, re.DOTALL)
     assert html.count("control: forced scan") >= 4
+    assert "RL minus SFT, both forced to scan +5.0" in html
     for tile in ("33.5%", "38.9%", "84.6%", "200", "9.1 min"):
         assert f"<dd>{tile}" in html
     assert "Nothing is missing, and no alarm went off." in html
@@ -100,7 +129,7 @@ def test_groups_without_their_image_are_counted_as_such(tmp_path):
     run = report_runs.write_run(tmp_path / "run", steps=40)
     for image in (run / "images").iterdir():
         image.unlink()
-    assert "8 of 8 groups are shown without their image" in build_report(run).read_text()
+    assert "12 of 12 groups are shown without their image" in build_report(run).read_text()
 
 
 def test_a_damaged_last_line_is_skipped_and_reported(tmp_path):
@@ -137,10 +166,12 @@ def test_what_a_model_wrote_is_shown_and_never_run(tmp_path):
     folder = report_runs.write_demo(tmp_path / "demo")
     evil = "<think><script>alert(1)</script></think><answer><img src=x></answer>"
     rows = json.loads((folder / "samples.json").read_text())
-    rows[0]["replies"]["rl"]["text"] = evil
+    for row in rows:
+        row["replies"]["rl"]["text"] = evil
     report_runs.write_json(folder / "samples.json", rows)
     html = build_report(folder).read_text()
-    assert "&lt;script&gt;alert(1)" in html and "script" not in Outline(html).tags
+    assert "&lt;script&gt;alert(1)" in html and Outline(html).tags.count("script") == 2
+    assert data_of(html)["items"][0]["r"][-1]["t"] == evil
 
 
 @given(st.text() | st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "a", " "])).map("".join))
@@ -163,17 +194,36 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
 def test_the_verb_writes_where_it_is_told_and_says_so(tmp_path, capsys):
     run = report_runs.write_run(tmp_path / "run", steps=12)
     target = tmp_path / "pages" / "one.html"
-    report(run, target)
+    report([run], target)
     assert capsys.readouterr().out.strip() == str(target) and target.stat().st_size > 10_000
     assert not (run / "report.html").exists() and [p.name for p in target.parent.iterdir()] == ["one.html"]
 
 
-def test_rollouts_show_all_siblings_with_question_and_gold(tmp_path):
+def test_a_page_stays_under_its_size_whatever_the_run_holds(tmp_path):
     run = report_runs.write_run(tmp_path / "run", steps=40)
-    html = build_report(run).read_text()
-    groups = re.findall(r'<details class="group".*?</details>', html, re.DOTALL)
-    assert len(groups) == 8 and all(group.count("<li>") == 8 for group in groups)
-    assert all("How many red objects are there?" in group and "gold <b>3</b>" in group for group in groups)
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    long = "word " * 4000
+    many = [row | {"group_id": f"{row['group_id']}-{i}", "text": long} for i in range(8) for row in rows]
+    report_runs.write_jsonl(run / "rollouts.jsonl", many)
+    item = json.loads((report_runs.write_eval(tmp_path / "e") / "items.jsonl").read_text().splitlines()[0])
+    for step in (0, 20, 40):
+        items = [item | {"sample_id": f"q{i}", "text": long} for i in range(150)]
+        report_runs.write_jsonl(run / f"eval/step-{step}/items.jsonl", items)
+    page = build_report(run)
+    found = data_of(page.read_text())
+    assert page.stat().st_size < 10_000_000 and 20 < len(found["groups"]) < 96 and 20 < len(found["items"]) < 150
+    assert "of 96 groups" in page.read_text() and "of 150 questions" in page.read_text()
+
+
+def test_groups_have_all_siblings_with_question_gold_and_reasons(tmp_path):
+    run = report_runs.write_run(tmp_path / "run", steps=40)
+    found = data_of(build_report(run).read_text())
+    assert len(found["groups"]) == 12 and all(len(group["r"]) == 8 for group in found["groups"])
+    for group in found["groups"]:
+        assert group["q"] == "How many red objects are there?" and group["gold"] == "3"
+        assert [reply["p"] for reply in group["r"]] == sorted((reply["p"] for reply in group["r"]), reverse=True)
+        assert found["pictures"][group["img"][0]]["w"] == 112
+    assert any(reply["why"] == {"hard": "got 4"} for group in found["groups"] for reply in group["r"])
 
 
 # ------------------------------------------------------------------------------------------------------------- charts
@@ -181,7 +231,9 @@ def test_rollouts_show_all_siblings_with_question_and_gold(tmp_path):
 
 def test_every_metric_has_its_panel_and_unknown_ones_are_kept():
     found = curves([*report_runs.metrics(60), {"step": 60, "odd/new": 1.0}])
-    titles = [figure.title for figure in found.figures]
+    titles = [figure.title for figure in (*found.lead, *found.figures)]
+    four = ["Held-out accuracy", "Reward by part", "Reply length", "Groups without signal"]
+    assert [figure.title for figure in found.lead] == four
     for title in (
         "Held-out accuracy",
         "Reward by part",
@@ -197,13 +249,13 @@ def test_every_metric_has_its_panel_and_unknown_ones_are_kept():
     ):
         assert title in titles
     assert [figure.title for figure in found.rest] == ["odd/new"]
-    length = next(figure for figure in found.figures if figure.title == "Reply length")
+    length = next(figure for figure in found.lead if figure.title == "Reply length")
     assert [name for name, _, _ in length.legend] == ["mean", "right", "wrong"]
 
 
 def test_more_lines_than_colours_go_to_a_second_chart():
     found = curves([{"step": i, **{f"accuracy/t{j}": 0.5 for j in range(8)}} for i in range(3)])
-    assert [(f.title, len(f.legend)) for f in found.figures] == [
+    assert [(f.title, len(f.legend)) for f in (*found.lead, *found.figures)] == [
         ("Accuracy by task (1 of 2)", 6),
         ("Accuracy by task (2 of 2)", 2),
     ]
@@ -217,9 +269,9 @@ def test_stages_are_marked_where_they_begin():
         {"step": 3, "stage": "long"},
         {"step": 4, "stage": "long"},
     ]
-    assert boundaries(rows) == [(3.0, "long")]
+    assert boundaries(rows) == [(1.0, "short"), (3.0, "long")] and boundaries(rows[:3]) == []
     chart = line_chart([Series("x", (1.0, 3.0, 4.0), (1.0, 2.0, 3.0))], boundaries(rows))
-    assert chart.count('class="stage"') == 2 and ">long<" in chart
+    assert chart.count('class="stage"') == 2 and ">long<" in chart and chart.count('class="band second"') == 1
 
 
 def test_a_value_that_is_no_number_leaves_the_curve_and_is_named(tmp_path):
@@ -297,7 +349,8 @@ def test_a_choice_question_shows_its_options_by_letter(tmp_path):
     run = report_runs.write_run(tmp_path / "run", steps=12)
     rows = [json.loads(line) | {"meta": {"options": ["circle", "star"]}} for line in (run / "groups.jsonl").open()]
     report_runs.write_jsonl(run / "groups.jsonl", rows)
-    assert build_report(run).read_text().count("<b>A</b> circle</span><span><b>B</b> star") == 8
+    groups = data_of(build_report(run).read_text())["groups"]
+    assert groups[0]["options"] == [["A", "circle"], ["B", "star"]]
 
 
 def headline_of(folder, rows):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -16,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from policy_groups import OPTIM, Recorded, gradient, group_of, learner_of, moved_copy
 from presets import PRESETS
 from rich.console import Console
 from training_runs import rl_recipe, write_world
@@ -24,7 +23,7 @@ from saccade.algorithm import LossConfig, build_advantages
 from saccade.config import find, load
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig
-from saccade.models.forward import branch_logprobs, vision_features
+from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.rewards import RubricConfig, score_all
@@ -41,13 +40,14 @@ from saccade.tasks import TASKS
 from saccade.training import checkpoint
 from saccade.training import step as step_file
 from saccade.training.batching import Cost, PackPlan, micro_batches, repeated_cost, rows, shared_cost
-from saccade.training.config import OptimConfig, RLRecipe, UpdateConfig
+from saccade.training.before_update import count_denominators, cut
+from saccade.training.config import OptimConfig, RLRecipe
 from saccade.training.group_metrics import group_metrics
+from saccade.training.learner import Learner
 from saccade.training.optim import GuardedOptimizer, build_optimizer, learning_rate
-from saccade.training.policy_step import Learner, count_denominators, cut, open_learner, policy_step
+from saccade.training.policy_step import policy_step
 from saccade.types import Completion, Sample, Score
 
-OPTIM = OptimConfig(lr=1e-3, max_grad_norm=float("inf"))
 EMPTY = EncodedPrompt(torch.tensor([1]), torch.zeros(3, 1), 1, {}, (), (), "empty")
 
 
@@ -61,30 +61,6 @@ def policy(world: Path) -> Policy:
     return load_policy(ModelConfig(path=str(world / "model"), device="cpu", dtype="float64"))
 
 
-def group_of(policy: Policy, number: int, lengths: Sequence[int], rewards: Sequence[float | None]) -> Group:
-    """A group about an image, with made-up tokens; a reward of None is masked. Sampler log-probs are a little off."""
-    sample = Sample(f"s{number}", (Image.new("RGB", (56, 56), (70 * number, 9, 9)),), "How many?", 1, "count")
-    prompt = prepare(policy.adapter, sample)
-    generator = torch.Generator().manual_seed(number)
-    ids = [torch.randint(40, 400, (n,), generator=generator).tolist() for n in lengths]
-    with torch.no_grad():
-        logprobs_R, _ = branch_logprobs(policy, pack([(prompt.encoded, [Branch(one) for one in ids])]))
-    pieces = (logprobs_R + 0.3 * torch.randn(len(logprobs_R), generator=generator)).split(list(lengths))
-    rewards_G = torch.tensor([r or 0.0 for r in rewards], dtype=torch.float64)
-    counted_G = torch.tensor([r is not None for r in rewards])
-    (advantages_G,) = build_advantages(LossConfig().advantage)([rewards_G], [counted_G])
-    rollouts = tuple(
-        Rollout(
-            Completion("", tuple(tokens), tuple(piece.tolist())),
-            Score(r or 0.0, masked="failed" if r is None else None),
-            advantage,
-        )
-        for tokens, piece, r, advantage in zip(ids, pieces, rewards, advantages_G.tolist(), strict=True)
-    )
-    (features,) = vision_features(policy, [prompt.encoded])
-    return Group(f"g{number}", replace(prompt, features=features), rollouts)
-
-
 @pytest.fixture(scope="module")
 def groups(policy: Policy) -> list[Group]:
     return [
@@ -94,38 +70,10 @@ def groups(policy: Policy) -> list[Group]:
     ]
 
 
-def learner_of(policy: Policy, loss: LossConfig, reference: Policy | None = None, **update: Any) -> Learner:
-    optimizer = GuardedOptimizer(torch.optim.SGD([p for _, p in policy.trainable()], lr=0.0), OPTIM)
-    return open_learner(policy, optimizer, loss, UpdateConfig(**update), reference)
-
-
-def moved_copy(policy: Policy) -> Policy:
-    """A reference that differs from the policy: at equality the KL would have no gradient to test."""
-    model = copy.deepcopy(policy.model)
-    model.lm_head.weight.data.mul_(1.1)
-    return Policy(model, policy.adapter, policy.processors)
-
-
-class Recorded(GuardedOptimizer):
-    """Keeps the gradient that a step would take."""
-
-    def step(self, lr: float, loss: float, keep: Any = None) -> tuple[float, bool]:
-        self.seen = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
-        return super().step(0.0, loss, keep)
-
-
-def gradient(policy: Policy, groups: Sequence[Group], loss: LossConfig, **update: Any) -> torch.Tensor:
-    learner = learner_of(policy, loss, moved_copy(policy) if loss.kl_coef else None, **update)
-    recorded = Recorded(learner.runner.optimizer.optimizer, OPTIM)
-    learner.runner.optimizer = recorded
-    policy_step(learner, groups, temperature=0.8, max_length=9, lr=0.0)
-    return recorded.seen
-
-
 # ------------------------------------------------------------------------------------------------------- policy step
 
 
-@pytest.mark.parametrize("name", [*PRESETS, "neutral"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "gspo", "gspo_token", "cispo", "vision_r1", "gmpo", "neutral"])
 @pytest.mark.parametrize(
     "changes", [{"tokens_per_micro_batch": 1}, {"tokens_per_micro_batch": 60}, {"shared_prefix": "off"}]
 )
@@ -422,6 +370,7 @@ def test_group_metrics_equal_literals() -> None:
             "length/wrong": 6.0,
             "format/strict": 0.0,
             "truncated/share": 0.25,
+            "replies/repetition": 0.0,
             "groups/count": 2.0,
             "groups/zero_variance": 0.5,
             "rollouts/masked": 0.25,

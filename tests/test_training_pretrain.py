@@ -1,11 +1,19 @@
-"""Pre-training refuses invalid runs before it writes anything."""
+"""Pre-training of the base: refused runs write nothing, and a killed run continues with the same numbers."""
 
 from __future__ import annotations
 
+import json
 import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import base_recipe
 
+from saccade.base import pretrain
 from saccade.base.config import PretrainRecipe
 from saccade.base.pretrain import train
 from saccade.config import load
@@ -24,3 +32,64 @@ def test_the_directory_of_another_recipe_is_refused(tmp_path):
     with pytest.raises(ValueError, match="another recipe"):
         train(load("world_base", PretrainRecipe, [f"out={tmp_path}"]))
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("base") / "whole"
+    assert train(base_recipe(out)) == out / "model"
+    return out
+
+
+def test_each_stage_trains_its_parts_and_starts_from_the_one_before(base: Path) -> None:
+    names = ("start", "stage-1-see", "stage-2-sharpen", "stage-3-speak", "stage-4-both")
+    weights = [load_file(base / name / "model.safetensors") for name in names]
+    moved = [
+        {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+        for before, after in pairwise(weights)
+    ]
+    assert moved == [{"visual"}, {"visual"}, {"model"}, {"visual", "model"}]
+    heads = [torch.load(base / name / pretrain.STATE, weights_only=True)["heads"] for name in names]
+    assert not heads[0]
+    assert not torch.equal(heads[1]["x1_ones.weight"], heads[2]["x1_ones.weight"])
+    assert torch.equal(heads[2]["x1_ones.weight"], heads[4]["x1_ones.weight"])
+    assert (base / "model").resolve() == base / names[-1]
+    found = rows(base)
+    assert [(row["stage"], row["step"]) for row in found[:4]] == [
+        ("see", 1),
+        ("see", 2),
+        ("sharpen", 1),
+        ("sharpen", 2),
+    ]
+    spoken = [row["loss"] for row in found if row["stage"] == "speak"]
+    assert spoken[-1] < spoken[0]
+
+
+@pytest.mark.parametrize(("function", "call"), [("cell_targets", 5), ("language_step", 6)])
+def test_a_killed_run_resumes_with_the_same_numbers(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
+) -> None:
+    """Killed in the second stage of perception, and in the second of language, after a save."""
+    own, calls = getattr(pretrain, function), [0]
+
+    def dies(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise KeyboardInterrupt
+        return own(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, function, dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(base_recipe(tmp_path))
+    assert float(torch.tensor(1e-40) * 1.0) > 0.0  # the caller's arithmetic still has subnormal numbers
+    assert len(rows(tmp_path)) < len(rows(base))
+    again = load_file(train(base_recipe(tmp_path)) / "model.safetensors")
+    assert rows(tmp_path) == rows(base)
+    assert all(torch.equal(one, again[name]) for name, one in load_file(base / "model" / "model.safetensors").items())
+    assert not list(tmp_path.glob("*unfinished"))

@@ -13,7 +13,8 @@ from training_runs import rl_recipe, write_world
 
 from saccade import cli
 from saccade.config import dump
-from saccade.report.cards import picture, sample_cards
+from saccade.report.heldout import sample_items
+from saccade.report.pictures import Pictures, picture
 from saccade.rewards import REWARDS, check_row, score_all
 from saccade.rewards.judged import Server
 from saccade.rewards.table import REACHES_OUT, WRAPPERS, _types
@@ -144,8 +145,8 @@ def test_rows_of_a_run_name_images_of_that_run_only(tmp_path: Path) -> None:
     row = {"step": 1, "group_id": "g", "sample_id": "s", "task": "text", "question": "q?", "answer": "3"}
     (run_dir / "groups.jsonl").write_text(json.dumps(row | {"image_files": outside}) + "\n")
     assert read_samples(run_dir / "groups.jsonl")["g"].images == ()
-    cards: list[str] = []
+    warnings: list[str] = []
     sample = {"sample_id": "s", "task": "text", "split": "x", "question": "q?", "gold": "3", "replies": {}}
-    (card,) = sample_cards([sample | {"image": "../secret.png"}], run_dir, cards)
-    assert card.pictures == () and len(cards) == 1
+    (item,) = sample_items([sample | {"image": "../secret.png"}], run_dir, Pictures(), warnings)
+    assert item["img"] == [] and len(warnings) == 1
     assert picture(file_inside(run_dir, "images/0123456789abcdef.png")) is not None

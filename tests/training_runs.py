@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from saccade.base.config import PretrainRecipe
 from saccade.base.tiny import write_checkpoint
 from saccade.training.config import RLRecipe
 
@@ -57,3 +58,17 @@ def rl_recipe(folder: Path, reward: str = "even_tokens", **changes: Any) -> RLRe
         "checkpoint": {"every": 1, "keep": 2},
     }
     return RLRecipe.model_validate(base | changes)
+
+
+def base_recipe(out: Path) -> PretrainRecipe:
+    """Two stages of perception, one of the language model alone and one of everything."""
+    mixture = {"scenes": {"shapes": 1.0}, "questions": 2, "drills": 1}
+    stages = [
+        {"name": "see", "loss": "perception", "steps": 2, "rows": 2},
+        {"name": "sharpen", "loss": "perception", "steps": 2, "rows": 2},
+        {"name": "speak", "steps": 3, "rows": 2, "vision_lr": 0.0},
+        {"name": "both", "steps": 3, "rows": 2},
+    ]
+    stages = [{"warmup": 1, "mixture": mixture} | stage for stage in stages]
+    base = {"out": str(out), "size": "S", "log_every": 1, "save_every": 2, "stages": stages}
+    return PretrainRecipe.model_validate(base)

@@ -24,8 +24,8 @@ _CODES = frozenset(
 _OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
 """Errors that are the disk's only when they name a file that we write."""
 _IN_TEXT = re.compile(r"(?:os error |\[Errno )(\d+)")
-_OF_LIBRARIES = ("SafetensorError", "ProcessRaisedException")
-"""Errors, by name, that hold the system's in their text: of safetensors, and of torch about a child process."""
+_OF_LIBRARIES = ("SafetensorError",)
+"""Errors, by name, that hold the system's in their text."""
 _WORDS = {
     "inline_container": "torch could not write a file",
     "iostream error": "torch could not write a file",

@@ -4,14 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saccade.algorithm.advantages import build_advantages
+    from saccade.algorithm.advantages import GroupRewards, build_advantages
     from saccade.algorithm.aggregate import Denominators
     from saccade.algorithm.config import AdvantageConfig, LossConfig
-    from saccade.algorithm.loss import Loss, LossInputs, LossOutput, build_loss, sampler_gap
+    from saccade.algorithm.inputs import LossInputs
+    from saccade.algorithm.loss import Loss, LossOutput, build_loss, sampler_gap
 
 __all__ = [
     "AdvantageConfig",
     "Denominators",
+    "GroupRewards",
     "Loss",
     "LossConfig",
     "LossInputs",
@@ -22,6 +24,8 @@ __all__ = [
 ]
 _ELSEWHERE = {
     "build_advantages": "advantages",
+    "GroupRewards": "advantages",
+    "LossInputs": "inputs",
     "Denominators": "aggregate",
     "AdvantageConfig": "config",
     "LossConfig": "config",

@@ -39,6 +39,11 @@ def sequence_mean(values_R: Tensor, branch_index_R: Tensor, num_branches: int, d
     return (values_R / lengths_B[branch_index_R]).sum() / denominators.sequences
 
 
+def sequence_sum(values_R: Tensor, branch_index_R: Tensor, num_branches: int, denominators: Denominators) -> Tensor:
+    """Sum over all tokens / number of replies (RLOO, arXiv:2402.14740: a reply is one action)."""
+    return values_R.sum() / denominators.sequences
+
+
 def constant(values_R: Tensor, branch_index_R: Tensor, num_branches: int, denominators: Denominators) -> Tensor:
     """Sum over all tokens / (replies x the cap on new tokens): no reply's length enters (Dr.GRPO, arXiv:2503.20783)."""
     if denominators.max_length < 1:
@@ -48,4 +53,9 @@ def constant(values_R: Tensor, branch_index_R: Tensor, num_branches: int, denomi
 
 Aggregate = Callable[[Tensor, Tensor, int, Denominators], Tensor]
 
-AGGREGATES: dict[str, Aggregate] = {"token_mean": token_mean, "sequence_mean": sequence_mean, "constant": constant}
+AGGREGATES: dict[str, Aggregate] = {
+    "token_mean": token_mean,
+    "sequence_mean": sequence_mean,
+    "sequence_sum": sequence_sum,
+    "constant": constant,
+}

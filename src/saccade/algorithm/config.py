@@ -4,68 +4,38 @@ a part without options is a name in a table. Nothing here imports torch.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from saccade.algorithm.advantage_config import AdvantageConfig, AnyAdvantage, Gdpo, LeaveOneOut, ReinforcePlusPlus
+from saccade.algorithm.correction_config import AnyCorrection, default_correction
+from saccade.algorithm.surrogate_config import (
+    TOKEN_RATIO_ONLY,
+    Cispo,
+    Clipped,
+    Dppo,
+    Gmpo,
+    Reinforce,
+    Sapo,
+    SurrogateConfig,
+)
 from saccade.config import Config
 
-if TYPE_CHECKING:
-    from saccade.algorithm.surrogate import Surrogate
-
-
-class AdvantageConfig(Config):
-    """How rewards are centered within a group."""
-
-    std: bool = True
-    """Divide by the group's standard deviation (GRPO). Off is Dr.GRPO: no extra weight on easy and hard prompts."""
-    eps: float = Field(default=1e-4, ge=0.0)
-    """Added to the standard deviation."""
-    unbiased: bool = True
-    """Standard deviation with G - 1 in the denominator."""
-
-
-class Clipped(Config):
-    """PPO's clip (GRPO); `high` above `low` is DAPO's clip-higher. GSPO needs clips near 3e-4."""
-
-    kind: Literal["clipped"] = "clipped"
-    low: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Ratios below 1 - low stop counting."""
-    high: float = Field(default=0.2, ge=0.0)
-    """Ratios above 1 + high stop counting."""
-
-    def build(self) -> Surrogate:
-        from saccade.algorithm.surrogate import clipped
-
-        return partial(clipped, low=self.low, high=self.high)
-
-
-class Cispo(Config):
-    """MiniMax-M1's: the weight is capped, the gradient never cut."""
-
-    kind: Literal["cispo"] = "cispo"
-    high: float = Field(ge=0.0)
-    """Ratios are capped at 1 + high."""
-
-    def build(self) -> Surrogate:
-        from saccade.algorithm.surrogate import cispo
-
-        return partial(cispo, high=self.high)
-
-
-class Reinforce(Config):
-    """No ratio at all; correct only for the first update on a rollout."""
-
-    kind: Literal["reinforce"] = "reinforce"
-
-    def build(self) -> Surrogate:
-        from saccade.algorithm.surrogate import reinforce
-
-        return reinforce
-
-
-SurrogateConfig = Annotated[Clipped | Cispo | Reinforce, Field(discriminator="kind")]
+__all__ = [
+    "AdvantageConfig",
+    "Cispo",
+    "Clipped",
+    "Dppo",
+    "Gdpo",
+    "Gmpo",
+    "LeaveOneOut",
+    "LossConfig",
+    "Reinforce",
+    "ReinforcePlusPlus",
+    "Sapo",
+    "SurrogateConfig",
+]
 
 
 class LossConfig(Config):
@@ -73,35 +43,76 @@ class LossConfig(Config):
 
     moved: ClassVar[dict[str, str]] = {"clip_low": "surrogate.low", "clip_high": "surrogate.high"}
 
-    ratio: Literal["token", "sequence"] = "token"
-    """token (GRPO) or sequence (GSPO, with the sequence_mean aggregation)."""
+    ratio: Literal["token", "sequence", "sequence_token"] = "token"
+    """token (GRPO), sequence (GSPO, with the sequence_mean aggregation) or sequence_token (GSPO-token)."""
     surrogate: SurrogateConfig = Clipped()
     """Without `kind`: clipped."""
-    kl: Literal["k2", "k3"] = "k3"
+    correction: AnyCorrection | None = None
+    """For the distance between sampler and trainer; null: what fits the engine, see `default_correction`."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
     """Measured and charged only when kl_coef > 0."""
     kl_coef: float = Field(default=0.0, ge=0.0)
     """Weight of the KL to the reference model (the papers' beta); 0 loads no reference."""
-    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    """token_mean (DAPO), sequence_mean (GRPO) or constant (Dr.GRPO, by the stage's max_new_tokens)."""
-    advantage: AdvantageConfig = AdvantageConfig()
-    """How rewards are centered within a group."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """loss (GRPO): a term of its own, with a gradient; reward (RLOO, REINFORCE++): taken off the rewards before they
+    become advantages."""
+    reference_refresh: int = Field(default=0, ge=0)
+    """Steps after which the reference becomes the policy as it is then; 0: it stays the initial model."""
+    entropy_coef: float = Field(default=0.0, ge=0.0)
+    """Weight of the mean entropy of the next token, which the loss then rewards."""
+    top_entropy: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the tokens, those of the highest entropy, whose surrogate counts (arXiv:2506.01939 uses 0.2)."""
+    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum", "constant"] = "token_mean"
+    """token_mean (DAPO), sequence_mean (GRPO), sequence_sum (RLOO) or constant (Dr.GRPO, by the stage's
+    max_new_tokens)."""
+    advantage: AnyAdvantage = AdvantageConfig()
+    """How rewards become advantages. Without `kind`: group."""
 
     @field_validator("surrogate", mode="before")
     @classmethod
     def _clipped_by_default(cls, value: Any) -> Any:
         return {"kind": "clipped"} | value if isinstance(value, dict) else value
 
-    @field_validator("kl", mode="before")
+    @field_validator("advantage", mode="before")
     @classmethod
-    def _kl_has_a_gradient(cls, value: Any) -> Any:
-        if value == "k1":
-            raise ValueError("got 'k1', whose expected gradient is 0: as a loss it regularizes nothing; use k3 or k2")
-        return value
+    def _group_by_default(cls, value: Any) -> Any:
+        return {"kind": "group"} | value if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _kl_has_a_gradient(self) -> LossConfig:
+        if self.kl == "k1" and self.kl_in == "loss":
+            raise ValueError(
+                "kl: got 'k1', whose expected gradient is 0: as a loss it regularizes nothing; use k3 or k2, or set "
+                "kl_in: reward"
+            )
+        return self
 
     @model_validator(mode="after")
     def _every_option_has_a_use(self) -> LossConfig:
-        if isinstance(self.surrogate, Reinforce) and self.ratio != "token":
-            raise ValueError(f"ratio: got '{self.ratio}', but surrogate 'reinforce' does not use it; remove it")
-        if self.kl_coef == 0 and self.kl != "k3":
-            raise ValueError(f"kl: got '{self.kl}', but kl_coef is 0; set kl_coef > 0 or remove kl")
+        kind = self.surrogate.kind
+        if kind in TOKEN_RATIO_ONLY and self.ratio != "token":
+            raise ValueError(f"ratio: got '{self.ratio}', but surrogate '{kind}' does not use it; remove it")
+        if self.kl_coef > 0:
+            return self
+        for key in ("kl", "kl_in", "reference_refresh"):
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: got {value!r}, but kl_coef is 0; set kl_coef > 0 or remove {key}")
         return self
+
+    @property
+    def charges_kl(self) -> bool:
+        """The loss has a KL term."""
+        return self.kl_coef > 0 and self.kl_in == "loss"
+
+    @property
+    def reads_every_token(self) -> bool:
+        """Tokens of advantage 0 matter too: they have a gradient, or count in what is chosen."""
+        drops = self.correction is not None and self.correction.drops
+        return self.charges_kl or self.entropy_coef > 0 or self.top_entropy < 1 or drops
+
+    def corrected(self, engine: str, staleness: int = 0) -> LossConfig:
+        """With the correction that fits the engine's kind, where the recipe names none."""
+        if self.correction is not None:
+            return self
+        return self.model_copy(update={"correction": default_correction(engine, staleness)})

@@ -1,4 +1,6 @@
-"""The policy loss, composed once from its parts: aggregate(-surrogate(ratio, advantage) + kl_coef * kl).
+"""The policy loss, composed once from its parts:
+
+    aggregate(-weight * chosen * surrogate(ratio, advantage) + kl_coef * kl - entropy_coef * entropy)
 
 R: packed tokens of a micro-batch.
 """
@@ -13,25 +15,11 @@ from torch import Tensor
 
 from saccade.algorithm.aggregate import AGGREGATES, Denominators
 from saccade.algorithm.config import LossConfig
+from saccade.algorithm.correction import off_policy_mask
+from saccade.algorithm.correction_config import OffPolicyMask
+from saccade.algorithm.inputs import LossInputs
 from saccade.algorithm.kl import DIVERGENCES
 from saccade.algorithm.ratio import RATIOS
-
-
-@dataclass(frozen=True, slots=True)
-class LossInputs:
-    """What a micro-batch brings. Only `logprobs_R` carries a gradient."""
-
-    logprobs_R: Tensor
-    """Of the policy being trained, under the sampling temperature."""
-    old_logprobs_R: Tensor
-    """Of the policy that sampled, under the same temperature."""
-    advantages_R: Tensor
-    """One per token; equal within a completion unless credit is assigned by token."""
-    branch_index_R: Tensor
-    """Which branch (completion) a token belongs to, 0..num_branches-1."""
-    num_branches: int
-    ref_logprobs_R: Tensor | None = None
-    """Of the reference model; needed when kl_coef > 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +28,8 @@ class LossOutput:
 
     loss: Tensor
     metrics: Mapping[str, Tensor]
-    """Detached sums over tokens: `policy/clip_fraction`, `policy/ratio_mean`, `policy/kl` (with a reference)."""
+    """Detached sums over tokens: `policy/clip_fraction`, `policy/ratio_mean`, `policy/kl` (with a reference),
+    `sampler/masked` (with a correction: tokens whose weight is 0)."""
 
 
 Loss = Callable[[LossInputs, Denominators], LossOutput]
@@ -49,25 +38,41 @@ Loss = Callable[[LossInputs, Denominators], LossOutput]
 def build_loss(config: LossConfig) -> Loss:
     """Looks the parts up once and returns the loss as a function of data only."""
     ratio, surrogate = RATIOS[config.ratio], config.surrogate.build()
-    divergence, aggregate = DIVERGENCES[config.kl], AGGREGATES[config.aggregation]
-    kl_coef = config.kl_coef
+    divergence, aggregate = DIVERGENCES.get(config.kl), AGGREGATES[config.aggregation]
 
     def loss(inputs: LossInputs, denominators: Denominators) -> LossOutput:
         index_R, num_branches = inputs.branch_index_R, inputs.num_branches
         log_ratio_R = inputs.logprobs_R - inputs.old_logprobs_R.detach()
         ratio_R = ratio(log_ratio_R, index_R, num_branches)
-        objective_R, cut_R = surrogate(ratio_R, inputs.logprobs_R, inputs.advantages_R)
+        objective_R, cut_R = surrogate(ratio_R, inputs)
         metrics = {"policy/clip_fraction": cut_R.sum(), "policy/ratio_mean": ratio_R.detach().sum()}
+        if inputs.chosen_R is not None:
+            objective_R = objective_R * inputs.chosen_R
+        for weight_R in weights_of(config, inputs):
+            objective_R = objective_R * weight_R
+            metrics["sampler/masked"] = metrics.get("sampler/masked", 0) + (weight_R == 0).sum()
         values_R = -objective_R
-        if kl_coef > 0:
+        if config.charges_kl and divergence is not None:
             if inputs.ref_logprobs_R is None:
-                raise ValueError(f"kl_coef is {kl_coef}, but no log-probs of a reference model were given")
+                raise ValueError(f"kl_coef is {config.kl_coef}, but no log-probs of a reference model were given")
             kl_R = divergence(inputs.logprobs_R, inputs.ref_logprobs_R.detach())
-            values_R = values_R + kl_coef * kl_R
+            values_R = values_R + config.kl_coef * kl_R
             metrics["policy/kl"] = kl_R.detach().sum()
+        if config.entropy_coef > 0:
+            if inputs.entropy_R is None:
+                raise ValueError(f"entropy_coef is {config.entropy_coef}, but no entropies were given")
+            values_R = values_R - config.entropy_coef * inputs.entropy_R
         return LossOutput(aggregate(values_R, index_R, num_branches, denominators), metrics)
 
     return loss
+
+
+def weights_of(config: LossConfig, inputs: LossInputs) -> list[Tensor]:
+    """The weights of the recipe's correction, at most one."""
+    found = [] if inputs.weight_R is None else [inputs.weight_R]
+    if isinstance(config.correction, OffPolicyMask):
+        found.append(off_policy_mask(inputs, config.correction.limit))
+    return found
 
 
 @torch.no_grad()

@@ -15,15 +15,30 @@ def branch_lengths(branch_index_R: Tensor, num_branches: int) -> Tensor:
     return branch_index_R.bincount(minlength=num_branches).clamp(min=1)
 
 
+def branch_sum(values_R: Tensor, branch_index_R: Tensor, num_branches: int) -> Tensor:
+    """Sum over the tokens of each branch, [B]."""
+    return values_R.new_zeros(num_branches).index_add(0, branch_index_R, values_R)
+
+
 def branch_mean(values_R: Tensor, branch_index_R: Tensor, num_branches: int) -> Tensor:
     """Mean over the tokens of each branch, [B]; 0 for a branch without tokens."""
-    sums_B = values_R.new_zeros(num_branches).index_add(0, branch_index_R, values_R)
-    return sums_B / branch_lengths(branch_index_R, num_branches)
+    return branch_sum(values_R, branch_index_R, num_branches) / branch_lengths(branch_index_R, num_branches)
+
+
+def branch_max(values_R: Tensor, branch_index_R: Tensor, num_branches: int) -> Tensor:
+    """Largest value of each branch, [B]; -inf for a branch without tokens."""
+    lowest_B = values_R.new_full((num_branches,), float("-inf"))
+    return lowest_B.scatter_reduce(0, branch_index_R, values_R, "amax")
+
+
+def bounded_exp(log_R: Tensor) -> Tensor:
+    """exp of a log ratio within +-MAX_LOG_RATIO."""
+    return log_R.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def token(log_ratio_R: Tensor, branch_index_R: Tensor, num_branches: int) -> Tensor:
     """One ratio per token (PPO, GRPO), [R]."""
-    return log_ratio_R.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return bounded_exp(log_ratio_R)
 
 
 def sequence(log_ratio_R: Tensor, branch_index_R: Tensor, num_branches: int) -> Tensor:
@@ -31,11 +46,16 @@ def sequence(log_ratio_R: Tensor, branch_index_R: Tensor, num_branches: int) -> 
 
     With the `sequence_mean` aggregation this is the paper's objective exactly, value and gradient.
     """
-    mean_B = branch_mean(log_ratio_R, branch_index_R, num_branches).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return mean_B.exp()[branch_index_R]
+    return bounded_exp(branch_mean(log_ratio_R, branch_index_R, num_branches))[branch_index_R]
+
+
+def sequence_token(log_ratio_R: Tensor, branch_index_R: Tensor, num_branches: int) -> Tensor:
+    """GSPO-token (arXiv:2507.18071): sg(s_i) p_t / sg(p_t). Its value is s_i, its gradient the token's own, so
+    advantages may differ within a reply, [R]."""
+    return sequence(log_ratio_R.detach(), branch_index_R, num_branches) * (log_ratio_R - log_ratio_R.detach()).exp()
 
 
 Ratio = Callable[[Tensor, Tensor, int], Tensor]
 """(log_ratio_R, branch_index_R, num_branches) -> ratio_R."""
 
-RATIOS: dict[str, Ratio] = {"token": token, "sequence": sequence}
+RATIOS: dict[str, Ratio] = {"token": token, "sequence": sequence, "sequence_token": sequence_token}

@@ -32,7 +32,7 @@ class PretrainStage(Config):
     loss: Literal["perception", "language"] = "language"
     steps: int = Field(ge=1)
     rows: int = Field(default=16, ge=1)
-    """Pictures per process and step."""
+    """Pictures per step, of each process in a language stage; perception trains in the first process alone."""
     lr: float = Field(default=1e-3, gt=0)
     vision_lr: float = Field(default=0.3, ge=0)
     """Learning rate of vision encoder and projector as a share of `lr`; 0 freezes them."""
@@ -48,7 +48,6 @@ class PretrainRecipe(Config):
     out: str = "runs/base"
     size: Literal["S", "M", "L"] = "M"
     seed: int = 0
-    processes: int = Field(default=2, ge=1)
     world: WorldConfig = WorldConfig()
     larger_share: float = Field(default=0.15, ge=0, lt=1)
     """Share of pictures with one more cell per side, so that the model has seen positions beyond the demo size."""

@@ -14,7 +14,9 @@ from PIL import Image
 from saccade.base.config import PretrainMixture
 from saccade.models.adapter import Adapter, EncodedPrompt, shared_prefix
 from saccade.models.packing import Branch
+from saccade.rollout.prompts import Prompt
 from saccade.tasks import TASKS
+from saccade.training.step import Unit
 from saccade.types import Sample
 from saccade.world import Question, Scene, World
 from saccade.world.generator import KINDS
@@ -39,9 +41,7 @@ def pick_tasks(mixture: PretrainMixture, scene_kind: str, rng: Random) -> list[s
     return picked
 
 
-def row(
-    world: World, adapter: Adapter, mixture: PretrainMixture, rng: Random, index: int
-) -> tuple[EncodedPrompt, list[Branch], list[str]]:
+def row(world: World, adapter: Adapter, mixture: PretrainMixture, rng: Random, index: int) -> tuple[Unit, list[str]]:
     """One picture with its questions as branches, and the name of each branch ('count/enumerate')."""
     kind = draw(rng, mixture.scenes)
     scene = world.scene(rng.randrange(2**31), index, "train", kind)
@@ -65,14 +65,14 @@ def row(
 
 def _branches(
     adapter: Adapter, entries: Sequence[tuple[str, str, str]], images: Sequence[Image.Image], first: EncodedPrompt
-) -> tuple[EncodedPrompt, list[Branch], list[str]]:
+) -> tuple[Unit, list[str]]:
     prompts = [adapter.encode(text, images, reuse_images_from=first) for text, _, _ in entries]
     prefix, tails = shared_prefix([first, *prompts])
     branches = []
     for tail, (_, reply, _) in zip(tails[1:], entries, strict=True):
         ids = [*tail, *adapter.encode_reply(reply)]
         branches.append(Branch(ids, ((len(tail), len(ids)),)))
-    return prefix, branches, [name for _, _, name in entries]
+    return Unit(Prompt(None, prefix), tuple(branches)), [name for _, _, name in entries]
 
 
 def as_sample(question: Question, images: Sequence[Image.Image]) -> Sample:

@@ -32,11 +32,12 @@ from saccade.cli import (
     score,
     sft,
     verify,
+    watch,
     world,
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
-from saccade.cli.terminal import SafeFormatter, echo, print_traceback
+from saccade.cli.terminal import StderrHandler, echo, print_traceback
 from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
@@ -56,7 +57,8 @@ VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
         "Train on several GPUs or nodes.",
         "saccade launch vlm_r1_rec_3b --gpus 8 --dry-run",
     ),
-    "report": (report.report, "Write the HTML page of a run.", "saccade report runs/train_rl"),
+    "report": (report.report, "Write the HTML page of a run, or of several.", "saccade report runs/train_rl"),
+    "watch": (watch.watch, "Watch a run in the terminal.", "saccade watch runs/train_rl"),
     "eval": (
         eval_verb.evaluate,
         "Evaluate a model on a benchmark or your data.",
@@ -118,7 +120,7 @@ EXIT_CODES = (
     "130 or 143 stopped by Ctrl-C or SIGTERM with everything saved."
 )
 
-ON_SEVERAL = ("rl", "sft", "resume")
+ON_SEVERAL = ("rl", "sft", "resume", "world pretrain")
 """Verbs that several processes of torchrun can share."""
 
 EXPECTED = (ValueError, OSError, FloatingPointError)
@@ -161,8 +163,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _refuse_several(arguments: Sequence[str]) -> None:
     """ValueError when torchrun started several processes of a verb that is for one."""
-    size, verb = int(os.environ.get("WORLD_SIZE", "1")), next((a for a in arguments if not a.startswith("-")), "")
-    if size > 1 and verb in VERBS and verb not in ON_SEVERAL:
+    size, words = int(os.environ.get("WORLD_SIZE", "1")), [a for a in arguments if not a.startswith("-")]
+    verb, known = next(iter(words), ""), {" ".join(words[:1]), " ".join(words[:2])}
+    if size > 1 and verb in VERBS and known.isdisjoint(ON_SEVERAL):
         if os.environ.get("RANK", "0") != "0":
             sys.exit(2)
         raise ValueError(
@@ -184,8 +187,7 @@ def _refuse_unknown(arguments: Sequence[str]) -> None:
 def _log_lines(quiet: bool = False) -> Iterator[None]:
     """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs; of all
     but the first of several processes only errors."""
-    handler, log = logging.StreamHandler(), logging.getLogger("saccade")
-    handler.setFormatter(SafeFormatter("%(message)s"))
+    handler, log = StderrHandler(), logging.getLogger("saccade")
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     before = log.level
     log.addHandler(handler)

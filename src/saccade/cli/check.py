@@ -12,9 +12,10 @@ import typer
 
 from saccade.cli.check_report import as_dict, safe, show
 from saccade.cli.options import ColumnNames, Overrides, columns_of
-from saccade.cli.terminal import echo, printable
+from saccade.cli.terminal import echo
 from saccade.data.hub import refuse_unreachable
 from saccade.disk import write_text
+from saccade.runs.safe_text import printable
 
 if TYPE_CHECKING:
     from saccade.config import Config
@@ -171,6 +172,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
     from saccade.cli.options import load_recipe
     from saccade.config import ConfigError
     from saccade.evaluation.config import EvalRecipe
+    from saccade.rollout.config import check_staleness
     from saccade.training.config import RLRecipe, SFTRecipe
 
     recipe = load_recipe(path, overrides)
@@ -182,6 +184,7 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
     refuse_unreachable(tested.path)
     wording = (recipe.template, recipe.system_prompt)
     if isinstance(recipe, RLRecipe):
+        check_staleness(recipe.rollout)
         longest = max(stage.max_new_tokens for stage in recipe.stages)
         return Subject(recipe.data, recipe.eval.data, tested, *wording, longest, recipe)
     if isinstance(recipe, SFTRecipe):
@@ -339,7 +342,7 @@ def note_updates(subject: Subject, report: PreflightReport, facts: dict[str, Any
 
     recipe, rows = subject.recipe, sum(report.reply_tokens.values())
     if isinstance(recipe, RLRecipe):
-        updates = recipe.schedule.max_steps * recipe.update.updates_per_rollout
+        updates = recipe.schedule.max_steps * recipe.update.optimizer_steps
         what = f"{recipe.prompts_per_step} prompts a step"
     elif isinstance(recipe, SFTRecipe):
         per_epoch = max(1, rows // recipe.prompts_per_step)

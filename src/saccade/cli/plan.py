@@ -12,7 +12,7 @@ import typer
 from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
 from saccade.cli.terminal import echo_whole
 from saccade.config import ConfigError, dump, kind
-from saccade.data.hub import refuse_unreachable
+from saccade.data.hub import FOR_A_PLAN, refuse_unreachable
 from saccade.disk import write_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def plan(
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
     size = None if image is None else read_size(image)
-    refuse_unreachable(config.model.path)
+    refuse_unreachable(config.model.path, FOR_A_PLAN)
     from rich.console import Console
 
     from saccade.planning import plan as planning  # imports torch, which an invalid recipe should not have to wait for
@@ -150,7 +150,7 @@ def verdict(found: Plan) -> str:
         todo = "change, in this order:"
     else:
         todo = "these changes help but are not enough; use a smaller model or a GPU with more memory:"
-    return f"does not fit: {need}, {room}; {todo}"
+    return f"does not fit: {need}, {room} (the times are those of a GPU with enough memory); {todo}"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -50,6 +50,9 @@ def predict(
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    vllm: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address of a vLLM server that generates with MODEL's weights.")
+    ] = None,
 ) -> None:
     """Answer one question about IMAGE... and draw the box of the answer if there is one."""
     from saccade.data.images import load_image
@@ -72,6 +75,7 @@ def predict(
         text,
         pictures,
         PredictOptions(system if system is not None else run and run.system_prompt, max_new_tokens, temperature, seed),
+        vllm,
     )
     for line in report(completion):
         echo(line)
@@ -95,14 +99,14 @@ def check_target(draw: Path, images: Sequence[Path]) -> None:
 
 
 def answer(
-    model: ModelConfig, text: str, pictures: Sequence[Image.Image], ask: PredictOptions
+    model: ModelConfig, text: str, pictures: Sequence[Image.Image], ask: PredictOptions, vllm: str | None = None
 ) -> tuple[Completion, float]:
     """The model's reply to a user turn, and the seconds that the reply took without loading the model."""
     refuse_unreachable(model.path)
     from transformers.utils import logging as transformers_logging
 
     from saccade.models.policy import load_policy
-    from saccade.rollout.config import Sampling
+    from saccade.rollout.config import DEFAULT_ENGINE, Sampling, VllmServerConfig
     from saccade.rollout.engine import open_engine
     from saccade.rollout.prompts import Prompt
 
@@ -111,10 +115,12 @@ def answer(
     sampling = Sampling(
         max_new_tokens=ask.max_new_tokens, temperature=ask.temperature or 1.0, greedy=ask.temperature == 0.0
     )
+    engine = open_engine(policy, DEFAULT_ENGINE if vllm is None else VllmServerConfig(urls=(vllm,)))
     began = time.perf_counter()
     before = (Turn("system", ask.system),) if ask.system else ()
     prompt = Prompt(None, policy.adapter.encode(text, pictures, before=before), tuple(pictures))
-    ((completion,),) = open_engine(policy).generate([prompt], sampling, 1, [ask.seed])
+    ((completion,),) = engine.generate([prompt], sampling, 1, [ask.seed])
+    engine.close()
     return completion, time.perf_counter() - began
 
 

@@ -5,44 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-import unicodedata
 from types import TracebackType
 
 import typer
 
-SCREEN = 4_000
-"""Characters of one message."""
-LINES = 40
-"""Lines of one message."""
-_UNSEEN = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories that are shown as escapes: control codes, surrogates, what is not assigned, line separators."""
-_DIRECTIONS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def printable(text: str) -> str:
-    """`text` with every character as an escape that could steer a terminal or hide text; breaks and tabs stay."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char if char in "\n\t" or _harmless(char) else _escape(char) for char in text)
-
-
-def _harmless(char: str) -> bool:
-    return unicodedata.category(char) not in _UNSEEN and char not in _DIRECTIONS
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode()
-
-
-def cut(text: str) -> str:
-    """`text` up to a screen: the beginning and the end, since a message ends with the way out."""
-    lines = text.split("\n")
-    if len(lines) > LINES:
-        lines = [*lines[: LINES // 2], f"... ({len(lines) - LINES:,} lines more)", *lines[-LINES // 2 :]]
-        text = "\n".join(lines)
-    half = SCREEN // 2
-    left_out = f"\n... ({len(text) - SCREEN:,} characters more)\n"
-    return text if len(text) <= SCREEN else f"{text[:half]}{left_out}{text[-half:]}"
+from saccade.runs.safe_text import SafeFormatter, cut, printable
 
 
 def echo(message: object, err: bool = False) -> None:
@@ -55,11 +22,17 @@ def echo_whole(text: str, nl: bool = True) -> None:
     typer.echo(printable(text), nl=nl)
 
 
-class SafeFormatter(logging.Formatter):
-    """Log lines as `echo` prints them."""
+class StderrHandler(logging.StreamHandler):
+    """Log lines go to the stderr of the moment: a live bar takes it over while it is shown, so that they appear above
+    the bar and not inside it."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return cut(printable(super().format(record)))
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(SafeFormatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,8 +16,11 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from saccade.rollout.config import EngineConfig
     from saccade.verify import Check, VerifyReport
 
+CONTEXT = 2048
+"""Tokens of a prompt and its reply in the checks of vLLM; the prompts are short."""
 RESULTS = {True: ("held", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
 VERDICTS = {True: ("safe", "green"), False: ("NOT SAFE", "bold red"), None: ("not shown", "yellow")}
 """Words and their colors for a check and for a use."""
@@ -28,6 +33,11 @@ def verify(
         typer.Option(help="Dtype of the weights; bfloat16 is compared with float32."),
     ] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    engine: Annotated[
+        Literal["builtin", "vllm", "vllm_colocated"],
+        typer.Option(help="Also verify vLLM: a server that is started for this, or vLLM in this process."),
+    ] = "builtin",
+    vllm_executable: Annotated[str, typer.Option(help="The program 'vllm' of the environment that has it.")] = "vllm",
     out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file.")
     ] = None,
@@ -42,13 +52,35 @@ def verify(
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
     transformers_logging.disable_progress_bar()
-    with Console(stderr=True).status(f"verifying {model}"):
-        report = contract.verify(model, dtype, device)
+    with (
+        Console(stderr=True).status(f"verifying {model}"),
+        sampling_engine(engine, model, dtype, vllm_executable) as other,
+    ):
+        report = contract.verify(model, dtype, device, other)
     show(report)
     if out is not None:
         write_text(out, json.dumps(report.as_dict(), indent=1) + "\n")
     if report.failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def sampling_engine(kind: str, model: str, dtype: str, executable: str) -> Iterator[EngineConfig | None]:
+    """The engine to verify beside the built-in one; a server runs until the block ends."""
+    from saccade.rollout.config import VllmColocatedConfig, VllmServerConfig
+
+    if kind == "builtin":
+        yield None
+        return
+    if dtype == "float64":
+        raise ValueError(f"--engine {kind}: vLLM has no float64; choose float32 or bfloat16")
+    if kind == "vllm_colocated":
+        yield VllmColocatedConfig(context=CONTEXT)
+        return
+    from saccade.cli.vllm_servers import a_server
+
+    with a_server(model, dtype, executable, CONTEXT) as url:
+        yield VllmServerConfig(urls=(url,))
 
 
 def show(report: VerifyReport) -> None:

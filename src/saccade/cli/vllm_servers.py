@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -45,22 +46,41 @@ def devices(gpus: int, servers: int, each: int) -> tuple[str | None, list[str | 
     return ",".join(names[:gpus]), [",".join(rest[i * each : (i + 1) * each]) for i in range(servers)]
 
 
+def program(executable: str) -> str:
+    """The full path of a program. ConfigError when it is not there."""
+    found = shutil.which(executable)
+    if found is None:
+        raise ConfigError(
+            f"--vllm-executable {executable}: no such program; install vLLM in an environment of its own and give the "
+            "path of its 'vllm' (docs/engines.md)"
+        )
+    return str(Path(found).absolute())
+
+
+@contextmanager
+def a_server(model: str, dtype: str, executable: str, context: int) -> Iterator[str]:
+    """The address of one server on a free port, until the block ends. It has the first GPU, if there is one."""
+    from saccade.models.policy import base_path, resolve_path
+    from saccade.rollout.vllm_process import ServeOptions, a_free_port
+
+    options = ServeOptions(program(executable), base_path(resolve_path(model)), dtype, context=context)
+    port = a_free_port()
+    (device,) = devices(0, 1, 1)[1]
+    with tempfile.TemporaryDirectory() as folder, running(options, [port], [device], Path(folder)):
+        yield f"http://127.0.0.1:{port}"
+
+
 def serve_options(config: RLRecipe, executable: str, each: int, more: str, folder: Path) -> ServeOptions:
     """What the servers of a recipe need. ConfigError when the program is not there."""
     from saccade.models.policy import base_path, known_family, open_adapter, resolve_path
     from saccade.rollout.vllm_process import ServeOptions, served_directory
 
-    program = shutil.which(executable)
-    if program is None:
-        raise ConfigError(
-            f"--vllm-executable {executable}: no such program; install vLLM in an environment of its own and give the "
-            "path of its 'vllm' (docs/engines.md)"
-        )
+    found = program(executable)
     path = resolve_path(config.model.path)
     base = base_path(path)
     _, files = open_adapter(path, known_family(base), config.model)
     return ServeOptions(
-        executable=str(Path(program).absolute()),
+        executable=found,
         model=served_directory(base, files, folder / "model"),
         dtype="float32" if config.model.dtype == "float64" else config.model.dtype,
         rows=max(max(stage.group_size for stage in config.stages), 64),

@@ -74,7 +74,8 @@ def check(
 def pretrain(
     recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
 ) -> None:
-    """Train a tiny base on the world and score its habits; rerun with the same recipe to resume."""
+    """Train a tiny base on the world and score its habits; rerun with the same recipe to resume. Several processes of
+    torchrun can share it."""
     from saccade.base.config import PretrainRecipe
 
     config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
@@ -82,10 +83,13 @@ def pretrain(
     from saccade.base.pretrain import train
     from saccade.models.config import ModelConfig
     from saccade.models.policy import load_policy
+    from saccade.training.ranks import join
 
-    steps = sum(stage.steps for stage in config.stages)
-    echo(f"{steps} steps; a row every {config.log_every} steps goes to {config.out}/metrics.jsonl", err=True)
+    ranks, steps = join(), sum(stage.steps for stage in config.stages)
+    if ranks.is_first:
+        echo(f"{steps} steps; a row every {config.log_every} steps goes to {config.out}/metrics.jsonl", err=True)
     with interruptible(f"stopped; the last saved step is kept in {config.out}; continue with the same command"):
         model = train(config)
-    scores = write_scores(load_policy(ModelConfig(path=str(model), train=())), model.parent / "scores.json")
-    echo(f"{model}\n{scores}")
+    if ranks.is_first:
+        scores = write_scores(load_policy(ModelConfig(path=str(model), train=())), model.parent / "scores.json")
+        echo(f"{model}\n{scores}")

@@ -5,7 +5,6 @@ bridge. One pass over `drafts.jsonl`, in memory that grows only with the number 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from saccade.disk import write_text
+from saccade.evaluation.habits import WORDS, count_words
 from saccade.evaluation.statistics import compare_paired, wilson
 from saccade.runs.drafts import ARMS, STATISTICS, Arm, Chain, Draft, read_drafts
 
-WORDS = ("Wait", "Hmm", "Mistake", "Alternatively", "Check")
 PUBLISHED: dict[str, tuple[int, tuple[int, ...]]] = {
     "LLaVA-CoT": (100_000, (2_300, 1, 183, 251, 8_332)),
     "Mulberry": (260_000, (1_122, 0, 8_784, 68, 26_421)),
@@ -28,12 +27,6 @@ EXAMPLES = 3
 """Examples kept per reason, from the first rows."""
 SHOWN = 400
 """Characters of a chain in an example."""
-_WORD = re.compile(r"\b(?:" + "|".join(WORDS) + r")\b", re.IGNORECASE)
-
-
-def count_words(text: str) -> Counter[str]:
-    """Occurrences of each of WORDS as whole words, ignoring case."""
-    return Counter(found[0].capitalize() for found in _WORD.finditer(text))
 
 
 @dataclass

@@ -39,10 +39,15 @@ def use_cache_without_network() -> bool:
     return False
 
 
-def refuse_unreachable(path: str) -> None:
+FOR_A_PLAN = "a plan needs only config.json: set model.path=DIR to a directory that holds one"
+WAY_OUT = "check the network, or download the model elsewhere and give its directory"
+
+
+def refuse_unreachable(path: str, way_out: str = WAY_OUT) -> None:
     """ValueError, within `WAIT_S`, for a model that is neither here nor in the hub's cache while the hub cannot be
     reached. Imports no torch, so that a verb can ask before it loads anything."""
-    if path == "base" or Path(path).expanduser().exists() or HUB_NAME.fullmatch(path) is None:
+    named = HUB_NAME.fullmatch(path) is not None and not path.startswith(".")
+    if not named or Path(path).exists():
         return
     from huggingface_hub import constants
 
@@ -50,7 +55,7 @@ def refuse_unreachable(path: str) -> None:
     if not cached.is_dir() and not use_cache_without_network():
         raise ValueError(
             f"model.path {path!r}: no such directory, not in the hub's cache ({constants.HF_HUB_CACHE}), and the hub "
-            "cannot be reached; check the network, or download the model elsewhere and give its directory"
+            f"cannot be reached; {way_out}"
         )
 
 

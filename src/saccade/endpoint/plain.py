@@ -36,15 +36,15 @@ class PlainClient:
         """The JSON of the response, None for an empty one. Raises EndpointError."""
         return self._ask("GET", path, None, timeout_s)
 
-    def post(self, path: str, body: Any, timeout_s: float) -> Any:
-        """As `get`; `body` is sent as JSON."""
-        return self._ask("POST", path, body, timeout_s)
+    def post(self, path: str, body: Any, timeout_s: float, plain: bool = False) -> Any:
+        """As `get`; `body` is sent as JSON. `plain`: the response is a text, which is not read."""
+        return self._ask("POST", path, body, timeout_s, plain)
 
     def close(self) -> None:
         """Close the connections; requests in flight fail."""
         self._client.close()
 
-    def _ask(self, method: str, path: str, body: Any, timeout_s: float) -> Any:
+    def _ask(self, method: str, path: str, body: Any, timeout_s: float, plain: bool = False) -> Any:
         url = f"{self.url}{path}"
         try:
             response = self._client.request(method, url, json=body, timeout=timeout_s)
@@ -57,7 +57,7 @@ class PlainClient:
             what = f"status {response.status_code} {response.reason_phrase}".rstrip()
             text = self._mask.body(response.text[:BODY_KEPT])
             raise EndpointError(url, what, status=response.status_code, body=text, method=method)
-        if not response.content:
+        if plain or not response.content:
             return None
         try:
             answer = response.json()

@@ -148,7 +148,7 @@ def _local(recipe: EvalRecipe, asked: EvalPlan) -> Iterator[Opened]:
 
     transformers_logging.disable_progress_bar()
     policy = load_policy(recipe.model.model_copy(update={"train": ()}))
-    engine = open_engine(policy)
+    engine = open_engine(policy, recipe.engine)
     model = LocalModel(policy, engine, recipe.forced_prefix)
     questions = [asked.question(sample, 0) for sample in asked.samples]
     model.check(questions, recipe.decoding.max_new_tokens)

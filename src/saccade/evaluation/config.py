@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from saccade.config import Config
 from saccade.data import DataConfig
 from saccade.models.config import ModelConfig
-from saccade.rollout.config import Sampling
+from saccade.rollout.config import DEFAULT_ENGINE, EngineConfig, Sampling
 from saccade.tasks import TEMPLATES
 from saccade.types import FrameName
 
@@ -102,6 +102,8 @@ class EvalRecipe(Config):
     model: ModelConfig = ModelConfig(path="base", train=())
     """Its path may be the address of an OpenAI-compatible server; a string is its path."""
     server: ServerConfig | None = None
+    engine: EngineConfig = DEFAULT_ENGINE
+    """What generates for a model that is loaded here, as `rollout.engine` of a training recipe."""
     label: str = "model"
     """Column `model` of the results."""
     control: str | None = None
@@ -188,6 +190,8 @@ class EvalRecipe(Config):
             )
         if self.served and self.forced_prefix:
             raise ValueError("forced_prefix needs a local model: a server does not continue a reply; remove it")
+        if self.served and self.engine != DEFAULT_ENGINE:
+            raise ValueError("engine is for a model that is loaded here; a served model has its own; remove it")
         if self.server is not None and not self.served:
             raise ValueError("server is only for a served model, such as model=http://host:8000/v1; remove it")
         if self.template is not None and self.template not in TEMPLATES:

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from saccade.world import FIRST_WORDS
 
 OTHER = "other"
+WORDS = ("Wait", "Hmm", "Mistake", "Alternatively", "Check")
+"""Words of self-reflection that Vision-R1 counts (arXiv:2503.06749)."""
+_REFLECTION = re.compile(r"\b(?:" + "|".join(WORDS) + r")\b", re.IGNORECASE)
 HABIT_OF_WORD = {word: habit for habit, word in FIRST_WORDS.items()}
 
 _WORD = re.compile(r"[a-z]+")
@@ -19,6 +22,11 @@ _OPENING = re.compile(rf"(?:(?:{'|'.join([*FIRST_WORDS.values(), 'again', 'wait'
 """Words that open a listing and are no part of it."""
 _EVIDENCE = re.compile(r"\d|\bnone\b")
 """What an entry of a list holds: the name of a cell, a number, or the word for an empty list."""
+
+
+def count_words(text: str) -> Counter[str]:
+    """Occurrences of each of WORDS as whole words, ignoring case."""
+    return Counter(found[0].capitalize() for found in _REFLECTION.finditer(text))
 
 
 def think_of(text: str) -> str:

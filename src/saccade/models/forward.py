@@ -16,7 +16,7 @@ from saccade.models import shared_prefix
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.attention import no_mask
 from saccade.models.dense_masks import dense_masks
-from saccade.models.logprobs import head_of, token_logprobs
+from saccade.models.logprobs import Entropy, head_of, token_logprobs
 from saccade.models.packing import Packed
 from saccade.models.policy import Policy
 from saccade.models.tower_output import TowerOutput, features_again, features_and_tower, shares_tower
@@ -92,11 +92,12 @@ def branch_logprobs(
     packed: Packed,
     features: Sequence[Features] | None = None,
     temperature: float = 1.0,
-    entropy: bool = False,
+    entropy: Entropy = False,
     path: Path = "packed",
     sharing: SharingMode | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs (R) of the loss tokens of `packed`, in its order, and their entropies if `entropy`.
+    """Log-probs (R) of the loss tokens of `packed`, in its order, and their entropies if `entropy`, with a gradient
+    if that is 'gradient'.
 
     `features`, one per prompt of `packed`, must be of the policy's current version (ValueError otherwise); without them
     the vision encoder runs here. `sharing` None selects the fastest mode of the family and the device.

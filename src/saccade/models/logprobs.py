@@ -6,7 +6,7 @@ Shape letters: R chosen tokens, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +41,14 @@ def head_of(model: Any) -> Head:
     return Head(model.lm_head.weight, model.lm_head.bias, getattr(text, "final_logit_softcapping", None))
 
 
+Entropy = bool | Literal["gradient"]
+"""Whether entropies are computed, and with what gradient: False, True (values only) or 'gradient'."""
+
+
 class _Options(NamedTuple):
     softcap: float | None
     temperature: float
-    entropy: bool
+    entropy: Entropy
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -67,14 +71,15 @@ class _ChunkedLogprobs(torch.autograd.Function):
             logprobs_R[rows] = logits.gather(-1, targets_R[rows, None])[:, 0] - lse
             if entropy:
                 entropy_R[rows] = lse - (torch.exp(logits - lse[:, None]) * logits).sum(-1)
-        ctx.save_for_backward(hidden_RD, weight_VD, bias_V, targets_R, lse_R)
-        ctx.temperature, ctx.softcap = temperature, softcap
-        ctx.mark_non_differentiable(entropy_R)
+        ctx.save_for_backward(hidden_RD, weight_VD, bias_V, targets_R, lse_R, entropy_R)
+        ctx.temperature, ctx.softcap, ctx.entropy = temperature, softcap, entropy
+        if entropy != "gradient":
+            ctx.mark_non_differentiable(entropy_R)
         return logprobs_R, entropy_R
 
     @staticmethod
-    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
-        hidden_RD, weight_VD, bias_V, targets_R, lse_R = ctx.saved_tensors
+    def backward(ctx: Any, grad_R: Tensor, grad_entropy_R: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch declares (ctx, *grads)
+        hidden_RD, weight_VD, bias_V, targets_R, lse_R, entropy_R = ctx.saved_tensors
         head = Head(weight_VD, bias_V, ctx.softcap)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_RD) if need_hidden else None
@@ -85,9 +90,15 @@ class _ChunkedLogprobs(torch.autograd.Function):
             logits = head.logits(hidden_RD[rows]).to(grad_R.dtype)
             # d tanh(x) = 1 - tanh(x)^2, taken before the logits are overwritten
             slope = None if ctx.softcap is None else 1 - (logits / ctx.softcap).square()
+            logs = logits.div_(ctx.temperature).sub_(lse_R[rows, None])
+            of_entropy = None
+            if ctx.entropy == "gradient":  # d H / d logits = -p (log p + H)
+                of_entropy = (logs + entropy_R[rows, None]) * logs.exp() * -grad_entropy_R[rows, None]
             # d log p / d logits = onehot - softmax
-            delta = logits.div_(ctx.temperature).sub_(lse_R[rows, None]).exp_().mul_(-grad_R[rows, None])
+            delta = logs.exp_().mul_(-grad_R[rows, None])
             delta.scatter_add_(1, targets_R[rows, None], grad_R[rows, None])
+            if of_entropy is not None:
+                delta += of_entropy
             delta.div_(ctx.temperature)
             if slope is not None:
                 delta.mul_(slope)
@@ -120,9 +131,9 @@ def _add_products(sum_VD: Tensor, delta_RV: Tensor, hidden_RD: Tensor) -> None:
 
 
 def token_logprobs(
-    hidden_RD: Tensor, head: Head, targets_R: Tensor, temperature: float = 1.0, entropy: bool = False
+    hidden_RD: Tensor, head: Head, targets_R: Tensor, temperature: float = 1.0, entropy: Entropy = False
 ) -> tuple[Tensor, Tensor | None]:
-    """log p(targets_R) under softmax(head(hidden) / temperature) and, if requested, the entropy (nats, no gradient).
+    """log p(targets_R) under softmax(head(hidden) / temperature) and, if requested, the entropy (nats).
 
     The softmax is computed in float32 (float64 for a float64 model), independent of the model's dtype.
     """

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from saccade.data.hub import FOR_A_PLAN
 from saccade.geometry import smart_resize
 from saccade.models.config import ModelConfig
 from saccade.models.counting import MARKER, TokenCounter
@@ -17,7 +18,6 @@ from saccade.planning.flops import ModelShape
 LIMITS = ("min_pixels", "max_pixels", "max_visual_tokens")
 ASSUMED = (1024, 1024)
 """Width and height of an image when neither the caller nor a processor's file gives one."""
-WAY_OUT = "a plan needs only config.json: set model.path=DIR to a directory that holds one"
 
 
 def read_config(path: str) -> tuple[Any, Path | None]:
@@ -27,11 +27,11 @@ def read_config(path: str) -> tuple[Any, Path | None]:
         found = base_path(resolve_path(path))
         config = read_family(found)
     except ValueError as error:
-        raise ValueError(f"{error}; {WAY_OUT}") from error
+        raise ValueError(f"{error}; {FOR_A_PLAN}") from error
     if getattr(config, "vision_config", None) is None:
         raise ValueError(
             f"model.path {path!r}: got a {config.model_type!r} model without vision_config; expected a vision-language "
-            f"model; {WAY_OUT}"
+            f"model; {FOR_A_PLAN}"
         )
     directory = Path(found)
     return config, directory if directory.is_dir() else None

@@ -207,11 +207,16 @@ def update(shape: ModelShape, work: Work) -> tuple[Parts, ...]:
 
 
 def optimizer_step(shape: ModelShape, work: Work) -> Parts:
-    """AdamW: on a GPU one kernel without arrays of its own; on a CPU two numbers of the largest parameter."""
+    """AdamW: on a GPU one kernel without arrays of its own; on a CPU two numbers of the largest parameter, with moments
+    of 8 bits five (both moments, the gradient scaled, the denominator and its root)."""
     moving = held_share(work) * trainable(shape, work) * max(work.bytes, 4)
     if work.cuda:
         return {"gradients": moving}
-    return {"gradients": moving, "room of the step": min(moving, 2 * shape.largest_parameter * max(work.bytes, 4))}
+    numbers = 2 if work.optimizer == "adamw" else 5
+    return {
+        "gradients": moving,
+        "room of the step": min(moving, numbers * shape.largest_parameter * max(work.bytes, 4)),
+    }
 
 
 def tower_room(shape: ModelShape, b: int) -> float:

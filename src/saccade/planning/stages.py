@@ -90,7 +90,7 @@ class StagePlan:
     memory: Mapping[str, Parts]
     """Phase -> part -> bytes."""
     seconds: Mapping[str, float]
-    """Phase of one step -> time."""
+    """Phase of one step -> time; of a stage that does not fit, on a GPU with enough memory."""
 
     @property
     def peak_phase(self) -> str:
@@ -178,7 +178,7 @@ def works(recipe: Recipe, shape: ModelShape, setting: Setting) -> list[Work]:
         keep_bytes=engine.keep_mb * 2**20,
         graphs=engine.cuda_graphs != "off" and shape.sharing == "attention",
         reference=recipe.loss.kl_coef > 0,
-        recompute_old=recipe.update.resolved(recipe.loss).old_logprobs == "recompute",
+        recompute_old=recipe.update.resolved(recipe.objective, recipe.rollout.staleness).old_logprobs == "recompute",
         updates=recipe.update.updates_per_rollout,
     )
     return [
@@ -232,12 +232,15 @@ def stages_of(recipe: Recipe, shape: ModelShape, setting: Setting) -> tuple[Stag
 
 
 def stage_plan(shape: ModelShape, work: Work, setting: Setting, tflops: float) -> StagePlan:
-    engine_limit = work.kv_limit
-    if work.rollout and engine_limit is None and work.cuda:
-        held = total(state(shape, work)) + (total(whole(shape, work)) if work.ranks > 1 else 0.0)
-        engine_limit = max(0.0, SHARE * (setting.memory_gb * GB - held))
-    work = replace(work, kv_limit=engine_limit)
     work = replace(work, max_rows=rows_that_fit(shape, work))
+    limited = work
+    if work.rollout and work.kv_limit is None and work.cuda:
+        held = total(state(shape, work)) + (total(whole(shape, work)) if work.ranks > 1 else 0.0)
+        limited = replace(work, kv_limit=max(0.0, SHARE * (setting.memory_gb * GB - held)))
+        limited = replace(limited, max_rows=rows_that_fit(shape, limited))
+    parts = memory(shape, limited)
+    if max(map(total, parts.values())) <= setting.room:  # otherwise the seconds are those of a GPU with enough memory
+        work = limited
     flops = step_flops(shape, work)
     waves = math.ceil(work.groups * work.group_size / work.decoded_at_once)
     decode_steps = waves * (work.completion_tokens - 1) if work.rollout else 0
@@ -264,7 +267,7 @@ def stage_plan(shape: ModelShape, work: Work, setting: Setting, tflops: float) -
         micro_batches=work.micro_batches,
         flops=flops,
         decode_steps=decode_steps,
-        memory=memory(shape, work),
+        memory=parts,
         seconds=seconds,
     )
 

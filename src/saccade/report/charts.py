@@ -3,20 +3,23 @@ style.css."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 340, 190
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 14, 24
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 16, 24
 """Margins of a line chart, in units of its view box."""
 FOREST = 260
 """Width of a row of intervals, px."""
 RAW_POINTS = 300
 """Most raw points drawn per line; more are thinned evenly (the smoothed line uses all)."""
+HOVER_POINTS = 500
+"""Most values per line that the page's script can show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,11 @@ def number(value: float, percent: bool = False) -> str:
 def line_chart(
     series: Sequence[Series], boundaries: Sequence[tuple[float, str]] = (), *, percent: bool = False, title: str = ""
 ) -> Markup:
-    """Raw points, faint, under smoothed lines; dashed verticals at stage boundaries (x, label). Needs at least one
-    value."""
+    """Raw points, faint, under smoothed lines; stages (first x, label) as bands. Needs at least one value.
+
+    The picture is complete without a script; `data-values` holds the numbers for the page's script, which shows them
+    at the pointer.
+    """
     xs = [x for line in series for x in line.xs]
     ys = [y for line in series for y in line.ys]
     rows = ticks(min(0.0, *ys), min(max(ys), 1.0) if percent and max(ys) <= 1.0 else max(ys), 4)
@@ -84,26 +90,51 @@ def line_chart(
     def py(y: float) -> float:
         return TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"'
+    parts = [f'<svg class="chart" {size} data-values="{escape(_values(series, percent, (x_low, x_high)))}">']
+    parts += _bands(boundaries, (x_low, x_high), px)
     for y in rows:
         kind = "axis" if y == 0 else "grid"
         parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{py(y) + 3.5:.1f}" text-anchor="end">{number(y, percent)}</text>')
-    for x in [t for t in ticks(x_low, x_high) if x_low <= t <= x_high]:
-        parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - 7}" text-anchor="middle">{number(x)}</text>')
-    for x, label in boundaries:
-        if x_low < x < x_high:
-            parts.append(f'<line class="stage" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-            parts.append(f'<text class="stage" x="{px(x) + 4:.1f}" y="{TOP + 7}">{escape(label)}</text>')
-    for line in series:
+    for x in [t for t in ticks(x_low, x_high) if x_low <= t <= x_high and t == int(t)]:
+        anchor = "end" if px(x) > WIDTH - RIGHT - 10 else "middle"
+        parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{number(x)}</text>')
+    for place, line in enumerate(series):
         points = [(px(x), py(y)) for x, y in zip(line.xs, line.ys, strict=True)]
         thin = points[:: max(1, math.ceil(len(points) / RAW_POINTS))]
+        parts.append(f'<g data-line="{place}">')
         if window(len(points)) > 1 or len(points) == 1:
             dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in thin)
             parts.append(f'<path class="raw c{line.color}" d="{dots}"/>')
         run = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.xs, smooth(line.ys), strict=True))
-        parts.append(f'<polyline class="line c{line.color}" points="{run}"/>')
+        parts.append(f'<polyline class="line c{line.color}" points="{run}"/></g>')
     return Markup("".join([*parts, "</svg>"]))
+
+
+def _bands(
+    boundaries: Sequence[tuple[float, str]], x_range: tuple[float, float], px: Callable[[float], float]
+) -> Iterator[str]:
+    """Every second stage is shaded; each has its label at its beginning."""
+    ends = [x for x, _ in boundaries[1:]] + [x_range[1]]
+    for place, ((begin, label), end) in enumerate(zip(boundaries, ends, strict=False)):
+        left, right = px(max(begin, x_range[0])), px(min(end, x_range[1]))
+        if right <= left:
+            continue
+        shape = f'x="{left:.1f}" width="{right - left:.1f}" y="{TOP}" height="{HEIGHT - TOP - BOTTOM}"'
+        yield f'<rect class="band{" second" if place % 2 else ""}" {shape}><title>{escape(label)}</title></rect>'
+        yield f'<text class="stage" x="{left + 4:.1f}" y="{TOP - 4}">{escape(label)}</text>'
+
+
+def _values(series: Sequence[Series], percent: bool, x_range: tuple[float, float]) -> str:
+    """What the script needs to show values: margins of the plot, range of x, and each line thinned to HOVER_POINTS."""
+
+    def thin(values: Sequence[float]) -> list[float]:
+        return [float(f"{v:.5g}") for v in values[:: max(1, math.ceil(len(values) / HOVER_POINTS))]]
+
+    lines = [{"name": s.name.replace("_", " "), "color": s.color, "x": thin(s.xs), "y": thin(s.ys)} for s in series]
+    plot = [LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM]
+    return json.dumps({"plot": plot, "range": x_range, "percent": percent, "lines": lines})
 
 
 def forest_axis() -> Markup:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from saccade.disk import write_text
 from saccade.report.charts import forest, forest_axis, number
 from saccade.report.coldstart_samples import SampleCard, chosen_samples, sample_card
+from saccade.report.documents import environment
 from saccade.report.histogram import Shape, histogram
 from saccade.runs.drafts import ARMS, DRAFTS, FILTER_NAMES, STATISTICS
 from saccade.runs.files import JsonRow, read_json
@@ -83,14 +83,7 @@ def build_page(directory: str | Path, out: str | Path | None = None) -> Path:
     warnings: list[str] = []
     summary, found = (read_json(folder / name, warnings) for name in ("summary.json", STATISTICS))
     page = _page(folder, summary, found, warnings)
-    environment = Environment(
-        loader=PackageLoader("saccade.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("coldstart.html").render(page=page, axis=forest_axis())
+    html = environment().get_template("coldstart.html").render(page=page, axis=forest_axis())
     target = Path(out) if out else folder / "report.html"
     write_text(target, html, errors="replace")
     return target

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from saccade.report.cards import picture
+from saccade.report.pictures import picture
 from saccade.runs.drafts import Chain, Draft, read_drafts
 
 SAMPLES = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -30,10 +30,11 @@ class Panel:
 PANELS = (
     Panel(
         "Held-out accuracy",
-        r"eval/(score)|eval/accuracy/(.+)|eval/(accuracy)",
-        "On questions that training never sees",
+        r"eval/(score)|eval/accuracy/(.+)|eval/(accuracy)|eval/(blind)",
+        "On questions that training never sees; blind: without their image",
         percent=True,
     ),
+    Panel("Held-out loss", r"eval/(loss)", "Nats per token"),
     Panel("Held-out reply length", r"eval/(length)", "Tokens"),
     Panel("Reward by part", r"reward/(.+)", "Mean over the step's rollouts"),
     Panel("Accuracy by task", r"accuracy/(.+)", "Sampled, on training questions", percent=True),
@@ -50,6 +51,14 @@ PANELS = (
         "Share of groups in which all rewards are equal",
         percent=True,
     ),
+    Panel("Boxes per reply", r"boxes/(per_reply|gold)", "gold: the true number"),
+    Panel("Precision and recall of boxes", r"boxes/(precision|recall)", "At IoU 0.5", percent=True),
+    Panel("Reflection words", r"words/(reflection)", "Share of replies with a word like wait, again", percent=True),
+    Panel(
+        "Signs of cheating",
+        r"replies/(repetition)|answers/(excess)|boxes/(copied)",
+        "Repetitive replies; constant answers and copied boxes, above the share for which they are true",
+    ),
     Panel("Policy entropy", r"policy/(entropy)", "Nats per token"),
     Panel("KL to the reference", r"policy/(kl)", "Nats per token"),
     Panel("Clip fraction", r"policy/(clip_fraction)", "Share of tokens whose ratio was clipped", percent=True),
@@ -62,6 +71,19 @@ PANELS = (
 )
 
 
+LEAD = (
+    ("Held-out accuracy", "Held-out loss", "Accuracy by task"),
+    ("Reward by part", "Loss"),
+    ("Reply length", "Gradient norm"),
+    ("Groups without signal", "Learning rate"),
+)
+"""The four charts that a page opens with: of each the first that the run has."""
+
+
+NAMES = {"score": "all tasks", "zero_variance": "equal rewards", "per_s": "all", "peak": "most"}
+"""Names of lines where that of the metric says little."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A drawn panel. `legend` holds (line name, color, value at the end of the smoothed line)."""
@@ -70,12 +92,15 @@ class Figure:
     note: str
     svg: Markup
     legend: tuple[tuple[str, int, str], ...]
+    panel: str = ""
+    """Title of its panel; `title` adds which part it is of one with too many lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """All figures of one run; `rest` are metrics that match no panel."""
+    """All figures of one run: `lead` of LEAD, `figures` of the other panels; `rest` are metrics that match none."""
 
+    lead: tuple[Figure, ...] = ()
     figures: tuple[Figure, ...] = ()
     rest: tuple[Figure, ...] = ()
     window: int = 1
@@ -93,23 +118,55 @@ def curves(metrics: Sequence[dict[str, Any]]) -> Curves:
     for panel in PANELS:
         matched = {key: m for key in columns if key not in used and (m := re.fullmatch(panel.pattern, key))}
         used |= matched.keys()
-        lines = {next(g for g in m.groups() if g): columns[key] for key, m in matched.items()}
+        lines = {NAMES.get(name := next(g for g in m.groups() if g), name): columns[key] for key, m in matched.items()}
         figures += _figures(panel, lines, bounds)
     rest = [f for key in columns if key not in used for f in _figures(Panel(key, ""), {key: columns[key]}, bounds)]
     longest = max((len(points) for points in columns.values()), default=0)
     stages = tuple(dict.fromkeys(str(row["stage"]) for row in rows if "stage" in row))
-    return Curves(tuple(figures), tuple(rest), window(longest), len(rows), stages)
+    lead = [next((f for name in names for f in figures if f.panel == name), None) for names in LEAD]
+    first = tuple(figure for figure in lead if figure is not None)
+    others = tuple(figure for figure in figures if figure not in first)
+    return Curves(first, others, tuple(rest), window(longest), len(rows), stages)
+
+
+OVERLAID = (
+    ("Held-out accuracy", "eval/score", True),
+    ("Reward", "reward/total", False),
+    ("Reply length", "length/mean", False),
+    ("Groups without signal", "groups/zero_variance", True),
+    ("Held-out accuracy without the image", "eval/blind", True),
+    ("Training accuracy", "accuracy/all", True),
+    ("Strict format", "format/strict", True),
+    ("Truncated replies", "truncated/share", True),
+    ("Policy entropy", "policy/entropy", False),
+    ("KL to the reference", "policy/kl", False),
+    ("Loss", "loss/train", False),
+    ("Gradient norm", "policy/grad_norm", False),
+    ("Throughput", "tokens/per_s", False),
+)
+"""(title, metric, whether it is a share) of the charts that show several runs, a line each; the first four lead."""
+
+
+def overlaid(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Curves:
+    """Figures with a line for each run."""
+    columns = {name: _columns(rows) for name, rows in runs.items()}
+    figures = []
+    for title, key, percent in OVERLAID:
+        lines = {name: found[key] for name, found in columns.items() if found.get(key)}
+        figures += _figures(Panel(title, key, percent=percent), lines, [], words=False)
+    longest = max((len(rows) for rows in runs.values()), default=0)
+    return Curves(tuple(figures[:4]), tuple(figures[4:]), (), window(longest), longest)
 
 
 def boundaries(rows: Sequence[dict[str, Any]]) -> list[tuple[float, str]]:
-    """(step, label) of every first step of a later stage."""
-    found, last = [], None
+    """(first step, label) of every stage; [] for a run with one."""
+    found, last = list[tuple[float, str]](), None
     for row in rows:
         stage = row.get("stage")
-        if last is not None and stage is not None and stage != last:
+        if stage is not None and stage != last:
             found.append((float(row["step"]), f"stage {stage}" if isinstance(stage, int) else str(stage)))
         last = stage if stage is not None else last
-    return found
+    return found if len(found) > 1 else []
 
 
 def ends(metrics: Sequence[dict[str, Any]], key: str) -> tuple[float, float, int] | None:
@@ -133,8 +190,12 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, floa
 
 
 def _figures(
-    panel: Panel, lines: dict[str, list[tuple[float, float]]], bounds: Sequence[tuple[float, str]]
+    panel: Panel,
+    lines: dict[str, list[tuple[float, float]]],
+    bounds: Sequence[tuple[float, str]],
+    words: bool = True,
 ) -> list[Figure]:
+    """`words`: names of metrics are shown as words, names of runs as they are."""
     names = list(lines)
     parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
     figures = []
@@ -142,8 +203,10 @@ def _figures(
         series = [Series(n, *zip(*lines[n], strict=True), color=i) for i, n in enumerate(part)]
         percent = panel.percent and all(0.0 <= y <= 1.0 for line in series for y in line.ys)
         legend = tuple(
-            (line.name.replace("_", " "), line.color, number(smooth(line.ys)[-1], percent)) for line in series
+            (line.name.replace("_", " ") if words else line.name, line.color, number(smooth(line.ys)[-1], percent))
+            for line in series
         )
         title = panel.title if len(parts) == 1 else f"{panel.title} ({number_of_part} of {len(parts)})"
-        figures.append(Figure(title, panel.note, line_chart(series, bounds, percent=percent, title=title), legend))
+        svg = line_chart(series, bounds, percent=percent, title=title)
+        figures.append(Figure(title, panel.note, svg, legend, panel.title))
     return figures

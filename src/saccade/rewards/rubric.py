@@ -180,11 +180,25 @@ class Rubric:
             total, reason = sum(kept), "truncated"
         return Score(total, reason, values, reasons, masked)
 
-    def _total(self, values: Mapping[str, float]) -> float:
+    def shares(self, completion: Completion, score: Score) -> dict[str, float]:
+        """What each part but the gates adds to the total, without its weight: after gates and the zero of a truncated
+        reply. Empty for a masked score."""
+        if score.masked is not None:
+            return {}
+        if completion.truncated and self.truncated == "score_zero":
+            return {p.name: min(score.parts[p.name], 0.0) for p in self.parts if p.gate is None}
+        gates = self._open_share(score.parts)
+        return {p.name: score.parts[p.name] * (1.0 if p.penalty else gates) for p in self.parts if p.gate is None}
+
+    def _open_share(self, values: Mapping[str, float]) -> float:
         open_share = 1.0
         for part in self.parts:
             if part.gate is not None:
                 open_share *= values[part.name] if part.gate == "multiplies" else float(values[part.name] >= 1.0)
+        return open_share
+
+    def _total(self, values: Mapping[str, float]) -> float:
+        open_share = self._open_share(values)
         rewards = sum(p.weight * values[p.name] for p in self.parts if p.gate is None and not p.penalty)
         return open_share * rewards + sum(p.weight * values[p.name] for p in self.parts if p.penalty)
 

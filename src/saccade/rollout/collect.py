@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from saccade.algorithm.advantages import Advantages
+from saccade.algorithm.advantages import Advantages, Credit, GroupRewards
 from saccade.rewards import Rubric, RubricConfig, score_all
 from saccade.rollout.config import Sampling
 from saccade.rollout.engine import Engine
@@ -101,18 +101,43 @@ def collect(
     return score_groups(name, numbered, replies, rubric_of)
 
 
-def center(groups: Sequence[Group], advantages: Advantages) -> list[Group]:
-    """The groups of a step with the advantage of each rollout; masked ones get 0 and are excluded."""
-    rewards = [torch.tensor([r.score.value for r in group.rollouts], dtype=torch.float64) for group in groups]
-    counted = [torch.tensor([r.score.masked is None for r in group.rollouts]) for group in groups]
-    return [
-        replace(group, rollouts=tuple(map(_with_advantage, group.rollouts, found_G.tolist())))
-        for group, found_G in zip(groups, advantages(rewards, counted), strict=True)
+def center(groups: Sequence[Group], advantages: Advantages, rubric_of: RubricOf | None = None) -> list[Group]:
+    """The groups of a step with the advantage of each rollout; masked ones get 0 and are excluded. `rubric_of` gives
+    the parts of each reward to advantages that normalize them one by one."""
+    found = advantages([rewards_of(group, rubric_of) for group in groups])
+    return [_with_credit(group, credit) for group, credit in zip(groups, found, strict=True)]
+
+
+def rewards_of(group: Group, rubric_of: RubricOf | None = None) -> GroupRewards:
+    """What advantages read of a group."""
+    rollouts = group.rollouts
+    penalties = [torch.tensor(r.kl_penalties, dtype=torch.float64) for r in rollouts]
+    parts: dict[str, tuple[float, torch.Tensor]] = {}
+    if rubric_of is not None:
+        rubric = rubric_of(group.sample.task)
+        shares = [rubric.shares(r.completion, r.score) for r in rollouts]
+        for part in rubric.parts:
+            if part.gate is None:
+                values = [share.get(part.name, 0.0) for share in shares]
+                parts[part.name] = part.weight, torch.tensor(values, dtype=torch.float64)
+    return GroupRewards(
+        rewards_G=torch.tensor([r.score.value for r in rollouts], dtype=torch.float64),
+        mask_G=torch.tensor([r.score.masked is None for r in rollouts]),
+        lengths_G=torch.tensor([float(r.completion.loss_tokens) for r in rollouts]),
+        parts=parts,
+        penalties=tuple(penalties) if any(map(len, penalties)) else None,
+    )
+
+
+def _with_credit(group: Group, credit: Credit) -> Group:
+    if isinstance(credit, torch.Tensor):
+        rollouts = [replace(r, advantage=one) for r, one in zip(group.rollouts, credit.tolist(), strict=True)]
+        return replace(group, rollouts=tuple(rollouts))
+    rollouts = [
+        replace(r, advantage=float(one_T.mean()) if len(one_T) else 0.0, token_advantages=tuple(one_T.tolist()))
+        for r, one_T in zip(group.rollouts, credit, strict=True)
     ]
-
-
-def _with_advantage(rollout: Rollout, advantage: float) -> Rollout:
-    return replace(rollout, advantage=advantage)
+    return replace(group, rollouts=tuple(rollouts))
 
 
 def has_variance(group: Group) -> bool:

@@ -76,7 +76,7 @@ class BuiltinEngineConfig(Config):
     values take at most this many MiB, which then stay allocated while the model trains; 0 keeps none."""
 
 
-Transfer = Literal["file", "adapters"]
+Transfer = Literal["file", "adapters", "nccl"]
 
 
 class VllmServerConfig(Config):
@@ -87,7 +87,7 @@ class VllmServerConfig(Config):
     """Addresses such as http://127.0.0.1:8100, of servers for the same model. Groups go to the least loaded one."""
     weights: Transfer = "file"
     """How servers get new weights. file: through a directory that trainer and servers share, LoRA adapters merged;
-    adapters: LoRA adapters alone, loaded under a new name each time."""
+    adapters: LoRA adapters alone, loaded under a new name each time; nccl: from GPU to GPU."""
     weights_dir: Path | None = None
     """The directory for `file` and `adapters`; null: a temporary one of this machine."""
     groups_at_once: int = Field(default=64, ge=1)
@@ -115,13 +115,32 @@ class VllmServerConfig(Config):
         return found
 
 
+class VllmColocatedConfig(Config):
+    """vLLM in the trainer's own process and on its device, which needs both in one environment. On a GPU it sleeps
+    while the model trains."""
+
+    kind: Literal["vllm_colocated"] = "vllm_colocated"
+    max_rows: int = Field(default=64, ge=1)
+    """Replies decoded at once, at most."""
+    context: int | None = Field(default=None, ge=1)
+    """Tokens of a prompt and its reply, at most; null: as many as the model has, at most 8192."""
+    images: int = Field(default=8, ge=1)
+    """Images of a prompt, at most."""
+    gpu_memory: float = Field(default=0.4, gt=0.0, lt=1.0)
+    """Share of the GPU's memory for vLLM's weights, keys and values while it is awake."""
+    kv_gb: int = Field(default=1, ge=1)
+    """GiB for keys and values on a CPU."""
+    probe_bound: float | None = Field(default=None, gt=0.0)
+    """See `VllmServerConfig`."""
+
+
 def _with_kind(value: Any) -> Any:
     """Without a `kind` a section describes the built-in engine."""
     return {"kind": "builtin", **value} if isinstance(value, dict) else value
 
 
 EngineConfig = Annotated[
-    Annotated[BuiltinEngineConfig | VllmServerConfig, Field(discriminator="kind")],
+    Annotated[BuiltinEngineConfig | VllmServerConfig | VllmColocatedConfig, Field(discriminator="kind")],
     BeforeValidator(_with_kind),
 ]
 """What `open_engine` takes."""
@@ -143,6 +162,9 @@ class RolloutConfig(Config):
     engine: EngineConfig = DEFAULT_ENGINE
     resample_rounds: int = Field(default=0, ge=0)
     """Dynamic sampling: rounds of fresh prompts, at most, that replace a step's groups of equal rewards; 0 is off."""
+    staleness: Literal[0, 1] = 0
+    """1: the replies of the next step are sampled while this one trains, by a policy one step older. Needs an engine
+    with weights of its own."""
     max_failed_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """A run stops when a reward fails (not: gives 0) for more than this share of a round's replies; 1 never stops."""
 
@@ -156,3 +178,14 @@ class RolloutConfig(Config):
         if self.sampling.greedy:
             raise ValueError("sampling.greedy: got true, but equal replies give no gradient; remove it")
         return self
+
+
+def check_staleness(config: RolloutConfig) -> None:
+    """ValueError for one step ahead with the built-in engine, which samples with the very weights that train. A caller
+    that brings an engine of its own has no use for this."""
+    if config.staleness and config.engine.kind == "builtin":
+        raise ValueError(
+            "rollout.staleness: got 1 with rollout.engine.kind 'builtin', which shares the trainer's weights, so it "
+            "cannot sample while they move; set rollout.staleness: 0, or an engine with weights of its own such as "
+            "rollout.engine: {kind: vllm_server, ...}"
+        )

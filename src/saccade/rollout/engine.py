@@ -52,6 +52,10 @@ def open_engine(policy: Policy, config: EngineConfig = DEFAULT_ENGINE) -> Engine
         from saccade.rollout.vllm_server import VllmServerEngine
 
         return VllmServerEngine(policy, config)
+    if config.kind == "vllm_colocated":
+        from saccade.rollout.vllm_colocated import VllmColocatedEngine
+
+        return VllmColocatedEngine(policy, config)
     from saccade.rollout.builtin import BuiltinEngine
 
     return BuiltinEngine(policy, config)

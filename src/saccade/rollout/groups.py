@@ -10,11 +10,16 @@ from saccade.types import Completion, Sample, Score
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A scored completion. The advantage, one for all of its tokens, is 0 until the groups of the step are centered."""
+    """A scored completion. The advantage is 0 until the groups of the step are centered."""
 
     completion: Completion
     score: Score
     advantage: float = 0.0
+    """One for all of its tokens; their mean when they differ."""
+    token_advantages: tuple[float, ...] | None = None
+    """One per loss token, where credit is assigned by token."""
+    kl_penalties: tuple[float, ...] = ()
+    """One per loss token: what a KL in the reward takes off; empty without one."""
 
     @property
     def contributes(self) -> bool:

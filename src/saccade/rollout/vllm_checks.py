@@ -9,6 +9,7 @@ from typing import Any
 from saccade.endpoint.errors import EndpointError
 from saccade.models.policy import Policy
 from saccade.rollout.config import VllmServerConfig
+from saccade.rollout.vllm_nccl import check_backend
 from saccade.rollout.vllm_pool import VllmServer, is_gone
 from saccade.rollout.vllm_worker import architecture
 
@@ -86,6 +87,8 @@ def check_settings(settings: Mapping[str, Any], policy: Policy, way: str, url: s
             f"{url}: got the worker extension {extension or None!r}, so it cannot load weights from files; start the "
             f"server with --worker-extension-cls {EXTENSION} ({HOW})"
         )
+    if way == "nccl":
+        check_backend(settings, url)
     if way == "adapters":
         assert policy.adapters is not None
         rank = policy.adapters.rank

@@ -101,6 +101,13 @@ def environment(folder: Path, device: str | None) -> dict[str, str]:
     return inherited | own | {"CUDA_VISIBLE_DEVICES": device}
 
 
+def a_free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as one:
+        one.bind((HOST, 0))
+        return one.getsockname()[1]
+
+
 def free_ports(ports: Sequence[int]) -> None:
     """ValueError when one of the ports is in use."""
     for port in ports:

@@ -24,8 +24,10 @@ from saccade.models.policy import Policy
 from saccade.rollout.config import Sampling, VllmServerConfig
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.vllm_checks import TIMEOUT_S, check_server
+from saccade.rollout.vllm_nccl import NcclTransfer, check_nccl
 from saccade.rollout.vllm_pool import PAUSED_WAIT_S, Pool, VllmServer, is_gone, is_paused
-from saccade.rollout.vllm_probe import BOUNDS, probe_params, probe_prompt, trainer_logprobs
+from saccade.rollout.vllm_probe import compare_probe, probe_bound, probe_params, probe_prompt
+from saccade.rollout.vllm_process import a_free_port
 from saccade.rollout.vllm_requests import (
     GENERATE,
     UnusableReply,
@@ -78,10 +80,11 @@ class VllmServerEngine:
         settings = [check_server(server, policy, config, self.way) for server in servers]
         self._most_replies = min(int(one["scheduler_config"]["max_num_seqs"]) for one in settings)
         self._probe = probe_prompt(policy)
-        self._bound = config.probe_bound or BOUNDS[str(policy.model.dtype).removeprefix("torch.")]
+        self._bound = probe_bound(policy, config.probe_bound)
         self._name = on_first(policy, lambda: secrets.token_hex(4))
         self._directory = on_first(policy, lambda: self._make_directory())
         self._current: Current | None = None
+        self._groups: dict[str, NcclTransfer] = {}
         self.sync(policy)
 
     def _make_directory(self) -> Path:
@@ -205,6 +208,8 @@ class VllmServerEngine:
             on_first(policy, lambda: self._drop(before))
 
     def _write(self, policy: Policy, directory: Path) -> WeightFiles:
+        if self.way == "nccl":
+            return WeightFiles(directory)  # nothing is written
         return write_adapters(policy, directory) if self.way == "adapters" else write_weights(policy, directory)
 
     def _update_all(self, current: Current) -> Current:
@@ -261,9 +266,23 @@ class VllmServerEngine:
         if server.client.get("/weight_info", TIMEOUT_S).get("weight_version") == current.label:
             return  # another process of this run was first
         server.client.post("/pause?mode=wait", None, wait_s)  # clears the caches of prefixes, images and features
+        self._send(server, current) if self.way == "nccl" else self._read(server, current)
+        server.client.post("/update_weight_version", {"new_version": current.label}, TIMEOUT_S)
+        server.client.post("/resume", None, TIMEOUT_S)
+
+    def _send(self, server: VllmServer, current: Current) -> None:
+        """By NCCL. A server that has failed has left its group, and gets a new one."""
+        if self.policy.version != current.version or (self.policy.shards and not self.policy.shards.is_first):
+            raise EndpointError(server.url, "the first process sends it the weights before the next step")
+        if server.failures or server.url not in self._groups:
+            self._groups[server.url] = NcclTransfer(server, self.policy, a_free_port(), self.config.timeout_s)
+        self._groups[server.url].send(self.policy)
+
+    def _read(self, server: VllmServer, current: Current) -> None:
+        """The server reads the files; a checksum shows that it has."""
         try:
             body = {"method": "saccade_load", "args": [current.files.paths]}
-            (found, *_) = server.client.post("/collective_rpc", body, wait_s)["results"]
+            (found, *_) = server.client.post("/collective_rpc", body, self.config.timeout_s)["results"]
         except EndpointError as error:
             if error.status == 500 and "Worker failed" in error.body:
                 raise ValueError(
@@ -276,21 +295,19 @@ class VllmServerEngine:
                 f"{current.files.tensors} with {current.files.checksum}: it does not see the files in "
                 f"{current.files.directory}; set rollout.engine.weights_dir to a directory that both see"
             )
-        server.client.post("/update_weight_version", {"new_version": current.label}, TIMEOUT_S)
-        server.client.post("/resume", None, TIMEOUT_S)
 
     def _load_adapters(self, server: VllmServer, current: Current) -> None:
         names = [one["id"] for one in server.client.get("/v1/models", TIMEOUT_S)["data"]]
         if current.label not in names:
             body = {"lora_name": current.label, "lora_path": str(current.files.directory)}
-            server.client.post("/v1/load_lora_adapter", body, self.config.timeout_s)
+            server.client.post("/v1/load_lora_adapter", body, self.config.timeout_s, plain=True)
 
     def _drop(self, old: Current) -> None:
         """Forget the weights of the last version."""
         if self.way == "adapters":
             for server in self.pool.servers:
                 try:
-                    server.client.post("/v1/unload_lora_adapter", {"lora_name": old.label}, TIMEOUT_S)
+                    server.client.post("/v1/unload_lora_adapter", {"lora_name": old.label}, TIMEOUT_S, plain=True)
                 except EndpointError as error:  # a server that is gone has forgotten them too
                     log.debug("%s: %s", server.url, error)
         old.files.remove()
@@ -304,20 +321,9 @@ class VllmServerEngine:
         check_prompt(self.policy.adapter, self._probe, answer.get("prompt_token_ids"), server.url)
         self._check_weights(answer, current, server)
         (reply,) = completions(self.policy.adapter, self._probe, answer, 1, current.version, server.url)
-        if reply.token_ids not in current.probes:
-            if self.policy.version != current.version:
-                log.warning("%s: the weights are not compared: the trainer's are newer", server.url)
-                return
-            current.probes[reply.token_ids] = trainer_logprobs(self.policy, self._probe, reply.token_ids)
-        gaps = [abs(a - b) for a, b in zip(reply.logprobs, current.probes[reply.token_ids], strict=True)]
-        if not max(gaps) <= self._bound:
-            expected = [round(one, 3) for one in current.probes[reply.token_ids]]
-            raise ValueError(
-                f"{server.url}: after the update to version {current.version} its log-probs differ from the trainer's "
-                f"by {max(gaps):.3g} nats, expected at most {self._bound:g} (rollout.engine.probe_bound): got "
-                f"{[round(one, 3) for one in reply.logprobs]}, expected {expected}; it has old weights or caches, or "
-                "another precision"
-            )
+        problem = compare_probe(self.policy, self._probe, reply, current.probes, self._bound)
+        if problem is not None:
+            raise ValueError(f"{server.url}: {problem}")
 
     @contextmanager
     def _alone(self, server: VllmServer) -> Iterator[None]:
@@ -338,6 +344,8 @@ def transfer(policy: Policy, config: VllmServerConfig) -> str:
     """How weights get to the servers. ValueError for a way that this policy does not have."""
     if config.weights == "adapters" and policy.adapters is None:
         raise ValueError("rollout.engine.weights: got 'adapters', but the model trains no LoRA adapters; use file")
+    if config.weights == "nccl":
+        check_nccl(policy)
     return config.weights
 
 

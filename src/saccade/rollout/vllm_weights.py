@@ -54,6 +54,14 @@ def write_adapters(policy: Policy, directory: Path) -> WeightFiles:
     return WeightFiles(directory)
 
 
+def checkpoint_state(policy: Policy) -> dict[str, Tensor]:
+    """All tensors under the names of a checkpoint, LoRA adapters merged; not copied where nothing is merged."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    with merged_state(policy) as state:
+        return revert_weight_conversion(policy.model, policy.model.state_dict() if state is None else state)
+
+
 @contextmanager
 def merged_state(policy: Policy) -> Iterator[dict[str, Tensor] | None]:
     """The model's tensors by name with adapters merged into copies: the trainer's own weights are not touched, so that

@@ -13,6 +13,8 @@ import yaml
 
 from saccade.runs.shapes import GROUP, ITEM, ROLLOUT, JsonRow, Shape, fitted, fitted_metrics
 
+ITEMS, BLIND_ITEMS = "items.jsonl", "blind.jsonl"
+"""Files of an evaluation: its items, and those of the blind control of an evaluation during training."""
 _SHA = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -46,6 +48,11 @@ class RunFiles:
         files = item_files(self.path)
         for file in dict.fromkeys([*files[:1], *files[-1:]]):
             yield from self._shaped(file, ITEM)
+
+    def evaluations(self, name: str = ITEMS) -> list[tuple[int, list[JsonRow]]]:
+        """(step, items) of every held-out evaluation of a training run, in order; `name` is a file of each."""
+        folders = [path.parent for path in item_files(self.path) if path.parent != self.path]
+        return [(_step_of(path), list(self._shaped(path, ITEM))) for path in (f / name for f in folders)]
 
     def _shaped(self, path: Path, shape: Shape) -> Iterator[JsonRow]:
         """The rows that have their keys, values of other types left out; the number of others becomes a warning."""
@@ -96,9 +103,9 @@ def file_inside(folder: Path, name: Any) -> Path | None:
 
 def item_files(folder: Path) -> list[Path]:
     """The items.jsonl of an evaluation, or those of a training run's evaluations in the order of their steps."""
-    if (folder / "items.jsonl").exists():
-        return [folder / "items.jsonl"]
-    return sorted(folder.glob("eval/step-*/items.jsonl"), key=_step_of)
+    if (folder / ITEMS).exists():
+        return [folder / ITEMS]
+    return sorted(folder.glob(f"eval/step-*/{ITEMS}"), key=_step_of)
 
 
 def _step_of(file: Path) -> int:

@@ -48,6 +48,21 @@ def refuse_in_use(directory: Path) -> None:
         os.close(_acquire(directory))
 
 
+def is_held(directory: Path) -> bool | None:
+    """Whether the process that last held the lock is alive, for those who only look: the lock itself is not touched.
+    None for a process of another machine, and when the file does not say."""
+    try:
+        handle = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        holder = _holder(handle)
+    finally:
+        os.close(handle)
+    here = bool(holder) and all(holder[key] == value for key, value in _machine().items())
+    return not _is_dead(holder) if here else None
+
+
 def _acquire(directory: Path) -> int:
     path = directory / LOCK
     while True:

@@ -12,8 +12,8 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,6 +23,9 @@ from PIL import Image
 from saccade.config import Config, dump, load
 from saccade.disk import PARTIAL, flush, write_text
 from saccade.rollout.groups import Group, Rollout
+from saccade.runs.drawing import drawn_replies
+from saccade.runs.sinks import Sinks
+from saccade.runs.token_ends import Decode, token_ends
 from saccade.types import Completion, Frame
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,8 @@ class Run:
     directory: Path
     writes: bool = True
     """False in all but the first of several processes."""
+    sinks: Sinks = field(default_factory=Sinks)
+    """Trackers that get the same rows."""
 
     @property
     def name(self) -> str:
@@ -87,11 +92,21 @@ class Run:
     def metrics(self, step: int, row: Mapping[str, float | str | None]) -> None:
         """One row; non-finite numbers are written as null, since JSON cannot represent them."""
         self._append(METRICS, [{"step": step, **row}])
+        self.sinks.metrics(step, row)
 
-    def rollouts(self, step: int, stage: str, groups: Sequence[Group], keep_tokens: float | None = None) -> None:
+    def rollouts(
+        self,
+        step: int,
+        stage: str,
+        groups: Sequence[Group],
+        keep_tokens: float | None = None,
+        decode: Decode | None = None,
+        decoded: int = 0,
+    ) -> None:
         """A row for every completion of every group, with token ids and log-probs for a share of the groups.
 
         `keep_tokens`: that share, 0 to 1; None is all of them until the file has FULL_UNTIL bytes, then AFTERWARDS.
+        Of the first `decoded` groups the rows also say where each token ends in the text.
         """
         path = self.directory / ROLLOUTS
         if keep_tokens is None and path.exists() and path.stat().st_size >= FULL_UNTIL:
@@ -100,8 +115,11 @@ class Run:
         self._append(
             ROLLOUTS,
             [
-                {"run": self.name, "step": step, "stage": stage, **rollout_row(group, index, rollout, tokens)}
-                for group in groups
+                {
+                    **{"run": self.name, "step": step, "stage": stage},
+                    **rollout_row(group, index, rollout, tokens, decode if place < decoded else None),
+                }
+                for place, group in enumerate(groups)
                 for tokens in (keep_tokens is None or crc32(group.id.encode()) < keep_tokens * 2**32,)
                 for index, rollout in enumerate(group.rollouts)
             ],
@@ -130,6 +148,8 @@ class Run:
                 }
             )
         self._append(GROUPS, rows)
+        if keep:
+            self.sinks.images(step, partial(drawn_replies, groups[:1]))
 
     def sizes(self) -> dict[str, int]:
         """Size of each stream in bytes, for the checkpoint."""
@@ -202,10 +222,14 @@ def _say_once(path: Path) -> None:
     )
 
 
-def rollout_row(group: Group, index: int, rollout: Rollout, tokens: bool = True) -> dict[str, Any]:
+def rollout_row(
+    group: Group, index: int, rollout: Rollout, tokens: bool = True, decode: Decode | None = None
+) -> dict[str, Any]:
     """The row of a completion, without run, step and stage, and without token ids and log-probs unless `tokens`. Lists
-    of sizes have one entry per image of the prompt."""
+    of sizes have one entry per image of the prompt. With `decode` it has the ends of the tokens too, if they decode to
+    the text."""
     completion: Completion = rollout.completion
+    ends = token_ends(completion.text, completion.token_ids, decode) if tokens and decode else None
     frames: Sequence[Frame] = completion.frames
     return {
         "weights_version": completion.weights_version,
@@ -222,6 +246,7 @@ def rollout_row(group: Group, index: int, rollout: Rollout, tokens: bool = True)
         "tokens": len(completion.token_ids),
         **({"token_ids": list(completion.token_ids)} if tokens else {}),
         **({"logprobs": [round(one, 5) for one in completion.logprobs]} if tokens else {}),
+        **({"token_ends": ends} if ends else {}),
         "finish_reason": completion.finish_reason,
         "parts": dict(rollout.score.parts),
         "reasons": dict(rollout.score.reasons),

@@ -20,6 +20,7 @@ from saccade.runs.lock import locked
 from saccade.studies import demo_jobs
 from saccade.studies.demo_recipe import DemoRecipe
 from saccade.studies.demo_results import write_demo
+from saccade.studies.demo_summary import part_summary
 from saccade.studies.jobs import StudyJob, run_all
 
 
@@ -32,7 +33,7 @@ def run_demo(recipe: DemoRecipe, out: Path, seed: int, console: Console) -> Path
     with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out):
         _reserve_directory(recipe, out, seed)
         started = time.monotonic()
-        results = run_all(plan(recipe, out, seed), recipe.parallel, console)
+        results = run_all(plan(recipe, out, seed), recipe.parallel, console, part_summary)
         write_demo(recipe, out, seed, results, time.monotonic() - started)
     return out
 

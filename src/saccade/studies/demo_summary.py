@@ -10,6 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from saccade.runs.files import read_json, rows_of
+
 
 def summary(folder: Path) -> Group:
     """Accuracy of every model and control, then the paired comparisons, read from the files."""
@@ -19,6 +21,24 @@ def summary(folder: Path) -> Group:
     tables = [_table(split, [row for row in rows if row["split"] == split]) for split in _in_order(rows, "split")]
     lines = [Text(f"{_difference(one)}  {one['name']}") for one in found["comparisons"]]
     return Group(*tables, Text("\npaired differences in points on the same questions [95% interval]"), *lines)
+
+
+def part_summary(directory: Path) -> str:
+    """What came out of a part of the demo: held-out accuracy of an evaluation or of an RL run, the loss of SFT."""
+    warnings: list[str] = []
+    seconds = read_json(directory / "job.json", warnings).get("wall_s", 0.0)
+    words = [f"{seconds:.0f} s"]
+    if rows := read_json(directory / "free" / "results.json", warnings).get("rows"):
+        first = next(row for row in rows if row["task"] == "all" and row["decoding"] == "sampled")
+        words.insert(0, f"{100 * first['accuracy']:.1f}% right ({first['split']}, sampled)")
+    metrics = list(rows_of(directory / "metrics.jsonl", warnings))
+    for key, name, share in (("eval/score", "held-out accuracy", True), ("loss/train", "loss", False)):
+        values = [row[key] for row in metrics if key in row]
+        if len(values) > 1 and (not share or 0 <= min(values) <= max(values) <= 1):
+            ends = [f"{100 * v:.1f}%" if share else f"{v:.3g}" for v in (values[0], values[-1])]
+            words.insert(0, f"{name} {ends[0]} to {ends[1]}")
+            break
+    return ", ".join(words)
 
 
 def _table(split: str, rows: list[dict[str, Any]]) -> Table:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -46,14 +47,22 @@ class JobFailed(ValueError):
     """A job failed; the message names the job, the reason and the log file."""
 
 
-def run_all(jobs: Sequence[StudyJob], parallel: int, console: Console) -> dict[str, dict[str, Any]]:
+Summary = Callable[[Path], str]
+"""What came out of a finished job, in a few words, from its directory."""
+
+
+def run_all(
+    jobs: Sequence[StudyJob], parallel: int, console: Console, summary: Summary = lambda directory: ""
+) -> dict[str, dict[str, Any]]:
     """Run every job after its dependencies, `parallel` at a time; returns the content of each `job.json` by name.
 
-    The first failure stops the others and raises JobFailed. Finished jobs are not run again.
+    A finished job leaves a line with its `summary`. The first failure stops the others and raises JobFailed. Finished
+    jobs are not run again.
     """
     waiting = [job for job in jobs if not (job.directory / DONE).exists()]
     running: dict[str, tuple[StudyJob, Any]] = {}
     done = {job.name for job in jobs if job not in waiting}
+    estimate = Estimate(jobs, parallel)
     with bars(jobs, done, console) as show:
         try:
             while waiting or running:
@@ -62,47 +71,95 @@ def run_all(jobs: Sequence[StudyJob], parallel: int, console: Console) -> dict[s
                     running[job.name] = (job, _start(job))
                 time.sleep(POLL_S)
                 for name, (job, process) in list(running.items()):
-                    show(job, _lines(job.directory / job.progress_file))
+                    count = _lines(job.directory / job.progress_file)
+                    estimate.note(job, count)
+                    show(job, count, estimate.left_s(done))
                     if process.is_alive():
                         continue
                     if process.exitcode != 0 or not (job.directory / DONE).exists():
                         raise JobFailed(_failure_message(job, process.exitcode))
                     del running[name]
                     done.add(name)
-                    show(job, job.total)
+                    estimate.note(job, job.total)
+                    show(job, job.total, estimate.left_s(done))
+                    words = summary(job.directory)
+                    console.print(f"{name}: done{f', {words}' if words else ''}", highlight=False, markup=False)
         finally:
             for _, process in running.values():
                 process.terminate()
     return {job.name: json.loads((job.directory / DONE).read_text(encoding="utf-8")) for job in jobs}
 
 
-@contextmanager
-def bars(jobs: Sequence[StudyJob], done: set[str], console: Console) -> Iterator[Callable[[StudyJob, int], None]]:
-    """One bar per job; without a terminal, a line when a job starts and when it ends."""
-    if not console.is_terminal:
-        reported: set[tuple[str, bool]] = set()
+class Estimate:
+    """How long the rest of a study takes, from the measured speed of its jobs. A job that has not begun takes as long
+    as the known ones of its kind (the part of its name before the slash), or as the mean of all."""
 
-        def report(job: StudyJob, count: int) -> None:
-            for event, happened in (("started", True), ("done", count >= job.total)):
-                if happened and (job.name, event == "done") not in reported:
-                    reported.add((job.name, event == "done"))
-                    console.print(f"{job.name}: {event}", highlight=False)
+    def __init__(self, jobs: Sequence[StudyJob], parallel: int) -> None:
+        self.jobs, self.parallel = jobs, parallel
+        self.began: dict[str, float] = {}
+        self.expected_s: dict[str, float] = {}
+
+    def note(self, job: StudyJob, count: int, now: float | None = None) -> None:
+        """A job has done `count` of its units."""
+        now = time.monotonic() if now is None else now
+        elapsed = now - self.began.setdefault(job.name, now)
+        if count > 0 and elapsed > 0:
+            self.expected_s[job.name] = elapsed * max(1.0, job.total / count)
+
+    def left_s(self, done: set[str], now: float | None = None) -> float | None:
+        """Seconds until all jobs are done; None before any has a measured speed."""
+        if not self.expected_s:
+            return None
+        now = time.monotonic() if now is None else now
+        left = 0.0
+        for job in self.jobs:
+            if job.name not in done:
+                spent = now - self.began[job.name] if job.name in self.began else 0.0
+                left += max(0.0, self._expected(job) - spent)
+        return left / min(self.parallel, max(1, len(self.jobs) - len(done)))
+
+    def _expected(self, job: StudyJob) -> float:
+        if job.name in self.expected_s:
+            return self.expected_s[job.name]
+        kind = job.name.partition("/")[0]
+        alike = [s for name, s in self.expected_s.items() if name.partition("/")[0] == kind]
+        return fmean(alike or self.expected_s.values())
+
+
+Show = Callable[[StudyJob, int, float | None], None]
+"""(job, units done, seconds until the whole study is done)."""
+
+
+@contextmanager
+def bars(jobs: Sequence[StudyJob], done: set[str], console: Console) -> Iterator[Show]:
+    """One bar per job and one for all, with the time that is left; without a terminal, a line when a job starts."""
+    if not console.is_terminal:
+        started: set[str] = set()
+
+        def report(job: StudyJob, count: int, left_s: float | None) -> None:
+            if job.name not in started:
+                started.add(job.name)
+                console.print(f"{job.name}: started", highlight=False)
 
         yield report
         return
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, TextColumn("{task.fields[left]}"), console=console) as progress:
         tasks: dict[str, TaskID] = {}
         for job in jobs:
+            finished = job.name in done
             tasks[job.name] = progress.add_task(
-                job.name, total=job.total, start=job.name in done, completed=job.total if job.name in done else 0
+                job.name, total=job.total, start=finished, completed=job.total if finished else 0, left=""
             )
+        whole = progress.add_task("all parts", total=len(jobs), completed=len(done), left="")
 
-        def show(job: StudyJob, count: int) -> None:
+        def show(job: StudyJob, count: int, left_s: float | None) -> None:
             progress.start_task(tasks[job.name])
             progress.update(tasks[job.name], completed=min(count, job.total))
             if count >= job.total:
                 progress.stop_task(tasks[job.name])
+            left = "" if left_s is None else f"about {max(1, round(left_s / 60))} min left"
+            progress.update(whole, completed=len(done), left=left)
 
         yield show
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from saccade.data import DataConfig, Mixture, open_source
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
-from saccade.rollout.config import Sampling
+from saccade.rollout.config import DEFAULT_ENGINE, EngineConfig, Sampling
 from saccade.rollout.engine import open_engine
 from saccade.rollout.prompts import prepare
 from saccade.rollout.seeds import derive_seed
@@ -23,12 +23,18 @@ PROMPTS_PER_CALL = 32
 
 
 def sample_right(
-    model: ModelConfig, data: Sequence[DataConfig], sampling: Sampling, k: int, seed: int, cpu_budget_s: float
+    model: ModelConfig,
+    data: Sequence[DataConfig],
+    sampling: Sampling,
+    k: int,
+    seed: int,
+    cpu_budget_s: float,
+    engine: EngineConfig = DEFAULT_ENGINE,
 ) -> tuple[list[Example], int]:
     """Replies of the model that score 1, sampled until `cpu_budget_s` of process time is spent, and the number of
-    sampled replies. Duplicate replies to one prompt are kept once."""
+    sampled replies. Servers of another engine are not counted. Duplicate replies to one prompt are kept once."""
     policy = load_policy(model)
-    engine = open_engine(policy)
+    sampler = open_engine(policy, engine)
     mixture = Mixture([open_source(one) for one in data], [one.weight for one in data], seed)
     kept: list[Example] = []
     num_samples, step, started = 0, 0, time.process_time()
@@ -36,11 +42,12 @@ def sample_right(
         samples = mixture.draw(step * PROMPTS_PER_CALL, PROMPTS_PER_CALL)
         texts = [TASKS[sample.task].prompt(sample) for sample in samples]
         seeds = [derive_seed(seed, step, place) for place in range(len(samples))]
-        replies = engine.generate([prepare(policy.adapter, sample) for sample in samples], sampling, k, seeds)
+        replies = sampler.generate([prepare(policy.adapter, sample) for sample in samples], sampling, k, seeds)
         for sample, text, group in zip(samples, texts, replies, strict=True):
             rubric = TASKS[sample.task].rubric("hard")
             right = {c.text for c in group if c.finish_reason == "stop" and rubric(c, sample).value == 1.0}
             kept += [Example(sample.id, text, sample.images, reply) for reply in sorted(right)]
             num_samples += len(group)
         step += 1
+    sampler.close()
     return kept, num_samples

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 HARMLESS = (
-    *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix"),
+    *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix", "alarms"),
     *("tokens_per_micro_batch", "update.tokens_per_micro_batch", "update.shared_prefix", "update.sampler_gap_limit"),
     *("model.device", "model.gradient_checkpointing", "model.fused_layers", "rollout.engine"),
-    *("rollout.max_failed_share",),
+    *("rollout.max_failed_share", "sinks"),
 )
 """Keys of a recipe that change no more than round-off of what is trained."""
 PLACES = ("path", "hub", "image_folder")
@@ -29,6 +31,15 @@ class Changes:
 def facts(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint keeps for the comparison: the recipe as data, and parts of environment.json."""
     return {"recipe": recipe} | {key: environment.get(key) for key in ("packages", "data_hash", "model_hash", "device")}
+
+
+def completed(before: Mapping[str, Any], schema: type[BaseModel]) -> Mapping[str, Any]:
+    """The facts with the defaults of options that are newer than the checkpoint: these changed nothing."""
+    try:
+        recipe = schema.model_validate(before["recipe"]).model_dump(mode="json")
+    except ValidationError:
+        return before  # of a schema that this version no longer reads
+    return {**before, "recipe": recipe}
 
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:

@@ -13,6 +13,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from saccade.training.optim import GuardedOptimizer
 
 TRAINER_FILE = "trainer.pt"
 STATE_FILE = "state.json"
+EXTRAS_FILE = "extras.pt"
+REFERENCE = "reference"
+"""Folder of the reference model, once it was refreshed."""
 _NAME = re.compile(r"step-[0-9]{6,}")
 
 
@@ -47,8 +51,15 @@ def folder(run_dir: Path) -> Path:
     return run_dir / "checkpoints"
 
 
-def save(run_dir: Path, policy: Policy, optimizer: GuardedOptimizer, state: dict[str, Any]) -> Path:
-    """Writes `step-<step>` beside its place, renames it, and points `last` at it. `state` is JSON data with a step."""
+def save(
+    run_dir: Path,
+    policy: Policy,
+    optimizer: GuardedOptimizer,
+    state: dict[str, Any],
+    also: Callable[[Path], None] | None = None,
+) -> Path:
+    """Writes `step-<step>` beside its place, renames it, and points `last` at it. `state` is JSON data with a step;
+    `also` may write more files into the directory."""
     fresh = begin(run_dir, state["step"])
     policy.save(fresh)
     trainer = {
@@ -57,7 +68,20 @@ def save(run_dir: Path, policy: Policy, optimizer: GuardedOptimizer, state: dict
         "rng": rng_state(),
     }
     torch.save(trainer, fresh / TRAINER_FILE)
+    if also is not None:
+        also(fresh)
     return publish(fresh, state | counters(policy, optimizer))
+
+
+def save_extras(fresh: Path, extras: dict[str, Any]) -> None:
+    """Plain data and tensors that a loop keeps beside weights and counters."""
+    torch.save(extras, fresh / EXTRAS_FILE)
+
+
+def extras(found: Checkpoint) -> dict[str, Any]:
+    """What `save_extras` wrote; empty without it. Only plain data and tensors are read."""
+    path = found.path / EXTRAS_FILE
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
 
 
 def begin(run_dir: Path, step: int) -> Path:

@@ -13,13 +13,16 @@ from saccade.config import Config
 from saccade.data import READERS, DataConfig
 from saccade.data.images import MAX_PIXELS
 from saccade.data.sources import OnBad
+from saccade.evaluation.blinding import Blinding
 from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig
 from saccade.rollout.stages import Schedule, Stage
+from saccade.runs.alarms import AlarmConfig
+from saccade.runs.sinks import SinkConfig
+from saccade.training.update_config import UpdateConfig, check_losses
 
-LARGEST_SEQUENCE_CLIP = 0.05
 Decay = Literal["constant", "linear", "cosine"]
 OptimKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
@@ -76,43 +79,21 @@ def check_trained(model: ModelConfig, optim: OptimConfig) -> None:
         raise ValueError(f"optim.lr_of: {', '.join(idle)} does not train; remove it, or add it to {where}")
 
 
-class UpdateConfig(Config):
-    """How a step's groups become updates. Only `updates_per_rollout` and `old_logprobs` change the
-    step's result."""
-
-    tokens_per_micro_batch: int = Field(default=8192, ge=1)
-    """Tokens of one forward and backward pass: prompts once and their replies, or with `shared_prefix: off` prompts
-    repeated and padding included. A trained vision encoder counts too, in tokens of equal cost."""
-    updates_per_rollout: int = Field(default=1, ge=1)
-    """Optimizer steps on the same groups (the papers' mu), all with the log-probs of the policy that sampled."""
-    old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
-    """Whose log-probs the ratio starts from: the engine's, or a pass of the trainer before the first update. auto: the
-    engine's for ratios of tokens; recomputed for ratios of sequences (GSPO), whose clip is below the round-off."""
-    sampler_gap_limit: float | None = Field(default=None, gt=0.0)
-    """With the engine's log-probs: mean distance (nats a token) from the trainer's above which the run warns that the
-    ratio no longer starts from 1. null: a quarter of the clip, at most 0.05."""
-    shared_prefix: SharedPrefix = "auto"
-    """auto: replies of a group share their prompt where it pays and the first batch proves it exact; on: without the
-    proof; off: a row per reply with the prompt repeated, the slow reference."""
-
-    def resolved(self, loss: LossConfig) -> UpdateConfig:
-        """With the values that `auto` and null mean for that loss."""
-        low = getattr(loss.surrogate, "low", None) or 0.2
-        old = "recompute" if loss.ratio == "sequence" else "sampler"
-        return self.model_copy(
-            update={
-                "old_logprobs": old if self.old_logprobs == "auto" else self.old_logprobs,
-                "sampler_gap_limit": self.sampler_gap_limit or min(0.05, low / 4),
-            }
-        )
-
-
 class CheckpointConfig(Config):
     """When to save, and how many to keep (the best one is always kept)."""
 
     every: int = Field(default=50, ge=1)
     """Steps between checkpoints; a killed run loses at most these. The last step is always saved."""
     keep: int = Field(default=2, ge=1)
+
+
+class BlindConfig(Config):
+    """The blind control of held-out evaluations: questions asked once more without their images."""
+
+    share: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Share of the questions with images; 0 turns it off."""
+    image: Blinding = "swap"
+    """What the model sees: swap: the image of another question of the task; blank: a gray one."""
 
 
 class EvalConfig(Config):
@@ -125,6 +106,7 @@ class EvalConfig(Config):
     decoding: Decoding = Decoding(max_new_tokens=256)
     batch_size: int = Field(default=64, ge=1)
     """Samples per call of the engine."""
+    blind: BlindConfig = BlindConfig()
 
 
 REPLIES = "replies"
@@ -224,6 +206,10 @@ class RLRecipe(Config):
     optim: OptimConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    alarms: AlarmConfig = AlarmConfig()
+    """Signs of cheating and of learning nothing, watched while it trains."""
+    sinks: tuple[SinkConfig, ...] = ()
+    """Trackers that the run feeds besides its files: - {kind: tensorboard}."""
     max_hours: float | None = Field(default=None, gt=0.0)
     """Wall-clock limit of one process, as a cluster's job has it: the run saves and ends before a step that might
     exceed it, and `saccade resume` continues it."""
@@ -243,6 +229,11 @@ class RLRecipe(Config):
                 f"model.lora.dropout: got {self.model.lora.dropout:g}, but the policy samples without dropout, so the "
                 "ratio would not start from 1; set it to 0 (SFT may use it)"
             )
+        if self.model.lora is not None and self.loss.reference_refresh:
+            raise ValueError(
+                f"loss.reference_refresh: got {self.loss.reference_refresh} with model.lora, whose reference is the "
+                "base model without a copy of its own; set it to 0, or train all weights (model.train)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -251,30 +242,18 @@ class RLRecipe(Config):
         unused = set(self.rubrics) - {stage.rubric for stage in self.stages}
         if unused:
             raise ValueError(f"rubrics: no stage uses {', '.join(sorted(unused))}; name it in a stage or remove it")
-        if self.loss.surrogate.kind == "reinforce" and self.update.updates_per_rollout > 1:
-            raise ValueError(
-                f"update.updates_per_rollout: got {self.update.updates_per_rollout}, but loss.surrogate 'reinforce' "
-                "has no ratio and is correct for one update only; set it to 1, or use kind clipped or cispo"
-            )
         return self
 
     @model_validator(mode="after")
-    def _sequence_ratios_have_their_clip(self) -> RLRecipe:
-        """GSPO's ratio is a mean over the reply: it stays within thousandths of 1, and so does bfloat16's round-off."""
-        clip = self.loss.surrogate
-        if self.loss.ratio != "sequence":
-            return self
-        if clip.kind == "clipped" and max(clip.low, clip.high) > LARGEST_SEQUENCE_CLIP:
-            raise ValueError(
-                f"loss.surrogate: got the clip {clip.low:g} / {clip.high:g} for ratios of sequences, which it would "
-                f"never reach; expected at most {LARGEST_SEQUENCE_CLIP:g}, such as low: 3.0e-4, high: 4.0e-4 of GSPO"
-            )
-        if self.update.old_logprobs == "sampler" and self.model.dtype == "bfloat16":
-            raise ValueError(
-                "update.old_logprobs: got 'sampler' with loss.ratio 'sequence' in bfloat16, whose round-off between "
-                "engine and trainer exceeds the clip, so replies would be clipped at random; set recompute"
-            )
+    def _loss_fits(self) -> RLRecipe:
+        prompts = min(self.prompts_in(stage) for stage in self.stages)
+        check_losses(self.objective, self.update, self.rollout.staleness, self.model.dtype, prompts)
         return self
+
+    @property
+    def objective(self) -> LossConfig:
+        """The loss with the correction that fits the engine."""
+        return self.loss.corrected(self.rollout.engine.kind, self.rollout.staleness)
 
     @property
     def schedule(self) -> Schedule:
@@ -316,6 +295,8 @@ class SFTRecipe(Config):
     epochs: float | None = Field(default=None, gt=0.0)
     """How often the files are seen; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
+    sinks: tuple[SinkConfig, ...] = ()
+    """Trackers, see RL."""
     max_hours: float | None = Field(default=None, gt=0.0)
     """Wall-clock limit of one process, see RL."""
     tokens_per_micro_batch: int = Field(default=8192, ge=1)

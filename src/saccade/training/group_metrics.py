@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from saccade.parsing import read_reply
 from saccade.rewards.naming import is_file
 from saccade.rollout.groups import Group, Rollout
+from saccade.training.reply_metrics import reply_metrics
 from saccade.types import Completion, Sample
 
 Right = Callable[[Completion, Sample], bool | None]
@@ -51,7 +52,7 @@ def group_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
             parts[name.rsplit("/", 1)[-1] if is_file(name) else name].append(value)  # not by its file's whole path
     metrics |= {f"reward/{name}": mean(values) for name, values in parts.items()}
     metrics |= _accuracies([group.sample for group in groups for _ in group.rollouts], rollouts, verdicts)
-    return {name: value for name, value in metrics.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None} | reply_metrics(groups)
 
 
 def _length(rollout: Rollout) -> float:

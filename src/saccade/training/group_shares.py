@@ -1,8 +1,8 @@
 """Groups over several processes: every process knows the replies and scores of all groups, so that all of them decide
 alike, and trains on its own share of them.
 
-Every process prepares the prompts of all groups. A group is generated in one process and stays whole; it moves to
-another for training only where that evens out the work, since that process must encode its images again.
+A group is generated in one process, which alone reads its images, and stays whole; it moves to another for training
+only where that evens out the work, since that process must prepare its prompt again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from saccade.rollout.groups import Group
 from saccade.rollout.prompts import Prompt
 from saccade.training.batching import shared_cost
 from saccade.training.ranks import Ranks
+from saccade.types import Sample
 
 TOLERANCE = 0.1
 """Groups are moved while the heaviest process has more work than the lightest by this share of the mean."""
@@ -38,8 +39,10 @@ class GroupShares:
 
     ranks: Ranks
     vision_cost: Callable[[EncodedPrompt], int]
-    rounds: dict[int, Sequence[Prompt]] = field(default_factory=dict)
-    """The prepared prompts of each round, those of all processes."""
+    prepare: Callable[[Sample], Prompt]
+    """Makes the prompt of a group from another process."""
+    rounds: dict[int, Sequence[Prompt | Sample]] = field(default_factory=dict)
+    """This process's prompts of each round, and the samples of the others."""
     placed: dict[str, Placed] = field(default_factory=dict)
     """By the groups' ids."""
 
@@ -47,11 +50,11 @@ class GroupShares:
         """Which of the n prompts of a round this process generates for."""
         return self.ranks.mine(range(n))
 
-    def share(self, number: int, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def share(self, number: int, prompts: Sequence[Prompt | Sample]) -> list[Prompt]:
         """The prompts of a round that this process generates for; all of them are kept for the step."""
         if self.ranks.size > 1:
             self.rounds[number] = prompts
-        return self.ranks.mine(prompts)
+        return [one for one in self.ranks.mine(prompts) if isinstance(one, Prompt)]  # all of them are
 
     def gather(self, groups: Sequence[Group], number: int) -> list[Group]:
         """The groups of a round from all processes, in order. Those of other processes come without images."""
@@ -78,7 +81,8 @@ class GroupShares:
         one = self.placed.get(group.id)
         if one is None or one.place % self.ranks.size == self.ranks.rank:
             return group
-        return replace(group, prompt=self.rounds[one.number][one.place])
+        found = self.rounds[one.number][one.place]
+        return replace(group, prompt=found if isinstance(found, Prompt) else self.prepare(found))
 
     def _cost(self, group: Group) -> int:
         prompt = group.prompt.encoded

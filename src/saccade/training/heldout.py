@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from saccade.data import open_source
-from saccade.evaluation.benchmark_run import EvalRun, answer_all, own_plan
+from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarking import save_images
+from saccade.evaluation.blinding import blinded
 from saccade.evaluation.items import ItemResult, append_items
 from saccade.evaluation.local_model import LocalModel
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
+from saccade.runs.files import BLIND_ITEMS, ITEMS
 from saccade.tasks import TASKS
 from saccade.training.config import EvalConfig
 from saccade.training.group_metrics import mean
@@ -24,7 +26,9 @@ from saccade.types import Completion, Sample
 
 log = logging.getLogger(__name__)
 
-KEPT_IMAGES = 12
+BLIND = {"swap": "image swapped", "blank": "image blanked"}
+"""Column `control` of the items of the blind control."""
+KEPT_IMAGES = 48
 """Questions whose images a run keeps for the report."""
 
 
@@ -47,7 +51,8 @@ def build_heldout(
     """The function that evaluates a policy on `config.data`: `score` is the mean over samples. None without data. Each
     process answers its share of the questions.
 
-    Each evaluation writes its items to `RUN/eval/step-N/items.jsonl`. ValueError for an infinite source; the
+    Each evaluation writes its items to `RUN/eval/step-N/items.jsonl`, and those of the blind control, a share of the
+    questions asked without their images, to `blind.jsonl` beside it. ValueError for an infinite source; the
     function raises it when no reply could be graded, since a score of 0 would wrongly blame the model.
     """
     sources = [open_source(one) for one in config.data]
@@ -57,24 +62,46 @@ def build_heldout(
     if not sources:
         return None
     plan = own_plan([sample for one in sources for sample in one], template, system_prompt=system_prompt)
-    share = replace(plan, samples=ranks.mine(plan.samples))
+    blind = replace(plan, samples=blinded(plan.samples, config.blind.share, config.blind.image), shas={})
 
-    def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
-        out = run_dir / "eval" / f"step-{step}" / "items.jsonl"
+    def answered(plan: EvalPlan, run: EvalRun, out: Path) -> list[ItemResult]:
+        """The items, in the order of the plan, from all processes."""
         if ranks.is_first:
             out.unlink(missing_ok=True)  # of a run that was killed after this step and resumed before it
-            if not out.parent.parent.exists():
-                save_images(plan.samples, KEPT_IMAGES, run_dir / "images")
-        # the same seeds at every evaluation, so that two of them differ only in the weights
-        run = EvalRun(LocalModel(policy, engine), config.decoding, label=f"step {step}", batch_size=config.batch_size)
         if ranks.size == 1:
-            return _metrics(answer_all(plan, run, out)[0])
+            return answer_all(plan, run, out)[0]
+        share = replace(plan, samples=ranks.mine(plan.samples))
         items = ranks.merge(ranks.gather(answer_all(share, run)[0]))
         if ranks.is_first:
             append_items(out, items)
-        return _metrics(items)
+        return items
+
+    def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
+        folder = run_dir / "eval" / f"step-{step}"
+        if ranks.is_first and not folder.parent.exists():
+            save_images(plan.samples, KEPT_IMAGES, run_dir / "images")
+        # the same seeds at every evaluation, so that two of them differ only in the weights
+        run = EvalRun(LocalModel(policy, engine), config.decoding, label=f"step {step}", batch_size=config.batch_size)
+        items = answered(plan, run, folder / ITEMS)
+        if not blind.samples:
+            return _metrics(items)
+        without = answered(blind, replace(run, control=BLIND[config.blind.image]), folder / BLIND_ITEMS)
+        return _metrics(items) | _blind_metrics(items, without)
 
     return evaluate
+
+
+def _blind_metrics(items: Sequence[ItemResult], without: Sequence[ItemResult]) -> dict[str, float]:
+    """`blind` is the accuracy without the image, `sighted` that on the same questions with it."""
+    own = {item.sample_id: item for item in items}
+    pairs = [(own[one.sample_id], one) for one in without if one.gradable and own[one.sample_id].gradable]
+    if not pairs:
+        return {}
+    return {
+        "sighted": mean(one.accuracy for one, _ in pairs) or 0.0,
+        "blind": mean(other.accuracy for _, other in pairs) or 0.0,
+        "blind_n": float(len(pairs)),
+    }
 
 
 def _metrics(items: Sequence[ItemResult]) -> dict[str, float]:
@@ -87,4 +114,4 @@ def _metrics(items: Sequence[ItemResult]) -> dict[str, float]:
             found[f"accuracy/{item.task}"].append(item.accuracy)
     if not found["score"]:
         raise ValueError(f"eval.data: none of the {len(items)} replies could be graded; the log says why")
-    return {name: mean(values) or 0.0 for name, values in found.items()}
+    return {name: mean(values) or 0.0 for name, values in found.items()} | {"n": float(len(found["score"]))}

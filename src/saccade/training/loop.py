@@ -19,12 +19,15 @@ from saccade.models.config import ShardConfig
 from saccade.models.policy import Policy, resolve_device
 from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
+from saccade.runs.alarms import AlarmConfig, AlarmWatch, open_alarms
 from saccade.runs.environment import describe
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
+from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
 from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
+from saccade.training.clocks import StepClock
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import go_back, load_checkpoint
 from saccade.training.opening import check_agreement, log_file
@@ -33,7 +36,6 @@ from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.resuming import START, Resume, find, prepare
 from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.trained_table import trained_table
-from saccade.workers import channel
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ Evaluate = Callable[[Policy, Engine, int], Mapping[str, float]]
 """(policy, the run's engine with its weights, step) -> metrics with the key `score`, higher is better."""
 
 Recipe = RLRecipe | SFTRecipe
+Extras = Callable[[], dict[str, Any]]
+"""Gives plain data when a checkpoint is written; every process calls it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class RunResult:
     best_step: int | None
     """0: no checkpoint was better than the starting model."""
     stopped: str | None = None
-    """Why the run ended before its last step (`max_hours`), and how to continue; None for a finished run."""
+    """Why the run ended before its last step, and how to continue; None for a finished run."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,6 +73,8 @@ class Mark:
     nonfinite_in_row: int
     pending: dict[str, Any] | None = None
     """The step's row, whose evaluation is still to come."""
+    extras: Extras = dict
+    """What the checkpoint keeps besides, as it was then."""
 
 
 @dataclass(eq=False)
@@ -91,11 +97,16 @@ class Session:
     writer: ShardWriter | None = None
     """Writes the checkpoints of several processes."""
     ended: str | None = None
-    """Set when `max_hours` ends the run: why."""
+    """Why the run ends, once it does."""
     mark: Mark | None = None
     saved: int | None = None
     """Step of the newest checkpoint."""
-    clock: StepClock = field(default_factory=lambda: StepClock())
+    before_evaluation: Callable[[], None] | None = None
+    """Waits until the engine is free."""
+    reference: Policy | None = None
+    """Saved with the checkpoints, once it is no longer the initial model."""
+    clock: StepClock = field(default_factory=StepClock)
+    alarms: AlarmWatch = field(default_factory=lambda: AlarmWatch(AlarmConfig()))
 
     @property
     def shard(self) -> ShardConfig | None:
@@ -117,13 +128,20 @@ class Session:
             self.run.metrics(0, evaluation)
             self._is_best(0, evaluation)
 
-    def end_step(self, step: int, row: Mapping[str, float | str | None], state: dict[str, Any], last: bool) -> bool:
+    def end_step(
+        self,
+        step: int,
+        row: Mapping[str, float | str | None],
+        state: dict[str, Any],
+        last: bool,
+        extras: Extras = dict,
+    ) -> bool:
         """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
         evaluated. RunStopped after a signal."""
         due = self.evaluate is not None and (last or step % self.recipe.eval.every == 0)
         better = False
         if due and self.evaluate is not None:
-            self.mark = self._mark(step, state, {"row": dict(row), "last": last})
+            self.mark = self._mark(step, state, extras, {"row": dict(row), "last": last})
             self._agree_to_stop()
             if self.ranks.size == 1:
                 self.stop.release()  # an evaluation may be long: it is left for the next start
@@ -136,9 +154,12 @@ class Session:
         self.run.metrics(step, row)
         if self.writer is not None:
             self.writer.poll()
-        self.mark = self._mark(step, state)
+        self.mark = self._mark(step, state, extras)
+        if (why := self.alarms.report(self.run, {"step": step, **row})) and not last:
+            self.ended = f"stopped after step {step} ({why}); {self._continue()}"
         if not last and self.ranks.max(int(self.clock.is_over(self.recipe.max_hours))):
             self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
+        self.ended = self.ranks.broadcast(self.ended)
         self._agree_to_stop()
         if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
             self._save(self.mark, better)
@@ -158,9 +179,9 @@ class Session:
             self.best_score, self.best_step = score, step
         return better
 
-    def _mark(self, step: int, state: dict[str, Any], pending: dict[str, Any] | None = None) -> Mark:
+    def _mark(self, step: int, state: dict[str, Any], extras: Extras, pending: dict[str, Any] | None = None) -> Mark:
         rng, sizes = checkpoint.rng_state(), self.run.sizes()
-        return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, pending)
+        return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, pending, extras)
 
     def keep_last_step(self) -> None:
         """Saves the last whole step, without what the step in progress has written."""
@@ -197,15 +218,24 @@ class Session:
                 checkpoint.link(checkpoint.folder(directory), "best", path.name)
             checkpoint.prune(directory, self.recipe.checkpoint.keep)
 
+        def also(fresh: Path) -> None:
+            extras = mark.extras()  # in every process
+            if self.ranks.is_first and extras:
+                checkpoint.save_extras(fresh, extras)
+            if self.reference is not None:
+                self.reference.save(fresh / checkpoint.REFERENCE)
+
         if self.writer is None:
-            then(checkpoint.save(directory, self.policy, self.optimizer, facts))
+            then(checkpoint.save(directory, self.policy, self.optimizer, facts, also))
         else:
-            self.writer.start(directory, self.policy, self.optimizer, facts, then)
+            self.writer.start(directory, self.policy, self.optimizer, facts, then, also)
 
     @torch.no_grad()
     def _evaluation(self, evaluate: Evaluate, step: int) -> dict[str, float]:
         """Metrics under `eval/`. The random generators are restored: evaluating more often never changes training."""
         rng, start = checkpoint.rng_state(), time.perf_counter()
+        if self.before_evaluation is not None:
+            self.before_evaluation()
         self.engine.sync(self.policy)
         with self.policy.whole():
             found = self.ranks.broadcast(dict(evaluate(self.policy, self.engine, step)))
@@ -260,7 +290,8 @@ def open_session(
         )
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
         if found is not None and how is not None:
-            refuse_changes(run_dir, found, facts, how.accept_changes)
+            before = changes.completed(found.state["facts"], type(recipe))
+            refuse_changes(run_dir, found, before, facts, how.accept_changes)
         part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
         optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
         ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind))
@@ -271,7 +302,9 @@ def open_session(
         if how is None:
             ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
         stack.enter_context(log_file(run_dir, ranks))
-        run, stop = replace(run, writes=ranks.is_first), stop or Stop()
+        sinks = open_sinks(recipe.sinks if ranks.is_first else (), run_dir, found.step if found else 0)
+        run = replace(run, writes=ranks.is_first, sinks=stack.enter_context(sinks))
+        stop = stop or Stop()
         session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
         if ranks.size > 1:
             session.writer = ShardWriter(ranks)
@@ -286,6 +319,8 @@ def open_session(
         else:
             checkpoint.seed_generators(recipe.seed)
             run.environment(environment | {"processes": ranks.size})
+        if isinstance(recipe, RLRecipe):
+            session.alarms = open_alarms(run_dir, recipe.alarms)
         try:
             yield session
         except StepAbandoned:
@@ -309,9 +344,11 @@ def whole(run_dir: Path) -> str:
     return f"{what}; free some space, then {way_on(run_dir, anew=not kept)}"
 
 
-def refuse_changes(run_dir: Path, found: Checkpoint, now: Mapping[str, Any], accepted: bool) -> None:
+def refuse_changes(
+    run_dir: Path, found: Checkpoint, before: Mapping[str, Any], now: Mapping[str, Any], accepted: bool
+) -> None:
     """Logs what changed since the checkpoint. ValueError when that changes what is trained, unless it is accepted."""
-    changed = changes.compare(found.state["facts"], now)
+    changed = changes.compare(before, now)
     since = f"since checkpoint {found.path.name}"
     for line in changed.other:
         log.warning("changed %s: %s", since, line)
@@ -322,43 +359,3 @@ def refuse_changes(run_dir: Path, found: Checkpoint, now: Mapping[str, Any], acc
         )
     for line in changed.training:
         log.warning("changed %s, and accepted: %s", since, line)
-
-
-class StepClock:
-    """The wall clock of this process: a step begins only if one as long as the longest so far would end in time."""
-
-    def __init__(self) -> None:
-        self.started = self.last = time.monotonic()
-        self.longest_s = 0.0
-
-    def is_over(self, max_hours: float | None) -> bool:
-        """Called once at the end of each step: whether another one might end after `max_hours`."""
-        now = time.monotonic()
-        self.longest_s, self.last = max(self.longest_s, now - self.last), now
-        return max_hours is not None and now - self.started + self.longest_s > max_hours * 3600
-
-
-class Stopwatch:
-    """Seconds by phase of one step."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.phases: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
-
-    def metrics(self) -> dict[str, float]:
-        """`time/<phase>_s` and `time/step_s`."""
-        times = {f"time/{name}_s": seconds for name, seconds in self.phases.items()}
-        return times | {"time/step_s": time.perf_counter() - self.started}
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory used so far: of the GPU's allocator, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return channel.peak_memory_mb()

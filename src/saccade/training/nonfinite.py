@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saccade.disk import partial_of
-from saccade.training.policy_step import PolicyBatch
+from saccade.training.policy_batch import PolicyBatch
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def _plain(batch: PolicyBatch) -> dict[str, Any]:
         "image_shas": [list(prompt.image_shas) for prompt in batch.packed.prompts],
         "prompts": [prompt.ids_P.tolist() for prompt in batch.packed.prompts],
         "replies": [[list(branch.ids) for branch in branches] for branches in batch.packed.branches],
-        "advantages_B": batch.advantages_B.cpu(),
+        "advantages_R": batch.advantages_R.cpu(),
         "sampler_logprobs_R": batch.sampler_logprobs_R.cpu(),
         "old_logprobs_R": batch.old_logprobs_R.cpu(),
         "ref_logprobs_R": None if batch.ref_logprobs_R is None else batch.ref_logprobs_R.cpu(),

@@ -12,6 +12,7 @@ from saccade.models.config import ShardConfig
 from saccade.models.lora import fingerprint
 from saccade.models.policy import base_path, resolve_path
 from saccade.runs.environment import versions
+from saccade.runs.safe_text import SafeFormatter
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.ranks import Ranks
 
@@ -51,7 +52,7 @@ def log_file(run_dir: Path, ranks: Ranks) -> Iterator[None]:
     path = run_dir / "logs" / f"process-{ranks.rank}.log"
     path.parent.mkdir(exist_ok=True)
     handler, logger = logging.FileHandler(path, encoding="utf-8"), logging.getLogger("saccade")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     try:
         yield

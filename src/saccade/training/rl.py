@@ -6,27 +6,27 @@ The loop is `train`; its parts are in lower packages or in the files beside it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from saccade.algorithm import build_advantages
 from saccade.config import dump
 from saccade.data import Mixture, Source, open_source
 from saccade.data.sources import WORLD
 from saccade.grading import math_pool
 from saccade.models.feature_cache import FeatureCache
-from saccade.models.forward import vision_features
 from saccade.models.policy import load_adapter, load_policy
 from saccade.rewards import check_row
-from saccade.rollout.collect import Collected, center, check_failures, collect, collect_step, rubrics_of
+from saccade.rollout.collect import Collected, rubrics_of
+from saccade.rollout.config import check_staleness
 from saccade.rollout.engine import Engine
 from saccade.rollout.groups import Group
-from saccade.rollout.prompts import Prompt, check_lengths, prepare
+from saccade.rollout.prompts import prepare
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_source
@@ -35,17 +35,22 @@ from saccade.runs.stopping import Stop
 from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import later_replies, turns_before
+from saccade.training import checkpoint
+from saccade.training.clocks import Stopwatch, peak_memory_mb
+from saccade.training.collecting import Collector, StepGroups
 from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import glance, group_metrics, truncated_share
-from saccade.training.group_shares import GroupShares
 from saccade.training.heldout import build_heldout, right
-from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.learner import Learner, open_learner
+from saccade.training.loop import Evaluate, RunResult, Session, open_session
 from saccade.training.nonfinite import dump_batches
 from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
-from saccade.training.policy_step import Learner, PolicyBatch, open_learner, policy_step
+from saccade.training.policy_batch import PolicyBatch
+from saccade.training.policy_step import policy_step
 from saccade.training.prompt_feed import PromptFeed
 from saccade.training.ranks import join
+from saccade.training.replay import Replay
 from saccade.training.resuming import Resume
 from saccade.training.screening import screen
 
@@ -75,12 +80,13 @@ def train(
         state, schedule = trainer.start, recipe.schedule
         while not state.finished:
             stage = schedule.stage(state)
-            trainer.engine.sync(trainer.session.policy)
-            collected = trainer.collect(state, stage)  # generate, score, center within each group
-            metrics = trainer.update(collected, state, stage)  # one optimizer step
-            state = schedule.advance(state, truncated_share(collected.generated))
-            trainer.record(state, stage, collected, metrics)  # files, evaluation and checkpoint when due
-            del collected  # its vision features are not kept beside those of the next step
+            groups = trainer.collect(state, stage)  # generate, score, advantages
+            after = schedule.advance(state, truncated_share(groups.collected.generated))
+            trainer.look_ahead(after)  # with staleness 1 the engine begins to sample the next step
+            metrics = trainer.update(groups, state, stage)  # one optimizer step, or several
+            state = after
+            trainer.record(state, stage, groups, metrics)  # files, evaluation and checkpoint when due
+            del groups  # their vision features are not kept beside those of the next step
             if trainer.session.ended:
                 break
         return trainer.session.result(state.step)
@@ -94,120 +100,100 @@ class Trainer:
     session: Session
     learner: Learner
     feed: PromptFeed
+    collector: Collector
     report: ProgressFn
     start: ScheduleState
     """Where the loop begins: at step 0, or after the step of the checkpoint."""
     skipped: int = 0
     """Rows that were skipped before the first step."""
-    cache: FeatureCache | None = None
-    watch: Stopwatch = field(default_factory=Stopwatch)
-    """Of the current step."""
-    shares: GroupShares | None = None
-    """Of the current step."""
+    replay: Replay | None = None
+    """Replies of earlier steps, when the recipe has a use for them."""
 
     @property
-    def engine(self) -> Engine:
-        return self.session.engine
+    def watch(self) -> Stopwatch:
+        """Of the current step."""
+        return self.collector.watch
 
-    def collect(self, state: ScheduleState, stage: Stage) -> Collected:
-        """The groups of the next step, from all processes. Its randomness depends only on (seed, step)."""
-        recipe, rollout, policy = self.recipe, self.recipe.rollout, self.session.policy
-        rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
-        n = recipe.prompts_in(stage)
-        shares = GroupShares(self.session.ranks, policy.vision_cost)
-        self.watch, self.shares = Stopwatch(), shares
+    def collect(self, state: ScheduleState, stage: Stage) -> StepGroups:
+        """The groups of the next step, sampled now or during the step before."""
+        self._refresh_reference(state)
+        if self.collector.ahead is None:
+            self.session.engine.sync(self.session.policy)
+        return self.collector.collect(state, stage)
 
-        def collect_round(number: int) -> list[Group]:
-            prompts = self._prompts(state, stage)
-            with policy.whole():  # processes decode different numbers of tokens
-                with self.watch.phase("vision"):
-                    mine = self._with_features(shares.share(number, prompts))
-                groups = generate(number, mine)
-            with self.watch.phase("gather"):
-                groups = shares.gather(groups, number)
-            check_failures(groups, rollout.max_failed_share)
-            return groups
+    def look_ahead(self, state: ScheduleState) -> None:
+        """Begins to sample the step after this one, if the recipe says so."""
+        if self.recipe.rollout.staleness and not state.finished:
+            self.collector.begin(state, self.recipe.schedule.stage(state))
 
-        def generate(number: int, prompts: list[Prompt]) -> list[Group]:
-            with self.watch.phase("rollout"):
-                return collect(
-                    self.engine,
-                    rubric_of,
-                    f"{state.step + 1}.{number}",
-                    dict(zip(shares.places(n), prompts, strict=True)),
-                    sampling=stage.sampling_from(rollout.sampling),
-                    group_size=stage.group_size,
-                    seed=derive_seed(recipe.seed, state.step, number),
-                )
+    def _refresh_reference(self, state: ScheduleState) -> None:
+        """Before a step whose predecessors are a multiple of `reference_refresh`, and again when it is resumed."""
+        every, reference = self.recipe.loss.reference_refresh, self.learner.reference
+        if not every or not state.step or state.step % every or reference is None:
+            return
+        pairs = zip(reference.model.parameters(), self.session.policy.model.parameters(), strict=True)
+        with torch.no_grad():
+            for theirs, ours in pairs:
+                theirs.copy_(ours)
+        self.session.reference = reference
 
-        found = collect_step(collect_round, rollout.resample_rounds)
-        advantages = build_advantages(recipe.loss.advantage)
-        return replace(
-            found,
-            groups=tuple(center(found.groups, advantages)),
-            set_aside=tuple(center(found.set_aside, advantages)),
-        )
-
-    def _prompts(self, state: ScheduleState, stage: Stage) -> Sequence[Prompt]:
-        """All prompts of a round, the same in every process."""
-        with self.watch.phase("prompts"):
-            more = state.step + 1 < self.recipe.schedule.max_steps
-            prompts = self.feed(self.recipe.prompts_in(stage), ahead=more)
-            check_lengths(prompts, stage.max_new_tokens, self.session.policy.context_length)
-        return prompts
-
-    @torch.no_grad()
-    def _with_features(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """With the vision features that all passes of the step share."""
-        policy = self.session.policy
-        run = partial(vision_features, policy) if self.cache is None else partial(self.cache.features, policy)
-        features = run([prompt.encoded for prompt in prompts])
-        return [replace(prompt, features=one) for prompt, one in zip(prompts, features, strict=True)]
-
-    def _mine(self, groups: Sequence[Group]) -> list[Group]:
+    def _mine(self, groups: StepGroups, updated: Sequence[Group], replayed: Sequence[Group]) -> list[Group]:
         """The groups that this process trains on; those from other processes have no features yet."""
-        assert self.shares is not None  # set when groups were collected
-        mine = self.shares.mine(groups)
+        mine = groups.shares.mine(updated) + self.session.ranks.mine(replayed)
         if self.session.policy.vision_is_frozen():  # otherwise the update encodes them itself
             new = [i for i, group in enumerate(mine) if group.prompt.features is None]
-            prompts = self._with_features([mine[i].prompt for i in new]) if new else []
+            prompts = self.collector.with_features([mine[i].prompt for i in new]) if new else []
             for i, prompt in zip(new, prompts, strict=True):
                 mine[i] = replace(mine[i], prompt=prompt)
         return mine
 
-    def update(self, collected: Collected, state: ScheduleState, stage: Stage) -> dict[str, float]:
-        """One optimizer step (or `updates_per_rollout`) on the groups."""
+    def update(self, groups: StepGroups, state: ScheduleState, stage: Stage) -> dict[str, float]:
+        """One optimizer step (or `updates_per_rollout` x `mini_batches`) on the groups."""
+        collected, version = groups.collected, self.session.policy.version
         with self.watch.phase("update"):
+            updated, replayed = list(collected.groups), list[Group]()
+            if self.replay is not None:
+                updated, replayed = self.replay.fill(updated, derive_seed(self.recipe.seed, state.step, "replay"))
             metrics = policy_step(
                 self.learner,
-                self._mine(collected.groups),
+                self._mine(groups, updated, replayed),
                 temperature=stage.sampling_from(self.recipe.rollout.sampling).temperature,
                 max_length=stage.max_new_tokens,
                 lr=learning_rate(self.recipe.optim, state.step + 1, self.recipe.schedule.max_steps),
+                order=[group.id for group in (*updated, *replayed)],
             )
+            if self.replay is not None:
+                metrics["replay/replies"] = float(sum(len(group.rollouts) for group in replayed))
+                self.replay.add([groups.shares.with_images(group) for group in collected.groups], groups.positions)
+        versions = [r.completion.weights_version for group in collected.groups for r in group.rollouts]
+        metrics["policy/lag"] = version - sum(versions) / len(versions) if versions else 0.0
+        self._warn(metrics, collected, state)
+        return metrics
+
+    def _warn(self, metrics: Mapping[str, float], collected: Collected, state: ScheduleState) -> None:
         if metrics["update/skipped"]:
             log.warning("step %d: no update: %s", state.step + 1, why_no_update(collected.generated, metrics))
         config, gap = self.learner.config, metrics.get("sampler/gap_mean", 0.0)
         limit = config.sampler_gap_limit or 0.0
-        if config.old_logprobs == "sampler" and gap > limit:
+        if config.old_logprobs == "sampler" and gap > limit and not metrics["policy/lag"] and self.replay is None:
             log.warning(
                 "step %d: the engine's log-probs are %.3g nats a token from the trainer's, more than "
                 "update.sampler_gap_limit %g: ratios do not start from 1; set update.old_logprobs: recompute",
                 *(state.step + 1, gap, limit),
             )
-        return metrics
 
-    def record(self, state: ScheduleState, stage: Stage, collected: Collected, metrics: Mapping[str, float]) -> None:
+    def record(self, state: ScheduleState, stage: Stage, made: StepGroups, metrics: Mapping[str, float]) -> None:
         """Files and the live line; `state` is the one after the step, whose number it names."""
+        collected = made.collected
         run, groups, watch = self.session.run, list(collected.generated), self.watch
         with watch.phase("grade"):
             seen = group_metrics(groups, right) if run.writes else {}
         with watch.phase("records"):
-            run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens)
-            if run.writes and self.shares is not None:
-                keep = self.recipe.images_per_step
-                groups[:keep] = [self.shares.with_images(group) for group in groups[:keep]]
-            run.groups(state.step, groups, self.recipe.images_per_step)
+            decode, keep = self.session.policy.adapter.decode, self.recipe.images_per_step
+            run.rollouts(state.step, stage.name, groups, self.recipe.keep_tokens, decode, keep)
+            if run.writes:
+                groups[:keep] = [made.shares.with_images(group) for group in groups[:keep]]
+            run.groups(state.step, groups, keep)
         times = watch.metrics()
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
         row: dict[str, float | str | None] = {
@@ -224,11 +210,30 @@ class Trainer:
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
         saved = {"schedule": state.to_dict(), "feed": dict(self.feed.state)}
-        self.session.end_step(state.step, row, saved, last=state.finished)
+        self.session.end_step(state.step, row, saved, last=state.finished, extras=self._extras())
         shown = glance(seen)
         if self.session.best_score is not None:
             shown["best"] = self.session.best_score
         self.report(state.step, shown)
+
+    def _extras(self) -> Callable[[], dict[str, Any]]:
+        """What a checkpoint keeps beside weights and counters, as it is now."""
+        ahead = self.collector.stored()
+        kept = None if self.replay is None else Replay(self.replay.config, self.replay.entries)
+
+        def plain() -> dict[str, Any]:
+            found = {"ahead": ahead(), "replay": None if kept is None else kept.stored()}
+            return {name: value for name, value in found.items() if value is not None}
+
+        return plain
+
+    def restore(self, extras: Mapping[str, Any]) -> None:
+        """The extras of the checkpoint that the run resumes from."""
+        if "ahead" in extras and self.recipe.rollout.staleness and not self.start.finished:
+            self.collector.restore(extras["ahead"], self.recipe.schedule.stage(self.start))
+        if self.replay is not None and "replay" in extras:
+            prompts = self.feed.again([one["position"] for one in extras["replay"]])
+            self.replay.restore(extras["replay"], prompts)
 
 
 def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
@@ -253,6 +258,8 @@ def open_trainer(
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     ranks = join()
     check_shard(recipe, ranks)
+    if engine is None:
+        check_staleness(recipe.rollout)
     for stage in recipe.stages:
         ranks.check_share(recipe.prompts_in(stage), f"prompts_per_step of stage '{stage.name}'")
     sources = [open_source(one) for one in recipe.data]
@@ -270,18 +277,27 @@ def open_trainer(
         policy, schedule, state = session.policy, recipe.schedule, session.state
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         prepare_one = partial(prepare, policy.adapter, template=recipe.template, system_prompt=recipe.system_prompt)
-        feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers)
+        feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers, ranks)
         stack.callback(feed.close)
-        yield Trainer(
+        learner = build_learner(recipe, session)
+        cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None
+        collector = Collector(recipe, session, learner, feed, cache)
+        stack.callback(collector.close)
+        session.before_evaluation = collector.wait
+        trainer = Trainer(
             recipe=recipe,
             session=session,
-            learner=build_learner(recipe, session),
+            learner=learner,
             feed=feed,
+            collector=collector,
             report=stack.enter_context(progress(f"rl {session.run.name}", schedule.max_steps, shown=ranks.is_first)),
             start=schedule.reopened(ScheduleState.from_dict(state["schedule"])) if state else ScheduleState(),
             skipped=sum(source.skipped + len(source.unusable) for source in sources),
-            cache=FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None,
+            replay=None if recipe.update.replay is None else Replay(recipe.update.replay),
         )
+        if session.resumed is not None:
+            trainer.restore(checkpoint.extras(session.resumed))
+        yield trainer
 
 
 def build_learner(recipe: RLRecipe, session: Session) -> Learner:
@@ -290,8 +306,12 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
     if recipe.loss.kl_coef > 0 and session.policy.adapters is not None:
         reference = session.policy.base_view()
     elif recipe.loss.kl_coef > 0:
-        frozen = recipe.model.model_copy(update={"train": (), "gradient_checkpointing": False})
+        changes: dict[str, Any] = {"train": (), "gradient_checkpointing": False}
+        saved = session.resumed.path / checkpoint.REFERENCE if session.resumed is not None else None
+        refreshed = saved is not None and saved.is_dir()
+        frozen = recipe.model.model_copy(update=changes | ({"path": str(saved)} if refreshed else {}))
         reference = load_policy(frozen, shard=session.shard)
+        session.reference = reference if refreshed else None
     directory, policy = session.run.directory / "nonfinite", session.policy
     if session.ranks.size > 1:
         directory = directory / f"process-{session.ranks.rank}"
@@ -299,7 +319,8 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
     def keep(batches: Sequence[PolicyBatch]) -> None:
         dump_batches(directory, policy.version, batches)
 
-    return open_learner(policy, session.optimizer, recipe.loss, recipe.update, reference, keep, session.ranks)
+    update = recipe.update.resolved(recipe.objective, recipe.rollout.staleness)
+    return open_learner(policy, session.optimizer, recipe.objective, update, reference, keep, session.ranks)
 
 
 def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
@@ -319,6 +340,15 @@ def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
             log.warning("%s: the system turns of %d rows replace system_prompt", source.name, replaced)
     for stage in recipe.stages:
         rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
-        for task in sorted(tasks):
-            rubric_of(task)
+        check_weights(recipe, stage, [part.name for task in sorted(tasks) for part in rubric_of(task).parts])
     return tasks
+
+
+def check_weights(recipe: RLRecipe, stage: Stage, parts: Sequence[str]) -> None:
+    """ValueError for weights of rewards that no rubric of the stage has."""
+    advantage = recipe.loss.advantage
+    if advantage.kind == "gdpo" and (unknown := sorted(set(advantage.weights) - set(parts))):
+        raise ValueError(
+            f"loss.advantage.weights: got {', '.join(unknown)}, but the rubrics of stage '{stage.name}' have the parts "
+            f"{', '.join(sorted(set(parts)))}"
+        )

@@ -26,6 +26,7 @@ from saccade.rollout.seeds import derive_seed
 from saccade.runs.environment import hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
+from saccade.training.clocks import Stopwatch, peak_memory_mb
 from saccade.training.config import SFTRecipe
 from saccade.training.example_feed import ExampleFeed, screened
 from saccade.training.examples import (
@@ -38,7 +39,7 @@ from saccade.training.examples import (
     read_examples,
 )
 from saccade.training.heldout import build_heldout
-from saccade.training.loop import Evaluate, RunResult, Session, Stopwatch, open_session, peak_memory_mb
+from saccade.training.loop import Evaluate, RunResult, Session, open_session
 from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
 from saccade.training.ranks import Ranks, join

@@ -42,14 +42,18 @@ class ShardWriter:
         optimizer: GuardedOptimizer,
         state: dict[str, Any],
         then: Callable[[Path], None],
+        also: Callable[[Path], None] | None = None,
     ) -> None:
-        """Copies everything and begins to write; `then` is called with the directory when it is complete."""
+        """Copies everything and begins to write; `also` may write more files into the directory, `then` is called with
+        it when it is complete."""
         self.finish()
         if self.group is None:
             self.group = dist.new_group(backend="gloo")
         fresh = self.ranks.on_first(lambda: _begin(run_dir, policy, state["step"]))
         if policy.adapters is not None:
             policy.save(fresh)  # they are small; the base is where it was
+        if also is not None:
+            also(fresh)
         whole = state | checkpoint.counters(policy, optimizer)
         self._publish = lambda: then(checkpoint.publish(fresh, whole))
         tensors = _weights(policy) | optimizer_tensors(policy, optimizer.optimizer)

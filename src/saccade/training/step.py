@@ -25,6 +25,7 @@ from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import SharedPrefix
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.forward import Features, branch_logprobs, project_again
+from saccade.models.logprobs import Entropy
 from saccade.models.packing import Branch, Packed, pack
 from saccade.models.policy import Policy
 from saccade.models.sharing import SharingChoice, choose_sharing
@@ -167,7 +168,7 @@ class StepRunner(Generic[Batch]):
             )
 
     def logprobs(
-        self, batch: MicroBatch, temperature: float = 1.0, entropy: bool = False, policy: Policy | None = None
+        self, batch: MicroBatch, temperature: float = 1.0, entropy: Entropy = False, policy: Policy | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probs (R), and entropies (R) if requested, under the trained policy or another one (a reference)."""
         assert self.choice is not None  # made when the batch was cut

@@ -12,6 +12,7 @@ USES: dict[str, tuple[str, ...]] = {
     "gradient checkpointing": ("prompts", "checkpointing"),
     "keeping vision features": ("prompts", "vision"),
     "built-in engine": ("prompts", "engine"),
+    "vLLM": ("prompts", "vLLM"),
 }
 """Use -> the sections of checks that it depends on; the last is specific to it."""
 
@@ -52,7 +53,8 @@ class VerifyReport:
     def safe(self) -> dict[str, bool | None]:
         """Use -> True when no check that it depends on failed and some specific to it held; None when none specific to
         it could be run."""
-        return {use: self._verdict(sections) for use, sections in USES.items()}
+        asked = {use: sections for use, sections in USES.items() if use != "vLLM" or "vLLM" in self.sections}
+        return {use: self._verdict(sections) for use, sections in asked.items()}
 
     def _verdict(self, sections: tuple[str, ...]) -> bool | None:
         found = {name: [check.held for check in self.sections.get(name, ())] for name in sections}

@@ -1,0 +1,141 @@
+"""vLLM against the trainer, family by family: does it read prompts alike, choose the same tokens, give the same
+log-probs, and follow an update? Tiny random checkpoints, vLLM in process, one process for each family.
+
+    PYTHONPATH=src:. DIR/bin/python -m benchmarks.engines      # DIR: an environment with vLLM and our dependencies
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HEAD = 32
+"""Size of an attention head that vLLM's kernels take; the checkpoints of the tests have smaller ones."""
+WIDTH = 4 * HEAD
+TESTS = Path(__file__).parent.parent / "tests"
+INTERNVL_TOKENS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+LINES = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
+"""Gemma's vocabulary has them as tokens, and its processor in vLLM looks them up."""
+CHECKS = ("reads prompts and gets weights", "greedy tokens", "log-probs", "log-probs after an update")
+
+
+def widen(config: Any) -> None:
+    """Give a tiny configuration attention heads of size HEAD."""
+    text, vision = config.text_config, config.vision_config
+    old = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    before, text.hidden_size = text.hidden_size, WIDTH
+    text.head_dim = HEAD
+    if getattr(text, "global_head_dim", None):
+        text.global_head_dim = HEAD
+    rope = getattr(text, "rope_parameters", None) or {}
+    if "mrope_section" in rope:
+        wide = [part * HEAD // old for part in rope["mrope_section"]]
+        wide[-1] += sum(rope["mrope_section"]) * HEAD // old - sum(wide)
+        text.rope_parameters = {**rope, "mrope_section": wide}
+    if getattr(vision, "out_hidden_size", None) == before:
+        vision.out_hidden_size = WIDTH
+    if config.model_type == "qwen2_vl":
+        vision.hidden_size = WIDTH  # the width after the merger
+
+
+def write(name: str, directory: Path) -> Path:
+    """The tests' checkpoint of a family, wide enough for vLLM, with what its processors there need."""
+    sys.path.insert(0, str(TESTS))
+    import families._checkpoint as checkpoint
+    from families import family
+
+    module = family(name)
+
+    def wide(directory: Any, seed: int, kind: Any, config: Any, tokenizer: Any, images: Any) -> Path:
+        widen(config)
+        return checkpoint.write_model(directory, seed, kind, config, tokenizer, images)
+
+    module.write_model = wide
+    if name.startswith("gemma"):
+        plain = module.gemma_tokenizer
+
+        def with_lines(*given: Any) -> Any:
+            tokens = plain(*given)
+            tokens.add_tokens([*LINES])
+            return tokens
+
+        module.gemma_tokenizer = with_lines
+    path = Path(module.write(directory, seed=1))
+    if name == "internvl":
+        file = path / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | INTERNVL_TOKENS))
+    return path
+
+
+def one(name: str) -> dict[str, Any]:
+    """The checks of one family, or why it does not run."""
+    from saccade.models.config import ModelConfig
+    from saccade.models.policy import load_policy
+    from saccade.rollout.config import VllmColocatedConfig
+    from saccade.verify.sampler import sampler
+    from saccade.verify.subject import subject_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(name, Path(folder) / name)
+        policy = load_policy(ModelConfig(path=str(path), device="cpu", train=("vision", "projector", "language")))
+        checks = sampler(subject_of(policy), VllmColocatedConfig(context=1024, images=2))
+        return {
+            check.name: {"held": check.held, "measured": check.measured, "detail": check.detail} for check in checks
+        }
+
+
+def of_process(name: str) -> dict[str, Any]:
+    """`one` in a process of its own: vLLM does not give its memory back."""
+    command = [sys.executable, "-m", "benchmarks.engines", "--one", name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    line = next((line for line in done.stdout.splitlines() if line.startswith("FOUND ")), None)
+    if line is None:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return {CHECKS[0]: {"held": False, "measured": None, "detail": last[:200]}}
+    return json.loads(line.removeprefix("FOUND "))
+
+
+def cell(check: dict[str, Any] | None) -> str:
+    if check is None:
+        return "-"
+    word = "yes" if check["held"] else "NO"
+    return word if check["measured"] is None else f"{word}, {check['measured']:.1e}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--families", nargs="*", help="only these (default: all of the tests)")
+    parser.add_argument("--json", type=Path, help="write the checks here")
+    args = parser.parse_args(argv)
+    if args.one:
+        try:
+            print("FOUND", json.dumps(one(args.one)))
+        except Exception:  # noqa: BLE001 - the last line is shown in the table
+            traceback.print_exc()
+            return 1
+        return 0
+    sys.path.insert(0, str(TESTS))
+    from families import FAMILIES
+
+    found = {}
+    print(f"| family | {' | '.join(CHECKS)} | why not |\n|---|{'---|' * len(CHECKS)}---|")
+    for name in args.families or FAMILIES:
+        found[name] = of_process(name)
+        why = next((c["detail"] for c in found[name].values() if not c["held"]), "")
+        cells = [cell(found[name].get(check)) for check in CHECKS]
+        print(f"| {name} | {' | '.join(cells)} | {why[:160]} |", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Text of rows, names, replies and servers as a terminal or a log may show it: no control characters, and cut to a
+screen."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+
+SCREEN = 4_000
+"""Characters of one message."""
+LINES = 40
+"""Lines of one message."""
+_UNSEEN = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that are shown as escapes: control codes, surrogates, what is not assigned, line separators."""
+_DIRECTIONS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str) -> str:
+    """`text` with every character as an escape that could steer a terminal or hide text; breaks and tabs stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if char in "\n\t" or _harmless(char) else _escape(char) for char in text)
+
+
+def _harmless(char: str) -> bool:
+    return unicodedata.category(char) not in _UNSEEN and char not in _DIRECTIONS
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def cut(text: str) -> str:
+    """`text` up to a screen: the beginning and the end, since a message ends with the way out."""
+    lines = text.split("\n")
+    if len(lines) > LINES:
+        lines = [*lines[: LINES // 2], f"... ({len(lines) - LINES:,} lines more)", *lines[-LINES // 2 :]]
+        text = "\n".join(lines)
+    half = SCREEN // 2
+    left_out = f"\n... ({len(text) - SCREEN:,} characters more)\n"
+    return text if len(text) <= SCREEN else f"{text[:half]}{left_out}{text[-half:]}"
+
+
+class SafeFormatter(logging.Formatter):
+    """Log lines that a terminal can show."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return cut(printable(super().format(record)))
