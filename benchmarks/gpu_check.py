@@ -30,7 +30,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-FOR_TESTS = {"pytest", "hypothesis", "peft"}
+FOR_TESTS = {"pytest", "pytest-timeout", "hypothesis", "peft"}
 """Of the extras; without TRL its step is skipped."""
 
 
@@ -68,7 +68,7 @@ def missing_packages() -> list[str]:
     """What the package, its tests and adapters need and is not there, or is there in a version that does not fit."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
-    needed = [Requirement(line) for line in project["dependencies"]]
+    needed = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["train"]]]
     needed += [one for one in map(Requirement, extras) if one.name in FOR_TESTS]
     return sorted(
         {f"{one.name} {one.specifier} (got {version_of(one.name) or 'none'})" for one in needed if not met(one)}

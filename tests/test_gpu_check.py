@@ -43,7 +43,8 @@ def test_the_wheels_to_bring_are_the_tested_versions_of_all_that_is_needed() -> 
     tested = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert listed == {name: tested[name] for name in listed}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {Requirement(line).name for line in project["dependencies"]} <= listed.keys() | ON_THE_MACHINE
+    needed = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    assert {Requirement(line).name for line in needed} <= listed.keys() | ON_THE_MACHINE
     assert listed.keys() >= gpu_check.FOR_TESTS
 
 
