@@ -334,3 +334,19 @@ def test_options_that_are_newer_than_a_checkpoint_are_no_change() -> None:
         "loss.surrogate.low: 0.1 -> 0.2",
     )
     assert changes.completed({"recipe": {"gone": 1}}, RLRecipe) == {"recipe": {"gone": 1}}
+
+
+@pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.05}, {"min_new_tokens": 4}])
+def test_log_probs_after_a_cut_are_not_compared_with_those_of_the_whole_distribution(cut: dict[str, Any]) -> None:
+    """vLLM gives those after the cut, the built-in engine those of the whole."""
+    engine = {"kind": "vllm_server", "urls": ["http://127.0.0.1:8100"]}
+    whole: dict[str, Any] = SMALL
+    RLRecipe.model_validate(whole | {"rollout": {"sampling": cut}})
+    RLRecipe.model_validate(whole | {"rollout": {"engine": engine}})
+    with pytest.raises(ValueError, match=rf"rollout.sampling.{next(iter(cut))}: vLLM's log-probs.*recompute"):
+        RLRecipe.model_validate(whole | {"rollout": {"engine": engine, "sampling": cut}})
+    way_out = {"update": {"old_logprobs": "recompute"}, "loss": {"correction": {"kind": "none"}}}
+    RLRecipe.model_validate(whole | way_out | {"rollout": {"engine": engine, "sampling": cut}})
+    staged = [{"max_new_tokens": 8, "group_size": 2, "sampling": cut}]
+    with pytest.raises(ValueError, match="vLLM's log-probs"):
+        RLRecipe.model_validate(whole | {"stages": staged, "rollout": {"engine": engine}})

@@ -17,12 +17,14 @@ from saccade.evaluation.blinding import Blinding
 from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
 from saccade.rewards import RubricConfig
-from saccade.rollout.config import RolloutConfig
+from saccade.rollout.config import RolloutConfig, Sampling
 from saccade.rollout.stages import Schedule, Stage
 from saccade.runs.alarms import AlarmConfig
 from saccade.runs.sinks import SinkConfig
 from saccade.training.update_config import UpdateConfig, check_losses
 
+CUTS = ("top_k", "top_p", "min_p", "min_new_tokens")
+"""Keys of sampling that leave tokens out."""
 Decay = Literal["constant", "linear", "cosine"]
 OptimKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
@@ -248,6 +250,23 @@ class RLRecipe(Config):
     def _loss_fits(self) -> RLRecipe:
         prompts = min(self.prompts_in(stage) for stage in self.stages)
         check_losses(self.objective, self.update, self.rollout.staleness, self.model.dtype, prompts)
+        return self
+
+    @model_validator(mode="after")
+    def _logprobs_are_of_what_is_trained(self) -> RLRecipe:
+        """vLLM gives the log-probs of the distribution that it drew from, after cuts; the built-in engine the whole."""
+        correction = self.objective.correction
+        old = self.update.resolved(self.objective, self.rollout.staleness).old_logprobs
+        if self.rollout.engine.kind == "builtin" or not ((correction and correction.compares) or old == "sampler"):
+            return self
+        for stage in self.stages:
+            drawn = stage.sampling_from(self.rollout.sampling)
+            if cuts := [name for name in CUTS if getattr(drawn, name) != Sampling.model_fields[name].default]:
+                raise ValueError(
+                    f"rollout.sampling.{cuts[0]}: vLLM's log-probs are those after this cut, so they differ from the "
+                    "trainer's where nothing is wrong; remove it, or set update.old_logprobs: recompute and "
+                    "loss.correction: {kind: none}"
+                )
         return self
 
     @property
