@@ -23,7 +23,7 @@ from saccade.models.forward import branch_logprobs, vision_features
 from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.models.shared_prefix import CpuFlash, Spans
-from saccade.training import policy_step, sft, step
+from saccade.training import policy_batch, sft, step
 from saccade.training.optim import TrainingStopped
 from saccade.training.rl import train
 
@@ -321,7 +321,7 @@ def test_the_features_of_a_step_are_gone_when_those_of_the_next_are_made(
         made.append(weakref.ref(features[0].values))
         return features
 
-    monkeypatch.setattr("saccade.training.rl.vision_features", watched)
+    monkeypatch.setattr("saccade.training.collecting.vision_features", watched)
     train(rl_recipe(world), tmp_path / "run")
     assert alive == [0, 0, 0, 0]
 
@@ -386,13 +386,13 @@ def test_an_update_that_is_not_finite_is_skipped_kept_and_in_the_end_stops_the_r
 def test_a_gap_between_engine_and_trainer_is_reported_when_ratios_start_from_the_engine(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = policy_step._policy_batch
+    real = policy_batch._policy_batch
 
     def shifted(*args: Any) -> Any:
         batch = real(*args)
         return replace(batch, sampler_logprobs_R=batch.sampler_logprobs_R - 0.3)
 
-    monkeypatch.setattr(policy_step, "_policy_batch", shifted)
+    monkeypatch.setattr(policy_batch, "_policy_batch", shifted)
     train(rl_recipe(world, num_steps=1), tmp_path / "said")
     assert "nats a token from the trainer's" in caplog.text
     caplog.clear()
