@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 Rewrite = Callable[[random.Random, str], str]
@@ -120,6 +121,8 @@ def spoil(rng: random.Random) -> tuple[str, str]:
     gold, forms, base = number(rng)
     said = rng.choice(forms).strip("$")
     other = f"{rng.randint(2, 9)}{rng.randint(11, 99)}"
+    if re.fullmatch(r"[\d.e+-]+", gold) and float(gold) == float(other):
+        other = f"{other}0"  # by chance it was the right one
     spoiled = rng.choice(
         [
             *(f"{said} or {other}", f"{said} (or {other})", f"either {other} or {said}", f"{said}, {other}"),
