@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,3 +214,42 @@ def test_a_run_with_a_planted_hack_stops_saves_and_resumes_past_its_alarm(
     resume(tmp_path / "run")
     assert "5 steps done" in capsys.readouterr().out
     assert len((tmp_path / "run" / ALARMS).read_text().splitlines()) == 1
+
+
+def test_a_long_run_keeps_few_rows_and_its_alarms_are_those_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step drew what the rules read from the same generator; accuracy, length and speed drift in three stages."""
+
+    def rows_of_a_long_run(seed: int) -> Iterator[Row]:
+        rng = random.Random(seed)
+        level = dict.fromkeys(("accuracy/all", "format/strict", "reward/total"), 0.5)
+        length, speed, score = 100.0, 1000.0, 0.5
+        for step in range(1, 3001):
+            level = {key: min(1.0, max(0.0, value + rng.gauss(0, 0.01))) for key, value in level.items()}
+            length, speed = length * math.exp(rng.gauss(0, 0.02)), speed * math.exp(rng.gauss(0, 0.02))
+            row: Row = {
+                "step": step,
+                "stage": f"s{step // 1100}",
+                "length/mean": length,
+                "tokens/per_s": speed,
+                **level,
+            }
+            row |= {"policy/entropy": math.exp(rng.gauss(0, 0.3)), "groups/zero_variance": rng.random()}
+            if step % 100 == 0:
+                score = min(1.0, max(0.0, score + rng.gauss(0, 0.1)))
+                row |= {"eval/score": score, "eval/n": 200}
+            yield row
+
+    def found(seed: int) -> tuple[list[tuple[str, int]], int]:
+        watch, most = AlarmWatch(AlarmConfig(window=5)), 0
+        alarms = []
+        for row in rows_of_a_long_run(seed):
+            alarms += [(alarm.name, alarm.step) for alarm in watch.after(row)]
+            most = max(most, len(watch.rows))
+        return alarms, most
+
+    few = [found(seed) for seed in range(6)]
+    monkeypatch.setattr("saccade.runs.alarms.KEPT", 10**6)
+    whole = [found(seed) for seed in range(6)]
+    assert [alarms for alarms, _ in few] == [alarms for alarms, _ in whole]
+    assert sum(len(alarms) for alarms, _ in whole) > 6
+    assert all(most < 1000 for _, most in few) and all(most == 3000 for _, most in whole)

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ALARMS = "alarms.jsonl"
 """File of a run: a row per alarm, in the order in which they went off."""
+KEPT = 64
+"""Windows of rows that are kept before the first are dropped."""
 
 
 class AlarmConfig(Config):
@@ -114,6 +116,7 @@ class AlarmWatch:
         """`rows` and `known`: those of a run that resumes, and the names of its alarms so far."""
         self.config, self.known = config, set(known)
         self.rows, self.evaluated = list[Row](), list[Row]()
+        self.enough = KEPT * config.window
         for row in rows:
             self._keep(row)
 
@@ -122,6 +125,21 @@ class AlarmWatch:
             self.rows.append(row)
         if "eval/score" in row:
             self.evaluated.append(row)
+        if len(self.rows) > self.enough:
+            self._forget()
+            self.enough = 2 * len(self.rows) + KEPT * self.config.window
+
+    def _forget(self) -> None:
+        """Drops the rows that no rule looks at, so that a long run takes no more memory: all but the first ones, those
+        of the stage's beginning, those before each evaluation, and the last."""
+        window, end = self.config.window, len(self.rows)
+        stage = next((i for i in range(end, 0, -1) if self.rows[i - 1].get("stage") != self.rows[-1].get("stage")), 0)
+        steps = {row["step"] for row in self.evaluated}
+        kept = {*range(window), *range(stage, stage + 2 * window), *range(end - rule.LONG * window, end)}
+        for place, row in enumerate(self.rows):
+            if row["step"] in steps:
+                kept.update(range(place - window + 1, place + 1))
+        self.rows = [row for place, row in enumerate(self.rows) if place in kept]
 
     def after(self, row: Row) -> list[Alarm]:
         self._keep(row)
