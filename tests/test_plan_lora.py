@@ -60,7 +60,7 @@ def test_a_full_run_that_does_not_fit_is_advised_to_use_adapters_then_four_bits(
     after = planned(shape, *(word for one in changes[: lora + 1] for word in one.split()))
     assert after.worst.peak == pytest.approx(planned(shape).advice[lora].peak)
     small = [one.change for one in planned(shape, *LORA, memory_gb=8.0).advice]
-    assert small and small[-1] == "model.quantize=nf4"
+    assert "model.quantize=nf4" in small
 
 
 def test_frozen_weights_cost_no_gradient_and_adapters_little(shape: ModelShape) -> None:
