@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from training_runs import base_recipe, rl_recipe
-from transformers.utils import logging as transformers_logging
 
 from saccade.algorithm import LossConfig
 from saccade.base import pretrain
@@ -481,9 +480,8 @@ LAWS: dict[str, Callable[[World], dict[str, Any]]] = {
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     folder, wanted = Path(sys.argv[1]), sys.argv[2:]
-    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(1)
     world = World(folder, join())
     for name in wanted or LAWS:
         with warnings.catch_warnings(record=True) as caught:

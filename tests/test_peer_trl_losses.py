@@ -138,7 +138,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def agrees(name: str, ours: dict[str, Any], theirs: dict[str, Any], **more: Any) -> None:
+def agrees(name: str, ours: dict[str, Any], theirs: dict[str, Any], **more: Any) -> bool:
+    """True; AssertionError with both values where they differ."""
     mine, other = tokens(0).requires_grad_(), tokens(0).requires_grad_()
     value = build_loss(LossConfig.model_validate(ours))(our_inputs(mine, **more), WHOLE).loss
     expected = trl_loss(other, **theirs)
@@ -146,24 +147,25 @@ def agrees(name: str, ours: dict[str, Any], theirs: dict[str, Any], **more: Any)
     expected.backward()
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12, msg=name)
     torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-12, msg=name)
+    return True
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient_are_those_of_trl(name: str) -> None:
-    agrees(name, *CASES[name])
+    assert agrees(name, *CASES[name])
 
 
 def test_a_weight_of_importance_sampling_enters_where_trl_has_it() -> None:
     weight_R = (tokens(1) - tokens(3)).exp().clamp(max=2.0)
     theirs = {"use_vllm": True, "vllm_importance_sampling_correction": True, "beta": 0.1}
     given = theirs | {"importance_sampling_ratio": padded(weight_R)}
-    agrees("token_truncate", {"kl_coef": 0.1}, given, weight_R=weight_R)
+    assert agrees("token_truncate", {"kl_coef": 0.1}, given, weight_R=weight_R)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_the_chosen_tokens_are_those_of_trl(share: float) -> None:
     threshold = torch.quantile(tokens(7).abs().float(), 1 - share)
-    agrees(
+    assert agrees(
         "top entropy", {"top_entropy": share}, {"top_entropy_quantile": share}, chosen_R=tokens(7).abs() >= threshold
     )
 

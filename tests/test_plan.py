@@ -34,7 +34,6 @@ from saccade.rollout.slots import Slots
 from saccade.training.batching import micro_batches, repeated_cost, rows, shared_cost
 from saccade.training.config import RLRecipe
 
-ROOT = Path(__file__).parent.parent
 ALL = ("vision", "projector", "language")
 
 
@@ -490,10 +489,7 @@ def test_the_processors_maximum_is_the_default(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("prompts", "tokens"), [(1, 64), (4, 64), (4, 256)])
-def test_predicted_memory_is_near_what_a_step_takes(
-    prompts: int, tokens: int, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
+def test_predicted_memory_is_near_what_a_step_takes(prompts: int, tokens: int, checkpointing: bool) -> None:
     from benchmarks.plan_error import Case, measure
 
     found = measure(Case(prompts, 8, tokens, checkpointing))

@@ -52,8 +52,7 @@ class EvalPlan:
     system_prompt: str | None = None
     """System turn of questions whose rows have none."""
     shas: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Hashes of the images by sample id, filled as items are made: a training run evaluates the same plan many
-    times."""
+    """Sample id -> hashes of its images. A cache, because a training run evaluates the same plan repeatedly."""
 
     def question(self, sample: Sample, seed: int) -> EvalQuestion:
         """What the model is asked about a sample."""

@@ -181,8 +181,8 @@ class RolloutConfig(Config):
 
 
 def check_staleness(config: RolloutConfig) -> None:
-    """ValueError for one step ahead with the built-in engine, which samples with the very weights that train. A caller
-    that brings an engine of its own has no use for this."""
+    """ValueError for one step ahead with the built-in engine, which samples with the weights that are being trained.
+    Callers with an engine of their own skip this check."""
     if config.staleness and config.engine.kind == "builtin":
         raise ValueError(
             "rollout.staleness: got 1 with rollout.engine.kind 'builtin', which shares the trainer's weights, so it "

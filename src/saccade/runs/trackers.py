@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -60,7 +61,23 @@ class TensorBoard(Sink):
         self.writer.close()
 
 
-class WandB(Sink):
+class LoggedRun(Sink):
+    """A tracker whose `init` gives a run with `log` and `finish`: W&B and those with its interface."""
+
+    api: Any
+    run: Any
+
+    def metrics(self, step: int, row: Mapping[str, float]) -> None:
+        self.run.log(dict(row), step=step)
+
+    def image(self, step: int, image: Image.Image, caption: str) -> None:
+        self.run.log({"reply": self.api.Image(image, caption=caption)}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class WandB(LoggedRun):
     """Weights & Biases; offline with WANDB_MODE=offline."""
 
     def __init__(self, directory: Path, config: SinkConfig, step: int) -> None:
@@ -70,31 +87,13 @@ class WandB(Sink):
         self.run = self.api.init(project=config.project, name=name, dir=str(directory), id=known, resume="allow")
         _keep_id(directory, "wandb", str(self.run.id))
 
-    def metrics(self, step: int, row: Mapping[str, float]) -> None:
-        self.run.log(dict(row), step=step)
 
-    def image(self, step: int, image: Image.Image, caption: str) -> None:
-        self.run.log({"reply": self.api.Image(image, caption=caption)}, step=step)
-
-    def close(self) -> None:
-        self.run.finish()
-
-
-class Trackio(Sink):
+class Trackio(LoggedRun):
     """trackio, local by default."""
 
     def __init__(self, directory: Path, config: SinkConfig, step: int) -> None:
         self.api = import_module("trackio")
         self.run = self.api.init(project=config.project, name=directory.absolute().name, resume="allow")
-
-    def metrics(self, step: int, row: Mapping[str, float]) -> None:
-        self.run.log(dict(row), step=step)
-
-    def image(self, step: int, image: Image.Image, caption: str) -> None:
-        self.run.log({"reply": self.api.Image(image, caption=caption)}, step=step)
-
-    def close(self) -> None:
-        self.run.finish()
 
 
 class MLflow(Sink):
