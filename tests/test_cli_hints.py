@@ -83,3 +83,9 @@ def test_help_recipes_and_mistakes_are_answered_without_torch() -> None:
     lines = done.stdout.splitlines()
     expected = [f"0 False {' '.join(words)}" for words in ANSWERS] + [f"2 False {' '.join(w)}" for w in MISTAKES]
     assert lines == expected
+
+
+def test_the_first_screen_loads_no_package_of_data() -> None:
+    code = "import sys\nfrom saccade import cli\ncli.build()\nprint([m for m in ('numpy', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -13,7 +13,6 @@ import typer
 from saccade.cli.check_report import as_dict, safe, show
 from saccade.cli.options import ColumnNames, Overrides, columns_of
 from saccade.cli.terminal import echo
-from saccade.data.hub import refuse_unreachable
 from saccade.disk import write_text
 from saccade.runs.safe_text import printable
 
@@ -181,6 +180,8 @@ def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject
             f"{path}: kind is {getattr(recipe, 'kind', '?')!r}, expected rl, sft or eval (they read data)"
         )
     tested = recipe.model if model is None else recipe.model.model_copy(update={"path": model})
+    from saccade.data.hub import refuse_unreachable
+
     refuse_unreachable(tested.path)
     wording = (recipe.template, recipe.system_prompt)
     if isinstance(recipe, RLRecipe):

@@ -14,7 +14,6 @@ import typer
 from saccade.cli.options import OutKey, Overrides, PrintConfig, variables, with_out
 from saccade.cli.terminal import echo, echo_whole
 from saccade.config import dump, find, load, packaged
-from saccade.data.hub import refuse_unreachable
 from saccade.runs.stopping import interruptible
 
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ def evaluate(
             echo_whole(dump(recipe), nl=False)
         else:
             if not recipe.served:
+                from saccade.data.hub import refuse_unreachable
+
                 refuse_unreachable(recipe.model.path)
             _run(recipe, as_json)
 

@@ -12,7 +12,6 @@ import typer
 from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
 from saccade.cli.terminal import echo_whole
 from saccade.config import ConfigError, dump, kind
-from saccade.data.hub import FOR_A_PLAN, refuse_unreachable
 from saccade.disk import write_text
 
 if TYPE_CHECKING:
@@ -68,6 +67,8 @@ def plan(
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
     size = None if image is None else read_size(image)
+    from saccade.data.hub import FOR_A_PLAN, refuse_unreachable
+
     refuse_unreachable(config.model.path, FOR_A_PLAN)
     from rich.console import Console
 

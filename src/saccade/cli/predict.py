@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.terminal import echo
-from saccade.data.hub import refuse_unreachable
 from saccade.types import Box, Completion, Frame, Sample, Turn
 
 if TYPE_CHECKING:
@@ -102,6 +101,8 @@ def answer(
     model: ModelConfig, text: str, pictures: Sequence[Image.Image], ask: PredictOptions, vllm: str | None = None
 ) -> tuple[Completion, float]:
     """The model's reply to a user turn, and the seconds that the reply took without loading the model."""
+    from saccade.data.hub import refuse_unreachable
+
     refuse_unreachable(model.path)
     from transformers.utils import logging as transformers_logging
 

@@ -11,7 +11,6 @@ from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
 from saccade.cli.runs import run_and_print, run_dir
 from saccade.cli.terminal import echo_whole
 from saccade.config import dump
-from saccade.data.hub import refuse_unreachable
 
 if TYPE_CHECKING:
     from saccade.training.config import RLRecipe
@@ -48,6 +47,8 @@ def rl(
     if print_config:
         echo_whole(dump(config), nl=False)
         raise typer.Exit
+    from saccade.data.hub import refuse_unreachable
+
     refuse_unreachable(config.model.path)
     from saccade.training.rl import train  # imports torch, which an invalid recipe should not have to wait for
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from saccade.cli.options import Out, Overrides, PrintConfig, Recipe, resolve
 from saccade.cli.runs import run_and_print, run_dir
-from saccade.data.hub import refuse_unreachable
 
 
 def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None, print_config: PrintConfig = False) -> None:
@@ -12,6 +11,8 @@ def sft(recipe: Recipe, overrides: Overrides = None, out: Out = None, print_conf
     from saccade.training.config import SFTRecipe
 
     config = resolve(recipe, SFTRecipe, overrides, print_config)
+    from saccade.data.hub import refuse_unreachable
+
     refuse_unreachable(config.model.path)
     from saccade.training.sft import train  # imports torch, which an invalid recipe should not have to wait for
 
