@@ -86,6 +86,7 @@ def test_help_recipes_and_mistakes_are_answered_without_torch() -> None:
 
 
 def test_the_first_screen_loads_no_package_of_data() -> None:
-    code = "import sys\nfrom saccade import cli\ncli.build()\nprint([m for m in ('numpy', 'pyarrow') if m in sys.modules])"
+    code = "import sys\nfrom saccade import cli\ncli.build()\n"
+    code += "print([m for m in ('numpy', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
