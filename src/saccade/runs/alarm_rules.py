@@ -187,7 +187,7 @@ GAP_ADVICE = {
     "pixels": "serve the model directory of the run; look for an image cache or processor of the server that is wrong",
     "positions": "another version of vLLM: its rotary positions of this model are wrong",
     "temperature": "start the servers with --logprobs-mode processed_logprobs",
-    "weights": "see whether updates reach the servers (saccade verify MODEL --engine vllm), and whether others use them",
+    "weights": "see whether updates reach the servers (saccade verify MODEL --engine vllm), and who else uses them",
 }
 """What to try, by the likely cause of most replies."""
 
