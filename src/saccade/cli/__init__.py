@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse_several(arguments)
         _refuse_unknown(arguments)
         with _log_lines(quiet=rank != "0"):
-            build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
+            build(next(iter(arguments), None))(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
     except RunStopped as stopped:
         echo(f"saccade: {stopped}", err=True)
         for stream in (sys.stdout, sys.stderr):
@@ -199,8 +199,8 @@ def _log_lines(quiet: bool = False) -> Iterator[None]:
         log.setLevel(before)
 
 
-def build() -> typer.Typer:
-    """The command with all its verbs."""
+def build(first: str | None = None) -> typer.Typer:
+    """The command with all its verbs, or only with the one that the first word names."""
     app = typer.Typer(
         name="saccade",
         help="Reinforcement learning of vision-language models on answers that rules can check.",
@@ -211,7 +211,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_top)
-    for name, (verb, line, example) in VERBS.items():
+    for name, (verb, line, example) in ({first: VERBS[first]} if first in VERBS else VERBS).items():
         if isinstance(verb, typer.Typer):
             app.add_typer(verb, name=name, short_help=line)
         else:

@@ -271,8 +271,9 @@ def of_config(
 ) -> Iterator[PreflightEntry]:
     """The rows of one data set."""
     from saccade.data import DataConfig
+    from saccade.data.config import WORLD
     from saccade.data.preflight import PreflightEntry
-    from saccade.data.sources import WORLD, items
+    from saccade.data.sources import items
     from saccade.training.examples import example_items
     from saccade.types import Sample
 

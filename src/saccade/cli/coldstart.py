@@ -30,12 +30,13 @@ def coldstart(
 ) -> None:
     """Make a cold-start set by modality bridging; rerun with the same recipe to resume."""
     from saccade.coldstart.recipe import ColdStartRecipe
+
+    given = [*(WORLD if teacher == "world" else ()), *with_out(overrides, out)]
+    config = resolve(recipe, ColdStartRecipe, given, print_config)
     from saccade.coldstart.run import run
     from saccade.coldstart.statistics import write_statistics
     from saccade.report.coldstart_page import build_page
 
-    given = [*(WORLD if teacher == "world" else ()), *with_out(overrides, out)]
-    config = resolve(recipe, ColdStartRecipe, given, print_config)
     with interruptible(f"stopped; every reply so far is kept in {config.out}; continue with the same command"):
         summary = run(config, keys_of(config))
     for line in lines_of(summary, config):

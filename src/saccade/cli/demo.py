@@ -19,11 +19,11 @@ def demo(
     print_config: PrintConfig = False,
 ) -> None:
     """Cold start, SFT and GRPO in two stages on the visual world, with controls and an HTML report."""
-    from rich.console import Console
-
     from saccade.studies.demo_recipe import DemoRecipe
 
     config = resolve(recipe, DemoRecipe, overrides, print_config)
+    from rich.console import Console
+
     from saccade.report import build_report
     from saccade.studies.demo import run_demo
     from saccade.studies.demo_summary import summary

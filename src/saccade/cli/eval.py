@@ -13,7 +13,7 @@ import typer
 
 from saccade.cli.options import OutKey, Overrides, PrintConfig, variables, with_out
 from saccade.cli.terminal import echo, echo_whole
-from saccade.config import dump, find, load, packaged
+from saccade.config import dump, load, packaged
 from saccade.runs.stopping import interruptible
 
 if TYPE_CHECKING:
@@ -61,20 +61,22 @@ def evaluate(
 
 def recipe_of(name: str, overrides: Sequence[str]) -> EvalRecipe:
     """The recipe of a benchmark's name, of a file, or (where `name` is KEY=VALUE) of overrides only."""
-    from saccade.evaluation.benchmarks import BENCHMARKS
     from saccade.evaluation.config import EvalRecipe
 
     if "=" in name:
         recipe = load(None, EvalRecipe, [name, *overrides], variables())
-    elif name in BENCHMARKS:
-        recipe = load(None, EvalRecipe, [f"benchmark={name}", *overrides], variables())
-    else:
-        _refuse_unknown(name, list(BENCHMARKS))
+    elif name.endswith(".yaml") or name in packaged() or Path(name).is_file():
         recipe = load(name, EvalRecipe, overrides, variables())
+    else:
+        _refuse_unknown(name)
+        recipe = load(None, EvalRecipe, [f"benchmark={name}", *overrides], variables())
     recipe = as_trained(recipe)
     folder = Path(variables()["SACCADE_DATA"]) / str(recipe.benchmark)
-    if recipe.benchmark and recipe.path is None and BENCHMARKS[recipe.benchmark].needs_data and folder.is_dir():
-        return recipe.model_copy(update={"path": folder})  # local files take precedence over the hub
+    if recipe.benchmark and recipe.path is None and folder.is_dir():
+        from saccade.evaluation.benchmarks import BENCHMARKS
+
+        if BENCHMARKS[recipe.benchmark].needs_data:
+            return recipe.model_copy(update={"path": folder})  # local files take precedence over the hub
     return recipe
 
 
@@ -92,14 +94,14 @@ def as_trained(recipe: EvalRecipe) -> EvalRecipe:
     return recipe.model_copy(update={"model": model, "template": found.template, "system_prompt": system})
 
 
-def _refuse_unknown(name: str, benchmarks: Sequence[str]) -> None:
+def _refuse_unknown(name: str) -> None:
     """ValueError for a name that is neither a recipe nor a benchmark."""
-    try:
-        find(name)
-    except FileNotFoundError:
-        close = get_close_matches(name, [*benchmarks, *packaged()], n=1)
+    from saccade.evaluation.benchmarks import BENCHMARKS
+
+    if name not in BENCHMARKS:
+        close = get_close_matches(name, [*BENCHMARKS, *packaged()], n=1)
         hint = f"did you mean '{close[0]}'?" if close else "see --list for the benchmarks"
-        raise ValueError(f"there is no benchmark or recipe {name!r}; {hint}") from None
+        raise ValueError(f"there is no benchmark or recipe {name!r}; {hint}")
 
 
 def _describe(name: str | None) -> None:

@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from saccade.algorithm.config import LossConfig
 from saccade.config import Config
-from saccade.data import READERS, DataConfig
+from saccade.data.config import DataConfig, OnBad
+from saccade.data.formats import READERS
 from saccade.data.images import MAX_PIXELS
-from saccade.data.sources import OnBad
 from saccade.evaluation.blinding import Blinding
 from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
