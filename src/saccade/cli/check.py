@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.check_report import as_dict, safe, show
-from saccade.cli.options import ColumnNames, Overrides, columns_of
+from saccade.cli.options import ColumnNames, JsonFile, Overrides, check_json, columns_of, write_json
 from saccade.cli.terminal import echo
-from saccade.disk import write_text
 from saccade.runs.safe_text import printable
 
 if TYPE_CHECKING:
@@ -72,17 +70,14 @@ def check(
     memory: Annotated[
         float | None, typer.Option(min=0.001, help="Memory of one GPU in GB; a recipe that needs more fails the check.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file.")
-    ] = None,
+    out: JsonFile = None,
     keep: Annotated[int, typer.Option("--show", min=1, help="Number of findings to print.")] = 20,
 ) -> None:
     """Check data before training: images, boxes, golds, duplicates, overlap, lengths. Exit status 1 if a check
     fails."""
     from saccade.config import ConfigError
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
+    check_json(out)
     given = {
         "--hub": hub,
         "--image-folder": image_folder,
@@ -109,9 +104,8 @@ def check(
     report, facts = run(subject, budget, keep)
     facts |= predict(subject, report, memory)
     note_updates(subject, report, facts)
-    show(report, facts)
-    if out is not None:
-        write_text(out, json.dumps(as_dict(report, facts), indent=1) + "\n")
+    if not write_json(as_dict(report, facts), out):
+        show(report, facts)
     if not safe(report, facts):
         raise typer.Exit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.options import OutKey, Overrides, PrintConfig, variables, with_out
-from saccade.cli.terminal import echo, echo_whole
+from saccade.cli.options import AsJson, OutKey, Overrides, PrintConfig, variables, with_out
+from saccade.cli.terminal import echo, echo_json, echo_whole
 from saccade.config import dump, load, packaged
 from saccade.runs.stopping import interruptible
 
@@ -35,14 +34,14 @@ def evaluate(
     ] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the benchmarks and stop.")] = False,
     describe: Annotated[str | None, typer.Option(metavar="NAME", help="A benchmark's rules; 'all' for all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results or comparison as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a model. If interrupted, run the same command again: finished questions are skipped.
 
     saccade eval mathvista model=Qwen/Qwen2.5-VL-3B-Instruct limit=100 decoding.max_new_tokens=4096
     """
     if list_all or describe:
-        _describe(describe)
+        _describe(describe, as_json)
     elif compare:
         _compare(*compare, as_json)
     elif name is None:
@@ -104,10 +103,14 @@ def _refuse_unknown(name: str) -> None:
         raise ValueError(f"there is no benchmark or recipe {name!r}; {hint}")
 
 
-def _describe(name: str | None) -> None:
+def _describe(name: str | None, as_json: bool) -> None:
     from saccade.evaluation.benchmarks import BENCHMARKS, pages
 
-    if name is None:
+    if as_json and name is not None:
+        raise ValueError("--json has no effect on --describe, which prints a text; remove it")
+    if as_json:
+        echo_json({"benchmarks": pages.facts(BENCHMARKS)})
+    elif name is None:
         echo_whole(pages.table(BENCHMARKS))
     elif name == "all":
         echo_whole(pages.page(BENCHMARKS))
@@ -121,7 +124,10 @@ def _compare(left: Path, right: Path, as_json: bool) -> None:
     from saccade.evaluation.benchmark_results import compare_runs, comparison_lines
 
     found = compare_runs(left, right)
-    echo_whole(json.dumps(found, indent=1) if as_json else "\n".join(comparison_lines(found)))
+    if as_json:
+        echo_json(found)
+    else:
+        echo_whole("\n".join(comparison_lines(found)))
 
 
 def _run(recipe: EvalRecipe, as_json: bool) -> None:
@@ -139,5 +145,7 @@ def _run(recipe: EvalRecipe, as_json: bool) -> None:
         results = evaluate(
             recipe, lambda name, done, total: bars.update(tasks[name], completed=done, total=total), key, judge_key
         )
-    path = str(recipe.directory / "results.json")
-    echo_whole(json.dumps(results, indent=1) if as_json else "\n".join([*lines(results), path]))
+    if as_json:
+        echo_json(results)
+    else:
+        echo_whole("\n".join([*lines(results), str(recipe.directory / "results.json")]))
