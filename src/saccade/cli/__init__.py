@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 import saccade
 from saccade.cli import (
@@ -38,6 +39,7 @@ from saccade.cli import (
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
 from saccade.cli.terminal import StderrHandler, echo, print_traceback
+from saccade.config import said
 from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
@@ -151,7 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except EXPECTED as error:
         if debug:
             raise
-        echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {error}", err=True)
+        text = said(error) if isinstance(error, ValidationError) else error
+        echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {text}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]

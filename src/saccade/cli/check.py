@@ -133,6 +133,7 @@ def of_data(
     """The subject that the options describe. The evaluation has the same format."""
     from pydantic import ValidationError
 
+    from saccade.config import said
     from saccade.data import READERS, DataConfig
     from saccade.data.guess import guess
     from saccade.data.storage import rows_file
@@ -155,9 +156,7 @@ def of_data(
         tested = None if model is None else ModelConfig(path=model)
         return Subject((train,), tuple(entry(path) for path in held_out), tested)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"--from {source}: {where + ': ' if where else ''}{first['msg']}") from None
+        raise ValueError(f"--from {source}: {said(error)}") from None
 
 
 def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from saccade.algorithm.config import LossConfig
-from saccade.config import Config
+from saccade.config import Config, said
 from saccade.data.config import DataConfig, OnBad
 from saccade.data.formats import READERS
 from saccade.data.images import MAX_PIXELS
@@ -153,7 +153,7 @@ class ExampleConfig(Config):
             try:
                 self.samples()
             except ValidationError as error:
-                raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+                raise ValueError(said(error)) from None
             if self.reply == "gold" and self.turns != "all":
                 raise ValueError("turns: no effect with reply 'gold', which is the answer to the first question")
             return self
