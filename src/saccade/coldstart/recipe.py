@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
-from saccade.data import DataConfig
-from saccade.data.sources import WORLD
-from saccade.endpoint import RequestLimits
+from saccade.data.config import WORLD, DataConfig
 from saccade.rollout.config import Sampling
 from saccade.runs.drafts import TeacherStage
+
+if TYPE_CHECKING:
+    from saccade.endpoint import RequestLimits
 
 
 class SamplingConfig(Sampling):
@@ -90,6 +91,8 @@ class EndpointTeacher(Config):
 
     @property
     def limits(self) -> RequestLimits:
+        from saccade.endpoint import RequestLimits
+
         return RequestLimits(self.concurrency, self.timeout_s, self.deadline_s, self.retries, self.backoff_s)
 
 

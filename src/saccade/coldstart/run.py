@@ -24,7 +24,7 @@ from saccade.coldstart.teacher_prompts import load_prompt
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
 from saccade.config import dump
-from saccade.data.sources import WORLD
+from saccade.data.config import WORLD
 from saccade.disk import sweep, write_text, writing
 from saccade.runs.progress import ProgressFn, progress
 from saccade.world import WorldConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from saccade.data.readers import READERS
+from saccade.data.formats import READERS, reader
 from saccade.data.records import Reading
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
 from saccade.evaluation.benchmarks.prompts import template
@@ -78,7 +78,7 @@ def load_rows(place: Place) -> list[Sample]:
         raise ValueError(f"format is {name!r}; expected one of {', '.join(READERS)}")
     folder = place.images or (place.data if place.data.is_dir() else place.data.parent)
     found = []
-    for where, sample in READERS[name](Reading(place.data, folder)):
+    for where, sample in reader(name)(Reading(place.data, folder)):
         if isinstance(sample, ValueError):
             raise ValueError(f"{where}: {sample}")
         known(sample)
