@@ -151,7 +151,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc,
     except FileNotFoundError as error:
         raise ConfigError(f"{places[('extends',)]}: extends {error}") from None
     base, base_places = _read(base_path, (*seen, path.resolve()))
-    return _merge(base, data), {**base_places, **places}
+    return merged(base, data), {**base_places, **places}
 
 
 def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
@@ -184,10 +184,10 @@ def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
     return built
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     """`top` over `base`, section by section."""
-    merged = {key: _merge(base[key], value) for key, value in top.items() if _same_section(base.get(key), value)}
-    return base | top | merged
+    both = {key: merged(base[key], value) for key, value in top.items() if _same_section(base.get(key), value)}
+    return base | top | both
 
 
 def _same_section(base: Any, top: Any) -> bool:
