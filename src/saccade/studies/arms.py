@@ -61,7 +61,7 @@ def run_evaluation(directory: Path, recipe: StudyRecipe, evaluation: str, name: 
         given["data"] = shifted(given["data"], seed)
     if "world" in given:
         given["world"] = {**given["world"], "seed": given["world"].get("seed", 0) + seed * SEED_STEP}
-    model = {"path": model_path(recipe, name, directory.parents[1]), "train": ()}
+    model = {"path": model_path(recipe, name, directory.parents[2]), "train": ()}
     merged = {"kept_images": 8, "batch_size": 100, **given, "model": model, "label": name, "out": str(directory)}
     benchmarking.evaluate(EvalRecipe.model_validate(merged | {"seed": seed}))
     return {}

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from saccade.config import dump
+from saccade.config import dump, load
 from saccade.disk import write_text, writing
 from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import ItemResult, read_items
@@ -97,13 +97,14 @@ def check_arms(recipe: StudyRecipe) -> None:
 
 
 def fingerprint(recipe: StudyRecipe) -> str:
-    """SHA-256 of the whole recipe: what was fixed before the run is what was run."""
-    return hashlib.sha256(dump(recipe).encode()).hexdigest()
+    """SHA-256 of all that was fixed before the run; its cost and the number of processes do not belong to that."""
+    fixed = recipe.model_dump(mode="json", exclude={"cpu_minutes_per_seed", "parallel"})
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def _reserve(recipe: StudyRecipe, out: Path) -> None:
     config = out / "config.yaml"
-    if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
+    if config.exists() and fingerprint(load(config, StudyRecipe)) != fingerprint(recipe):
         raise ValueError(f"{out} contains another study, or another version of this one; choose another --out")
     write_text(config, dump(recipe))
 
