@@ -60,13 +60,18 @@ def load(
     own = typing.get_args(schema.model_fields["kind"].annotation) if "kind" in schema.model_fields else ()
     if own and data.get("kind", own[0]) not in own:  # its other keys follow another schema
         raise ConfigError(f"{_place(('kind',), places)}: 'kind': got {data['kind']!r}, expected {own[0]!r}")
-    try:
-        config = schema.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error, data, places, schema))) from None
+    config = checked(schema, data, places)
     if swapped := [f"{places[at]}: '{_dotted(at)}': got {got}" for at, got in _swapped(data, config, ())]:
         raise ConfigError("\n".join(f"{line}, expected a number" for line in swapped))
     return config
+
+
+def checked(schema: type[T], data: dict[str, Any], places: Mapping[Loc, str]) -> T:
+    """`data` as a recipe; `places` says where keys are, at least of `()`, the whole. ConfigError with a line per error."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, data, dict(places), schema))) from None
 
 
 def dump(config: Config) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run as run_coldstart
-from saccade.config import Config
+from saccade.config import Config, checked
 from saccade.evaluation import benchmarking
 from saccade.evaluation.config import EvalRecipe
 from saccade.models.config import ModelConfig
@@ -56,15 +56,22 @@ def run_arm(directory: Path, recipe: StudyRecipe, name: str, seed: int) -> JobRe
 
 def run_evaluation(directory: Path, recipe: StudyRecipe, evaluation: str, name: str, seed: int) -> JobResult:
     """An arm on the questions of its seed."""
-    given = evaluation_keys(recipe, evaluation)
+    model = model_path(recipe, name, directory.parents[2])
+    benchmarking.evaluate(evaluation_recipe(recipe, evaluation, name, model, directory, seed))
+    return {}
+
+
+def evaluation_recipe(
+    recipe: StudyRecipe, evaluation: str, name: str, model: str, directory: Path, seed: int
+) -> EvalRecipe:
+    """The complete recipe of an evaluation. ConfigError as for any recipe."""
+    given = {"kept_images": 8, "batch_size": 100, **evaluation_keys(recipe, evaluation)}
     if "data" in given:
         given["data"] = shifted(given["data"], seed)
     if "world" in given:
         given["world"] = {**given["world"], "seed": given["world"].get("seed", 0) + seed * SEED_STEP}
-    model = {"path": model_path(recipe, name, directory.parents[2]), "train": ()}
-    merged = {"kept_images": 8, "batch_size": 100, **given, "model": model, "label": name, "out": str(directory)}
-    benchmarking.evaluate(EvalRecipe.model_validate(merged | {"seed": seed}))
-    return {}
+    given |= {"model": {"path": model, "train": ()}, "label": name, "out": str(directory), "seed": seed}
+    return checked(EvalRecipe, given, {(): f"evaluations.{evaluation}.recipe"})
 
 
 def model_path(recipe: StudyRecipe, name: str, arms: Path) -> str:
@@ -101,7 +108,7 @@ def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, arms: Path, seed
     last = given.get("num_steps") or 10_000
     given.setdefault("checkpoint", {"every": last, "keep": 1})
     given["model"] = {**given.get("model", {}), "path": model_path(recipe, arm.start, arms)}
-    return schema.model_validate({**given, "seed": seed})
+    return checked(schema, {**given, "seed": seed}, {(): f"arms.{name}.recipe"})
 
 
 def _sft(recipe: StudyRecipe, arm: SFTArm, directory: Path, arms: Path, seed: int) -> JobResult:
@@ -148,11 +155,16 @@ def _draw(recipe: StudyRecipe, chains: ChainsConfig, seed: int, arm: SFTArm) -> 
     return ChainSource(World(), adapter, chains.tasks, chains.habits, world_seed, chains.split).draw()
 
 
-def _coldstart(recipe: StudyRecipe, directory: Path, seed: int) -> JobResult:
-    given = keys_of(recipe, directory.name)
+def coldstart_recipe(recipe: StudyRecipe, name: str, arms: Path, seed: int) -> ColdStartRecipe:
+    """The complete recipe of a set. ConfigError as for any recipe."""
+    given = {"kind": "coldstart", **keys_of(recipe, name), "out": arms / name}
     given["data"] = shifted(given["data"], seed)
+    return checked(ColdStartRecipe, given, {(): f"arms.{name}.recipe"})
+
+
+def _coldstart(recipe: StudyRecipe, directory: Path, seed: int) -> JobResult:
     began = time.process_time()
-    summary = run_coldstart(
-        ColdStartRecipe.model_validate({"kind": "coldstart", **given, "out": directory}), Console(quiet=True)
+    rows = run_coldstart(
+        coldstart_recipe(recipe, directory.name, directory.parent, seed), console=Console(quiet=True)
     )
-    return {"cpu": time.process_time() - began, "rows": summary}
+    return {"cpu": time.process_time() - began, "rows": rows}

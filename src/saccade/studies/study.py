@@ -19,7 +19,6 @@ from rich.console import Console
 
 from saccade.config import dump, load
 from saccade.disk import write_text, writing
-from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.measures import mean_measure
 from saccade.evaluation.results import write_json
@@ -28,7 +27,7 @@ from saccade.runs.files import JsonRow
 from saccade.runs.lock import locked
 from saccade.studies import arms
 from saccade.studies.jobs import StudyJob, run_all
-from saccade.studies.study_recipe import BASE, Hypothesis, StudyRecipe, evaluation_keys, keys_of, needs
+from saccade.studies.study_recipe import BASE, Hypothesis, StudyRecipe, keys_of, needs
 from saccade.studies.verdict import decide, over_seeds, together
 from saccade.training.config import RLRecipe, SFTRecipe
 
@@ -78,22 +77,16 @@ def _steps(given: Mapping[str, Any]) -> int:
 
 
 def check_arms(recipe: StudyRecipe) -> None:
-    """ValueError, with the arm's name, when a recipe of an arm or an evaluation is invalid."""
+    """ConfigError, with the arm's name, when a recipe of an arm or an evaluation is invalid."""
     for name, arm in recipe.arms.items():
         if arm.kind == "coldstart":
+            arms.coldstart_recipe(recipe, name, Path("arms"), 0)
             continue
-        try:
-            arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, Path("arms"), 0, 1 if arm.match else None)
-        except ValueError as error:
-            raise ValueError(f"arms.{name}.recipe: {error}") from None
-        optim = keys_of(recipe, name).get("optim", {})
-        if arm.kind == "rl" and arm.match and optim.get("decay", "constant") != "constant":
-            raise ValueError(f"arms.{name}.recipe.optim.decay: with 'match' its end is not known; use constant")
+        found = arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, Path("arms"), 0, 1 if arm.match else None)
+        if arm.kind == "rl" and arm.match and found.optim.decay != "constant":
+            raise ValueError(f"arms.{name}.recipe.optim.decay: with 'match' the end is not known; use constant")
     for name in recipe.evaluations:
-        try:
-            EvalRecipe.model_validate({**evaluation_keys(recipe, name), "label": name})
-        except ValueError as error:
-            raise ValueError(f"evaluations.{name}.recipe: {error}") from None
+        arms.evaluation_recipe(recipe, name, BASE, recipe.base, Path("eval"), 0)
 
 
 def fingerprint(recipe: StudyRecipe) -> str:
