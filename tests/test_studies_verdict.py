@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from saccade.config import ConfigError, load, packaged
+from saccade.config import ConfigError, packaged
 from saccade.evaluation.items import ItemResult, append_items
 from saccade.evaluation.measures import MEASURES, mean_measure
 from saccade.report import build_report
 from saccade.report.study_page import study_text
 from saccade.studies import arms
 from saccade.studies.study import check_arms, conclude, fingerprint, plan
-from saccade.studies.study_recipe import StudyRecipe, needs
+from saccade.studies.study_recipe import StudyRecipe, load_study, needs
 from saccade.studies.verdict import decide, over_seeds, together
 
 ROOT = Path(__file__).parents[1]
 RECORDED = sorted((ROOT / "docs" / "studies").glob("*.json"))
 STUDIES = [name for name in packaged() if name.startswith("studies/")]
-VARIABLES = {"SACCADE_DATA": "data"}
 
 
 def reply(i: int, right: bool, tokens: int = 10, **more) -> ItemResult:
@@ -104,7 +103,7 @@ def test_the_length_of_wrong_replies_is_compared_within_a_question():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_packaged_study_is_valid_down_to_the_recipes_of_its_arms(name):
-    study = load(name, StudyRecipe, (), VARIABLES)
+    study = load_study(name)
     check_arms(study)
     names = {job.name for job in plan(study, Path("out"), study.seeds)}
     assert all(need in names for job in plan(study, Path("out"), study.seeds) for need in job.needs)
@@ -123,28 +122,30 @@ def test_every_packaged_study_is_valid_down_to_the_recipes_of_its_arms(name):
 )
 def test_a_study_that_cannot_be_run_is_refused_with_its_key(override, message):
     with pytest.raises(ConfigError, match=message):
-        load("studies/hard_reward", StudyRecipe, [override])
+        load_study("hard_reward", [override])
 
 
 def test_an_invalid_recipe_of_an_arm_is_refused_before_any_work_with_the_arms_name():
     with pytest.raises(ValueError, match=r"arms\.hard\.recipe.*lr"):
-        check_arms(load("studies/hard_reward", StudyRecipe, ["shared.rl.optim.lr=-1"]))
+        check_arms(load_study("hard_reward", ["shared.rl.optim.lr=-1"]))
     with pytest.raises(ValueError, match=r"evaluations\.home\.recipe.*n"):
-        check_arms(load("studies/hard_reward", StudyRecipe, ["evaluations.home.recipe.world.n=0"]))
+        check_arms(load_study("hard_reward", ["evaluations.home.recipe.world.n=0"]))
 
 
 def test_seeds_share_no_questions_and_arms_read_their_own_seeds_files():
-    study = load("studies/bridged_captions", StudyRecipe)
+    study = load_study("bridged_captions")
     assert needs(study, "bridged_sft") == ("bridged_set",)
-    one, two = (arms.arm_recipe(arms.RLRecipe, study, "bridged", Path(f"s{s}"), s, None) for s in (1, 2))
+    one, two = (
+        arms.arm_recipe(arms.RLRecipe, study, "bridged", arms.Places(Path(f"s{s}"), "d"), s, None) for s in (1, 2)
+    )
     assert {entry.seed for entry in one.data}.isdisjoint({entry.seed for entry in two.data})
     assert one.model.path == "s1/bridged_sft/checkpoints/last"
 
 
 def test_cost_and_processes_are_no_part_of_what_was_fixed():
-    study = load("studies/hard_reward", StudyRecipe)
-    same = load("studies/hard_reward", StudyRecipe, ["cpu_minutes_per_seed=99", "parallel=1"])
-    other = load("studies/hard_reward", StudyRecipe, ["hypotheses.0.above=0.0"])
+    study = load_study("hard_reward")
+    same = load_study("hard_reward", ["cpu_minutes_per_seed=99", "parallel=1"])
+    other = load_study("hard_reward", ["hypotheses.0.above=0.0"])
     assert fingerprint(study) == fingerprint(same) != fingerprint(other)
 
 
@@ -162,24 +163,24 @@ def finished(folder: Path, study: StudyRecipe, gain: dict[int, float], n: int = 
 
 
 def test_the_document_of_a_study_holds_verdict_values_cost_and_a_page(tmp_path):
-    study = load("studies/hard_reward", StudyRecipe)
+    study = load_study("hard_reward")
     document = finished(tmp_path, study, {1: 0.2, 2: 0.225, 3: 0.2})
     (row, beside) = document["hypotheses"]
     assert row["values"] == pytest.approx({"1": 0.2, "2": 0.225, "3": 0.2})
     assert document["verdict"] == row["verdict"] == "reproduced"
-    assert document["sentence"] == study.verdict.reproduced
+    assert document["sentence"] == study.verdict["reproduced"]
     assert document["recorded"]
     assert beside["verdict"] == "not_reproduced"  # no reply is truncated: below the threshold, but not primary
     assert document["cpu_minutes"] == len(plan(study, tmp_path, study.seeds))
     page = build_report(tmp_path).read_text()
-    assert study.verdict.reproduced in page
+    assert study.verdict["reproduced"] in page
     assert study.hypotheses[0].name in page
     assert "+20.8 points" in page
     assert "+20.8 points" in study_text(document)
 
 
 def test_an_undecided_study_says_what_more_seeds_would_cost(tmp_path):
-    document = finished(tmp_path, load("studies/hard_reward", StudyRecipe), {1: 0.2, 2: 0.0, 3: 0.1})
+    document = finished(tmp_path, load_study("hard_reward"), {1: 0.2, 2: 0.0, 3: 0.1})
     row = document["hypotheses"][0]
     assert document["verdict"] == "inconclusive"
     spent = document["cpu_minutes"] / 60 / 3
@@ -190,7 +191,7 @@ def test_an_undecided_study_says_what_more_seeds_would_cost(tmp_path):
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_recorded_verdict_is_that_of_the_packaged_recipe(path):
     """Thresholds, seeds and sentences are what they were when the study was run."""
-    document, study = json.loads(path.read_text()), load(f"studies/{path.stem}", StudyRecipe, (), VARIABLES)
+    document, study = json.loads(path.read_text()), load_study(path.stem)
     assert document["recipe_sha256"] == fingerprint(study)
     assert document["recorded"]
     for row, hypothesis in zip(document["hypotheses"], study.hypotheses, strict=True):

@@ -67,7 +67,7 @@ def load(
 
 
 def checked(schema: type[T], data: dict[str, Any], places: Mapping[Loc, str]) -> T:
-    """`data` as a recipe; `places` says where keys are, at least of `()`, the whole. ConfigError with a line per error."""
+    """`data` as a recipe. `places` says where keys are, at least `()`, the whole. ConfigError with a line per error."""
     try:
         return schema.model_validate(data)
     except ValidationError as error:

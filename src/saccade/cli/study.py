@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from saccade.cli.options import Overrides, PrintConfig, resolve
-from saccade.cli.terminal import echo
-from saccade.config import packaged
+from saccade.cli.options import Overrides, PrintConfig, variables
+from saccade.cli.terminal import echo, echo_whole
+from saccade.config import dump, packaged
 from saccade.runs.stopping import interruptible
-
-FOLDER = "studies/"
 
 
 def study(
@@ -21,7 +19,8 @@ def study(
     ] = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where its runs are written; default: runs/studies/NAME.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where its runs are; default: runs/studies/NAME."),
     ] = None,
     development: Annotated[
         bool, typer.Option("--development", help="The development seeds, for choices; the verdict is not recorded.")
@@ -30,18 +29,21 @@ def study(
     print_config: PrintConfig = False,
 ) -> None:
     """Run or resume a study: its arms on every seed, the held-out evaluations, the verdict and its page."""
-    from saccade.studies.study_recipe import StudyRecipe
+    from saccade.studies.study_recipe import FOLDER, load_study
 
     if listed:
         for key in (key for key in packaged() if key.startswith(FOLDER)):
-            one = resolve(key, StudyRecipe, None)
+            one = load_study(key)
             minutes = one.cpu_minutes_per_seed * len(one.seeds)
             echo(f"{key.removeprefix(FOLDER):<16} {one.title} (about {minutes:.0f} CPU minutes)")
         return
     if name is None:
         raise ValueError("got no study; expected one of `saccade study --list`, or a YAML file")
     short = Path(name).stem
-    config = resolve(FOLDER + name if FOLDER + name in packaged() else name, StudyRecipe, overrides, print_config)
+    config = load_study(name, overrides or ())
+    if print_config:
+        echo_whole(dump(config), nl=False)
+        raise typer.Exit
     seeds = config.development_seeds if development else config.seeds
     cost = config.cpu_minutes_per_seed * len(seeds)
     from rich.console import Console
@@ -56,7 +58,7 @@ def study(
         f"{config.parallel} processes; finished parts in {folder} are kept"
     )
     with interruptible(f"stopped; finished jobs are kept in {folder}; continue with the same command"):
-        document = run_study(config, folder, seeds, console)
+        document = run_study(config, folder, seeds, console, variables()["SACCADE_DATA"])
     page = build_report(folder)
     console.print(study_text(document), markup=False, highlight=False)
     console.print(f"page: {page}", soft_wrap=True, markup=False, highlight=False)

@@ -64,9 +64,7 @@ class _RowSteps:
     done: dict[str, Any]
     save: Save
 
-    async def look(
-        self, stage: TeacherStage, sampling: SamplingConfig, kept_as: TeacherStage | None = None
-    ) -> None:
+    async def look(self, stage: TeacherStage, sampling: SamplingConfig, kept_as: TeacherStage | None = None) -> None:
         """A step of the vision teacher that writes a text."""
         name = kept_as or stage
         if name in self.done:

@@ -34,7 +34,6 @@ from saccade.report.tables import Comparison, SplitTable, differences, tables
 from saccade.runs.alarms import Alarm
 from saccade.runs.files import JsonRow, read_json, read_run
 
-
 if TYPE_CHECKING:
     from saccade.report.study_page import StudyTables
 

@@ -1,4 +1,4 @@
-"""The page of a study: its verdict, the hypotheses with the values of every seed, all arms, curves, samples, commands."""
+"""The page of a study: verdict, hypotheses with the values of every seed, all arms, curves, samples, commands."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def tested(row: JsonRow) -> Tested:
     if row["verdict"] == "inconclusive":
         more = "more than 1,000 seeds would be needed"
         if row.get("more_cpu_hours") is not None:
-            more = f"about {row['seeds_needed']} seeds, {row['more_cpu_hours']:g} more CPU hours, if mean and spread stay"
+            more = (
+                f"about {row['seeds_needed']} seeds, {row['more_cpu_hours']:g} more CPU hours, if mean and spread stay"
+            )
     return Tested(
         row["name"],
         row["primary"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,33 +45,30 @@ CHUNK = 10
 """Steps between two looks at the cost of a run that ends by another's."""
 
 
-def run_arm(directory: Path, recipe: StudyRecipe, name: str, seed: int) -> JobResult:
+def run_arm(directory: Path, recipe: StudyRecipe, name: str, seed: int, data: str) -> JobResult:
     """Train an arm, or make its set; returns steps, CPU seconds and sampled tokens."""
-    arm, arms = recipe.arms[name], directory.parent
+    arm, places = recipe.arms[name], Places(directory.parent, data)
     if arm.kind == "coldstart":
-        return _coldstart(recipe, directory, seed)
-    if arm.kind == "sft":
-        return _sft(recipe, arm, directory, arms, seed)
-    return _rl(recipe, arm, directory, arms, seed)
+        return _coldstart(recipe, name, places, seed)
+    return _sft(recipe, arm, name, places, seed) if arm.kind == "sft" else _rl(recipe, arm, name, places, seed)
 
 
-def run_evaluation(directory: Path, recipe: StudyRecipe, evaluation: str, name: str, seed: int) -> JobResult:
+def run_evaluation(directory: Path, recipe: StudyRecipe, evaluation: str, name: str, seed: int, data: str) -> JobResult:
     """An arm on the questions of its seed."""
-    model = model_path(recipe, name, directory.parents[2])
-    benchmarking.evaluate(evaluation_recipe(recipe, evaluation, name, model, directory, seed))
+    places = Places(directory.parents[2], data)
+    benchmarking.evaluate(evaluation_recipe(recipe, evaluation, name, places, seed))
     return {}
 
 
-def evaluation_recipe(
-    recipe: StudyRecipe, evaluation: str, name: str, model: str, directory: Path, seed: int
-) -> EvalRecipe:
+def evaluation_recipe(recipe: StudyRecipe, evaluation: str, name: str, places: Places, seed: int) -> EvalRecipe:
     """The complete recipe of an evaluation. ConfigError as for any recipe."""
-    given = {"kept_images": 8, "batch_size": 100, **evaluation_keys(recipe, evaluation)}
+    given = {"kept_images": 8, "batch_size": 100, **places.filled(evaluation_keys(recipe, evaluation))}
     if "data" in given:
         given["data"] = shifted(given["data"], seed)
     if "world" in given:
         given["world"] = {**given["world"], "seed": given["world"].get("seed", 0) + seed * SEED_STEP}
-    given |= {"model": {"path": model, "train": ()}, "label": name, "out": str(directory), "seed": seed}
+    given |= {"model": {"path": model_path(recipe, name, places.arms), "train": ()}, "label": name, "seed": seed}
+    given["out"] = str(places.arms / "eval" / evaluation / name)
     return checked(EvalRecipe, given, {(): f"evaluations.{evaluation}.recipe"})
 
 
@@ -79,13 +77,20 @@ def model_path(recipe: StudyRecipe, name: str, arms: Path) -> str:
     return recipe.base if name == BASE else str(arms / name / "checkpoints" / "last")
 
 
-def filled(value: Any, arms: Path) -> Any:
-    """The recipe with `{arms}` replaced in every text."""
-    if isinstance(value, str):
-        return value.replace("{arms}", str(arms))
-    if isinstance(value, Mapping):
-        return {key: filled(one, arms) for key, one in value.items()}
-    return [filled(one, arms) for one in value] if isinstance(value, list | tuple) else value
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders of a seed."""
+
+    arms: Path
+    data: str
+
+    def filled(self, value: Any) -> Any:
+        """The recipe with `{arms}` and `{data}` replaced in its texts."""
+        if isinstance(value, str):
+            return value.replace("{arms}", str(self.arms)).replace("{data}", self.data)
+        if isinstance(value, Mapping):
+            return {key: self.filled(one) for key, one in value.items()}
+        return [self.filled(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def shifted(entries: Any, seed: int) -> Any:
@@ -96,45 +101,45 @@ def shifted(entries: Any, seed: int) -> Any:
     ]
 
 
-def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, arms: Path, seed: int, steps: int | None) -> R:
+def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, seed: int, steps: int | None) -> R:
     """The complete recipe of an SFT or RL arm. ValueError as for any recipe."""
     arm = recipe.arms[name]
     assert not isinstance(arm, ColdStartArm)
-    given = filled(keys_of(recipe, name), arms)
+    given = places.filled(keys_of(recipe, name))
     if isinstance(arm, RLArm):
         given["data"] = shifted(given["data"], seed)
     if steps is not None:
         given["num_steps"] = steps
     last = given.get("num_steps") or 10_000
     given.setdefault("checkpoint", {"every": last, "keep": 1})
-    given["model"] = {**given.get("model", {}), "path": model_path(recipe, arm.start, arms)}
+    given["model"] = {**given.get("model", {}), "path": model_path(recipe, arm.start, places.arms)}
     return checked(schema, {**given, "seed": seed}, {(): f"arms.{name}.recipe"})
 
 
-def _sft(recipe: StudyRecipe, arm: SFTArm, directory: Path, arms: Path, seed: int) -> JobResult:
-    steps = None
+def _sft(recipe: StudyRecipe, arm: SFTArm, name: str, places: Places, seed: int) -> JobResult:
+    steps, arms = None, places.arms
     if arm.match is not None:
         before = _result(arms, arm.start)
         steps = max(1, round(_result(arms, arm.match.arm)["cpu"] / (before["cpu"] / before["steps"])))
     draw = None if arm.chains is None else _draw(recipe, arm.chains, seed, arm)
     began = time.process_time()
-    done = sft.train(arm_recipe(SFTRecipe, recipe, directory.name, arms, seed, steps), directory, draw)
+    done = sft.train(arm_recipe(SFTRecipe, recipe, name, places, seed, steps), arms / name, draw)
     return {"steps": done.step, "cpu": time.process_time() - began, "tokens": 0.0}
 
 
-def _rl(recipe: StudyRecipe, arm: RLArm, directory: Path, arms: Path, seed: int) -> JobResult:
+def _rl(recipe: StudyRecipe, arm: RLArm, name: str, places: Places, seed: int) -> JobResult:
     """One run; with `match` in chunks, until it has cost what the other arm cost."""
-    began = time.process_time()
+    began, directory = time.process_time(), places.arms / name
 
     def train(steps: int | None, resume: bool) -> JobResult:
-        whole = arm_recipe(RLRecipe, recipe, directory.name, arms, seed, steps)
+        whole = arm_recipe(RLRecipe, recipe, name, places, seed, steps)
         done = rl.train(whole, directory, resume=resume)
         return {"steps": done.step, "cpu": time.process_time() - began, "tokens": sampled_tokens(directory)}
 
     if arm.match is None:
         return train(None, False)
     found = train(CHUNK, False)
-    while found[arm.match.by] < _result(arms, arm.match.arm)[arm.match.by]:
+    while found[arm.match.by] < _result(places.arms, arm.match.arm)[arm.match.by]:
         found = train(found["steps"] + CHUNK, True)
     return found
 
@@ -155,16 +160,15 @@ def _draw(recipe: StudyRecipe, chains: ChainsConfig, seed: int, arm: SFTArm) -> 
     return ChainSource(World(), adapter, chains.tasks, chains.habits, world_seed, chains.split).draw()
 
 
-def coldstart_recipe(recipe: StudyRecipe, name: str, arms: Path, seed: int) -> ColdStartRecipe:
+def coldstart_recipe(recipe: StudyRecipe, name: str, places: Places, seed: int) -> ColdStartRecipe:
     """The complete recipe of a set. ConfigError as for any recipe."""
-    given = {"kind": "coldstart", **keys_of(recipe, name), "out": arms / name}
+    given = places.filled(keys_of(recipe, name))
+    given |= {"kind": "coldstart", "out": places.arms / name}
     given["data"] = shifted(given["data"], seed)
     return checked(ColdStartRecipe, given, {(): f"arms.{name}.recipe"})
 
 
-def _coldstart(recipe: StudyRecipe, directory: Path, seed: int) -> JobResult:
+def _coldstart(recipe: StudyRecipe, name: str, places: Places, seed: int) -> JobResult:
     began = time.process_time()
-    rows = run_coldstart(
-        coldstart_recipe(recipe, directory.name, directory.parent, seed), console=Console(quiet=True)
-    )
+    rows = run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True))
     return {"cpu": time.process_time() - began, "rows": rows}

@@ -1,8 +1,8 @@
 """Runs a study: every arm and evaluation of every seed as a job, then the verdict.
 
-    seed-1/sft seed-1/rl ...            runs, as `saccade rl` writes them
-    seed-1/eval/home/rl ...             evaluations, as `saccade eval` writes them
-    study.json                          hypotheses with the values of each seed, intervals, verdict, cost
+seed-1/sft seed-1/rl ...            runs, as `saccade rl` writes them
+seed-1/eval/home/rl ...             evaluations, as `saccade eval` writes them
+study.json                          hypotheses with the values of each seed, intervals, verdict, cost
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from saccade.config import dump, load
+from saccade.config import dump
 from saccade.disk import write_text, writing
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.measures import mean_measure
@@ -27,17 +27,18 @@ from saccade.runs.files import JsonRow
 from saccade.runs.lock import locked
 from saccade.studies import arms
 from saccade.studies.jobs import StudyJob, run_all
-from saccade.studies.study_recipe import BASE, Hypothesis, StudyRecipe, keys_of, needs
+from saccade.studies.study_recipe import BASE, Hypothesis, StudyRecipe, keys_of, load_study, needs
 from saccade.studies.verdict import decide, over_seeds, together
 from saccade.training.config import RLRecipe, SFTRecipe
 
 SCHEMAS = {"sft": SFTRecipe, "rl": RLRecipe}
+COSTS = ("steps", "cpu_s", "tokens")
 HEADLINE = ("accuracy", "tokens", "truncated")
 """Measures of the table of all arms, besides those of the hypotheses."""
 
 
-def run_study(recipe: StudyRecipe, out: Path, seeds: Sequence[int], console: Console) -> JsonRow:
-    """Run or resume a study on `seeds` and return what `study.json` holds.
+def run_study(recipe: StudyRecipe, out: Path, seeds: Sequence[int], console: Console, data: str = "data") -> JsonRow:
+    """Run or resume a study on `seeds` and return what `study.json` holds. `data` is the folder of the data sets.
 
     ValueError before any work when the base is missing, an arm's recipe is invalid, or `out` holds another study.
     """
@@ -45,26 +46,26 @@ def run_study(recipe: StudyRecipe, out: Path, seeds: Sequence[int], console: Con
     check_arms(recipe)
     with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out):
         _reserve(recipe, out)
-        jobs = run_all(plan(recipe, out, seeds), recipe.parallel, console)
+        jobs = run_all(plan(recipe, out, seeds, data), recipe.parallel, console)
         document = conclude(recipe, out, seeds, jobs)
         write_json(out / "study.json", document)
     return document
 
 
-def plan(recipe: StudyRecipe, out: Path, seeds: Sequence[int]) -> list[StudyJob]:
+def plan(recipe: StudyRecipe, out: Path, seeds: Sequence[int], data: str = "data") -> list[StudyJob]:
     """All jobs, seed after seed, so that an interrupted study has whole seeds."""
     jobs: list[StudyJob] = []
     for seed in seeds:
         at, folder = f"seed-{seed}", out / f"seed-{seed}"
         for name, arm in recipe.arms.items():
             before = tuple(f"{at}/{other}" for other in needs(recipe, name))
-            given = {"recipe": recipe, "name": name, "seed": seed}
+            given = {"recipe": recipe, "name": name, "seed": seed, "data": data}
             total = 1 if arm.kind == "coldstart" else _steps(keys_of(recipe, name))
             jobs.append(StudyJob(f"{at}/{name}", arms.run_arm, folder / name, given, before, total))
         for evaluation, measured in recipe.evaluations.items():
             for name in measured.arms:
                 before = () if name == BASE else (f"{at}/{name}",)
-                given = {"recipe": recipe, "evaluation": evaluation, "name": name, "seed": seed}
+                given = {"recipe": recipe, "evaluation": evaluation, "name": name, "seed": seed, "data": data}
                 where = folder / "eval" / evaluation / name
                 jobs.append(StudyJob(f"{at}/eval/{evaluation}/{name}", arms.run_evaluation, where, given, before, 1))
     return jobs
@@ -78,15 +79,16 @@ def _steps(given: Mapping[str, Any]) -> int:
 
 def check_arms(recipe: StudyRecipe) -> None:
     """ConfigError, with the arm's name, when a recipe of an arm or an evaluation is invalid."""
+    places = arms.Places(Path("arms"), "data")
     for name, arm in recipe.arms.items():
         if arm.kind == "coldstart":
-            arms.coldstart_recipe(recipe, name, Path("arms"), 0)
+            arms.coldstart_recipe(recipe, name, places, 0)
             continue
-        found = arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, Path("arms"), 0, 1 if arm.match else None)
+        found = arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, places, 0, 1 if arm.match else None)
         if arm.kind == "rl" and arm.match and found.optim.decay != "constant":
             raise ValueError(f"arms.{name}.recipe.optim.decay: with 'match' the end is not known; use constant")
     for name in recipe.evaluations:
-        arms.evaluation_recipe(recipe, name, BASE, recipe.base, Path("eval"), 0)
+        arms.evaluation_recipe(recipe, name, BASE, places, 0)
 
 
 def fingerprint(recipe: StudyRecipe) -> str:
@@ -97,7 +99,7 @@ def fingerprint(recipe: StudyRecipe) -> str:
 
 def _reserve(recipe: StudyRecipe, out: Path) -> None:
     config = out / "config.yaml"
-    if config.exists() and fingerprint(load(config, StudyRecipe)) != fingerprint(recipe):
+    if config.exists() and fingerprint(load_study(str(config))) != fingerprint(recipe):
         raise ValueError(f"{out} contains another study, or another version of this one; choose another --out")
     write_text(config, dump(recipe))
 
@@ -113,7 +115,6 @@ def conclude(recipe: StudyRecipe, out: Path, seeds: Sequence[int], jobs: Mapping
     spent = float(sum(job["cpu_s"] for job in jobs.values()))
     rows = [_tested(one, cells, seeds, spent / len(seeds)) for one in recipe.hypotheses]
     verdict = together([row["verdict"] for row in rows if row["primary"]])
-    sentence = getattr(recipe.verdict, verdict)
     return {
         "schema": 1,
         "title": recipe.title,
@@ -122,16 +123,16 @@ def conclude(recipe: StudyRecipe, out: Path, seeds: Sequence[int], jobs: Mapping
         "question": recipe.question,
         "limits": recipe.limits,
         "verdict": verdict,
-        "sentence": sentence,
+        "sentence": recipe.verdict[verdict],
         "recorded": list(seeds) == list(recipe.seeds),
         "recipe_sha256": fingerprint(recipe),
         "seeds": list(seeds),
         "hypotheses": rows,
         "table": _table(recipe, cells, seeds),
         "cpu_minutes": round(spent / 60, 1),
-        "costs": {name: {key: job[key] for key in ("steps", "cpu_s", "tokens") if key in job} for name, job in jobs.items()},
+        "costs": {name: {key: job[key] for key in COSTS if key in job} for name, job in jobs.items()},
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
-    }  # fmt: skip
+    }
 
 
 def _picked(items: Sequence[ItemResult], where: Mapping[str, str]) -> list[ItemResult]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from saccade.config import Config, merged
+from saccade.config import Config, load, merged, packaged
 from saccade.evaluation.measures import MEASURES
 from saccade.world.chains import HabitWeights
 
+FOLDER = "studies/"
+"""Where the packaged studies are among the recipes."""
 BASE = "base"
 """The name of the untrained model among the arms."""
 
@@ -39,13 +41,13 @@ class SFTArm(Config):
     start: str = BASE
     """The arm whose model it continues."""
     recipe: dict[str, Any] = Field(default_factory=dict)
-    """Keys of an SFT recipe. `{arms}` in a path is the folder of the seed's arms; `model`, `seed` and `checkpoint` are
-    set by the study."""
+    """Keys of an SFT recipe. In its texts `{arms}` is the folder of the seed's arms, `{data}` that of the data sets: a
+    recipe is the same on all machines. The study sets `model.path` and `seed`."""
     chains: ChainsConfig | None = None
     """In place of the recipe's `data`."""
     match: Match | None = None
-    """In place of `num_steps`: as many steps as cost what another arm cost, at the measured speed of the SFT arm that it
-    starts from."""
+    """In place of `num_steps`: as many steps as cost what another arm cost, at the measured speed of the SFT arm before
+    it."""
 
 
 class RLArm(Config):
@@ -67,6 +69,7 @@ class ColdStartArm(Config):
     """Keys of a cold-start recipe, see RLArm."""
 
 
+Verdict = Literal["reproduced", "not_reproduced", "inconclusive"]
 Arm = Annotated[SFTArm | RLArm | ColdStartArm, Field(discriminator="kind")]
 
 
@@ -96,14 +99,6 @@ class Hypothesis(Config):
     """Decides the verdict; others are printed beside it."""
 
 
-class Sentences(Config):
-    """What each verdict says."""
-
-    reproduced: str
-    not_reproduced: str
-    inconclusive: str
-
-
 class StudyRecipe(Config):
     """`saccade study NAME`. Everything is fixed before the recorded run, which uses `seeds`; choices are made on
     `development_seeds`."""
@@ -128,7 +123,8 @@ class StudyRecipe(Config):
     arms: dict[str, Arm] = Field(min_length=1)
     evaluations: dict[str, Measured] = Field(min_length=1)
     hypotheses: tuple[Hypothesis, ...] = Field(min_length=1)
-    verdict: Sentences
+    verdict: dict[Verdict, str]
+    """The sentence that each verdict prints."""
     parallel: int = Field(default=2, ge=1)
     """Parallel processes, one thread each."""
 
@@ -165,6 +161,8 @@ class StudyRecipe(Config):
                 raise ValueError(
                     f"hypotheses.{number}.contrast: got {sorted(unknown)}; expected some of {', '.join(sorted(known))}"
                 )
+        if missing := set(get_args(Verdict)) - set(self.verdict):
+            raise ValueError(f"verdict: no sentence for {', '.join(sorted(missing))}")
         if not any(one.primary for one in self.hypotheses):
             raise ValueError("hypotheses: none is primary, so that nothing decides the verdict")
         if both := set(self.seeds) & set(self.development_seeds):
@@ -179,6 +177,11 @@ def _named_by(arm: Arm) -> Iterator[tuple[str, str]]:
     yield "start", arm.start
     if arm.match is not None:
         yield "match.arm", arm.match.arm
+
+
+def load_study(name: str, overrides: Sequence[str] = ()) -> StudyRecipe:
+    """A packaged study by name, or a YAML file. ConfigError and FileNotFoundError as `load`."""
+    return load(FOLDER + name if FOLDER + name in packaged() else name, StudyRecipe, overrides)
 
 
 def keys_of(recipe: StudyRecipe, name: str) -> dict[str, Any]:

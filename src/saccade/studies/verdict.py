@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.stats import t as student
 
 from saccade.evaluation.statistics import LEVEL, Interval
+from saccade.studies.study_recipe import Verdict
 
-Verdict = Literal["reproduced", "not_reproduced", "inconclusive"]
 MOST_SEEDS = 1000
 
 
 def over_seeds(values_S: Sequence[float]) -> Interval:
-    """Mean of one value per seed, with Student's t interval (S - 1 degrees of freedom). ValueError for fewer than two."""
+    """Mean of one value per seed, with Student's t interval of S - 1 degrees. ValueError for less than two."""
     if len(values_S) < 2:
         raise ValueError(f"got {len(values_S)} seeds; an interval needs at least two")
     mean, half = float(np.mean(values_S)), _half_width(float(np.std(values_S, ddof=1)), len(values_S))
