@@ -79,13 +79,14 @@ def test_measures_are_those_of_hand_made_items():
     gold = [{"bbox_2d": list(box), "label": "red star"}]
     both = '[{"bbox_2d": [0, 0, 10, 10], "label": "Red star"}, {"bbox_2d": [20, 20, 30, 30], "label": "red star"}]'
     found = reply(0, False, boxes=(box, other), gold_boxes=(box,), gold=gold, answer=both)
-    absent = reply(1, False, boxes=(box,), gold=[], answer='[{"bbox_2d": [0, 0, 10, 10], "label": "x"}]')
+    absent = reply(1, False, gold=[], answer='[{"bbox_2d": [0, 0, 10, 10], "label": "x"}]')
     nothing = reply(2, True, gold=[], answer="[]")
     assert MEASURES["precision"](found) == 0.5
     assert MEASURES["recall"](found) == MEASURES["average_precision"](found) == 1.0
     assert MEASURES["excess_boxes"](found) == 1.0
     assert [MEASURES["false_presence"](one) for one in (found, absent, nothing)] == [None, 1.0, 0.0]
-    assert MEASURES["precision"](nothing) is None
+    assert [MEASURES["precision"](one) for one in (absent, nothing)] == [0.0, None]
+    assert [MEASURES["excess_boxes"](one) for one in (absent, nothing)] == [1.0, 0.0]
     wrong_label = replace(found, gold=[{"bbox_2d": list(box), "label": "blue star"}])
     assert MEASURES["recall"](wrong_label) == 0.0
 

@@ -56,18 +56,23 @@ def _habit(name: str) -> Measure:
     return lambda item: item.habits.count(name) / len(item.habits)
 
 
+def _read(item: ItemResult) -> list[LabelledBox]:
+    """The boxes of the first attempt as written, in the model's frame."""
+    found = read_boxes(read_reply(item.text).answer or "")
+    return [entry for entry in found if all(map(math.isfinite, entry.box))]
+
+
 def _boxes(item: ItemResult) -> float:
-    return float(len(item.boxes))
+    return float(len(_read(item)))
 
 
 def _excess_boxes(item: ItemResult) -> float:
-    return float(len(item.boxes) - len(item.gold_boxes))
+    return float(len(_read(item)) - len(item.gold_boxes))
 
 
 def _predicted(item: ItemResult) -> list[LabelledBox]:
     """The boxes of the first attempt in pixels of the image, with their labels."""
-    read = [entry for entry in read_boxes(read_reply(item.text).answer or "") if all(map(math.isfinite, entry.box))]
-    return [LabelledBox(box, fold(entry.label)) for box, entry in zip(item.boxes, read, strict=True)]
+    return [LabelledBox(box, fold(entry.label)) for box, entry in zip(item.boxes, _read(item), strict=True)]
 
 
 def _gold(item: ItemResult) -> list[LabelledBox]:
@@ -84,7 +89,9 @@ def _matched(item: ItemResult) -> int:
 
 
 def _precision(item: ItemResult) -> float | None:
-    return _matched(item) / len(item.boxes) if item.boxes else None
+    """Where nothing of what was asked is in the image, every box is false."""
+    read = _read(item)
+    return (_matched(item) if item.gold_boxes else 0) / len(read) if read else None
 
 
 def _recall(item: ItemResult) -> float | None:
@@ -97,7 +104,7 @@ def _average_precision(item: ItemResult) -> float | None:
 
 def _false_presence(item: ItemResult) -> float | None:
     """1 where the image shows nothing of what was asked and the reply has a box all the same."""
-    return None if item.gold_boxes else float(bool(item.boxes))
+    return None if item.gold_boxes else float(bool(_read(item)))
 
 
 MEASURES: Mapping[str, Measure] = {
