@@ -52,6 +52,11 @@ def _listings(item: ItemResult) -> float:
     return fmean(item.listings)
 
 
+def _listed(item: ItemResult) -> float:
+    """Share of attempts that list what they look for, whatever word they begin with."""
+    return fmean(n > 0 for n in item.listings)
+
+
 def _habit(name: str) -> Measure:
     return lambda item: item.habits.count(name) / len(item.habits)
 
@@ -115,6 +120,7 @@ MEASURES: Mapping[str, Measure] = {
     "truncated": _truncated,
     "reflections": _reflections,
     "listings": _listings,
+    "listed": _listed,
     "habit_terse": _habit("terse"),
     "habit_enumerate": _habit("enumerate"),
     "habit_check": _habit("check"),

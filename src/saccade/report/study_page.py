@@ -18,7 +18,7 @@ from saccade.report.page import Page, RunSection
 from saccade.report.pictures import Pictures
 from saccade.runs.files import JsonRow, RunFiles, read_json, read_run
 
-SHARES = ("accuracy", "truncated", "precision", "recall", "average_precision", "false_presence")
+SHARES = ("accuracy", "truncated", "precision", "recall", "average_precision", "false_presence", "listed")
 WORDS = {"reproduced": "Reproduced", "not_reproduced": "Not reproduced", "inconclusive": "Inconclusive"}
 
 
