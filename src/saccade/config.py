@@ -332,12 +332,8 @@ def _literals(model: type[BaseModel], key: str) -> tuple[Any, ...]:
 
 def _expected(detail: ErrorDetails) -> str:
     """`Input should be a valid integer, unable to ...` -> `a valid integer`; containers are named as in YAML."""
-    kinds = {
-        "tuple_type": "a list",
-        "list_type": "a list",
-        "model_type": "a section of keys",
-        "dict_type": "a section of keys",
-    }
+    section, items = "a section of keys", "a list"
+    kinds = {"tuple_type": items, "list_type": items, "model_type": section, "dict_type": section}
     text = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ").split(", unable")[0]
     return kinds.get(detail["type"], text)
 
