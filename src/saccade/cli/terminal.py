@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
 from types import TracebackType
+from typing import Any
 
 import typer
 
@@ -20,6 +22,11 @@ def echo(message: object, err: bool = False) -> None:
 def echo_whole(text: str, nl: bool = True) -> None:
     """Prints a text that was asked for whole, such as a recipe, a table or JSON."""
     typer.echo(printable(text), nl=nl)
+
+
+def echo_json(content: Any, err: bool = False) -> None:
+    """Prints plain data as JSON, for machines."""
+    typer.echo(json.dumps(content, indent=1), err=err)
 
 
 class StderrHandler(logging.StreamHandler):

@@ -7,11 +7,14 @@ import io
 import stat
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saccade.types import ImageSource
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 """Of image files in a folder."""
@@ -22,6 +25,9 @@ LONGEST_NAME = 1024
 """Characters of a name in a message."""
 MAX_PIXELS = 32_000_000
 """Default limit of width * height: about 600 MB while such an image is decoded and resized for a model."""
+
+LARGEST_FILE = 512 << 20
+"""Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
 
 
 class ImageError(ValueError):
@@ -99,8 +105,11 @@ def shown_name(name: str) -> str:
 def _open(source: str | bytes | Path, name: str) -> Image.Image:
     """The opened file, its pixels not yet read."""
     try:
-        if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
+        found = None if isinstance(source, bytes) else Path(source).stat()
+        if found and not stat.S_ISREG(found.st_mode):
             raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
+        if found and found.st_size > LARGEST_FILE:  # Pillow reads the image only, others may read the whole file
+            raise ImageError(f"{name}: has {found.st_size:,} bytes, expected {LARGEST_FILE:,} at most; write it again")
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except FileNotFoundError:
         raise ImageError(f"{name}: there is no such image file") from None
@@ -117,14 +126,17 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         raise ImageError(f"{name}: contains floating point numbers, expected colors; convert it to 8 bits first")
     if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         colors = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colors.size, WHITE), colors).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
-def _eight_bits(pixels_HW: np.ndarray) -> np.ndarray:
+def _eight_bits(image: Image.Image) -> np.ndarray:
     """16-bit gray values as 8 bits: Pillow's conversion clips everything above 255 to white."""
+    import numpy as np  # not above: recipes import this module
+
+    pixels_HW = np.asarray(image)
     wide = pixels_HW.dtype != np.int32 or pixels_HW.max(initial=0) > 255
     return np.clip(pixels_HW // 256 if wide else pixels_HW, 0, 255).astype(np.uint8)

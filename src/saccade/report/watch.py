@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -134,6 +134,20 @@ def latest_run(folder: Path) -> Path:
     if (folder / "config.yaml").exists():
         return folder  # a run before its first step
     raise ValueError(f"{folder} contains no config.yaml or metrics.jsonl; expected a run directory")
+
+
+def facts(watched: Watched) -> dict[str, Any]:
+    """Where the run is, as plain data: its steps, the newest value of each metric, its alarms."""
+    return {
+        "run": str(watched.folder),
+        "step": watched.step,
+        "total": watched.total,
+        "running": watched.running(),
+        "finished": watched.finished,
+        "seconds_left": watched.eta_s(),
+        "metrics": {key: value for row in watched.rows for key, value in row.items()},
+        "alarms": [asdict(alarm) for alarm in read_alarms(watched.folder)],
+    }
 
 
 def view(watched: Watched, safe: Safe, colors: bool) -> RenderableType:

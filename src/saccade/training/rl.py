@@ -17,7 +17,7 @@ import torch
 
 from saccade.config import dump
 from saccade.data import Mixture, Source, open_source
-from saccade.data.sources import WORLD
+from saccade.data.config import WORLD
 from saccade.grading import math_pool
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.policy import load_adapter, load_policy
