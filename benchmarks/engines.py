@@ -20,6 +20,8 @@ HEAD = 32
 """Size of an attention head that vLLM's kernels take; the checkpoints of the tests have smaller ones."""
 WIDTH = 4 * HEAD
 TESTS = Path(__file__).parent.parent / "tests"
+ANYRES = "anyres_max_9"
+"""Tiles of LLaVA-OneVision on the hub; vLLM counts with no other number."""
 OF_TOKENIZER = {
     "internvl": {
         "start_image_token": "<img>",
@@ -41,16 +43,17 @@ OF_TOKENIZER = {
 """Attributes of a family's tokenizer on the hub that the tests' one lacks."""
 OF_PROCESSOR = {
     "internvl": {"processor_class": "InternVLProcessor", "image_seq_length": 4},
+    "smolvlm": {"processor_class": "SmolVLMProcessor", "image_seq_len": 4},
     "llava_onevision": {
         "processor_class": "LlavaOnevisionProcessor",
         "num_image_tokens": 16,
         "vision_feature_select_strategy": "full",
-        "vision_aspect_ratio": "anyres_max_4",
+        "vision_aspect_ratio": ANYRES,
     },
 }
 """processor_config.json of families whose processor in vLLM needs one."""
-BF16 = {"qwen3_5": "gated delta nets", "minicpmv4_6": "gated delta nets"}
-"""Families that vLLM computes in bfloat16 alone on a CPU, and why."""
+BF16 = ("qwen3_5", "minicpmv4_6")
+"""Families with gated delta nets, which vLLM computes on a CPU in bfloat16 alone."""
 LINES = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
 """Gemma's vocabulary has them as tokens, and its processor in vLLM looks them up."""
 CHECKS = ("reads prompts and gets weights", "greedy tokens", "log-probs", "log-probs after an update")
@@ -91,6 +94,8 @@ def write(name: str, directory: Path) -> Path:
         return checkpoint.write_model(directory, seed, kind, config, tokenizer, images)
 
     module.write_model = wide
+    if name == "llava_onevision":
+        module.ASPECT = ANYRES
     if name.startswith("gemma"):
         plain = module.gemma_tokenizer
 
@@ -181,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found[name] = of_process(name)
         why = next((c["detail"] for c in found[name].values() if not c["held"]), "")
         cells = [cell(found[name].get(check)) for check in CHECKS]
-        print(f"| {name} | {' | '.join(cells)} | {why[:160]} |", flush=True)
+        dtype = ", bfloat16" if name in BF16 else ""
+        print(f"| {name}{dtype} | {' | '.join(cells)} | {why[:160]} |", flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
