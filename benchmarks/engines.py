@@ -68,6 +68,9 @@ def widen(config: Any) -> None:
     text.head_dim = HEAD
     if getattr(text, "global_head_dim", None):
         text.global_head_dim = HEAD
+    for name in ("linear_key_head_dim", "linear_value_head_dim"):
+        if getattr(text, name, None):
+            setattr(text, name, HEAD)
     if text.model_type == "glm4v_text":  # vLLM reads these where the hub's configurations have them
         text.tie_word_embeddings, text.attention_bias = config.tie_word_embeddings, True
     rope = getattr(text, "rope_parameters", None) or {}
