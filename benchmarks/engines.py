@@ -19,6 +19,8 @@ from typing import Any
 HEAD = 32
 """Size of an attention head that vLLM's kernels take; the checkpoints of the tests have smaller ones."""
 WIDTH = 4 * HEAD
+DELTA_HEAD = 128
+"""The same of gated delta nets."""
 TESTS = Path(__file__).parent.parent / "tests"
 ANYRES = "anyres_max_9"
 """Tiles of LLaVA-OneVision on the hub; vLLM counts with no other number."""
@@ -70,7 +72,9 @@ def widen(config: Any) -> None:
         text.global_head_dim = HEAD
     for name in ("linear_key_head_dim", "linear_value_head_dim"):
         if getattr(text, name, None):
-            setattr(text, name, HEAD)
+            setattr(text, name, DELTA_HEAD)
+    if text.model_type == "gemma4_text":
+        vision.default_output_length = 70  # visual tokens of an image, at most; vLLM reads it here
     if text.model_type == "glm4v_text":  # vLLM reads these where the hub's configurations have them
         text.tie_word_embeddings, text.attention_bias = config.tie_word_embeddings, True
     rope = getattr(text, "rope_parameters", None) or {}
