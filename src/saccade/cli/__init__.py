@@ -88,7 +88,7 @@ VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
     ),
     "data": (data.app, "What a model's answers say about a data set.", "saccade data passrate --help"),
     "grade": (grade.grade, "Grade pairs of gold and answer.", "saccade grade pairs.jsonl"),
-    "score": (score.score, "Score saved rollouts again.", "saccade score runs/train_rl"),
+    "score": (score.score, "Score saved rollouts again.", "saccade score runs/train_rl --rubric hard"),
     "ap": (ap.ap, "COCO's twelve figures of detections.", "saccade ap detections.json annotations.json"),
     "verify": (verify.verify, "Prove the fast paths exact for a checkpoint.", "saccade verify base"),
     "world": (world.app, "The procedural visual world and its base model.", "saccade world --help"),
