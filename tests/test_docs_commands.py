@@ -3,14 +3,17 @@ download is run under the slow marker."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import typer
 import yaml
+from test_examples import example
 
 from saccade import cli
 from saccade.config import Config, load, packaged
@@ -180,3 +183,75 @@ def test_the_yaml_of_the_documentation_is_a_recipe_or_a_section_of_one(place: st
     kinds = [yaml.safe_load(text).get("kind")] if "kind:" in text.splitlines()[0] else list(SCHEMAS)
     why = [loads(kind, text, tmp_path) for kind in kinds]
     assert "" in why, "\n".join(why)
+
+
+# ------------------------------------------------------------------------------------------- what can be run, is run
+
+BIGGER = {
+    r"http://|--vllm|--judge|vllm_server": "a server",
+    r"\blaunch\b(?!.*--dry-run)|runs/two$": "several processes",
+    r"\b(vlm_r1|vision_r1|qwen3)_\w+|Qwen/|model.path=DIR": "a download",
+    r"\beval (mathvista|mathverse|math_vision|refcoco)\b|runs/eval/|real_images(?!.*--dry-run)": "a data set",
+    r"--push|--serve|\[--|\bdemo\b": "no end in seconds",
+}
+"""What a line of the pages needs beyond a CPU, by a pattern of its text."""
+SMALLER = {
+    "rl": "num_steps=2 prompts_per_step=2 stages.0.max_new_tokens=8 stages.0.group_size=2 eval.every=9",
+    "sft": "num_steps=2 epochs=null",
+    "coldstart": " ".join(f"data.{i}.limit=2" for i in range(7)),
+    "eval": "decoding.max_new_tokens=8",
+    "data": "stages.0.max_new_tokens=8",
+}
+"""Overrides that make a run of hours one of seconds."""
+RUNNABLE = [
+    (place, words)
+    for place, words in sorted(SACCADE, key=lambda one: not one[0].startswith(("tutorial", "coldstart", "README")))
+    if not any(re.search(pattern, " ".join(words)) for pattern in BIGGER)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that has the files that the pages name: a table, a recipe, finished runs."""
+    folder = tmp_path_factory.mktemp("docs")
+    own = folder / "runs" / "own_csv"
+    example("own_csv").main(own, steps=1)
+    for name in ("runs/rl", "runs/rl-other", "RUN"):
+        shutil.copytree(own / "run", folder / name)
+        shutil.copytree(folder / name / "checkpoints" / "step-000001", folder / name / "checkpoints" / "step-000100")
+        shutil.copytree(folder / name / "checkpoints" / "step-000001", folder / name / "checkpoints" / "step-000200")
+    for file in own.glob("*.png"):
+        shutil.copy(file, folder)
+    shutil.copy(own / "dots.csv", folder / "train.csv")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    (folder / "PAIRS.jsonl").write_text(json.dumps({"prediction": "4", "gold": "4"}) + "\n")
+    small = yaml.safe_load((own / "run" / "config.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**small, "eval": {"every": 9}}))
+    (folder / "my.yaml").write_text("extends: coldstart_world\n")
+    sft = {"kind": "sft", "model": {"path": "base"}, "data": [{"path": "x"}], "epochs": 1, "optim": {"lr": 1e-4}}
+    (folder / "my_sft.yaml").write_text(yaml.safe_dump(sft))
+    return folder
+
+
+def test_most_lines_of_the_tutorial_can_be_run() -> None:
+    assert sum(place.startswith("tutorial") for place, _ in RUNNABLE) >= 9
+    assert len(RUNNABLE) >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "words"), RUNNABLE, ids=[place for place, _ in RUNNABLE])
+def test_a_command_line_of_the_documentation_runs(
+    place: str, words: tuple[str, ...], folder: Path, monkeypatch, capsys
+) -> None:
+    """In the order of the page, so that a line finds what those before it wrote."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if words[:2] == ("new", "rl") and "--model" not in words:
+        words = (*words, "--model", "base")
+    if words[0] == "export":  # to the same DIR as the line before
+        shutil.rmtree(folder / "DIR", ignore_errors=True)
+    more = () if words[0] not in SMALLER or words[1].startswith("-") else SMALLER[words[0]].split()
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, *more])
+    captured = capsys.readouterr()
+    assert (ended.value.code or 0) in ((0, 1) if words[0] in ("check", "plan") else (0,)), captured.err
