@@ -28,12 +28,17 @@ def make_images(folder: Path) -> None:
     Image.new("1", (6000, 6000)).save(folder / "huge.png")
     Image.new("RGB", (8, 8)).save(folder / "drawing.eps")
     os.mkfifo(folder / "pipe.png")
+    (folder / "padded.png").write_bytes((folder / "ok.png").read_bytes())
+    os.truncate(folder / "padded.png", 1 << 30)  # takes no space
 
 
 KNOWN_BEFORE: dict[str, dict[str, Any]] = {
     "thin": {"image": "thin.png"},
     "huge": {"image": "huge.png"},
     "a pipe": {"image": "pipe.png"},
+    "a gigabyte of nothing behind an image": {"image": "padded.png"},
+    "a name with a null byte": {"image": "ok\0.png"},
+    "a device outside": {"image": "/dev/tty"},
     "a folder": {"image": "."},
     "a program for Ghostscript": {"image": "drawing.eps"},
     "missing": {"image": "gone.png"},

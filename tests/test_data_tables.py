@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from test_data_formats import jsonl, parquet, png
 
 from saccade.config import load
 from saccade.data import DataConfig, open_source
+from saccade.data.columns import parquet_rows
 from saccade.data.images import image_size
 from saccade.data.preflight import preflight
 from saccade.data.questions import listed_options
@@ -476,3 +479,19 @@ def test_a_converted_table_gives_the_same_samples(folder: Path) -> None:
     unnamed = [replace(one, images=(), meta={**one.meta, "source": ""}) for one in (before, after)]
     assert unnamed[0] == unnamed[1]
     assert json.loads((folder / "out" / "summary.json").read_text())["format"] == "table"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [pa.array([2**62], pa.timestamp("us")), pa.array([2**30], pa.date32()), pa.array([b"\xff"]).view(pa.string())],
+    ids=["a time", "a date", "bytes of another encoding"],
+)
+def test_a_cell_that_python_cannot_hold_costs_its_row_only(tmp_path: Path, bad: pa.Array) -> None:
+    whole = pa.nulls(1, bad.type)
+    pq.write_table(pa.table({"id": [1, 2, 3], "x": pa.chunked_array([whole, bad, whole])}), tmp_path / "t.parquet")
+    found = [row for _, row in parquet_rows(tmp_path / "t.parquet")]
+    assert [row if isinstance(row, dict) else str(row)[:37] for row in found] == [
+        {"id": 1, "x": None},
+        "the row has a value that cannot be re",
+        {"id": 3, "x": None},
+    ]

@@ -19,6 +19,7 @@ from property_search import examples
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, image_url, user
 from saccade.endpoint.client import chat_url
 from saccade.endpoint.messages import ChatResponse, Message, parse_response
+from saccade.endpoint.plain import PlainClient
 from tests.chat_server import Answer, chat_server
 
 QUICK = RequestLimits(retries=2, backoff_s=0.001, timeout_s=5.0)
@@ -297,3 +298,35 @@ def test_impossible_limits_and_streams_are_refused():
             RequestLimits(**wrong)
     with Endpoint("http://127.0.0.1:9", "tiny") as model, pytest.raises(ValueError, match="stream"):
         model.chat(HELLO, stream=True)
+
+
+ODD_HEADERS = {
+    **{f"charset={name}": {"content-type": f"text/html; charset={name}"} for name in ("hex", "zlib_codec", "idna")},
+    "compressed": {"content-encoding": "gzip"},
+    "compressed twice": {"content-encoding": "gzip, br"},
+    "a pause that is no number": {"retry-after": "nan"},
+}
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize("headers", ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_whatever_headers_claim_is_an_error_of_that_request_or_nothing(headers, status):
+    answer = Answer(raw=b"\xff\x00<html>", status=status, headers=headers)
+    with (
+        chat_server(lambda i, body: answer) as server,
+        Endpoint(server.url, "tiny", limits=RequestLimits(retries=0)) as model,
+    ):
+        for ask in (lambda: model.chat(HELLO), lambda: PlainClient(server.url).post("/health", {}, 5.0)):
+            with pytest.raises(EndpointError):
+                ask()
+
+
+def test_a_response_that_does_not_end_is_left_after_so_many_bytes(monkeypatch):
+    monkeypatch.setattr("saccade.endpoint.body.MOST_BYTES", 1000)
+    with (
+        chat_server(lambda i, body: Answer(raw=b" " * 1001)) as server,
+        Endpoint(server.url, "tiny", limits=RequestLimits(retries=0)) as model,
+    ):
+        for ask in (lambda: model.chat(HELLO), lambda: PlainClient(server.url).post("/health", {}, 5.0)):
+            with pytest.raises(EndpointError, match="more than 1,000 bytes"):
+                ask()

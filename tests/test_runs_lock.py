@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,7 @@ from training_runs import rl_recipe, write_world
 
 from saccade import cli
 from saccade.config import dump
-from saccade.runs.lock import LOCK, InUse, locked, refuse_in_use
+from saccade.runs.lock import LOCK, InUse, is_held, locked, refuse_in_use
 from saccade.training.rl import train
 
 HOLD = """
@@ -83,6 +83,47 @@ def test_a_holder_on_another_host_or_without_words_blocks(tmp_path: Path) -> Non
         (tmp_path / LOCK).write_text("{")
         with pytest.raises(InUse, match="in use by another process; stop it first"), locked(tmp_path):
             pass
+
+
+def test_a_clock_that_is_set_meanwhile_does_not_let_a_second_writer_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, boot = psutil.Process.create_time, psutil.boot_time()
+    with locked(tmp_path):
+        monkeypatch.setattr(psutil, "boot_time", lambda: boot + 3600)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: began(self) + 3600)
+        with pytest.raises(InUse, match=f"process {os.getpid()} "), locked(tmp_path):
+            pass
+        assert is_held(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words", ["[" * 5000, '{"pid": -5}', '{"pid": 1e400}', "5", '{"pid":1,"began":0,"since":1e300,"host":0,"pids":0}']
+)
+def test_words_of_a_lock_that_say_nothing_block_while_it_is_held(tmp_path: Path, words: str) -> None:
+    with locked(tmp_path):
+        (tmp_path / LOCK).write_text(words)
+        assert is_held(tmp_path) is None
+        with pytest.raises(InUse, match="another process"), locked(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a link to a pipe", "a folder", "a link"])
+def test_a_lock_file_that_is_none_hangs_nobody_and_overwrites_nothing(tmp_path: Path, kind: str) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    run.mkdir()
+    victim.write_text("precious")
+    os.mkfifo(tmp_path / "pipe")
+    if kind == "a pipe":
+        os.mkfifo(run / LOCK)
+    elif kind == "a folder":
+        (run / LOCK).mkdir()
+    else:
+        (run / LOCK).symlink_to(victim if kind == "a link" else tmp_path / "pipe")
+    assert is_held(run) is None
+    with suppress(OSError), locked(run):
+        pass
+    assert victim.read_text() == "precious"
 
 
 def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:

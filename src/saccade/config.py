@@ -62,15 +62,20 @@ def load(
     own = typing.get_args(schema.model_fields["kind"].annotation) if "kind" in schema.model_fields else ()
     if own and data.get("kind", own[0]) not in own:  # its other keys follow another schema
         raise ConfigError(f"{_place(('kind',), places)}: 'kind': got {data['kind']!r}, expected {own[0]!r}")
-    try:
-        config = schema.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(_folded(_mistakes(error, data, places, schema))) from None
+    config = checked(schema, data, places)
     if swapped := [
         (places[at], f"'{_dotted(at)}': got {got}, expected a number") for at, got in _swapped(data, config, ())
     ]:
         raise ConfigError(_folded(swapped))
     return config
+
+
+def checked(schema: type[T], data: dict[str, Any], places: Mapping[Loc, str]) -> T:
+    """`data` as a recipe. `places` says where keys are, at least `()`, the whole. ConfigError with a line per error."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_folded(_mistakes(error, data, dict(places), schema))) from None
 
 
 def dump(config: Config) -> str:
@@ -155,7 +160,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc,
     except FileNotFoundError as error:
         raise ConfigError(f"{places[('extends',)]}: extends {error}") from None
     base, base_places = _read(base_path, (*seen, path.resolve()))
-    return _merge(base, data), {**base_places, **places}
+    return merged(base, data), {**base_places, **places}
 
 
 def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
@@ -188,10 +193,10 @@ def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
     return built
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     """`top` over `base`, section by section."""
-    merged = {key: _merge(base[key], value) for key, value in top.items() if _same_section(base.get(key), value)}
-    return base | top | merged
+    both = {key: merged(base[key], value) for key, value in top.items() if _same_section(base.get(key), value)}
+    return base | top | both
 
 
 def _same_section(base: Any, top: Any) -> bool:
@@ -327,12 +332,8 @@ def _literals(model: type[BaseModel], key: str) -> tuple[Any, ...]:
 
 def _expected(detail: ErrorDetails) -> str:
     """`Input should be a valid integer, unable to ...` -> `a valid integer`; containers are named as in YAML."""
-    kinds = {
-        "tuple_type": "a list",
-        "list_type": "a list",
-        "model_type": "a section of keys",
-        "dict_type": "a section of keys",
-    }
+    section, items = "a section of keys", "a list"
+    kinds = {"tuple_type": items, "list_type": items, "model_type": section, "dict_type": section}
     text = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ").split(", unable")[0]
     return kinds.get(detail["type"], text)
 

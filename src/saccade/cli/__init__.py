@@ -32,6 +32,7 @@ from saccade.cli import (
     rl,
     score,
     sft,
+    study,
     verify,
     watch,
     world,
@@ -90,6 +91,7 @@ VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
     "grade": (grade.grade, "Grade pairs of gold and answer.", "saccade grade pairs.jsonl"),
     "score": (score.score, "Score saved rollouts again.", "saccade score runs/train_rl --rubric hard"),
     "ap": (ap.ap, "COCO's twelve figures of detections.", "saccade ap detections.json annotations.json"),
+    "study": (study.study, "Test a claim of the papers, with a verdict.", "saccade study box_inflation"),
     "verify": (verify.verify, "Prove the fast paths exact for a checkpoint.", "saccade verify base"),
     "world": (world.app, "The procedural visual world and its base model.", "saccade world --help"),
 }

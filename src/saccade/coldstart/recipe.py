@@ -131,6 +131,8 @@ class ColdStartRecipe(Config):
     """Steps that are shown the answer; recorded in every row. Vision-R1 showed it to pseudo_cot and reasoning."""
     samples: int = Field(default=4, ge=1)
     """Chains per row."""
+    bridge: bool = True
+    """False: the reasoner gets a plain caption in place of the bridged description, as a control of the whole chain."""
     ablation: int = Field(default=0, ge=0)
     """For N rows, spread over the data, the reasoner also answers once from a plain caption and once from nothing."""
     prefer: Literal["shortest", "diverse"] = "shortest"
@@ -157,6 +159,8 @@ class ColdStartRecipe(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdStartRecipe:
+        if self.ablation and not self.bridge:
+            raise ValueError("ablation compares the bridged description with a caption, but bridge is false; set one")
         for number, entry in enumerate(self.data):
             if entry.source == WORLD and entry.limit is None:
                 raise ValueError(f"data.{number}: the world is infinite; set a 'limit'")

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 CLAIMED_AT_ONCE = 16
 WAIT_S = 0.5
 """Polling interval while all open rows are claimed by other processes or waiting for a retry."""
-TEXT_KEYS = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "ablation")
+TEXT_KEYS = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "bridge", "ablation")
 """Keys of the recipe that determine what teachers write; fixed for a store."""
 TRANSPORT_KEYS = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
 """Keys of an endpoint that do not affect the texts."""
@@ -143,6 +143,7 @@ def _check_same_texts(recipe: ColdStartRecipe, store: Store) -> None:
     if before is None:
         store.remember("making", settings)
         return
+    before = {"bridge": True, **before}  # stores of earlier versions
     changed = [key for key in TEXT_KEYS if before.get(key) != settings[key]]
     if changed:
         raise ValueError(

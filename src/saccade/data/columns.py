@@ -68,14 +68,19 @@ def _plan(group: Any, columns: list[str]) -> tuple[list[str], int, str]:
     return [name for name in columns if name not in bombs], at_a_time, words
 
 
-def rows_of(table: Any) -> Iterator[Row]:
-    """The rows of a batch or table one by one. ValueError for a row beyond ROW_BYTES or ROW_ELEMENTS."""
+def rows_of(table: Any) -> Iterator[Row | ValueError]:
+    """The rows of a batch or table one by one; the error to raise for a row beyond ROW_BYTES or ROW_ELEMENTS, and for
+    one with a value that Python does not have: a date after the year 9999, text that is not UTF-8."""
     heavy = table.nbytes > ROW_BYTES or _elements(table) > ROW_ELEMENTS
     for place in range(table.num_rows):
         row = table.slice(place, 1)
         if heavy and (row.nbytes > ROW_BYTES or _elements(row) > ROW_ELEMENTS):
-            raise ValueError(f"a row of {row.nbytes:,} bytes and {_elements(row):,} list elements is too large")
-        yield row.to_pylist()[0]
+            yield ValueError(f"a row of {row.nbytes:,} bytes and {_elements(row):,} list elements is too large")
+            continue
+        try:
+            yield row.to_pylist()[0]
+        except (pa.ArrowException, ValueError, ArithmeticError) as error:
+            yield ValueError(f"the row has a value that cannot be read ({first_line(error)})")
 
 
 def _elements(table: Any) -> int:

@@ -26,6 +26,9 @@ LONGEST_NAME = 1024
 MAX_PIXELS = 32_000_000
 """Default limit of width * height: about 600 MB while such an image is decoded and resized for a model."""
 
+LARGEST_FILE = 512 << 20
+"""Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
+
 
 class ImageError(ValueError):
     """An image that is missing, damaged, or in a mode without color meaning."""
@@ -102,8 +105,11 @@ def shown_name(name: str) -> str:
 def _open(source: str | bytes | Path, name: str) -> Image.Image:
     """The opened file, its pixels not yet read."""
     try:
-        if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
+        found = None if isinstance(source, bytes) else Path(source).stat()
+        if found and not stat.S_ISREG(found.st_mode):
             raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
+        if found and found.st_size > LARGEST_FILE:  # Pillow reads the image only, others may read the whole file
+            raise ImageError(f"{name}: has {found.st_size:,} bytes, expected {LARGEST_FILE:,} at most; write it again")
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except FileNotFoundError:
         raise ImageError(f"{name}: there is no such image file") from None

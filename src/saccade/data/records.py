@@ -226,12 +226,12 @@ def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]
             raise ImageError(f"image {hint}")
         path = str(reading.image_folder / name)
         if path not in reading.checked:
-            image_size(path, reading.max_image_pixels)
-            if reading.roots is not None and not inside(path, reading.roots):
+            if reading.roots is not None and not inside(path, reading.roots):  # before anything opens it
                 raise ImageError(
                     f"{path}: is outside the folders of its data ({', '.join(map(str, reading.roots)) or 'none'}); set "
                     "image_folder or data_root to the folder that holds it, or allow_outside: true"
                 )
+            image_size(path, reading.max_image_pixels)
             reading.checked.add(path)
         found.append(path)
     return tuple(found)
@@ -239,7 +239,7 @@ def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]
 
 def _no_file_name(name: Any) -> str | None:
     """Why a value is not the name of an image file, as far as its form shows."""
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or "\0" in name:
         return f"is {shown(name)}, expected a file name"
     if len(name) > LONGEST_PATH:
         return f"is {name[:24]!r}... ({len(name):,} characters), expected a file name, or an image in base64"

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import httpx2
 
+from saccade.endpoint.body import AS_IT_IS, Body, BodyError, as_text
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError
 from saccade.endpoint.messages import ChatResponse, Message, parse_response, too_deep
@@ -152,29 +153,40 @@ class Endpoint:
 
     async def _attempt(self, content: bytes, until: float) -> Any:
         """The JSON of one response. Raises `_AttemptFailure`."""
-        assert self._client is not None
         seconds = max(0.001, min(self.limits.timeout_s, until - time.monotonic()))
         try:
             async with asyncio.timeout(seconds):
-                response = await self._client.post(self.url, content=content)
+                response, body = await self._post(content)
         except (TimeoutError, httpx2.TimeoutException):
             raise _AttemptFailure(f"no response within {seconds:.3g} s") from None
         except httpx2.HTTPError as error:
             raise _AttemptFailure(f"{type(error).__name__}: {error}") from None
+        except BodyError as error:
+            raise _AttemptFailure(str(error), 200) from None
+        text = as_text(body[: 4 * BODY_KEPT])
         if response.status_code != 200:
             retry = response.status_code in RETRIED
             what = f"status {response.status_code} {response.reason_phrase}".rstrip()
             pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
-            raise _AttemptFailure(what, response.status_code, response.text, retry, pause_s)
+            raise _AttemptFailure(what, response.status_code, text, retry, pause_s)
         try:
-            answer = response.json()
+            answer = json.loads(body)
         except ValueError:
-            raise _AttemptFailure("the response is not JSON", 200, response.text) from None
+            raise _AttemptFailure("the response is not JSON", 200, text) from None
         except RecursionError:
-            raise _AttemptFailure("the response is JSON nested too deeply", 200, response.text) from None
+            raise _AttemptFailure("the response is JSON nested too deeply", 200, text) from None
         if too_deep(answer):
-            raise _AttemptFailure("the response is JSON nested too deeply", 200, response.text)
+            raise _AttemptFailure("the response is JSON nested too deeply", 200, text)
         return self._mask.json(answer)
+
+    async def _post(self, content: bytes) -> tuple[httpx2.Response, bytes]:
+        """The response and its body. Raises BodyError."""
+        assert self._client is not None
+        async with self._client.stream("POST", self.url, content=content) as response:
+            body = Body(response.headers)
+            async for chunk in response.aiter_raw():
+                body.add(chunk)
+        return response, body.content
 
     def _error(self, failure: _AttemptFailure, attempts: int) -> EndpointError:
         """The error of the last attempt. Every text of a failure passes here, and leaves the key behind."""
@@ -208,7 +220,7 @@ class Endpoint:
             return self._loop
 
     def _new_client(self) -> httpx2.AsyncClient:
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", **AS_IT_IS}
         if self._api_key:
             headers["authorization"] = f"Bearer {self._api_key}"
         return httpx2.AsyncClient(
@@ -248,7 +260,7 @@ async def _shut_down(client: httpx2.AsyncClient) -> None:
 
 def _retry_after(value: str | None, longest: float) -> float | None:
     try:
-        return None if value is None else min(max(float(value), 0.0), longest)
+        return None if value is None else min(max(0.0, float(value)), longest)  # in this order NaN is 0
     except ValueError:  # a date, which model servers do not send
         return None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
+from saccade.endpoint.body import AS_IT_IS, Body, BodyError, as_text
 from saccade.endpoint.client import BODY_KEPT, is_local
 from saccade.endpoint.errors import EndpointError
 from saccade.endpoint.messages import too_deep
@@ -26,7 +29,7 @@ class PlainClient:
         key = clean_key(api_key)
         self._mask = KeyMask(key)
         self._client = httpx2.Client(
-            headers={"authorization": f"Bearer {key}"} if key else {},
+            headers=AS_IT_IS | ({"authorization": f"Bearer {key}"} if key else {}),
             limits=httpx2.Limits(max_connections=connections),
             trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
             follow_redirects=False,
@@ -47,26 +50,37 @@ class PlainClient:
     def _ask(self, method: str, path: str, body: Any, timeout_s: float, plain: bool = False) -> Any:
         url = f"{self.url}{path}"
         try:
-            response = self._client.request(method, url, json=body, timeout=timeout_s)
-        except httpx2.TimeoutException:
+            response, content = self._answer(method, url, body, timeout_s)
+        except (httpx2.TimeoutException, TimeoutError):
             raise EndpointError(url, f"no response within {timeout_s:.3g} s", method=method) from None
-        except (httpx2.HTTPError, RuntimeError) as error:  # RuntimeError: the client was closed
+        except (httpx2.HTTPError, BodyError, RuntimeError) as error:  # RuntimeError: the client was closed
             what = self._mask.text(f"{type(error).__name__}: {error}")
             raise EndpointError(url, what, method=method) from None
         if response.status_code != 200:
             what = f"status {response.status_code} {response.reason_phrase}".rstrip()
-            text = self._mask.body(response.text[:BODY_KEPT])
+            text = self._mask.body(as_text(content)[:BODY_KEPT])
             raise EndpointError(url, what, status=response.status_code, body=text, method=method)
-        if plain or not response.content:
+        if plain or not content:
             return None
         try:
-            answer = response.json()
+            answer = json.loads(content)
         except (ValueError, RecursionError):
             answer = math.nan
         if answer is math.nan or too_deep(answer):
-            text = self._mask.body(response.text[:BODY_KEPT])
+            text = self._mask.body(as_text(content)[:BODY_KEPT])
             raise EndpointError(url, "the response is not JSON", status=200, body=text, method=method)
         return self._mask.json(answer)
+
+    def _answer(self, method: str, url: str, body: Any, timeout_s: float) -> tuple[httpx2.Response, bytes]:
+        """The response and its body. Raises BodyError, and TimeoutError when it does not end in time."""
+        until = time.monotonic() + timeout_s
+        with self._client.stream(method, url, json=body, timeout=timeout_s) as response:
+            found = Body(response.headers)
+            for chunk in response.iter_raw():
+                found.add(chunk)
+                if time.monotonic() > until:
+                    raise TimeoutError
+        return response, found.content
 
 
 def base_url(url: str) -> str:

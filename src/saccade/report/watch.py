@@ -247,6 +247,8 @@ def _reply(row: JsonRow, group: JsonRow, image: Path | None, safe: Safe, colors:
     words.append(f"\nreward {number(float(row['reward'] or 0.0))}", "dim")
     for name, why in (row.get("reasons") or {}).items():
         words.append(f", {safe(str(name))}: {safe(str(why)[:80])}", "dim")
+    if cause := row.get("sampler_cause"):
+        words.append(f", far from the trainer's log-probs, likely cause: {safe(str(cause))}", "dim")
     if image is None or not colors:
         return words
     index = int(group.get("meta", {}).get("image_index", 0))

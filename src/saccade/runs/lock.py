@@ -22,6 +22,8 @@ import psutil
 from saccade.disk import sweep
 
 LOCK = ".lock"
+_SAFE = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""A directory of others may hold a link to any file there, or a pipe."""
 log = logging.getLogger(__name__)
 
 
@@ -50,11 +52,13 @@ def refuse_in_use(directory: Path) -> None:
 
 def is_held(directory: Path) -> bool | None:
     """Whether the process that last held the lock is alive, for those who only look: the lock itself is not touched.
-    None for a process of another machine, and when the file does not say."""
+    None for a process of another machine, and when the file does not say or cannot be read."""
     try:
-        handle = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(directory / LOCK, os.O_RDONLY | _SAFE)
     except FileNotFoundError:
         return False
+    except OSError:  # of another user, a link, a folder
+        return None
     try:
         holder = _holder(handle)
     finally:
@@ -66,7 +70,7 @@ def is_held(directory: Path) -> bool | None:
 def _acquire(directory: Path) -> int:
     path = directory / LOCK
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, 0o666)
         try:
             if not _flock(handle):
                 holder = _holder(handle)
@@ -114,7 +118,8 @@ def _is_same(handle: int, path: Path) -> bool:
 
 def _sign(handle: int) -> None:
     process = psutil.Process()
-    me = {"pid": process.pid, "began": process.create_time(), "since": time.time(), **_machine()}
+    began = {"began": process.create_time(), "boot": psutil.boot_time()}
+    me = {"pid": process.pid, **began, "since": time.time(), **_machine()}
     with contextlib.suppress(OSError):  # the lock holds on a full disk too; only its words are missing
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(me).encode(), 0)
@@ -130,9 +135,22 @@ def _holder(handle: int) -> dict[str, Any]:
     try:
         found = json.loads(os.pread(handle, 4096, 0))
         texts = {key: str(found[key]) for key in ("host", "pids")}
-        return {"pid": int(found["pid"]), "began": float(found["began"]), "since": float(found["since"]), **texts}
-    except (ValueError, KeyError, TypeError):
+        numbers = {key: float(found[key]) for key in ("began", "since")}
+        time.localtime(numbers["since"])  # OverflowError where it is no time
+        return {
+            "pid": _positive(found["pid"]),
+            "boot": float(found.get("boot", psutil.boot_time())),
+            **numbers,
+            **texts,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError):
         return {}
+
+
+def _positive(value: Any) -> int:
+    if (number := int(value)) < 1:
+        raise ValueError
+    return number
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
@@ -141,7 +159,9 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         return False
     try:
         process = psutil.Process(holder["pid"])
-        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - holder["began"]) > 1.0
+        stepped = psutil.boot_time() - holder["boot"]  # the clock was set since, and with it when everything began
+        another = abs(process.create_time() - stepped - holder["began"]) > 2.5
+        return process.status() == psutil.STATUS_ZOMBIE or another
     except psutil.NoSuchProcess:
         return True
 

@@ -162,6 +162,7 @@ class Trainer:
                 lr=learning_rate(self.recipe.optim, state.step + 1, self.recipe.schedule.max_steps),
                 order=[group.id for group in (*updated, *replayed)],
             )
+            groups.collected = replace(collected, groups=self.learner.parity.marked(collected.groups))
             if self.replay is not None:
                 metrics["replay/replies"] = float(sum(len(group.rollouts) for group in replayed))
                 self.replay.add([groups.shares.with_images(group) for group in collected.groups], groups.positions)

@@ -126,7 +126,8 @@ def by_task(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) ->
     """The verdict of the sample's own task."""
     verdict = TASKS[sample.task].correct(Completion(reply.text, frames=reply.frames), sample)
     index = int(sample.meta.get("image_index", 0))
-    shown = reply_boxes(reply.text, reply.frames[index]) if gold_boxes(sample.answer) and reply.frames else ()
+    asked = sample.answer == [] or gold_boxes(sample.answer)  # none of what was asked is there: boxes all the same
+    shown = reply_boxes(reply.text, reply.frames[index]) if asked and reply.frames else ()
     boxes = tuple((box, "") for box in shown)
     answer = read_final(reply.text)
     answer = answer.strip() if answer is not None else None
