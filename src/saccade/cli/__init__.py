@@ -89,7 +89,7 @@ VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
     ),
     "data": (data.app, "What a model's answers say about a data set.", "saccade data passrate --help"),
     "grade": (grade.grade, "Grade pairs of gold and answer.", "saccade grade pairs.jsonl"),
-    "score": (score.score, "Score saved rollouts again.", "saccade score runs/train_rl"),
+    "score": (score.score, "Score saved rollouts again.", "saccade score runs/train_rl --rubric hard"),
     "ap": (ap.ap, "COCO's twelve figures of detections.", "saccade ap detections.json annotations.json"),
     "study": (study.study, "Test a claim of the papers, with a verdict.", "saccade study box_inflation"),
     "verify": (verify.verify, "Prove the fast paths exact for a checkpoint.", "saccade verify base"),
