@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from benchmarks.studies import table
 from saccade.config import ConfigError, packaged
 from saccade.evaluation.items import ItemResult, append_items
 from saccade.evaluation.measures import MEASURES, mean_measure
@@ -200,3 +201,8 @@ def test_a_recorded_verdict_is_that_of_the_packaged_recipe(path):
         assert row["verdict"] == decide(values, hypothesis.above).verdict
     primary = [row["verdict"] for row in document["hypotheses"] if row["primary"]]
     assert document["verdict"] == together(primary)
+
+
+def test_the_page_of_studies_shows_every_recorded_verdict():
+    page = (ROOT / "docs" / "studies.md").read_text()
+    assert page.partition("<!-- verdicts -->\n")[2].partition("<!-- /verdicts -->")[0].strip() == table()
