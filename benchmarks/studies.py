@@ -25,7 +25,10 @@ def copied(runs: Path) -> list[str]:
 
 def table() -> str:
     """Markdown: a row per hypothesis, with the study's verdict in its first row."""
-    lines = ["| study | verdict | hypothesis | effect | 95% interval | threshold | seeds |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| study | verdict | hypothesis | effect | 95% interval | threshold | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for path in sorted(RECORDED.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
         for number, row in enumerate(document["hypotheses"]):
