@@ -1,4 +1,4 @@
-"""The table of recorded verdicts for docs/studies.md: python -m benchmarks.studies [RUNS]
+"""Writes the table of recorded verdicts in docs/studies.md: python -m benchmarks.studies [RUNS]
 
 With RUNS, a folder such as runs/studies, finished studies on their recorded seeds are first copied to docs/studies/.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from saccade.report.study_page import WORDS, tested
 
 RECORDED = Path(__file__).parents[1] / "docs" / "studies"
+MARKS = ("<!-- verdicts -->", "<!-- /verdicts -->")
 
 
 def copied(runs: Path) -> list[str]:
@@ -41,7 +42,14 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def written() -> None:
+    """Replaces what is between the marks of the page."""
+    page = RECORDED.with_suffix(".md")
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    page.write_text(f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(f"copied: {', '.join(copied(Path(sys.argv[1])))}", file=sys.stderr)
-    print(table())
+        print(f"copied: {', '.join(copied(Path(sys.argv[1])))}")
+    written()
