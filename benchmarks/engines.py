@@ -25,6 +25,7 @@ TESTS = Path(__file__).parent.parent / "tests"
 ANYRES = "anyres_max_9"
 """Tiles of LLaVA-OneVision on the hub; vLLM counts with no other number."""
 OF_TOKENIZER = {
+    "gemma4": {"image_token": "<|image|>", "video_token": "<|video|>"},
     "internvl": {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
