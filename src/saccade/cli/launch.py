@@ -21,6 +21,7 @@ from saccade.cli.runs import run_dir
 from saccade.cli.terminal import echo, echo_whole
 from saccade.cli.vllm_servers import devices, engine_overrides, running, serve_options
 from saccade.config import ConfigError, kind
+from saccade.runs.stopping import ASKING, handling
 
 GRACE_S = 60.0
 """How long processes may take to save and end after Ctrl-C; then they are killed."""
@@ -122,7 +123,7 @@ srun --kill-on-bad-exit=1 {command} \\
 
 
 def supervise(command: list[str], grace_s: float = GRACE_S, environment: Mapping[str, str] | None = None) -> int:
-    """Runs the command and returns its exit status. Ctrl-C or SIGTERM ends it and all that it started: first with
+    """Runs the command and returns its exit status. Ctrl-C, SIGTERM or a closed terminal ends it and all that it started: first with
     SIGTERM, after `grace_s` seconds by force."""
     child = subprocess.Popen(command, start_new_session=True, env=environment)
     ending = threading.Event()
@@ -132,8 +133,7 @@ def supervise(command: list[str], grace_s: float = GRACE_S, environment: Mapping
             ending.set()
             os.killpg(child.pid, signal.SIGTERM)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(dict.fromkeys(ASKING, end)):
         while not ending.is_set():
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(timeout=0.5)
@@ -141,6 +141,3 @@ def supervise(command: list[str], grace_s: float = GRACE_S, environment: Mapping
             return child.wait(timeout=grace_s)
         os.killpg(child.pid, signal.SIGKILL)
         return child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
