@@ -123,8 +123,8 @@ srun --kill-on-bad-exit=1 {command} \\
 
 
 def supervise(command: list[str], grace_s: float = GRACE_S, environment: Mapping[str, str] | None = None) -> int:
-    """Runs the command and returns its exit status. Ctrl-C, SIGTERM or a closed terminal ends it and all that it started: first with
-    SIGTERM, after `grace_s` seconds by force."""
+    """Runs the command and returns its exit status. Ctrl-C, SIGTERM or a closed terminal ends it and all that it
+    started: first with SIGTERM, after `grace_s` seconds by force."""
     child = subprocess.Popen(command, start_new_session=True, env=environment)
     ending = threading.Event()
 

@@ -1,4 +1,5 @@
-"""Stopping a run by SIGINT, SIGTERM or SIGHUP: the step is finished or abandoned in time, its state saved, the way on said.
+"""Stopping a run by SIGINT, SIGTERM or SIGHUP: the step is finished or abandoned in time, its state saved, the way on
+said.
 
 The program listens (`with stop.listening()`), not the library: `train` without a `Stop` leaves signals alone.
 """
