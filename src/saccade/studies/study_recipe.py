@@ -104,7 +104,7 @@ class Hypothesis(Config):
     """The smallest effect that counts, in units of the measure. Reproduced: the interval over seeds is above it. Not
     reproduced: it is below. Else inconclusive."""
     primary: bool = True
-    """Decides the verdict; others are printed beside it."""
+    """Decides the verdict; others are secondary."""
 
 
 class StudyRecipe(Config):
