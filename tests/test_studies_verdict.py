@@ -14,10 +14,10 @@ from benchmarks.studies import table
 from saccade.cli import main
 from saccade.config import ConfigError, packaged
 from saccade.evaluation.items import ItemResult, append_items
-from saccade.evaluation.measures import MEASURES, mean_measure
 from saccade.report import build_report
 from saccade.report.study_page import study_text
 from saccade.studies import arms
+from saccade.studies.measures import MEASURES, mean_measure
 from saccade.studies.study import check_arms, conclude, fingerprint, plan
 from saccade.studies.study_recipe import StudyRecipe, load_study, needs
 from saccade.studies.verdict import decide, over_seeds, together

@@ -20,13 +20,13 @@ from rich.console import Console
 from saccade.config import dump
 from saccade.disk import write_text, writing
 from saccade.evaluation.items import ItemResult, read_items
-from saccade.evaluation.measures import mean_measure
 from saccade.evaluation.results import write_json
 from saccade.models.policy import resolve_path
 from saccade.runs.files import JsonRow
 from saccade.runs.lock import locked
 from saccade.studies import arms
 from saccade.studies.jobs import StudyJob, run_all
+from saccade.studies.measures import mean_measure
 from saccade.studies.study_recipe import (
     BASE,
     BaseArm,
