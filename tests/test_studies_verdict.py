@@ -149,7 +149,10 @@ def test_cost_and_processes_are_no_part_of_what_was_fixed():
     study = load_study("hard_reward")
     same = load_study("hard_reward", ["cpu_minutes_per_seed=99", "parallel=1"])
     other = load_study("hard_reward", ["hypotheses.0.above=0.0"])
+    more = load_study("hard_reward", ["seeds=[1,2,3,4]"])
     assert fingerprint(study) == fingerprint(same) != fingerprint(other)
+    assert fingerprint(study) != fingerprint(more)
+    assert fingerprint(study, seeds=False) == fingerprint(more, seeds=False)  # its first seeds can be kept
 
 
 def finished(folder: Path, study: StudyRecipe, gain: dict[int, float], n: int = 40) -> dict:
