@@ -15,7 +15,7 @@ from saccade import cli
 
 TABLES = (
     *("ap", "check", "coldstart", "data passrate", "demo", "eval", "grade", "plan", "score"),
-    *("verify", "watch", "world check"),
+    *("study", "verify", "watch", "world check"),
 )
 """Verbs that print tables, counts or bars."""
 

@@ -14,10 +14,10 @@ from benchmarks.studies import table
 from saccade.cli import main
 from saccade.config import ConfigError, packaged
 from saccade.evaluation.items import ItemResult, append_items
-from saccade.evaluation.measures import MEASURES, mean_measure
 from saccade.report import build_report
 from saccade.report.study_page import study_text
 from saccade.studies import arms
+from saccade.studies.measures import MEASURES, mean_measure
 from saccade.studies.study import check_arms, conclude, fingerprint, plan
 from saccade.studies.study_recipe import StudyRecipe, load_study, needs
 from saccade.studies.verdict import decide, over_seeds, together
@@ -149,7 +149,10 @@ def test_cost_and_processes_are_no_part_of_what_was_fixed():
     study = load_study("hard_reward")
     same = load_study("hard_reward", ["cpu_minutes_per_seed=99", "parallel=1"])
     other = load_study("hard_reward", ["hypotheses.0.above=0.0"])
+    more = load_study("hard_reward", ["seeds=[1,2,3,4]"])
     assert fingerprint(study) == fingerprint(same) != fingerprint(other)
+    assert fingerprint(study) != fingerprint(more)
+    assert fingerprint(study, seeds=False) == fingerprint(more, seeds=False)  # its first seeds can be kept
 
 
 def finished(folder: Path, study: StudyRecipe, gain: dict[int, float], n: int = 40) -> dict:
@@ -222,6 +225,8 @@ def test_the_list_of_studies_shows_title_and_cost_and_an_unknown_one_is_refused(
     assert code == 0
     assert all(load_study(name).title in shown for name in STUDIES)
     assert shown.count("CPU minutes") == len(STUDIES)
+    code, shown = said(capsys, "study", "--list", "--json")
+    assert {one["title"] for one in json.loads(shown).values()} == {load_study(name).title for name in STUDIES}
     code, shown = said(capsys, "study", "box_inflatoin")
     assert (code, "did you mean" in shown) == (2, True)
     code, shown = said(capsys, "study")

@@ -168,7 +168,7 @@ def study_text(document: JsonRow) -> str:
     """The verdict and the hypotheses for the terminal."""
     lines = [f"{WORDS[document['verdict']]}: {document['sentence']}"]
     for row in map(tested, document["hypotheses"]):
-        mark = "" if row.primary else "  (beside)"
+        mark = "" if row.primary else "  (secondary)"
         lines.append(f"  {row.name}: {row.mean} [{row.interval}], must exceed {row.above}: {row.verdict.lower()}{mark}")
         lines.append(f"    seeds: {row.seeds}{'; ' + row.more if row.more else ''}")
     return "\n".join([*lines, f"CPU minutes: {number(document['cpu_minutes'])}"])

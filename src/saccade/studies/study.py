@@ -20,13 +20,13 @@ from rich.console import Console
 from saccade.config import dump
 from saccade.disk import write_text, writing
 from saccade.evaluation.items import ItemResult, read_items
-from saccade.evaluation.measures import mean_measure
 from saccade.evaluation.results import write_json
 from saccade.models.policy import resolve_path
 from saccade.runs.files import JsonRow
 from saccade.runs.lock import locked
 from saccade.studies import arms
 from saccade.studies.jobs import StudyJob, run_all
+from saccade.studies.measures import mean_measure
 from saccade.studies.study_recipe import (
     BASE,
     BaseArm,
@@ -41,6 +41,7 @@ from saccade.studies.verdict import decide, over_seeds, together
 from saccade.training.config import RLRecipe, SFTRecipe
 
 SCHEMAS = {"sft": SFTRecipe, "rl": RLRecipe}
+SEED_KEYS = ("seeds", "development_seeds")
 COSTS = ("steps", "cpu_s", "tokens")
 HEADLINE = ("accuracy", "tokens", "truncated")
 """Measures of the table of all arms, besides those of the hypotheses."""
@@ -103,15 +104,16 @@ def check_arms(recipe: StudyRecipe) -> None:
         arms.evaluation_recipe(recipe, name, BASE, places, 0)
 
 
-def fingerprint(recipe: StudyRecipe) -> str:
-    """SHA-256 of all that was fixed before the run; its cost and the number of processes do not belong to that."""
-    fixed = recipe.model_dump(mode="json", exclude={"cpu_minutes_per_seed", "parallel"})
+def fingerprint(recipe: StudyRecipe, seeds: bool = True) -> str:
+    """SHA-256 of all that was fixed before the run; its cost and the number of processes do not belong to that. Without
+    `seeds`: of what every seed does."""
+    fixed = recipe.model_dump(mode="json", exclude={"cpu_minutes_per_seed", "parallel", *(() if seeds else SEED_KEYS)})
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def _reserve(recipe: StudyRecipe, out: Path) -> None:
     config = out / "config.yaml"
-    if config.exists() and fingerprint(load_study(str(config))) != fingerprint(recipe):
+    if config.exists() and fingerprint(load_study(str(config)), seeds=False) != fingerprint(recipe, seeds=False):
         raise ValueError(f"{out} contains another study, or another version of this one; choose another --out")
     write_text(config, dump(recipe))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from saccade.config import Config, load, merged, packaged
-from saccade.evaluation.measures import MEASURES
+from saccade.studies.measures import MEASURES
 from saccade.world.chains import HabitWeights
 
 FOLDER = "studies/"
@@ -95,7 +95,7 @@ class Hypothesis(Config):
 
     name: str
     measure: str
-    """What is averaged over the items, see `saccade.evaluation.measures`."""
+    """What is averaged over the items, see `saccade.studies.measures`."""
     contrast: dict[str, float] = Field(min_length=1)
     """`evaluation/arm` -> weight: {home/rl: 1, home/sft: -1} is the difference of two arms."""
     where: dict[str, str] = Field(default_factory=dict)
@@ -104,7 +104,7 @@ class Hypothesis(Config):
     """The smallest effect that counts, in units of the measure. Reproduced: the interval over seeds is above it. Not
     reproduced: it is below. Else inconclusive."""
     primary: bool = True
-    """Decides the verdict; others are printed beside it."""
+    """Decides the verdict; others are secondary."""
 
 
 class StudyRecipe(Config):
