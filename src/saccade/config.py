@@ -202,6 +202,8 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"{COMMAND_LINE}: got '{text}', expected key=value such as loss.kl_coef=0.01")
+    if dotted.count(".") > DEEPEST:
+        raise ConfigError(f"{COMMAND_LINE}: got '{dotted[:80]}...', expected a key of at most {DEEPEST} levels")
     loc: Loc = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
     node: Any = data
     for i, key in enumerate(loc):
@@ -211,7 +213,8 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
         if i < len(loc) - 1:
             node = _child(node, key)
     try:
-        node[loc[-1]] = yaml.load(value, Loader=_Loader)
+        tree = yaml.compose(value, Loader=_Loader)
+        node[loc[-1]] = None if tree is None else _build(tree, loc, COMMAND_LINE, {})
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{COMMAND_LINE}: '{dotted}': got {value[:200]!r}, expected a YAML value") from None
 
