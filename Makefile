@@ -1,4 +1,4 @@
-# make setup | demo | test | test-slow | check | gpu-check        Another Python: make PYTHON=python3.12 ...
+# make setup | demo | studies | test | test-slow | check | gpu-check        Another Python: make PYTHON=python3.12 ...
 # Options for pip (a mirror, another torch build): make PIP_ARGS="..." setup
 
 PYTHON ?= python3
@@ -12,12 +12,17 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 $(PIP_ARGS) -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-slow check gpu-check clean
+.PHONY: setup demo studies test test-slow check gpu-check clean
 
 setup: $(STAMP)
 
 demo: setup
 	$(BIN)/saccade demo --out runs/demo $(ARGS)
+
+# Those that fit into an hour on two cores; `saccade study --list` has all. Each resumes where it was stopped.
+STUDIES ?= overthinking hard_reward presence zero_or_cold_start
+studies: setup
+	for study in $(STUDIES); do $(BIN)/saccade study $$study --out runs/studies/$$study || exit $$?; done
 
 test: setup
 	$(PYTEST) -q -n 2 --dist worksteal $(ARGS)

@@ -170,6 +170,17 @@ def test_each_alarm_is_set_off_by_the_policy_that_it_is_for_once_and_says_what_t
     assert any(char.isdigit() for char in alarm.reason) and alarm.advice and 10 <= alarm.step <= STEPS
 
 
+def test_the_alarm_of_the_sampler_names_the_likely_cause_of_most_replies_and_its_cure() -> None:
+    rows = [
+        {"step": i, "reward/total": 0.5, "sampler/gap_mean": 0.2, "sampler/cause/temperature": 3.0}
+        | ({"sampler/cause/weights": 1.0} if i % 2 else {})
+        for i in range(1, 11)
+    ]
+    (alarm,) = (one for one in judge(rows) if one.name == "sampler_gap")
+    assert "likely cause, by replies: temperature of 30, weights of 5" in alarm.reason
+    assert "--logprobs-mode processed_logprobs" in alarm.advice
+
+
 def test_every_alarm_has_its_scripted_policy() -> None:
     assert set(CHEATS) == set(AlarmConfig.model_fields) - {"on", "window"}
 

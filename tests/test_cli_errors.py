@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from saccade import cli
 from saccade.cli.options import Overrides, PrintConfig, Recipe, resolve
-from saccade.config import Config
+from saccade.config import MOST_LINES, Config, ConfigError, load
 
 
 class Tiny(Config):
@@ -70,3 +72,67 @@ def test_print_config_prints_the_resolved_recipe_and_stops(tmp_path, monkeypatch
 def test_an_unknown_verb_is_refused(monkeypatch, capsys) -> None:
     assert run(["fly"], tiny, monkeypatch) == 2
     assert "fly" in capsys.readouterr().err
+
+
+class Part(Config):
+    path: str
+    weight: float = Field(default=1.0, gt=0)
+
+
+class Many(Config):
+    parts: tuple[Part, ...] = ()
+    steps: int = 3
+
+
+def mistakes_of(folder: Path, text: str) -> list[str]:
+    """The lines of the error, with the folder left out."""
+    (folder / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load(folder / "r.yaml", Many)
+    return str(refused.value).replace(f"{folder}/", "").splitlines()
+
+
+def test_the_same_mistake_in_500_items_is_one_line_with_a_count_and_the_first_places(tmp_path: Path) -> None:
+    items = "".join(f"  - {{path: a{i}, weigth: 2}}\n" for i in range(500))
+    assert mistakes_of(tmp_path, f"parts:\n{items}steps: x\n") == [
+        "r.yaml:2: unknown key 'parts.0.weigth'; did you mean 'weight'? [500 places: r.yaml:2, r.yaml:3, r.yaml:4, ..]",
+        "r.yaml:502: 'steps': got 'x', expected a valid integer",
+    ]
+
+
+def test_different_mistakes_in_items_of_a_list_stay_apart(tmp_path: Path) -> None:
+    lines = mistakes_of(
+        tmp_path, "parts:\n  - {path: a, weigth: 2}\n  - {path: a, pth: 2}\n  - {path: a, weight: -1}\n"
+    )
+    assert [line.partition(":")[2].partition(":")[0] for line in lines] == ["2", "3", "4"]
+    distinct = "".join(f"  - {{path: a, key_{i}: 1}}\n" for i in range(MOST_LINES + 7))
+    lines = mistakes_of(tmp_path, f"parts:\n{distinct}")
+    assert len(lines) == MOST_LINES + 1 and lines[-1] == "and 7 more"
+
+
+def test_containers_are_called_as_in_yaml(tmp_path: Path) -> None:
+    assert mistakes_of(tmp_path, "parts: {path: a}\n")[0].endswith("expected a list")
+    assert mistakes_of(tmp_path, "parts: [a]\n")[0].endswith("expected a section of keys")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rl", "vlm_r1_rec_3b", "--reward", "r.py:f", "--deadline", "-1"),
+        ("check", "x.csv", "--from", "table", "--column", "foo=1"),
+        ("check", "x.csv", "--from", "coco", "--split", "a"),
+        ("convert", "x.csv", "out", "--from", "table", "--column", "foo=1"),
+        ("rl", "demo", "data=[{source: nope}]", "stages=[{max_new_tokens: 1, group_size: 0}]", "kind=rl"),
+        ("sft", "vision_r1_7b_sft", "data=[{source: nope}]"),
+    ],
+)
+def test_no_error_echoes_the_machinery_behind_it(words, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.py").write_text("def f(completion, sample):\n    return 1.0\n")
+    (tmp_path / "x.csv").write_text("question,answer\na,b\n")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert not any(echo in said for echo in ("Value error", "validation error", "pydantic", "input_value"))
+    assert len(set(said.splitlines())) == len(said.splitlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
@@ -48,7 +49,7 @@ for words in {commands!r}:
             cli.main(words)
         except SystemExit as ended:
             code = ended.code or 0
-    print(code, "torch" in sys.modules, *words)
+    print(code, any(name in sys.modules for name in {packages}), *words)
 """
 ANSWERS = [
     ["--help"],
@@ -77,12 +78,38 @@ MISTAKES = [
 ]
 
 
-def test_help_recipes_and_mistakes_are_answered_without_torch() -> None:
-    program = PROGRAM.format(commands=ANSWERS + MISTAKES)
+OF_DATA = ["numpy", "pyarrow", "scipy", "rapidfuzz", "httpx2", "jinja2", "saccade.parsing.claims", "saccade.data.files"]
+"""What reading, grading and asking need, and a recipe does not."""
+
+
+def answered(commands: list[list[str]], packages: list[str]) -> list[str]:
+    """For each command, in one process: its exit status, whether one of the packages was loaded by then, its words."""
+    program = PROGRAM.format(commands=commands, packages=packages)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    lines = done.stdout.splitlines()
+    return done.stdout.splitlines()
+
+
+def test_help_recipes_and_mistakes_are_answered_without_torch() -> None:
     expected = [f"0 False {' '.join(words)}" for words in ANSWERS] + [f"2 False {' '.join(w)}" for w in MISTAKES]
-    assert lines == expected
+    assert answered(ANSWERS + MISTAKES, ["torch"]) == expected
+
+
+def test_recipes_and_mistakes_in_them_are_answered_without_the_packages_of_data() -> None:
+    mistakes = [words for words in MISTAKES if words[0] not in ("resume", "report")]  # these read runs
+    expected = [f"0 False {' '.join(words)}" for words in ANSWERS] + [f"2 False {' '.join(w)}" for w in mistakes]
+    assert answered(ANSWERS + mistakes, OF_DATA) == expected
+
+
+def test_a_wrong_key_costs_less_than_a_second_of_one_core() -> None:
+    """The least of three, because a busy machine adds to it; about 0.4 s on an idle one."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "saccade", "rl", "vlm_r1_rec_3b", "optim.lrr=1"]
+        assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 2
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(seconds) < 1.0
 
 
 def test_the_first_screen_loads_no_package_of_data() -> None:

@@ -70,6 +70,9 @@ def test_changes_and_disagreements_are_reported(folder: Path, capsys):
     assert [row["now"]["reward"] for row in rows] == [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     assert rows[1]["was"] == {"reward": 1.0, "parts": {"number": 1.0}, "masked": None}
     assert rows[1]["now"]["reasons"] == {"number": "got 4"}
+    plain = json.loads(run(capsys, folder / "rollouts.jsonl", "--rubric", "number", "--json", "--show", 1)[1])
+    assert (plain["rollouts"], plain["groups"], plain["masked"], plain["reordered"]) == (6, 2, [1, 0], 1)
+    assert plain["parts"]["total"]["changed"] == 2 and len(plain["largest_changes"]) == 1
 
 
 def test_a_rubric_comes_from_a_file_a_task_or_the_runs_recipe(folder: Path, capsys):

@@ -11,8 +11,8 @@ from property_search import examples
 from test_data_formats import LLAVA_COT, jsonl, png, rec
 
 from saccade.data import READERS, DataConfig
+from saccade.data.formats import TABLES
 from saccade.data.preflight import preflight
-from saccade.data.readers import TABLES
 from saccade.data.sources import items
 from saccade.types import Sample
 

@@ -99,6 +99,9 @@ def test_a_model_rates_the_rows_of_a_recipe_and_resumes(tmp_path: Path, capsys: 
     assert run("data", "passrate", path, "-k", "2", "--out", out) == 0
     assert (out / "pass_rates.jsonl").read_text() == first
     assert "of 3 rows are neither always right nor always wrong" in capsys.readouterr().out
+    assert run("data", "passrate", path, "-k", "2", "--out", out, "--json") == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["rows"] == sum(plain["by_right"].values()) == 3 and plain["by_right"]["1"] == plain["mixed"]
 
 
 @pytest.mark.parametrize("num_steps", [2, pytest.param(50, marks=pytest.mark.slow)])

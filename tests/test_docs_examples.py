@@ -18,8 +18,8 @@ from saccade.cli import VERBS
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.config import load, packaged
 from saccade.data import READERS, DataConfig, open_source
+from saccade.data.dialogues import METHOD_TASKS
 from saccade.data.preflight import preflight
-from saccade.data.readers import METHOD_TASKS
 from saccade.data.sources import items
 from saccade.geometry import FRAMES
 from saccade.models.config import ModelConfig

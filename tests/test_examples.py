@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import py_compile
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -98,3 +101,44 @@ def test_the_family_and_the_benchmark_of_the_examples_run(tmp_path: Path, monkey
     monkeypatch.setitem(BENCHMARKS, "dice", example("own_benchmark").DICE)
     (row, *_) = example("own_benchmark").main(tmp_path / "dice")
     assert row["n"] == 12
+
+
+NOTEBOOK = EXAMPLES / "first_run.ipynb"
+
+
+def cells_of(notebook: Path) -> list[str]:
+    """The text of the code cells."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+class Shown:
+    """Stands in for IPython.display: a notebook's `display(HTML(...))` is kept."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.HTML = str
+        self.display = lambda thing: self.texts.append(str(thing))
+
+
+def test_the_notebook_compiles_and_holds_no_output() -> None:
+    whole = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert (whole["nbformat"], whole["metadata"]["kernelspec"]["name"]) == (4, "python3")
+    assert len({cell["id"] for cell in whole["cells"]}) == len(whole["cells"])
+    for cell in whole["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+    for number, text in enumerate(cells_of(NOTEBOOK)):
+        compile(text, f"{NOTEBOOK.name}, cell {number}", "exec")
+
+
+@pytest.mark.slow
+def test_the_notebook_trains_a_model_that_answers_more_of_the_test(tmp_path: Path, monkeypatch) -> None:
+    shown, names = Shown(), {"__name__": "__main__"}
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    monkeypatch.chdir(tmp_path)
+    for number, text in enumerate(cells_of(NOTEBOOK)):
+        exec(compile(text, f"{NOTEBOOK.name}, cell {number}", "exec"), names)
+    before, after = map(int, re.findall(r"<b>(\d+)%</b>", shown.texts[-2]))
+    assert after > before + 20
+    assert (tmp_path / "runs" / "first_run" / "run" / "report.html").is_file()

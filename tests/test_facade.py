@@ -6,10 +6,12 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import saccade
+from saccade import algorithm, data, grading, parsing, world
 from saccade.config import ConfigError
 
 NAMES = [
@@ -31,9 +33,12 @@ NAMES = [
 ]
 
 
-def imported_for_type_checkers() -> dict[str, str]:
+LAZY = (saccade, algorithm, data, grading, parsing, world)
+
+
+def imported_for_type_checkers(package: ModuleType) -> dict[str, str]:
     """Name -> module:attribute, from the imports under TYPE_CHECKING."""
-    tree = ast.parse(Path(saccade.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     found = {}
     for node in block.body:
@@ -48,8 +53,15 @@ def test_the_names_of_the_facade_are_these_and_all_resolve() -> None:
     assert set(NAMES) <= set(dir(saccade))
 
 
-def test_type_checkers_see_what_the_runtime_gives() -> None:
-    assert imported_for_type_checkers() == saccade._PLACES
+@pytest.mark.parametrize("package", LAZY)
+def test_type_checkers_see_what_the_runtime_gives(package: ModuleType) -> None:
+    places = {
+        name: f"{package.__name__}.{place if ':' in place else f'{place}:{name}'}"
+        for name, place in vars(package)["_PLACES"].items()
+    }
+    assert imported_for_type_checkers(package) == places
+    assert sorted(places) == sorted(package.__all__)
+    assert all(getattr(package, name) is not None for name in places)
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:

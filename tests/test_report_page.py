@@ -226,6 +226,20 @@ def test_groups_have_all_siblings_with_question_gold_and_reasons(tmp_path):
     assert any(reply["why"] == {"hard": "got 4"} for group in found["groups"] for reply in group["r"])
 
 
+def test_the_likely_cause_of_log_probs_far_from_the_trainers_is_shown_with_the_run_and_the_reply(tmp_path):
+    run = report_runs.write_run(tmp_path / "run", steps=40)
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["sampler_cause"] = "pixels" if row["index"] else ["odd"]
+    report_runs.write_jsonl(run / "rollouts.jsonl", rows)
+    metrics = [{"step": i, "sampler/cause/pixels": 2.0, "sampler/cause/odd": 1.0} for i in range(20)]
+    report_runs.write_jsonl(run / "metrics.jsonl", metrics)
+    html = build_report(run).read_text()
+    assert "likely cause, by replies: pixels of 40" in html and "Replies far from the trainer" in html
+    replies = [reply for group in data_of(html)["groups"] for reply in group["r"]]
+    assert replies and all(reply.get("sc") == ("pixels" if reply["i"] > 1 else None) for reply in replies)
+
+
 # ------------------------------------------------------------------------------------------------------------- charts
 
 

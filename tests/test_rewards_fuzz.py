@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from property_search import examples
 
 from saccade import parsing
-from saccade.parsing.points import read_points
 from saccade.rewards import PENALTIES, REWARDS
 from saccade.rewards.table import bind
 from saccade.types import Completion, Frame, Sample, Score
@@ -38,7 +37,7 @@ GOLDS: dict[str, Any] = {
     **{"choice": "B", "choices": "B", "yes_no": "yes", "exact_text": "red", "char_similarity": "red"},
 }
 BOUND = {name: bind(name, OPTIONS.get(name, {})) for name in sorted((REWARDS | PENALTIES).keys() - ASKS_OTHERS)}
-READERS = [getattr(parsing, name) for name in parsing.__all__ if name.startswith("read_")] + [read_points]
+READERS = [getattr(parsing, name) for name in parsing.__all__ if name.startswith("read_")]
 READERS = [one for one in READERS if sum(p.default is p.empty for p in inspect.signature(one).parameters.values()) == 1]
 
 PIECES = [

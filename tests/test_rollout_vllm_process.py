@@ -14,6 +14,9 @@ import psutil
 import pytest
 
 from saccade import cli
+from saccade.cli.options import load_recipe
+from saccade.cli.vllm_servers import check_servers, keep_command
+from saccade.config import dump
 from saccade.models.config import ModelConfig
 from saccade.models.policy import known_family, load_adapter, open_adapter, resolve_path
 from saccade.rollout.vllm_process import (
@@ -160,16 +163,74 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 def test_the_command_line_says_what_would_run_and_refuses_what_cannot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program = tmp_path / "vllm"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
     out = ("--out", str(tmp_path / "run"), "--dry-run", "--vllm-executable")
-    status, shown, _ = run(capsys, "real_images", "--vllm", "2", *out, str(program))
+    status, shown, _ = run(capsys, "real_images", "--vllm", "2", *out, program(tmp_path))
     lines = shown.splitlines()
     assert status == 0 and len(lines) == 3, shown
     assert "--port 8100" in lines[0] and "--port 8101" in lines[1]
     assert "rollout.engine.kind=vllm_server" in lines[2] and "http://127.0.0.1:8101" in lines[2]
     status, _, problem = run(capsys, "real_images", "--vllm", "1", *out, str(tmp_path / "none"))
     assert status == 2 and "no such program; install vLLM" in problem and len(problem.splitlines()) == 1
-    status, _, problem = run(capsys, "vision_r1_7b_sft", "--vllm", "1", *out, str(program))
+    status, _, problem = run(capsys, "vision_r1_7b_sft", "--vllm", "1", *out, program(tmp_path))
     assert status == 2 and "rollout" in problem and len(problem.splitlines()) >= 1
+
+
+def program(tmp_path: Path) -> str:
+    made = tmp_path / "vllm"
+    made.write_text("#!/bin/sh\n")
+    made.chmod(0o755)
+    return str(made)
+
+
+def launched_run(tmp_path: Path, port: int) -> Path:
+    """The directory of an interrupted run whose server `saccade launch` had started."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    urls = f"rollout.engine.urls=[http://127.0.0.1:{port}]"
+    recipe = load_recipe("real_images", ["rollout.engine.kind=vllm_server", urls])
+    (folder / "config.yaml").write_text(dump(recipe))
+    keep_command(folder, ["--vllm", "1", "--vllm-executable", "/the/vllm"])
+    return folder
+
+
+def test_launch_resumes_a_run_with_its_servers_at_their_addresses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = launched_run(tmp_path, 8123)
+    options = ("--vllm", "1", "--vllm-executable", program(tmp_path), "--dry-run")
+    status, shown, _ = run(capsys, str(folder), *options)
+    server, training = shown.splitlines()
+    assert status == 0 and "--port 8123" in server
+    assert training.endswith(f"-m saccade resume {folder} --from start"), "there is no checkpoint"
+    (folder / "checkpoints" / "step-000003").mkdir(parents=True)
+    status, shown, _ = run(capsys, str(folder), *options)
+    assert status == 0 and shown.splitlines()[1].endswith(f"-m saccade resume {folder}")
+    status, _, problem = run(capsys, str(folder), "--vllm", "2", *options[2:])
+    assert status == 2 and "takes its replies from http://127.0.0.1:8123; expected as many servers" in problem
+    status, _, problem = run(capsys, str(folder), "num_steps=3", *options)
+    assert status == 2 and "with its own configuration; edit" in problem
+    status, _, problem = run(capsys, "real_images", "--out", str(folder), *options)
+    assert status == 2 and f"already holds a run; resume it with 'saccade launch {folder}'" in problem
+
+
+def test_resuming_a_run_whose_servers_are_gone_says_which_command_starts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = launched_run(tmp_path, a_port())
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["resume", str(folder)])
+    problem = capsys.readouterr().err
+    assert ended.value.code == 2 and len(problem.splitlines()) == 1
+    assert f"resume it with them: saccade launch {folder} --vllm 1 --vllm-executable /the/vllm" in problem
+
+
+def test_servers_that_answer_are_used_and_those_that_others_started_are_not_asked(tmp_path: Path) -> None:
+    server = process(tmp_path, HEALTHY)
+    folder = launched_run(tmp_path, server.port)
+    server.start()
+    try:
+        server.wait_until_ready(30)
+        check_servers(folder, [f"http://{HOST}:{a_port()}", server.url])
+    finally:
+        server.stop(grace_s=5)
+    check_servers(tmp_path / "other", [f"http://{HOST}:{a_port()}"])

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from vllm_stand_in import StandIn, stand_in
+from vllm_stand_in import MISTAKES, StandIn, mistaken, stand_in
 
 from saccade import cli
 from saccade.data import DataConfig
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.config import EvalRecipe
+from saccade.models.adapter import EncodedPrompt
 from saccade.models.config import ModelConfig
 from saccade.rollout.config import Sampling, VllmServerConfig
 from saccade.studies.rejection import sample_right
 from saccade.training.config import RLRecipe
 from saccade.training.rl import train
+from saccade.types import Completion
 
 GENERATE = "/inference/v1/generate"
 
@@ -58,6 +60,40 @@ def test_a_run_trains_on_replies_of_the_current_weights(server: StandIn, tmp_pat
     assert [row["weights_version"] for row in rows] == [0] * 6 + [1] * 6
     sizes = [body["sampling_params"]["n"] for path, body in server.asked if path == GENERATE]
     assert sizes.count(3) == 4, "a group is one request; the others are probes and held-out questions"
+
+
+@pytest.mark.parametrize("old_logprobs", ["auto", "sampler"])
+def test_a_run_records_the_likely_cause_beside_every_reply_that_is_too_far(
+    server: StandIn, tmp_path: Path, old_logprobs: str
+) -> None:
+    """Each group of the step comes from a sampler that makes another mistake."""
+    made: dict[str, str] = {}
+
+    def rescored(prompt: EncodedPrompt, reply: Completion, temperature: float) -> Completion:
+        mistake = made.setdefault(prompt.image_shas[0], MISTAKES[len(made) % len(MISTAKES)])
+        return mistaken(server.policy, mistake, prompt, reply, temperature)
+
+    server.rescored = rescored
+    recipe = RLRecipe.model_validate(
+        {
+            "model": {"path": "base", "device": "cpu"},
+            "data": [{"source": "world", "task": "count"}],
+            "stages": [{"max_new_tokens": 16, "group_size": 2}],
+            "num_steps": 1,
+            "prompts_per_step": len(MISTAKES),
+            "optim": {"lr": 1e-4},
+            "rollout": {"engine": engine(server), "sampling": {"temperature": 0.7}},
+            "loss": {"entropy_coef": 1e-4, **({"correction": {"kind": "none"}} if old_logprobs == "sampler" else {})},
+            "update": {"old_logprobs": old_logprobs},
+        }
+    )
+    train(recipe, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    found = {row["image_sha"][0]: row.get("sampler_cause", "none") for row in rows}
+    assert len(rows) == 2 * len(MISTAKES) and found == made
+    (metrics,) = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    counts = {key.rpartition("/")[2]: value for key, value in metrics.items() if key.startswith("sampler/cause/")}
+    assert counts == {name: 2 for name in MISTAKES if name != "none"}
 
 
 def test_an_evaluation_has_the_scores_of_the_built_in_engine(server: StandIn, tmp_path: Path) -> None:

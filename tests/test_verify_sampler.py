@@ -11,18 +11,16 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from replies import builtin
-from vllm_stand_in import moved, stand_in
+from vllm_stand_in import MISTAKES, mistaken, stand_in
 
 from saccade.models.chat_template import MARKER
 from saccade.models.config import ModelConfig
-from saccade.models.forward import branch_logprobs
-from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.config import Sampling, VllmServerConfig
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.vllm_nccl import check_backend, check_nccl, within
 from saccade.types import Completion
-from saccade.verify.causes import likely_cause, parity
+from saccade.verify.causes import likely_causes, parity
 from saccade.verify.sampler import sampler
 from saccade.verify.subject import subject_of
 
@@ -45,13 +43,6 @@ def sampled(policy: Policy) -> tuple[Prompt, Completion]:
     return prompt, reply
 
 
-def scored(policy: Policy, prompt: Any, reply: Completion, temperature: float = T) -> Completion:
-    """The reply with the log-probs that this policy gives after this prompt."""
-    with torch.no_grad():
-        found, _ = branch_logprobs(policy, pack([(prompt, [Branch(reply.token_ids)])]), temperature=temperature)
-    return replace(reply, logprobs=tuple(found.tolist()))
-
-
 def test_the_distance_of_equal_log_probs_is_nothing_and_of_others_as_by_hand() -> None:
     ours = torch.tensor([-1.0, -2.0, -0.5])
     same = parity(ours, ours.clone())
@@ -68,21 +59,19 @@ def test_the_distance_of_equal_log_probs_is_nothing_and_of_others_as_by_hand() -
 
 def test_each_mistake_of_a_sampler_is_named(policy: Policy, sampled: tuple[Prompt, Completion]) -> None:
     prompt, reply = sampled
-    encoded = prompt.encoded
-    blank = encoded.pixels | {"pixel_values": torch.zeros_like(encoded.pixels["pixel_values"])}
-    plain = torch.arange(len(encoded)).expand(3, -1)
-    noise = torch.randn(len(reply.logprobs), generator=torch.Generator().manual_seed(0)) * 2e-3
-    other = moved(load_policy("base"), 0.02)
-    made = {
-        "none": reply,
-        "precision": replace(reply, logprobs=tuple(a + float(b) for a, b in zip(reply.logprobs, noise, strict=True))),
-        "temperature": scored(policy, encoded, reply, 1.0),
-        "pixels": scored(policy, replace(encoded, pixels=blank), reply),
-        "positions": scored(policy, replace(encoded, positions_3P=plain, next_position=len(encoded)), reply),
-        "weights": scored(other, encoded, reply),
-    }
-    found = {name: likely_cause(policy, encoded, one, T, bound=1e-4) for name, one in made.items()}
-    assert {name: cause for name, (cause, _) in found.items()} == {name: name for name in made}, found
+    replies = [mistaken(policy, name, prompt.encoded, reply, T) for name in MISTAKES]
+    found = [cause for cause, _ in likely_causes(policy, prompt.encoded, replies, T)]
+    assert found == [*MISTAKES]
+
+
+def test_the_picture_of_another_prompt_is_named_when_it_may_have_been_taken(
+    policy: Policy, sampled: tuple[Prompt, Completion]
+) -> None:
+    prompt, reply = sampled
+    other = policy.adapter.encode(f"{MARKER}How many red shapes are there?", [Image.new("RGB", (140, 112), "red")])
+    swapped = mistaken(policy, "other", replace(prompt.encoded, pixels=other.pixels), reply, T)
+    ((cause, mean),) = likely_causes(policy, prompt.encoded, [swapped], T, [prompt.encoded, other])
+    assert cause == "pixels" and mean > 0.05
 
 
 def test_the_checks_of_another_engine_hold_for_one_that_is_right(policy: Policy) -> None:

@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -21,6 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from saccade.models.adapter import EncodedPrompt
+from saccade.models.forward import branch_logprobs
+from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.config import Sampling
 from saccade.rollout.prompts import Prompt
@@ -55,6 +57,8 @@ class StandIn:
     fault: Fault = lambda path, body: None
     change: Callable[[dict[str, Any]], Any] = lambda answer: answer
     """Applied to every answer of the generate route."""
+    rescored: Callable[[EncodedPrompt, Completion, float], Completion] = lambda prompt, reply, temperature: reply
+    """Gives the replies of groups (not the probe's) other log-probs, under the mistakes of a sampler."""
     paused: bool = False
     asked: list[tuple[str, Any]] = field(default_factory=list)
     answered: int = 0
@@ -128,6 +132,8 @@ class StandIn:
             replies = [
                 self.reply(prompt, params, i, self.features[name] if parts else None) for i in range(params["n"])
             ]
+            if params["n"] > 1:
+                replies = [self.rescored(prompt, one, params["temperature"]) for one in replies]
             self.answered += 1
         answer = {
             "model": body["model"],
@@ -236,3 +242,27 @@ def moved(policy: Policy, scale: float = 0.02) -> Policy:
             parameter += scale * torch.randn(parameter.shape, generator=generator)
     policy.version += 1
     return policy
+
+
+MISTAKES = ("none", "precision", "temperature", "pixels", "positions", "weights")
+
+
+def mistaken(policy: Policy, mistake: str, prompt: EncodedPrompt, reply: Completion, temperature: float) -> Completion:
+    """The reply with the log-probs of a sampler that makes one of the known mistakes."""
+    pixels = {name: value * 0 if value.is_floating_point() else value for name, value in prompt.pixels.items()}
+    plain = torch.arange(len(prompt)).expand(3, -1)
+    if mistake == "none":
+        return reply
+    if mistake == "precision":
+        noise = torch.randn(len(reply.logprobs), generator=torch.Generator().manual_seed(0)) * 4e-3
+        noise[0] = 8e-3
+        return replace(reply, logprobs=tuple(a + float(b) for a, b in zip(reply.logprobs, noise, strict=True)))
+    if mistake == "pixels":
+        prompt = replace(prompt, pixels=pixels)
+    if mistake == "positions":
+        prompt = replace(prompt, positions_3P=plain, next_position=len(prompt))
+    scorer = moved(load_policy("base")) if mistake == "weights" else policy
+    at = 1.0 if mistake == "temperature" else temperature
+    with torch.no_grad():
+        found, _ = branch_logprobs(scorer, pack([(prompt, [Branch(reply.token_ids)])]), temperature=at)
+    return replace(reply, logprobs=tuple(found.tolist()))

@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from saccade.lazy import first_use
 
 if TYPE_CHECKING:
     from saccade.evaluation.benchmarking import evaluate
@@ -50,34 +51,24 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Adapter": "saccade.models.adapter:Adapter",
-    "Completion": "saccade.types:Completion",
-    "Engine": "saccade.rollout.engine:Engine",
-    "Reward": "saccade.rewards.table:Reward",
-    "Rubric": "saccade.rewards.rubric:Rubric",
-    "Sample": "saccade.types:Sample",
-    "Score": "saccade.types:Score",
-    "Task": "saccade.tasks.task:Task",
-    "evaluate": "saccade.evaluation.benchmarking:evaluate",
-    "load_policy": "saccade.models.policy:load_policy",
-    "load_recipe": "saccade.schemas:load_recipe",
-    "open_engine": "saccade.rollout.engine:open_engine",
-    "read_run": "saccade.runs.files:read_run",
-    "train_rl": "saccade.training.rl:train",
-    "train_sft": "saccade.training.sft:train",
+    "Adapter": "models.adapter",
+    "Completion": "types",
+    "Engine": "rollout.engine",
+    "Reward": "rewards.table",
+    "Rubric": "rewards.rubric",
+    "Sample": "types",
+    "Score": "types",
+    "Task": "tasks.task",
+    "evaluate": "evaluation.benchmarking",
+    "load_policy": "models.policy",
+    "load_recipe": "schemas",
+    "open_engine": "rollout.engine",
+    "read_run": "runs.files",
+    "train_rl": "training.rl:train",
+    "train_sft": "training.sft:train",
 }
-"""Name -> module:attribute. Type checkers read the same from the imports above."""
 
-
-if not TYPE_CHECKING:  # a type checker would otherwise accept any name
-
-    def __getattr__(name: str) -> object:
-        """Imports a name of `__all__` when it is first used (PEP 562)."""
-        if name not in _PLACES:
-            raise AttributeError(f"module 'saccade' has no attribute {name!r}; it exports {', '.join(__all__)}")
-        module, _, attribute = _PLACES[name].partition(":")
-        value = globals()[name] = getattr(import_module(module), attribute)
-        return value
+__getattr__ = first_use(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
+
+from saccade.faults import Faults
 
 Key = str | int
 Loc = tuple[Key, ...]
@@ -60,13 +62,20 @@ def load(
     own = typing.get_args(schema.model_fields["kind"].annotation) if "kind" in schema.model_fields else ()
     if own and data.get("kind", own[0]) not in own:  # its other keys follow another schema
         raise ConfigError(f"{_place(('kind',), places)}: 'kind': got {data['kind']!r}, expected {own[0]!r}")
-    try:
-        config = schema.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error, data, places, schema))) from None
-    if swapped := [f"{places[at]}: '{_dotted(at)}': got {got}" for at, got in _swapped(data, config, ())]:
-        raise ConfigError("\n".join(f"{line}, expected a number" for line in swapped))
+    config = checked(schema, data, places)
+    if swapped := [
+        (places[at], f"'{_dotted(at)}': got {got}, expected a number") for at, got in _swapped(data, config, ())
+    ]:
+        raise ConfigError(_folded(swapped))
     return config
+
+
+def checked(schema: type[T], data: dict[str, Any], places: Mapping[Loc, str]) -> T:
+    """`data` as a recipe. `places` says where keys are, at least `()`, the whole. ConfigError with a line per error."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_folded(_mistakes(error, data, dict(places), schema))) from None
 
 
 def dump(config: Config) -> str:
@@ -151,7 +160,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc,
     except FileNotFoundError as error:
         raise ConfigError(f"{places[('extends',)]}: extends {error}") from None
     base, base_places = _read(base_path, (*seen, path.resolve()))
-    return _merge(base, data), {**base_places, **places}
+    return merged(base, data), {**base_places, **places}
 
 
 def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
@@ -184,10 +193,10 @@ def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
     return built
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     """`top` over `base`, section by section."""
-    merged = {key: _merge(base[key], value) for key, value in top.items() if _same_section(base.get(key), value)}
-    return base | top | merged
+    both = {key: merged(base[key], value) for key, value in top.items() if _same_section(base.get(key), value)}
+    return base | top | both
 
 
 def _same_section(base: Any, top: Any) -> bool:
@@ -200,10 +209,8 @@ def _same_section(base: Any, top: Any) -> bool:
 def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
     """Sets one `a.b.0.c=value` in `data`; a wrong key is found later, by the schema."""
     dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(f"{COMMAND_LINE}: got '{text}', expected key=value such as loss.kl_coef=0.01")
-    if dotted.count(".") > DEEPEST:
-        raise ConfigError(f"{COMMAND_LINE}: got '{dotted[:80]}...', expected a key of at most {DEEPEST} levels")
+    if not equals or not dotted or dotted.count(".") > DEEPEST:
+        raise ConfigError(f"{COMMAND_LINE}: got '{text[:200]}', expected key=value such as loss.kl_coef=0.01")
     loc: Loc = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
     node: Any = data
     for i, key in enumerate(loc):
@@ -213,8 +220,7 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
         if i < len(loc) - 1:
             node = _child(node, key)
     try:
-        tree = yaml.compose(value, Loader=_Loader)
-        node[loc[-1]] = None if tree is None else _build(tree, loc, COMMAND_LINE, {})
+        node[loc[-1]] = (tree := yaml.compose(value, Loader=_Loader)) and _build(tree, loc, COMMAND_LINE, {})
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{COMMAND_LINE}: '{dotted}': got {value[:200]!r}, expected a YAML value") from None
 
@@ -254,9 +260,32 @@ def _filled(value: Any, loc: Loc, places: dict[Loc, str], variables: Mapping[str
 
 # ------------------------------------------------------------------------------------------------------------ errors
 
+MOST_LINES = 50
+"""Different mistakes that an error lists."""
+_ITEM = re.compile(r"\.\d+(?=[.':])")
 
-def _lines(error: ValidationError, data: Any, places: dict[Loc, str], schema: type[Config]) -> Iterator[str]:
-    """One line per place; the members of a union that all rejected the same value share a line."""
+
+def said(error: ValidationError) -> str:
+    """The mistakes of a section that no file has, such as one made of options: `deadline_s: got -1, expected ...`."""
+    plain, lines = {"extra_forbidden": "unknown key", "missing": "is missing"}, []
+    for one in error.errors():
+        got = "" if one["type"] == "value_error" else f"got {one['input']!r}, expected "
+        lines.append(": ".join(filter(None, (_dotted(one["loc"]), plain.get(one["type"], f"{got}{_expected(one)}")))))
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _folded(mistakes: Iterable[tuple[str, str]]) -> str:
+    """A line per mistake; the same one in many items of a list (data.0.x, data.1.x) is one line."""
+    faults = Faults(MOST_LINES, "places", lambda text: _ITEM.sub(".~", text))
+    for place, text in mistakes:
+        faults.add(place, text)
+    return "\n".join([*map(str, faults), *([f"and {faults.hidden:,} more"] if faults.hidden else [])])
+
+
+def _mistakes(
+    error: ValidationError, data: Any, places: dict[Loc, str], schema: type[Config]
+) -> Iterator[tuple[str, str]]:
+    """(place, text) of each; the members of a union that all rejected the same value share one."""
     found: dict[Loc, list[ErrorDetails]] = {}
     for detail in error.errors():
         found.setdefault(_real(detail["loc"], data), []).append(detail)
@@ -265,18 +294,18 @@ def _lines(error: ValidationError, data: Any, places: dict[Loc, str], schema: ty
         place, name, mistake = _place(loc, places), _dotted(loc), details[0]["type"]
         if loc in unknown:
             models = [model for d in details for model in _models(schema, d["loc"][:-1])]
-            yield f"{place}: unknown key '{name}'{_instead(loc, details[0]['input'], models)}"
+            yield place, f"unknown key '{name}'{_instead(loc, details[0]['input'], models)}"
         elif mistake == "missing":
-            yield f"{_place(loc[:-1], places)}: '{name}' is missing"
+            yield _place(loc[:-1], places), f"'{name}' is missing"
         elif mistake == "too_short" and any(other != loc == other[: len(loc)] for other in found):
             continue  # pydantic counts the valid items; each invalid one has its own line
         elif mistake in _TAG_MISTAKES and (members := _members(list(_models(schema, details[0]["loc"])))):
-            yield f"{place}: '{name}': got {details[0]['input']!r}, expected a section with {members}"
+            yield place, f"'{name}': got {details[0]['input']!r}, expected a section with {members}"
         elif mistake == "value_error":
-            yield f"{place}: {name + ': ' if name else ''}{_expected(details[0])}"
+            yield place, f"{name + ': ' if name else ''}{_expected(details[0])}"
         else:
             expected = " or ".join(dict.fromkeys(_expected(d) for d in details))
-            yield f"{place}: '{name}': got {details[0]['input']!r}, expected {expected}"
+            yield place, f"'{name}': got {details[0]['input']!r}, expected {expected}"
 
 
 def _instead(loc: Loc, value: Any, models: Sequence[type[BaseModel]]) -> str:
@@ -302,8 +331,11 @@ def _literals(model: type[BaseModel], key: str) -> tuple[Any, ...]:
 
 
 def _expected(detail: ErrorDetails) -> str:
-    """`Input should be a valid integer, unable to ...` -> `a valid integer`."""
-    return detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ").split(", unable")[0]
+    """`Input should be a valid integer, unable to ...` -> `a valid integer`; containers are named as in YAML."""
+    section, items = "a section of keys", "a list"
+    kinds = {"tuple_type": items, "list_type": items, "model_type": section, "dict_type": section}
+    text = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ").split(", unable")[0]
+    return kinds.get(detail["type"], text)
 
 
 def _swapped(data: Any, value: Any, loc: Loc) -> Iterator[tuple[Loc, bool]]:

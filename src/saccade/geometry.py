@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING
 
 from saccade.types import Box, Frame, FrameName
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+COCO_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+"""IoU 0.50 to 0.95 in steps of 0.05."""
 MAX_ASPECT = 200
 """Images whose sides differ by more than this factor are refused, as the image processors do."""
 
@@ -43,6 +47,8 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 def iou_matrix(a_N4: ArrayLike, b_M4: ArrayLike) -> NDArray[np.float64]:
     """IoU of every box of `a_N4` with every box of `b_M4`: (N, M) in [0, 1]."""
+    import numpy as np  # not above: rewards, and so recipes, import this module
+
     a = np.asarray(a_N4, dtype=np.float64).reshape(-1, 1, 4)
     b = np.asarray(b_M4, dtype=np.float64).reshape(1, -1, 4)
     with np.errstate(all="ignore"):

@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 
 from saccade.schemas import SCHEMAS
 
-KINDS = ("rl", "sft", "eval", "coldstart", "demo", "pretrain")
+KINDS = ("rl", "sft", "eval", "coldstart", "study", "demo", "pretrain")
 
 
 def keys_page() -> str:

@@ -19,6 +19,7 @@ SCHEMAS: dict[str, Callable[[], type[Config]]] = {
     "sft": _at("saccade.training.config", "SFTRecipe"),
     "rl": _at("saccade.training.config", "RLRecipe"),
     "eval": _at("saccade.evaluation.config", "EvalRecipe"),
+    "study": _at("saccade.studies.study_recipe", "StudyRecipe"),
     "demo": _at("saccade.studies.demo_recipe", "DemoRecipe"),
 }
 

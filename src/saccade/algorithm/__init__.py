@@ -1,7 +1,8 @@
 """Pure tensor functions of policy optimization. Names are imported on first use: the configs need no torch."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from saccade.lazy import first_use
 
 if TYPE_CHECKING:
     from saccade.algorithm.advantages import GroupRewards, build_advantages
@@ -22,17 +23,18 @@ __all__ = [
     "build_loss",
     "sampler_gap",
 ]
-_ELSEWHERE = {
-    "build_advantages": "advantages",
-    "GroupRewards": "advantages",
-    "LossInputs": "inputs",
-    "Denominators": "aggregate",
+
+_PLACES = {
     "AdvantageConfig": "config",
+    "Denominators": "aggregate",
+    "GroupRewards": "advantages",
+    "Loss": "loss",
     "LossConfig": "config",
+    "LossInputs": "inputs",
+    "LossOutput": "loss",
+    "build_advantages": "advantages",
+    "build_loss": "loss",
+    "sampler_gap": "loss",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'loss')}"), name)
+__getattr__ = first_use(__name__, _PLACES)

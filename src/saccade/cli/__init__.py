@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 import saccade
 from saccade.cli import (
@@ -31,6 +32,7 @@ from saccade.cli import (
     rl,
     score,
     sft,
+    study,
     verify,
     watch,
     world,
@@ -38,6 +40,7 @@ from saccade.cli import (
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
 from saccade.cli.terminal import StderrHandler, echo, print_traceback
+from saccade.config import said
 from saccade.runs.stopping import RunStopped
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
@@ -86,8 +89,9 @@ VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
     ),
     "data": (data.app, "What a model's answers say about a data set.", "saccade data passrate --help"),
     "grade": (grade.grade, "Grade pairs of gold and answer.", "saccade grade pairs.jsonl"),
-    "score": (score.score, "Score saved rollouts again.", "saccade score runs/train_rl"),
-    "ap": (ap.ap, "COCO's twelve figures of detections.", "saccade ap annotations.json detections.json"),
+    "score": (score.score, "Score saved rollouts again.", "saccade score runs/train_rl --rubric hard"),
+    "ap": (ap.ap, "COCO's twelve figures of detections.", "saccade ap detections.json annotations.json"),
+    "study": (study.study, "Test a claim of the papers, with a verdict.", "saccade study box_inflation"),
     "verify": (verify.verify, "Prove the fast paths exact for a checkpoint.", "saccade verify base"),
     "world": (world.app, "The procedural visual world and its base model.", "saccade world --help"),
 }
@@ -144,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse_several(arguments)
         _refuse_unknown(arguments)
         with _log_lines(quiet=rank != "0"):
-            build()(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
+            build(next(iter(arguments), None))(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
     except RunStopped as stopped:
         echo(f"saccade: {stopped}", err=True)
         for stream in (sys.stdout, sys.stderr):
@@ -154,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except EXPECTED as error:
         if debug:
             raise
-        echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {error}", err=True)
+        text = said(error) if isinstance(error, ValidationError) else error
+        echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {text}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
@@ -217,8 +222,8 @@ def _log_lines(quiet: bool = False) -> Iterator[None]:
         log.setLevel(before)
 
 
-def build() -> typer.Typer:
-    """The command with all its verbs."""
+def build(first: str | None = None) -> typer.Typer:
+    """The command with all its verbs, or only with the one that the first word names."""
     app = typer.Typer(
         name="saccade",
         help="Reinforcement learning of vision-language models on answers that rules can check.",
@@ -229,7 +234,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_top)
-    for name, (verb, line, example) in VERBS.items():
+    for name, (verb, line, example) in ({first: VERBS[first]} if first in VERBS else VERBS).items():
         if isinstance(verb, typer.Typer):
             app.add_typer(verb, name=name, short_help=line)
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from saccade.cli.terminal import echo, echo_whole
+from saccade.cli.options import AsJson
+from saccade.cli.terminal import echo, echo_json
 
 
 def ap(
@@ -19,7 +19,7 @@ def ap(
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="IoU threshold of the greedy figures and of NMS-AP's suppression.")
     ] = 0.5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the twelve COCO figures, greedy precision and recall, and OVDEval's NMS-AP; -1 where there is no gold."""
     from saccade.grading.coco import evaluate, greedy_precision_recall, without_duplicates
@@ -33,7 +33,7 @@ def ap(
     figures["NMS-AP"] = evaluate(without_duplicates(detections, truths, threshold), truths)["AP"]
     counts = {"images": len(images), "gold": len(truths), "detections": len(detections)}
     if as_json:
-        echo_whole(json.dumps(counts | figures))
+        echo_json(counts | figures)
         return
     echo(", ".join(f"{number} {name}" for name, number in counts.items()))
     for name, value in figures.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.check_report import as_dict, safe, show
-from saccade.cli.options import ColumnNames, Overrides, columns_of
+from saccade.cli.options import ColumnNames, JsonFile, Overrides, check_json, columns_of, write_json
 from saccade.cli.terminal import echo
-from saccade.disk import write_text
 from saccade.runs.safe_text import printable
 
 if TYPE_CHECKING:
@@ -72,17 +70,14 @@ def check(
     memory: Annotated[
         float | None, typer.Option(min=0.001, help="Memory of one GPU in GB; a recipe that needs more fails the check.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file.")
-    ] = None,
+    out: JsonFile = None,
     keep: Annotated[int, typer.Option("--show", min=1, help="Number of findings to print.")] = 20,
 ) -> None:
     """Check data before training: images, boxes, golds, duplicates, overlap, lengths. Exit status 1 if a check
     fails."""
     from saccade.config import ConfigError
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
+    check_json(out)
     given = {
         "--hub": hub,
         "--image-folder": image_folder,
@@ -109,9 +104,8 @@ def check(
     report, facts = run(subject, budget, keep)
     facts |= predict(subject, report, memory)
     note_updates(subject, report, facts)
-    show(report, facts)
-    if out is not None:
-        write_text(out, json.dumps(as_dict(report, facts), indent=1) + "\n")
+    if not write_json(as_dict(report, facts), out):
+        show(report, facts)
     if not safe(report, facts):
         raise typer.Exit(1)
 
@@ -139,6 +133,7 @@ def of_data(
     """The subject that the options describe. The evaluation has the same format."""
     from pydantic import ValidationError
 
+    from saccade.config import said
     from saccade.data import READERS, DataConfig
     from saccade.data.guess import guess
     from saccade.data.storage import rows_file
@@ -161,9 +156,7 @@ def of_data(
         tested = None if model is None else ModelConfig(path=model)
         return Subject((train,), tuple(entry(path) for path in held_out), tested)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"--from {source}: {where + ': ' if where else ''}{first['msg']}") from None
+        raise ValueError(f"--from {source}: {said(error)}") from None
 
 
 def of_recipe(path: str, overrides: Sequence[str], model: str | None) -> Subject:
@@ -271,8 +264,9 @@ def of_config(
 ) -> Iterator[PreflightEntry]:
     """The rows of one data set."""
     from saccade.data import DataConfig
+    from saccade.data.config import WORLD
     from saccade.data.preflight import PreflightEntry
-    from saccade.data.sources import WORLD, items
+    from saccade.data.sources import items
     from saccade.training.examples import example_items
     from saccade.types import Sample
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
-from saccade.cli.terminal import echo
+from saccade.cli.options import AsJson, OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
+from saccade.cli.terminal import echo, echo_json
 from saccade.runs.stopping import interruptible
 
 if TYPE_CHECKING:
@@ -26,23 +26,29 @@ def coldstart(
         Literal["world"] | None,
         typer.Option(help="'world': oracle teachers of the procedural world instead of the recipe's."),
     ] = None,
+    as_json: AsJson = False,
     print_config: PrintConfig = False,
 ) -> None:
     """Make a cold-start set by modality bridging; rerun with the same recipe to resume."""
     from saccade.coldstart.recipe import ColdStartRecipe
+
+    given = [*(WORLD if teacher == "world" else ()), *with_out(overrides, out)]
+    config = resolve(recipe, ColdStartRecipe, given, print_config)
     from saccade.coldstart.run import run
     from saccade.coldstart.statistics import write_statistics
     from saccade.report.coldstart_page import build_page
 
-    given = [*(WORLD if teacher == "world" else ()), *with_out(overrides, out)]
-    config = resolve(recipe, ColdStartRecipe, given, print_config)
     with interruptible(f"stopped; every reply so far is kept in {config.out}; continue with the same command"):
         summary = run(config, keys_of(config))
-    for line in lines_of(summary, config):
-        echo(line)
+    lines = lines_of(summary, config)
     if "writes_the_set" not in summary:
         write_statistics(config.out)
-        echo(f"page: {build_page(config.out)}")
+        lines.append(f"page: {build_page(config.out)}")
+    if as_json:
+        echo_json(summary)
+        return
+    for line in lines:
+        echo(line)
 
 
 def keys_of(config: ColdStartRecipe) -> dict[str, str]:

@@ -91,6 +91,7 @@ def configs(inputs: list[str], source: str, folders: list[Path], hub: bool, keys
     """An entry for each input. ValueError for options that do not fit."""
     from pydantic import ValidationError
 
+    from saccade.config import said
     from saccade.data import DataConfig
 
     if len(folders) not in (0, 1, len(inputs)):
@@ -104,7 +105,7 @@ def configs(inputs: list[str], source: str, folders: list[Path], hub: bool, keys
             for name, folder in zip(inputs, each, strict=True)
         ]
     except ValidationError as error:
-        raise ValueError(f"--from {source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise ValueError(f"--from {source}: {said(error)}") from None
 
 
 def show(summary: ConversionSummary, out: Path) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.options import Overrides, Recipe, load_recipe
-from saccade.cli.terminal import echo
+from saccade.cli.options import AsJson, Overrides, Recipe, load_recipe
+from saccade.cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from saccade.evaluation.config import EvalRecipe
@@ -34,6 +34,7 @@ def passrate(
         "runs/pass_rates"
     ),
     samples: Annotated[int, typer.Option("-k", min=2, help="Replies per row.")] = 8,
+    as_json: AsJson = False,
 ) -> None:
     """Sample k replies to each row of a recipe's data and write how many were right. If interrupted, run the same
     command again.
@@ -57,10 +58,14 @@ def passrate(
     part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     part.replace(out / RATES)
     counts = Counter(row["right"] for row in rows)
+    mixed = sum(number for right, number in counts.items() if 0 < right < samples)
+    if as_json:
+        by_right = {str(right): counts[right] for right in range(samples + 1)}
+        echo_json({"rows": len(rows), "k": samples, "by_right": by_right, "mixed": mixed, "file": str(out / RATES)})
+        return
     for right in range(samples + 1):
         bar_text = "#" * round(40 * counts[right] / len(rows))
         echo(f"  {right:>3} of {samples} right {counts[right]:>9,} {bar_text}".rstrip())
-    mixed = sum(number for right, number in counts.items() if 0 < right < samples)
     echo(f"{mixed:,} of {len(rows):,} rows are neither always right nor always wrong: {out / RATES}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.options import OutKey, Overrides, PrintConfig, variables, with_out
-from saccade.cli.terminal import echo, echo_whole
-from saccade.config import dump, find, load, packaged
+from saccade.cli.options import AsJson, OutKey, Overrides, PrintConfig, variables, with_out
+from saccade.cli.terminal import echo, echo_json, echo_whole
+from saccade.config import dump, load, packaged
 from saccade.runs.stopping import interruptible
 
 if TYPE_CHECKING:
@@ -35,14 +34,14 @@ def evaluate(
     ] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the benchmarks and stop.")] = False,
     describe: Annotated[str | None, typer.Option(metavar="NAME", help="A benchmark's rules; 'all' for all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results or comparison as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a model. If interrupted, run the same command again: finished questions are skipped.
 
     saccade eval mathvista model=Qwen/Qwen2.5-VL-3B-Instruct limit=100 decoding.max_new_tokens=4096
     """
     if list_all or describe:
-        _describe(describe)
+        _describe(describe, as_json)
     elif compare:
         _compare(*compare, as_json)
     elif name is None:
@@ -61,20 +60,22 @@ def evaluate(
 
 def recipe_of(name: str, overrides: Sequence[str]) -> EvalRecipe:
     """The recipe of a benchmark's name, of a file, or (where `name` is KEY=VALUE) of overrides only."""
-    from saccade.evaluation.benchmarks import BENCHMARKS
     from saccade.evaluation.config import EvalRecipe
 
     if "=" in name:
         recipe = load(None, EvalRecipe, [name, *overrides], variables())
-    elif name in BENCHMARKS:
-        recipe = load(None, EvalRecipe, [f"benchmark={name}", *overrides], variables())
-    else:
-        _refuse_unknown(name, list(BENCHMARKS))
+    elif name.endswith(".yaml") or name in packaged() or Path(name).is_file():
         recipe = load(name, EvalRecipe, overrides, variables())
+    else:
+        _refuse_unknown(name)
+        recipe = load(None, EvalRecipe, [f"benchmark={name}", *overrides], variables())
     recipe = as_trained(recipe)
     folder = Path(variables()["SACCADE_DATA"]) / str(recipe.benchmark)
-    if recipe.benchmark and recipe.path is None and BENCHMARKS[recipe.benchmark].needs_data and folder.is_dir():
-        return recipe.model_copy(update={"path": folder})  # local files take precedence over the hub
+    if recipe.benchmark and recipe.path is None and folder.is_dir():
+        from saccade.evaluation.benchmarks import BENCHMARKS
+
+        if BENCHMARKS[recipe.benchmark].needs_data:
+            return recipe.model_copy(update={"path": folder})  # local files take precedence over the hub
     return recipe
 
 
@@ -92,20 +93,24 @@ def as_trained(recipe: EvalRecipe) -> EvalRecipe:
     return recipe.model_copy(update={"model": model, "template": found.template, "system_prompt": system})
 
 
-def _refuse_unknown(name: str, benchmarks: Sequence[str]) -> None:
+def _refuse_unknown(name: str) -> None:
     """ValueError for a name that is neither a recipe nor a benchmark."""
-    try:
-        find(name)
-    except FileNotFoundError:
-        close = get_close_matches(name, [*benchmarks, *packaged()], n=1)
+    from saccade.evaluation.benchmarks import BENCHMARKS
+
+    if name not in BENCHMARKS:
+        close = get_close_matches(name, [*BENCHMARKS, *packaged()], n=1)
         hint = f"did you mean '{close[0]}'?" if close else "see --list for the benchmarks"
-        raise ValueError(f"there is no benchmark or recipe {name!r}; {hint}") from None
+        raise ValueError(f"there is no benchmark or recipe {name!r}; {hint}")
 
 
-def _describe(name: str | None) -> None:
+def _describe(name: str | None, as_json: bool) -> None:
     from saccade.evaluation.benchmarks import BENCHMARKS, pages
 
-    if name is None:
+    if as_json and name is not None:
+        raise ValueError("--json has no effect on --describe, which prints a text; remove it")
+    if as_json:
+        echo_json({"benchmarks": pages.facts(BENCHMARKS)})
+    elif name is None:
         echo_whole(pages.table(BENCHMARKS))
     elif name == "all":
         echo_whole(pages.page(BENCHMARKS))
@@ -119,7 +124,10 @@ def _compare(left: Path, right: Path, as_json: bool) -> None:
     from saccade.evaluation.benchmark_results import compare_runs, comparison_lines
 
     found = compare_runs(left, right)
-    echo_whole(json.dumps(found, indent=1) if as_json else "\n".join(comparison_lines(found)))
+    if as_json:
+        echo_json(found)
+    else:
+        echo_whole("\n".join(comparison_lines(found)))
 
 
 def _run(recipe: EvalRecipe, as_json: bool) -> None:
@@ -137,5 +145,7 @@ def _run(recipe: EvalRecipe, as_json: bool) -> None:
         results = evaluate(
             recipe, lambda name, done, total: bars.update(tasks[name], completed=done, total=total), key, judge_key
         )
-    path = str(recipe.directory / "results.json")
-    echo_whole(json.dumps(results, indent=1) if as_json else "\n".join([*lines(results), path]))
+    if as_json:
+        echo_json(results)
+    else:
+        echo_whole("\n".join([*lines(results), str(recipe.directory / "results.json")]))

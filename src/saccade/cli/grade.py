@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from saccade.cli.options import AsJson
+from saccade.cli.terminal import echo_json
 from saccade.disk import AGAIN, partial_of, writing
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from saccade.grading.judge import Judge
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+VERDICTS = ("right", "wrong", "ungradable")
 SHOWN = 10
 """Listed rows that differ from their `expected`."""
 
@@ -44,8 +47,10 @@ def grade(
     judge_cache: Annotated[Path, typer.Option(metavar="FILE", help="Where the judge's replies are cached.")] = Path(
         "judge.sqlite"
     ),
+    as_json: AsJson = False,
 ) -> None:
-    """Grade PAIRS.jsonl: right, wrong or ungradable, with the rule and time of each; prints a summary table."""
+    """Grade PAIRS.jsonl: right, wrong or ungradable, with the rule and time of each; prints a summary table (to stderr
+    when the rows go to standard output)."""
     from rich.console import Console
 
     from saccade.grading.pairs import grade_pairs, read_pairs
@@ -63,6 +68,9 @@ def grade(
             summary.add(row)
     if not summary.total:
         raise ValueError(f"{pairs}: no rows; each line is one object with prediction and gold")
+    if as_json:
+        echo_json(summary.as_dict(), err=out is None)
+        return
     console = Console(stderr=out is None)
     console.print(summary.table())
     for line in summary.lines():
@@ -130,13 +138,27 @@ class Summary:
             shown = f"{str(row['prediction'])[-60:]!r} for {str(row['gold'])[:60]!r}"
             self._differing.append(f"expected {row['expected']}, got {verdict} ({route}): {shown}")
 
+    def as_dict(self) -> dict[str, Any]:
+        """The table and the lines as plain data."""
+        routes = {
+            route: {
+                **{name: counts[name] for name in VERDICTS},
+                "mean_s": self._seconds[route][0] / counts.total(),
+                "longest_s": self._seconds[route][1],
+            }
+            for route, counts in sorted(self._counts.items(), key=lambda item: -item[1].total())
+        }
+        sums = sum(self._counts.values(), Counter())
+        found = {"rows": self.total, **{name: sums[name] for name in VERDICTS}, "routes": routes}
+        return found | ({"expected": self._expected, "as_expected": self._agreeing} if self._expected else {})
+
     def table(self) -> Table:
         from rich.table import Table
 
         table = Table("route", "right", "wrong", "ungradable", "mean s", "longest s")
         for route, counts in sorted(self._counts.items(), key=lambda item: -item[1].total()):
             total, longest = self._seconds[route]
-            cells = [str(counts[name]) for name in ("right", "wrong", "ungradable")]
+            cells = [str(counts[name]) for name in VERDICTS]
             table.add_row(route, *cells, f"{total / counts.total():.4f}", f"{longest:.4f}")
         return table
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from typer.core import TyperCommand
 
+from saccade.cli.options import STDOUT
 from saccade.config import Config, kind
 from saccade.schemas import SCHEMAS
 
@@ -31,7 +32,14 @@ class Verb(TyperCommand):
     """A verb that answers an unknown option with the recipe's spelling of it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As its base. ValueError for an unknown option that names a key of the recipe."""
+        """As its base, with `--json` alone as `--json=-`. ValueError for an unknown option that names a key of the
+        recipe."""
+        if any("--json" in p.opts and not getattr(p, "is_flag", True) for p in self.params):
+            after = [*args[1:], "--"]
+            args = [
+                f"--json={STDOUT}" if a == "--json" and b.startswith("-") else a
+                for a, b in zip(args, after, strict=True)
+            ]
         if any(parameter.name == "overrides" for parameter in self.params):
             refuse_keys_as_options(self._known(), args, self.name or "")
         return super().parse_args(ctx, args)

@@ -11,17 +11,29 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.options import Out, Overrides, Recipe, load_recipe
-from saccade.cli.runs import run_dir
+from saccade.cli.options import Out, Overrides, load_recipe
+from saccade.cli.runs import restarted, run_dir
 from saccade.cli.terminal import echo, echo_whole
-from saccade.cli.vllm_servers import devices, engine_overrides, running, serve_options
-from saccade.config import ConfigError, kind
+from saccade.cli.vllm_servers import (
+    beside,
+    devices,
+    engine_overrides,
+    keep_command,
+    ports_of,
+    running,
+    serve_options,
+)
+from saccade.config import Config, ConfigError, kind
 from saccade.runs.stopping import ASKING, handling
+
+if TYPE_CHECKING:
+    from saccade.training.config import RLRecipe
 
 GRACE_S = 60.0
 """How long processes may take to save and end after Ctrl-C; then they are killed."""
@@ -29,7 +41,12 @@ PORT = 29_400
 
 
 def launch(
-    recipe: Recipe,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|RUN_DIR", help="A YAML file, the name of a packaged recipe, or a run, which is resumed."
+        ),
+    ],
     overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, help="Processes on each node, one for each GPU (or CPU process).")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="With several, a SLURM script is written.")] = 1,
@@ -49,21 +66,18 @@ def launch(
     out: Out = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
 ) -> None:
-    """Train on several GPUs: supervises torchrun on this node, or writes a SLURM script for several nodes."""
-    ports = list(range(vllm_port, vllm_port + vllm))
-    overrides = [*(overrides or []), *(engine_overrides(ports) if vllm else [])]
-    config = load_recipe(recipe, overrides)
-    from saccade.training.config import RLRecipe, SFTRecipe
-
-    if not isinstance(config, RLRecipe | SFTRecipe):
-        raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected rl or sft")
-    if vllm and (nodes > 1 or not isinstance(config, RLRecipe)):
+    """Train on several GPUs: supervises torchrun on this node, or writes a SLURM script for several nodes. A run that
+    was interrupted is resumed, with its servers."""
+    if (Path(recipe) / "config.yaml").is_file():
+        job = resumed_job(Path(recipe), overrides, out, vllm)
+    else:
+        job = new_job(recipe, overrides or [], out, list(range(vllm_port, vllm_port + vllm)))
+    if vllm and nodes > 1:
         raise ConfigError(
-            f"--vllm {vllm}: servers are started for a recipe of kind rl on one node; on several nodes start them "
-            "yourself and set rollout.engine.urls"
+            f"--vllm {vllm}: servers are started on one node; on several nodes start them yourself and set "
+            "rollout.engine.urls"
         )
-    folder = run_dir(out, recipe)
-    program = ["-m", "saccade", config.kind, recipe, *overrides, "--out", str(folder)]
+    folder, program = job.folder, ["-m", "saccade", *job.words]
     if nodes > 1:
         script = slurm_script(folder, program, nodes, gpus, max_restarts)
         if dry_run:
@@ -80,19 +94,68 @@ def launch(
             echo_whole(shlex.join(command))
             return
         raise typer.Exit(supervise(command))
-    assert isinstance(config, RLRecipe)  # checked above
-    beside = folder.with_name(f"{folder.name}.vllm")
+    assert job.with_servers is not None
     own, theirs = devices(gpus, vllm, vllm_gpus)
-    options = serve_options(config, vllm_executable, vllm_gpus, vllm_options, beside)
+    options = serve_options(job.with_servers, vllm_executable, vllm_gpus, vllm_options, beside(folder))
     if dry_run:
-        for port, device in zip(ports, theirs, strict=True):
+        for port, device in zip(job.ports, theirs, strict=True):
             echo_whole(shlex.join(options.command(port, device is None)))
         echo_whole(shlex.join(command))
         return
     environment = None if own is None else {**os.environ, "CUDA_VISIBLE_DEVICES": own}
-    with running(options, ports, theirs, beside):
+    again = ["--gpus", str(gpus), "--vllm", str(vllm), "--vllm-gpus", str(vllm_gpus)]
+    again += ["--vllm-executable", options.executable, *(["--vllm-options", vllm_options] if vllm_options else [])]
+    keep_command(folder, again)
+    with running(options, job.ports, theirs, beside(folder)):
         status = supervise(command, environment=environment)
     raise typer.Exit(status)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the processes that train run."""
+
+    folder: Path
+    words: list[str]
+    """Of their command line, after `saccade`."""
+    ports: list[int]
+    with_servers: RLRecipe | None
+    """The recipe, if servers are to be started for it."""
+
+
+def new_job(recipe: str, overrides: list[str], out: Path | None, ports: list[int]) -> Job:
+    """A run of a recipe. ConfigError for a recipe that does not train, and when the directory holds a run."""
+    overrides = [*overrides, *(engine_overrides(ports) if ports else [])]
+    config, folder = load_recipe(recipe, overrides), run_dir(out, recipe)
+    served = _served(config, recipe, len(ports))
+    if (folder / "config.yaml").is_file() and not restarted(folder):
+        raise ConfigError(
+            f"{folder} already holds a run; resume it with 'saccade launch {folder}' and the same options"
+        )
+    return Job(folder, [kind(recipe), recipe, *overrides, "--out", str(folder)], ports, served)
+
+
+def resumed_job(folder: Path, overrides: list[str] | None, out: Path | None, servers: int) -> Job:
+    """A run that was interrupted, perhaps before its first checkpoint. ConfigError as `new_job`."""
+    path = folder / "config.yaml"
+    if overrides or out:
+        raise ConfigError(f"{folder}: a run is resumed in its place and with its own configuration; edit {path}")
+    served = _served(load_recipe(str(path)), str(path), servers)
+    saved = any((folder / "checkpoints").glob("step-*"))
+    words = ["resume", str(folder), *([] if saved else ["--from", "start"])]
+    return Job(folder, words, ports_of(served, servers, folder) if served is not None else [], served)
+
+
+def _served(config: Config, recipe: str, servers: int) -> RLRecipe | None:
+    from saccade.training.config import RLRecipe, SFTRecipe
+
+    if not isinstance(config, RLRecipe | SFTRecipe):
+        raise ConfigError(f"{recipe}: kind is {kind(recipe)!r}, expected rl or sft")
+    if not servers:
+        return None
+    if not isinstance(config, RLRecipe):
+        raise ConfigError(f"--vllm {servers}: servers are started for a recipe of kind rl, and {recipe} is of kind sft")
+    return config
 
 
 def torchrun(options: list[str], program: list[str]) -> list[str]:

@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from saccade import schemas
-from saccade.cli.terminal import echo_whole
+from saccade.cli.terminal import echo_json, echo_whole
 from saccade.config import Config, dump, load
+from saccade.disk import write_text
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
 Overrides = Annotated[
@@ -32,6 +33,17 @@ ColumnNames = Annotated[
         help="Format table: the name of a column, such as question=prompt; repeat it for others, or for several names.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text and tables.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="[FILE]",
+        help="Print one JSON object instead of text and tables; with FILE, write it there beside them.",
+    ),
+]
+"""Of verbs whose JSON is also wanted as a file; without FILE it is `STDOUT` (`hints.Verb`)."""
+STDOUT = Path("-")
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 
 T = TypeVar("T", bound=Config)
@@ -64,6 +76,21 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Config:
 def with_out(overrides: list[str] | None, out: Path | None) -> list[str]:
     """The overrides of a recipe that has a key `out` itself, with `--out` as one of them."""
     return [*(overrides or ()), *([] if out is None else [f"out={json.dumps(str(out))}"])]
+
+
+def check_json(file: Path | None) -> None:
+    """ValueError, before any work, for a FILE of `--json` that cannot be written."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ValueError(f"--json {file}: there is no folder {file.absolute().parent}")
+
+
+def write_json(content: Any, file: Path | None) -> bool:
+    """What `--json` asked for. True when it was printed, so that tables are not."""
+    if file == STDOUT:
+        echo_json(content)
+    elif file is not None:
+        write_text(file, json.dumps(content, indent=1) + "\n")
+    return file == STDOUT
 
 
 def resolve(recipe: str, schema: type[T], overrides: list[str] | None, print_config: bool = False) -> T:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.options import Overrides, PrintConfig, Recipe, load_recipe
+from saccade.cli.options import JsonFile, Overrides, PrintConfig, Recipe, check_json, load_recipe, write_json
 from saccade.cli.terminal import echo_whole
 from saccade.config import ConfigError, dump, kind
-from saccade.disk import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,9 +46,7 @@ def plan(
         typer.Option(min=0.001, help="Peak TFLOPS of one GPU in the recipe's dtype; default: those of an H100."),
     ] = None,
     memory_tbs: Annotated[float, typer.Option(min=0.001, help="Memory bandwidth of decoding in TB/s.")] = 3.35,
-    out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the plan to this file.")
-    ] = None,
+    out: JsonFile = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with status 1 when the recipe does not fit.")] = False,
     print_config: PrintConfig = False,
 ) -> None:
@@ -64,8 +59,7 @@ def plan(
     if print_config:
         echo_whole(dump(config), nl=False)
         raise typer.Exit
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
+    check_json(out)
     size = None if image is None else read_size(image)
     from saccade.data.hub import FOR_A_PLAN, refuse_unreachable
 
@@ -94,9 +88,8 @@ def plan(
         links=Links(node_gpus, link_gbs, network_gbs),
     )
     found = planning.plan(config, read_shape(model), setting, *filter(None, (origin,)))
-    if out is not None:
-        write_text(out, json.dumps(found.to_dict(), indent=1) + "\n")
-    show(found, Console(width=120, soft_wrap=True))
+    if not write_json(found.to_dict(), out):
+        show(found, Console(width=120, soft_wrap=True))
     if check and not found.fits:
         raise typer.Exit(1)
 

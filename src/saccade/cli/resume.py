@@ -10,6 +10,7 @@ import typer
 
 from saccade.cli.options import load_recipe
 from saccade.cli.runs import run_and_print
+from saccade.cli.vllm_servers import check_servers
 from saccade.config import kind
 
 
@@ -47,7 +48,12 @@ def resume(
     if name not in RESUMES:
         again = "; to resume it, run the same command again" if name in ("eval", "pretrain") else ""
         raise ValueError(f"{path}: kind is {name!r}, expected one of {', '.join(RESUMES)}{again}")
-    config, train = load_recipe(str(path)), RESUMES[name]()
+    config = load_recipe(str(path))
+    from saccade.training.config import RLRecipe
+
+    if isinstance(config, RLRecipe) and config.rollout.engine.kind == "vllm_server":
+        check_servers(folder, config.rollout.engine.urls)
+    train = RESUMES[name]()
     from saccade.training.resuming import Resume
 
     run_and_print(train, config, folder, resume=Resume(where, accept_changes))

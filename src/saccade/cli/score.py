@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saccade.cli.terminal import echo
+from saccade.cli.options import AsJson
+from saccade.cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from saccade.rewards import Rubric
@@ -31,6 +32,7 @@ def score(
         Path | None, typer.Option(metavar="FILE", help="Write a row per rollout with both scores (JSONL).")
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Number of rollouts with the largest changes to list.")] = 10,
+    as_json: AsJson = False,
 ) -> None:
     """Score saved rollouts again without a model; report what changed and which replies disagree."""
     from saccade.disk import AGAIN, partial_of, writing
@@ -49,6 +51,9 @@ def score(
                 partial.replace(out)
             finally:
                 partial.unlink(missing_ok=True)
+    if as_json:
+        echo_json(found.as_dict() | {"rubric": rubric})
+        return
     for line in lines(found, rubric):
         echo(line)
     if out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import typer
 
@@ -39,6 +41,12 @@ def _maybe_unread(err: bool = False) -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2 if err else 1)
         os.close(nowhere)
+
+
+def echo_json(content: Any, err: bool = False) -> None:
+    """Prints plain data as JSON, for machines."""
+    with _maybe_unread(err):
+        typer.echo(json.dumps(content, indent=1), err=err)
 
 
 class StderrHandler(logging.StreamHandler):

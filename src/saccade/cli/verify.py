@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from saccade.disk import write_text
+from saccade.cli.options import JsonFile, check_json, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,9 +36,7 @@ def verify(
         typer.Option(help="Also verify vLLM: a server that is started for this, or vLLM in this process."),
     ] = "builtin",
     vllm_executable: Annotated[str, typer.Option(help="The program 'vllm' of the environment that has it.")] = "vllm",
-    out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file.")
-    ] = None,
+    out: JsonFile = None,
 ) -> None:
     """Verify a checkpoint: ids and pixels, packed = plain, cached = uncached, and more. Exit status 1 if a check
     fails."""
@@ -49,17 +45,15 @@ def verify(
 
     from saccade import verify as contract
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ValueError(f"--json {out}: there is no folder {out.absolute().parent}")
+    check_json(out)
     transformers_logging.disable_progress_bar()
     with (
         Console(stderr=True).status(f"verifying {model}"),
         sampling_engine(engine, model, dtype, vllm_executable) as other,
     ):
         report = contract.verify(model, dtype, device, other)
-    show(report)
-    if out is not None:
-        write_text(out, json.dumps(report.as_dict(), indent=1) + "\n")
+    if not write_json(report.as_dict(), out):
+        show(report)
     if report.failed:
         raise typer.Exit(1)
 

@@ -7,10 +7,11 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 from saccade.cli.terminal import echo
 from saccade.config import ConfigError
@@ -21,10 +22,63 @@ if TYPE_CHECKING:
     from saccade.training.config import RLRecipe
 
 
+COMMAND = "launch.txt"
+"""In the directory beside a run: the command that resumes it with its servers."""
+ANSWER_S = 5.0
+
+
 def engine_overrides(ports: list[int]) -> list[str]:
     """Overrides of a recipe that make it use servers at these ports of this machine."""
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     return ["rollout.engine.kind=vllm_server", f"rollout.engine.urls={json.dumps(urls)}"]
+
+
+def beside(folder: Path) -> Path:
+    """The directory of a run's servers: their logs, what they serve, and the command that started them."""
+    return folder.with_name(f"{folder.absolute().name}.vllm")
+
+
+def keep_command(folder: Path, options: list[str]) -> None:
+    """Remembers the command that resumes a run with its servers."""
+    place = beside(folder) / COMMAND
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(shlex.join(["saccade", "launch", str(folder), *options]) + "\n", encoding="utf-8")
+
+
+def check_servers(folder: Path, urls: Sequence[str]) -> None:
+    """ConfigError with the command that starts them when `saccade launch` had started the servers of a run and none of
+    them answers."""
+    from saccade.endpoint.errors import EndpointError
+    from saccade.endpoint.plain import PlainClient
+
+    place = beside(folder) / COMMAND
+    if not place.is_file():
+        return
+    for url in urls:
+        try:
+            PlainClient(url).get("/health", ANSWER_S)
+        except EndpointError as error:
+            if error.status is None:
+                continue
+        return
+    raise ConfigError(
+        f"{folder}: 'saccade launch' had started the servers of this run, and none answers at {', '.join(urls)}; "
+        f"resume it with them: {place.read_text(encoding='utf-8').strip()}"
+    )
+
+
+def ports_of(config: RLRecipe, count: int, folder: Path) -> list[int]:
+    """The ports of a run's servers, which are resumed at their addresses. ConfigError unless there are `count` on this
+    machine."""
+    engine = config.rollout.engine
+    urls = list(engine.urls) if engine.kind == "vllm_server" else []
+    here = [urlsplit(url) for url in urls]
+    if len(urls) != count or any(one.hostname != "127.0.0.1" or one.port is None for one in here):
+        raise ConfigError(
+            f"--vllm {count}: the run in {folder} takes its replies from {', '.join(urls) or 'no server'}; expected "
+            "as many servers, at addresses such as http://127.0.0.1:8100 (rollout.engine.urls in its config.yaml)"
+        )
+    return [one.port for one in here if one.port is not None]
 
 
 def devices(gpus: int, servers: int, each: int) -> tuple[str | None, list[str | None]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from saccade.cli.options import OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
-from saccade.cli.terminal import echo
+from saccade.cli.options import AsJson, OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
+from saccade.cli.terminal import echo, echo_json
 from saccade.config import load
 from saccade.runs.stopping import interruptible
 
@@ -46,6 +46,7 @@ def check(
     splits: Annotated[list[str] | None, typer.Option("--split", help="Only this split; may be repeated.")] = None,
     seed: Seed = 0,
     tasks: Tasks = None,
+    as_json: AsJson = False,
 ) -> None:
     """Recompute answers only from text and pixels; exit status 1 if one differs. KEY=VALUE configure the world."""
     from rich.progress import track
@@ -56,15 +57,20 @@ def check(
 
     world = World(load(None, WorldConfig, settings or ()))
     wrong: list[str] = []
+    rows: list[dict[str, Any]] = []
     pairs = [(s, t) for s in splits or SPLITS for t in find_split(s).tasks if t in (tasks or find_split(s).tasks)]
     if not pairs:
         raise ValueError(f"no split of {', '.join(splits or SPLITS)} has the task {', '.join(tasks or ())}")
     for split, task in track(pairs, "checking", transient=True):
         reasons = [verdict_on(world.item(seed, i, task, split), world.cfg.visible_share) for i in range(n)]
         found = [reason for reason in reasons if reason is not None]
-        echo(f"{split:16} {task:12} {n - len(found)} of {n} right")
+        rows.append({"split": split, "task": task, "n": n, "right": n - len(found)})
+        if not as_json:
+            echo(f"{split:16} {task:12} {n - len(found)} of {n} right")
         wrong += found
-    for reason in wrong[:20]:
+    if as_json:
+        echo_json({"rows": rows, "wrong": wrong})
+    for reason in wrong[:20] if not as_json else ():
         echo(reason, err=True)
     if wrong:
         raise typer.Exit(1)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.store import Store
-from saccade.data import DataConfig
+from saccade.data.config import WORLD, DataConfig
 from saccade.data.records import kind_of, shown
-from saccade.data.sources import WORLD, items
+from saccade.data.sources import items
 from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
 from saccade.tasks import TASKS

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from saccade.coldstart.filter_options import FilterOptions
 from saccade.config import Config
-from saccade.data import DataConfig
-from saccade.data.sources import WORLD
-from saccade.endpoint import RequestLimits
+from saccade.data.config import WORLD, DataConfig
 from saccade.rollout.config import Sampling
 from saccade.runs.drafts import TeacherStage
+
+if TYPE_CHECKING:
+    from saccade.endpoint import RequestLimits
 
 
 class SamplingConfig(Sampling):
@@ -90,6 +91,8 @@ class EndpointTeacher(Config):
 
     @property
     def limits(self) -> RequestLimits:
+        from saccade.endpoint import RequestLimits
+
         return RequestLimits(self.concurrency, self.timeout_s, self.deadline_s, self.retries, self.backoff_s)
 
 
@@ -128,6 +131,8 @@ class ColdStartRecipe(Config):
     """Steps that are shown the answer; recorded in every row. Vision-R1 showed it to pseudo_cot and reasoning."""
     samples: int = Field(default=4, ge=1)
     """Chains per row."""
+    bridge: bool = True
+    """False: the reasoner gets a plain caption in place of the bridged description, as a control of the whole chain."""
     ablation: int = Field(default=0, ge=0)
     """For N rows, spread over the data, the reasoner also answers once from a plain caption and once from nothing."""
     prefer: Literal["shortest", "diverse"] = "shortest"
@@ -154,6 +159,8 @@ class ColdStartRecipe(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdStartRecipe:
+        if self.ablation and not self.bridge:
+            raise ValueError("ablation compares the bridged description with a caption, but bridge is false; set one")
         for number, entry in enumerate(self.data):
             if entry.source == WORLD and entry.limit is None:
                 raise ValueError(f"data.{number}: the world is infinite; set a 'limit'")

@@ -24,7 +24,7 @@ from saccade.coldstart.teacher_prompts import load_prompt
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
 from saccade.config import dump
-from saccade.data.sources import WORLD
+from saccade.data.config import WORLD
 from saccade.disk import sweep, write_text, writing
 from saccade.runs.progress import ProgressFn, progress
 from saccade.world import WorldConfig
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 CLAIMED_AT_ONCE = 16
 WAIT_S = 0.5
 """Polling interval while all open rows are claimed by other processes or waiting for a retry."""
-TEXT_KEYS = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "ablation")
+TEXT_KEYS = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "bridge", "ablation")
 """Keys of the recipe that determine what teachers write; fixed for a store."""
 TRANSPORT_KEYS = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
 """Keys of an endpoint that do not affect the texts."""
@@ -143,6 +143,7 @@ def _check_same_texts(recipe: ColdStartRecipe, store: Store) -> None:
     if before is None:
         store.remember("making", settings)
         return
+    before = {"bridge": True, **before}  # stores of earlier versions
     changed = [key for key in TEXT_KEYS if before.get(key) != settings[key]]
     if changed:
         raise ValueError(

@@ -35,8 +35,11 @@ class Teachers:
 async def write_row(teachers: Teachers, draft: Draft, done: Mapping[str, Any], save: Save, ablation: bool) -> Draft:
     """Runs the steps of a row that are not done yet. Raises TeacherError or RowLost."""
     row = _RowSteps(teachers, assemble(draft, done), dict(done), save)
-    await row.look("pseudo_cot", teachers.recipe.sampling.pseudo_cot)
-    await row.look("description", teachers.recipe.sampling.description)
+    if teachers.recipe.bridge:
+        await row.look("pseudo_cot", teachers.recipe.sampling.pseudo_cot)
+        await row.look("description", teachers.recipe.sampling.description)
+    else:
+        await row.look("caption", teachers.recipe.sampling.description, kept_as="description")
     if ablation:
         await row.look("caption", teachers.recipe.sampling.description)
     calls = [row.reason("bridged", number) for number in range(teachers.recipe.samples)]
@@ -61,13 +64,14 @@ class _RowSteps:
     done: dict[str, Any]
     save: Save
 
-    async def look(self, stage: TeacherStage, sampling: SamplingConfig) -> None:
+    async def look(self, stage: TeacherStage, sampling: SamplingConfig, kept_as: TeacherStage | None = None) -> None:
         """A step of the vision teacher that writes a text."""
-        if stage in self.done:
+        name = kept_as or stage
+        if name in self.done:
             return
         images = [str(self.teachers.recipe.out / path) for path in self.draft.images]  # an absolute path stays itself
         reply = await self.teachers.vision.write(TeacherCall(stage, self.draft, sampling, self._shown(stage), images))
-        self._keep(stage, {"text": reply.text.strip(), "record": shallow_dict(self._inherit(reply.record))})
+        self._keep(name, {"text": reply.text.strip(), "record": shallow_dict(self._inherit(reply.record))})
 
     async def reason(self, arm: Arm, number: int) -> None:
         """A sample of the reasoner, graded by the task's grader."""

@@ -16,6 +16,7 @@ from saccade.data.records import kind_of
 from saccade.data.sources import DataConfig, items, record_roots
 from saccade.data.storage import Keep, Kind, SampleWriter
 from saccade.disk import writing
+from saccade.faults import Faults
 
 SUMMARY = "summary.json"
 SKIPPED = "skipped.jsonl"
@@ -36,7 +37,7 @@ class ConversionSummary:
     format: str = ""
     kept: str = ""
     first: list[str] = field(default_factory=list)
-    """The first skipped rows, with their places; all are in skipped.jsonl."""
+    """The first faults of skipped rows, each with its count and a few places; all rows are in skipped.jsonl."""
 
 
 def convert(
@@ -86,7 +87,7 @@ def _write(
 ) -> ConversionSummary:
     sources = ", ".join(dict.fromkeys(entry.source for entry in entries))
     summary, tasks, reasons = ConversionSummary(format=sources, kept=keep), Counter[str](), Counter[str]()
-    by_path = False
+    by_path, faults = False, Faults(SHOWN)
     with SampleWriter(folder, kind, keep) as writer, (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
         for entry in entries:
             for place, found in items(entry):
@@ -98,7 +99,7 @@ def _write(
                     if strict:
                         raise ValueError(f"{place}: {error}") from error
                     reasons[kind_of(error)] += 1
-                    summary.first += [f"{place}: {error}"][: SHOWN - len(summary.first)]
+                    faults.add(place, str(error))
                     row = {"file": str(entry.path), "place": place, "kind": kind_of(error), "reason": str(error)}
                     skipped.write(json.dumps(row) + "\n")
                 else:
@@ -108,7 +109,7 @@ def _write(
                 if progress is not None:
                     progress()
     summary.rows, summary.skipped = sum(tasks.values()), sum(reasons.values())
-    summary.tasks, summary.reasons = dict(tasks), dict(reasons)
+    summary.tasks, summary.reasons, summary.first = dict(tasks), dict(reasons), [str(fault) for fault in faults]
     if not summary.rows:
         first = f", the first: {summary.first[0]}" if summary.first else ""
         raise ValueError(f"{entries[0].path}: no usable row ({summary.skipped} skipped{first})")

@@ -7,11 +7,14 @@ import io
 import stat
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saccade.types import ImageSource
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 """Of image files in a folder."""
@@ -123,14 +126,17 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         raise ImageError(f"{name}: contains floating point numbers, expected colors; convert it to 8 bits first")
     if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         colors = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colors.size, WHITE), colors).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
-def _eight_bits(pixels_HW: np.ndarray) -> np.ndarray:
+def _eight_bits(image: Image.Image) -> np.ndarray:
     """16-bit gray values as 8 bits: Pillow's conversion clips everything above 255 to white."""
+    import numpy as np  # not above: recipes import this module
+
+    pixels_HW = np.asarray(image)
     wide = pixels_HW.dtype != np.int32 or pixels_HW.max(initial=0) > 255
     return np.clip(pixels_HW // 256 if wide else pixels_HW, 0, 255).astype(np.uint8)

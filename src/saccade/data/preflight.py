@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from saccade.data.fingerprints import Fingerprint, PictureIndex, fingerprint, ke
 from saccade.data.images import ImageError
 from saccade.data.records import MARKER, Item, kind_of, shown
 from saccade.data.row_checks import BoxUnits, check_boxes, check_form, check_gold, check_size, check_words
+from saccade.faults import Faults
 from saccade.rewards import check_row
 from saccade.tasks import TASKS
 from saccade.tasks.conversation import later_replies, turns_before
@@ -25,12 +25,9 @@ PLACEHOLDERS = (
     *("<IMG_CONTEXT>", "<|image|>", "<|video|>", "<image_soft_token>", "<start_of_image>", "<video>", "<|endoftext|>"),
 )
 """Tokens that a model family would parse as an image or as the end of a turn; those of the model are added."""
-PLACES = 3
 """Rows that are named for a fault that many rows have."""
 PREFETCH = 64
 """Samples whose pictures are opened in advance."""
-_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w./-])[\w./-]*\d[\w./-]*|\[[^\]]{0,400}\]")
-"""What differs between two rows with the same fault."""
 DataRole = Literal["train", "eval"]
 
 
@@ -81,28 +78,6 @@ class PreflightEntry:
     """The turns before the user's; None: the system turn of the sample or the recipe."""
     unlearned: int = 0
     """Replies of its row that are not learned."""
-
-
-@dataclass
-class Finding:
-    """A fault, and the rows that have it."""
-
-    text: str
-    """As the first row has it."""
-    places: list[str]
-    """The first few."""
-    count: int = 1
-
-    def add(self, place: str) -> None:
-        self.count += 1
-        if len(self.places) < PLACES:
-            self.places.append(place)
-
-    def __str__(self) -> str:
-        if self.count == 1:
-            return f"{self.places[0]}: {self.text}"
-        places = ", ".join([*self.places, *([".."] if self.count > PLACES else [])])
-        return f"{self.places[0]}: {self.text} [{self.count:,} rows: {places}]"
 
 
 @dataclass(frozen=True)
@@ -196,7 +171,7 @@ class PreflightChecks:
     def __post_init__(self) -> None:
         self._samples = 0
         self._counts, self._notes = Counter[str](), Counter[str]()
-        self._findings: dict[str, dict[str, Finding]] = {}
+        self._findings: defaultdict[str, Faults] = defaultdict(lambda: Faults(self.keep))
         self._units = BoxUnits()
         self._ids: set[int] = set()
         self._rows: dict[DataRole, dict[int, str]] = {"train": {}, "eval": {}}
@@ -221,19 +196,14 @@ class PreflightChecks:
     def _found(self, place: str, kind: str, text: str) -> None:
         """Counts a fault; rows with the same one, but for numbers and quoted texts, become one finding."""
         self._counts[kind] += 1
-        findings = self._findings.setdefault(kind, {})
-        shape = _VARYING.sub("~", text)
-        if shape in findings:
-            findings[shape].add(place)
-        elif len(findings) < self.keep:
-            findings[shape] = Finding(text, [place])
+        self._findings[kind].add(place, text)
 
     def report(self) -> PreflightReport:
         """The result so far, with up to `keep` findings from all kinds in turn."""
         for source, (kind, text) in self._units.faults():
             self._found(source, kind, text)
         self._units = BoxUnits()
-        kinds = [list(findings.values()) for findings in self._findings.values()]
+        kinds = [list(findings) for findings in self._findings.values()]
         found = [kept[number] for number in range(self.keep) for kept in kinds if number < len(kept)][: self.keep]
         return PreflightReport(
             samples=self._samples,

@@ -1,27 +1,19 @@
-"""Readers turn the files of a data set into samples. A new format is one function and its line in `READERS`."""
+"""Readers of three sets of mathematics; those of other formats have their own modules (`formats.READERS`)."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from saccade.data import records
-from saccade.data.annotations import voc, yolo
-from saccade.data.boxes import coco, refcoco
-from saccade.data.dialogues import METHOD_TASKS, llava, vlm_r1
 from saccade.data.files import table_rows
 from saccade.data.golds import gold_letters, pose
 from saccade.data.questions import name_pictures
 from saccade.data.records import Item, Reading, Row
-from saccade.data.storage import stored
-from saccade.data.tables import table
-from saccade.data.trainers import gui_r1, ms_swift, trl, verl
 from saccade.types import Sample
-
-__all__ = ["METHOD_TASKS", "READERS", "TABLES", "Reading"]
 
 
 def math_vision(reading: Reading) -> Iterator[Item]:
@@ -91,30 +83,6 @@ def geometry3k(reading: Reading) -> Iterator[Item]:
         return Sample(f"geometry3k/{folder}", images, records.field(row, "compact_text", str), answer, task, meta)
 
     return records.each(_folders(reading.path), read)
-
-
-READERS: dict[str, Callable[[Reading], Iterator[Item]]] = {
-    "vlm_r1": vlm_r1,
-    "llava": llava,
-    "easy_r1": easy_r1,
-    "math_vision": math_vision,
-    "geometry3k": geometry3k,
-    "refcoco": refcoco,
-    "coco": coco,
-    "voc": voc,
-    "yolo": yolo,
-    "table": table,
-    "trl": trl,
-    "verl": verl,
-    "ms_swift": ms_swift,
-    "gui_r1": gui_r1,
-    "saccade": stored,
-}
-
-BOXES = ("coco", "voc", "yolo")
-"""Formats of images with labeled boxes."""
-TABLES = tuple(name for name in READERS if name not in ("geometry3k", *BOXES))
-"""Formats whose rows may be in any file of `files.table_rows` or on the hub."""
 
 
 def _folders(path: Path) -> Iterator[records.Placed]:

@@ -8,10 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from saccade.config import Config
-from saccade.data import DataConfig
+from saccade.data.config import DataConfig
 from saccade.models.config import ModelConfig
 from saccade.rollout.config import DEFAULT_ENGINE, EngineConfig, Sampling
-from saccade.tasks import TEMPLATES
 from saccade.types import FrameName
 
 DRAWN = ("temperature", "top_p", "top_k", "min_p")
@@ -194,8 +193,11 @@ class EvalRecipe(Config):
             raise ValueError("engine is for a model that is loaded here; a served model has its own; remove it")
         if self.server is not None and not self.served:
             raise ValueError("server is only for a served model, such as model=http://host:8000/v1; remove it")
-        if self.template is not None and self.template not in TEMPLATES:
-            raise ValueError(f"unknown template {self.template!r}; expected one of {', '.join(TEMPLATES)}")
+        if self.template is not None:
+            from saccade.tasks import TEMPLATES
+
+            if self.template not in TEMPLATES:
+                raise ValueError(f"unknown template {self.template!r}; expected one of {', '.join(TEMPLATES)}")
         if self.also_greedy and self.decoding.greedy:
             raise ValueError("also_greedy: decoding is greedy already; remove it, or set decoding.greedy to false")
         if self.retries_until_parsed > 1 and (self.decoding.greedy or self.also_greedy):

@@ -9,11 +9,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.geometry import iou_matrix
+from saccade.geometry import COCO_THRESHOLDS, iou_matrix
 from saccade.parsing import LabelledBox
 
-COCO_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
-"""IoU 0.50 to 0.95 in steps of 0.05."""
 MAX_DETECTIONS = 100
 """Per label, as COCO counts: later ones are not looked at."""
 RECALL_POINTS = 101

@@ -160,6 +160,8 @@ def _rollout(row: JsonRow, image: int) -> JsonRow:
         "m": row.get("masked"),
         "b": rounded(boxes_of(row, image)),
     }
+    if cause := row.get("sampler_cause"):
+        found["sc"] = cause
     ends, logprobs = row.get("token_ends"), row.get("logprobs")
     if ends and logprobs and len(ends) == len(logprobs):
         found["e"] = [end - start for start, end in zip([0, *ends], ends, strict=False)]

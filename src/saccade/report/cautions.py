@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from saccade.report.charts import number
 from saccade.report.curves import ends
+from saccade.runs.alarm_rules import likely_causes
 from saccade.runs.alarms import ALARMS, Alarm, judge, read_alarms
 from saccade.runs.files import JsonRow, RunFiles
 
@@ -49,6 +50,9 @@ def cautions(run: RunFiles) -> list[str]:
         found.append(
             f"sampler and trainer disagree by {number(max(gap[:2]))} in mean log-prob (alarm above {GAP_ALARM})"
         )
+    if causes := likely_causes(run.metrics):
+        shown = ", ".join(f"{name} of {n:,.0f}" for name, n in causes.items())
+        found.append(f"log-probs of some replies were far from the trainer's; likely cause, by replies: {shown}")
     flat = ends(run.metrics, "groups/zero_variance")
     if flat and flat[1] > 0.8:
         found.append(f"{number(flat[1], True)} of the last groups have no signal: all their rewards are equal")

@@ -64,6 +64,7 @@ PANELS = (
     Panel("Clip fraction", r"policy/(clip_fraction)", "Share of tokens whose ratio was clipped", percent=True),
     Panel("Gradient norm", r"policy/(grad_norm)|(grad_norm)", "Before clipping"),
     Panel("Sampler against trainer", r"sampler/gap_(.+)", "Difference of log-probs for the same tokens and weights"),
+    Panel("Replies far from the trainer's log-probs", r"sampler/cause/(.+)", "Number in a step, by likely cause"),
     Panel("Time by phase", r"time/(.+)_s", "Seconds per step"),
     Panel("Learning rate", r"(?:policy|sft|train|optim)/(lr)|(lr)"),
     Panel("Throughput", r"tokens/(per_s)", "Tokens per second"),

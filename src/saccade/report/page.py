@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saccade.disk import write_text
 from saccade.report.behavior import with_behavior
@@ -32,6 +33,9 @@ from saccade.report.pictures import Pictures
 from saccade.report.tables import Comparison, SplitTable, differences, tables
 from saccade.runs.alarms import Alarm
 from saccade.runs.files import JsonRow, read_json, read_run
+
+if TYPE_CHECKING:
+    from saccade.report.study_page import StudyTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Page:
     """Of several runs: recipe keys that differ, with a value for each run."""
     names: tuple[str, ...] = ()
     """Of several runs."""
+    study: StudyTables | None = None
 
 
 def build_report(
@@ -104,6 +109,10 @@ def report_text(folders: Sequence[Path], live: Live | None = None) -> str:
 
         return render(several_page(folders), live)
     (folder,) = folders
+    if (folder / "study.json").exists():
+        from saccade.report.study_page import study_page  # which builds on this file
+
+        return render(study_page(folder), live)
     parts = demo_parts(folder)
     return render(demo_page(folder, parts) if parts else run_page(folder), live)
 
@@ -111,7 +120,7 @@ def report_text(folders: Sequence[Path], live: Live | None = None) -> str:
 def _check(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a directory; expected a run directory such as runs/demo")
-    files = ("config.yaml", "metrics.jsonl", "results.json")
+    files = ("config.yaml", "metrics.jsonl", "results.json", "study.json")
     if not demo_parts(folder) and not any((folder / name).exists() for name in files):
         raise ValueError(f"{folder} contains no config.yaml, metrics.jsonl or results.json; expected a run directory")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -136,6 +136,20 @@ def latest_run(folder: Path) -> Path:
     raise ValueError(f"{folder} contains no config.yaml or metrics.jsonl; expected a run directory")
 
 
+def facts(watched: Watched) -> dict[str, Any]:
+    """Where the run is, as plain data: its steps, the newest value of each metric, its alarms."""
+    return {
+        "run": str(watched.folder),
+        "step": watched.step,
+        "total": watched.total,
+        "running": watched.running(),
+        "finished": watched.finished,
+        "seconds_left": watched.eta_s(),
+        "metrics": {key: value for row in watched.rows for key, value in row.items()},
+        "alarms": [asdict(alarm) for alarm in read_alarms(watched.folder)],
+    }
+
+
 def view(watched: Watched, safe: Safe, colors: bool) -> RenderableType:
     """Everything at a glance. `colors`: the terminal can show an image as colored characters."""
     parts: list[RenderableType] = [_title(watched, safe)]
@@ -233,6 +247,8 @@ def _reply(row: JsonRow, group: JsonRow, image: Path | None, safe: Safe, colors:
     words.append(f"\nreward {number(float(row['reward'] or 0.0))}", "dim")
     for name, why in (row.get("reasons") or {}).items():
         words.append(f", {safe(str(name))}: {safe(str(why)[:80])}", "dim")
+    if cause := row.get("sampler_cause"):
+        words.append(f", far from the trainer's log-probs, likely cause: {safe(str(cause))}", "dim")
     if image is None or not colors:
         return words
     index = int(group.get("meta", {}).get("image_index", 0))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from saccade import grading
+from saccade import grading, parsing
 from saccade.grading import Verdict
 from saccade.grading.numbers import MathRules, Order, Units
-from saccade.parsing import read_boxed, read_final, read_number, read_reply
 from saccade.rewards.options import Count, NotNegative, Where
 from saccade.types import Completion, Sample, Score
 
@@ -24,9 +23,9 @@ MISSING: dict[Where, str] = {"tag": NO_ANSWER, "boxed": "no boxed answer", "fina
 def answer_of(completion: Completion, where: Where = "tag") -> str | None:
     """The reply's answer at the given location (`Where`), or None."""
     if where == "final":
-        return read_final(completion.text)
-    reply = read_reply(completion.text)
-    return reply.answer if where == "tag" else read_boxed(reply.rest)
+        return parsing.read_final(completion.text)
+    reply = parsing.read_reply(completion.text)
+    return reply.answer if where == "tag" else parsing.read_boxed(reply.rest)
 
 
 def choice(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
@@ -97,10 +96,10 @@ def counting(completion: Completion, sample: Sample, where: Where = "tag") -> Sc
     answer = answer_of(completion, where)
     if answer is None:
         return Score(0.0, MISSING[where])
-    gold = read_number(sample.answer) if isinstance(sample.answer, str) else float(sample.answer)
+    gold = parsing.read_number(sample.answer) if isinstance(sample.answer, str) else float(sample.answer)
     if gold is None or gold < 0 or not gold.is_integer():
         return Score(0.0, masked=f"gold cannot be graded: gold {sample.answer!r} is no count")
-    count = read_number(answer)
+    count = parsing.read_number(answer)
     if count is None or count < 0 or not count.is_integer():
         return Score(0.0, "no count")
     near = max(0.0, 1 - abs(count - gold) / max(gold, 1.0))

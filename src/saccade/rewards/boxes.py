@@ -7,15 +7,16 @@ is scaled, so the rounding of a frame costs nothing and the gold scores exactly 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from saccade.geometry import from_original, iou
-from saccade.grading.answers import fold
-from saccade.grading.detection import COCO_THRESHOLDS, average_precision, f1, match
-from saccade.parsing import NOWHERE, LabelledBox, read_detections, read_entries
+from saccade import grading, parsing
+from saccade.geometry import COCO_THRESHOLDS, from_original, iou
 from saccade.rewards.answers import MISSING, answer_of
 from saccade.rewards.options import Count, NotNegative, Share, Where
 from saccade.types import Box, Completion, Frame, Sample, Score
+
+if TYPE_CHECKING:
+    from saccade.parsing import LabelledBox
 
 # ------------------------------------------------------------------------------------------------------------- one box
 
@@ -66,7 +67,7 @@ def rec_iou_dynamic(
 
 def box_iou(answer: str, sample: Sample, frames: Sequence[Frame]) -> tuple[float, str | None]:
     """IoU of the answer's one box with the gold, and the reason if it is below 1."""
-    entries = read_entries(answer)
+    entries = parsing.read_entries(answer)
     if len(entries) > 1:
         return 0.0, "more than one box"
     box = entries[0][0] if entries else None
@@ -91,7 +92,7 @@ def detection_map(
     found = _detections(completion, where)
     if isinstance(found, Score):
         return found
-    precision = average_precision(found, gold_boxes(sample, completion.frames), thresholds)
+    precision = grading.average_precision(found, gold_boxes(sample, completion.frames), thresholds)
     return Score(precision, None if precision == 1.0 else f"map {precision:.2f}")
 
 
@@ -120,7 +121,7 @@ def detection_od_length(
         return found
     gold = gold_boxes(sample, completion.frames)
     share = min(1.0, len(gold) / len(found)) if found else 1.0
-    score = share * average_precision(found, gold, thresholds)
+    score = share * grading.average_precision(found, gold, thresholds)
     return Score(score, None if score == 1.0 else f"{len(found)} boxes for {len(gold)}, {score:.2f}")
 
 
@@ -148,7 +149,7 @@ def detection_weighted_sum(
     gold = gold_boxes(sample, completion.frames)
     if not found or not gold:
         return Score(float(not found and not gold), None if not found and not gold else "one list is empty")
-    pairs, most = match(found, gold, threshold), max(len(found), len(gold))
+    pairs, most = grading.match(found, gold, threshold), max(len(found), len(gold))
     complete = 1 - (1 - len(pairs) / len(gold)) / 2 - (1 - len(pairs) / len(found)) / 2
     parts = (position * sum(p.iou for p in pairs) / most, label * len(pairs) / most, completeness * complete)
     score = sum(parts) / (position + label + completeness)
@@ -171,7 +172,7 @@ def detection_f1(completion: Completion, sample: Sample, threshold: Share = 0.5,
     found = _detections(completion, where)
     if isinstance(found, Score):
         return found
-    score = f1(found, gold_boxes(sample, completion.frames), threshold)
+    score = grading.f1(found, gold_boxes(sample, completion.frames), threshold)
     return Score(score, None if score == 1.0 else f"f1 {score:.2f}")
 
 
@@ -188,10 +189,10 @@ def answered_boxes(answer: str) -> list[LabelledBox] | None:
 
     Entries whose box cannot be read count as wrong: their box is `NOWHERE`.
     """
-    entries = read_entries(answer)
+    entries = parsing.read_entries(answer)
     if all(box is None for box, _ in entries):
-        return read_detections(answer)
-    return [LabelledBox(NOWHERE if box is None else box, fold(label)) for box, label in entries]
+        return parsing.read_detections(answer)
+    return [parsing.LabelledBox(parsing.NOWHERE if box is None else box, grading.fold(label)) for box, label in entries]
 
 
 # --------------------------------------------------------------------------------------------------------------- gold
@@ -216,7 +217,7 @@ def gold_box(sample: Sample) -> Box:
 def gold_boxes(sample: Sample, frames: Sequence[Frame]) -> list[LabelledBox]:
     """The gold list of a sample in its frame's coordinates, with normalized labels."""
     frame = frame_of(sample, frames)
-    return [LabelledBox(from_original(item.box, frame), fold(item.label)) for item in gold_list(sample)]
+    return [parsing.LabelledBox(from_original(item.box, frame), grading.fold(item.label)) for item in gold_list(sample)]
 
 
 def gold_list(sample: Sample) -> list[LabelledBox]:
@@ -224,7 +225,9 @@ def gold_list(sample: Sample) -> list[LabelledBox]:
     if not isinstance(sample.answer, list | tuple) or not all(isinstance(item, dict) for item in sample.answer):
         expected = 'expected a list of {"bbox_2d", "label"}'
         raise ValueError(f"sample {sample.id!r}: got answer {sample.answer!r}, {expected}")
-    return [LabelledBox(_four(item.get("bbox_2d"), sample), str(item.get("label", ""))) for item in sample.answer]
+    return [
+        parsing.LabelledBox(_four(item.get("bbox_2d"), sample), str(item.get("label", ""))) for item in sample.answer
+    ]
 
 
 def _four(value: Any, sample: Sample) -> Box:

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from saccade.parsing import (
-    read_boxed,
-    read_boxes,
-    read_choice,
-    read_detections,
-    read_number,
-    read_reply,
-    read_yes_no,
-)
-from saccade.parsing.points import read_points
+from saccade import parsing
 from saccade.rewards.wrapping import wrap_reward
 from saccade.types import Completion, Sample, Score
 
@@ -22,13 +13,13 @@ AnswerForm = Literal["any", "letter", "number", "yes_no", "box", "boxes", "point
 
 FORMS: dict[AnswerForm, Callable[[str], bool]] = {
     "any": lambda answer: True,
-    "letter": lambda answer: read_choice(answer) is not None,
-    "number": lambda answer: read_number(answer) is not None,
-    "yes_no": lambda answer: read_yes_no(answer) is not None,
-    "box": lambda answer: len(read_boxes(answer)) == 1,
-    "boxes": lambda answer: read_detections(answer) is not None,
-    "point": lambda answer: len(read_points(answer)) == 1,
-    "boxed": lambda answer: read_boxed(answer) is not None,
+    "letter": lambda answer: parsing.read_choice(answer) is not None,
+    "number": lambda answer: parsing.read_number(answer) is not None,
+    "yes_no": lambda answer: parsing.read_yes_no(answer) is not None,
+    "box": lambda answer: len(parsing.read_boxes(answer)) == 1,
+    "boxes": lambda answer: parsing.read_detections(answer) is not None,
+    "point": lambda answer: len(parsing.read_points(answer)) == 1,
+    "boxed": lambda answer: parsing.read_boxed(answer) is not None,
 }
 """Answer form -> whether a text has it."""
 
@@ -42,7 +33,7 @@ def strict_format(completion: Completion, sample: Sample, form: AnswerForm = "an
     Formula: 1 if the format is right, else 0.
     Source: DeepSeek-R1 (arXiv 2501.12948); VLM-R1's, which accepts empty blocks and text around them.
     """
-    reply = read_reply(completion.text)
+    reply = parsing.read_reply(completion.text)
     if not reply.strict or reply.answer is None:
         return Score(0.0, reply.reason)
     fits = FORMS[form](reply.answer)

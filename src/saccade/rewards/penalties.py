@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TYPE_CHECKING
 
 from saccade.geometry import iou
-from saccade.parsing import LabelledBox
 from saccade.rewards.answers import answer_of
 from saccade.rewards.boxes import answered_boxes, gold_boxes
 from saccade.rewards.options import Count, Share
 from saccade.types import Completion, Sample, Score
+
+if TYPE_CHECKING:
+    from saccade.parsing import LabelledBox
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 LONGEST_WORD, PIECE = 100, 8

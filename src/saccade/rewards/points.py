@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from saccade import parsing
 from saccade.geometry import center, contains, from_original
-from saccade.parsing.points import Point, read_points
 from saccade.rewards.answers import MISSING, answer_of
 from saccade.rewards.boxes import frame_of, gold_box
 from saccade.rewards.options import Where
 from saccade.types import Completion, Frame, Sample, Score
+
+if TYPE_CHECKING:
+    from saccade.parsing import Point
 
 
 def point_in_box(completion: Completion, sample: Sample, where: Where = "tag") -> Score:
@@ -27,7 +32,7 @@ def point_in_box(completion: Completion, sample: Sample, where: Where = "tag") -
 
 def point_right(answer: str, sample: Sample, frame: Frame) -> tuple[bool, str | None]:
     """Whether the answer's one point is in the gold box, both in the frame's coordinates; if not, the reason."""
-    found = read_points(answer)
+    found = parsing.read_points(answer)
     if len(found) != 1:
         return False, "no point" if not found else "more than one point"
     inside = contains(from_original(gold_box(sample), frame), found[0])

@@ -11,8 +11,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from rapidfuzz.distance import Indel
-
 from saccade.geometry import to_original
 from saccade.rewards.boxes import frame_of, gold_box
 from saccade.types import Completion, Sample, Score
@@ -171,6 +169,8 @@ def levenshtein(completion: Completion, sample: Sample) -> Score:
     Formula: 1 - (insertions + deletions) / (length + length).
     Source: VLM-R1, the ratio inside its default accuracy.
     """
+    from rapidfuzz.distance import Indel
+
     return scored(Indel.normalized_similarity(clean(completion.text)[:LONGEST], clean(gold_text(sample))))
 
 

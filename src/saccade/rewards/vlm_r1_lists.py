@@ -10,14 +10,16 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from saccade.geometry import from_original
-from saccade.grading.detection import COCO_THRESHOLDS, average_precision
-from saccade.parsing import LabelledBox
+from saccade import grading, parsing
+from saccade.geometry import COCO_THRESHOLDS, from_original
 from saccade.rewards.boxes import frame_of, gold_list
 from saccade.rewards.vlm_r1 import blocks, clean, iou, last_answer, scored
 from saccade.types import Box, Completion, Sample, Score
+
+if TYPE_CHECKING:
+    from saccade.parsing import LabelledBox
 
 _LIST_START, _LIST_END = re.compile(r"\[\s*\{"), re.compile(r"\}\s*\]")
 _OBJECT = re.compile(r"\{[^{}]*\}")
@@ -27,7 +29,7 @@ NGRAM = 6
 
 def _gold(completion: Completion, sample: Sample) -> list[LabelledBox]:
     frame = frame_of(sample, completion.frames)
-    return [LabelledBox(from_original(item.box, frame), item.label) for item in gold_list(sample)]
+    return [parsing.LabelledBox(from_original(item.box, frame), item.label) for item in gold_list(sample)]
 
 
 def _entries(text: str, last: bool) -> list[Any]:
@@ -109,10 +111,10 @@ def od_length(completion: Completion, sample: Sample) -> Score:
 def _precision(entries: Sequence[Any], gold: Sequence[LabelledBox], thresholds: Sequence[float]) -> float:
     if not entries or not gold:
         return float(not entries and not gold)
-    found = [LabelledBox(box, one["label"]) for one in entries if (box := _fitting(one)) is not None]
+    found = [parsing.LabelledBox(box, one["label"]) for one in entries if (box := _fitting(one)) is not None]
     labels = {one.label for one in gold}
     known = [one for one in found if one.label in labels]
-    return average_precision(known, gold, thresholds) if known else 0.0
+    return grading.average_precision(known, gold, thresholds) if known else 0.0
 
 
 def _fitting(entry: Any) -> Box | None:

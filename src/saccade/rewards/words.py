@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from rapidfuzz.distance import Levenshtein
-
-from saccade.grading.answers import fold
-from saccade.parsing import read_reply
-from saccade.parsing.markup import normalized
+from saccade import grading, parsing
 from saccade.rewards.answers import MISSING, answer_of
 from saccade.rewards.options import Share, Where
 from saccade.types import Completion, Sample, Score
@@ -44,13 +40,15 @@ def char_similarity(
     folded = [_fold(gold, case, spaces) for gold in golds]
     if not folded or not all(folded):
         return Score(0.0, masked="gold cannot be graded: gold is empty")
+    from rapidfuzz.distance import Levenshtein
+
     text = _fold(answer[:LONGEST], case, spaces)
     best = max(Levenshtein.normalized_similarity(text, gold) for gold in folded)
     return Score(best if best >= threshold else 0.0, None if best == 1.0 else f"similarity {best:.2f}")
 
 
 def _fold(text: str, case: bool, spaces: bool) -> str:
-    text = text if case else fold(text)
+    text = text if case else grading.fold(text)
     return text if spaces else "".join(text.split())
 
 
@@ -73,7 +71,7 @@ def language_consistency(completion: Completion, sample: Sample, script: Script 
     Formula: letters of the script / letters.
     Source: DeepSeek-R1 (arXiv 2501.12948), language consistency reward.
     """
-    think = read_reply(completion.text).think
+    think = parsing.read_reply(completion.text).think
     if think is None:
         return Score(0.0, "no think block")
     wanted = script or _main(_scripts(sample.question, None))
@@ -138,5 +136,5 @@ def _says(words: str, form: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    kept = "".join(c if c.isalnum() or c in ".-" else " " for c in normalized(text).casefold())
+    kept = "".join(c if c.isalnum() or c in ".-" else " " for c in parsing.normalized(text).casefold())
     return [word.strip(".-") for word in kept.split() if word.strip(".-")]

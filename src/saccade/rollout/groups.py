@@ -20,6 +20,8 @@ class Rollout:
     """One per loss token, where credit is assigned by token."""
     kl_penalties: tuple[float, ...] = ()
     """One per loss token: what a KL in the reward takes off; empty without one."""
+    sampler_cause: str | None = None
+    """Why the engine's log-probs are beyond the bound from the trainer's; None when they are not."""
 
     @property
     def contributes(self) -> bool:

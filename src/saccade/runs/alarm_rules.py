@@ -170,10 +170,37 @@ def sampler_gap(t: Trend, limit: float) -> Found:
     gap = t.now("sampler/gap_mean")
     if gap is None or gap < limit:
         return None
+    causes = likely_causes(t.rows[-t.window :])
+    shown = ", ".join(f"{name} of {n:.0f}" for name, n in causes.items())
     return (
-        f"sampler and trainer disagree by {gap:.2g} nats per token in mean",
-        "update.old_logprobs: recompute, float32 in both, or one engine for both",
+        f"sampler and trainer disagree by {gap:.2g} nats per token in mean"
+        + (f" (likely cause, by replies: {shown})" if shown else ""),
+        GAP_ADVICE.get(
+            next(iter(causes), ""), "update.old_logprobs: recompute, float32 in both, or one engine for both"
+        ),
     )
+
+
+CAUSE = "sampler/cause/"
+GAP_ADVICE = {
+    "precision": "update.old_logprobs: recompute, float32 in both, or one engine for both",
+    "pixels": "serve the model directory of the run; look for an image cache or processor of the server that is wrong",
+    "positions": "another version of vLLM: its rotary positions of this model are wrong",
+    "temperature": "start the servers with --logprobs-mode processed_logprobs",
+    "weights": "see whether updates reach the servers (saccade verify MODEL --engine vllm), and who else uses them",
+}
+"""What to try, by the likely cause of most replies."""
+
+
+def likely_causes(rows: Sequence[Row]) -> dict[str, float]:
+    """Numbers of replies whose log-probs were too far from the trainer's, by likely cause, most first."""
+    found: dict[str, float] = {}
+    for row in rows:
+        for key in row:
+            name = key.removeprefix(CAUSE)
+            if name in GAP_ADVICE and name != key and (n := _number(row, key)):
+                found[name] = found.get(name, 0.0) + n
+    return dict(sorted(found.items(), key=lambda one: -one[1]))
 
 
 def entropy_collapse(t: Trend, limit: float) -> Found:

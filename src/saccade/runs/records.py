@@ -254,6 +254,7 @@ def rollout_row(
         "reward": rollout.score.value,
         "advantage": rollout.advantage,
         "masked": rollout.score.masked,
+        **({"sampler_cause": rollout.sampler_cause} if rollout.sampler_cause else {}),
     }
 
 

@@ -99,6 +99,16 @@ class RescoreComparison:
     largest_changes: list[Rescored] = field(default_factory=list)
     """The rollouts with the largest differences, in descending order."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data; pairs of two are before and now."""
+        parts = {
+            name: {"was": tally.mean(tally.was), "now": tally.mean(tally.now), "changed": tally.changed}
+            for name, tally in self.tallies.items()
+        }
+        counts = ("rollouts", "groups", "masked", "zero_variance", "pairs", "reordered")
+        changes = [one.as_row() for one in self.largest_changes]
+        return {**{name: getattr(self, name) for name in counts}, "parts": parts, "largest_changes": changes}
+
 
 def rescore(path: Path, rubric_of: RubricForTask, show: int = 10, out: TextIO | None = None) -> RescoreComparison:
     """Scores every rollout of a file (or run directory) again; writes a row per rollout to `out` if given.

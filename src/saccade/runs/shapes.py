@@ -60,7 +60,7 @@ ROLLOUT = (
     {
         **dict.fromkeys(("reward", "advantage"), is_number),
         **dict.fromkeys(("index", "weights_version", "tokens"), is_count),
-        **dict.fromkeys(("sample_id", "task", "stage", "frame", "masked", "finish_reason"), is_text),
+        **dict.fromkeys(("sample_id", "task", "stage", "frame", "masked", "finish_reason", "sampler_cause"), is_text),
         **dict.fromkeys(("size_original", "size_input"), list_of(is_pair)),
         **{"parts": numbers_by_name, "reasons": is_object, "image_sha": list_of(is_text)},
         **{"token_ids": list_of(is_count), "logprobs": list_of(is_number), "token_ends": list_of(is_count)},

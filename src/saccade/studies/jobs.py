@@ -56,17 +56,19 @@ def run_all(
 ) -> dict[str, dict[str, Any]]:
     """Run every job after its dependencies, `parallel` at a time; returns the content of each `job.json` by name.
 
-    A finished job leaves a line with its `summary`. The first failure stops the others and raises JobFailed. Finished
-    jobs are not run again.
+    A finished job leaves a line with its `summary`. After a failure the running jobs are finished and no other begins,
+    then JobFailed is raised. Finished jobs are not run again.
     """
     waiting = [job for job in jobs if not (job.directory / DONE).exists()]
     running: dict[str, tuple[StudyJob, Any]] = {}
     done = {job.name for job in jobs if job not in waiting}
     estimate = Estimate(jobs, parallel)
+    failures: list[str] = []
     with bars(jobs, done, console) as show:
         try:
-            while waiting or running:
-                for job in [j for j in waiting if done.issuperset(j.needs)][: parallel - len(running)]:
+            while running or (waiting and not failures):
+                ready = [] if failures else waiting
+                for job in [j for j in ready if done.issuperset(j.needs)][: parallel - len(running)]:
                     waiting.remove(job)
                     running[job.name] = (job, _start(job))
                 time.sleep(POLL_S)
@@ -76,14 +78,17 @@ def run_all(
                     show(job, count, estimate.left_s(done))
                     if process.is_alive():
                         continue
-                    if process.exitcode != 0 or not (job.directory / DONE).exists():
-                        raise JobFailed(_failure_message(job, process.exitcode))
                     del running[name]
+                    if process.exitcode != 0 or not (job.directory / DONE).exists():
+                        failures.append(_failure_message(job, process.exitcode))
+                        continue
                     done.add(name)
                     estimate.note(job, job.total)
                     show(job, job.total, estimate.left_s(done))
                     words = summary(job.directory)
                     console.print(f"{name}: done{f', {words}' if words else ''}", highlight=False, markup=False)
+            if failures:
+                raise JobFailed("\n".join(failures))
         finally:
             for _, process in running.values():
                 process.terminate()

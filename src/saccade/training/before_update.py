@@ -82,6 +82,7 @@ def fix_logprobs(learner: Learner, batch: PolicyBatch, temperature: float) -> Po
         batch = replace(batch, ref_logprobs_R=ref_R)
     if learner.config.old_logprobs == "recompute":
         batch = replace(batch, old_logprobs_R=learner.runner.logprobs(batch.passes, temperature)[0])
+        learner.parity.look(learner.runner.policy, batch, batch.old_logprobs_R, temperature)
         batch = corrected(batch, learner.correction)
     return batch
 

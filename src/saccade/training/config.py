@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from saccade.algorithm.config import LossConfig
-from saccade.config import Config
-from saccade.data import READERS, DataConfig
+from saccade.config import Config, said
+from saccade.data.config import DataConfig, OnBad
+from saccade.data.formats import READERS
 from saccade.data.images import MAX_PIXELS
-from saccade.data.sources import OnBad
 from saccade.evaluation.blinding import Blinding
 from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
@@ -153,7 +153,7 @@ class ExampleConfig(Config):
             try:
                 self.samples()
             except ValidationError as error:
-                raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+                raise ValueError(said(error)) from None
             if self.reply == "gold" and self.turns != "all":
                 raise ValueError("turns: no effect with reply 'gold', which is the answer to the first question")
             return self

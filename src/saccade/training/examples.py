@@ -15,10 +15,11 @@ from functools import partial
 from random import Random
 
 from saccade.data import records
+from saccade.data.config import OnBad
 from saccade.data.images import load_image
 from saccade.data.order import EpochOrder, Skipped
 from saccade.data.records import MARKER, Reading, Row
-from saccade.data.sources import OnBad, items, reading_of
+from saccade.data.sources import items, reading_of
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.tasks import IMAGE, TASKS
 from saccade.tasks.conversation import later_pairs, later_replies, later_turns, turns_before

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from saccade.algorithm import Loss, LossConfig, build_loss
 from saccade.algorithm.correction import Correction, none
 from saccade.models.policy import Policy
 from saccade.training.config import UpdateConfig
 from saccade.training.optim import GuardedOptimizer
+from saccade.training.parity import ParityMeter
 from saccade.training.policy_batch import PolicyBatch
 from saccade.training.ranks import ONE, Ranks
 from saccade.training.step import StepRunner
@@ -29,6 +30,7 @@ class Learner:
     """Frozen, or the policy with its adapters off; only when a KL is charged."""
     dump: Callable[[Sequence[PolicyBatch]], None] | None = None
     """Keeps a batch whose loss or gradient is not finite."""
+    parity: ParityMeter = field(default_factory=ParityMeter)
 
     @property
     def correction(self) -> Correction:

@@ -15,6 +15,7 @@ from saccade.algorithm import Denominators, LossInputs
 from saccade.models.packing import Branch, Packed
 from saccade.rollout.groups import Group, Rollout
 from saccade.training.step import MicroBatch, StepRunner, Unit
+from saccade.types import Completion
 
 OF_TOKENS = ("advantages_R", "sampler_logprobs_R", "old_logprobs_R", "ref_logprobs_R", "weight_R", "kept_R", "chosen_R")
 """Fields of `PolicyBatch` with one value per token, or None."""
@@ -30,6 +31,8 @@ class PolicyBatch:
     """Not finite where the engine gave none."""
     old_logprobs_R: Tensor
     group_ids: tuple[str, ...]
+    completions: tuple[Completion, ...]
+    """One per branch."""
     ref_logprobs_R: Tensor | None = None
     weight_R: Tensor | None = None
     """Of the recipe's correction."""
@@ -51,14 +54,18 @@ class PolicyBatch:
         """See `MicroBatch.halves`: completions and their tokens keep their order."""
         first, last = self.passes.halves()
         R = first.packed.num_tokens
-        return self._part(first, slice(R)), self._part(last, slice(R, None))
+        B = first.packed.num_branches
+        return (
+            self._part(first, slice(R), self.completions[:B]),
+            self._part(last, slice(R, None), self.completions[B:]),
+        )
 
-    def _part(self, passes: MicroBatch, some_R: slice) -> PolicyBatch:
+    def _part(self, passes: MicroBatch, some_R: slice, completions: tuple[Completion, ...]) -> PolicyBatch:
         units = list(dict.fromkeys(unit for unit, _ in self.passes.members))
         ids = tuple(self.group_ids[units.index(i)] for i in dict.fromkeys(unit for unit, _ in passes.members))
         values = {name: getattr(self, name) for name in OF_TOKENS}
         cut = {name: value if value is None else value[some_R] for name, value in values.items()}
-        return replace(self, passes=passes, group_ids=ids, **cut)
+        return replace(self, passes=passes, group_ids=ids, completions=completions, **cut)
 
     def inputs(self, logprobs_R: Tensor, entropy_R: Tensor | None) -> LossInputs:
         """What the loss reads, of the tokens that are kept."""
@@ -160,6 +167,7 @@ def _policy_batch(
         sampler_logprobs_R=sampler_R,
         old_logprobs_R=sampler_R,
         group_ids=tuple(dict.fromkeys(found[unit][0].id for unit, _ in passes.members)),
+        completions=tuple(r.completion for r in rollouts),
         kept_R=None if bool(known_R.all()) else known_R,
     )
 

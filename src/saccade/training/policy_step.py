@@ -35,10 +35,12 @@ def policy_step(
     """Updates the policy on `groups`; returns metrics. With nothing to learn from, `update/skipped` is 1.
 
     `temperature` is the sampling temperature, `max_length` the cap on new tokens (for the constant aggregation), and
-    `order` is that of `parts_of`. ValueError when the engine gave no log-prob at all.
+    `order` is that of `parts_of`. `learner.parity` has the likely causes of log-probs that are too far from the
+    trainer's. ValueError when the engine gave no log-prob at all.
     """
     runner = learner.runner
     missing = check_missing(groups, runner.ranks)
+    learner.parity.begin()
     parts = open_parts(learner, groups, temperature, max_length, order)
     if not parts:
         return {"update/skipped": 1.0, "update/nonfinite": 0.0, "update/trained_tokens": 0.0} | missing
@@ -71,6 +73,7 @@ def policy_step(
             "update/saving": token_savings(batches, runner.ranks) if packed else 1.0,
         }
         | missing
+        | learner.parity.close(groups, runner.ranks)
     )
 
 
@@ -145,4 +148,7 @@ def _loss_of(
         sums.values.update({"policy/entropy": float(inputs.entropy_R.detach().sum()), "sampler/gap_mean": gap_sum})
         sums.values.update(sampler_sums(inputs.logprobs_R.detach(), inputs.sampler_logprobs_R))
         sums.gap_max = max(sums.gap_max, gap_max)
+        # sharded weights are whole only before the update; there a run that recomputes has looked already
+        if learner.config.old_logprobs == "sampler" and learner.runner.policy.shards is None:
+            learner.parity.look(learner.runner.policy, batch, logprobs_R, temperature)
     return out.loss

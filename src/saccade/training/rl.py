@@ -17,7 +17,7 @@ import torch
 
 from saccade.config import dump
 from saccade.data import Mixture, Source, open_source
-from saccade.data.sources import WORLD
+from saccade.data.config import WORLD
 from saccade.grading import math_pool
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.policy import load_adapter, load_policy
@@ -162,6 +162,7 @@ class Trainer:
                 lr=learning_rate(self.recipe.optim, state.step + 1, self.recipe.schedule.max_steps),
                 order=[group.id for group in (*updated, *replayed)],
             )
+            groups.collected = replace(collected, groups=self.learner.parity.marked(collected.groups))
             if self.replay is not None:
                 metrics["replay/replies"] = float(sum(len(group.rollouts) for group in replayed))
                 self.replay.add([groups.shares.with_images(group) for group in collected.groups], groups.positions)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from saccade.data import Source
+from saccade.data.config import WORLD
 from saccade.data.images import image_size
-from saccade.data.sources import WORLD
 from saccade.models.adapter import Adapter
 from saccade.models.counting import TokenCounter
 from saccade.rollout.prompts import place_of

@@ -13,14 +13,12 @@ from saccade.rollout.config import EngineConfig, Sampling
 from saccade.rollout.engine import Engine, open_engine
 from saccade.rollout.prompts import Prompt
 from saccade.types import Completion
-from saccade.verify.causes import likely_cause, parity
+from saccade.verify.causes import bound_of, likely_causes, parity
 from saccade.verify.decoding import TEMPERATURE, TOKENS, own_logits
 from saccade.verify.report import Check
 from saccade.verify.subject import VerifySubject, attempt
 
 REPLIES = 4
-BOUND, HALF_BOUND = 5e-3, 0.5
-"""Nats, for the largest difference of a token: float32, and half precision."""
 STEP = 0.02
 """Standard deviation of the change of all weights that the engine must follow."""
 
@@ -63,7 +61,7 @@ def _greedy(subject: VerifySubject, engine: Engine) -> Check:
         behind_R = logits_RV.amax(-1) - chosen_R
         behind, differ = max(behind, float(behind_R.max())), differ + int((behind_R > 0).sum())
         total += len(reply.token_ids)
-    bound = HALF_BOUND if subject.is_half else BOUND
+    bound = bound_of(policy)
     detail = f"{differ} of {total} tokens are not the trainer's likeliest, by this much at most"
     return Check("greedy tokens", behind <= bound, behind, bound, detail if differ else "")
 
@@ -77,12 +75,13 @@ def _sampled(subject: VerifySubject, engine: Engine, name: str) -> Check:
     ours = [reference_logprobs(policy, prompt, reply, TEMPERATURE) for prompt, reply in pairs]
     theirs = [torch.tensor(reply.logprobs) for _, reply in pairs]
     found = parity(torch.cat(ours), torch.cat(theirs))
-    bound = HALF_BOUND if subject.is_half else BOUND
+    bound = bound_of(policy)
     detail = f"mean {found.mean:.1e}, k3 {found.k3:.1e}, effective sample size {found.ess:.4f}"
     if not found.max <= bound:
-        gaps = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)]
+        gaps = [float((a - b).abs().nan_to_num().max()) for a, b in zip(ours, theirs, strict=True)]
         prompt, reply = pairs[gaps.index(max(gaps))]
-        cause, _ = likely_cause(policy, prompt.encoded, reply, TEMPERATURE, bound / 10)
+        others = [one.encoded for one in prompts]
+        ((cause, _),) = likely_causes(policy, prompt.encoded, [reply], TEMPERATURE, others)
         detail += f"; likely cause: {cause}"
     return Check(name, found.max <= bound, found.max, bound, detail)
 

@@ -3,8 +3,9 @@
 Names are imported on first use: a recipe needs only the config.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from saccade.lazy import first_use
 
 if TYPE_CHECKING:
     from saccade.world.chains import FIRST_WORDS, HABITS
@@ -27,19 +28,18 @@ __all__ = [
     "WorldItem",
     "render",
 ]
-_MODULES = {
+
+_PLACES = {
     "FIRST_WORDS": "chains",
     "HABITS": "chains",
-    "Question": "question",
     "SPLITS": "splits",
+    "Question": "question",
     "Scene": "scene",
     "Thing": "scene",
+    "World": "generator",
     "WorldConfig": "config",
+    "WorldItem": "generator",
     "render": "draw",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'generator')}"), name)
+__getattr__ = first_use(__name__, _PLACES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,7 @@ HELD_OUT = frozenset(
 )
 """Color-shape pairs that occur in scenes and questions only in the split `ood_combination`."""
 
+ExpressionKind = Literal["attribute", "relation", "ordinal", "superlative", "negation"]
 LayoutMode = Literal["grid", "free"]
 
 
@@ -47,11 +48,15 @@ class WorldConfig(Config):
     visible_share: float = Field(default=0.5, gt=0.0, le=1.0)
     skew: float = Field(default=0.6, gt=0.0)
     """Concentration of the Dirichlet weights of colors and shapes within a scene; smaller is more uneven."""
+    expressions: tuple[ExpressionKind, ...] = Field(default=get_args(ExpressionKind), min_length=1)
+    """Kinds of referring expressions that are asked for. The free layout has only attributes."""
     count_max: int = Field(default=5, ge=1)
     compare_max: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
     def _some_objects_fit(self) -> WorldConfig:
+        if self.layout == "free" and self.expressions != type(self).model_fields["expressions"].default:
+            raise ValueError("expressions: layout 'free' asks for attributes only; remove one of the two")
         if not self.objects_min <= self.objects_max < self.cells**2:
             raise ValueError(
                 f"expected objects_min <= objects_max < cells * cells = {self.cells**2}; "

@@ -11,7 +11,6 @@ from saccade.world.question import Question, Step, TaskKind, What, integer_box
 from saccade.world.scene import Scene, Thing, reading_order
 from saccade.world.splits import Split
 
-EXPRESSION_KINDS = ("attribute", "relation", "ordinal", "superlative", "negation")
 DETECT_MAX = 4
 
 
@@ -171,7 +170,7 @@ def _overlap(first: What, second: What) -> bool:
 def _expression_class(rng: Random, cfg: WorldConfig, split: Split) -> str:
     if split.hops > 1:
         return "relation"
-    return "attribute" if cfg.layout == "free" else rng.choice(EXPRESSION_KINDS)
+    return "attribute" if cfg.layout == "free" else rng.choice(cfg.expressions)
 
 
 def _detect_class(rng: Random, cfg: WorldConfig, split: Split) -> int:

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from saccade.data.readers import READERS
+from saccade.data.formats import reader
 from saccade.data.records import Reading
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
@@ -35,7 +35,7 @@ def load(place: Place) -> list[Sample]:
         readings = [Reading(file, place.images or file.parent) for file in files]
     found = []
     for reading in readings:
-        for where, sample in READERS["math_vision"](reading):
+        for where, sample in reader("math_vision")(reading):
             if isinstance(sample, ValueError):
                 raise ValueError(f"{where}: {sample}")
             slices = {name: sample.meta[name] for name in ("level", "subject") if sample.meta.get(name) is not None}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from saccade.data.readers import READERS
+from saccade.data.formats import READERS, reader
 from saccade.data.records import Reading
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
 from saccade.evaluation.benchmarks.prompts import template
@@ -78,7 +78,7 @@ def load_rows(place: Place) -> list[Sample]:
         raise ValueError(f"format is {name!r}; expected one of {', '.join(READERS)}")
     folder = place.images or (place.data if place.data.is_dir() else place.data.parent)
     found = []
-    for where, sample in READERS[name](Reading(place.data, folder)):
+    for where, sample in reader(name)(Reading(place.data, folder)):
         if isinstance(sample, ValueError):
             raise ValueError(f"{where}: {sample}")
         known(sample)
@@ -126,7 +126,8 @@ def by_task(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) ->
     """The verdict of the sample's own task."""
     verdict = TASKS[sample.task].correct(Completion(reply.text, frames=reply.frames), sample)
     index = int(sample.meta.get("image_index", 0))
-    shown = reply_boxes(reply.text, reply.frames[index]) if gold_boxes(sample.answer) and reply.frames else ()
+    asked = sample.answer == [] or gold_boxes(sample.answer)  # none of what was asked is there: boxes all the same
+    shown = reply_boxes(reply.text, reply.frames[index]) if asked and reply.frames else ()
     boxes = tuple((box, "") for box in shown)
     answer = read_final(reply.text)
     answer = answer.strip() if answer is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from saccade.evaluation.benchmarks.benchmark import Benchmark, Mode
 
@@ -15,10 +16,19 @@ def page(benchmarks: Mapping[str, Benchmark]) -> str:
     return "\n\n".join([BEGIN, table(benchmarks), *sections, END])
 
 
+def facts(benchmarks: Mapping[str, Benchmark]) -> list[dict[str, Any]]:
+    """The rows of `table` as plain data."""
+    return [
+        {"name": one.name, "benchmark": one.title, "modes": list(one.modes), "headline": one.headline.name}
+        for one in benchmarks.values()
+    ]
+
+
 def table(benchmarks: Mapping[str, Benchmark]) -> str:
+    """A row per benchmark."""
     lines = ["| name | benchmark | modes | headline |", "|---|---|---|---|"]
-    for one in benchmarks.values():
-        lines.append(f"| `{one.name}` | {one.title} | {', '.join(one.modes)} | {one.headline.name} |")
+    for row in facts(benchmarks):
+        lines.append(f"| `{row['name']}` | {row['benchmark']} | {', '.join(row['modes'])} | {row['headline']} |")
     return "\n".join(lines)
 
 

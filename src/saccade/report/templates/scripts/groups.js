@@ -76,7 +76,7 @@ function groupBrowser(root, data) {
       group.gb.length > 0 && reply.b.length > 0 && group.img.length > 0 && el("div", { class: "image small" }, picture(pictures[group.img[group.bi]], [...group.gb.map((box) => [box, "gold"]), ...reply.b.map((box) => [box, "predicted"])])),
       replyText(reply, formulas, { shade, open: shade }),
       el("ul", { class: "parts" }, Object.entries(reply.parts).map(([name, value]) => el("li", {}, `${name.replaceAll("_", " ")} `, el("b", {}, number(value)), reply.why[name] && el("span", { class: "why" }, reply.why[name])))),
-      el("p", { class: "factline" }, el("span", {}, "tokens ", el("b", {}, String(reply.n))), reply.f !== "stop" && el("span", {}, "ended by ", el("b", {}, reply.f))));
+      el("p", { class: "factline" }, el("span", {}, "tokens ", el("b", {}, String(reply.n))), reply.f !== "stop" && el("span", {}, "ended by ", el("b", {}, reply.f)), reply.sc && el("span", {}, "engine's log-probs far from the trainer's, likely cause ", el("b", {}, reply.sc))));
 
   browser(root, groups, {
     key: "group",

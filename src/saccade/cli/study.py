@@ -1,0 +1,64 @@
+"""`saccade study`: a claim of the papers as an experiment with a verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saccade.cli.options import Overrides, PrintConfig, variables
+from saccade.cli.terminal import echo, echo_whole
+from saccade.config import dump, packaged
+from saccade.runs.stopping import interruptible
+
+
+def study(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A packaged study (see --list), or a YAML file.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where its runs are; default: runs/studies/NAME."),
+    ] = None,
+    development: Annotated[
+        bool, typer.Option("--development", help="The development seeds, for choices; the verdict is not recorded.")
+    ] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the packaged studies with their cost.")] = False,
+    print_config: PrintConfig = False,
+) -> None:
+    """Run or resume a study: its arms on every seed, the held-out evaluations, the verdict and its page."""
+    from saccade.studies.study_recipe import FOLDER, load_study
+
+    if listed:
+        for key in (key for key in packaged() if key.startswith(FOLDER)):
+            one = load_study(key)
+            minutes = one.cpu_minutes_per_seed * len(one.seeds)
+            echo(f"{key.removeprefix(FOLDER):<20} {one.title} (about {minutes:.0f} CPU minutes)")
+        return
+    if name is None:
+        raise ValueError("got no study; expected one of `saccade study --list`, or a YAML file")
+    short = Path(name).stem
+    config = load_study(name, overrides or ())
+    if print_config:
+        echo_whole(dump(config), nl=False)
+        raise typer.Exit
+    seeds = config.development_seeds if development else config.seeds
+    cost = config.cpu_minutes_per_seed * len(seeds)
+    from rich.console import Console
+
+    from saccade.report import build_report
+    from saccade.report.study_page import study_text
+    from saccade.studies.study import run_study
+
+    folder, console = out or Path("runs/studies") / (f"{short}-development" if development else short), Console()
+    echo(
+        f"{short}: {len(seeds)} seeds, about {cost:.0f} CPU minutes, {cost / config.parallel:.0f} minutes with "
+        f"{config.parallel} processes; finished parts in {folder} are kept"
+    )
+    with interruptible(f"stopped; finished jobs are kept in {folder}; continue with the same command"):
+        document = run_study(config, folder, seeds, console, variables()["SACCADE_DATA"])
+    page = build_report(folder)
+    console.print(study_text(document), markup=False, highlight=False)
+    console.print(f"page: {page}", soft_wrap=True, markup=False, highlight=False)

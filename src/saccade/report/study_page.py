@@ -1,0 +1,174 @@
+"""The page of a study: verdict, hypotheses with the values of every seed, all arms, curves, samples, commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from saccade.report.browser import Groups
+from saccade.report.charts import forest, number
+from saccade.report.curves import overlaid
+from saccade.report.headlines import Headline
+from saccade.report.heldout import item_data
+from saccade.report.hero import hero
+from saccade.report.page import Page, RunSection
+from saccade.report.pictures import Pictures
+from saccade.runs.files import JsonRow, RunFiles, read_json, read_run
+
+SHARES = ("accuracy", "truncated", "precision", "recall", "average_precision", "false_presence", "listed")
+WORDS = {"reproduced": "Reproduced", "not_reproduced": "Not reproduced", "inconclusive": "Inconclusive"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A hypothesis as the page shows it."""
+
+    name: str
+    primary: bool
+    verdict: str
+    mean: str
+    interval: str
+    above: str
+    seeds: str
+    plot: Markup
+    more: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTables:
+    """What only the page of a study has."""
+
+    words: tuple[tuple[str, str], ...]
+    """(title, sentence): claim, question, limits."""
+    hypotheses: tuple[Tested, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """(arm and evaluation, a text per column)."""
+    commands: tuple[str, ...]
+
+
+def is_share(measure: str) -> bool:
+    """Whether a measure is shown in percent."""
+    return measure in SHARES or measure.startswith("habit_")
+
+
+def shown(value: float, measure: str, signed: bool = False) -> str:
+    """A value of a measure: points for shares, else a number."""
+    scaled = 100 * value if is_share(measure) else value
+    text = f"{scaled:+.1f}" if signed else f"{scaled:.1f}"
+    return text if abs(scaled) >= 10 or is_share(measure) else f"{scaled:+.2f}" if signed else f"{scaled:.2f}"
+
+
+def tested(row: JsonRow) -> Tested:
+    """A hypothesis of study.json in words, with its interval and the values of the seeds on one axis."""
+    measure, values = row["measure"], list(row["values"].values())
+    ends = [row["mean"], *values, row["above"], 0.0]
+    ends += [end for end in (row["low"], row["high"]) if end is not None]
+    reach = max(abs(end) for end in ends) or 1.0
+    low, high = (row["mean"] if end is None else end for end in (row["low"], row["high"]))
+    points = [(row["mean"], low, high, 0), *((value, value, value, 1) for value in values)]
+    unit = " points" if is_share(measure) else ""
+    more = ""
+    if row["verdict"] == "inconclusive":
+        more = "more than 1,000 seeds would be needed"
+        if row.get("more_cpu_hours") is not None:
+            more = (
+                f"about {row['seeds_needed']} seeds, {row['more_cpu_hours']:g} more CPU hours, if mean and spread stay"
+            )
+    return Tested(
+        row["name"],
+        row["primary"],
+        WORDS[row["verdict"]],
+        shown(row["mean"], measure, True) + unit,
+        "one seed" if row["low"] is None else f"{shown(low, measure, True)} to {shown(high, measure, True)}",
+        shown(row["above"], measure, True),
+        ", ".join(shown(value, measure, True) for value in values),
+        forest(points, (-reach, reach), zero=True),
+        more,
+    )
+
+
+def _table(document: JsonRow) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
+    rows = document["table"]
+    names = [key for key in rows[0] if key not in ("evaluation", "arm", "split", "decoding")]
+
+    def cell(row: JsonRow, measure: str) -> str:
+        if row[measure] is None:
+            return ""
+        mean, low, high = row[measure]
+        return f"{shown(mean, measure)} [{shown(low, measure)}, {shown(high, measure)}]"
+
+    columns = tuple(f"{name.replace('_', ' ')}{' %' if is_share(name) else ''}" for name in names)
+    found = tuple(
+        (f"{row['arm']}, {row['split']}, {row['decoding']}", tuple(cell(row, name) for name in names)) for row in rows
+    )
+    return columns, found
+
+
+def study_page(folder: Path) -> Page:
+    """The page of a finished study. Curves have a line per arm, for every seed; samples are those of the first seed."""
+    warnings: list[str] = []
+    document = read_json(folder / "study.json", warnings)
+    seeds = [folder / f"seed-{seed}" for seed in document["seeds"]]
+    pictures = Pictures()
+    items = item_data(list(_answers(seeds[0])), pictures)
+    columns, rows = _table(document)
+    seeds_words = f"{len(document['seeds'])} seeds, {document['cpu_minutes']:g} CPU minutes"
+    notes = "" if document["recorded"] else " Development seeds or a part of the seeds: not the recorded run."
+    words = tuple((title, document[title.lower()]) for title in ("Claim", "Question", "Limits"))
+    sections = [RunSection(seed.name, overlaid(_curves(seed))) for seed in seeds]
+    config = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").exists() else ""
+    return Page(
+        title=document["title"],
+        headline=Headline(
+            f"{WORDS[document['verdict']]}: {document['sentence']}",
+            f"{document['title']}. {document['paper']}. {seeds_words}.{notes}",
+        ),
+        hero=hero(items.data, pictures, steps=False),
+        alarms=(),
+        runs=tuple(section for section in sections if section.curves.steps),
+        tables=(),
+        attempts=(),
+        comparisons=(),
+        listings=(),
+        notes=(),
+        groups=Groups([], ""),
+        items=items,
+        pictures=pictures,
+        environment=tuple((key, str(value)) for key, value in document["machine"].items()),
+        configs=(("config.yaml", config),) if config else (),
+        warnings=tuple(dict.fromkeys(warnings)),
+        study=StudyTables(words, tuple(map(tested, document["hypotheses"])), columns, rows, commands(folder)),
+    )
+
+
+def commands(folder: Path) -> tuple[str, ...]:
+    """How to repeat the study, and how to look at one of its runs."""
+    return (f"saccade study {folder.name}", f"saccade report {folder}/seed-1/<arm>")
+
+
+def _answers(seed: Path) -> Iterator[tuple[str, RunFiles, list[JsonRow]]]:
+    """(arm, its evaluation, items), greedy replies where there are some."""
+    for path in sorted(seed.glob("eval/*/*/items.jsonl")):
+        run = read_run(path.parent, ("config.yaml",))
+        rows = list(run.items())
+        decoding = min((row["decoding"] for row in rows), default="")
+        yield path.parent.name, run, [row for row in rows if row["decoding"] == decoding]
+
+
+def _curves(seed: Path) -> dict[str, Sequence[JsonRow]]:
+    runs = sorted(path.parent for path in seed.glob("*/metrics.jsonl"))
+    return {run.name: read_run(run, ("config.yaml",)).metrics for run in runs}
+
+
+def study_text(document: JsonRow) -> str:
+    """The verdict and the hypotheses for the terminal."""
+    lines = [f"{WORDS[document['verdict']]}: {document['sentence']}"]
+    for row in map(tested, document["hypotheses"]):
+        mark = "" if row.primary else "  (beside)"
+        lines.append(f"  {row.name}: {row.mean} [{row.interval}], must exceed {row.above}: {row.verdict.lower()}{mark}")
+        lines.append(f"    seeds: {row.seeds}{'; ' + row.more if row.more else ''}")
+    return "\n".join([*lines, f"CPU minutes: {number(document['cpu_minutes'])}"])

@@ -1,0 +1,187 @@
+"""The arms of a study as jobs: ordinary runs in their own directories, `seed-S/NAME`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from saccade.base import pretrain
+from saccade.base.config import PretrainRecipe
+from saccade.coldstart.recipe import ColdStartRecipe
+from saccade.coldstart.run import run as run_coldstart
+from saccade.config import Config, checked
+from saccade.evaluation import benchmarking
+from saccade.evaluation.config import EvalRecipe
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.runs.files import rows_of
+from saccade.studies.chains import ChainSource
+from saccade.studies.jobs import DONE
+from saccade.studies.study_recipe import (
+    BASE,
+    BaseArm,
+    ChainsConfig,
+    ColdStartArm,
+    RLArm,
+    SFTArm,
+    StudyRecipe,
+    evaluation_keys,
+    keys_of,
+)
+from saccade.training import rl, sft
+from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.training.examples import Draw
+from saccade.world import World
+
+JobResult = dict[str, Any]
+R = TypeVar("R", bound=Config)
+
+SEED_STEP = 1_000_003
+"""Distance between the world seeds of a study's seeds, so that no two share a question."""
+CHUNK = 10
+"""Steps between two looks at the cost of a run that ends by another's."""
+
+
+def run_arm(directory: Path, recipe: StudyRecipe, name: str, seed: int, data: str) -> JobResult:
+    """Train an arm, or make its set; returns steps, CPU seconds and sampled tokens."""
+    arm, places = recipe.arms[name], Places(directory.parent, data)
+    if isinstance(arm, ColdStartArm):
+        return _timed(lambda: run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True)))
+    if isinstance(arm, BaseArm):
+        return _timed(lambda: pretrain.train(base_recipe(recipe, name, places, seed)))
+    return _sft(recipe, arm, name, places, seed) if arm.kind == "sft" else _rl(recipe, arm, name, places, seed)
+
+
+def run_evaluation(directory: Path, recipe: StudyRecipe, evaluation: str, name: str, seed: int, data: str) -> JobResult:
+    """An arm on the questions of its seed."""
+    places = Places(directory.parents[2], data)
+    benchmarking.evaluate(evaluation_recipe(recipe, evaluation, name, places, seed))
+    return {}
+
+
+def evaluation_recipe(recipe: StudyRecipe, evaluation: str, name: str, places: Places, seed: int) -> EvalRecipe:
+    """The complete recipe of an evaluation. ConfigError as for any recipe."""
+    given = {"kept_images": 8, "batch_size": 100, **places.filled(evaluation_keys(recipe, evaluation))}
+    if "data" in given:
+        given["data"] = shifted(given["data"], seed)
+    if "world" in given:
+        given["world"] = {**given["world"], "seed": given["world"].get("seed", 0) + seed * SEED_STEP}
+    given |= {"model": {"path": model_path(recipe, name, places.arms), "train": ()}, "label": name, "seed": seed}
+    given["out"] = str(places.arms / "eval" / evaluation / name)
+    return checked(EvalRecipe, given, {(): f"evaluations.{evaluation}.recipe"})
+
+
+def model_path(recipe: StudyRecipe, name: str, arms: Path) -> str:
+    """The trained model of an arm, or the base."""
+    if name == BASE:
+        return recipe.base
+    return str(arms / name / ("model" if recipe.arms[name].kind == "pretrain" else "checkpoints/last"))
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders of a seed."""
+
+    arms: Path
+    data: str
+
+    def filled(self, value: Any) -> Any:
+        """The recipe with `{arms}` and `{data}` replaced in its texts."""
+        if isinstance(value, str):
+            return value.replace("{arms}", str(self.arms)).replace("{data}", self.data)
+        if isinstance(value, Mapping):
+            return {key: self.filled(one) for key, one in value.items()}
+        return [self.filled(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def shifted(entries: Any, seed: int) -> Any:
+    """Data entries with the seeds of the world's sources shifted."""
+    return [
+        {**one, "seed": one.get("seed", 0) + seed * SEED_STEP} if one.get("source") == "world" else one
+        for one in entries
+    ]
+
+
+def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, seed: int, steps: int | None) -> R:
+    """The complete recipe of an SFT or RL arm. ValueError as for any recipe."""
+    arm = recipe.arms[name]
+    assert isinstance(arm, SFTArm | RLArm)
+    given = places.filled(keys_of(recipe, name))
+    if isinstance(arm, RLArm):
+        given["data"] = shifted(given["data"], seed)
+    if steps is not None:
+        given["num_steps"] = steps
+    last = given.get("num_steps") or 10_000
+    given.setdefault("checkpoint", {"every": last, "keep": 1})
+    given["model"] = {**given.get("model", {}), "path": model_path(recipe, arm.start, places.arms)}
+    return checked(schema, {**given, "seed": seed}, {(): f"arms.{name}.recipe"})
+
+
+def _sft(recipe: StudyRecipe, arm: SFTArm, name: str, places: Places, seed: int) -> JobResult:
+    steps, arms = None, places.arms
+    if arm.match is not None:
+        before = _result(arms, arm.start)
+        steps = max(1, round(_result(arms, arm.match.arm)["cpu"] / (before["cpu"] / before["steps"])))
+    draw = None if arm.chains is None else _draw(recipe, arm.chains, seed, arm)
+    began = time.process_time()
+    done = sft.train(arm_recipe(SFTRecipe, recipe, name, places, seed, steps), arms / name, draw)
+    return {"steps": done.step, "cpu": time.process_time() - began, "tokens": 0.0}
+
+
+def _rl(recipe: StudyRecipe, arm: RLArm, name: str, places: Places, seed: int) -> JobResult:
+    """One run; with `match` in chunks, until it has cost what the other arm cost."""
+    began, directory = time.process_time(), places.arms / name
+
+    def train(steps: int | None, resume: bool) -> JobResult:
+        whole = arm_recipe(RLRecipe, recipe, name, places, seed, steps)
+        done = rl.train(whole, directory, resume=resume)
+        return {"steps": done.step, "cpu": time.process_time() - began, "tokens": sampled_tokens(directory)}
+
+    if arm.match is None:
+        return train(None, False)
+    found = train(CHUNK, False)
+    while found[arm.match.by] < _result(places.arms, arm.match.arm)[arm.match.by]:
+        found = train(found["steps"] + CHUNK, True)
+    return found
+
+
+def _result(arms: Path, name: str) -> JobResult:
+    return json.loads((arms / name / DONE).read_text(encoding="utf-8"))
+
+
+def sampled_tokens(directory: Path) -> float:
+    """Tokens of all replies that a run sampled."""
+    return sum(float(row.get("tokens/count", 0.0)) for row in rows_of(directory / "metrics.jsonl", []))
+
+
+def _draw(recipe: StudyRecipe, chains: ChainsConfig, seed: int, arm: SFTArm) -> Draw:
+    adapter = load_policy(ModelConfig(path=recipe.base)).adapter
+    apart = 1 + list(recipe.arms.values()).index(arm)  # arms that continue one another see new examples
+    world_seed = apart * 500_000_000 + seed * SEED_STEP
+    return ChainSource(World(), adapter, chains.tasks, chains.habits, world_seed, chains.split).draw()
+
+
+def coldstart_recipe(recipe: StudyRecipe, name: str, places: Places, seed: int) -> ColdStartRecipe:
+    """The complete recipe of a set. ConfigError as for any recipe."""
+    given = places.filled(keys_of(recipe, name))
+    given |= {"kind": "coldstart", "out": places.arms / name}
+    given["data"] = shifted(given["data"], seed)
+    return checked(ColdStartRecipe, given, {(): f"arms.{name}.recipe"})
+
+
+def base_recipe(recipe: StudyRecipe, name: str, places: Places, seed: int) -> PretrainRecipe:
+    """The complete recipe of a base. ConfigError as for any recipe."""
+    given = {**keys_of(recipe, name), "out": str(places.arms / name), "seed": seed}
+    return checked(PretrainRecipe, given, {(): f"arms.{name}.recipe"})
+
+
+def _timed(run: Callable[[], object]) -> JobResult:
+    began = time.process_time()
+    run()
+    return {"cpu": time.process_time() - began}

@@ -1,0 +1,228 @@
+"""Studies: the verdict is a function of intervals over seeds and of what was fixed before the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from benchmarks.studies import table
+from saccade.cli import main
+from saccade.config import ConfigError, packaged
+from saccade.evaluation.items import ItemResult, append_items
+from saccade.evaluation.measures import MEASURES, mean_measure
+from saccade.report import build_report
+from saccade.report.study_page import study_text
+from saccade.studies import arms
+from saccade.studies.study import check_arms, conclude, fingerprint, plan
+from saccade.studies.study_recipe import StudyRecipe, load_study, needs
+from saccade.studies.verdict import decide, over_seeds, together
+
+ROOT = Path(__file__).parents[1]
+RECORDED = sorted((ROOT / "docs" / "studies").glob("*.json"))
+STUDIES = [name for name in packaged() if name.startswith("studies/")]
+
+
+def reply(i: int, right: bool, tokens: int = 10, **more) -> ItemResult:
+    text = f"<think>{more.pop('think', 'scan a1 1')}</think><answer>{more.pop('answer', '1')}</answer>"
+    item = ItemResult(
+        "m", None, "greedy", f"q{i}", "count", "test", (right,), ("number",), ("1",), (tokens,), (False,),
+        ("enumerate",), (1,), text, "How many?", 1,
+    )  # fmt: skip
+    return replace(item, **more)
+
+
+def test_the_interval_over_seeds_is_that_of_the_t_test():
+    values = [0.23, 0.175, 0.175]
+    found, reference = over_seeds(values), ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+    assert found.mean == pytest.approx(np.mean(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "above", "verdict"),
+    [
+        ((0.20, 0.21, 0.19), 0.05, "reproduced"),
+        ((0.01, 0.012, 0.008), 0.05, "not_reproduced"),
+        ((-0.2, -0.21, -0.19), 0.05, "not_reproduced"),
+        ((0.30, 0.02, 0.10), 0.05, "inconclusive"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval_on_one_side_of_the_threshold(values, above, verdict):
+    assert decide(values, above).verdict == verdict
+
+
+def test_the_seeds_that_are_needed_would_decide_if_mean_and_spread_stayed():
+    values = [0.30, 0.02, 0.10]
+    needed = decide(values, 0.05).seeds_needed
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
+    scaled = np.array([-1.0, 1.0] * needed)[:needed]
+    scaled = mean + (scaled - scaled.mean()) / scaled.std(ddof=1) * deviation
+    assert decide(list(scaled), 0.05).verdict == "reproduced"
+    assert decide(list(scaled[: len(values)]), 0.05).verdict == "inconclusive"
+
+
+def test_more_seeds_are_not_promised_where_the_mean_is_at_the_threshold():
+    assert decide([0.0, 0.1, -0.1], 0.0).seeds_needed is None
+
+
+def test_a_study_is_reproduced_only_when_every_primary_hypothesis_is():
+    assert together(["reproduced", "reproduced"]) == "reproduced"
+    assert together(["reproduced", "inconclusive"]) == "inconclusive"
+    assert together(["inconclusive", "not_reproduced", "reproduced"]) == "not_reproduced"
+
+
+def test_measures_are_those_of_hand_made_items():
+    box, other = (0.0, 0.0, 10.0, 10.0), (20.0, 20.0, 30.0, 30.0)
+    gold = [{"bbox_2d": list(box), "label": "red star"}]
+    both = '[{"bbox_2d": [0, 0, 10, 10], "label": "Red star"}, {"bbox_2d": [20, 20, 30, 30], "label": "red star"}]'
+    found = reply(0, False, boxes=(box, other), gold_boxes=(box,), gold=gold, answer=both)
+    absent = reply(1, False, gold=[], answer='[{"bbox_2d": [0, 0, 10, 10], "label": "x"}]')
+    nothing = reply(2, True, gold=[], answer="[]")
+    assert MEASURES["precision"](found) == 0.5
+    assert MEASURES["recall"](found) == MEASURES["average_precision"](found) == 1.0
+    assert MEASURES["excess_boxes"](found) == 1.0
+    assert [MEASURES["false_presence"](one) for one in (found, absent, nothing)] == [None, 1.0, 0.0]
+    assert [MEASURES["precision"](one) for one in (absent, nothing)] == [0.0, None]
+    assert [MEASURES["excess_boxes"](one) for one in (absent, nothing)] == [1.0, 0.0]
+    wrong_label = replace(found, gold=[{"bbox_2d": list(box), "label": "blue star"}])
+    assert MEASURES["recall"](wrong_label) == 0.0
+
+
+def test_the_length_of_wrong_replies_is_compared_within_a_question():
+    four = replace(reply(0, True), verdicts=(True, False, False, True), tokens=(10, 30, 20, 14), truncated=(False,) * 4)
+    assert MEASURES["excess_of_wrong"](four) == pytest.approx(25 - 12)
+    assert MEASURES["excess_of_wrong"](reply(0, True)) is None
+    assert MEASURES["wrong_tokens"](reply(0, True)) is None
+    assert mean_measure("wrong_tokens", [reply(0, True), reply(1, False, 30)]) == 30
+    assert MEASURES["reflections"](reply(0, True, think="scan a1. Wait, let me check. Hmm, again")) == 3.0
+    with pytest.raises(ValueError, match="wrong_tokens"):
+        mean_measure("wrong_tokens", [reply(0, True)])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_packaged_study_is_valid_down_to_the_recipes_of_its_arms(name):
+    study = load_study(name)
+    check_arms(study)
+    names = {job.name for job in plan(study, Path("out"), study.seeds)}
+    assert all(need in names for job in plan(study, Path("out"), study.seeds) for need in job.needs)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hypotheses.0.measure=lenght", "hypotheses.0.measure"),
+        ("hypotheses.0.contrast={home/other: 1}", "home/other"),
+        ("arms.cold.start=hard", "expected an arm above it"),
+        ("evaluations.home.arms=[nobody]", "nobody"),
+        ("development_seeds=[1]", "seeds of the recorded run"),
+        ("arms.hard.match={arm: nobody}", "nobody"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_with_its_key(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_study("hard_reward", [override])
+
+
+def test_an_invalid_recipe_of_an_arm_is_refused_before_any_work_with_the_arms_name():
+    with pytest.raises(ValueError, match=r"arms\.hard\.recipe.*lr"):
+        check_arms(load_study("hard_reward", ["shared.rl.optim.lr=-1"]))
+    with pytest.raises(ValueError, match=r"evaluations\.home\.recipe.*n"):
+        check_arms(load_study("hard_reward", ["evaluations.home.recipe.world.n=0"]))
+
+
+def test_seeds_share_no_questions_and_arms_read_their_own_seeds_files():
+    study = load_study("bridged_captions")
+    assert needs(study, "bridged_sft") == ("bridged_set",)
+    one, two = (
+        arms.arm_recipe(arms.RLRecipe, study, "bridged", arms.Places(Path(f"s{s}"), "d"), s, None) for s in (1, 2)
+    )
+    assert {entry.seed for entry in one.data}.isdisjoint({entry.seed for entry in two.data})
+    assert one.model.path == "s1/bridged_sft/checkpoints/last"
+
+
+def test_cost_and_processes_are_no_part_of_what_was_fixed():
+    study = load_study("hard_reward")
+    same = load_study("hard_reward", ["cpu_minutes_per_seed=99", "parallel=1"])
+    other = load_study("hard_reward", ["hypotheses.0.above=0.0"])
+    assert fingerprint(study) == fingerprint(same) != fingerprint(other)
+
+
+def finished(folder: Path, study: StudyRecipe, gain: dict[int, float], n: int = 40) -> dict:
+    """Items of every cell, with the arm 'hard' right more often by `gain` of each seed; the document of the study."""
+    for seed in study.seeds:
+        for name in study.evaluations["home"].arms:
+            right = round(n * (0.4 + (gain[seed] if name == "hard" else 0.0)))
+            path = folder / f"seed-{seed}" / "eval" / "home" / name / "items.jsonl"
+            append_items(path, [reply(i, i < right, 20 + i) for i in range(n)])
+    jobs = {job.name: {"cpu_s": 60.0} for job in plan(study, folder, study.seeds)}
+    document = conclude(study, folder, study.seeds, jobs)
+    (folder / "study.json").write_text(json.dumps(document))
+    return document
+
+
+def test_the_document_of_a_study_holds_verdict_values_cost_and_a_page(tmp_path):
+    study = load_study("hard_reward")
+    document = finished(tmp_path, study, {1: 0.2, 2: 0.225, 3: 0.2})
+    (row, beside) = document["hypotheses"]
+    assert row["values"] == pytest.approx({"1": 0.2, "2": 0.225, "3": 0.2})
+    assert document["verdict"] == row["verdict"] == "reproduced"
+    assert document["sentence"] == study.verdict["reproduced"]
+    assert document["recorded"]
+    assert beside["verdict"] == "not_reproduced"  # no reply is truncated: below the threshold, but not primary
+    assert document["cpu_minutes"] == len(plan(study, tmp_path, study.seeds))
+    page = build_report(tmp_path).read_text()
+    assert study.verdict["reproduced"] in page
+    assert study.hypotheses[0].name in page
+    assert "+20.8 points" in page
+    assert "+20.8 points" in study_text(document)
+
+
+def test_an_undecided_study_says_what_more_seeds_would_cost(tmp_path):
+    document = finished(tmp_path, load_study("hard_reward"), {1: 0.2, 2: 0.0, 3: 0.1})
+    row = document["hypotheses"][0]
+    assert document["verdict"] == "inconclusive"
+    spent = document["cpu_minutes"] / 60 / 3
+    assert row["more_cpu_hours"] == pytest.approx((row["seeds_needed"] - 3) * spent, abs=0.01)
+    assert "more CPU hours" in study_text(document)
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_recorded_verdict_is_that_of_the_packaged_recipe(path):
+    """Thresholds, seeds and sentences are what they were when the study was run."""
+    document, study = json.loads(path.read_text()), load_study(path.stem)
+    assert document["recipe_sha256"] == fingerprint(study)
+    assert document["recorded"]
+    for row, hypothesis in zip(document["hypotheses"], study.hypotheses, strict=True):
+        values = list(row["values"].values())
+        assert row["verdict"] == decide(values, hypothesis.above).verdict
+    primary = [row["verdict"] for row in document["hypotheses"] if row["primary"]]
+    assert document["verdict"] == together(primary)
+
+
+def test_the_page_of_studies_shows_every_recorded_verdict():
+    page = (ROOT / "docs" / "studies.md").read_text()
+    assert page.partition("<!-- verdicts -->\n")[2].partition("<!-- /verdicts -->")[0].strip() == table()
+
+
+def said(capsys, *arguments: str) -> tuple[int, str]:
+    """Exit status and what a command wrote."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return ended.value.code, out + err
+
+
+def test_the_list_of_studies_shows_title_and_cost_and_an_unknown_one_is_refused(capsys):
+    code, shown = said(capsys, "study", "--list")
+    assert code == 0
+    assert all(load_study(name).title in shown for name in STUDIES)
+    assert shown.count("CPU minutes") == len(STUDIES)
+    code, shown = said(capsys, "study", "box_inflatoin")
+    assert (code, "did you mean" in shown) == (2, True)
+    code, shown = said(capsys, "study")
+    assert (code, "--list" in shown) == (2, True)
