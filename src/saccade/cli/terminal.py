@@ -45,7 +45,8 @@ def _maybe_unread(err: bool = False) -> Iterator[None]:
 
 def echo_json(content: Any, err: bool = False) -> None:
     """Prints plain data as JSON, for machines."""
-    typer.echo(json.dumps(content, indent=1), err=err)
+    with _maybe_unread(err):
+        typer.echo(json.dumps(content, indent=1), err=err)
 
 
 class StderrHandler(logging.StreamHandler):
