@@ -20,7 +20,37 @@ HEAD = 32
 """Size of an attention head that vLLM's kernels take; the checkpoints of the tests have smaller ones."""
 WIDTH = 4 * HEAD
 TESTS = Path(__file__).parent.parent / "tests"
-INTERNVL_TOKENS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+OF_TOKENIZER = {
+    "internvl": {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    },
+    "minicpmv4_6": {
+        "image_token": "<|image_pad|>",
+        "video_token": "<|video_pad|>",
+        "image_start_token": "<image>",
+        "image_end_token": "</image>",
+        "slice_start_token": "<slice>",
+        "slice_end_token": "</slice>",
+        "image_id_start_token": "<image_id>",
+        "image_id_end_token": "</image_id>",
+    },
+}
+"""Attributes of a family's tokenizer on the hub that the tests' one lacks."""
+OF_PROCESSOR = {
+    "internvl": {"processor_class": "InternVLProcessor", "image_seq_length": 4},
+    "llava_onevision": {
+        "processor_class": "LlavaOnevisionProcessor",
+        "num_image_tokens": 16,
+        "vision_feature_select_strategy": "full",
+        "vision_aspect_ratio": "anyres_max_4",
+    },
+}
+"""processor_config.json of families whose processor in vLLM needs one."""
+BF16 = {"qwen3_5": "gated delta nets", "minicpmv4_6": "gated delta nets"}
+"""Families that vLLM computes in bfloat16 alone on a CPU, and why."""
 LINES = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
 """Gemma's vocabulary has them as tokens, and its processor in vLLM looks them up."""
 CHECKS = ("reads prompts and gets weights", "greedy tokens", "log-probs", "log-probs after an update")
@@ -29,11 +59,14 @@ CHECKS = ("reads prompts and gets weights", "greedy tokens", "log-probs", "log-p
 def widen(config: Any) -> None:
     """Give a tiny configuration attention heads of size HEAD."""
     text, vision = config.text_config, config.vision_config
+    text.allow_global_per_layer_attribute_access = True  # Gemma 4 has heads of two sizes
     old = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     before, text.hidden_size = text.hidden_size, WIDTH
     text.head_dim = HEAD
     if getattr(text, "global_head_dim", None):
         text.global_head_dim = HEAD
+    if text.model_type == "glm4v_text":  # vLLM reads these where the hub's configurations have them
+        text.tie_word_embeddings, text.attention_bias = config.tie_word_embeddings, True
     rope = getattr(text, "rope_parameters", None) or {}
     if "mrope_section" in rope:
         wide = [part * HEAD // old for part in rope["mrope_section"]]
@@ -68,10 +101,25 @@ def write(name: str, directory: Path) -> Path:
 
         module.gemma_tokenizer = with_lines
     path = Path(module.write(directory, seed=1))
-    if name == "internvl":
+    if name in OF_TOKENIZER:
         file = path / "tokenizer_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | INTERNVL_TOKENS))
+        file.write_text(json.dumps(json.loads(file.read_text()) | OF_TOKENIZER[name]))
+    if name in OF_PROCESSOR:
+        (path / "processor_config.json").write_text(json.dumps(OF_PROCESSOR[name]))
+    use_hub_names(path / "model.safetensors")
     return path
+
+
+def use_hub_names(file: Path) -> None:
+    """SigLIP's tensors as the files of Gemma 3 and LLaVA-OneVision name them: transformers writes them so for a model
+    that it has read, but not for a new one."""
+    from safetensors.torch import load_file, save_file
+
+    old, new = "vision_tower.embeddings.", "vision_tower.vision_model."
+    state = load_file(file)
+    if any(name.startswith(old) for name in state):
+        renamed = {name.replace("vision_tower.", new, 1): tensor for name, tensor in state.items()}
+        save_file(renamed, file, metadata={"format": "pt"})
 
 
 def one(name: str) -> dict[str, Any]:
@@ -84,7 +132,9 @@ def one(name: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = write(name, Path(folder) / name)
-        policy = load_policy(ModelConfig(path=str(path), device="cpu", train=("vision", "projector", "language")))
+        dtype = "bfloat16" if name in BF16 else "float32"
+        parts = ("vision", "projector", "language")
+        policy = load_policy(ModelConfig(path=str(path), device="cpu", dtype=dtype, train=parts))
         checks = sampler(subject_of(policy), VllmColocatedConfig(context=1024, images=2))
         return {
             check.name: {"held": check.held, "measured": check.measured, "detail": check.detail} for check in checks

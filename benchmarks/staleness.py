@@ -2,11 +2,13 @@
 
     python -m benchmarks.staleness --rollout 60 --train 40 --sync 5
     python -m benchmarks.staleness --measure
+    python -m benchmarks.staleness --vllm DIR/bin/vllm       # DIR: an environment with vLLM
 
 The simulation draws the seconds of each rollout and each update from log-normal distributions of a given mean and
 spread, with the order of events of the loop: with staleness 1 the next rollout runs while this step trains, and an
 evaluation waits for it. `--measure` runs the loop itself on the tiny model, with an engine that has a copy of the
-weights and takes as long as it is given, and compares it with the simulation.
+weights and takes as long as it is given, and compares it with the simulation. `--vllm` runs it with a server of vLLM
+that it starts, on the shipped base and real questions; on one machine both sides share its processors.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from saccade.base.tiny import write_checkpoint
+from saccade.cli.vllm_servers import a_server
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.config import Sampling
 from saccade.rollout.engine import open_engine
@@ -137,22 +141,55 @@ def recipe_in(folder: Path, staleness: int, steps: int) -> RLRecipe:
 
 def measure(steps: int, seconds: float) -> dict[str, float]:
     """Seconds per step of the real loop with staleness 0 and 1, and what the simulation says for its own times."""
-    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for staleness in (0, 1):
+
+        def run(staleness: int) -> list[dict[str, Any]]:
             recipe, out = recipe_in(folder, staleness, steps), folder / f"run-{staleness}"
-            engine = SlowEngine(load_policy(recipe.model), seconds)
-            train(recipe, out, engine=engine)
-            rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
-            found[f"staleness_{staleness}"] = sum(row["time/step_s"] for row in rows) / len(rows)
-            if not staleness:
-                rollout = sum(row["time/rollout_s"] for row in rows) / len(rows)
-                rest = found["staleness_0"] - rollout
-                found |= {"rollout_s": rollout, "rest_s": rest}
-                found["simulated_gain"] = 1 / (max(rollout, rest) / (rollout + rest))
-    found["gain"] = found["staleness_0"] / found["staleness_1"]
-    return found
+            train(recipe, out, engine=SlowEngine(load_policy(recipe.model), seconds))
+            return rows_of(out)
+
+        return compared(run(0), run(1))
+
+
+def measure_vllm(steps: int, executable: str) -> dict[str, float]:
+    """As `measure`, with a server of vLLM. Both runs take the ratio from vLLM's log-probs, so that they compute the
+    same passes."""
+    with tempfile.TemporaryDirectory() as name, a_server("base", "float32", executable, 1024) as url:
+
+        def run(staleness: int) -> list[dict[str, Any]]:
+            recipe = RLRecipe.model_validate(
+                {
+                    "model": {"path": "base", "device": "cpu"},
+                    "data": [{"source": "world", "task": "count"}],
+                    "stages": [{"max_new_tokens": 48, "group_size": 8}],
+                    "loss": {"entropy_coef": 0.001, "correction": {"kind": "none"}},
+                    "num_steps": steps,
+                    "prompts_per_step": 4,
+                    "optim": {"lr": 1e-5},
+                    "rollout": {"staleness": staleness, "engine": {"kind": "vllm_server", "urls": [url]}},
+                    "checkpoint": {"every": steps},
+                }
+            )
+            train(recipe, Path(name) / f"run-{staleness}")
+            return rows_of(Path(name) / f"run-{staleness}")
+
+        return compared(run(0), run(1))
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run without its first step, which has nothing to run beside."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][1:]
+
+
+def compared(serial: Sequence[dict[str, Any]], ahead: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds per step of both runs, and the gain that the simulation expects from the times of the first."""
+    zero, one = (sum(row["time/step_s"] for row in rows) / len(rows) for rows in (serial, ahead))
+    rollout = sum(row["time/rollout_s"] for row in serial) / len(serial)
+    rest = zero - rollout
+    expected = 1 / (max(rollout, rest) / (rollout + rest))
+    times = {"staleness_0": zero, "staleness_1": one, "rollout_s": rollout, "rest_s": rest}
+    return times | {"simulated_gain": expected, "gain": zero / one}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,11 +203,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=0, help="steps between evaluations; 0: none")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--measure", action="store_true", help="run the loop itself on the tiny model")
+    parser.add_argument("--vllm", metavar="EXECUTABLE", help="run it with vLLM; few steps")
     parser.add_argument("--quick", action="store_true", help="few steps: a smoke test, not a measurement")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args(arguments)
     if args.measure:
         found = measure(4 if args.quick else 20, 0.05 if args.quick else 0.5)
+    elif args.vllm:
+        found = measure_vllm(3 if args.quick else 8, args.vllm)
     else:
         times = Times(args.rollout, args.train, args.sync, args.spread, args.evaluation, args.every)
         steps = 20 if args.quick else args.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -96,6 +97,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "state of digits": (lambda p: (p / "state.json").write_text("9" * 5_000), "state.json cannot be read"),
     "weights a FIFO": (lambda p: [(p / "trainer.pt").unlink(), os.mkfifo(p / "trainer.pt")], "trainer.pt is missing"),
     "all gone": (lambda p: [file.unlink() for file in p.iterdir()], "state.json is missing"),
+    "of a version without hashes": (lambda p: another_version(p, files=None), "state.json is of another version"),
+    "of one with other hashes": (lambda p: another_version(p, files=[["a", 1]]), "state.json is of another version"),
+    "of one with named steps": (lambda p: another_version(p, step="final"), "state.json is of another version"),
+    "of one with other facts": (lambda p: another_version(p, facts=None), "state.json has no 'facts'"),
     "rows lost": (lambda p: cut_rows(p, 50), "rows were lost"),
     "rows gone": (lambda p: cut_rows(p, None), "rows were lost"),
     "rows edited": (lambda p: shift_rows(p), "the file was edited"),
@@ -105,6 +110,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 def other_step(path: Path) -> None:
     shutil.rmtree(path)
     shutil.copytree(path.with_name("step-000002"), path)
+
+
+def another_version(path: Path, **changed: Any) -> None:
+    """A state file that is whole, of a program that writes other values, or none where they are None."""
+    state = {key: value for key, value in json.loads((path / "state.json").read_text()).items() if key != "hash"}
+    state = {key: value for key, value in (state | changed).items() if value is not None}
+    (path / "state.json").write_text(json.dumps(state | {"hash": checkpoint._hash_of(state)}))
 
 
 def cut_rows(path: Path, count: int | None) -> None:
@@ -136,6 +148,30 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(run: Path, name: str, caplog:
     assert {row["step"] for name in STREAMS for row in rows(run / name)} == {1, 2}
     assert sorted(os.listdir(run / "checkpoints")) == ["damaged-step-000003-1", "last", "step-000001", "step-000002"]
     assert (run / "checkpoints" / "last").resolve().name == "step-000002"
+
+
+def test_a_run_that_was_copied_with_its_links_followed_is_resumed(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, symlinks=False)
+    (copy / "checkpoints" / "best").mkdir()
+    found = find(Run(copy), Resume())
+    prepare(Run(copy), found, Resume())
+    names = {path.name for path in (copy / "checkpoints").iterdir() if not path.name.startswith("step-")}
+    assert names == {"last", "copied-last-1", "copied-best-1"} and (copy / "checkpoints" / "last").is_symlink()
+    assert "was no link but a copy; it is kept as copied-last-1" in caplog.text
+
+
+def test_without_links_there_is_no_last_and_the_run_goes_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, target: str) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    checkpoint.link(run / "checkpoints", "last", "step-000001")
+    assert "this file system has no links" in caplog.text
 
 
 def test_the_run_that_passed_over_a_checkpoint_ends_like_one_that_did_not(world: Path, whole: Path, run: Path) -> None:

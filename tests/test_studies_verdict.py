@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from benchmarks.studies import table
+from saccade.cli import main
 from saccade.config import ConfigError, packaged
 from saccade.evaluation.items import ItemResult, append_items
 from saccade.evaluation.measures import MEASURES, mean_measure
@@ -200,3 +202,27 @@ def test_a_recorded_verdict_is_that_of_the_packaged_recipe(path):
         assert row["verdict"] == decide(values, hypothesis.above).verdict
     primary = [row["verdict"] for row in document["hypotheses"] if row["primary"]]
     assert document["verdict"] == together(primary)
+
+
+def test_the_page_of_studies_shows_every_recorded_verdict():
+    page = (ROOT / "docs" / "studies.md").read_text()
+    assert page.partition("<!-- verdicts -->\n")[2].partition("<!-- /verdicts -->")[0].strip() == table()
+
+
+def said(capsys, *arguments: str) -> tuple[int, str]:
+    """Exit status and what a command wrote."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return ended.value.code, out + err
+
+
+def test_the_list_of_studies_shows_title_and_cost_and_an_unknown_one_is_refused(capsys):
+    code, shown = said(capsys, "study", "--list")
+    assert code == 0
+    assert all(load_study(name).title in shown for name in STUDIES)
+    assert shown.count("CPU minutes") == len(STUDIES)
+    code, shown = said(capsys, "study", "box_inflatoin")
+    assert (code, "did you mean" in shown) == (2, True)
+    code, shown = said(capsys, "study")
+    assert (code, "--list" in shown) == (2, True)

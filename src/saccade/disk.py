@@ -98,6 +98,7 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
     partial = partial_of(path)
     with writing(path.absolute().parent, f"{path.name} is as it was; {AGAIN}"):
         try:
+            partial.unlink(missing_ok=True)  # in a folder of others it may be a link
             partial.write_text(text, encoding="utf-8", errors=errors)
             partial.replace(path)
         finally:

@@ -46,7 +46,7 @@ class PretrainRecipe(Config):
 
     kind: Literal["pretrain"] = "pretrain"
     out: str = "runs/base"
-    size: Literal["S", "M", "L"] = "M"
+    size: Literal["S", "SM", "M", "L"] = "M"
     seed: int = 0
     world: WorldConfig = WorldConfig()
     larger_share: float = Field(default=0.15, ge=0, lt=1)

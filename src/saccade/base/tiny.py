@@ -1,4 +1,5 @@
-"""Tiny Qwen2.5-VL models from a config: for tests (S), the shipped base (M), for benchmarks (L).
+"""Tiny Qwen2.5-VL models from a config: for tests (S), the shipped base (M), for benchmarks (L),
+and one in between (SM).
 
 They are ordinary Hugging Face models, saved as ordinary checkpoint directories. Only the initialization is custom, so
 that they learn something within minutes on a CPU:
@@ -37,6 +38,7 @@ class TinySize:
 
 SIZES: dict[str, TinySize] = {
     "S": TinySize(64, 2, 128, 64, 2, 128, kv_head=2),
+    "SM": TinySize(96, 3, 256, 96, 2, 192),
     "M": TinySize(128, 4, 384, 128, 3, 256),
     "L": TinySize(384, 6, 1024, 256, 4, 768, kv_head=2),
 }

@@ -142,7 +142,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.excepthook = print_traceback
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
     rank = os.environ.get("RANK", "0")
+    _open_standard_descriptors()
     try:
+        _refuse_bytes(arguments)
         _refuse_several(arguments)
         _refuse_unknown(arguments)
         with _log_lines(quiet=rank != "0"):
@@ -164,6 +166,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         echo(f"saccade: this needs {missing}, which is not installed: pip install 'saccade[train]'", err=True)
         sys.exit(2)
+
+
+def _open_standard_descriptors() -> None:
+    """Where the caller closed 0, 1 or 2, the next file would get that number, and a library's message its content."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(handle)
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """ValueError for a name that is not UTF-8: weights, tables and JSON could not be written below it, or not read
+    again."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise ValueError(f"{argument}: the name is not UTF-8; rename the file or folder")
 
 
 def _refuse_several(arguments: Sequence[str]) -> None:

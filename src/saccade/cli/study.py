@@ -35,7 +35,7 @@ def study(
         for key in (key for key in packaged() if key.startswith(FOLDER)):
             one = load_study(key)
             minutes = one.cpu_minutes_per_seed * len(one.seeds)
-            echo(f"{key.removeprefix(FOLDER):<16} {one.title} (about {minutes:.0f} CPU minutes)")
+            echo(f"{key.removeprefix(FOLDER):<20} {one.title} (about {minutes:.0f} CPU minutes)")
         return
     if name is None:
         raise ValueError("got no study; expected one of `saccade study --list`, or a YAML file")

@@ -127,11 +127,11 @@ def latest_run(folder: Path) -> Path:
     """The run itself, or of a demo the part that changed last. ValueError when there is none."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a directory; expected a run directory such as runs/rl")
-    if (folder / "metrics.jsonl").exists():
+    if (folder / "metrics.jsonl").is_file():
         return folder
     if parts := demo_parts(folder):
         return max(parts, key=lambda part: (part / "metrics.jsonl").stat().st_mtime)
-    if (folder / "config.yaml").exists():
+    if (folder / "config.yaml").is_file():
         return folder  # a run before its first step
     raise ValueError(f"{folder} contains no config.yaml or metrics.jsonl; expected a run directory")
 

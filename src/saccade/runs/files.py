@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from saccade.runs.shapes import GROUP, ITEM, ROLLOUT, JsonRow, Shape, fitted, fi
 
 ITEMS, BLIND_ITEMS = "items.jsonl", "blind.jsonl"
 """Files of an evaluation: its items, and those of the blind control of an evaluation during training."""
+LONGEST_LINE = 64 << 20
+"""Characters of a row; longer ones, such as the zeros that a power cut leaves, are skipped in pieces."""
 _SHA = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -81,7 +84,7 @@ def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
     rewards = [row["reward/total"] for row in read_run(Path("runs/shapes")).metrics]
     """
     warnings = [f"{path.name}/{name} is missing" for name in needs if not (path / name).exists()]
-    text = _text(path / "config.yaml")
+    text = _text(path / "config.yaml", warnings)
     return RunFiles(
         path=path,
         config=_yaml(text, path / "config.yaml", warnings),
@@ -97,13 +100,16 @@ def file_inside(folder: Path, name: Any) -> Path | None:
     """The file that a row of the folder names, if it is in that folder: rows may be written by others."""
     if not isinstance(name, str) or "\0" in name:
         return None
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return None
     return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
 def item_files(folder: Path) -> list[Path]:
     """The items.jsonl of an evaluation, or those of a training run's evaluations in the order of their steps."""
-    if (folder / ITEMS).exists():
+    if (folder / ITEMS).is_file():
         return [folder / ITEMS]
     return sorted(folder.glob(f"eval/step-*/{ITEMS}"), key=_step_of)
 
@@ -115,7 +121,7 @@ def _step_of(file: Path) -> int:
 
 def read_json(path: Path, warnings: list[str]) -> Any:
     """The content of a JSON file; {} if it is missing, and a warning if it is not JSON."""
-    if not path.exists():
+    if not _is_own(path, warnings):
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -130,11 +136,11 @@ def _object(value: Any) -> JsonRow:
 
 def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
     """Rows of a JSONL file that are JSON objects; the number of other lines becomes one warning."""
-    if not path.exists():
+    if not path.is_file():
         return
     damaged = 0
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
+        for line in iter(partial(file.readline, LONGEST_LINE), ""):
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
@@ -150,8 +156,19 @@ def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
         )
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+def _text(path: Path, warnings: list[str]) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if _is_own(path, warnings) else ""
+
+
+def _is_own(path: Path, warnings: list[str]) -> bool:
+    """Whether there is a regular file, and no link out of its folder: in a run of others it could name any file. A pipe
+    would never end."""
+    if not path.is_file() and not path.is_symlink():
+        return False
+    if file_inside(path.parent, path.name) is None:
+        warnings.append(f"{path.parent.name}/{path.name} is a link to something else than a file beside it; skipped")
+        return False
+    return True
 
 
 def _yaml(text: str, path: Path, warnings: list[str]) -> JsonRow:

@@ -154,7 +154,7 @@ class Run:
     def sizes(self) -> dict[str, int]:
         """Size of each stream in bytes, for the checkpoint."""
         paths = {name: self.directory / name for name in STREAMS}
-        return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+        return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
 
     def sync(self) -> None:
         """Forces the streams to disk, so that no checkpoint is newer than its rows."""
@@ -178,7 +178,8 @@ class Run:
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if not self.writes:
             return
-        with (self.directory / name).open("a", encoding="utf-8") as file:
+        # a path that is not UTF-8 becomes an escape of JSON
+        with (self.directory / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
             for row in rows:
                 file.write(json.dumps(_finite(row), ensure_ascii=False, default=str) + "\n")
 
@@ -198,7 +199,7 @@ def lost_rows(directory: Path, sizes: Mapping[str, Any]) -> str | None:
         path, size = directory / name, sizes.get(name)
         if not isinstance(size, int) or size < 0:
             return f"it has no size for {name}"
-        now = path.stat().st_size if path.exists() else 0
+        now = path.stat().st_size if path.is_file() else 0
         if now < size:
             return f"{path}: {now} bytes but {size} at the checkpoint; rows were lost"
         if size and next(tail(path, size - 1))[:1] != b"\n":

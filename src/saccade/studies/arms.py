@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
+from saccade.base import pretrain
+from saccade.base.config import PretrainRecipe
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run as run_coldstart
 from saccade.config import Config, checked
@@ -23,6 +25,7 @@ from saccade.studies.chains import ChainSource
 from saccade.studies.jobs import DONE
 from saccade.studies.study_recipe import (
     BASE,
+    BaseArm,
     ChainsConfig,
     ColdStartArm,
     RLArm,
@@ -48,8 +51,10 @@ CHUNK = 10
 def run_arm(directory: Path, recipe: StudyRecipe, name: str, seed: int, data: str) -> JobResult:
     """Train an arm, or make its set; returns steps, CPU seconds and sampled tokens."""
     arm, places = recipe.arms[name], Places(directory.parent, data)
-    if arm.kind == "coldstart":
-        return _coldstart(recipe, name, places, seed)
+    if isinstance(arm, ColdStartArm):
+        return _timed(lambda: run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True)))
+    if isinstance(arm, BaseArm):
+        return _timed(lambda: pretrain.train(base_recipe(recipe, name, places, seed)))
     return _sft(recipe, arm, name, places, seed) if arm.kind == "sft" else _rl(recipe, arm, name, places, seed)
 
 
@@ -74,7 +79,9 @@ def evaluation_recipe(recipe: StudyRecipe, evaluation: str, name: str, places: P
 
 def model_path(recipe: StudyRecipe, name: str, arms: Path) -> str:
     """The trained model of an arm, or the base."""
-    return recipe.base if name == BASE else str(arms / name / "checkpoints" / "last")
+    if name == BASE:
+        return recipe.base
+    return str(arms / name / ("model" if recipe.arms[name].kind == "pretrain" else "checkpoints/last"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ def shifted(entries: Any, seed: int) -> Any:
 def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, seed: int, steps: int | None) -> R:
     """The complete recipe of an SFT or RL arm. ValueError as for any recipe."""
     arm = recipe.arms[name]
-    assert not isinstance(arm, ColdStartArm)
+    assert isinstance(arm, SFTArm | RLArm)
     given = places.filled(keys_of(recipe, name))
     if isinstance(arm, RLArm):
         given["data"] = shifted(given["data"], seed)
@@ -168,7 +175,13 @@ def coldstart_recipe(recipe: StudyRecipe, name: str, places: Places, seed: int) 
     return checked(ColdStartRecipe, given, {(): f"arms.{name}.recipe"})
 
 
-def _coldstart(recipe: StudyRecipe, name: str, places: Places, seed: int) -> JobResult:
+def base_recipe(recipe: StudyRecipe, name: str, places: Places, seed: int) -> PretrainRecipe:
+    """The complete recipe of a base. ConfigError as for any recipe."""
+    given = {**keys_of(recipe, name), "out": str(places.arms / name), "seed": seed}
+    return checked(PretrainRecipe, given, {(): f"arms.{name}.recipe"})
+
+
+def _timed(run: Callable[[], object]) -> JobResult:
     began = time.process_time()
-    rows = run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True))
-    return {"cpu": time.process_time() - began, "rows": rows}
+    run()
+    return {"cpu": time.process_time() - began}

@@ -27,7 +27,16 @@ from saccade.runs.files import JsonRow
 from saccade.runs.lock import locked
 from saccade.studies import arms
 from saccade.studies.jobs import StudyJob, run_all
-from saccade.studies.study_recipe import BASE, Hypothesis, StudyRecipe, keys_of, load_study, needs
+from saccade.studies.study_recipe import (
+    BASE,
+    BaseArm,
+    ColdStartArm,
+    Hypothesis,
+    StudyRecipe,
+    keys_of,
+    load_study,
+    needs,
+)
 from saccade.studies.verdict import decide, over_seeds, together
 from saccade.training.config import RLRecipe, SFTRecipe
 
@@ -60,7 +69,7 @@ def plan(recipe: StudyRecipe, out: Path, seeds: Sequence[int], data: str = "data
         for name, arm in recipe.arms.items():
             before = tuple(f"{at}/{other}" for other in needs(recipe, name))
             given = {"recipe": recipe, "name": name, "seed": seed, "data": data}
-            total = 1 if arm.kind == "coldstart" else _steps(keys_of(recipe, name))
+            total = _steps(keys_of(recipe, name)) if arm.kind in SCHEMAS else 1
             jobs.append(StudyJob(f"{at}/{name}", arms.run_arm, folder / name, given, before, total))
         for evaluation, measured in recipe.evaluations.items():
             for name in measured.arms:
@@ -81,8 +90,11 @@ def check_arms(recipe: StudyRecipe) -> None:
     """ConfigError, with the arm's name, when a recipe of an arm or an evaluation is invalid."""
     places = arms.Places(Path("arms"), "data")
     for name, arm in recipe.arms.items():
-        if arm.kind == "coldstart":
+        if isinstance(arm, ColdStartArm):
             arms.coldstart_recipe(recipe, name, places, 0)
+        if isinstance(arm, BaseArm):
+            arms.base_recipe(recipe, name, places, 0)
+        if isinstance(arm, ColdStartArm | BaseArm):
             continue
         found = arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, places, 0, 1 if arm.match else None)
         if arm.kind == "rl" and arm.match and found.optim.decay != "constant":

@@ -61,6 +61,14 @@ class RLArm(Config):
     """In place of `num_steps`: ends once it has cost what another arm cost."""
 
 
+class BaseArm(Config):
+    """A tiny base made anew, in place of the packaged one."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """Keys of a recipe of `saccade world pretrain`; the study sets `out` and `seed`."""
+
+
 class ColdStartArm(Config):
     """A set by modality bridging, for the `data` of SFT arms: `{arms}/<name>/train.jsonl`."""
 
@@ -70,7 +78,7 @@ class ColdStartArm(Config):
 
 
 Verdict = Literal["reproduced", "not_reproduced", "inconclusive"]
-Arm = Annotated[SFTArm | RLArm | ColdStartArm, Field(discriminator="kind")]
+Arm = Annotated[SFTArm | RLArm | ColdStartArm | BaseArm, Field(discriminator="kind")]
 
 
 class Measured(Config):
@@ -118,7 +126,7 @@ class StudyRecipe(Config):
     development_seeds: tuple[int, ...] = (101, 102)
     cpu_minutes_per_seed: float = Field(gt=0)
     """Cost of one seed as measured on a development seed, for the estimate before a run."""
-    shared: dict[Literal["sft", "rl", "coldstart", "eval"], dict[str, Any]] = Field(default_factory=dict)
+    shared: dict[Literal["sft", "rl", "coldstart", "pretrain", "eval"], dict[str, Any]] = Field(default_factory=dict)
     """Keys of the recipes of all arms of a kind, and of all evaluations; their own come on top."""
     arms: dict[str, Arm] = Field(min_length=1)
     evaluations: dict[str, Measured] = Field(min_length=1)
@@ -172,7 +180,7 @@ class StudyRecipe(Config):
 
 def _named_by(arm: Arm) -> Iterator[tuple[str, str]]:
     """(key, name) of the arms that this one needs."""
-    if arm.kind == "coldstart":
+    if isinstance(arm, ColdStartArm | BaseArm):
         return
     yield "start", arm.start
     if arm.match is not None:

@@ -8,8 +8,10 @@ that the next step depends on: a resumed run equals an uninterrupted one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import random
 import re
 import shutil
@@ -32,7 +34,11 @@ STATE_FILE = "state.json"
 EXTRAS_FILE = "extras.pt"
 REFERENCE = "reference"
 """Folder of the reference model, once it was refreshed."""
+ASIDE = ("damaged-", "diverged-", "copied-")
+"""How names of what was set aside begin."""
 _NAME = re.compile(r"step-[0-9]{6,}")
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +145,14 @@ def load(path: Path) -> Checkpoint | str:
         return f"{STATE_FILE} cannot be read ({error})"
     if not isinstance(state, dict) or state.pop("hash", None) != _hash_of(state):
         return f"{STATE_FILE} was changed, or written by an earlier version"
-    if path.name != f"step-{state['step']:06d}":
-        return f"{STATE_FILE} is of step {state['step']}"
-    for name, (size, digest) in state["files"].items():
+    try:
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
+        step = int(state["step"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return f"{STATE_FILE} is of another version"
+    if path.name != f"step-{step:06d}":
+        return f"{STATE_FILE} is of step {step}"
+    for name, (size, digest) in files.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
@@ -211,15 +222,37 @@ def relink(run_dir: Path, last: int | None, best: int | None) -> None:
         if step is not None and (root / f"step-{step:06d}").is_dir():
             link(root, name, f"step-{step:06d}")
         else:
+            _make_way(root / name)
             (root / name).unlink(missing_ok=True)
 
 
 def link(root: Path, name: str, target: str) -> None:
-    """Points `root/name` at `root/target` by one rename."""
+    """Points `root/name` at `root/target` by one rename. A warning where the file system has no links."""
     fresh = root / f".{name}{PARTIAL}"
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
+    _make_way(root / name)
+    try:
+        fresh.symlink_to(target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        log.warning("%s: this file system has no links, so there is no '%s' (%s)", root, name, target)
+        return
     fresh.replace(root / name)
+
+
+def _make_way(path: Path) -> None:
+    """Renames a folder that stands where a link belongs: a run was copied with its links followed."""
+    if path.is_dir() and not path.is_symlink():
+        aside = free_name(path.parent, f"copied-{path.name}")
+        path.rename(aside)
+        log.warning("%s was no link but a copy; it is kept as %s and not used", path, aside.name)
+
+
+def free_name(parent: Path, name: str) -> Path:
+    """`parent/name-<n>`, the first that is not taken."""
+    numbers = range(1, 1 + len(list(parent.iterdir())) + 1)
+    return next(path for n in numbers if not (path := parent / f"{name}-{n}").exists())
 
 
 def seed_generators(seed: int) -> None:

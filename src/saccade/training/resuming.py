@@ -14,6 +14,8 @@ from saccade.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
+_KEYS = ("facts", "loop", "pending", "sizes", "best_score", "best_step", "nonfinite_in_row", "version")
+"""What a loop of training reads from a checkpoint's state."""
 START = "start"
 """In place of a checkpoint's name: before the first step."""
 
@@ -34,7 +36,7 @@ def find(run: Run, how: Resume) -> Checkpoint | None:
     ValueError when there is none and the start was not asked for, and when the one asked for is damaged.
     """
     directory = run.directory
-    if strange := [name for name in checkpoint.others(directory) if not name.startswith(("damaged-", "diverged-"))]:
+    if strange := [name for name in checkpoint.others(directory) if not name.startswith(checkpoint.ASIDE)]:
         log.info("%s: ignored, not named like a checkpoint: %s", checkpoint.folder(directory), ", ".join(strange[:9]))
     if how.where is not None:
         return None if how.where == START else _asked_for(directory, how.where)
@@ -68,17 +70,19 @@ def _usable(directory: Path, path: Path) -> Checkpoint | str:
     found = checkpoint.load(path)
     if isinstance(found, str):
         return found
+    if missing := [key for key in _KEYS if key not in found.state]:
+        return f"{checkpoint.STATE_FILE} has no '{missing[0]}': it is of another version"
     return lost_rows(directory, found.state.get("sizes", {})) or found
 
 
 def _set_aside_damaged(path: Path) -> None:
-    aside = _free_name(path.parent, f"damaged-{path.name}")
+    aside = checkpoint.free_name(path.parent, f"damaged-{path.name}")
     path.rename(aside)
     log.warning("%s is kept as %s and not used", path.name, aside.name)
 
 
 def _start_anew(directory: Path) -> str:
-    counts = [f"{_rows(directory / name)} in {name}" for name in STREAMS if (directory / name).exists()]
+    counts = [f"{_rows(directory / name)} in {name}" for name in STREAMS if (directory / name).is_file()]
     rows = f" but rows ({', '.join(counts)})" if counts else ""
     return (
         f"{rows}; to start anew with its own recipe (rows are kept beside it, not deleted), say: "
@@ -113,7 +117,7 @@ def prepare(run: Run, found: Checkpoint | None, how: Resume) -> None:
 
 def _set_aside(directory: Path, step: int, sizes: dict[str, int]) -> Path | None:
     """Moves what was written after `step` into a new folder; None when there is nothing."""
-    aside = _free_name(directory, "before-resume")
+    aside = checkpoint.free_name(directory, "before-resume")
     moved = [path for path in checkpoint.steps(directory) if int(path.name[5:]) > step]
     moved += [path for path in directory.glob("eval/step-*") if _number(path.name) > step]
     streams = [name for name in STREAMS if (path := directory / name).exists() and path.stat().st_size > sizes[name]]
@@ -134,13 +138,7 @@ def _number(name: str) -> int:
     return int(name[5:]) if name[5:].isdecimal() else -1
 
 
-def _free_name(parent: Path, name: str) -> Path:
-    """`parent/name-<n>`, the first that is not taken."""
-    numbers = range(1, 1 + len(list(parent.iterdir())) + 1)
-    return next(path for n in numbers if not (path := parent / f"{name}-{n}").exists())
-
-
 def set_aside_diverged(run_dir: Path, paths: Sequence[Path]) -> None:
     """Renames checkpoints whose log-probs are not finite, so that `last` and the next resume pass them over."""
     for path in paths:
-        path.rename(_free_name(path.parent, f"diverged-{path.name}"))
+        path.rename(checkpoint.free_name(path.parent, f"diverged-{path.name}"))

@@ -1,0 +1,55 @@
+"""Writes the table of recorded verdicts in docs/studies.md: python -m benchmarks.studies [RUNS]
+
+With RUNS, a folder such as runs/studies, finished studies on their recorded seeds are first copied to docs/studies/.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from saccade.report.study_page import WORDS, tested
+
+RECORDED = Path(__file__).parents[1] / "docs" / "studies"
+MARKS = ("<!-- verdicts -->", "<!-- /verdicts -->")
+
+
+def copied(runs: Path) -> list[str]:
+    """Copies the results of finished, recorded studies; returns their names."""
+    found = [path for path in sorted(runs.glob("*/study.json")) if json.loads(path.read_text())["recorded"]]
+    RECORDED.mkdir(exist_ok=True)
+    for path in found:
+        (RECORDED / f"{path.parent.name}.json").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return [path.parent.name for path in found]
+
+
+def table() -> str:
+    """Markdown: a row per hypothesis, with the study's verdict in its first row."""
+    lines = [
+        "| study | verdict | hypothesis | effect | 95% interval | threshold | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RECORDED.glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        for number, row in enumerate(document["hypotheses"]):
+            one = tested(row)
+            first = f"`{path.stem}` | {WORDS[document['verdict']]}" if number == 0 else " |"
+            name = one.name if one.primary else f"*{one.name}*"
+            verdict = f"{one.verdict}; {one.more}" if one.more else one.verdict
+            cells = f"{name} | {one.mean} | {one.interval} | {one.above}: {verdict.lower()} | {one.seeds}"
+            lines.append(f"| {first} | {cells} |")
+    return "\n".join(lines)
+
+
+def written() -> None:
+    """Replaces what is between the marks of the page."""
+    page = RECORDED.with_suffix(".md")
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    page.write_text(f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(f"copied: {', '.join(copied(Path(sys.argv[1])))}")
+    written()
