@@ -166,7 +166,7 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 def loads(kind: str, text: str, folder: Path) -> str:
     """Why the text is no recipe of that kind; '' when it is."""
-    recipe = {"kind": kind, **WHOLE[kind], **yaml.safe_load(text)}
+    recipe = {"kind": kind, **WHOLE.get(kind, {}), **yaml.safe_load(text)}
     if kind == "rl" and recipe["stages"][-1].get("until") is None:
         recipe.setdefault("num_steps", 9)
     (folder / "r.yaml").write_text(yaml.safe_dump(recipe))
