@@ -20,10 +20,11 @@ def study(
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where its runs are; default: runs/studies/NAME."),
+        typer.Option("--out", metavar="DIR", help="Output directory; default: runs/studies/NAME."),
     ] = None,
     development: Annotated[
-        bool, typer.Option("--development", help="The development seeds, for choices; the verdict is not recorded.")
+        bool,
+        typer.Option("--development", help="Run on the development seeds, for tuning; never the recorded verdict."),
     ] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the packaged studies with their cost.")] = False,
     print_config: PrintConfig = False,
@@ -42,7 +43,7 @@ def study(
             echo(f"{key:<20} {one.title} (about {minutes[key]} CPU minutes)")
         return
     if name is None:
-        raise ValueError("got no study; expected one of `saccade study --list`, or a YAML file")
+        raise ValueError("no study given; name one from `saccade study --list`, or a YAML file")
     short = Path(name).stem
     config = load_study(name, overrides or ())
     if print_config:
