@@ -79,10 +79,8 @@ def tested(row: JsonRow) -> Tested:
         more = "more than 1,000 seeds would be needed"
         if row["more_cpu_hours"] is not None:
             toward = "reproduced" if mean > row["above"] else "not reproduced"
-            more = (
-                f"would be '{toward}' with about {row['seeds_needed']} seeds, {row['more_cpu_hours']:g} more CPU hours, "
-                "if mean and spread stayed"
-            )
+            cost = f"about {row['seeds_needed']} seeds, {row['more_cpu_hours']:g} more CPU hours"
+            more = f"would be '{toward}' with {cost}, if mean and spread stayed"
     return Tested(
         row["name"],
         row["primary"],
