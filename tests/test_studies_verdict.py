@@ -232,7 +232,7 @@ def test_the_list_of_studies_shows_title_and_cost_and_an_unknown_one_is_refused(
     assert all(load_study(name).title in shown for name in STUDIES)
     assert shown.count("CPU minutes") == len(STUDIES)
     code, shown = said(capsys, "study", "--list", "--json")
-    assert {one["title"] for one in json.loads(shown).values()} == {load_study(name).title for name in STUDIES}
+    assert {one["title"] for one in json.loads(shown)["studies"]} == {load_study(name).title for name in STUDIES}
     code, shown = said(capsys, "study", "box_inflatoin")
     assert (code, "did you mean" in shown) == (2, True)
     code, shown = said(capsys, "study")

@@ -37,7 +37,8 @@ def study(
         studies = {key.removeprefix(FOLDER): load_study(key) for key in packaged() if key.startswith(FOLDER)}
         minutes = {key: round(one.cpu_minutes_per_seed * len(one.seeds)) for key, one in studies.items()}
         if as_json:
-            echo_json({key: {"title": one.title, "cpu_minutes": minutes[key]} for key, one in studies.items()})
+            rows = [{"name": key, "title": one.title, "cpu_minutes": minutes[key]} for key, one in studies.items()]
+            echo_json({"studies": rows})
             return
         for key, one in studies.items():
             echo(f"{key:<20} {one.title} (about {minutes[key]} CPU minutes)")

@@ -170,10 +170,13 @@ def conclude(
     spent = float(sum(job["cpu_s"] for job in jobs.values()))
     rows = [_tested(one, cells, seeds, spent / len(seeds)) for one in recipe.hypotheses]
     verdict = together([row["verdict"] for row in rows if row["primary"]])
-    words = {key: getattr(recipe, key) for key in ("title", "paper", "claim", "question", "limits")}
     return {
         "schema": 1,
-        **words,
+        "title": recipe.title,
+        "paper": recipe.paper,
+        "claim": recipe.claim,
+        "question": recipe.question,
+        "limits": recipe.limits,
         "verdict": verdict,
         "sentence": recipe.verdict[verdict],
         "recorded": is_recorded(recipe, seeds),
