@@ -97,3 +97,19 @@ def test_a_log_line_appears_above_the_live_bar_and_not_inside_it(monkeypatch: py
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     (line,) = [one for one in re.split(r"[\r\n]+", plain) if "shared prefix" in one]
     assert line.strip() == "shared prefix: on, [merged]"
+
+
+ENDS = {"a reader that is gone": "| head -c0", "closed": ">&-", "all closed": "0<&- 1>&- 2>&-"}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_output_that_nobody_reads_ends_no_verb(end: str) -> None:
+    command = f"set -o pipefail; {sys.executable} -m saccade rl vlm_r1_rec_3b --print-config {end}"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
+    assert (found.returncode, found.stderr) == (0, b"")
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["rl", "r.yaml", "--out", "runs/\udcff"])
+    assert ended.value.code == 2 and r"runs/\udcff: the name is not UTF-8" in capsys.readouterr().err

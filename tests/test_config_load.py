@@ -163,6 +163,22 @@ def test_a_wrong_override_is_placed_on_the_command_line(tmp_path: Path, override
     assert message(write(tmp_path, "stages: [{}]\n"), override) == expected
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=" + "[" * 20_000,
+        "name=&a [*a]",
+        "name=[&a0 [x, x], " + ", ".join(f"&a{i + 1} [*a{i}, *a{i}, *a{i}]" for i in range(30)) + "]",
+        "name=!!python/object/apply:os.system ['true']",
+        "." * 3000 + "=1",
+    ],
+    ids=["nested deeply", "an alias of itself", "aliases of aliases", "a tag of Python", "a key of 3,000 levels"],
+)
+def test_an_override_that_is_a_bomb_is_refused_in_a_line(tmp_path: Path, override: str) -> None:
+    found = message(write(tmp_path, "stages: [{}]\n"), override)
+    assert found.startswith("command line: ") and len(found) < 500
+
+
 def test_a_recipe_extends_another_and_errors_name_the_file_they_are_in(tmp_path: Path) -> None:
     base = write(tmp_path, "loss: {kl_coef: 0.5}\nstages: [{}, {}]\n", "base.yaml")
     path = write(tmp_path, "extends: base.yaml\nloss: {clip: [0.1, 0.3]}\nstages: [{group_size: 2}]\n")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from report_runs import write_eval, write_run
 
 from saccade.cli import main
 from saccade.config import ConfigError, load
+from saccade.export.source import find_source
 from saccade.report import build_report
 from saccade.runs import records
 from saccade.runs.records import Run
+from saccade.runs.wording import wording_of
 from saccade.training.config import RLRecipe
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -73,6 +77,43 @@ def test_any_run_directory_has_a_report_and_a_score_or_one_line(tmp_path: Path, 
     assert ended.value.code in (0, 2) and "Traceback" not in capsys.readouterr().err
 
 
+FILES = ("config.yaml", "metrics.jsonl", "rollouts.jsonl", "groups.jsonl", "alarms.jsonl", "environment.json")
+
+
+@pytest.mark.parametrize("kind", ["pipes", "links to a device", "links out of the run"])
+def test_files_of_a_run_that_are_no_files_of_it_are_not_read(tmp_path: Path, kind: str) -> None:
+    folder, secret = write_run(tmp_path / "run", steps=3), tmp_path / "secret"
+    secret.write_text('{"step": 1, "key": "hf_SECRET"}\n')
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+        if kind == "pipes":
+            os.mkfifo(folder / name)
+        else:
+            (folder / name).symlink_to("/dev/zero" if kind == "links to a device" else secret)
+    (folder / "results.json").write_text("{}")
+    pages: list[Path] = []
+    reader = threading.Thread(target=lambda: pages.append(build_report(folder)), daemon=True)
+    reader.start()
+    reader.join(60)
+    assert len(pages) == 1 and "hf_SECRET" not in pages[0].read_text()
+    assert kind == "pipes" or "is a link to something else than a file beside it" in pages[0].read_text()
+
+
+@pytest.mark.parametrize("config", ["[]", "kind: [rl", "rubrics: 5\nmodel: [1]\n", "a: " + "x" * 5_000_000])
+def test_the_kept_recipe_of_a_run_may_be_anything(tmp_path: Path, config: str, capsys: Any) -> None:
+    folder = write_run(tmp_path / "run", steps=3)
+    (folder / "config.yaml").write_text(config)
+    (folder / "checkpoints" / "step-000003").mkdir(parents=True)
+    for state in ('{"step": []}', "[" * 9999, "5"):
+        (folder / "checkpoints" / "step-000003" / "state.json").write_text(state)
+        (folder / "checkpoints" / "step-000003" / "config.json").write_text("{}")
+        assert find_source(folder / "checkpoints" / "step-000003").step is None
+    assert wording_of(str(folder / "checkpoints" / "step-000003")) is not None
+    with pytest.raises(SystemExit) as ended:
+        main(["score", str(folder), "--rubric", "hard"])
+    assert ended.value.code in (0, 2) and "Traceback" not in capsys.readouterr().err
+
+
 def test_token_ids_are_kept_for_a_share_of_groups_which_is_announced_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,3 +143,13 @@ def test_token_ids_are_kept_for_a_share_of_groups_which_is_announced_once(
     monkeypatch.setattr(records, "FULL_UNTIL", 1000)
     assert kept(None) == pytest.approx(0.1, abs=0.06) and kept(None) > 0
     assert caplog.text.count("keeps token ids") == 1
+
+
+@pytest.mark.parametrize("results", ['{"rows": 5, "parts": {"a": []}}', '{"rows": [5]}'])
+def test_a_page_of_odd_results_is_written_or_refused_in_a_line(tmp_path: Path, results: str, capsys: Any) -> None:
+    folder = write_eval(tmp_path / "run")
+    (folder / "results.json").write_text(results)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(folder)])
+    told = capsys.readouterr().err
+    assert ended.value.code == 0 or ("a file holds other values than a run writes" in told and told.count("\n") == 1)

@@ -255,6 +255,39 @@ def test_the_command_prints_the_line_and_ends_with_the_status_of_the_signal(
     assert f"saccade: stopped after step 1; continue with: saccade resume {out}\n" in capsys.readouterr().err
 
 
+UNHEARD = """
+import os, signal, sys, time
+from saccade.runs.stopping import Stop
+answers = os.dup(1)
+if sys.argv[2] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+reader, writer = os.pipe()
+for descriptor in (1, 2):
+    os.dup2(writer, descriptor)
+os.close(writer)
+os.close(reader)
+with Stop().listening() as stop:
+    for _ in range(int(sys.argv[3])):
+        os.kill(os.getpid(), int(sys.argv[1]))
+    os.write(answers, str(stop.signal).encode())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "how", "times", "heard"),
+    [
+        *((number, "", 1, str(int(number))) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+        (signal.SIGHUP, "", 3, str(int(signal.SIGHUP))),
+        (signal.SIGHUP, "nohup", 1, "None"),
+    ],
+)
+def test_a_signal_is_heard_when_what_the_messages_were_piped_to_is_gone(number, how, times, heard) -> None:
+    """`saccade rl ... 2>&1 | tee log` and Ctrl-C, which ends tee too; a closed terminal, which hangs up twice."""
+    command = [sys.executable, "-c", UNHEARD, str(int(number)), how, str(times)]
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=False)
+    assert (found.stdout.decode(), found.returncode) == (heard, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("twice", [False, True])

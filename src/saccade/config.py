@@ -209,8 +209,8 @@ def _same_section(base: Any, top: Any) -> bool:
 def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
     """Sets one `a.b.0.c=value` in `data`; a wrong key is found later, by the schema."""
     dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(f"{COMMAND_LINE}: got '{text}', expected key=value such as loss.kl_coef=0.01")
+    if not equals or not dotted or dotted.count(".") > DEEPEST:
+        raise ConfigError(f"{COMMAND_LINE}: got '{text[:200]}', expected key=value such as loss.kl_coef=0.01")
     loc: Loc = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
     node: Any = data
     for i, key in enumerate(loc):
@@ -220,7 +220,7 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
         if i < len(loc) - 1:
             node = _child(node, key)
     try:
-        node[loc[-1]] = yaml.load(value, Loader=_Loader)
+        node[loc[-1]] = (tree := yaml.compose(value, Loader=_Loader)) and _build(tree, loc, COMMAND_LINE, {})
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{COMMAND_LINE}: '{dotted}': got {value[:200]!r}, expected a YAML value") from None
 

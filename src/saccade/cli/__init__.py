@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Annotated
 
@@ -121,7 +121,7 @@ SYNONYMS = {
 
 EXIT_CODES = (
     "Exit status: 0 done; 1 a check found something; 2 wrong input, with one line that says what and the way out; "
-    "130 or 143 stopped by Ctrl-C or SIGTERM with everything saved."
+    "130, 143 or 129 stopped by Ctrl-C, SIGTERM or a closed terminal with everything saved."
 )
 
 ON_SEVERAL = ("rl", "sft", "resume", "world pretrain")
@@ -136,8 +136,8 @@ TRAINING = ("accelerate", "safetensors", "torch", "transformers")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error; 130 or 143 when a signal
-    stopped it, with a line that says how to continue."""
+    """Runs `saccade` and ends the process: 0, or 2 with one line on stderr for a user error; 128 and its number when a
+    signal stopped it, with a line that says how to continue."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.excepthook = print_traceback
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
@@ -152,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except RunStopped as stopped:
         echo(f"saccade: {stopped}", err=True)
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with suppress(OSError, AttributeError):  # nobody reads it, or the caller closed it
+                stream.flush()
         os._exit(int(stopped.code or 0))  # threads that wait for a reward or a server must not delay the end
     except EXPECTED as error:
         if debug:

@@ -30,6 +30,7 @@ from saccade.cli.vllm_servers import (
     serve_options,
 )
 from saccade.config import Config, ConfigError, kind
+from saccade.runs.stopping import ASKING, handling
 
 if TYPE_CHECKING:
     from saccade.training.config import RLRecipe
@@ -185,8 +186,8 @@ srun --kill-on-bad-exit=1 {command} \\
 
 
 def supervise(command: list[str], grace_s: float = GRACE_S, environment: Mapping[str, str] | None = None) -> int:
-    """Runs the command and returns its exit status. Ctrl-C or SIGTERM ends it and all that it started: first with
-    SIGTERM, after `grace_s` seconds by force."""
+    """Runs the command and returns its exit status. Ctrl-C, SIGTERM or a closed terminal ends it and all that it
+    started: first with SIGTERM, after `grace_s` seconds by force."""
     child = subprocess.Popen(command, start_new_session=True, env=environment)
     ending = threading.Event()
 
@@ -195,8 +196,7 @@ def supervise(command: list[str], grace_s: float = GRACE_S, environment: Mapping
             ending.set()
             os.killpg(child.pid, signal.SIGTERM)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(dict.fromkeys(ASKING, end)):
         while not ending.is_set():
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(timeout=0.5)
@@ -204,6 +204,3 @@ def supervise(command: list[str], grace_s: float = GRACE_S, environment: Mapping
             return child.wait(timeout=grace_s)
         os.killpg(child.pid, signal.SIGKILL)
         return child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

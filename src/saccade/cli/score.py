@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from saccade.cli.options import AsJson
 from saccade.cli.terminal import echo, echo_json
@@ -97,9 +96,10 @@ def rubrics(name: str, folder: Path) -> Callable[[str], Rubric]:
 
 def _recipe_rubrics(folder: Path) -> dict[str, Any]:
     """The rubrics of the run's own recipe."""
-    path = folder / "config.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return (content.get("rubrics") or {}) if isinstance(content, dict) else {}
+    from saccade.runs.files import read_config
+
+    found = read_config(folder, [])[0].get("rubrics")
+    return found if isinstance(found, dict) else {}
 
 
 def lines(found: RescoreComparison, rubric: str) -> list[str]:

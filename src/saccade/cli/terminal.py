@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -15,18 +19,34 @@ from saccade.runs.safe_text import SafeFormatter, cut, printable
 
 
 def echo(message: object, err: bool = False) -> None:
-    """Prints one message."""
-    typer.echo(cut(printable(str(message))), err=err)
+    """Prints one message, for which nobody may be left to read it."""
+    with _maybe_unread(err):
+        typer.echo(cut(printable(str(message))), err=err)
 
 
 def echo_whole(text: str, nl: bool = True) -> None:
     """Prints a text that was asked for whole, such as a recipe, a table or JSON."""
-    typer.echo(printable(text), nl=nl)
+    with _maybe_unread():
+        typer.echo(printable(text), nl=nl)
+
+
+@contextmanager
+def _maybe_unread(err: bool = False) -> Iterator[None]:
+    """When the reader of a pipe ended (`| head`) or the terminal is gone, work goes on and the rest is not written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO) and not err:
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2 if err else 1)
+        os.close(nowhere)
 
 
 def echo_json(content: Any, err: bool = False) -> None:
     """Prints plain data as JSON, for machines."""
-    typer.echo(json.dumps(content, indent=1), err=err)
+    with _maybe_unread(err):
+        typer.echo(json.dumps(content, indent=1), err=err)
 
 
 class StderrHandler(logging.StreamHandler):

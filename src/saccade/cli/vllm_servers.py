@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from saccade.cli.terminal import echo
 from saccade.config import ConfigError
+from saccade.runs.stopping import ASKING, handling
 
 if TYPE_CHECKING:
     from saccade.rollout.vllm_process import ServeOptions
@@ -159,18 +159,14 @@ def running(options: ServeOptions, ports: list[int], given: list[str | None], fo
         ServerProcess(options.command(port, device is None), environment(package, device), port, folder / f"{port}.log")
         for port, device in zip(ports, given, strict=True)
     ]
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with ExitStack() as stack:
-            for server in servers:
-                stack.callback(server.stop)
-                server.start()
-                echo(f"vLLM starts at {server.url}, log: {server.log_file}", err=True)
-            for server in servers:
-                server.wait_until_ready()
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with handling(dict.fromkeys(ASKING, _interrupt)), ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+            server.start()
+            echo(f"vLLM starts at {server.url}, log: {server.log_file}", err=True)
+        for server in servers:
+            server.wait_until_ready()
+        yield
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -52,14 +52,14 @@ def _code(names: list[str], key: bytes) -> str:
 
 
 def _key(create: bool) -> bytes | None:
-    path = KEY.expanduser()
     try:
+        path = KEY.expanduser()
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(secrets.token_bytes(32))
         return path.read_bytes() or None
-    except OSError:  # no home, or read-only: nothing is recorded
+    except (OSError, RuntimeError):  # no home, or read-only: nothing is recorded
         return None
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from saccade.evaluation.benchmark_run import EvalPlan
 from saccade.evaluation.benchmarks import Benchmark, ItemOutcome
 from saccade.evaluation.benchmarks.scoring import clusters, figures, grouped, mean, mean_bootstrap
@@ -18,7 +16,7 @@ from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.results import SCHEMA, summarize, summarize_attempts
 from saccade.evaluation.statistics import compare_paired
-from saccade.runs.files import JsonRow, item_files
+from saccade.runs.files import JsonRow, item_files, read_config
 
 SHOWN_IDS = 20
 """Ids listed in results of items that need a judge or failed."""
@@ -220,8 +218,7 @@ def _run(path: Path) -> tuple[JsonRow, list[ItemResult]]:
     items = read_items(files[-1]) if files else []
     if not items:
         raise ValueError(f"{path}: no items found; give the directory of a finished evaluation")
-    config = files[-1].parent / "config.yaml"
-    held = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    held = read_config(files[-1].parent, [])[0]
     details = items[0].details
     return {key: held.get(key, details.get(key)) for key in SAME}, items
 

@@ -22,7 +22,7 @@ from saccade.evaluation.config import EvalRecipe, JudgeConfig
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
 from saccade.runs.environment import PACKAGES, commit, describe, hash_source, version
-from saccade.runs.files import JsonRow, read_json
+from saccade.runs.files import JsonRow, read_object
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.types import Sample
 
@@ -93,7 +93,7 @@ def evaluate(
             items, errors = items + some, errors | lost
     results = document(recipe, asked, items, errors, time.monotonic() - began)
     if isinstance(held, ServedModel):  # a resumed run may have had nothing left to ask
-        results["requests"] = {**read_json(out / "results.json", []).get("requests", {}), **held.requests}
+        results["requests"] = {**read_object(out / "results.json", []).get("requests", {}), **held.requests}
     write_json(out / "results.json", results)
     return results
 
@@ -111,7 +111,7 @@ def refuse_another(recipe: EvalRecipe, out: Path) -> None:
 
 def refuse_changed(environment: JsonRow, out: Path) -> None:
     """ValueError when `out` holds answers of another model under the same path."""
-    was = read_json(out / "environment.json", []).get("model_hash")
+    was = read_object(out / "environment.json", []).get("model_hash")
     now = environment.get("model_hash")
     if (out / "items.jsonl").exists() and was and now and was != now:
         raise ValueError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from saccade.models.config import ModelConfig
 from saccade.models.lora import holds_adapters, recorded_base
-from saccade.runs.files import RunFiles, read_run
+from saccade.runs.files import RunFiles, read_object, read_run
 from saccade.runs.records import CONFIG
 
 LINKS = ("best", "last")
@@ -59,6 +58,5 @@ def find_source(path: Path) -> ExportSource:
     run = read_run(folder) if of_run else None
     if run is not None and run.kind not in ("rl", "sft"):
         run = None
-    state = checkpoint / "state.json"
-    step = int(json.loads(state.read_text(encoding="utf-8"))["step"]) if state.is_file() else None
-    return ExportSource(checkpoint, run, step)
+    step = read_object(checkpoint / "state.json", []).get("step")
+    return ExportSource(checkpoint, run, step if isinstance(step, int) else None)

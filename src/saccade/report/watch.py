@@ -25,7 +25,7 @@ from saccade.report.charts import number
 from saccade.report.page import demo_parts
 from saccade.report.pictures import boxes_of
 from saccade.runs.alarms import Alarm, read_alarms
-from saccade.runs.files import JsonRow, RunFiles, read_run
+from saccade.runs.files import LONGEST_LINE, JsonRow, RunFiles, read_run
 from saccade.runs.lock import is_held
 from saccade.runs.shapes import GROUP, ROLLOUT, fitted, fitted_metrics
 from saccade.schemas import SCHEMAS
@@ -77,7 +77,7 @@ class Watched:
             return
         with path.open("rb") as file:
             file.seek(self.read_bytes)
-            whole, newline, _ = file.read().rpartition(b"\n")
+            whole, newline, _ = file.read(LONGEST_LINE).rpartition(b"\n")
         self.read_bytes += len(whole) + len(newline)
         found = [fitted_metrics(row) for row in map(_row, whole.splitlines()) if row is not None]
         self.rows += [row for row in found if row is not None]

@@ -18,6 +18,8 @@ ITEMS, BLIND_ITEMS = "items.jsonl", "blind.jsonl"
 """Files of an evaluation: its items, and those of the blind control of an evaluation during training."""
 LONGEST_LINE = 64 << 20
 """Characters of a row; longer ones, such as the zeros that a power cut leaves, are skipped in pieces."""
+LARGEST_CONFIG = 4 << 20
+"""Bytes of a recipe."""
 _SHA = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -84,16 +86,28 @@ def read_run(path: Path, needs: tuple[str, ...] = ()) -> RunFiles:
     rewards = [row["reward/total"] for row in read_run(Path("runs/shapes")).metrics]
     """
     warnings = [f"{path.name}/{name} is missing" for name in needs if not (path / name).exists()]
-    text = _text(path / "config.yaml", warnings)
+    config, text = read_config(path, warnings)
     return RunFiles(
         path=path,
-        config=_yaml(text, path / "config.yaml", warnings),
+        config=config,
         config_text=text,
-        environment=_object(read_json(path / "environment.json", warnings)),
+        environment=read_object(path / "environment.json", warnings),
         metrics=[row for one in rows_of(path / "metrics.jsonl", warnings) if (row := fitted_metrics(one))],
-        results=_object(read_json(path / "results.json", warnings)),
+        results=read_object(path / "results.json", warnings),
         warnings=warnings,
     )
+
+
+def read_config(folder: Path, warnings: list[str]) -> tuple[JsonRow, str]:
+    """The recipe that a run keeps, as plain data and as text; {} if it is missing, and a warning if it is not YAML."""
+    path = folder / "config.yaml"
+    if not _is_own(path, warnings):
+        return {}, ""
+    if path.stat().st_size > LARGEST_CONFIG:
+        warnings.append(f"{folder.name}/{path.name} has more than {LARGEST_CONFIG >> 20} MB; skipped")
+        return {}, ""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return _yaml(text, path, warnings), text
 
 
 def file_inside(folder: Path, name: Any) -> Path | None:
@@ -130,8 +144,10 @@ def read_json(path: Path, warnings: list[str]) -> Any:
         return {}
 
 
-def _object(value: Any) -> JsonRow:
-    return value if isinstance(value, dict) else {}
+def read_object(path: Path, warnings: list[str]) -> JsonRow:
+    """As `read_json`; {} for JSON that is no object."""
+    found = read_json(path, warnings)
+    return found if isinstance(found, dict) else {}
 
 
 def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
@@ -154,10 +170,6 @@ def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
             f"{path.parent.name}/{path.name}: {damaged} lines are not JSON objects "
             "(a killed run truncates its last line); skipped"
         )
-
-
-def _text(path: Path, warnings: list[str]) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if _is_own(path, warnings) else ""
 
 
 def _is_own(path: Path, warnings: list[str]) -> bool:

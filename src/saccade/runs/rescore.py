@@ -8,12 +8,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from saccade.rewards import Rubric, score_all
-from saccade.runs.files import file_inside
+from saccade.runs.files import LONGEST_LINE, file_inside
 from saccade.runs.shapes import is_count, is_name, is_number, is_pair, is_text, list_of, numbers_by_name
 from saccade.types import Completion, Frame, Sample, Score
 
@@ -187,7 +188,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the rollouts.jsonl of a run")
     with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE), ""), 1):
             if not line.strip():
                 continue
             place = f"{path}:{number}"
@@ -212,7 +213,7 @@ def read_samples(path: Path) -> dict[str, Sample]:
         raise ValueError(f"{path}: no such file; it contains the questions and gold answers of the rollouts")
     samples: dict[str, Sample] = {}
     with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE), ""), 1):
             if not line.strip():
                 continue
             try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from math import isnan
 from typing import Any
 
 JsonRow = dict[str, Any]
 Check = Callable[[Any], bool]
+MOST_METRICS = 2_000
+"""Values of a row of metrics that are looked at; a run writes a few hundred."""
 LONGEST_TEXT = 20_000
 """Characters of a reply that a page shows."""
 
@@ -108,7 +111,7 @@ def fitted_metrics(row: JsonRow) -> JsonRow | None:
     """A row of metrics with numbers and texts only; None without a step."""
     if not is_count(row.get("step")):
         return None
-    return {name: value for name, value in row.items() if _is_metric(value)}
+    return {name: value for name, value in islice(row.items(), MOST_METRICS) if _is_metric(value)}
 
 
 def _is_metric(value: Any) -> bool:

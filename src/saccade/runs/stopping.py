@@ -1,4 +1,5 @@
-"""Stopping a run by SIGINT or SIGTERM: the step is finished or abandoned in time, its state saved, the way on said.
+"""Stopping a run by SIGINT, SIGTERM or SIGHUP: the step is finished or abandoned in time, its state saved, the way on
+said.
 
 The program listens (`with stop.listening()`), not the library: `train` without a `Stop` leaves signals alone.
 """
@@ -10,12 +11,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 GRACE_S = 20.0
 """A step whose update has not begun after this time is abandoned; nothing of it is kept."""
+ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask a run to stop; the last when its terminal or connection is closed."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -24,7 +27,7 @@ class StepAbandoned(BaseException):
 
 
 class RunStopped(SystemExit):
-    """A run that was stopped by a signal and can be continued: status 130 (SIGINT) or 143 (SIGTERM)."""
+    """A run that was stopped by a signal and can be continued: status 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP)."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(128 + number)
@@ -36,17 +39,18 @@ class RunStopped(SystemExit):
 
 @contextmanager
 def interruptible(message: str) -> Iterator[None]:
-    """For work that keeps what is done and resumes when it is run again: SIGINT and SIGTERM raise RunStopped with
-    `message` in the block, the second one ends the process at once."""
+    """For work that keeps what is done and resumes when it is run again: the signals of ASKING raise RunStopped
+    with `message` in the block, the second one ends the process at once."""
     asked: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
         if asked:
-            _leave(number)
+            _again(number)
+            return
         asked.append(number)
         raise RunStopped(number, message)
 
-    with _handling({signal.SIGINT: handler, signal.SIGTERM: handler}):
+    with handling(dict.fromkeys(ASKING, handler)):
         yield
 
 
@@ -78,8 +82,8 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Handles SIGINT and SIGTERM within the block; does nothing outside the main thread."""
-        with _handling({signal.SIGINT: self._asked, signal.SIGTERM: self._asked, signal.SIGALRM: self._late}):
+        """Handles the signals of ASKING within the block; does nothing outside the main thread."""
+        with handling({**dict.fromkeys(ASKING, self._asked), signal.SIGALRM: self._late}):
             try:
                 yield self
             except StepAbandoned:  # while data and model were loaded
@@ -90,10 +94,12 @@ class Stop:
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            _leave(number)
+            _again(number)
+            return
         self.signal = number
         text = f"\nstopping: the step is finished or, after {self.grace_s:g} s, abandoned; again to stop at once\n"
-        os.write(2, text.encode())
+        with suppress(OSError):  # Ctrl-C also ended what the messages were piped to, or the terminal is gone
+            os.write(2, text.encode())
         signal.setitimer(signal.ITIMER_REAL, self.grace_s, 1.0)  # repeated: some code swallows what a handler raises
 
     def _late(self, number: int, frame: FrameType | None) -> None:
@@ -105,17 +111,25 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
-def _handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
+def handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
     """These handlers within the block; only the main thread can have any."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[signal.Signals, Any] = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    hangup = getattr(signal, "SIGHUP", None)
+    kept = [n for n in handlers if n != hangup or signal.getsignal(n) != signal.SIG_IGN]  # nohup has it ignored
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, handlers[number]) for number in kept}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _again(number: int) -> None:
+    """The second signal ends the process. A closed terminal may send several: its shell does too."""
+    if number != getattr(signal, "SIGHUP", None):
+        _leave(number)
 
 
 def _leave(number: int) -> None:

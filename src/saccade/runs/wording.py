@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from saccade.runs.files import read_config
 
 MODEL_KEYS = ("template_kwargs", "min_pixels", "max_pixels", "max_visual_tokens")
 
@@ -35,8 +35,8 @@ def wording_of(model: str) -> RunWording | None:
     for path in (given.absolute(), given.resolve()):
         config = path.parent.parent / "config.yaml"
         if path.parent.name == "checkpoints" and config.is_file():
-            held: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
-            section: dict[str, Any] = held.get("model") or {}
+            held = read_config(config.parent, [])[0]
+            section: dict[str, Any] = model if isinstance(model := held.get("model"), dict) else {}
             kept = {key: section[key] for key in MODEL_KEYS if section.get(key)}
             return RunWording(given.parent.parent, held.get("template"), held.get("system_prompt"), kept)
     return None
