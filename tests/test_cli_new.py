@@ -197,3 +197,12 @@ def test_the_comment_on_steps_counts_the_passes(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(SystemExit):
             cli.main(["new", "rl", "--from", f"t{rows}.csv", "--model", "base"])
         assert words in (tmp_path / f"t{rows}_rl.yaml").read_text()
+
+
+def test_what_several_formats_say_alike_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no format reads its rows") as refused:
+        guess(tmp_path)
+    lines = str(refused.value).splitlines()[1:]
+    said = [line.partition(": ")[2] for line in lines]
+    assert len(set(said)) == len(said)
+    assert any(line.startswith("  saccade, table: ") for line in lines)

@@ -192,7 +192,7 @@ BIGGER = {
     r"\blaunch\b(?!.*--dry-run)|runs/two$": "several processes",
     r"\b(vlm_r1|vision_r1|qwen3)_\w+|Qwen/|model.path=DIR": "a download",
     r"\beval (mathvista|mathverse|math_vision|refcoco)\b|runs/eval/|real_images(?!.*--dry-run)": "a data set",
-    r"--push|--serve|\[--|\bdemo\b": "no end in seconds",
+    r"--push|--serve|\[--|\bdemo\b|\bstudy (?!--list)": "no end in seconds",
 }
 """What a line of the pages needs beyond a CPU, by a pattern of its text."""
 SMALLER = {

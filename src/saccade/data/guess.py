@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -55,29 +55,29 @@ def guess(path: Path) -> Guess:
     first = {} if path.is_dir() else next(_rows(path), {})
     columns = _columns(first)
     pictured = bool(first.get(str(columns.get("image"))) or first.get("image") or first.get("images"))
-    tried: list[str] = []
+    tried: defaultdict[str, list[str]] = defaultdict(list)  # what was said -> the formats that said so
     best: Guess | None = None
     for name, keys in _candidates(path, columns):
         try:
             entry = DataConfig(source=name, path=path, **keys)
             found = list(islice(items(entry), LOOKED_AT))
         except (ValueError, OSError, ValidationError) as error:
-            tried.append(f"{name}: {_brief(error)}")
+            tried[_brief(error)].append(name)
             continue
         good = [item for _, item in found if isinstance(item, Sample)]
         if good and pictured and not any(sample.images for sample in good):
-            tried.append(f"{name}: leaves the images out")
+            tried["leaves the images out"].append(name)
             continue
         bad = [f"{place}: {item}" for place, item in found if not isinstance(item, Sample)]
         if good and (best is None or len(good) > len(best.samples)):
             best = Guess(entry, Counter(one.task for one in good), good, bad[0] if bad else None)
         if good and not bad:
             break
-        tried.append(f"{name}: {_brief(bad[0]) if bad else 'no rows'}")
+        tried[_brief(bad[0]) if bad else "no rows"].append(name)
     if best is None:
         raise ValueError(
             f"{path}: no format reads its rows; name its columns in the recipe (docs/data.md, source table)\n  "
-            + "\n  ".join(tried)
+            + "\n  ".join(f"{', '.join(dict.fromkeys(names))}: {said}" for said, names in tried.items())
         )
     return best
 
