@@ -19,8 +19,13 @@ from typing import Any
 HEAD = 32
 """Size of an attention head that vLLM's kernels take; the checkpoints of the tests have smaller ones."""
 WIDTH = 4 * HEAD
+DELTA_HEAD = 128
+"""The same of gated delta nets."""
 TESTS = Path(__file__).parent.parent / "tests"
+ANYRES = "anyres_max_9"
+"""Tiles of LLaVA-OneVision on the hub; vLLM counts with no other number."""
 OF_TOKENIZER = {
+    "gemma4": {"image_token": "<|image|>", "video_token": "<|video|>"},
     "internvl": {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -41,16 +46,17 @@ OF_TOKENIZER = {
 """Attributes of a family's tokenizer on the hub that the tests' one lacks."""
 OF_PROCESSOR = {
     "internvl": {"processor_class": "InternVLProcessor", "image_seq_length": 4},
+    "smolvlm": {"processor_class": "SmolVLMProcessor", "image_seq_len": 4},
     "llava_onevision": {
         "processor_class": "LlavaOnevisionProcessor",
         "num_image_tokens": 16,
         "vision_feature_select_strategy": "full",
-        "vision_aspect_ratio": "anyres_max_4",
+        "vision_aspect_ratio": ANYRES,
     },
 }
 """processor_config.json of families whose processor in vLLM needs one."""
-BF16 = {"qwen3_5": "gated delta nets", "minicpmv4_6": "gated delta nets"}
-"""Families that vLLM computes in bfloat16 alone on a CPU, and why."""
+BF16 = ("qwen3_5", "minicpmv4_6")
+"""Families with gated delta nets, which vLLM computes on a CPU in bfloat16 alone."""
 LINES = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
 """Gemma's vocabulary has them as tokens, and its processor in vLLM looks them up."""
 CHECKS = ("reads prompts and gets weights", "greedy tokens", "log-probs", "log-probs after an update")
@@ -59,12 +65,15 @@ CHECKS = ("reads prompts and gets weights", "greedy tokens", "log-probs", "log-p
 def widen(config: Any) -> None:
     """Give a tiny configuration attention heads of size HEAD."""
     text, vision = config.text_config, config.vision_config
-    text.allow_global_per_layer_attribute_access = True  # Gemma 4 has heads of two sizes
+    text.allow_global_per_layer_attribute_access = True  # of Gemma 4
     old = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     before, text.hidden_size = text.hidden_size, WIDTH
     text.head_dim = HEAD
-    if getattr(text, "global_head_dim", None):
-        text.global_head_dim = HEAD
+    for name in ("linear_key_head_dim", "linear_value_head_dim"):
+        if getattr(text, name, None):
+            setattr(text, name, DELTA_HEAD)
+    if text.model_type == "gemma4_text":
+        vision.default_output_length = 70  # visual tokens of an image, at most; vLLM reads it here
     if text.model_type == "glm4v_text":  # vLLM reads these where the hub's configurations have them
         text.tie_word_embeddings, text.attention_bias = config.tie_word_embeddings, True
     rope = getattr(text, "rope_parameters", None) or {}
@@ -91,6 +100,8 @@ def write(name: str, directory: Path) -> Path:
         return checkpoint.write_model(directory, seed, kind, config, tokenizer, images)
 
     module.write_model = wide
+    if name == "llava_onevision":
+        module.ASPECT = ANYRES
     if name.startswith("gemma"):
         plain = module.gemma_tokenizer
 
@@ -100,7 +111,9 @@ def write(name: str, directory: Path) -> Path:
             return tokens
 
         module.gemma_tokenizer = with_lines
-    path = Path(module.write(directory, seed=1))
+    # Gemma 4 has heads of two sizes, which are fixed when its configuration is made
+    own = {"kind": module.SMALL | {"head_dim": HEAD, "global_head_dim": HEAD}} if name == "gemma4" else {}
+    path = Path(module.write(directory, seed=1, **own))
     if name in OF_TOKENIZER:
         file = path / "tokenizer_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | OF_TOKENIZER[name]))
@@ -181,7 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found[name] = of_process(name)
         why = next((c["detail"] for c in found[name].values() if not c["held"]), "")
         cells = [cell(found[name].get(check)) for check in CHECKS]
-        print(f"| {name} | {' | '.join(cells)} | {why[:160]} |", flush=True)
+        dtype = ", bfloat16" if name in BF16 else ""
+        print(f"| {name}{dtype} | {' | '.join(cells)} | {why[:160]} |", flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0

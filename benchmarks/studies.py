@@ -36,8 +36,8 @@ def table() -> str:
             one = tested(row)
             first = f"`{path.stem}` | {WORDS[document['verdict']]}" if number == 0 else " |"
             name = one.name if one.primary else f"*{one.name}*"
-            verdict = f"{one.verdict}; {one.more}" if one.more else one.verdict
-            cells = f"{name} | {one.mean} | {one.interval} | {one.above}: {verdict.lower()} | {one.seeds}"
+            verdict = f"{one.verdict.lower()}{f'; {one.more}' if one.more else ''}"
+            cells = f"{name} | {one.mean} | {one.interval} | {one.above}: {verdict} | {one.seeds}"
             lines.append(f"| {first} | {cells} |")
     return "\n".join(lines)
 

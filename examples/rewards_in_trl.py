@@ -1,7 +1,7 @@
 """Saccade's rewards in TRL's GRPOTrainer: python examples/rewards_in_trl.py MODEL DATA.jsonl
 
 Rows have `prompt`, `image` (a path) and `solution`, the gold box as xyxy pixels of the original image. Needs TRL 1.16
-(pip install trl); MODEL is a directory or a name on the Hugging Face hub.
+(pip install trl torchvision); MODEL is a directory or a name on the Hugging Face hub.
 """
 
 from __future__ import annotations

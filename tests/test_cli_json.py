@@ -15,7 +15,7 @@ from saccade import cli
 
 TABLES = (
     *("ap", "check", "coldstart", "data passrate", "demo", "eval", "grade", "plan", "score"),
-    *("verify", "watch", "world check"),
+    *("study", "verify", "watch", "world check"),
 )
 """Verbs that print tables, counts or bars."""
 
@@ -87,6 +87,7 @@ def test_the_state_of_a_run_is_its_newest_metrics_and_its_alarms(tmp_path: Path,
 def test_the_list_of_benchmarks_and_the_check_of_the_world(capsys) -> None:
     names = [row["name"] for row in printed(capsys, "eval", "--list", "--json")["benchmarks"]]
     assert "mathvista" in names and "chartqa" in names
+    assert printed(capsys, "study", "--list", "--json")["studies"][0].keys() == {"name", "title", "cpu_minutes"}
     assert run(capsys, "eval", "--describe", "mme", "--json")[0] == 2
     found = printed(capsys, "world", "check", "--split", "train", "--task", "count", "-n", 2, "--json")
     assert found == {"rows": [{"split": "train", "task": "count", "n": 2, "right": 2}], "wrong": []}

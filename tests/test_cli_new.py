@@ -166,3 +166,43 @@ def test_sft_learns_from_columns_of_any_name(picture: str, tmp_path: Path) -> No
     assert entry.samples().columns == columns
     with pytest.raises(ValueError, match="'columns' is not an option of source 'replies'"):
         ExampleConfig(path=tmp_path / "cells.csv", columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "found"),
+    [
+        (("picture", "asked", "truth"), ("a.png", "How many dots are there?", "3"), ("picture", "asked", "truth")),
+        (("x", "y", "z"), ("How many dots are there?", "a.png", "3"), ("y", "x", "z")),
+        (("file", "prompt", "label"), ("a.png", "How many dots are there?", "3"), ("file", "prompt", "label")),
+    ],
+)
+def test_columns_whose_names_say_nothing_are_found_by_what_is_in_them(header, row, found, tmp_path: Path) -> None:
+    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text(",".join(header) + "\n" + ",".join(row) + "\n")
+    seen = guess(tmp_path / "t.csv")
+    assert seen.config.columns == dict(zip(("image", "question", "answer"), found, strict=True))
+    assert len(seen.samples[0].images) == 1
+
+
+def test_two_columns_that_could_be_the_answer_are_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("q,a1,a2\nHow many dots are there?,3,4\n")
+    with pytest.raises(ValueError, match="there is no column 'answer'; the row has q, a1, a2"):
+        guess(tmp_path / "t.csv")
+
+
+def test_the_comment_on_steps_counts_the_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for rows, words in ((40, "about 4 passes"), (2000, "about 2 passes"), (160, "about 2 passes")):
+        (tmp_path / f"t{rows}.csv").write_text("question,answer\n" + "What is 1 + 1?,2\n" * rows)
+        with pytest.raises(SystemExit):
+            cli.main(["new", "rl", "--from", f"t{rows}.csv", "--model", "base"])
+        assert words in (tmp_path / f"t{rows}_rl.yaml").read_text()
+
+
+def test_what_several_formats_say_alike_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no format reads its rows") as refused:
+        guess(tmp_path)
+    lines = str(refused.value).splitlines()[1:]
+    said = [line.partition(": ")[2] for line in lines]
+    assert len(set(said)) == len(said)
+    assert any(line.startswith("  saccade, table: ") for line in lines)

@@ -364,7 +364,7 @@ def test_the_packaged_recipe_runs_from_the_command_line(tmp_path: Path, capsys: 
     assert ended.value.code in (0, None) and "28 of 28 rows done" in said and "bridged description" in said
     with pytest.raises(SystemExit):
         cli.main(["coldstart", "coldstart_world", "--out", str(tmp_path / "set"), *small, "--json"])
-    assert json.loads(capsys.readouterr().out)["rows"] == {"all": 28, "done": 28}
+    assert json.loads(capsys.readouterr().out)["rows"] == {"all": 28, "done": 28, "open": 0, "failed": 0}
 
 
 def test_the_option_teacher_world_replaces_the_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,12 @@ from benchmarks.studies import table
 from saccade.cli import main
 from saccade.config import ConfigError, packaged
 from saccade.evaluation.items import ItemResult, append_items
-from saccade.evaluation.measures import MEASURES, mean_measure
 from saccade.report import build_report
 from saccade.report.study_page import study_text
 from saccade.studies import arms
-from saccade.studies.study import check_arms, conclude, fingerprint, plan
-from saccade.studies.study_recipe import StudyRecipe, load_study, needs
+from saccade.studies.measures import MEASURES, mean_measure
+from saccade.studies.study import check_arms, conclude, fingerprint, plan, reserve
+from saccade.studies.study_recipe import StudyRecipe, load_study, needs, speed_of
 from saccade.studies.verdict import decide, over_seeds, together
 
 ROOT = Path(__file__).parents[1]
@@ -99,9 +99,10 @@ def test_the_length_of_wrong_replies_is_compared_within_a_question():
     assert MEASURES["excess_of_wrong"](reply(0, True)) is None
     assert MEASURES["wrong_tokens"](reply(0, True)) is None
     assert mean_measure("wrong_tokens", [reply(0, True), reply(1, False, 30)]) == 30
-    assert MEASURES["reflections"](reply(0, True, think="scan a1. Wait, let me check. Hmm, again")) == 3.0
-    with pytest.raises(ValueError, match="wrong_tokens"):
-        mean_measure("wrong_tokens", [reply(0, True)])
+    assert MEASURES["reflections"](reply(0, True, think="check a1. Wait, let me check. Hmm, again")) == 3.0
+    assert mean_measure("wrong_tokens", [reply(0, True)]) is None
+    cut = replace(four, truncated=(False, True, False, False))
+    assert MEASURES["excess_of_wrong"](cut) == pytest.approx(20 - 12)  # wrong because it is long
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -117,10 +118,15 @@ def test_every_packaged_study_is_valid_down_to_the_recipes_of_its_arms(name):
     [
         ("hypotheses.0.measure=lenght", "hypotheses.0.measure"),
         ("hypotheses.0.contrast={home/other: 1}", "home/other"),
-        ("arms.cold.start=hard", "expected an arm above it"),
+        ("arms.cold.start=hard", "expected arms above it"),
         ("evaluations.home.arms=[nobody]", "nobody"),
-        ("development_seeds=[1]", "seeds of the recorded run"),
-        ("arms.hard.match={arm: nobody}", "nobody"),
+        ("development_seeds=[1,9]", "seeds of the recorded run"),
+        ("arms.hard.match=nobody", "nobody"),
+        ("arms.hard.match=cold", "expected an RL arm that starts from 'cold'"),
+        ("arms.hard.match=sum", "expected arms above it"),
+        ("arms.sum.match=hard", "got num_steps and match"),
+        ("seeds=[1,1,2]", "expected each seed once"),
+        ("also=[lenght]", "lenght"),
     ],
 )
 def test_a_study_that_cannot_be_run_is_refused_with_its_key(override, message):
@@ -149,7 +155,10 @@ def test_cost_and_processes_are_no_part_of_what_was_fixed():
     study = load_study("hard_reward")
     same = load_study("hard_reward", ["cpu_minutes_per_seed=99", "parallel=1"])
     other = load_study("hard_reward", ["hypotheses.0.above=0.0"])
+    more = load_study("hard_reward", ["seeds=[1,2,3,4]"])
     assert fingerprint(study) == fingerprint(same) != fingerprint(other)
+    assert fingerprint(study) != fingerprint(more)
+    assert fingerprint(study, seeds=False) == fingerprint(more, seeds=False)  # its first seeds can be kept
 
 
 def finished(folder: Path, study: StudyRecipe, gain: dict[int, float], n: int = 40) -> dict:
@@ -222,7 +231,43 @@ def test_the_list_of_studies_shows_title_and_cost_and_an_unknown_one_is_refused(
     assert code == 0
     assert all(load_study(name).title in shown for name in STUDIES)
     assert shown.count("CPU minutes") == len(STUDIES)
+    code, shown = said(capsys, "study", "--list", "--json")
+    assert {one["title"] for one in json.loads(shown)["studies"]} == {load_study(name).title for name in STUDIES}
     code, shown = said(capsys, "study", "box_inflatoin")
     assert (code, "did you mean" in shown) == (2, True)
     code, shown = said(capsys, "study")
     assert (code, "--list" in shown) == (2, True)
+
+
+def test_a_hypothesis_about_items_that_no_evaluation_gives_is_refused_before_any_work():
+    for where in ("{decoding: greedy}", "{split: ood_style}", "{task: count}"):
+        with pytest.raises(ValueError, match=r"hypotheses\.0\.where"):
+            check_arms(load_study("hard_reward", [f"hypotheses.0.where={where}"]))
+
+
+def test_a_measure_that_applies_to_no_reply_decides_nothing_and_loses_nothing(tmp_path):
+    study = load_study("hard_reward", ["hypotheses.0.measure=precision"])
+    document = finished(tmp_path, study, dict.fromkeys(study.seeds, 0.2))
+    assert document["verdict"] == "inconclusive"
+    assert set(document["hypotheses"][0]["values"].values()) == {None}
+    assert not document["recorded"]  # the recipe is not the packaged one
+    assert "applies to no reply" in build_report(tmp_path).read_text()
+
+
+def test_seeds_are_added_to_a_study_and_never_dropped(tmp_path):
+    study = load_study("hard_reward")
+    document = finished(tmp_path, study, dict.fromkeys(study.seeds, 0.2))
+    assert reserve(study, tmp_path, study.seeds) == []
+    more = load_study("hard_reward", ["seeds=[1,2,3,4]"])
+    assert reserve(more, tmp_path, more.seeds) == document["seeds"]
+    with pytest.raises(ValueError, match="can be added, not dropped"):
+        reserve(study, tmp_path, [1, 2])
+    with pytest.raises(ValueError, match="another study"):
+        reserve(load_study("hard_reward", ["shared.rl.num_steps=5"]), tmp_path, study.seeds)
+
+
+def test_equal_compute_is_counted_from_the_same_start():
+    study = load_study("rl_generalizes")
+    assert speed_of(study, "sft_compute") == "sft_data"
+    assert study.arms["sft_compute"].start == study.arms["rl"].start
+    assert needs(study, "sft_compute") == ("rl", "sft_data")

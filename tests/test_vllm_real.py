@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,15 @@ GREEDY = Sampling(max_new_tokens=48, greedy=True)
 ALL = ("vision", "projector", "language")
 
 
-def serve(folder: Path, lora_rank: int | None = None) -> ServerProcess:
+def vllm_executable() -> str:
     executable = os.environ.get("SACCADE_VLLM")
     if not executable:
         pytest.skip("set SACCADE_VLLM to the executable 'vllm' of an environment that has it")
+    return executable
+
+
+def serve(folder: Path, lora_rank: int | None = None) -> ServerProcess:
+    executable = vllm_executable()
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -287,6 +294,67 @@ def test_an_evaluation_and_a_prediction_go_through_vllm(
     assert said[0] == said[1] != []
 
 
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def saccade() -> Iterator[Start]:
+    """Starts the command line in a process of its own, which ends with the test."""
+    here, started = Path(__file__).parent.parent, list[subprocess.Popen[str]]()
+    given = {**os.environ, "PYTHONPATH": str(here / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def start(*words: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "saccade", *map(str, words)]
+        started.append(
+            subprocess.Popen(command, env=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.poll() is None:
+            one.send_signal(signal.SIGINT)
+            try:
+                one.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                one.kill()
+
+
+def test_verify_checks_a_server_that_it_starts(saccade: Start, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    one = saccade("verify", "base", "--engine", "vllm", "--vllm-executable", vllm_executable(), "--json", path)
+    said, _ = one.communicate(timeout=600)
+    report = json.loads(path.read_text())
+    assert one.returncode == 0 and report["safe"]["vLLM"], said[-2000:]
+    of_vllm = [check for check in report["checks"] if check["section"] == "vLLM"]
+    assert len(of_vllm) == 4 and all(check["held"] for check in of_vllm)
+
+
+def test_an_interrupted_run_is_resumed_with_the_servers_that_launch_starts(saccade: Start, tmp_path: Path) -> None:
+    folder, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
+    own = {"num_steps": 6, "prompts_per_step": 2, "checkpoint": {"every": 1}, "eval": None}
+    recipe.write_text(json.dumps(RECIPE | own))
+    options = ["--vllm", 1, "--vllm-executable", vllm_executable(), "--vllm-options", "--max-model-len 1024"]
+
+    def steps() -> list[int]:
+        path = folder / "metrics.jsonl"
+        return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+    first = saccade("launch", recipe, *map(str, options), "--vllm-port", "8391", "--out", folder)
+    until = time.monotonic() + 600
+    while time.monotonic() < until and first.poll() is None and len(steps()) < 2:
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    said, _ = first.communicate(timeout=120)
+    assert 2 <= len(steps()) < 6, said[-2000:]
+    said, _ = saccade("resume", folder).communicate(timeout=200)
+    command = shlex.split(said.partition("resume it with them: ")[2])
+    assert command[:3] == ["saccade", "launch", str(folder)], said[-2000:]
+    second = saccade(*command[1:])
+    said, _ = second.communicate(timeout=600)
+    assert second.returncode == 0 and steps() == [1, 2, 3, 4, 5, 6], said[-2000:]
+
+
 COLOCATED = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -313,9 +381,7 @@ print("FOUND", json.dumps(found))
 
 def test_vllm_in_the_trainers_process_agrees_with_the_built_in_engine_after_every_update(tmp_path: Path) -> None:
     """In the environment of vLLM, which then needs this package's dependencies too."""
-    executable = os.environ.get("SACCADE_VLLM")
-    if not executable:
-        pytest.skip("set SACCADE_VLLM to the executable 'vllm' of an environment that has it")
+    executable = vllm_executable()
     here = Path(__file__).parent
     given = {**os.environ, "PYTHONPATH": str(here.parent / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [str(Path(executable).parent / "python"), "-c", COLOCATED, str(here)]

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from saccade.bridges.frames import FrameOf, frame_of
+from saccade.config import said
 from saccade.data.golds import pose
 from saccade.data.images import image_size
 from saccade.data.records import options_of, untagged
@@ -70,7 +73,10 @@ class Scorer:
 
         Raises ValueError for an unknown reward or option, and for a reward of boxes without `processor` or `frame`.
         """
-        config = PartConfig(name=reward) if isinstance(reward, str) else reward
+        try:
+            config = PartConfig(name=reward) if isinstance(reward, str) else reward
+        except ValidationError as error:
+            raise ValueError(said(error)) from None
         task = task or TASK_OF.get(_accuracy(config))
         frames = frame_of(processor, frame) if frame or task in BOXES else None
         return cls(config.name, config.build(), task, gold, frames, opening)

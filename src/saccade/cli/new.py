@@ -98,7 +98,7 @@ def _head(kind: str, found: Guess | None, rows: int, path: Path) -> str:
     verbs = [f"saccade {verb} {path.name}" for verb in ("check", "plan", kind)]
     if kind == "eval":
         verbs = verbs[-1:]
-    return f"# {kind.upper()} on {data}. Every key: docs/recipes.md.\n" + "".join(f"#   {verb}\n" for verb in verbs)
+    return f"# {kind.upper()} on {data}. Every key: docs/keys.md.\n" + "".join(f"#   {verb}\n" for verb in verbs)
 
 
 def _rl(found: Guess | None, rows: int, path: Path, model: str) -> str:
@@ -114,12 +114,18 @@ def _rl(found: Guess | None, rows: int, path: Path, model: str) -> str:
         + f"# Tasks: {tasks}. Each brings its prompt and reward; `task:` in the entry above chooses another.\n"
         + f"stages:\n  - name: main\n    max_new_tokens: {tokens}         # longer replies earn no reward\n"
         + "    group_size: 8               # replies to each prompt, compared with each other\n"
-        + f"prompts_per_step: {prompts}\nnum_steps: {steps:<20}  # about two passes over the rows\n"
+        + f"prompts_per_step: {prompts}\nnum_steps: {steps:<20}  # {passes(steps * prompts / rows)} over the rows\n"
         + f"optim:\n  lr: {'2.0e-4' if tiny else '1.0e-5'}\n"
         + "checkpoint: {every: 50, keep: 2}\n"
         + "# Held-out accuracy while training: questions that are not in `data`.\n"
         + "# eval:\n#   every: 50\n#   data:\n#     - {source: table, path: val.csv}\n"
     )
+
+
+def passes(number: float) -> str:
+    """`about 2 passes`."""
+    whole = max(1, round(number))
+    return f"about {whole} pass{'es' if whole > 1 else ''}"
 
 
 def _sft(found: Guess | None, rows: int, path: Path, model: str) -> str:

@@ -130,7 +130,7 @@ def train_row(draft: Draft, chain: Chain, images: list[str]) -> dict[str, Any]:
         "samples": len(draft.of_arm("bridged")),
         "saw_answer": draft.saw_answer,
         "polished": chain.polished is not None and chain.polished != chain.text,
-        "steps": [shallow_dict(step) for step in draft.steps if _led_to(step, chain)],
+        "steps": [shallow_dict(step) for step in draft.steps if _led_to(step, chain, draft)],
     }
     return {
         "id": draft.id,
@@ -143,10 +143,11 @@ def train_row(draft: Draft, chain: Chain, images: list[str]) -> dict[str, Any]:
     }
 
 
-def _led_to(step: StepRecord, chain: Chain) -> bool:
+def _led_to(step: StepRecord, chain: Chain, draft: Draft) -> bool:
     if step.stage == "reasoning":
         return (step.arm, step.number) == (chain.arm, chain.number)
-    return step.stage in ("pseudo_cot", "description")
+    described = any(one.stage == "description" for one in draft.steps)
+    return step.stage in (("pseudo_cot", "description") if described else ("caption",))
 
 
 def sharegpt_row(draft: Draft, response: str, images: list[str]) -> dict[str, Any]:

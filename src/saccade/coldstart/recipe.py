@@ -159,8 +159,8 @@ class ColdStartRecipe(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ColdStartRecipe:
-        if self.ablation and not self.bridge:
-            raise ValueError("ablation compares the bridged description with a caption, but bridge is false; set one")
+        if not self.bridge:
+            self._no_bridge_options()
         for number, entry in enumerate(self.data):
             if entry.source == WORLD and entry.limit is None:
                 raise ValueError(f"data.{number}: the world is infinite; set a 'limit'")
@@ -169,3 +169,17 @@ class ColdStartRecipe(Config):
                     f"data.{number}: 'teacher: world' works only on the procedural world; got source {entry.source!r}"
                 )
         return self
+
+    def _no_bridge_options(self) -> None:
+        """ValueError for keys of the steps that `bridge: false` leaves out."""
+        idle = {
+            "ablation": self.ablation > 0,
+            "answer_in": bool({"pseudo_cot", "description"} & set(self.answer_in)),
+            "sampling.pseudo_cot": self.sampling.pseudo_cot != SamplingTable().pseudo_cot,
+            "prompts.pseudo_cot": self.prompts.pseudo_cot != PromptTable().pseudo_cot,
+            "prompts.description": self.prompts.description != PromptTable().description,
+        }
+        if found := [key for key, given in idle.items() if given]:
+            raise ValueError(
+                f"{', '.join(found)}: no effect with bridge: false, which only writes a caption; remove it"
+            )

@@ -93,6 +93,8 @@ class _RowSteps:
         sources = before.get(record.stage, ())
         if record.stage == "reasoning" and record.arm != "bridged":
             sources = ("caption",) if record.arm == "caption" else ()
+        elif record.stage == "reasoning" and not self.teachers.recipe.bridge:
+            sources = ("caption",)
         inherited = any(step.saw_answer for step in self.draft.steps if step.stage in sources)
         return replace(record, saw_answer=record.saw_answer or inherited)
 

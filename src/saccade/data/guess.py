@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from saccade.data.files import table_rows
+from saccade.data.images import SUFFIXES
 from saccade.data.records import Reading
 from saccade.data.sources import DataConfig, items
 from saccade.types import Sample
@@ -53,30 +54,30 @@ def guess(path: Path) -> Guess:
         raise ValueError(f"{path}: there is no such file or folder")
     first = {} if path.is_dir() else next(_rows(path), {})
     columns = _columns(first)
-    pictured = any(str(name).lower() in NAMES["image"] for name, value in first.items() if value)
-    tried: list[str] = []
+    pictured = bool(first.get(str(columns.get("image"))) or first.get("image") or first.get("images"))
+    tried: defaultdict[str, list[str]] = defaultdict(list)  # what was said -> the formats that said so
     best: Guess | None = None
     for name, keys in _candidates(path, columns):
         try:
             entry = DataConfig(source=name, path=path, **keys)
             found = list(islice(items(entry), LOOKED_AT))
         except (ValueError, OSError, ValidationError) as error:
-            tried.append(f"{name}: {_brief(error)}")
+            tried[_brief(error)].append(name)
             continue
         good = [item for _, item in found if isinstance(item, Sample)]
-        if pictured and not any(sample.images for sample in good):
-            tried.append(f"{name}: leaves the images out")
+        if good and pictured and not any(sample.images for sample in good):
+            tried["leaves the images out"].append(name)
             continue
         bad = [f"{place}: {item}" for place, item in found if not isinstance(item, Sample)]
         if good and (best is None or len(good) > len(best.samples)):
             best = Guess(entry, Counter(one.task for one in good), good, bad[0] if bad else None)
         if good and not bad:
             break
-        tried.append(f"{name}: {_brief(bad[0]) if bad else 'no rows'}")
+        tried[_brief(bad[0]) if bad else "no rows"].append(name)
     if best is None:
         raise ValueError(
             f"{path}: no format reads its rows; name its columns in the recipe (docs/data.md, source table)\n  "
-            + "\n  ".join(tried)
+            + "\n  ".join(f"{', '.join(dict.fromkeys(names))}: {said}" for said, names in tried.items())
         )
     return best
 
@@ -94,17 +95,33 @@ def _candidates(path: Path, columns: dict[str, str | list[str]]) -> Iterator[tup
 
 
 def _columns(first: dict[str, Any]) -> dict[str, str | list[str]]:
-    """Columns of a file of rows whose usual names differ from ours."""
+    """Columns of a file of rows whose names differ from ours: by their usual names, then by what is in them."""
     names = {str(name).lower(): str(name) for name in first}
-    found: dict[str, str | list[str]] = {}
+    taken: dict[str, str] = {}
     for what, usual in NAMES.items():
-        name = next((names[one] for one in usual if one in names and names[one] not in found.values()), None)
-        if name is not None and name not in (what, f"{what}s"):
-            found[what] = name
+        name = next((names[one] for one in usual if one in names and names[one] not in taken.values()), None)
+        if name is not None:
+            taken[what] = name
     letters = [names[one] for one in ("a", "b", "c", "d", "e", "f") if one in names]
-    if "options" not in found and "options" not in names and len(letters) > 1:
+    _by_content({name: value for name, value in first.items() if name not in letters}, taken)
+    found: dict[str, str | list[str]] = {what: name for what, name in taken.items() if name not in (what, f"{what}s")}
+    if "options" not in taken and len(letters) > 1:
         found["options"] = letters
     return found
+
+
+def _by_content(first: dict[str, Any], taken: dict[str, str]) -> None:
+    """Adds to `taken` the columns whose names say nothing: the one name of an image file, the one text of several
+    words as the question, and then the one column that is left as the answer."""
+    signs: dict[str, Callable[[str], bool]] = {
+        "image": lambda text: text.lower().endswith(SUFFIXES),
+        "question": lambda text: len(text.split()) > 2,
+        "answer": bool,
+    }
+    for what, sign in signs.items():
+        left = [name for name, value in first.items() if name not in taken.values() and sign(str(value))]
+        if what not in taken and len(left) == 1:
+            taken[what] = left[0]
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -40,7 +40,10 @@ def use_cache_without_network() -> bool:
 
 
 FOR_A_PLAN = "a plan needs only config.json: set model.path=DIR to a directory that holds one"
-WAY_OUT = "check the network, or download the model elsewhere and give its directory"
+WAY_OUT = (
+    "check the network, or download the model elsewhere and give its directory; "
+    "model.path=base is the tiny model that ships with saccade"
+)
 
 
 def refuse_unreachable(path: str, way_out: str = WAY_OUT) -> None:

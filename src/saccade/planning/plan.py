@@ -105,6 +105,8 @@ def assumptions(recipe: Recipe, shape: ModelShape, setting: Setting) -> Iterator
         f"{setting.utilization:.0%} of {peak_tflops(recipe, setting):g} TFLOPS in {recipe.model.dtype}; decoding reads "
         f"{setting.memory_tbs:g} TB/s; rewards and data take no time"
     )
+    if recipe.model.device == "cpu":
+        yield "the times are those of a GPU, but the recipe says device: cpu: a step of the run says how long one takes"
     if isinstance(recipe, RLRecipe) and not isinstance(recipe.rollout.engine, BuiltinEngineConfig):
         yield "replies come from vLLM, whose memory and time are not predicted"
     if setting.gpus > 1:

@@ -19,6 +19,8 @@ from saccade.report.pictures import Pictures
 from saccade.runs.files import JsonRow, RunFiles, read_json, read_run
 
 SHARES = ("accuracy", "truncated", "precision", "recall", "average_precision", "false_presence", "listed")
+CELL = ("arm", "evaluation", "split", "decoding")
+"""What names a row of the table of all arms; only what differs between rows is shown."""
 WORDS = {"reproduced": "Reproduced", "not_reproduced": "Not reproduced", "inconclusive": "Inconclusive"}
 
 
@@ -64,26 +66,27 @@ def shown(value: float, measure: str, signed: bool = False) -> str:
 
 def tested(row: JsonRow) -> Tested:
     """A hypothesis of study.json in words, with its interval and the values of the seeds on one axis."""
-    measure, values = row["measure"], list(row["values"].values())
-    ends = [row["mean"], *values, row["above"], 0.0]
-    ends += [end for end in (row["low"], row["high"]) if end is not None]
-    reach = max(abs(end) for end in ends) or 1.0
-    low, high = (row["mean"] if end is None else end for end in (row["low"], row["high"]))
-    points = [(row["mean"], low, high, 0), *((value, value, value, 1) for value in values)]
+    measure, values = row["measure"], [value for value in row["values"].values() if value is not None]
+    mean = 0.0 if row["mean"] is None else row["mean"]
+    low, high = (mean if end is None else end for end in (row["low"], row["high"]))
+    reach = max(abs(end) for end in (mean, low, high, row["above"], *values)) or 1.0
+    points = [(mean, low, high, 0), *((value, value, value, 1) for value in values)]
     unit = " points" if is_share(measure) else ""
     more = ""
-    if row["verdict"] == "inconclusive":
+    if len(values) < len(row["values"]):
+        more = "the measure applies to no reply of an arm"
+    elif row["verdict"] == "inconclusive" and row["low"] is not None:
         more = "more than 1,000 seeds would be needed"
-        if row.get("more_cpu_hours") is not None:
-            more = (
-                f"about {row['seeds_needed']} seeds, {row['more_cpu_hours']:g} more CPU hours, if mean and spread stay"
-            )
+        if row["more_cpu_hours"] is not None:
+            toward = "reproduced" if mean > row["above"] else "not reproduced"
+            cost = f"about {row['seeds_needed']} seeds, {row['more_cpu_hours']:g} more CPU hours"
+            more = f"would be '{toward}' with {cost}, if mean and spread stayed"
     return Tested(
         row["name"],
         row["primary"],
         WORDS[row["verdict"]],
-        shown(row["mean"], measure, True) + unit,
-        "one seed" if row["low"] is None else f"{shown(low, measure, True)} to {shown(high, measure, True)}",
+        shown(mean, measure, True) + unit if values else "",
+        "" if row["low"] is None else f"{shown(low, measure, True)} to {shown(high, measure, True)}",
         shown(row["above"], measure, True),
         ", ".join(shown(value, measure, True) for value in values),
         forest(points, (-reach, reach), zero=True),
@@ -93,7 +96,7 @@ def tested(row: JsonRow) -> Tested:
 
 def _table(document: JsonRow) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
     rows = document["table"]
-    names = [key for key in rows[0] if key not in ("evaluation", "arm", "split", "decoding")]
+    names = [key for key in rows[0] if key not in CELL]
 
     def cell(row: JsonRow, measure: str) -> str:
         if row[measure] is None:
@@ -101,10 +104,9 @@ def _table(document: JsonRow) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[s
         mean, low, high = row[measure]
         return f"{shown(mean, measure)} [{shown(low, measure)}, {shown(high, measure)}]"
 
+    keys = [key for key in CELL if key == "arm" or len({row[key] for row in rows}) > 1]
     columns = tuple(f"{name.replace('_', ' ')}{' %' if is_share(name) else ''}" for name in names)
-    found = tuple(
-        (f"{row['arm']}, {row['split']}, {row['decoding']}", tuple(cell(row, name) for name in names)) for row in rows
-    )
+    found = tuple((", ".join(row[key] for key in keys), tuple(cell(row, name) for name in names)) for row in rows)
     return columns, found
 
 
@@ -117,7 +119,9 @@ def study_page(folder: Path) -> Page:
     items = item_data(list(_answers(seeds[0])), pictures)
     columns, rows = _table(document)
     seeds_words = f"{len(document['seeds'])} seeds, {document['cpu_minutes']:g} CPU minutes"
-    notes = "" if document["recorded"] else " Development seeds or a part of the seeds: not the recorded run."
+    notes = "" if document["recorded"] else " Not the recorded run: other seeds, or a changed recipe."
+    if earlier := document["earlier_seeds"]:
+        notes += f" Extended once, after results of {len(earlier)} seeds."
     words = tuple((title, document[title.lower()]) for title in ("Claim", "Question", "Limits"))
     sections = [RunSection(seed.name, overlaid(_curves(seed))) for seed in seeds]
     config = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").exists() else ""
@@ -141,22 +145,25 @@ def study_page(folder: Path) -> Page:
         environment=tuple((key, str(value)) for key, value in document["machine"].items()),
         configs=(("config.yaml", config),) if config else (),
         warnings=tuple(dict.fromkeys(warnings)),
-        study=StudyTables(words, tuple(map(tested, document["hypotheses"])), columns, rows, commands(folder)),
+        study=StudyTables(words, tuple(map(tested, document["hypotheses"])), columns, rows, commands(folder, document)),
     )
 
 
-def commands(folder: Path) -> tuple[str, ...]:
+def commands(folder: Path, document: JsonRow) -> tuple[str, ...]:
     """How to repeat the study, and how to look at one of its runs."""
-    return (f"saccade study {folder.name}", f"saccade report {folder}/seed-1/<arm>")
+    again = folder.name if document["recorded"] else f"{folder / 'config.yaml'} --out {folder}"
+    return (f"saccade study {again}", f"saccade report {folder}/seed-{document['seeds'][0]}/ARM")
 
 
 def _answers(seed: Path) -> Iterator[tuple[str, RunFiles, list[JsonRow]]]:
     """(arm, its evaluation, items), greedy replies where there are some."""
+    several = len(list(seed.glob("eval/*"))) > 1
     for path in sorted(seed.glob("eval/*/*/items.jsonl")):
         run = read_run(path.parent, ("config.yaml",))
         rows = list(run.items())
         decoding = min((row["decoding"] for row in rows), default="")
-        yield path.parent.name, run, [row for row in rows if row["decoding"] == decoding]
+        who = f"{path.parent.name}, {path.parent.parent.name}" if several else path.parent.name
+        yield who, run, [row for row in rows if row["decoding"] == decoding]
 
 
 def _curves(seed: Path) -> dict[str, Sequence[JsonRow]]:
@@ -168,7 +175,7 @@ def study_text(document: JsonRow) -> str:
     """The verdict and the hypotheses for the terminal."""
     lines = [f"{WORDS[document['verdict']]}: {document['sentence']}"]
     for row in map(tested, document["hypotheses"]):
-        mark = "" if row.primary else "  (beside)"
+        mark = "" if row.primary else "  (secondary)"
         lines.append(f"  {row.name}: {row.mean} [{row.interval}], must exceed {row.above}: {row.verdict.lower()}{mark}")
         lines.append(f"    seeds: {row.seeds}{'; ' + row.more if row.more else ''}")
     return "\n".join([*lines, f"CPU minutes: {number(document['cpu_minutes'])}"])

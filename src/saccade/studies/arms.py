@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +15,14 @@ from saccade.base import pretrain
 from saccade.base.config import PretrainRecipe
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run as run_coldstart
-from saccade.config import Config, checked
+from saccade.config import Config, checked, dump
+from saccade.disk import write_text
 from saccade.evaluation import benchmarking
 from saccade.evaluation.config import EvalRecipe
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.runs.files import rows_of
+from saccade.runs.records import CONFIG
 from saccade.studies.chains import ChainSource
 from saccade.studies.jobs import DONE
 from saccade.studies.study_recipe import (
@@ -33,10 +35,13 @@ from saccade.studies.study_recipe import (
     StudyRecipe,
     evaluation_keys,
     keys_of,
+    speed_of,
 )
 from saccade.training import rl, sft
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.examples import Draw
+from saccade.training.loop import RunResult
+from saccade.training.resuming import Resume
 from saccade.world import World
 
 JobResult = dict[str, Any]
@@ -49,12 +54,13 @@ CHUNK = 10
 
 
 def run_arm(directory: Path, recipe: StudyRecipe, name: str, seed: int, data: str) -> JobResult:
-    """Train an arm, or make its set; returns steps, CPU seconds and sampled tokens."""
+    """Train an arm, or make its set. Of SFT and RL: steps, CPU seconds and sampled tokens."""
     arm, places = recipe.arms[name], Places(directory.parent, data)
     if isinstance(arm, ColdStartArm):
-        return _timed(lambda: run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True)))
+        return run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True))
     if isinstance(arm, BaseArm):
-        return _timed(lambda: pretrain.train(base_recipe(recipe, name, places, seed)))
+        pretrain.train(base_recipe(recipe, name, places, seed))
+        return {}
     return _sft(recipe, arm, name, places, seed) if arm.kind == "sft" else _rl(recipe, arm, name, places, seed)
 
 
@@ -114,7 +120,7 @@ def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, 
     assert isinstance(arm, SFTArm | RLArm)
     given = places.filled(keys_of(recipe, name))
     if isinstance(arm, RLArm):
-        given["data"] = shifted(given["data"], seed)
+        given["data"] = shifted(given.get("data", ()), seed)
     if steps is not None:
         given["num_steps"] = steps
     last = given.get("num_steps") or 10_000
@@ -126,29 +132,40 @@ def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, 
 def _sft(recipe: StudyRecipe, arm: SFTArm, name: str, places: Places, seed: int) -> JobResult:
     steps, arms = None, places.arms
     if arm.match is not None:
-        before = _result(arms, arm.start)
-        steps = max(1, round(_result(arms, arm.match.arm)["cpu"] / (before["cpu"] / before["steps"])))
+        before = _result(arms, str(speed_of(recipe, name)))
+        steps = max(1, round(_result(arms, arm.match)["cpu"] / (before["cpu"] / before["steps"])))
     draw = None if arm.chains is None else _draw(recipe, arm.chains, seed, arm)
     began = time.process_time()
-    done = sft.train(arm_recipe(SFTRecipe, recipe, name, places, seed, steps), arms / name, draw)
+    done = whole(sft.train(arm_recipe(SFTRecipe, recipe, name, places, seed, steps), arms / name, draw))
     return {"steps": done.step, "cpu": time.process_time() - began, "tokens": 0.0}
 
 
 def _rl(recipe: StudyRecipe, arm: RLArm, name: str, places: Places, seed: int) -> JobResult:
-    """One run; with `match` in chunks, until it has cost what the other arm cost."""
+    """One run; with `match` in chunks, until it has sampled as many tokens as the other arm."""
     began, directory = time.process_time(), places.arms / name
 
     def train(steps: int | None, resume: bool) -> JobResult:
-        whole = arm_recipe(RLRecipe, recipe, name, places, seed, steps)
-        done = rl.train(whole, directory, resume=resume)
+        given = arm_recipe(RLRecipe, recipe, name, places, seed, steps)
+        if resume:
+            write_text(directory / CONFIG, dump(given))  # a run is resumed with the number of steps that is there
+        done = whole(rl.train(given, directory, resume=Resume(accept_changes=True) if resume else False))
         return {"steps": done.step, "cpu": time.process_time() - began, "tokens": sampled_tokens(directory)}
 
     if arm.match is None:
         return train(None, False)
-    found = train(CHUNK, False)
-    while found[arm.match.by] < _result(places.arms, arm.match.arm)[arm.match.by]:
-        found = train(found["steps"] + CHUNK, True)
+    budget = _result(places.arms, arm.match)["tokens"]
+    found = train(1, False)
+    while found["tokens"] < budget:
+        left = (budget - found["tokens"]) / (found["tokens"] / found["steps"])
+        found = train(found["steps"] + min(CHUNK, max(1, round(left))), True)
     return found
+
+
+def whole(result: RunResult) -> RunResult:
+    """ValueError for a run that ended before its last step."""
+    if result.stopped:
+        raise ValueError(f"{result.directory}: {result.stopped}; an arm of a study is trained to its end")
+    return result
 
 
 def _result(arms: Path, name: str) -> JobResult:
@@ -170,8 +187,7 @@ def _draw(recipe: StudyRecipe, chains: ChainsConfig, seed: int, arm: SFTArm) -> 
 def coldstart_recipe(recipe: StudyRecipe, name: str, places: Places, seed: int) -> ColdStartRecipe:
     """The complete recipe of a set. ConfigError as for any recipe."""
     given = places.filled(keys_of(recipe, name))
-    given |= {"kind": "coldstart", "out": places.arms / name}
-    given["data"] = shifted(given["data"], seed)
+    given |= {"kind": "coldstart", "out": places.arms / name, "data": shifted(given.get("data", ()), seed)}
     return checked(ColdStartRecipe, given, {(): f"arms.{name}.recipe"})
 
 
@@ -179,9 +195,3 @@ def base_recipe(recipe: StudyRecipe, name: str, places: Places, seed: int) -> Pr
     """The complete recipe of a base. ConfigError as for any recipe."""
     given = {**keys_of(recipe, name), "out": str(places.arms / name), "seed": seed}
     return checked(PretrainRecipe, given, {(): f"arms.{name}.recipe"})
-
-
-def _timed(run: Callable[[], object]) -> JobResult:
-    began = time.process_time()
-    run()
-    return {"cpu": time.process_time() - began}

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 DONE = "job.json"
 LOG = "job.log"
 POLL_S = 0.5
+STOP_S = 10.0
+"""How long a stopped job may take to end."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class StudyJob:
     """Units of progress, for the progress bar."""
     progress_file: str = "metrics.jsonl"
     """A file in the directory that gains a line per unit."""
+
+    @property
+    def kind(self) -> str:
+        """Jobs of a kind take about as long: eval/base and eval/rl, seed-1/rl and seed-2/rl."""
+        seed, _, name = self.name.partition("/")
+        return name if seed.startswith("seed-") else seed
 
 
 class JobFailed(ValueError):
@@ -92,12 +101,14 @@ def run_all(
         finally:
             for _, process in running.values():
                 process.terminate()
+            for _, process in running.values():
+                process.join(STOP_S)
     return {job.name: json.loads((job.directory / DONE).read_text(encoding="utf-8")) for job in jobs}
 
 
 class Estimate:
     """How long the rest of a study takes, from the measured speed of its jobs. A job that has not begun takes as long
-    as the known ones of its kind (the part of its name before the slash), or as the mean of all."""
+    as the known ones of its kind (`StudyJob.kind`), or as the mean of all."""
 
     def __init__(self, jobs: Sequence[StudyJob], parallel: int) -> None:
         self.jobs, self.parallel = jobs, parallel
@@ -126,8 +137,8 @@ class Estimate:
     def _expected(self, job: StudyJob) -> float:
         if job.name in self.expected_s:
             return self.expected_s[job.name]
-        kind = job.name.partition("/")[0]
-        alike = [s for name, s in self.expected_s.items() if name.partition("/")[0] == kind]
+        known = [one for one in self.jobs if one.name in self.expected_s]
+        alike = [self.expected_s[one.name] for one in known if one.kind == job.kind]
         return fmean(alike or self.expected_s.values())
 
 
@@ -179,7 +190,9 @@ def _start(job: StudyJob) -> Any:
 
 
 def _work(job: StudyJob) -> None:
-    """The body of a job's process: one thread, output to its log, CPU seconds measured."""
+    """The body of a job's process: one thread, output to its log, CPU seconds measured. It ends with its parent,
+    so that no second process ever writes into the directory of a study that was killed and started again."""
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     log = (job.directory / LOG).open("w", buffering=1, encoding="utf-8")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -199,6 +212,11 @@ def _work(job: StudyJob) -> None:
     fresh = job.directory / f"{DONE}.part"
     fresh.write_text(json.dumps(result, indent=1), encoding="utf-8")
     fresh.rename(job.directory / DONE)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _lines(path: Path) -> int:

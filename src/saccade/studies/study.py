@@ -13,34 +13,41 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 
-from saccade.config import dump
+import saccade
+from saccade.config import dump, packaged
 from saccade.disk import write_text, writing
+from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import ItemResult, read_items
-from saccade.evaluation.measures import mean_measure
 from saccade.evaluation.results import write_json
 from saccade.models.policy import resolve_path
 from saccade.runs.files import JsonRow
 from saccade.runs.lock import locked
 from saccade.studies import arms
 from saccade.studies.jobs import StudyJob, run_all
+from saccade.studies.measures import mean_measure
 from saccade.studies.study_recipe import (
     BASE,
+    FOLDER,
     BaseArm,
     ColdStartArm,
     Hypothesis,
     StudyRecipe,
+    evaluation_keys,
     keys_of,
     load_study,
     needs,
+    read_by,
 )
 from saccade.studies.verdict import decide, over_seeds, together
 from saccade.training.config import RLRecipe, SFTRecipe
 
 SCHEMAS = {"sft": SFTRecipe, "rl": RLRecipe}
+DOCUMENT = "study.json"
 COSTS = ("steps", "cpu_s", "tokens")
 HEADLINE = ("accuracy", "tokens", "truncated")
 """Measures of the table of all arms, besides those of the hypotheses."""
@@ -49,15 +56,16 @@ HEADLINE = ("accuracy", "tokens", "truncated")
 def run_study(recipe: StudyRecipe, out: Path, seeds: Sequence[int], console: Console, data: str = "data") -> JsonRow:
     """Run or resume a study on `seeds` and return what `study.json` holds. `data` is the folder of the data sets.
 
-    ValueError before any work when the base is missing, an arm's recipe is invalid, or `out` holds another study.
+    ValueError before any work when the base is missing, an arm's recipe is invalid, or `out` holds another study, or
+    results of seeds that are not among these.
     """
     resolve_path(recipe.base)
     check_arms(recipe)
     with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out):
-        _reserve(recipe, out)
+        earlier = reserve(recipe, out, seeds)
         jobs = run_all(plan(recipe, out, seeds, data), recipe.parallel, console)
-        document = conclude(recipe, out, seeds, jobs)
-        write_json(out / "study.json", document)
+        document = conclude(recipe, out, seeds, jobs, earlier)
+        write_json(out / DOCUMENT, document)
     return document
 
 
@@ -73,7 +81,8 @@ def plan(recipe: StudyRecipe, out: Path, seeds: Sequence[int], data: str = "data
             jobs.append(StudyJob(f"{at}/{name}", arms.run_arm, folder / name, given, before, total))
         for evaluation, measured in recipe.evaluations.items():
             for name in measured.arms:
-                before = () if name == BASE else (f"{at}/{name}",)
+                read = read_by(recipe, evaluation_keys(recipe, evaluation))
+                before = tuple(f"{at}/{other}" for other in dict.fromkeys([name, *read]) if other != BASE)
                 given = {"recipe": recipe, "evaluation": evaluation, "name": name, "seed": seed, "data": data}
                 where = folder / "eval" / evaluation / name
                 jobs.append(StudyJob(f"{at}/eval/{evaluation}/{name}", arms.run_evaluation, where, given, before, 1))
@@ -87,37 +96,75 @@ def _steps(given: Mapping[str, Any]) -> int:
 
 
 def check_arms(recipe: StudyRecipe) -> None:
-    """ConfigError, with the arm's name, when a recipe of an arm or an evaluation is invalid."""
+    """ConfigError or ValueError, with the arm's name, when a recipe of an arm or an evaluation is invalid, or when a
+    hypothesis asks for items that no evaluation gives."""
     places = arms.Places(Path("arms"), "data")
     for name, arm in recipe.arms.items():
         if isinstance(arm, ColdStartArm):
             arms.coldstart_recipe(recipe, name, places, 0)
-        if isinstance(arm, BaseArm):
+        elif isinstance(arm, BaseArm):
             arms.base_recipe(recipe, name, places, 0)
-        if isinstance(arm, ColdStartArm | BaseArm):
-            continue
-        found = arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, places, 0, 1 if arm.match else None)
-        if arm.kind == "rl" and arm.match and found.optim.decay != "constant":
-            raise ValueError(f"arms.{name}.recipe.optim.decay: with 'match' the end is not known; use constant")
-    for name in recipe.evaluations:
-        arms.evaluation_recipe(recipe, name, BASE, places, 0)
+        else:
+            found = arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, places, 0, 1 if arm.match else None)
+            if arm.kind == "rl" and arm.match and (found.optim.decay != "constant" or found.optim.warmup_ratio):
+                raise ValueError(
+                    f"arms.{name}.recipe.optim: with 'match' the last step is not known; use a constant rate"
+                )
+    asked = {name: arms.evaluation_recipe(recipe, name, BASE, places, 0) for name in recipe.evaluations}
+    for number, one in enumerate(recipe.hypotheses):
+        for cell in one.contrast:
+            _check_where(f"hypotheses.{number}.where", one.where, asked[cell.partition("/")[0]])
 
 
-def fingerprint(recipe: StudyRecipe) -> str:
-    """SHA-256 of all that was fixed before the run; its cost and the number of processes do not belong to that."""
-    fixed = recipe.model_dump(mode="json", exclude={"cpu_minutes_per_seed", "parallel"})
+def _check_where(place: str, where: Mapping[str, str], asked: EvalRecipe) -> None:
+    world = asked.world
+    known = {
+        "decoding": [decoding.name for decoding in asked.decodings()],
+        "split": world.splits if world else [entry.split or "train" for entry in asked.data],
+        "task": world.tasks if world else [entry.task for entry in asked.data if entry.task],
+    }
+    for key, value in where.items():
+        if value not in known[key]:
+            found = ", ".join(map(str, known[key]))
+            raise ValueError(f"{place}.{key}: got '{value}'; the evaluation has {found}")
+
+
+def fingerprint(recipe: StudyRecipe, seeds: bool = True) -> str:
+    """SHA-256 of all that was fixed before the run. Without `seeds`: of what every seed does. Cost, number of processes
+    and further columns of the table do not belong to it."""
+    free = {"cpu_minutes_per_seed", "parallel", "also", *(() if seeds else ("seeds", "development_seeds"))}
+    fixed = recipe.model_dump(mode="json", exclude=free, exclude_defaults=True)
+    fixed |= {"seeds": list(recipe.seeds)} if seeds else {}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
-def _reserve(recipe: StudyRecipe, out: Path) -> None:
-    config = out / "config.yaml"
-    if config.exists() and fingerprint(load_study(str(config))) != fingerprint(recipe):
+def is_recorded(recipe: StudyRecipe, seeds: Sequence[int]) -> bool:
+    """Whether these are all seeds of a packaged study, unchanged."""
+    same = (fingerprint(load_study(name)) for name in packaged() if name.startswith(FOLDER))
+    return list(seeds) == list(recipe.seeds) and fingerprint(recipe) in same
+
+
+def reserve(recipe: StudyRecipe, out: Path, seeds: Sequence[int]) -> list[int]:
+    """Writes the recipe; the seeds of earlier results in `out`, which a study keeps."""
+    config, document = out / "config.yaml", out / DOCUMENT
+    if config.exists() and fingerprint(load_study(str(config)), seeds=False) != fingerprint(recipe, seeds=False):
         raise ValueError(f"{out} contains another study, or another version of this one; choose another --out")
+    before = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
+    known = before.get("seeds", [])
+    if lost := set(known) - set(seeds):
+        raise ValueError(
+            f"{out} has results of seeds {known}, and {sorted(lost)} are not among seeds {list(seeds)}; seeds can be "
+            "added, not dropped: add them, or choose another --out"
+        )
     write_text(config, dump(recipe))
+    return before.get("earlier_seeds") or (known if len(known) < len(seeds) else [])
 
 
-def conclude(recipe: StudyRecipe, out: Path, seeds: Sequence[int], jobs: Mapping[str, JsonRow]) -> JsonRow:
-    """The document of `study.json`, from the items of all evaluations."""
+def conclude(
+    recipe: StudyRecipe, out: Path, seeds: Sequence[int], jobs: Mapping[str, JsonRow], earlier: Sequence[int] = ()
+) -> JsonRow:
+    """The document of `study.json`, from the items of all evaluations. `earlier`: seeds of results before it was
+    extended."""
     cells = {
         (seed, f"{evaluation}/{name}"): read_items(out / f"seed-{seed}" / "eval" / evaluation / name / "items.jsonl")
         for seed in seeds
@@ -136,9 +183,11 @@ def conclude(recipe: StudyRecipe, out: Path, seeds: Sequence[int], jobs: Mapping
         "limits": recipe.limits,
         "verdict": verdict,
         "sentence": recipe.verdict[verdict],
-        "recorded": list(seeds) == list(recipe.seeds),
+        "recorded": is_recorded(recipe, seeds),
         "recipe_sha256": fingerprint(recipe),
+        "version": saccade.__version__,
         "seeds": list(seeds),
+        "earlier_seeds": list(earlier),
         "hypotheses": rows,
         "table": _table(recipe, cells, seeds),
         "cpu_minutes": round(spent / 60, 1),
@@ -152,34 +201,29 @@ def _picked(items: Sequence[ItemResult], where: Mapping[str, str]) -> list[ItemR
 
 
 def _tested(one: Hypothesis, cells: Mapping[Any, Sequence[ItemResult]], seeds: Sequence[int], cost: float) -> JsonRow:
-    """A hypothesis: the contrast of every seed, the interval, the verdict, and what more seeds would cost."""
+    """A hypothesis: the contrast of every seed, the interval, the verdict, and what more seeds would cost. A seed for
+    which the measure applies to no item of an arm has the value null, and nothing is decided."""
 
-    def value(seed: int) -> float:
+    def value(seed: int) -> float | None:
         means = {cell: mean_measure(one.measure, _picked(cells[seed, cell], one.where)) for cell in one.contrast}
-        return sum(weight * means[cell] for cell, weight in one.contrast.items())
+        found = [weight * mean for cell, weight in one.contrast.items() if (mean := means[cell]) is not None]
+        return sum(found) if len(found) == len(means) else None
 
-    values = [value(seed) for seed in seeds]
-    row: JsonRow = {
-        "name": one.name,
-        "measure": one.measure,
-        "contrast": dict(one.contrast),
-        "where": dict(one.where),
-        "above": one.above,
-        "primary": one.primary,
-        "values": {str(seed): found for seed, found in zip(seeds, values, strict=True)},
-    }
-    if len(seeds) < 2:
-        return {**row, "verdict": "inconclusive", "mean": values[0], "low": None, "high": None, "more_cpu_hours": None}
-    found = decide(values, one.above)
-    interval = found.interval
+    values = {str(seed): value(seed) for seed in seeds}
+    row: JsonRow = {**one.model_dump(), "values": values}
+    known = [found for found in values.values() if found is not None]
+    if len(known) < max(2, len(seeds)):
+        mean = fmean(known) if known else None
+        return row | {"verdict": "inconclusive", "mean": mean, "low": None, "high": None, "more_cpu_hours": None}
+    found = decide(known, one.above)
     more = None if found.seeds_needed is None else round((found.seeds_needed - len(seeds)) * cost / 3600, 2)
-    row |= {"mean": interval.mean, "low": interval.low, "high": interval.high, "verdict": found.verdict}
-    return row | {"seeds_needed": found.seeds_needed, "more_cpu_hours": more}
+    ends = {"mean": found.interval.mean, "low": found.interval.low, "high": found.interval.high}
+    return row | ends | {"verdict": found.verdict, "seeds_needed": found.seeds_needed, "more_cpu_hours": more}
 
 
 def _table(recipe: StudyRecipe, cells: Mapping[Any, Sequence[ItemResult]], seeds: Sequence[int]) -> list[JsonRow]:
     """A row per evaluation, arm, split and decoding: measures as means over seeds, with the ends of their interval."""
-    names = list(dict.fromkeys([*HEADLINE, *(one.measure for one in recipe.hypotheses)]))
+    names = list(dict.fromkeys([*HEADLINE, *(one.measure for one in recipe.hypotheses), *recipe.also]))
     rows: list[JsonRow] = []
     for evaluation, measured in recipe.evaluations.items():
         for name in measured.arms:
@@ -195,19 +239,8 @@ def _table(recipe: StudyRecipe, cells: Mapping[Any, Sequence[ItemResult]], seeds
 
 def _cell(measure: str, items: Sequence[Sequence[ItemResult]]) -> list[float] | None:
     """[mean, low, high] over seeds; None where the measure applies to no item, low and high equal with one seed."""
-    try:
-        values = [mean_measure(measure, one) for one in items]
-    except ValueError:
-        return None
+    values = [value for one in items if (value := mean_measure(measure, one)) is not None]
     if len(values) < 2:
-        return [values[0]] * 3
+        return values * 3 or None
     interval = over_seeds(values)
     return [interval.mean, interval.low, interval.high]
-
-
-def read_study(folder: Path) -> JsonRow:
-    """What `study.json` holds. ValueError when the study is not finished."""
-    path = folder / "study.json"
-    if not path.exists():
-        raise ValueError(f"{folder} holds no finished study (no study.json); run the same `saccade study` again")
-    return json.loads(path.read_text(encoding="utf-8"))

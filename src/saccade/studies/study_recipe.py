@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from saccade.config import Config, load, merged, packaged
-from saccade.evaluation.measures import MEASURES
+from saccade.studies.measures import MEASURES
 from saccade.world.chains import HabitWeights
 
 FOLDER = "studies/"
@@ -26,14 +26,6 @@ class ChainsConfig(Config):
     split: str = "train"
 
 
-class Match(Config):
-    """The length of a run by the cost of another arm of the same seed."""
-
-    arm: str
-    by: Literal["cpu", "tokens"] = "cpu"
-    """cpu: CPU seconds of training; tokens: sampled tokens (RL only)."""
-
-
 class SFTArm(Config):
     """Supervised fine-tuning."""
 
@@ -45,9 +37,9 @@ class SFTArm(Config):
     recipe is the same on all machines. The study sets `model.path` and `seed`."""
     chains: ChainsConfig | None = None
     """In place of the recipe's `data`."""
-    match: Match | None = None
-    """In place of `num_steps`: as many steps as cost what another arm cost, at the measured speed of the SFT arm before
-    it."""
+    match: str | None = None
+    """In place of `num_steps`: the arm whose CPU seconds it may use, at the measured speed of the SFT arm above it;
+    both start from the same model."""
 
 
 class RLArm(Config):
@@ -57,8 +49,8 @@ class RLArm(Config):
     start: str = BASE
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Keys of an RL recipe, see SFTArm. The seed of a world source is shifted by the study's."""
-    match: Match | None = None
-    """In place of `num_steps`: ends once it has cost what another arm cost."""
+    match: str | None = None
+    """In place of `num_steps`: the RL arm whose number of sampled tokens it may use. Both start from the same model."""
 
 
 class BaseArm(Config):
@@ -95,16 +87,16 @@ class Hypothesis(Config):
 
     name: str
     measure: str
-    """What is averaged over the items, see `saccade.evaluation.measures`."""
+    """What is averaged over the items, see `saccade.studies.measures`."""
     contrast: dict[str, float] = Field(min_length=1)
     """`evaluation/arm` -> weight: {home/rl: 1, home/sft: -1} is the difference of two arms."""
-    where: dict[str, str] = Field(default_factory=dict)
-    """Only items with these fields: {decoding: greedy, split: test}."""
+    where: dict[Literal["decoding", "split", "task"], str] = Field(default_factory=dict)
+    """Only items with these: {decoding: greedy, split: test}."""
     above: float
     """The smallest effect that counts, in units of the measure. Reproduced: the interval over seeds is above it. Not
     reproduced: it is below. Else inconclusive."""
     primary: bool = True
-    """Decides the verdict; others are printed beside it."""
+    """Decides the verdict; others are secondary."""
 
 
 class StudyRecipe(Config):
@@ -123,7 +115,7 @@ class StudyRecipe(Config):
     base: str = "base"
     """The model that arms start from: the packaged one, or a checkpoint directory."""
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=2)
-    development_seeds: tuple[int, ...] = (101, 102)
+    development_seeds: tuple[int, ...] = Field(default=(101, 102), min_length=2)
     cpu_minutes_per_seed: float = Field(gt=0)
     """Cost of one seed as measured on a development seed, for the estimate before a run."""
     shared: dict[Literal["sft", "rl", "coldstart", "pretrain", "eval"], dict[str, Any]] = Field(default_factory=dict)
@@ -131,6 +123,8 @@ class StudyRecipe(Config):
     arms: dict[str, Arm] = Field(min_length=1)
     evaluations: dict[str, Measured] = Field(min_length=1)
     hypotheses: tuple[Hypothesis, ...] = Field(min_length=1)
+    also: tuple[str, ...] = ()
+    """Further measures of the table of all arms."""
     verdict: dict[Verdict, str]
     """The sentence that each verdict prints."""
     parallel: int = Field(default=2, ge=1)
@@ -142,16 +136,12 @@ class StudyRecipe(Config):
         for name, arm in self.arms.items():
             if name == BASE:
                 raise ValueError(f"arms: '{BASE}' is the untrained model; choose another name")
-            for key, other in _named_by(arm):
-                if other not in seen and not (key == "start" and other == BASE):
-                    raise ValueError(f"arms.{name}.{key}: got '{other}'; expected an arm above it: {', '.join(seen)}")
-                if key == "start" and other != BASE and self.arms[other].kind == "coldstart":
-                    raise ValueError(f"arms.{name}.start: '{other}' makes data and no model")
-            if arm.kind == "sft" and arm.match and (arm.start == BASE or self.arms[arm.start].kind != "sft"):
-                raise ValueError(
-                    f"arms.{name}.match: the steps follow from the measured speed of the SFT before it, but it starts "
-                    f"from '{arm.start}'; start it from an SFT arm"
-                )
+            if unknown := set(needs(self, name)) - set(seen):
+                raise ValueError(f"arms.{name}: got {sorted(unknown)}; expected arms above it: {', '.join(seen)}")
+            if isinstance(arm, SFTArm | RLArm):
+                if arm.start != BASE and self.arms[arm.start].kind == "coldstart":
+                    raise ValueError(f"arms.{name}.start: '{arm.start}' makes data and no model")
+                self._matches(name, arm)
             seen.append(name)
         models = {BASE} | {name for name, arm in self.arms.items() if arm.kind != "coldstart"}
         for name, measured in self.evaluations.items():
@@ -159,12 +149,31 @@ class StudyRecipe(Config):
                 raise ValueError(f"evaluations.{name}.arms: got {sorted(unknown)}; expected some of {sorted(models)}")
         return self
 
+    def _matches(self, name: str, arm: SFTArm | RLArm) -> None:
+        """ValueError when the cost of another arm cannot set the length of this one."""
+        if arm.match is None:
+            return
+        other = self.arms[arm.match]
+        if not isinstance(other, RLArm if arm.kind == "rl" else SFTArm | RLArm) or other.start != arm.start:
+            raise ValueError(
+                f"arms.{name}.match: got '{arm.match}'; expected {'an RL arm' if arm.kind == 'rl' else 'an arm'} that "
+                f"starts from '{arm.start}' too, so that equal cost means an equal budget"
+            )
+        if arm.kind == "sft" and speed_of(self, name) is None:
+            raise ValueError(f"arms.{name}.match: no SFT arm above it, whose measured speed would give its steps")
+        if "num_steps" in keys_of(self, name):
+            raise ValueError(f"arms.{name}: got num_steps and match; expected one of them")
+
     @model_validator(mode="after")
     def _hypotheses_can_be_measured(self) -> StudyRecipe:
         known = {f"{name}/{arm}" for name, measured in self.evaluations.items() for arm in measured.arms}
+        for where, measure in [
+            *((f"hypotheses.{number}.measure", one.measure) for number, one in enumerate(self.hypotheses)),
+            *((f"also.{number}", measure) for number, measure in enumerate(self.also)),
+        ]:
+            if measure not in MEASURES:
+                raise ValueError(f"{where}: got '{measure}'; expected one of {', '.join(MEASURES)}")
         for number, one in enumerate(self.hypotheses):
-            if one.measure not in MEASURES:
-                raise ValueError(f"hypotheses.{number}.measure: got '{one.measure}'; expected {', '.join(MEASURES)}")
             if unknown := set(one.contrast) - known:
                 raise ValueError(
                     f"hypotheses.{number}.contrast: got {sorted(unknown)}; expected some of {', '.join(sorted(known))}"
@@ -173,18 +182,19 @@ class StudyRecipe(Config):
             raise ValueError(f"verdict: no sentence for {', '.join(sorted(missing))}")
         if not any(one.primary for one in self.hypotheses):
             raise ValueError("hypotheses: none is primary, so that nothing decides the verdict")
+        for key, seeds in (("seeds", self.seeds), ("development_seeds", self.development_seeds)):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{key}: got {list(seeds)}; expected each seed once")
         if both := set(self.seeds) & set(self.development_seeds):
             raise ValueError(f"development_seeds: {sorted(both)} are seeds of the recorded run; choose others")
         return self
 
 
-def _named_by(arm: Arm) -> Iterator[tuple[str, str]]:
-    """(key, name) of the arms that this one needs."""
-    if isinstance(arm, ColdStartArm | BaseArm):
-        return
-    yield "start", arm.start
-    if arm.match is not None:
-        yield "match.arm", arm.match.arm
+def speed_of(recipe: StudyRecipe, name: str) -> str | None:
+    """The SFT arm whose measured speed gives the steps of the matched SFT arm `name`: the last one above it."""
+    above = list(recipe.arms)[: list(recipe.arms).index(name)]
+    found = [one for one in above if isinstance(arm := recipe.arms[one], SFTArm) and arm.match is None]
+    return found[-1] if found else None
 
 
 def load_study(name: str, overrides: Sequence[str] = ()) -> StudyRecipe:
@@ -205,5 +215,16 @@ def evaluation_keys(recipe: StudyRecipe, name: str) -> dict[str, Any]:
 def needs(recipe: StudyRecipe, name: str) -> tuple[str, ...]:
     """The arms that must be finished before this one, those whose files its recipe reads included."""
     arm = recipe.arms[name]
-    read = [other for other in recipe.arms if f"{{arms}}/{other}/" in str(keys_of(recipe, name))]
-    return tuple(dict.fromkeys([*(other for _, other in _named_by(arm) if other != BASE), *read]))
+    named: list[str | None] = []
+    if isinstance(arm, SFTArm | RLArm):
+        named = [arm.start, arm.match]
+        if isinstance(arm, SFTArm) and arm.match:
+            named.append(speed_of(recipe, name))
+    return tuple(
+        dict.fromkeys([*(one for one in named if one and one != BASE), *read_by(recipe, keys_of(recipe, name))])
+    )
+
+
+def read_by(recipe: StudyRecipe, keys: Mapping[str, Any]) -> list[str]:
+    """The arms whose files a recipe reads."""
+    return [other for other in recipe.arms if f"{{arms}}/{other}/" in str(keys)]

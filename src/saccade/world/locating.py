@@ -169,6 +169,10 @@ def _overlap(first: What, second: What) -> bool:
 
 def _expression_class(rng: Random, cfg: WorldConfig, split: Split) -> str:
     if split.hops > 1:
+        if "relation" not in cfg.expressions:
+            raise ValueError(
+                f"expressions: got {', '.join(cfg.expressions)}; split ood_relation asks for relations only"
+            )
         return "relation"
     return "attribute" if cfg.layout == "free" else rng.choice(cfg.expressions)
 

@@ -29,6 +29,10 @@ def _wrong_tokens(item: ItemResult) -> float | None:
     return _mean_length(item, False)
 
 
+def _right_tokens(item: ItemResult) -> float | None:
+    return _mean_length(item, True)
+
+
 def _excess_of_wrong(item: ItemResult) -> float | None:
     """Mean length of a question's wrong replies minus that of its right ones: the question's difficulty cancels."""
     wrong, right = _mean_length(item, False), _mean_length(item, True)
@@ -36,7 +40,9 @@ def _excess_of_wrong(item: ItemResult) -> float | None:
 
 
 def _mean_length(item: ItemResult, right: bool) -> float | None:
-    found = [n for n, verdict in zip(item.tokens, item.verdicts, strict=True) if verdict is right]
+    """Of the replies that ended by themselves: one that is cut off is wrong because it is long."""
+    attempts = zip(item.tokens, item.verdicts, item.truncated, strict=True)
+    found = [n for n, verdict, truncated in attempts if verdict is right and not truncated]
     return fmean(found) if found else None
 
 
@@ -45,7 +51,8 @@ def _truncated(item: ItemResult) -> float:
 
 
 def _reflections(item: ItemResult) -> float:
-    return float(sum(count_words(think_of(item.text)).values()))
+    """Words of self-reflection after the first word, which names the habit in the world's own chains."""
+    return float(sum(count_words(think_of(item.text).strip().partition(" ")[2]).values()))
 
 
 def _listings(item: ItemResult) -> float:
@@ -115,6 +122,7 @@ def _false_presence(item: ItemResult) -> float | None:
 MEASURES: Mapping[str, Measure] = {
     "accuracy": _accuracy,
     "tokens": _tokens,
+    "right_tokens": _right_tokens,
     "wrong_tokens": _wrong_tokens,
     "excess_of_wrong": _excess_of_wrong,
     "truncated": _truncated,
@@ -136,9 +144,7 @@ MEASURES: Mapping[str, Measure] = {
 is over the items with a box, recall and COCO's average precision over those with a gold box."""
 
 
-def mean_measure(name: str, items: Iterable[ItemResult]) -> float:
-    """The mean over the items to which the measure applies. ValueError when there is none."""
+def mean_measure(name: str, items: Iterable[ItemResult]) -> float | None:
+    """The mean over the items to which the measure applies; None when there is none."""
     values = [value for item in items if (value := MEASURES[name](item)) is not None]
-    if not values:
-        raise ValueError(f"measure '{name}' applies to no item")
-    return fmean(values)
+    return fmean(values) if values else None
