@@ -25,6 +25,7 @@ TESTS = Path(__file__).parent.parent / "tests"
 ANYRES = "anyres_max_9"
 """Tiles of LLaVA-OneVision on the hub; vLLM counts with no other number."""
 OF_TOKENIZER = {
+    "gemma4": {"image_token": "<|image|>", "video_token": "<|video|>"},
     "internvl": {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -64,12 +65,10 @@ CHECKS = ("reads prompts and gets weights", "greedy tokens", "log-probs", "log-p
 def widen(config: Any) -> None:
     """Give a tiny configuration attention heads of size HEAD."""
     text, vision = config.text_config, config.vision_config
-    text.allow_global_per_layer_attribute_access = True  # Gemma 4 has heads of two sizes
+    text.allow_global_per_layer_attribute_access = True  # of Gemma 4
     old = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     before, text.hidden_size = text.hidden_size, WIDTH
     text.head_dim = HEAD
-    if getattr(text, "global_head_dim", None):
-        text.global_head_dim = HEAD
     for name in ("linear_key_head_dim", "linear_value_head_dim"):
         if getattr(text, name, None):
             setattr(text, name, DELTA_HEAD)
@@ -112,7 +111,9 @@ def write(name: str, directory: Path) -> Path:
             return tokens
 
         module.gemma_tokenizer = with_lines
-    path = Path(module.write(directory, seed=1))
+    # Gemma 4 has heads of two sizes, which are fixed when its configuration is made
+    own = {"kind": module.SMALL | {"head_dim": HEAD, "global_head_dim": HEAD}} if name == "gemma4" else {}
+    path = Path(module.write(directory, seed=1, **own))
     if name in OF_TOKENIZER:
         file = path / "tokenizer_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | OF_TOKENIZER[name]))

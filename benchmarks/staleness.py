@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.measure:
         found = measure(4 if args.quick else 20, 0.05 if args.quick else 0.5)
     elif args.vllm:
-        found = measure_vllm(3 if args.quick else 8, args.vllm)
+        found = measure_vllm(3 if args.quick else 6, args.vllm)
     else:
         times = Times(args.rollout, args.train, args.sync, args.spread, args.evaluation, args.every)
         steps = 20 if args.quick else args.steps

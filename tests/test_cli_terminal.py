@@ -24,7 +24,10 @@ from saccade.runs.progress import progress
 from saccade.runs.safe_text import LINES, SCREEN, SafeFormatter, cut, printable
 
 ATTACK = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\u202e[red]x[/red]\r\x08"
-BAD = {chr(code) for code in (*range(9), *range(11, 32), 127, *range(128, 160), 0x202E, 0x2066, 0xD800)}
+BAD = {
+    chr(code)
+    for code in (*range(9), *range(11, 32), 127, *range(128, 160), 0x202E, 0x2066, 0x200B, 0xFEFF, 0xE0041, 0xD800)
+}
 
 
 @settings(max_examples=examples(200))

@@ -11,7 +11,9 @@ import torch
 from families import FAMILIES, family
 from families._layouts import LAYOUTS, write_layout
 from pictures import noise_image
+from safetensors.torch import load_file, save_file
 
+from saccade.base.tiny import write_checkpoint
 from saccade.models.checkpoint_files import is_kept
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_adapter, load_policy
@@ -182,3 +184,21 @@ def test_a_limit_of_pixels_is_saved_with_the_processor(tmp_path):
             for path in (published, tmp_path / f"saved {layout}")
         ]
         assert counts[0] > counts[1] == len(limited.adapter.encode("<image>?", [large]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda tensors, name: tensors.pop(name), "is missing; copy it again"),
+        (lambda tensors, name: tensors.update({name: tensors[name].flatten()}), r"has shape \[\d+\], expected"),
+        (lambda tensors, name: tensors.update({name: tensors[name][:-1].contiguous()}), "has shape"),
+    ],
+    ids=["gone", "of another rank", "of another size"],
+)
+def test_a_tensor_that_does_not_fit_is_refused_and_never_drawn_at_random(tmp_path, damage, words):
+    write_checkpoint(tmp_path, "S")
+    tensors = load_file(tmp_path / "model.safetensors")
+    damage(tensors, next(name for name in sorted(tensors) if name.endswith("mlp.down_proj.weight")))
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"the weights do not fit config.json: .*mlp.down_proj.weight {words}"):
+        load_policy(str(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def moody(completion, sample):
 
 
 def forks(completion, sample):
+    mark = {**os.environ, "MARK": completion.text}
     for alone in (False, False, True):
         sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-        subprocess.Popen(sleep, env={**os.environ, "MARK": completion.text}, start_new_session=alone)
+        subprocess.Popen(sleep, env=mark, start_new_session=alone)
+    subprocess.run(["sh", "-c", "setsid sh -c 'setsid sleep 600 & exit' & exit"], env=mark)  # a daemon
     if "hang" in completion.text:
         import time
         time.sleep(600)
@@ -174,3 +177,17 @@ def test_rewards_of_other_trainers_are_recognized_before_a_run_with_the_fix(file
     with pytest.raises(ValueError, match=words) as error:
         load(f"{file}:{name}", {})
     assert "\n" not in str(error.value)
+
+
+def test_a_process_with_a_thousand_descriptors_still_hears_its_workers(file: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard) if hard > 0 else 2048, hard))
+    close_all()  # the next worker's pipes get high numbers
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1030)]
+    try:
+        assert load(f"{file}:moody", {}, deadline_s=20)(Completion("good"), SAMPLE).value == 0.25
+    finally:
+        close_all()
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

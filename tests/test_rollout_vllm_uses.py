@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from saccade.studies.rejection import sample_right
 from saccade.training.config import RLRecipe
 from saccade.training.rl import train
 from saccade.types import Completion
+from saccade.verify.causes import BOUND
 
 GENERATE = "/inference/v1/generate"
 
@@ -67,33 +69,40 @@ def test_a_run_records_the_likely_cause_beside_every_reply_that_is_too_far(
     server: StandIn, tmp_path: Path, old_logprobs: str
 ) -> None:
     """Each group of the step comes from a sampler that makes another mistake."""
-    made: dict[str, str] = {}
+    expected: dict[str, list[str]] = {}
 
     def rescored(prompt: EncodedPrompt, reply: Completion, temperature: float) -> Completion:
-        mistake = made.setdefault(prompt.image_shas[0], MISTAKES[len(made) % len(MISTAKES)])
-        return mistaken(server.policy, mistake, prompt, reply, temperature)
+        sha = prompt.image_shas[0]
+        mistake = MISTAKES[[*expected, sha].index(sha)]
+        made = mistaken(server.policy, mistake, prompt, reply, temperature)
+        far = max(abs(a - b) for a, b in zip(made.logprobs, reply.logprobs, strict=True)) > BOUND
+        expected.setdefault(sha, []).append(mistake if far else "none")
+        return made
 
     server.rescored = rescored
     recipe = RLRecipe.model_validate(
         {
             "model": {"path": "base", "device": "cpu"},
             "data": [{"source": "world", "task": "count"}],
-            "stages": [{"max_new_tokens": 16, "group_size": 2}],
+            "stages": [{"max_new_tokens": 32, "group_size": 2}],
             "num_steps": 1,
             "prompts_per_step": len(MISTAKES),
             "optim": {"lr": 1e-4},
-            "rollout": {"engine": engine(server), "sampling": {"temperature": 0.7}},
+            "rollout": {"engine": engine(server) | {"groups_at_once": 1}, "sampling": {"temperature": 0.7}},
             "loss": {"entropy_coef": 1e-4, **({"correction": {"kind": "none"}} if old_logprobs == "sampler" else {})},
             "update": {"old_logprobs": old_logprobs},
         }
     )
     train(recipe, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
-    found = {row["image_sha"][0]: row.get("sampler_cause", "none") for row in rows}
-    assert len(rows) == 2 * len(MISTAKES) and found == made
+    found: dict[str, list[str]] = {sha: [] for sha in expected}
+    for row in rows:
+        found[row["image_sha"][0]].append(row.get("sampler_cause", "none"))
+    causes = Counter(cause for of in expected.values() for cause in of)
+    assert found == expected and set(causes) == set(MISTAKES)
     (metrics,) = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     counts = {key.rpartition("/")[2]: value for key, value in metrics.items() if key.startswith("sampler/cause/")}
-    assert counts == {name: 2 for name in MISTAKES if name != "none"}
+    assert counts == {name: n for name, n in causes.items() if name != "none"}
 
 
 def test_an_evaluation_has_the_scores_of_the_built_in_engine(server: StandIn, tmp_path: Path) -> None:

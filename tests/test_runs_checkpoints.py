@@ -326,4 +326,10 @@ def test_each_change_is_named_and_only_what_trains_otherwise_is_refused(world: P
     assert changed({"data_hash": {"d": "a" * 64, "e": "c" * 64}})[0][0].startswith("data 'e'")
     moved = {"source": "vlm_r1", "path": str(world / "elsewhere.jsonl")}
     assert changed({"data_hash": {"e": "a" * 64}}, data=[moved])[0] == []
+    own = world / "rewards.py"
+    was = own.read_text()
+    own.write_text(was + "# edited\n")
+    found = changed()
+    own.write_text(was)
+    assert found == ([], [f"{own}: the file was edited"])
     assert dump(recipe_of(world)), "the recipe is kept as data, which must stay JSON"

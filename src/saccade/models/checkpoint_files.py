@@ -42,6 +42,24 @@ def read_files(path: str) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in sorted(named.items()) if is_kept(name)}
 
 
+def read_weights(path: str, **options: Any) -> Any:
+    """The model in a directory or of a hub name, with all its weights. ValueError when a tensor is missing or has
+    another shape: transformers would draw it at random."""
+    from transformers import AutoModelForImageTextToText
+
+    model, found = AutoModelForImageTextToText.from_pretrained(
+        path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    bad = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    bad += [
+        f"{name} has shape {list(was)}, expected {list(new)}" for name, was, new in sorted(found["mismatched_keys"])
+    ]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(f"{path}: the weights do not fit config.json: {', '.join(bad[:3])}{more}; copy it again")
+    return model
+
+
 def is_kept(name: str) -> bool:
     return any(fnmatch(name, one) for one in KEPT) and not any(fnmatch(name, one) for one in NOT_KEPT)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from saccade.data.hub import HUB_NAME, use_cache_without_network
@@ -23,6 +23,7 @@ from saccade.models.checkpoint_files import (
     IMAGE_SETTINGS,
     PROCESSOR_SETTINGS,
     read_files,
+    read_weights,
     readable,
     with_image_settings,
     write_files,
@@ -350,7 +351,7 @@ def loading_options(device: torch.device) -> dict[str, Any]:
 def _read(path: str, family: Any, dtype: torch.dtype, options: dict[str, Any], sharded: bool) -> Any:
     """The model with its weights; when it will be sharded, with the weights in one process only."""
     if not sharded and not (Path(path) / "shards").is_dir():
-        return AutoModelForImageTextToText.from_pretrained(path, config=family, dtype=dtype, **options)
+        return read_weights(path, config=family, dtype=dtype, **options)
     if "quantization_config" in options:
         raise ValueError(
             f"{path}: several processes wrote this checkpoint, and its weights are not read in 4 bits; make an "

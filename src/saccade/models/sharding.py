@@ -29,6 +29,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from saccade.models.checkpoint_files import read_weights
 from saccade.models.config import ShardConfig
 
 T = TypeVar("T")
@@ -131,7 +132,7 @@ def read_on_first(path: str, family: Any, dtype: torch.dtype, options: Mapping[s
     """The model on the CPU, with its weights in the first process only; the others allocate memory that they never
     touch, and `shard` sends them their part. No process reads a checkpoint of shards yet."""
     if dist.get_rank() == 0 and not holds_shards(path):
-        return AutoModelForImageTextToText.from_pretrained(path, config=family, dtype=dtype, **options)
+        return read_weights(path, config=family, dtype=dtype, **options)
     return empty_model(family, dtype, options)
 
 

@@ -10,9 +10,11 @@ SCREEN = 4_000
 """Characters of one message."""
 LINES = 40
 """Lines of one message."""
-_UNSEEN = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories that are shown as escapes: control codes, surrogates, what is not assigned, line separators."""
-_DIRECTIONS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that are shown as escapes: control codes, changes of direction, what has no width (tags can hide
+whole sentences), surrogates, what is not assigned, line separators."""
+_JOINERS = frozenset("\u200c\u200d")
+"""Part of how words and emoji are spelled."""
 
 
 def printable(text: str) -> str:
@@ -23,7 +25,7 @@ def printable(text: str) -> str:
 
 
 def _harmless(char: str) -> bool:
-    return unicodedata.category(char) not in _UNSEEN and char not in _DIRECTIONS
+    return unicodedata.category(char) not in _UNSEEN or char in _JOINERS
 
 
 def _escape(char: str) -> str:

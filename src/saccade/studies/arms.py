@@ -15,12 +15,14 @@ from saccade.base import pretrain
 from saccade.base.config import PretrainRecipe
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run as run_coldstart
-from saccade.config import Config, checked
+from saccade.config import Config, checked, dump
+from saccade.disk import write_text
 from saccade.evaluation import benchmarking
 from saccade.evaluation.config import EvalRecipe
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.runs.files import rows_of
+from saccade.runs.records import CONFIG
 from saccade.studies.chains import ChainSource
 from saccade.studies.jobs import DONE
 from saccade.studies.study_recipe import (
@@ -39,6 +41,7 @@ from saccade.training import rl, sft
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.examples import Draw
 from saccade.training.loop import RunResult
+from saccade.training.resuming import Resume
 from saccade.world import World
 
 JobResult = dict[str, Any]
@@ -143,7 +146,9 @@ def _rl(recipe: StudyRecipe, arm: RLArm, name: str, places: Places, seed: int) -
 
     def train(steps: int | None, resume: bool) -> JobResult:
         given = arm_recipe(RLRecipe, recipe, name, places, seed, steps)
-        done = whole(rl.train(given, directory, resume=resume))
+        if resume:
+            write_text(directory / CONFIG, dump(given))  # a run is resumed with the number of steps that is there
+        done = whole(rl.train(given, directory, resume=Resume(accept_changes=True) if resume else False))
         return {"steps": done.step, "cpu": time.process_time() - began, "tokens": sampled_tokens(directory)}
 
     if arm.match is None:

@@ -105,7 +105,11 @@ def check_arms(recipe: StudyRecipe) -> None:
         elif isinstance(arm, BaseArm):
             arms.base_recipe(recipe, name, places, 0)
         else:
-            arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, places, 0, 1 if arm.match else None)
+            found = arms.arm_recipe(SCHEMAS[arm.kind], recipe, name, places, 0, 1 if arm.match else None)
+            if arm.kind == "rl" and arm.match and (found.optim.decay != "constant" or found.optim.warmup_ratio):
+                raise ValueError(
+                    f"arms.{name}.recipe.optim: with 'match' the last step is not known; use a constant rate"
+                )
     asked = {name: arms.evaluation_recipe(recipe, name, BASE, places, 0) for name in recipe.evaluations}
     for number, one in enumerate(recipe.hypotheses):
         for cell in one.contrast:

@@ -1,12 +1,15 @@
-"""What changed since a checkpoint: recipe, data, base model, package versions."""
+"""What changed since a checkpoint: recipe, data, base model, own code, package versions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from saccade.runs.environment import hash_files
 
 HARMLESS = (
     *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix", "alarms"),
@@ -30,7 +33,19 @@ class Changes:
 
 def facts(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint keeps for the comparison: the recipe as data, and parts of environment.json."""
-    return {"recipe": recipe} | {key: environment.get(key) for key in ("packages", "data_hash", "model_hash", "device")}
+    kept = {"recipe": recipe, "code_hash": dict(_own_code(recipe))}
+    return kept | {key: environment.get(key) for key in ("packages", "data_hash", "model_hash", "device")}
+
+
+def _own_code(recipe: Any) -> Iterator[tuple[str, str]]:
+    """File and hash of what the recipe names as `path/to/file.py:function`."""
+    if isinstance(recipe, str):
+        file = Path(recipe.rpartition(":")[0]).expanduser()
+        if file.suffix == ".py" and file.is_file():
+            yield str(file), hash_files([file])
+    elif isinstance(recipe, Mapping | list):
+        for value in recipe.values() if isinstance(recipe, Mapping) else recipe:
+            yield from _own_code(value)
 
 
 def completed(before: Mapping[str, Any], schema: type[BaseModel]) -> Mapping[str, Any]:
@@ -58,6 +73,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
         training.append(
             f"base model: it changed (SHA-256 {_short(before['model_hash'])} -> {_short(now['model_hash'])})"
         )
+    was_code, code = before.get("code_hash", {}), now.get("code_hash", {})
+    other += [f"{name}: the file was edited" for name, was in was_code.items() if code.get(name, was) != was]
     versions = [one["packages"] or {} for one in (before, now)]
     for name in dict.fromkeys([*versions[0], *versions[1]]):
         was, new = (one.get(name) for one in versions)

@@ -6,6 +6,7 @@ mark, a length with a limit and a deadline for all of it, and holds only numbers
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -16,9 +17,11 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 MARK = b"SACC"
+_SUBREAPER = 36
 LARGEST = 1 << 20
 """Bytes of a frame."""
 LONGEST = 500
@@ -50,6 +53,8 @@ def connect() -> tuple[Iterator[Any], Callable[[Any], None]]:
     processes of a job, is left to the parent, which finishes its step first.
     """
     signal.signal(signal.SIGTERM, lambda *_: None)
+    with suppress(OSError, AttributeError):  # what the user's code detaches stays a child, so that it can be ended
+        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)  # Linux
     jobs, answers, me = _out_of_the_way(0), _out_of_the_way(1), os.getpid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -85,8 +90,16 @@ def send_object(descriptor: int, value: Any, seconds: float) -> None:
         left = until - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        if select.select([], [descriptor], [], left)[1]:
+        if _is_ready(descriptor, select.POLLOUT, left):
             data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
+
+
+def _is_ready(descriptor: int, event: int, seconds: float) -> bool:
+    """Waits until the descriptor can be read or written, or its other end is closed. `select.select` refuses numbers
+    above 1023, which a process with many connections has."""
+    waiting = select.poll()
+    waiting.register(descriptor, event)
+    return bool(waiting.poll(seconds * 1000))
 
 
 def _received(descriptor: int) -> Iterator[Any]:
@@ -127,7 +140,7 @@ class FrameReader:
             if left <= 0:
                 raise TimeoutError
             was_alive = alive()
-            if select.select([self._descriptor], [], [], min(left, SLICE_S))[0]:
+            if _is_ready(self._descriptor, select.POLLIN, min(left, SLICE_S)):
                 chunk = os.read(self._descriptor, 1 << 16)
                 if not chunk:
                     raise BrokenChannel
