@@ -125,7 +125,9 @@ def test_every_other_verb_says_it_in_one_line_too(
         tmp_path / "made": ("world", "make", tmp_path / "made" / "one", "-n", "2"),
         tmp_path / "page": ("report", tmp_path / "done", "--out", tmp_path / "page" / "report.html"),
     }
+    verbs[tmp_path / "new"] = ("new", "rl", "--out", tmp_path / "new" / "r.yaml")
     (tmp_path / "page").mkdir()
+    (tmp_path / "new").mkdir()
     assert run("eval", *own, f"out={tmp_path / 'done'}") == 0
     capsys.readouterr()
     for folder, words in verbs.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from saccade.base.tiny import write_checkpoint
 from saccade.models.checkpoint_files import is_kept
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_adapter, load_policy
+from saccade.runs.environment import hash_files, hash_model
 
 IMAGE = noise_image(100, 60, 1)
 TEXT_TEMPLATE = {"smolvlm": None}
@@ -202,3 +205,13 @@ def test_a_tensor_that_does_not_fit_is_refused_and_never_drawn_at_random(tmp_pat
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=rf"the weights do not fit config.json: .*mlp.down_proj.weight {words}"):
         load_policy(str(tmp_path))
+
+
+def test_a_pipe_beside_the_weights_is_not_waited_for(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / "more.safetensors")
+    found: list[str | None] = []
+    hashing = threading.Thread(target=lambda: found.append(hash_model(str(tmp_path))), daemon=True)
+    hashing.start()
+    hashing.join(20)
+    assert found == [hash_files([tmp_path / "config.json"])]

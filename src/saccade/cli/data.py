@@ -12,6 +12,7 @@ import typer
 
 from saccade.cli.options import AsJson, Overrides, Recipe, load_recipe
 from saccade.cli.terminal import echo, echo_json
+from saccade.disk import write_text
 
 if TYPE_CHECKING:
     from saccade.evaluation.config import EvalRecipe
@@ -54,9 +55,7 @@ def passrate(
         evaluate(asked, lambda _, done, total: bars.update(bar, completed=done, total=total), key)
     items = [item for item in read_items(out / "items.jsonl") if item.gradable]
     rows = [rate_row(item.sample_id, item.question, item.gold, item.verdicts) for item in items]
-    part = out / f"{RATES}.part"
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    part.replace(out / RATES)
+    write_text(out / RATES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     counts = Counter(row["right"] for row in rows)
     mixed = sum(number for right, number in counts.items() if 0 < right < samples)
     if as_json:

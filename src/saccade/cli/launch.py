@@ -30,6 +30,7 @@ from saccade.cli.vllm_servers import (
     serve_options,
 )
 from saccade.config import Config, ConfigError, kind
+from saccade.disk import write_text
 from saccade.runs.stopping import ASKING, handling
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def launch(
             return
         path = folder.with_name(f"{folder.name}.sbatch")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(script, encoding="utf-8")
+        write_text(path, script)
         echo(f"wrote {path}; submit it with: sbatch {path}")
         return
     command = torchrun(["--standalone", "--nproc-per-node", str(gpus), "--max-restarts", str(max_restarts)], program)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from saccade.cli.terminal import echo
+from saccade.disk import write_text
 
 if TYPE_CHECKING:
     from saccade.data.guess import Guess
@@ -44,7 +45,7 @@ def new(
     if path.exists():
         raise ValueError(f"{path} exists; choose another name with --out, or remove it")
     text = written(kind, found, rows, path, model)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     _check(path)
     echo(f"wrote {path}; next: saccade {'eval' if kind == 'eval' else 'check'} {path}")
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from saccade.cli.terminal import echo
 from saccade.config import ConfigError
+from saccade.disk import write_text
 from saccade.runs.stopping import ASKING, handling
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def keep_command(folder: Path, options: list[str]) -> None:
     """Remembers the command that resumes a run with its servers."""
     place = beside(folder) / COMMAND
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(shlex.join(["saccade", "launch", str(folder), *options]) + "\n", encoding="utf-8")
+    write_text(place, shlex.join(["saccade", "launch", str(folder), *options]) + "\n")
 
 
 def check_servers(folder: Path, urls: Sequence[str]) -> None:

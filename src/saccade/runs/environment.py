@@ -107,7 +107,8 @@ def hash_files(paths: Iterable[Path]) -> str:
 def hash_model(path: str) -> str | None:
     """Hash of a directory's weights and configuration; None for a model on a hub."""
     root = Path(path)
-    return hash_files([*root.glob("*.safetensors"), *root.glob("*.json")]) if root.is_dir() else None
+    files = [file for kind in ("*.safetensors", "*.json") for file in root.glob(kind) if file.is_file()]
+    return hash_files(files) if root.is_dir() else None
 
 
 def hash_source(path: Path | None, otherwise: str) -> str:
