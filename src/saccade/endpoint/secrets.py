@@ -54,7 +54,8 @@ def read_key(path: str | Path | None, source: str) -> str | None:
 
 
 class KeyMask:
-    """Replaces a key in texts and JSON by '[key]': as it is or in other case, percent-, HTML-, backslash-, hex- or base64-encoded."""
+    """Replaces a key in texts and JSON by '[key]': as it is, in other case, and percent-, HTML-, backslash-, hex- or
+    base64-encoded."""
 
     def __init__(self, key: str | None) -> None:
         forms = dict.fromkeys(_forms(key)) if key and len(key) >= SHORTEST else {}
