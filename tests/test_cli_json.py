@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import typer
-from report_runs import write_run
+from report_runs import write_demo, write_run
 from test_plan import qwen_config
 
 from saccade import cli
@@ -91,3 +91,10 @@ def test_the_list_of_benchmarks_and_the_check_of_the_world(capsys) -> None:
     assert run(capsys, "eval", "--describe", "mme", "--json")[0] == 2
     found = printed(capsys, "world", "check", "--split", "train", "--task", "count", "-n", 2, "--json")
     assert found == {"rows": [{"split": "train", "task": "count", "n": 2, "right": 2}], "wrong": []}
+
+
+def test_the_demo_prints_its_results_and_its_comparisons(tmp_path: Path, capsys, monkeypatch) -> None:
+    folder = write_demo(tmp_path / "demo")
+    monkeypatch.setattr("saccade.studies.demo.run_demo", lambda *_: folder)  # which takes minutes
+    found = printed(capsys, "demo", "--json", "--out", folder)
+    assert found["results"]["rows"] and found["demo"]["comparisons"]

@@ -147,10 +147,13 @@ def forest_axis() -> Markup:
 
 
 def forest(
-    points: Sequence[tuple[float, float, float, int]], domain: tuple[float, float] = (0.0, 1.0), zero: bool = False
+    points: Sequence[tuple[float, float, float, int]],
+    domain: tuple[float, float] = (0.0, 1.0),
+    zero: bool = False,
+    threshold: float | None = None,
 ) -> Markup:
     """Intervals (mean, low, high, mark) in one row; mark 0 is a filled dot, 1 a hollow one. `zero` draws a line at
-    0."""
+    0, `threshold` a dashed one there."""
     width, gap = FOREST, 10
     height = gap * (len(points) + 1)
     low, high = domain
@@ -166,6 +169,9 @@ def forest(
         f'<line class="{"zero" if zero else "grid"}" x1="{px(m):.1f}" x2="{px(m):.1f}" y1="0" y2="{height}"/>'
         for m in marks
     ]
+    if threshold is not None:
+        x = f"{px(threshold):.1f}"
+        parts.append(f'<line class="zero" stroke-dasharray="3 3" x1="{x}" x2="{x}" y1="0" y2="{height}"/>')
     for i, (mean, left, right, mark) in enumerate(points, 1):
         y = gap * i
         parts.append(f'<line class="whisker" x1="{px(left):.1f}" x2="{px(right):.1f}" y1="{y}" y2="{y}"/>')

@@ -89,7 +89,7 @@ def tested(row: JsonRow) -> Tested:
         "" if row["low"] is None else f"{shown(low, measure, True)} to {shown(high, measure, True)}",
         shown(row["above"], measure, True),
         ", ".join(shown(value, measure, True) for value in values),
-        forest(points, (-reach, reach), zero=True),
+        forest(points, (-reach, reach), zero=True, threshold=row["above"]),
         more,
     )
 

@@ -95,7 +95,8 @@ def likely_causes(
         if not len(gap_R) or float(gap_R.max()) <= bound_of(policy):
             found.append(("none", mean))
             continue
-        left, cause = min(((float(of[i].mean()), cause) for of, cause in tried), default=(mean, "weights"))
+        left_over: list[tuple[float, Cause]] = [(float(of[i].mean()), cause) for of, cause in tried]
+        left, cause = min(left_over, default=(mean, "weights"))
         rest: Cause = "precision" if mean <= PRECISION.get(policy.model.dtype, 0.1) else "weights"
         found.append((cause if left < EXPLAINS * mean else rest, mean))
     return found
