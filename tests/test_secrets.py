@@ -37,6 +37,8 @@ def spellings(key: str) -> dict[str, str]:
         "plain": key,
         "bearer": f"Bearer {key}",
         "json": json.dumps(key),
+        "upper case": key.upper(),
+        "lower case": key.lower(),
         "json, every letter": "".join(f"\\u{ord(letter):04x}" for letter in key),
         "backslash": "".join(f"\\x{ord(letter):02x}" for letter in key),
         "percent": quote(key),

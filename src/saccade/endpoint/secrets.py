@@ -54,7 +54,8 @@ def read_key(path: str | Path | None, source: str) -> str | None:
 
 
 class KeyMask:
-    """Replaces a key in texts and JSON by '[key]': as it is, percent-, HTML-, backslash-, hex- or base64-encoded."""
+    """Replaces a key in texts and JSON by '[key]': as it is, in other case, and percent-, HTML-, backslash-, hex- or
+    base64-encoded."""
 
     def __init__(self, key: str | None) -> None:
         forms = dict.fromkeys(_forms(key)) if key and len(key) >= SHORTEST else {}
@@ -121,8 +122,13 @@ _Search = tuple[int, frozenset[str], tuple[str, ...]]
 """Length of the shortest part that is removed, all such parts, and pieces of which every such part holds one."""
 
 
+_LOWER = {capital: capital + 32 for capital in range(ord("A"), ord("Z") + 1)}
+"""For `str.translate`: unlike `lower`, it keeps the length of every text."""
+
+
 @lru_cache(maxsize=256)
 def _search(form: str) -> _Search:
+    form = form.translate(_LOWER)
     n = min(len(form), max(FRAGMENT, (len(form) + 1) // 2))
     half = (n + 1) // 2
     parts = frozenset(form[i : i + n] for i in range(len(form) - n + 1))
@@ -132,12 +138,13 @@ def _search(form: str) -> _Search:
 def _masked(text: str, search: _Search) -> tuple[str, bool]:
     """The text with every run of the key's parts replaced, and whether there was one."""
     n, parts, pieces = search
-    if not any(piece in text for piece in pieces):
+    low = text.translate(_LOWER)
+    if not any(piece in low for piece in pieces):
         return text, False
     kept: list[str] = []
     start, end, done = -1, -1, 0
     for i in range(len(text) - n + 1):
-        if text[i : i + n] not in parts:
+        if low[i : i + n] not in parts:
             continue
         if i > end:
             if start >= 0:

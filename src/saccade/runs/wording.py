@@ -36,7 +36,7 @@ def wording_of(model: str) -> RunWording | None:
         config = path.parent.parent / "config.yaml"
         if path.parent.name == "checkpoints" and config.is_file():
             held = read_config(config.parent, [])[0]
-            section: dict[str, Any] = model if isinstance(model := held.get("model"), dict) else {}
-            kept = {key: section[key] for key in MODEL_KEYS if section.get(key)}
-            return RunWording(given.parent.parent, held.get("template"), held.get("system_prompt"), kept)
+            section: dict[str, Any] = kept if isinstance(kept := held.get("model"), dict) else {}
+            options = {key: section[key] for key in MODEL_KEYS if section.get(key)}
+            return RunWording(given.parent.parent, held.get("template"), held.get("system_prompt"), options)
     return None
