@@ -37,6 +37,7 @@ from saccade.studies.study_recipe import (
     ColdStartArm,
     Hypothesis,
     StudyRecipe,
+    Where,
     evaluation_keys,
     keys_of,
     load_study,
@@ -116,7 +117,7 @@ def check_arms(recipe: StudyRecipe) -> None:
             _check_where(f"hypotheses.{number}.where", one.where, asked[cell.partition("/")[0]])
 
 
-def _check_where(place: str, where: Mapping[str, str], asked: EvalRecipe) -> None:
+def _check_where(place: str, where: Where, asked: EvalRecipe) -> None:
     world = asked.world
     known = {
         "decoding": [decoding.name for decoding in asked.decodings()],
@@ -196,7 +197,7 @@ def conclude(
     }
 
 
-def _picked(items: Sequence[ItemResult], where: Mapping[str, str]) -> list[ItemResult]:
+def _picked(items: Sequence[ItemResult], where: Where) -> list[ItemResult]:
     return [item for item in items if all(str(getattr(item, key)) == value for key, value in where.items())]
 
 
@@ -229,7 +230,7 @@ def _table(recipe: StudyRecipe, cells: Mapping[Any, Sequence[ItemResult]], seeds
         for name in measured.arms:
             first = cells[seeds[0], f"{evaluation}/{name}"]
             for split, decoding in dict.fromkeys((item.split, item.decoding) for item in first):
-                where = {"split": split, "decoding": decoding}
+                where: Where = {"split": split, "decoding": decoding}
                 row: JsonRow = {"evaluation": evaluation, "arm": name, **where}
                 for measure in names:
                     row[measure] = _cell(measure, [_picked(cells[s, f"{evaluation}/{name}"], where) for s in seeds])

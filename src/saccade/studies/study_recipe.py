@@ -69,6 +69,8 @@ class ColdStartArm(Config):
     """Keys of a cold-start recipe, see RLArm."""
 
 
+Where = dict[Literal["decoding", "split", "task"], str]
+"""Fields of items and the values that are meant."""
 Verdict = Literal["reproduced", "not_reproduced", "inconclusive"]
 Arm = Annotated[SFTArm | RLArm | ColdStartArm | BaseArm, Field(discriminator="kind")]
 
@@ -90,7 +92,7 @@ class Hypothesis(Config):
     """What is averaged over the items, see `saccade.studies.measures`."""
     contrast: dict[str, float] = Field(min_length=1)
     """`evaluation/arm` -> weight: {home/rl: 1, home/sft: -1} is the difference of two arms."""
-    where: dict[Literal["decoding", "split", "task"], str] = Field(default_factory=dict)
+    where: Where = Field(default_factory=dict)
     """Only items with these: {decoding: greedy, split: test}."""
     above: float
     """The smallest effect that counts, in units of the measure. Reproduced: the interval over seeds is above it. Not
