@@ -353,3 +353,9 @@ def test_any_text_gets_a_finite_value_in_range_without_an_exception(name, text, 
 
 def test_every_reward_has_a_gold_in_these_tests():
     assert set(GOLDS) - set(PENALTIES) == set(REWARDS)
+
+
+@pytest.mark.parametrize("gold", [[1, 2], {"a": 1}, None, True, "x", math.nan, math.inf, 10**400, -1, 2.5])
+def test_a_gold_that_is_no_count_masks_the_reply(gold):
+    score = REWARDS["counting"](Completion("<think>x</think><answer>3</answer>"), Sample("i", (), "q", gold, "count"))
+    assert score.masked is not None and "is no count" in score.masked

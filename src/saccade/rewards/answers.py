@@ -96,7 +96,9 @@ def counting(completion: Completion, sample: Sample, where: Where = "tag") -> Sc
     answer = answer_of(completion, where)
     if answer is None:
         return Score(0.0, MISSING[where])
-    gold = parsing.read_number(sample.answer) if isinstance(sample.answer, str) else float(sample.answer)
+    known = sample.answer
+    written = isinstance(known, str | int | float) and not isinstance(known, bool)
+    gold = parsing.read_number(str(known)) if written else None
     if gold is None or gold < 0 or not gold.is_integer():
         return Score(0.0, masked=f"gold cannot be graded: gold {sample.answer!r} is no count")
     count = parsing.read_number(answer)

@@ -25,6 +25,8 @@ from saccade.training.update_config import UpdateConfig, check_losses
 
 CUTS = ("top_k", "top_p", "min_p", "min_new_tokens")
 """Keys of sampling that leave tokens out."""
+MOST_LR = 100.0
+"""A larger rate is a slip of the pen: weights would overflow at the first step."""
 Decay = Literal["constant", "linear", "cosine"]
 OptimKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
@@ -35,9 +37,9 @@ class OptimConfig(Config):
     kind: OptimKind = "adamw"
     """adamw_8bit: the two moments take 1 byte each instead of 4 (bitsandbytes); paged_adamw_8bit: the same, and they
     move to host memory when a GPU runs short. Neither changes the float32 masters of bfloat16 weights."""
-    lr: float = Field(gt=0.0)
+    lr: float = Field(gt=0.0, le=MOST_LR)
     """Peak learning rate."""
-    lr_of: dict[Part, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    lr_of: dict[Part, Annotated[float, Field(gt=0.0, le=MOST_LR)]] = Field(default_factory=dict)
     """Peak learning rates of parts that differ, such as {vision: 2e-6}; warm-up and decay are the same for all."""
     warmup_steps: int = Field(default=0, ge=0)
     """The rate rises linearly over these steps."""
