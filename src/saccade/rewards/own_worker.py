@@ -18,15 +18,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from saccade.rewards.naming import nearest
 from saccade.types import Score
 from saccade.workers.channel import LONGEST_TRACEBACK, clean, connect
+from saccade.workers.descendants import end_descendants
 
 Failure = tuple[str, str]
 """What went wrong in one line, and the traceback."""
@@ -140,9 +138,7 @@ def main() -> None:
     say({"ready": parameters, "is_async": inspect.iscoroutinefunction(function)})
     for batch in jobs:
         run_batch(function, batch, say)
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            child.kill()
+    end_descendants(os.getpid())
     os.killpg(0, signal.SIGKILL)  # the parent ended: children of the user's code end too
 
 

@@ -25,8 +25,8 @@ from saccade.training.update_config import UpdateConfig, check_losses
 
 CUTS = ("top_k", "top_p", "min_p", "min_new_tokens")
 """Keys of sampling that leave tokens out."""
-MOST_LR = 100.0
-"""A larger rate is a slip of the pen: weights would overflow at the first step."""
+MOST_LR = 1e30
+"""A larger one does not fit into float32 beside the weights."""
 Decay = Literal["constant", "linear", "cosine"]
 OptimKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 

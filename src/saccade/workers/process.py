@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-import psutil
-
 from saccade.workers.channel import BrokenChannel, FrameReader, send_object
+from saccade.workers.descendants import end_descendants
 
 START_S = 300.0
 """Time limit for a worker's imports on a busy machine, which may load a model."""
@@ -97,14 +96,11 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the process and everything that it started, in its session or in sessions of their own."""
-        children = []
-        with suppress(psutil.Error):
-            children = psutil.Process(self._process.pid).children(recursive=True)
+        if self._process.poll() is None:  # it starts no more while it is stopped
+            self._process.send_signal(signal.SIGSTOP)
+            end_descendants(self._process.pid)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        for child in children:
-            with suppress(psutil.Error):
-                child.kill()
         self._process.kill()
         self._process.wait()
         if not self._closed:
