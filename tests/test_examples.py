@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import py_compile
 import re
+import runpy
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -133,12 +134,12 @@ def test_the_notebook_compiles_and_holds_no_output() -> None:
 
 @pytest.mark.slow
 def test_the_notebook_trains_a_model_that_answers_more_of_the_test(tmp_path: Path, monkeypatch) -> None:
-    shown, names = Shown(), {"__name__": "__main__"}
+    shown, script = Shown(), tmp_path / "first_run.py"
     monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", shown)
     monkeypatch.chdir(tmp_path)
-    for number, text in enumerate(cells_of(NOTEBOOK)):
-        exec(compile(text, f"{NOTEBOOK.name}, cell {number}", "exec"), names)
+    script.write_text("\n\n".join(cells_of(NOTEBOOK)), encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
     before, after = map(int, re.findall(r"<b>(\d+)%</b>", shown.texts[-2]))
     assert after > before + 20
     assert (tmp_path / "runs" / "first_run" / "run" / "report.html").is_file()

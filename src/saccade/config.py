@@ -103,8 +103,7 @@ def find(path: str | Path, beside: Path | None = None) -> Path:
     for candidate in ([beside / path] if beside else []) + [Path(path)]:
         if candidate.is_file():
             return candidate
-    recipes = packaged()
-    name = str(path).removesuffix(".yaml")
+    recipes, name = packaged(), str(path).removesuffix(".yaml")
     if name in recipes:
         return recipes[name]
     known = ", ".join(recipes) or "(none)"

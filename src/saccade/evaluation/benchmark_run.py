@@ -55,7 +55,7 @@ class EvalPlan:
     """Sample id -> hashes of its images. A cache, because a training run evaluates the same plan repeatedly."""
 
     def question(self, sample: Sample, seed: int) -> EvalQuestion:
-        """What the model is asked about a sample."""
+        """The question about a sample, as the model receives it."""
         return EvalQuestion(sample, self.prompt.write(sample), seed, turns_before(sample, self.system_prompt))
 
 
@@ -164,7 +164,7 @@ def answer_all(
     """Ask and grade the items that `out` (an items.jsonl) lacks; (items in the order of the plan, errors by id).
 
     Each batch is written when it is done; a resumed run has the same items as an uninterrupted one. A question that
-    the server did not answer is not an item: it is asked again when the run resumes. Raises ValueError for a file
+    the server did not answer is not an item; a resumed run sends it again. Raises ValueError for a file
     with another number of attempts, or with items whose question or gold is not the plan's.
     """
     done = _held(out, run.decoding.name)
