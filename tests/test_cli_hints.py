@@ -117,3 +117,14 @@ def test_the_first_screen_loads_no_package_of_data() -> None:
     code += "print([m for m in ('numpy', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_help_groups_the_options_of_a_verb(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["launch", "--help"])
+    said = capsys.readouterr().out
+    places = [
+        said.index(part)
+        for part in ("\nOptions:", "--gpus", "\nvLLM:", "--vllm-port", "\nOutput and help:", "--dry-run")
+    ]
+    assert places == sorted(places)

@@ -28,8 +28,22 @@ RENAMED = {
 """Verb -> options of earlier versions whose keys have other names."""
 
 
+OUTPUT = ("--out", "--json", "--print-config", "--dry-run", "--help")
+"""Options about what is written or shown; help lists them last."""
+
+
 class Verb(TyperCommand):
-    """A verb that answers an unknown option with the recipe's spelling of it."""
+    """A verb that answers an unknown option with the recipe's spelling of it, and whose help groups its options."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], "vLLM": [], "Output and help": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                groups[_group_of(parameter)].append(record)
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As its base, with `--json` alone as `--json=-`. ValueError for an unknown option that names a key of the
@@ -46,6 +60,15 @@ class Verb(TyperCommand):
 
     def _known(self) -> set[str]:
         return {"--help"}.union(*(set(p.opts) | set(p.secondary_opts) for p in self.params))
+
+
+def _group_of(parameter: Any) -> str:
+    """The heading under which help lists it."""
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    if any(name.startswith("--vllm") for name in parameter.opts):
+        return "vLLM"
+    return "Output and help" if any(name in OUTPUT for name in parameter.opts) else "Options"
 
 
 def refuse_keys_as_options(known: set[str], args: Sequence[str], verb: str) -> None:
