@@ -26,6 +26,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "allow_outside": tuple(READERS),
     "max_image_pixels": tuple(READERS),
     "negatives": BOXES,
+    "labels": BOXES,
     "split": (WORLD, "voc", "yolo", *TABLES),
     "seed": (WORLD, *BOXES),
     "columns": ("table",),
@@ -71,8 +72,10 @@ class DataConfig(Config):
     """Source `table`: what a column is (image, question, answer, options, id, task, system, response) -> its name."""
     negatives: int = Field(default=3, ge=0)
     """Boxes (coco, voc, yolo): the most absent labels requested per image (at least one, unless 0)."""
+    labels: tuple[str, ...] = ()
+    """Boxes (coco, voc, yolo): only these labels are asked for; all when empty."""
     seed: int = 0
-    """Seed of the world's items, or of the absent labels of images with boxes."""
+    """Seed of the world's items; of images with boxes, that of the absent labels and of the numbers of `more_than`."""
     world: WorldConfig = WorldConfig()
     cold_start: tuple[Label, ...] | None = Field(default=None, min_length=1)
     """Prompts of a cold start: only those with these labels; all when null."""

@@ -103,6 +103,7 @@ def reading_of(cfg: DataConfig) -> Reading:
         hub=cfg.hub is not None,
         split=cfg.split,
         negatives=cfg.negatives,
+        labels=cfg.labels,
         seed=cfg.seed,
         max_image_pixels=cfg.max_image_pixels,
         roots=roots_of(cfg),
