@@ -83,6 +83,13 @@ class DataConfig(Config):
     pass_rate: PassRateConfig | None = None
     """Only the rows that a model answers right about as often as this says; all when null."""
 
+    @property
+    def title(self) -> str:
+        """What metrics call it."""
+        if self.source == WORLD:
+            return self.name or f"world/{self.split or 'train'}/{self.task}"
+        return self.name or (self.path.stem if self.path else str(self.hub))
+
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> DataConfig:
         if self.source != WORLD and self.source not in READERS:
