@@ -142,8 +142,8 @@ def hash_source(path: Path | None, otherwise: str) -> str:
 
 
 def hash_images(images: Iterable[ImageSource]) -> dict[str, Any]:
-    """{"count", "hash", "newest"} of the different image files of a source, in order: a hash of their sizes and of three
-    blocks of each, and the name and time of the last one that was written.
+    """{"count", "hash", "newest"} of the different image files of a source, in order: a hash of their sizes and
+    three blocks of each, and the name and time of the last one that was written.
 
     Blocks, so that 100,000 images cost seconds and not their reading: a compressed image with other pixels has another
     size or end. Neither names nor times are hashed: copied data is the same data.

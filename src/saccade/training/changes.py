@@ -91,8 +91,11 @@ def _changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
     """A line for each source whose image files are others."""
     for was, (name, new) in zip(before.values(), now.items(), strict=False):
         if was["hash"] != new["hash"]:
-            count = f"{new['count']:,} of them" if was["count"] == new["count"] else f"{was['count']:,} -> {new['count']:,}"
-            yield f"data '{name}': its images changed ({count}, the last one written is {new['newest'] or 'in no file'})"
+            counts = (
+                f"{new['count']:,} of them" if was["count"] == new["count"] else f"{was['count']} -> {new['count']}"
+            )
+            last = f", the last one written is {new['newest']}" if new["newest"] else ""
+            yield f"data '{name}': its images changed ({counts}{last})"
 
 
 def _recipe_changes(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

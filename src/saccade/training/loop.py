@@ -163,7 +163,8 @@ class Session:
         if self.best_step in gone:
             self.best_score = self.best_step = None
         self._agree_to_stop()
-        if last or better or self.saved in gone or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
+        save = self.saved in gone or step % self.recipe.checkpoint.every == 0
+        if last or better or save or self.ended or self.stop.signal:
             self._save(self.mark, better)
         if self.ranks.size == 1:  # a step of several processes is always finished: others would wait for this one
             self.stop.release()
