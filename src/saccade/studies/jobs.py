@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -185,7 +186,11 @@ def _start(job: StudyJob) -> Any:
     shutil.rmtree(job.directory, ignore_errors=True)
     job.directory.mkdir(parents=True)
     process = multiprocessing.get_context("spawn").Process(target=_work, args=(job,), name=job.name)
-    process.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for this process only
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 

@@ -1,5 +1,5 @@
-"""`python -m saccade.training.torchrun`: torchrun that ends with a status, not with a traceback, and leaves time to save
-after a signal."""
+"""`python -m saccade.training.torchrun`: torchrun that ends with a status instead of a traceback, and leaves time to
+save after a signal."""
 
 from __future__ import annotations
 
