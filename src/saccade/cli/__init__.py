@@ -41,6 +41,7 @@ from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
 from saccade.cli.terminal import StderrHandler, echo, print_traceback
 from saccade.config import said
+from saccade.disk import no_traceback
 from saccade.runs.stopping import RunStopped, interruptible
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse_bytes(arguments)
         _refuse_several(arguments)
         _refuse_unknown(arguments)
-        with interruptible("stopped; run the same command again"), _log_lines(quiet=rank != "0"):
+        with interruptible("stopped; run the same command again"), _log_lines(quiet=rank != "0"), no_traceback():
             build(next(iter(arguments), None))(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
     except RunStopped as last:
         stopped = _first(last)
@@ -220,12 +221,16 @@ def _log_lines(quiet: bool = False) -> Iterator[None]:
     but the first of several processes only errors."""
     handler, log = StderrHandler(), logging.getLogger("saccade")
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
-    before = log.level
+    before, logging.raiseExceptions = (
+        log.level,
+        False,
+    )  # a log on a full disk costs its lines, and no traceback for each
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
+        logging.raiseExceptions = True
         log.removeHandler(handler)
         log.setLevel(before)
 
