@@ -1,4 +1,4 @@
-"""Rows and checkpoints that something else cuts, removes or replaces under a run: it goes on, says what is lost, and
+"""Rows and checkpoints that something else cuts, removes or replaces under a run: it continues, says what is lost, and
 keeps that as an alarm."""
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / "last" / "model.safetensors")
 
 
-def test_a_run_whose_rows_and_checkpoints_are_removed_goes_on_and_is_resumed(
+def test_a_run_whose_rows_and_checkpoints_are_removed_continues_and_is_resumed(
     world: Path, whole: Path, tmp_path: Path
 ) -> None:
     out, recipe = tmp_path / "run", recipe_of(world)
@@ -153,7 +153,7 @@ def test_a_run_whose_rows_and_checkpoints_are_removed_goes_on_and_is_resumed(
         pytest.param("replaced by a longer file", "4", marks=pytest.mark.slow),
     ],
 )
-def test_a_resume_without_its_rows_names_them_and_goes_on_from_whole_weights(
+def test_a_resume_without_its_rows_names_them_and_continues_from_whole_weights(
     world: Path, whole: Path, tmp_path: Path, harm: str, where: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = shutil.copytree(whole, tmp_path / "run", symlinks=True)

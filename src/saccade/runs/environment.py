@@ -42,15 +42,9 @@ _BLOCK = 4096
 """Bytes of an image file that are hashed, at its start, in its middle and at its end."""
 
 
-def describe(
-    policy: Policy,
-    model_path: str,
-    data: Mapping[str, str],
-    may_be_gone: bool = False,
-    images: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """The content of environment.json; `data` is a hash for each source, `images` what `hash_images` found in it.
-    ValueError when there is no model at `model_path`, unless it may be gone (on resume, which reads a checkpoint)."""
+def describe(policy: Policy, model_path: str, data: Mapping[str, str], may_be_gone: bool = False) -> dict[str, Any]:
+    """The content of environment.json; `data` is a hash for each source. ValueError when there is no model at
+    `model_path`, unless it may be gone (on resume, which reads a checkpoint)."""
     import torch  # here, because an evaluation of a served model does without
 
     from saccade.models.policy import resolve_path
@@ -70,7 +64,6 @@ def describe(
         "threads": torch.get_num_threads(),
         "image_backend": policy.adapter.image_backend,
         "data_hash": dict(data),
-        **({} if images is None else {"images": dict(images)}),
         "model": model_path,
         "model_hash": model_hash,
     }

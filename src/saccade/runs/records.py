@@ -209,8 +209,8 @@ class Run:
 
     def say_lost(self, text: str, step: int, then: str = "new rows follow what is left") -> None:
         """Logs and records as an alarm what something else did to the run's files: a run of days does not end for it,
-        and does not go on in silence."""
-        alarm = Alarm(LOST, step, text, f"find what writes or cleans up there; the run goes on: {then}")
+        and does not continue in silence."""
+        alarm = Alarm(LOST, step, text, f"find what writes or cleans up there; the run continues: {then}")
         log.warning("%s", alarm)
         self.append(ALARMS, [asdict(alarm)], step)
 

@@ -274,20 +274,20 @@ def way_on(run_dir: Path, anew: bool = False) -> str:
 def open_session(
     recipe: Recipe,
     run_dir: Path,
-    data_hash: Mapping[str, str],
+    data: Mapping[str, Mapping[str, Any]],
     evaluate: Evaluate | None,
     resume: bool | Resume = False,
     engine: Engine | None = None,
     stop: Stop | None = None,
-    images: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[Session]:
     """Loads the model (of a checkpoint on resume) and opens its engine, then the run directory: everything is validated
-    before anything is written. `engine` replaces the recipe's own, and stays open. One job at a time has a run; of its
-    processes the first holds the lock and changes files.
+    before anything is written. `data` has `data_hash` and `images` of environment.json, by source. `engine` replaces
+    the recipe's own, and stays open. One job at a time has a run; of its processes the first holds the lock and changes
+    files.
     """
     transformers_logging.disable_progress_bar()  # its bars would break our one live line
     ranks = join()
-    check_agreement(recipe, {**data_hash, "images": str([one["hash"] for one in (images or {}).values()])}, ranks)
+    check_agreement(recipe, data, ranks)
     how = Resume() if resume is True else resume or None
     run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
@@ -302,7 +302,7 @@ def open_session(
         shard = recipe.shard if ranks.size > 1 else None
         policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None, shard)
         environment = ranks.on_first(
-            lambda: describe(policy, recipe.model.path, data_hash, may_be_gone=found is not None, images=images)
+            lambda: describe(policy, recipe.model.path, data["data_hash"], may_be_gone=found is not None) | data
         )
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
         if found is not None and how is not None:

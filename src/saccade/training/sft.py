@@ -139,8 +139,9 @@ def open_trainer(
     heldout = [one for file in recipe.heldout for one in read_examples(file, *wording)]
     scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
+    data = {"data_hash": hashes, "images": images}
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume, stop=stop, images=images))
+        session = stack.enter_context(open_session(recipe, run_dir, data, scored, resume, stop=stop))
         policy = session.policy
         cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None
         runner = StepRunner[MicroBatch](
