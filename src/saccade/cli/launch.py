@@ -212,5 +212,5 @@ def supervise(
     if status == 0:
         return 0  # it was at its end
     begun = (folder / "config.yaml").is_file()
-    again = f"saccade launch {folder} and the same options" if begun else "the same command; nothing was saved"
-    raise RunStopped(asked[0], f"stopped; continue with {again}")
+    again = f": saccade launch {folder} and the same options" if begun else " the same command; nothing was saved"
+    raise RunStopped(asked[0], f"stopped; continue with{again}")

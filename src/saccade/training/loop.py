@@ -201,7 +201,8 @@ class Session:
     def keep_last_step(self) -> None:
         """Saves the last whole step, without what the step in progress has written."""
         if (mark := self.mark) is not None and mark.step != self.saved:
-            self.ranks.on_first(lambda: self.run.cut_back(mark.sizes, mark.step))
+            sizes, step = mark.sizes, mark.step
+            self.ranks.on_first(lambda: self.run.cut_back(sizes, step))
             mark = replace(mark, sizes=self.run.sizes())
             checkpoint.set_rng_state(mark.rng)
             self.optimizer.nonfinite_in_row = mark.nonfinite_in_row
@@ -301,9 +302,10 @@ def open_session(
         check_optimizer(recipe.optim.kind, resolve_device(recipe.model.device))
         shard = recipe.shard if ranks.size > 1 else None
         policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None, shard)
-        environment = ranks.on_first(
-            lambda: describe(policy, recipe.model.path, data["data_hash"], may_be_gone=found is not None) | data
+        described = ranks.on_first(
+            lambda: describe(policy, recipe.model.path, data["data_hash"], may_be_gone=found is not None)
         )
+        environment = {**described, **data}
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
         if found is not None and how is not None:
             before = changes.completed(found.state["facts"], type(recipe))
