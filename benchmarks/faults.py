@@ -32,6 +32,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "runs and recipes": ("test_hostile_runs.py",),
     "trust and secrets": ("test_trust.py", "test_secrets.py"),
     "stopping and disk": ("test_runs_lock.py", "test_runs_stopping.py", "test_runs_checkpoints.py", "test_disk.py"),
+    "changed under a run": ("test_runs_streams.py", "test_runs_changed_images.py"),
 }
 """Subject -> files of tests whose every case is a fault."""
 SAMPLE_S, FEWEST_STEPS = 5.0, 200

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from training_runs import rl_recipe, write_world
 
@@ -24,6 +26,10 @@ from saccade.base.config import PretrainMixture, PretrainRecipe, PretrainStage
 from saccade.config import dump
 from saccade.disk import DiskError, disk_reason, partial_of, sweep, write_text, writing
 from saccade.endpoint import EndpointError, ReplyCache
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
+from saccade.rollout.vllm_weights import write_weights
+from saccade.studies.jobs import JobFailed, StudyJob, run_all
 from saccade.training import checkpoint
 from saccade.training.config import RLRecipe
 from saccade.training.rl import train
@@ -138,6 +144,57 @@ def test_every_other_verb_says_it_in_one_line_too(
         assert not list(folder.rglob("*.partial"))
         assert run(*words) == 0, (words, again)
         capsys.readouterr()
+
+
+def test_an_export_says_it_and_leaves_nothing(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("export", whole, "--out", tmp_path / "model")
+    with no_file_beyond(50_000):
+        assert run(*words) == 2
+    err = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(line(tmp_path, rf"{tmp_path}/model was not written; free some space"), err), err
+    assert not list(tmp_path.iterdir())
+    assert run(*words) == 0
+
+
+FULL = {
+    "a file": OSError(errno.ENOSPC, "No space left on device", "/a/b"),
+    "a database": sqlite3.OperationalError("disk I/O error"),
+    "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+}
+
+
+@pytest.mark.parametrize("what", list(FULL))
+def test_where_no_verb_knows_more_it_is_still_one_line(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb() -> None:
+        raise FULL[what]
+
+    monkeypatch.setitem(cli.VERBS, "tiny", (verb, "Writes.", "saccade tiny"))
+    assert run("tiny") == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"saccade: a file cannot be written \(.*\); free some space and run the same .* again\n", err)
+
+
+def test_the_disk_that_is_full_is_the_one_that_is_named(world: Path, tmp_path: Path) -> None:
+    """The weights for a server, in memory say, are not on the disk of the run."""
+    policy = load_policy(ModelConfig(path=str(world / "model"), device="cpu"))
+    weights, run_dir = tmp_path / "shm", tmp_path / "run"
+    outer, then = writing(run_dir, "the run is whole"), ".*for the weights that servers load"
+    with no_file_beyond(9_000), pytest.raises(DiskError, match=line(weights, then)), outer:
+        write_weights(policy, weights)
+
+
+def fill(directory: Path, size: int) -> dict[str, int]:
+    (directory / "big").write_bytes(bytes(size))
+    return {"size": size}
+
+
+@pytest.mark.parametrize("limit", [pytest.param(100_000, marks=pytest.mark.slow), 10])
+def test_a_job_of_a_study_says_it_also_where_its_log_is_full_too(tmp_path: Path, limit: int) -> None:
+    job = StudyJob("fill", fill, tmp_path / "fill", {"size": 200_000})
+    with no_file_beyond(limit), pytest.raises(JobFailed, match=r"'fill' failed: .*(File too large|cannot be written)"):
+        run_all([job], 1, Console(quiet=True))
 
 
 def test_the_base_says_it_and_a_damaged_state_is_named(tmp_path: Path) -> None:

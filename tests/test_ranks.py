@@ -227,26 +227,32 @@ def test_launch_prints_what_it_would_run() -> None:
     assert "expected rl or sft" in str(refused.exception)
 
 
-def test_one_signal_ends_the_launched_command_and_all_that_it_started(tmp_path: Path) -> None:
-    """The child starts a grandchild and ignores SIGTERM, so that both must be killed by force."""
+@pytest.mark.parametrize("grace_s", [0.2, 600.0])
+def test_one_signal_or_two_end_the_launched_command_and_all_that_it_started(tmp_path: Path, grace_s: float) -> None:
+    """The child starts a grandchild in a session of its own and ignores SIGTERM, so that both must be killed by force:
+    after the grace, or at the second signal."""
     note = tmp_path / "pids"
     program = (
         "import os, signal, subprocess, sys, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "child = subprocess.Popen(sleep, start_new_session=True)\n"
         f"open({str(note)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
         "time.sleep(600)\n"
     )
     outer = (
-        "import sys; from saccade.cli.launch import supervise\n"
-        f"sys.exit(supervise([sys.executable, '-c', {program!r}], grace_s=0.2) != 0)\n"
+        "import sys; from pathlib import Path; from saccade.cli.launch import supervise\n"
+        f"sys.exit(supervise([sys.executable, '-c', {program!r}], Path({str(tmp_path)!r}), grace_s={grace_s}))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     launcher = subprocess.Popen([sys.executable, "-c", outer], env=environment)
     while not (note.exists() and note.read_text().count(" ")):
         time.sleep(0.02)
     launcher.send_signal(signal.SIGINT)
-    assert launcher.wait(timeout=60) == 1
+    if grace_s > 1:
+        time.sleep(0.5)
+        launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(timeout=60) == 130
     for pid in map(int, note.read_text().split()):
         assert ended(pid)
 
@@ -262,4 +268,4 @@ def ended(pid: int) -> bool:
 
 
 def test_launch_passes_on_the_exit_status() -> None:
-    assert supervise([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    assert supervise([sys.executable, "-c", "raise SystemExit(3)"], Path()) == 3

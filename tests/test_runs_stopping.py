@@ -340,3 +340,62 @@ def test_an_evaluation_that_is_stopped_keeps_its_answers_and_says_so(
         with pytest.raises(SystemExit) as ended:
             cli.main([*words, "--out", str(out)])
         assert not ended.value.code and len(server.requests) == 7, "one question is asked again"
+
+
+EARLY = """
+import os, sys, types
+cli = types.ModuleType("saccade.cli")
+cli.main = lambda: os.kill(os.getpid(), int(sys.argv[1]))
+sys.modules["saccade.cli"] = cli
+from saccade.__main__ import main
+main()
+print("the verb began")
+"""
+
+
+@pytest.mark.parametrize("number", stopping.ASKING)
+def test_a_signal_before_the_verb_began_is_one_line_and_its_status(number: int) -> None:
+    command = [sys.executable, "-c", EARLY, str(int(number))]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    line = "saccade: stopped before it began; run the same command again\n"
+    assert (found.returncode, found.stdout, found.stderr) == (128 + number, "", line)
+
+
+@pytest.mark.parametrize("number", stopping.ASKING)
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_every_verb_stops_with_one_line_even_where_the_stop_is_swallowed(
+    number: int, swallowed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Left(BaseException):
+        pass
+
+    def leave(status: int) -> None:
+        raise Left(status)
+
+    closed = []
+
+    def verb() -> None:
+        try:
+            try:
+                os.kill(os.getpid(), number)
+            except BaseException:
+                if not swallowed:
+                    raise
+            time.sleep(20)
+        finally:
+            time.sleep(0.2)  # longer than the request to stop is repeated
+            closed.append(True)
+
+    monkeypatch.setattr(stopping, "AGAIN_S", 0.05)
+    monkeypatch.setattr(cli.os, "_exit", leave)
+    monkeypatch.setitem(cli.VERBS, "tiny", (verb, "Waits.", "saccade tiny"))
+    with pytest.raises(Left, match=str(128 + number)):
+        cli.main(["tiny"])
+    assert capsys.readouterr().err == "saccade: stopped; run the same command again\n" and closed
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ctrl_c_ends_a_view_without_a_word() -> None:
+    with interruptible("run it again"), pytest.raises(KeyboardInterrupt), stopping.until_interrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)

@@ -32,16 +32,18 @@ _WORDS = {
     "PytorchStreamWriter": "torch could not write a file",
     "database or disk is full": "a database cannot grow",
     "attempt to write a readonly database": "a database is read-only",
+    "disk I/O error": "a database cannot be written",
+    "unable to open database file": "a database cannot be opened",
 }
 """What torch.save and SQLite say when a write fails -> the reason."""
 
 
 class DiskError(OSError):
     """A file could not be written. The message says where, how much is free, what is whole and how to continue. Of
-    nested blocks the outermost knows best what that is."""
+    nested blocks about the same disk the outermost knows best what that is."""
 
     def __init__(self, directory: Path, reason: str, then: str) -> None:
-        self.reason = reason
+        self.directory, self.reason = directory, reason
         super().__init__(f"{directory}: cannot be written ({reason}; {_free(directory):,} bytes are free); {then}")
 
 
@@ -66,6 +68,8 @@ def writing(directory: Path, then: str | Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, DiskError) and _is_elsewhere(error.directory, directory):
+            raise
         reason = error.reason if isinstance(error, DiskError) else disk_reason(error, directory)
         if reason is None:
             raise
@@ -73,10 +77,29 @@ def writing(directory: Path, then: str | Callable[[], str]) -> Iterator[None]:
         raise DiskError(directory, reason, after) from None
 
 
-def disk_reason(error: BaseException, directory: Path) -> str | None:
-    """What the disk reported, if this error is the disk's: OSErrors, and what other libraries make of them."""
+@contextmanager
+def no_traceback() -> Iterator[None]:
+    """For a whole program: an error of the disk about which no block inside knew more is an OSError of one line."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except Exception as error:
+        if (reason := disk_reason(error)) is None:
+            raise
+        raise OSError(f"a file cannot be written ({reason}); {AGAIN}") from None
+
+
+def _is_elsewhere(inner: Path, outer: Path) -> bool:
+    """Whether a directory is not below another one, so that its disk may be another."""
+    return not inner.absolute().is_relative_to(outer.absolute())
+
+
+def disk_reason(error: BaseException, directory: Path | None = None) -> str | None:
+    """What the disk reported, if this error is the disk's: OSErrors, and what other libraries make of them. That a file
+    is missing or forbidden is the disk's only below `directory`."""
     if isinstance(error, OSError) and error.errno is not None:
-        inside = error.filename is not None and str(error.filename).startswith(str(directory))
+        inside = directory is not None and error.filename is not None and str(error.filename).startswith(str(directory))
         if error.errno in _CODES or (error.errno in _OF_A_PATH and inside):
             return os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
         return None

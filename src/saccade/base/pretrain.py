@@ -133,7 +133,7 @@ class StageRun:
     def perceive(self) -> None:
         """Dense read-outs on `stage.rows` pictures a step."""
         stage, run, state = self.stage, Run(self.after.parent), _state_of(self.before)
-        run.cut_back(state["sizes"])
+        run.cut_back(state["sizes"], None)
         policy = self._load(self.before, ("vision", "projector") if stage.vision_lr > 0 else ())
         torch.manual_seed(self.recipe.seed)
         readouts = Readouts(policy.model, policy.processors[0])
@@ -158,7 +158,7 @@ class StageRun:
         """The loss of the language model on `stage.rows` pictures a step in each process."""
         stage, ranks, state = self.stage, self.ranks, _state_of(self.before)
         run, found = Run(self.after.parent, ranks.is_first), ranks.on_first(partial(checkpoint.latest, self.saves))
-        ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"]))
+        ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"], None))
         seeing: tuple[Part, ...] = ("vision", "projector") if stage.vision_lr > 0 else ()
         policy = self._load(found.path if found else self.before, (*seeing, "language"))
         parts = policy.parameters_by_part()

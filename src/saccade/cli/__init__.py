@@ -41,7 +41,8 @@ from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
 from saccade.cli.terminal import StderrHandler, echo, print_traceback
 from saccade.config import said
-from saccade.runs.stopping import RunStopped
+from saccade.disk import no_traceback
+from saccade.runs.stopping import RunStopped, interruptible
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
     "demo": (demo.demo, "From nothing to a trained tiny model with a report.", "saccade demo --out runs/demo"),
@@ -147,9 +148,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse_bytes(arguments)
         _refuse_several(arguments)
         _refuse_unknown(arguments)
-        with _log_lines(quiet=rank != "0"):
+        with interruptible("stopped; run the same command again"), _log_lines(quiet=rank != "0"), no_traceback():
             build(next(iter(arguments), None))(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
-    except RunStopped as stopped:
+    except RunStopped as last:
+        stopped = _first(last)
         echo(f"saccade: {stopped}", err=True)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, AttributeError):  # nobody reads it, or the caller closed it
@@ -167,6 +169,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         echo(f"saccade: this needs {missing}, which is not installed: pip install 'saccade[train]'", err=True)
         sys.exit(2)
+
+
+def _first(stopped: RunStopped) -> RunStopped:
+    """The stop that a second signal interrupted, if there was one: it knows how to continue."""
+    while isinstance(stopped.__context__, RunStopped):
+        stopped = stopped.__context__
+    return stopped
 
 
 def _open_standard_descriptors() -> None:
@@ -212,12 +221,16 @@ def _log_lines(quiet: bool = False) -> Iterator[None]:
     but the first of several processes only errors."""
     handler, log = StderrHandler(), logging.getLogger("saccade")
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
-    before = log.level
+    before, logging.raiseExceptions = (
+        log.level,
+        False,
+    )  # a log on a full disk costs its lines, and no traceback for each
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
+        logging.raiseExceptions = True
         log.removeHandler(handler)
         log.setLevel(before)
 

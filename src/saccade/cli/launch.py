@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,14 +31,17 @@ from saccade.cli.vllm_servers import (
 )
 from saccade.config import Config, ConfigError, kind
 from saccade.disk import write_text
-from saccade.runs.stopping import ASKING, handling
+from saccade.runs.stopping import ASKING, RunStopped, handling
+from saccade.workers.descendants import end_descendants
 
 if TYPE_CHECKING:
     from saccade.training.config import RLRecipe
 
-GRACE_S = 60.0
+GRACE_S = 90.0
 """How long processes may take to save and end after Ctrl-C; then they are killed."""
 PORT = 29_400
+QUIET = {"torch.distributed.run": "saccade.training.torchrun"}
+"""The module of torchrun -> the same without a traceback at its end."""
 
 
 def launch(
@@ -94,7 +97,7 @@ def launch(
         if dry_run:
             echo_whole(shlex.join(command))
             return
-        raise typer.Exit(supervise(command))
+        raise typer.Exit(supervise(command, folder))
     assert job.with_servers is not None
     own, theirs = devices(gpus, vllm, vllm_gpus)
     options = serve_options(job.with_servers, vllm_executable, vllm_gpus, vllm_options, beside(folder))
@@ -108,7 +111,7 @@ def launch(
     again += ["--vllm-executable", options.executable, *(["--vllm-options", vllm_options] if vllm_options else [])]
     keep_command(folder, again)
     with running(options, job.ports, theirs, beside(folder)):
-        status = supervise(command, environment=environment)
+        status = supervise(command, folder, environment=environment)
     raise typer.Exit(status)
 
 
@@ -186,22 +189,28 @@ srun --kill-on-bad-exit=1 {command} \\
 """
 
 
-def supervise(command: list[str], grace_s: float = GRACE_S, environment: Mapping[str, str] | None = None) -> int:
+def supervise(
+    command: list[str], folder: Path, grace_s: float = GRACE_S, environment: Mapping[str, str] | None = None
+) -> int:
     """Runs the command and returns its exit status. Ctrl-C, SIGTERM or a closed terminal ends it and all that it
-    started: first with SIGTERM, after `grace_s` seconds by force."""
-    child = subprocess.Popen(command, start_new_session=True, env=environment)
-    ending = threading.Event()
-
-    def end(number: int, frame: object) -> None:
-        if not ending.is_set():
-            ending.set()
-            os.killpg(child.pid, signal.SIGTERM)
-
-    with handling(dict.fromkeys(ASKING, end)):
-        while not ending.is_set():
+    started: first with SIGTERM, after `grace_s` seconds or a second signal by force. RunStopped then, with how to
+    continue the run in `folder`."""
+    asked: list[int] = []
+    with handling(dict.fromkeys(ASKING, lambda number, frame: asked.append(number))):
+        child = subprocess.Popen([QUIET.get(word, word) for word in command], start_new_session=True, env=environment)
+        while not asked:
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(timeout=0.5)
-        with suppress(subprocess.TimeoutExpired):
-            return child.wait(timeout=grace_s)
-        os.killpg(child.pid, signal.SIGKILL)
-        return child.wait()
+        os.killpg(child.pid, signal.SIGTERM)
+        until = time.monotonic() + grace_s
+        while child.poll() is None and asked.count(asked[-1]) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        if child.poll() is None:
+            end_descendants(child.pid)  # torchrun's processes are in sessions of their own
+            child.kill()
+        status = child.wait()
+    if status == 0:
+        return 0  # it was at its end
+    begun = (folder / "config.yaml").is_file()
+    again = f": saccade launch {folder} and the same options" if begun else " the same command; nothing was saved"
+    raise RunStopped(asked[0], f"stopped; continue with{again}")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from saccade.cli.terminal import echo
 from saccade.config import ConfigError
 from saccade.disk import write_text
-from saccade.runs.stopping import ASKING, handling
+from saccade.runs.stopping import ASKING, RunStopped, handling
 
 if TYPE_CHECKING:
     from saccade.rollout.vllm_process import ServeOptions
@@ -171,4 +171,4 @@ def running(options: ServeOptions, ports: list[int], given: list[str | None], fo
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise RunStopped(number, "stopped before the run began; run the same command again")

@@ -23,6 +23,7 @@ def watch(
     from rich.live import Live
 
     from saccade.report.watch import Watched, facts, follow, latest_run, view
+    from saccade.runs.stopping import until_interrupted
 
     console = Console()
     colors = console.color_system in ("truecolor", "256")
@@ -34,5 +35,6 @@ def watch(
             return
         console.print(view(watched, printable, colors))
         return
-    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+    with suppress(KeyboardInterrupt), until_interrupted(), live:
         follow(run_dir, lambda found: live.update(found, refresh=True), printable, colors, every)

@@ -201,6 +201,10 @@ def answer_all(
         if progress:
             progress(start + len(batch), len(plan.samples))
     held = _held(out, run.decoding.name) if out else done
+    if out and (gone := [item for name, item in done.items() if name not in held]):
+        log.warning("%s: something else removed %d of its rows; they are written again", out, len(gone))
+        append_items(out, gone)
+        held = _held(out, run.decoding.name)
     return [held[sample.id] for sample in plan.samples if sample.id in held], errors
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from saccade.data.hub import HUB_NAME
-from saccade.disk import require_space
+from saccade.disk import AGAIN, PARTIAL, require_space, writing
 from saccade.export.model_card import model_card
 from saccade.export.source import ExportSource
 from saccade.models.config import ModelConfig
@@ -51,10 +52,25 @@ def export(source: ExportSource, out: Path, dtype: Dtype | None = None) -> Expor
         raise ValueError(f"--out {out} exists; choose another directory, or remove it")
     trained = source.model.model_copy(update={"train": (), "lora": None, "path": str(source.checkpoint)})
     kind: Any = dtype or ("float32" if trained.dtype == "float64" else trained.dtype)
+    partial = out.with_name(f".{out.name}{PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    with _whole_or_absent(out, partial):
+        return _export(source, trained, kind, out, partial)
+
+
+@contextmanager
+def _whole_or_absent(out: Path, partial: Path) -> Iterator[None]:
+    """Removes what is half-written however the block ends."""
+    try:
+        with writing(out.absolute().parent, f"{out} was not written; {AGAIN}"):
+            yield
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _export(source: ExportSource, trained: ModelConfig, kind: Any, out: Path, partial: Path) -> Exported:
     coarsest = max((kind, trained.dtype), key=lambda name: BOUNDS[name])
     quantized = logits_of(trained) if trained.quantize else None
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     expected = _write(source, trained.model_copy(update={"quantize": None}), kind, partial)
     found = logits_of(ModelConfig(path=str(partial), dtype=kind, device=trained.device, train=()))
     result = Exported(
@@ -65,7 +81,6 @@ def export(source: ExportSource, out: Path, dtype: Dtype | None = None) -> Expor
         to_quantized=None if quantized is None else distance(found, quantized),
     )
     if not result.difference <= result.bound:
-        shutil.rmtree(partial)
         raise ValueError(
             f"{source.checkpoint}: the exported model's logits differ from the trained policy's by "
             f"{result.difference:.1e} (relative), more than {result.bound:g} for {coarsest}; nothing was written. "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from saccade.report.page import Live, report_text
+from saccade.runs.stopping import until_interrupted
 
 REFRESH_S = 5.0
 """Between two questions of an open page whether files changed."""
@@ -96,8 +98,7 @@ def serve(folders: Sequence[Path], port: int, say: Callable[[str], None]) -> Non
         raise ValueError(f"--port {port}: {error.strerror}; choose another, or 0 for any free one") from None
     say(f"{server.address} shows {', '.join(map(str, folders))}; Ctrl-C ends it, training is not affected")
     try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        pass
+        with suppress(KeyboardInterrupt), until_interrupted():
+            server.serve_forever()
     finally:
         server.server_close()

@@ -13,8 +13,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from saccade.disk import writing
 from saccade.models.policy import SHARD_SIZE, Policy
 from saccade.rollout.vllm_worker import Checksum
+
+THEN = "free some space there, or choose another directory for the weights that servers load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class WeightFiles:
 def write_weights(policy: Policy, directory: Path) -> WeightFiles:
     """Write all weights under the names of a checkpoint, LoRA adapters merged. ValueError for weights in 4 bits, which
     merging would not leave as they are."""
-    with merged_state(policy) as state:
+    with merged_state(policy) as state, writing(directory, THEN):
         policy.model.save_pretrained(directory, state_dict=state, max_shard_size=SHARD_SIZE)
     total = Checksum()
     for path in sorted(directory.glob("*.safetensors")):
@@ -50,7 +53,8 @@ def write_weights(policy: Policy, directory: Path) -> WeightFiles:
 def write_adapters(policy: Policy, directory: Path) -> WeightFiles:
     """Write the LoRA adapters alone, as peft and vLLM read them."""
     assert policy.adapters is not None
-    policy.adapters.save(directory)
+    with writing(directory, THEN):
+        policy.adapters.save(directory)
     return WeightFiles(directory)
 
 

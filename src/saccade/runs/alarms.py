@@ -159,20 +159,16 @@ class AlarmWatch:
         for alarm in found:
             log.warning("%s", alarm)
         if found:
-            with (run.directory / ALARMS).open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(alarm)) + "\n" for alarm in found)
+            run.append(ALARMS, [asdict(alarm) for alarm in found], int(row["step"]))
         return str(found[0]) if found and self.config.on == "stop" else None
 
 
-def open_alarms(directory: Path, config: AlarmConfig) -> AlarmWatch:
-    """The watch of a run, with what it has seen when the run resumes: alarms of steps that are made again are
-    dropped."""
+def open_alarms(directory: Path, config: AlarmConfig, step: int) -> AlarmWatch:
+    """The watch of a run, with what it has seen when the run resumes after `step`: alarms of steps that are made again
+    are dropped."""
     warnings: list[str] = []
     rows = [row for one in rows_of(directory / "metrics.jsonl", warnings) if (row := fitted_metrics(one))]
-    if not rows:
-        (directory / ALARMS).unlink(missing_ok=True)
-        return AlarmWatch(config)
-    kept = [alarm for alarm in read_alarms(directory) if alarm.step <= rows[-1]["step"]]
+    kept = [alarm for alarm in read_alarms(directory) if alarm.step <= step]
     if (directory / ALARMS).exists():
         write_text(directory / ALARMS, "".join(json.dumps(asdict(alarm)) + "\n" for alarm in kept))
     return AlarmWatch(config, rows, [alarm.name for alarm in kept])

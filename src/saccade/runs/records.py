@@ -11,8 +11,9 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,20 @@ from PIL import Image
 from saccade.config import Config, dump, load
 from saccade.disk import PARTIAL, flush, write_text
 from saccade.rollout.groups import Group, Rollout
+from saccade.runs.alarms import ALARMS, Alarm
 from saccade.runs.drawing import drawn_replies
 from saccade.runs.sinks import Sinks
+from saccade.runs.streams import GROUPS, METRICS, ROLLOUTS, STREAMS, Stream, end_of_step, lost_of, missing_steps, tail
 from saccade.runs.token_ends import Decode, token_ends
 from saccade.types import Completion, Frame
 
 log = logging.getLogger(__name__)
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
-METRICS, ROLLOUTS, GROUPS = "metrics.jsonl", "rollouts.jsonl", "groups.jsonl"
 FULL_UNTIL, AFTERWARDS = 2_000_000_000, 0.1
 """Bytes of rollouts.jsonl after which only this share of groups keeps its token ids and log-probs."""
-STREAMS = (METRICS, ROLLOUTS, GROUPS)
+LOST = "lost_rows"
+"""Alarm of a run whose files something else changed while it trained, or before it was resumed."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Run:
     """False in all but the first of several processes."""
     sinks: Sinks = field(default_factory=Sinks)
     """Trackers that get the same rows."""
+    streams: dict[str, Stream] = field(default_factory=dict)
+    """Files that this process has appended to."""
 
     @property
     def name(self) -> str:
@@ -91,7 +96,7 @@ class Run:
 
     def metrics(self, step: int, row: Mapping[str, float | str | None]) -> None:
         """One row; non-finite numbers are written as null, since JSON cannot represent them."""
-        self._append(METRICS, [{"step": step, **row}])
+        self.append(METRICS, [{"step": step, **row}], step)
         self.sinks.metrics(step, row)
 
     def rollouts(
@@ -112,7 +117,7 @@ class Run:
         if keep_tokens is None and path.exists() and path.stat().st_size >= FULL_UNTIL:
             keep_tokens = AFTERWARDS
             _say_once(path)
-        self._append(
+        self.append(
             ROLLOUTS,
             [
                 {
@@ -123,6 +128,7 @@ class Run:
                 for tokens in (keep_tokens is None or crc32(group.id.encode()) < keep_tokens * 2**32,)
                 for index, rollout in enumerate(group.rollouts)
             ],
+            step,
         )
 
     def groups(self, step: int, groups: Sequence[Group], keep: int) -> None:
@@ -147,12 +153,14 @@ class Run:
                     "image_files": files,
                 }
             )
-        self._append(GROUPS, rows)
+        self.append(GROUPS, rows, step)
         if keep:
             self.sinks.images(step, partial(drawn_replies, groups[:1]))
 
     def sizes(self) -> dict[str, int]:
-        """Size of each stream in bytes, for the checkpoint."""
+        """Size of each stream in bytes, for the checkpoint. First says which of them something else has changed."""
+        for name in tuple(self.streams):
+            self._look(name)
         paths = {name: self.directory / name for name in STREAMS}
         return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
 
@@ -163,25 +171,48 @@ class Run:
                 flush(path)
         flush(self.directory)
 
-    def cut_back(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Drops the rows written after `sizes` were recorded; returns how many, by stream. ValueError when earlier rows
-        are missing; nothing is dropped then."""
-        if lost := lost_rows(self.directory, sizes):
-            raise ValueError(lost)
+    def standing(self, sizes: Mapping[str, int], step: int | None) -> dict[str, int]:
+        """What the streams hold of their `sizes` after `step`. A stream that lacks rows keeps those that it has of the
+        steps up to there (None: of all); what is lost is logged and recorded as an alarm."""
+        found = dict(sizes)
+        for name, size in sizes.items():
+            path = self.directory / name
+            if lost := lost_of(path, size):
+                self.say_lost(lost if step is None else f"{lost}; {missing_steps(path, step)}", step or 0)
+                found[name] = end_of_step(path, sys.maxsize if step is None else step)
+        return found
+
+    def cut_back(self, sizes: Mapping[str, int], step: int | None) -> dict[str, int]:
+        """Drops the rows written after `sizes` were recorded, at `step`; returns how many, by stream. Where earlier
+        rows are missing, see `standing`."""
         dropped = {}
-        for name, now in self.sizes().items():
-            if now > sizes[name]:
-                dropped[name] = sum(chunk.count(b"\n") for chunk in tail(self.directory / name, sizes[name]))
-                os.truncate(self.directory / name, sizes[name])
+        for name, kept in self.standing(sizes, step).items():
+            path = self.directory / name
+            if path.is_file() and path.stat().st_size > kept:
+                dropped[name] = sum(chunk.count(b"\n") for chunk in tail(path, kept))
+                os.truncate(path, kept)
+            self.streams.pop(name, None)
         return dropped
 
-    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Appends rows of a step to a file of the directory; first says what something else has done to it."""
         if not self.writes:
             return
-        # a path that is not UTF-8 becomes an escape of JSON
-        with (self.directory / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            for row in rows:
-                file.write(json.dumps(_finite(row), ensure_ascii=False, default=str) + "\n")
+        self._look(name)
+        lines = [json.dumps(_finite(row), ensure_ascii=False, default=str) for row in rows]
+        self.streams.setdefault(name, Stream(self.directory / name)).append(lines, step)
+
+    def _look(self, name: str) -> None:
+        stream = self.streams.get(name)
+        if stream is not None and (change := stream.change()):
+            self.say_lost(change, stream.step)
+
+    def say_lost(self, text: str, step: int, then: str = "new rows follow what is left") -> None:
+        """Logs and records as an alarm what something else did to the run's files: a run of days does not end for it,
+        and does not continue in silence."""
+        alarm = Alarm(LOST, step, text, f"find what writes or cleans up there; the run continues: {then}")
+        log.warning("%s", alarm)
+        self.append(ALARMS, [asdict(alarm)], step)
 
     def _image(self, sha: str, image: Image.Image) -> str:
         path = self.directory / "images" / f"{sha}.png"
@@ -191,28 +222,6 @@ class Run:
             image.save(partial, format="PNG")
             partial.replace(path)
         return f"images/{path.name}"
-
-
-def lost_rows(directory: Path, sizes: Mapping[str, Any]) -> str | None:
-    """Why the streams cannot be cut back to `sizes`; None when they hold every row of that time."""
-    for name in STREAMS:
-        path, size = directory / name, sizes.get(name)
-        if not isinstance(size, int) or size < 0:
-            return f"it has no size for {name}"
-        now = path.stat().st_size if path.is_file() else 0
-        if now < size:
-            return f"{path}: {now} bytes but {size} at the checkpoint; rows were lost"
-        if size and next(tail(path, size - 1))[:1] != b"\n":
-            return f"{path}: no row ends at byte {size}, where the checkpoint was made; the file was edited"
-    return None
-
-
-def tail(path: Path, start: int) -> Iterator[bytes]:
-    """The bytes of a file from `start`, in chunks."""
-    with path.open("rb") as file:
-        file.seek(start)
-        while chunk := file.read(1 << 20):
-            yield chunk
 
 
 @cache

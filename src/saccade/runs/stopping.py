@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -19,6 +19,9 @@ GRACE_S = 20.0
 """A step whose update has not begun after this time is abandoned; nothing of it is kept."""
 ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals that ask a run to stop; the last when its terminal or connection is closed."""
+AGAIN_S = 1.0
+"""Seconds after which a request to stop is repeated: destructors, callbacks and some libraries swallow what a handler
+raises."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -48,10 +51,20 @@ def interruptible(message: str) -> Iterator[None]:
             _again(number)
             return
         asked.append(number)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
         raise RunStopped(number, message)
 
-    with handling(dict.fromkeys(ASKING, handler)):
-        yield
+    def again(number: int, frame: FrameType | None) -> None:
+        """Unless the stop is on its way already: closing things must not be disturbed."""
+        if not isinstance(sys.exc_info()[1], RunStopped):
+            raise RunStopped(asked[0], message)
+
+    with handling({**dict.fromkeys(ASKING, handler), signal.SIGALRM: again}):
+        try:
+            yield
+        finally:
+            if asked:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class Stop:
@@ -100,7 +113,7 @@ class Stop:
         text = f"\nstopping: the step is finished or, after {self.grace_s:g} s, abandoned; again to stop at once\n"
         with suppress(OSError):  # Ctrl-C also ended what the messages were piped to, or the terminal is gone
             os.write(2, text.encode())
-        signal.setitimer(signal.ITIMER_REAL, self.grace_s, 1.0)  # repeated: some code swallows what a handler raises
+        signal.setitimer(signal.ITIMER_REAL, self.grace_s, AGAIN_S)
 
     def _late(self, number: int, frame: FrameType | None) -> None:
         if not self._held:
@@ -124,6 +137,11 @@ def handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def until_interrupted() -> AbstractContextManager[None]:
+    """For programs that Ctrl-C ends in the ordinary way: it raises KeyboardInterrupt in the block."""
+    return handling({signal.SIGINT: signal.default_int_handler})
 
 
 def _again(number: int) -> None:

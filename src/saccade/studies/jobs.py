@@ -10,12 +10,13 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,9 +25,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from saccade.disk import DiskError, disk_reason, write_text
+
 DONE = "job.json"
 LOG = "job.log"
 POLL_S = 0.5
+DISK = 28
+"""Exit status of a job whose files cannot be written."""
 STOP_S = 10.0
 """How long a stopped job may take to end."""
 
@@ -185,7 +190,11 @@ def _start(job: StudyJob) -> Any:
     shutil.rmtree(job.directory, ignore_errors=True)
     job.directory.mkdir(parents=True)
     process = multiprocessing.get_context("spawn").Process(target=_work, args=(job,), name=job.name)
-    process.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for this process only
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
@@ -204,14 +213,13 @@ def _work(job: StudyJob) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         result = dict(job.run(job.directory, **job.arguments))
-    except (ValueError, OSError, RuntimeError) as error:
-        traceback.print_exc()
-        log.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(1)
-    result |= {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
-    fresh = job.directory / f"{DONE}.part"
-    fresh.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    fresh.rename(job.directory / DONE)
+        result |= {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+        write_text(job.directory / DONE, json.dumps(result, indent=1))
+    except Exception as error:  # noqa: BLE001 - it is logged, and the parent says what it was
+        with suppress(OSError):  # the log is on that disk too
+            traceback.print_exc()
+            log.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(DISK if isinstance(error, DiskError) or disk_reason(error, job.directory) else 1)
 
 
 def _end_with(parent: Any) -> None:
@@ -227,4 +235,6 @@ def _failure_message(job: StudyJob, code: int | None) -> str:
     path = job.directory / LOG
     last = path.read_text(encoding="utf-8").strip().splitlines()[-1:] if path.exists() else []
     reason = last[0] if last else f"exit status {code}"
+    if code == DISK and "cannot be written" not in reason:
+        reason = "its files cannot be written, the disk is full or read-only"
     return f"'{job.name}' failed: {reason} (log: {path}); run the same command again to resume"

@@ -34,7 +34,7 @@ class Changes:
 def facts(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint keeps for the comparison: the recipe as data, and parts of environment.json."""
     kept = {"recipe": recipe, "code_hash": dict(_own_code(recipe))}
-    return kept | {key: environment.get(key) for key in ("packages", "data_hash", "model_hash", "device")}
+    return kept | {key: environment.get(key) for key in ("packages", "data_hash", "images", "model_hash", "device")}
 
 
 def _own_code(recipe: Any) -> Iterator[tuple[str, str]]:
@@ -69,6 +69,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
         if was != new:
             name = name if name != _MISSING else hashes[1][i][0]
             training.append(f"data '{name}': its content changed (SHA-256 {_short(was)} -> {_short(new)})")
+    if before.get("images") is not None:  # of a checkpoint that has them
+        training += _changed_images(before["images"], now["images"] or {})
     if before["model_hash"] and now["model_hash"] and before["model_hash"] != now["model_hash"]:
         training.append(
             f"base model: it changed (SHA-256 {_short(before['model_hash'])} -> {_short(now['model_hash'])})"
@@ -83,6 +85,17 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     if before["device"] != now["device"]:
         other.append(f"device: {before['device']} -> {now['device']}")
     return Changes(tuple(training), tuple(other))
+
+
+def _changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each source whose image files are others."""
+    for was, (name, new) in zip(before.values(), now.items(), strict=False):
+        if was["hash"] != new["hash"]:
+            counts = (
+                f"{new['count']:,} of them" if was["count"] == new["count"] else f"{was['count']} -> {new['count']}"
+            )
+            last = f", the last one written is {new['newest']}" if new["newest"] else ""
+            yield f"data '{name}': its images changed ({counts}{last})"
 
 
 def _recipe_changes(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

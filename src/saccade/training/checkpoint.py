@@ -127,6 +127,11 @@ def steps(run_dir: Path) -> list[Path]:
     return sorted((path for path in found if not path.is_symlink()), key=lambda path: int(path.name[5:]))
 
 
+def is_there(run_dir: Path, step: int) -> bool:
+    """Whether the checkpoint of a step is in its place, as far as names tell."""
+    return (folder(run_dir) / f"step-{step:06d}" / STATE_FILE).is_file()
+
+
 def others(run_dir: Path) -> list[str]:
     """Names in the folder that are neither checkpoints nor ours."""
     known = {path.name for path in steps(run_dir)} | {"last", "best"}

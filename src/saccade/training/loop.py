@@ -159,9 +159,12 @@ class Session:
             self.ended = f"stopped after step {step} ({why}); {self._continue()}"
         if not last and self.ranks.max(int(self.clock.is_over(self.recipe.max_hours))):
             self.ended = f"stopped after step {step} (max_hours {self.recipe.max_hours:g}); {self._continue()}"
-        self.ended = self.ranks.broadcast(self.ended)
+        self.ended, gone = self.ranks.broadcast((self.ended, self._missing(step)))
+        if self.best_step in gone:
+            self.best_score = self.best_step = None
         self._agree_to_stop()
-        if last or better or self.ended or self.stop.signal or step % self.recipe.checkpoint.every == 0:
+        save = self.saved in gone or step % self.recipe.checkpoint.every == 0
+        if last or better or save or self.ended or self.stop.signal:
             self._save(self.mark, better)
         if self.ranks.size == 1:  # a step of several processes is always finished: others would wait for this one
             self.stop.release()
@@ -170,6 +173,18 @@ class Session:
                 self.writer.finish()
             raise self.stopped()
         return due
+
+    def _missing(self, step: int) -> set[int]:
+        """Which of the newest and the best checkpoint something else removed. Both are said; without a newest one the
+        run saves now, without a best one the next evaluation gives one."""
+        known = {one for one in (self.saved, self.best_step) if one and one != step}
+        if not self.run.writes or (self.writer is not None and self.writer.is_writing):
+            known = set()
+        gone = {one for one in known if not checkpoint.is_there(self.run.directory, one)}
+        for one in sorted(gone):
+            then = "the run saves one now" if one == self.saved else "the next evaluation gives the best"
+            self.run.say_lost(f"checkpoint step-{one:06d} was removed by something else", step, then)
+        return gone
 
     def _is_best(self, step: int, evaluation: Mapping[str, float]) -> bool:
         """Whether the score is the highest so far, which it then becomes."""
@@ -185,12 +200,13 @@ class Session:
 
     def keep_last_step(self) -> None:
         """Saves the last whole step, without what the step in progress has written."""
-        if self.mark is not None and self.mark.step != self.saved:
-            sizes = self.mark.sizes
-            self.ranks.on_first(lambda: self.run.cut_back(sizes))
-            checkpoint.set_rng_state(self.mark.rng)
-            self.optimizer.nonfinite_in_row = self.mark.nonfinite_in_row
-            self._save(self.mark, better=False)
+        if (mark := self.mark) is not None and mark.step != self.saved:
+            sizes, step = mark.sizes, mark.step
+            self.ranks.on_first(lambda: self.run.cut_back(sizes, step))
+            mark = replace(mark, sizes=self.run.sizes())
+            checkpoint.set_rng_state(mark.rng)
+            self.optimizer.nonfinite_in_row = mark.nonfinite_in_row
+            self._save(mark, better=False)
         if self.writer is not None:
             self.writer.finish()
 
@@ -259,19 +275,20 @@ def way_on(run_dir: Path, anew: bool = False) -> str:
 def open_session(
     recipe: Recipe,
     run_dir: Path,
-    data_hash: Mapping[str, str],
+    data: Mapping[str, Mapping[str, Any]],
     evaluate: Evaluate | None,
     resume: bool | Resume = False,
     engine: Engine | None = None,
     stop: Stop | None = None,
 ) -> Iterator[Session]:
     """Loads the model (of a checkpoint on resume) and opens its engine, then the run directory: everything is validated
-    before anything is written. `engine` replaces the recipe's own, and stays open. One job at a time has a run; of its
-    processes the first holds the lock and changes files.
+    before anything is written. `data` has `data_hash` and `images` of environment.json, by source. `engine` replaces
+    the recipe's own, and stays open. One job at a time has a run; of its processes the first holds the lock and changes
+    files.
     """
     transformers_logging.disable_progress_bar()  # its bars would break our one live line
     ranks = join()
-    check_agreement(recipe, data_hash, ranks)
+    check_agreement(recipe, data, ranks)
     how = Resume() if resume is True else resume or None
     run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
@@ -285,9 +302,10 @@ def open_session(
         check_optimizer(recipe.optim.kind, resolve_device(recipe.model.device))
         shard = recipe.shard if ranks.size > 1 else None
         policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None, shard)
-        environment = ranks.on_first(
-            lambda: describe(policy, recipe.model.path, data_hash, may_be_gone=found is not None)
+        described = ranks.on_first(
+            lambda: describe(policy, recipe.model.path, data["data_hash"], may_be_gone=found is not None)
         )
+        environment = {**described, **data}
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
         if found is not None and how is not None:
             before = changes.completed(found.state["facts"], type(recipe))
@@ -320,7 +338,7 @@ def open_session(
             checkpoint.seed_generators(recipe.seed)
             run.environment(environment | {"processes": ranks.size})
         if isinstance(recipe, RLRecipe):
-            session.alarms = open_alarms(run_dir, recipe.alarms)
+            session.alarms = open_alarms(run_dir, recipe.alarms, found.step if found else 0)
         try:
             yield session
         except StepAbandoned:

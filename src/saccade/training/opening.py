@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from saccade.config import dump
 from saccade.models.config import ShardConfig
@@ -19,11 +20,12 @@ from saccade.training.ranks import Ranks
 Recipe = RLRecipe | SFTRecipe
 
 
-def check_agreement(recipe: Recipe, data_hash: Mapping[str, str], ranks: Ranks) -> None:
+def check_agreement(recipe: Recipe, data: Mapping[str, Mapping[str, Any]], ranks: Ranks) -> None:
     """ValueError when processes differ in what they train."""
     if ranks.size > 1:
         weights = fingerprint(base_path(resolve_path(recipe.model.path)))
-        facts = {"recipe": dump(recipe), "data": dict(data_hash), "weights": weights, "package versions": versions()}
+        hashes = {"data": dict(data["data_hash"]), "images": [one["hash"] for one in data["images"].values()]}
+        facts = {"recipe": dump(recipe), **hashes, "weights": weights, "package versions": versions()}
         ranks.agree(facts)
 
 

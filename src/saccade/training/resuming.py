@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saccade.runs.records import STREAMS, Run, lost_rows, tail
+from saccade.runs.records import Run
+from saccade.runs.streams import STREAMS, lost_rows, tail
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
 
@@ -33,22 +34,32 @@ class Resume:
 def find(run: Run, how: Resume) -> Checkpoint | None:
     """The checkpoint to resume from; None to start anew. Damaged ones are set aside, with a warning, on the way.
 
-    ValueError when there is none and the start was not asked for, and when the one asked for is damaged.
+    Where the files of rows lack some of all checkpoints, the newest with whole files is used: `prepare` says what is
+    lost. ValueError when there is none and the start was not asked for, and when the one asked for is damaged.
     """
     directory = run.directory
     if strange := [name for name in checkpoint.others(directory) if not name.startswith(checkpoint.ASIDE)]:
         log.info("%s: ignored, not named like a checkpoint: %s", checkpoint.folder(directory), ", ".join(strange[:9]))
     if how.where is not None:
         return None if how.where == START else _asked_for(directory, how.where)
-    damaged: list[Path] = []
+    damaged, short = list[Path](), list[Checkpoint]()
     for path in reversed(checkpoint.steps(directory)):
-        found = _usable(directory, path)
-        if isinstance(found, Checkpoint):
-            for one in damaged:
+        found = _usable(path)
+        lost = found if isinstance(found, str) else lost_rows(directory, found.state["sizes"])
+        if isinstance(found, Checkpoint) and lost is None:
+            for one in (*damaged, *(one.path for one in short)):
                 _set_aside_damaged(one)
             return found
-        log.warning("checkpoint %s is damaged: %s", path.name, found)
-        damaged.append(path)
+        log.warning("checkpoint %s is damaged: %s", path.name, lost)
+        if isinstance(found, Checkpoint):
+            short.append(found)
+        else:
+            damaged.append(path)
+    if short:  # weights and optimizer are whole, and no checkpoint has all its rows
+        for one in damaged:
+            _set_aside_damaged(one)
+        log.warning("no checkpoint has all its rows; %s is the newest whose own files are whole", short[0].path.name)
+        return short[0]
     raise ValueError(f"{directory} has no {'whole ' if damaged else ''}checkpoint{_start_anew(directory)}")
 
 
@@ -59,20 +70,23 @@ def _asked_for(directory: Path, where: str) -> Checkpoint:
     if path is None:
         names = ", ".join(one.name for one in known.values()) or "none"
         raise ValueError(f"--from {where}: {directory} has no such checkpoint; there are: {names}; or say: {START}")
-    found = _usable(directory, path)
+    found = _usable(path)
     if not isinstance(found, Checkpoint):
         raise ValueError(f"--from {where}: checkpoint {path.name} is damaged: {found}; choose another, or {START}")
     return found
 
 
-def _usable(directory: Path, path: Path) -> Checkpoint | str:
-    """The checkpoint if it is whole and the streams hold its rows, else what is wrong."""
+def _usable(path: Path) -> Checkpoint | str:
+    """The checkpoint if its files are whole, else what is wrong."""
     found = checkpoint.load(path)
     if isinstance(found, str):
         return found
     if missing := [key for key in _KEYS if key not in found.state]:
         return f"{checkpoint.STATE_FILE} has no '{missing[0]}': it is of another version"
-    return lost_rows(directory, found.state.get("sizes", {})) or found
+    sizes = found.state["sizes"]
+    if not isinstance(sizes, dict) or not all(isinstance(sizes.get(name), int) for name in STREAMS):
+        return f"{checkpoint.STATE_FILE} has no sizes of {', '.join(STREAMS)}: it is of another version"
+    return found
 
 
 def _set_aside_damaged(path: Path) -> None:
@@ -99,11 +113,12 @@ def prepare(run: Run, found: Checkpoint | None, how: Resume) -> None:
     `before-resume-<n>/`; rows of steps that are repeated anyway are dropped. Both are logged."""
     directory, step = run.directory, 0 if found is None else found.step
     sizes: dict[str, int] = dict.fromkeys(STREAMS, 0) if found is None else found.state["sizes"]
+    sizes = run.standing(sizes, step)
     if how.where is not None:
         aside = _set_aside(directory, step, sizes)
         if aside is not None:
             log.info("what came after step %d is kept in %s", step, aside)
-    dropped = {name: count for name, count in run.cut_back(sizes).items() if count}
+    dropped = {name: count for name, count in run.cut_back(sizes, step).items() if count}
     if dropped and how.where is None:
         rows = ", ".join(f"{count} of {name}" for name, count in dropped.items())
         log.info("rows written after the checkpoint are dropped, their steps are made again: %s", rows)

@@ -29,7 +29,7 @@ from saccade.rollout.groups import Group
 from saccade.rollout.prompts import prepare
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
-from saccade.runs.environment import hash_source
+from saccade.runs.environment import hash_images, hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
 from saccade.tasks import TASKS
@@ -268,10 +268,13 @@ def open_trainer(
         math_pool.shared().warm_up()
     evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
+    files = [one for one, entry in zip(sources, recipe.data, strict=True) if entry.source != WORLD]
+    images = {one.name: hash_images(image for sample in one for image in sample.images) for one in files}
+    data = {"data_hash": hashes, "images": images}
     if not resume:
         sources = screen(recipe, sources, load_adapter(recipe.model))
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe, run_dir, hashes, evaluate, resume, engine, stop))
+        session = stack.enter_context(open_session(recipe, run_dir, data, evaluate, resume, engine, stop))
         if resume:  # the model of the recipe may be gone
             sources = screen(recipe, sources, session.policy.adapter)
         session.baseline()

@@ -23,7 +23,7 @@ from saccade.models.policy import Policy, load_adapter
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.seeds import derive_seed
-from saccade.runs.environment import hash_source
+from saccade.runs.environment import hash_images, hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
 from saccade.training.clocks import Stopwatch, peak_memory_mb
@@ -131,14 +131,17 @@ def open_trainer(
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
     num_steps, n, wording = recipe.num_steps or 0, recipe.prompts_per_step, (recipe.template, recipe.system_prompt)
-    examples = [one for file in recipe.data for one in read_examples(file, *wording)]
+    files = [(file.title, read_examples(file, *wording)) for file in recipe.data]
+    images = {name: hash_images(image for one in found for image in one.images) for name, found in files}
+    examples = [one for _, found in files for one in found]
     if not resume and examples:
         screened(load_adapter(recipe.model), by_prompt(examples), recipe.cutoff_len)  # before anything is written
     heldout = [one for file in recipe.heldout for one in read_examples(file, *wording)]
     scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     hashes = {file.title: hash_source(file.path, dump(file)) for file in recipe.data}
+    data = {"data_hash": hashes, "images": images}
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe, run_dir, hashes, scored, resume, stop=stop))
+        session = stack.enter_context(open_session(recipe, run_dir, data, scored, resume, stop=stop))
         policy = session.policy
         cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None
         runner = StepRunner[MicroBatch](

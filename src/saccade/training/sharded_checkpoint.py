@@ -63,6 +63,10 @@ class ShardWriter:
             process_group=self.group,
         )
 
+    @property
+    def is_writing(self) -> bool:
+        return self._running is not None
+
     def poll(self) -> None:
         """Publishes the checkpoint if it is complete by now."""
         if self._running is not None and not self.ranks.max(int(not self._running.done())):

@@ -1,0 +1,87 @@
+"""Images that are replaced under their names between a checkpoint and its resume are named like other changed data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from training_runs import rl_recipe, write_world
+
+from saccade.runs.environment import hash_images
+from saccade.training import rl, sft
+from saccade.training.config import SFTRecipe
+from saccade.training.resuming import Resume
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def world(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "world")
+
+
+def painted(path: Path) -> None:
+    """Another picture of the same size in pixels and bytes."""
+    size, before = Image.open(path).size, path.stat().st_size
+    Image.new("RGB", size).save(path, format="PNG")
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(before - len(content)))
+
+
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    "repainted, same size": lambda world: painted(world / "3.png"),
+    "larger": lambda world: Image.new("RGB", (84, 84)).save(world / "3.png"),
+    "two swapped": lambda world: [
+        (world / "3.png").rename(world / "x"),
+        (world / "1.png").rename(world / "3.png"),
+        (world / "x").rename(world / "1.png"),
+    ],
+    "removed": lambda world: (world / "3.png").unlink(),
+    "a pipe": lambda world: [(world / "3.png").unlink(), os.mkfifo(world / "3.png")],
+}
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_a_replaced_image_changes_the_hash_of_its_source_and_a_copy_does_not(world: Path, name: str) -> None:
+    def found(folder: Path) -> dict[str, Any]:
+        return hash_images([*(str(folder / f"{i}.png") for i in range(6)), str(folder / "0.png"), b"in a table"])
+
+    before = found(world)
+    assert before["count"] == 7
+    copy = shutil.copytree(world, world.with_name("copy"), copy_function=shutil.copyfile)
+    os.utime(copy / "2.png", (0, 0))
+    assert found(copy)["hash"] == before["hash"]
+    CHANGES[name](world)
+    assert found(world)["hash"] != before["hash"]
+
+
+def sft_recipe(world: Path) -> SFTRecipe:
+    rows = [{"image": f"{i}.png", "task": "count", "question": f"How many? {i}", "response": str(i)} for i in range(6)]
+    (world / "replies.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    model, optim = {"path": str(world / "model"), "device": "cpu"}, {"lr": 1e-3}
+    data, every = [{"path": str(world / "replies.jsonl")}], {"every": 1}
+    base = {"model": model, "data": data, "prompts_per_step": 2, "num_steps": 2, "checkpoint": every, "optim": optim}
+    return SFTRecipe.model_validate(base)
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft"])
+def test_a_resume_names_the_source_and_the_image_that_was_written_last(world: Path, tmp_path: Path, kind: str) -> None:
+    recipe: Any = rl_recipe(world, num_steps=2) if kind == "rl" else sft_recipe(world)
+    train: Any = rl.train if kind == "rl" else sft.train
+    train(recipe, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["images"]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
+    painted(world / "3.png")
+    words = r"its images changed \(6 of them, the last one written is \S*3\.png at \d{4}-.*--accept-changes"
+    with pytest.raises(ValueError, match=f"since checkpoint step-000001 .*{words}"):
+        train(recipe, tmp_path / "run", resume=True)
+    assert train(recipe, tmp_path / "run", resume=Resume(accept_changes=True)).step == 2
