@@ -221,10 +221,8 @@ def _log_lines(quiet: bool = False) -> Iterator[None]:
     but the first of several processes only errors."""
     handler, log = StderrHandler(), logging.getLogger("saccade")
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
-    before, logging.raiseExceptions = (
-        log.level,
-        False,
-    )  # a log on a full disk costs its lines, and no traceback for each
+    before = log.level
+    logging.raiseExceptions = False  # a log on a full disk costs its lines, and no traceback for each
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
