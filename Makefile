@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/saccade demo --out runs/demo $(ARGS)
 
 # Those that were measured to fit into an hour on two cores; `saccade study --list` has all. Each resumes where it was stopped.
-STUDIES ?= overthinking hard_reward zero_or_cold_start box_inflation
+STUDIES ?= overthinking hard_reward zero_or_cold_start box_inflation descriptive_queries bridged_captions
 studies: setup
 	for study in $(STUDIES); do $(BIN)/saccade study $$study --out runs/studies/$$study || exit $$?; done
 
