@@ -22,6 +22,8 @@ UNKNOWN_OPTIONS = tuple("ABCDE")
 """Options of a choice whose question lists none: they may be in the image."""
 LONGEST_GOLD = 200
 """Characters of a gold in which the letter may stand among words."""
+SEVERAL = ("choices", "ocr")
+"""Tasks whose gold may be a list of texts."""
 LABEL_KEYS = ("label", "category", "class", "name")
 _SEVERAL = re.compile(r"\W*[A-J](?:[\s,;/&、，()\[\]]*+(?:and[\s()\[\]]*+)?[A-J])+\W*")
 _FENCE = re.compile(r"^```(?:json)?|```$")
@@ -159,6 +161,10 @@ def typed(task: str, answer: Any) -> Any:
         answer = answer.strip()
     if answer in ("", None):
         raise ValueError("the answer is empty; there is nothing to grade against")
+    texts = task in SEVERAL and isinstance(answer, list | tuple) and all(isinstance(one, str) for one in answer)
+    if isinstance(answer, dict | list | tuple) and not (texts and answer):
+        kinds = "a text or a list of texts" if task in SEVERAL else "a text or a number"
+        raise ValueError(f"answer {records.shown(answer)} is none for task '{task}'; expected {kinds}")
     return answer
 
 

@@ -75,6 +75,7 @@ def image_size(source: ImageSource | Path, max_pixels: int = MAX_PIXELS) -> tupl
                 f"{name_of(source)}: has {image.width} x {image.height} pixels, expected {max_pixels:,} at most; "
                 "make it smaller, or raise max_image_pixels"
             )
+        _refuse_mode(image.mode, name_of(source))
         try:
             rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         except _UNREADABLE as error:
@@ -122,21 +123,28 @@ def _open(source: str | bytes | Path, name: str) -> Image.Image:
         raise ImageError(f"{name}: the image cannot be opened ({why})") from None
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "F":
+def _refuse_mode(mode: str, name: str) -> None:
+    if mode == "F":
         raise ImageError(f"{name}: contains floating point numbers, expected colors; convert it to 8 bits first")
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    _refuse_mode(image.mode, name)
     if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(image)).convert("RGB")
+        return Image.fromarray(_eight_bits(image, name)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         colors = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colors.size, WHITE), colors).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image, name: str) -> np.ndarray:
     """16-bit gray values as 8 bits: Pillow's conversion clips everything above 255 to white."""
     import numpy as np  # not above: recipes import this module
 
     pixels_HW = np.asarray(image)
+    low, high = int(pixels_HW.min(initial=0)), int(pixels_HW.max(initial=0))
+    if low < 0 or high > 0xFFFF:
+        raise ImageError(f"{name}: has gray values from {low:,} to {high:,}, expected 0 to 65,535 (16 bits); scale it")
     wide = pixels_HW.dtype != np.int32 or pixels_HW.max(initial=0) > 255
     return np.clip(pixels_HW // 256 if wide else pixels_HW, 0, 255).astype(np.uint8)

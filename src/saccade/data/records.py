@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saccade.data.images import MAX_PIXELS, ImageError, image_size
+from saccade.data.json_stream import DECODER
 from saccade.data.roots import inside
+from saccade.tasks.conversation import later_turns, turns_before
 from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
@@ -113,7 +115,7 @@ def attempt_placed(place: str, read: Callable[[], list[tuple[str, Sample]]]) -> 
 
 def refuse_unusable(sample: Sample) -> None:
     """ValueError for a sample that cannot be trained on or recorded: text that UTF-8 cannot write, a gold answer that
-    is not finite, options that are no list."""
+    is not finite, keys of `meta` in another form than they are read in."""
     length = 0
     for text in _texts((sample.id, sample.question, sample.answer, sample.task, dict(sample.meta)), 0):
         length += len(text)
@@ -126,9 +128,22 @@ def refuse_unusable(sample: Sample) -> None:
             )
     if _not_finite(sample.answer):
         raise ValueError(f"answer {shown(sample.answer)}: not a finite number in the range of 64-bit floating point")
-    options = sample.meta.get("options")
+    _refuse_meta(sample)
+
+
+def _refuse_meta(sample: Sample) -> None:
+    """ValueError for what the code reads from `Sample.meta`, and a row may have written in another form."""
+    meta = sample.meta
+    options, index, size = meta.get("options"), meta.get("image_index"), meta.get("annotated_size")
     if options is not None and not isinstance(options, list | tuple):
         raise ValueError(f"meta.options is {shown(options)}, expected a list of texts")
+    if index is not None and not (type(index) is int and 0 <= index < max(1, len(sample.images))):
+        raise ValueError(f"meta.image_index is {shown(index)}, expected a number below {len(sample.images)}, its images")
+    pair = isinstance(size, list | tuple) and len(size) == 2 and all(type(one) is int for one in size)
+    if size is not None and not pair:
+        raise ValueError(f"meta.annotated_size is {shown(size)}, expected [width, height] in pixels")
+    turns_before(sample)
+    later_turns(sample)
 
 
 def _texts(value: Any, depth: int) -> Iterator[str]:
@@ -187,12 +202,12 @@ def jsonl_rows(path: Path) -> Iterator[Placed]:
 
 def _row(line: bytes) -> Row | ValueError:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = DECODER.decode(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return ValueError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8")
     except json.JSONDecodeError as error:
         return ValueError(f"not JSON ({error.msg} at column {error.colno}); expected one object per line")
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # an integer of thousands of digits, a key twice
         return ValueError(f"unreadable JSON: {error}")
     except RecursionError:
         return ValueError("unreadable JSON: nested too deeply")
