@@ -37,6 +37,8 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
     number = count(1)
     try:
         with pq.ParquetFile(path) as file:
+            if len(set(names := file.schema_arrow.names)) < len(names):
+                raise ValueError(f"the columns are {', '.join(names)}; expected a different name for each")
             for group in range(file.num_row_groups):
                 names, at_a_time, bombs = _plan(file.metadata.row_group(group), file.schema_arrow.names)
                 if bombs and not names:

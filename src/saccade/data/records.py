@@ -116,6 +116,9 @@ def attempt_placed(place: str, read: Callable[[], list[tuple[str, Sample]]]) -> 
 def refuse_unusable(sample: Sample) -> None:
     """ValueError for a sample that cannot be trained on or recorded: text that UTF-8 cannot write, a gold answer that
     is not finite, keys of `meta` in another form than they are read in."""
+    for name in ("id", "question", "task"):
+        if not isinstance(value := getattr(sample, name), str):
+            raise ValueError(f"{name} is {shown(value)}, expected a text")
     length = 0
     for text in _texts((sample.id, sample.question, sample.answer, sample.task, dict(sample.meta)), 0):
         length += len(text)
@@ -135,7 +138,7 @@ def _refuse_meta(sample: Sample) -> None:
     """ValueError for what the code reads from `Sample.meta`, and a row may have written in another form."""
     meta = sample.meta
     options, index, size = meta.get("options"), meta.get("image_index"), meta.get("annotated_size")
-    if options is not None and not isinstance(options, list | tuple):
+    if options is not None and not (isinstance(options, list | tuple) and all(isinstance(o, str) for o in options)):
         raise ValueError(f"meta.options is {shown(options)}, expected a list of texts")
     if index is not None and not (type(index) is int and 0 <= index < max(1, len(sample.images))):
         raise ValueError(f"meta.image_index is {shown(index)}, expected a number below {len(sample.images)}, its images")
@@ -212,6 +215,15 @@ def _row(line: bytes) -> Row | ValueError:
     except RecursionError:
         return ValueError("unreadable JSON: nested too deeply")
     return row if isinstance(row, dict) else ValueError(f"got a JSON {type(row).__name__}, expected an object")
+
+
+def text_of(value: Any, what: str) -> str:
+    """A text, or a number as one; bytes as UTF-8, as tables of other programs hold texts. ValueError for all else."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")  # refused with the row
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{what} is {shown(value)}, expected a text")
+    return str(value)
 
 
 def field(row: Row, name: str, kind: type[T] | tuple[type[T], ...]) -> T:
