@@ -143,7 +143,10 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
             if open_quote is None:
                 return
             before = open_quote
-        yield f"{path.name}:{before}", ValueError(f"quotes of {MOST_OPEN_QUOTES} rows never close; the rest is not read")
+        yield (
+            f"{path.name}:{before}",
+            ValueError(f"quotes of {MOST_OPEN_QUOTES} rows never close; the rest is not read"),
+        )
 
 
 def _line(file: TextIO) -> str:

@@ -141,7 +141,9 @@ def _refuse_meta(sample: Sample) -> None:
     if options is not None and not (isinstance(options, list | tuple) and all(isinstance(o, str) for o in options)):
         raise ValueError(f"meta.options is {shown(options)}, expected a list of texts")
     if index is not None and not (type(index) is int and 0 <= index < max(1, len(sample.images))):
-        raise ValueError(f"meta.image_index is {shown(index)}, expected a number below {len(sample.images)}, its images")
+        raise ValueError(
+            f"meta.image_index is {shown(index)}, expected a number below {len(sample.images)}, its images"
+        )
     pair = isinstance(size, list | tuple) and len(size) == 2 and all(type(one) is int for one in size)
     if size is not None and not pair:
         raise ValueError(f"meta.annotated_size is {shown(size)}, expected [width, height] in pixels")

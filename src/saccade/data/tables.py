@@ -111,7 +111,11 @@ def _options(row: Row, columns: dict[str, list[str]]) -> list[Any]:
     cell = row.get(names[0])
     value = [] if cell in (None, "") else _listed(cell)
     if isinstance(value, dict):
-        texts = value.get("text") if isinstance(value.get("text"), list) else [value[key] for key in sorted(value, key=_place)]
+        texts = (
+            value.get("text")
+            if isinstance(value.get("text"), list)
+            else [value[key] for key in sorted(value, key=_place)]
+        )
         return list(texts or [])
     if isinstance(value, str):
         return listed_options(value) or _split(value)

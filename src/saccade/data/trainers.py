@@ -139,7 +139,9 @@ def _sample(row: Row, place: str, reading: Reading, asked: Asked, gold: Any, res
     images = _images(row, asked, reading)
     question = records.with_markers(name_pictures(asked.text, [], len(images))[0], len(images))
     meta: dict[str, Any] = {"place": place} | {key: row[key] for key in KEPT if row.get(key)}
-    meta |= {key: text_of(text, f"the {key}") for key, text in (("system", asked.system), ("response", response)) if text}
+    meta |= {
+        key: text_of(text, f"the {key}") for key, text in (("system", asked.system), ("response", response)) if text
+    }
     return pose(str(row.get("id", place)), images, question, gold, reading.task, meta, records.options_of(row))
 
 
