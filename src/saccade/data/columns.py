@@ -51,7 +51,9 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
                     raise ValueError(f"{bombs}, which is more than data needs; write it again with smaller values")
                 if bombs:
                     log.warning("%s: %s, which is more than data needs; the column is not read", path, bombs)
-                for batch in file.iter_batches(batch_size=at_a_time, row_groups=[group], columns=names):
+                for batch in file.iter_batches(
+                    at_a_time, [group], names, use_threads=False
+                ):  # so small, threads only wait
                     for row in rows_of(batch):
                         yield f"{path.name}:{next(number)}", row
     except (pa.ArrowException, ValueError, OSError) as error:
