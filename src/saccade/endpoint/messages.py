@@ -18,6 +18,8 @@ Message = Mapping[str, Any]
 
 MOST_CHOICES, MOST_TOKENS, DEEPEST = 1024, 10_000_000, 100
 """Limits of a response; a token count beyond them is as good as none."""
+LONGEST_REASON, LONGEST_NAME = 40, 1000
+"""Characters that are kept of a reason of finishing and of the name of a model."""
 _MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -96,10 +98,13 @@ def parse_response(body: Any) -> ChatResponse:
         raise ValueError(f"the response has {len(choices):,} 'choices', expected {MOST_CHOICES:,} at most")
     usage, model = body.get("usage"), body.get("model")
     counts = [usage.get(k) if isinstance(usage, dict) else 0 for k in ("prompt_tokens", "completion_tokens")]
+    places = [choice.get("index") if isinstance(choice, dict) else None for choice in choices]
+    if all(type(place) is int for place in places) and sorted(places) == list(range(len(places))):
+        choices = [choice for _, choice in sorted(zip(places, choices, strict=True), key=lambda pair: pair[0])]
     return ChatResponse(
         tuple(_parse_choice(choice, index) for index, choice in enumerate(choices)),
         Usage(*(count if type(count) is int and 0 <= count <= MOST_TOKENS else 0 for count in counts)),
-        _whole(model) if isinstance(model, str) else "",
+        _whole(model[:LONGEST_NAME]) if isinstance(model, str) else "",
     )
 
 
@@ -132,7 +137,7 @@ def _parse_choice(choice: Any, index: int) -> ChatChoice:
     reasoning, reason = message.get("reasoning_content") or message.get("reasoning"), choice.get("finish_reason")
     return ChatChoice(
         _whole(text or ""),
-        _whole(reason) if isinstance(reason, str) else None,
+        _whole(reason[:LONGEST_REASON]) if isinstance(reason, str) else None,
         _whole(reasoning) if isinstance(reasoning, str) else None,
         choice.get("logprobs"),
     )
