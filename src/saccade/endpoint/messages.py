@@ -89,8 +89,9 @@ def image_url(image: ImageSource) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def parse_response(body: Any) -> ChatResponse:
-    """Parses the JSON of a chat completion. Raises ValueError naming the missing field."""
+def parse_response(body: Any, longest: int | None = None) -> ChatResponse:
+    """Parses the JSON of a chat completion. Raises ValueError naming the missing field, and for a text or reasoning of
+    more than `longest` characters."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
         raise ValueError("the response has no 'choices'")
@@ -101,8 +102,12 @@ def parse_response(body: Any) -> ChatResponse:
     places = [choice.get("index") if isinstance(choice, dict) else None for choice in choices]
     if all(type(place) is int for place in places) and sorted(places) == list(range(len(places))):
         choices = [choice for _, choice in sorted(zip(places, choices, strict=True), key=lambda pair: pair[0])]
+    parsed = tuple(_parse_choice(choice, index) for index, choice in enumerate(choices))
+    length = max(max(len(one.text), len(one.reasoning or "")) for one in parsed)
+    if longest is not None and length > longest:
+        raise ValueError(f"a reply of {length:,} characters is more than max_tokens allows")
     return ChatResponse(
-        tuple(_parse_choice(choice, index) for index, choice in enumerate(choices)),
+        parsed,
         Usage(*(count if type(count) is int and 0 <= count <= MOST_TOKENS else 0 for count in counts)),
         _whole(model[:LONGEST_NAME]) if isinstance(model, str) else "",
     )
