@@ -28,6 +28,7 @@ from saccade.data.json_stream import elements
 from saccade.data.order import EpochOrder
 from saccade.training import rl, sft
 from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.training.resuming import Resume
 from saccade.types import Sample
 
 BAD = [*KNOWN_BEFORE, *LINES]
@@ -268,6 +269,27 @@ def test_a_run_skips_them_counts_them_and_resumes_as_if_it_had_never_stopped(mod
         rl.train(recipe, tmp_path / "cut", evaluate=killed)
     rl.train(recipe, tmp_path / "cut", evaluate=lambda policy, engine, step: {"score": 0.0}, resume=True)
     assert [row["sample_id"] for row in lines(tmp_path / "cut" / "rollouts.jsonl") if row["index"] == 0] == seen
+
+
+def test_a_run_whose_images_went_away_does_not_go_on_in_another_order_unasked(model: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path, ["thin", *AT_ITS_TURN], rows=5)
+    last = json.loads(path.read_text().splitlines()[-1]) | {"id": "last", "image": "own.png"}
+    (path.parent / "own.png").write_bytes((path.parent / "ok.png").read_bytes())
+    path.write_text(path.read_text() + json.dumps(last) + "\n")
+
+    def stopped(policy: Any, engine: Any, step: int) -> dict[str, float]:
+        if step == 2:
+            raise KeyboardInterrupt
+        return {"score": 0.0}
+
+    recipe = rl_of(model, path, eval={"every": 1})
+    with pytest.raises(KeyboardInterrupt):
+        rl.train(recipe, tmp_path / "run", evaluate=stopped)
+    (path.parent / "own.png").rename(path.parent / "away.png")
+    with pytest.raises(ValueError, match=r"usable rows of the data were 'train' 8, they are 'train' 7 now.*--accept"):
+        rl.train(recipe, tmp_path / "run", evaluate=lambda *_: {"score": 0.0}, resume=True)
+    rl.train(recipe, tmp_path / "run", evaluate=lambda *_: {"score": 0.0}, resume=Resume(accept_changes=True))
+    assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 4, "with the start"
 
 
 @pytest.mark.parametrize("name", BY_THE_MODEL)
