@@ -180,6 +180,7 @@ class PreflightChecks:
         self._rows: dict[DataRole, dict[int, str]] = {"train": {}, "eval": {}}
         self._golds: dict[int, int] = {}
         self._right_golds: set[int] = set()
+        self._pictured: defaultdict[str, Counter[bool]] = defaultdict(Counter)
         self._eval_texts: dict[int, str] = {}
         self._eval_pictures = PictureIndex()
         self._near = lru_cache(maxsize=1 << 14)(self._eval_pictures.find)
@@ -207,6 +208,8 @@ class PreflightChecks:
         for source, (kind, text) in self._units.faults():
             self._found(source, kind, text)
         self._units = BoxUnits()
+        bare = sum(rows[False] for rows in self._pictured.values() if rows[True])
+        self._notes["rows without an image, among rows with one"] = bare
         kinds = [list(findings) for findings in self._findings.values()]
         found = [kept[number] for number in range(self.keep) for kept in kinds if number < len(kept)][: self.keep]
         return PreflightReport(
@@ -231,6 +234,7 @@ class PreflightChecks:
             yield kind_of(sample), str(sample)
             return
         self._tasks[sample.task] += 1
+        self._pictured[entry.source][bool(sample.images)] += 1
         yield from self._check_id(entry, sample.id)
         if entry.reply is None and sample.task not in TASKS:
             yield "task", f"unknown task {shown(sample.task)}; expected one of {', '.join(TASKS)}"
