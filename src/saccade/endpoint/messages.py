@@ -99,7 +99,7 @@ def parse_response(body: Any, longest: int | None = None) -> ChatResponse:
         raise ValueError(f"the response has {len(choices):,} 'choices', expected {MOST_CHOICES:,} at most")
     usage, model = body.get("usage"), body.get("model")
     counts = [usage.get(k) if isinstance(usage, dict) else 0 for k in ("prompt_tokens", "completion_tokens")]
-    places = [choice.get("index") if isinstance(choice, dict) else None for choice in choices]
+    places: list[Any] = [choice.get("index") if isinstance(choice, dict) else None for choice in choices]
     if all(type(place) is int for place in places) and sorted(places) == list(range(len(places))):
         choices = [choice for _, choice in sorted(zip(places, choices, strict=True), key=lambda pair: pair[0])]
     parsed = tuple(_parse_choice(choice, index) for index, choice in enumerate(choices))
