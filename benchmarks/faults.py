@@ -24,7 +24,7 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 SUBJECTS: dict[str, tuple[str, ...]] = {
-    "rows": ("test_hostile_rows.py", "test_hostile_tables.py", "test_data_images.py"),
+    "rows": ("test_hostile_rows.py", "test_hostile_tables.py", "test_hostile_values.py", "test_data_images.py"),
     "text": ("test_text_is_linear.py", "test_parsing_total.py", "test_rewards_fuzz.py"),
     "own rewards": ("test_rewards_hostile.py", "test_rewards_own.py"),
     "servers": (
