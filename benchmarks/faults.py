@@ -24,10 +24,15 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 SUBJECTS: dict[str, tuple[str, ...]] = {
-    "rows": ("test_hostile_rows.py", "test_data_images.py"),
+    "rows": ("test_hostile_rows.py", "test_hostile_tables.py", "test_hostile_values.py", "test_data_images.py"),
     "text": ("test_text_is_linear.py", "test_parsing_total.py", "test_rewards_fuzz.py"),
     "own rewards": ("test_rewards_hostile.py", "test_rewards_own.py"),
-    "servers": ("test_endpoint.py", "test_evaluation_served.py", "test_coldstart_faults.py"),
+    "servers": (
+        "test_endpoint.py",
+        "test_coldstart_hostile.py",
+        "test_evaluation_served.py",
+        "test_coldstart_faults.py",
+    ),
     "terminal": ("test_cli_terminal.py",),
     "runs and recipes": ("test_hostile_runs.py",),
     "trust and secrets": ("test_trust.py", "test_secrets.py"),

@@ -27,6 +27,8 @@ def make_images(folder: Path) -> None:
     (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:900])
     Image.new("1", (6000, 6000)).save(folder / "huge.png")
     Image.new("RGB", (8, 8)).save(folder / "drawing.eps")
+    Image.new("F", (56, 56)).save(folder / "float.tif")
+    Image.fromarray(np.full((56, 56), 1 << 20, dtype=np.int32)).save(folder / "deep.tif")
     os.mkfifo(folder / "pipe.png")
     (folder / "padded.png").write_bytes((folder / "ok.png").read_bytes())
     os.truncate(folder / "padded.png", 1 << 30)  # takes no space
@@ -59,6 +61,23 @@ KNOWN_BEFORE: dict[str, dict[str, Any]] = {
     "an unknown task": {"task": "fly"},
     "an unknown reward": {"meta": {"reward": "gold_medal"}},
     "nested too deeply": {"meta": {"k": json.loads("[" * 300 + "]" * 300)}},
+    "a size of the annotation that is none": {"meta": {"annotated_size": 5}},
+    "an image index that is none": {"meta": {"image_index": "first"}},
+    "an image index beyond the images": {"meta": {"image_index": 1}},
+    "later turns that are none": {"meta": {"turns": 5}},
+    "a later turn without a role": {"meta": {"turns": [{"role": "x", "content": "y"}]}},
+    "a system turn that is no text": {"meta": {"system": 5}},
+    "an empty option before another": {"task": "choice", "options": ["a", None, "c"]},
+    "an option that is an object": {"task": "choice", "options": [{"a": 1}, "b"]},
+    "a part of a turn without its text": {
+        "conversations": [
+            {"role": "user", "content": [{"type": "text", "text": None}]},
+            {"role": "assistant", "content": "1"},
+        ]
+    },
+    "a gold that is an empty list": {"answer": []},
+    "a gold that is an object": {"answer": {"a": 1}},
+    "numbers of floating point as pixels": {"image": "float.tif"},
     "a reserved token": {"conversations": turns("<image>How many <|image_pad|>?", "1")},
     "over the budget": {"conversations": turns("<image>How many " + "very " * 20_000 + "?", "1")},
 }
@@ -68,9 +87,11 @@ LINES = {
     "no JSON": '{"id": ',
     "a list": "[1]",
     "bytes of another encoding": '{"id": "\udce9"}',
+    "a key twice": '{"id": "a", "image": "ok.png", "task": "count", "answer": "1", "answer": "2", "conversations": []}',
+    "a key twice within": '{"id": "a", "image": [], "conversations": [{"from": "human", "value": "a", "value": "b"}]}',
 }
 """Lines that no row can be read from."""
-AT_ITS_TURN: dict[str, dict[str, Any]] = {"cut off": {"image": "cut.jpg"}}
+AT_ITS_TURN: dict[str, dict[str, Any]] = {"cut off": {"image": "cut.jpg"}, "32 bits of gray": {"image": "deep.tif"}}
 """What shows only when the pixels are read."""
 
 

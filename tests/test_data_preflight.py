@@ -131,7 +131,7 @@ def test_evaluation_questions_must_not_be_trained_on() -> None:
     assert report.counts == {"in the evaluation": 2, "picture of the evaluation": 1}
     assert [line.split(": ")[0] for line in sorted(report.findings)] == ["t.jsonl:1", "t.jsonl:2", "t.jsonl:4"]
     assert any("is in e.jsonl:1" in line for line in report.findings)
-    assert report.notes == {"questions of the evaluation about other pictures": 1}
+    assert report.notes["questions of the evaluation about other pictures"] == 1
 
 
 def test_ids_may_repeat_in_another_source() -> None:
@@ -191,3 +191,22 @@ def test_every_real_gold_answer_scores_one_under_its_own_task(real_data: Path) -
 def test_no_finding_about_a_long_name_fills_the_screen() -> None:
     found = preflight([sample(id="i" * 9_000, task="t" * 9_000)] * 2).findings
     assert found and all(len(finding) < 1_000 for finding in found)
+
+
+def test_a_gold_that_was_right_before_is_looked_at_again_in_another_task_or_with_other_options() -> None:
+    def choice(number: int, *options: str) -> Sample:
+        return Sample(f"s{number}", (), f"Which, {number}?", "C", "choice", {"options": list(options)})
+
+    rows = [choice(1, "a", "b", "c"), choice(2, "a", "b", "c"), choice(3, "a", "b"), sample(id="s4", answer="C")]
+    report = preflight(rows)
+    assert report.counts == {"gold": 2} and len(report.findings) == 2
+    named = [replace(choice(n, "a", "b", "c"), meta={"options": ["a"], "reward": "choice"}) for n in (1, 2)]
+    assert preflight(named).counts["gold"] == 2, "rows that name a reward of their own are all tried"
+
+
+def test_rows_that_lost_their_image_are_noted(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    pictured = [sample(id=f"s{n}", question=f"{n}?", images=(str(tmp_path / "a.png"),)) for n in range(3)]
+    bare = sample(id="bare", question="Which?", images=(), answer=3, task="count")
+    assert preflight([*pictured, bare]).notes == {"rows without an image, among rows with one": 1}
+    assert not preflight([bare, replace(bare, id="other")]).notes

@@ -97,7 +97,7 @@ def test_an_invalid_row_of_a_csv_is_named_with_its_line(folder: Path, text: str,
 
 def test_a_file_that_is_not_utf_8_is_named(folder: Path) -> None:
     (folder / "t.csv").write_bytes("image,question,answer\na.png,wie groß?,4\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"t\.csv: not UTF-8 text"):
+    with pytest.raises(ValueError, match=r"t\.csv:2: not UTF-8 text"):
         read(folder / "t.csv")
 
 

@@ -9,6 +9,7 @@ import json
 import sqlite3
 import threading
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -261,6 +262,28 @@ def test_any_json_is_a_response_or_a_named_fault(body):
         assert isinstance(parse_response(body).text, str)
     except ValueError as fault:
         assert str(fault)
+
+
+def test_choices_are_in_the_order_of_their_index_where_each_has_one():
+    def texts(*places: Any) -> list[str]:
+        choices = [{"index": place, "message": {"content": f"{i}"}} for i, place in enumerate(places)]
+        return [choice.text for choice in parse_response({"choices": choices}).choices]
+
+    assert texts(2, 0, 1) == ["1", "2", "0"]
+    for odd in ((0, 0), (1, 2), (None, None), ("1", "0"), (True, False), (10**30, 0)):
+        assert texts(*odd) == ["0", "1"]
+
+
+@pytest.mark.parametrize("message", [{"content": "a" * 11_001}, {"content": "a", "reasoning": "b" * 11_001}])
+def test_a_reply_far_longer_than_its_limit_of_tokens_is_a_failure(message: dict[str, str]):
+    raw = json.dumps({"choices": [{"message": message, "finish_reason": "x" * 9_999}]}).encode()
+    limits = RequestLimits(retries=0)
+    with chat_server(lambda i, body: Answer(raw=raw)) as server, Endpoint(server.url, "m", limits=limits) as model:
+        with pytest.raises(EndpointError, match="11,001 characters is more than max_tokens allows"):
+            model.chat(HELLO, max_tokens=10)
+        (choice,) = model.chat(HELLO, max_tokens=11).choices
+        assert len(choice.finish_reason or "") == 40, "a reason is a word"
+        assert model.chat(HELLO).choices == (choice,), "without a limit there is none"
 
 
 def test_a_separate_reasoning_field_is_kept():

@@ -28,6 +28,7 @@ from saccade.data.json_stream import elements
 from saccade.data.order import EpochOrder
 from saccade.training import rl, sft
 from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.training.resuming import Resume
 from saccade.types import Sample
 
 BAD = [*KNOWN_BEFORE, *LINES]
@@ -256,7 +257,7 @@ def test_a_run_skips_them_counts_them_and_resumes_as_if_it_had_never_stopped(mod
     seen = [row["sample_id"] for row in lines(tmp_path / "run" / "rollouts.jsonl") if row["index"] == 0]
     assert len(seen) == 7 and sorted(seen[:6]) == [f"good{i}" for i in range(6)], "each once before any twice"
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
-    assert [row["data/position"] for row in metrics] == [3, 5, 7] and metrics[-1]["data/skipped"] == 5
+    assert [row["data/position"] for row in metrics] == [3, 5, 7] and metrics[-1]["data/skipped"] == 6
 
     def killed(policy: Any, engine: Any, step: int) -> dict[str, float]:
         if step == 2:
@@ -268,6 +269,27 @@ def test_a_run_skips_them_counts_them_and_resumes_as_if_it_had_never_stopped(mod
         rl.train(recipe, tmp_path / "cut", evaluate=killed)
     rl.train(recipe, tmp_path / "cut", evaluate=lambda policy, engine, step: {"score": 0.0}, resume=True)
     assert [row["sample_id"] for row in lines(tmp_path / "cut" / "rollouts.jsonl") if row["index"] == 0] == seen
+
+
+def test_a_run_whose_images_went_away_does_not_go_on_in_another_order_unasked(model: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path, ["thin", *AT_ITS_TURN], rows=5)
+    last = json.loads(path.read_text().splitlines()[-1]) | {"id": "last", "image": "own.png"}
+    (path.parent / "own.png").write_bytes((path.parent / "ok.png").read_bytes())
+    path.write_text(path.read_text() + json.dumps(last) + "\n")
+
+    def stopped(policy: Any, engine: Any, step: int) -> dict[str, float]:
+        if step == 2:
+            raise KeyboardInterrupt
+        return {"score": 0.0}
+
+    recipe = rl_of(model, path, eval={"every": 1})
+    with pytest.raises(KeyboardInterrupt):
+        rl.train(recipe, tmp_path / "run", evaluate=stopped)
+    (path.parent / "own.png").rename(path.parent / "away.png")
+    with pytest.raises(ValueError, match=r"usable rows of the data were 'train' 8, they are 'train' 7 now.*--accept"):
+        rl.train(recipe, tmp_path / "run", evaluate=lambda *_: {"score": 0.0}, resume=True)
+    rl.train(recipe, tmp_path / "run", evaluate=lambda *_: {"score": 0.0}, resume=Resume(accept_changes=True))
+    assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 4, "with the start"
 
 
 @pytest.mark.parametrize("name", BY_THE_MODEL)
@@ -283,7 +305,7 @@ def test_what_the_model_cannot_read_is_refused_before_anything_is_written(
 def test_what_shows_at_its_turn_ends_a_run_that_may_not_skip_naming_file_line_and_image(
     model: Path, tmp_path: Path
 ) -> None:
-    path = write_rows(tmp_path, [*AT_ITS_TURN], rows=1)
+    path = write_rows(tmp_path, ["cut off"], rows=1)
     with pytest.raises(ValueError, match=r"^train\.jsonl:2: sample 'good100': .*cut\.jpg: the image is truncated"):
         rl.train(rl_of(model, path, on_bad="error"), tmp_path / "run")
 
@@ -295,7 +317,7 @@ def test_supervised_training_skips_and_counts_them_too(model: Path, tmp_path: Pa
     recipe = SFTRecipe.model_validate({**base, "data": [entry], "num_steps": 4})
     sft.train(recipe, tmp_path / "run")
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
-    assert metrics[-1]["data/skipped"] == 4 and all(row["examples/prompts"] == 2 for row in metrics)
+    assert metrics[-1]["data/skipped"] == 5 and all(row["examples/prompts"] == 2 for row in metrics)
     strict = SFTRecipe.model_validate({**base, "data": [{**entry, "on_bad": "error"}], "num_steps": 4})
     with pytest.raises(ValueError, match=r"^train\.jsonl:\d+: "):
         sft.train(strict, tmp_path / "strict")

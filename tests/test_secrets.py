@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,16 @@ def spellings(key: str) -> dict[str, str]:
         "cut short": key[: len(key) * 3 // 4],
         "cut at the front": key[len(key) // 3 :],
         "spaced": f"  {key}\n",
+        "reversed": key[::-1],
+        "base32": base64.b32encode(key.encode()).decode().rstrip("="),
+        "base32 of the header": base64.b32encode(f"Bearer {key}".encode()).decode().rstrip("="),
+        "letters apart": " ".join(key),
+        "letters apart, reversed": "-".join(reversed(key)),
+        "a letter a line": "\n".join(key),
+        "zero width between": "\u200b".join(key),
+        "hex in pairs": key.encode().hex(" "),
+        "base64 in lines": "\n".join(re.findall(".{1,7}", b64(key.encode()).decode())),
+        "full width": "".join(chr(ord(letter) + 0xFEE0) for letter in key),
     }
 
 
@@ -95,6 +106,9 @@ def test_without_a_secret_replies_stay_as_they_are() -> None:
     for key in (None, "EMPTY", "none", "x"):
         assert KeyMask(key).text("EMPTY none x %41") == "EMPTY none x %41"
     assert KeyMask("token-abc123").text("a token-level loss") == "a token-level loss"
+    for key in ("not-needed-here-at-all", "no-key-1"):
+        text = f"It is {key.replace('-', ' ')}, said {key}."
+        assert KeyMask(key).text(text) == text.replace(key, "[key]")
 
 
 def test_white_space_around_a_key_is_removed_and_what_no_header_carries_is_refused_unseen() -> None:

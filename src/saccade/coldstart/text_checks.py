@@ -13,6 +13,8 @@ from saccade.coldstart.filter_options import (
     RepetitionOptions,
 )
 from saccade.coldstart.polish import references
+from saccade.data.preflight import PLACEHOLDERS
+from saccade.data.records import MARKER
 from saccade.grading.answers import fold
 from saccade.grading.choice import letters_for
 from saccade.parsing import read_choice, read_number, read_reply, read_yes_no
@@ -21,6 +23,7 @@ from saccade.rewards.words import language_consistency
 from saccade.runs.drafts import Chain, ChainCheck, Draft, Rejection
 from saccade.types import Completion, Sample
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]")
 SHOWN = 90
 """Characters of text quoted by a rejection."""
 
@@ -44,12 +47,19 @@ def answer_agrees(draft: Draft, chain: Chain) -> Rejection | None:
 
 
 def has_form(draft: Draft, chain: Chain) -> Rejection | None:
-    """Requires a thought that was not truncated, is not empty and contains no tags."""
+    """Requires a thought that was not truncated, is not empty and contains no tags; neither it nor the answer contains
+    tokens of models, which training refuses, or control characters."""
     if chain.finish_reason == "length":
         return Rejection("format", "cut off", chain.text[-SHOWN:])
     if chain.answer is None:
         return Rejection("format", "no answer", chain.text[-SHOWN:])
-    reply = read_reply(f"<think>{chain.words}</think><answer>{chain.answer}</answer>")
+    whole = f"<think>{chain.words}</think><answer>{chain.answer}</answer>"
+    for token in (MARKER, *PLACEHOLDERS):
+        if (at := whole.find(token)) >= 0:
+            return Rejection("format", "a token of models", quote(whole, at, at + len(token)))
+    if control := _CONTROL.search(whole):
+        return Rejection("format", "control characters", quote(whole, *control.span()))
+    reply = read_reply(whole)
     return None if reply.strict else Rejection("format", reply.reason or "not strict", chain.words[:SHOWN])
 
 

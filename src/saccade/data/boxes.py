@@ -62,7 +62,11 @@ def read_instances(reading: Reading) -> Instances:
 
 def _picture(coco_file: Instances, place: str, entry: Row) -> None:
     negative = entry.get("neg_text") or entry.get("neg_category_ids") or ()
-    coco_file.pictures[_id(entry, "id")] = Picture(
+    image = _id(entry, "id")
+    if image in coco_file.pictures:
+        coco_file.invalid_images.add(image)
+        raise ValueError(f"image id {image!r} is that of an earlier image too; both are skipped")
+    coco_file.pictures[image] = Picture(
         place,
         records.field(entry, "file_name", str),
         records.annotated_size(entry),
@@ -73,8 +77,9 @@ def _picture(coco_file: Instances, place: str, entry: Row) -> None:
 
 
 def _instance(coco_file: Instances, place: str, entry: Row) -> None:
-    image, category = _id(entry, "image_id"), _id(entry, "category_id")
+    image = _id(entry, "image_id")
     try:
+        category = _id(entry, "category_id")
         box = records.from_xywh(records.field(entry, "bbox", list))
     except ValueError as error:
         coco_file.invalid_images.add(image)
@@ -83,7 +88,9 @@ def _instance(coco_file: Instances, place: str, entry: Row) -> None:
 
 
 def _category(coco_file: Instances, place: str, entry: Row) -> None:
-    coco_file.labels[_id(entry, "id")] = records.field(entry, "name", str).strip()
+    category, name = _id(entry, "id"), records.field(entry, "name", str).strip()
+    if not name or coco_file.labels.setdefault(category, name) != name:
+        raise ValueError(f"category {category!r} has the name {name!r}; expected one name, which is not empty")
 
 
 _ENTRIES = {"images": _picture, "annotations": _instance, "categories": _category}

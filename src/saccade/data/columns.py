@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -22,14 +24,18 @@ log = logging.getLogger(__name__)
 
 BATCH = 64
 """Most rows in memory at a time; each may include its images."""
-BATCH_BYTES = 32 << 20
-"""Most bytes that a batch of a column may decode to."""
+BATCH_BYTES = 64 << 20
+"""Most bytes that a batch of a column may decode to. Writers end a dictionary at 1 MB, so that BATCH rows fit."""
 ROW_BYTES = 64 << 20
 """Most bytes of one row."""
 ROW_ELEMENTS = 1_000_000
 """Most elements of the lists in one batch, and of a column chunk beside 10,000 for each of its rows."""
+DENSE_BYTES = 32 << 20
 RATIO = 200
-"""Highest compression of a column chunk of more than BATCH_BYTES; text compresses 10 times, images not at all."""
+"""Highest compression of a column chunk of more than DENSE_BYTES; text compresses 10 times, images not at all."""
+LIGHT_BYTES = 8 << 20
+"""A batch below it becomes Python objects at once, a larger one row by row."""
+_HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
 
 
 def parquet_rows(path: Path) -> Iterator[Placed]:
@@ -37,41 +43,64 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
     number = count(1)
     try:
         with pq.ParquetFile(path) as file:
+            if len(set(names := file.schema_arrow.names)) < len(names):
+                raise ValueError(f"the columns are {', '.join(names)}; expected a different name for each")
             for group in range(file.num_row_groups):
-                names, at_a_time, bombs = _plan(file.metadata.row_group(group), file.schema_arrow.names)
+                names, at_a_time, bombs = _plan(path, file.metadata.row_group(group), file.schema_arrow.names)
                 if bombs and not names:
                     raise ValueError(f"{bombs}, which is more than data needs; write it again with smaller values")
                 if bombs:
                     log.warning("%s: %s, which is more than data needs; the column is not read", path, bombs)
-                for batch in file.iter_batches(batch_size=at_a_time, row_groups=[group], columns=names):
+                for batch in file.iter_batches(
+                    at_a_time, [group], names, use_threads=False
+                ):  # so small, threads only wait
                     for row in rows_of(batch):
                         yield f"{path.name}:{next(number)}", row
     except (pa.ArrowException, ValueError, OSError) as error:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
 
 
-def _plan(group: Any, columns: list[str]) -> tuple[list[str], int, str]:
+def _plan(path: Path, group: Any, columns: list[str]) -> tuple[list[str], int, str]:
     """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and the last bomb in words."""
     rows, at_a_time, bombs, words = max(1, group.num_rows), BATCH, set[str](), ""
     for place in range(group.num_columns):
         column = group.column(place)
         size, packed = column.total_uncompressed_size, max(1, column.total_compressed_size)
-        dense = size > BATCH_BYTES and size > RATIO * packed
+        dense = size > DENSE_BYTES and size > RATIO * packed
         if dense or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
             bombs.add(column.path_in_schema.split(".")[0])
             words = (
                 f"column {column.path_in_schema!r} holds {size:,} bytes and {column.num_values:,} values in "
                 f"{group.num_rows:,} rows and {packed:,} packed bytes"
             )
-        elif column.has_dictionary_page:  # any row may be as long as the whole dictionary
-            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, size)))
+        elif column.has_dictionary_page and BATCH * size > BATCH_BYTES:  # a row may be as long as all of the dictionary
+            longest = min(size, _dictionary_bytes(path, column.dictionary_page_offset))
+            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, longest)))
     return [name for name in columns if name not in bombs], at_a_time, words
+
+
+def _dictionary_bytes(path: Path, offset: int) -> int:
+    """Bytes of a dictionary page when it is unpacked, from its header (Parquet's Thrift, compact protocol: two integers
+    in front, the type and this size); more than any column where it is written in another way."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        found = _HEADER.match(file.read(16))
+    if found is None:
+        return sys.maxsize
+    value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(found[1]))
+    return value >> 1 if not value & 1 else sys.maxsize
 
 
 def rows_of(table: Any) -> Iterator[Row | ValueError]:
     """The rows of a batch or table one by one; the error to raise for a row beyond ROW_BYTES or ROW_ELEMENTS, and for
     one with a value that Python does not have: a date after the year 9999, text that is not UTF-8."""
     heavy = table.nbytes > ROW_BYTES or _elements(table) > ROW_ELEMENTS
+    if not heavy and table.nbytes <= LIGHT_BYTES:
+        try:
+            yield from table.to_pylist()
+            return
+        except (pa.ArrowException, ValueError, ArithmeticError):
+            pass  # of one of its rows
     for place in range(table.num_rows):
         row = table.slice(place, 1)
         if heavy and (row.nbytes > ROW_BYTES or _elements(row) > ROW_ELEMENTS):

@@ -194,7 +194,12 @@ def flat(content: Any) -> Any:
     if not (isinstance(content, list) and content and all(isinstance(p, dict) and "type" in p for p in content)):
         return content
     if unknown := [str(part["type"]) for part in content if "text" not in part and part["type"] not in _MARKERS]:
-        raise ValueError(f"field 'conversations': got a part of type {unknown[0]!r}, expected text or image")
+        raise ValueError(
+            f"field 'conversations': got a part of type {records.shown(unknown[0])}, expected text or image"
+        )
+    for part in content:
+        if part["type"] not in _MARKERS and not isinstance(part["text"], str):
+            raise ValueError(f"field 'conversations': the text of a part is {records.shown(part['text'])}")
     return "".join(_MARKERS.get(str(part["type"]), str(part.get("text", ""))) for part in content)
 
 

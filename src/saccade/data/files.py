@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 
@@ -18,8 +20,9 @@ from saccade.data.json_stream import elements
 from saccade.data.records import Placed, Reading, jsonl_rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-LARGEST_CELL = 1 << 26
+LARGEST_CELL = 1 << 25
 """Characters of a cell, which may hold an image."""
+MOST_OPEN_QUOTES = 10
 _PATTERN = re.compile(r"[*?\[]")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -107,43 +110,76 @@ def count_rows(path: Path) -> int | None:
 def _count(file: Path) -> int:
     if file.suffix == ".parquet":
         return pq.ParquetFile(file).metadata.num_rows
-    with file.open("rb") as lines:
-        return sum(bool(line.strip()) for line in lines)
+    with file.open("rb") as lines:  # not line by line, since a line may be larger than the memory
+        return sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
 
 
 def _delimited_rows(path: Path) -> Iterator[Placed]:
     """Rows of a CSV or TSV file under the names of its first line, all cells as text. The place is the line on which a
-    row ends. A CSV without commas in its first line is read with semicolons."""
+    row ends. A CSV without commas in its first line is read with semicolons.
+
+    A row with a stray quote is an error of its own; after a quote that never closes, reading continues on the next
+    line, MOST_OPEN_QUOTES times at most.
+    """
     csv.field_size_limit(LARGEST_CELL)
-    line, rows = 0, csv.reader(())
     delimiter = DELIMITERS[path.suffix.lower()]
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:  # refused with their rows
+        first = _line(file)
+        if delimiter == "," and "," not in first and ";" in first:
+            delimiter = ";"
+        try:
+            header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, strict=True), [])]
+        except csv.Error as error:
+            raise ValueError(f"{path}: the first line is not {path.suffix[1:].upper()} ({error})") from None
+        if any("\udc80" <= letter <= "\udcff" for letter in first):
+            raise ValueError(f"{path}: the first line is not UTF-8 text; save the file as UTF-8")
+        if not all(header) or len(set(header)) < len(header) or not header:
+            raise ValueError(f"{path}: the first line is {header}, expected a different name for each column")
+        before = 1  # lines in front of those that are read next
+        for _ in range(MOST_OPEN_QUOTES):
             file.seek(0)
-            if delimiter == "," and "," not in first and ";" in first:
-                delimiter = ";"
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(rows, [])]
-            if not all(header) or len(set(header)) < len(header) or not header:
-                raise ValueError(f"{path}: the first line is {header}, expected a different name for each column")
-            line = rows.line_num
-            for cells in rows:
-                line = rows.line_num
-                if not cells:
-                    continue
-                place = f"{path.name}:{line}"
-                if len(cells) != len(header):
-                    yield place, ValueError(f"got {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
-                    continue
-                yield place, dict(zip(header, cells, strict=True))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
-    except csv.Error as error:
+            deque((_line(file) for _ in range(before)), maxlen=0)
+            open_quote = yield from _cells(path, file, header, delimiter, before)
+            if open_quote is None:
+                return
+            before = open_quote
         yield (
-            f"{path.name}:{rows.line_num}",
-            ValueError(f"not {path.suffix[1:].upper()}: {error}; the rest is not read"),
+            f"{path.name}:{before}",
+            ValueError(f"quotes of {MOST_OPEN_QUOTES} rows never close; the rest is not read"),
         )
+
+
+def _line(file: TextIO) -> str:
+    """The next line; of one that is too long its beginning, which is longer than any cell may be."""
+    line = rest = file.readline(LARGEST_CELL + 2)
+    while len(rest) > LARGEST_CELL and not rest.endswith(("\n", "\r")):
+        rest = file.readline(LARGEST_CELL + 2)
+    return line
+
+
+def _cells(
+    path: Path, file: TextIO, header: list[str], delimiter: str, before: int
+) -> Generator[Placed, None, int | None]:
+    """The rows of a file from here on; returns the line on which a quote opens that never closes, None at the end."""
+    rows = csv.reader(iter(partial(_line, file), ""), delimiter=delimiter, strict=True)
+    while True:
+        begun = before + rows.line_num + 1
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            endless = "unexpected end" in str(error) or "limit" in str(error)
+            line = begun if endless else before + rows.line_num
+            yield f"{path.name}:{line}", ValueError(f"not {path.suffix[1:].upper()}: {error}")
+            if endless:
+                return begun
+            continue
+        if cells is None:
+            return None
+        place = f"{path.name}:{before + rows.line_num}"
+        if len(cells) == len(header):
+            yield place, dict(zip(header, cells, strict=True))
+        elif cells:
+            yield place, ValueError(f"got {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
 
 
 def _json_rows(path: Path) -> Iterator[Placed]:

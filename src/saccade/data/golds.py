@@ -22,6 +22,8 @@ UNKNOWN_OPTIONS = tuple("ABCDE")
 """Options of a choice whose question lists none: they may be in the image."""
 LONGEST_GOLD = 200
 """Characters of a gold in which the letter may stand among words."""
+SEVERAL = ("choices", "ocr")
+"""Tasks whose gold may be a list of texts."""
 LABEL_KEYS = ("label", "category", "class", "name")
 _SEVERAL = re.compile(r"\W*[A-J](?:[\s,;/&、，()\[\]]*+(?:and[\s()\[\]]*+)?[A-J])+\W*")
 _FENCE = re.compile(r"^```(?:json)?|```$")
@@ -44,19 +46,34 @@ def pose(
     (or labeled boxes) is `refer` (or `detect`), yes or no is `yes_no`, all else `free_form`. ValueError for an empty
     answer, and for an answer that names none of the given options.
     """
-    if not isinstance(options, list | tuple):
-        raise ValueError(f"options are {records.shown(options)}, expected a list of texts")
-    texts = [str(one) for one in options] or listed_options(question)
-    kind = task or _infer(answer, texts, given=bool(options), pictured=bool(images))
+    given = option_texts(options)
+    texts = given or listed_options(question)
+    kind = task or _infer(answer, texts, given=bool(given), pictured=bool(images))
     if kind in ("choice", "choices"):
         letters = list(gold_letters(answer, texts or UNKNOWN_OPTIONS))
         if kind == "choice" and len(letters) > 1:
             raise ValueError(f"answer {records.shown(answer)} names {len(letters)} options; set task: choices")
         answer = letters[0] if kind == "choice" else letters
         meta = meta | {"options": texts or list(UNKNOWN_OPTIONS)}
-        if not options:
+        if not given:
             meta["options_listed"] = True
     return Sample(name, images, question, typed(kind, answer), kind, meta)
+
+
+def option_texts(options: Any) -> list[str]:
+    """Options as texts, without the empty ones behind the last, which tables have where a row has fewer. ValueError for
+    an empty one before another, since the letters of those behind it would shift, and for what is no text or number."""
+    if not isinstance(options, list | tuple):
+        raise ValueError(f"options are {records.shown(options)}, expected a list of texts")
+    texts = ["" if one is None or one != one else one for one in options]
+    while texts and texts[-1] == "":
+        texts.pop()
+    for letter, text in zip(ascii_uppercase, texts, strict=False):
+        if text == "":
+            raise ValueError(f"option {letter} is empty, and a later one is not; expected a text for each letter")
+        if not isinstance(text, str | int | float):
+            raise ValueError(f"option {letter} is {records.shown(text)}, expected a text")
+    return [str(one) for one in texts]
 
 
 def _infer(answer: Any, options: Sequence[str], given: bool, pictured: bool) -> str:
@@ -159,6 +176,10 @@ def typed(task: str, answer: Any) -> Any:
         answer = answer.strip()
     if answer in ("", None):
         raise ValueError("the answer is empty; there is nothing to grade against")
+    texts = task in SEVERAL and isinstance(answer, list | tuple) and all(isinstance(one, str) for one in answer)
+    if isinstance(answer, dict | list | tuple) and not (texts and answer):
+        kinds = "a text or a list of texts" if task in SEVERAL else "a text or a number"
+        raise ValueError(f"answer {records.shown(answer)} is none for task '{task}'; expected {kinds}")
     return answer
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import stat
 import warnings
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -28,6 +30,9 @@ MAX_PIXELS = 32_000_000
 
 LARGEST_FILE = 512 << 20
 """Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
+
+MOST_CHUNKS = 100_000
+"""Chunks of a PNG that are stepped over in search of tags behind the pixels."""
 
 
 class ImageError(ValueError):
@@ -69,18 +74,59 @@ def image_size(source: ImageSource | Path, max_pixels: int = MAX_PIXELS) -> tupl
     more than `max_pixels` pixels."""
     if isinstance(source, Image.Image):
         return source.size
-    with _open(source, name_of(source)) as image:
+    if isinstance(source, bytes):
+        return _read_size(source, max_pixels)
+    try:
+        found = os.stat(source)
+    except (OSError, ValueError):
+        return _read_size(source, max_pixels)  # says what is wrong
+    return _size_of_file(str(source), max_pixels, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@lru_cache(maxsize=1 << 16)
+def _size_of_file(path: str, max_pixels: int, *_stamp: int) -> tuple[int, int]:
+    return _read_size(path, max_pixels)
+
+
+def _read_size(source: str | bytes | Path, max_pixels: int) -> tuple[int, int]:
+    name = name_of(source)
+    with _open(source, name) as image:
         if image.width * image.height > max_pixels:
             raise ImageError(
-                f"{name_of(source)}: has {image.width} x {image.height} pixels, expected {max_pixels:,} at most; "
+                f"{name}: has {image.width} x {image.height} pixels, expected {max_pixels:,} at most; "
                 "make it smaller, or raise max_image_pixels"
             )
+        _refuse_mode(image.mode, name)
         try:
-            rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            rotated = _exif(image).get(0x0112, 1) in (5, 6, 7, 8)
         except _UNREADABLE as error:
-            name = name_of(source)  # in PNG, EXIF may follow the pixels, so the whole file is read
             raise ImageError(f"{name}: the image is truncated or damaged ({error}); write the file again") from None
         return (image.height, image.width) if rotated else image.size
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    """The EXIF tags. Those of a PNG may follow the pixels; then, or in a cut-off file, Pillow reads all of it."""
+    file = getattr(image, "fp", None)
+    if image.format != "PNG" or file is None or not _pixels_come_last(file):
+        return image.getexif()
+    return Image.Image.getexif(image)
+
+
+def _pixels_come_last(file: IO[bytes]) -> bool:
+    """Whether nothing but the end follows the pixels of a complete PNG; the position in the file stays."""
+    before, pixels = file.tell(), False
+    try:
+        file.seek(8)
+        for _ in range(MOST_CHUNKS):
+            head = file.read(8)
+            kind = head[4:]
+            if kind == b"IEND" or len(head) < 8 or (pixels and kind != b"IDAT"):
+                return kind == b"IEND"
+            pixels = kind == b"IDAT"
+            file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(before)
 
 
 def image_sha(source: ImageSource | Path) -> str:
@@ -122,21 +168,28 @@ def _open(source: str | bytes | Path, name: str) -> Image.Image:
         raise ImageError(f"{name}: the image cannot be opened ({why})") from None
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "F":
+def _refuse_mode(mode: str, name: str) -> None:
+    if mode == "F":
         raise ImageError(f"{name}: contains floating point numbers, expected colors; convert it to 8 bits first")
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    _refuse_mode(image.mode, name)
     if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(image)).convert("RGB")
+        return Image.fromarray(_eight_bits(image, name)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         colors = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colors.size, WHITE), colors).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image, name: str) -> np.ndarray:
     """16-bit gray values as 8 bits: Pillow's conversion clips everything above 255 to white."""
     import numpy as np  # not above: recipes import this module
 
     pixels_HW = np.asarray(image)
+    low, high = int(pixels_HW.min(initial=0)), int(pixels_HW.max(initial=0))
+    if low < 0 or high > 0xFFFF:
+        raise ImageError(f"{name}: has gray values from {low:,} to {high:,}, expected 0 to 65,535 (16 bits); scale it")
     wide = pixels_HW.dtype != np.int32 or pixels_HW.max(initial=0) > 255
     return np.clip(pixels_HW // 256 if wide else pixels_HW, 0, 255).astype(np.uint8)

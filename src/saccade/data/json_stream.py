@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,21 @@ LARGEST = 16 << 20
 _NEAR = 16
 """An error so close to the end of the window may come from the window's end: an escape, a number or a name is cut."""
 _MARKS = re.compile(r'\\[\s\S]|["\[\]{},\n]')
-_DECODER = json.JSONDecoder()
 _BLANKS = " \t\r\n"
 _BEHIND = (*_BLANKS, ",", "]", "}")
 """What may follow a number."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, number in Counter(key for key, _ in pairs).items() if number > 1)
+        raise ValueError(f"an object has the key {key[:80]!r} twice")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+"""Refuses objects that hold a key twice, of which Python would keep the last in silence."""
 
 
 class Cursor:
@@ -72,7 +84,7 @@ class Cursor:
             raise ValueError("not JSON: the file ends where a value is expected; it was truncated")
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _NEAR
                 if cut and len(self._text) - self._at > LARGEST:
@@ -84,7 +96,7 @@ class Cursor:
                 continue
             except RecursionError:
                 raise ValueError("unreadable JSON: nested too deeply") from None
-            except ValueError as error:  # an integer of thousands of digits
+            except ValueError as error:  # an integer of thousands of digits, a key twice
                 raise ValueError(f"unreadable JSON: {error}") from None
             if isinstance(value, int | float) and self._text[end : end + 1] not in _BEHIND and self._more():
                 continue  # a number may continue beyond the window

@@ -16,6 +16,7 @@ from saccade.data.records import MARKER, Item, kind_of, shown
 from saccade.data.row_checks import BoxUnits, check_boxes, check_form, check_gold, check_size, check_words
 from saccade.faults import Faults
 from saccade.rewards import check_row
+from saccade.rewards.row_reward import ROW_METHOD, ROW_REWARD
 from saccade.tasks import TASKS
 from saccade.tasks.conversation import later_replies, turns_before
 from saccade.types import Frame, ImageSource, Sample, Turn
@@ -26,6 +27,8 @@ PLACEHOLDERS = (
 )
 """Tokens that a model family would parse as an image or as the end of a turn; those of the model are added."""
 """Rows that are named for a fault that many rows have."""
+MOST_GOLDS = 1 << 18
+"""Golds that are kept as right, 60 bytes each."""
 PREFETCH = 64
 """Samples whose pictures are opened in advance."""
 DataRole = Literal["train", "eval"]
@@ -176,6 +179,8 @@ class PreflightChecks:
         self._ids: set[int] = set()
         self._rows: dict[DataRole, dict[int, str]] = {"train": {}, "eval": {}}
         self._golds: dict[int, int] = {}
+        self._right_golds: set[int] = set()
+        self._pictured: defaultdict[str, Counter[bool]] = defaultdict(Counter)
         self._eval_texts: dict[int, str] = {}
         self._eval_pictures = PictureIndex()
         self._near = lru_cache(maxsize=1 << 14)(self._eval_pictures.find)
@@ -203,6 +208,8 @@ class PreflightChecks:
         for source, (kind, text) in self._units.faults():
             self._found(source, kind, text)
         self._units = BoxUnits()
+        bare = sum(rows[False] for rows in self._pictured.values() if rows[True])
+        self._notes["rows without an image, among rows with one"] = bare
         kinds = [list(findings) for findings in self._findings.values()]
         found = [kept[number] for number in range(self.keep) for kept in kinds if number < len(kept)][: self.keep]
         return PreflightReport(
@@ -227,6 +234,7 @@ class PreflightChecks:
             yield kind_of(sample), str(sample)
             return
         self._tasks[sample.task] += 1
+        self._pictured[entry.source][bool(sample.images)] += 1
         yield from self._check_id(entry, sample.id)
         if entry.reply is None and sample.task not in TASKS:
             yield "task", f"unknown task {shown(sample.task)}; expected one of {', '.join(TASKS)}"
@@ -263,7 +271,7 @@ class PreflightChecks:
             yield from wrong_form
             if not wrong_form:
                 frames = counted.frames if counted is not None and not outside else frames
-                yield from check_gold(sample, frames, self._reader(counted))
+                yield from self._check_gold(sample, frames, counted)
         yield from self._check_repeats(entry, sample, pictures)
 
     def _check_id(self, entry: PreflightEntry, name: str) -> Iterator[tuple[str, str]]:
@@ -285,6 +293,25 @@ class PreflightChecks:
             turns_before(sample)
         )
         return turns_before(sample, self.system_prompt)
+
+    def _check_gold(
+        self, sample: Sample, frames: tuple[Frame, ...], counted: PromptCost | None
+    ) -> Iterator[tuple[str, str]]:
+        """See `check_gold`; a gold that was right once is so in another row of the same task with the same options."""
+        key = None
+        if (
+            isinstance(sample.answer, str | int | float)
+            and ROW_REWARD not in sample.meta
+            and ROW_METHOD not in sample.meta
+        ):
+            opened = "" if counted is None else counted.opened
+            key = key_of(sample.task, type(sample.answer).__name__, sample.answer, sample.meta.get("options"), opened)
+        if key is not None and key in self._right_golds:
+            return
+        faults = list(check_gold(sample, frames, self._reader(counted)))
+        if key is not None and not faults and len(self._right_golds) < MOST_GOLDS:
+            self._right_golds.add(key)
+        yield from faults
 
     def _reader(self, counted: PromptCost | None) -> Callable[[str], str] | None:
         """A reply -> what rewards read if the model samples its tokens after this prompt; None without a model."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from saccade.data import records
 from saccade.data.files import table_rows
-from saccade.data.golds import gold_letters, pose
+from saccade.data.golds import gold_letters, option_texts, pose
 from saccade.data.questions import name_pictures
 from saccade.data.records import Item, Reading, Row
 from saccade.types import Sample
@@ -26,7 +26,7 @@ def math_vision(reading: Reading) -> Iterator[Item]:
     def read(row: Row, place: str) -> Sample:
         picture = row.get("decoded_image") or records.field(row, "image", (str, bytes, dict))
         images = records.images_of(picture, reading)
-        options = [str(option) for option in records.field(row, "options", list)]
+        options = option_texts(records.field(row, "options", list))
         question, options = name_pictures(records.field(row, "question", str), options)
         question = records.with_markers(question, len(images))
         answer = str(records.field(row, "answer", (str, int, float))).strip()
@@ -73,7 +73,7 @@ def geometry3k(reading: Reading) -> Iterator[Item]:
     def read(row: Row, place: str) -> Sample:
         folder = str(Path(place).parent.name)
         images = records.image_paths(f"{folder}/img_diagram.png", reading)
-        choices = [str(choice) for choice in records.field(row, "compact_choices", list)]
+        choices = option_texts(records.field(row, "compact_choices", list))
         letter = gold_letters(records.field(row, "answer", str), choices)[0]
         task = reading.task or "choice"
         meta: dict[str, Any] = {"place": place, "letter": letter, "precise_value": row.get("precise_value")}

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saccade.data.images import MAX_PIXELS, ImageError, image_size
+from saccade.data.json_stream import DECODER
 from saccade.data.roots import inside
+from saccade.tasks.conversation import later_turns, turns_before
 from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
@@ -24,6 +26,7 @@ Item = tuple[str, Sample | ValueError]
 """The result of reading a row: its place and a sample, or the error."""
 MARKER = "<image>"
 LONGEST_PATH = 4096
+MOST_NAMES = 1 << 16
 DEEPEST = 64
 """Levels of nested lists and objects in a row."""
 LARGEST_ROW = 16 << 20
@@ -75,8 +78,8 @@ class Reading:
     """Folders that image files must be in; None: anywhere."""
     columns: Mapping[str, str | list[str]] = dataclass_field(default_factory=dict)
     """Source `table`: what a column is -> its name."""
-    checked: set[str] = dataclass_field(default_factory=set)
-    """Images whose header has been checked."""
+    checked: dict[str, str] = dataclass_field(default_factory=dict)
+    """Names of images whose header has been checked, MOST_NAMES at most -> their paths."""
 
 
 def each(rows: Iterable[Placed], read: Callable[[Row, str], Sample | Iterable[Sample]]) -> Iterator[Item]:
@@ -115,35 +118,49 @@ def attempt_placed(place: str, read: Callable[[], list[tuple[str, Sample]]]) -> 
 
 def refuse_unusable(sample: Sample) -> None:
     """ValueError for a sample that cannot be trained on or recorded: text that UTF-8 cannot write, a gold answer that
-    is not finite, options that are no list."""
-    length = 0
-    for text in _texts((sample.id, sample.question, sample.answer, sample.task, dict(sample.meta)), 0):
-        length += len(text)
-        if length > LARGEST_ROW:
-            raise ValueError(f"the row has more than {LARGEST_ROW >> 20} million characters of text; shorten it")
-        if not text.isascii() and not _is_utf8(text):
-            raise ValueError(
-                f"not UTF-8 text: {shown(text)} has half of a surrogate pair or a byte of another encoding; "
-                "save the file as UTF-8"
-            )
+    is not finite, keys of `meta` in another form than they are read in."""
+    for name in ("id", "question", "task"):
+        if not isinstance(value := getattr(sample, name), str):
+            raise ValueError(f"{name} is {shown(value)}, expected a text")
+    if _length((sample.id, sample.question, sample.answer, sample.task, sample.meta), 0) > LARGEST_ROW:
+        raise ValueError(f"the row has more than {LARGEST_ROW >> 20} million characters of text; shorten it")
     if _not_finite(sample.answer):
         raise ValueError(f"answer {shown(sample.answer)}: not a finite number in the range of 64-bit floating point")
-    options = sample.meta.get("options")
-    if options is not None and not isinstance(options, list | tuple):
+    _refuse_meta(sample)
+
+
+def _refuse_meta(sample: Sample) -> None:
+    """ValueError for what the code reads from `Sample.meta`, and a row may have written in another form."""
+    meta = sample.meta
+    options, index, size = meta.get("options"), meta.get("image_index"), meta.get("annotated_size")
+    if options is not None and not (isinstance(options, list | tuple) and all(isinstance(o, str) for o in options)):
         raise ValueError(f"meta.options is {shown(options)}, expected a list of texts")
+    if index is not None and not (type(index) is int and 0 <= index < max(1, len(sample.images))):
+        raise ValueError(
+            f"meta.image_index is {shown(index)}, expected a number below {len(sample.images)}, its images"
+        )
+    pair = isinstance(size, list | tuple) and len(size) == 2 and all(type(one) is int for one in size)
+    if size is not None and not pair:
+        raise ValueError(f"meta.annotated_size is {shown(size)}, expected [width, height] in pixels")
+    turns_before(sample)
+    later_turns(sample)
 
 
-def _texts(value: Any, depth: int) -> Iterator[str]:
-    """All texts in a value, keys too. ValueError when it is nested too deeply."""
+def _length(value: Any, depth: int) -> int:
+    """Characters of all texts in a value, keys too. ValueError when it is nested too deeply or not UTF-8."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        if depth > DEEPEST:
-            raise ValueError(f"the row is nested more than {DEEPEST} levels deep")
-        if isinstance(value, dict):
-            yield from (key for key in value if isinstance(key, str))
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _texts(one, depth + 1)
+        if not value.isascii() and not _is_utf8(value):
+            raise ValueError(
+                f"not UTF-8 text: {shown(value)} has half of a surrogate pair or a byte of another encoding; "
+                "save the file as UTF-8"
+            )
+        return len(value)
+    if not isinstance(value, Mapping | list | tuple):
+        return 0
+    if depth > DEEPEST:
+        raise ValueError(f"the row is nested more than {DEEPEST} levels deep")
+    inner = (*value, *value.values()) if isinstance(value, Mapping) else value
+    return sum([_length(one, depth + 1) for one in inner])
 
 
 def _is_utf8(text: str) -> bool:
@@ -189,16 +206,25 @@ def jsonl_rows(path: Path) -> Iterator[Placed]:
 
 def _row(line: bytes) -> Row | ValueError:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = DECODER.decode(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return ValueError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8")
     except json.JSONDecodeError as error:
         return ValueError(f"not JSON ({error.msg} at column {error.colno}); expected one object per line")
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # an integer of thousands of digits, a key twice
         return ValueError(f"unreadable JSON: {error}")
     except RecursionError:
         return ValueError("unreadable JSON: nested too deeply")
     return row if isinstance(row, dict) else ValueError(f"got a JSON {type(row).__name__}, expected an object")
+
+
+def text_of(value: Any, what: str) -> str:
+    """A text, or a number as one; bytes as UTF-8, as tables of other programs hold texts. ValueError for all else."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")  # refused with the row
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{what} is {shown(value)}, expected a text")
+    return str(value)
 
 
 def field(row: Row, name: str, kind: type[T] | tuple[type[T], ...]) -> T:
@@ -220,21 +246,24 @@ def shown(value: Any) -> str:
 
 
 def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]:
-    """Paths below `reading.image_folder`; the header of each file is read once (tracked in `checked`), so that a bad
-    file is found before any long work. Raises ValueError, also for a file outside `reading.roots`."""
+    """Paths below `reading.image_folder`; the header of each file is read (once, see `checked`), so that a bad file is
+    found before any long work. Raises ValueError, also for a file outside `reading.roots`."""
     found = []
     for name in [names] if isinstance(names, str) else names:
+        if isinstance(name, str) and name in reading.checked:
+            found.append(reading.checked[name])
+            continue
         if hint := _no_file_name(name):
             raise ImageError(f"image {hint}")
         path = str(reading.image_folder / name)
-        if path not in reading.checked:
-            if reading.roots is not None and not inside(path, reading.roots):  # before anything opens it
-                raise ImageError(
-                    f"{path}: is outside the folders of its data ({', '.join(map(str, reading.roots)) or 'none'}); set "
-                    "image_folder or data_root to the folder that holds it, or allow_outside: true"
-                )
-            image_size(path, reading.max_image_pixels)
-            reading.checked.add(path)
+        if reading.roots is not None and not inside(path, reading.roots):  # before anything opens it
+            raise ImageError(
+                f"{path}: is outside the folders of its data ({', '.join(map(str, reading.roots)) or 'none'}); set "
+                "image_folder or data_root to the folder that holds it, or allow_outside: true"
+            )
+        image_size(path, reading.max_image_pixels)
+        if len(reading.checked) < MOST_NAMES:
+            reading.checked[name] = path
         found.append(path)
     return tuple(found)
 

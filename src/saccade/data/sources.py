@@ -139,9 +139,9 @@ def _open_files(cfg: DataConfig) -> Source:
             samples.append(found)
         elif cfg.on_bad == "skip":
             skipped += 1
-            first = first or f"{place}: {found}"
+            first = first or f"{place}: {str(found).removeprefix(f'{place}: ')}"
         else:
-            raise ValueError(f"{place}: {found}") from found
+            raise ValueError(f"{place}: {str(found).removeprefix(f'{place}: ')}") from found
     if not samples:
         labels = f" with cold_start {' or '.join(cfg.cold_start)}" if cfg.cold_start else ""
         rates = f" with a pass rate in {cfg.pass_rate.low:g}..{cfg.pass_rate.high:g}" if cfg.pass_rate else ""

@@ -52,18 +52,17 @@ def table(reading: Reading) -> Iterator[Item]:
 
     def read(row: Row, place: str) -> Sample:
         images = records.images_of(value, reading) if (value := _image(row, columns)) else ()
-        question, _ = name_pictures(str(_value(row, columns, "question", required=True)), [], len(images))
+        question, _ = name_pictures(_text(row, columns, "question", required=True), [], len(images))
         records.refuse_unsupported(row, question)
         question = records.with_markers(question, len(images))
-        response = _value(row, columns, "response")
-        answer = _value(row, columns, "answer", required=response is None)
-        answer = final_answer(str(response)) if answer is None else answer
-        task = _value(row, columns, "task") or reading.task
+        response = _text(row, columns, "response")
+        answer = _value(row, columns, "answer", required=not response)
+        answer = final_answer(response) if answer is None else answer
+        answer = records.text_of(answer, "the answer") if isinstance(answer, bytes) else answer
+        task = _text(row, columns, "task") or reading.task
         meta: dict[str, Any] = {"place": place}
-        for key in ("system", "response"):
-            if (text := _value(row, columns, key)) is not None:
-                meta[key] = str(text)
-        name = str(_value(row, columns, "id") or place)
+        meta |= {key: text for key in ("system", "response") if (text := _text(row, columns, key))}
+        name = _text(row, columns, "id") or place
         return pose(name, images, question, _gold(answer), task, meta, _options(row, columns))
 
     return records.each(folder_rows(reading), read)
@@ -87,6 +86,12 @@ def _value(row: Row, columns: dict[str, list[str]], key: str, required: bool = F
     return value
 
 
+def _text(row: Row, columns: dict[str, list[str]], key: str, required: bool = False) -> str:
+    """The cell of a column as a text; '' when it is empty or absent and not required."""
+    value = _value(row, columns, key, required)
+    return "" if value is None else records.text_of(value, f"column '{columns.get(key, [key])[0]}'")
+
+
 def _image(row: Row, columns: dict[str, list[str]]) -> Any:
     names = columns.get("image", ["image" if row.get("image") is not None else "images"])
     if missing := [name for name in names if "image" in columns and name not in row and len(names) == 1]:
@@ -101,18 +106,27 @@ def _image(row: Row, columns: dict[str, list[str]]) -> Any:
 def _options(row: Row, columns: dict[str, list[str]]) -> list[Any]:
     """The options of a row; [] when it has none."""
     names = columns.get("options", ["options"])
-    cells = [row[name] for name in names if row.get(name) not in (None, "")]
     if len(names) > 1:
-        return cells
-    value = _listed(cells[0]) if cells else []
+        return [row.get(name) for name in names]
+    cell = row.get(names[0])
+    value = [] if cell in (None, "") else _listed(cell)
     if isinstance(value, dict):
-        texts = value.get("text") if isinstance(value.get("text"), list) else [value[key] for key in sorted(value)]
+        texts = (
+            value.get("text")
+            if isinstance(value.get("text"), list)
+            else [value[key] for key in sorted(value, key=_place)]
+        )
         return list(texts or [])
     if isinstance(value, str):
         return listed_options(value) or _split(value)
     if not isinstance(value, list | tuple):
         raise ValueError(f"options are {records.shown(value)}, expected a list of texts")
     return list(value)
+
+
+def _place(key: Any) -> tuple[int, str]:
+    """Sorts letters, and numbers by their value."""
+    return (int(key), "") if str(key).isdecimal() and len(str(key)) < 9 else (0, str(key))
 
 
 def _split(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from saccade.data.files import table_rows
 from saccade.data.golds import pose
 from saccade.data.images import image_size
 from saccade.data.questions import name_pictures
-from saccade.data.records import BoxError, Item, Reading, Row
+from saccade.data.records import BoxError, Item, Reading, Row, text_of
 from saccade.types import ImageSource, Sample
 
 GOLDS = ("solution", "answer", "ground_truth", "label")
@@ -80,7 +80,7 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
         if replies > 1 and not row.get("solution") and not row.get("objects"):
             return read_conversation({**row, "messages": turns}, place, reading)
         last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
-        response = str(flat(last.get("content"))) if last.get("role") == "assistant" else None
+        response = text_of(flat(last.get("content")), "the reply") if last.get("role") == "assistant" else None
         asked = _asked(turns[:-1] if response is not None else turns, "messages")
         original = response
         question, response, boxes = _filled(row, asked.text, response, _images(row, asked, reading))
@@ -139,7 +139,9 @@ def _sample(row: Row, place: str, reading: Reading, asked: Asked, gold: Any, res
     images = _images(row, asked, reading)
     question = records.with_markers(name_pictures(asked.text, [], len(images))[0], len(images))
     meta: dict[str, Any] = {"place": place} | {key: row[key] for key in KEPT if row.get(key)}
-    meta |= {key: str(text) for key, text in (("system", asked.system), ("response", response)) if text}
+    meta |= {
+        key: text_of(text, f"the {key}") for key, text in (("system", asked.system), ("response", response)) if text
+    }
     return pose(str(row.get("id", place)), images, question, gold, reading.task, meta, records.options_of(row))
 
 
@@ -162,7 +164,7 @@ def _asked(turns: Any, field: str, role: str = "user") -> Asked:
     text = flat(others[0].get("content"))
     if not isinstance(text, str):
         raise ValueError(f"field '{field}': the content is {records.shown(text)}, expected a text or parts with a type")
-    system = str(flat(systems[0].get("content"))) if systems else None
+    system = text_of(flat(systems[0].get("content")), "the system turn") if systems else None
     return Asked(text, system, tuple(pictures_in(others[0])))
 
 

@@ -24,6 +24,8 @@ from saccade.endpoint.secrets import KeyMask, clean_key
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that are retried."""
 
+MOST_LETTERS, MORE_LETTERS = 100, 10_000
+"""Characters of a reply for each token of `max_tokens`, and in addition; a longer one ignores that limit."""
 BODY_KEPT = 20_000
 """Characters of an error's response that are kept."""
 
@@ -144,7 +146,7 @@ class Endpoint:
             attempt += 1
             try:
                 answer = await self._attempt(content, until)
-                return answer, _parse_response(answer), attempt
+                return answer, _parse_response(answer, body.get("max_tokens")), attempt
             except _AttemptFailure as failure:
                 pause_s = self._backoff_s(attempt) if failure.pause_s is None else failure.pause_s
                 if not failure.retry or attempt > self.limits.retries or time.monotonic() + pause_s >= until:
@@ -241,9 +243,9 @@ class _AttemptFailure(Exception):
         self.what, self.status, self.body, self.retry, self.pause_s = what, status, body, retry, pause_s
 
 
-def _parse_response(answer: Any) -> ChatResponse:
+def _parse_response(answer: Any, max_tokens: Any) -> ChatResponse:
     try:
-        return parse_response(answer)
+        return parse_response(answer, MORE_LETTERS + MOST_LETTERS * max_tokens if isinstance(max_tokens, int) else None)
     except ValueError as error:
         raise _AttemptFailure(f"not a chat completion: {error}", 200, json.dumps(answer)) from None
 

@@ -18,6 +18,8 @@ Message = Mapping[str, Any]
 
 MOST_CHOICES, MOST_TOKENS, DEEPEST = 1024, 10_000_000, 100
 """Limits of a response; a token count beyond them is as good as none."""
+LONGEST_REASON, LONGEST_NAME = 40, 1000
+"""Characters that are kept of a reason of finishing and of the name of a model."""
 _MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -87,8 +89,9 @@ def image_url(image: ImageSource) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def parse_response(body: Any) -> ChatResponse:
-    """Parses the JSON of a chat completion. Raises ValueError naming the missing field."""
+def parse_response(body: Any, longest: int | None = None) -> ChatResponse:
+    """Parses the JSON of a chat completion. Raises ValueError naming the missing field, and for a text or reasoning of
+    more than `longest` characters."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
         raise ValueError("the response has no 'choices'")
@@ -96,10 +99,17 @@ def parse_response(body: Any) -> ChatResponse:
         raise ValueError(f"the response has {len(choices):,} 'choices', expected {MOST_CHOICES:,} at most")
     usage, model = body.get("usage"), body.get("model")
     counts = [usage.get(k) if isinstance(usage, dict) else 0 for k in ("prompt_tokens", "completion_tokens")]
+    places: list[Any] = [choice.get("index") if isinstance(choice, dict) else None for choice in choices]
+    if all(type(place) is int for place in places) and sorted(places) == list(range(len(places))):
+        choices = [choice for _, choice in sorted(zip(places, choices, strict=True), key=lambda pair: pair[0])]
+    parsed = tuple(_parse_choice(choice, index) for index, choice in enumerate(choices))
+    length = max(max(len(one.text), len(one.reasoning or "")) for one in parsed)
+    if longest is not None and length > longest:
+        raise ValueError(f"a reply of {length:,} characters is more than max_tokens allows")
     return ChatResponse(
-        tuple(_parse_choice(choice, index) for index, choice in enumerate(choices)),
+        parsed,
         Usage(*(count if type(count) is int and 0 <= count <= MOST_TOKENS else 0 for count in counts)),
-        _whole(model) if isinstance(model, str) else "",
+        _whole(model[:LONGEST_NAME]) if isinstance(model, str) else "",
     )
 
 
@@ -132,7 +142,7 @@ def _parse_choice(choice: Any, index: int) -> ChatChoice:
     reasoning, reason = message.get("reasoning_content") or message.get("reasoning"), choice.get("finish_reason")
     return ChatChoice(
         _whole(text or ""),
-        _whole(reason) if isinstance(reason, str) else None,
+        _whole(reason[:LONGEST_REASON]) if isinstance(reason, str) else None,
         _whole(reasoning) if isinstance(reasoning, str) else None,
         choice.get("logprobs"),
     )

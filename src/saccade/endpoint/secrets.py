@@ -10,7 +10,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,11 @@ FRAGMENT = 12
 MOST_LAYERS = 3
 """Times that one encoding may lie inside itself, as an address does in the query of another."""
 
+APART = 16
+"""Letters and digits that a key needs to be looked for with anything else between them; it needs a digit, too. Words
+that serve as keys of local servers ('not-needed') would be found in replies."""
+
+_SEPARATORS = re.compile(r"[^a-z0-9]+")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
 
 
@@ -54,12 +59,14 @@ def read_key(path: str | Path | None, source: str) -> str | None:
 
 
 class KeyMask:
-    """Replaces a key in texts and JSON by '[key]': as it is, in other case, and percent-, HTML-, backslash-, hex- or
-    base64-encoded."""
+    """Replaces a key in texts and JSON by '[key]': as it is, reversed, in other case or full width, percent-, HTML-,
+    backslash-, hex-, base32- or base64-encoded, and any of these with other characters between the letters."""
 
     def __init__(self, key: str | None) -> None:
         forms = dict.fromkeys(_forms(key)) if key and len(key) >= SHORTEST else {}
         self._searches = [_search(form) for form in forms]
+        compact = dict.fromkeys(_SEPARATORS.sub("", form.translate(_LOWER)) for form in forms)
+        self._apart = [_search(one) for one in compact if len(one) >= APART and any(map(str.isdigit, one))]
 
     def text(self, text: str) -> str:
         """The text without the key. When only its decoded form shows the key, that form is returned, masked."""
@@ -71,6 +78,8 @@ class KeyMask:
                 for search in self._searches:
                     decoded, found = _masked(decoded, search)
                     text = decoded if found else text
+                decoded, found = _masked_apart(decoded, self._apart)
+                text = decoded if found else text
                 if (inner := decode(decoded)) == decoded:
                     break
                 decoded = inner
@@ -105,8 +114,9 @@ class KeyMask:
 
 
 def _forms(key: str) -> Iterator[str]:
-    """The key as it is and in the encodings that do not decode letter by letter."""
+    """The key as it is, reversed, and in the encodings that do not decode letter by letter."""
     yield key
+    yield key[::-1]
     yield quote(key, safe="")
     yield json.dumps(key)[1:-1]
     data = key.encode()
@@ -116,14 +126,18 @@ def _forms(key: str) -> Iterator[str]:
         start, end = (0, 2, 3)[offset], (offset + len(data)) * 8 // 6
         yield encoded[start:end]
         yield encoded[start:end].translate(str.maketrans("+/", "-_"))
+    for offset in range(5):  # base32 too
+        encoded = base64.b32encode(b"\0" * offset + data).decode()
+        yield encoded[-(-offset * 8 // 5) : (offset + len(data)) * 8 // 5]
 
 
 _Search = tuple[int, frozenset[str], tuple[str, ...]]
 """Length of the shortest part that is removed, all such parts, and pieces of which every such part holds one."""
 
 
-_LOWER = {capital: capital + 32 for capital in range(ord("A"), ord("Z") + 1)}
-"""For `str.translate`: unlike `lower`, it keeps the length of every text."""
+_LOWER = {wide: ord(chr(wide - 0xFEE0).lower()) for wide in range(0xFF01, 0xFF5F)}
+_LOWER |= {capital: capital + 32 for capital in range(ord("A"), ord("Z") + 1)}
+"""For `str.translate`, also of full-width letters: unlike `lower`, it keeps the length of every text."""
 
 
 @lru_cache(maxsize=256)
@@ -141,20 +155,35 @@ def _masked(text: str, search: _Search) -> tuple[str, bool]:
     low = text.translate(_LOWER)
     if not any(piece in low for piece in pieces):
         return text, False
-    kept: list[str] = []
-    start, end, done = -1, -1, 0
-    for i in range(len(text) - n + 1):
-        if low[i : i + n] not in parts:
-            continue
-        if i > end:
-            if start >= 0:
-                kept += [text[done:start], MASK]
-                done = end
-            start = i
-        end = i + n
-    if start < 0:
+    return _replaced(text, [(i, i + n) for i in range(len(text) - n + 1) if low[i : i + n] in parts])
+
+
+def _masked_apart(text: str, searches: Sequence[_Search]) -> tuple[str, bool]:
+    """As `_masked`, for parts of compact keys whose letters and digits may have other characters between them."""
+    low = text.translate(_LOWER)
+    compact = _SEPARATORS.sub("", low)
+    if not any(piece in compact for _, _, pieces in searches for piece in pieces):
         return text, False
-    return "".join([*kept, text[done:start], MASK, text[end:]]), True
+    places = [place for place, letter in enumerate(low) if not _SEPARATORS.match(letter)]
+    spans = [
+        (places[i], places[i + n - 1] + 1)
+        for n, parts, _ in searches
+        for i in range(len(compact) - n + 1)
+        if compact[i : i + n] in parts
+    ]
+    return _replaced(text, sorted(spans))
+
+
+def _replaced(text: str, spans: Sequence[tuple[int, int]]) -> tuple[str, bool]:
+    """The text with MASK for each run of overlapping or adjacent spans, in order of their starts, and whether there was
+    one."""
+    kept: list[str] = []
+    done = end = -1
+    for start, stop in spans:
+        if start > end or end < 0:
+            kept += [text[max(done, 0) : start], MASK]
+        done = end = max(end, stop)
+    return ("".join([*kept, text[done:]]), True) if kept else (text, False)
 
 
 def _unescape(text: str) -> str:

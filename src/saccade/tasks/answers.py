@@ -61,7 +61,7 @@ def _chart_qa(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
 
 def _one_of(answer: str, sample: Sample, frames: Sequence[Frame]) -> Verdict:
     """Right when the answer is the gold text, or any of a list of gold texts."""
-    golds = sample.answer if isinstance(sample.answer, list | tuple) else [sample.answer]
+    golds = (sample.answer or [""]) if isinstance(sample.answer, list | tuple) else [sample.answer]
     verdicts = [grading.grade_text(answer, gold) for gold in golds]
     return next((one for one in verdicts if one.right), verdicts[0])
 

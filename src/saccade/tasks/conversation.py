@@ -17,7 +17,7 @@ def turns_before(sample: Sample, system_prompt: str | None = None) -> tuple[Turn
     """The system turn of a prompt, if there is one: the row's own, else the recipe's."""
     own = sample.meta.get(SYSTEM) or ""
     if not isinstance(own, str):
-        raise ValueError(f"sample {sample.id!r}: got meta.system {own!r}, expected a text")
+        raise ValueError(f"sample {sample.id!r}: got meta.system {str(own)[:80]!r}, expected a text")
     text = own if own.strip() else system_prompt or ""
     return (Turn("system", text),) if text.strip() else ()
 
@@ -30,7 +30,7 @@ def later_turns(sample: Sample) -> list[Turn]:
         role, text = (one.get("role"), one.get("content")) if isinstance(one, Mapping) else (None, None)
         if (role != "user" and role != "assistant") or not isinstance(text, str):
             expected = "{'role': 'user' or 'assistant', 'content': text}"
-            raise ValueError(f"sample {sample.id!r}: got {one!r} in meta.turns, expected {expected}")
+            raise ValueError(f"sample {sample.id!r}: got {str(one)[:80]!r} in meta.turns, expected {expected}")
         turns.append(Turn(role, text))
     return turns
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -362,11 +362,31 @@ def whole(run_dir: Path) -> str:
     return f"{what}; free some space, then {way_on(run_dir, anew=not kept)}"
 
 
+def same_rows(session: Session, rows: Sequence[tuple[str, int, int]], resume: bool | Resume) -> bool:
+    """Notes for the checkpoints the (name, rows read, rows of these that are skipped) of each source. False when the
+    checkpoint that the run resumes from has others and the user accepted it; else ValueError: images that went away or
+    came back move the order of all rows, so that some would come twice and others not at all."""
+    found = session.resumed
+    before = found.state["facts"].get("rows") if found else None
+    session.facts["rows"] = [list(one) for one in rows]
+    if found is None or before is None or before == session.facts["rows"]:
+        return True
+    was, now = (", ".join(f"'{n}' {read - left:,}" for n, read, left in one) for one in (before, rows))
+    text = f"usable rows of the data were {was}, they are {now} now (images moved?): all change places"
+    refused = changes.Changes((text,), ())
+    refuse_changed(session.run.directory, found, refused, isinstance(resume, Resume) and resume.accept_changes)
+    return False
+
+
 def refuse_changes(
     run_dir: Path, found: Checkpoint, before: Mapping[str, Any], now: Mapping[str, Any], accepted: bool
 ) -> None:
     """Logs what changed since the checkpoint. ValueError when that changes what is trained, unless it is accepted."""
-    changed = changes.compare(before, now)
+    refuse_changed(run_dir, found, changes.compare(before, now), accepted)
+
+
+def refuse_changed(run_dir: Path, found: Checkpoint, changed: changes.Changes, accepted: bool) -> None:
+    """See `refuse_changes`."""
     since = f"since checkpoint {found.path.name}"
     for line in changed.other:
         log.warning("changed %s: %s", since, line)

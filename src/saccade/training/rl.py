@@ -42,7 +42,7 @@ from saccade.training.config import RLRecipe
 from saccade.training.group_metrics import glance, group_metrics, truncated_share
 from saccade.training.heldout import build_heldout, right
 from saccade.training.learner import Learner, open_learner
-from saccade.training.loop import Evaluate, RunResult, Session, open_session
+from saccade.training.loop import Evaluate, RunResult, Session, open_session, same_rows
 from saccade.training.nonfinite import dump_batches
 from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
@@ -280,6 +280,9 @@ def open_trainer(
         session.baseline()
         policy, schedule, state = session.policy, recipe.schedule, session.state
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
+        rows = [(s.name, s.size, len(s.unusable)) for s in sources if s.size is not None]
+        if not same_rows(session, rows, resume) and state:
+            state = {**state, "feed": {**state["feed"], "skipped": {}}}  # they are other rows now
         prepare_one = partial(prepare, policy.adapter, template=recipe.template, system_prompt=recipe.system_prompt)
         feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers, ranks)
         stack.callback(feed.close)

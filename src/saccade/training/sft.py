@@ -39,7 +39,7 @@ from saccade.training.examples import (
     read_examples,
 )
 from saccade.training.heldout import build_heldout
-from saccade.training.loop import Evaluate, RunResult, Session, open_session
+from saccade.training.loop import Evaluate, RunResult, Session, open_session, same_rows
 from saccade.training.opening import check_shard
 from saccade.training.optim import learning_rate
 from saccade.training.ranks import Ranks, join
@@ -152,6 +152,8 @@ def open_trainer(
         if draw is None:
             skipped = session.state.get("skipped", ()) if session.state else ()
             feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, skipped, workers)
+            if not same_rows(session, [("data", len(examples), feed.screened)], resume):
+                feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, (), workers)
             num_steps = num_steps or math.ceil((recipe.epochs or 0) * feed.prompts / n)
             log.info(
                 "%d replies to %d prompts, %d prompts a step: %.3g epochs, %d updates",

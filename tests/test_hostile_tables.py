@@ -1,0 +1,163 @@
+"""Tables that other programs wrote badly: what can be read of them is read, the rest costs its rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from saccade.data import DataConfig, columns, images, open_source
+from saccade.data.files import count_rows
+from saccade.data.images import image_size
+from saccade.types import Sample
+
+HEAD = b"image,question,answer\n"
+ROWS = b"a.png,one?,1\na.png,two?,2\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "a.png")
+    return tmp_path
+
+
+def read(path: Path, **keys: Any) -> tuple[list[Sample], int, str]:
+    """The samples, the rows that were skipped, and the first of those."""
+    source = open_source(DataConfig(source="table", path=path, on_bad="skip", **keys))
+    return list(source), source.skipped, source.first_skipped
+
+
+STRAY = {
+    "a quote in a cell": (b'a.png,"ha"ha,9\n', "t.csv:2: not CSV: ',' expected after"),
+    "a quote that never closes": (b'a.png,"ha,9\n', "t.csv:2: not CSV: unexpected end of data"),
+    "too few cells": (b"a.png,ha\n", "t.csv:2: got 2 cells, expected 3"),
+    "too many cells": (b"a.png,ha,9,9\n", "t.csv:2: got 4 cells, expected 3"),
+    "a byte of another encoding": (b"a.png,h\xe9,9\n", "t.csv:2: not UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_a_csv_goes_on_behind_a_row_that_is_none(folder: Path, name: str) -> None:
+    line, said = STRAY[name]
+    (folder / "t.csv").write_bytes(HEAD + line + ROWS)
+    samples, skipped, first = read(folder / "t.csv")
+    assert [sample.question for sample in samples] == ["one?", "two?"]
+    assert skipped == 1 and first.startswith(said)
+    with pytest.raises(ValueError, match=r"^t\.csv:2: "):
+        open_source(DataConfig(source="table", path=folder / "t.csv"))
+
+
+def test_quotes_that_never_close_are_given_up_after_some(folder: Path) -> None:
+    (folder / "t.csv").write_bytes(HEAD + ROWS + b'a.png,"x""y\n' * 41)
+    samples, skipped, _ = read(folder / "t.csv")
+    assert len(samples) == 2 and 11 <= skipped < 42
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])
+def test_a_line_of_a_gigabyte_of_nothing_costs_itself_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("saccade.data.files.LARGEST_CELL", 1 << 16)
+    monkeypatch.setattr("saccade.data.records.LARGEST_ROW", 1 << 16)
+    row = b'{"image": "a.png", "question": "one?", "answer": "1"}\n' if name == "t.jsonl" else HEAD + ROWS
+    with (folder / name).open("wb") as file:
+        file.write(row if name != "t.tsv" else row.replace(b",", b"\t"))
+        os.truncate(file.fileno(), 1 << 22)  # stands for a gigabyte: it takes no space on the disk
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n")
+    samples, skipped, first = read(folder / name)
+    assert samples and skipped == 1 and len(first) < 200
+    assert count_rows(folder / name) == (2 if name == "t.jsonl" else None)
+
+
+def test_text_in_a_column_of_bytes_is_text(folder: Path) -> None:
+    table = {"image": ["a.png"] * 3, "question": [b"one?", b"two\xff?", b"three?"], "answer": [b"1", b"2", b"3"]}
+    pq.write_table(pa.table(table), folder / "t.parquet")
+    samples, skipped, first = read(folder / "t.parquet")
+    assert [(sample.question, sample.answer) for sample in samples] == [("one?", "1"), ("three?", "3")]
+    assert skipped == 1 and first.startswith("t.parquet:2: not UTF-8 text")
+
+
+def test_columns_of_one_name_are_refused(folder: Path) -> None:
+    found = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["question", "question", "answer"])
+    pq.write_table(found, folder / "t.parquet")
+    with pytest.raises(ValueError, match="question, question, answer; expected a different name for each"):
+        open_source(DataConfig(source="table", path=folder / "t.parquet"))
+
+
+def test_options_without_the_last_ones_keep_their_letters_and_with_a_gap_are_refused(folder: Path) -> None:
+    names: list[str] = ["A", "B", "C", "D"]
+    lines = ["a.png,?,B,red,blue,green,pink", "a.png,?,B,red,blue,,", "a.png,?,C,red,,green,"]
+    (folder / "t.csv").write_text("\n".join(["image,question,answer,A,B,C,D", *lines]) + "\n")
+    samples, skipped, first = read(folder / "t.csv", columns={"options": names})
+    assert [(sample.answer, len(sample.meta["options"])) for sample in samples] == [("B", 4), ("B", 2)]
+    assert skipped == 1 and "option B is empty, and a later one is not" in first
+
+
+def test_a_dictionary_bounds_how_many_rows_are_read_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    names = pa.array([f"{i % 999:0999}" for i in range(150_000)])
+    pq.write_table(pa.table({"x": names}), path)
+    group = pq.read_metadata(path).row_group(0)
+    offset = group.column(0).dictionary_page_offset
+    held = columns._dictionary_bytes(path, offset)
+    assert 999 * 999 <= held < 1_100_000, "the page itself, not the column"
+    assert columns._plan(path, group, ["x"])[1] == columns.BATCH
+    assert columns._dictionary_bytes(path, 0) > 1 << 40, "what is no header bounds nothing"
+
+
+def test_the_size_of_a_png_needs_its_pixels_only_when_tags_may_follow_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the pixels were read")
+
+    Image.new("RGB", (60, 40)).save(tmp_path / "plain.png")
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    content = (tmp_path / "plain.png").read_bytes()
+    late = len(tags.tobytes()[6:]).to_bytes(4) + b"eXIf" + tags.tobytes()[6:]
+    chunk = late + zlib.crc32(late[4:]).to_bytes(4)
+    (tmp_path / "late.png").write_bytes(content[:-12] + chunk + content[-12:])
+    assert image_size(str(tmp_path / "late.png")) == (40, 60)
+    monkeypatch.setattr(images.Image.core, "zip_decoder", refuse, raising=True)
+    assert image_size(str(tmp_path / "plain.png")) == (60, 40)
+    Image.new("RGB", (20, 10)).resize((30, 10)).save(tmp_path / "other.bmp")
+    (tmp_path / "plain.png").write_bytes((tmp_path / "other.bmp").read_bytes())
+    assert image_size(str(tmp_path / "plain.png")) == (30, 10), "a file that changed is read again"
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]},
+        {"id": 2, "image_id": 2, "category_id": 1, "bbox": [2, 2, 9, 9]},
+    ],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "entry", "said", "left"),
+    [
+        ("images", {"id": 1, "file_name": "b.png"}, "image id 1 is that of an earlier image too", ["2"]),
+        ("categories", {"id": 1, "name": "dog"}, "category 1 has the name 'dog'", ["1", "2"]),
+        ("annotations", {"image_id": 1, "bbox": [1, 1, 9, 9]}, "field 'category_id' is missing", ["2"]),
+    ],
+    ids=["an image's id twice", "a category's id twice", "a box without a category"],
+)
+def test_coco_entries_that_leave_a_gold_in_doubt_cost_their_images(
+    folder: Path, key: str, entry: dict[str, Any], said: str, left: list[str]
+) -> None:
+    Image.new("RGB", (60, 40)).save(folder / "b.png")
+    (folder / "t.json").write_text(json.dumps({**COCO, key: [*COCO[key], entry]}))
+    source = open_source(DataConfig(source="coco", path=folder / "t.json", on_bad="skip"))
+    assert [sample.id for sample in source] == left
+    assert source.skipped == 1 and said in source.first_skipped
