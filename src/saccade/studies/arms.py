@@ -35,6 +35,8 @@ from saccade.studies.study_recipe import (
     StudyRecipe,
     evaluation_keys,
     keys_of,
+    part_of,
+    parts_of,
     speed_of,
 )
 from saccade.training import rl, sft
@@ -84,9 +86,13 @@ def evaluation_recipe(recipe: StudyRecipe, evaluation: str, name: str, places: P
 
 
 def model_path(recipe: StudyRecipe, name: str, arms: Path) -> str:
-    """The trained model of an arm, or the base."""
+    """The trained model of an arm or of a part of its steps (`rl@25%`), or the base."""
+    name, percent = part_of(name)
     if name == BASE:
         return recipe.base
+    if percent < 100:
+        parts, steps = parts_of(recipe, name), _result(arms, name)["steps"]
+        return str(arms / name / f"checkpoints/step-{min(steps, _every(steps, parts) * percent // parts):06d}")
     return str(arms / name / ("model" if recipe.arms[name].kind == "pretrain" else "checkpoints/last"))
 
 
@@ -124,9 +130,15 @@ def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, 
     if steps is not None:
         given["num_steps"] = steps
     last = given.get("num_steps") or 10_000
-    given.setdefault("checkpoint", {"every": last, "keep": 1})
+    parts = parts_of(recipe, name)
+    given.setdefault("checkpoint", {"every": _every(last, parts), "keep": 100 // parts + 1})
     given["model"] = {**given.get("model", {}), "path": model_path(recipe, arm.start, places.arms)}
     return checked(schema, {**given, "seed": seed}, {(): f"arms.{name}.recipe"})
+
+
+def _every(steps: int, percent: int) -> int:
+    """Steps between checkpoints of a run that keeps one for each `percent` of its steps."""
+    return max(1, steps * percent // 100)
 
 
 def _sft(recipe: StudyRecipe, arm: SFTArm, name: str, places: Places, seed: int) -> JobResult:

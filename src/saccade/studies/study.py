@@ -36,12 +36,15 @@ from saccade.studies.study_recipe import (
     BaseArm,
     ColdStartArm,
     Hypothesis,
+    RLArm,
+    SFTArm,
     StudyRecipe,
     Where,
     evaluation_keys,
     keys_of,
     load_study,
     needs,
+    part_of,
     read_by,
 )
 from saccade.studies.verdict import decide, over_seeds, together
@@ -83,7 +86,7 @@ def plan(recipe: StudyRecipe, out: Path, seeds: Sequence[int], data: str = "data
         for evaluation, measured in recipe.evaluations.items():
             for name in measured.arms:
                 read = read_by(recipe, evaluation_keys(recipe, evaluation))
-                before = tuple(f"{at}/{other}" for other in dict.fromkeys([name, *read]) if other != BASE)
+                before = tuple(f"{at}/{other}" for other in dict.fromkeys([part_of(name)[0], *read]) if other != BASE)
                 given = {"recipe": recipe, "evaluation": evaluation, "name": name, "seed": seed, "data": data}
                 where = folder / "eval" / evaluation / name
                 jobs.append(StudyJob(f"{at}/eval/{evaluation}/{name}", arms.run_evaluation, where, given, before, 1))
@@ -191,6 +194,7 @@ def conclude(
         "earlier_seeds": list(earlier),
         "hypotheses": rows,
         "table": _table(recipe, cells, seeds),
+        "starts": {name: arm.start for name, arm in recipe.arms.items() if isinstance(arm, SFTArm | RLArm)},
         "cpu_minutes": round(spent / 60, 1),
         "costs": {name: {key: job[key] for key in COSTS if key in job} for name, job in jobs.items()},
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
