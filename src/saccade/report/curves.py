@@ -196,8 +196,8 @@ def figures_of(
     bounds: Sequence[tuple[float, str]] = (),
     words: bool = True,
 ) -> list[Figure]:
-    """The lines of a panel, in as many figures as the palette needs. `words`: names of metrics are shown as words, those
-    of runs as they are."""
+    """The lines of a panel, in as many figures as the palette needs. `words`: names of metrics are shown as words,
+    those of runs as they are."""
     names = list(lines)
     parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
     figures = []

@@ -130,8 +130,8 @@ def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, 
     if steps is not None:
         given["num_steps"] = steps
     last = given.get("num_steps") or 10_000
-    parts = parts_of(recipe, name)
-    given.setdefault("checkpoint", {"every": _every(last, parts), "keep": 100 // parts + 1})
+    every = _every(last, parts_of(recipe, name))
+    given.setdefault("checkpoint", {"every": every, "keep": last // every + 1})
     given["model"] = {**given.get("model", {}), "path": model_path(recipe, arm.start, places.arms)}
     return checked(schema, {**given, "seed": seed}, {(): f"arms.{name}.recipe"})
 
