@@ -267,6 +267,18 @@ def test_seeds_are_added_to_a_study_and_never_dropped(tmp_path):
         reserve(study, tmp_path, [1, 2])
     with pytest.raises(ValueError, match="another study"):
         reserve(load_study("hard_reward", ["shared.rl.num_steps=5"]), tmp_path, study.seeds)
+    for damaged in ("", "[1]", '{"seeds": 3}', '{"seeds"'):
+        (tmp_path / "study.json").write_text(damaged)
+        with pytest.raises(ValueError, match="expected the results"):
+            reserve(study, tmp_path, study.seeds)
+
+
+def test_a_finished_evaluation_that_lost_its_items_is_named(tmp_path):
+    study = load_study("hard_reward")
+    finished(tmp_path, study, dict.fromkeys(study.seeds, 0.2))
+    (tmp_path / "seed-2" / "eval" / "home" / "hard" / "items.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"seed-2/eval/home/hard: .*remove the folder"):
+        conclude(study, tmp_path, study.seeds, {})
 
 
 def test_equal_compute_is_counted_from_the_same_start():
@@ -281,7 +293,7 @@ def test_parts_of_a_training_are_evaluated_at_the_checkpoints_that_its_run_keeps
     places = arms.Places(tmp_path, "data")
     assert [part_of(name) for name in ("rl", "rl@25%")] == [("rl", 100), ("rl", 25)]
     for steps in (30, 100, 238):
-        write_json(tmp_path / "rl" / "job.json", {"steps": steps})
+        write_json(tmp_path / "rl" / "job.json", {"steps": steps, "cpu_s": 1.0})
         saves = arms.arm_recipe(RLRecipe, study, "rl", places, 1, steps).checkpoint
         assert saves.keep > len(range(saves.every, steps, saves.every))
         for percent in (25, 50, 75):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from saccade.models.policy import load_policy
 from saccade.runs.files import rows_of
 from saccade.runs.records import CONFIG
 from saccade.studies.chains import ChainSource
-from saccade.studies.jobs import DONE
+from saccade.studies.jobs import result_of
 from saccade.studies.study_recipe import (
     BASE,
     BaseArm,
@@ -181,7 +180,9 @@ def whole(result: RunResult) -> RunResult:
 
 
 def _result(arms: Path, name: str) -> JobResult:
-    return json.loads((arms / name / DONE).read_text(encoding="utf-8"))
+    found = result_of(arms / name)
+    assert found is not None, name  # jobs begin after those that they need
+    return found
 
 
 def sampled_tokens(directory: Path) -> float:
