@@ -10,7 +10,7 @@ from rich.console import Console
 
 from saccade.studies import jobs
 from saccade.studies.demo_summary import part_summary
-from saccade.studies.jobs import Estimate, JobFailed, StudyJob, bars, run_all
+from saccade.studies.jobs import Estimate, JobFailed, StudyJob, bars, result_of, run_all
 
 QUIET = Console(quiet=True)
 
@@ -35,6 +35,15 @@ def test_a_job_runs_after_its_dependencies_and_a_finished_one_is_not_rerun(tmp_p
     assert run_all([changed], parallel=1, console=QUIET)["first"] == left["first"]
 
 
+@pytest.mark.parametrize("damaged", ["", '{"cpu_s": 1', "[]", "{}", "\x00" * 40])
+def test_a_job_whose_result_is_damaged_runs_again(tmp_path, damaged):
+    job = StudyJob("one", note, tmp_path / "one", {"text": "one"})
+    job.directory.mkdir()
+    (job.directory / "job.json").write_text(damaged)
+    assert result_of(job.directory) is None
+    assert run_all([job], parallel=1, console=QUIET)["one"]["text"] == "one"
+
+
 def test_a_failing_job_is_named_with_its_reason_and_the_study_can_resume(tmp_path):
     with pytest.raises(JobFailed, match=r"'bad' failed: ValueError: no such data .*job\.log.*run the same"):
         run_all([StudyJob("bad", fail, tmp_path / "bad", {})], parallel=1, console=QUIET)
@@ -46,7 +55,7 @@ def test_a_failing_job_is_named_with_its_reason_and_the_study_can_resume(tmp_pat
 def test_a_finished_job_leaves_a_line_with_what_came_out(tmp_path, monkeypatch):
     def start(job):
         job.directory.mkdir()
-        (job.directory / "job.json").write_text("{}")
+        (job.directory / "job.json").write_text('{"cpu_s": 1.0}')
         return SimpleNamespace(is_alive=lambda: False, exitcode=0, terminate=lambda: None)
 
     monkeypatch.setattr(jobs, "_start", start)

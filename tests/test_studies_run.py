@@ -33,7 +33,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyRecipe:
             "sft": {"prompts_per_step": 2, "optim": {"lr": 1e-4}},
         },
         "arms": {
-            "rl": {"kind": "rl", "recipe": {"num_steps": 3}},
+            "rl": {"kind": "rl", "recipe": {"num_steps": 4}},
             "as_many_tokens": {"kind": "rl", "match": "rl", "recipe": {"stages": [stages[0] | {"group_size": 2}]}},
             "sft": {
                 "kind": "sft",
@@ -48,7 +48,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyRecipe:
         },
         "evaluations": {
             "home": {
-                "arms": ["base", "rl", "as_many_tokens", "as_much_compute"],
+                "arms": ["base", "rl@50%", "rl", "as_many_tokens", "as_much_compute"],
                 "recipe": {"world": {"tasks": ["count"], "n": 6}, "decoding": {"greedy": True, "max_new_tokens": 12}},
             }
         },
@@ -79,7 +79,7 @@ def test_a_study_runs_its_arms_with_equal_budgets_and_resumes_where_it_was_stopp
         assert {row["model"] for row in items} == {"rl"}
         ids |= {row["sample_id"] for row in items}
     assert len(ids) == 12  # each seed has its own questions
-    assert "tiny" in build_report(tmp_path).read_text()
+    assert "Over the training" in build_report(tmp_path).read_text()
 
     kept = (tmp_path / "seed-7" / "rl" / "metrics.jsonl").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "seed-8" / "eval" / "home" / "rl")

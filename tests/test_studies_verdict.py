@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from benchmarks.studies import table
 from saccade.cli import main
 from saccade.config import ConfigError, packaged
 from saccade.evaluation.items import ItemResult, append_items
+from saccade.evaluation.results import write_json
 from saccade.report import build_report
-from saccade.report.study_page import study_text
+from saccade.report.study_page import over_training, study_text
 from saccade.studies import arms
 from saccade.studies.measures import MEASURES, mean_measure
 from saccade.studies.study import check_arms, conclude, fingerprint, plan, reserve
-from saccade.studies.study_recipe import StudyRecipe, load_study, needs, speed_of
+from saccade.studies.study_recipe import StudyRecipe, load_study, needs, part_of, speed_of
 from saccade.studies.verdict import decide, over_seeds, together
+from saccade.training.config import RLRecipe
 
 ROOT = Path(__file__).parents[1]
 RECORDED = sorted((ROOT / "docs" / "studies").glob("*.json"))
@@ -280,6 +283,18 @@ def test_seeds_are_added_to_a_study_and_never_dropped(tmp_path):
         reserve(study, tmp_path, [1, 2])
     with pytest.raises(ValueError, match="another study"):
         reserve(load_study("hard_reward", ["shared.rl.num_steps=5"]), tmp_path, study.seeds)
+    for damaged in ("", "[1]", '{"seeds": 3}', '{"seeds"'):
+        (tmp_path / "study.json").write_text(damaged)
+        with pytest.raises(ValueError, match="expected the results"):
+            reserve(study, tmp_path, study.seeds)
+
+
+def test_a_finished_evaluation_that_lost_its_items_is_named(tmp_path):
+    study = load_study("hard_reward")
+    finished(tmp_path, study, dict.fromkeys(study.seeds, 0.2))
+    (tmp_path / "seed-2" / "eval" / "home" / "hard" / "items.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"seed-2/eval/home/hard: .*remove the folder"):
+        conclude(study, tmp_path, study.seeds, {})
 
 
 def test_equal_compute_is_counted_from_the_same_start():
@@ -287,3 +302,36 @@ def test_equal_compute_is_counted_from_the_same_start():
     assert speed_of(study, "sft_compute") == "sft_data"
     assert study.arms["sft_compute"].start == study.arms["rl"].start
     assert needs(study, "sft_compute") == ("rl", "sft_data")
+
+
+def test_parts_of_a_training_are_evaluated_at_the_checkpoints_that_its_run_keeps(tmp_path):
+    study = load_study("rl_generalizes")
+    places = arms.Places(tmp_path, "data")
+    assert [part_of(name) for name in ("rl", "rl@25%")] == [("rl", 100), ("rl", 25)]
+    for steps in (30, 100, 238):
+        write_json(tmp_path / "rl" / "job.json", {"steps": steps, "cpu_s": 1.0})
+        saves = arms.arm_recipe(RLRecipe, study, "rl", places, 1, steps).checkpoint
+        assert saves.keep > len(range(saves.every, steps, saves.every))
+        for percent in (25, 50, 75):
+            step = int(arms.model_path(study, f"rl@{percent}%", tmp_path).rpartition("step-")[2])
+            assert step % saves.every == 0
+            assert step == pytest.approx(steps * percent / 100, abs=2)
+    assert arms.arm_recipe(RLRecipe, load_study("presence"), "ap", places, 1, 100).checkpoint.every == 100
+
+
+def test_a_part_of_an_arm_whose_steps_are_not_known_is_refused():
+    given = load_study("ptst").model_dump(mode="json")
+    for name, words in {"short@50%": "without 'match'", "base@50%": "an SFT arm", "cold@0.5": "rl@25%"}.items():
+        home = given["evaluations"]["home"]
+        changed = {**given, "evaluations": {"home": {**home, "arms": [*home["arms"], name]}}}
+        with pytest.raises(ValueError, match=words):
+            StudyRecipe.model_validate(changed)
+
+
+def test_accuracy_over_the_training_starts_at_the_arm_that_it_continues():
+    row = {"evaluation": "home", "split": "test", "decoding": "greedy"}
+    means = {"base": 0.1, "rl@50%": 0.2, "rl": 0.4, "sft": 0.3}
+    table = [{**row, "arm": arm, "accuracy": [mean] * 3} for arm, mean in means.items()]
+    (figure,) = over_training({"table": table, "starts": {"rl": "base", "sft": "base"}})
+    assert '"x": [0.0, 50.0, 100.0], "y": [0.1, 0.2, 0.4]' in unescape(str(figure.svg))
+    assert [name for name, _, _ in figure.legend] == ["rl"]

@@ -120,8 +120,8 @@ def curves(metrics: Sequence[dict[str, Any]]) -> Curves:
         matched = {key: m for key in columns if key not in used and (m := re.fullmatch(panel.pattern, key))}
         used |= matched.keys()
         lines = {NAMES.get(name := next(g for g in m.groups() if g), name): columns[key] for key, m in matched.items()}
-        figures += _figures(panel, lines, bounds)
-    rest = [f for key in columns if key not in used for f in _figures(Panel(key, ""), {key: columns[key]}, bounds)]
+        figures += figures_of(panel, lines, bounds)
+    rest = [f for key in columns if key not in used for f in figures_of(Panel(key, ""), {key: columns[key]}, bounds)]
     longest = max((len(points) for points in columns.values()), default=0)
     stages = tuple(dict.fromkeys(str(row["stage"]) for row in rows if "stage" in row))
     lead = [next((f for name in names for f in figures if f.panel == name), None) for names in LEAD]
@@ -154,7 +154,7 @@ def overlaid(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Curves:
     figures = []
     for title, key, percent in OVERLAID:
         lines = {name: found[key] for name, found in columns.items() if found.get(key)}
-        figures += _figures(Panel(title, key, percent=percent), lines, [], words=False)
+        figures += figures_of(Panel(title, key, percent=percent), lines, [], words=False)
     longest = max((len(rows) for rows in runs.values()), default=0)
     return Curves(tuple(figures[:4]), tuple(figures[4:]), (), window(longest), longest)
 
@@ -190,13 +190,14 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, floa
     return columns
 
 
-def _figures(
+def figures_of(
     panel: Panel,
-    lines: dict[str, list[tuple[float, float]]],
-    bounds: Sequence[tuple[float, str]],
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    bounds: Sequence[tuple[float, str]] = (),
     words: bool = True,
 ) -> list[Figure]:
-    """`words`: names of metrics are shown as words, names of runs as they are."""
+    """The lines of a panel, in as many figures as the palette needs. `words`: names of metrics are shown as words,
+    those of runs as they are."""
     names = list(lines)
     parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
     figures = []

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from saccade.report.browser import Groups
 from saccade.report.charts import forest, number
-from saccade.report.curves import overlaid
+from saccade.report.curves import Figure, Panel, figures_of, overlaid
 from saccade.report.headlines import Headline
 from saccade.report.heldout import item_data
 from saccade.report.hero import hero
@@ -49,6 +49,8 @@ class StudyTables:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     """(arm and evaluation, a text per column)."""
+    over_training: tuple[Figure, ...]
+    """Accuracy after parts of the steps of the arms (`rl@25%`), where the study evaluates them."""
     commands: tuple[str, ...]
 
 
@@ -106,8 +108,34 @@ def _table(document: JsonRow) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[s
 
     keys = [key for key in CELL if key == "arm" or len({row[key] for row in rows}) > 1]
     columns = tuple(f"{name.replace('_', ' ')}{' %' if is_share(name) else ''}" for name in names)
-    found = tuple((", ".join(row[key] for key in keys), tuple(cell(row, name) for name in names)) for row in rows)
+    found = tuple(
+        (", ".join(row[key] for key in keys), tuple(cell(row, name) for name in names))
+        for row in rows
+        if "@" not in row["arm"]
+    )
     return columns, found
+
+
+def over_training(document: JsonRow) -> tuple[Figure, ...]:
+    """A figure for each evaluation, split and decoding in which parts of arms were evaluated: accuracy, as the mean
+    over seeds, after each percentage of an arm's steps. 0% is the arm that it starts from."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    parts = {row["arm"].partition("@")[0] for row in document["table"] if "@" in row["arm"]}
+    for row in document["table"]:
+        title = ", ".join(str(row[key]) for key in CELL[1:] if row[key])
+        arm, _, percent = row["arm"].removesuffix("%").partition("@")
+        places = [(arm, int(percent or 100))] if arm in parts else []
+        places += [(other, 0) for other in sorted(parts) if document["starts"][other] == row["arm"]]
+        for name, place in places:
+            found.setdefault(title, {}).setdefault(name, {})[place] = row["accuracy"][0]
+    return tuple(
+        figure
+        for title, lines in found.items()
+        for figure in figures_of(
+            Panel(f"Accuracy over the training, {title}", "", "After each percentage of the steps", percent=True),
+            {name: sorted(points.items()) for name, points in lines.items()},
+        )
+    )
 
 
 def study_page(folder: Path) -> Page:
@@ -145,7 +173,14 @@ def study_page(folder: Path) -> Page:
         environment=tuple((key, str(value)) for key, value in document["machine"].items()),
         configs=(("config.yaml", config),) if config else (),
         warnings=tuple(dict.fromkeys(warnings)),
-        study=StudyTables(words, tuple(map(tested, document["hypotheses"])), columns, rows, commands(folder, document)),
+        study=StudyTables(
+            words,
+            tuple(map(tested, document["hypotheses"])),
+            columns,
+            rows,
+            over_training(document),
+            commands(folder, document),
+        ),
     )
 
 
@@ -158,7 +193,7 @@ def commands(folder: Path, document: JsonRow) -> tuple[str, ...]:
 def _answers(seed: Path) -> Iterator[tuple[str, RunFiles, list[JsonRow]]]:
     """(arm, its evaluation, items), greedy replies where there are some."""
     several = len(list(seed.glob("eval/*"))) > 1
-    for path in sorted(seed.glob("eval/*/*/items.jsonl")):
+    for path in sorted(path for path in seed.glob("eval/*/*/items.jsonl") if "@" not in path.parent.name):
         run = read_run(path.parent, ("config.yaml",))
         rows = list(run.items())
         decoding = min((row["decoding"] for row in rows), default="")

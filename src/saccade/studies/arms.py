@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from saccade.models.policy import load_policy
 from saccade.runs.files import rows_of
 from saccade.runs.records import CONFIG
 from saccade.studies.chains import ChainSource
-from saccade.studies.jobs import DONE
+from saccade.studies.jobs import result_of
 from saccade.studies.study_recipe import (
     BASE,
     BaseArm,
@@ -35,6 +34,8 @@ from saccade.studies.study_recipe import (
     StudyRecipe,
     evaluation_keys,
     keys_of,
+    part_of,
+    parts_of,
     speed_of,
 )
 from saccade.training import rl, sft
@@ -85,9 +86,13 @@ def evaluation_recipe(recipe: StudyRecipe, evaluation: str, name: str, places: P
 
 
 def model_path(recipe: StudyRecipe, name: str, arms: Path) -> str:
-    """The trained model of an arm, or the base."""
+    """The trained model of an arm or of a part of its steps (`rl@25%`), or the base."""
+    name, percent = part_of(name)
     if name == BASE:
         return recipe.base
+    if percent < 100:
+        parts, steps = parts_of(recipe, name), _result(arms, name)["steps"]
+        return str(arms / name / f"checkpoints/step-{min(steps, _every(steps, parts) * percent // parts):06d}")
     return str(arms / name / ("model" if recipe.arms[name].kind == "pretrain" else "checkpoints/last"))
 
 
@@ -125,9 +130,15 @@ def arm_recipe(schema: type[R], recipe: StudyRecipe, name: str, places: Places, 
     if steps is not None:
         given["num_steps"] = steps
     last = given.get("num_steps") or 10_000
-    given.setdefault("checkpoint", {"every": last, "keep": 1})
+    every = _every(last, parts_of(recipe, name))
+    given.setdefault("checkpoint", {"every": every, "keep": last // every + 1})
     given["model"] = {**given.get("model", {}), "path": model_path(recipe, arm.start, places.arms)}
     return checked(schema, {**given, "seed": seed}, {(): f"arms.{name}.recipe"})
+
+
+def _every(steps: int, percent: int) -> int:
+    """Steps between checkpoints of a run that keeps one for each `percent` of its steps."""
+    return max(1, steps * percent // 100)
 
 
 def _sft(recipe: StudyRecipe, arm: SFTArm, name: str, places: Places, seed: int) -> JobResult:
@@ -170,7 +181,9 @@ def whole(result: RunResult) -> RunResult:
 
 
 def _result(arms: Path, name: str) -> JobResult:
-    return json.loads((arms / name / DONE).read_text(encoding="utf-8"))
+    found = result_of(arms / name)
+    assert found is not None, name  # jobs begin after those that they need
+    return found
 
 
 def sampled_tokens(directory: Path) -> float:

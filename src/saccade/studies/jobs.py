@@ -73,7 +73,7 @@ def run_all(
     A finished job leaves a line with its `summary`. After a failure the running jobs are finished and no other begins,
     then JobFailed is raised. Finished jobs are not run again.
     """
-    waiting = [job for job in jobs if not (job.directory / DONE).exists()]
+    waiting = [job for job in jobs if result_of(job.directory) is None]
     running: dict[str, tuple[StudyJob, Any]] = {}
     done = {job.name for job in jobs if job not in waiting}
     estimate = Estimate(jobs, parallel)
@@ -108,7 +108,16 @@ def run_all(
                 process.terminate()
             for _, process in running.values():
                 process.join(STOP_S)
-    return {job.name: json.loads((job.directory / DONE).read_text(encoding="utf-8")) for job in jobs}
+    return {job.name: result_of(job.directory) or {} for job in jobs}
+
+
+def result_of(directory: Path) -> dict[str, Any] | None:
+    """What a finished job returned; None for one that is not finished or whose file is damaged: it runs again."""
+    try:
+        found = json.loads((directory / DONE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "cpu_s" in found else None
 
 
 class Estimate:

@@ -36,12 +36,15 @@ from saccade.studies.study_recipe import (
     BaseArm,
     ColdStartArm,
     Hypothesis,
+    RLArm,
+    SFTArm,
     StudyRecipe,
     Where,
     evaluation_keys,
     keys_of,
     load_study,
     needs,
+    part_of,
     read_by,
 )
 from saccade.studies.verdict import decide, over_seeds, together
@@ -83,7 +86,7 @@ def plan(recipe: StudyRecipe, out: Path, seeds: Sequence[int], data: str = "data
         for evaluation, measured in recipe.evaluations.items():
             for name in measured.arms:
                 read = read_by(recipe, evaluation_keys(recipe, evaluation))
-                before = tuple(f"{at}/{other}" for other in dict.fromkeys([name, *read]) if other != BASE)
+                before = tuple(f"{at}/{other}" for other in dict.fromkeys([part_of(name)[0], *read]) if other != BASE)
                 given = {"recipe": recipe, "evaluation": evaluation, "name": name, "seed": seed, "data": data}
                 where = folder / "eval" / evaluation / name
                 jobs.append(StudyJob(f"{at}/eval/{evaluation}/{name}", arms.run_evaluation, where, given, before, 1))
@@ -150,8 +153,14 @@ def reserve(recipe: StudyRecipe, out: Path, seeds: Sequence[int]) -> list[int]:
     config, document = out / "config.yaml", out / DOCUMENT
     if config.exists() and fingerprint(load_study(str(config)), seeds=False) != fingerprint(recipe, seeds=False):
         raise ValueError(f"{out} contains another study, or another version of this one; choose another --out")
-    before = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
-    known = before.get("seeds", [])
+    try:
+        before = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
+        known = list(before.get("seeds", []))
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(
+            f"{document}: expected the results of this study, got another or a damaged file; move it away and run the "
+            "same command again: finished parts are kept"
+        ) from None
     if lost := set(known) - set(seeds):
         raise ValueError(
             f"{out} has results of seeds {known}, and {sorted(lost)} are not among seeds {list(seeds)}; seeds can be "
@@ -167,7 +176,7 @@ def conclude(
     """The document of `study.json`, from the items of all evaluations. `earlier`: seeds of results before it was
     extended."""
     cells = {
-        (seed, f"{evaluation}/{name}"): read_items(out / f"seed-{seed}" / "eval" / evaluation / name / "items.jsonl")
+        (seed, f"{evaluation}/{name}"): _items(out / f"seed-{seed}" / "eval" / evaluation / name)
         for seed in seeds
         for evaluation, measured in recipe.evaluations.items()
         for name in measured.arms
@@ -191,10 +200,21 @@ def conclude(
         "earlier_seeds": list(earlier),
         "hypotheses": rows,
         "table": _table(recipe, cells, seeds),
+        "starts": {name: arm.start for name, arm in recipe.arms.items() if isinstance(arm, SFTArm | RLArm)},
         "cpu_minutes": round(spent / 60, 1),
         "costs": {name: {key: job[key] for key in COSTS if key in job} for name, job in jobs.items()},
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
     }
+
+
+def _items(folder: Path) -> list[ItemResult]:
+    """ValueError for a finished evaluation without items."""
+    if not (items := read_items(folder / "items.jsonl")):
+        raise ValueError(
+            f"{folder}: a finished evaluation without items in items.jsonl; remove the folder and run the same command "
+            "again"
+        )
+    return items
 
 
 def _picked(items: Sequence[ItemResult], where: Where) -> list[ItemResult]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -79,6 +81,7 @@ class Measured(Config):
     """Questions that arms answer once they are trained."""
 
     arms: tuple[str, ...] = Field(min_length=1)
+    """Names of arms; `rl@25%` is the arm `rl` after the first quarter of its steps, for a curve over the training."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Keys of an evaluation recipe. Each seed has its own questions: `world.seed` is shifted by the study's seed, so
     that the interval over seeds holds the chance of the questions too."""
@@ -147,8 +150,15 @@ class StudyRecipe(Config):
             seen.append(name)
         models = {BASE} | {name for name, arm in self.arms.items() if arm.kind != "coldstart"}
         for name, measured in self.evaluations.items():
-            if unknown := set(measured.arms) - models:
+            if unknown := {part_of(one)[0] for one in measured.arms} - models:
                 raise ValueError(f"evaluations.{name}.arms: got {sorted(unknown)}; expected some of {sorted(models)}")
+            for one in measured.arms:
+                arm, percent = part_of(one)
+                if percent < 100 and not has_parts(self.arms.get(arm)):
+                    raise ValueError(
+                        f"evaluations.{name}.arms: got '{one}'; only an SFT arm, or an RL arm without 'match', has "
+                        "checkpoints at shares of its steps"
+                    )
         return self
 
     def _matches(self, name: str, arm: SFTArm | RLArm) -> None:
@@ -190,6 +200,25 @@ class StudyRecipe(Config):
         if both := set(self.seeds) & set(self.development_seeds):
             raise ValueError(f"development_seeds: {sorted(both)} are seeds of the recorded run; choose others")
         return self
+
+
+def part_of(name: str) -> tuple[str, int]:
+    """`rl@25%` -> ("rl", 25): an arm after a percentage of its steps; `rl` -> ("rl", 100). ValueError for others."""
+    if (found := re.fullmatch(r"([^@]+)(?:@([1-9][0-9]?)%)?", name)) is None:
+        raise ValueError(f"got '{name}'; expected the name of an arm, or of a part of its steps, such as rl@25%")
+    return found[1], int(found[2] or 100)
+
+
+def has_parts(arm: Arm | None) -> bool:
+    """Whether the number of an arm's steps is known when it starts."""
+    return isinstance(arm, SFTArm) or (isinstance(arm, RLArm) and arm.match is None)
+
+
+def parts_of(recipe: StudyRecipe, name: str) -> int:
+    """Percentage of an arm's steps between its checkpoints: such that each part that is evaluated has one."""
+    return math.gcd(
+        100, *(percent for one in recipe.evaluations.values() for arm, percent in map(part_of, one.arms) if arm == name)
+    )
 
 
 def speed_of(recipe: StudyRecipe, name: str) -> str | None:
