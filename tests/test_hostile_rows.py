@@ -271,7 +271,9 @@ def test_a_run_skips_them_counts_them_and_resumes_as_if_it_had_never_stopped(mod
     assert [row["sample_id"] for row in lines(tmp_path / "cut" / "rollouts.jsonl") if row["index"] == 0] == seen
 
 
-def test_a_run_whose_images_went_away_does_not_go_on_in_another_order_unasked(model: Path, tmp_path: Path) -> None:
+def test_a_run_whose_images_went_away_does_not_go_on_in_another_order_unasked(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_rows(tmp_path, ["thin", *AT_ITS_TURN], rows=5)
     last = json.loads(path.read_text().splitlines()[-1]) | {"id": "last", "image": "own.png"}
     (path.parent / "own.png").write_bytes((path.parent / "ok.png").read_bytes())
@@ -286,9 +288,11 @@ def test_a_run_whose_images_went_away_does_not_go_on_in_another_order_unasked(mo
     with pytest.raises(KeyboardInterrupt):
         rl.train(recipe, tmp_path / "run", evaluate=stopped)
     (path.parent / "own.png").rename(path.parent / "away.png")
-    with pytest.raises(ValueError, match=r"usable rows of the data were 'train' 8, they are 'train' 7 now.*--accept"):
+    with pytest.raises(ValueError, match=r"its images changed \(5 -> 4.*--accept"):
         rl.train(recipe, tmp_path / "run", evaluate=lambda *_: {"score": 0.0}, resume=True)
-    rl.train(recipe, tmp_path / "run", evaluate=lambda *_: {"score": 0.0}, resume=Resume(accept_changes=True))
+    with caplog.at_level("WARNING"):
+        rl.train(recipe, tmp_path / "run", evaluate=lambda *_: {"score": 0.0}, resume=Resume(accept_changes=True))
+    assert "usable rows of the data were 'train' 8, they are 'train' 7 now" in caplog.text
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 4, "with the start"
 
 

@@ -136,7 +136,7 @@ def test_any_value_anywhere_costs_its_row_and_nothing_else(tmp_path: Path, sourc
     assert len(opened) + opened.skipped == len(found)
     for sample in opened:
         assert 0 <= TASKS[sample.task].rubric("default")(Completion("<answer>3</answer>"), sample).value <= 1
-        texts = [sample.question, *sample.meta.get("options", ()), sample.meta.get("response") or ""]
+        texts = [sample.question, *(sample.meta.get("options") or ()), sample.meta.get("response") or ""]
         assert all(isinstance(text, str) and text != "None" for text in texts), texts
     assert preflight(found).samples == len(found)
     for reply in ("response", "gold") if source in ("llava", "table", "trl", "ms_swift") else ("gold",):
