@@ -16,10 +16,12 @@ from property_search import examples
 from saccade.data import DataConfig, open_source
 from saccade.data.preflight import preflight
 from saccade.data.sources import items
+from saccade.evaluation.benchmarks.benchmark import ParsedReply
+from saccade.evaluation.benchmarks.own import by_task
 from saccade.tasks import TASKS
 from saccade.training.config import ExampleConfig
 from saccade.training.examples import example_items
-from saccade.types import Completion
+from saccade.types import Completion, Frame
 
 BOX = [1, 2, 30, 40]
 IMAGE = {"id": 1, "image": "ok.png"}
@@ -142,3 +144,15 @@ def test_any_value_anywhere_costs_its_row_and_nothing_else(tmp_path: Path, sourc
     for reply in ("response", "gold") if source in ("llava", "table", "trl", "ms_swift") else ("gold",):
         config = ExampleConfig.model_validate({"source": source, "path": path, "on_bad": "skip", "reply": reply})
         assert list(example_items(config))
+
+
+@pytest.mark.parametrize("key", META)
+def test_a_key_of_meta_without_a_value_counts_as_absent_when_a_reply_is_graded(tmp_path: Path, key: str) -> None:
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "ok.png")
+    row = {"id": "a", "image": "ok.png", "question": "q", "answer": BOX, "task": "refer", "meta": {key: None}}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n")
+    (sample,) = open_source(DataConfig(source="saccade", path=tmp_path / "t.jsonl"))
+    text = f"<answer>{BOX}</answer>"
+    frames = (Frame("pixels_resized", (56, 56), (56, 56)),)
+    assert TASKS["refer"].rubric("default")(Completion(text, frames=frames), sample).value > 0
+    assert by_task(ParsedReply(text, str(BOX), frames), sample, None).right

@@ -128,7 +128,7 @@ def _rows_of(run: RunFiles, ids: set[str]) -> dict[str, list[JsonRow]]:
 
 def _group(run: RunFiles, one: Summary, rows: Sequence[JsonRow], group: JsonRow, pictures: Pictures) -> JsonRow:
     meta = group.get("meta", {})
-    image = int(meta.get("image_index", 0))
+    image = int(meta.get("image_index") or 0)
     rewards = [float(row["reward"] or 0.0) for row in rows if not row.get("masked")]
     return {
         "id": one.id,

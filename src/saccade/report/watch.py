@@ -224,7 +224,7 @@ def last_reply(watched: Watched) -> tuple[JsonRow, JsonRow, Path | None] | None:
         images = watched.run.images(row.get("image_sha"))
         group = groups.get(str(row["group_id"]))
         if images and group:
-            return row, group, images[min(group["meta"].get("image_index", 0), len(images) - 1)]
+            return row, group, images[min(group["meta"].get("image_index") or 0, len(images) - 1)]
     return rollouts[-1], groups.get(str(rollouts[-1]["group_id"]), {}), None
 
 
@@ -251,7 +251,7 @@ def _reply(row: JsonRow, group: JsonRow, image: Path | None, safe: Safe, colors:
         words.append(f", far from the trainer's log-probs, likely cause: {safe(str(cause))}", "dim")
     if image is None or not colors:
         return words
-    index = int(group.get("meta", {}).get("image_index", 0))
+    index = int(group.get("meta", {}).get("image_index") or 0)
     shown = thumbnail(image, gold_boxes(group.get("answer")), boxes_of(row, index))
     if shown is None:
         return words

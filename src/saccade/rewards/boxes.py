@@ -200,7 +200,7 @@ def answered_boxes(answer: str) -> list[LabelledBox] | None:
 
 def frame_of(sample: Sample, frames: Sequence[Frame]) -> Frame:
     """The frame of the image that a sample's boxes refer to: the first, or `meta["image_index"]`."""
-    index = int(sample.meta.get("image_index", 0))
+    index = int(sample.meta.get("image_index") or 0)
     if not 0 <= index < len(frames):
         raise ValueError(
             f"sample {sample.id!r} asks for boxes in image {index}, but the completion has {len(frames)} frames; "

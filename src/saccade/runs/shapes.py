@@ -98,7 +98,7 @@ def fitted(row: JsonRow, shape: Shape) -> JsonRow | None:
         if isinstance(text := found.get(name), str):
             found[name] = _shown(text)
     if isinstance(meta := found.get("meta"), dict):
-        index, options = meta.get("image_index", 0), meta.get("options")
+        index, options = meta.get("image_index") or 0, meta.get("options")
         found["meta"] = {**meta, "image_index": index if is_count(index) else 0}
         found["meta"]["options"] = options if isinstance(options, list) else []
     sizes = found.get("size_original"), found.get("size_input")
