@@ -1,8 +1,9 @@
-"""Training of the vision encoder: dense read-outs per visual token, before the language model is trained.
+"""Training of a family's vision encoder: dense read-outs per visual token, before the language model is trained.
 
 Color, shape, size, digit and cell are read out through the language model's word embeddings, so that a visual token
-becomes similar to the words for its content. Coordinates and printed numbers are read by linear heads that are
-discarded afterwards. Shape letters: B images, V visual tokens of an image, D hidden size.
+becomes similar to the words for its content; a word of several tokens counts as their mean. Coordinates and printed
+numbers are read by linear heads that are discarded afterwards. Shape letters: V visual tokens of an image, N of all
+images, W words of a head, D hidden size.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ NUMBER_HEADS: dict[str, int] = {
     "bar_color": len(COLORS),
 }
 SHARPNESS = 8.0
-"""Logits are SHARPNESS times the inner product with a word's embedding (whose norm is about 1)."""
+"""A feature equal to a word's embedding, less the mean of its head's words, has about this logit for the word."""
 
 
 def cell_targets(scene: Scene) -> dict[str, Tensor]:
@@ -87,11 +88,13 @@ class Readouts(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        hidden = model.config.text_config.hidden_size
-        self.embedding = model.model.language_model.embed_tokens
+        table_VD = model.get_input_embeddings().weight.detach().float()
+        hidden = table_VD.shape[1]
         self.words: dict[str, Tensor] = {
-            head: torch.tensor([_word_id(tokenizer, word) for word in words]) for head, words in WORD_HEADS.items()
+            head: _directions(torch.stack([_embedding(table_VD, tokenizer, word) for word in words]))
+            for head, words in WORD_HEADS.items()
         }
+        """Head -> (words, D)."""
         self.heads = nn.ModuleDict({head: nn.Linear(hidden, n) for head, n in NUMBER_HEADS.items()})
 
     def forward(self, features_ND: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -101,22 +104,36 @@ class Readouts(nn.Module):
             has_target = target_N != IGNORE
             if not bool(has_target.any()):
                 continue
-            rows = features_ND[has_target]
-            if head in self.words:
-                table = self.embedding.weight[self.words[head]].detach()
-                logits = SHARPNESS * rows @ table.T
-            else:
-                logits = self.heads[head](SHARPNESS * rows)
+            rows = SHARPNESS * features_ND[has_target]
+            logits = rows @ self.words[head].T if head in self.words else self.heads[head](rows)
             losses.append(F.cross_entropy(logits, target_N[has_target]))
             accuracy[head] = float((logits.argmax(-1) == target_N[has_target]).float().mean())
         return torch.stack(losses).mean(), accuracy
 
 
-def _word_id(tokenizer: Any, word: str) -> int:
-    ids = tokenizer(f" {word}", add_special_tokens=False).input_ids
-    if len(ids) != 1:
-        raise ValueError(f"' {word}' is {len(ids)} tokens; perception read-outs need one token per word")
-    return ids[0]
+def _embedding(table_VD: Tensor, tokenizer: Any, word: str) -> Tensor:
+    """Of a word within a sentence, (D,)."""
+    return table_VD[tokenizer(f" {word}", add_special_tokens=False).input_ids].mean(0)
+
+
+def _directions(words_WD: Tensor) -> Tensor:
+    """Scaled and shifted so that a word has an inner product of about 1 with itself: the softmax over the words ignores
+    what all of them share, and families differ in the norm of their embeddings."""
+    apart_WD = words_WD - words_WD.mean(0)
+    return apart_WD / apart_WD.square().sum(1).mean()
+
+
+def cell_features(features: Sequence[Tensor], scenes: Sequence[Scene]) -> Tensor:
+    """Visual tokens of all scenes, (N, D); of several vectors of a token the one for the language model's input.
+    ValueError unless each image has a visual token for each cell."""
+    for one, scene in zip(features, scenes, strict=True):
+        if len(one) != scene.cells**2:
+            raise ValueError(
+                f"perception: got {len(one)} visual tokens for a scene of {scene.cells} x {scene.cells} cells; "
+                "expected one for each cell. Change world.cells or world.cell_px, or the model; one with a fixed size "
+                "of images needs larger_share: 0"
+            )
+    return torch.cat([one if one.ndim == 2 else one[:, 0] for one in features])
 
 
 def merge_targets(per_image: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
