@@ -24,6 +24,10 @@ class PretrainMixture(Config):
     """Questions per picture."""
     drills: int = Field(default=0, ge=0)
     """Short read-outs per picture: the content of a cell, the cell of an object, the box of an object."""
+    drill_forms: dict[Literal["read", "point", "box"], float] = Field(
+        default_factory=lambda: {"read": 2.0, "point": 1.0, "box": 1.0}
+    )
+    """Relative weights of these three."""
 
 
 class PretrainStage(Config):

@@ -58,7 +58,7 @@ def row(world: World, adapter: Adapter, mixture: PretrainMixture, rng: Random, i
         reply = task.write_gold(sample, first.frames, think=world.chain(question, habit, rng))
         entries.append((task.prompt(sample), reply, f"{question.task}/{habit}"))
     for _ in range(mixture.drills if scene.kind in ("shapes", "digits") else 0):
-        text, reply = drill(scene, rng)
+        text, reply = drill(scene, draw(rng, mixture.drill_forms), rng)
         entries.append(("<image>" * len(images) + text, reply, DRILL))
     return _branches(adapter, entries, images, first)
 
@@ -83,9 +83,8 @@ def as_sample(question: Question, images: Sequence[Image.Image]) -> Sample:
     return Sample("", tuple(images), question.text, question.answer, question.task, meta)
 
 
-def drill(scene: Scene, rng: Random) -> tuple[str, str]:
+def drill(scene: Scene, form: str, rng: Random) -> tuple[str, str]:
     """A read-out as text: the content of a cell, a position, or a box. No think block: drills are not answers."""
-    form = rng.choice(("read", "read", "point", "box"))
     thing = rng.choice(scene.objects)
     if form == "read":
         cell = rng.choice([thing.index, rng.randrange(scene.cells**2)])

@@ -9,6 +9,7 @@ function of (seed, stage, rank, step).
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import shutil
 import time
@@ -253,7 +254,8 @@ def language_step(
     runner: StepRunner[MicroBatch], rows: Sequence[tuple[Unit, list[str]]], lr: float
 ) -> dict[str, float]:
     """One update on the negative log-likelihood per reply token of the pictures of all processes, each with the names
-    of its replies; that loss (nats), and the loss by name in this process."""
+    of its replies; that loss (nats), and by name in this process the loss (`nll`) and the mean probability of a whole
+    reply (`whole`), which is how often sampling would give it word for word. The pictures are new at every step."""
     units, names = [unit for unit, _ in rows], [names for _, names in rows]
     tokens = runner.ranks.sum(sum(len(branch.loss_places()) for unit in units for branch in unit.branches))
     found: dict[str, list[float]] = defaultdict(list)
@@ -263,6 +265,7 @@ def language_step(
         sums = torch.zeros(batch.packed.num_branches).index_add_(0, of_R, logprobs_R.detach()).tolist()
         for (unit, branch), total, count in zip(batch.members, sums, torch.bincount(of_R).tolist(), strict=True):
             found[f"nll/{names[unit][branch]}"].append(-total / count)
+            found[f"whole/{names[unit][branch]}"].append(math.exp(total))
         return -logprobs_R.sum() / tokens
 
     result = runner.step(runner.cut(units), loss_of, lr, begin=found.clear)
