@@ -4,8 +4,10 @@ answer with its language frozen or adapted."""
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,11 +17,19 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from saccade.base import pretrain
-from saccade.base.config import PretrainRecipe
+from saccade.base.config import PretrainMixture, PretrainRecipe
+from saccade.base.curriculum import drill, row
 from saccade.base.perception import WORD_HEADS, Readouts, cell_features
-from saccade.base.pretrain import train
+from saccade.base.pretrain import language_step, train
+from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy
+from saccade.training.config import OptimConfig
+from saccade.training.master_weights import MasterAdamW
+from saccade.training.optim import GuardedOptimizer
+from saccade.training.ranks import ONE
+from saccade.training.step import MicroBatch, StepRunner
 from saccade.world import World
+from saccade.world.config import WorldConfig
 
 CELLS = {"cells": 2, "cell_px": 32, "objects_min": 2, "objects_max": 3, "count_max": 3, "compare_max": 2}
 MIXTURE = {"scenes": {"shapes": 1.0}, "tasks": {"count": 1.0}, "habits": {"terse": 1.0}, "questions": 2, "drills": 1}
@@ -143,3 +153,32 @@ def test_a_start_that_is_not_there_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(ValueError, match="gone"):
         train(recipe(tmp_path / "out", tmp_path / "gone", STAGES))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_description_names_every_object_with_its_cell_in_reading_order() -> None:
+    scene = World().scene(3, 0)
+    _, text = drill(scene, "describe", Random(0))
+    said = [words.split() for words in text.split(",")]
+    assert [tuple(words) for words in said] == [(t.cell, t.size, t.color, t.shape) for t in scene.objects]
+    assert [words[0] for words in said] == sorted((words[0] for words in said), key=lambda cell: cell[::-1])
+
+
+def test_pictures_may_have_read_outs_alone_but_not_nothing(policy: Policy) -> None:
+    mixture = {"scenes": {"shapes": 1.0}, "questions": 0, "drills": 2, "drill_forms": {"describe": 1.0}}
+    world = World(WorldConfig.model_validate(CELLS))
+    unit, names = row(world, policy.adapter, PretrainMixture.model_validate(mixture), Random(0), 0)
+    assert (len(unit.branches), names) == (2, ["drill", "drill"])
+    for changed in ({"drills": 0}, {"scenes": {"chart": 1.0}}):
+        with pytest.raises(ValidationError, match="nothing is asked about"):
+            PretrainMixture.model_validate(mixture | changed)
+
+
+def test_the_probability_of_a_whole_reply_is_that_of_all_its_tokens(policy: Policy, start: Path) -> None:
+    mixture = PretrainMixture.model_validate({"scenes": {"shapes": 1.0}, "questions": 0, "drills": 1})
+    unit, names = row(World(WorldConfig.model_validate(CELLS)), policy.adapter, mixture, Random(0), 0)
+    trains = load_policy(ModelConfig(path=str(start), device="cpu"))
+    optimizer = GuardedOptimizer(MasterAdamW([{"params": [p for _, p in trains.trainable()]}]), OptimConfig(lr=1e-4))
+    found = language_step(StepRunner[MicroBatch](trains, optimizer, 4096, "on", ONE), [(unit, names)], 1e-4)
+    tokens = len(unit.branches[0].loss_places())
+    assert found["whole/drill"] == pytest.approx(math.exp(-tokens * found["nll/drill"]), rel=1e-4)
+    assert found["loss"] == pytest.approx(found["nll/drill"], rel=1e-5)

@@ -20,14 +20,24 @@ class PretrainMixture(Config):
     tasks: dict[str, float] = Field(default_factory=dict)
     """Weights of tasks, among those a scene allows; empty: equal weights."""
     habits: HabitWeights = Field(default_factory=lambda: {"terse": 1.0, "enumerate": 1.0})
-    questions: int = Field(default=4, ge=1)
+    questions: int = Field(default=4, ge=0)
     """Questions per picture."""
     drills: int = Field(default=0, ge=0)
-    """Short read-outs per picture: the content of a cell, the cell of an object, the box of an object."""
-    drill_forms: dict[Literal["read", "point", "box"], float] = Field(
+    """Read-outs per picture of shapes or digits, see `drill_forms`."""
+    drill_forms: dict[Literal["read", "point", "box", "describe"], float] = Field(
         default_factory=lambda: {"read": 2.0, "point": 1.0, "box": 1.0}
     )
-    """Relative weights of these three."""
+    """Relative weights: the content of a cell, the cell of an object, the box of an object, all objects in reading
+    order with their cells."""
+
+    @model_validator(mode="after")
+    def _pictures_are_asked_about(self) -> PretrainMixture:
+        if self.questions == 0 and (self.drills == 0 or not set(self.scenes) <= {"shapes", "digits"}):
+            raise ValueError(
+                "questions: 0 leaves pictures that nothing is asked about; give drills, and only scenes of shapes or "
+                "digits, which have them"
+            )
+        return self
 
 
 class PretrainStage(Config):

@@ -20,6 +20,7 @@ from saccade.training.step import Unit
 from saccade.types import Sample
 from saccade.world import Question, Scene, World
 from saccade.world.generator import KINDS
+from saccade.world.scene import Thing
 
 DRILL = "drill"
 TASKS_PER_PICTURE = 3
@@ -46,7 +47,7 @@ def row(world: World, adapter: Adapter, mixture: PretrainMixture, rng: Random, i
     kind = draw(rng, mixture.scenes)
     scene = world.scene(rng.randrange(2**31), index, "train", kind)
     questions = world.questions(scene, rng, mixture.questions, pick_tasks(mixture, kind, rng))
-    if not questions:
+    if mixture.questions and not questions:
         return row(world, adapter, mixture, rng, index)
     images = [world.render(scene)] + ([world.render(scene.after)] if scene.after else [])
     first = adapter.encode("<image>" * len(images), images)
@@ -83,8 +84,15 @@ def as_sample(question: Question, images: Sequence[Image.Image]) -> Sample:
     return Sample("", tuple(images), question.text, question.answer, question.task, meta)
 
 
+def _named(thing: Thing) -> str:
+    return f"{thing.digit or thing.size} {thing.color} {thing.shape}"
+
+
 def drill(scene: Scene, form: str, rng: Random) -> tuple[str, str]:
-    """A read-out as text: the content of a cell, a position, or a box. No think block: drills are not answers."""
+    """A read-out as text: the content of a cell, a position, a box, or all objects. No think block: drills are not
+    answers."""
+    if form == "describe":
+        return "Describe the picture.", " " + ", ".join(f"{t.cell} {_named(t)}" for t in scene.objects)
     thing = rng.choice(scene.objects)
     if form == "read":
         cell = rng.choice([thing.index, rng.randrange(scene.cells**2)])
@@ -92,7 +100,7 @@ def drill(scene: Scene, form: str, rng: Random) -> tuple[str, str]:
         name = f"{'abcdefghi'[cell % scene.cells]}{cell // scene.cells + 1}"
         if not found:
             return f"read {name}", " empty"
-        return f"read {name}", f" {found[0].digit or found[0].size} {found[0].color} {found[0].shape}"
+        return f"read {name}", f" {_named(found[0])}"
     if form == "box":
         return f"box {thing.cell}", '{"bbox_2d": [' + ", ".join(str(round(v)) for v in thing.box) + "]}"
     words = rng.choice([(thing.color,), (thing.shape,), (thing.color, thing.shape)])
