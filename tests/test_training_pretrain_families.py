@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from saccade.base import pretrain
 from saccade.base.config import PretrainMixture, PretrainRecipe
 from saccade.base.curriculum import drill, row
-from saccade.base.perception import WORD_HEADS, Readouts, cell_features
+from saccade.base.perception import EMPTY, IGNORE, WORD_HEADS, Readouts, token_targets
 from saccade.base.pretrain import language_step, train
 from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy
@@ -127,12 +127,33 @@ def test_a_word_of_several_tokens_is_read_out_like_any_other(policy: Policy) -> 
     assert torch.allclose(readouts.words["cell"].mean(0), torch.zeros(table_VD.shape[1]), atol=1e-5)
 
 
-def test_a_scene_without_a_visual_token_for_each_cell_is_refused() -> None:
-    scene = World().scene(0, 0)
-    tokens, several = torch.randn(16, 8), torch.randn(16, 3, 8)
-    assert torch.equal(cell_features([tokens, several], [scene, scene]), torch.cat([tokens, several[:, 0]]))
-    with pytest.raises(ValueError, match="got 40 visual tokens for a scene of 4 x 4 cells; expected one for each cell"):
-        cell_features([torch.randn(40, 8)], [scene])
+def test_the_words_of_a_cell_are_spread_over_its_visual_tokens_as_a_phrase() -> None:
+    scene = World().scene(3, 0)
+    whole, fine = token_targets(scene, 16), token_targets(scene, 64)
+    for head, place in {"size": 0, "color": 1, "shape": 2, "cell": 3, "x1_tens": 3}.items():
+        grid = fine[head].view(8, 8)
+        row, column = divmod(place, 2)
+        assert torch.equal(grid[row::2, column::2].flatten(), whole[head]), head
+        elsewhere = grid.clone()
+        elsewhere[row::2, column::2] = IGNORE
+        empty = WORD_HEADS["color"].index(EMPTY)
+        assert set(elsewhere.flatten().tolist()) <= {IGNORE, *([empty] if head == "color" else [])}, head
+    said = (fine["color"] == WORD_HEADS["color"].index(EMPTY)).view(8, 8)
+    assert torch.equal(said[0::2, 0::2], said[0::2, 1::2]), "an empty cell says so in place of a size too"
+
+
+@pytest.mark.parametrize("tokens", [0, 8, 40, 63])
+def test_a_scene_without_as_many_visual_tokens_for_each_cell_is_refused(tokens: int) -> None:
+    with pytest.raises(ValueError, match=f"got {tokens} visual tokens for a scene of 4 x 4 cells; expected 1, 4 or"):
+        token_targets(World().scene(0, 0), tokens)
+
+
+def test_likeness_is_zero_for_tokens_that_are_the_words_and_one_for_tokens_that_are_nothing(policy: Policy) -> None:
+    readouts = Readouts(policy.model, policy.processors[0])
+    words_WD, targets = readouts.embeddings["color"], {"color": torch.arange(len(WORD_HEADS["color"]))}
+    for features_WD, share in ((words_WD, 0.0), (torch.zeros_like(words_WD), 1.0)):
+        plain, liked = (float(readouts(features_WD, targets, weight)[0]) for weight in (0.0, 2.0))
+        assert liked - plain == pytest.approx(2.0 * share, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +161,7 @@ def test_a_scene_without_a_visual_token_for_each_cell_is_refused() -> None:
     [
         ({"vision_lr": 0.0, "language_lr": 0.0}, "nothing trains"),
         ({"loss": "perception", "lora": LORA}, "perception trains the vision encoder itself"),
+        ({"likeness": 1.0}, "a key of perception"),
     ],
 )
 def test_a_stage_that_cannot_train_as_asked_is_refused(

@@ -55,6 +55,9 @@ class PretrainStage(Config):
     """The same for the language model; perception never trains it."""
     lora: LoraConfig | None = None
     """A language stage trains adapters in place of the weights, at `lr`; they are merged at its end."""
+    likeness: float = Field(default=0.0, ge=0)
+    """Perception: weight of the squared distance of a visual token to the embeddings of the words for its content. A
+    language model that is frozen reads only what is like its words."""
     warmup: int = Field(default=30, ge=1)
     decay: float = Field(default=0.0, ge=0, le=1)
     mixture: PretrainMixture = PretrainMixture()
@@ -63,6 +66,8 @@ class PretrainStage(Config):
     def _something_trains(self) -> PretrainStage:
         if self.lora is not None and self.loss == "perception":
             raise ValueError("lora: perception trains the vision encoder itself; remove lora, or set loss: language")
+        if self.loss == "language" and self.likeness > 0:
+            raise ValueError("likeness: a key of perception; remove it, or set loss: perception")
         if self.loss == "language" and self.lora is None and self.vision_lr == self.language_lr == 0:
             raise ValueError("vision_lr and language_lr are both 0, so that nothing trains; raise one of them")
         return self

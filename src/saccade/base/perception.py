@@ -8,6 +8,7 @@ images, W words of a head, D hidden size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ NUMBER_HEADS: dict[str, int] = {
     "bar_value": 10,
     "bar_color": len(COLORS),
 }
+PLACES = {"size": 0, "digit": 0, "color": 1, "shape": 2, "cell": 3}
+"""Which of a cell's visual tokens, row by row, reads out a head where there are several; numbers are with the cell."""
 SHARPNESS = 8.0
 """A feature equal to a word's embedding, less the mean of its head's words, has about this logit for the word."""
 
@@ -90,16 +93,20 @@ class Readouts(nn.Module):
         super().__init__()
         table_VD = model.get_input_embeddings().weight.detach().float()
         hidden = table_VD.shape[1]
-        self.words: dict[str, Tensor] = {
-            head: _directions(torch.stack([_embedding(table_VD, tokenizer, word) for word in words]))
+        self.embeddings: dict[str, Tensor] = {
+            head: torch.stack([_embedding(table_VD, tokenizer, word) for word in words])
             for head, words in WORD_HEADS.items()
         }
-        """Head -> (words, D)."""
+        """Head -> (W, D)."""
+        self.words = {head: _directions(words_WD) for head, words_WD in self.embeddings.items()}
         self.heads = nn.ModuleDict({head: nn.Linear(hidden, n) for head, n in NUMBER_HEADS.items()})
 
-    def forward(self, features_ND: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Mean cross-entropy over heads, and accuracy by head. `targets` are (N,) as in `cell_targets`."""
-        losses, accuracy = [], {}
+    def forward(
+        self, features_ND: Tensor, targets: dict[str, Tensor], likeness: float = 0.0
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Mean cross-entropy over heads, and accuracy by head. `targets` are (N,) as in `cell_targets`. `likeness`
+        weighs the squared distance of a token to its words' embeddings, as a share of their squared norm."""
+        losses, distances, accuracy = [], [], {}
         for head, target_N in targets.items():
             has_target = target_N != IGNORE
             if not bool(has_target.any()):
@@ -107,8 +114,12 @@ class Readouts(nn.Module):
             rows = SHARPNESS * features_ND[has_target]
             logits = rows @ self.words[head].T if head in self.words else self.heads[head](rows)
             losses.append(F.cross_entropy(logits, target_N[has_target]))
+            if likeness > 0 and head in self.embeddings:
+                words_ND = self.embeddings[head][target_N[has_target]]
+                distances.append((features_ND[has_target] - words_ND).square().mean() / words_ND.square().mean())
             accuracy[head] = float((logits.argmax(-1) == target_N[has_target]).float().mean())
-        return torch.stack(losses).mean(), accuracy
+        loss = torch.stack(losses).mean()
+        return (loss + likeness * torch.stack(distances).mean() if distances else loss), accuracy
 
 
 def _embedding(table_VD: Tensor, tokenizer: Any, word: str) -> Tensor:
@@ -123,17 +134,29 @@ def _directions(words_WD: Tensor) -> Tensor:
     return apart_WD / apart_WD.square().sum(1).mean()
 
 
-def cell_features(features: Sequence[Tensor], scenes: Sequence[Scene]) -> Tensor:
-    """Visual tokens of all scenes, (N, D); of several vectors of a token the one for the language model's input.
-    ValueError unless each image has a visual token for each cell."""
-    for one, scene in zip(features, scenes, strict=True):
-        if len(one) != scene.cells**2:
-            raise ValueError(
-                f"perception: got {len(one)} visual tokens for a scene of {scene.cells} x {scene.cells} cells; "
-                "expected one for each cell. Change world.cells or world.cell_px, or the model; one with a fixed size "
-                "of images needs larger_share: 0"
-            )
-    return torch.cat([one if one.ndim == 2 else one[:, 0] for one in features])
+def token_targets(scene: Scene, tokens: int) -> dict[str, Tensor]:
+    """`cell_targets` for an image of `tokens` visual tokens: as they are with one token for each cell. With 2 x 2 or
+    more the words are spread over them as a phrase, "small red" above "circle a1", which a language model reads as it
+    reads text. ValueError for tokens that are not so many for each cell."""
+    side, targets = scene.cells, cell_targets(scene)
+    fine = math.isqrt(tokens // side**2)
+    if fine == 0 or tokens != (fine * side) ** 2:
+        raise ValueError(
+            f"perception: got {tokens} visual tokens for a scene of {side} x {side} cells; expected 1, 4 or another "
+            "square number for each cell. Change world.cells or world.cell_px, or the model; one with a fixed size of "
+            "images needs larger_share: 0"
+        )
+    if fine == 1:
+        return targets
+    out = {}
+    for head, target in targets.items():
+        row, column = divmod(PLACES.get(head, PLACES["cell"]), fine)
+        grid = torch.full((fine * side, fine * side), IGNORE)
+        grid[row::fine, column::fine] = target.view(side, side)
+        if head == "color":  # an empty cell has no size
+            grid[0::fine, 0::fine] = torch.where(target == len(COLORS), target, IGNORE).view(side, side)
+        out[head] = grid.flatten()
+    return out
 
 
 def merge_targets(per_image: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from saccade.base.config import PretrainRecipe, PretrainStage
 from saccade.base.curriculum import draw, row
-from saccade.base.perception import Readouts, cell_features, cell_targets, merge_targets
+from saccade.base.perception import Readouts, merge_targets, token_targets
 from saccade.base.tiny import build, write_checkpoint
 from saccade.config import dump
 from saccade.disk import partial_of, require_space, write_text, writing
@@ -154,8 +154,10 @@ class StageRun:
         def update(world: World, rng: Random, lr: float) -> dict[str, float]:
             scenes = [world.scene(rng.randrange(2**31), i, "train", draw(rng, kinds)) for i in range(stage.rows)]
             prompts = [policy.adapter.encode("<image>", [world.render(scene)]) for scene in scenes]
-            features_ND = cell_features([one.values for one in vision_features(policy, prompts)], scenes)
-            loss, accuracy = readouts(features_ND, merge_targets([cell_targets(scene) for scene in scenes]))
+            # of several vectors of a token (Qwen3-VL) the one for the language model's input
+            features = [f.values if f.values.ndim == 2 else f.values[:, 0] for f in vision_features(policy, prompts)]
+            targets = [token_targets(scene, len(one)) for scene, one in zip(scenes, features, strict=True)]
+            loss, accuracy = readouts(torch.cat(features), merge_targets(targets), stage.likeness)
             loss.backward()
             optimizer.step(lr, float(loss.detach()))
             return {"loss": float(loss.detach()), **{f"sees/{head}": value for head, value in accuracy.items()}}
