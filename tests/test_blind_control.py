@@ -9,7 +9,10 @@ import pytest
 import report_runs
 from PIL import Image
 
+from saccade.evaluation.benchmark_run import plan
+from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.blinding import GRAY, blinded
+from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import read_items
 from saccade.report.headlines import run_headline
 from saccade.report.page import run_page
@@ -34,6 +37,22 @@ def test_a_swapped_image_is_that_of_another_question_with_another_answer() -> No
     for one in found:
         assert answers[id(one.images[0])] != one.answer
         assert (one.question, one.answer) == next((s.question, s.answer) for s in own if s.id == one.id)
+
+
+def test_two_questions_about_one_image_are_no_partners_and_the_same_wording_comes_first() -> None:
+    images = [(Image.new("RGB", (20, 20), (i, 0, 0)),) for i in range(3)]
+    kinds = [("How many red?", "12"), ("How many white?", "1")]
+    own = [
+        Sample(f"{i}/{question}", image, question, f"{answer}{i}", "count")
+        for i, image in enumerate(images)
+        for question, answer in kinds
+    ]
+    shown = {id(one.images[0]): int(one.id[0]) for one in own}
+    for one in blinded(own, 1.0, "swap"):
+        assert shown[id(one.images[0])] == (int(one.id[0]) + 1) % 3
+    assert all(one.images[0].getpixel((0, 0)) == GRAY for one in blinded(own[:2], 1.0, "swap"))
+    (lone,) = (one for one in blinded([own[0], own[3]], 1.0, "swap") if one.id == own[0].id)
+    assert lone.images is own[3].images
 
 
 def test_without_a_partner_and_on_request_the_image_is_gray_and_of_its_own_size() -> None:
@@ -102,3 +121,28 @@ def test_a_change_whose_interval_contains_zero_is_not_called_a_rise(tmp_path: Pa
     found = run_headline(read_run(run))
     assert found.verdict == "No measurable change in held-out accuracy: 33%, then 37%"
     assert "No blind control in this run" in found.controls[0]
+
+
+def test_a_whole_evaluation_can_be_blind(tmp_path: Path) -> None:
+    world = write_world(tmp_path / "world")
+    keys = {
+        "data": [{"source": "vlm_r1", "path": str(world / "data.jsonl")}],
+        "model": rl_recipe(world).model.path,
+        "decoding": {"max_new_tokens": 4},
+    }
+    evaluate(EvalRecipe(**keys, out=str(tmp_path / "sighted")))
+    evaluate(EvalRecipe(**keys, blind="swap", out=str(tmp_path / "blind")))
+    own = {item.sample_id: item for item in read_items(tmp_path / "sighted/items.jsonl")}
+    blind = read_items(tmp_path / "blind/items.jsonl")
+    assert {item.sample_id for item in blind} == set(own)
+    assert {item.control for item in blind} == {"image swapped"} and {item.control for item in own.values()} == {None}
+    for item in blind:
+        assert item.image_shas != own[item.sample_id].image_shas and item.gold == own[item.sample_id].gold
+
+
+def test_a_blind_evaluation_without_images_is_refused(tmp_path: Path) -> None:
+    row = {"image": [], "conversations": [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    data = [{"source": "vlm_r1", "path": str(tmp_path / "rows.jsonl"), "task": "count"}]
+    with pytest.raises(ValueError, match="blind: swap: no question has an image"):
+        plan(EvalRecipe(data=data, blind="swap"))

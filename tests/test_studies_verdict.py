@@ -245,6 +245,22 @@ def test_a_hypothesis_about_items_that_no_evaluation_gives_is_refused_before_any
             check_arms(load_study("hard_reward", [f"hypotheses.0.where={where}"]))
 
 
+def test_the_splits_of_data_sets_are_their_names_as_in_the_items():
+    check_arms(load_study("blood_cells"))
+    number = next(n for n, one in enumerate(load_study("blood_cells").hypotheses) if "split" in one.where)
+    with pytest.raises(ValueError, match=rf"hypotheses\.{number}\.where\.split: got 'val'; .* refer, count, more_than"):
+        check_arms(load_study("blood_cells", [f"hypotheses.{number}.where.split=val"]))
+
+
+def test_every_arm_of_the_blood_cells_is_evaluated_at_the_size_it_was_trained_at():
+    study, places = load_study("blood_cells"), arms.Places(Path("arms"), "data")
+    limit = study.shared["sft"]["model"]["max_visual_tokens"]
+    for name, measured in study.evaluations.items():
+        found = [arms.evaluation_recipe(study, name, arm, places, 1).model for arm in measured.arms]
+        assert {one.max_visual_tokens for one in found} == {limit}
+        assert len({one.path for one in found}) == len(found)
+
+
 def test_a_measure_that_applies_to_no_reply_decides_nothing_and_loses_nothing(tmp_path):
     study = load_study("hard_reward", ["hypotheses.0.measure=precision"])
     document = finished(tmp_path, study, dict.fromkeys(study.seeds, 0.2))

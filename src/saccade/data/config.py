@@ -26,6 +26,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "allow_outside": tuple(READERS),
     "max_image_pixels": tuple(READERS),
     "negatives": BOXES,
+    "labels": BOXES,
     "split": (WORLD, "voc", "yolo", *TABLES),
     "seed": (WORLD, *BOXES),
     "columns": ("table",),
@@ -71,14 +72,23 @@ class DataConfig(Config):
     """Source `table`: what a column is (image, question, answer, options, id, task, system, response) -> its name."""
     negatives: int = Field(default=3, ge=0)
     """Boxes (coco, voc, yolo): the most absent labels requested per image (at least one, unless 0)."""
+    labels: tuple[str, ...] = ()
+    """Boxes (coco, voc, yolo): only these labels are asked for; all when empty."""
     seed: int = 0
-    """Seed of the world's items, or of the absent labels of images with boxes."""
+    """Seed of the world's items; of images with boxes, that of the absent labels and of the numbers of `more_than`."""
     world: WorldConfig = WorldConfig()
     cold_start: tuple[Label, ...] | None = Field(default=None, min_length=1)
     """Prompts of a cold start: only those with these labels; all when null."""
 
     pass_rate: PassRateConfig | None = None
     """Only the rows that a model answers right about as often as this says; all when null."""
+
+    @property
+    def title(self) -> str:
+        """What metrics call it."""
+        if self.source == WORLD:
+            return self.name or f"world/{self.split or 'train'}/{self.task}"
+        return self.name or (self.path.stem if self.path else str(self.hub))
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> DataConfig:

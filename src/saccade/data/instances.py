@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -19,8 +19,11 @@ DETECT = (
     '{{"bbox_2d": [x1, y1, x2, y2], "label": "..."}}; some may be absent, the list is empty when none is there.'
 )
 COUNT = "How many objects with the label '{}' are in the image?"
-TASKS = ("detect", "refer", "count")
+MORE_THAN = "Are there more than {} objects with the label '{}' in the image?"
+TASKS = ("detect", "refer", "count", "more_than")
 """What can be asked about images with boxes."""
+RARER = 1 / 3
+"""`more_than`: the smallest share of the images in which the rarer of yes and no is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +75,15 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
     `detect` (the default): a sample per image with all its boxes, queried together with 1 to `negatives` absent labels,
     as VLM-R1 did for D3. These are known negatives if the file has them, else labels of other images, drawn with
     `seed`. `refer`: a sample per label with exactly one box in its image. `count`: a sample per label of the image, and
-    per absent label drawn in the same way. Crowds and labels that are not annotated exhaustively are not queried.
+    per absent label drawn in the same way. `more_than`: yes or no about a number, a sample per label that has one, see
+    `thresholds`; the number is drawn with `seed`. Crowds and labels that are not annotated exhaustively are not
+    queried, with `labels` no others than these.
     """
     yield from found.bad
+    if reading.labels:
+        restrict(found, reading.labels)
     known = sorted(set(found.labels.values()))
+    counts, numbers = _numbers(found, known) if reading.task == "more_than" else ({}, {})
     for key, picture in found.pictures.items():
         if key in found.invalid_images:
             continue
@@ -88,6 +96,8 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
         def asked(key: Any = key, images: Any = images, place: str = picture.place) -> list[tuple[str, Sample]]:
             if reading.task == "refer":
                 return list(_referring(key, images, found))
+            if reading.task == "more_than":
+                return list(_exceeding(key, images, found, counts[key], numbers, reading.seed))
             labels = absent(key, found, known, reading)
             if reading.task == "count":
                 return list(_counting(key, images, found, labels))
@@ -95,6 +105,50 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
             return [] if sample is None else [(place, sample)]
 
         yield from records.attempt_placed(picture.place, asked)
+
+
+def restrict(found: Instances, labels: Sequence[str]) -> None:
+    """Forget all other labels. ValueError for one that no image has."""
+    known = {*found.labels.values(), *(label for one in found.pictures.values() for label in one.positive)}
+    if unknown := sorted(set(labels) - known):
+        raise ValueError(f"labels: got {', '.join(unknown)}; the annotations have {', '.join(sorted(known)) or 'none'}")
+    for key, some in found.by_image.items():
+        found.by_image[key] = [one for one in some if found.labels[one.category] in labels]
+    for key, picture in found.pictures.items():
+        found.pictures[key] = replace(picture, positive=tuple(one for one in picture.positive if one in labels))
+    found.labels = {category: label for category, label in found.labels.items() if label in labels}
+
+
+def thresholds(counts: Iterable[Mapping[str, int]]) -> dict[str, list[int]]:
+    """Label -> the numbers N for which "more than N" is true in a third to two thirds of the images, so that neither
+    yes nor no is a good guess. `counts` has the objects of each label of each image."""
+    seen: defaultdict[str, list[int]] = defaultdict(list)
+    for one in counts:
+        for label, number in one.items():
+            seen[label].append(number)
+    return {
+        label: [n for n in range(max(some)) if RARER <= sum(number > n for number in some) / len(some) <= 1 - RARER]
+        for label, some in sorted(seen.items())
+    }
+
+
+def _numbers(found: Instances, known: Sequence[str]) -> tuple[dict[Any, dict[str, int]], dict[str, list[int]]]:
+    """The objects of each label of each image, and the numbers to ask about. ValueError when there are none."""
+    counts = {key: _counts(key, found, known) for key in found.pictures if key not in found.invalid_images}
+    numbers = thresholds(counts.values())
+    if counts and not any(numbers.values()):
+        raise ValueError(
+            "task 'more_than': no label has a number that between a third and two thirds of the images exceed, so that "
+            "yes or no could be guessed; use task 'count'"
+        )
+    return counts, numbers
+
+
+def _counts(key: Any, found: Instances, known: Sequence[str]) -> dict[str, int]:
+    """The objects of each label that can be asked for in an image; 0 for one that is known to be absent."""
+    kept, present = _queried(key, found)
+    counts = Counter(found.labels[one.category] for one in kept)
+    return {label: counts[label] for label in sorted({*present, *_absent_pool(key, found, known)})}
 
 
 def _meta(found: Instances, key: Any, place: str) -> dict[str, Any]:
@@ -124,6 +178,27 @@ def _counting(
         yield place, Sample(f"{key}/{label}", images, COUNT.format(label), counts[label], "count", meta)
 
 
+def _exceeding(
+    key: Any,
+    images: tuple[Any, ...],
+    found: Instances,
+    counts: Mapping[str, int],
+    numbers: Mapping[str, Sequence[int]],
+    seed: int,
+) -> Iterator[tuple[str, Sample]]:
+    """A sample for each label with a number to ask about."""
+    place = found.pictures[key].place
+    for label, number in counts.items():
+        if numbers[label]:
+            asked = Random(f"{seed}/{key}/{label}").choice(numbers[label])
+            meta = _meta(found, key, place) | {"label": label, "count": number, "more_than": asked}
+            answer = "yes" if number > asked else "no"
+            yield (
+                place,
+                Sample(f"{key}/{label}>{asked}", images, MORE_THAN.format(asked, label), answer, "yes_no", meta),
+            )
+
+
 def _detection(key: Any, images: tuple[Any, ...], found: Instances, absent: Sequence[str]) -> Sample | None:
     """The sample of an image; None when there is no label to query."""
     kept, present = _queried(key, found)
@@ -146,12 +221,18 @@ def _queried(key: Any, found: Instances) -> tuple[list[Instance], set[str]]:
 
 def absent(key: Any, found: Instances, known: Sequence[str], reading: Reading) -> list[str]:
     """1 to `negatives` labels that are not in the image, deterministic in the seed."""
+    pool = _absent_pool(key, found, known, reading.labels)
+    if not pool or not reading.negatives:
+        return []
+    random = Random(f"{reading.seed}/{key}")
+    return random.sample(pool, min(len(pool), random.randint(1, reading.negatives)))
+
+
+def _absent_pool(key: Any, found: Instances, known: Sequence[str], labels: Sequence[str] = ()) -> list[str]:
+    """The labels that are not in the image: the negatives that the file names, else all others."""
     picture = found.pictures[key]
     present = {found.labels[one.category] for one in found.by_image[key]} | set(picture.positive)
     present |= {found.labels.get(category) for category in picture.not_exhaustive}
     named = [found.labels.get(one, one) for one in picture.negative]
     pool = [label for label in (named or known) if isinstance(label, str) and label not in present]
-    if not pool or not reading.negatives:
-        return []
-    random = Random(f"{reading.seed}/{key}")
-    return random.sample(pool, min(len(pool), random.randint(1, reading.negatives)))
+    return [label for label in pool if label in labels] if labels else pool

@@ -64,9 +64,11 @@ class Reading:
     split: str | None = None
     """Split of a Hugging Face data set."""
     negatives: int = 3
-    """COCO detection: maximum number of absent labels per image."""
+    """Boxes: maximum number of absent labels per image."""
+    labels: tuple[str, ...] = ()
+    """Boxes: only these labels are asked for; all when empty."""
     seed: int = 0
-    """COCO detection: seed for drawing them."""
+    """Boxes: seed for drawing absent labels, and the numbers of `more_than`."""
     max_image_pixels: int = MAX_PIXELS
     """Maximum width * height of an image."""
     roots: tuple[Path, ...] | None = None

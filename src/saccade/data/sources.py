@@ -103,6 +103,7 @@ def reading_of(cfg: DataConfig) -> Reading:
         hub=cfg.hub is not None,
         split=cfg.split,
         negatives=cfg.negatives,
+        labels=cfg.labels,
         seed=cfg.seed,
         max_image_pixels=cfg.max_image_pixels,
         roots=roots_of(cfg),
@@ -145,8 +146,7 @@ def _open_files(cfg: DataConfig) -> Source:
         labels = f" with cold_start {' or '.join(cfg.cold_start)}" if cfg.cold_start else ""
         rates = f" with a pass rate in {cfg.pass_rate.low:g}..{cfg.pass_rate.high:g}" if cfg.pass_rate else ""
         raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels}{rates} ({skipped} skipped)")
-    name = cfg.name or (cfg.path.stem if cfg.path else str(cfg.hub))
-    return Source(name, samples.__getitem__, len(samples), skipped, cfg.on_bad, first)
+    return Source(cfg.title, samples.__getitem__, len(samples), skipped, cfg.on_bad, first)
 
 
 def _usable(sample: Sample) -> Sample | ValueError:
@@ -166,5 +166,4 @@ def _open_world(cfg: DataConfig) -> Source:
     assert cfg.task is not None  # DataConfig checks it
     world, task, split = World(cfg.world), cfg.task, cfg.split or "train"
     world.item(cfg.seed, 0, task, split)  # a wrong task or split is reported now
-    name = cfg.name or f"world/{split}/{task}"
-    return Source(name, lambda index: world.item(cfg.seed, index, task, split).sample, cfg.limit)
+    return Source(cfg.title, lambda index: world.item(cfg.seed, index, task, split).sample, cfg.limit)

@@ -19,6 +19,7 @@ from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge
 from saccade.evaluation.benchmarks.own import OWN, own_benchmark, world_suite
 from saccade.evaluation.benchmarks.prompts import around
 from saccade.evaluation.benchmarks.replies import read
+from saccade.evaluation.blinding import blinded
 from saccade.evaluation.boxes import gold_boxes
 from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.habits import habit_of, listings
@@ -61,6 +62,16 @@ class EvalPlan:
 
 def plan(recipe: EvalRecipe) -> EvalPlan:
     """Reads the questions. ValueError with file and line, before the first question."""
+    found = _read(recipe)
+    if recipe.blind is None:
+        return found
+    samples = blinded(found.samples, 1.0, recipe.blind)
+    if not samples:
+        raise ValueError(f"blind: {recipe.blind}: no question has an image; remove it")
+    return replace(found, samples=samples)
+
+
+def _read(recipe: EvalRecipe) -> EvalPlan:
     if recipe.benchmark is None:
         return own_plan(own_samples(recipe), recipe.template, recipe.limit, recipe.system_prompt)
     benchmark = BENCHMARKS[recipe.benchmark]

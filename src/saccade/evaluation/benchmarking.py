@@ -86,7 +86,7 @@ def evaluate(
         judge = stack.enter_context(_judge(recipe.judge, out, judge_key, limits)) if recipe.judge else None
         items, errors = list[ItemResult](), dict[str, str]()
         for decoding in recipe.decodings():
-            run = EvalRun(held, decoding, recipe.label, recipe.control, recipe.seed, recipe.batch_size, judge)
+            run = EvalRun(held, decoding, recipe.label, recipe.control_name, recipe.seed, recipe.batch_size, judge)
             run = replace(run, attempts_until_parsed=recipe.retries_until_parsed)
             tell = partial(progress, decoding.name) if progress else None
             some, lost = answer_all(asked, run, out / "items.jsonl", tell)

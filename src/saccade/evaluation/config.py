@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from saccade.config import Config
 from saccade.data.config import DataConfig
+from saccade.evaluation.blinding import CONTROLS, Blinding
 from saccade.models.config import ModelConfig
 from saccade.rollout.config import DEFAULT_ENGINE, EngineConfig, Sampling
 from saccade.types import FrameName
@@ -107,6 +108,9 @@ class EvalRecipe(Config):
     """Column `model` of the results."""
     control: str | None = None
     """Column `control`: the name of the control that this run is, if it is one."""
+    blind: Blinding | None = None
+    """The blind control of all questions with images: swap asks them about the images of another question of the task
+    with another answer, of the same wording where there is one; blank about gray ones."""
     decoding: Decoding = Decoding()
     also_greedy: bool = False
     """Also answer every question by greedy decoding, besides sampled replies."""
@@ -137,6 +141,10 @@ class EvalRecipe(Config):
     @property
     def directory(self) -> Path:
         return Path(self.out) if self.out else Path("runs") / "eval" / f"{self.benchmark or 'own'}-{self.label}"
+
+    @property
+    def control_name(self) -> str | None:
+        return self.control or (CONTROLS[self.blind] if self.blind else None)
 
     def decodings(self) -> tuple[Decoding, ...]:
         """Those of the run, greedy first."""

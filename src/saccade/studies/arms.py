@@ -78,7 +78,8 @@ def evaluation_recipe(recipe: StudyRecipe, evaluation: str, name: str, places: P
         given["data"] = shifted(given["data"], seed)
     if "world" in given:
         given["world"] = {**given["world"], "seed": given["world"].get("seed", 0) + seed * SEED_STEP}
-    given |= {"model": {"path": model_path(recipe, name, places.arms), "train": ()}, "label": name, "seed": seed}
+    model = {**given.get("model", {}), "path": model_path(recipe, name, places.arms), "train": ()}
+    given |= {"model": model, "label": name, "seed": seed}
     given["out"] = str(places.arms / "eval" / evaluation / name)
     return checked(EvalRecipe, given, {(): f"evaluations.{evaluation}.recipe"})
 

@@ -121,7 +121,7 @@ def _check_where(place: str, where: Where, asked: EvalRecipe) -> None:
     world = asked.world
     known = {
         "decoding": [decoding.name for decoding in asked.decodings()],
-        "split": world.splits if world else [entry.split or "train" for entry in asked.data],
+        "split": world.splits if world else [entry.title for entry in asked.data],
         "task": world.tasks if world else [entry.task for entry in asked.data if entry.task],
     }
     for key, value in where.items():

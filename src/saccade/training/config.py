@@ -132,6 +132,8 @@ class ExampleConfig(Config):
     """Task of a format's rows, where the format does not determine it."""
     columns: dict[str, str | list[str]] = Field(default_factory=dict)
     """Source `table`, see `DataConfig`."""
+    labels: tuple[str, ...] = ()
+    """Boxes (coco, voc, yolo), see `DataConfig`."""
     split: str | None = None
     """Of a Hugging Face data set."""
     on_bad: OnBad = "error"
@@ -163,14 +165,16 @@ class ExampleConfig(Config):
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join([REPLIES, *READERS])}")
         if self.path is None:
             raise ValueError("source 'replies' needs 'path'")
-        for key in ("hub", "task", "columns", "split", "reply", "turns"):
+        for key in ("hub", "task", "columns", "labels", "split", "reply", "turns"):
             if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
                 raise ValueError(f"'{key}' is not an option of source 'replies'; remove it")
         return self
 
     def samples(self) -> DataConfig:
         """The entry that reads the samples of a format."""
-        return DataConfig(**self.model_dump(include={"source", "limit", "task", "columns", "split", *self._FILES}))
+        return DataConfig(
+            **self.model_dump(include={"source", "limit", "task", "columns", "labels", "split", *self._FILES})
+        )
 
     def files(self) -> DataConfig:
         """Where the images of `replies` may be, as an entry of RL says it."""

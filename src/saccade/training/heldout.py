@@ -11,7 +11,7 @@ from pathlib import Path
 from saccade.data import open_source
 from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarking import save_images
-from saccade.evaluation.blinding import blinded
+from saccade.evaluation.blinding import CONTROLS, blinded
 from saccade.evaluation.items import ItemResult, append_items
 from saccade.evaluation.local_model import LocalModel
 from saccade.models.policy import Policy
@@ -26,8 +26,6 @@ from saccade.types import Completion, Sample
 
 log = logging.getLogger(__name__)
 
-BLIND = {"swap": "image swapped", "blank": "image blanked"}
-"""Column `control` of the items of the blind control."""
 KEPT_IMAGES = 48
 """Questions whose images a run keeps for the report."""
 
@@ -85,7 +83,7 @@ def build_heldout(
         items = answered(plan, run, folder / ITEMS)
         if not blind.samples:
             return _metrics(items)
-        without = answered(blind, replace(run, control=BLIND[config.blind.image]), folder / BLIND_ITEMS)
+        without = answered(blind, replace(run, control=CONTROLS[config.blind.image]), folder / BLIND_ITEMS)
         return _metrics(items) | _blind_metrics(items, without)
 
     return evaluate
