@@ -137,7 +137,7 @@ def _directions(words_WD: Tensor) -> Tensor:
 def token_targets(scene: Scene, tokens: int) -> dict[str, Tensor]:
     """`cell_targets` for an image of `tokens` visual tokens: as they are with one token for each cell. With 2 x 2 or
     more the words are spread over them as a phrase, "small red" above "circle a1", which a language model reads as it
-    reads text. ValueError for tokens that are not so many for each cell."""
+    reads text. ValueError for another number of tokens."""
     side, targets = scene.cells, cell_targets(scene)
     fine = math.isqrt(tokens // side**2)
     if fine == 0 or tokens != (fine * side) ** 2:
