@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import TypeVar
 
 from PIL import Image
 
@@ -22,11 +23,12 @@ from saccade.world import Question, Scene, World
 from saccade.world.generator import KINDS
 from saccade.world.scene import Thing
 
+Key = TypeVar("Key", bound=str)
 DRILL = "drill"
 TASKS_PER_PICTURE = 3
 
 
-def draw(rng: Random, weights: Mapping[str, float]) -> str:
+def draw(rng: Random, weights: Mapping[Key, float]) -> Key:
     """A key with probability proportional to its weight."""
     return rng.choices(list(weights), list(weights.values()))[0]
 

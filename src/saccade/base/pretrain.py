@@ -170,9 +170,14 @@ class StageRun:
         stage, ranks, state = self.stage, self.ranks, _state_of(self.before)
         run, found = Run(self.after.parent, ranks.is_first), ranks.on_first(partial(checkpoint.latest, self.saves))
         ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"]))
-        scales: dict[Part, float] = dict.fromkeys(("vision", "projector"), stage.vision_lr)
-        scales["language"] = stage.language_lr
-        train = tuple(part for part, scale in scales.items() if scale > 0) if stage.lora is None else ()
+        scales: dict[Part, float] = {
+            "vision": stage.vision_lr,
+            "projector": stage.vision_lr,
+            "language": stage.language_lr,
+        }
+        train: tuple[Part, ...] = ()
+        if stage.lora is None:
+            train = tuple(part for part, scale in scales.items() if scale > 0)
         policy = self._load(train, found.path if found else None)
         parts = policy.parameters_by_part()
         groups = [{"params": [p for _, p in parts[part]], "scale": scales[part]} for part in train]
