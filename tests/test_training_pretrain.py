@@ -70,7 +70,7 @@ def test_each_stage_trains_its_parts_and_starts_from_the_one_before(base: Path) 
     assert spoken[-1] < spoken[0]
 
 
-@pytest.mark.parametrize(("function", "call"), [("cell_targets", 5), ("language_step", 6)])
+@pytest.mark.parametrize(("function", "call"), [("token_targets", 5), ("language_step", 6)])
 def test_a_killed_run_resumes_with_the_same_numbers(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import TypeVar
 
 from PIL import Image
 
@@ -20,12 +21,14 @@ from saccade.training.step import Unit
 from saccade.types import Sample
 from saccade.world import Question, Scene, World
 from saccade.world.generator import KINDS
+from saccade.world.scene import Thing
 
+Key = TypeVar("Key", bound=str)
 DRILL = "drill"
 TASKS_PER_PICTURE = 3
 
 
-def draw(rng: Random, weights: Mapping[str, float]) -> str:
+def draw(rng: Random, weights: Mapping[Key, float]) -> Key:
     """A key with probability proportional to its weight."""
     return rng.choices(list(weights), list(weights.values()))[0]
 
@@ -46,7 +49,7 @@ def row(world: World, adapter: Adapter, mixture: PretrainMixture, rng: Random, i
     kind = draw(rng, mixture.scenes)
     scene = world.scene(rng.randrange(2**31), index, "train", kind)
     questions = world.questions(scene, rng, mixture.questions, pick_tasks(mixture, kind, rng))
-    if not questions:
+    if mixture.questions and not questions:
         return row(world, adapter, mixture, rng, index)
     images = [world.render(scene)] + ([world.render(scene.after)] if scene.after else [])
     first = adapter.encode("<image>" * len(images), images)
@@ -58,7 +61,7 @@ def row(world: World, adapter: Adapter, mixture: PretrainMixture, rng: Random, i
         reply = task.write_gold(sample, first.frames, think=world.chain(question, habit, rng))
         entries.append((task.prompt(sample), reply, f"{question.task}/{habit}"))
     for _ in range(mixture.drills if scene.kind in ("shapes", "digits") else 0):
-        text, reply = drill(scene, rng)
+        text, reply = drill(scene, draw(rng, mixture.drill_forms), rng)
         entries.append(("<image>" * len(images) + text, reply, DRILL))
     return _branches(adapter, entries, images, first)
 
@@ -83,9 +86,15 @@ def as_sample(question: Question, images: Sequence[Image.Image]) -> Sample:
     return Sample("", tuple(images), question.text, question.answer, question.task, meta)
 
 
-def drill(scene: Scene, rng: Random) -> tuple[str, str]:
-    """A read-out as text: the content of a cell, a position, or a box. No think block: drills are not answers."""
-    form = rng.choice(("read", "read", "point", "box"))
+def _named(thing: Thing) -> str:
+    return f"{thing.digit or thing.size} {thing.color} {thing.shape}"
+
+
+def drill(scene: Scene, form: str, rng: Random) -> tuple[str, str]:
+    """A read-out as text: the content of a cell, a position, a box, or all objects. No think block: drills are not
+    answers."""
+    if form == "describe":
+        return "Describe the picture.", " " + ", ".join(f"{t.cell} {_named(t)}" for t in scene.objects)
     thing = rng.choice(scene.objects)
     if form == "read":
         cell = rng.choice([thing.index, rng.randrange(scene.cells**2)])
@@ -93,7 +102,7 @@ def drill(scene: Scene, rng: Random) -> tuple[str, str]:
         name = f"{'abcdefghi'[cell % scene.cells]}{cell // scene.cells + 1}"
         if not found:
             return f"read {name}", " empty"
-        return f"read {name}", f" {found[0].digit or found[0].size} {found[0].color} {found[0].shape}"
+        return f"read {name}", f" {_named(found[0])}"
     if form == "box":
         return f"box {thing.cell}", '{"bbox_2d": [' + ", ".join(str(round(v)) for v in thing.box) + "]}"
     words = rng.choice([(thing.color,), (thing.shape,), (thing.color, thing.shape)])

@@ -1,12 +1,14 @@
-"""Training of the vision encoder: dense read-outs per visual token, before the language model is trained.
+"""Training of a family's vision encoder: dense read-outs per visual token, before the language model is trained.
 
 Color, shape, size, digit and cell are read out through the language model's word embeddings, so that a visual token
-becomes similar to the words for its content. Coordinates and printed numbers are read by linear heads that are
-discarded afterwards. Shape letters: B images, V visual tokens of an image, D hidden size.
+becomes similar to the words for its content; a word of several tokens counts as their mean. Coordinates and printed
+numbers are read by linear heads that are discarded afterwards. Shape letters: V visual tokens of an image, N of all
+images, W words of a head, D hidden size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,8 +40,10 @@ NUMBER_HEADS: dict[str, int] = {
     "bar_value": 10,
     "bar_color": len(COLORS),
 }
+PLACES = {"size": 0, "digit": 0, "color": 1, "shape": 2, "cell": 3}
+"""Which of a cell's visual tokens, row by row, reads out a head where there are several; numbers are with the cell."""
 SHARPNESS = 8.0
-"""Logits are SHARPNESS times the inner product with a word's embedding (whose norm is about 1)."""
+"""A feature equal to a word's embedding, less the mean of its head's words, has about this logit for the word."""
 
 
 def cell_targets(scene: Scene) -> dict[str, Tensor]:
@@ -87,36 +91,72 @@ class Readouts(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        hidden = model.config.text_config.hidden_size
-        self.embedding = model.model.language_model.embed_tokens
-        self.words: dict[str, Tensor] = {
-            head: torch.tensor([_word_id(tokenizer, word) for word in words]) for head, words in WORD_HEADS.items()
+        table_VD = model.get_input_embeddings().weight.detach().float()
+        hidden = table_VD.shape[1]
+        self.embeddings: dict[str, Tensor] = {
+            head: torch.stack([_embedding(table_VD, tokenizer, word) for word in words])
+            for head, words in WORD_HEADS.items()
         }
+        """Head -> (W, D)."""
+        self.words = {head: _directions(words_WD) for head, words_WD in self.embeddings.items()}
         self.heads = nn.ModuleDict({head: nn.Linear(hidden, n) for head, n in NUMBER_HEADS.items()})
 
-    def forward(self, features_ND: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Mean cross-entropy over heads, and accuracy by head. `targets` are (N,) as in `cell_targets`."""
-        losses, accuracy = [], {}
+    def forward(
+        self, features_ND: Tensor, targets: dict[str, Tensor], likeness: float = 0.0
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Mean cross-entropy over heads, and accuracy by head. `targets` are (N,) as in `cell_targets`. `likeness`
+        weighs the squared distance of a token to its words' embeddings, as a share of their squared norm."""
+        losses, distances, accuracy = [], [], {}
         for head, target_N in targets.items():
             has_target = target_N != IGNORE
             if not bool(has_target.any()):
                 continue
-            rows = features_ND[has_target]
-            if head in self.words:
-                table = self.embedding.weight[self.words[head]].detach()
-                logits = SHARPNESS * rows @ table.T
-            else:
-                logits = self.heads[head](SHARPNESS * rows)
+            rows = SHARPNESS * features_ND[has_target]
+            logits = rows @ self.words[head].T if head in self.words else self.heads[head](rows)
             losses.append(F.cross_entropy(logits, target_N[has_target]))
+            if likeness > 0 and head in self.embeddings:
+                words_ND = self.embeddings[head][target_N[has_target]]
+                distances.append((features_ND[has_target] - words_ND).square().mean() / words_ND.square().mean())
             accuracy[head] = float((logits.argmax(-1) == target_N[has_target]).float().mean())
-        return torch.stack(losses).mean(), accuracy
+        loss = torch.stack(losses).mean()
+        return (loss + likeness * torch.stack(distances).mean() if distances else loss), accuracy
 
 
-def _word_id(tokenizer: Any, word: str) -> int:
-    ids = tokenizer(f" {word}", add_special_tokens=False).input_ids
-    if len(ids) != 1:
-        raise ValueError(f"' {word}' is {len(ids)} tokens; perception read-outs need one token per word")
-    return ids[0]
+def _embedding(table_VD: Tensor, tokenizer: Any, word: str) -> Tensor:
+    """Of a word within a sentence, (D,)."""
+    return table_VD[tokenizer(f" {word}", add_special_tokens=False).input_ids].mean(0)
+
+
+def _directions(words_WD: Tensor) -> Tensor:
+    """Scaled and shifted so that a word has an inner product of about 1 with itself: the softmax over the words ignores
+    what all of them share, and families differ in the norm of their embeddings."""
+    apart_WD = words_WD - words_WD.mean(0)
+    return apart_WD / apart_WD.square().sum(1).mean()
+
+
+def token_targets(scene: Scene, tokens: int) -> dict[str, Tensor]:
+    """`cell_targets` for an image of `tokens` visual tokens: as they are with one token for each cell. With 2 x 2 or
+    more the words are spread over them as a phrase, "small red" above "circle a1", which a language model reads as it
+    reads text. ValueError for another number of tokens."""
+    side, targets = scene.cells, cell_targets(scene)
+    fine = math.isqrt(tokens // side**2)
+    if fine == 0 or tokens != (fine * side) ** 2:
+        raise ValueError(
+            f"perception: got {tokens} visual tokens for a scene of {side} x {side} cells; expected 1, 4 or another "
+            "square number for each cell. Change world.cells or world.cell_px, or the model; one with a fixed size of "
+            "images needs larger_share: 0"
+        )
+    if fine == 1:
+        return targets
+    out = {}
+    for head, target in targets.items():
+        row, column = divmod(PLACES.get(head, PLACES["cell"]), fine)
+        grid = torch.full((fine * side, fine * side), IGNORE)
+        grid[row::fine, column::fine] = target.view(side, side)
+        if head == "color":  # an empty cell has no size
+            grid[0::fine, 0::fine] = torch.where(target == len(COLORS), target, IGNORE).view(side, side)
+        out[head] = grid.flatten()
+    return out
 
 
 def merge_targets(per_image: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

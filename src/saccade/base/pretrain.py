@@ -1,4 +1,5 @@
-"""Pre-training of the tiny base on the visual world: perception first, then short chains, then a mixture of habits.
+"""Pre-training on the visual world, of the tiny base or of a model that has a language but does not see: perception
+first, then short chains, then a mixture of habits.
 
 Every stage starts from the directory that the one before it wrote. Perception trains in one process. The language model
 takes the steps of SFT and RL, which several processes of torchrun can share: each draws its own pictures as a pure
@@ -8,6 +9,7 @@ function of (seed, stage, rank, step).
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import shutil
 import time
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from saccade.base.config import PretrainRecipe, PretrainStage
 from saccade.base.curriculum import draw, row
-from saccade.base.perception import Readouts, cell_targets, merge_targets
+from saccade.base.perception import Readouts, merge_targets, token_targets
 from saccade.base.tiny import build, write_checkpoint
 from saccade.config import dump
 from saccade.disk import partial_of, require_space, write_text, writing
@@ -36,6 +38,7 @@ from saccade.runs.lock import locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.training import checkpoint
 from saccade.training.config import OptimConfig
+from saccade.training.divergence import load_checkpoint
 from saccade.training.master_weights import MasterAdamW
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.ranks import ONE, Ranks, join
@@ -83,13 +86,19 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     refuse_in_use(out)
     if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
         raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
-    weights = sum(p.numel() * p.element_size() for p in build(recipe.size)[0].parameters())
+    given = None if recipe.start is None else load_policy(ModelConfig(path=recipe.start, device="cpu", train=()))
+    model = build(recipe.size)[0] if given is None else given.model
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     # the start and each stage's end, and twice the saved state with both Adam moments
     require_space(out, weights * (1 + len(recipe.stages) + 2 * 3), "the checkpoints of the base")
     stack.enter_context(locked(out))
     write_text(config, dump(recipe))
     if not (out / "start").exists():
-        unfinished = write_checkpoint(partial_of(out / "start"), recipe.size, recipe.seed)
+        unfinished = partial_of(out / "start")
+        if given is None:
+            write_checkpoint(unfinished, recipe.size, recipe.seed)
+        else:
+            given.save(unfinished)
         _publish(unfinished, out / "start", {})
 
 
@@ -133,8 +142,13 @@ class StageRun:
     def perceive(self) -> None:
         """Dense read-outs on `stage.rows` pictures a step."""
         stage, run, state = self.stage, Run(self.after.parent), _state_of(self.before)
+<<<<<<< HEAD
         run.cut_back(state["sizes"], None)
         policy = self._load(self.before, ("vision", "projector") if stage.vision_lr > 0 else ())
+=======
+        run.cut_back(state["sizes"])
+        policy = self._load(("vision", "projector") if stage.vision_lr > 0 else ())
+>>>>>>> 97a8c9718f6c7d4876aeafecb89b3d58257b8344
         torch.manual_seed(self.recipe.seed)
         readouts = Readouts(policy.model, policy.processors[0])
         readouts.heads.load_state_dict(state["heads"] or readouts.heads.state_dict())
@@ -145,8 +159,10 @@ class StageRun:
         def update(world: World, rng: Random, lr: float) -> dict[str, float]:
             scenes = [world.scene(rng.randrange(2**31), i, "train", draw(rng, kinds)) for i in range(stage.rows)]
             prompts = [policy.adapter.encode("<image>", [world.render(scene)]) for scene in scenes]
-            features_ND = torch.cat([one.values for one in vision_features(policy, prompts)])
-            loss, accuracy = readouts(features_ND, merge_targets([cell_targets(scene) for scene in scenes]))
+            # of several vectors of a token (Qwen3-VL) the one for the language model's input
+            features = [f.values if f.values.ndim == 2 else f.values[:, 0] for f in vision_features(policy, prompts)]
+            targets = [token_targets(scene, len(one)) for scene, one in zip(scenes, features, strict=True)]
+            loss, accuracy = readouts(torch.cat(features), merge_targets(targets), stage.likeness)
             loss.backward()
             optimizer.step(lr, float(loss.detach()))
             return {"loss": float(loss.detach()), **{f"sees/{head}": value for head, value in accuracy.items()}}
@@ -158,13 +174,25 @@ class StageRun:
         """The loss of the language model on `stage.rows` pictures a step in each process."""
         stage, ranks, state = self.stage, self.ranks, _state_of(self.before)
         run, found = Run(self.after.parent, ranks.is_first), ranks.on_first(partial(checkpoint.latest, self.saves))
+<<<<<<< HEAD
         ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"], None))
         seeing: tuple[Part, ...] = ("vision", "projector") if stage.vision_lr > 0 else ()
         policy = self._load(found.path if found else self.before, (*seeing, "language"))
+=======
+        ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"]))
+        scales: dict[Part, float] = {
+            "vision": stage.vision_lr,
+            "projector": stage.vision_lr,
+            "language": stage.language_lr,
+        }
+        train: tuple[Part, ...] = ()
+        if stage.lora is None:
+            train = tuple(part for part, scale in scales.items() if scale > 0)
+        policy = self._load(train, found.path if found else None)
+>>>>>>> 97a8c9718f6c7d4876aeafecb89b3d58257b8344
         parts = policy.parameters_by_part()
-        vision, language = ([p for part in some for _, p in parts[part]] for some in (seeing, ("language",)))
-        groups = [{"params": vision, "scale": stage.vision_lr}] if vision else []
-        optimizer = self._optimizer([*groups, {"params": language}])
+        groups = [{"params": [p for _, p in parts[part]], "scale": scales[part]} for part in train]
+        optimizer = self._optimizer(groups or [{"params": [p for _, p in policy.trainable()]}])
         if found:
             checkpoint.restore(found, policy, optimizer)
         runner = StepRunner[MicroBatch](policy, optimizer, TOKENS_PER_MICRO_BATCH, "on", ranks)
@@ -189,9 +217,13 @@ class StageRun:
             writer.finish()
         self._finish(policy, state["heads"], ranks)
 
-    def _load(self, path: Path, train: tuple[Part, ...]) -> Policy:
-        shard = ShardConfig() if self.stage.loss == "language" and self.ranks.size > 1 else None
-        return load_policy(ModelConfig(path=str(path), device="cpu", train=train), shard=shard)
+    def _load(self, train: tuple[Part, ...], saved: Path | None = None) -> Policy:
+        """The model of the stage before, or as this stage has saved it."""
+        speaks = self.stage.loss == "language"
+        shard = ShardConfig() if speaks and self.ranks.size > 1 else None
+        dtype = self.recipe.dtype if speaks else "float32"
+        model = ModelConfig(path=str(self.before), device="cpu", dtype=dtype, train=train, lora=self.stage.lora)
+        return load_checkpoint(model, self.recipe.seed, saved, shard)
 
     def _optimizer(self, groups: Sequence[dict[str, Any]]) -> GuardedOptimizer:
         lr, decay = self.stage.lr, self.recipe.weight_decay
@@ -226,7 +258,12 @@ class StageRun:
 
     def _finish(self, policy: Policy, heads: dict[str, Tensor], ranks: Ranks) -> None:
         unfinished = partial_of(self.after)
-        policy.save(unfinished)
+        if policy.adapters is None:
+            policy.save(unfinished)
+        else:  # merged, since the next stage may train adapters of its own
+            policy.save(self.saves / "adapters")
+            merged = ModelConfig(path=str(self.saves / "adapters"), device="cpu", dtype=self.recipe.dtype, train=())
+            ranks.on_first(lambda: load_policy(merged).save(unfinished))
         ranks.on_first(partial(_publish, unfinished, self.after, heads))
         ranks.on_first(partial(shutil.rmtree, self.saves, ignore_errors=True))
 
@@ -235,7 +272,8 @@ def language_step(
     runner: StepRunner[MicroBatch], rows: Sequence[tuple[Unit, list[str]]], lr: float
 ) -> dict[str, float]:
     """One update on the negative log-likelihood per reply token of the pictures of all processes, each with the names
-    of its replies; that loss (nats), and the loss by name in this process."""
+    of its replies; that loss (nats), and by name in this process the loss (`nll`) and the mean probability of a whole
+    reply (`whole`), which is how often sampling would give it word for word. The pictures are new at every step."""
     units, names = [unit for unit, _ in rows], [names for _, names in rows]
     tokens = runner.ranks.sum(sum(len(branch.loss_places()) for unit in units for branch in unit.branches))
     found: dict[str, list[float]] = defaultdict(list)
@@ -245,6 +283,7 @@ def language_step(
         sums = torch.zeros(batch.packed.num_branches).index_add_(0, of_R, logprobs_R.detach()).tolist()
         for (unit, branch), total, count in zip(batch.members, sums, torch.bincount(of_R).tolist(), strict=True):
             found[f"nll/{names[unit][branch]}"].append(-total / count)
+            found[f"whole/{names[unit][branch]}"].append(math.exp(total))
         return -logprobs_R.sum() / tokens
 
     result = runner.step(runner.cut(units), loss_of, lr, begin=found.clear)

@@ -80,8 +80,8 @@ def check(
 def pretrain(
     recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
 ) -> None:
-    """Train a tiny base on the world and score its habits; rerun with the same recipe to resume. Several processes of
-    torchrun can share it."""
+    """Train a tiny base, or a model that has a language, on the world and score its habits; rerun with the same recipe
+    to resume. Several processes of torchrun can share it."""
     from saccade.base.config import PretrainRecipe
 
     config = resolve(recipe, PretrainRecipe, with_out(overrides, out), print_config)
@@ -97,5 +97,7 @@ def pretrain(
     with interruptible(f"stopped; the last saved step is kept in {config.out}; continue with the same command"):
         model = train(config)
     if ranks.is_first:
-        scores = write_scores(load_policy(ModelConfig(path=str(model), train=())), model.parent / "scores.json")
-        echo(f"{model}\n{scores}")
+        echo(f"{model}")
+        if config.scores:
+            policy = load_policy(ModelConfig(path=str(model), train=()))
+            echo(f"{write_scores(policy, model.parent / 'scores.json', config.scores)}")
