@@ -142,13 +142,8 @@ class StageRun:
     def perceive(self) -> None:
         """Dense read-outs on `stage.rows` pictures a step."""
         stage, run, state = self.stage, Run(self.after.parent), _state_of(self.before)
-<<<<<<< HEAD
         run.cut_back(state["sizes"], None)
-        policy = self._load(self.before, ("vision", "projector") if stage.vision_lr > 0 else ())
-=======
-        run.cut_back(state["sizes"])
         policy = self._load(("vision", "projector") if stage.vision_lr > 0 else ())
->>>>>>> 97a8c9718f6c7d4876aeafecb89b3d58257b8344
         torch.manual_seed(self.recipe.seed)
         readouts = Readouts(policy.model, policy.processors[0])
         readouts.heads.load_state_dict(state["heads"] or readouts.heads.state_dict())
@@ -174,12 +169,7 @@ class StageRun:
         """The loss of the language model on `stage.rows` pictures a step in each process."""
         stage, ranks, state = self.stage, self.ranks, _state_of(self.before)
         run, found = Run(self.after.parent, ranks.is_first), ranks.on_first(partial(checkpoint.latest, self.saves))
-<<<<<<< HEAD
         ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"], None))
-        seeing: tuple[Part, ...] = ("vision", "projector") if stage.vision_lr > 0 else ()
-        policy = self._load(found.path if found else self.before, (*seeing, "language"))
-=======
-        ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"]))
         scales: dict[Part, float] = {
             "vision": stage.vision_lr,
             "projector": stage.vision_lr,
@@ -189,7 +179,6 @@ class StageRun:
         if stage.lora is None:
             train = tuple(part for part, scale in scales.items() if scale > 0)
         policy = self._load(train, found.path if found else None)
->>>>>>> 97a8c9718f6c7d4876aeafecb89b3d58257b8344
         parts = policy.parameters_by_part()
         groups = [{"params": [p for _, p in parts[part]], "scale": scales[part]} for part in train]
         optimizer = self._optimizer(groups or [{"params": [p for _, p in policy.trainable()]}])
