@@ -50,7 +50,8 @@ def faults(subject: str) -> list[tuple[str, str, str, str]]:
         raise SystemExit(f"benchmarks.faults: no test of subject {subject!r} is there")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "slow or not slow"]
+        options = ("-q", "-p", "no:cacheprovider", "-m", "slow or not slow", "--timeout", "7200")  # as make test-slow
+    command = [sys.executable, "-m", "pytest", *options]
         subprocess.run([*command, f"--junitxml={out}", *files], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
         cases = ET.parse(out).getroot().iter("testcase")
         return [_line(subject, case) for case in cases]
