@@ -48,10 +48,10 @@ def faults(subject: str) -> list[tuple[str, str, str, str]]:
     files = [str(ROOT / "tests" / name) for name in SUBJECTS[subject] if (ROOT / "tests" / name).is_file()]
     if not files:
         raise SystemExit(f"benchmarks.faults: no test of subject {subject!r} is there")
+    options = ("-q", "-p", "no:cacheprovider", "-m", "slow or not slow", "--timeout", "7200")  # as make test-slow
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.xml"
-        options = ("-q", "-p", "no:cacheprovider", "-m", "slow or not slow", "--timeout", "7200")  # as make test-slow
-    command = [sys.executable, "-m", "pytest", *options]
+        command = [sys.executable, "-m", "pytest", *options]
         subprocess.run([*command, f"--junitxml={out}", *files], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
         cases = ET.parse(out).getroot().iter("testcase")
         return [_line(subject, case) for case in cases]
