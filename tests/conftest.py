@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 def pytest_configure(config: pytest.Config) -> None:
     """Fixed examples, so that `make test` never fails by luck; random ones where the slow tests are asked for."""
     settings.load_profile("random" if asks_for_slow(config.getoption("markexpr")) else "fixed")
+    for number in (signal.SIGINT, signal.SIGHUP):  # nohup and `&` ignore them, which programs that tests start inherit
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from saccade.data.images import MAX_PIXELS, ImageError, image_size
 from saccade.data.json_stream import DECODER
 from saccade.data.roots import inside
-from saccade.tasks.conversation import later_turns, turns_before
 from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
@@ -131,6 +130,8 @@ def refuse_unusable(sample: Sample) -> None:
 
 def _refuse_meta(sample: Sample) -> None:
     """ValueError for what the code reads from `Sample.meta`, and a row may have written in another form."""
+    from saccade.tasks.conversation import later_turns, turns_before  # a recipe needs no task
+
     meta = sample.meta
     options, index, size = meta.get("options"), meta.get("image_index"), meta.get("annotated_size")
     if options is not None and not (isinstance(options, list | tuple) and all(isinstance(o, str) for o in options)):
