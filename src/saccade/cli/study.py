@@ -62,7 +62,7 @@ def study(
     console = Console(stderr=as_json)
     console.print(
         f"{short}: {len(seeds)} seeds, about {cost:.0f} CPU minutes, {cost / config.parallel:.0f} minutes with "
-        f"{config.parallel} processes; finished parts in {folder} are kept",
+        f"{config.parallel} process{'es' if config.parallel > 1 else ''}; finished parts in {folder} are kept",
         highlight=False,
         markup=False,
     )
