@@ -1,4 +1,4 @@
-"""Writes the table of recorded verdicts in docs/studies.md: python -m benchmarks.studies [RUNS]
+"""Writes the tables of recorded verdicts in docs/studies.md and docs/results.md: python -m benchmarks.studies [RUNS]
 
 With RUNS, a folder such as runs/studies, finished studies on their recorded seeds are first copied to docs/studies/.
 """
@@ -42,11 +42,26 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def summary() -> str:
+    """Markdown: a row per study, with its cost and the sentence of its verdict."""
+    lines = ["| study | seeds | CPU minutes | verdict |", "|---|---|---|---|"]
+    for path in sorted(RECORDED.glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        seeds = ", ".join(map(str, found["seeds"]))
+        words = f"{WORDS[found['verdict']]}: {found['sentence']}"
+        lines.append(f"| `{path.stem}` | {seeds} | {found['cpu_minutes']:.0f} | {words} |")
+    return "\n".join(lines)
+
+
+PAGES = {RECORDED.with_suffix(".md"): table, RECORDED.with_name("results.md"): summary}
+"""Page -> what is between its marks."""
+
+
 def written() -> None:
-    """Replaces what is between the marks of the page."""
-    page = RECORDED.with_suffix(".md")
-    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    page.write_text(f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+    """Replaces what is between the marks of the pages."""
+    for page, text in PAGES.items():
+        before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+        page.write_text(f"{before}{MARKS[0]}\n{text()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

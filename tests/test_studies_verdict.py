@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from benchmarks.studies import table
+from benchmarks.studies import PAGES
 from saccade.cli import main
 from saccade.config import ConfigError, packaged
 from saccade.evaluation.items import ItemResult, append_items
@@ -216,9 +216,10 @@ def test_a_recorded_verdict_is_that_of_the_packaged_recipe(path):
     assert document["verdict"] == together(primary)
 
 
-def test_the_page_of_studies_shows_every_recorded_verdict():
-    page = (ROOT / "docs" / "studies.md").read_text()
-    assert page.partition("<!-- verdicts -->\n")[2].partition("<!-- /verdicts -->")[0].strip() == table()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_shows_every_recorded_verdict(page):
+    text = page.read_text()
+    assert text.partition("<!-- verdicts -->\n")[2].partition("<!-- /verdicts -->")[0].strip() == PAGES[page]()
 
 
 def said(capsys, *arguments: str) -> tuple[int, str]:
