@@ -228,7 +228,9 @@ def _work(job: StudyJob) -> None:
         with suppress(OSError):  # the log is on that disk too
             traceback.print_exc()
             log.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(DISK if isinstance(error, DiskError) or disk_reason(error, job.directory) else 1)
+        if isinstance(error, DiskError) or disk_reason(error, job.directory):
+            os._exit(DISK)  # at an ordinary end the log, flushed once more, would change the status
+        sys.exit(1)
 
 
 def _end_with(parent: Any) -> None:
