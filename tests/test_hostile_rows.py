@@ -250,6 +250,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def stopped(policy: Any, engine: Any, step: int) -> dict[str, float]:
+    """An evaluation in which a run is stopped."""
+    if step == 2:
+        raise KeyboardInterrupt
+    return {"score": 0.0}
+
+
 def test_a_run_skips_them_counts_them_and_resumes_as_if_it_had_never_stopped(model: Path, tmp_path: Path) -> None:
     path = write_rows(tmp_path, [*BY_THE_MODEL, "a surrogate in the id", *AT_ITS_TURN], rows=6)
     recipe = rl_of(model, path)
@@ -259,14 +266,9 @@ def test_a_run_skips_them_counts_them_and_resumes_as_if_it_had_never_stopped(mod
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
     assert [row["data/position"] for row in metrics] == [3, 5, 7] and metrics[-1]["data/skipped"] == 6
 
-    def killed(policy: Any, engine: Any, step: int) -> dict[str, float]:
-        if step == 2:
-            raise KeyboardInterrupt
-        return {"score": 0.0}
-
     recipe = rl_of(model, path, eval={"every": 1})
     with pytest.raises(KeyboardInterrupt):
-        rl.train(recipe, tmp_path / "cut", evaluate=killed)
+        rl.train(recipe, tmp_path / "cut", evaluate=stopped)
     rl.train(recipe, tmp_path / "cut", evaluate=lambda policy, engine, step: {"score": 0.0}, resume=True)
     assert [row["sample_id"] for row in lines(tmp_path / "cut" / "rollouts.jsonl") if row["index"] == 0] == seen
 
@@ -278,11 +280,6 @@ def test_a_run_whose_images_went_away_does_not_go_on_in_another_order_unasked(
     last = json.loads(path.read_text().splitlines()[-1]) | {"id": "last", "image": "own.png"}
     (path.parent / "own.png").write_bytes((path.parent / "ok.png").read_bytes())
     path.write_text(path.read_text() + json.dumps(last) + "\n")
-
-    def stopped(policy: Any, engine: Any, step: int) -> dict[str, float]:
-        if step == 2:
-            raise KeyboardInterrupt
-        return {"score": 0.0}
 
     recipe = rl_of(model, path, eval={"every": 1})
     with pytest.raises(KeyboardInterrupt):
