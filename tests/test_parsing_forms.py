@@ -266,6 +266,15 @@ BOX = (1.0, 2.0, 30.0, 40.0)
         ('```json\n[{"bbox_2d": [1, 2, 30, 40], "label": "a"}]\n```\nOr:\n```json\n[{"bbox', ["a"]),
         ('```json\n[{"bbox_2d": [1, 2, 30, 40], "label": "a"}, {"bbox', ["a"]),
         ('[{"bbox_2d": [1.0, 2.0, 30.0, 40.0], "label": "a", "of": {"x": [1]}}]', ["a"]),
+        ('[{"bbox": [1, 2, 30, 40], "category": "cat"}, {"box_2d": [1, 2, 30, 40], "name": "dog"}]', ["cat", "dog"]),
+        ("[{'bbox': [1, 2, 30, 40], 'class': 'cat'}]", ["cat"]),
+        ('{"cat": [1, 2, 30, 40], "dog": [[1, 2, 30, 40], [1, 2, 30, 40]]}', ["cat", "dog", "dog"]),
+        ('[["cat", [1, 2, 30, 40]], ["dog", [1, 2, 30, 40]]]', ["cat", "dog"]),
+        ('{"bboxes": [[1, 2, 30, 40], [1, 2, 30, 40]], "labels": ["cat", "dog"]}', ["cat", "dog"]),
+        ("- **cat**: [1, 2, 30, 40]\n- a dog: [1, 2, 30, 40]", ["cat", "a dog"]),
+        ("cat: (1,2),(30,40)\ndog: (1,2),(30,40)", ["cat", "dog"]),
+        ("Bounding box: [1, 2, 30, 40]", [""]),
+        ('{"coordinates": [1, 2, 30, 40]}', [""]),
     ],
 )
 def test_boxes_with_labels_in_the_forms_of_the_families(text, labels):
