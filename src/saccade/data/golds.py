@@ -15,7 +15,7 @@ from saccade.data import records
 from saccade.data.questions import ONE_BOX, listed_options
 from saccade.parsing import parse_choice, read_entries
 from saccade.parsing.boxes import BOX_KEYS, LABEL_KEYS
-from saccade.parsing.choices import own_text
+from saccade.parsing.option_texts import own_text
 from saccade.types import Box, ImageSource, Sample
 
 UNKNOWN_OPTIONS = tuple("ABCDE")

@@ -265,8 +265,8 @@ def _is_pair(value: Any) -> bool:
 def _named_corners(value: dict[str, Any]) -> list[Any] | None:
     names = next((names for names in (*CORNERS, *SIZES) if all(name in value for name in names)), None)
     if names is None:
-        pair = [value.get(key) for key in ("top_left", "bottom_right")]
-        return [*pair[0], *pair[1]] if _is_pair(pair) else None
+        first, last = value.get("top_left", ""), value.get("bottom_right", "")
+        return [*first, *last] if _is_pair([first, last]) else None
     return _corners(names, [value[name] for name in names])
 
 

@@ -131,6 +131,7 @@ MATH_WORDS = {
     *("gcd", "lcm", "max", "min", "deg", "am"),
 }
 EVASIVE = re.compile(
+    r"\A(?:is|are|was|were|do|does|did|can|could|would|should|might|which|what)\b[^.!?\n]{1,200}\?\W*\Z|"
     r"\b(?:another|second|third|fourth|alternative)\s(?:possible\s|valid\s)?answer\s?(?:is|was|could be|would be|:)|"
     r"(?:^|[.;,:!]\s{0,3}|\band\s)(?:otherwise|or else|else|if (?:not|so))\b(?!.{0,60}\b(?:would|could)\b)"
     r"[^.;]{0,60}[\w$}]|"
@@ -139,7 +140,8 @@ EVASIVE = re.compile(
     r"(?!.{0,300}\b(?:but|yet|however|answer|so|thus|hence|guess|think|believe|estimate)\b)",
     re.I | re.DOTALL,
 )
-"""One answer of several, the other case of a condition, or a refusal: whatever value follows is not claimed."""
+"""One answer of several, the other case of a condition, a question or a refusal: whatever value follows is not
+claimed."""
 CODE = re.compile(
     r"\bprint\s?\(|^[ \t]*(?:import|from)\s+[a-z]|\bdef\s+\w{1,40}\(|^[ \t]*return\s|\bmath\.[a-z]", re.MULTILINE
 )
