@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from saccade.grading.memory import remembered
 from saccade.grading.tolerances import ROUND_OFF
 from saccade.grading.verdict import Verdict
 from saccade.parsing import Quantity, parse_quantity, plain, read_quantity, read_yes_no
+from saccade.parsing.numbers import with_point
 
 
 @remembered
@@ -23,10 +25,12 @@ def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float 
     if wanted is None:
         return Verdict(None, "number", f"gold {gold!r} is no number")
     reading = parse_quantity(answer)
+    if reading.reason == "several numbers":
+        reading = parse_quantity(with_point(plain(answer)))
     if reading.value is None:
         return Verdict(False, "number", f"no number: {reading.reason}")
     got = reading.value
-    both_whole = str(gold).strip().isdigit() and answer.strip().isdigit()
+    both_whole = _WHOLE.fullmatch(str(gold).strip()) and _WHOLE.fullmatch(answer.strip())
     if both_whole and not relative and not absolute:
         right = str(gold).strip().lstrip("0") == answer.strip().lstrip("0")
         return Verdict(right, "number", "" if right else f"got {got.number:g}")
@@ -39,6 +43,9 @@ def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float 
     bound = max(max(relative, ROUND_OFF) * abs(target), absolute)
     right = any(abs(value * factor - target) <= bound for value in _readings(got, wanted))
     return Verdict(right, "number", "" if right else f"got {got.number * got.magnitude:g}")
+
+
+_WHOLE = re.compile("[0-9]+")
 
 
 def _gold_quantity(gold: Any) -> Quantity | None:

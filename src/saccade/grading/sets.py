@@ -24,7 +24,7 @@ _SYMBOLS = (
     *(("\\emptyset", "\\{\\}"), ("\\mathbb{R}", "R"), ("\u211d", "R"), ("allrealnumbers", "R"), ("emptyset", "\\{\\}")),
     *(("noreal", "no"), ("nosolutions", "\\{\\}"), ("nosolution", "\\{\\}"), ("\n", ",")),
 )
-_UNION = re.compile(r"\\cup|\\lor|(?<=[\d)}\]a-z])or(?=[-\d({\[\\a-z])")
+_UNION = re.compile(r"\\cup|\\lor|(?<=[)\]])U(?=[(\[])|(?<=[\d)}\]a-z])or(?=[-\d({\[\\a-z])")
 _AND = re.compile(
     r",(?:and|or)(?=[-\d({\[\\a-zA-Z])|(?<=\di)(?:and|or)(?=[-\d(])|"
     r"(?<=[\d)}\]])(?:and|or)(?=[-\d({\[\\a-zA-Z])|\u6216|\u548c|\u3001"

@@ -52,12 +52,16 @@ _NOT_UNITS = re.compile(
 )
 _UNIT_START = re.compile(
     r"(?<=[\d)}\].])(?:\s|\\[,;:! ]|~)*(?=[A-Za-z°%Ωµμ℃€£¥¢$\u4e00-\u9fff]|\\(?:%|Omega|mu|degree)|\^\s?\{?\s?\\circ)|"
-    r"(?<=π)\s*(?=[a-zA-Z])|(?<=\\pi)\s+(?=[a-zA-Z])"
+    r"(?<=π)\s*(?=[a-zA-Z])|(?<=\\pi)(?:\s|\\[,;:! ]|~)+(?=[a-zA-Z])"
 )
-_MAGNITUDE = re.compile(r"(?:(hundred|thousand|million|billion|trillion|dozen|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?")
+_MAGNITUDE = re.compile(
+    r"(?:(hundred|thousand|million|billion|trillion|dozen|lakh|crore|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?"
+)
 _LETTERS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _PERCENT = re.compile(r"\\?%|percent\b|per\s?cent\b|pct\b|percentage points?\b")
-_CURRENCY = re.compile(r"^(-?)\s?(?:(?:US|CA|AU)?(?:\\?\$|[€£¥₹])|(?:USD|EUR|GBP|INR|Rs\.?)(?=\s?\d))\s?(?=[-\d.])")
+_CURRENCY = re.compile(
+    r"^(-?)\s?(?:(?:US|CA|AU)?(?:\\?\$|[€£¥₹])|(?:US|CA|AU|HK|USD|EUR|GBP|INR|Rs\.?)(?=\s?\d))\s?(?=[-\d.])"
+)
 _MICRO = re.compile(r"\\mu\s*")
 _DEGREE = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|\\degree")
 _ANGLE = re.compile(r"°|circ|\\degree|\bdegrees?\b(?!\s*[A-Z])|度")

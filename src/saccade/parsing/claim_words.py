@@ -128,7 +128,7 @@ NUMBER_WORDS = re.compile(
 MATH_WORDS = {
     *("sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "or", "and", "frac", "infty", "mod"),
     *("arcsin", "arccos", "arctan", "cup", "cap", "in", "pm", "le", "ge", "leq", "geq", "cdot", "times", "infinity"),
-    *("gcd", "lcm", "max", "min", "deg", "am"),
+    *("gcd", "lcm", "max", "min", "deg", "am", "cbrt", "abs", "inf", "oo"),
 }
 EVASIVE = re.compile(
     r"\A(?:is|are|was|were|do|does|did|can|could|would|should|might|which|what)\b[^.!?\n]{1,200}\?\W*\Z|"

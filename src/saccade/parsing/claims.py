@@ -137,8 +137,26 @@ def is_bare(text: str) -> bool:
     """Whether a text holds no prose: only formulas, numbers, units' symbols and the words of mathematics."""
     if len(text) > LONGEST_VALUE:
         return False
-    words = _WORD.findall(_COMMAND.sub(" ", _TEXT.sub(r"\1", text)))
-    return all(word in MATH_WORDS or (word.isupper() and len(word) < 5) for word in words)
+    text = _COMMAND.sub(" ", _TEXT.sub(r"\1", text))
+    return all(
+        word[0] in MATH_WORDS or (word[0].isupper() and len(word[0]) < 5) or _is_product(text, word)
+        for word in _WORD.finditer(text)
+    )
+
+
+def _is_product(text: str, word: re.Match[str]) -> bool:
+    """Whether letters are a product between the signs of an expression, 'ab+bc', and no word and no unit."""
+    before, after = text[: word.start()].rstrip()[-1:], text[word.end() :].lstrip()[:1]
+    if len(word[0]) > 3 or word[0] in _SHORT_WORDS or not (before or after) or after == "=":
+        return False
+    measure = read_measure(word[0])
+    return (measure is None or not measure.powers) and before in "+-*/=()" and after in "+-*/^()"
+
+
+_SHORT_WORDS = {
+    *("an", "ans", "are", "as", "at", "but", "by", "for", "get", "has", "if", "in", "is", "it", "its", "no", "not"),
+    *("of", "on", "or", "per", "so", "the", "to", "was", "yes"),
+}
 
 
 def _bare(text: str) -> Claim:
@@ -196,7 +214,9 @@ def _sentence(sentence: str) -> _Found | None:
     if formulas := list(FORMULA.finditer(sentence)):
         return _Found(_formulas(sentence, formulas), False)
     value = NUMBER_WORDS.match(sentence) or _VALUE.search(sentence)
-    if value is not None and not _PLAIN_LEAD.fullmatch(sentence, 0, value.start()):
+    if value is not None and not (
+        _PLAIN_LEAD.fullmatch(sentence, 0, value.start()) or _SUBJECT_VERB.fullmatch(sentence, 0, value.start())
+    ):
         return _Found(Claim((), "only value", "no claim"), False)
     if value is not None and (claim := _at(sentence, value.start(), "only value")) is not None:
         return _Found(claim, value.start() == 0)
@@ -211,6 +231,20 @@ _PLAIN_LEAD = re.compile(
     re.I | re.DOTALL,
 )
 """What may stand in front of a value that no verb claims."""
+_PRONOUN = (
+    r"(?:he|she|they|it|we|i|you)\s(?:(?:will|would|can|could|must|also|now|then|only|has|have|had)\s)?[a-z]{2,12}"
+)
+_NOUN = (
+    r"(?:(?:the|an?|each|his|her|their|my|our)\s)?[a-z]{2,20}(?:\s[a-z]{2,20})?\s(?:will\s[a-z]{2,12}|(?:has|have|had)\s[a-z]{2,12}|"
+    r"(?!numbers|pages|steps|questions|rooms|was|is)[a-z]{2,12}(?:s|ed)|sold|bought|ran|drove|ate|spent|made|built|read|"
+    r"wrote|gave|lost|won|paid|caught|kept|left|sent|grew|drank)"
+)
+_SUBJECT_VERB = re.compile(
+    rf"\W*(?:(?:so|thus|therefore|hence|then|now|in\stotal|altogether),?\s)?(?:{_PRONOUN}|{_NOUN})\s"
+    r"(?:(?:about|exactly|only|for|up|all|a\stotal\sof)\s)?\W*",
+    re.I,
+)
+"""A subject with its verb in front of the only value: 'she sold 72 clips'."""
 
 
 def _at(sentence: str, start: int, how: str) -> Claim | None:
@@ -256,7 +290,8 @@ _ASSIGNED = re.compile(
 _PHRASE = re.compile(r"(?:\s|\\[,;: ]|~|-)*(\S{1,40}(?:\s\S{1,40}){0,3})")
 _SOLID = re.compile(r"\S+")
 _SCALED = re.compile(
-    r"\\?%|percent|per\scent|pct|(?:million|billion|thousand|hundred|dozen)(?:\s[a-z]+)?|[ap]\.?m|[kKMB]", re.I
+    r"\\?%|percent|per\scent|pct|(?:million|billion|thousand|hundred|dozen|lakh|crore)(?:\s[a-z]+)?|[万亿]|[ap]\.?m|[kKMB]",
+    re.I,
 )
 _NO_UNITS = {"in", "as", "am", "a", "at", "an", "s", "cd"}
 
