@@ -34,6 +34,7 @@ _SENTENCE = re.compile(
 )
 """'The sign says' in front of a folded text."""
 _DENIED = re.compile(r"n't\b|\b(?:not|never|nor|no|opposite|except|unlike|other|wrong|incorrect|than)\b")
+_BRACKETED = re.compile(r"^[(\[]([^()\[\]]{1,400})[)\]]$")
 _LETTER = re.compile(r"\(?([A-J])\)?")
 
 KINDS: dict[str, Callable[[str, Any], Verdict]] = {
@@ -101,7 +102,7 @@ def grade_answer(
         sentence = _SENTENCE.match(fold(answer))
         if sentence and not _DENIED.search(sentence[0]):
             answer = sentence.string[sentence.end() :]
-        answer, gold = (_SAID.sub("", fold(text)) for text in (answer, str(gold)))
+        answer, gold = (_BRACKETED.sub(r"\1", _SAID.sub("", fold(text))) for text in (answer, str(gold)))
     if kind == "choice":
         return grade_choice(answer, _letter_of(gold, options), options)
     if kind in KINDS:

@@ -9,10 +9,11 @@ from saccade.parsing import plain, read_boxed
 
 __all__ = ["Value", "evaluate", "normal", "too_large", "without_thousands"]
 
-_DROPPED = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits|,|!|;|:|quad|qquad)(?![A-Za-z])|\\ |~")
+_DROPPED = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits|quad|qquad)(?![A-Za-z])|\\[,!;: ]|~")
 _EXPLICIT = re.compile(r"(?<=\d)(?:\{,\}|,\s?\\!|\\[!,;: ]|[ \u2009\u202f'])\s?(?=\d{3}(?!\d))")
 """Separators of thousands that are no commas of a list."""
 _DEGREES = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree|°|(?<=\d)\s?degrees?\b|(?<=\d)\s?度")
+_GREEK = "alpha beta gamma delta theta lambda mu rho sigma tau phi omega Delta"
 _SYMBOLS = {
     "**": "^",
     "\\dfrac": "\\frac",
@@ -25,6 +26,7 @@ _SYMBOLS = {
     "\\div": "/",
     "·": "*",
     "π": "\\pi",
+    **{greek: f"\\{name} " for greek, name in zip("αβγδθλμρστφωΔ", _GREEK.split(), strict=True)},
     "∥": "\\parallel ",
     "⊥": "\\perp ",
     "≅": "\\cong ",
@@ -78,6 +80,9 @@ _LOG_BASE = re.compile(r"\\log\s?_\s?(\d)")
 _LOG_E = re.compile(r"\\log\s?_\s?(?:e|\{\s?e\s?\})(?![a-z])")
 _NAMED_LAST = re.compile(r"^(?=[^=<>]*?[^=<>a-zA-Z\s])([^=<>]*[^=<>\s])\s*=\s*([a-zA-Z])$")
 """'5 = x'."""
+_UNCOMMANDED = re.compile(r"(?<![\\A-Za-z])(?=[dt]?frac\{|sqrt[{\[])")
+_COEFFICIENT = re.compile(r"(?<![\w.^/}\)])(\d{1,9})/(\d{1,9})\s{1,4}(?=[a-z]\b|\\pi|[a-z]\^)")
+"""'4/3 r'."""
 _POWER_GAP = re.compile(r"(\^(?:\d|\{\d+\}))\s+(?=\d)")
 _FACTOR = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|exp))\s+([a-z])(?=\s*\*)")
 """A function of one letter in front of a sign of multiplication."""
@@ -110,6 +115,9 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
         text = without_thousands(text, listed)
     if not text.isascii():
         text = _UNICODE_ROOT.sub(_rooted, text)
+    if "{" in text:
+        text = _UNCOMMANDED.sub(r"\\", text)
+    text = _COEFFICIENT.sub(r"\\frac{\1}{\2}", text)
     text = _BARE_ROOT.sub(r"\\sqrt\1{\2}", _BARE.sub(_braced, text))
     text = _CALL.sub(lambda call: _CALLED[call[1]].format(call[2]), text)
     text = _ANGLED.sub(

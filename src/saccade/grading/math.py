@@ -244,6 +244,7 @@ _SYNONYMS = tuple(
         *((day[:3], day) for day in ("saturday", "sunday")),
     )
 )
+_BRACKETED = re.compile(r"^[(\[]([\w\s'-]{1,200})[)\]]$")
 _VERBS = {"does", "diverges", "converges", "undefined"}
 _SUBJECT = re.compile(r"(?:(?:the|this|its?|a|an)\s)?(?:\w{2,20}\s){0,3}")
 """What may stand in front of a gold that is a verb: 'the limit' does not exist."""
@@ -251,7 +252,7 @@ _SUBJECT = re.compile(r"(?:(?:the|this|its?|a|an)\s)?(?:\w{2,20}\s){0,3}")
 
 def _words_of(text: str) -> str:
     """Words in one spelling, without a noun behind them that says no more: 'an even function' is even."""
-    text = fold(text)
+    text = _BRACKETED.sub(r"\1", fold(text))
     for pattern, word in _SYNONYMS:
         text = pattern.sub(word, text)
     return _NOUN.sub("", _BEARER.sub("", text).removeprefix("a ").removeprefix("an ").removeprefix("the "))

@@ -11,7 +11,7 @@ from functools import lru_cache
 from saccade.grading.arithmetic import Value, evaluate
 from saccade.grading.latex import normal
 from saccade.parsing import plain
-from saccade.parsing.number_words import MAGNITUDES, chinese_number, leading_number
+from saccade.parsing.number_words import DENOMINATORS, MAGNITUDES, chinese_number, leading_number
 from saccade.parsing.units import Measure, read_measure
 
 
@@ -57,6 +57,7 @@ _UNIT_START = re.compile(
 _MAGNITUDE = re.compile(
     r"(?:(hundred|thousand|million|billion|trillion|dozen|lakh|crore|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?"
 )
+_PARTS_OF_ONE = re.compile(rf"({'|'.join(DENOMINATORS)})\b\s*(?:of\s)?")
 _LETTERS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _PERCENT = re.compile(r"\\?%|percent\b|per\s?cent\b|pct\b|percentage points?\b")
 _CURRENCY = re.compile(
@@ -91,6 +92,10 @@ def _amount(text: str, form: str) -> Amount | None:
 def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None:
     if _NOT_UNITS.match(phrase):
         return None
+    if part := _PARTS_OF_ONE.match(phrase):
+        number, phrase = f"({number})/{DENOMINATORS[part[1]]}", phrase[part.end() :]
+        if not phrase and (value := evaluate(normal(number))) is not None:
+            return Amount(value, normal(number), measure=money)
     phrase = _MICRO.sub("μ", _DEGREE.sub("°", phrase))
     form = normal(number)
     value = evaluate(form)

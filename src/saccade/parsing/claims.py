@@ -34,6 +34,7 @@ from saccade.parsing.claim_words import (
     WAVERING,
 )
 from saccade.parsing.markup import LONGEST, unmarked
+from saccade.parsing.number_words import DENOMINATORS
 from saccade.parsing.spoken import with_base
 from saccade.parsing.units import read_measure
 
@@ -203,7 +204,10 @@ def _sentence(sentence: str) -> _Found | None:
         if end is not None and end >= assigned.end():
             value = sentence[assigned.start() : end].strip(" .,;")
             return _Found(_judged(sentence, assigned.start(), end, value, "named values"), False)
-    verbs = list(VERB.finditer(sentence))[-MAX_VERBS:][::-1]
+    formulas = list(FORMULA.finditer(sentence))
+    verbs = [verb for verb in VERB.finditer(sentence) if not _in_list(sentence, formulas, verb.start())][-MAX_VERBS:][
+        ::-1
+    ]
     clause = SUBORDINATE.search(sentence)
     main = [verb for verb in verbs if clause is not None and verb.end() <= clause.start()]
     if clause is not None and not main and (claim := _at(sentence, 0, "only value")) is not None:
@@ -211,7 +215,7 @@ def _sentence(sentence: str) -> _Found | None:
     for verb in [*main, *verbs]:
         if (claim := _at(sentence, verb.end(), "claimed")) is not None:
             return _Found(claim, False)
-    if formulas := list(FORMULA.finditer(sentence)):
+    if formulas:
         return _Found(_formulas(sentence, formulas), False)
     value = NUMBER_WORDS.match(sentence) or _VALUE.search(sentence)
     if value is not None and not (
@@ -223,6 +227,16 @@ def _sentence(sentence: str) -> _Found | None:
     return None
 
 
+def _in_list(sentence: str, formulas: list[re.Match[str]], place: int) -> bool:
+    """Whether a place is in the last two formulas, when both are of one unknown: '$x=1$ and $x=2$'."""
+    if len(formulas) < 2 or not formulas[-2].start() < place < formulas[-1].end():
+        return False
+    names = [_UNKNOWN.match(formula[0]) for formula in formulas[-2:]]
+    same = names[0] is not None and names[1] is not None and names[0][1] == names[1][1]
+    return same and _JOINED.fullmatch(sentence, formulas[-2].end(), formulas[-1].start()) is not None
+
+
+_UNKNOWN = re.compile(r"\W{0,4}([a-zA-Z])(?:_\{?\w\}?)?\s?=")
 _PLAIN_LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore|then|finally|ok|okay|total|sum|answer|result|value|final|the|an?|about|exactly|"
     r"approximately|only|just|of|all|in(?=\sall)|around|roughly|area|length)\b|\W)*|"
@@ -290,7 +304,9 @@ _ASSIGNED = re.compile(
 _PHRASE = re.compile(r"(?:\s|\\[,;: ]|~|-)*(\S{1,40}(?:\s\S{1,40}){0,3})")
 _SOLID = re.compile(r"\S+")
 _SCALED = re.compile(
-    r"\\?%|percent|per\scent|pct|(?:million|billion|thousand|hundred|dozen|lakh|crore)(?:\s[a-z]+)?|[万亿]|[ap]\.?m|[kKMB]",
+    r"\\?%|percent|per\scent|pct|(?:million|billion|thousand|hundred|dozen|lakh|crore)(?:\s[a-z]+)?|[万亿]|"
+    rf"(?:{'|'.join(DENOMINATORS)})|"
+    r"[ap]\.?m|[kKMB]",
     re.I,
 )
 _NO_UNITS = {"in", "as", "am", "a", "at", "an", "s", "cd"}
