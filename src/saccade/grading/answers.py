@@ -25,9 +25,7 @@ def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float 
     wanted = _gold_quantity(gold)
     if wanted is None:
         return Verdict(None, "number", f"gold {gold!r} is no number")
-    reading = parse_quantity(answer)
-    if reading.reason == "several numbers":
-        reading = parse_quantity(with_point(plain(answer)))
+    reading = parse_quantity(with_point(plain(answer)) if "," in answer else answer)
     if reading.value is None:
         return Verdict(False, "number", f"no number: {reading.reason}")
     got = reading.value

@@ -54,7 +54,7 @@ def grade_math(answer: str, gold: Any, rules: MathRules = DEFAULT) -> Verdict:
 
 def _claimed(answer: str, gold: str, rules: MathRules) -> Verdict:
     if side(gold).amount is not None and not LIST.search(gold):
-        answer = with_point(answer)
+        answer = _AND_PART.sub(r"\1 \2", with_point(answer))
     claim = read_claim(answer)
     if claim.problem is not None:
         return Verdict(False, "math: unclear", claim.problem)
@@ -69,6 +69,10 @@ def _claimed(answer: str, gold: str, rules: MathRules) -> Verdict:
         if verdict.right is not True:
             break
     return verdict
+
+
+_AND_PART = re.compile(r"(?<![\d./])(\d{1,9})\sand\s(\d{1,4}\s?/\s?\d{1,4})(?![\d/.])")
+"""'2 and 1/4' for a single number."""
 
 
 def _core(text: str) -> str:

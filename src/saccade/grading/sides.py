@@ -177,6 +177,8 @@ _AROUND = re.compile(
     r"^\s*+(?:[A-Za-z]\w*+\s*+=\s*+|\\(?:vec|mathbf|boldsymbol)\s?\{\w+\}\s*+=\s*+)?(?:\\left)?[(\[]?\s*$"
 )
 _ROW = re.compile(r"\\\\(?:\s?\[[^\]]{0,9}\])?|\\cr\b")
+_SPACED_ROWS = re.compile(r"\[\s?[^\s\[\],;]{1,30}(?:[ ;]\s?[^\s\[\],;]{1,30}){1,30}\s?\]")
+"""'[0 -1; 1 0]'."""
 _NESTED = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 
 
@@ -216,6 +218,8 @@ def read_matrix(text: str) -> list[list[str]] | None:
         return [[f"{factor}({cell})" if factor else cell for cell in _cells(row)] for row in rows]
     if (coordinates := _unit_vectors(text)) is not None:
         return [[cell] for cell in coordinates]
+    if ";" in text and " " in text and _SPACED_ROWS.fullmatch(text):
+        return [[normal(cell) for cell in row.split()] for row in text.strip("[]").split(";")]
     if _NESTED.fullmatch(text):
         return [[normal(cell, named=True) for cell in row.split(",")] for row in re.findall(r"\[([^\[\]]*)\]", text)]
     return None

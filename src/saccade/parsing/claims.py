@@ -129,9 +129,15 @@ def last_claim(text: str) -> str:
     for place in range(len(sentences) - 1, 0, -1):
         cue = CUE.search(sentences[place])
         taken_back = CORRECTION.search(sentences[place]) is not None and _sentence(sentences[place]) is not None
+        if _OTHERWISE.match(sentences[place]):
+            break
         if (cue is not None and sentences[place][cue.end() :].strip(" *.:")) or taken_back:
             return text[text.rindex(sentences[place]) :].strip()
     return text
+
+
+_OTHERWISE = re.compile(r"\W*(?:[a-z]{2,9}\W+)?or\b", re.I)
+"""'Hmm, or C': another answer beside the one before."""
 
 
 def is_bare(text: str) -> bool:
@@ -254,6 +260,7 @@ _NOUN = (
     r"wrote|gave|lost|won|paid|caught|kept|left|sent|grew|drank)"
 )
 _SUBJECT_VERB = re.compile(
+    r"(?!.{0,90}(?:\b(?:never|not|no|hardly|nobody|none|without|neither|nor|if|whether|suppose|almost|nearly)\b|n't))"
     rf"\W*(?:(?:so|thus|therefore|hence|then|now|in\stotal|altogether),?\s)?(?:{_PRONOUN}|{_NOUN})\s"
     r"(?:(?:about|exactly|only|for|up|all|a\stotal\sof)\s)?\W*",
     re.I,

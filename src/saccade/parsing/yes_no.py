@@ -20,7 +20,8 @@ _SHORT = re.compile(
     r"(?:no, |yes, |of course,? )?"
     r"(?:the (?:statement|claim|answer) |it|there|they|he|she|this|that|these|those)"
     r"(?:'s|'re|\s?(?:is|are|was|were|does|do|did|has|have|can|will))(?P<no>\s?not|n't)?"
-    r"(?:\s(?:right|correct|(?P<wrong>wrong|incorrect)|(?<!n't\s)(?<!not\s)(?P<none>none)|(?<=n't\s)any(?: \w+)?))?"
+    r"(?:\s(?:right|correct|(?P<wrong>wrong|incorrect)|(?<!n't\s)(?<!not\s)(?P<none>none)|"
+    r"(?:(?<=n't\s)|(?<=not\s))any(?: \w+)?))?"
     r"[.!]?|"
     r"I\s(?:(?P<doubt>do\s?n[o']t|do not)\s)?(?:think|believe|guess|suppose)\sso[.!]?",
     re.I,
