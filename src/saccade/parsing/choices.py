@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from saccade.parsing.claim_words import CORRECTION, EVASIVE
 from saccade.parsing.markup import LONGEST, plain
-from saccade.parsing.option_texts import Texts, key_of, shortened, stem, texts_of
+from saccade.parsing.option_texts import PREPOSITION, Texts, key_of, shortened, stem, texts_of
 from saccade.parsing.reading import Reading, found
 
 LETTERS = "ABCDEFGHIJ"
@@ -133,7 +133,10 @@ def _leading(text: str, texts: Texts, allowed: set[str]) -> str | None:
     leading = _LEADING.fullmatch(text)
     if leading is None or leading[1].upper() not in allowed:
         return None
-    letter, owners = leading[1].upper(), texts.get(key_of(leading[3]), [])
+    letter, owners = (
+        leading[1].upper(),
+        texts.get(key_of(leading[3])) or texts.get(key_of(leading[3].strip("()[].")), []),
+    )
     if owners and letter == "A" and leading[2].isspace() and leading[3][0].islower():
         return _owner(owners)  # an article
     if owners:
@@ -166,7 +169,12 @@ def _option(text: str, texts: Texts, allowed: set[str]) -> str | None:
     lead = _LEAD.match(text)
     for part in (text, re.split(r"[,.;:!]\s", text, maxsplit=1)[0], text[lead.end() :] if lead else ""):
         key = key_of(part)
-        if key and (owners := texts.get(key) or texts.get(shortened(key))) and (part is text or not _digits(key)):
+        bare = shortened(PREPOSITION.sub("", key))
+        if (
+            key
+            and (owners := texts.get(key) or texts.get(shortened(key)) or texts.get(bare))
+            and (part is text or not _digits(key))
+        ):
             return _owner(owners)
     said = stem(shortened(key_of(text)))
     owners = {letter for option, owners in texts.items() if stem(option) == said for letter in owners}
@@ -234,7 +242,7 @@ def _stated(text: str, start: int, texts: Texts) -> tuple[list[str], int]:
     line = text[start : start + 200].partition("\n")[0]
     clause = _CLAUSE_END.split(line, maxsplit=1)[0]
     for part in (line, clause):
-        for cut in ("", "the ", "a ", "an "):
+        for cut in ("", "the ", "a ", "an ", "on the ", "in the ", "to the ", "at the ", "on ", "in ", "at "):
             if owners := texts.get(key_of(part.strip(" \"'`*.:").removeprefix(cut))):
                 return owners, start + len(part)
     return [], start
@@ -259,7 +267,7 @@ def _mentioned(text: str, texts: Texts, allowed: set[str]) -> str | None:
     everything = _groups(text, allowed)
     groups = [group for group in everything if not group.denied]
     cases = {letter for group in groups if _CONDITION.match(text, group.end) for letter in group.letters}
-    if EVASIVE.search(text) or len(cases) > 1:
+    if EVASIVE.search(text) or len(cases) > 1 or any(_OR_ELSE.match(text, group.end) for group in groups):
         return "hedged" if groups else None
     strong = [group for group in groups if group.strong]
     named = [group for group in groups if not group.described] or groups
@@ -326,6 +334,7 @@ def _groups(text: str, allowed: set[str]) -> list[_Group]:
     return groups
 
 
+_OR_ELSE = re.compile(r"[\s,]{1,4}or\s(?:none|neither|nothing|something|another|other|any)\b", re.I)
 _OPTION = re.compile(r"\b(?:option|choice|letter)\s", re.I)
 _LOWER = re.compile(r"[\"'`*\[{<(]*([a-z])()(?=\s*(?:[)\].,;:!*\]}]|$))[)\]}>]?")
 

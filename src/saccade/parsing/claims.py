@@ -27,9 +27,15 @@ from saccade.parsing.claim_words import (
     NOT_CLAUSE,
     NUMBER_WORDS,
     OPERAND,
+    PLAIN_LEAD,
+    ROUNDED,
     SCRIPTS,
     SENTENCE_END,
+    SHORT_WORDS,
+    SUBJECT_VERB,
     SUBORDINATE,
+    TEXT,
+    VALUE,
     VERB,
     WAVERING,
 )
@@ -44,13 +50,6 @@ MAX_VERBS = 12
 """Verbs of a sentence that are looked at, from the last."""
 _COMMAND = re.compile(r"\[\d+pt\]|\\(?:begin|end)\s?\{[A-Za-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+|[_^]\{?[A-Za-z]+\}?")
 _WORD = re.compile(r"(?<![{}\d^_A-Za-z])[A-Za-z]{2,}(?:'[a-z]+)?(?![}{^_A-Za-z])|[" + SCRIPTS + r"]+")
-_TEXT = re.compile(
-    r"\\(?!mathbf\{\\?[ijk](?:math)?\})(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
-)
-_VALUE = re.compile(
-    r"(?<![A-Za-z'])[-+±−]?\s?(?:\\?\$\s?)?(?:\d|\.\d|\\(?!text|left\W*$)[A-Za-z{]|[(\[{]\s?[-+\d.\\a-zA-Z]|[√π∞∅]|"
-    r"[€£¥]\s?\d|[a-zA-Z](?![A-Za-z'])(?=\s*(?:[-+*/^=<>≤≥()]|$|[.,;!]))|[a-z](?=\d))|[<>≤≥]\s?-?\d"
-)
 _DIGITS = re.compile(r"\d|\\frac|\\sqrt|\\pi")
 _JOINED = re.compile(r"\s*(?:,|;|\b(?:and|or)\b|,\s*(?:and|or)\b|、|和|或)\s*")
 _ABOUT = re.compile(
@@ -78,7 +77,7 @@ class _Found:
 
 def read_claim(text: str) -> Claim:
     """The value that the text of an answer claims. Takes any string; linear in its length."""
-    text = _TEXT.sub(r"\1", unmarked(_BLANK.sub(_short_blank, text[-LONGEST:]))).strip()
+    text = TEXT.sub(r"\1", unmarked(_BLANK.sub(_short_blank, text[-LONGEST:]))).strip()
     if len(_ENUMERATED.findall(text)) > 1:
         text = _ENUMERATED.sub("", text)
     text = _THAT_IS.sub("", text)
@@ -144,7 +143,7 @@ def is_bare(text: str) -> bool:
     """Whether a text holds no prose: only formulas, numbers, units' symbols and the words of mathematics."""
     if len(text) > LONGEST_VALUE:
         return False
-    text = _COMMAND.sub(" ", _TEXT.sub(r"\1", text))
+    text = _COMMAND.sub(" ", TEXT.sub(r"\1", text))
     return all(
         word[0] in MATH_WORDS or (word[0].isupper() and len(word[0]) < 5) or _is_product(text, word)
         for word in _WORD.finditer(text)
@@ -154,16 +153,10 @@ def is_bare(text: str) -> bool:
 def _is_product(text: str, word: re.Match[str]) -> bool:
     """Whether letters are a product between the signs of an expression, 'ab+bc', and no word and no unit."""
     before, after = text[: word.start()].rstrip()[-1:], text[word.end() :].lstrip()[:1]
-    if len(word[0]) > 3 or word[0] in _SHORT_WORDS or not (before or after) or after == "=":
+    if len(word[0]) > 3 or word[0] in SHORT_WORDS or not (before or after) or after == "=":
         return False
     measure = read_measure(word[0])
     return (measure is None or not measure.powers) and before in "+-*/=()" and after in "+-*/^()"
-
-
-_SHORT_WORDS = {
-    *("an", "ans", "are", "as", "at", "but", "by", "for", "get", "has", "if", "in", "is", "it", "its", "no", "not"),
-    *("of", "on", "or", "per", "so", "the", "to", "was", "yes"),
-}
 
 
 def _bare(text: str) -> Claim:
@@ -201,7 +194,7 @@ def split_sentences(text: str) -> list[str]:
 def _sentence(sentence: str) -> _Found | None:
     """The claim of one sentence."""
     if is_bare(sentence):
-        return _Found(_bare(sentence.rstrip(" .!*")), True) if _VALUE.search(sentence) else None
+        return _Found(_bare(sentence.rstrip(" .!*")), True) if VALUE.search(sentence) else None
     for cue in reversed(list(CUE.finditer(sentence))):
         if (claim := _at(sentence, cue.end(), "after a cue")) is not None:
             return _Found(claim, True)
@@ -220,17 +213,22 @@ def _sentence(sentence: str) -> _Found | None:
         return _Found(claim, True)
     for verb in [*main, *verbs]:
         if (claim := _at(sentence, verb.end(), "claimed")) is not None:
+            if _DENIED_VERB.search(sentence, max(0, verb.start() - 14), verb.start()):
+                claim = Claim((), "claimed", "denied")
             return _Found(claim, False)
     if formulas:
         return _Found(_formulas(sentence, formulas), False)
-    value = NUMBER_WORDS.match(sentence) or _VALUE.search(sentence)
+    value = NUMBER_WORDS.match(sentence) or VALUE.search(sentence)
     if value is not None and not (
-        _PLAIN_LEAD.fullmatch(sentence, 0, value.start()) or _SUBJECT_VERB.fullmatch(sentence, 0, value.start())
+        PLAIN_LEAD.fullmatch(sentence, 0, value.start()) or SUBJECT_VERB.fullmatch(sentence, 0, value.start())
     ):
         return _Found(Claim((), "only value", "no claim"), False)
     if value is not None and (claim := _at(sentence, value.start(), "only value")) is not None:
         return _Found(claim, value.start() == 0)
     return None
+
+
+_DENIED_VERB = re.compile(r"(?:\b(?:never|not|hardly|neither|nor)|n't|\bno\slonger)\s$", re.I)
 
 
 def _in_list(sentence: str, formulas: list[re.Match[str]], place: int) -> bool:
@@ -243,29 +241,6 @@ def _in_list(sentence: str, formulas: list[re.Match[str]], place: int) -> bool:
 
 
 _UNKNOWN = re.compile(r"\W{0,4}([a-zA-Z])(?:_\{?\w\}?)?\s?=")
-_PLAIN_LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore|then|finally|ok|okay|total|sum|answer|result|value|final|the|an?|about|exactly|"
-    r"approximately|only|just|of|all|in(?=\sall)|around|roughly|area|length)\b|\W)*|"
-    r".{0,200}\b(?:at|(?<!end )(?<!ends )in|as|won|side|year|point|namely|that\sis|option)"
-    r"(?:\sthe\s(?:year|point))?\W*|.{0,200}[约共]\W*",
-    re.I | re.DOTALL,
-)
-"""What may stand in front of a value that no verb claims."""
-_PRONOUN = (
-    r"(?:he|she|they|it|we|i|you)\s(?:(?:will|would|can|could|must|also|now|then|only|has|have|had)\s)?[a-z]{2,12}"
-)
-_NOUN = (
-    r"(?:(?:the|an?|each|his|her|their|my|our)\s)?[a-z]{2,20}(?:\s[a-z]{2,20})?\s(?:will\s[a-z]{2,12}|(?:has|have|had)\s[a-z]{2,12}|"
-    r"(?!numbers|pages|steps|questions|rooms|was|is)[a-z]{2,12}(?:s|ed)|sold|bought|ran|drove|ate|spent|made|built|read|"
-    r"wrote|gave|lost|won|paid|caught|kept|left|sent|grew|drank)"
-)
-_SUBJECT_VERB = re.compile(
-    r"(?!.{0,90}(?:\b(?:never|not|no|hardly|nobody|none|without|neither|nor|if|whether|suppose|almost|nearly)\b|n't))"
-    rf"\W*(?:(?:so|thus|therefore|hence|then|now|in\stotal|altogether),?\s)?(?:{_PRONOUN}|{_NOUN})\s"
-    r"(?:(?:about|exactly|only|for|up|all|a\stotal\sof)\s)?\W*",
-    re.I,
-)
-"""A subject with its verb in front of the only value: 'she sold 72 clips'."""
 
 
 def _at(sentence: str, start: int, how: str) -> Claim | None:
@@ -347,7 +322,7 @@ def _value_end(sentence: str, start: int) -> int | None:
     """Where a value that begins at `start` ends: at the first word of prose. None when no value begins there."""
     if (spelled := NUMBER_WORDS.match(sentence, start)) is not None:
         return spelled.end()
-    if _VALUE.match(sentence, start) is None:
+    if VALUE.match(sentence, start) is None:
         return None
     end = start
     while (piece := _PIECE.search(sentence, end)) is not None:
@@ -367,7 +342,7 @@ def _value_end(sentence: str, start: int) -> int | None:
 def _continues(sentence: str, position: int) -> bool:
     """Whether a list goes on behind 'and' or 'or'."""
     rest = sentence[position : position + 40].lstrip()
-    return _VALUE.match(rest) is not None or rest.startswith(("$", "\\"))
+    return VALUE.match(rest) is not None or rest.startswith(("$", "\\"))
 
 
 def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
@@ -392,7 +367,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
     if len(_OPENING.findall(value)) < len(_CLOSING.findall(value)):
         value = value.rstrip(")")
     kept = NOT_CLAUSE.sub("", after)
-    if (about := _ROUNDED.match(kept)) is not None:
+    if (about := ROUNDED.match(kept)) is not None:
         return _unless_contradicted((f"{value} ≈ {about[1]}",), kept[about.end() :], how)
     if (again := _AGAIN.match(kept)) is not None and _starts_value(again[1]):
         return _unless_contradicted((value, again[1].strip()), kept[again.end() :], how)
@@ -400,7 +375,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
 
 
 def _starts_value(text: str) -> bool:
-    return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or _VALUE.match(text)) is not None
+    return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or VALUE.match(text)) is not None
 
 
 _ENDS = re.compile(r"[\d)}π%]$")
@@ -409,13 +384,7 @@ _PART_OF = re.compile(r"\s*of\s(?=[-\d$\\])")
 _TIMES = re.compile(r"\stimes\s(?:the|as|more)\b")
 _OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
-_ROUNDED = re.compile(
-    r"\s*+[,(]?\s*+(?:or\s|which\sis\s)?(?:about|approximately|approx\.?|roughly|≈|\\approx)\s*+(-?\.?\d[\d.,]*(?:\s?\\?%)?)(?![\d/])"
-    r"(?:\s?[a-zA-Z]{1,12}(?:\^?[23²³])?)?\)?",
-    re.I,
-)
-"""'1/3 (about 33%)'."""
-_ROUNDED_LAST = re.compile(rf"(?<=[^\s≈x])(?=\s*[,(]){_ROUNDED.pattern}\.?$", re.I)
+_ROUNDED_LAST = re.compile(rf"(?<=[^\s≈x])(?=\s*[,(]){ROUNDED.pattern}\.?$", re.I)
 _AGAIN = re.compile(r"\s*[(=]\s*([^()=\s][^()=]{0,60}?)\s*(?:\)|$|(?==))")
 """A repetition behind the value: '8 (eight)'."""
 

@@ -41,6 +41,10 @@ _ABOVE = re.compile(
 _ARTICLES = re.compile(r"^(?:the|an?|it)\s(?=\w)")
 
 
+PREPOSITION = re.compile(r"^(?:on|in|to|at)\s(?=\w)")
+"""In front of an option's text, which has none itself: 'on the left'."""
+
+
 def own_text(letter: str, option: str) -> str:
     """An option's text without its own letter in front: 'red' of 'A. red'."""
     match = re.match(rf"\s*[(\[]?{re.escape(letter)}(?:[)\]]\s*[.:]?|\s*[.:、])\s*(?=\S)", option, re.I)
