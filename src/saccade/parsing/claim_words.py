@@ -155,18 +155,20 @@ PLAIN_LEAD = re.compile(
     re.I | re.DOTALL,
 )
 """What may stand in front of a value that no verb claims."""
-_PRONOUN = (
-    r"(?:he|she|they|it|we|i|you)\s(?:(?:will|would|can|could|must|also|now|then|only|has|have|had)\s)?[a-z]{2,12}"
+_SUBJECT = (
+    r"(?:he|she|they|it|we|i|you|(?:(?:the|an?|each|his|her|their|my|our)\s)?"
+    r"(?!(?:the|an?|each|his|her|their|my|our)\s)[a-z]{2,20}(?:\s[a-z]{2,20})?)"
 )
-_NOUN = (
-    r"(?:(?:the|an?|each|his|her|their|my|our)\s)?(?!(?:the|an?|each|his|her|their|my|our)\s)"
-    r"[a-z]{2,20}(?:\s[a-z]{2,20})?\s(?:will\s[a-z]{2,12}|(?:has|have|had)\s[a-z]{2,12}|"
-    r"(?!numbers|pages|steps|questions|rooms|was|is)[a-z]{2,12}(?:s|ed)|sold|bought|ran|drove|ate|spent|made|built|read|"
-    r"wrote|gave|lost|won|paid|caught|kept|left|sent|grew|drank)"
+_ACTS = (
+    "run|ran|drive|drove|walk|swim|swam|jog|cycle|fly|flew|sell|sold|buy|bought|purchase|eat|ate|drink|drank|use|bake|plant|"
+    "harvest|pick|collect|gather|catch|caught|raise|earn|pay|paid|spend|spent|save|donate|win|won|lose|lost|grow|grew|"
+    "read|write|wrote|build|built|cook|need|own|keep|kept|receive|deliver|ship|print|work|sleep|slept|wait|charge|owe|"
+    "travel|climb|produce|serve|order|borrow|lend|lent|give|gave|send|sent|bring|brought|made"
 )
 SUBJECT_VERB = re.compile(
     r"(?!.{0,90}(?:\b(?:never|not|no|hardly|nobody|none|without|neither|nor|if|whether|suppose|almost|nearly)\b|n't))"
-    rf"\W*(?:(?:so|thus|therefore|hence|then|now|in\stotal|altogether),?\s)?(?:{_PRONOUN}|{_NOUN})\s"
+    rf"\W*(?:(?:so|thus|therefore|hence|then|now|in\stotal|altogether),?\s)?{_SUBJECT}\s"
+    rf"(?:(?:will|would|can|could|must|also|now|then|only|has|have|had)\s)?(?:{_ACTS})(?:s|es|d|ed)?\s"
     r"(?:(?:about|exactly|only|for|up|all|a\stotal\sof)\s)?\W*",
     re.I,
 )
