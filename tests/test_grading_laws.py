@@ -81,6 +81,58 @@ def test_several_letters_have_partial_credit_as_an_option(answer, share):
     assert grade_choices(answer, "AC").value == float(share == 1.0)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_number_with_a_decimal_comma_or_indian_groups_is_that_number_and_no_other(seed):
+    rng = random.Random(seed)
+    for _ in range(100):
+        whole, cents = rng.randrange(10 ** rng.randint(1, 9)), rng.randrange(1, 100)
+        value = f"{whole}.{cents:02d}"
+        european = f"{whole:,}".replace(",", rng.choice(". ")) + f",{cents:02d}"
+        head, tail = f"{whole}"[:-3], f"{whole}"[-3:]
+        groups = [head[max(0, end - 2) : end] for end in range(len(head), 0, -2)][::-1]
+        for kind in ("number", "math"):
+            for form in ("{}", "{} €", "\\boxed{{{}}}"):
+                assert grade_reply(form.format(european), value, kind).verdict.right, european
+                assert not grade_reply(form.format(european), f"{whole + 1}.{cents:02d}", kind).verdict.right, european
+                assert not grade_reply(form.format(european), f"{whole}{cents:02d}", kind).verdict.right, european
+            assert grade_reply(",".join([*groups, tail]), f"{whole}", kind).verdict.right, groups
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("2,5", "2, 5", True),
+        ("2,5", "(2, 5)", True),
+        ("160 minutes (2 hours 40 minutes)", "160", True),
+        ("160 minutes (2 hours 50 minutes)", "160", False),
+        ("She sold 72 clips altogether.", "72", True),
+        ("She never sold 72 clips.", "72", False),
+        ("8 km/h", "8 m/s", False),
+        ("28.8 km/h", "8 m/s", True),
+        ("\\textcolor{red}{\\underline{42}}", "42", True),
+        ("42+", "42", False),
+        ("24 square units", "24 cm^2", True),
+        ("24 cubic units", "24 cm^2", False),
+    ],
+)
+def test_what_is_said_beside_the_value_does_not_change_it(answer, gold, right, monkeypatch):
+    monkeypatch.setattr(math_pool, "shared", NoAlgebra)
+    assert grade_math(answer, gold).right is right
+
+
+CASES = ("x & x\\ge 0", "-x & x<0", "2x & \\text{if } x = 7")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_function_by_cases_has_its_cases_in_any_order_and_no_others(order, monkeypatch):
+    monkeypatch.setattr(math_pool, "shared", NoAlgebra)
+    gold = "f(x)=\\begin{cases}" + "\\\\".join(CASES) + "\\end{cases}"
+    said = "\\\\".join(CASES[place] for place in order)
+    assert grade_math(f"\\begin{{cases}}{said}\\end{{cases}}", gold).right
+    assert not grade_math(f"\\begin{{cases}}{said.replace('x<0', 'x<1')}\\end{{cases}}", gold).right
+    assert not grade_math("\\begin{cases}" + CASES[0] + "\\end{cases}", gold).right and not grade_math("x", gold).right
+
+
 @pytest.mark.parametrize(
     ("answer", "gold", "rules", "right"),
     [

@@ -83,6 +83,22 @@ BOX = (1.0, 2.0, 30.0, 40.0)
         '{"bbox_2d": "[1,2,30,40]"}',
         '{"bbox_2d": "(1,2),(30,40)"}',
         '{"bbox_2d": "1, 2, 30, 40"}',
+        "[1, 2, 30, 40,]",
+        "[1 2 30 40]",
+        "[1; 2; 30; 40]",
+        "[1px, 2px, 30px, 40px]",
+        "<box>1, 2, 30, 40</box>",
+        "<box>1 2 30 40</box>",
+        '<bbox x1="1" y1="2" x2="30" y2="40"/>',
+        "xmin=1, ymin=2, xmax=30, ymax=40",
+        "(1,2)-(30,40)",
+        "The box is from (1, 2) to (30, 40).",
+        "Top-left: (1, 2), bottom-right: (30, 40)",
+        '{"top_left": [1, 2], "bottom_right": [30, 40]}',
+        '{"left": 1, "top": 2, "right": 30, "bottom": 40}',
+        '{"x": 1, "y": 2, "width": 29, "height": 38}',
+        '{"bbox_2d": {"x": 1, "y": 2, "w": 29, "h": 38}}',
+        "x=1, y=2, w=29, h=38",
         '```json\n[{"bbox_2d": [9, 9, 9, 9]}]\n```\nNo:\n```json\n{"bbox_2d": [1, 2, 30, 40]}\n```',
     ],
 )
@@ -117,6 +133,7 @@ def test_labels_come_before_or_after_the_box_in_whole_and_in_broken_json():
         '{"bbox_2d": "[1,2,3,4] or [5,6,7,8]"}',
         '{"bbox_2d": {"x1": 1, "y1": 2}}',
         '{"x1": 1, "y1": 2, "x2": null, "y2": 4}',
+        '{"x": 1, "y": 2, "w": null, "h": 4}',
     ],
 )
 def test_a_box_that_cannot_be_read_is_no_box_but_counts_as_an_entry(text):
@@ -143,7 +160,9 @@ def test_no_box_reads_as_none(text):
     assert read_boxes(text) == []
 
 
-@pytest.mark.parametrize("text", ["[]", "None", "none.", " null ", "```json\n[]\n```", "```json\nNone\n```"])
+@pytest.mark.parametrize(
+    "text", ["[]", "None", "none.", " null ", "```json\n[]\n```", "```json\nNone\n```", '{"objects": []}']
+)
 def test_an_outright_nothing_is_an_empty_list(text):
     assert read_detections(text) == []
 
@@ -176,6 +195,8 @@ def test_full_width_commas_of_a_label_stay_where_the_list_can_be_read_without_th
         "<point>46, 43</point>",
         "<point>[46, 43]</point>",
         '<point x="46" y="43">a</point>',
+        '<points x1="46" y1="43">a</points>',
+        "(46px, 43px)",
     ],
 )
 def test_one_point_in_every_notation(text):
@@ -201,6 +222,11 @@ def test_no_point_reads_as_none(text):
         '{"x1": 1, ',
         '{"bbox_2d": "',
         "x=1,y=",
+        "[1 ",
+        "cat: ",
+        "\n     ",
+        "<box>1 ",
+        "(1,2) to ",
         "1 ",
     ],
 )

@@ -56,6 +56,10 @@ def test_loose_nested_and_repeated_blocks_are_read_but_never_strict(text, think,
         ("<think>a</think><answer>x", "x", "rest"),
         ("<think>a</think>x</answer>", "x", "rest"),
         ("## Final Answer\n\\boxed{7}", "7", "boxed"),
+        ("9 * 2 = 18\n#### 18", "18", "final answer line"),
+        ('{"thought": "2 or 4", "answer": "3"}', "3", "rest"),
+        ("<answer>```json\n{'answer': 'B', 'sure': 1}\n```</answer>", "B", "answer block"),
+        ('{"answer": "\\\\frac{1}{2}"}', "\\frac{1}{2}", "rest"),
     ],
 )
 def test_the_lenient_reader_says_where_it_found_the_answer(text, value, how):
@@ -107,6 +111,10 @@ def test_what_cannot_be_read_has_a_named_reason(reading, reason):
         "Option A is not correct. Option B is.",
         "Option B is right. Option C is too long.",
         "I first thought the answer is A. But no, the answer is B.",
+        "The car is red. The answer is B.",
+        "The answer is B. The car next to it is red.",
+        "Option A is red. Option C is blue. So B.",
+        *("Not A; B.", "the 2nd option", "green!", "In the picture, green."),
     ],
 )
 def test_letters_in_the_forms_of_the_field(text):
@@ -121,6 +129,9 @@ def test_letters_in_the_forms_of_the_field(text):
         ("The answer is G", ("F", "G"), "B"),
         ("The answer is B.", ("B", "C"), "B"),  # a letter that names an option is no text
         ("The answer is X=Y. Or X=Z", ("X=Y", "X=Z"), "A"),
+        ("none of these options", ("cats", "None of the above"), "B"),
+        ("all the above", ("cats", "All of the above"), "B"),
+        ("It decreases", ("increase", "decrease"), "B"),
     ],
 )
 def test_the_text_of_an_option_behind_a_cue_is_read_even_when_it_begins_with_a_letter(text, options, letter):
@@ -138,6 +149,8 @@ def test_the_text_of_an_option_behind_a_cue_is_read_even_when_it_begins_with_a_l
             "Answer: B) red",
             "the answer is a green one",
         ),
+        "Option A is red. Option B is green. Option C is blue.",
+        *("The answer is B. Wait, no, it is C.", "Is it B?", "the opposite of B"),
         *("[Letter]", "<LETTER>", "A or B is correct", "AB", "B is incorrect", "选A或B"),
     ],
 )
@@ -235,6 +248,8 @@ def test_english_number_words_read_back(value, magnitude):
     ("text", "said"),
     [
         *(("Y", True), ("n", False), ("It is not true", False), ("That isn't true.", False), ("Correct.", True)),
+        *(("That's wrong", False), ("There isn't any", False), ("There is none", False), ("I don't think so", False)),
+        *(("I believe so", True), ("no idea", None), ("If yes, then", None), ("Is it yes?", None), ("没有错", True)),
         *(("The correct answer is no", False), ("不对", False), ("不正确", False), ("正确", True), ("没错", True)),
         *(
             ("答案是对", True),
@@ -266,6 +281,15 @@ BOX = (1.0, 2.0, 30.0, 40.0)
         ('```json\n[{"bbox_2d": [1, 2, 30, 40], "label": "a"}]\n```\nOr:\n```json\n[{"bbox', ["a"]),
         ('```json\n[{"bbox_2d": [1, 2, 30, 40], "label": "a"}, {"bbox', ["a"]),
         ('[{"bbox_2d": [1.0, 2.0, 30.0, 40.0], "label": "a", "of": {"x": [1]}}]', ["a"]),
+        ('[{"bbox": [1, 2, 30, 40], "category": "cat"}, {"box_2d": [1, 2, 30, 40], "name": "dog"}]', ["cat", "dog"]),
+        ("[{'bbox': [1, 2, 30, 40], 'class': 'cat'}]", ["cat"]),
+        ('{"cat": [1, 2, 30, 40], "dog": [[1, 2, 30, 40], [1, 2, 30, 40]]}', ["cat", "dog", "dog"]),
+        ('[["cat", [1, 2, 30, 40]], ["dog", [1, 2, 30, 40]]]', ["cat", "dog"]),
+        ('{"bboxes": [[1, 2, 30, 40], [1, 2, 30, 40]], "labels": ["cat", "dog"]}', ["cat", "dog"]),
+        ("- **cat**: [1, 2, 30, 40]\n- a dog: [1, 2, 30, 40]", ["cat", "a dog"]),
+        ("cat: (1,2),(30,40)\ndog: (1,2),(30,40)", ["cat", "dog"]),
+        ("Bounding box: [1, 2, 30, 40]", [""]),
+        ('{"coordinates": [1, 2, 30, 40]}', [""]),
     ],
 )
 def test_boxes_with_labels_in_the_forms_of_the_families(text, labels):

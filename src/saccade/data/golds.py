@@ -14,8 +14,8 @@ from typing import Any
 from saccade.data import records
 from saccade.data.questions import ONE_BOX, listed_options
 from saccade.parsing import parse_choice, read_entries
-from saccade.parsing.boxes import BOX_KEYS
-from saccade.parsing.choices import own_text
+from saccade.parsing.boxes import BOX_KEYS, LABEL_KEYS
+from saccade.parsing.option_texts import own_text
 from saccade.types import Box, ImageSource, Sample
 
 UNKNOWN_OPTIONS = tuple("ABCDE")
@@ -24,7 +24,6 @@ LONGEST_GOLD = 200
 """Characters of a gold in which the letter may stand among words."""
 SEVERAL = ("choices", "ocr")
 """Tasks whose gold may be a list of texts."""
-LABEL_KEYS = ("label", "category", "class", "name")
 _SEVERAL = re.compile(r"\W*[A-J](?:[\s,;/&、，()\[\]]*+(?:and[\s()\[\]]*+)?[A-J])+\W*")
 _FENCE = re.compile(r"^```(?:json)?|```$")
 _MARKUP = re.compile(r"<\|box_start\|>|<\|box_end\|>|</?box>|[\s,;()\[\]]|[-+]?\d+(?:\.\d*)?")

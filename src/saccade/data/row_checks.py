@@ -13,7 +13,7 @@ from typing import Any
 from saccade.data.golds import boxes_of, gold_letters
 from saccade.data.questions import listed_options
 from saccade.data.records import MARKER, shown
-from saccade.parsing.choices import own_text
+from saccade.parsing.option_texts import own_text
 from saccade.rewards import Rubric
 from saccade.tasks import TASKS
 from saccade.types import Box, Completion, Frame, Sample

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from saccade.grading.memory import remembered
+from saccade.grading.sides import side
 from saccade.grading.tolerances import ROUND_OFF
 from saccade.grading.verdict import Verdict
 from saccade.parsing import Quantity, parse_quantity, plain, read_quantity, read_yes_no
+from saccade.parsing.numbers import with_point
 
 
 @remembered
@@ -22,23 +25,36 @@ def grade_number(answer: str, gold: Any, relative: float = 0.0, absolute: float 
     wanted = _gold_quantity(gold)
     if wanted is None:
         return Verdict(None, "number", f"gold {gold!r} is no number")
-    reading = parse_quantity(answer)
+    reading = parse_quantity(with_point(plain(answer)) if "," in answer else answer)
     if reading.value is None:
         return Verdict(False, "number", f"no number: {reading.reason}")
     got = reading.value
-    both_whole = str(gold).strip().isdigit() and answer.strip().isdigit()
+    both_whole = _WHOLE.fullmatch(str(gold).strip()) and _WHOLE.fullmatch(answer.strip())
     if both_whole and not relative and not absolute:
         right = str(gold).strip().lstrip("0") == answer.strip().lstrip("0")
         return Verdict(right, "number", "" if right else f"got {got.number:g}")
-    factor = 1.0
+    factor: float | None = 1.0
     if got.unit and wanted.unit:
         if got.unit.dimension != wanted.unit.dimension:
             return Verdict(False, "number", f"a {got.unit.dimension}, not a {wanted.unit.dimension}")
         factor = got.unit.factor / wanted.unit.factor
+    elif isinstance(gold, str) and _WHOLE.fullmatch(gold) is None and (factor := _factor(answer, gold)) is None:
+        return Verdict(False, "number", "another unit")
     target = wanted.number * wanted.magnitude
     bound = max(max(relative, ROUND_OFF) * abs(target), absolute)
     right = any(abs(value * factor - target) <= bound for value in _readings(got, wanted))
     return Verdict(right, "number", "" if right else f"got {got.number * got.magnitude:g}")
+
+
+def _factor(answer: str, gold: str) -> float | None:
+    """How many of the gold's units the answer's is, where both have one; None when they measure different things."""
+    mine, theirs = (amount.measure if (amount := side(text).amount) else None for text in (answer, gold))
+    if mine is None or theirs is None or not (mine.powers and theirs.powers) or mine.unnamed or theirs.unnamed:
+        return 1.0
+    return mine.factor / theirs.factor if mine.fits(theirs) else None
+
+
+_WHOLE = re.compile("[0-9]+")
 
 
 def _gold_quantity(gold: Any) -> Quantity | None:

@@ -9,8 +9,8 @@ from saccade.grading.memory import remembered
 from saccade.grading.rules import same_value
 from saccade.grading.verdict import Verdict
 from saccade.parsing import LETTERS, parse_choice, parse_choices
-from saccade.parsing.choices import own_text
 from saccade.parsing.claims import read_claim
+from saccade.parsing.option_texts import own_text
 
 LONGEST_CONTENT = 300
 """Characters of an answer that may be the content of an option."""

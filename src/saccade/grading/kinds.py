@@ -26,6 +26,15 @@ _SAID = re.compile(
     r"(?: is\b ?:?|:) ?[\"']?(?=\S))?(?:(?:the|an?) (?=\S))?"
 )
 """'The answer is' and an article in front of a folded text."""
+_SENTENCE = re.compile(
+    r"(?:in the \w{2,20},? )?"
+    r"(?:it|this|that|he|she|they|(?:the|this|his|her|its|their) (?:[\w'-]{1,20} ){0,5}?[\w'-]{1,20})"
+    r"(?:'s| is| are| was| were| says| reads| shows)(?: (?:called|named|written|labeled|clearly))?:? "
+    r"[\"']?(?:(?:the|an?) )?(?=\S)"
+)
+"""'The sign says' in front of a folded text."""
+_DENIED = re.compile(r"n't\b|\b(?:not|never|nor|no|opposite|except|unlike|other|wrong|incorrect|than)\b")
+_BRACKETED = re.compile(r"^[(\[]([^()\[\]]{1,400})[)\]]$")
 _LETTER = re.compile(r"\(?([A-J])\)?")
 
 KINDS: dict[str, Callable[[str, Any], Verdict]] = {
@@ -90,7 +99,10 @@ def grade_answer(
     if kind == "auto":
         kind = kind_of(gold, options)
     if kind == "text" and not grade_text(answer, gold).right:
-        answer, gold = (_SAID.sub("", fold(text)) for text in (answer, str(gold)))
+        sentence = _SENTENCE.match(fold(answer))
+        if sentence and not _DENIED.search(sentence[0]):
+            answer = sentence.string[sentence.end() :]
+        answer, gold = (_BRACKETED.sub(r"\1", _SAID.sub("", fold(text))) for text in (answer, str(gold)))
     if kind == "choice":
         return grade_choice(answer, _letter_of(gold, options), options)
     if kind in KINDS:

@@ -9,10 +9,11 @@ from saccade.parsing import plain, read_boxed
 
 __all__ = ["Value", "evaluate", "normal", "too_large", "without_thousands"]
 
-_DROPPED = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits|,|!|;|:|quad|qquad)(?![A-Za-z])|\\ |~")
+_DROPPED = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits|quad|qquad)(?![A-Za-z])|\\[,!;: ]|~")
 _EXPLICIT = re.compile(r"(?<=\d)(?:\{,\}|,\s?\\!|\\[!,;: ]|[ \u2009\u202f'])\s?(?=\d{3}(?!\d))")
 """Separators of thousands that are no commas of a list."""
 _DEGREES = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree|°|(?<=\d)\s?degrees?\b|(?<=\d)\s?度")
+_GREEK = "alpha beta gamma delta theta lambda mu rho sigma tau phi omega Delta"
 _SYMBOLS = {
     "**": "^",
     "\\dfrac": "\\frac",
@@ -25,6 +26,7 @@ _SYMBOLS = {
     "\\div": "/",
     "·": "*",
     "π": "\\pi",
+    **{greek: f"\\{name} " for greek, name in zip("αβγδθλμρστφωΔ", _GREEK.split(), strict=True)},
     "∥": "\\parallel ",
     "⊥": "\\perp ",
     "≅": "\\cong ",
@@ -37,6 +39,7 @@ _SYMBOLS = {
     "≥": "\\ge",
     "≠": "\\neq",
     "±": "\\pm",
+    "+/-": "\\pm",
     "\\lvert": "|",
     "\\rvert": "|",
     "\\vert": "|",
@@ -47,10 +50,11 @@ _SYMBOLS = {
     "\\rangle": ")",
 }
 _SYMBOL = re.compile("|".join(re.escape(s) + ("(?![A-Za-z])" if s[-1].isalpha() else "") for s in _SYMBOLS))
-_UNICODE_ROOT = re.compile(r"√\s?(\d+(?:\.\d+)?|[a-z])")
+_UNICODE_ROOT = re.compile(r"([√∛∜])\s?(\d+(?:\.\d+)?|[a-z]|\([^()]*\))?")
+_ROOTS = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
 _ARGUMENT = r"\{[^{}]*\}|\d"
 _BARE = re.compile(rf"\\(frac|binom)\s?({_ARGUMENT})\s?({_ARGUMENT})")
-_BARE_ROOT = re.compile(r"\\sqrt\s?(\d)(?!\d)")
+_BARE_ROOT = re.compile(r"\\sqrt\s?(\[\d{1,2}\])?\s?(\d)(?!\d)")
 _NAME = re.compile(
     r"^(?:m?\s?\\(?:angle|triangle|overline|alpha|beta|theta|lambda|mu|sigma|omega|phi|Delta)\s?\{?\s?)?"
     r"(?:[A-Z]{0,4}|[a-z]?|[A-Z]?[a-z]{3,12}|\([a-zA-Z](?:\s?,\s?[a-zA-Z]){1,4}\s?\)|\[[A-Z]{3,5}\])(?:_\{?\w{1,3}\}?|\^\{-1\})?"
@@ -61,15 +65,24 @@ _SEGMENT = re.compile(r"\\overline\s?\{([A-Z]{2})\}")
 _OVER = re.compile(r"\{([^{}\\]*)\\over(?![a-z])([^{}]*)\}")
 _POINT = re.compile(r"^[A-Z]'?\s?(?=\([^()]*,[^()]*\)$)")
 _FUNCTION = re.compile(
-    r"(?<![\\A-Za-z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp|pi|infinity|binom)(?=[\s(_^\d\\}/*),]|[a-z](?![a-z])|$)"
+    r"(?<![\\A-Za-z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp|pi|infinity|inf|oo|binom)(?=[\s(_^\d\\}/*),]|[a-z](?![a-z])|$)"
 )
-_ROOT_CALL = re.compile(r"(?<![A-Za-z])\\?sqrt\s?\(([^()]*)\)")
+_CALL = re.compile(r"(?<![A-Za-z])\\?(sqrt|cbrt|abs)\s?\(([^()]*)\)")
+_CALLED = {"sqrt": "\\sqrt{{{}}}", "cbrt": "\\sqrt[3]{{{}}}", "abs": "|{}|"}
+_CHOSEN = re.compile(
+    r"(?:\{\})?[_^]\{?(\d{1,4})\}?\s?C_\{?(\d{1,4})\}?|(?<![A-Za-z])C_\{?(\d{1,4})\}?\s?\^\{?(\d{1,4})\}?(?![\w(])"
+)
+"""Binomials as '_{5}C_{2}' and 'C_5^2'."""
+_ANGLED = re.compile(r"^<([^<>=,]+(?:,[^<>=,]+)+)>$")
 _PROSE = re.compile(r"^.*(?:\b(?:final answer|answer)\b\s*(?:is|:|=)|答案(?:应?[是为])?)\s*:?\s*", re.I | re.DOTALL)
 _MIXED = re.compile(r"(?<![\d.])(\d+)\s(\d+)\s?/\s?(\d+)(?![\d/])")
 _LOG_BASE = re.compile(r"\\log\s?_\s?(\d)")
 _LOG_E = re.compile(r"\\log\s?_\s?(?:e|\{\s?e\s?\})(?![a-z])")
 _NAMED_LAST = re.compile(r"^(?=[^=<>]*?[^=<>a-zA-Z\s])([^=<>]*[^=<>\s])\s*=\s*([a-zA-Z])$")
 """'5 = x'."""
+_UNCOMMANDED = re.compile(r"(?<![\\A-Za-z])(?=[dt]?frac\{|sqrt[{\[])")
+_COEFFICIENT = re.compile(r"(?<![\w.^/}\)])(\d{1,9})/(\d{1,9})\s{1,4}(?=[a-z]\b|\\pi|[a-z]\^)")
+"""'4/3 r'."""
 _POWER_GAP = re.compile(r"(\^(?:\d|\{\d+\}))\s+(?=\d)")
 _FACTOR = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|exp))\s+([a-z])(?=\s*\*)")
 """A function of one letter in front of a sign of multiplication."""
@@ -100,12 +113,17 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
         text = _SEGMENT.sub(r"\1", text)
     if "," in text:
         text = without_thousands(text, listed)
-    if "√" in text:
-        text = _UNICODE_ROOT.sub(r"\\sqrt{\1}", text).replace("√", "\\sqrt")
-    text = _BARE_ROOT.sub(r"\\sqrt{\1}", _BARE.sub(_braced, text))
-    if "sqrt" in text:
-        text = _ROOT_CALL.sub(r"\\sqrt{\1}", text)
-    text = _FUNCTION.sub(lambda name: "\\infty" if name[0] == "infinity" else "\\" + name[0], text)
+    if not text.isascii():
+        text = _UNICODE_ROOT.sub(_rooted, text)
+    if "{" in text:
+        text = _UNCOMMANDED.sub(r"\\", text)
+    text = _COEFFICIENT.sub(r"\\frac{\1}{\2}", text)
+    text = _BARE_ROOT.sub(r"\\sqrt\1{\2}", _BARE.sub(_braced, text))
+    text = _CALL.sub(lambda call: _CALLED[call[1]].format(call[2]), text)
+    text = _ANGLED.sub(
+        r"(\1)", _CHOSEN.sub(lambda found: f"\\binom{{{found[1] or found[3]}}}{{{found[2] or found[4]}}}", text)
+    )
+    text = _FUNCTION.sub(lambda name: "\\infty" if name[0] in ("infinity", "inf", "oo") else "\\" + name[0], text)
     text = _DEGREES.sub("\\\\degree " if _TRIGONOMETRIC.search(text) else "", text)
     text = _POWER_GAP.sub(r"\1*", _LOG_E.sub(r"\\ln ", _LOG_BASE.sub(r"\\log_{\1}", text)))
     text = _NAMED_LAST.sub(r"\2=\1", text) if "=" in text else text
@@ -117,6 +135,10 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
 def _closed(space: re.Match[str]) -> str:
     r"""Nothing for a space, but what keeps '\pi r' and '\sin x' apart."""
     return f"{space[1]}*" if space[1] else f"{space[2]} " if space[2] else ""
+
+
+def _rooted(root: re.Match[str]) -> str:
+    return _ROOTS[root[1]] + (f"{{{root[2].strip('()')}}}" if root[2] else "")
 
 
 def _braced(command: re.Match[str]) -> str:

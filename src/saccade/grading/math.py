@@ -11,13 +11,14 @@ from saccade.grading.answers import fold
 from saccade.grading.arithmetic import PLAIN
 from saccade.grading.memory import remembered
 from saccade.grading.numbers import DEFAULT, MathRules
-from saccade.grading.rules import LIST, amounts, calendar, compare_values
+from saccade.grading.rules import LIST, amounts, calendar, compare_values, piecewise
 from saccade.grading.sets import is_range
 from saccade.grading.sides import Side, find_dates, read_clock, read_compound, read_date, read_ratio, side
 from saccade.grading.verdict import Verdict
 from saccade.parsing import plain, read_all_boxed, read_choice, read_yes_no
 from saccade.parsing.claim_words import FORMULA
 from saccade.parsing.claims import is_bare, read_claim
+from saccade.parsing.numbers import with_point
 from saccade.parsing.spoken import read_inequality, read_set, with_base, with_times
 
 MAX_ANSWER = 2_000
@@ -52,17 +53,26 @@ def grade_math(answer: str, gold: Any, rules: MathRules = DEFAULT) -> Verdict:
 
 
 def _claimed(answer: str, gold: str, rules: MathRules) -> Verdict:
+    if side(gold).amount is not None and not LIST.search(gold):
+        answer = _AND_PART.sub(r"\1 \2", with_point(answer))
     claim = read_claim(answer)
     if claim.problem is not None:
         return Verdict(False, "math: unclear", claim.problem)
     verdict = Verdict(False, "math: unclear", "no value")
     if PLAIN.fullmatch(side(gold).form) and _UNDONE.fullmatch(side(_EQUALS.split(claim.values[0])[-1]).form):
         return Verdict(False, "math: not worked out", "a sum or a product for a number")
-    for value in claim.values:
+    for place, value in enumerate(claim.values):
+        repeated = verdict
         verdict = _grade_chain(value, gold, rules)
+        if place and verdict.right is False and compare_values(value, claim.values[0], rules).right:
+            verdict = repeated  # '160 minutes (2 hours 40 minutes)'
         if verdict.right is not True:
             break
     return verdict
+
+
+_AND_PART = re.compile(r"(?<![\d./])(\d{1,9})\sand\s(\d{1,4}\s?/\s?\d{1,4})(?![\d/.])")
+"""'2 and 1/4' for a single number."""
 
 
 def _core(text: str) -> str:
@@ -144,6 +154,8 @@ def _special(answer: str, gold: _Gold, rules: MathRules) -> Verdict | None:
             return verdict
         if (wanted := find_dates(gold.side.plain)) and len(said := find_dates(plain(answer))) == 1:
             return Verdict(said == wanted and not _DOUBT.search(answer), "math: date")
+    if "cases}" in gold.text and (verdict := piecewise(answer, gold.text, rules)) is not None:
+        return verdict
     if gold.ranged and (said := read_inequality(answer)) is not None:
         return compare_values(said, gold.text, rules)
     if answer[:1].isdigit() and read_compound(plain(answer)) is not None:
@@ -191,7 +203,7 @@ _UNDONE = re.compile(r"[\d.()]*\d\)?[-+*]\(?\d[\d.()+*-]*")
 
 def _wide(value: str) -> bool:
     """No commas outside of brackets: 'x = 1, y = 2' is a list and no chain."""
-    return re.search(r",\s|,\\|;|\b(?:and|or)\b|\n", value) is None
+    return re.search(r",\s|,\\|,[a-zA-Z]\w?=|;|\b(?:and|or)\b|\n", value) is None
 
 
 def _approximate(parts: list[str], gold: str, rules: MathRules) -> Verdict:
@@ -236,6 +248,7 @@ _SYNONYMS = tuple(
         *((day[:3], day) for day in ("saturday", "sunday")),
     )
 )
+_BRACKETED = re.compile(r"^[(\[]([\w\s'-]{1,200})[)\]]$")
 _VERBS = {"does", "diverges", "converges", "undefined"}
 _SUBJECT = re.compile(r"(?:(?:the|this|its?|a|an)\s)?(?:\w{2,20}\s){0,3}")
 """What may stand in front of a gold that is a verb: 'the limit' does not exist."""
@@ -243,7 +256,7 @@ _SUBJECT = re.compile(r"(?:(?:the|this|its?|a|an)\s)?(?:\w{2,20}\s){0,3}")
 
 def _words_of(text: str) -> str:
     """Words in one spelling, without a noun behind them that says no more: 'an even function' is even."""
-    text = fold(text)
+    text = _BRACKETED.sub(r"\1", fold(text))
     for pattern, word in _SYNONYMS:
         text = pattern.sub(word, text)
     return _NOUN.sub("", _BEARER.sub("", text).removeprefix("a ").removeprefix("an ").removeprefix("the "))

@@ -114,7 +114,40 @@ def calendar(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     return None
 
 
-_BASE = re.compile(r"\(?(\d\w*)\)?_\{?(\d{1,2})\}?")
+_CASES = re.compile(r"\\begin\s?\{d?cases\}(.{0,2000}?)\\end\s?\{d?cases\}[\s$.\\)\]]*$", re.DOTALL)
+_CASE = re.compile(r"\\\\(?:\s?\[[^\]]{0,9}\])?")
+_WHEN = re.compile(r"\\(?:text|mathrm|mbox|quad|qquad|,|;|\s)\s?|\b(?:if|for|when|where)\b|[{}$~]")
+
+
+def piecewise(answer: str, gold: str, rules: MathRules) -> Verdict | None:
+    """A function by cases: the same values under the same conditions, in any order; None for a system of equations."""
+    wanted, said = _cases(gold), _cases(answer)
+    if wanted is None:
+        return None
+    if said is None or len(said) != len(wanted):
+        return Verdict(False, "math: cases", "other cases")
+    right = all(any(_same_case(one, case, rules) for one in said) for case in wanted)
+    return Verdict(right, "math: cases", "" if right else "other cases")
+
+
+def _cases(text: str) -> list[tuple[str, str]] | None:
+    """(value, condition) of each case."""
+    match = _CASES.search(text)
+    rows = [row.split("&") for row in _CASE.split(match[1]) if row.strip()] if match else []
+    if not rows or any(len(row) != 2 for row in rows):
+        return None
+    return [
+        (value.strip(" \n,"), " ".join(_WHEN.sub(" ", condition).split()).strip(" ,.")) for value, condition in rows
+    ]
+
+
+def _same_case(mine: tuple[str, str], gold: tuple[str, str], rules: MathRules) -> bool:
+    if not compare_values(mine[0], gold[0], rules).right:
+        return False
+    return mine[1] == gold[1] or compare_values(mine[1], gold[1], rules).right is True
+
+
+_BASE = re.compile(r"\(?(\d\w*|[\dA-F]+(?=\)?_\{?1[1-6]))\)?_\{?(\d{1,2})\}?")
 
 
 def _bases(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
@@ -123,7 +156,8 @@ def _bases(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     if a is None and b is None:
         return None
     ours, golds = (match.groups() if match else (one.form, None) for match, one in ((a, mine), (b, theirs)))
-    return Verdict(ours[0] == golds[0] and (None in (ours[1], golds[1]) or ours[1] == golds[1]), "math: base")
+    digits = [one[0].lower().removeprefix("0x") for one in (ours, golds)]
+    return Verdict(digits[0] == digits[1] and (None in (ours[1], golds[1]) or ours[1] == golds[1]), "math: base")
 
 
 def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
@@ -131,15 +165,18 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     a, b = mine.amount, theirs.amount
     if b is None or a is None:
         return None
-    if theirs.amount is not None and theirs.amount.measure is not None and _VARIABLE.search(theirs.plain):
+    if b.measure is not None and _VARIABLE.search(theirs.plain):
         return None  # '3m' may be three times m; '3 m' is not
+    if b.measure is not None and b.measure.noun and all(_PRODUCT.search(one.plain) for one in (mine, theirs)):
+        return None  # '2ab'
     value, scale = a.value, 1.0
     if rules.units == "required" and b.measure is not None and a.measure is None:
         return Verdict(False, "math: unit", "no unit")
     if a.measure is not None and b.measure is not None and rules.units != "ignored":
         if not a.measure.fits(b.measure):
             return Verdict(False, "math: unit", "another unit")
-        scale = a.measure.factor / b.measure.factor
+        if not (a.measure.unnamed or b.measure.unnamed):
+            scale = a.measure.factor / b.measure.factor
     for turned, angle, radians in ((math.pi / 180, a, b), (180 / math.pi, b, a)):
         if angle.measure == DEGREES and radians.measure is None and "\\pi" in radians.text:
             scale = turned
@@ -155,6 +192,7 @@ def amounts(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
 
 DEGREES = read_measure("°")
 _VARIABLE = re.compile(r"\d[a-zA-Z]$")
+_PRODUCT = re.compile(r"\d[a-z]{2,3}$")
 
 
 def _scaled(a: Amount, b: Amount, scale: float, rules: MathRules) -> bool:
@@ -217,7 +255,7 @@ def _same_part(mine: str, gold: str, rules: MathRules) -> bool | None:
 
 def _figure(mine: Side, theirs: Side, rules: MathRules) -> Verdict | None:
     """Angles and segments by their letters, in either direction; what is said of two of them."""
-    said, wanted = (_RELATED.fullmatch(one.form) for one in (mine, theirs))
+    said, wanted = (_RELATED.fullmatch(one.form.replace("||", "\\parallel")) for one in (mine, theirs))
     if wanted is not None:
         pairs = () if said is None or said[2] != wanted[2] else ((said[1], said[3]), (said[3], said[1]))
         return Verdict((wanted[1], wanted[3]) in pairs, "math: name")
@@ -231,6 +269,7 @@ _RELATED = re.compile(r"(?:\\triangle)?([A-Z]{1,4})(\\(?:parallel|perp|cong|sim)
 _NAMED_FIGURE = re.compile(r"(?:\\angle)?\{?([A-Z]{2,3})\}?")
 _RULES = (_matrix, calendar, _exact, _figure, _bases, amounts, _complex, _too_large, _parts)
 _EQUATION = re.compile(r"(?<![<>!\\])=")
+_UNFINISHED = re.compile(r"[-+*/^=]$")
 _UNREADABLE = re.compile(r"\.\.\.|…|\\[lc]?dots|\bor\b|\?|\bnot\b")
 
 
@@ -241,6 +280,8 @@ def _symbolically(mine: Side, theirs: Side) -> Verdict:
         got, wanted = mine.named, theirs.named
     if (_EQUATION.search(got) is None) != (_EQUATION.search(wanted) is None):
         return Verdict(False, "math: equation", "an equation on one side")
+    if _UNFINISHED.search(got) and not _UNFINISHED.search(wanted):
+        return Verdict(False, "math: unclear", "an expression that does not end")
     if (_UNREADABLE.search(got) is None) != (_UNREADABLE.search(wanted) is None):
         return Verdict(False, "math: unclear", "hedged")
     got, wanted = (text.replace("\\degree", "\\cdot\\frac{\\pi}{180}") for text in (got, wanted))

@@ -24,10 +24,10 @@ _SYMBOLS = (
     *(("\\emptyset", "\\{\\}"), ("\\mathbb{R}", "R"), ("\u211d", "R"), ("allrealnumbers", "R"), ("emptyset", "\\{\\}")),
     *(("noreal", "no"), ("nosolutions", "\\{\\}"), ("nosolution", "\\{\\}"), ("\n", ",")),
 )
-_UNION = re.compile(r"\\cup|\\lor|(?<=[\d)}\]a-z])or(?=[-\d({\[\\a-z])")
+_UNION = re.compile(r"\\cup|\\lor|(?<=[)\]])U(?=[(\[])|(?<=[\d)}\]a-z])or(?=[-\d({\[\\a-z])")
 _AND = re.compile(
     r",(?:and|or)(?=[-\d({\[\\a-zA-Z])|(?<=\di)(?:and|or)(?=[-\d(])|"
-    r"(?<=[\d)}\]])(?:and|or)(?=[-\d({\[\\a-zA-Z])|\u6216|\u548c|\u3001"
+    r"(?<=[\d)}\]])(?:and|or)(?=[-\d({\[\\a-zA-Z])|(?<=(?<![A-Za-z])[A-Z])and(?=[A-Z](?![A-Za-z]))|\u6216|\u548c|\u3001"
 )
 _BOUNDS = re.compile(
     r"([\[(\]])([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)[,;]([^,;\[\]()]+(?:\([^,()]*\)[^,;\[\]()]*)?)([\])\[])"

@@ -11,7 +11,7 @@ from functools import lru_cache
 from saccade.grading.arithmetic import Value, evaluate
 from saccade.grading.latex import normal
 from saccade.parsing import plain
-from saccade.parsing.number_words import MAGNITUDES, chinese_number, leading_number
+from saccade.parsing.number_words import DENOMINATORS, MAGNITUDES, chinese_number, leading_number
 from saccade.parsing.units import Measure, read_measure
 
 
@@ -52,12 +52,17 @@ _NOT_UNITS = re.compile(
 )
 _UNIT_START = re.compile(
     r"(?<=[\d)}\].])(?:\s|\\[,;:! ]|~)*(?=[A-Za-z°%Ωµμ℃€£¥¢$\u4e00-\u9fff]|\\(?:%|Omega|mu|degree)|\^\s?\{?\s?\\circ)|"
-    r"(?<=π)\s*(?=[a-zA-Z])|(?<=\\pi)\s+(?=[a-zA-Z])"
+    r"(?<=π)\s*(?=[a-zA-Z])|(?<=\\pi)(?:\s|\\[,;:! ]|~)+(?=[a-zA-Z])"
 )
-_MAGNITUDE = re.compile(r"(?:(hundred|thousand|million|billion|trillion|dozen|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?")
+_MAGNITUDE = re.compile(
+    r"(?:(hundred|thousand|million|billion|trillion|dozen|lakh|crore|万|亿)|([kKMB])(?=$|\s))\s*(?:of\s)?"
+)
+_PARTS_OF_ONE = re.compile(rf"({'|'.join(DENOMINATORS)})\b\s*(?:of\s)?")
 _LETTERS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 _PERCENT = re.compile(r"\\?%|percent\b|per\s?cent\b|pct\b|percentage points?\b")
-_CURRENCY = re.compile(r"^(-?)\s?(?:(?:US|CA|AU)?(?:\\?\$|[€£¥₹])|(?:USD|EUR|GBP|INR|Rs\.?)(?=\s?\d))\s?(?=[-\d.])")
+_CURRENCY = re.compile(
+    r"^(-?)\s?(?:(?:US|CA|AU)?(?:\\?\$|[€£¥₹])|(?:US|CA|AU|HK|USD|EUR|GBP|INR|Rs\.?)(?=\s?\d))\s?(?=[-\d.])"
+)
 _MICRO = re.compile(r"\\mu\s*")
 _DEGREE = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|\\degree")
 _ANGLE = re.compile(r"°|circ|\\degree|\bdegrees?\b(?!\s*[A-Z])|度")
@@ -87,6 +92,10 @@ def _amount(text: str, form: str) -> Amount | None:
 def _with_unit(number: str, phrase: str, money: Measure | None) -> Amount | None:
     if _NOT_UNITS.match(phrase):
         return None
+    if part := _PARTS_OF_ONE.match(phrase):
+        number, phrase = f"({number})/{DENOMINATORS[part[1]]}", phrase[part.end() :]
+        if not phrase and (value := evaluate(normal(number))) is not None:
+            return Amount(value, normal(number), measure=money)
     phrase = _MICRO.sub("μ", _DEGREE.sub("°", phrase))
     form = normal(number)
     value = evaluate(form)
@@ -168,6 +177,8 @@ _AROUND = re.compile(
     r"^\s*+(?:[A-Za-z]\w*+\s*+=\s*+|\\(?:vec|mathbf|boldsymbol)\s?\{\w+\}\s*+=\s*+)?(?:\\left)?[(\[]?\s*$"
 )
 _ROW = re.compile(r"\\\\(?:\s?\[[^\]]{0,9}\])?|\\cr\b")
+_SPACED_ROWS = re.compile(r"\[\s?[^\s\[\],;]{1,30}(?:[ ;]\s?[^\s\[\],;]{1,30}){1,30}\s?\]")
+"""'[0 -1; 1 0]'."""
 _NESTED = re.compile(r"\[\s*\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 
 
@@ -207,6 +218,8 @@ def read_matrix(text: str) -> list[list[str]] | None:
         return [[f"{factor}({cell})" if factor else cell for cell in _cells(row)] for row in rows]
     if (coordinates := _unit_vectors(text)) is not None:
         return [[cell] for cell in coordinates]
+    if ";" in text and " " in text and _SPACED_ROWS.fullmatch(text):
+        return [[normal(cell) for cell in row.split()] for row in text.strip("[]").split(";")]
     if _NESTED.fullmatch(text):
         return [[normal(cell, named=True) for cell in row.split(",")] for row in re.findall(r"\[([^\[\]]*)\]", text)]
     return None

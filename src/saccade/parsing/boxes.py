@@ -6,16 +6,25 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from saccade.parsing.reading import Reading, found
 from saccade.types import Box
 
-BOX_KEYS = ("bbox_2d", "bbox", "box")
-CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"))
+BOX_KEYS = ("bbox_2d", "bbox", "box", "bounding_box")
+LABEL_KEYS = ("label", "category", "class", "name")
+CORNERS = (
+    ("x1", "y1", "x2", "y2"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x_min", "y_min", "x_max", "y_max"),
+    ("left", "top", "right", "bottom"),
+)
 """Keys of an object that gives its corners by name."""
+SIZES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+"""Keys of an object that gives a corner and the size by name."""
 NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
 """Placeholder used only in counts, for an entry with an unreadable box; overlaps no box. No reader returns it."""
 
@@ -24,12 +33,43 @@ Entry = tuple[Box | None, str]
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _FOUR = r"\s*,\s*".join([f"({_NUMBER})"] * 4)
-_LIST = re.compile(rf"\[\s*{_FOUR}\s*\]")
+_LIST = re.compile(rf"\[\s*{_FOUR}\s*,?\s*\]")
+_LOOSE = re.compile(
+    r"[\[{]\s{0,9}" + r"(?:\s?px)?(?:\s{0,9}[,;]\s{0,9}|\s{1,9})".join([f"({_NUMBER})"] * 4) + r"(?:\s?px)?\s{0,9}[\]}]"
+)
+"""Four numbers in brackets, whatever is between them."""
 _PAIR = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
 _ROUND = re.compile(rf"\(\s*{_FOUR}\s*\)")
 _CORNER = re.compile(rf"[(\[]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[)\]]")
 _BARE = re.compile(rf"{_FOUR}|" + r"\s+".join([f"({_NUMBER})"] * 4))
-_NAMED = re.compile(r"[,;\s]{1,9}".join(rf"[\"']?{name}[\"']?\s{{0,9}}[=:]\s{{0,9}}({_NUMBER})" for name in CORNERS[0]))
+_NAMED = tuple(
+    (
+        names,
+        re.compile(
+            r"[,;\s]{1,9}".join(
+                rf"(?<!\w)[\"']?{name}[\"']?\s{{0,9}}[=:]\s{{0,9}}[\"']?({_NUMBER})[\"']?" for name in names
+            )
+        ),
+    )
+    for names in (*CORNERS, *SIZES)
+)
+_INNER = re.compile(r"<b?box>([^<]{1,200})</b?box>")
+_TO = re.compile(
+    r"[\s,]*(?:(?:and|to|-|–|—|→|->)\s*)?"
+    r"(?:(?:the\s)?(?:bottom|lower)[-_ ]right(?:\s(?:corner|point))?(?:\s(?:is|at))*\s*[:=]?\s*)?",
+    re.IGNORECASE,
+)
+"""What joins two corners of a box."""
+_LINE = re.compile(
+    r"^[ \t]{0,16}(?:[-*•]|\d{1,3}[.)])?[ \t]{0,16}[*\"'`]{0,3}([^\W\d][\w '-]{0,40})"
+    r"[*\"'`]{0,3}[ \t]{0,16}:[*\"'` \t]{0,16}(?=[\[(])",
+    re.MULTILINE,
+)
+"""'cat: ' in front of a box, on a line of its own."""
+_NO_LABEL = re.compile(
+    r".*\b(?:b?box(?:es)?|bounding|coordinates?|answers?|location|position|region|output|result|is|are)\b.*|bbox_2d",
+    re.IGNORECASE,
+)
 _TOKENS = re.compile(
     r"(?:<\|object_ref_start\|>(?P<ref>[^<]{0,200})<\|object_ref_end\|>\s{0,9}"
     r"|<ref>(?P<old_ref>[^<]{0,200})</ref>\s{0,9})?"
@@ -38,12 +78,15 @@ _TOKENS = re.compile(
 )
 _BINS = re.compile(r"<loc(\d{4})><loc(\d{4})><loc(\d{4})><loc(\d{4})>([^<;]{0,200})")
 _OBJECT = re.compile(r"\{[^{}]*\}")
-_LABEL = re.compile(r'["\']label["\']\s*:\s*(?:"([^"]*)"|\'([^\']*)\')')
+_LABEL = re.compile(rf"""["'](?:{"|".join(LABEL_KEYS)})["']\s*:\s*(?:"([^"]*)"|'([^']*)')""")
 _KEYED = re.compile("[\"'](?:" + "|".join(BOX_KEYS) + ")[\"']\\s*:")
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n?")
 _NOTHING = re.compile(r"(?:\[\s*\]|none|null)\.?", re.IGNORECASE)
+_EMPTY_LIST = re.compile(r"\{\s*[\"'](?:objects|detections|boxes|bboxes|bbox_2d|results?)[\"']\s*:\s*\[\s*\]\s*\}")
 _DECODER = json.JSONDecoder(parse_int=float)
 _NARROW = str.maketrans("，、（）［］【】｛｝：", ",,()[][]{}:")
+LONGEST_JOINT = 50
+"""Characters between two corners of a box."""
 LONGEST_BARE = 200
 """Characters of a text that may be four numbers and nothing else."""
 MAX_STARTS = 8
@@ -65,9 +108,11 @@ def read_boxes(text: str) -> list[LabelledBox]:
     four numbers, lists of either; `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` and `<box>[[..]]</box>` with the label in
     `<|object_ref_start|>` or `<ref>`; `<locYYYY><locXXXX>..label`, which is put into x, y order; and what is left of
     these where markup is dropped: `(x1,y1),(x2,y2)`, `(x1,y1,x2,y2)`, `[[x1,y1],[x2,y2]]`, `{"x1":..,"y1":..}`,
-    `x1=.., y1=..`, and four bare numbers when they are the whole text. Full-width commas and brackets are read as
-    plain ones. Numbers are taken as written: not converted, not clipped, not put in order. A box that is given but
-    cannot be read (three numbers, NaN) is left out; `read_entries` counts it. Takes any string; linear in its length.
+    `x1=.., y1=..`, and four bare numbers when they are the whole text. Labels are also read from `class`, `category`
+    and their kin, from `{"cat": [..]}`, `["cat", [..]]` and lines of `cat: [..]`. Full-width commas and brackets are
+    read as plain ones. Numbers are taken as written: not converted, not clipped, not put in order; only named widths
+    and heights become corners. A box that is given but cannot be read (three numbers, NaN) is left out;
+    `read_entries` counts it. Takes any string; linear in its length.
     """
     return [LabelledBox(box, label) for box, label in read_entries(text) if box is not None]
 
@@ -95,7 +140,8 @@ def parse_detections(text: str) -> Reading[list[LabelledBox]]:
     boxes = read_boxes(text)
     if boxes:
         return found(boxes, "boxes")
-    if _NOTHING.fullmatch(_inside_fence(text).strip()):
+    inside = _inside_fence(text).strip()
+    if _NOTHING.fullmatch(inside) or _EMPTY_LIST.fullmatch(inside):
         return found([], "said to be none")
     return Reading(None, reason="nothing" if not text.strip() else "no box")
 
@@ -112,7 +158,9 @@ def _entries(text: str) -> list[Entry]:
         return tokens
     if "<loc" in text and (bins := [_bin_box(m) for m in _BINS.finditer(text)]):
         return bins
-    return (_among_prose(text) or _scan(text) if value is None else []) or _without_markup(text)
+    if value is None and (entries := _among_prose(text) or _scan(text)):
+        return entries
+    return _without_markup(text)
 
 
 def _inside_fence(text: str) -> str:
@@ -145,6 +193,7 @@ def _among_prose(text: str) -> list[Entry]:
     """Boxes of the JSON values that stand in prose, when each of at most `MAX_STARTS` is whole; else []."""
     entries: list[Entry] = []
     position = 0
+    labels = _line_labels(text)
     for _ in range(MAX_STARTS):
         start = min((i for i in (text.find("[", position), text.find("{", position)) if i >= 0), default=-1)
         if start < 0:
@@ -153,32 +202,50 @@ def _among_prose(text: str) -> list[Entry]:
             value, position = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             return []  # broken JSON: the scan keeps its whole items
-        entries += _walk(value)
+        entries += _walk(value, labels.get(start, ""))
     return []
 
 
-def _walk(value: Any, depth: int = 0) -> Iterator[Entry]:
-    """Boxes in a JSON value: objects with a box key or named corners, lists of four numbers, lists of these."""
+def _line_labels(text: str) -> dict[int, str]:
+    """Where a box begins that has its label in front on the line -> the label."""
+    return {line.end(): line[1].strip() for line in _LINE.finditer(text) if _NO_LABEL.fullmatch(line[1]) is None}
+
+
+def _walk(value: Any, label: str = "", depth: int = 0) -> Iterator[Entry]:
+    """Boxes in a JSON value: objects with a box key or named corners, lists of four numbers, lists of these. `label` is
+    that of what holds the value."""
     if depth > 8:
         return
     if isinstance(value, dict):
         key = next((k for k in BOX_KEYS if k in value), None)
-        label = value.get("label", "")
-        label = label if isinstance(label, str) else ""
+        label = next((said for k in LABEL_KEYS if isinstance(said := value.get(k), str)), label)
         if key is not None:
             for box in _boxes_under_key(value[key]):
                 yield box, label
         elif _named_corners(value) is not None:
             yield _box(value), label
         else:
-            for inner in value.values():
-                yield from _walk(inner, depth + 1)
+            yield from _walk_values(value, label, depth + 1)
     elif isinstance(value, list):
         if _is_flat(value) or _is_pair(value):
-            yield _box(value), ""
+            yield _box(value), label
+        elif len(value) == 2 and isinstance(value[0], str):
+            yield from _walk(value[1], value[0], depth + 1)
         else:
             for inner in value:
-                yield from _walk(inner, depth + 1)
+                yield from _walk(inner, label, depth + 1)
+
+
+def _walk_values(value: dict[str, Any], label: str, depth: int) -> Iterator[Entry]:
+    """Boxes of an object whose keys are labels, or that has a list of labels beside that of boxes."""
+    labels = value.get("labels")
+    for key, inner in value.items():
+        if isinstance(labels, list) and isinstance(inner, list) and inner is not labels and len(inner) == len(labels):
+            for one, said in zip(inner, labels, strict=True):
+                yield from _walk(one, said if isinstance(said, str) else label, depth)
+        else:
+            known = label or not isinstance(inner, list) or _NO_LABEL.fullmatch(key.replace("_", " "))
+            yield from _walk(inner, label if known else key, depth)
 
 
 def _is_flat(value: list[Any]) -> bool:
@@ -196,8 +263,22 @@ def _is_pair(value: Any) -> bool:
 
 
 def _named_corners(value: dict[str, Any]) -> list[Any] | None:
-    names = next((names for names in CORNERS if all(name in value for name in names)), None)
-    return None if names is None else [value[name] for name in names]
+    names = next((names for names in (*CORNERS, *SIZES) if all(name in value for name in names)), None)
+    if names is None:
+        first, last = value.get("top_left", ""), value.get("bottom_right", "")
+        return [*first, *last] if _is_pair([first, last]) else None
+    return _corners(names, [value[name] for name in names])
+
+
+def _corners(names: tuple[str, ...], values: Sequence[Any]) -> list[Any]:
+    """Corners as they are; a corner and the size as two corners, where they are numbers."""
+    x1, y1, right, bottom = values
+    if names in SIZES:
+        try:
+            return [x1, y1, float(x1) + float(right), float(y1) + float(bottom)]
+        except (TypeError, ValueError):
+            return [x1, y1, None, None]
+    return [x1, y1, right, bottom]
 
 
 def _scan(text: str) -> list[Entry]:
@@ -212,33 +293,43 @@ def _scan(text: str) -> list[Entry]:
             boxes = [box for box, _ in _corner_pairs(item[0])] or [None]
         label = _LABEL.search(item[0])
         entries += [(box, next(filter(None, label.groups()), "") if label else "") for box in boxes]
-    return entries + [(_box(m.groups()), "") for m in _LIST.finditer(text, end)]
+    labels = _line_labels(text)
+    return entries + [(_box(m.groups()), labels.get(m.start(), "")) for m in _LIST.finditer(text, end)]
 
 
 def _without_markup(text: str) -> list[Entry]:
-    """Boxes of a text without JSON and tokens: in round brackets, as two corners, by name, or four bare numbers."""
-    if "(" in text and (rounds := [(_box(m.groups()), "") for m in _ROUND.finditer(text)]):
+    """Boxes of a text without JSON and tokens: in brackets, as two corners, by name, or four bare numbers."""
+    labels = _line_labels(text) if "(" in text else {}
+    if "(" in text and (rounds := [(_box(m.groups()), labels.get(m.start(), "")) for m in _ROUND.finditer(text)]):
         return [*rounds]
-    if pairs := _corner_pairs(text):
+    if pairs := _corner_pairs(text, labels):
         return pairs
-    if "x1" in text and (named := [(_box(m.groups()), "") for m in _NAMED.finditer(text)]):
-        return [*named]
+    if loose := [(_box(m.groups()), "") for m in _LOOSE.finditer(text)]:
+        return [*loose]
+    for names, pattern in _NAMED:
+        if names[0] in text and (named := [_box(_corners(names, m.groups())) for m in pattern.finditer(text)]):
+            return [(box, "") for box in named]
+    if inner := [_box_in_words(m[1]) for m in _INNER.finditer(text)]:
+        return [(box, "") for box in inner]
     bare = _BARE.fullmatch(text.strip().removesuffix(".")) if len(text) < LONGEST_BARE else None
     return [] if bare is None else [(_box([v for v in bare.groups() if v is not None]), "")]
 
 
-def _corner_pairs(text: str) -> list[Entry]:
-    """A box of each two corners `(x1,y1),(x2,y2)` with a comma or space between them; a run of more is a polygon."""
+def _corner_pairs(text: str, labels: Mapping[int, str] = MappingProxyType({})) -> list[Entry]:
+    """A box of each two corners `(x1,y1),(x2,y2)` with a comma, space or 'to' between them; a run of more is a
+    polygon. `labels`: where a box begins -> its label."""
     runs: list[list[str]] = []
+    starts: list[int] = []
     end = -1
     for corner in _CORNER.finditer(text):
-        between = text[end : corner.start()] if end >= 0 else "none"
-        if len(between) < 9 and not between.strip(", \n\t"):
+        between = corner.start() - end if end >= 0 else LONGEST_JOINT
+        if between < LONGEST_JOINT and corner.start() not in labels and _TO.fullmatch(text, end, corner.start()):
             runs[-1] += corner.groups()
         else:
             runs.append([*corner.groups()])
+            starts.append(corner.start())
         end = corner.end()
-    return [(_box(run), "") for run in runs if len(run) == 4]
+    return [(_box(run), labels.get(at, "")) for at, run in zip(starts, runs, strict=True) if len(run) == 4]
 
 
 def _boxes_under_key(value: Any) -> list[Box | None]:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saccade.parsing.claim_words import EVASIVE
-from saccade.parsing.markup import LONGEST, fold, plain
+from saccade.parsing.claim_words import CORRECTION, EVASIVE
+from saccade.parsing.markup import LONGEST, plain
+from saccade.parsing.option_texts import PREPOSITION, Texts, key_of, shortened, stem, texts_of
 from saccade.parsing.reading import Reading, found
 
 LETTERS = "ABCDEFGHIJ"
@@ -36,7 +37,7 @@ _ARTICLE = re.compile(
     r"by|isn't|remains|works|fits|holds)\b)[a-z]"
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|n't|isn't|never|neither|nor|eliminat\w{1,5}|rul\w{1,3}\sout|exclud\w{1,4}|except|instead\sof|rather\sthan|"
+    r"(?:\b(?:not|n't|isn't|never|neither|nor|eliminat\w{1,5}|rul\w{1,3}\sout|exclud\w{1,4}|except|instead\sof|rather\sthan|opposite\sof|"
     r"than|cannot|between|(?:all|any\w{0,5}|every\w{0,5})(?:\s\w{1,12})?\s(?:but|except))|n't|不是?|非|排除)\s*(?:(?:be|the|is|option|choice|answer|选)\s*){0,2}[(\[\"'*]*$",
     re.I,
 )
@@ -80,7 +81,7 @@ def parse_choice(text: str, letters: Sequence[str] = LETTERS, options: Sequence[
     if not text:
         return Reading(None, reason="nothing")
     allowed = {letter.upper() for letter in letters}
-    texts = _texts(letters, options)
+    texts = texts_of(letters, options)
     reason = "no letter"
     for read, how in _RULES:
         picked = read(text, texts, allowed)
@@ -121,38 +122,21 @@ _RUN = re.compile(
     re.DOTALL,
 )
 _AND = re.compile(r",?\s{0,16}+(?:\band\b|[&和与])\s*+")
-_Texts = dict[str, list[str]]
-"""Folded text of an option -> the letters that have it."""
 
 
-def _texts(letters: Sequence[str], options: Sequence[str]) -> _Texts:
-    texts: _Texts = {}
-    for letter, option in zip(letters, options, strict=False):
-        texts.setdefault(fold(own_text(letter, option)), []).append(letter.upper())
-    for text, owners in list(texts.items()):
-        texts.setdefault(_ARTICLES.sub("", text), owners)
-    return texts
-
-
-_ARTICLES = re.compile(r"^(?:the|an?|it)\s(?=\w)")
-
-
-def own_text(letter: str, option: str) -> str:
-    """An option's text without its own letter in front: 'red' of 'A. red'."""
-    match = re.match(rf"\s*[(\[]?{re.escape(letter)}(?:[)\]]\s*[.:]?|\s*[.:、])\s*(?=\S)", option, re.I)
-    return option[match.end() :] if match else option
-
-
-def _leading(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+def _leading(text: str, texts: Texts, allowed: set[str]) -> str | None:
     """'B' and its kin as the whole text, or beside the option's text. A rule gives a letter, a reason, or None."""
     if alone := _ALONE.fullmatch(text):
         return alone[1].upper()
-    if (trailing := _TRAILING.fullmatch(text)) and (owners := texts.get(fold(trailing[1]))):
+    if (trailing := _TRAILING.fullmatch(text)) and (owners := texts.get(key_of(trailing[1]))):
         return trailing[2].upper() if trailing[2].upper() in owners else "letter and text disagree"
     leading = _LEADING.fullmatch(text)
     if leading is None or leading[1].upper() not in allowed:
         return None
-    letter, owners = leading[1].upper(), texts.get(fold(leading[3]), [])
+    letter, owners = (
+        leading[1].upper(),
+        texts.get(key_of(leading[3])) or texts.get(key_of(leading[3].strip("()[].")), []),
+    )
     if owners and letter == "A" and leading[2].isspace() and leading[3][0].islower():
         return _owner(owners)  # an article
     if owners:
@@ -162,39 +146,50 @@ def _leading(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     return "lists several" if set(leading[2]) & set(")]}>.:") and _LISTED.search(leading[3]) else None
 
 
-def _place(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+def _place(text: str, texts: Texts, allowed: set[str]) -> str | None:
     """The letter of 'the third option'."""
     match = _NTH.fullmatch(text)
-    place = _ORDINALS.index(match[1].lower()) if match else -1
+    place = _ORDINALS.index(_NUMERALS.get(match[1].lower(), match[1].lower())) if match else -1
     if match is None or (place >= len(allowed) and place < len(_ORDINALS) - 1):
         return None
     return sorted(allowed)[min(place, len(allowed) - 1)]
 
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "last")
+_NUMERALS = {"1st": "first", "2nd": "second", "3rd": "third", "4th": "fourth", "5th": "fifth", "6th": "sixth"}
 _NTH = re.compile(
-    rf"(?:(?:it|the\s(?:correct\s|right\s)?(?:answer|option|choice))\sis\s)?(?:the\s)?({'|'.join(_ORDINALS)})\s"
-    r"(?:option|choice|answer|one)[.!]?",
+    rf"(?:(?:it|the\s(?:correct\s|right\s)?(?:answer|option|choice))\sis\s)?(?:the\s)?"
+    rf"({'|'.join([*_ORDINALS, *_NUMERALS])})\s(?:option|choice|answer|one)[.!]?",
     re.I,
 )
 
 
-def _option(text: str, texts: _Texts, allowed: set[str]) -> str | None:
-    """The letter of the one option whose text this is, or the first clause."""
-    for part in (text, re.split(r"[,.;:!]\s", text, maxsplit=1)[0]):
-        folded = fold(part)
+def _option(text: str, texts: Texts, allowed: set[str]) -> str | None:
+    """The letter of the one option whose text this is, or the first clause, or what follows 'in the picture,'."""
+    lead = _LEAD.match(text)
+    for part in (text, re.split(r"[,.;:!]\s", text, maxsplit=1)[0], text[lead.end() :] if lead else ""):
+        key = key_of(part)
+        bare = shortened(PREPOSITION.sub("", key))
         if (
-            folded
-            and (owners := texts.get(folded) or texts.get(_ARTICLES.sub("", folded)))
-            and (part is text or not _digits(folded))
+            key
+            and (owners := texts.get(key) or texts.get(shortened(key)) or texts.get(bare))
+            and (part is text or not _digits(key))
         ):
             return _owner(owners)
-    return None
+    said = stem(shortened(key_of(text)))
+    owners = {letter for option, owners in texts.items() if stem(option) == said for letter in owners}
+    return owners.pop() if len(owners) == 1 and said else None
 
 
-def _predicate(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+_LEAD = re.compile(
+    r"(?:(?:in|on|from|based\son|according\sto|looking\sat|as\sshown\sin)\s[^,.]{1,60},\s|(?:so|thus|hence|therefore),?\s)",
+    re.I,
+)
+
+
+def _predicate(text: str, texts: Texts, allowed: set[str]) -> str | None:
     """The letter of the one option that is said of a subject: 'the volume doubles' for 'It doubles'."""
-    words = fold(text).split()
+    words = key_of(text).split()
     if len(words) > MAX_PREDICATE or words[:1] not in (["the"], ["its"], ["this"], ["their"]):
         return None
     said = (" ".join(words[count:]) for count in range(1, min(len(words), 7)))
@@ -216,14 +211,24 @@ def _owner(letters: list[str]) -> str | None:
     return letters[0] if len(letters) == 1 else "options with the same text"
 
 
-def _content(text: str, texts: _Texts, allowed: set[str]) -> str | None:
-    """The letter of the option whose text is what the last claim says to the end of its clause."""
+def _content(text: str, texts: Texts, allowed: set[str]) -> str | None:
+    """The letter of the option whose text is what the last claim says to the end of its clause; a weak claim yields to
+    a letter that is claimed, or named behind it."""
+    groups = [group for group in _groups(text, allowed) if not group.denied] if texts else []
     for cues in (_CUE, _CONTENT_CUE):
         for cue in reversed(list(cues.finditer(text))[-MAX_CUES:] if texts else []):
             letter = _MENTION.match(text, cue.end())
             names_one = letter is not None and (letter[1] or letter[2]).upper() in allowed
-            if (owners := _stated(text, cue.end(), texts)) and not (names_one and _ends(text, letter)):
+            owners, end = _stated(text, cue.end(), texts)
+            if not owners or (names_one and _ends(text, letter)):
+                continue
+            if cues is _CUE:
                 return _owner(owners)
+            if any(group.end in (cue.start(), cue.start() - 1) for group in groups):  # 'B is green' describes
+                continue
+            outside = [group for group in groups if not cue.end() <= group.start < end]
+            later = [group for group in outside if group.strong or (not 3 <= group.start < end and not group.described)]
+            return None if any(not set(group.letters) <= set(owners) for group in later) else _owner(owners)
     return None
 
 
@@ -232,15 +237,15 @@ def _ends(text: str, letter: re.Match[str] | None) -> bool:
     return letter is not None and re.match(r"[\s.,;:!]*(?:\n|$)", text[letter.end() : letter.end() + 20]) is not None
 
 
-def _stated(text: str, start: int, texts: _Texts) -> list[str]:
-    """The letters of the option whose text runs from `start` to the end of the line, or of the clause."""
+def _stated(text: str, start: int, texts: Texts) -> tuple[list[str], int]:
+    """The letters of the option whose text runs from `start` to the end of the line, or of the clause; and that end."""
     line = text[start : start + 200].partition("\n")[0]
     clause = _CLAUSE_END.split(line, maxsplit=1)[0]
     for part in (line, clause):
-        for cut in ("", "the ", "a ", "an "):
-            if owners := texts.get(fold(part.strip(" \"'`*.:").removeprefix(cut))):
-                return owners
-    return []
+        for cut in ("", "the ", "a ", "an ", "on the ", "in the ", "to the ", "at the ", "on ", "in ", "at "):
+            if owners := texts.get(key_of(part.strip(" \"'`*.:").removeprefix(cut))):
+                return owners, start + len(part)
+    return [], start
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,17 +262,18 @@ class _Group:
     end: int
 
 
-def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
+def _mentioned(text: str, texts: Texts, allowed: set[str]) -> str | None:
     """The one letter that is named and not denied: behind the last cue, else anywhere."""
     everything = _groups(text, allowed)
     groups = [group for group in everything if not group.denied]
     cases = {letter for group in groups if _CONDITION.match(text, group.end) for letter in group.letters}
-    if EVASIVE.search(text) or len(cases) > 1:
+    if EVASIVE.search(text) or len(cases) > 1 or any(_OR_ELSE.match(text, group.end) for group in groups):
         return "hedged" if groups else None
     strong = [group for group in groups if group.strong]
-    if strong:
-        return _only(text, strong[-1], texts)
     named = [group for group in groups if not group.described] or groups
+    if strong:
+        taken_back = CORRECTION.search(text, strong[-1].end, named[-1].start)
+        return "hedged" if taken_back and named[-1].letters != strong[-1].letters else _only(text, strong[-1], texts)
     letters = {letter for group in named for letter in group.letters}
     if len(letters) > 1:
         return "hedged" if any(len(group.letters) > 1 for group in named) else "lists several"
@@ -276,12 +282,12 @@ def _mentioned(text: str, texts: _Texts, allowed: set[str]) -> str | None:
     return _only(text, named[-1], texts) if named else None
 
 
-def _only(text: str, group: _Group, texts: _Texts) -> str:
+def _only(text: str, group: _Group, texts: Texts) -> str:
     """The letter of a group, unless it has several or another option's text behind it."""
     if len(set(group.letters)) > 1:
         return "hedged"
     rest = text[group.end : group.end + 200].lstrip(" \"'`*.):,-")
-    owners = texts.get(fold(_CLAUSE_END.split(rest, maxsplit=1)[0])) if texts else None
+    owners = texts.get(key_of(_CLAUSE_END.split(rest, maxsplit=1)[0])) if texts else None
     return group.letters[0] if not owners or group.letters[0] in owners else "letter and text disagree"
 
 
@@ -312,6 +318,7 @@ def _groups(text: str, allowed: set[str]) -> list[_Group]:
             or len(gap) > 40
             or not _JOIN.fullmatch(gap)
             or "\n" in gap
+            or (last.denied and ";" in gap)
             or (after_denied and not _BOTH.search(gap))
         ):
             groups.append(mine)
@@ -327,6 +334,7 @@ def _groups(text: str, allowed: set[str]) -> list[_Group]:
     return groups
 
 
+_OR_ELSE = re.compile(r"[\s,]{1,4}or\s(?:none|neither|nothing|something|another|other|any)\b", re.I)
 _OPTION = re.compile(r"\b(?:option|choice|letter)\s", re.I)
 _LOWER = re.compile(r"[\"'`*\[{<(]*([a-z])()(?=\s*(?:[)\].,;:!*\]}]|$))[)\]}>]?")
 

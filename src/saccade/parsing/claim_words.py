@@ -128,9 +128,11 @@ NUMBER_WORDS = re.compile(
 MATH_WORDS = {
     *("sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "or", "and", "frac", "infty", "mod"),
     *("arcsin", "arccos", "arctan", "cup", "cap", "in", "pm", "le", "ge", "leq", "geq", "cdot", "times", "infinity"),
-    *("gcd", "lcm", "max", "min", "deg", "am"),
+    *("gcd", "lcm", "max", "min", "deg", "am", "cbrt", "abs", "inf", "oo"),
 }
 EVASIVE = re.compile(
+    r"\A\W*(?:(?:hmm+|maybe|perhaps|well)\W+)?or\s|"
+    r"\A(?:is|are|was|were|do|does|did|can|could|would|should|might|which|what)\b[^.!?\n]{1,200}\?\W*\Z|"
     r"\b(?:another|second|third|fourth|alternative)\s(?:possible\s|valid\s)?answer\s?(?:is|was|could be|would be|:)|"
     r"(?:^|[.;,:!]\s{0,3}|\band\s)(?:otherwise|or else|else|if (?:not|so))\b(?!.{0,60}\b(?:would|could)\b)"
     r"[^.;]{0,60}[\w$}]|"
@@ -139,8 +141,53 @@ EVASIVE = re.compile(
     r"(?!.{0,300}\b(?:but|yet|however|answer|so|thus|hence|guess|think|believe|estimate)\b)",
     re.I | re.DOTALL,
 )
-"""One answer of several, the other case of a condition, or a refusal: whatever value follows is not claimed."""
+"""One answer of several, the other case of a condition, a question or a refusal: whatever value follows is not
+claimed."""
 CODE = re.compile(
     r"\bprint\s?\(|^[ \t]*(?:import|from)\s+[a-z]|\bdef\s+\w{1,40}\(|^[ \t]*return\s|\bmath\.[a-z]", re.MULTILINE
 )
 """What is a program and no answer."""
+PLAIN_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then|finally|ok|okay|total|sum|answer|result|value|final|the|an?|about|exactly|"
+    r"approximately|only|just|of|all|in(?=\sall)|around|roughly|area|length)\b|\W)*|"
+    r".{0,200}\b(?:at|(?<!end )(?<!ends )in|as|won|side|year|point|namely|that\sis|option)"
+    r"(?:\sthe\s(?:year|point))?\W*|.{0,200}[约共]\W*",
+    re.I | re.DOTALL,
+)
+"""What may stand in front of a value that no verb claims."""
+_SUBJECT = (
+    r"(?:he|she|they|it|we|i|you|(?:(?:the|an?|each|his|her|their|my|our)\s)?"
+    r"(?!(?:the|an?|each|his|her|their|my|our)\s)[a-z]{2,20}(?:\s[a-z]{2,20})?)"
+)
+_ACTS = (
+    "run|ran|drive|drove|walk|swim|swam|jog|cycle|fly|flew|sell|sold|buy|bought|purchase|eat|ate|drink|drank|use|bake|plant|"
+    "harvest|pick|collect|gather|catch|caught|raise|earn|pay|paid|spend|spent|save|donate|win|won|lose|lost|grow|grew|"
+    "read|write|wrote|build|built|cook|need|own|keep|kept|receive|deliver|ship|print|work|sleep|slept|wait|charge|owe|"
+    "travel|climb|produce|serve|order|borrow|lend|lent|give|gave|send|sent|bring|brought|made"
+)
+SUBJECT_VERB = re.compile(
+    r"(?!.{0,90}(?:\b(?:never|not|no|hardly|nobody|none|without|neither|nor|if|whether|suppose|almost|nearly)\b|n't))"
+    rf"\W*(?:(?:so|thus|therefore|hence|then|now|in\stotal|altogether),?\s)?{_SUBJECT}\s"
+    rf"(?:(?:will|would|can|could|must|also|now|then|only|has|have|had)\s)?(?:{_ACTS})(?:s|es|d|ed)?\s"
+    r"(?:(?:about|exactly|only|for|up|all|a\stotal\sof)\s)?\W*",
+    re.I,
+)
+"""A subject with its verb in front of the only value: 'she sold 72 clips'."""
+SHORT_WORDS = {
+    *("an", "ans", "are", "as", "at", "but", "by", "for", "get", "has", "if", "in", "is", "it", "its", "no", "not"),
+    *("of", "on", "or", "per", "so", "the", "to", "was", "yes"),
+}
+"""Short words that are no products of letters."""
+VALUE = re.compile(
+    r"(?<![A-Za-z'])[-+±−]?\s?(?:\\?\$\s?)?(?:\d|\.\d|\\(?!text|left\W*$)[A-Za-z{]|[(\[{]\s?[-+\d.\\a-zA-Z]|[√π∞∅]|"
+    r"[€£¥]\s?\d|[a-zA-Z](?![A-Za-z'])(?=\s*(?:[-+*/^=<>≤≥()]|$|[.,;!]))|[a-z](?=\d))|[<>≤≥]\s?-?\d"
+)
+TEXT = re.compile(
+    r"\\(?!mathbf\{\\?[ijk](?:math)?\})(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
+)
+ROUNDED = re.compile(
+    r"\s*+[,(]?\s*+(?:or\s|which\sis\s)?(?:about|approximately|approx\.?|roughly|≈|\\approx)\s*+(-?\.?\d[\d.,]*(?:\s?\\?%)?)(?![\d/])"
+    r"(?:\s?[a-zA-Z]{1,12}(?:\^?[23²³])?)?\)?",
+    re.I,
+)
+"""'1/3 (about 33%)'."""

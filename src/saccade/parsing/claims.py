@@ -27,13 +27,20 @@ from saccade.parsing.claim_words import (
     NOT_CLAUSE,
     NUMBER_WORDS,
     OPERAND,
+    PLAIN_LEAD,
+    ROUNDED,
     SCRIPTS,
     SENTENCE_END,
+    SHORT_WORDS,
+    SUBJECT_VERB,
     SUBORDINATE,
+    TEXT,
+    VALUE,
     VERB,
     WAVERING,
 )
 from saccade.parsing.markup import LONGEST, unmarked
+from saccade.parsing.number_words import DENOMINATORS
 from saccade.parsing.spoken import with_base
 from saccade.parsing.units import read_measure
 
@@ -43,13 +50,6 @@ MAX_VERBS = 12
 """Verbs of a sentence that are looked at, from the last."""
 _COMMAND = re.compile(r"\[\d+pt\]|\\(?:begin|end)\s?\{[A-Za-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+|[_^]\{?[A-Za-z]+\}?")
 _WORD = re.compile(r"(?<![{}\d^_A-Za-z])[A-Za-z]{2,}(?:'[a-z]+)?(?![}{^_A-Za-z])|[" + SCRIPTS + r"]+")
-_TEXT = re.compile(
-    r"\\(?!mathbf\{\\?[ijk](?:math)?\})(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
-)
-_VALUE = re.compile(
-    r"(?<![A-Za-z'])[-+±−]?\s?(?:\\?\$\s?)?(?:\d|\.\d|\\(?!text|left\W*$)[A-Za-z{]|[(\[{]\s?[-+\d.\\a-zA-Z]|[√π∞∅]|"
-    r"[€£¥]\s?\d|[a-zA-Z](?![A-Za-z'])(?=\s*(?:[-+*/^=<>≤≥()]|$|[.,;!]))|[a-z](?=\d))|[<>≤≥]\s?-?\d"
-)
 _DIGITS = re.compile(r"\d|\\frac|\\sqrt|\\pi")
 _JOINED = re.compile(r"\s*(?:,|;|\b(?:and|or)\b|,\s*(?:and|or)\b|、|和|或)\s*")
 _ABOUT = re.compile(
@@ -77,7 +77,7 @@ class _Found:
 
 def read_claim(text: str) -> Claim:
     """The value that the text of an answer claims. Takes any string; linear in its length."""
-    text = _TEXT.sub(r"\1", unmarked(_BLANK.sub(_short_blank, text[-LONGEST:]))).strip()
+    text = TEXT.sub(r"\1", unmarked(_BLANK.sub(_short_blank, text[-LONGEST:]))).strip()
     if len(_ENUMERATED.findall(text)) > 1:
         text = _ENUMERATED.sub("", text)
     text = _THAT_IS.sub("", text)
@@ -128,17 +128,35 @@ def last_claim(text: str) -> str:
     for place in range(len(sentences) - 1, 0, -1):
         cue = CUE.search(sentences[place])
         taken_back = CORRECTION.search(sentences[place]) is not None and _sentence(sentences[place]) is not None
+        if _OTHERWISE.match(sentences[place]):
+            break
         if (cue is not None and sentences[place][cue.end() :].strip(" *.:")) or taken_back:
             return text[text.rindex(sentences[place]) :].strip()
     return text
+
+
+_OTHERWISE = re.compile(r"\W*(?:[a-z]{2,9}\W+)?or\b", re.I)
+"""'Hmm, or C': another answer beside the one before."""
 
 
 def is_bare(text: str) -> bool:
     """Whether a text holds no prose: only formulas, numbers, units' symbols and the words of mathematics."""
     if len(text) > LONGEST_VALUE:
         return False
-    words = _WORD.findall(_COMMAND.sub(" ", _TEXT.sub(r"\1", text)))
-    return all(word in MATH_WORDS or (word.isupper() and len(word) < 5) for word in words)
+    text = _COMMAND.sub(" ", TEXT.sub(r"\1", text))
+    return all(
+        word[0] in MATH_WORDS or (word[0].isupper() and len(word[0]) < 5) or _is_product(text, word)
+        for word in _WORD.finditer(text)
+    )
+
+
+def _is_product(text: str, word: re.Match[str]) -> bool:
+    """Whether letters are a product between the signs of an expression, 'ab+bc', and no word and no unit."""
+    before, after = text[: word.start()].rstrip()[-1:], text[word.end() :].lstrip()[:1]
+    if len(word[0]) > 3 or word[0] in SHORT_WORDS or not (before or after) or after == "=":
+        return False
+    measure = read_measure(word[0])
+    return (measure is None or not measure.powers) and before in "+-*/=()" and after in "+-*/^()"
 
 
 def _bare(text: str) -> Claim:
@@ -176,7 +194,7 @@ def split_sentences(text: str) -> list[str]:
 def _sentence(sentence: str) -> _Found | None:
     """The claim of one sentence."""
     if is_bare(sentence):
-        return _Found(_bare(sentence.rstrip(" .!*")), True) if _VALUE.search(sentence) else None
+        return _Found(_bare(sentence.rstrip(" .!*")), True) if VALUE.search(sentence) else None
     for cue in reversed(list(CUE.finditer(sentence))):
         if (claim := _at(sentence, cue.end(), "after a cue")) is not None:
             return _Found(claim, True)
@@ -185,32 +203,44 @@ def _sentence(sentence: str) -> _Found | None:
         if end is not None and end >= assigned.end():
             value = sentence[assigned.start() : end].strip(" .,;")
             return _Found(_judged(sentence, assigned.start(), end, value, "named values"), False)
-    verbs = list(VERB.finditer(sentence))[-MAX_VERBS:][::-1]
+    formulas = list(FORMULA.finditer(sentence))
+    verbs = [verb for verb in VERB.finditer(sentence) if not _in_list(sentence, formulas, verb.start())][-MAX_VERBS:][
+        ::-1
+    ]
     clause = SUBORDINATE.search(sentence)
     main = [verb for verb in verbs if clause is not None and verb.end() <= clause.start()]
     if clause is not None and not main and (claim := _at(sentence, 0, "only value")) is not None:
         return _Found(claim, True)
     for verb in [*main, *verbs]:
         if (claim := _at(sentence, verb.end(), "claimed")) is not None:
+            if _DENIED_VERB.search(sentence, max(0, verb.start() - 14), verb.start()):
+                claim = Claim((), "claimed", "denied")
             return _Found(claim, False)
-    if formulas := list(FORMULA.finditer(sentence)):
+    if formulas:
         return _Found(_formulas(sentence, formulas), False)
-    value = NUMBER_WORDS.match(sentence) or _VALUE.search(sentence)
-    if value is not None and not _PLAIN_LEAD.fullmatch(sentence, 0, value.start()):
+    value = NUMBER_WORDS.match(sentence) or VALUE.search(sentence)
+    if value is not None and not (
+        PLAIN_LEAD.fullmatch(sentence, 0, value.start()) or SUBJECT_VERB.fullmatch(sentence, 0, value.start())
+    ):
         return _Found(Claim((), "only value", "no claim"), False)
     if value is not None and (claim := _at(sentence, value.start(), "only value")) is not None:
         return _Found(claim, value.start() == 0)
     return None
 
 
-_PLAIN_LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore|then|finally|ok|okay|total|sum|answer|result|value|final|the|an?|about|exactly|"
-    r"approximately|only|just|of|all|in(?=\sall)|around|roughly|area|length)\b|\W)*|"
-    r".{0,200}\b(?:at|(?<!end )(?<!ends )in|as|won|side|year|point|namely|that\sis|option)"
-    r"(?:\sthe\s(?:year|point))?\W*|.{0,200}[约共]\W*",
-    re.I | re.DOTALL,
-)
-"""What may stand in front of a value that no verb claims."""
+_DENIED_VERB = re.compile(r"(?:\b(?:never|not|hardly|neither|nor)|n't|\bno\slonger)\s$", re.I)
+
+
+def _in_list(sentence: str, formulas: list[re.Match[str]], place: int) -> bool:
+    """Whether a place is in the last two formulas, when both are of one unknown: '$x=1$ and $x=2$'."""
+    if len(formulas) < 2 or not formulas[-2].start() < place < formulas[-1].end():
+        return False
+    names = [_UNKNOWN.match(formula[0]) for formula in formulas[-2:]]
+    same = names[0] is not None and names[1] is not None and names[0][1] == names[1][1]
+    return same and _JOINED.fullmatch(sentence, formulas[-2].end(), formulas[-1].start()) is not None
+
+
+_UNKNOWN = re.compile(r"\W{0,4}([a-zA-Z])(?:_\{?\w\}?)?\s?=")
 
 
 def _at(sentence: str, start: int, how: str) -> Claim | None:
@@ -256,7 +286,10 @@ _ASSIGNED = re.compile(
 _PHRASE = re.compile(r"(?:\s|\\[,;: ]|~|-)*(\S{1,40}(?:\s\S{1,40}){0,3})")
 _SOLID = re.compile(r"\S+")
 _SCALED = re.compile(
-    r"\\?%|percent|per\scent|pct|(?:million|billion|thousand|hundred|dozen)(?:\s[a-z]+)?|[ap]\.?m|[kKMB]", re.I
+    r"\\?%|percent|per\scent|pct|(?:million|billion|thousand|hundred|dozen|lakh|crore)(?:\s[a-z]+)?|[万亿]|"
+    rf"(?:{'|'.join(DENOMINATORS)})|"
+    r"[ap]\.?m|[kKMB]",
+    re.I,
 )
 _NO_UNITS = {"in", "as", "am", "a", "at", "an", "s", "cd"}
 
@@ -289,7 +322,7 @@ def _value_end(sentence: str, start: int) -> int | None:
     """Where a value that begins at `start` ends: at the first word of prose. None when no value begins there."""
     if (spelled := NUMBER_WORDS.match(sentence, start)) is not None:
         return spelled.end()
-    if _VALUE.match(sentence, start) is None:
+    if VALUE.match(sentence, start) is None:
         return None
     end = start
     while (piece := _PIECE.search(sentence, end)) is not None:
@@ -309,7 +342,7 @@ def _value_end(sentence: str, start: int) -> int | None:
 def _continues(sentence: str, position: int) -> bool:
     """Whether a list goes on behind 'and' or 'or'."""
     rest = sentence[position : position + 40].lstrip()
-    return _VALUE.match(rest) is not None or rest.startswith(("$", "\\"))
+    return VALUE.match(rest) is not None or rest.startswith(("$", "\\"))
 
 
 def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
@@ -334,7 +367,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
     if len(_OPENING.findall(value)) < len(_CLOSING.findall(value)):
         value = value.rstrip(")")
     kept = NOT_CLAUSE.sub("", after)
-    if (about := _ROUNDED.match(kept)) is not None:
+    if (about := ROUNDED.match(kept)) is not None:
         return _unless_contradicted((f"{value} ≈ {about[1]}",), kept[about.end() :], how)
     if (again := _AGAIN.match(kept)) is not None and _starts_value(again[1]):
         return _unless_contradicted((value, again[1].strip()), kept[again.end() :], how)
@@ -342,7 +375,7 @@ def _judged(sentence: str, start: int, end: int, value: str, how: str) -> Claim:
 
 
 def _starts_value(text: str) -> bool:
-    return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or _VALUE.match(text)) is not None
+    return not WAVERING.search(text) and (NUMBER_WORDS.match(text) or VALUE.match(text)) is not None
 
 
 _ENDS = re.compile(r"[\d)}π%]$")
@@ -351,13 +384,7 @@ _PART_OF = re.compile(r"\s*of\s(?=[-\d$\\])")
 _TIMES = re.compile(r"\stimes\s(?:the|as|more)\b")
 _OPENING, _CLOSING = re.compile(r"[(\[]"), re.compile(r"[)\]]")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
-_ROUNDED = re.compile(
-    r"\s*+[,(]?\s*+(?:or\s|which\sis\s)?(?:about|approximately|approx\.?|roughly|≈|\\approx)\s*+(-?\.?\d[\d.,]*(?:\s?\\?%)?)(?![\d/])"
-    r"(?:\s?[a-zA-Z]{1,12}(?:\^?[23²³])?)?\)?",
-    re.I,
-)
-"""'1/3 (about 33%)'."""
-_ROUNDED_LAST = re.compile(rf"(?<=[^\s≈x])(?=\s*[,(]){_ROUNDED.pattern}\.?$", re.I)
+_ROUNDED_LAST = re.compile(rf"(?<=[^\s≈x])(?=\s*[,(]){ROUNDED.pattern}\.?$", re.I)
 _AGAIN = re.compile(r"\s*[(=]\s*([^()=\s][^()=]{0,60}?)\s*(?:\)|$|(?==))")
 """A repetition behind the value: '8 (eight)'."""
 

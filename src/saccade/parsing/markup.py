@@ -15,6 +15,7 @@ LONGEST_RUN = 30
 
 _SIGNS = str.maketrans(
     {"−": "-", "–": "-", "‐": "-", "‑": "-", "×": "*", "÷": "/", "⁄": "/"}
+    | {"∶": ":", "∕": "/", "∗": "*", "⋅": "*", "∙": "*"}
     | dict.fromkeys("‘’‚′ʼ", "'")
     | dict.fromkeys("“”„«»「」『』", '"')
 )
@@ -23,12 +24,15 @@ _RAISED = re.compile(r"[⁰¹²³⁴-⁹⁻⁺]+")
 _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _MIXED = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
 _WRAPPERS = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|f?boxed|fbox|operatorname|boldsymbol|bm|emph)"
+    r"\\(?:text(?:bf|it|rm|sf|tt|sc|sl|normal)?|math(?:rm|bf|it|sf|tt)|mbox|hbox|f?boxed|fbox|operatorname|boldsymbol|bm|"
+    r"emph|underline|uline)"
     r"\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _BOLD = re.compile(
     r"(?<![\w)}*])\*\*((?:[^*\n]|\*(?!\*))+)\*\*(?![\w({*])|(?<![\w)}*])\*([^*\s](?:[^*\n]*[^*\s])?)\*(?![\w({*])"
 )
+_UNDERSCORED = re.compile(r"(?<![\w\\)}])(__|_)(?=[^\s_{])([^_{}\n]{1,200})(?<=\S)\1(?![\w({])")
+_COLOR = re.compile(r"\\(?:text)?color(?:box)?\s?(?:\[[A-Za-z]{1,9}\])?\{[^{}]{1,30}\}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:aligned|align|equation|gather|gathered|split)\*?\}")
 _MATH_MARKS = re.compile(r"\\?\$|\\[()\[\]]")
 _TAGS = re.compile(r"<(b|i|u|em|strong|code|span|p)>([^<]*)</\1>|<\|(?:begin|end)_of_box\|>", re.I)
@@ -89,6 +93,10 @@ def unmarked(text: str) -> str:
         text = text.replace("\\begin{cases}", "").replace("\\end{cases}", "").replace("\\\\", ",")
     if "*" in text:
         text = _BOLD.sub(lambda bold: bold[1] or bold[2], text)
+    if "_" in text:
+        text = _UNDERSCORED.sub(r"\2", text)
+    if "color" in text:
+        text = _COLOR.sub("", text)
     if "<" in text:
         text = _TAGS.sub(lambda tag: tag[2] or "", text)
     if "`" in text and "`" not in (inside := text.strip().strip("`")):

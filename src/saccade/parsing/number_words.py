@@ -18,6 +18,8 @@ MAGNITUDES = {
     "million": 10**6,
     "billion": 10**9,
     "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
     "trillion": 10**12,
     "万": 10**4,
     "亿": 10**8,

@@ -25,7 +25,10 @@ _NUMBER = re.compile(
     re.I,
 )
 _SPACED = re.compile(r"(?<=\d)(?:\\[!,;: ]|\{,\}|[ '\u2009\u202f])(?=\d{3}(?!\d))")
-_FIGURE = re.compile(r"(?:=|\banswer\b[^-+0-9.\\]{0,20}|\bis\b\s*:?|答案(?:是|为)?\s*:?)\s*(?=[-+\d\\]|\.\d)", re.I)
+_FIGURE = re.compile(
+    r"(?:=|\banswer\b[^-+0-9.\\]{0,20}|\bis\b\s*:?|答案(?:是|为)?\s*:?|\bso\b|\b(?:total(?:\sof)?|altogether|in\sall)\b[,:]?)\s*(?=[-+\d\\]|\.\d)",
+    re.I,
+)
 _EXPRESSION = re.compile(r"\\sqrt|√|\\pi(?![a-z])|π|\d\s?pi\b|\\log|\\sin|\\cos|\\tan")
 _RAISED = re.compile(r"\)?\s?\^|[xX_][\da-fA-F]")
 _DEGREES = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree|\\circ")
@@ -35,7 +38,7 @@ _SIMPLE = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _GAP = re.compile(r"(?:\s|\\[,;:! ]|~)*")
 _PERCENT = re.compile(r"\s?(?:\\?%|percent\b|per\scent\b)", re.I)
 _MAGNITUDE = re.compile(
-    r"\s?(hundred|thousand|million|billion|trillion|dozen|万|亿)(?![a-z])|(?<=\d)(?-i:([kKMB]))(?![A-Za-z])",
+    r"\s?(hundred|thousand|million|billion|trillion|dozen|lakh|crore|万|亿)(?![a-z])|(?<=\d)(?-i:([kKMB]))(?![A-Za-z])",
     re.I,
 )
 _SHORT_MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
@@ -60,10 +63,34 @@ _COUNTED = re.compile(
 """'1, 2, 3, 4' in front of the sentence that says how many there are."""
 _HALF = re.compile(r"\s*and\s+a\s+half\b", re.I)
 _WORDS_SAID = re.compile(
-    r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))",
+    r"(?:\b(?:is|are|it's|answer|total|count|say|see|shows?|has|have|just|exactly|only|precisely)\b|[:=])\s*:?\s*(?!.*(?:\b(?:is|are)\b|[:=]))",
     re.I,
 )
 _REPEATED = re.compile(r"\s*\(([A-Za-z -]{3,60})\)")
+
+
+_FOREIGN = re.compile(
+    r"(?P<before>[^\d,.()\[\]{}<>;]{0,16})(?:(?P<indian>\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d{1,9})?)|"
+    r"(?P<whole>\d{1,3}(?:[.' \u2009\u202f]\d{3})+|\d{1,12}),(?P<part>\d{1,2}|\d{4,12}|(?<=(?<!\d)0,)\d{3})|"
+    r"(?P<dotted>\d{1,3}(?:\.\d{3}){2,}))(?P<after>[^\d,()\[\]{}<>;]{0,40})"
+)
+_NONE = re.compile(
+    r"there\s(?:(?:is|are|was|were)\s(?:no\s(?!more|less|fewer|doubt|way|need|reason|answer|idea|clue)|none\b|not\sany\s)|"
+    r"(?:is|are|was|were)n't\sany\s)[^\d,;]{0,80}",
+    re.I,
+)
+"""'There are no cars.'"""
+
+
+def with_point(text: str) -> str:
+    """A text that is one number with a decimal comma ('1.234,5', '0{,}75') or Indian groups ('12,00,000') with a
+    decimal point instead; any other text as it is."""
+    found = _FOREIGN.fullmatch(text.replace("{,}", ",")) if "," in text or text.count(".") > 1 else None
+    if found is None:
+        return text
+    number = found["indian"] or found["dotted"] or found["whole"]
+    digits = number.replace(",", "") if found["indian"] else re.sub(r"\D", "", number)
+    return f"{found['before']}{digits}{'.' + found['part'] if found['part'] else ''}{found['after']}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +145,8 @@ def parse_quantity(text: str) -> Reading[Quantity]:
         return Reading(None, reason="code")
     if EVASIVE.search(text):
         return Reading(None, reason="hedged")
+    if _NONE.fullmatch(text):
+        return found(Quantity(0.0), "none")
     text = _COUNTED.sub(_counted, text)
     if not text[0].isdigit() and (spelled := _in_words(text)) is not None:
         return found(spelled, "words")

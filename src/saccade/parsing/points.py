@@ -8,8 +8,8 @@ import re
 Point = tuple[float, float]
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
-_PAIR = re.compile(rf"[\[(]\s{{0,9}}({_NUMBER})\s{{0,9}},\s{{0,9}}({_NUMBER})\s{{0,9}}[\])]")
-_XML = re.compile(rf'<point\s{{1,9}}x="({_NUMBER})"\s{{1,9}}y="({_NUMBER})"')
+_PAIR = re.compile(rf"[\[({{]\s{{0,9}}({_NUMBER})(?:\s?px)?\s{{0,9}},\s{{0,9}}({_NUMBER})(?:\s?px)?\s{{0,9}}[\])}}]")
+_XML = re.compile(rf'<points?\s{{1,9}}x1?="({_NUMBER})"\s{{1,9}}y1?="({_NUMBER})"(?!\s{{1,9}}x2=)')
 _INSIDE = re.compile(rf"<point>\s{{0,9}}({_NUMBER})\s{{0,9}}[, ]\s{{0,9}}({_NUMBER})\s{{0,9}}</point>")
 _NAMED = re.compile(
     rf"(?<![\w.])[\"']?x[\"']?\s{{0,9}}[=:]\s{{0,9}}[\"']?({_NUMBER})[\"']?[,;\s]{{1,9}}"

@@ -171,11 +171,13 @@ def parse_final(text: str) -> Reading[str]:
     """
     reply = read_reply(text)
     if reply.answer is not None:
-        return found(reply.answer, "answer block")
+        return found(_unwrapped(reply.answer), "answer block")
     rest = _ANSWER_TAG.sub(" ", reply.rest).strip() if "answer>" in reply.rest else reply.rest
     rest = _BOX_TOKENS.sub(r"\\boxed{\1}", rest) if "_of_box" in rest else rest
     if not rest:
         return Reading(None, reason="thought never ends" if "<think>" in text and "</think>" not in text else "nothing")
+    if (marked := _HASHES.search(rest)) is not None:
+        return found(marked[1], "final answer line")
     said = rest
     cues = [cue.end() for cue in _FINAL.finditer(rest)] if "final" in rest.lower() else []
     if cues:
@@ -184,7 +186,25 @@ def parse_final(text: str) -> Reading[str]:
     if boxed is None and said is not rest:
         return found(said if said[0] in "`[{" else said.partition("\n\n")[0].strip("* "), "final answer line")
     boxed = _joined_boxes(said if boxed is not None else rest)
-    return found(boxed, "boxed") if boxed is not None else found(last_claim(rest), "rest")
+    return found(boxed, "boxed") if boxed is not None else found(_unwrapped(last_claim(rest)), "rest")
+
+
+_HASHES = re.compile(r"(?:\A|\n)####[ \t]{1,9}([^\s#][^\n]*?)\s*\Z")
+"""GSM8K's last line."""
+_OBJECT = re.compile(
+    r"\s{0,9}(?:```[a-zA-Z]{0,9}\s{0,9})?\{.{0,2000}?[\"'](?:final[_ ]?)?answer[\"']\s{0,9}:\s{0,9}"
+    r"(?:\"([^\"\n]{1,500})\"|'([^'\n]{1,500})'|(-?\d[\d./]{0,30}|true|false))\s{0,9}(?:,.{0,2000})?\}\s{0,9}(?:```)?\s{0,9}",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+def _unwrapped(answer: str) -> str:
+    """The value of the last key 'answer' of an object that is the whole answer."""
+    found = _OBJECT.fullmatch(answer) if "answer" in answer.lower() and len(answer) < 3_000 else None
+    if found is None:
+        return answer
+    value = found[1] or found[2] or found[3]
+    return value.replace("\\\\", "\\")
 
 
 _BOX_TOKENS = re.compile(r"<\|begin_of_box\|>([^{}]*?)<\|end_of_box\|>")

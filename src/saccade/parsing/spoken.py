@@ -87,7 +87,9 @@ _ALL_REALS = re.compile(
     r"(?:all|any|every|the)\s(?:(nonzero|non-zero)\s)?(?:real\s(?:numbers?|values?)|reals?|numbers?|values?)"
     r"(?:\s(?:of\s)?[a-z])?"
 )
-_NONE = re.compile(r"(?:the\s)?empty\sset|none|no\s(?:such\s)?(?:real\s)?(?:solutions?|values?(?:\sof\s[a-z])?|[a-z])")
+_NONE = re.compile(
+    r"(?:the\s)?empty\sset|none|无解|没有解|no\s(?:such\s)?(?:real\s)?(?:solutions?|values?(?:\sof\s[a-z])?|[a-z])(?:\sexists?)?"
+)
 _INFINITE = re.compile(r"(positive\s|plus\s)?(negative\s|minus\s)?infinity")
 _EXCEPT = re.compile(r"(?:except(?:\sfor)?|other\sthan|not\sequal\sto|but)\s(?:[a-z]\s?=\s?)?(\S{1,40})")
 _THERE_IS = re.compile(

@@ -79,7 +79,15 @@ class Measure:
         if self.noun or other.noun:
             mine, theirs = set(self.noun.split()), set(other.noun.split())
             return bool(self.noun and other.noun) and (mine <= theirs or theirs <= mine)
-        return self.powers == other.powers or (("unit", 1),) in (self.powers, other.powers)
+        return self.powers == other.powers or any(
+            one.unnamed and (one.powers[0][1] == 1 or two.powers == (("m", one.powers[0][1]),))
+            for one, two in ((self, other), (other, self))
+        )
+
+    @property
+    def unnamed(self) -> bool:
+        """'units', and 'square units', which fit every area."""
+        return len(self.powers) == 1 and self.powers[0][0] == "unit"
 
 
 _BASES = {"length": ("m", 1), "volume": ("m", 3)}

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import re
 
+from saccade.parsing.claim_words import EVASIVE
 from saccade.parsing.markup import LONGEST, plain
 from saccade.parsing.reading import Reading, found
 
-_YES = {"yes", "true", "yeah", "yep", "是", "对", "是的", "没错"}
-_NO = {"no", "false", "nope", "否", "不", "不是", "不对", "错"}
+_YES = {"yes", "true", "yeah", "yep", "yup", "affirmative", "是", "对", "是的", "没错", "没有错"}
+_NO = {"no", "false", "nope", "nah", "untrue", "否", "不", "不是", "不对", "错", "没有"}
 _ALONE = {"y": True, "n": False, "correct": True, "incorrect": False, "wrong": False, "right": True, "never": False}
-_ALONE |= {"正确": True, "不正确": False, "错误": False, "没有": False, "有": True}
-_CHINESE = r"不正确|不是|不对|没错|没有|是的|正确|错误|[是对否不错]"
+_ALONE |= {"negative": False, "正确": True, "不正确": False, "错误": False, "有": True}
+_CHINESE = r"没有错|不正确|不是|不对|没错|没有|是的|正确|错误|[是对否不错]"
 _WORD = re.compile(rf"[A-Za-z]+(?:'[a-z]+)?|{_CHINESE}")
 _OPENING = re.compile(rf"\W*([A-Za-z]+|{_CHINESE})\s*(?:[,.;:!,。;:!-]|\n|$)")
 _CUE = re.compile(r"答案(?:应该?)?[是为]?\s*:?\s*(?=\S)|判断\s*:?")
 _SHORT = re.compile(
-    r"(?:no, |yes, )?(?:it|there|they|he|she|this|that|these|those)(?:'s|'re|\s"
-    r"(?:is|are|was|were|does|do|did|has|have|can|will))(?P<no>\s?not|n't)?[.!]?",
+    r"(?:no, |yes, |of course,? )?"
+    r"(?:the (?:statement|claim|answer) |it|there|they|he|she|this|that|these|those)"
+    r"(?:'s|'re|\s?(?:is|are|was|were|does|do|did|has|have|can|will))(?P<no>\s?not|n't)?"
+    r"(?:\s(?:right|correct|(?P<wrong>wrong|incorrect)|(?<!n't\s)(?<!not\s)(?P<none>none)|"
+    r"(?:(?<=n't\s)|(?<=not\s))any(?: \w+)?))?"
+    r"[.!]?|"
+    r"I\s(?:(?P<doubt>do\s?n[o']t|do not)\s)?(?:think|believe|guess|suppose)\sso[.!]?",
     re.I,
 )
+"""A clause that says no more than yes or no: 'it is', 'that's wrong', 'I don't think so'."""
+_IDLE = re.compile(r"\bno\s(?:idea|clue|doubt|problem|matter|wonder|need)\b", re.I)
+"""A 'no' that denies nothing."""
 _DENIED = re.compile(
     r"\b(?:yes|no|true|false)\b[\"']?\s(?:is|was)\s(?:not\s(?:the|right|correct)|wrong|incorrect)\b", re.I
 )
@@ -41,6 +50,8 @@ _DOUBT = {
     "possibly",
     "probably",
     "either",
+    "if",
+    "whether",
 }
 _UNSURE = {"maybe", "perhaps", "possibly"}
 REACH = 3
@@ -58,15 +69,17 @@ def read_yes_no(text: str) -> bool | None:
 
 def parse_yes_no(text: str) -> Reading[bool]:
     """As `read_yes_no`, with the rule or the reason. Takes any string; linear in its length."""
-    text = _CUE.sub(" ", plain(text[-LONGEST:])).strip()
+    text = _IDLE.sub(" ", _CUE.sub(" ", plain(text[-LONGEST:]))).strip()
     if (said := _ALONE.get(text.casefold().rstrip(" .!。"))) is not None:
         return found(said, "word alone")
     if _DENIED.search(text) is not None:
         return Reading(None, reason="denied")
+    if EVASIVE.search(text) is not None:
+        return Reading(None, reason="hedged")
     if (adverb := _ADVERB.fullmatch(text)) is not None:
         return found(adverb["no"] is None and adverb["never"] is None, "adverb")
     if (short := _SHORT.fullmatch(text)) is not None:
-        return found(short["no"] is None, "short clause")
+        return found(sum(map(bool, short.groups())) % 2 == 0, "short clause")
     opening = _OPENING.match(text)
     if opening and (said := _polarity(opening[1])) is not None:
         rest = text[opening.end() :].strip(" .!?。")

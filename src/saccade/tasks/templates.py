@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from saccade.parsing.choices import own_text
+from saccade.parsing.option_texts import own_text
 from saccade.types import Sample
 
 IMAGE = "<image>"
