@@ -50,7 +50,7 @@ def read_instances(reading: Reading) -> Instances:
         )
     for image in [image for image in coco_file.by_image if image not in coco_file.pictures]:
         first = coco_file.by_image.pop(image)[0]
-        coco_file.bad.append((first.place, ValueError(f"image_id {image!r} is not an image of this file")))
+        coco_file.bad.append((first.place, ValueError(f"image_id {image} is not an image of this file")))
     for image, instances in coco_file.by_image.items():
         for one in [one for one in instances if one.category not in coco_file.labels]:
             instances.remove(one)
@@ -62,13 +62,13 @@ def read_instances(reading: Reading) -> Instances:
 
 def _picture(coco_file: Instances, place: str, entry: Row) -> None:
     negative = entry.get("neg_text") or entry.get("neg_category_ids") or ()
-    image = _id(entry, "id")
+    image = str(_id(entry, "id"))
     if image in coco_file.pictures:
         coco_file.invalid_images.add(image)
-        raise ValueError(f"image id {image!r} is that of an earlier image too; both are skipped")
+        raise ValueError(f"image id {image} is that of an earlier image too; both are skipped")
     coco_file.pictures[image] = Picture(
         place,
-        records.field(entry, "file_name", str),
+        _file_name(entry),
         records.annotated_size(entry),
         tuple(_texts(entry.get("text") or ())),
         tuple(_texts(negative) if "neg_text" in entry else negative),
@@ -76,8 +76,15 @@ def _picture(coco_file: Instances, place: str, entry: Row) -> None:
     )
 
 
+def _file_name(entry: Row) -> str:
+    """The name of an image. LVIS gives its address only, whose last two parts are the folder of COCO and the file."""
+    if "file_name" not in entry and "coco_url" in entry:
+        return "/".join(records.field(entry, "coco_url", str).split("/")[-2:])
+    return records.field(entry, "file_name", str)
+
+
 def _instance(coco_file: Instances, place: str, entry: Row) -> None:
-    image = _id(entry, "image_id")
+    image = str(_id(entry, "image_id"))
     try:
         category = _id(entry, "category_id")
         box = records.from_xywh(records.field(entry, "bbox", list))

@@ -310,6 +310,11 @@ _BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]
 """Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
 
 
+def is_base64_image(text: str) -> bool:
+    """Whether a text is an image file in a data URI or in bare base64, by its beginning."""
+    return text.startswith("data:image/") or bool(_BASE64_IMAGE.fullmatch(text))
+
+
 def encoded_image(text: str) -> bytes | None:
     """The file in a data URI or in bare base64; None for a text that is neither. Raises ValueError."""
     if text[:5].lower() == "data:":
