@@ -174,6 +174,7 @@ def test_options_and_gold_are_the_same_in_every_layout_and_asked_once(folder: Pa
         ({"options": ["B", "A"], "answer": "A"}, "the letter of option A and the text of option B"),
         ({"options": ["red", "red", "blue"], "answer": "red"}, "is the text of options A, B"),
         ({"question": "A. red B. blue", "options": ["blue", "red"], "answer": "B"}, "expected one order"),
+        ({"options": ["red"] * 27, "answer": "A"}, "there are 27 options, expected 26 at most"),
         ({"options": ["red", "blue"], "answer": "1"}, "a number is not read as an index"),
         ({"answer": ["red", "crimson"]}, "is a list of 2 texts; expected one text, or set task: ocr"),
         ({"answer": []}, "is empty"),
@@ -306,6 +307,13 @@ def test_the_gold_of_a_reply_with_thoughts_is_its_answer_and_the_reply_is_kept(f
     assert (found.answer, found.meta["response"]) == ("3", reply)
 
 
+def test_columns_that_are_not_read_are_named(folder: Path) -> None:
+    row = ASKED | {"image": "a.png", "hint": "It is winter.", "lecture": ""}
+    assert str(guess(jsonl(folder / "rows.jsonl", row))) == "format table, not read: hint"
+    sample = one(folder, row, columns={"question": ["hint", "question"]})
+    assert sample.question == "It is winter.\nWhich color is it?"
+
+
 def test_numbers_of_rows_are_no_golds(folder: Path) -> None:
     with pytest.raises(ValueError, match="no column 'answer'"):
         guess(jsonl(folder / "rows.jsonl", {"image_id": 1, "question": "What is it?", "question_id": 3}))
@@ -385,6 +393,34 @@ def test_ids_of_coco_match_as_numbers_and_as_texts(folder: Path) -> None:
         entry["image_id"] = str(entry["image_id"])
     golds = [[one.answer for one in read(as_json(folder / "set.json", file), "coco")] for file in (plain, texts)]
     assert golds[0] == golds[1]
+
+
+def test_flags_of_coco_are_read_as_numbers_and_as_texts(folder: Path) -> None:
+    values = ((0, True), ("0", True), (False, True), (None, True), (1, False), ("1", False), (True, False))
+    for key in ("iscrowd", "ignore"):
+        for value, asked in values:
+            crowd = instances()
+            for entry in crowd["annotations"]:
+                entry[key] = value
+            found = list(items(DataConfig(source="coco", path=as_json(folder / "set.json", crowd))))
+            assert bool([one for _, sample in found if isinstance(sample, Sample) for one in sample.answer]) == asked
+
+
+def test_a_supercategory_without_boxes_is_no_label_that_is_absent(folder: Path) -> None:
+    plain, roboflow = instances(), instances()
+    for entry in roboflow["categories"]:
+        entry["supercategory"] = "things"
+    roboflow["categories"].insert(0, {"id": 99, "name": "things", "supercategory": "none"})
+    asked = [[one.question for one in read(as_json(folder / "set.json", file), "coco")] for file in (plain, roboflow)]
+    assert asked[0] == asked[1]
+
+
+def test_a_box_of_refcoco_may_be_a_text(folder: Path) -> None:
+    for box in ([1, 2, 30, 20], "[1, 2, 30, 20]", {"x1": 1, "y1": 2, "x2": 30, "y2": 20}):
+        for row in ({"sent": "red cup", "bbox": box}, {"problem": "In <image>: red cup", "solution": box}):
+            sample = one(folder, {"image": "a.png"} | row, "refcoco")
+            assert sample.answer == (1, 2, 30, 20)
+            assert sample.question.count("<image>") == row.get("problem", "").count("<image>")
 
 
 def test_images_of_lvis_are_found_by_the_end_of_their_address(folder: Path) -> None:

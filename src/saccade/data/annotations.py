@@ -66,7 +66,10 @@ def _names(reading: Reading) -> list[str]:
         raise ValueError(f"{folder}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
     lines = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
     fields = [line.split() for line in lines if line.strip()]
-    return [one[0] for one in fields if one[1:] != ["-1"]]  # lists of one class mark the images without it with -1
+    names = [Path(one[0]) for one in fields if one[1:] != ["-1"]]
+    return [
+        one.stem if one.suffix.lower() in SUFFIXES else str(one) for one in names
+    ]  # lists of one class mark the images without it with -1
 
 
 def _parsed(file: Path) -> ElementTree.Element:

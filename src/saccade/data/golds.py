@@ -75,6 +75,8 @@ def option_texts(options: Any) -> list[str]:
     texts = ["" if one is None or one != one else one for one in options]
     while texts and texts[-1] == "":
         texts.pop()
+    if len(texts) > len(ascii_uppercase):
+        raise ValueError(f"there are {len(texts)} options, expected {len(ascii_uppercase)} at most, a letter for each")
     for letter, text in zip(ascii_uppercase, texts, strict=False):
         if text == "":
             raise ValueError(f"option {letter} is empty, and a later one is not; expected a text for each letter")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ from saccade.data.files import table_rows
 from saccade.data.images import SUFFIXES
 from saccade.data.records import Reading
 from saccade.data.sources import DataConfig, items
-from saccade.data.tables import is_picture
+from saccade.data.tables import FIELDS, is_picture
 from saccade.tasks import TASKS
 from saccade.types import Sample
 
@@ -50,6 +51,14 @@ class Guess:
     samples: list[Sample]
     problem: str | None = None
     """The first row that could not be read."""
+    unread: tuple[str, ...] = ()
+    """Source `table`: columns of the first row that are not read."""
+
+    def __str__(self) -> str:
+        columns = f", columns {self.config.columns}" if self.config.columns else ""
+        return f"format {self.config.source}{columns}" + (
+            f", not read: {', '.join(self.unread)}" if self.unread else ""
+        )
 
 
 def guess(path: Path) -> Guess:
@@ -78,7 +87,7 @@ def guess(path: Path) -> Guess:
             continue
         bad = [f"{place}: {item}" for place, item in found if not isinstance(item, Sample)]
         if good and (best is None or len(good) > len(best.samples)):
-            best = Guess(entry, Counter(one.task for one in good), good, bad[0] if bad else None)
+            best = Guess(entry, Counter(one.task for one in good), good, bad[0] if bad else None, _unread(entry, first))
         if good and not bad:
             break
         tried[_brief(bad[0]) if bad else "no rows"].append(name)
@@ -88,6 +97,14 @@ def guess(path: Path) -> Guess:
             + "\n  ".join(f"{', '.join(dict.fromkeys(names))}: {said}" for said, names in tried.items())
         )
     return best
+
+
+def _unread(entry: DataConfig, first: dict[str, Any]) -> tuple[str, ...]:
+    names = [one for value in entry.columns.values() for one in ([value] if isinstance(value, str) else value)]
+    used = (
+        {*names, *FIELDS, "images", "decoded_image", "choices", *ascii_uppercase} if entry.source == "table" else first
+    )
+    return tuple(name for name, value in first.items() if name not in used and value and not is_picture(value))
 
 
 def _known(item: Sample | ValueError) -> Sample | ValueError:
