@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,25 @@ def test_an_image_is_read_or_its_column_is_named(folder: Path, row: dict[str, An
         assert one(folder, ASKED | row, columns={"image": []}).images == ()
 
 
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("easy_r1", {"problem": "Which?", "answer": "4", "path": "./a.png"}),
+        ("trl", {"prompt": "Which?", "answer": "4", "picture": "a.png"}),
+        ("verl", {"prompt": "Which?", "answer": "4", "image_path": "a.png"}),
+        ("ms_swift", {"query": "Which?", "response": "4", "img": {"bytes": None, "path": "a.png"}}),
+        ("llava", {"conversations": [{"value": "?"}, {"value": "4"}], "image_file": "a.png"}),
+        ("vlm_r1", {"image": [], "conversations": [{"value": "?"}, {"value": "4"}], "image_file": "a.png"}),
+    ],
+)
+def test_no_format_leaves_an_image_out_in_silence(folder: Path, source: str, row: dict[str, Any]) -> None:
+    (*_, column) = row
+    assert f"column '{column}' holds an image" in refused(folder, row, source)
+    assert one(folder, row | {column: "a word"}, source).images == ()
+    gold = {"image": [], "question": "Which file is open?", "answer": "a.png", "id": "b.png"}
+    assert one(folder, gold).answer == "a.png"
+
+
 def test_several_columns_of_images_keep_their_order(folder: Path) -> None:
     row = {f"image_{k}": {"bytes": png(size=(k, 9)), "path": None} for k in (10, 2, 1)}
     (sample,) = read(parquet(folder / "rows.parquet", ASKED | row))
@@ -208,6 +229,15 @@ def test_one_gold_in_a_list_is_that_gold(folder: Path) -> None:
     assert {one(folder, ASKED | {"answer": value}).task for value in (True, "TRUE", "false", "Yes.")} == {"yes_no"}
 
 
+def test_values_of_other_types_become_texts_or_are_refused(folder: Path) -> None:
+    path = parquet(folder / "rows.parquet", ASKED | {"answer": Decimal("4.50")})
+    assert read(path)[0].answer == "4.50"
+    assert [one(folder, ASKED | {"answer": value}, task="yes_no").answer for value in (1, "0")] == [True, False]
+    parquet(path, ASKED | {"answer": datetime(2020, 1, 1)})
+    with pytest.raises(ValueError, match="is of the type datetime, expected a text or a number"):
+        read(path)
+
+
 def test_a_letter_without_options_is_a_finding(folder: Path) -> None:
     (found,) = findings(folder, ASKED | {"answer": "C"})
     assert "lists no options" in found
@@ -221,6 +251,7 @@ def test_a_letter_without_options_is_a_finding(folder: Path) -> None:
         "<|object_ref_start|>cup<|object_ref_end|><|box_start|>(1,2),(5,6)<|box_end|>",
         "<loc0100><loc0200><loc0500><loc0600> cup",
         "[{'Position': [1, 2, 6, 8], 'Confidence': 1}]",
+        "[(0.461, 0.527), (0.498, 0.521)]",
     ],
 )
 def test_coordinates_that_no_box_is_read_from_are_a_finding(folder: Path, gold: str) -> None:

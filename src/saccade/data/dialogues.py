@@ -232,7 +232,7 @@ _PICTURE_KEYS = ("image", "image_url", "url", "path", "base64", "source")
 def named_images(row: Row, pictures: Sequence[Any]) -> Any:
     """The images of a row: of its field, or those that the parts of its turns hold. ValueError when both name files,
     but not the same."""
-    value = row.get("images") or row.get("image")
+    value = parse_literal(row.get("images") or row.get("image"))
     names = value if isinstance(value, list) else [value]
     if value and pictures and names != list(pictures) and all(isinstance(one, str) for one in (*names, *pictures)):
         raise ValueError(f"the row names the images {records.shown(names)}, its turns {records.shown(list(pictures))}")

@@ -10,6 +10,7 @@ import json
 import re
 import tokenize
 from collections.abc import Sequence
+from decimal import Decimal
 from io import StringIO
 from itertools import pairwise
 from string import ascii_uppercase
@@ -232,8 +233,10 @@ def typed(task: str, answer: Any) -> Any:
         return as_one_box(answer)
     if task == "detect":
         return as_detections(answer)
-    if isinstance(answer, str):
-        answer = answer.strip()
+    if isinstance(answer, str | Decimal):
+        answer = str(answer).strip()
+    if task == "yes_no" and str(answer) in ("0", "1"):
+        answer = str(answer) == "1"
     if answer in ("", None):
         raise ValueError("the answer is empty; there is nothing to grade against")
     texts = task in SEVERAL and isinstance(answer, list | tuple) and all(isinstance(one, str) for one in answer)

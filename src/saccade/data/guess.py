@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from saccade.data.dialogues import METHOD
 from saccade.data.files import table_rows
-from saccade.data.images import SUFFIXES
+from saccade.data.images import SUFFIXES, is_picture
 from saccade.data.records import Reading
 from saccade.data.sources import DataConfig, items
-from saccade.data.tables import FIELDS, is_picture
+from saccade.data.tables import FIELDS
 from saccade.tasks import TASKS
 from saccade.types import Sample
 
@@ -31,7 +31,10 @@ LOOKED_AT = 40
 NAMES = {
     "image": ("image", "images", "file_name", "filename", "file", "image_path", "img", "img_path", "picture", "path"),
     "question": ("question", "prompt", "query", "problem", "instruction", "text", "input"),
-    "answer": ("answer", "answers", "label", "gold", "solution", "ground_truth", "target", "gt", "gt_answer", "output"),
+    "answer": (
+        *("answer", "answers", "label", "gold", "solution", "ground_truth", "target", "gt", "gt_answer"),
+        *("correct_answer", "output"),
+    ),
     "answer_index": ("answer_index", "answer_idx", "correct_choice_idx", "correct_idx", "correct_index", "gold_index"),
     "options": ("options", "choices", "candidates", "option"),
     "id": ("id", "question_id", "uid", "index"),
@@ -132,7 +135,7 @@ def _candidates(
 
 def _columns(first: dict[str, Any]) -> dict[str, str | list[str]]:
     """Columns of a file of rows whose names differ from ours: by their usual names, then by what is in them."""
-    names = {str(name).lower(): str(name) for name in first}
+    names = {str(name).strip().lower().replace(" ", "_"): str(name) for name in first}
     taken: dict[str, str] = {}
     for what, usual in NAMES.items():
         name = next((names[one] for one in usual if one in names and names[one] not in taken.values()), None)

@@ -33,7 +33,8 @@ ENOUGH_BOXES = 10
 TEXTS = ("free_form", "text", "exact_text")
 """Tasks that take any gold, also one that belongs to another task."""
 _COORDINATES = re.compile(
-    r"<\|?box(?:_start\|)?>|<loc_?\d{1,4}>|<points?>|<\|?point_start\|>|[\"'](?:bbox|bbox_2d|box_2d|point_2d|position)[\"']\s?:",
+    r"<\|?box(?:_start\|)?>|<loc_?\d{1,4}>|<points?>|<\|?point_start\|>|[\"'](?:bbox|bbox_2d|box_2d|point_2d|position)[\"']\s?:"
+    r"|^\s{0,9}\[\s{0,9}[(\[]\s{0,9}\d+(?:\.\d+)?\s{0,9},\s{0,9}\d+(?:\.\d+)?\s{0,9}[)\]]",
     re.IGNORECASE,
 )
 _LEFT_MARKERS = re.compile(

@@ -14,7 +14,7 @@ from saccade.data import records
 from saccade.data.dialogues import final_answer
 from saccade.data.files import table_rows
 from saccade.data.golds import option_texts, parse_literal, pose
-from saccade.data.images import SUFFIXES
+from saccade.data.images import SUFFIXES, is_picture
 from saccade.data.questions import listed_options, place_pictures
 from saccade.data.records import Item, Placed, Reading, Row
 from saccade.tasks import TASKS
@@ -73,7 +73,7 @@ def table(reading: Reading) -> Iterator[Item]:
         name = _text(row, columns, "id") or place
         return pose(name, images, question, _gold(answer), task, meta, options)
 
-    return records.each(folder_rows(reading), read)
+    return records.each(folder_rows(reading), read, pictured="image" not in columns)
 
 
 def _value(row: Row, columns: dict[str, list[str]], key: str, required: bool = False) -> Any:
@@ -133,13 +133,7 @@ def _image(row: Row, columns: dict[str, list[str]]) -> Any:
             f"column '{missing[0]}' is missing or empty; the row has {known} (a text-only row has an empty list)"
         )
     values = [parse_literal(row[name]) for name in names if row.get(name) not in (None, "")]
-    found = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
-    if not found and "image" not in columns and (unread := [name for name, value in row.items() if is_picture(value)]):
-        raise ValueError(
-            f"column '{unread[0]}' holds an image, which is not read; name it, columns: {{image: {unread[0]}}}, or set "
-            "columns: {image: []} to read none"
-        )
-    return found
+    return [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _image_columns(row: Row) -> list[str]:
@@ -150,16 +144,6 @@ def _image_columns(row: Row) -> list[str]:
     single = next((name for name in ("image", "images") if row.get(name) is not None), None)
     numbered = sorted((int(found[1]), name) for name in row if (found := _NUMBERED.fullmatch(name)))
     return [single] if single else [name for _, name in numbered]
-
-
-def is_picture(value: Any) -> bool:
-    """Whether a cell is an image or the name of an image file, or a list of these."""
-    if isinstance(value, list | tuple):
-        return bool(value) and is_picture(value[0])
-    if isinstance(value, str):
-        named = value.lower().endswith(SUFFIXES) and len(value.split()) == 1
-        return named or records.is_base64_image(value)
-    return isinstance(value, dict) and "bytes" in value and any(value.get(key) for key in ("bytes", "path"))
 
 
 def _options(row: Row, columns: dict[str, list[str]]) -> list[Any]:
