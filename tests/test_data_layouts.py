@@ -324,6 +324,7 @@ def test_the_answer_is_the_gold_beside_the_way_to_it(folder: Path) -> None:
         ({"question": "Which?", "choice_a": "a", "choice_b": "b", "answer": "B"}, "Which?", "B"),
         ({"ID": "1", "question": "Which?", "option": "A. a; B. b", "answer": "B"}, "Which?", "B"),
         ({"query": "How many?", "label": ["14"]}, "How many?", "14"),
+        ({"question": "How many?", "response": "<think>7 + 7</think><answer>14</answer>"}, "How many?", "14"),
     ],
 )
 def test_no_part_of_a_published_row_is_lost(folder: Path, row: dict[str, Any], question: str, answer: str) -> None:
@@ -382,6 +383,18 @@ def test_a_table_of_other_programs_is_read_or_refused_by_its_fault(folder: Path)
     (folder / "rows.jsonl.gz").write_bytes(b"")
     with pytest.raises(ValueError, match="unpack it first"):
         read(folder / "rows.jsonl.gz")
+
+
+def test_folders_of_images_beside_those_of_rows_are_no_classes(folder: Path) -> None:
+    for name in ("images", "data"):
+        (folder / "clone" / name).mkdir(parents=True)
+    (folder / "clone" / "images" / "a.png").write_bytes(png())
+    jsonl(folder / "clone" / "data" / "train.jsonl", ASKED | {"image": "images/a.png"})
+    assert [sample.question for sample in read(folder / "clone")] == [ASKED["question"]]
+    assert [sample.question for sample in guess(folder / "clone").samples] == [ASKED["question"]]
+    (folder / "clone" / "data").rename(folder / "clone" / "Art")
+    with pytest.raises(ValueError, match="in this folder; there are some in Art, use one of them"):
+        read(folder / "clone")
 
 
 # ---------------------------------------------------------------------------------------------------------------- boxes

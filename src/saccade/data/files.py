@@ -43,7 +43,7 @@ def table_rows(reading: Reading) -> Iterator[Placed]:
     if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         yield from saved_rows(path, reading.split or "train")
         return
-    if (path / "data").is_dir() and not _tables_in(path):  # a clone of a data set of the hub
+    if (path / "data").is_dir() and not row_files(path):  # a clone of a data set of the hub
         for file in _shards(path / "data", reading.split or "train"):
             yield from _KINDS[file.suffix.lower()](file)
         return
@@ -69,9 +69,11 @@ def files_at(path: Path) -> list[Path]:
         if not found:
             raise ValueError(f"{path}: there is no such file; no name in {path.parent} matches the pattern")
     elif path.is_dir():
-        found = _tables_in(path)
+        found = row_files(path)
         if not found:
-            raise ValueError(f"{path}: there is no {kinds} file in this folder")
+            inner = [one.name for one in sorted(path.iterdir()) if one.is_dir() and row_files(one)]
+            hint = f"; there are some in {', '.join(inner[:10])}, use one of them" if inner else ""
+            raise ValueError(f"{path}: there is no {kinds} file in this folder{hint}")
         sets = sorted({_SHARD.sub("", file.stem) for file in found})
         if len(sets) > 1:
             raise ValueError(
@@ -89,7 +91,7 @@ def files_at(path: Path) -> list[Path]:
     return found
 
 
-def _tables_in(folder: Path) -> list[Path]:
+def row_files(folder: Path) -> list[Path]:
     """The files of rows in a folder; CSV and TSV count if there is nothing else, since they often only describe it."""
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _KINDS and file.is_file())
     return [file for file in found if file.suffix.lower() not in DELIMITERS] or found
@@ -98,7 +100,7 @@ def _tables_in(folder: Path) -> list[Path]:
 def _shards(folder: Path, split: str) -> list[Path]:
     """The files of a split in the `data` folder of a data set: `train-00000-of-00002.parquet`, `train.jsonl` and so
     on."""
-    files = _tables_in(folder)
+    files = row_files(folder)
     found = [file for file in files if re.split(r"[-.]", file.name)[0] == split]
     if not found:
         splits = ", ".join(dict.fromkeys(re.split(r"[-.]", file.name)[0] for file in files))

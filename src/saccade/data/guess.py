@@ -40,7 +40,9 @@ NAMES = {
     "id": ("id", "question_id", "uid", "index"),
 }
 """What a column is -> usual names of it, any case."""
-_NO_ANSWER = re.compile(r"(?:id|idx|index|number|split|source|width|height|url|hash|path|type)$")
+_NO_ANSWER = re.compile(
+    r"(?:id|idx|index|number|split|source|width|height|url|hash|path|type)$|^(?:response|system|task)$"
+)
 _LETTER = re.compile(r"(?:(?:option|choice|opt)[ _]?)?[a-j]")
 
 

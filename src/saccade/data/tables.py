@@ -12,7 +12,7 @@ from typing import Any
 
 from saccade.data import records
 from saccade.data.dialogues import final_answer
-from saccade.data.files import table_rows
+from saccade.data.files import row_files, table_rows
 from saccade.data.golds import option_texts, parse_literal, pose
 from saccade.data.images import SUFFIXES, is_picture
 from saccade.data.questions import listed_options, place_pictures
@@ -207,7 +207,7 @@ def folder_rows(reading: Reading) -> Iterator[Placed]:
     if metadata is not None:
         return _described(metadata, folder)
     classes = sorted(one for one in base.iterdir() if one.is_dir())
-    if any(_pictures(one) for one in classes) and not any(base.glob("*.json*")) and not any(base.glob("*.parquet")):
+    if any(map(_pictures, classes)) and not any(map(row_files, (base, *classes))):
         return _classes(classes, folder)
     return table_rows(reading)
 
