@@ -151,7 +151,7 @@ def test_a_wrong_call_is_refused_before_training(build: Any, message: str) -> No
     [
         (
             {"image": [IMAGE], "target": [BOX]},
-            "no gold; expected a column solution.*got image, target; name it with gold=",
+            "no gold; expected a column answer.*got image, target; name it with gold=",
         ),
         ({"solution": [BOX]}, "needs each image's size: expected a column images, image or image_size"),
         ({"solution": ["a cup"], "image": [IMAGE]}, "row 'row'"),

@@ -78,7 +78,7 @@ def test_without_data_the_recipe_is_a_valid_beginning(kind: str, tmp_path: Path)
                 "image": "one.png",
                 "conversations": [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "3"}],
             },
-            "vlm_r1",
+            "llava",
             "free_form",
         ),
     ],

@@ -144,9 +144,10 @@ def of_data(
     if source is None and (hub or not Path(data).exists()):
         raise ValueError(f"{data}: expected a recipe (.yaml), or a data set with --from, one of {', '.join(READERS)}")
     if source is None:
-        found = guess(Path(data)).config
+        guessed = guess(Path(data))
+        found = guessed.config
         source, keys = found.source, {"columns": found.columns} | ({"split": found.split} if found.split else {}) | keys
-        echo(f"{data}: format {source}{f', columns {found.columns}' if found.columns else ''}")
+        echo(f"{data}: {guessed}")
 
     def entry(path: Path) -> DataConfig:
         return DataConfig(source=source, path=path, **keys)

@@ -81,8 +81,9 @@ def found_in(data: str, hub: bool, keys: dict[str, Any]) -> tuple[str, dict[str,
 
     if hub or any(mark in data for mark in "*?["):
         raise ValueError(f"{data}: give its format with --from, one of {', '.join(READERS)}")
-    found = guess(Path(data)).config
-    echo(f"{data}: format {found.source}{f', columns {found.columns}' if found.columns else ''}")
+    guessed = guess(Path(data))
+    found = guessed.config
+    echo(f"{data}: {guessed}")
     more = {"columns": found.columns} if found.columns else {}
     return found.source, more | ({"split": found.split} if found.split else {}) | keys
 

@@ -37,8 +37,7 @@ def new(
     if found is not None:
         rows = len(open_source(found.config.model_copy(update={"on_bad": "skip"})))
         tasks = ", ".join(sorted(found.tasks))
-        extra = f"; columns {found.config.columns}" if found.config.columns else ""
-        echo(f"{source}: format {found.config.source}, {rows:,} usable rows, tasks {tasks}{extra}")
+        echo(f"{source}: {rows:,} usable rows, tasks {tasks}; {found}")
         if found.problem:
             echo(f"a row that cannot be used: {found.problem}", err=True)
     path = out or Path(f"{source.stem if source else 'my'}_{kind}.yaml")

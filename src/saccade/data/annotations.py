@@ -66,7 +66,10 @@ def _names(reading: Reading) -> list[str]:
         raise ValueError(f"{folder}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
     lines = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
     fields = [line.split() for line in lines if line.strip()]
-    return [one[0] for one in fields if one[1:] != ["-1"]]  # lists of one class mark the images without it with -1
+    names = [Path(one[0]) for one in fields if one[1:] != ["-1"]]
+    return [
+        one.stem if one.suffix.lower() in SUFFIXES else str(one) for one in names
+    ]  # lists of one class mark the images without it with -1
 
 
 def _parsed(file: Path) -> ElementTree.Element:
@@ -119,15 +122,18 @@ def yolo(reading: Reading) -> Iterator[Item]:
     """
     check_task(reading, "YOLO labels")
     config = _config(reading.path)
-    names = _class_names(config, reading.path)
+    names, points = _class_names(config, reading.path), _keypoints(config)
     found = Instances(labels=dict(enumerate(names)))
-    for image in _split_images(config, reading):
+    files = _split_images(config, reading)
+    if not any(_label_file(image).is_file() for image in files):
+        raise ValueError(f"{config}: no image has a label file; expected such as {_label_file(files[0])}")
+    for image in files:
         labels = _label_file(image)
         place, name = _relative(labels, config.parent), _relative(image, reading.image_folder)
         try:
             found.pictures[name] = Picture(place, name)
             if labels.is_file():
-                found.by_image[name] = _read_labels(labels, place, image_size(image), len(names))
+                found.by_image[name] = _read_labels(labels, place, image_size(image), len(names), points)
         except ValueError as error:
             found.bad.append((_relative(image, config.parent) if isinstance(error, ImageError) else place, error))
             found.invalid_images.add(name)
@@ -152,7 +158,7 @@ def _config(path: Path) -> Path:
 
 def _load_yaml(file: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(_text(file))
+        value = yaml.load(_text(file), yaml.BaseLoader)  # all scalars as texts: a class may be called no or 01
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: not YAML ({error})") from None
     if not isinstance(value, dict):
@@ -162,13 +168,21 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 def _class_names(config: Path, path: Path) -> list[str]:
     names = _load_yaml(config).get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[i] for i in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(one, str | int | float) for one in names):
+    if isinstance(names, dict) and set(names) == {str(i) for i in range(len(names))}:
+        names = [names[str(i)] for i in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
         raise ValueError(
             f"{config}: 'names' is {records.shown(names)}, expected a list of class names, or 0: name, ..."
         )
-    return [str(one).strip() for one in names]
+    return [one.strip() for one in names]
+
+
+def _keypoints(config: Path) -> int:
+    """Numbers of a label behind its box, in data of poses."""
+    shape = _load_yaml(config).get("kpt_shape") or []
+    if not isinstance(shape, list) or not all(isinstance(one, str) and one.isdecimal() for one in shape):
+        raise ValueError(f"{config}: 'kpt_shape' is {records.shown(shape)}, expected [number of points, 2 or 3]")
+    return math.prod(map(int, shape)) if shape else 0
 
 
 def _split_images(config: Path, reading: Reading) -> list[Path]:
@@ -213,13 +227,16 @@ def _relative(file: Path, folder: Path) -> str:
         return str(file.resolve())
 
 
-def _read_labels(file: Path, place: str, size: tuple[int, int], classes: int) -> list[Instance]:
+def _read_labels(file: Path, place: str, size: tuple[int, int], classes: int, points: int) -> list[Instance]:
     found = []
     for number, line in enumerate(_text(file).splitlines(), 1):
         if line.strip():
             where = f"{place}:{number}"
             try:
-                category, box = _label(line.split(), size, classes)
+                cells = line.split()
+                if points and len(cells) != 5 + points:
+                    raise ValueError(f"got {len(cells)} numbers, expected {5 + points} with those of kpt_shape")
+                category, box = _label(cells[:5] if points else cells, size, classes)
             except ValueError as error:
                 raise type(error)(f"line {number}: {error}; the image is skipped") from None
             found.append(Instance(where, category, box))

@@ -7,10 +7,14 @@ from typing import Any
 
 from saccade.data import records
 from saccade.data.files import table_rows
+from saccade.data.golds import as_one_box
 from saccade.data.instances import REFER, Instance, Instances, Picture, check_task, questions
 from saccade.data.json_stream import elements
 from saccade.data.records import Item, Reading, Row
 from saccade.types import Box, Sample
+
+XYWH = 1
+"""Detectron2's `bbox_mode` of COCO's boxes."""
 
 # --------------------------------------------------------------------------------------------------------------- coco
 
@@ -48,9 +52,12 @@ def read_instances(reading: Reading) -> Instances:
             f"{reading.path}: has {got}, expected images, annotations and categories: {missing[0]} is missing or empty"
             f"{why}"
         )
+    used = {one.category for some in coco_file.by_image.values() for one in some}
+    for category in [one for one, label in coco_file.labels.items() if label in coco_file.parents and one not in used]:
+        del coco_file.labels[category]
     for image in [image for image in coco_file.by_image if image not in coco_file.pictures]:
         first = coco_file.by_image.pop(image)[0]
-        coco_file.bad.append((first.place, ValueError(f"image_id {image!r} is not an image of this file")))
+        coco_file.bad.append((first.place, ValueError(f"image_id {image} is not an image of this file")))
     for image, instances in coco_file.by_image.items():
         for one in [one for one in instances if one.category not in coco_file.labels]:
             instances.remove(one)
@@ -62,13 +69,13 @@ def read_instances(reading: Reading) -> Instances:
 
 def _picture(coco_file: Instances, place: str, entry: Row) -> None:
     negative = entry.get("neg_text") or entry.get("neg_category_ids") or ()
-    image = _id(entry, "id")
+    image = str(_id(entry, "id"))
     if image in coco_file.pictures:
         coco_file.invalid_images.add(image)
-        raise ValueError(f"image id {image!r} is that of an earlier image too; both are skipped")
+        raise ValueError(f"image id {image} is that of an earlier image too; both are skipped")
     coco_file.pictures[image] = Picture(
         place,
-        records.field(entry, "file_name", str),
+        _file_name(entry),
         records.annotated_size(entry),
         tuple(_texts(entry.get("text") or ())),
         tuple(_texts(negative) if "neg_text" in entry else negative),
@@ -76,21 +83,32 @@ def _picture(coco_file: Instances, place: str, entry: Row) -> None:
     )
 
 
+def _file_name(entry: Row) -> str:
+    """The name of an image. LVIS gives its address only, whose last two parts are the folder of COCO and the file."""
+    if "file_name" not in entry and "coco_url" in entry:
+        return "/".join(records.field(entry, "coco_url", str).split("/")[-2:])
+    return records.field(entry, "file_name", str)
+
+
 def _instance(coco_file: Instances, place: str, entry: Row) -> None:
-    image = _id(entry, "image_id")
+    image = str(_id(entry, "image_id"))
     try:
         category = _id(entry, "category_id")
         box = records.from_xywh(records.field(entry, "bbox", list))
+        if entry.get("bbox_mode", XYWH) != XYWH:
+            raise records.BoxError(f"bbox_mode is {entry['bbox_mode']!r}, expected {XYWH} (x, y, width, height)")
     except ValueError as error:
         coco_file.invalid_images.add(image)
         raise type(error)(f"{error}; image {image} is skipped") from None
-    coco_file.by_image[image].append(Instance(place, category, box, bool(entry.get("iscrowd", 0))))
+    crowd = any(str(entry.get(key) or "0") not in ("0", "0.0", "False") for key in ("iscrowd", "ignore"))
+    coco_file.by_image[image].append(Instance(place, category, box, crowd))
 
 
 def _category(coco_file: Instances, place: str, entry: Row) -> None:
     category, name = _id(entry, "id"), records.field(entry, "name", str).strip()
     if not name or coco_file.labels.setdefault(category, name) != name:
         raise ValueError(f"category {category!r} has the name {name!r}; expected one name, which is not empty")
+    coco_file.parents.add(entry.get("supercategory"))
 
 
 _ENTRIES = {"images": _picture, "annotations": _instance, "categories": _category}
@@ -117,6 +135,7 @@ def refcoco(reading: Reading) -> Iterator[Item]:
     def read(row: Row, place: str) -> list[Sample]:
         images = records.images_of(records.field(row, "image", (str, bytes, dict, list)), reading)
         expressions, question, box = _expressions(row)
+        records.with_markers(question, len(images))
         name = str(row.get("question_id", row.get("id", place)))
         size = records.annotated_size(row)
         meta: dict[str, Any] = {"place": place} | ({"annotated_size": list(size)} if size else {})
@@ -132,11 +151,11 @@ def refcoco(reading: Reading) -> Iterator[Item]:
 def _expressions(row: Row) -> tuple[list[str], str, Box]:
     """(expressions, question template, box) of a row."""
     if "solution" in row:
-        problem = records.field(row, "problem", str).replace(records.MARKER, "").strip()
-        expression = str(row.get("normal_caption") or problem).strip()
-        return [expression], problem.replace("{", "{{").replace("}", "}}"), records.as_box(row["solution"])
+        problem = records.field(row, "problem", str).strip()
+        expression = str(row.get("normal_caption") or problem.replace(records.MARKER, "")).strip()
+        return [expression], problem.replace("{", "{{").replace("}", "}}"), as_one_box(row["solution"])
     if "sent" in row:
-        return [records.field(row, "sent", str).strip()], REFER, records.as_box(row.get("bbox"))
+        return [records.field(row, "sent", str).strip()], REFER, as_one_box(row.get("bbox"))
     answers = records.field(row, "answer", (list, str))
     found = [text.strip() for text in ([answers] if isinstance(answers, str) else answers) if isinstance(text, str)]
     if not any(found):

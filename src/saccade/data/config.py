@@ -69,7 +69,8 @@ class DataConfig(Config):
     split: str | None = None
     """Split of the world or of a Hugging Face data set; 'train' when null."""
     columns: dict[str, str | list[str]] = Field(default_factory=dict)
-    """Source `table`: what a column is (image, question, answer, options, id, task, system, response) -> its name."""
+    """Source `table`: what a column is (image, question, answer, answer_index, options, id, task, system, response) ->
+    its name."""
     negatives: int = Field(default=3, ge=0)
     """Boxes (coco, voc, yolo): the most absent labels requested per image (at least one, unless 0)."""
     labels: tuple[str, ...] = ()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from saccade.data import records
 from saccade.data.files import table_rows
-from saccade.data.golds import pose
-from saccade.data.questions import name_pictures
+from saccade.data.golds import option_texts, parse_literal, pose
+from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Item, Reading, Row
 from saccade.types import Sample, Turn
 
@@ -79,7 +79,7 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
                 f"field 'image' is missing; the row has {', '.join(row)} (for a text-only row set \"image\": [])"
             )
         names = row.get("image") or row.get("images")
-        dialogue = read_dialogue(records.field(row, "conversations", list), row.get("system"))
+        dialogue = read_dialogue(turns_in(row, "conversations"), row.get("system"))
         records.refuse_unsupported(row, dialogue.question)
         images = records.images_of(names, reading) if names else ()
         method = row.get(METHOD)
@@ -88,8 +88,8 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
         answer = row["answer"] if "answer" in row else _answer(dialogue.reply)
         meta = {"place": place} | dialogue.meta | ({METHOD: method} if method else {})
         meta |= records.field(row, "meta", dict) if "meta" in row else {}
-        question = records.with_markers(dialogue.question, dialogue.first_images(len(images)))
-        options = meta.pop("options", None) or records.options_of(row)
+        options = option_texts(meta.pop("options", None) or records.options_of(row))
+        question, options = place_pictures(dialogue.question, options, dialogue.first_images(len(images)))
         return pose(str(row.get("id", place)), images, question, answer, task, meta, options)
 
     return records.each(table_rows(reading), read)
@@ -108,22 +108,22 @@ def llava(reading: Reading) -> Iterator[Item]:
 
 def read_conversation(row: Row, place: str, reading: Reading) -> Sample:
     """The sample of a conversation: its first question, and the later turns in `meta.turns`."""
-    turns = records.field(row, "messages" if "messages" in row else "conversations", list)
+    turns = turns_in(row, "messages" if "messages" in row else "conversations")
     dialogue = read_dialogue(turns, row.get("system"))
     records.refuse_unsupported(row, dialogue.question)
     if not isinstance(dialogue.reply, str):
         raise ValueError(
             f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
         )
-    names = row.get("image") or row.get("images") or dialogue.pictures
+    names = named_images(row, dialogue.pictures)
     if not names and MARKER in dialogue.question:
         raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
     images = records.images_of(names, reading) if names else ()
     first = dialogue.first_images(len(images))
-    question = records.with_markers(name_pictures(dialogue.question, [], first)[0], first)
+    question, options = place_pictures(dialogue.question, option_texts(records.options_of(row)), first)
     answer = final_answer(dialogue.reply)
     meta: dict[str, Any] = {"place": place, "response": dialogue.reply} | dialogue.meta
-    return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, records.options_of(row))
+    return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, options)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
@@ -178,6 +178,8 @@ def _role(turn: dict[str, Any]) -> str | None:
     name = turn.get("from", turn.get("role"))
     if name in _TOOL_ROLES or turn.get("tool_calls") or turn.get("function_call"):
         raise ValueError(f"field 'conversations': got a turn of {name!r} with tools; {records.UNSUPPORTED['tool']}")
+    if turn.get("weight", 1) == 0 or turn.get("loss", True) in (False, 0) or turn.get("train", True) is False:
+        raise ValueError(f"field 'conversations': a turn of {name!r} is marked as not to be learned; remove the row")
     if name is not None and (not isinstance(name, str) or name not in _ROLES):
         raise ValueError(
             f"field 'conversations': got the role {records.shown(name)}, expected one of {', '.join(_ROLES)}"
@@ -217,10 +219,30 @@ def pictures_in(turn: dict[str, Any]) -> list[Any]:
     found = []
     for part in content if isinstance(content, list) else []:
         if isinstance(part, dict) and _MARKERS.get(str(part.get("type"))) == MARKER:
-            value = next((part[key] for key in ("image", "image_url", "url", "path", "base64") if part.get(key)), None)
-            value = value.get("url") if isinstance(value, dict) and "url" in value else value
+            value = next((part[key] for key in _PICTURE_KEYS if part.get(key)), None)
+            if isinstance(value, dict) and not {"bytes", "path"} & value.keys():
+                value = next((value[key] for key in ("url", "data") if value.get(key)), value)
             found += [value] if value is not None else []
     return found
+
+
+_PICTURE_KEYS = ("image", "image_url", "url", "path", "base64", "source")
+
+
+def named_images(row: Row, pictures: Sequence[Any]) -> Any:
+    """The images of a row: of its field, or those that the parts of its turns hold. ValueError when both name files,
+    but not the same."""
+    value = parse_literal(row.get("images") or row.get("image"))
+    names = value if isinstance(value, list) else [value]
+    if value and pictures and names != list(pictures) and all(isinstance(one, str) for one in (*names, *pictures)):
+        raise ValueError(f"the row names the images {records.shown(names)}, its turns {records.shown(list(pictures))}")
+    return value or list(pictures)
+
+
+def turns_in(row: Row, name: str) -> list[Any]:
+    """The turns of a field, a list or the JSON text of one."""
+    value = parse_literal(row.get(name))
+    return records.field({**row, name: value} if name in row else row, name, list)
 
 
 def _task_of(method: Any, given: str | None) -> str | None:
@@ -234,5 +256,5 @@ def _task_of(method: Any, given: str | None) -> str | None:
 
 
 def _answer(reply: Any) -> Any:
-    """The gold answer of an answer turn: the content of its answer tag, if it has one."""
-    return records.untagged(reply)
+    """The gold answer of an answer turn: its final answer if it is a text."""
+    return final_answer(reply) if isinstance(reply, str) else reply

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
@@ -17,13 +18,19 @@ import pyarrow.parquet as pq
 from saccade.data.columns import BATCH, first_line, parquet_rows, rows_of, saved_rows
 from saccade.data.hub import use_cache_without_network
 from saccade.data.json_stream import elements
-from saccade.data.records import Placed, Reading, jsonl_rows
+from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LARGEST_CELL = 1 << 25
 """Characters of a cell, which may hold an image."""
 MOST_OPEN_QUOTES = 10
+UNNAMED = "Unnamed: 0"
+"""Name of a first column without one, in which pandas writes row numbers."""
+LISTS = ("data", "questions", "annotations", "rows", "samples", "items", "examples", "train", "validation", "test")
+"""Keys of a JSON object under which its rows may be."""
+PACKED = (".gz", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _PATTERN = re.compile(r"[*?\[]")
+_BLANK = BOM_UTF8 + b" \t\r\n"
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -36,7 +43,7 @@ def table_rows(reading: Reading) -> Iterator[Placed]:
     if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         yield from saved_rows(path, reading.split or "train")
         return
-    if (path / "data").is_dir() and not _tables_in(path):  # a clone of a data set of the hub
+    if (path / "data").is_dir() and not row_files(path):  # a clone of a data set of the hub
         for file in _shards(path / "data", reading.split or "train"):
             yield from _KINDS[file.suffix.lower()](file)
         return
@@ -62,9 +69,11 @@ def files_at(path: Path) -> list[Path]:
         if not found:
             raise ValueError(f"{path}: there is no such file; no name in {path.parent} matches the pattern")
     elif path.is_dir():
-        found = _tables_in(path)
+        found = row_files(path)
         if not found:
-            raise ValueError(f"{path}: there is no {kinds} file in this folder")
+            inner = [one.name for one in sorted(path.iterdir()) if one.is_dir() and row_files(one)]
+            hint = f"; there are some in {', '.join(inner[:10])}, use one of them" if inner else ""
+            raise ValueError(f"{path}: there is no {kinds} file in this folder{hint}")
         sets = sorted({_SHARD.sub("", file.stem) for file in found})
         if len(sets) > 1:
             raise ValueError(
@@ -77,11 +86,12 @@ def files_at(path: Path) -> list[Path]:
         raise ValueError(f"{path}: there is no such file")
     for file in found:
         if file.suffix.lower() not in _KINDS:
-            raise ValueError(f"{file}: got a file '{file.suffix}', expected one of {kinds}")
+            hint = "; unpack it first" if file.suffix.lower() in PACKED else ""
+            raise ValueError(f"{file}: got a file '{file.suffix}', expected one of {kinds}{hint}")
     return found
 
 
-def _tables_in(folder: Path) -> list[Path]:
+def row_files(folder: Path) -> list[Path]:
     """The files of rows in a folder; CSV and TSV count if there is nothing else, since they often only describe it."""
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _KINDS and file.is_file())
     return [file for file in found if file.suffix.lower() not in DELIMITERS] or found
@@ -90,7 +100,7 @@ def _tables_in(folder: Path) -> list[Path]:
 def _shards(folder: Path, split: str) -> list[Path]:
     """The files of a split in the `data` folder of a data set: `train-00000-of-00002.parquet`, `train.jsonl` and so
     on."""
-    files = _tables_in(folder)
+    files = row_files(folder)
     found = [file for file in files if re.split(r"[-.]", file.name)[0] == split]
     if not found:
         splits = ", ".join(dict.fromkeys(re.split(r"[-.]", file.name)[0] for file in files))
@@ -116,7 +126,7 @@ def _count(file: Path) -> int:
 
 def _delimited_rows(path: Path) -> Iterator[Placed]:
     """Rows of a CSV or TSV file under the names of its first line, all cells as text. The place is the line on which a
-    row ends. A CSV without commas in its first line is read with semicolons.
+    row ends. A CSV without commas in its first line is read with semicolons, tabs or bars.
 
     A row with a stray quote is an error of its own; after a quote that never closes, reading continues on the next
     line, MOST_OPEN_QUOTES times at most.
@@ -125,12 +135,14 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
     delimiter = DELIMITERS[path.suffix.lower()]
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:  # refused with their rows
         first = _line(file)
-        if delimiter == "," and "," not in first and ";" in first:
-            delimiter = ";"
+        if delimiter == "," and "," not in first:
+            delimiter = next((one for one in ";\t|" if one in first), ",")
         try:
             header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, strict=True), [])]
         except csv.Error as error:
             raise ValueError(f"{path}: the first line is not {path.suffix[1:].upper()} ({error})") from None
+        if len(header) > 1 and not header[0]:
+            header[0] = UNNAMED
         if any("\udc80" <= letter <= "\udcff" for letter in first):
             raise ValueError(f"{path}: the first line is not UTF-8 text; save the file as UTF-8")
         if not all(header) or len(set(header)) < len(header) or not header:
@@ -183,17 +195,34 @@ def _cells(
 
 
 def _json_rows(path: Path) -> Iterator[Placed]:
-    """The elements of a JSON list with their starting lines; a file that starts with an object is read as JSONL."""
-    with path.open(encoding="utf-8-sig", errors="replace") as text:
-        first = next((c for c in iter(lambda: text.read(1), "") if not c.isspace()), "")
-    if first == "{":
+    """The elements of a JSON list, or of the one list in an object, with their starting lines. A file whose first line
+    is a complete row is read as JSONL."""
+    with path.open("rb") as file:
+        if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE):
+            raise ValueError(f"{path}: not UTF-8 text but UTF-16; save the file as UTF-8")
+        file.seek(0)
+        first = next((line for line in iter(lambda: file.readline(LARGEST_ROW), b"") if line.strip(_BLANK)), b"")
+        more = any(line.strip() for line in iter(lambda: file.readline(LARGEST_ROW), b""))
+    is_object = first.strip(_BLANK).startswith(b"{")
+    wrapped = (
+        is_object and not more and re.search(rb'"(?:%s)"\s*:\s*\[\s*\{' % "|".join(LISTS).encode(), first[: 1 << 16])
+    )
+    if is_object and first.rstrip().endswith((b"}", b"},")) and not wrapped:
         yield from jsonl_rows(path)
         return
-    for _, line, element in elements(path):
+    lists = set[str]()
+    for key, line, element in elements(path):
+        if is_object and key not in LISTS and not isinstance(element, ValueError):
+            continue
+        lists.add(key)
+        if len(lists) > 1:
+            raise ValueError(f"{path}: has lists under {' and '.join(sorted(lists))}; expected one list of rows")
         if isinstance(element, dict | ValueError):
             yield f"{path.name}:{line}", element
         else:
             yield f"{path.name}:{line}", ValueError(f"got a JSON {type(element).__name__}, expected an object")
+    if is_object and not lists:
+        raise ValueError(f"{path}: is one object; expected a list of rows, or one under {', '.join(LISTS)}")
 
 
 _KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {

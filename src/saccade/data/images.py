@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
+import re
 import stat
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -40,6 +42,36 @@ class ImageError(ValueError):
 
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+_BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}+(?:={1,2}\s*+)?")
+"""Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
+
+
+def encoded_image(text: str) -> bytes | None:
+    """The file in a data URI or in bare base64; None for a text that is neither. Raises ValueError."""
+    if text[:5].lower() == "data:":
+        head, _, body = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise ImageError(f"the image is a data URI {shown_name(head)!r}, expected data:image/...;base64,...")
+    elif _BASE64_IMAGE.fullmatch(text):
+        body = text
+    else:
+        return None
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except ValueError as error:
+        raise ImageError(f"the base64 of the image is damaged ({error})") from None
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a cell of a row is an image or the name of an image file, or a list of these."""
+    if isinstance(value, list | tuple):
+        return bool(value) and is_picture(value[0])
+    if isinstance(value, str):
+        named = value.lower().endswith(SUFFIXES) and len(value.split()) == 1
+        return named or value.startswith("data:image/") or bool(_BASE64_IMAGE.fullmatch(value))
+    return isinstance(value, dict) and "bytes" in value and any(value.get(key) for key in ("bytes", "path"))
 
 
 def load_image(source: ImageSource | Path) -> Image.Image:

@@ -58,6 +58,8 @@ class Instances:
 
     pictures: dict[Any, Picture] = field(default_factory=dict)
     labels: dict[Any, str] = field(default_factory=dict)
+    parents: set[Any] = field(default_factory=set)
+    """COCO's supercategories. Those without boxes of their own, which Roboflow lists as categories, are no labels."""
     by_image: defaultdict[Any, list[Instance]] = field(default_factory=lambda: defaultdict(list))
     bad: list[tuple[str, ValueError]] = field(default_factory=list)
     invalid_images: set[Any] = field(default_factory=set)

@@ -11,7 +11,7 @@ from typing import Any
 from saccade.data import records
 from saccade.data.files import table_rows
 from saccade.data.golds import gold_letters, option_texts, pose
-from saccade.data.questions import name_pictures
+from saccade.data.questions import place_pictures
 from saccade.data.records import Item, Reading, Row
 from saccade.types import Sample
 
@@ -27,8 +27,7 @@ def math_vision(reading: Reading) -> Iterator[Item]:
         picture = row.get("decoded_image") or records.field(row, "image", (str, bytes, dict))
         images = records.images_of(picture, reading)
         options = option_texts(records.field(row, "options", list))
-        question, options = name_pictures(records.field(row, "question", str), options)
-        question = records.with_markers(question, len(images))
+        question, options = place_pictures(records.field(row, "question", str), options, len(images))
         answer = str(records.field(row, "answer", (str, int, float))).strip()
         if not answer:
             raise ValueError("field 'answer' is empty; expected a letter, a number or a formula")
@@ -52,12 +51,11 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
         records.refuse_unsupported(row, problem)
         pictures = row.get("images") or row.get("image")
         images = () if pictures is None else records.images_of(pictures, reading)
-        question = records.with_markers(name_pictures(problem, [], len(images))[0], len(images))
-        raw_answer = records.field(row, "answer" if "answer" in row else "solution", (str, int, float))
+        question, options = place_pictures(problem, option_texts(records.options_of(row)), len(images))
+        raw_answer = records.field(row, "answer" if "answer" in row else "solution", (str, int, float, list, dict))
         answer = records.untagged(raw_answer)
-        options = records.options_of(row)
         if options and row.get("ground_truth"):  # the letter; `answer` is then the text, which EasyR1 trains on
-            options, answer = (options, row["ground_truth"]) if reading.task == "choice" else ((), answer)
+            options, answer = (options, row["ground_truth"]) if reading.task == "choice" else ([], answer)
         meta: dict[str, Any] = {"place": place} | {k: row[k] for k in ("data_source", "level") if row.get(k)}
         return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, options)
 

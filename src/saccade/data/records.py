@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -13,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saccade.data.images import MAX_PIXELS, ImageError, image_size
+from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_size, is_picture
 from saccade.data.json_stream import DECODER
 from saccade.data.roots import inside
 from saccade.types import Box, ImageSource, Sample
@@ -81,13 +80,34 @@ class Reading:
     """Names of images whose header has been checked, MOST_NAMES at most -> their paths."""
 
 
-def each(rows: Iterable[Placed], read: Callable[[Row, str], Sample | Iterable[Sample]]) -> Iterator[Item]:
-    """The samples of every row; an error of `read`, or of what it read, takes the place of the row."""
+def each(
+    rows: Iterable[Placed], read: Callable[[Row, str], Sample | Iterable[Sample]], pictured: bool = True
+) -> Iterator[Item]:
+    """The samples of every row; an error of `read`, or of what it read, takes the place of the row. With `pictured`, so
+    does the error of a row whose image is in a column that `read` does not read."""
+
+    def found(row: Row, place: str) -> Iterable[Sample]:
+        result = read(row, place)
+        samples = [result] if isinstance(result, Sample) else list(result)
+        if pictured and samples and not any(sample.images for sample in samples):
+            _refuse_unread(row, samples[0])
+        return samples
+
     for place, row in rows:
         if isinstance(row, ValueError):
             yield place, row
         else:
-            yield from attempt(place, lambda row=row, place=place: read(row, place))
+            yield from attempt(place, lambda row=row, place=place: found(row, place))
+
+
+def _refuse_unread(row: Row, sample: Sample) -> None:
+    """ValueError for an image in a row of whose columns none was read as one."""
+    for name, value in row.items():
+        if is_picture(value) and value not in (sample.id, sample.question, sample.answer):
+            raise ValueError(
+                f"column '{name}' holds an image, which is not read; remove it, or name it (source table, columns: "
+                f"{{image: {name}}}; [] reads none)"
+            )
 
 
 def attempt(place: str, read: Callable[[], Sample | Iterable[Sample] | None]) -> list[Item]:
@@ -156,8 +176,10 @@ def _length(value: Any, depth: int) -> int:
                 "save the file as UTF-8"
             )
         return len(value)
-    if not isinstance(value, Mapping | list | tuple):
+    if value is None or isinstance(value, int | float):
         return 0
+    if not isinstance(value, Mapping | list | tuple):
+        raise ValueError(f"{shown(value)} is of the type {type(value).__name__}, expected a text or a number")
     if depth > DEEPEST:
         raise ValueError(f"the row is nested more than {DEEPEST} levels deep")
     inner = (*value, *value.values()) if isinstance(value, Mapping) else value
@@ -304,26 +326,6 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
         else:
             raise ValueError(f"got {shown(one)} for an image, expected a file name, bytes or {{'bytes', 'path'}}")
     return tuple(images)
-
-
-_BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}+(?:={1,2}\s*+)?")
-"""Base64 of a JPEG, PNG, GIF, WebP or BMP file; the first of these would also be an absolute path."""
-
-
-def encoded_image(text: str) -> bytes | None:
-    """The file in a data URI or in bare base64; None for a text that is neither. Raises ValueError."""
-    if text[:5].lower() == "data:":
-        head, _, body = text.partition(",")
-        if not head.lower().endswith(";base64"):
-            raise ImageError(f"the image is a data URI {shown(head)}, expected data:image/...;base64,...")
-    elif _BASE64_IMAGE.fullmatch(text):
-        body = text
-    else:
-        return None
-    try:
-        return base64.b64decode("".join(body.split()), validate=True)
-    except ValueError as error:
-        raise ImageError(f"the base64 of the image is damaged ({error})") from None
 
 
 def untagged(text: Any) -> Any:

@@ -10,7 +10,7 @@ from functools import cache
 from string import ascii_uppercase
 from typing import Any
 
-from saccade.data.golds import boxes_of, gold_letters
+from saccade.data.golds import LONGEST_GOLD, boxes_of, gold_letters
 from saccade.data.questions import listed_options
 from saccade.data.records import MARKER, shown
 from saccade.parsing.option_texts import own_text
@@ -32,6 +32,11 @@ WIDE = 1400
 ENOUGH_BOXES = 10
 TEXTS = ("free_form", "text", "exact_text")
 """Tasks that take any gold, also one that belongs to another task."""
+_COORDINATES = re.compile(
+    r"<\|?box(?:_start\|)?>|<loc_?\d{1,4}>|<points?>|<\|?point_start\|>|[\"'](?:bbox|bbox_2d|box_2d|point_2d|position)[\"']\s?:"
+    r"|^\s{0,9}\[\s{0,9}[(\[]\s{0,9}\d+(?:\.\d+)?\s{0,9},\s{0,9}\d+(?:\.\d+)?\s{0,9}[)\]]",
+    re.IGNORECASE,
+)
 _LEFT_MARKERS = re.compile(
     r"<\s?/?(?:img|image[ _-]?\d{0,3}|imagehere|image_?placeholder|picture[ _-]?\d{0,3})\s?/?>"
     r"|\[(?:image|img)[ _-]?\d{0,3}\]",
@@ -134,8 +139,19 @@ def check_form(sample: Sample) -> Iterator[Fault]:
             f"the gold {shown(sample.answer)} looks like a box, the task is '{sample.task}'; set task: {task}",
         )
         return
+    if not isinstance(sample.answer, str):
+        return
+    if sample.images and (found := _COORDINATES.search(sample.answer[:LONGEST_GOLD])):
+        yield "gold form", f"the gold has coordinates ({found[0]}), the task is '{sample.task}'; write them as a box"
+        return
     options = listed_options(sample.question)
-    if not options or not isinstance(sample.answer, str):
+    if not options and re.fullmatch("[A-E]", sample.answer.strip()):
+        yield (
+            "gold form",
+            f"the gold {sample.answer!r} is a letter, and the row lists no options; name their column (source table, "
+            "columns: {options: ..}), or set task: choice if they are in the image",
+        )
+    if not options:
         return
     letter = sample.answer.strip()
     if len(letter) == 1 and letter.upper() in ascii_uppercase[: len(options)]:

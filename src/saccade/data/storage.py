@@ -67,7 +67,7 @@ def stored(reading: Reading) -> Iterator[Item]:
         records.with_markers(question, len(images) - later_images(sample))
         return sample
 
-    return records.each(rows, read)
+    return records.each(rows, read, pictured=False)
 
 
 def rows_file(folder: Path) -> Path | None:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import ast
-import json
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from saccade.data import records
 from saccade.data.dialogues import final_answer
-from saccade.data.files import table_rows
-from saccade.data.golds import pose
-from saccade.data.images import SUFFIXES
-from saccade.data.questions import listed_options, name_pictures
+from saccade.data.files import row_files, table_rows
+from saccade.data.golds import option_texts, parse_literal, pose
+from saccade.data.images import SUFFIXES, is_picture
+from saccade.data.questions import listed_options, place_pictures
 from saccade.data.records import Item, Placed, Reading, Row
+from saccade.tasks import TASKS
 from saccade.types import Sample
 
 Columns = dict[str, str | list[str]]
 """What a column is -> its name in the file, or several names."""
-FIELDS = ("id", "image", "question", "answer", "options", "task", "system", "response")
-"""What columns can be. A column of that name (also `images`) is found without being listed."""
+FIELDS = ("id", "image", "question", "answer", "answer_index", "options", "task", "system", "response")
+"""What columns can be. A column of that name (also `images`, `image_1` and so on, `choices`, the letters from `A`) is
+found without being listed. `answer_index` is the place of the right option, from 0."""
+_NUMBERED = re.compile(r"image_?(\d{1,2})")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """The file that describes the images of a Hugging Face image folder."""
-LONGEST_LITERAL = 1 << 16
-"""Characters of a cell that may hold a list."""
 
 
 def check_columns(columns: Columns) -> None:
@@ -42,35 +44,43 @@ def table(reading: Reading) -> Iterator[Item]:
 
     {source: table, path: train.csv, columns: {image: file, question: prompt, answer: label, options: choices}}
 
-    `image` may be absent or empty (a text-only row), a name, bytes, a data URI, base64, or a list of these; `options` a
-    list, the text of one, a mapping of letters to texts, a text with separators, or the names of several columns. The
-    gold may be in any form of `golds.pose`. `response` is the reply that SFT learns; without an answer column the gold
-    is its final answer. An image folder has its images in the column `image` and, if subfolders are classes, their
-    names in `label`.
+    `question` may name several columns, whose texts become its lines. `image` may be absent or empty (a text-only row),
+    a name, bytes, a data URI, base64, or a list of these; `options` a list, the text of one, a mapping of letters to
+    texts, a text with separators, or the names of several columns. The gold may be in any form of `golds.pose`.
+    `response` is the reply that SFT learns; without an answer column the gold is its final answer. An image folder has
+    its images in the column `image` and, if subfolders are classes, their names in `label`.
     """
     columns = {key: [names] if isinstance(names, str) else names for key, names in reading.columns.items()}
 
     def read(row: Row, place: str) -> Sample:
         images = records.images_of(value, reading) if (value := _image(row, columns)) else ()
-        question, _ = name_pictures(_text(row, columns, "question", required=True), [], len(images))
+        question = _question(row, columns)
         records.refuse_unsupported(row, question)
-        question = records.with_markers(question, len(images))
+        question, options = place_pictures(question, option_texts(_options(row, columns)), len(images))
         response = _text(row, columns, "response")
-        answer = _value(row, columns, "answer", required=not response)
+        index = _value(row, columns, "answer_index")
+        answer = _value(row, columns, "answer", required=not response) if index is None else _at(index, options)
         answer = final_answer(response) if answer is None else answer
         answer = records.text_of(answer, "the answer") if isinstance(answer, bytes) else answer
         task = _text(row, columns, "task") or reading.task
+        if task and task not in TASKS:
+            raise ValueError(
+                f"task is {records.shown(task)}, expected one of {', '.join(TASKS)}; "
+                "columns: {task: []} if the column says something else"
+            )
         meta: dict[str, Any] = {"place": place}
         meta |= {key: text for key in ("system", "response") if (text := _text(row, columns, key))}
         name = _text(row, columns, "id") or place
-        return pose(name, images, question, _gold(answer), task, meta, _options(row, columns))
+        return pose(name, images, question, _gold(answer), task, meta, options)
 
-    return records.each(folder_rows(reading), read)
+    return records.each(folder_rows(reading), read, pictured="image" not in columns)
 
 
 def _value(row: Row, columns: dict[str, list[str]], key: str, required: bool = False) -> Any:
     """The cell of a column; None when it is empty or absent and not required."""
     names = columns.get(key, [key])
+    if not names:
+        return None
     if len(names) != 1:
         raise ValueError(f"columns.{key} names {len(names)} columns, expected one")
     value = row.get(names[0])
@@ -92,24 +102,59 @@ def _text(row: Row, columns: dict[str, list[str]], key: str, required: bool = Fa
     return "" if value is None else records.text_of(value, f"column '{columns.get(key, [key])[0]}'")
 
 
+def _question(row: Row, columns: dict[str, list[str]]) -> str:
+    """The text of the question's column, or of several. ValueError for earlier turns, which a table does not have."""
+    names = columns.get("question", ["question"])
+    parts = [_text(row, {"question": [name]}, "question") for name in names] if len(names) > 1 else []
+    one = columns | {"question": names[-1:]} if parts else columns
+    text = "\n".join(filter(None, parts)) or _text(row, one, "question", required=True)
+    turns = parse_literal(text)
+    if isinstance(turns, list) and any(isinstance(one, dict) and {"content", "value"} & one.keys() for one in turns):
+        raise ValueError(f"column '{names[0]}' holds messages; use source trl, verl, ms_swift or llava")
+    if isinstance(row.get("history"), list) and row["history"]:
+        raise ValueError("field 'history' holds earlier turns, which are not read from a table; use source ms_swift")
+    return text
+
+
+def _at(index: Any, options: list[str]) -> str:
+    """The letter and text of the option at a place, counted from 0."""
+    if not options:
+        raise ValueError(f"answer_index is {records.shown(index)}, and the row has no options")
+    if isinstance(index, bool) or not re.fullmatch(r"\d{1,3}(\.0)?", str(index)) or int(float(index)) >= len(options):
+        raise ValueError(f"answer_index is {records.shown(index)}, expected a number from 0 to {len(options) - 1}")
+    return f"{ascii_uppercase[int(float(index))]}. {options[int(float(index))]}"
+
+
 def _image(row: Row, columns: dict[str, list[str]]) -> Any:
-    names = columns.get("image", ["image" if row.get("image") is not None else "images"])
+    names = columns["image"] if "image" in columns else _image_columns(row)
     if missing := [name for name in names if "image" in columns and name not in row and len(names) == 1]:
         known = ", ".join(row) or "nothing"
         raise ValueError(
             f"column '{missing[0]}' is missing or empty; the row has {known} (a text-only row has an empty list)"
         )
-    values = [_listed(row[name]) for name in names if row.get(name) not in (None, "")]
+    values = [parse_literal(row[name]) for name in names if row.get(name) not in (None, "")]
     return [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _image_columns(row: Row) -> list[str]:
+    """The columns that hold the images of a row: `image`, `images`, or numbered ones. A file name in `image` may have
+    its image in `decoded_image`, as in MathVista."""
+    if isinstance(row.get("image"), str) and is_picture(row.get("decoded_image")):
+        return ["decoded_image"]
+    single = next((name for name in ("image", "images") if row.get(name) is not None), None)
+    numbered = sorted((int(found[1]), name) for name in row if (found := _NUMBERED.fullmatch(name)))
+    return [single] if single else [name for _, name in numbered]
 
 
 def _options(row: Row, columns: dict[str, list[str]]) -> list[Any]:
     """The options of a row; [] when it has none."""
-    names = columns.get("options", ["options"])
+    names = columns.get("options")
+    if names is None:
+        names = [name for name in ("options", "choices") if row.get(name)][:1] or _letters(row)
     if len(names) > 1:
-        return [row.get(name) for name in names]
-    cell = row.get(names[0])
-    value = [] if cell in (None, "") else _listed(cell)
+        return [None if row.get(name) == "nan" else row.get(name) for name in names]
+    cell = row.get(names[0]) if names else None
+    value = [] if cell in (None, "") else parse_literal(cell)
     if isinstance(value, dict):
         texts = (
             value.get("text")
@@ -122,6 +167,12 @@ def _options(row: Row, columns: dict[str, list[str]]) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"options are {records.shown(value)}, expected a list of texts")
     return list(value)
+
+
+def _letters(row: Row) -> list[str]:
+    """The columns that have the letters from A as their names."""
+    found = list(takewhile(row.__contains__, ascii_uppercase))
+    return found if len(found) > 1 else []
 
 
 def _place(key: Any) -> tuple[int, str]:
@@ -137,21 +188,9 @@ def _split(text: str) -> list[str]:
     raise ValueError(f"options are {records.shown(text)}, expected a list of texts, or texts separated by '|'")
 
 
-def _listed(cell: Any) -> Any:
-    """A cell that is the text of a list or mapping (JSON or Python) as such; all other cells unchanged."""
-    if not isinstance(cell, str) or cell.strip()[:1] not in ("[", "{") or len(cell) > LONGEST_LITERAL:
-        return cell
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(cell.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return cell
-
-
 def _gold(answer: Any) -> Any:
     """A gold that is a list of letters or texts as such; boxes stay text, which `pose` reads."""
-    value = _listed(answer)
+    value = parse_literal(answer)
     return value if isinstance(value, list) and value and all(isinstance(one, str) for one in value) else answer
 
 
@@ -168,7 +207,7 @@ def folder_rows(reading: Reading) -> Iterator[Placed]:
     if metadata is not None:
         return _described(metadata, folder)
     classes = sorted(one for one in base.iterdir() if one.is_dir())
-    if any(_pictures(one) for one in classes) and not any(base.glob("*.json*")) and not any(base.glob("*.parquet")):
+    if any(map(_pictures, classes)) and not any(map(row_files, (base, *classes))):
         return _classes(classes, folder)
     return table_rows(reading)
 

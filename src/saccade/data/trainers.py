@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from saccade.data import records
-from saccade.data.dialogues import final_answer, flat, pictures_in, read_conversation
+from saccade.data.dialogues import final_answer, flat, named_images, pictures_in, read_conversation, turns_in
 from saccade.data.files import table_rows
-from saccade.data.golds import pose
+from saccade.data.golds import boxes_of, option_texts, parse_literal, pose
 from saccade.data.images import image_size
-from saccade.data.questions import name_pictures
+from saccade.data.questions import place_pictures
 from saccade.data.records import BoxError, Item, Reading, Row, text_of
 from saccade.types import ImageSource, Sample
 
-GOLDS = ("solution", "answer", "ground_truth", "label")
-"""Columns of TRL that hold the gold, in this order; they are passed to its reward functions under their names."""
+GOLDS = ("answer", "ground_truth", "solution", "label")
+"""Columns of TRL that hold the gold, in this order: a `solution` beside an `answer` is the way to it."""
 KEPT = ("data_source", "ability", "level", "group", "ui_type")
 """Columns that are kept in meta."""
 CLICKS = ("click", "left_click", "tap", "long_press", "double_click", "moveto")
@@ -26,8 +27,8 @@ CLICKS = ("click", "left_click", "tap", "long_press", "double_click", "moveto")
 
 
 def trl(reading: Reading) -> Iterator[Item]:
-    """Rows of TRL: `prompt` (a text or messages), `images` or `image`, and the gold in `solution`, `answer`,
-    `ground_truth` or `label`; `completion` is the reply that SFT learns."""
+    """Rows of TRL: `prompt` (a text or messages), `images` or `image`, and the gold in `answer`,
+    `ground_truth`, `solution` or `label`; `completion` is the reply that SFT learns."""
 
     def read(row: Row, place: str) -> Sample:
         asked, reply = _asked(row.get("prompt"), "prompt"), row.get("completion")
@@ -72,12 +73,13 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
 
     def read(row: Row, place: str) -> Sample:
         if row.get("messages"):
-            turns = records.field(row, "messages", list)
+            turns = turns_in(row, "messages")
         else:
-            turns = [{"role": "user", "content": records.field(row, "query", str)}]
+            turns = [*_earlier(row.get("history")), {"role": "user", "content": records.field(row, "query", str)}]
             turns += [{"role": "assistant", "content": row["response"]}] if row.get("response") else []
         replies = sum(isinstance(one, dict) and one.get("role") == "assistant" for one in turns)
-        if replies > 1 and not row.get("solution") and not row.get("objects"):
+        gold = next((row[key] for key in GOLDS[:3] if row.get(key) not in (None, "")), None)
+        if replies > 1 and gold is None and not row.get("objects"):
             return read_conversation({**row, "messages": turns}, place, reading)
         last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
         response = text_of(flat(last.get("content")), "the reply") if last.get("role") == "assistant" else None
@@ -85,11 +87,10 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
         original = response
         question, response, boxes = _filled(row, asked.text, response, _images(row, asked, reading))
         asked = replace(asked, text=question, system=asked.system or row.get("system"))
-        gold = row.get("solution")
-        if gold in (None, ""):
+        if gold is None:
             if response is None:
                 raise ValueError(f"there is no gold: expected 'solution' or a reply; the row has {', '.join(row)}")
-            gold = boxes[0] if response.strip() == "<bbox>" and len(boxes) == 1 else final_answer(response)
+            gold = final_answer(response) if boxes is None else boxes
         response = response if response is None or "<bbox>" not in (original or "") else None  # boxes have no frame yet
         return _sample(row, place, reading, asked, _untagged(gold), response)
 
@@ -137,16 +138,17 @@ class Asked:
 def _sample(row: Row, place: str, reading: Reading, asked: Asked, gold: Any, response: str | None = None) -> Sample:
     records.refuse_unsupported(row, asked.text)
     images = _images(row, asked, reading)
-    question = records.with_markers(name_pictures(asked.text, [], len(images))[0], len(images))
+    question, options = place_pictures(asked.text, option_texts(records.options_of(row)), len(images))
     meta: dict[str, Any] = {"place": place} | {key: row[key] for key in KEPT if row.get(key)}
     meta |= {
         key: text_of(text, f"the {key}") for key, text in (("system", asked.system), ("response", response)) if text
     }
-    return pose(str(row.get("id", place)), images, question, gold, reading.task, meta, records.options_of(row))
+    return pose(str(row.get("id", place)), images, question, gold, reading.task, meta, options)
 
 
 def _asked(turns: Any, field: str, role: str = "user") -> Asked:
     """What a prompt asks: a text, or messages of which one is the user's."""
+    turns = parse_literal(turns)
     if isinstance(turns, str) and turns.strip():
         return Asked(turns)
     if not isinstance(turns, list) or not turns or not all(isinstance(one, dict) for one in turns):
@@ -169,7 +171,7 @@ def _asked(turns: Any, field: str, role: str = "user") -> Asked:
 
 
 def _images(row: Row, asked: Asked, reading: Reading) -> tuple[ImageSource, ...]:
-    value = next((row[key] for key in ("images", "image") if row.get(key)), None) or asked.pictures
+    value = named_images(row, asked.pictures)
     return records.images_of(value, reading) if value else ()
 
 
@@ -180,27 +182,54 @@ def _untagged(gold: Any) -> Any:
 
 def _filled(
     row: Row, question: str, response: str | None, images: Sequence[ImageSource]
-) -> tuple[str, str | None, list[list[float]]]:
-    """Question and reply of ms-swift with names for `<ref-object>` and pixel boxes for `<bbox>`, and the boxes."""
-    objects = row.get("objects")
+) -> tuple[str, str | None, Any]:
+    """Question and reply of ms-swift with names for `<ref-object>` and pixel boxes for `<bbox>`, and the boxes of a
+    reply that has words around them."""
+    objects = parse_literal(row.get("objects"))
     if not objects:
-        return question, response, []
-    if isinstance(objects, str):
-        objects = json.loads(objects)
+        return question, response, None
     if not isinstance(objects, dict):
         raise ValueError(f"field 'objects': got {records.shown(objects)}, expected an object with ref and bbox")
-    names, boxes = objects.get("ref") or [], [_pixels(box, objects, images) for box in objects.get("bbox") or []]
+    names = list(map(str, objects.get("ref") or []))
+    boxes = [_pixels(box, objects, images) for box in objects.get("bbox") or []]
     texts = [question, response or ""]
-    waiting = {"<ref-object>": list(map(str, names)), "<bbox>": [json.dumps(box) for box in boxes]}
+    waiting = {"<ref-object>": list(names), "<bbox>": [json.dumps(box) for box in boxes]}
     for mark, values in waiting.items():
         if sum(text.count(mark) for text in texts) > len(values):
             raise ValueError(f"the text has more {mark} than 'objects' has values ({len(values)})")
-        if response is not None and response.strip() == mark == "<bbox>" and len(values) == 1:
-            continue
         for i, text in enumerate(texts):
             parts = text.split(mark)
             texts[i] = parts[0] + "".join(values.pop(0) + part for part in parts[1:])
-    return texts[0], texts[1] if response is not None else None, boxes
+    plain = not response or "<bbox>" not in response or boxes_of(final_answer(texts[1])) is not None
+    gold = None if plain else _boxes_of_reply(question, str(response), names, boxes)
+    return texts[0], texts[1] if response is not None else None, gold
+
+
+def _boxes_of_reply(question: str, reply: str, names: Sequence[str], boxes: Sequence[list[float]]) -> Any:
+    """The gold of a reply with `<bbox>`: its box, or its boxes with the names in front of them."""
+    before = names[: question.count("<ref-object>")]
+    waiting, left = iter(names[len(before) :]), iter(boxes[question.count("<bbox>") :])
+    label, found = before[-1] if before else None, []
+    for mark in re.findall("<ref-object>|<bbox>", reply):
+        if mark == "<bbox>":
+            found.append({"bbox_2d": next(left), "label": label})
+        else:
+            label = next(waiting)
+    if len(found) > 1 and any(one["label"] is None for one in found):
+        raise ValueError("the reply has several <bbox> without a <ref-object>; write the gold into 'solution'")
+    return found if len(found) > 1 else found[0]["bbox_2d"]
+
+
+def _earlier(history: Any) -> list[Any]:
+    """The turns of ms-swift's `history`, pairs of a question and its reply."""
+    pairs = parse_literal(history) or []
+    if not isinstance(pairs, list) or not all(isinstance(one, list | tuple) and len(one) == 2 for one in pairs):
+        raise ValueError(f"field 'history' is {records.shown(history)}, expected pairs of a question and its reply")
+    return [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
 
 
 def _pixels(box: Any, objects: dict[str, Any], images: Sequence[ImageSource]) -> list[float]:
