@@ -79,7 +79,7 @@ def lost_rows(directory: Path, sizes: Mapping[str, Any]) -> str | None:
 def lost_of(path: Path, size: int) -> str | None:
     """What is missing of the first `size` bytes of a stream; None when it has whole rows up to there."""
     now = path.stat().st_size if path.is_file() else 0
-    if now < size:
+    if not 0 <= size <= now:
         return f"{path}: {now:,} bytes but {size:,} at the checkpoint; rows were lost"
     if size and next(tail(path, size - 1))[:1] != b"\n":
         return f"{path}: no row ends at byte {size:,}, where the checkpoint was made; the file was edited"
