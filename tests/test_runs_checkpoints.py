@@ -100,6 +100,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of a version without hashes": (lambda p: another_version(p, files=None), "state.json is of another version"),
     "of one with other hashes": (lambda p: another_version(p, files=[["a", 1]]), "state.json is of another version"),
     "of one with named steps": (lambda p: another_version(p, step="final"), "state.json is of another version"),
+    "of one with endless steps": (lambda p: another_version(p, step=float("inf")), "state.json is of another version"),
+    "of one that names no files": (lambda p: another_version(p, files={}), "state.json names no files"),
+    "of one with sizes below 0": (lambda p: below_0(p), "rows were lost"),
     "of one with other facts": (lambda p: another_version(p, facts=None), "state.json has no 'facts'"),
     "rows lost": (lambda p: cut_rows(p, 50), "rows were lost"),
     "rows gone": (lambda p: cut_rows(p, None), "rows were lost"),
@@ -117,6 +120,10 @@ def another_version(path: Path, **changed: Any) -> None:
     state = {key: value for key, value in json.loads((path / "state.json").read_text()).items() if key != "hash"}
     state = {key: value for key, value in (state | changed).items() if value is not None}
     (path / "state.json").write_text(json.dumps(state | {"hash": checkpoint._hash_of(state)}))
+
+
+def below_0(path: Path) -> None:
+    another_version(path, sizes=dict.fromkeys(STREAMS, -1), pending={}, best_score=0.0, best_step=1)
 
 
 def cut_rows(path: Path, count: int | None) -> None:

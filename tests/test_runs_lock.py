@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from training_runs import rl_recipe, write_world
 from saccade import cli
 from saccade.config import dump
 from saccade.runs.lock import LOCK, InUse, is_held, locked, refuse_in_use
+from saccade.training.loop import Session
 from saccade.training.rl import train
 
 HOLD = """
@@ -169,3 +171,33 @@ def test_every_verb_that_writes_a_run_refuses_a_directory_in_use(
         assert run("report", out) == 0, "readers need no lock"
     (out / "report.html").unlink()
     assert files == {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != LOCK}
+
+
+def test_a_lock_whose_file_was_removed_is_taken_again_and_a_faster_second_writer_stays_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with locked(run) as lock:
+        lock.keep()
+        (run / LOCK).unlink()
+        lock.keep()
+        with pytest.raises(InUse), locked(run):
+            pass
+        (run / LOCK).unlink()
+        with locked(run), pytest.raises(InUse, match="in use by process"):
+            lock.keep()
+
+
+def test_a_run_stops_before_it_writes_beside_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, run = write_world(tmp_path), tmp_path / "run"
+    taken = []
+
+    def end_step(self: Session, step: int, *rest: Any, **more: Any) -> bool:
+        if step == 2:
+            (run / LOCK).unlink()
+            taken.append(stack.enter_context(locked(run)))
+        return real(self, step, *rest, **more)
+
+    real = Session.end_step
+    monkeypatch.setattr(Session, "end_step", end_step)
+    with ExitStack() as stack, pytest.raises(InUse, match=f"{run} is in use by process {os.getpid()}"):
+        train(rl_recipe(world, num_steps=3), run)
+    assert [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())] == [1] and taken

@@ -9,8 +9,9 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -138,6 +139,17 @@ def sweep(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def skip_hole(file: BinaryIO) -> None:
+    """Moves an open file behind the hole it is in, if it is in one: a file of holes takes no space, reads as zeros and
+    may have terabytes."""
+    with open(file.name, "rb", buffering=0) as same, suppress(OSError, AttributeError):  # not on every system
+        try:
+            file.seek(os.lseek(same.fileno(), file.tell(), os.SEEK_DATA))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there are no more data
+                file.seek(0, os.SEEK_END)
 
 
 def flush(path: Path) -> None:

@@ -19,6 +19,7 @@ from saccade.data.columns import BATCH, first_line, parquet_rows, rows_of, saved
 from saccade.data.hub import use_cache_without_network
 from saccade.data.json_stream import elements
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
+from saccade.disk import skip_hole
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LARGEST_CELL = 1 << 25
@@ -120,8 +121,13 @@ def count_rows(path: Path) -> int | None:
 def _count(file: Path) -> int:
     if file.suffix == ".parquet":
         return pq.ParquetFile(file).metadata.num_rows
+    rows = 0
     with file.open("rb") as lines:  # not line by line, since a line may be larger than the memory
-        return sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
+        while block := lines.read(1 << 20):
+            rows += block.count(b"\n")
+            if not block.strip(b"\0"):
+                skip_hole(lines)
+    return rows
 
 
 def _delimited_rows(path: Path) -> Iterator[Placed]:

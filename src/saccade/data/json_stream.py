@@ -16,6 +16,8 @@ LARGEST = 16 << 20
 _NEAR = 16
 """An error so close to the end of the window may come from the window's end: an escape, a number or a name is cut."""
 _MARKS = re.compile(r'\\[\s\S]|["\[\]{},\n]')
+_KEPT = 1 << 14
+"""Characters before an element that may stay in memory: a decoder's error counts the lines of all of them."""
 _BLANKS = " \t\r\n"
 _BEHIND = (*_BLANKS, ",", "]", "}")
 """What may follow a number."""
@@ -107,7 +109,12 @@ class Cursor:
         """Moves past a value that is not JSON, up to the comma or bracket after it. Quotes and brackets say where it
         ends; where they are unbalanced, the next line that begins like this value with an object. False without one.
         """
-        indent = self._text[self._text.rfind("\n", 0, self._at) + 1 : self._at]
+        before = self._at
+        while before and self._text[before - 1] in " \t\r":
+            before -= 1
+        indent = self._text[before : self._at] if not before or self._text[before - 1] == "\n" else None
+        if before > _KEPT:
+            self._text, self._at = self._text[before - 1 :], self._at - before + 1
         start, depth, quoted = self._at, 0, False
         at = start
         while self._balanced:
@@ -132,7 +139,7 @@ class Cursor:
                     return True
                 depth -= mark in "]}"
         self._balanced = False  # looking again for each further element would take quadratic time
-        return self._next_line(indent) if not indent.strip() else False
+        return False if indent is None else self._next_line(indent)
 
     def _next_line(self, indent: str) -> bool:
         """Moves to the comma before the next line that begins with this indent and an object."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_size, is_picture
 from saccade.data.json_stream import DECODER
 from saccade.data.roots import inside
+from saccade.disk import skip_hole
 from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
@@ -29,6 +30,8 @@ DEEPEST = 64
 """Levels of nested lists and objects in a row."""
 LARGEST_ROW = 16 << 20
 """Maximum bytes of a row as JSON, and characters of text in a row of any format."""
+MOST_ANSWERS = 2_000
+"""Maximum entries of an answer that is a list: each box of a reply is compared with each gold box."""
 BROKEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading a row can raise when its values are of other types and sizes than expected."""
 VIDEO, AUDIO = "<video>", "<audio>"
@@ -143,6 +146,8 @@ def refuse_unusable(sample: Sample) -> None:
             raise ValueError(f"{name} is {shown(value)}, expected a text")
     if _length((sample.id, sample.question, sample.answer, sample.task, sample.meta), 0) > LARGEST_ROW:
         raise ValueError(f"the row has more than {LARGEST_ROW >> 20} million characters of text; shorten it")
+    if isinstance(sample.answer, list | tuple) and len(sample.answer) > MOST_ANSWERS:
+        raise ValueError(f"the answer has {len(sample.answer):,} entries, expected {MOST_ANSWERS:,} at most")
     if _not_finite(sample.answer):
         raise ValueError(f"answer {shown(sample.answer)}: not a finite number in the range of 64-bit floating point")
     _refuse_meta(sample)
@@ -221,6 +226,7 @@ def jsonl_rows(path: Path) -> Iterator[Placed]:
                 return
             if len(line) > LARGEST_ROW:
                 while line and not line.endswith(b"\n"):
+                    skip_hole(lines)
                     line = lines.readline(LARGEST_ROW)
                 yield f"{path.name}:{number}", ValueError(f"more than {LARGEST_ROW >> 20} MB in one line; shorten it")
             elif line.strip():

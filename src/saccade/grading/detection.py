@@ -39,19 +39,23 @@ def match(
         return []
     iou_PG = iou_matrix([p.box for p in pred], [g.box for g in gold])
     if labels:
-        iou_PG[np.array([[p.label != g.label for g in gold] for p in pred])] = 0.0
+        numbers: dict[str, int] = {}
+        kind_P, kind_G = (
+            np.array([numbers.setdefault(one.label, len(numbers)) for one in side]) for side in (pred, gold)
+        )
+        iou_PG[kind_P[:, None] != kind_G] = 0.0
+    near = np.flatnonzero((iou_PG >= threshold) & (iou_PG > 0))
     pairs: list[Match] = []
     used_pred: set[int] = set()
     used_gold: set[int] = set()
-    for flat in np.argsort(-iou_PG, axis=None, kind="stable"):
+    for flat in near[np.argsort(-iou_PG.flat[near], kind="stable")]:
         p, g = divmod(int(flat), len(gold))
-        best = float(iou_PG[p, g])
-        if best < threshold or best == 0.0:
-            break
         if p not in used_pred and g not in used_gold:
-            pairs.append(Match(p, g, best))
+            pairs.append(Match(p, g, float(iou_PG[p, g])))
             used_pred.add(p)
             used_gold.add(g)
+            if len(pairs) == min(len(pred), len(gold)):
+                break
     return pairs
 
 

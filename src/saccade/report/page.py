@@ -37,6 +37,9 @@ from saccade.runs.files import JsonRow, read_json, read_run
 if TYPE_CHECKING:
     from saccade.report.study_page import StudyTables
 
+_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
+"""Characters that HTML may not have, and that steer a terminal which shows the file."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunSection:
@@ -141,18 +144,16 @@ def render(page: Page, live: Live | None = None) -> str:
         "live": None if live is None else {"seconds": live.seconds, "version": live.version},
     }
     css, code = style("style.css", "browser.css"), script()
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            page=replace(page, warnings=tuple(warnings)),
-            axis=forest_axis(),
-            data=data,
-            style=css,
-            script=code,
-            policy=policy(css, code, connect=live is not None),
-        )
+    template = environment().get_template("page.html")
+    html = template.render(
+        page=replace(page, warnings=tuple(warnings)),
+        axis=forest_axis(),
+        data=data,
+        style=css,
+        script=code,
+        policy=policy(css, code, connect=live is not None),
     )
+    return html.translate(_CONTROLS)
 
 
 def demo_parts(folder: Path) -> list[Path]:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from saccade.data.images import ImageError, load_image
+from saccade.data.images import ImageError, image_size, load_image
 from saccade.evaluation.boxes import reply_boxes
 from saccade.report.charts import overlay
 from saccade.runs.files import JsonRow, RunFiles
 from saccade.types import Box, Frame
 
 Size = tuple[int, int]
+MOST_PIXELS = 89_000_000
+"""Larger images are not shown: a run of others may hold a bomb."""
 SIDE_PX = 448
 """Longest side of an embedded image; larger ones are shrunk so that the page stays small."""
 
@@ -24,6 +26,7 @@ SIDE_PX = 448
 def data_url(path: Path) -> tuple[str, Size] | None:
     """(data URL of the image, at most SIDE_PX a side; its own size in pixels); None when it does not open."""
     try:
+        image_size(path, MOST_PIXELS)
         small = load_image(path)
     except ImageError:
         return None

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
+from saccade.disk import skip_hole
 from saccade.runs.shapes import GROUP, ITEM, ROLLOUT, JsonRow, Shape, fitted, fitted_metrics
+from saccade.runs.streams import LONGEST_LINE
 
 ITEMS, BLIND_ITEMS = "items.jsonl", "blind.jsonl"
 """Files of an evaluation: its items, and those of the blind control of an evaluation during training."""
-LONGEST_LINE = 64 << 20
-"""Characters of a row; longer ones, such as the zeros that a power cut leaves, are skipped in pieces."""
 LARGEST_CONFIG = 4 << 20
 """Bytes of a recipe."""
 _SHA = re.compile(r"[0-9a-f]{8,64}")
@@ -155,10 +155,12 @@ def rows_of(path: Path, warnings: list[str]) -> Iterator[JsonRow]:
     if not path.is_file():
         return
     damaged = 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in iter(partial(file.readline, LONGEST_LINE), ""):
+    with path.open("rb") as file:
+        for line in iter(partial(file.readline, LONGEST_LINE), b""):
+            if not line.endswith(b"\n"):
+                skip_hole(file)
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode(errors="replace"))
             except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):

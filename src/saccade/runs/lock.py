@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,32 @@ class InUse(ValueError):
     """Another process writes to the directory."""
 
 
+@dataclass
+class Lock:
+    """The lock of a directory, held."""
+
+    directory: Path
+    handle: int
+
+    def keep(self) -> None:
+        """Takes the lock again where something else removed or replaced its file. InUse when another process was
+        faster: two writers would mix their rows."""
+        if not _is_same(self.handle, self.directory / LOCK):
+            before, self.handle = self.handle, _acquire(self.directory)
+            os.close(before)
+
+
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[Lock]:
     """Makes the directory if needed and holds its lock during the block; first removes what a killed process left
     half-written. InUse, with process and host, while another process holds it."""
     directory.mkdir(parents=True, exist_ok=True)
-    handle = _acquire(directory)
+    lock = Lock(directory, _acquire(directory))
     try:
         sweep(directory)
-        yield
+        yield lock
     finally:
-        os.close(handle)
+        os.close(lock.handle)
 
 
 def refuse_in_use(directory: Path) -> None:

@@ -8,12 +8,15 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 METRICS, ROLLOUTS, GROUPS = "metrics.jsonl", "rollouts.jsonl", "groups.jsonl"
 STREAMS = (METRICS, ROLLOUTS, GROUPS)
 """Streams whose sizes a checkpoint has."""
+LONGEST_LINE = 64 << 20
+"""Bytes of a row; longer ones, such as the zeros that a power cut leaves, are skipped in pieces."""
 _COMPARED = 4096
 """Bytes at the end of what was written that are compared with what is there."""
 _LAST_ROWS = 1 << 20
@@ -76,7 +79,7 @@ def lost_rows(directory: Path, sizes: Mapping[str, Any]) -> str | None:
 def lost_of(path: Path, size: int) -> str | None:
     """What is missing of the first `size` bytes of a stream; None when it has whole rows up to there."""
     now = path.stat().st_size if path.is_file() else 0
-    if now < size:
+    if not 0 <= size <= now:
         return f"{path}: {now:,} bytes but {size:,} at the checkpoint; rows were lost"
     if size and next(tail(path, size - 1))[:1] != b"\n":
         return f"{path}: no row ends at byte {size:,}, where the checkpoint was made; the file was edited"
@@ -89,7 +92,7 @@ def end_of_step(path: Path, step: int) -> int:
     if not path.is_file():
         return kept
     with path.open("rb") as file:
-        for line in file:
+        for line in iter(partial(file.readline, LONGEST_LINE), b""):
             if not line.endswith(b"\n") or (_step_of(line) or 0) > step:
                 break
             kept += len(line)

@@ -153,8 +153,10 @@ def load(path: Path) -> Checkpoint | str:
     try:
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
         step = int(state["step"])
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return f"{STATE_FILE} is of another version"
+    if not files:
+        return f"{STATE_FILE} names no files"
     if path.name != f"step-{step:06d}":
         return f"{STATE_FILE} is of step {step}"
     for name, (size, digest) in files.items():

@@ -21,7 +21,7 @@ from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.alarms import AlarmConfig, AlarmWatch, open_alarms
 from saccade.runs.environment import describe
-from saccade.runs.lock import locked, refuse_in_use
+from saccade.runs.lock import Lock, locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
@@ -63,8 +63,7 @@ class RunResult:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Mark:
-    """The run after its last whole step, for the checkpoint that is saved when the next one is abandoned. The weights
-    are still those of that step."""
+    """The run after its last whole step, whose weights it still has, for the checkpoint of an abandoned next one."""
 
     step: int
     loop: dict[str, Any]
@@ -91,6 +90,7 @@ class Session:
     facts: dict[str, Any]
     """What a later resume compares, see `changes`."""
     stop: Stop
+    lock: Lock
     best_score: float | None = None
     best_step: int | None = None
     ranks: Ranks = ONE
@@ -138,6 +138,7 @@ class Session:
     ) -> bool:
         """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
         evaluated. RunStopped after a signal."""
+        self.ranks.on_first(self.lock.keep)
         due = self.evaluate is not None and (last or step % self.recipe.eval.every == 0)
         better = False
         if due and self.evaluate is not None:
@@ -295,7 +296,7 @@ def open_session(
         stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
         if how is not None:
             Run.reopen(run_dir, recipe)
-            ranks.on_first(lambda: stack.enter_context(locked(run_dir)))
+            lock = ranks.on_first(lambda: stack.enter_context(locked(run_dir)))
             found = ranks.on_first(lambda: find(run, how))
         else:
             ranks.on_first(lambda: (refuse_in_use(run_dir), Run.refuse_existing(run_dir)))
@@ -318,12 +319,12 @@ def open_session(
             engine = open_engine(policy, config)
             stack.callback(engine.close)
         if how is None:
-            ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
+            lock, _ = ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
         stack.enter_context(log_file(run_dir, ranks))
         sinks = open_sinks(recipe.sinks if ranks.is_first else (), run_dir, found.step if found else 0)
         run = replace(run, writes=ranks.is_first, sinks=stack.enter_context(sinks))
         stop = stop or Stop()
-        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
+        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, lock, ranks=ranks)
         if ranks.size > 1:
             session.writer = ShardWriter(ranks)
             stop.hold()  # a step is finished: the other processes would wait for this one
