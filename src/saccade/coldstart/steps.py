@@ -139,7 +139,10 @@ def read_chain(reply: TeacherReply) -> Chain:
 
 
 def _boxed_only(text: str) -> str | None:
-    """Without tags, a lenient reader would take the whole text; only a marked answer counts here."""
+    """Without tags, a lenient reader would take the whole text; only a marked answer counts here, and none in an object,
+    which is no text to think in."""
+    if text.strip().removeprefix("```json").lstrip().startswith("{"):
+        return None
     found = read_final(text)
     return found if found is not None and found.strip() != text.strip() else None
 
