@@ -120,12 +120,13 @@ def over_training(document: JsonRow) -> tuple[Figure, ...]:
     """A figure for each evaluation, split and decoding in which parts of arms were evaluated: accuracy, as the mean
     over seeds, after each percentage of an arm's steps. 0% is the arm that it starts from."""
     found: dict[str, dict[str, dict[int, float]]] = {}
-    parts = {row["arm"].partition("@")[0] for row in document["table"] if "@" in row["arm"]}
+    parts = {(row["evaluation"], row["arm"].partition("@")[0]) for row in document["table"] if "@" in row["arm"]}
     for row in document["table"]:
         title = ", ".join(str(row[key]) for key in CELL[1:] if row[key])
         arm, _, percent = row["arm"].removesuffix("%").partition("@")
-        places = [(arm, int(percent or 100))] if arm in parts else []
-        places += [(other, 0) for other in sorted(parts) if document["starts"][other] == row["arm"]]
+        drawn = sorted(other for evaluation, other in parts if evaluation == row["evaluation"])
+        places = [(arm, int(percent or 100))] if arm in drawn else []
+        places += [(other, 0) for other in drawn if document["starts"][other] == row["arm"]]
         for name, place in places:
             found.setdefault(title, {}).setdefault(name, {})[place] = row["accuracy"][0]
     return tuple(
