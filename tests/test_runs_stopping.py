@@ -166,14 +166,20 @@ def test_before_the_first_step_there_is_nothing_to_save_and_the_line_says_so(wor
     assert [row["step"] for row in rows(out / "metrics.jsonl")] == [0, 1, 2, 3, 4]
 
 
-def test_the_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Left(Exception):
-        pass
+class Left(BaseException):
+    """The process would have ended, with this status."""
 
+
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(status: int) -> None:
         raise Left(status)
 
-    monkeypatch.setattr(stopping.os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", leave)
+
+
+@pytest.mark.usefixtures("leaving")
+def test_the_second_signal_ends_the_process_at_once() -> None:
     with Stop().listening() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT
@@ -232,15 +238,10 @@ def test_sft_stops_by_signals_and_by_the_clock_too(
     assert sft.train(sft_recipe(world, max_hours=1e-9), tmp_path / "short").step == 1
 
 
+@pytest.mark.usefixtures("leaving")
 def test_the_command_prints_the_line_and_ends_with_the_status_of_the_signal(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Left(BaseException):
-        pass
-
-    def leave(status: int) -> None:
-        raise Left(status)
-
     out, real = tmp_path / "run", MasterAdamW.step
 
     def signaling(self: MasterAdamW, closure: Any = None) -> Any:
@@ -248,7 +249,6 @@ def test_the_command_prints_the_line_and_ends_with_the_status_of_the_signal(
         return real(self, closure)
 
     monkeypatch.setattr(MasterAdamW, "step", signaling)
-    monkeypatch.setattr(cli.os, "_exit", leave)
     (tmp_path / "rl.yaml").write_text(dump(recipe_of(world)))
     with pytest.raises(Left, match="130"):
         cli.main(["rl", str(tmp_path / "rl.yaml"), "--out", str(out)])
@@ -313,22 +313,16 @@ def test_a_process_stops_in_time_with_its_status(world: Path, tmp_path: Path, nu
     assert twice or "continue with: saccade resume" in err
 
 
+@pytest.mark.usefixtures("leaving")
 def test_an_evaluation_that_is_stopped_keeps_its_answers_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Left(BaseException):
-        pass
-
-    def leave(status: int) -> None:
-        raise Left(status)
-
     def answer(number: int, body: dict[str, Any]) -> Answer:
         if number == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.5)
         return Answer("A")
 
-    monkeypatch.setattr(cli.os, "_exit", leave)
     out, data = tmp_path / "eval", mmstar(tmp_path)
     with chat_server(answer) as server:
         words = ["eval", "mmstar", f"path={data}", f"model={server.url}", "server.name=m", "batch_size=1"]
@@ -361,17 +355,12 @@ def test_a_signal_before_the_verb_began_is_one_line_and_its_status(number: int) 
     assert (found.returncode, found.stdout, found.stderr) == (128 + number, "", line)
 
 
+@pytest.mark.usefixtures("leaving")
 @pytest.mark.parametrize("number", stopping.ASKING)
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_every_verb_stops_with_one_line_even_where_the_stop_is_swallowed(
     number: int, swallowed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Left(BaseException):
-        pass
-
-    def leave(status: int) -> None:
-        raise Left(status)
-
     closed = []
 
     def verb() -> None:
@@ -387,7 +376,6 @@ def test_every_verb_stops_with_one_line_even_where_the_stop_is_swallowed(
             closed.append(True)
 
     monkeypatch.setattr(stopping, "AGAIN_S", 0.05)
-    monkeypatch.setattr(cli.os, "_exit", leave)
     monkeypatch.setitem(cli.VERBS, "tiny", (verb, "Waits.", "saccade tiny"))
     with pytest.raises(Left, match=str(128 + number)):
         cli.main(["tiny"])

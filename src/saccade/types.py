@@ -63,6 +63,11 @@ class Sample:
     """Options of a choice question (`options`: list of str), source, split, difficulty; never read by the adapter.
     `system` is the system turn, `turns` are the later turns of a conversation, each {"role", "content"}."""
 
+    @property
+    def box_image(self) -> int:
+        """Which of its images the boxes refer to: `meta["image_index"]`, else the first."""
+        return int(self.meta.get("image_index") or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

@@ -330,7 +330,7 @@ def _item(
         options=tuple(map(str, sample.meta.get("options") or ())),
         boxes=tuple(box for box, _ in grades[0].boxes),
         gold_boxes=gold_boxes(sample.answer),
-        box_image=int(sample.meta.get("image_index") or 0),
+        box_image=sample.box_image,
         image_shas=plan.shas.get(sample.id) or plan.shas.setdefault(sample.id, hashes(sample)),
         details={
             "slices": slices,

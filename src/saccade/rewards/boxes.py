@@ -199,8 +199,8 @@ def answered_boxes(answer: str) -> list[LabelledBox] | None:
 
 
 def frame_of(sample: Sample, frames: Sequence[Frame]) -> Frame:
-    """The frame of the image that a sample's boxes refer to: the first, or `meta["image_index"]`."""
-    index = int(sample.meta.get("image_index") or 0)
+    """The frame of the image that a sample's boxes refer to: `Sample.box_image`."""
+    index = sample.box_image
     if not 0 <= index < len(frames):
         raise ValueError(
             f"sample {sample.id!r} asks for boxes in image {index}, but the completion has {len(frames)} frames; "

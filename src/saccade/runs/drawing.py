@@ -23,7 +23,7 @@ def drawn_replies(groups: Sequence[Group]) -> Iterator[tuple[Image.Image, str]]:
             continue
         best = max(group.rollouts, key=lambda rollout: rollout.score.value if rollout.score.masked is None else -1.0)
         sample, reply = group.sample, best.completion
-        index = min(int(sample.meta.get("image_index") or 0), len(group.prompt.images) - 1)
+        index = min(sample.box_image, len(group.prompt.images) - 1)
         image = group.prompt.images[index].convert("RGB")
         width = max(2, max(image.size) // 100)
         pen = ImageDraw.Draw(image)

@@ -65,7 +65,7 @@ def _box_metrics(groups: Sequence[Group]) -> dict[str, float]:
         return {}
     counts, most_common, golds = list[float](), list[object](), list[object]()
     for group in groups:
-        image, truth = int(group.sample.meta.get("image_index") or 0), gold_boxes(group.sample.answer)
+        image, truth = group.sample.box_image, gold_boxes(group.sample.answer)
         boxes = Counter[object]()
         size = None
         for rollout in group.rollouts:

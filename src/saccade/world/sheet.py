@@ -42,7 +42,7 @@ def _panel(item: WorldItem) -> Image.Image:
     for k, image in enumerate(images):
         assert isinstance(image, Image.Image)  # the world decodes its images
         panel.paste(image.resize((_TILE, _TILE), Image.Resampling.NEAREST), (k * _TILE, 0))
-        if k == (item.sample.meta.get("image_index") or 0):
+        if k == item.sample.box_image:
             zoom = _TILE / image.size[0]
             for x1, y1, x2, y2 in _boxes(item):
                 left, right = k * _TILE + x1 * zoom, k * _TILE + x2 * zoom - 1

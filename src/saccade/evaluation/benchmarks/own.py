@@ -125,9 +125,8 @@ def _sliced(sample: Sample, slices: Mapping[str, Any]) -> Sample:
 def by_task(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
     """The verdict of the sample's own task."""
     verdict = TASKS[sample.task].correct(Completion(reply.text, frames=reply.frames), sample)
-    index = int(sample.meta.get("image_index") or 0)
     asked = sample.answer == [] or gold_boxes(sample.answer)  # none of what was asked is there: boxes all the same
-    shown = reply_boxes(reply.text, reply.frames[index]) if asked and reply.frames else ()
+    shown = reply_boxes(reply.text, reply.frames[sample.box_image]) if asked and reply.frames else ()
     boxes = tuple((box, "") for box in shown)
     answer = read_final(reply.text)
     answer = answer.strip() if answer is not None else None
