@@ -306,7 +306,7 @@ def test_equal_compute_is_counted_from_the_same_start():
 
 
 def test_parts_of_a_training_are_evaluated_at_the_checkpoints_that_its_run_keeps(tmp_path):
-    study = load_study("rl_generalizes", ["evaluations.home.arms=[base, rl@25%, rl@50%, rl@75%, rl, sft_compute]"])
+    study = load_study("rl_generalizes")
     places = arms.Places(tmp_path, "data")
     assert [part_of(name) for name in ("rl", "rl@25%")] == [("rl", 100), ("rl", 25)]
     for steps in (30, 100, 238):
