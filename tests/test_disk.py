@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_from_the_start_says_so(
     with no_file_beyond(500):
         assert run("rl", tmp_path / "rl.yaml", "--out", out) == 2
     err = capsys.readouterr().err.strip().splitlines()[-1]
-    assert re.search(line(out, "nothing was written; free some space or choose another directory"), err)
+    assert re.search(line(out, "nothing is there; start again with more space or elsewhere"), err)
     with no_file_beyond(20_000):
         assert run("rl", tmp_path / "rl.yaml", "--out", out) == 2
     err = capsys.readouterr().err.strip().splitlines()[-1]

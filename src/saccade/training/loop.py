@@ -357,7 +357,7 @@ def open_session(
 def whole(run_dir: Path) -> str:
     """What a full disk left whole, and how to continue."""
     if not (run_dir / CONFIG).is_file():
-        return "nothing was written; free some space or choose another directory, and start again"
+        return "nothing is there; start again with more space or elsewhere, or resume it where it was moved to"
     kept = checkpoint.steps(run_dir)
     what = f"checkpoint {kept[-1].name} and its rows are whole" if kept else "no checkpoint was saved yet"
     return f"{what}; free some space, then {way_on(run_dir, anew=not kept)}"
