@@ -60,6 +60,7 @@ def test_loose_nested_and_repeated_blocks_are_read_but_never_strict(text, think,
         ('{"thought": "2 or 4", "answer": "3"}', "3", "rest"),
         ("<answer>```json\n{'answer': 'B', 'sure': 1}\n```</answer>", "B", "answer block"),
         ('{"answer": "\\\\frac{1}{2}"}', "\\frac{1}{2}", "rest"),
+        ('{"answer": 3, "final_answer": 4}', "4", "rest"),
     ],
 )
 def test_the_lenient_reader_says_where_it_found_the_answer(text, value, how):

@@ -139,8 +139,8 @@ def read_chain(reply: TeacherReply) -> Chain:
 
 
 def _boxed_only(text: str) -> str | None:
-    """Without tags, a lenient reader would take the whole text; only a marked answer counts here, and none in an object,
-    which is no text to think in."""
+    """Without tags, a lenient reader would take the whole text; only a marked answer counts here. None for a JSON
+    object, which has no thought to learn from."""
     if text.strip().removeprefix("```json").lstrip().startswith("{"):
         return None
     found = read_final(text)

@@ -108,11 +108,11 @@ def read_boxes(text: str) -> list[LabelledBox]:
     four numbers, lists of either; `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` and `<box>[[..]]</box>` with the label in
     `<|object_ref_start|>` or `<ref>`; `<locYYYY><locXXXX>..label`, which is put into x, y order; and what is left of
     these where markup is dropped: `(x1,y1),(x2,y2)`, `(x1,y1,x2,y2)`, `[[x1,y1],[x2,y2]]`, `{"x1":..,"y1":..}`,
-    `x1=.., y1=..`, and four bare numbers when they are the whole text. Labels are also read from `class`, `category`
-    and their kin, from `{"cat": [..]}`, `["cat", [..]]` and lines of `cat: [..]`. Full-width commas and brackets are
-    read as plain ones. Numbers are taken as written: not converted, not clipped, not put in order; only named widths
-    and heights become corners. A box that is given but cannot be read (three numbers, NaN) is left out;
-    `read_entries` counts it. Takes any string; linear in its length.
+    `x1=.., y1=..`, and four bare numbers when they are the whole text. Labels are read from the keys in `LABEL_KEYS`,
+    from `{"cat": [..]}` and `["cat", [..]]`, and from lines such as `cat: [..]`. Full-width commas and brackets are
+    read as plain ones. Numbers stay as written: not converted, clipped or reordered, except that a named width and
+    height are turned into a corner. An unreadable box (three numbers, NaN) is left out; `read_entries` counts it.
+    Takes any string; linear in its length.
     """
     return [LabelledBox(box, label) for box, label in read_entries(text) if box is not None]
 

@@ -204,9 +204,8 @@ def _sentence(sentence: str) -> _Found | None:
             value = sentence[assigned.start() : end].strip(" .,;")
             return _Found(_judged(sentence, assigned.start(), end, value, "named values"), False)
     formulas = list(FORMULA.finditer(sentence))
-    verbs = [verb for verb in VERB.finditer(sentence) if not _in_list(sentence, formulas, verb.start())][-MAX_VERBS:][
-        ::-1
-    ]
+    verbs = [verb for verb in VERB.finditer(sentence) if not _in_list(sentence, formulas, verb.start())]
+    verbs = verbs[: -MAX_VERBS - 1 : -1]
     clause = SUBORDINATE.search(sentence)
     main = [verb for verb in verbs if clause is not None and verb.end() <= clause.start()]
     if clause is not None and not main and (claim := _at(sentence, 0, "only value")) is not None:

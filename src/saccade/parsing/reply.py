@@ -192,7 +192,7 @@ def parse_final(text: str) -> Reading[str]:
 _HASHES = re.compile(r"(?:\A|\n)####[ \t]{1,9}([^\s#][^\n]*?)\s*\Z")
 """GSM8K's last line."""
 _OBJECT = re.compile(
-    r"\s{0,9}(?:```[a-zA-Z]{0,9}\s{0,9})?\{.{0,2000}?[\"'](?:final[_ ]?)?answer[\"']\s{0,9}:\s{0,9}"
+    r"\s{0,9}(?:```[a-zA-Z]{0,9}\s{0,9})?\{.{0,2000}[\"'](?:final[_ ]?)?answer[\"']\s{0,9}:\s{0,9}"
     r"(?:\"([^\"\n]{1,500})\"|'([^'\n]{1,500})'|(-?\d[\d./]{0,30}|true|false))\s{0,9}(?:,.{0,2000})?\}\s{0,9}(?:```)?\s{0,9}",
     re.DOTALL | re.IGNORECASE,
 )
@@ -203,8 +203,7 @@ def _unwrapped(answer: str) -> str:
     found = _OBJECT.fullmatch(answer) if "answer" in answer.lower() and len(answer) < 3_000 else None
     if found is None:
         return answer
-    value = found[1] or found[2] or found[3]
-    return value.replace("\\\\", "\\")
+    return (found[1] or found[2] or found[3]).replace("\\\\", "\\")
 
 
 _BOX_TOKENS = re.compile(r"<\|begin_of_box\|>([^{}]*?)<\|end_of_box\|>")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -294,23 +295,22 @@ def open_session(
     run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
         stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
+        take, lock = partial(ranks.on_first, lambda: stack.enter_context(locked(run_dir))), None
         if how is not None:
             Run.reopen(run_dir, recipe)
-            lock = ranks.on_first(lambda: stack.enter_context(locked(run_dir)))
+            lock = take()
             found = ranks.on_first(lambda: find(run, how))
         else:
             ranks.on_first(lambda: (refuse_in_use(run_dir), Run.refuse_existing(run_dir)))
         check_optimizer(recipe.optim.kind, resolve_device(recipe.model.device))
         shard = recipe.shard if ranks.size > 1 else None
         policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None, shard)
-        described = ranks.on_first(
-            lambda: describe(policy, recipe.model.path, data["data_hash"], may_be_gone=found is not None)
-        )
-        environment = {**described, **data}
+        describing = partial(describe, policy, recipe.model.path, data["data_hash"], may_be_gone=found is not None)
+        environment = {**ranks.on_first(describing), **data}
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
         if found is not None and how is not None:
             before = changes.completed(found.state["facts"], type(recipe))
-            refuse_changes(run_dir, found, before, facts, how.accept_changes)
+            refuse_changed(run_dir, found, changes.compare(before, facts), how.accept_changes)
         part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
         optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
         ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind))
@@ -318,8 +318,9 @@ def open_session(
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
-        if how is None:
-            lock, _ = ranks.on_first(lambda: (stack.enter_context(locked(run_dir)), Run.create(run_dir, recipe)))
+        if lock is None:
+            lock = take()
+            ranks.on_first(lambda: Run.create(run_dir, recipe))
         stack.enter_context(log_file(run_dir, ranks))
         sinks = open_sinks(recipe.sinks if ranks.is_first else (), run_dir, found.step if found else 0)
         run = replace(run, writes=ranks.is_first, sinks=stack.enter_context(sinks))
@@ -379,15 +380,8 @@ def same_rows(session: Session, rows: Sequence[tuple[str, int, int]], resume: bo
     return False
 
 
-def refuse_changes(
-    run_dir: Path, found: Checkpoint, before: Mapping[str, Any], now: Mapping[str, Any], accepted: bool
-) -> None:
-    """Logs what changed since the checkpoint. ValueError when that changes what is trained, unless it is accepted."""
-    refuse_changed(run_dir, found, changes.compare(before, now), accepted)
-
-
 def refuse_changed(run_dir: Path, found: Checkpoint, changed: changes.Changes, accepted: bool) -> None:
-    """See `refuse_changes`."""
+    """Logs what changed since the checkpoint. ValueError when that changes what is trained, unless it is accepted."""
     since = f"since checkpoint {found.path.name}"
     for line in changed.other:
         log.warning("changed %s: %s", since, line)
