@@ -247,7 +247,7 @@ def test_adapters_of_another_base_are_refused(saved, paths, tmp_path) -> None:
         load_policy(str(saved))
     (saved / "base.json").unlink()  # as peft alone writes a directory
     rebase(saved, paths("internvl"))
-    with pytest.raises(ValueError, match="do not fit the base model"):
+    with pytest.raises(ValueError, match="for the base model"):
         load_policy(str(saved))
     shutil.rmtree(tmp_path / "twin")
     rebase(saved, tmp_path / "twin")
@@ -263,7 +263,8 @@ def test_adapters_without_their_weights_or_a_readable_configuration_are_refused(
     file = saved / "adapter_config.json"
     whole = json.loads(file.read_text())
     for text, words in (
-        ("{", "is not valid JSON"),
+        ("{", "adapter_config.json cannot be used"),
+        (json.dumps(whole | {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}), "which chooses code"),
         (json.dumps(whole | {"peft_type": "IA3"}), "got adapters of type 'IA3', expected LORA"),
         (json.dumps(whole | {"base_model_name_or_path": None}), "names no base model"),
     ):

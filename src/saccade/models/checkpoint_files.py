@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 KEPT = (
     "*config*.json",
@@ -33,6 +36,68 @@ PROCESSOR_SETTINGS = "processor_config.json"
 """The image processor's settings are in the first (older checkpoints) or in the second, under `image_processor`."""
 
 
+@contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """For the files of a checkpoint, which may hold anything: whatever goes wrong while `what` is read or used becomes
+    one ValueError that names it. Lines that are ours already, and a lack of memory, pass."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if type(error) is ValueError and _raised_here(error):
+            raise
+        said = " ".join(str(error).split())
+        cause = f"{type(error).__name__}: {said[:300]}{' ..' if len(said) > 300 else ''}"
+        raise ValueError(
+            f"{path}: {what} cannot be used ({cause}); expected files as transformers saves them: copy the checkpoint "
+            "again, or correct that file"
+        ) from error
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether a statement of this package raised it, not something that it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("saccade.")
+
+
+def read_family(path: str) -> Any:
+    """The configuration of a model, without the implementations of attention and experts that it names: these may be
+    code on a hub, and only a recipe chooses code. ValueError when it cannot be read or downloaded."""
+    try:
+        with reading(path, "config.json"):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except ValueError as error:
+        if Path(path).is_dir() or not isinstance(error.__cause__, OSError):
+            raise
+        reason = str(error.__cause__).splitlines()[0]
+        raise ValueError(f"model.path {path!r}: no such directory, and download failed ({reason})") from error
+    config._attn_implementation = config._experts_implementation = None
+    return config
+
+
+def read_processors(text: str, images: str) -> tuple[Any, Any]:
+    """The tokenizer in one directory or of a hub name, and the image processor in another."""
+    with reading(text, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
+    with reading(images, "the settings of the image processor"):
+        return tokenizer, AutoImageProcessor.from_pretrained(images, trust_remote_code=False)
+
+
+def generation_ends(files: Mapping[str, bytes]) -> tuple[int, ...]:
+    """The tokens at which the checkpoint's own generation ends. TypeError for what is no token id."""
+    if "generation_config.json" not in files:
+        return ()
+    found = json.loads(files["generation_config.json"]).get("eos_token_id")
+    ends = found if isinstance(found, list) else [] if found is None else [found]
+    for end in ends:
+        if not isinstance(end, int):
+            raise TypeError(f"generation_config.json: eos_token_id: got {end!r:.80}, expected token ids")
+    return tuple(ends)
+
+
 def read_files(path: str) -> dict[str, bytes]:
     """Name -> content of the kept files of a directory or of a hub name. They are held in memory, about 10 MB, because
     the directory may be a checkpoint that the run removes later."""
@@ -48,7 +113,9 @@ def read_weights(path: str, **options: Any) -> Any:
     from transformers import AutoModelForImageTextToText
 
     read: Any = AutoModelForImageTextToText.from_pretrained  # its type leaves out the second result
-    model, found = read(path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
+    with reading(path, "the weights"):
+        model, found = read(path, **options)
     bad = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     bad += [
         f"{name} has shape {list(was)}, expected {list(new)}" for name, was, new in sorted(found["mismatched_keys"])

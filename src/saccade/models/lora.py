@@ -23,6 +23,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from saccade.models.checkpoint_files import reading
 from saccade.models.config import LoraConfig
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # peft imports it; an optional kernel of it
@@ -42,10 +43,7 @@ def holds_adapters(path: str | Path) -> bool:
 
 def recorded_base(path: str | Path) -> str:
     """The base model that a directory of adapters names. ValueError when it names none, or holds no LoRA."""
-    try:
-        config = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{Path(path) / ADAPTER_CONFIG} is not valid JSON ({error})") from None
+    config = _settings(path)
     if not any((Path(path) / name).is_file() for name in (ADAPTER_WEIGHTS, "adapter_model.bin")):
         raise ValueError(f"{path}: got {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}; the adapters themselves are missing")
     if config.get("peft_type") != "LORA":
@@ -55,10 +53,20 @@ def recorded_base(path: str | Path) -> str:
     return str(config["base_model_name_or_path"])
 
 
+def _settings(path: str | Path) -> dict[str, Any]:
+    """What `adapter_config.json` holds. ValueError when it is no JSON object, or names a module to import."""
+    with reading(path, ADAPTER_CONFIG):
+        config = dict(json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+    if config.get("megatron_config"):  # for which peft imports the module `megatron_core`
+        raise ValueError(f"{path}/{ADAPTER_CONFIG}: got megatron_config, which chooses code; remove it")
+    return config
+
+
 def check_base(path: str | Path, base: str) -> None:
     """ValueError when the adapters at `path` were trained on another base than the weights that are now at `base`."""
     file = Path(path) / BASE_FILE
-    before = json.loads(file.read_text(encoding="utf-8"))["fingerprint"] if file.is_file() else None
+    with reading(path, BASE_FILE):
+        before = json.loads(file.read_text(encoding="utf-8"))["fingerprint"] if file.is_file() else None
     now = fingerprint(base) if before else None
     if before != now:
         raise ValueError(
@@ -220,19 +228,17 @@ def read(model: Any, directory: str | Path, base: str, trainable: bool) -> Adapt
     """The adapters of a directory. ValueError when they do not fit the model."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    problem = ""
-    try:
-        with _quietly():
-            wrapped = PeftModel.from_pretrained(model, directory, is_trainable=trainable, autocast_adapter_dtype=False)
-    except (ValueError, RuntimeError, KeyError) as error:
-        problem = str(error).splitlines()[0]
-    else:
+    _settings(directory)
+    with reading(directory, f"adapters for the base model {base}"), _quietly():
+        wrapped = PeftModel.from_pretrained(model, directory, is_trainable=trainable, autocast_adapter_dtype=False)
         expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
-        if differ := sorted(expected ^ _stored(directory, expected)):
-            problem = f"{len(differ)} tensors are in one of them only, such as {differ[0]}"
-        else:
-            return _ready(wrapped, model, base)
-    raise ValueError(f"{directory}: these adapters do not fit the base model {base}: {problem}")
+        stored = _stored(directory, expected)
+    if differ := sorted(expected ^ stored):
+        raise ValueError(
+            f"{directory}: these adapters do not fit the base model {base}: {len(differ)} tensors are in one of them "
+            f"only, such as {differ[0]}"
+        )
+    return _ready(wrapped, model, base)
 
 
 def _stored(directory: str | Path, otherwise: Any) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from saccade.data.hub import HUB_NAME, use_cache_without_network
@@ -22,9 +20,13 @@ from saccade.models.chat_template import processor_template
 from saccade.models.checkpoint_files import (
     IMAGE_SETTINGS,
     PROCESSOR_SETTINGS,
+    generation_ends,
+    read_family,
     read_files,
+    read_processors,
     read_weights,
     readable,
+    reading,
     with_image_settings,
     write_files,
 )
@@ -218,15 +220,6 @@ def base_path(path: str) -> str:
         ) from None
 
 
-def read_family(path: str) -> Any:
-    """The model's configuration; a one-line ValueError when it cannot be read or downloaded."""
-    try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"model.path {path!r}: no such directory, and download failed ({reason})") from error
-
-
 def known_family(path: str) -> Any:
     """The configuration of a model whose family has an adapter; ValueError for other families."""
     family = read_family(path)
@@ -242,31 +235,33 @@ def processors_of(path: str) -> tuple[Any, Any]:
     """Tokenizer and image processor; beside adapters there are only the latter's settings."""
     base = base_path(path)
     images = path if any((Path(path) / name).is_file() for name in SETTINGS) else base
-    return AutoTokenizer.from_pretrained(base), AutoImageProcessor.from_pretrained(images)
+    return read_processors(base, images)
 
 
 def open_adapter(path: str, family: Any, config: ModelConfig) -> tuple[Adapter, dict[str, bytes]]:
     """The adapter of a model with the configuration `family`, as the recipe wants it, and the checkpoint's files beside
     the weights. ValueError for limits or options that the family or its template does not have."""
-    files = read_files(base_path(path))
+    base, what = base_path(path), "tokenizer, chat template or image settings"
+    files = read_files(base)
     if lora.holds_adapters(path):
+        what += f" for the base model {base}"
         files |= {name: content for name, content in read_files(path).items() if name in SETTINGS}
     tokenizer, images = processors_of(path)
-    template = processor_template(files)
-    if template is not None:
-        tokenizer.chat_template = template
-    adapter = ADAPTERS[family.model_type](tokenizer, images, family)
-    adapter.configure(config.template_kwargs, generation_ends(files))
-    limits = ImageLimits(config.min_pixels, config.max_pixels, config.max_visual_tokens)
-    return adapter, with_image_settings(files, adapter.limit_images(limits))
+    with reading(path, what):
+        template = processor_template(files)
+        if template is not None:
+            tokenizer.chat_template = template
+        adapter = ADAPTERS[family.model_type](tokenizer, images, family)
+        adapter.configure(config.template_kwargs, generation_ends(files))
+        limits = ImageLimits(config.min_pixels, config.max_pixels, config.max_visual_tokens)
+        files = with_image_settings(files, adapter.limit_images(limits))
+        pixels = adapter.encode("<image>", [Image.new("RGB", (PROBE_PX, PROBE_PX))]).pixels  # what is wrong shows now
+        if not all(torch.isfinite(values).all() for values in pixels.values()):
+            raise ValueError(f"{path}: the settings of the image processor give pixels that are not finite")
+    return adapter, files
 
 
-def generation_ends(files: Mapping[str, bytes]) -> tuple[int, ...]:
-    """The tokens at which the checkpoint's own generation ends."""
-    if "generation_config.json" not in files:
-        return ()
-    ends = json.loads(files["generation_config.json"]).get("eos_token_id")
-    return tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),)
+PROBE_PX = 56
 
 
 def load_adapter(config: ModelConfig | str) -> Adapter:
@@ -311,10 +306,7 @@ def load_policy(
     options = quantize.loading_options(family, adapter, dtype, device) if config.quantize else loading_options(device)
     if config.attn_implementation != "auto":
         options["attn_implementation"] = config.attn_implementation
-    try:
-        model = _read(base, family, dtype, options, sharded=shard is not None)
-    except SafetensorError as error:
-        raise ValueError(f"{base}: the weights cannot be read ({error}); a file is damaged: copy it again") from None
+    model = _read(base, family, dtype, options, sharded=shard is not None)
     if not config.quantize and shard is None:  # a quantized one is there already
         model = model.to(device)
     adapter.config = model.config  # transformers copies the one that it is given

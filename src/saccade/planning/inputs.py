@@ -10,9 +10,10 @@ from typing import Any
 
 from saccade.data.hub import FOR_A_PLAN
 from saccade.geometry import smart_resize
+from saccade.models.checkpoint_files import read_family
 from saccade.models.config import ModelConfig
 from saccade.models.counting import MARKER, TokenCounter
-from saccade.models.policy import base_path, load_adapter, read_family, resolve_path
+from saccade.models.policy import base_path, load_adapter, resolve_path
 from saccade.planning.flops import ModelShape
 
 LIMITS = ("min_pixels", "max_pixels", "max_visual_tokens")

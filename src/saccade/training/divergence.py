@@ -10,12 +10,10 @@ from PIL import Image
 from saccade.models.config import ModelConfig, ShardConfig
 from saccade.models.forward import branch_logprobs
 from saccade.models.packing import Branch, pack
-from saccade.models.policy import Policy, load_policy
+from saccade.models.policy import PROBE_PX, Policy, load_policy
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.resuming import START, set_aside_diverged
-
-PROBE_PX = 56
 
 
 def go_back(run_dir: Path, model: ModelConfig) -> str:

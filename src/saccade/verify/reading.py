@@ -23,7 +23,7 @@ IDS, PIXELS = "ids = the family's processor", "pixels = the family's processor"
 def load_processor(path: str) -> tuple[Any, str]:
     """The family's combined processor, or None and why it is not available."""
     try:
-        return AutoProcessor.from_pretrained(path), ""
+        return AutoProcessor.from_pretrained(path, trust_remote_code=False), ""
     except FAILURES as error:
         return None, f"the family's processor cannot be loaded here: {in_one_line(error)}"
 
