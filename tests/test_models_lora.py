@@ -265,6 +265,7 @@ def test_adapters_without_their_weights_or_a_readable_configuration_are_refused(
     for text, words in (
         ("{", "adapter_config.json cannot be used"),
         (json.dumps(whole | {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}), "which chooses code"),
+        (json.dumps(whole | {"alora_invocation_tokens": [1]}), "adapters for the base model .* cannot be used"),
         (json.dumps(whole | {"peft_type": "IA3"}), "got adapters of type 'IA3', expected LORA"),
         (json.dumps(whole | {"base_model_name_or_path": None}), "names no base model"),
     ):

@@ -262,4 +262,5 @@ def _ready(wrapped: Any, model: Any, base: str) -> Adapters:
 
 def merge(model: Any, directory: str | Path, base: str) -> None:
     """Add the adapters of a directory to the model's weights. ValueError when they do not fit."""
-    read(model, directory, base, trainable=False).peft.merge_and_unload()
+    with reading(directory, f"adapters for the base model {base}"):  # some kinds cannot be merged
+        read(model, directory, base, trainable=False).peft.merge_and_unload()
