@@ -20,6 +20,7 @@ from saccade.base.tiny import write_checkpoint
 from saccade.models.checkpoint_files import is_kept
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_adapter, load_policy
+from saccade.planning.inputs import read_config, read_shape, visual_tokens
 from saccade.runs.environment import hash_files, hash_model
 
 IMAGE = noise_image(100, 60, 1)
@@ -286,3 +287,26 @@ def test_a_checkpoint_with_code_of_its_own_asks_nobody_and_runs_nothing(tiny, tm
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run the code"))
     with pytest.raises(ValueError, match=r"config\.json cannot be used"):
         load_policy(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", {"text_config": {"hidden_size": -5}}),
+        ("config.json", {"vision_config": {"patch_size": 0}}),
+        ("preprocessor_config.json", []),
+        ("preprocessor_config.json", {"size": {"shortest_edge": "x"}}),
+        ("preprocessor_config.json", {"min_pixels": "x"}),
+    ],
+)
+def test_a_plan_of_an_odd_checkpoint_is_one_line(tiny, name, content, tmp_path):
+    shutil.copytree(tiny, tmp_path / "m")
+    file = tmp_path / "m" / name
+    held = json.loads(file.read_text())
+    if isinstance(content, dict):
+        content = held | {key: held.get(key, {}) | v if isinstance(v, dict) else v for key, v in content.items()}
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"m: config\.json .*cannot be used"):
+        config, directory = read_config(str(tmp_path / "m"))
+        read_shape(config)
+        visual_tokens(config, directory, None)

@@ -18,6 +18,7 @@ from saccade.data.hub import HUB_NAME
 from saccade.disk import AGAIN, PARTIAL, require_space, writing
 from saccade.export.model_card import model_card
 from saccade.export.source import ExportSource
+from saccade.models.checkpoint_files import reading
 from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy
 from saccade.models.quantize import elements
@@ -122,7 +123,8 @@ def _logits(policy: Policy) -> list[Tensor]:
         inputs = {"input_ids": ids_1P, "attention_mask": torch.ones_like(ids_1P)}
         inputs |= policy.adapter.plain_inputs(prompt, ids_1P)
         moved = {name: value.to(policy.device) for name, value in inputs.items()}
-        logits_PV = policy.model(**moved, use_cache=False).logits[0, -POSITIONS:].float().cpu()
+        with reading(policy.model.name_or_path, "config.json"):  # a wrong one may show only now
+            logits_PV = policy.model(**moved, use_cache=False).logits[0, -POSITIONS:].float().cpu()
         found.append(logits_PV - logits_PV.mean(-1, keepdim=True))
     return found
 

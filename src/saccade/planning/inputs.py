@@ -10,7 +10,7 @@ from typing import Any
 
 from saccade.data.hub import FOR_A_PLAN
 from saccade.geometry import smart_resize
-from saccade.models.checkpoint_files import read_family
+from saccade.models.checkpoint_files import read_family, reading
 from saccade.models.config import ModelConfig
 from saccade.models.counting import MARKER, TokenCounter
 from saccade.models.policy import base_path, load_adapter, resolve_path
@@ -39,8 +39,9 @@ def read_config(path: str) -> tuple[Any, Path | None]:
 
 
 def read_shape(config: Any) -> ModelShape:
-    """The model's shape. ValueError for a family that transformers cannot build."""
-    return ModelShape.from_config(config)
+    """The model's shape. ValueError for a model that transformers cannot build."""
+    with reading(config.name_or_path, "config.json"):
+        return ModelShape.from_config(config)
 
 
 def visual_tokens(
@@ -52,6 +53,13 @@ def visual_tokens(
     which one is counted. With limits in the recipe's `model` section, its own processor counts, where its files are
     there.
     """
+    with reading(config.name_or_path, "config.json or preprocessor_config.json"):
+        return _visual_tokens(config, directory, size, model)
+
+
+def _visual_tokens(
+    config: Any, directory: Path | None, size: tuple[int, int] | None, model: ModelConfig | None
+) -> tuple[int, str]:
     limits = {} if model is None else {name: getattr(model, name) for name in LIMITS if getattr(model, name)}
     if model is not None and limits and directory is not None and (directory / "tokenizer_config.json").is_file():
         return _counted(model, size, _words(limits))
