@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,6 +159,19 @@ def test_a_run_that_goes_away_is_an_error_of_the_page_and_not_of_the_server(serv
     assert status == 500 and "is not a directory" in words
     run.with_name("moved").rename(run)
     assert get(server, "/")[0] == 200
+
+
+def test_a_reader_that_hangs_up_costs_no_word(server: PageServer, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = threading.active_count()
+    for sent in (b"GET / HTTP/1.0\r\nHost: 127.0.0.1:%d\r\n\r\n" % server.server_address[1], b"GET", b""):
+        with socket.create_connection(server.server_address[:2]) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no goodbye
+            one.sendall(sent)
+    assert get(server, "/version")[0] == 200
+    until = time.monotonic() + 30
+    while threading.active_count() > threads and time.monotonic() < until:
+        time.sleep(0.01)
+    assert capsys.readouterr().err == ""
 
 
 def test_serving_writes_no_file_and_refuses_a_taken_port(

@@ -41,6 +41,9 @@ class PageServer(ThreadingHTTPServer):
         self._making = threading.Lock()
         super().__init__(("127.0.0.1", port), _Handler)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: a reader that closes the page while it loads is no error, and `do_GET` answers all others."""
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/"
@@ -69,8 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.split("?")[0] == "/":
             try:
                 page = server.page()
-            except (ValueError, OSError) as error:
-                self._answer(500, "text/plain", str(error).encode("utf-8", "replace"))
+            except Exception as error:  # noqa: BLE001 - files may change while they are read
+                self._answer(500, "text/plain", f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
                 return
             self._answer(200, "text/html", page)
         else:
