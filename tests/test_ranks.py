@@ -197,7 +197,12 @@ def test_the_log_of_a_process_has_no_character_that_steers_a_terminal(tmp_path: 
 
 
 def test_a_verb_for_one_process_refuses_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0")):  # a job of a cluster may have these in one process
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["world", "check", "--help"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    capsys.readouterr()
     for words in (["eval", "world_eval"], ["world", "check"]):
         with pytest.raises(SystemExit, match="2"):
             cli.main(words)

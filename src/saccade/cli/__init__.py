@@ -39,7 +39,7 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
-from saccade.cli.terminal import StderrHandler, echo, print_traceback
+from saccade.cli.terminal import StderrHandler, echo, print_traceback, process_of
 from saccade.config import said
 from saccade.disk import no_traceback
 from saccade.runs.stopping import RunStopped, interruptible
@@ -142,13 +142,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.excepthook = print_traceback
     debug = "--debug" in arguments or os.environ.get("SACCADE_DEBUG", "") not in ("", "0")
-    rank = os.environ.get("RANK", "0")
+    rank = process_of()[0]
     _open_standard_descriptors()
     try:
         _refuse_bytes(arguments)
         _refuse_several(arguments)
         _refuse_unknown(arguments)
-        with interruptible("stopped; run the same command again"), _log_lines(quiet=rank != "0"), no_traceback():
+        with interruptible("stopped; run the same command again"), _log_lines(quiet=rank > 0), no_traceback():
             build(next(iter(arguments), None))(args=[a for a in arguments if a != "--debug"], prog_name="saccade")
     except RunStopped as last:
         stopped = _first(last)
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         text = said(error) if isinstance(error, ValidationError) else error
-        echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {text}", err=True)
+        echo(f"saccade{f' (process {rank})' if rank else ''}: {text}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
@@ -195,10 +195,10 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
 
 def _refuse_several(arguments: Sequence[str]) -> None:
     """ValueError when torchrun started several processes of a verb that is for one."""
-    size, words = int(os.environ.get("WORLD_SIZE", "1")), [a for a in arguments if not a.startswith("-")]
+    (rank, size), words = process_of(), [a for a in arguments if not a.startswith("-")]
     verb, known = next(iter(words), ""), {" ".join(words[:1]), " ".join(words[:2])}
     if size > 1 and verb in VERBS and known.isdisjoint(ON_SEVERAL):
-        if os.environ.get("RANK", "0") != "0":
+        if rank:
             sys.exit(2)
         raise ValueError(
             f"'{verb}' runs in one process, but torchrun started {size}; start it without torchrun "

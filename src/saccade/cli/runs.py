@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from saccade.cli.terminal import echo
+from saccade.cli.terminal import echo, process_of
 from saccade.runs.stopping import Stop
 
 
@@ -41,7 +41,7 @@ def run_and_print(train: Callable[..., Any], config: Any, folder: Path, **option
 
 def print_result(result: Any) -> None:
     """Prints a `saccade.training.loop.RunResult`, and the steps without an update; one of several processes does."""
-    if os.environ.get("RANK", "0") != "0":
+    if process_of()[0]:
         return
     echo(f"{result.directory}: {result.step} steps done")
     if result.best_step == 0:

@@ -18,6 +18,14 @@ import typer
 from saccade.runs.safe_text import SafeFormatter, cut, printable
 
 
+def process_of() -> tuple[int, int]:
+    """Which process this is of how many that torchrun started. Clusters give RANK and WORLD_SIZE to jobs of one process
+    too."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
 def echo(message: object, err: bool = False) -> None:
     """Prints one message, for which nobody may be left to read it."""
     with _maybe_unread(err):
