@@ -315,6 +315,18 @@ def test_an_invalid_address_is_refused(url):
         chat_url(url)
 
 
+@pytest.mark.parametrize("proxy", ["socks9://me:sesame@127.0.0.1:1", "http://me:sesame/@127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used_fails_every_request_at_once_and_unseen(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with Endpoint("https://api.example.com", "tiny", limits=QUICK) as model:
+        for _ in range(2):
+            with pytest.raises(EndpointError, match="proxy or certificates cannot be used .*see HTTPS_PROXY") as caught:
+                model.chat(HELLO)
+            assert "sesame" not in str(caught.value)
+    with pytest.raises(ValueError, match="proxy or certificates cannot be used"):
+        PlainClient("https://api.example.com")
+
+
 def test_impossible_limits_and_streams_are_refused():
     for wrong in ({"concurrency": 0}, {"retries": -1}, {"timeout_s": 0}):
         with pytest.raises(ValueError, match="expected concurrency"):

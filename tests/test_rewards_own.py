@@ -182,3 +182,13 @@ def test_deadline_and_workers_are_for_a_reward_of_ones_own(file: Path):
         PartConfig(name="number", deadline_s=3)
     with pytest.raises(ValueError, match="greater than 0"):
         PartConfig(name=f"{file}:sees", deadline_s=0)
+
+
+def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    for name in ("psutil", "asyncio", "pickle"):
+        Path(f"{name}.py").write_text("raise SystemExit('a file of the data was run')\n")
+    Path("mine.py").write_text("HALF = 0.5\n")
+    (tmp_path / "own.py").write_text("import psutil\nfrom mine import HALF\ndef half(c, s): return HALF\n")
+    assert load(f"{tmp_path / 'own.py'}:half", {})(reply("a"), SAMPLE) == Score(0.5)

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -17,9 +18,9 @@ import httpx2
 
 from saccade.endpoint.body import AS_IT_IS, Body, BodyError, as_text
 from saccade.endpoint.cache import ReplyCache, request_key
-from saccade.endpoint.errors import EndpointError
+from saccade.endpoint.errors import EndpointError, not_started
 from saccade.endpoint.messages import ChatResponse, Message, parse_response, too_deep
-from saccade.endpoint.secrets import KeyMask, clean_key
+from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that are retried."""
@@ -92,8 +93,7 @@ class Endpoint:
 
     async def achat(self, messages: Sequence[Message], **options: Any) -> ChatResponse:
         """As `chat`, for a caller with its own event loop."""
-        future = asyncio.run_coroutine_threadsafe(self._chat(messages, options), self._running())
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self._begin(self._chat(messages, options)))
 
     def close(self) -> None:
         """Stops the background thread and closes the connections; requests in flight fail."""
@@ -203,20 +203,27 @@ class Endpoint:
     # ------------------------------------------------------------------------------------------------ the thread
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._running())
+        future = self._begin(work)
         try:
             return future.result()
         except BaseException:
             future.cancel()  # a Ctrl-C must not leave the request behind
             raise
 
+    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._running())
+        except EndpointError:
+            work.close()
+            raise
+
     def _running(self) -> asyncio.AbstractEventLoop:
         """The loop of the background thread, started on first use."""
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._client = self._new_client()  # first, since it may fail
                 self._slots = asyncio.Semaphore(self.limits.concurrency)
-                self._client = self._new_client()
+                self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="saccade-endpoint", daemon=True)
                 self._thread.start()
             return self._loop
@@ -225,12 +232,15 @@ class Endpoint:
         headers = {"content-type": "application/json", **AS_IT_IS}
         if self._api_key:
             headers["authorization"] = f"Bearer {self._api_key}"
-        return httpx2.AsyncClient(
-            headers=headers,
-            timeout=None,  # each attempt has its own deadline around the call, which also stops slow drips
-            limits=httpx2.Limits(max_connections=self.limits.concurrency),
-            trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
-        )
+        try:
+            return httpx2.AsyncClient(
+                headers=headers,
+                timeout=None,  # each attempt has its own deadline around the call, which also stops slow drips
+                limits=httpx2.Limits(max_connections=self.limits.concurrency),
+                trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
+            )
+        except Exception as error:  # noqa: BLE001 - whatever proxies and certificates of the environment cause
+            raise EndpointError(self.url, not_started(error)) from None
 
 
 class _AttemptFailure(Exception):
@@ -272,14 +282,13 @@ def chat_url(url: str) -> str:
 
     Raises ValueError for anything but http(s) with a host, and for an address that contains a password.
     """
+    check_no_secret(url, "pass the key as api_key instead")
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError) as error:
         raise ValueError(f"got the address {url!r} ({error}), expected http://host:port/v1") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"got the address {url!r}, expected http://host:port/v1 or https://host/v1")
-    if parsed.userinfo or parsed.query:
-        raise ValueError("the address contains a user name, a password or a query; pass the key as api_key instead")
     path = parsed.path.rstrip("/")
     if not path.endswith("/chat/completions"):
         path = (path or "/v1") + "/chat/completions"

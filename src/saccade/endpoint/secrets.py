@@ -45,6 +45,12 @@ def clean_key(key: str | None, source: str = "the API key") -> str | None:
     return stripped or None
 
 
+def check_no_secret(url: str, way_out: str) -> None:
+    """ValueError, which does not show it, for an address that may contain one, well-formed or not."""
+    if any(mark in str(url) for mark in "@?#"):
+        raise ValueError(f"the address contains a user name, a password, a query or a fragment; {way_out}")
+
+
 def read_key(path: str | Path | None, source: str) -> str | None:
     """The key in a file. ValueError when there is no such file, or its content is no key; it never shows the content,
     nor the path, which is the key itself where somebody mistook one for the other."""

@@ -35,8 +35,10 @@ Plain = tuple[float, str | None, str | None]
 
 
 def load(file: Path, name: str) -> Callable[..., Any]:
-    """The function; the file is run as `import` would run it, with its folder on the path."""
+    """The function; the file is run as `import` would run it, with its folder first on the path, and the working
+    directory last, so that nothing there takes the place of an installed package."""
     sys.path.insert(0, str(file.parent))
+    sys.path.append(os.getcwd())
     spec = importlib.util.spec_from_file_location(f"saccade_reward_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ValueError(f"{file} is not a Python file")

@@ -34,7 +34,8 @@ class Worker:
     def __init__(self, module: str, *arguments: str, printed: Callable[[IO[bytes]], None] | None = None) -> None:
         """Waits for the greeting. `printed` reads, in a thread, what the process prints, which is dropped without it.
         WorkerLost when there is no greeting."""
-        self.command = [sys.executable, "-m", module, *arguments]
+        # -P: else a file of the working directory, which may be one of data, is imported in place of a module
+        self.command = [sys.executable, "-P", "-m", module, *arguments]
         self._process = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE,
