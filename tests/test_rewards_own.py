@@ -11,6 +11,9 @@ from PIL import Image
 
 from saccade.rewards import PartConfig, RubricConfig, score_all
 from saccade.rewards.own import OwnReward, close_all, load
+from saccade.rollout.collect import StageRubrics
+from saccade.rollout.stages import Stage
+from saccade.tasks import TASKS
 from saccade.types import Completion, Frame, Sample, Score
 
 FILE = '''
@@ -192,3 +195,17 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
     Path("mine.py").write_text("HALF = 0.5\n")
     (tmp_path / "own.py").write_text("import psutil\nfrom mine import HALF\ndef half(c, s): return HALF\n")
     assert load(f"{tmp_path / 'own.py'}:half", {})(reply("a"), SAMPLE) == Score(0.5)
+
+
+def test_a_file_counts_as_it_was_when_the_run_began_also_in_a_new_process(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("import os\ndef half(c, s): return os._exit(1) if 'die' in c.text else 0.5\n")
+    config = RubricConfig.model_validate({"parts": [{"name": f"{own}:half"}], "truncated": "as_is"})
+    rubrics, stage = StageRubrics(TASKS, {"mine": config}), Stage(max_new_tokens=9, group_size=2, rubric="mine")
+    assert rubrics(stage)("count")(reply("a"), SAMPLE).value == 0.5
+    own.write_text("((( being edited")
+    assert rubrics(stage)("count")(reply("die"), SAMPLE).masked
+    own.unlink()
+    assert rubrics(stage)("count")(reply("a"), SAMPLE).value == 0.5
+    with pytest.raises(ValueError, match="there is no file"):
+        config.build()

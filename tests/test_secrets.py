@@ -121,7 +121,9 @@ def test_white_space_around_a_key_is_removed_and_what_no_header_carries_is_refus
         assert KEY not in str(caught.value) and "root" not in str(caught.value)
 
 
-@pytest.mark.parametrize("form", ["http://me:{}@host:99999", "ftp://me:{}@host", "me:{}@host/v1", "http://{}@", "h?k={}"])
+@pytest.mark.parametrize(
+    "form", ["http://me:{}@host:99999", "ftp://me:{}@host", "me:{}@host/v1", "http://{}@", "h?k={}"]
+)
 def test_no_error_about_an_address_shows_the_password_in_it(form: str) -> None:
     for read in (chat_url, base_url):
         with pytest.raises(ValueError, match="contains a user name, a password") as caught:

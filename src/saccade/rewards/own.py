@@ -49,7 +49,7 @@ class OwnReward:
         if not file.is_file():
             raise ValueError(f"reward '{name}': there is no file {file}")
         self.name, self.options, self.deadline_s, self.workers = name, dict(options), deadline_s, workers
-        self._pool = _pool_of(file, function, name, memory_gb)
+        self._pool = _pool_of(file, function, name, memory_gb)  # the file as it is now, whatever becomes of it
         refuse_foreign(name, list(self._pool.signature.parameters))
         check_options(name, self._pool.signature, options)
 
@@ -163,11 +163,11 @@ def refuse_foreign(name: str, parameters: Sequence[str]) -> None:
 # ----------------------------------------------------------------------------------------------------------- processes
 
 
-def _start(file: Path, function: str, name: str, memory_gb: float) -> Worker:
-    """A process with the file loaded; ValueError when that fails."""
-    arguments = (str(file), function, str(memory_gb))
+def _start(file: Path, source: bytes, function: str, name: str, memory_gb: float) -> Worker:
+    """A process with the file loaded as it was read; ValueError when that fails."""
+    module, arguments = "saccade.rewards.own_worker", (str(file), function, str(memory_gb))
     try:
-        worker = Worker("saccade.rewards.own_worker", *arguments, printed=lambda output: _forward(output, name))
+        worker = Worker(module, *arguments, printed=lambda output: _forward(output, name), first=source)
     except WorkerLost as lost:
         raise ValueError(f"reward '{name}': the process that loads {file}: {lost}") from None
     greeting = worker.greeting
@@ -211,8 +211,8 @@ def _forward(output: IO[bytes], name: str) -> None:
 class _RewardPool(WorkerPool):
     """The processes of one function, the first of which is started at once."""
 
-    def __init__(self, file: Path, function: str, name: str, memory_gb: float) -> None:
-        super().__init__(lambda: _start(file, function, name, memory_gb))
+    def __init__(self, file: Path, source: bytes, function: str, name: str, memory_gb: float) -> None:
+        super().__init__(lambda: _start(file, source, function, name, memory_gb))
         self._shown: set[str] = set()
         with self.worker() as first:
             greeting = first.greeting
@@ -232,17 +232,20 @@ class _RewardPool(WorkerPool):
         return new
 
 
-_POOLS: dict[tuple[int, Path, str, int, float], _RewardPool] = {}
-"""By process, file, function, modification time and memory: rubrics are rebuilt at every step, but a file's loaded
-state must persist through the run."""
+_POOLS: dict[tuple[int, Path, str, bytes, float], _RewardPool] = {}
+"""By process, file, function, content and memory: what a file has loaded persists while rubrics are built again."""
 _POOLS_LOCK = threading.Lock()
 
 
 def _pool_of(file: Path, function: str, name: str, memory_gb: float) -> _RewardPool:
-    key = (os.getpid(), file, function, file.stat().st_mtime_ns, memory_gb)
+    try:
+        source = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"reward '{name}': {file} cannot be read ({error.strerror})") from None
+    key = (os.getpid(), file, function, source, memory_gb)
     with _POOLS_LOCK:
         if key not in _POOLS:
-            _POOLS[key] = _RewardPool(file, function, name, memory_gb)
+            _POOLS[key] = _RewardPool(file, source, function, name, memory_gb)
         return _POOLS[key]
 
 
