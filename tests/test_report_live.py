@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from saccade.cli import main
 from saccade.cli.terminal import printable
+from saccade.report import watch
 from saccade.report.live import PageServer
 from saccade.report.watch import BARS, Watched, duration, follow, latest_run, sparkline, view
 from saccade.runs.lock import is_held, locked
@@ -70,6 +74,18 @@ def test_rows_are_read_as_they_come_and_forgotten_when_a_resume_drops_them(run: 
     (run / "metrics.jsonl").write_text(json.dumps({"step": 5, "reward/total": 1.0}) + "\n")
     watched.read()
     assert [row["step"] for row in watched.rows] == [5]
+
+
+def test_all_rows_are_read_at_once_and_a_line_without_end_or_a_hole_is_passed_over(run: Path, monkeypatch) -> None:
+    monkeypatch.setattr(watch, "LONGEST_LINE", 4096)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("x" * 5000 + "\n" + json.dumps({"step": 40, "odd/metric": 2.0}) + "\n")
+        file.truncate(file.tell() + (1 << 40))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('\n{"step": 41}\n' + "y" * 9000)
+    watched = Watched(run)
+    watched.read()
+    assert watched.step == 41 and len(watched.rows) == 42 and watch.facts(watched)["metrics"]["odd/metric"] == 2.0
 
 
 def test_a_run_is_training_while_a_process_holds_it_and_looking_does_not_take_the_lock(run: Path) -> None:
@@ -167,3 +183,11 @@ def test_serving_writes_no_file_and_refuses_a_taken_port(
             main(["report", str(run), "--serve", *arguments])
         assert ended.value.code == 2 and words in capsys.readouterr().err
     assert not (run / "report.html").exists()
+
+
+def test_a_reader_who_leaves_before_the_page_is_made_is_no_word_on_the_terminal(server: PageServer, capfd: Any) -> None:
+    with socket.create_connection(server.server_address[:2]) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+        one.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{server.server_address[1]}\r\n\r\n".encode())
+    assert get(server, "/")[0] == 200  # waits for the page
+    assert capfd.readouterr().err == ""
