@@ -19,7 +19,7 @@ from typing import IO, Any
 from saccade.rewards.naming import check_options
 from saccade.types import Completion, Sample, Score
 from saccade.workers.channel import clean
-from saccade.workers.process import Worker, WorkerLost, WorkerPool
+from saccade.workers.process import START_S, Worker, WorkerLost, WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ GRACE_S = 5.0
 """How long after its deadline a coroutine's timeout may arrive before its process is killed."""
 MEMORY_GB = 16.0
 """Default limit of the data of one process of a reward, its model included."""
+PATIENCE_S = 10.0
+"""How long a file may load before the log says so."""
 OUTPUT_BYTES = 64 << 10
 """What a process may print before the rest is dropped."""
 CONCURRENCY = 64
@@ -166,10 +168,15 @@ def refuse_foreign(name: str, parameters: Sequence[str]) -> None:
 def _start(file: Path, source: bytes, function: str, name: str, memory_gb: float) -> Worker:
     """A process with the file loaded as it was read; ValueError when that fails."""
     module, arguments = "saccade.rewards.own_worker", (str(file), function, str(memory_gb))
+    words = "reward %s: %s is still being loaded after %g s; it is given %g s"
+    slow = threading.Timer(PATIENCE_S, log.warning, (words, name, file, PATIENCE_S, START_S))
+    slow.start()
     try:
         worker = Worker(module, *arguments, printed=lambda output: _forward(output, name), first=source)
     except WorkerLost as lost:
         raise ValueError(f"reward '{name}': the process that loads {file}: {lost}") from None
+    finally:
+        slow.cancel()
     greeting = worker.greeting
     if isinstance(greeting, dict) and "ready" in greeting:
         return worker
