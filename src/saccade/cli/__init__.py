@@ -42,6 +42,7 @@ from saccade.cli.hints import Verb
 from saccade.cli.terminal import StderrHandler, echo, print_traceback
 from saccade.config import said
 from saccade.disk import no_traceback
+from saccade.runs.safe_text import without_password
 from saccade.runs.stopping import RunStopped, interruptible
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
@@ -161,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         text = said(error) if isinstance(error, ValidationError) else _named(error)
-        echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {text}", err=True)
+        echo(f"saccade{'' if rank == '0' else f' (process {rank})'}: {without_password(text)}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
