@@ -254,8 +254,8 @@ def test_an_answer_of_another_form_is_asked_again_and_costs_no_run(policy: Polic
     for name, values in OF_A_CHOICE.items():
         changes += [lambda answer, new={name: v}: {**answer, "choices": [answer["choices"][0] | new]} for v in values]
     changes += [lambda answer, odd=odd: {**answer, "choices": odd} for odd in (5, [None], [])]
-    for change in changes:
-        left = [change] * 2
+    for some in (changes[::2], changes[1::2]):
+        left = list(some)
         server.change = lambda answer, left=left: left.pop()(answer) if left else answer
         assert same(engine.generate(prompts(policy), GREEDY, 1, [7]), whole) and not left
     engine.close()
