@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import httpx2
 
-from saccade.endpoint.body import AS_IT_IS, Body, BodyError, as_text
+from saccade.endpoint.body import AS_IT_IS, MOST_BYTES, Body, BodyError, as_text
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError, not_started
 from saccade.endpoint.messages import ChatResponse, Message, parse_response, too_deep
@@ -140,12 +140,12 @@ class Endpoint:
 
     async def _with_retries(self, body: Mapping[str, Any], until: float) -> tuple[Any, ChatResponse, int]:
         """The JSON of the response, its parsed form, and the number of attempts."""
-        content = json.dumps(body).encode()
+        content, most = json.dumps(body).encode(), _most_bytes(body)
         attempt = 0
         while True:
             attempt += 1
             try:
-                answer = await self._attempt(content, until)
+                answer = await self._attempt(content, until, most)
                 return answer, _parse_response(answer, body.get("max_tokens")), attempt
             except _AttemptFailure as failure:
                 pause_s = self._backoff_s(attempt) if failure.pause_s is None else failure.pause_s
@@ -153,12 +153,12 @@ class Endpoint:
                     raise self._error(failure, attempt) from None
             await asyncio.sleep(pause_s)
 
-    async def _attempt(self, content: bytes, until: float) -> Any:
+    async def _attempt(self, content: bytes, until: float, most: int | None) -> Any:
         """The JSON of one response. Raises `_AttemptFailure`."""
         seconds = max(0.001, min(self.limits.timeout_s, until - time.monotonic()))
         try:
             async with asyncio.timeout(seconds):
-                response, body = await self._post(content)
+                response, body = await self._post(content, most)
         except (TimeoutError, httpx2.TimeoutException):
             raise _AttemptFailure(f"no response within {seconds:.3g} s") from None
         except httpx2.HTTPError as error:
@@ -181,11 +181,11 @@ class Endpoint:
             raise _AttemptFailure("the response is JSON nested too deeply", 200, text)
         return self._mask.json(answer)
 
-    async def _post(self, content: bytes) -> tuple[httpx2.Response, bytes]:
+    async def _post(self, content: bytes, most: int | None) -> tuple[httpx2.Response, bytes]:
         """The response and its body. Raises BodyError."""
         assert self._client is not None
         async with self._client.stream("POST", self.url, content=content) as response:
-            body = Body(response.headers)
+            body = Body(response.headers, most)
             async for chunk in response.aiter_raw():
                 body.add(chunk)
         return response, body.content
@@ -251,6 +251,14 @@ class _AttemptFailure(Exception):
     ) -> None:
         super().__init__(what)
         self.what, self.status, self.body, self.retry, self.pause_s = what, status, body, retry, pause_s
+
+
+def _most_bytes(body: Mapping[str, Any]) -> int | None:
+    """Of a response: each letter of a reply and of its reasoning as an escape, unless log-probs were asked for."""
+    tokens, n = body.get("max_tokens"), body.get("n") or 1
+    if not isinstance(tokens, int) or not isinstance(n, int) or body.get("logprobs"):
+        return None
+    return min(MOST_BYTES, (1 << 20) + 12 * n * (MORE_LETTERS + MOST_LETTERS * tokens))
 
 
 def _parse_response(answer: Any, max_tokens: Any) -> ChatResponse:
