@@ -116,3 +116,9 @@ def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(capsys: p
     with pytest.raises(SystemExit) as ended:
         main(["rl", "r.yaml", "--out", "runs/\udcff"])
     assert ended.value.code == 2 and r"runs/\udcff: the name is not UTF-8" in capsys.readouterr().err
+
+
+def test_an_error_of_a_file_names_it_and_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["watch", "n" * 300])
+    assert capsys.readouterr().err.startswith(f"saccade: {'n' * 300}: File name too long; check the name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -121,3 +122,26 @@ def test_histogram_outlines_contain_each_bar_at_its_share() -> None:
     assert len(points) == 2 and all(len(one.split()) == 2 * n + 2 for one, n in zip(points, (2, 1), strict=True))
     tops = [min(float(p.split(",")[1]) for p in one.split()) for one in points]
     assert tops[1] < tops[0], "all of b lies in one bar"
+
+
+def test_a_set_of_others_shows_no_file_outside_it_but_one_whose_hash_it_knows(tmp_path: Path) -> None:
+    outside = tmp_path / "mine.png"
+    Image.new("RGB", (30, 30), (1, 2, 3)).save(outside)
+    (tmp_path / "secret").write_text("hf_SECRET: [")
+    known = hashlib.sha256(outside.read_bytes()).hexdigest()
+    first, second, third = drafts()
+    one = [replace(first, images=(str(outside), "../mine.png"), image_shas=(known, "guess")), second, third]
+    folder = write_set(tmp_path / "set", one)
+    (folder / "config.yaml").unlink()
+    (folder / "config.yaml").symlink_to(tmp_path / "secret")
+    page = build_page(folder).read_text()
+    assert "hf_SECRET" not in page and "config.yaml is a link to something else" in page
+    assert "sample row-1: an image cannot be read" in page and page.count("<image ") == 2
+
+
+@pytest.mark.parametrize("config", ["a: [", "a: &a [*a]", "5"])
+def test_a_set_with_any_recipe_has_a_page_without_control_characters(tmp_path: Path, config: str) -> None:
+    folder = write_set(tmp_path, [replace(drafts()[0], question="\x1b[2J \u202egnp.exe")])
+    (folder / "config.yaml").write_text(config)
+    page = build_page(folder).read_text()
+    assert "\x1b" not in page and "\u202e" not in page and "\ufffdgnp.exe" in page

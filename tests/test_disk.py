@@ -255,3 +255,13 @@ def test_a_text_is_whole_or_as_it_was_and_leftovers_are_swept(tmp_path: Path) ->
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".c.txt.{os.getpid()}.partial", "a.txt"]
     assert checkpoint.steps(tmp_path) == []
+
+
+def test_what_is_no_file_is_never_replaced_by_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    for name, words in {"pipe": "a device, a pipe", "link": "a device, a pipe", "folder": "is a directory"}.items():
+        with pytest.raises(ValueError, match=words):
+            write_text(tmp_path / name, "x")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 3

@@ -315,6 +315,18 @@ def test_an_invalid_address_is_refused(url):
         chat_url(url)
 
 
+@pytest.mark.parametrize("proxy", ["socks9://me:sesame@127.0.0.1:1", "http://me:sesame/@127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used_fails_every_request_at_once_and_unseen(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with Endpoint("https://api.example.com", "tiny", limits=QUICK) as model:
+        for _ in range(2):
+            with pytest.raises(EndpointError, match=r"proxy or certificates .*see HTTPS_PROXY") as caught:
+                model.chat(HELLO)
+            assert "sesame" not in str(caught.value)
+    with pytest.raises(ValueError, match="proxy or certificates cannot be used"):
+        PlainClient("https://api.example.com")
+
+
 def test_impossible_limits_and_streams_are_refused():
     for wrong in ({"concurrency": 0}, {"retries": -1}, {"timeout_s": 0}):
         with pytest.raises(ValueError, match="expected concurrency"):
@@ -353,3 +365,17 @@ def test_a_response_that_does_not_end_is_left_after_so_many_bytes(monkeypatch):
         for ask in (lambda: model.chat(HELLO), lambda: PlainClient(server.url).post("/health", {}, 5.0)):
             with pytest.raises(EndpointError, match="more than 1,000 bytes"):
                 ask()
+
+
+def test_a_response_may_have_the_bytes_that_its_tokens_can_have():
+    def long(i, body):
+        letters = b" a" * (700_000 if body["max_tokens"] == 100 else 100_000)
+        return Answer(raw=b'{"choices": [{"message": {"content": "sk-secret-12345678' + letters + b'"}}]}')
+
+    with (
+        chat_server(long) as server,
+        Endpoint(server.url, "tiny", "sk-secret-1234567890", limits=RequestLimits(retries=0)) as model,
+    ):
+        with pytest.raises(EndpointError, match="more than 1,288,576 bytes"):
+            model.chat(HELLO, max_tokens=100)
+        assert model.chat(HELLO, max_tokens=100_000).text.startswith("[key] a a")

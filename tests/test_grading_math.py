@@ -243,6 +243,15 @@ def test_a_machine_too_busy_to_grade_gives_no_verdict_but_a_text_that_eats_its_t
     assert verdict.right is False and not innocent
 
 
+def test_a_gold_that_is_endless_or_too_long_costs_its_time_once(pool):
+    endless = " cmnull," + '{{"' * 600
+    first = pool.verify(endless, "1")
+    assert first.right is None and first.route == "math: gold lost"
+    assert [pool.verify(endless, answer) for answer in ("2", "3")] == [first] * 2
+    assert not pool.workers.idle  # no worker was started for them
+    assert grade_math("3", "1." * 1500).detail == "the gold has 3,000 characters, expected 2,000 at most"
+
+
 def test_an_item_whose_worker_was_lost_to_others_is_asked_again(pool, monkeypatch):
     assert pool.verify("3", "3+0").right is True
     before = the_worker(pool)

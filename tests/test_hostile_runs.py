@@ -145,7 +145,9 @@ def test_token_ids_are_kept_for_a_share_of_groups_which_is_announced_once(
     assert caplog.text.count("keeps token ids") == 1
 
 
-@pytest.mark.parametrize("results", ['{"rows": 5, "parts": {"a": []}}', '{"rows": [5]}'])
+@pytest.mark.parametrize(
+    "results", ['{"rows": 5, "parts": {"a": []}}', '{"rows": [5]}', '{"attempts": [{"k": 1, "avg": 1, "pass": 0}]}']
+)
 def test_a_page_of_odd_results_is_written_or_refused_in_a_line(tmp_path: Path, results: str, capsys: Any) -> None:
     folder = write_eval(tmp_path / "run")
     (folder / "results.json").write_text(results)

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from saccade.cli import main
 from saccade.cli.terminal import printable
+from saccade.report import watch
 from saccade.report.live import PageServer
 from saccade.report.watch import BARS, Watched, duration, follow, latest_run, sparkline, view
 from saccade.runs.lock import is_held, locked
@@ -73,6 +74,18 @@ def test_rows_are_read_as_they_come_and_forgotten_when_a_resume_drops_them(run: 
     (run / "metrics.jsonl").write_text(json.dumps({"step": 5, "reward/total": 1.0}) + "\n")
     watched.read()
     assert [row["step"] for row in watched.rows] == [5]
+
+
+def test_all_rows_are_read_at_once_and_a_line_without_end_or_a_hole_is_passed_over(run: Path, monkeypatch) -> None:
+    monkeypatch.setattr(watch, "LONGEST_LINE", 4096)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("x" * 5000 + "\n" + json.dumps({"step": 40, "odd/metric": 2.0}) + "\n")
+        file.truncate(file.tell() + (1 << 40))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('\n{"step": 41}\n' + "y" * 9000)
+    watched = Watched(run)
+    watched.read()
+    assert watched.step == 41 and len(watched.rows) == 42 and watch.facts(watched)["metrics"]["odd/metric"] == 2.0
 
 
 def test_a_run_is_training_while_a_process_holds_it_and_looking_does_not_take_the_lock(run: Path) -> None:

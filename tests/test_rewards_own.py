@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from saccade.rewards import PartConfig, RubricConfig, score_all
+from saccade.rewards import PartConfig, RubricConfig, own, score_all
 from saccade.rewards.own import OwnReward, close_all, load
+from saccade.rollout.collect import StageRubrics
+from saccade.rollout.stages import Stage
+from saccade.tasks import TASKS
 from saccade.types import Completion, Frame, Sample, Score
 
 FILE = '''
@@ -182,3 +185,34 @@ def test_deadline_and_workers_are_for_a_reward_of_ones_own(file: Path):
         PartConfig(name="number", deadline_s=3)
     with pytest.raises(ValueError, match="greater than 0"):
         PartConfig(name=f"{file}:sees", deadline_s=0)
+
+
+def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    for name in ("psutil", "asyncio", "pickle"):
+        Path(f"{name}.py").write_text("raise SystemExit('a file of the data was run')\n")
+    Path("mine.py").write_text("HALF = 0.5\n")
+    (tmp_path / "own.py").write_text("import psutil\nfrom mine import HALF\ndef half(c, s): return HALF\n")
+    assert load(f"{tmp_path / 'own.py'}:half", {})(reply("a"), SAMPLE) == Score(0.5)
+
+
+def test_a_file_counts_as_it_was_when_the_run_began_also_in_a_new_process(tmp_path: Path) -> None:
+    mine = tmp_path / "own.py"
+    mine.write_text("import os\ndef half(c, s): return os._exit(1) if 'die' in c.text else 0.5\n")
+    config = RubricConfig.model_validate({"parts": [{"name": f"{mine}:half"}], "truncated": "as_is"})
+    rubrics, stage = StageRubrics(TASKS, {"mine": config}), Stage(max_new_tokens=9, group_size=2, rubric="mine")
+    assert rubrics(stage)("count")(reply("a"), SAMPLE).value == 0.5
+    mine.write_text("((( being edited")
+    assert rubrics(stage)("count")(reply("die"), SAMPLE).masked
+    mine.unlink()
+    assert rubrics(stage)("count")(reply("a"), SAMPLE).value == 0.5
+    with pytest.raises(ValueError, match="there is no file"):
+        config.build()
+
+
+def test_a_file_that_loads_for_long_is_said_meanwhile(tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(own, "PATIENCE_S", 0.05)
+    (tmp_path / "own.py").write_text("def half(c, s): return 0.5\n")
+    assert load(f"{tmp_path / 'own.py'}:half", {})(reply("a"), SAMPLE) == Score(0.5)
+    assert "is still being loaded after 0.05 s; it is given 300 s" in caplog.text

@@ -202,6 +202,8 @@ def test_a_completion_without_frames_is_our_failure_not_the_models():
         ([{"name": "soft_overlong", "options": {"max_length": 9, "buffer": 10}}], "expected 0 < buffer <= max_length"),
         ([{"name": "soft_overlong", "options": {"max_length": 9.5, "buffer": 1}}], "option 'max_length': got 9.5"),
         ([{"name": "detection_map", "options": {"thresholds": [0.5, 1.5]}}], "option 'thresholds'"),
+        ([{"name": "detection_od_length", "options": {"thresholds": []}}], "option 'thresholds'"),
+        ([{"name": "vlm_r1/map", "options": {"thresholds": [0.5] * 101}}], "option 'thresholds'"),
         ([{"name": "format", "options": {"form": "bx"}}], "option 'form': got 'bx'"),
         ([{"name": "hard", "options": {"accuracy": "number", "options": {"relativ": 1}}}], "did you mean 'relative'"),
         ([{"name": "format", "gate": "zeroes"}], "a gate needs a reward for it to act on"),

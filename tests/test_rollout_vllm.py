@@ -240,6 +240,35 @@ def test_aborted_replies_are_drawn_again(policy: Policy, server: StandIn) -> Non
     assert reply.finish_reason in ("stop", "length")
 
 
+ODD = (5,)
+OF_A_CHOICE = {
+    "token_ids": [[10**9] * 6, [0]],
+    "logprobs": [{"content": [one] * 6} for one in ({}, {"logprob": 9.0})],
+}
+
+
+def test_an_answer_of_another_form_is_asked_again_and_costs_no_run(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server)
+    whole = engine.generate(prompts(policy), GREEDY, 1, [7])
+    changes = [lambda answer, odd=odd: odd for odd in ODD]
+    for name, values in OF_A_CHOICE.items():
+        changes += [lambda answer, new={name: v}: {**answer, "choices": [answer["choices"][0] | new]} for v in values]
+    changes += [lambda answer, odd=odd: {**answer, "choices": odd} for odd in ([None],)]
+    for change in changes:
+        left = [change]
+        server.change = lambda answer, left=left: left.pop()(answer) if left else answer
+        assert same(engine.generate(prompts(policy), GREEDY, 1, [7]), whole) and not left
+    engine.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/server_info", "/version"])
+def test_a_server_of_another_kind_is_one_line(policy: Policy, server: StandIn, path: str) -> None:
+    for odd in ([], {"data": [3], "vllm_config": {"model_config": 0}}):
+        server.fault = lambda asked, body, odd=odd: (200, odd) if asked.startswith(path) else None
+        with pytest.raises(ValueError, match=r"another form than vLLM's|expected a vLLM server"):
+            engine_on(policy, server)
+
+
 def test_groups_go_to_the_server_with_the_fewest_outstanding_tokens(policy: Policy) -> None:
     with stand_in() as quick, stand_in() as slow:
         engine = engine_on(policy, quick, slow, groups_at_once=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,12 @@ from training_runs import rl_recipe, write_world
 from saccade import cli
 from saccade.config import ConfigError, dump
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
+from saccade.endpoint.client import chat_url
+from saccade.endpoint.plain import base_url
 from saccade.endpoint.secrets import KeyMask, clean_key, read_key
 from saccade.rewards.judged import judge_at
 from saccade.rewards.table import bind
+from saccade.runs.safe_text import SafeFormatter, without_password
 from saccade.schemas import load_recipe
 from tests.benchmark_files import mmstar
 from tests.chat_server import Answer, Server, chat_server
@@ -117,6 +121,23 @@ def test_white_space_around_a_key_is_removed_and_what_no_header_carries_is_refus
         with pytest.raises(ValueError, match=r"cannot be sent in a header \(the key is not shown\)") as caught:
             Endpoint("http://127.0.0.1:9", "m", bad)
         assert KEY not in str(caught.value) and "root" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "form", ["http://me:{}@host:99999", "ftp://me:{}@host", "me:{}@host/v1", "http://{}@", "h?k={}"]
+)
+def test_no_error_about_an_address_shows_the_password_in_it(form: str) -> None:
+    for read in (chat_url, base_url):
+        with pytest.raises(ValueError, match="contains a user name, a password") as caught:
+            read(form.format(KEY))
+        assert KEY not in str(caught.value)
+
+
+def test_no_line_of_the_log_shows_a_password_that_a_library_quotes() -> None:
+    said = f"API request to http://me:{quote(KEY, safe='')}@host/api failed; mail a@b.c"
+    assert without_password(said) == "API request to http://[key]@host/api failed; mail a@b.c"
+    record = logging.LogRecord("x", logging.WARNING, "x", 1, said, None, None)
+    assert "SECRET" not in SafeFormatter("%(message)s").format(record)
 
 
 def test_a_key_in_place_of_a_name_is_not_shown(tmp_path: Path) -> None:

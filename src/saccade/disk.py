@@ -113,13 +113,18 @@ def disk_reason(error: BaseException, directory: Path | None = None) -> str | No
 
 
 def partial_of(path: Path) -> Path:
-    """The name beside `path` under which this process writes it, before it is renamed."""
+    """The name beside `path` under which this process writes it, before it is renamed. ValueError for a device, a pipe
+    or a socket, which the file would take the place of (for root even of /dev/null)."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a device, a pipe or a socket; expected the name of a file")
     return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
     """Writes a temporary file and renames it, so that a reader never sees a partial file."""
     partial = partial_of(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, expected the name of a file; remove it or choose another name")
     with writing(path.absolute().parent, f"{path.name} is as it was; {AGAIN}"):
         try:
             partial.unlink(missing_ok=True)  # in a folder of others it may be a link

@@ -42,6 +42,7 @@ from saccade.cli.hints import Verb
 from saccade.cli.terminal import StderrHandler, echo, print_traceback, process_of
 from saccade.config import said
 from saccade.disk import no_traceback
+from saccade.runs.safe_text import without_password
 from saccade.runs.stopping import RunStopped, interruptible
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
@@ -160,8 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except EXPECTED as error:
         if debug:
             raise
-        text = said(error) if isinstance(error, ValidationError) else error
-        echo(f"saccade{f' (process {rank})' if rank else ''}: {text}", err=True)
+        text = said(error) if isinstance(error, ValidationError) else _named(error)
+        echo(f"saccade{f' (process {rank})' if rank else ''}: {without_password(text)}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
@@ -169,6 +170,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         echo(f"saccade: this needs {missing}, which is not installed: pip install 'saccade[train]'", err=True)
         sys.exit(2)
+
+
+def _named(error: Exception) -> str:
+    """The error; of a file about which nothing else was said, its name and a way out."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        name = error.filename2 if isinstance(error.filename2, str) else error.filename
+        return f"{name}: {error.strerror}; check the name, what is there and its permissions"
+    return str(error)
 
 
 def _first(stopped: RunStopped) -> RunStopped:

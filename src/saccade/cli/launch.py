@@ -106,7 +106,7 @@ def launch(
             echo_whole(shlex.join(options.command(port, device is None)))
         echo_whole(shlex.join(command))
         return
-    environment = None if own is None else {**os.environ, "CUDA_VISIBLE_DEVICES": own}
+    environment = None if own is None else {"CUDA_VISIBLE_DEVICES": own}
     again = ["--gpus", str(gpus), "--vllm", str(vllm), "--vllm-gpus", str(vllm_gpus)]
     again += ["--vllm-executable", options.executable, *(["--vllm-options", vllm_options] if vllm_options else [])]
     keep_command(folder, again)
@@ -163,7 +163,7 @@ def _served(config: Config, recipe: str, servers: int) -> RLRecipe | None:
 
 
 def torchrun(options: list[str], program: list[str]) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", *options, *program]
+    return [sys.executable, "-P", "-m", "torch.distributed.run", *options, *program]
 
 
 def slurm_script(folder: Path, program: list[str], nodes: int, gpus: int, max_restarts: int) -> str:
@@ -180,6 +180,7 @@ def slurm_script(folder: Path, program: list[str], nodes: int, gpus: int, max_re
 #SBATCH --requeue
 #SBATCH --output={folder.name}-%j.log
 set -euo pipefail
+export PYTHONSAFEPATH=1
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export head
 srun --kill-on-bad-exit=1 {command} \\
@@ -197,7 +198,8 @@ def supervise(
     continue the run in `folder`."""
     asked: list[int] = []
     with handling(dict.fromkeys(ASKING, lambda number, frame: asked.append(number))):
-        child = subprocess.Popen([QUIET.get(word, word) for word in command], start_new_session=True, env=environment)
+        own = {**os.environ, "PYTHONSAFEPATH": "1", **(environment or {})}  # no module from the working directory
+        child = subprocess.Popen([QUIET.get(word, word) for word in command], start_new_session=True, env=own)
         while not asked:
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(timeout=0.5)

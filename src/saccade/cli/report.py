@@ -9,9 +9,6 @@ import typer
 
 from saccade.cli.terminal import echo
 
-_OF_ODD_VALUES = (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError)
-"""What values raise that no run writes: run directories, and their summaries above all, may be edited or of others."""
-
 
 def report(
     run_dirs: Annotated[
@@ -42,9 +39,4 @@ def report(
         return
     if drafts and others:
         raise ValueError(f"{drafts[0]} is a cold start, which cannot be compared; give it alone")
-    try:
-        page = build_page(first, out) if drafts else build_report(first, out, *others)
-    except _OF_ODD_VALUES as error:
-        what = f"{', '.join(map(str, run_dirs))}: a file holds other values than a run writes"
-        raise ValueError(f"{what} ({type(error).__name__}: {error}); see where with --debug") from error
-    echo(str(page))
+    echo(str(build_page(first, out) if drafts else build_report(first, out, *others)))

@@ -17,18 +17,18 @@ class BodyError(Exception):
 class Body:
     """Collects the raw bytes of one response."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, headers: Mapping[str, str], most: int | None = None) -> None:
         """BodyError for a compressed response."""
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise BodyError(f"the response is compressed ({encoding[:40]}), which the request does not accept")
-        self._found = bytearray()
+        self._found, self._most = bytearray(), MOST_BYTES if most is None else most
 
     def add(self, chunk: bytes) -> None:
-        """BodyError beyond MOST_BYTES."""
+        """BodyError beyond the limit."""
         self._found += chunk
-        if len(self._found) > MOST_BYTES:
-            raise BodyError(f"the response has more than {MOST_BYTES:,} bytes")
+        if len(self._found) > self._most:
+            raise BodyError(f"the response has more than {self._most:,} bytes")
 
     @property
     def content(self) -> bytes:

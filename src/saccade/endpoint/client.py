@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -15,11 +16,11 @@ from weakref import WeakValueDictionary
 
 import httpx2
 
-from saccade.endpoint.body import AS_IT_IS, Body, BodyError, as_text
+from saccade.endpoint.body import AS_IT_IS, MOST_BYTES, Body, BodyError, as_text
 from saccade.endpoint.cache import ReplyCache, request_key
-from saccade.endpoint.errors import EndpointError
+from saccade.endpoint.errors import EndpointError, not_started
 from saccade.endpoint.messages import ChatResponse, Message, parse_response, too_deep
-from saccade.endpoint.secrets import KeyMask, clean_key
+from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that are retried."""
@@ -92,8 +93,7 @@ class Endpoint:
 
     async def achat(self, messages: Sequence[Message], **options: Any) -> ChatResponse:
         """As `chat`, for a caller with its own event loop."""
-        future = asyncio.run_coroutine_threadsafe(self._chat(messages, options), self._running())
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self._begin(self._chat(messages, options)))
 
     def close(self) -> None:
         """Stops the background thread and closes the connections; requests in flight fail."""
@@ -140,12 +140,12 @@ class Endpoint:
 
     async def _with_retries(self, body: Mapping[str, Any], until: float) -> tuple[Any, ChatResponse, int]:
         """The JSON of the response, its parsed form, and the number of attempts."""
-        content = json.dumps(body).encode()
+        content, most = json.dumps(body).encode(), _most_bytes(body)
         attempt = 0
         while True:
             attempt += 1
             try:
-                answer = await self._attempt(content, until)
+                answer = await self._attempt(content, until, most)
                 return answer, _parse_response(answer, body.get("max_tokens")), attempt
             except _AttemptFailure as failure:
                 pause_s = self._backoff_s(attempt) if failure.pause_s is None else failure.pause_s
@@ -153,12 +153,12 @@ class Endpoint:
                     raise self._error(failure, attempt) from None
             await asyncio.sleep(pause_s)
 
-    async def _attempt(self, content: bytes, until: float) -> Any:
+    async def _attempt(self, content: bytes, until: float, most: int | None) -> Any:
         """The JSON of one response. Raises `_AttemptFailure`."""
         seconds = max(0.001, min(self.limits.timeout_s, until - time.monotonic()))
         try:
             async with asyncio.timeout(seconds):
-                response, body = await self._post(content)
+                response, body = await self._post(content, most)
         except (TimeoutError, httpx2.TimeoutException):
             raise _AttemptFailure(f"no response within {seconds:.3g} s") from None
         except httpx2.HTTPError as error:
@@ -181,11 +181,11 @@ class Endpoint:
             raise _AttemptFailure("the response is JSON nested too deeply", 200, text)
         return self._mask.json(answer)
 
-    async def _post(self, content: bytes) -> tuple[httpx2.Response, bytes]:
+    async def _post(self, content: bytes, most: int | None) -> tuple[httpx2.Response, bytes]:
         """The response and its body. Raises BodyError."""
         assert self._client is not None
         async with self._client.stream("POST", self.url, content=content) as response:
-            body = Body(response.headers)
+            body = Body(response.headers, most)
             async for chunk in response.aiter_raw():
                 body.add(chunk)
         return response, body.content
@@ -203,20 +203,27 @@ class Endpoint:
     # ------------------------------------------------------------------------------------------------ the thread
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._running())
+        future = self._begin(work)
         try:
             return future.result()
         except BaseException:
             future.cancel()  # a Ctrl-C must not leave the request behind
             raise
 
+    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._running())
+        except EndpointError:
+            work.close()
+            raise
+
     def _running(self) -> asyncio.AbstractEventLoop:
         """The loop of the background thread, started on first use."""
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._client = self._new_client()  # first, since it may fail
                 self._slots = asyncio.Semaphore(self.limits.concurrency)
-                self._client = self._new_client()
+                self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="saccade-endpoint", daemon=True)
                 self._thread.start()
             return self._loop
@@ -225,12 +232,15 @@ class Endpoint:
         headers = {"content-type": "application/json", **AS_IT_IS}
         if self._api_key:
             headers["authorization"] = f"Bearer {self._api_key}"
-        return httpx2.AsyncClient(
-            headers=headers,
-            timeout=None,  # each attempt has its own deadline around the call, which also stops slow drips
-            limits=httpx2.Limits(max_connections=self.limits.concurrency),
-            trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
-        )
+        try:
+            return httpx2.AsyncClient(
+                headers=headers,
+                timeout=None,  # each attempt has its own deadline around the call, which also stops slow drips
+                limits=httpx2.Limits(max_connections=self.limits.concurrency),
+                trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
+            )
+        except Exception as error:  # noqa: BLE001 - whatever proxies and certificates of the environment cause
+            raise EndpointError(self.url, not_started(error)) from None
 
 
 class _AttemptFailure(Exception):
@@ -241,6 +251,14 @@ class _AttemptFailure(Exception):
     ) -> None:
         super().__init__(what)
         self.what, self.status, self.body, self.retry, self.pause_s = what, status, body, retry, pause_s
+
+
+def _most_bytes(body: Mapping[str, Any]) -> int | None:
+    """Of a response: each letter of a reply and of its reasoning as an escape, unless log-probs were asked for."""
+    tokens, n = body.get("max_tokens"), body.get("n") or 1
+    if not isinstance(tokens, int) or not isinstance(n, int) or body.get("logprobs"):
+        return None
+    return min(MOST_BYTES, (1 << 20) + 12 * n * (MORE_LETTERS + MOST_LETTERS * tokens))
 
 
 def _parse_response(answer: Any, max_tokens: Any) -> ChatResponse:
@@ -272,14 +290,13 @@ def chat_url(url: str) -> str:
 
     Raises ValueError for anything but http(s) with a host, and for an address that contains a password.
     """
+    check_no_secret(url, "pass the key as api_key instead")
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError) as error:
         raise ValueError(f"got the address {url!r} ({error}), expected http://host:port/v1") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"got the address {url!r}, expected http://host:port/v1 or https://host/v1")
-    if parsed.userinfo or parsed.query:
-        raise ValueError("the address contains a user name, a password or a query; pass the key as api_key instead")
     path = parsed.path.rstrip("/")
     if not path.endswith("/chat/completions"):
         path = (path or "/v1") + "/chat/completions"

@@ -35,6 +35,12 @@ class EndpointError(OSError):
         super().__init__(text.encode("utf-8", "replace").decode())
 
 
+def not_started(error: Exception) -> str:
+    """Why no client could be made. A proxy's address may contain a password, which errors about it quote."""
+    what = f"{error}" if isinstance(error, ImportError) else type(error).__name__
+    return f"proxy or certificates cannot be used ({what}); see HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
+
+
 def _hint(status: int | None) -> str:
     if status is None:
         return "check that the server runs at this address and responds in time, or increase the timeout"

@@ -12,9 +12,9 @@ import httpx2
 
 from saccade.endpoint.body import AS_IT_IS, Body, BodyError, as_text
 from saccade.endpoint.client import BODY_KEPT, is_local
-from saccade.endpoint.errors import EndpointError
+from saccade.endpoint.errors import EndpointError, not_started
 from saccade.endpoint.messages import too_deep
-from saccade.endpoint.secrets import KeyMask, clean_key
+from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key
 
 
 class PlainClient:
@@ -24,16 +24,20 @@ class PlainClient:
     """
 
     def __init__(self, url: str, api_key: str | None = None, connections: int = 64) -> None:
-        """ValueError for an address that is no base address, and for a key that no header can carry."""
+        """ValueError for an address that is no base address, a key that no header can carry, and a proxy of the
+        environment that cannot be used."""
         self.url = base_url(url)
         key = clean_key(api_key)
         self._mask = KeyMask(key)
-        self._client = httpx2.Client(
-            headers=AS_IT_IS | ({"authorization": f"Bearer {key}"} if key else {}),
-            limits=httpx2.Limits(max_connections=connections),
-            trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
-            follow_redirects=False,
-        )
+        try:
+            self._client = httpx2.Client(
+                headers=AS_IT_IS | ({"authorization": f"Bearer {key}"} if key else {}),
+                limits=httpx2.Limits(max_connections=connections),
+                trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
+                follow_redirects=False,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever proxies and certificates of the environment cause
+            raise ValueError(f"{self.url}: {not_started(error)}") from None
 
     def get(self, path: str, timeout_s: float) -> Any:
         """The JSON of the response, None for an empty one. Raises EndpointError."""
@@ -86,13 +90,12 @@ class PlainClient:
 def base_url(url: str) -> str:
     """The address of a server without a path. ValueError for anything but http(s) with a host, and for an address that
     contains a password, a query or a path other than /v1."""
+    check_no_secret(url, "expected http://host:port")
     try:
         parsed = urlsplit(url.strip())
         host, port = parsed.hostname, parsed.port
     except ValueError as error:
         raise ValueError(f"got the address {url!r} ({error}), expected http://host:port") from None
-    if parsed.username is not None or parsed.password is not None or parsed.query or parsed.fragment:
-        raise ValueError("the address contains a user name, a password or a query; expected http://host:port")
     if parsed.scheme not in ("http", "https") or not host or parsed.path.rstrip("/") not in ("", "/v1"):
         raise ValueError(f"got the address {url!r}, expected http://host:port")
     shown = f"[{host}]" if ":" in host else host

@@ -10,8 +10,10 @@ import base64
 import html
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -29,6 +31,7 @@ APART = 16
 that serve as keys of local servers ('not-needed') would be found in replies."""
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
+_LETTERS = re.compile(r"[a-z0-9]+")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
 
 
@@ -43,6 +46,12 @@ def clean_key(key: str | None, source: str = "the API key") -> str | None:
             "expected one line of ASCII characters: is it the right file or variable?"
         )
     return stripped or None
+
+
+def check_no_secret(url: str, way_out: str) -> None:
+    """ValueError, which does not show it, for an address that may contain one, well-formed or not."""
+    if any(mark in str(url) for mark in "@?#"):
+        raise ValueError(f"the address contains a user name, a password, a query or a fragment; {way_out}")
 
 
 def read_key(path: str | Path | None, source: str) -> str | None:
@@ -75,11 +84,13 @@ class KeyMask:
         for decode in _DECODERS:
             decoded = decode(text)
             for _ in range(MOST_LAYERS):
+                low = decoded.translate(_LOWER)
                 for search in self._searches:
-                    decoded, found = _masked(decoded, search)
-                    text = decoded if found else text
-                decoded, found = _masked_apart(decoded, self._apart)
-                text = decoded if found else text
+                    if found := _found(low, search):
+                        text = decoded = _replaced(decoded, [(i, i + search[0]) for i in found])
+                        low = decoded.translate(_LOWER)
+                if spans := _spans_apart(low, self._apart):
+                    text = decoded = _replaced(decoded, spans)
                 if (inner := decode(decoded)) == decoded:
                     break
                 decoded = inner
@@ -149,41 +160,46 @@ def _search(form: str) -> _Search:
     return n, parts, tuple(dict.fromkeys(form[i : i + half] for i in range(0, len(form) - half + 1, half)))
 
 
-def _masked(text: str, search: _Search) -> tuple[str, bool]:
-    """The text with every run of the key's parts replaced, and whether there was one."""
+def _found(low: str, search: _Search) -> list[int]:
+    """Where the key's parts begin. Only places around its pieces are looked at: a server may send hundreds of
+    megabytes."""
     n, parts, pieces = search
-    low = text.translate(_LOWER)
-    if not any(piece in low for piece in pieces):
-        return text, False
-    return _replaced(text, [(i, i + n) for i in range(len(text) - n + 1) if low[i : i + n] in parts])
+    found: set[int] = set()
+    for piece in pieces:
+        next_one, at = 0, low.find(piece)
+        while at >= 0:
+            last = min(at, len(low) - n)
+            found.update(i for i in range(max(next_one, at + len(piece) - n, 0), last + 1) if low[i : i + n] in parts)
+            next_one, at = last + 1, low.find(piece, at + 1)
+    return sorted(found)
 
 
-def _masked_apart(text: str, searches: Sequence[_Search]) -> tuple[str, bool]:
-    """As `_masked`, for parts of compact keys whose letters and digits may have other characters between them."""
-    low = text.translate(_LOWER)
+def _spans_apart(low: str, searches: Sequence[_Search]) -> list[tuple[int, int]]:
+    """Where parts of compact keys are whose letters and digits may have other characters between them."""
     compact = _SEPARATORS.sub("", low)
-    if not any(piece in compact for _, _, pieces in searches for piece in pieces):
-        return text, False
-    places = [place for place, letter in enumerate(low) if not _SEPARATORS.match(letter)]
-    spans = [
-        (places[i], places[i + n - 1] + 1)
-        for n, parts, _ in searches
-        for i in range(len(compact) - n + 1)
-        if compact[i : i + n] in parts
-    ]
-    return _replaced(text, sorted(spans))
+    found = [(i, i + search[0] - 1) for search in searches for i in _found(compact, search)]
+    if not found:
+        return []
+    runs = [one.span() for one in _LETTERS.finditer(low)]
+    begins = list(accumulate((end - start for start, end in runs), initial=0))
+
+    def place(i: int) -> int:
+        run = bisect_right(begins, i) - 1
+        return runs[run][0] + i - begins[run]
+
+    return sorted((place(first), place(last) + 1) for first, last in found)
 
 
-def _replaced(text: str, spans: Sequence[tuple[int, int]]) -> tuple[str, bool]:
-    """The text with MASK for each run of overlapping or adjacent spans, in order of their starts, and whether there was
-    one."""
+def _replaced(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    """The text with MASK for each run of overlapping or adjacent spans, of which there is one at least, in order of
+    their starts."""
     kept: list[str] = []
     done = end = -1
     for start, stop in spans:
         if start > end or end < 0:
             kept += [text[max(done, 0) : start], MASK]
         done = end = max(end, stop)
-    return ("".join([*kept, text[done:]]), True) if kept else (text, False)
+    return "".join([*kept, text[done:]])
 
 
 def _unescape(text: str) -> str:

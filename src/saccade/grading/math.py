@@ -36,6 +36,10 @@ def grade_math(answer: str, gold: Any, rules: MathRules = DEFAULT) -> Verdict:
     list. What cannot be decided in its CPU time is wrong; a gold that cannot be read, or a machine too busy to grade,
     gives no verdict. `rules` are the tolerance, unit and order rules in force.
     """
+    if len(str(gold)) > MAX_ANSWER:
+        return Verdict(
+            None, "math: gold", f"the gold has {len(str(gold)):,} characters, expected {MAX_ANSWER:,} at most"
+        )
     wanted = _gold(str(gold))
     if not wanted.side.form:
         return Verdict(None, "math: gold", f"gold {gold!r} is empty")

@@ -23,6 +23,10 @@ WALL_FACTOR = 20.0
 """How many times the CPU deadline an item may take on the clock, which only a starved or stopped worker does."""
 
 
+GOLD_LOST = "math: gold lost"
+"""Route of a verdict: the process ended over the gold."""
+
+
 class WorkerFull(WorkerLost):
     """The worker ran out of memory."""
 
@@ -40,6 +44,8 @@ class MathPool:
         self._deadline_s, self._arguments = deadline_s, (str(deadline_s), str(memory_mb))
         self.workers = WorkerPool(self._start, workers)
         self._remembered = remembered(self._verify)  # replies in other words often have the same normal form
+        self._endless: dict[str, Verdict] = {}
+        """Golds that used up their CPU seconds, which every reply would cost again."""
 
     def verify(self, gold: str, answer: str) -> Verdict:
         """Whether math-verify holds `answer` equal to `gold`; right is None when the gold cannot be read, or when the
@@ -52,12 +58,15 @@ class MathPool:
     def _verify(self, gold: str, answer: str) -> Verdict:
         """One item. A worker that was lost by something else than the item's time is blamed on the items before it, so
         the item is tried again in another one."""
-        while True:
+        while (endless := self._endless.get(gold)) is None:
             with self.workers.worker() as worker:
                 used = worker.jobs > 0
                 verdict, innocent = _ask(worker, gold, answer, self._deadline_s * WALL_FACTOR)
+                if verdict.route == GOLD_LOST and worker.status == -signal.SIGPROF:
+                    self._endless[gold] = verdict
             if not (used and innocent):
                 return verdict
+        return endless
 
     def _start(self) -> Worker:
         try:
@@ -115,7 +124,9 @@ def _ask(worker: Worker, gold: str, answer: str, wall_s: float) -> tuple[Verdict
         worker.kill()
         silent = isinstance(lost, WorkerSilent)  # without having used up its CPU seconds: the machine is at fault
         right = None if stage == "gold" or silent else False
-        return Verdict(right, f"math: {stage} lost", str(lost)), not silent and worker.status != -signal.SIGPROF
+        return Verdict(
+            right, GOLD_LOST if stage == "gold" else "math: answer lost", str(lost)
+        ), not silent and worker.status != -signal.SIGPROF
     right = bool(said.get("right"))
     return Verdict(right, "math: symbolic", "" if right else str(said.get("detail", "not equal"))), False
 

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from markupsafe import Markup
 
 from saccade.disk import write_text
 from saccade.report.charts import forest, forest_axis, number
 from saccade.report.coldstart_samples import SampleCard, chosen_samples, sample_card
-from saccade.report.documents import environment
+from saccade.report.documents import CONTROLS, environment, odd_values_named
 from saccade.report.histogram import Shape, histogram
 from saccade.runs.drafts import ARMS, DRAFTS, FILTER_NAMES, STATISTICS
-from saccade.runs.files import JsonRow, read_json
+from saccade.runs.files import JsonRow, read_config, read_json
 
 ARM_NAMES = {"bridged": "bridged description", "caption": "plain caption, same budget", "none": "the question alone"}
 
@@ -82,16 +81,16 @@ def build_page(directory: str | Path, out: str | Path | None = None) -> Path:
         raise ValueError(f"{folder} holds no {' and no '.join(missing)}; expected a set made by saccade coldstart")
     warnings: list[str] = []
     summary, found = (read_json(folder / name, warnings) for name in ("summary.json", STATISTICS))
-    page = _page(folder, summary, found, warnings)
-    html = environment().get_template("coldstart.html").render(page=page, axis=forest_axis())
+    with odd_values_named(folder):
+        page = _page(folder, summary, found, warnings)
+        html = environment().get_template("coldstart.html").render(page=page, axis=forest_axis())
     target = Path(out) if out else folder / "report.html"
-    write_text(target, html, errors="replace")
+    write_text(target, html.translate(CONTROLS), errors="replace")
     return target
 
 
 def _page(folder: Path, summary: JsonRow, found: JsonRow, warnings: list[str]) -> ColdStartPage:
-    text = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").is_file() else ""
-    config = yaml.safe_load(text) or {}
+    config, text = read_config(folder, warnings)
     if not text:
         warnings.append("config.yaml is missing: the recipe is not shown")
     drafts, prompts = chosen_samples(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -11,10 +13,13 @@ from markupsafe import Markup, escape
 
 from saccade.report.pictures import picture
 from saccade.runs.drafts import Chain, Draft, read_drafts
+from saccade.runs.files import file_inside
 
 SAMPLES = 12
 PER_SOURCE = 2
 """Samples of each source that are in the set; one more that is not."""
+LARGEST_IMAGE = 64 << 20
+"""Bytes of a file elsewhere that is shown."""
 LONGEST_DIFF = 1500
 """Words of a chain whose changes are marked; comparing is quadratic."""
 
@@ -63,7 +68,8 @@ def chosen_samples(folder: Path) -> tuple[list[Draft], tuple[str, ...]]:
 def sample_card(draft: Draft, folder: Path, warnings: list[str]) -> SampleCard:
     """The chosen chain, or the one whose rejection says most: a right one that a filter dropped before a wrong one."""
     chain = _telling(draft)
-    pictures = [picture(folder / name) for name in draft.images]
+    shas = [*draft.image_shas, *[None] * len(draft.images)]
+    pictures = [picture(_image(folder, name, sha)) for name, sha in zip(draft.images, shas, strict=False)]
     if None in pictures:
         warnings.append(f"sample {draft.id}: an image cannot be read")
     first = chain.rejections[0] if chain.rejections else None
@@ -90,6 +96,18 @@ def sample_card(draft: Draft, folder: Path, warnings: list[str]) -> SampleCard:
         reason=f"{first.filter.replace('_', ' ')}: {first.reason}" if first else "",
         facts=tuple(facts),
     )
+
+
+def _image(folder: Path, name: str, sha: str | None) -> Path | None:
+    """The image of a draft: a file of the set, or the one elsewhere whose hash the draft has, since the set may be of
+    others, who must know a file to have it shown."""
+    if (inside := file_inside(folder, name)) is not None:
+        return inside
+    path = Path(name)
+    with suppress(OSError, ValueError):
+        if path.is_file() and path.stat().st_size <= LARGEST_IMAGE:
+            return path if hashlib.sha256(path.read_bytes()).hexdigest() == sha else None
+    return None
 
 
 def _telling(draft: Draft) -> Chain:

@@ -8,15 +8,36 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 SCRIPTS = ("build.js", "charts.js", "text.js", "groups.js", "heldout.js", "page.js")
 """Files of templates/scripts/, in the order in which they run; together one script."""
+
+
+CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
+CONTROLS |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+"""For `str.translate`: characters that HTML may not have and that steer a terminal which shows the file, and changes of
+direction, which make a text look like another."""
+_ODD = (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError, TemplateError)
+"""What values raise that no run writes: run directories, and their summaries above all, may be edited or of others."""
+
+
+@contextmanager
+def odd_values_named(*folders: Path) -> Iterator[None]:
+    """ValueError of one line for a page of directories whose files hold other values than a run writes."""
+    try:
+        yield
+    except _ODD as error:
+        what = f"{', '.join(map(str, folders))}: a file holds other values than a run writes"
+        raise ValueError(f"{what} ({type(error).__name__}: {error}); see where with --debug") from error
 
 
 @cache

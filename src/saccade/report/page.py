@@ -23,7 +23,7 @@ from saccade.report.browser import BUDGET, Groups, group_data
 from saccade.report.cautions import alarms_of, cautions, facts
 from saccade.report.charts import forest_axis
 from saccade.report.curves import Curves, curves
-from saccade.report.documents import environment, policy, script, style
+from saccade.report.documents import CONTROLS, environment, odd_values_named, policy, script, style
 from saccade.report.formulas import formulas_of
 from saccade.report.headlines import Headline, demo_headline, run_headline
 from saccade.report.heldout import Items, run_items, sample_items
@@ -36,9 +36,6 @@ from saccade.runs.files import JsonRow, read_json, read_run
 
 if TYPE_CHECKING:
     from saccade.report.study_page import StudyTables
-
-_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
-"""Characters that HTML may not have, and that steer a terminal which shows the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +101,14 @@ def build_report(
 
 
 def report_text(folders: Sequence[Path], live: Live | None = None) -> str:
-    """The page of one run or demo, or of several runs, as HTML."""
-    for folder in folders:
-        _check(folder)
+    """The page of one run or demo, or of several runs, as HTML. ValueError for values that no run writes."""
+    with odd_values_named(*folders):
+        for folder in folders:
+            _check(folder)
+        return _text(folders, live)
+
+
+def _text(folders: Sequence[Path], live: Live | None) -> str:
     if len(folders) > 1:
         from saccade.report.several import several_page  # which builds on this file
 
@@ -153,7 +155,7 @@ def render(page: Page, live: Live | None = None) -> str:
         script=code,
         policy=policy(css, code, connect=live is not None),
     )
-    return html.translate(_CONTROLS)
+    return html.translate(CONTROLS)
 
 
 def demo_parts(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from saccade.report.heldout import item_data
 from saccade.report.hero import hero
 from saccade.report.page import Page, RunSection
 from saccade.report.pictures import Pictures
-from saccade.runs.files import JsonRow, RunFiles, read_json, read_run
+from saccade.runs.files import JsonRow, RunFiles, read_config, read_json, read_run
 
 SHARES = ("accuracy", "truncated", "precision", "recall", "average_precision", "false_presence", "listed")
 CELL = ("arm", "evaluation", "split", "decoding")
@@ -153,7 +153,7 @@ def study_page(folder: Path) -> Page:
         notes += f" Extended once, after results of {len(earlier)} seeds."
     words = tuple((title, document[title.lower()]) for title in ("Claim", "Question", "Limits"))
     sections = [RunSection(seed.name, overlaid(_curves(seed))) for seed in seeds]
-    config = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").exists() else ""
+    config = read_config(folder, warnings)[1]
     return Page(
         title=document["title"],
         headline=Headline(

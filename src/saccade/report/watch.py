@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -20,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from saccade.data.images import ImageError, load_image
+from saccade.disk import skip_hole
 from saccade.evaluation.boxes import gold_boxes
 from saccade.report.charts import number
 from saccade.report.page import demo_parts
 from saccade.report.pictures import boxes_of
 from saccade.runs.alarms import Alarm, read_alarms
-from saccade.runs.files import LONGEST_LINE, JsonRow, RunFiles, read_run
+from saccade.runs.files import LONGEST_LINE, JsonRow, RunFiles, read_config
 from saccade.runs.lock import is_held
 from saccade.runs.shapes import GROUP, ROLLOUT, fitted, fitted_metrics
 from saccade.schemas import SCHEMAS
@@ -51,6 +53,8 @@ SHOWN = (
     ("tokens/per_s", "tokens per second", False),
     ("memory/peak_mb", "peak memory, MB", False),
 )
+KEPT = ("step", "stage", "time/step_s", "time/eval_s", *(key for key, _, _ in SHOWN))
+"""Metrics of a row that are kept: long runs have gigabytes of others."""
 Safe = Callable[[str], str]
 """Text of a model or of data without what could steer a terminal."""
 
@@ -61,26 +65,40 @@ class Watched:
 
     folder: Path
     rows: list[JsonRow] = field(default_factory=list)
+    """The values under KEPT."""
+    newest: JsonRow = field(default_factory=dict)
+    """The last value of each metric."""
     total: int | None = None
     read_bytes: int = 0
     run: RunFiles | None = None
 
     def read(self) -> None:
         if self.run is None or not self.run.config:
-            self.run = read_run(self.folder)
-            self.total, self.rows, self.read_bytes = total_steps(self.run.config), [], 0
+            config, text = read_config(self.folder, [])
+            self.run = RunFiles(self.folder, config, text, environment={}, metrics=[], results={})
+            self.total = total_steps(self.run.config)
         path = self.folder / "metrics.jsonl"
         size = path.stat().st_size if path.is_file() else 0
         if size < self.read_bytes:  # the run resumed from a checkpoint: later rows are gone
-            self.rows, self.read_bytes = [], 0
-        if size == self.read_bytes:
-            return
+            self.read_bytes = 0
+        if self.read_bytes == 0:
+            self.rows, self.newest = [], {}
+        if size > self.read_bytes:
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        """The rows that are whole, of which only the values that are shown are kept."""
         with path.open("rb") as file:
             file.seek(self.read_bytes)
-            whole, newline, _ = file.read(LONGEST_LINE).rpartition(b"\n")
-        self.read_bytes += len(whole) + len(newline)
-        found = [fitted_metrics(row) for row in map(_row, whole.splitlines()) if row is not None]
-        self.rows += [row for row in found if row is not None]
+            for line in iter(partial(file.readline, LONGEST_LINE), b""):
+                if not line.endswith(b"\n"):
+                    if len(line) < LONGEST_LINE:
+                        return  # it is being written
+                    skip_hole(file)
+                self.read_bytes = file.tell()
+                if (row := fitted_metrics(_row(line) or {})) is not None:
+                    self.newest |= row
+                    self.rows.append({key: row[key] for key in KEPT if key in row})
 
     @property
     def step(self) -> int:
@@ -145,7 +163,7 @@ def facts(watched: Watched) -> dict[str, Any]:
         "running": watched.running(),
         "finished": watched.finished,
         "seconds_left": watched.eta_s(),
-        "metrics": {key: value for row in watched.rows for key, value in row.items()},
+        "metrics": watched.newest,
         "alarms": [asdict(alarm) for alarm in read_alarms(watched.folder)],
     }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from saccade import grading, parsing
 from saccade.geometry import COCO_THRESHOLDS, from_original, iou
 from saccade.rewards.answers import MISSING, answer_of
-from saccade.rewards.options import Count, NotNegative, Share, Where
+from saccade.rewards.options import Count, NotNegative, Share, Thresholds, Where
 from saccade.types import Box, Completion, Frame, Sample, Score
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def box_iou(answer: str, sample: Sample, frames: Sequence[Frame]) -> tuple[float
 
 
 def detection_map(
-    completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS, where: Where = "tag"
+    completion: Completion, sample: Sample, thresholds: Thresholds = COCO_THRESHOLDS, where: Where = "tag"
 ) -> Score:
     """COCO average precision over `thresholds`. Boxes with labels that have no gold, and boxes after the right ones,
     are free.
@@ -106,7 +106,7 @@ def detection_ap50(completion: Completion, sample: Sample, where: Where = "tag")
 
 
 def detection_od_length(
-    completion: Completion, sample: Sample, thresholds: Sequence[Share] = COCO_THRESHOLDS, where: Where = "tag"
+    completion: Completion, sample: Sample, thresholds: Thresholds = COCO_THRESHOLDS, where: Where = "tag"
 ) -> Score:
     """Average precision times a penalty factor for excess boxes.
 

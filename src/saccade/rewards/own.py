@@ -19,7 +19,7 @@ from typing import IO, Any
 from saccade.rewards.naming import check_options
 from saccade.types import Completion, Sample, Score
 from saccade.workers.channel import clean
-from saccade.workers.process import Worker, WorkerLost, WorkerPool
+from saccade.workers.process import START_S, Worker, WorkerLost, WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ GRACE_S = 5.0
 """How long after its deadline a coroutine's timeout may arrive before its process is killed."""
 MEMORY_GB = 16.0
 """Default limit of the data of one process of a reward, its model included."""
+PATIENCE_S = 10.0
+"""How long a file may load before the log says so."""
 OUTPUT_BYTES = 64 << 10
 """What a process may print before the rest is dropped."""
 CONCURRENCY = 64
@@ -49,7 +51,7 @@ class OwnReward:
         if not file.is_file():
             raise ValueError(f"reward '{name}': there is no file {file}")
         self.name, self.options, self.deadline_s, self.workers = name, dict(options), deadline_s, workers
-        self._pool = _pool_of(file, function, name, memory_gb)
+        self._pool = _pool_of(file, function, name, memory_gb)  # the file as it is now, whatever becomes of it
         refuse_foreign(name, list(self._pool.signature.parameters))
         check_options(name, self._pool.signature, options)
 
@@ -163,13 +165,18 @@ def refuse_foreign(name: str, parameters: Sequence[str]) -> None:
 # ----------------------------------------------------------------------------------------------------------- processes
 
 
-def _start(file: Path, function: str, name: str, memory_gb: float) -> Worker:
-    """A process with the file loaded; ValueError when that fails."""
-    arguments = (str(file), function, str(memory_gb))
+def _start(file: Path, source: bytes, function: str, name: str, memory_gb: float) -> Worker:
+    """A process with the file loaded as it was read; ValueError when that fails."""
+    module, arguments = "saccade.rewards.own_worker", (str(file), function, str(memory_gb))
+    words = "reward %s: %s is still being loaded after %g s; it is given %g s"
+    slow = threading.Timer(PATIENCE_S, log.warning, (words, name, file, PATIENCE_S, START_S))
+    slow.start()
     try:
-        worker = Worker("saccade.rewards.own_worker", *arguments, printed=lambda output: _forward(output, name))
+        worker = Worker(module, *arguments, printed=lambda output: _forward(output, name), first=source)
     except WorkerLost as lost:
         raise ValueError(f"reward '{name}': the process that loads {file}: {lost}") from None
+    finally:
+        slow.cancel()
     greeting = worker.greeting
     if isinstance(greeting, dict) and "ready" in greeting:
         return worker
@@ -211,8 +218,8 @@ def _forward(output: IO[bytes], name: str) -> None:
 class _RewardPool(WorkerPool):
     """The processes of one function, the first of which is started at once."""
 
-    def __init__(self, file: Path, function: str, name: str, memory_gb: float) -> None:
-        super().__init__(lambda: _start(file, function, name, memory_gb))
+    def __init__(self, file: Path, source: bytes, function: str, name: str, memory_gb: float) -> None:
+        super().__init__(lambda: _start(file, source, function, name, memory_gb))
         self._shown: set[str] = set()
         with self.worker() as first:
             greeting = first.greeting
@@ -232,17 +239,20 @@ class _RewardPool(WorkerPool):
         return new
 
 
-_POOLS: dict[tuple[int, Path, str, int, float], _RewardPool] = {}
-"""By process, file, function, modification time and memory: rubrics are rebuilt at every step, but a file's loaded
-state must persist through the run."""
+_POOLS: dict[tuple[int, Path, str, bytes, float], _RewardPool] = {}
+"""By process, file, function, content and memory: what a file has loaded persists while rubrics are built again."""
 _POOLS_LOCK = threading.Lock()
 
 
 def _pool_of(file: Path, function: str, name: str, memory_gb: float) -> _RewardPool:
-    key = (os.getpid(), file, function, file.stat().st_mtime_ns, memory_gb)
+    try:
+        source = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"reward '{name}': {file} cannot be read ({error.strerror})") from None
+    key = (os.getpid(), file, function, source, memory_gb)
     with _POOLS_LOCK:
         if key not in _POOLS:
-            _POOLS[key] = _RewardPool(file, function, name, memory_gb)
+            _POOLS[key] = _RewardPool(file, source, function, name, memory_gb)
         return _POOLS[key]
 
 

@@ -1,10 +1,10 @@
-"""The process that runs a user's own reward, `main` with FILE FUNCTION as arguments.
+"""The process that runs a user's own reward, `main` with FILE FUNCTION MEMORY_GB as arguments.
 
-Jobs arrive pickled, answers leave as frames of plain values (`workers.channel`). The process first sends {"ready": ...}
-or {"refused": why}. It then receives batches {"jobs": [(completion, sample), ..], "options", "deadline_s",
-"concurrency"}, and sends ["begun", i] and ["done", i, [value, reason, masked] or null, failure] for each job.
-Coroutines run concurrently, up to `concurrency`; functions one by one. It may be killed at any time with all of its
-process group, and ends that group itself when its input is closed.
+Jobs arrive pickled, answers leave as frames of plain values (`workers.channel`). The process first receives the content
+of the file and sends {"ready": ...} or {"refused": why}. It then receives batches {"jobs": [(completion, sample), ..],
+"options", "deadline_s", "concurrency"}, and sends ["begun", i] and ["done", i, [value, reason, masked] or null,
+failure] for each job. Coroutines run concurrently, up to `concurrency`; functions one by one. It may be killed at any
+time with all of its process group, and ends that group itself when its input is closed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,27 @@ Plain = tuple[float, str | None, str | None]
 """Value, reason and mask of a score."""
 
 
-def load(file: Path, name: str) -> Callable[..., Any]:
-    """The function; the file is run as `import` would run it, with its folder on the path."""
+class _AsRead(SourceFileLoader):
+    """Loads a file as the parent has read it; it may have been changed or removed since."""
+
+    def __init__(self, name: str, file: Path, source: bytes) -> None:
+        super().__init__(name, str(file))
+        self._source = source
+
+    def path_stats(self, path: Any) -> Any:
+        raise OSError  # so that no compiled file is read or written
+
+    def get_data(self, path: Any) -> bytes:
+        return self._source
+
+
+def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
+    """The function; the file is run as `import` would run it, with its folder first on the path, and the working
+    directory last, so that nothing there takes the place of an installed package."""
     sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(f"saccade_reward_{file.stem}", file)
+    sys.path.append(os.getcwd())
+    loader = _AsRead(f"saccade_reward_{file.stem}", file, source)
+    spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
     if spec is None or spec.loader is None:
         raise ValueError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -125,7 +143,7 @@ def main() -> None:
     file, name, memory_gb = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     limit_memory(memory_gb)
     try:
-        function = load(file, name)
+        function = load(file, next(jobs), name)
         signature = inspect.signature(function)
     except ValueError as error:
         say({"refused": clean(error), "traceback": ""})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from saccade import grading, parsing
 from saccade.geometry import COCO_THRESHOLDS, from_original
 from saccade.rewards.boxes import frame_of, gold_list
+from saccade.rewards.options import Thresholds
 from saccade.rewards.vlm_r1 import blocks, clean, iou, last_answer, scored
 from saccade.types import Box, Completion, Sample, Score
 
@@ -53,7 +54,7 @@ def _entries(text: str, last: bool) -> list[Any]:
 # --------------------------------------------------------------------------------------------------- average precision
 
 
-def map_(completion: Completion, sample: Sample, thresholds: Sequence[float] = COCO_THRESHOLDS) -> Score:
+def map_(completion: Completion, sample: Sample, thresholds: Thresholds = COCO_THRESHOLDS) -> Score:
     """Average precision of the last closed JSON fence anywhere; labels as written; entries that do not fit are dropped.
 
     An entry fits with a label of the gold and a `bbox_2d` of four numbers or more, of which the first four count; true
@@ -67,7 +68,7 @@ def map_(completion: Completion, sample: Sample, thresholds: Sequence[float] = C
     return scored(_precision(_entries(completion.text, last=True), _gold(completion, sample), thresholds))
 
 
-def od_ap(completion: Completion, sample: Sample, thresholds: Sequence[float] = COCO_THRESHOLDS) -> Score:
+def od_ap(completion: Completion, sample: Sample, thresholds: Thresholds = COCO_THRESHOLDS) -> Score:
     """As `vlm_r1/map`, of the last answer block; where nothing is there, any answer without entries gets 1.
 
     Without an answer block 0. Deviates from the released code as `vlm_r1/map` does.

@@ -41,6 +41,21 @@ def rubrics_of(stage: Stage, tasks: Mapping[str, Task], own: Mapping[str, Rubric
     return rubric_of
 
 
+class StageRubrics:
+    """The rubrics of all stages of a run, each built once: a reward's file counts as it was when the run began."""
+
+    def __init__(self, tasks: Mapping[str, Task], own: Mapping[str, RubricConfig]) -> None:
+        self._tasks, self._own = tasks, own
+        self._built: dict[tuple[str | None, str | None], RubricOf] = {}
+
+    def __call__(self, stage: Stage) -> RubricOf:
+        """As `rubrics_of`."""
+        key = (stage.rubric, stage.truncated)
+        if key not in self._built:
+            self._built[key] = rubrics_of(stage, self._tasks, self._own)
+        return self._built[key]
+
+
 def score_groups(
     name: str, prompts: Mapping[int, Prompt], replies: Sequence[Sequence[Completion]], rubric_of: RubricOf
 ) -> list[Group]:

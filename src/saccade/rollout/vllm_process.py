@@ -97,6 +97,7 @@ def environment(folder: Path, device: str | None) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONPATH": str(folder),
+        "PYTHONSAFEPATH": "1",
     }
     hidden = ("PYTHONHOME", "VIRTUAL_ENV", *(name for name in os.environ if name.startswith("TORCHELASTIC")))
     inherited = {name: value for name, value in os.environ.items() if name not in hidden}

@@ -10,7 +10,8 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image
@@ -24,6 +25,8 @@ from saccade.types import Completion, FinishReason
 GENERATE = "/inference/v1/generate"
 NO_LOGPROB = -9999.0
 """What vLLM writes for a log-prob that it does not have."""
+MOST_LOGPROB = 1e-3
+"""A log-prob is 0 at most, but for rounding."""
 FORBIDDEN = -100.0
 """The strongest bias of a logit that vLLM takes."""
 
@@ -32,8 +35,21 @@ class OtherPrompt(ValueError):
     """The server read a prompt differently; training on its replies would be wrong."""
 
 
+class IncompleteReply(ValueError):
+    """A reply without its choices, ids or log-probs: a server that answers the probe so cannot be used."""
+
+
 class UnusableReply(Exception):
     """A reply that is to be drawn again: aborted, or of other weights than expected."""
+
+
+@contextmanager
+def understood(refused: Callable[[str], Exception]) -> Iterator[None]:
+    """Within the context an answer of another form than vLLM's, whose values are of other types, is `refused`."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ArithmeticError, StopIteration) as error:
+        raise refused(f"the answer has another form than vLLM's ({type(error).__name__}: {error})") from None
 
 
 def sampling_params(adapter: Adapter, sampling: Sampling, n: int, seed: int) -> dict[str, Any]:
@@ -136,12 +152,12 @@ def _window(adapter: Adapter, ids: Sequence[int], start: int) -> str:
 
 
 def completions(adapter: Adapter, prompt: Prompt, answer: Any, n: int, version: int, where: str) -> list[Completion]:
-    """The replies of an answer, in order. ValueError for one without token ids or log-probs, UnusableReply for one that
-    the server cut short."""
+    """The replies of an answer, in order. IncompleteReply for one without token ids or log-probs, UnusableReply for
+    one that the server cut short."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or len(choices) != n:
         got = len(choices) if isinstance(choices, list) else "no"
-        raise ValueError(f"{where}: got {got} choices; expected {n}")
+        raise IncompleteReply(f"{where}: got {got} choices; expected {n}")
     ordered = sorted(choices, key=lambda choice: choice.get("index", 0))
     return [_completion(adapter, prompt, choice, version, where) for choice in ordered]
 
@@ -152,8 +168,13 @@ def _completion(adapter: Adapter, prompt: Prompt, choice: Mapping[str, Any], ver
     if not isinstance(ids, list) or not isinstance(content, list) or len(content) != len(ids):
         got = "no log-probs" if not isinstance(content, list) else f"{len(content)} log-probs"
         tokens = len(ids) if isinstance(ids, list) else "no"
-        raise ValueError(f"{where}: got {got} for {tokens} tokens; expected one for each")
-    values = tuple(float(one["logprob"]) for one in content)
+        raise IncompleteReply(f"{where}: got {got} for {tokens} tokens; expected one for each")
+    size = adapter.config.get_text_config().vocab_size
+    if not all(type(token) is int and 0 <= token < size for token in ids):
+        raise UnusableReply(f"{where}: a reply has tokens that are none of the model's {size:,}")
+    values = tuple(one["logprob"] + 0.0 for one in content)
+    if any(value > MOST_LOGPROB for value in values):
+        raise UnusableReply(f"{where}: got a log-prob of {max(values):g}, expected 0 at most")
     return Completion(
         text=prompt.encoded.opened + adapter.decode(ids),
         token_ids=tuple(ids),

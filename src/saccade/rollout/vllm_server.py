@@ -23,18 +23,20 @@ from saccade.endpoint.secrets import read_key
 from saccade.models.policy import Policy
 from saccade.rollout.config import Sampling, VllmServerConfig
 from saccade.rollout.prompts import Prompt
-from saccade.rollout.vllm_checks import TIMEOUT_S, check_server
+from saccade.rollout.vllm_checks import HOW, TIMEOUT_S, check_server
 from saccade.rollout.vllm_nccl import NcclTransfer, check_nccl
 from saccade.rollout.vllm_pool import PAUSED_WAIT_S, Pool, VllmServer, is_gone, is_paused
 from saccade.rollout.vllm_probe import compare_probe, probe_bound, probe_params, probe_prompt
 from saccade.rollout.vllm_process import a_free_port
 from saccade.rollout.vllm_requests import (
     GENERATE,
+    IncompleteReply,
     UnusableReply,
     check_prompt,
     completions,
     generate_request,
     sampling_params,
+    understood,
 )
 from saccade.rollout.vllm_weights import WeightFiles, write_adapters, write_weights
 from saccade.types import Completion
@@ -77,8 +79,9 @@ class VllmServerEngine:
         key = read_key(config.api_key_file, "rollout.engine.api_key_file")
         servers = [VllmServer(PlainClient(url, key, config.groups_at_once + 2)) for url in config.urls]
         self.pool = Pool(servers, config.groups_at_once)
-        settings = [check_server(server, policy, config, self.way) for server in servers]
-        self._most_replies = min(int(one["scheduler_config"]["max_num_seqs"]) for one in settings)
+        with understood(lambda what: ValueError(f"{', '.join(config.urls)}: {what}; {HOW}")):
+            settings = [check_server(server, policy, config, self.way) for server in servers]
+            self._most_replies = min(int(one["scheduler_config"]["max_num_seqs"]) for one in settings)
         self._probe = probe_prompt(policy)
         self._bound = probe_bound(policy, config.probe_bound)
         self._name = on_first(policy, lambda: secrets.token_hex(4))
@@ -156,9 +159,7 @@ class VllmServerEngine:
             self._bring(server, current)
             left_s = max(0.1, min(self.config.timeout_s, until - time.monotonic()))
             answer = server.client.post(GENERATE, {**body, "model": self._model(server, current)}, left_s)
-            check_prompt(self.policy.adapter, prompt, answer.get("prompt_token_ids"), server.url)
-            self._check_weights(answer, current, server)
-            found = completions(self.policy.adapter, prompt, answer, n, current.version, server.url)
+            found = self._read_answer(server, prompt, answer, n, current)
         except EndpointError as error:
             if is_paused(error):
                 time.sleep(PAUSED_WAIT_S)
@@ -169,10 +170,18 @@ class VllmServerEngine:
             else:
                 raise _explained(error, server.url) from None
             return str(error), False
-        except UnusableReply as reason:
+        except (UnusableReply, IncompleteReply) as reason:
             return str(reason), True
         server.failures = 0
         return found
+
+    def _read_answer(
+        self, server: VllmServer, prompt: Prompt, answer: Any, n: int, current: Current
+    ) -> list[Completion]:
+        with understood(lambda what: UnusableReply(f"{server.url}: {what}")):
+            check_prompt(self.policy.adapter, prompt, answer.get("prompt_token_ids"), server.url)
+            self._check_weights(answer, current, server)
+            return completions(self.policy.adapter, prompt, answer, n, current.version, server.url)
 
     def _check_weights(self, answer: Any, current: Current, server: VllmServer) -> None:
         """Raises UnusableReply unless every token was written with the current weights."""
@@ -232,7 +241,10 @@ class VllmServerEngine:
             time.sleep(min(1.0, wait_s / 10))
         for server, answer in zip(self.pool.servers, answers, strict=True):
             if answer:
-                self._compare(server, current, answer)
+                try:
+                    self._compare(server, current, answer)
+                except EndpointError as error:
+                    server.failed(error)
         return current
 
     def _try(self, server: VllmServer, current: Current) -> dict[str, Any] | None:
@@ -253,10 +265,8 @@ class VllmServerEngine:
         with server.updating, self._alone(server):
             if server.holds == current.label:
                 return
-            if self.way == "adapters":
-                self._load_adapters(server, current)
-            else:
-                self._load_file(server, current)
+            with understood(lambda what: EndpointError(server.url, what)):
+                self._load_adapters(server, current) if self.way == "adapters" else self._load_file(server, current)
             server.holds = current.label
             if compare:
                 self._compare(server, current, self._ask_probe(server, current))
@@ -317,10 +327,12 @@ class VllmServerEngine:
         return server.client.post(GENERATE, body, self.config.timeout_s)
 
     def _compare(self, server: VllmServer, current: Current, answer: dict[str, Any]) -> None:
-        """ValueError when the server's log-probs are not those of the weights that it was given."""
-        check_prompt(self.policy.adapter, self._probe, answer.get("prompt_token_ids"), server.url)
-        self._check_weights(answer, current, server)
-        (reply,) = completions(self.policy.adapter, self._probe, answer, 1, current.version, server.url)
+        """ValueError when the server's log-probs are not those of the weights that it was given, EndpointError for an
+        answer that cannot be used."""
+        try:
+            (reply,) = self._read_answer(server, self._probe, answer, 1, current)
+        except UnusableReply as reason:
+            raise EndpointError(server.url, str(reason)) from None
         problem = compare_probe(self.policy, self._probe, reply, current.probes, self._bound)
         if problem is not None:
             raise ValueError(f"{server.url}: {problem}")

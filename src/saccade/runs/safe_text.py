@@ -4,6 +4,7 @@ screen."""
 from __future__ import annotations
 
 import logging
+import re
 import unicodedata
 
 SCREEN = 4_000
@@ -13,6 +14,7 @@ LINES = 40
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that are shown as escapes: control codes, changes of direction, what has no width (tags can hide
 whole sentences), surrogates, what is not assigned, line separators."""
+_USER = re.compile(r"://[^/\s@]{1,300}@")
 _JOINERS = frozenset("\u200c\u200d")
 """Part of how words and emoji are spelled."""
 
@@ -43,8 +45,14 @@ def cut(text: str) -> str:
     return text if len(text) <= SCREEN else f"{text[:half]}{left_out}{text[-half:]}"
 
 
+def without_password(text: str) -> str:
+    """`text` without user names and passwords in its addresses: libraries quote those of their settings (a tracker's
+    or a proxy's variable) in their errors."""
+    return _USER.sub("://[key]@", text)
+
+
 class SafeFormatter(logging.Formatter):
     """Log lines that a terminal can show."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return cut(printable(super().format(record)))
+        return without_password(cut(printable(super().format(record))))

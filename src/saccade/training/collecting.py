@@ -18,12 +18,11 @@ import torch
 from saccade.algorithm import build_advantages
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.forward import vision_features
-from saccade.rollout.collect import Collected, RubricOf, center, check_failures, collect, collect_step, rubrics_of
+from saccade.rollout.collect import Collected, RubricOf, StageRubrics, center, check_failures, collect, collect_step
 from saccade.rollout.groups import Group
 from saccade.rollout.prompts import Prompt, check_lengths
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
-from saccade.tasks import TASKS
 from saccade.training.before_update import kl_in_reward
 from saccade.training.clocks import Stopwatch
 from saccade.training.config import RLRecipe
@@ -83,6 +82,7 @@ class Collector:
     session: Session
     learner: Learner
     feed: PromptFeed
+    rubrics: StageRubrics
     cache: FeatureCache | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Of the current step."""
@@ -94,7 +94,7 @@ class Collector:
         recipe, ranks = self.recipe, self.session.ranks
         self.watch = Stopwatch()
         shares = GroupShares(ranks, self.session.policy.vision_cost, self.feed.prepare)
-        rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
+        rubric_of = self.rubrics(stage)
         positions: dict[str, int] = {}
 
         def collect_round(number: int) -> list[Group]:
@@ -191,7 +191,7 @@ class Collector:
         shares = GroupShares(self.session.ranks, self.session.policy.vision_cost, self.feed.prepare)
         mine = shares.share(step_round.number, step_round.prompts)
         prompts = dict(zip(shares.places(len(step_round.prompts)), mine, strict=True))
-        rubric_of = rubrics_of(step_round.stage, TASKS, self.recipe.rubrics)
+        rubric_of = self.rubrics(step_round.stage)
 
         def sample() -> tuple[list[Group], float]:
             watch = Stopwatch()

@@ -22,7 +22,7 @@ from saccade.grading import math_pool
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.policy import load_adapter, load_policy
 from saccade.rewards import check_row
-from saccade.rollout.collect import Collected, rubrics_of
+from saccade.rollout.collect import Collected, StageRubrics
 from saccade.rollout.config import check_staleness
 from saccade.rollout.engine import Engine
 from saccade.rollout.groups import Group
@@ -264,7 +264,8 @@ def open_trainer(
     for stage in recipe.stages:
         ranks.check_share(recipe.prompts_in(stage), f"prompts_per_step of stage '{stage.name}'")
     sources = [open_source(one) for one in recipe.data]
-    if MATHEMATICS in check_rubrics(recipe, sources):
+    rubrics = StageRubrics(TASKS, recipe.rubrics)
+    if MATHEMATICS in check_rubrics(recipe, sources, rubrics):
         math_pool.shared().warm_up()
     evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
@@ -288,7 +289,7 @@ def open_trainer(
         stack.callback(feed.close)
         learner = build_learner(recipe, session)
         cache = FeatureCache(recipe.features, policy, run_dir / "features") if recipe.features.wanted else None
-        collector = Collector(recipe, session, learner, feed, cache)
+        collector = Collector(recipe, session, learner, feed, rubrics, cache)
         stack.callback(collector.close)
         session.before_evaluation = collector.wait
         trainer = Trainer(
@@ -330,7 +331,7 @@ def build_learner(recipe: RLRecipe, session: Session) -> Learner:
     return open_learner(policy, session.optimizer, recipe.objective, update, reference, keep, session.ranks)
 
 
-def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
+def check_rubrics(recipe: RLRecipe, sources: list[Source], rubrics: StageRubrics) -> set[str]:
     """Builds the rubric of each task in each stage and returns the names of the tasks. ValueError for a missing rubric,
     and for a row that names a missing reward, before any long work."""
     tasks: set[str] = set()
@@ -346,7 +347,7 @@ def check_rubrics(recipe: RLRecipe, sources: list[Source]) -> set[str]:
         if replaced:
             log.warning("%s: the system turns of %d rows replace system_prompt", source.name, replaced)
     for stage in recipe.stages:
-        rubric_of = rubrics_of(stage, TASKS, recipe.rubrics)
+        rubric_of = rubrics(stage)
         check_weights(recipe, stage, [part.name for task in sorted(tasks) for part in rubric_of(task).parts])
     return tasks
 

@@ -31,10 +31,13 @@ class WorkerSilent(WorkerLost):
 class Worker:
     """`python -m module argument ...` in a session of its own. It must `connect` and send a greeting."""
 
-    def __init__(self, module: str, *arguments: str, printed: Callable[[IO[bytes]], None] | None = None) -> None:
-        """Waits for the greeting. `printed` reads, in a thread, what the process prints, which is dropped without it.
-        WorkerLost when there is no greeting."""
-        self.command = [sys.executable, "-m", module, *arguments]
+    def __init__(
+        self, module: str, *arguments: str, printed: Callable[[IO[bytes]], None] | None = None, first: Any = None
+    ) -> None:
+        """Sends `first`, if given, and waits for the greeting. `printed` reads, in a thread, what the process prints,
+        which is dropped without it. WorkerLost when there is no greeting."""
+        # -P: else a file of the working directory, which may be one of data, is imported in place of a module
+        self.command = [sys.executable, "-P", "-m", module, *arguments]
         self._process = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE,
@@ -55,6 +58,10 @@ class Worker:
         self.jobs = 0
         """How many it was given."""
         try:
+            if first is not None:
+                with suppress(WorkerLost):  # how it ended is known below
+                    self.send(first)
+                self.jobs = 0
             self.greeting = self.receive(START_S)
         except BaseException:
             self.kill()
