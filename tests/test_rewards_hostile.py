@@ -93,6 +93,7 @@ def trl(completions, **kwargs): return [0.0 for _ in completions]
 def trl_prompts(prompts, completions, answer): return [0.0]
 def verl(data_source, solution_str, ground_truth, extra_info=None): return 0.0
 def easy_r1(reward_inputs): return [{"overall": 0.0}]
+def by_keyword(*, completion, sample): return 1.0
 def one(completion): return 0.0
 class Callable:
     def __call__(self, completion, sample): return 0.0
@@ -169,6 +170,7 @@ def test_what_a_reward_started_ends_with_its_process(file: Path, end: str) -> No
         ("verl", r"rewards of verl do; .*return verl\(sample.task, completion.text, sample.answer\)"),
         ("easy_r1", "rewards of EasyR1 do"),
         ("one", r"takes \(completion\); expected def one\(completion, sample\)"),
+        ("by_keyword", r"takes \(\*, completion, sample\); expected def by_keyword\(completion, sample\)"),
         ("Callable", r"'Callable' is a class; write a function: def score\(completion, sample\)"),
         ("callable_object", "'callable_object' is a callable Callable"),
     ],

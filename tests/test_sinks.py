@@ -142,6 +142,10 @@ def test_wandb_and_trackio_get_rows_by_step_and_resume_the_same_run(
     assert calls[0]["project"] == "saccade" and calls[0]["resume"] == "allow" and calls[5] == (8, ["reward/total"])
     if kind == "wandb":
         assert (calls[0]["id"], calls[4]["id"]) == (None, "abc")
+        for damaged in ("{", "[5]", "null"):  # the run continues, as another one of the tracker
+            (tmp_path / "sinks.json").write_text(damaged)
+            feed(kind, tmp_path, step=9)
+            assert next(one for one in calls[::-1] if isinstance(one, dict))["id"] is None
 
 
 def test_tensorboard_writes_event_files_in_the_run(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class OwnReward:
             raise ValueError(f"reward '{name}': there is no file {file}")
         self.name, self.options, self.deadline_s, self.workers = name, dict(options), deadline_s, workers
         self._pool = _pool_of(file, function, name, memory_gb)  # the file as it is now, whatever becomes of it
-        refuse_foreign(name, list(self._pool.signature.parameters))
+        refuse_foreign(name, self._pool.signature)
         check_options(name, self._pool.signature, options)
 
     def __call__(self, completion: Completion, sample: Sample) -> Score:
@@ -146,10 +146,10 @@ FOREIGN = {
 """First or second parameter of another trainer's reward -> its owner, and the call that gives one reply's value."""
 
 
-def refuse_foreign(name: str, parameters: Sequence[str]) -> None:
+def refuse_foreign(name: str, signature: inspect.Signature) -> None:
     """ValueError, with the fix in one line, for a function with the parameters of another trainer's rewards, or with
-    fewer than two."""
-    function = name.rpartition(":")[2]
+    fewer than two that are given by position."""
+    function, parameters = name.rpartition(":")[2], list(signature.parameters)
     known = next((one for one in parameters[:2] if one in FOREIGN), None)
     if known is not None:
         owner, call = FOREIGN[known]
@@ -157,8 +157,9 @@ def refuse_foreign(name: str, parameters: Sequence[str]) -> None:
             f"reward '{name}' takes ({', '.join(parameters)}) as rewards of {owner} do; add and name this instead: "
             f"def score(completion, sample): return {call.format(f=function)}"
         )
-    if len(parameters) < 2 and "args" not in parameters:
-        got = f"takes ({', '.join(parameters)})"
+    kinds = [one.kind.name for one in signature.parameters.values()]
+    if sum(kind.startswith("POSITIONAL") for kind in kinds) < 2 and "VAR_POSITIONAL" not in kinds:
+        got = f"takes {signature}"
         raise ValueError(f"reward '{name}' {got}; expected def {function}(completion, sample): ...")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from saccade.runs.sinks import Open, Sink, SinkConfig
 
+log = logging.getLogger(__name__)
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
 IDS = "sinks.json"
 """File of a run that keeps the trackers' own names of it, so that a run that resumes continues there."""
@@ -27,16 +29,23 @@ def opener(kind: str) -> Open:
     return {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio, "mlflow": MLflow}[kind]
 
 
-def _known_id(directory: Path, kind: str) -> str | None:
+def _ids(directory: Path) -> dict[str, Any]:
+    """The names by kind; none when the file is damaged, which is said: the run continues under new ones."""
     path = directory / IDS
-    found = json.loads(path.read_text(encoding="utf-8")).get(kind) if path.is_file() else None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (ValueError, TypeError, RecursionError) as error:
+        log.warning("%s cannot be read (%s); trackers show the rest of this run as another one", path, error)
+        return {}
+
+
+def _known_id(directory: Path, kind: str) -> str | None:
+    found = _ids(directory).get(kind)
     return found if isinstance(found, str) else None
 
 
 def _keep_id(directory: Path, kind: str, name: str) -> None:
-    path = directory / IDS
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    path.write_text(json.dumps({**found, kind: name}), encoding="utf-8")
+    (directory / IDS).write_text(json.dumps(_ids(directory) | {kind: name}), encoding="utf-8")
 
 
 class TensorBoard(Sink):
