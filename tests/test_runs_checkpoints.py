@@ -29,6 +29,7 @@ from saccade.training.divergence import has_finite_logprobs
 from saccade.training.optim import TrainingStopped
 from saccade.training.resuming import Resume, find, prepare
 from saccade.training.rl import train
+from saccade.training.saved_state import fault_of
 
 CLOCKS = ("time/", "tokens/per_s", "memory/")
 
@@ -103,7 +104,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of one with endless steps": (lambda p: another_version(p, step=float("inf")), "state.json is of another version"),
     "of one that names no files": (lambda p: another_version(p, files={}), "state.json names no files"),
     "of one with sizes below 0": (lambda p: below_0(p), "rows were lost"),
-    "of one with other facts": (lambda p: another_version(p, facts=None), "state.json has no 'facts'"),
+    "of one with other facts": (lambda p: another_version(p, facts=None), "state.json: 'facts' is missing or odd"),
     "rows lost": (lambda p: cut_rows(p, 50), "rows were lost"),
     "rows gone": (lambda p: cut_rows(p, None), "rows were lost"),
     "rows edited": (lambda p: shift_rows(p), "the file was edited"),
@@ -118,12 +119,12 @@ def other_step(path: Path) -> None:
 def another_version(path: Path, **changed: Any) -> None:
     """A state file that is whole, of a program that writes other values, or none where they are None."""
     state = {key: value for key, value in json.loads((path / "state.json").read_text()).items() if key != "hash"}
-    state = {key: value for key, value in (state | changed).items() if value is not None}
+    state = {key: value for key, value in (state | changed).items() if key not in changed or value is not None}
     (path / "state.json").write_text(json.dumps(state | {"hash": checkpoint._hash_of(state)}))
 
 
 def below_0(path: Path) -> None:
-    another_version(path, sizes=dict.fromkeys(STREAMS, -1), pending={}, best_score=0.0, best_step=1)
+    another_version(path, sizes=dict.fromkeys(STREAMS, -1), best_score=0.0, best_step=1)
 
 
 def cut_rows(path: Path, count: int | None) -> None:
@@ -155,6 +156,31 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(run: Path, name: str, caplog:
     assert {row["step"] for name in STREAMS for row in rows(run / name)} == {1, 2}
     assert sorted(os.listdir(run / "checkpoints")) == ["damaged-step-000003-1", "last", "step-000001", "step-000002"]
     assert (run / "checkpoints" / "last").resolve().name == "step-000002"
+
+
+FREE = ("recipe", "packages", "data_hash", "images", "code_hash", "skipped", "sizes")
+"""Sections whose keys are names that users give, or of the streams."""
+
+
+def spots(node: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Places of all keys of a state that training itself names."""
+    inside = node if isinstance(node, dict) and at[-1:] not in [(name,) for name in FREE] else {}
+    return [spot for key in inside for spot in ((*at, key), *spots(node[key], (*at, key)))]
+
+
+def test_a_state_with_any_key_gone_or_odd_is_of_another_version_and_its_own_is_not(whole: Path) -> None:
+    text = (whole / "checkpoints/step-000003/state.json").read_text()
+    assert fault_of(json.loads(text)) is None
+    for *section, key in (one for one in spots(json.loads(text)) if one[0] not in ("files", "hash")):
+        for gone in (True, False):
+            state = node = json.loads(text)
+            for name in section:
+                node = node[name]
+            node[key] = ((None,),)  # of no kind that JSON has
+            if gone:
+                del node[key]
+            is_new = key in ("images", "code_hash", "rows")  # checkpoints of earlier versions have none
+            assert (fault_of(state) is None) is (gone and is_new), (section, key, gone)
 
 
 def test_a_run_that_was_copied_with_its_links_followed_is_resumed(

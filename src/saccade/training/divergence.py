@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import torch
 from PIL import Image
@@ -22,7 +23,7 @@ def go_back(run_dir: Path, model: ModelConfig) -> str:
     """Points `last` at the newest whole checkpoint whose log-probs are finite, sets newer ones aside, and says so: the
     end of the error's line. A probe runs on the CPU, so that it needs no memory of the GPU."""
     diverged: list[Path] = []
-    advice = f"lower optim.lr in {run_dir / 'config.yaml'}, then: saccade resume {run_dir}"
+    advice = f"lower optim.lr in {run_dir / 'config.yaml'}, then: saccade resume {quote(str(run_dir))}"
     for path in reversed(checkpoint.steps(run_dir)):
         found = checkpoint.load(path)
         if isinstance(found, Checkpoint) and has_finite_logprobs(path, model):

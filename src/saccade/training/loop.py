@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -226,6 +227,7 @@ class Session:
 
     def _save(self, mark: Mark, better: bool) -> None:
         directory = self.run.directory
+        self.run.keep_config(self.recipe)
         self.run.sync()
         facts = {"step": mark.step, "best_score": self.best_score, "best_step": self.best_step, "facts": self.facts}
         facts |= {"loop": mark.loop, "pending": mark.pending, "sizes": mark.sizes}
@@ -270,7 +272,7 @@ class Session:
 def way_on(run_dir: Path, anew: bool = False) -> str:
     """The words that say how to continue a run."""
     again = f" --from {START}" if anew else ""
-    return f"continue with: saccade resume {run_dir}{again}"
+    return f"continue with: saccade resume {quote(str(run_dir))}{again}"
 
 
 @contextmanager
@@ -388,7 +390,7 @@ def refuse_changed(run_dir: Path, found: Checkpoint, changed: changes.Changes, a
     if changed.training and not accepted:
         raise ValueError(
             f"{run_dir}: {since} there are changes in what is trained: {'; '.join(changed.training)}; undo them, or "
-            f"accept them with: saccade resume {run_dir} --accept-changes"
+            f"accept them with: saccade resume {quote(str(run_dir))} --accept-changes"
         )
     for line in changed.training:
         log.warning("changed %s, and accepted: %s", since, line)
