@@ -18,7 +18,7 @@ from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig, Sampling
-from saccade.rollout.stages import Schedule, Stage
+from saccade.rollout.stages import MOST, Schedule, Stage
 from saccade.runs.alarms import AlarmConfig
 from saccade.runs.sinks import SinkConfig
 from saccade.training.update_config import UpdateConfig, check_losses
@@ -202,7 +202,7 @@ class RLRecipe(Config):
     stages: tuple[Stage, ...] = Field(min_length=1)
     num_steps: int | None = Field(default=None, ge=1)
     """Ends the last stage if that has no 'until'."""
-    prompts_per_step: int = Field(default=16, ge=1)
+    prompts_per_step: int = Field(default=16, ge=1, le=MOST)
     """Groups per step; a stage may override it."""
     rubrics: dict[str, RubricConfig] = Field(default_factory=dict)
     """Rubrics of this recipe, by the names that stages use; they take precedence over the tasks' own."""
@@ -310,7 +310,7 @@ class SFTRecipe(Config):
     """Wording of prompts that are made from questions; None is each task's own."""
     system_prompt: str | None = None
     """System turn of all prompts. A row's own system turn replaces it."""
-    prompts_per_step: int = Field(default=32, ge=1)
+    prompts_per_step: int = Field(default=32, ge=1, le=MOST)
     """Prompts of one optimizer step, each with all of its replies."""
     cutoff_len: int | None = Field(default=None, ge=1)
     """Tokens of one example, its prompt with the images and its reply together, at most; null means no limit. Nothing
