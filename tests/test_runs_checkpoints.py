@@ -24,12 +24,13 @@ from saccade.models.config import ModelConfig
 from saccade.runs.records import STREAMS, Run
 from saccade.training import changes, checkpoint
 from saccade.training.changes import compare
-from saccade.training.config import RLRecipe
+from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import has_finite_logprobs
 from saccade.training.optim import TrainingStopped
 from saccade.training.resuming import Resume, find, prepare
 from saccade.training.rl import train
 from saccade.training.saved_state import fault_of
+from saccade.training.sft import train as train_sft
 
 CLOCKS = ("time/", "tokens/per_s", "memory/")
 
@@ -319,6 +320,14 @@ def test_a_run_that_diverges_before_any_good_checkpoint_says_that_there_is_none(
     with pytest.raises(TrainingStopped, match=r"no checkpoint with finite log-probs was saved; .*--from start") as end:
         train(recipe, tmp_path / "run")
     assert "\n" not in str(end.value)
+
+
+def test_a_run_that_diverges_in_its_last_steps_is_not_done(world: Path, tmp_path: Path) -> None:
+    base = rl_recipe(world).model_dump(mode="json")
+    data = [{"source": "vlm_r1", "path": str(world / "data.jsonl"), "reply": "gold"}]
+    asked = {"model": base["model"], "data": data, "num_steps": 3, "prompts_per_step": 2, "optim": {"lr": 1e25}}
+    with pytest.raises(TrainingStopped, match=r"step-000003 gives no finite log-probs; no checkpoint .* was saved"):
+        train_sft(SFTRecipe.model_validate(asked), tmp_path / "run")
 
 
 def test_changed_data_is_refused_by_name_and_accepted_on_request(tmp_path: Path) -> None:

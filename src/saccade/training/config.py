@@ -28,6 +28,7 @@ CUTS = ("top_k", "top_p", "min_p", "min_new_tokens")
 MOST_LR = 1e30
 """A larger one does not fit into float32 beside the weights."""
 Decay = Literal["constant", "linear", "cosine"]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 OptimKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
@@ -49,8 +50,8 @@ class OptimConfig(Config):
     """constant, linear or cosine, from the end of warm-up to the last step."""
     final_lr_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
     """Where linear and cosine end, as a share of lr."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0, le=1.0)
     weight_decay: float = Field(default=0.0, ge=0.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Gradients with a larger norm are scaled down to it; .inf never scales."""
@@ -317,7 +318,7 @@ class SFTRecipe(Config):
     is truncated: see `over_cutoff`."""
     over_cutoff: Literal["drop", "error"] = "drop"
     """Longer examples: skip and count them (`examples/over_cutoff`), or stop and name them."""
-    epochs: float | None = Field(default=None, gt=0.0)
+    epochs: float | None = Field(default=None, gt=0.0, le=1e6)
     """How often the files are seen; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
     sinks: tuple[SinkConfig, ...] = ()

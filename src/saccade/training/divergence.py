@@ -14,6 +14,7 @@ from saccade.models.packing import Branch, pack
 from saccade.models.policy import Policy, load_policy
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
+from saccade.training.optim import TrainingStopped
 from saccade.training.resuming import START, set_aside_diverged
 
 PROBE_PX = 56
@@ -32,6 +33,14 @@ def go_back(run_dir: Path, model: ModelConfig) -> str:
             return f"the newest checkpoint with finite log-probs is {path.name} (`last`); {advice} --accept-changes"
         diverged.append(path)
     return f"no checkpoint with finite log-probs was saved; {advice} --from {START}"
+
+
+def refuse_diverged(run_dir: Path, step: int, model: ModelConfig) -> None:
+    """TrainingStopped when the newest checkpoint gives no finite log-probs: the end of a run whose last gradients were
+    not finite, too few of them to stop it before."""
+    path = checkpoint.folder(run_dir) / f"step-{step:06d}"
+    if path.is_dir() and not has_finite_logprobs(path, model):
+        raise TrainingStopped(f"the last gradients were not finite, and {path.name} gives no finite log-probs")
 
 
 def load_checkpoint(model: ModelConfig, seed: int, path: Path | None, shard: ShardConfig | None = None) -> Policy:

@@ -31,7 +31,7 @@ from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.clocks import StepClock
 from saccade.training.config import RLRecipe, SFTRecipe
-from saccade.training.divergence import go_back, load_checkpoint
+from saccade.training.divergence import go_back, load_checkpoint, refuse_diverged
 from saccade.training.opening import check_agreement, log_file
 from saccade.training.optim import GuardedOptimizer, TrainingStopped, build_optimizer, check_optimizer
 from saccade.training.ranks import ONE, Ranks, join
@@ -266,6 +266,8 @@ class Session:
         return metrics | {"time/eval_s": time.perf_counter() - start}
 
     def result(self, step: int) -> RunResult:
+        if self.optimizer.nonfinite_in_row and self.writer is None:
+            refuse_diverged(self.run.directory, step, self.recipe.model)
         return RunResult(self.run.directory, self.policy, step, self.best_score, self.best_step, self.ended)
 
 
