@@ -19,6 +19,7 @@ import yaml
 from training_runs import rl_recipe, write_world
 
 from saccade import cli
+from saccade.cli.runs import steps_without_update
 from saccade.config import dump
 from saccade.models.config import ModelConfig
 from saccade.runs.records import STREAMS, Run
@@ -233,6 +234,25 @@ def test_without_a_whole_checkpoint_a_resume_refuses_and_deletes_nothing(world: 
     for name in STREAMS:
         assert (run / "before-resume-1" / name).read_bytes() == before[name]
     assert [row["step"] for row in rows(run / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_what_something_else_removes_or_puts_in_the_way_costs_no_run(world: Path, run: Path) -> None:
+    (run / "checkpoints/step-000003").rename(run / "elsewhere")
+    (run / "checkpoints/step-000003").symlink_to(run / "elsewhere")  # the next one of that step needs the name
+    rewritten = b'{"update/skipped": 1}\n[1]\n\xff\n' + (run / "metrics.jsonl").read_bytes()
+    assert steps_without_update(write(run / "odd.jsonl", rewritten)) == (3, [])
+    Run(run).keep_config(recipe_of(world))
+    before = (run / "config.yaml").read_text()
+    (run / "config.yaml").unlink()
+    Run(run).keep_config(recipe_of(world))
+    assert (run / "config.yaml").read_text() == before
+    assert main("resume", run) == 0
+    assert [path.name for path in checkpoint.steps(run)][1:] == ["step-000002", "step-000003"]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def test_strange_names_are_no_checkpoints_and_are_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -224,7 +224,8 @@ def read_family(path: str) -> Any:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"model.path {path!r}: no such directory, and download failed ({reason})") from error
+        what = "its config.json cannot be used" if Path(path).is_dir() else "no such directory, and download failed"
+        raise ValueError(f"model.path {path!r}: {what} ({reason})") from error
 
 
 def known_family(path: str) -> Any:
