@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import Field
 
 from saccade import cli
@@ -61,6 +63,47 @@ def test_an_internal_error_keeps_its_traceback(monkeypatch) -> None:
     monkeypatch.setitem(cli.VERBS, "tiny", (broken, "Breaks.", "saccade tiny"))
     with pytest.raises(KeyError):
         cli.main(["tiny"])
+
+
+def odd_place(folder: Path) -> None:
+    (folder / "report.html").mkdir()
+    (folder / "report.html").write_text("")
+
+
+def gone_folder(folder: Path) -> None:
+    (folder / "gone").mkdir()
+    os.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    Path("x").absolute()
+
+
+def no_memory(folder: Path) -> None:
+    torch.empty(2**60)
+
+
+FAILS: dict[Callable[[Path], None], str] = {
+    odd_place: "{}/report.html: Is a directory; move what is there out of the way, or choose another place",
+    gone_folder: "the working directory was removed; change into another one and run the same command again",
+    no_memory: "'saccade plan RECIPE' says what to lower",
+}
+
+
+@pytest.mark.parametrize("fails", FAILS)
+def test_what_is_in_the_way_is_one_line_with_the_way_out(tmp_path, monkeypatch, capsys, fails) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["tiny"], lambda: fails(tmp_path), monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("saccade: ") and said.endswith(f"{FAILS[fails].format(tmp_path)}\n") and said.count("\n") == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "argv", [["check", "x", "--show"], ["data", "passrate", "x", "-k"], ["world", "make", "x", "-n"]]
+)
+def test_an_option_beyond_64_bits_is_refused_by_name(argv, monkeypatch, capsys) -> None:
+    assert run([*argv, str(2**64)], tiny, monkeypatch) == 2
+    assert "got a whole number of 65 bits, expected one of at most 63" in capsys.readouterr().err
 
 
 def test_print_config_prints_the_resolved_recipe_and_stops(tmp_path, monkeypatch, capsys) -> None:

@@ -69,7 +69,7 @@ def test_rl_writes_a_run_that_reports_and_is_not_overwritten(world: Path, tmp_pa
     assert (out / "report.html").is_file()
     before = (out / "metrics.jsonl").read_bytes()
     assert run("rl", world / "rl.yaml", "--out", out) == 2
-    assert f"resume it with 'saccade resume {out}'" in capsys.readouterr().err
+    assert f"resume it with: saccade resume {out}" in capsys.readouterr().err
     assert (out / "metrics.jsonl").read_bytes() == before
 
 

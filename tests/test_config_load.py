@@ -12,6 +12,8 @@ from property_search import examples
 from pydantic import Field, model_validator
 
 from saccade.config import Config, ConfigError, dump, find, load, packaged
+from saccade.odd_values import LARGEST
+from saccade.schemas import SCHEMAS
 from saccade.training.config import RLRecipe
 
 
@@ -261,7 +263,7 @@ FLOATS = st.floats(allow_nan=False)
 
 
 @settings(max_examples=examples(40))
-@given(kl=FLOATS, low=FLOATS, rate=st.none() | FLOATS, seed=st.integers(), path=st.text(max_size=8))
+@given(kl=FLOATS, low=FLOATS, rate=st.none() | FLOATS, seed=st.integers(-LARGEST, LARGEST), path=st.text(max_size=8))
 def test_a_dumped_config_loads_unchanged(tmp_path_factory: pytest.TempPathFactory, kl, low, rate, seed, path) -> None:
     data = (World(source="world", seed=seed), Files(source="files", path=path))
     config = Recipe(loss=Loss(kl_coef=kl, clip=(low, 1.0)), data=data, rate=rate)
@@ -273,3 +275,11 @@ def test_a_recipe_of_another_kind_is_one_error_and_not_one_for_each_of_its_keys(
     with pytest.raises(ConfigError) as caught:
         load("demo", RLRecipe)
     assert str(caught.value).endswith("demo.yaml:2: 'kind': got 'demo', expected 'rl'")
+
+
+@pytest.mark.parametrize("name", ["rl", "sft", "eval", "coldstart", "study", "pretrain", "demo"])
+@pytest.mark.parametrize("value", ["9223372036854775808", "-9223372036854775808", "1" + "0" * 400, ".nan"])
+def test_a_number_beyond_64_bits_is_refused_with_its_key_in_every_recipe(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^command line: 'a\.0\.seed': got ") as error:
+        load(None, SCHEMAS[name](), [f"a=[{{seed: {value}}}]"])
+    assert len(str(error.value)) < 120

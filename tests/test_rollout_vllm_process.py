@@ -211,7 +211,7 @@ def test_launch_resumes_a_run_with_its_servers_at_their_addresses(
     status, _, problem = run(capsys, str(folder), "num_steps=3", *options)
     assert status == 2 and "with its own configuration; edit" in problem
     status, _, problem = run(capsys, "real_images", "--out", str(folder), *options)
-    assert status == 2 and f"already holds a run; resume it with 'saccade launch {folder}'" in problem
+    assert status == 2 and f"already holds a run; resume it with: saccade launch {folder}" in problem
 
 
 def test_resuming_a_run_whose_servers_are_gone_says_which_command_starts_them(

@@ -19,16 +19,19 @@ import yaml
 from training_runs import rl_recipe, write_world
 
 from saccade import cli
+from saccade.cli.runs import steps_without_update
 from saccade.config import dump
 from saccade.models.config import ModelConfig
 from saccade.runs.records import STREAMS, Run
 from saccade.training import changes, checkpoint
 from saccade.training.changes import compare
-from saccade.training.config import RLRecipe
+from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import has_finite_logprobs
 from saccade.training.optim import TrainingStopped
 from saccade.training.resuming import Resume, find, prepare
 from saccade.training.rl import train
+from saccade.training.saved_state import fault_of
+from saccade.training.sft import train as train_sft
 
 CLOCKS = ("time/", "tokens/per_s", "memory/")
 
@@ -103,7 +106,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of one with endless steps": (lambda p: another_version(p, step=float("inf")), "state.json is of another version"),
     "of one that names no files": (lambda p: another_version(p, files={}), "state.json names no files"),
     "of one with sizes below 0": (lambda p: below_0(p), "rows were lost"),
-    "of one with other facts": (lambda p: another_version(p, facts=None), "state.json has no 'facts'"),
+    "of one with other facts": (lambda p: another_version(p, facts=None), "state.json: 'facts' is missing or odd"),
     "rows lost": (lambda p: cut_rows(p, 50), "rows were lost"),
     "rows gone": (lambda p: cut_rows(p, None), "rows were lost"),
     "rows edited": (lambda p: shift_rows(p), "the file was edited"),
@@ -118,12 +121,12 @@ def other_step(path: Path) -> None:
 def another_version(path: Path, **changed: Any) -> None:
     """A state file that is whole, of a program that writes other values, or none where they are None."""
     state = {key: value for key, value in json.loads((path / "state.json").read_text()).items() if key != "hash"}
-    state = {key: value for key, value in (state | changed).items() if value is not None}
+    state = {key: value for key, value in (state | changed).items() if key not in changed or value is not None}
     (path / "state.json").write_text(json.dumps(state | {"hash": checkpoint._hash_of(state)}))
 
 
 def below_0(path: Path) -> None:
-    another_version(path, sizes=dict.fromkeys(STREAMS, -1), pending={}, best_score=0.0, best_step=1)
+    another_version(path, sizes=dict.fromkeys(STREAMS, -1), best_score=0.0, best_step=1)
 
 
 def cut_rows(path: Path, count: int | None) -> None:
@@ -155,6 +158,31 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(run: Path, name: str, caplog:
     assert {row["step"] for name in STREAMS for row in rows(run / name)} == {1, 2}
     assert sorted(os.listdir(run / "checkpoints")) == ["damaged-step-000003-1", "last", "step-000001", "step-000002"]
     assert (run / "checkpoints" / "last").resolve().name == "step-000002"
+
+
+FREE = ("recipe", "packages", "data_hash", "images", "code_hash", "skipped", "sizes")
+"""Sections whose keys are names that users give, or of the streams."""
+
+
+def spots(node: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Places of all keys of a state that training itself names."""
+    inside = node if isinstance(node, dict) and at[-1:] not in [(name,) for name in FREE] else {}
+    return [spot for key in inside for spot in ((*at, key), *spots(node[key], (*at, key)))]
+
+
+def test_a_state_with_any_key_gone_or_odd_is_of_another_version_and_its_own_is_not(whole: Path) -> None:
+    text = (whole / "checkpoints/step-000003/state.json").read_text()
+    assert fault_of(json.loads(text)) is None
+    for *section, key in (one for one in spots(json.loads(text)) if one[0] not in ("files", "hash")):
+        for gone in (True, False):
+            state = node = json.loads(text)
+            for name in section:
+                node = node[name]
+            node[key] = ((None,),)  # of no kind that JSON has
+            if gone:
+                del node[key]
+            is_new = key in ("images", "code_hash", "rows")  # checkpoints of earlier versions have none
+            assert (fault_of(state) is None) is (gone and is_new), (section, key, gone)
 
 
 def test_a_run_that_was_copied_with_its_links_followed_is_resumed(
@@ -206,6 +234,25 @@ def test_without_a_whole_checkpoint_a_resume_refuses_and_deletes_nothing(world: 
     for name in STREAMS:
         assert (run / "before-resume-1" / name).read_bytes() == before[name]
     assert [row["step"] for row in rows(run / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_what_something_else_removes_or_puts_in_the_way_costs_no_run(world: Path, run: Path) -> None:
+    (run / "checkpoints/step-000003").rename(run / "elsewhere")
+    (run / "checkpoints/step-000003").symlink_to(run / "elsewhere")  # the next one of that step needs the name
+    rewritten = b'{"update/skipped": 1}\n[1]\n\xff\n' + (run / "metrics.jsonl").read_bytes()
+    assert steps_without_update(write(run / "odd.jsonl", rewritten)) == (3, [])
+    Run(run).keep_config(recipe_of(world))
+    before = (run / "config.yaml").read_text()
+    (run / "config.yaml").unlink()
+    Run(run).keep_config(recipe_of(world))
+    assert (run / "config.yaml").read_text() == before
+    assert main("resume", run) == 0
+    assert [path.name for path in checkpoint.steps(run)][1:] == ["step-000002", "step-000003"]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def test_strange_names_are_no_checkpoints_and_are_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -293,6 +340,14 @@ def test_a_run_that_diverges_before_any_good_checkpoint_says_that_there_is_none(
     with pytest.raises(TrainingStopped, match=r"no checkpoint with finite log-probs was saved; .*--from start") as end:
         train(recipe, tmp_path / "run")
     assert "\n" not in str(end.value)
+
+
+def test_a_run_that_diverges_in_its_last_steps_is_not_done(world: Path, tmp_path: Path) -> None:
+    base = rl_recipe(world).model_dump(mode="json")
+    data = [{"source": "vlm_r1", "path": str(world / "data.jsonl"), "reply": "gold"}]
+    asked = {"model": base["model"], "data": data, "num_steps": 3, "prompts_per_step": 2, "optim": {"lr": 1e25}}
+    with pytest.raises(TrainingStopped, match=r"step-000003 gives no finite log-probs; no checkpoint .* was saved"):
+        train_sft(SFTRecipe.model_validate(asked), tmp_path / "run")
 
 
 def test_changed_data_is_refused_by_name_and_accepted_on_request(tmp_path: Path) -> None:

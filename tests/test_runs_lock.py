@@ -8,18 +8,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 from training_runs import rl_recipe, write_world
 
 from saccade import cli
 from saccade.config import dump
+from saccade.evaluation.answerers import Answers, EvalQuestion, Failed
+from saccade.evaluation.benchmarking import evaluate
+from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.runs.lock import LOCK, InUse, is_held, locked, refuse_in_use
+from saccade.studies import jobs
 from saccade.training.loop import Session
 from saccade.training.rl import train
 
@@ -201,3 +207,30 @@ def test_a_run_stops_before_it_writes_beside_another_process(tmp_path: Path, mon
     with ExitStack() as stack, pytest.raises(InUse, match=f"{run} is in use by process {os.getpid()}"):
         train(rl_recipe(world, num_steps=3), run)
     assert [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())] == [1] and taken
+
+
+def test_an_evaluation_and_a_study_stop_before_they_write_beside_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+
+        def lose(directory: Path) -> None:
+            (directory / LOCK).unlink()
+            stack.enter_context(locked(directory))
+
+        class Answerer:
+            whole_batches, lanes = True, 1
+
+            def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
+                lose(tmp_path / "eval")
+                return [Failed("no reply") for _ in questions]
+
+        asked = {"model": {"path": "base"}, "world": {"n": 1, "tasks": ["count"]}, "out": str(tmp_path / "eval")}
+        with pytest.raises(InUse):
+            evaluate(EvalRecipe.model_validate(asked), answerer=Answerer())
+        idle = SimpleNamespace(is_alive=lambda: True, terminate=lambda: None, join=lambda timeout: None)
+        monkeypatch.setattr(jobs, "_start", lambda job: idle)
+        with pytest.raises(InUse), locked(tmp_path / "study") as lock:
+            lose(tmp_path / "study")
+            job = jobs.StudyJob("one", lambda directory: {}, tmp_path / "study/one", {})
+            jobs.run_all([job], 1, Console(quiet=True), keep=lock.keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from saccade.training.optim import GuardedOptimizer, OptimConfig, TrainingStopped, build_optimizer, learning_rate
+from saccade.training.optimizer_state import fitted, order
 
 
 def guarded(grad: list[float], **options: Any) -> tuple[nn.Parameter, GuardedOptimizer]:
@@ -46,6 +48,9 @@ def test_options_omitted_from_a_recipe_give_plain_adamw_at_a_constant_rate() -> 
         {"final_lr_ratio": -0.1},
         {"final_lr_ratio": 1.1},
         {"eps": 0.0},
+        {"eps": math.inf},
+        {"betas": (1.0, 0.9)},
+        {"betas": (0.9, -0.1)},
         {"weight_decay": -0.1},
         {"max_grad_norm": 0.0},
         {"max_nonfinite_in_row": 0},
@@ -149,3 +154,40 @@ def test_only_steps_in_a_row_that_are_not_finite_stop_the_run() -> None:
     assert [step(loss) for loss in (math.nan, math.nan, 1.0, math.nan, math.nan)] == [False, False, True, False, False]
     with pytest.raises(TrainingStopped, match="not finite for 3 updates in a row"):
         step(math.nan)
+
+
+def stepped(config: OptimConfig, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model of two parts and its optimizer after a step, and what stands for its policy."""
+    torch.manual_seed(0)
+    named = [(name, nn.Parameter(torch.randn(3, 3, dtype=dtype))) for name in ("eye.a", "eye.b", "word.a", "word.b")]
+    policy: Any = SimpleNamespace(trainable=lambda: named)
+    optimizer = build_optimizer(named, config, {name: {"e": "vision", "w": "language"}[name[0]] for name, _ in named})
+    torch.stack([(i + 1) * one.float().square().sum() for i, (_, one) in enumerate(named)]).sum().backward()
+    optimizer.step()
+    return policy, optimizer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_saved_state_follows_the_names_and_the_options_are_those_of_the_recipe_of_today(dtype: torch.dtype) -> None:
+    policy, before = stepped(OptimConfig(lr=0.1, weight_decay=0.1, lr_of={"vision": 0.2}), dtype)
+    saved, names = before.state_dict(), order(policy, before)
+    today = OptimConfig(lr=0.1, betas=(0.5, 0.6), eps=1e-3, weight_decay=0.3, lr_of={"language": 0.2})
+    now, optimizer = stepped(today, dtype)
+    assert order(now, optimizer) == names
+    optimizer.load_state_dict(fitted(saved, names[::-1], now, optimizer))
+    moments = {name: optimizer.state[optimizer.stepped(one)]["exp_avg"] for name, one in now.trainable()}
+    places = dict(zip(names[::-1], saved["state"].values(), strict=True))
+    assert all(torch.equal(moments[name], places[name]["exp_avg"]) for name in names)
+    told = {(group["betas"], group["eps"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert told == {((0.5, 0.6), 1e-3, 0.3)}
+    assert [group["scale"] for group in optimizer.param_groups] == [1.0, 2.0]
+
+
+def test_the_state_of_another_optimizer_is_refused_by_name() -> None:
+    policy, optimizer = stepped(OptimConfig(lr=0.1), torch.float32)
+    for odd in ({"state1": torch.zeros(3, 3)}, {"exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}):
+        saved = optimizer.state_dict() | {"state": {0: odd}}
+        with pytest.raises(ValueError, match=r"moments of eye\.a .*optim\.kind"):
+            fitted(saved, None, policy, optimizer)
+    with pytest.raises(ValueError, match=r"restore optim\.lr_of"):
+        fitted({**optimizer.state_dict(), "param_groups": []}, None, policy, optimizer)

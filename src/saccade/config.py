@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from saccade.faults import Faults
+from saccade.odd_values import numbers, swapped
 
 Key = str | int
 Loc = tuple[Key, ...]
@@ -63,19 +64,23 @@ def load(
     if own and data.get("kind", own[0]) not in own:  # its other keys follow another schema
         raise ConfigError(f"{_place(('kind',), places)}: 'kind': got {data['kind']!r}, expected {own[0]!r}")
     config = checked(schema, data, places)
-    if swapped := [
-        (places[at], f"'{_dotted(at)}': got {got}, expected a number") for at, got in _swapped(data, config, ())
-    ]:
-        raise ConfigError(_folded(swapped))
+    _refuse(swapped(data, config), places)
     return config
 
 
 def checked(schema: type[T], data: dict[str, Any], places: Mapping[Loc, str]) -> T:
     """`data` as a recipe. `places` says where keys are, at least `()`, the whole. ConfigError with a line per error."""
+    _refuse(numbers(data), places)
     try:
         return schema.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_folded(_mistakes(error, data, dict(places), schema))) from None
+
+
+def _refuse(mistakes: Iterable[tuple[Loc, str]], places: Mapping[Loc, str]) -> None:
+    """ConfigError with a line for each, if there are any."""
+    if lines := [(_place(loc, places), f"'{_dotted(loc)}': {text}") for loc, text in mistakes]:
+        raise ConfigError(_folded(lines))
 
 
 def dump(config: Config) -> str:
@@ -337,18 +342,6 @@ def _expected(detail: ErrorDetails) -> str:
     return kinds.get(detail["type"], text)
 
 
-def _swapped(data: Any, value: Any, loc: Loc) -> Iterator[tuple[Loc, bool]]:
-    """Booleans that were read as numbers: Python counts True as 1, but `group_size: true` is a mistake."""
-    if isinstance(data, bool) and not isinstance(value, bool):
-        yield loc, data
-    elif isinstance(data, dict) and isinstance(value, BaseModel):
-        for key in data:
-            yield from _swapped(data[key], getattr(value, key), (*loc, key))
-    elif isinstance(data, list) and isinstance(value, list | tuple):
-        for i, (item, taken) in enumerate(zip(data, value, strict=False)):
-            yield from _swapped(item, taken, (*loc, i))
-
-
 def _real(loc: Loc, root: Any) -> Loc:
     """`loc` without the names of union members that pydantic mixes in; a missing key stays as the last part."""
     real: list[Key] = []
@@ -390,7 +383,7 @@ def _nearest(name: str, names: Sequence[str] | dict[str, Path]) -> str:
     return f"; known keys: {', '.join(dict.fromkeys(names))}" if names and not isinstance(names, dict) else ""
 
 
-def _place(loc: Loc, places: dict[Loc, str]) -> str:
+def _place(loc: Loc, places: Mapping[Loc, str]) -> str:
     """Where a key is, or the nearest section around it that the recipe names."""
     return next(places[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in places)
 

@@ -24,6 +24,8 @@ _CODES = frozenset(
 )
 _OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
 """Errors that are the disk's only when they name a file that we write."""
+_TAKEN = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG})
+"""Errors of a name where something else stands."""
 _IN_TEXT = re.compile(r"(?:os error |\[Errno )(\d+)")
 _OF_LIBRARIES = ("SafetensorError",)
 """Errors, by name, that hold the system's in their text."""
@@ -86,9 +88,25 @@ def no_traceback() -> Iterator[None]:
     except DiskError:
         raise
     except Exception as error:
-        if (reason := disk_reason(error)) is None:
-            raise
-        raise OSError(f"a file cannot be written ({reason}); {AGAIN}") from None
+        if (reason := disk_reason(error)) is not None:
+            raise OSError(f"a file cannot be written ({reason}); {AGAIN}") from None
+        if isinstance(error, OSError) and (words := _of_a_name(error)):
+            raise OSError(words) from None
+        raise
+
+
+def _of_a_name(error: OSError) -> str | None:
+    """What is in the way of a file or folder of ours, and the way out."""
+    name = error.filename2 or error.filename
+    if error.errno in _TAKEN and name is not None:
+        why = os.strerror(error.errno)
+        return f"{os.fsdecode(name)}: {why}; move what is there out of the way, or choose another place"
+    if error.errno == errno.ENOENT and name is None:
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the working directory was removed; change into another one and run the same command again"
+    return None
 
 
 def _is_elsewhere(inner: Path, outer: Path) -> bool:

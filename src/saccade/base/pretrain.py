@@ -34,7 +34,7 @@ from saccade.disk import partial_of, require_space, write_text, writing
 from saccade.models.config import ModelConfig, Part, ShardConfig
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy, load_policy
-from saccade.runs.lock import locked, refuse_in_use
+from saccade.runs.lock import Lock, locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.training import checkpoint
 from saccade.training.config import OptimConfig
@@ -65,12 +65,13 @@ def train(recipe: PretrainRecipe) -> Path:
         stack.callback(torch.set_flush_denormal, False)  # the caller's arithmetic has subnormal numbers
         torch.set_num_threads(1)  # small matrices do not use more well
         torch.set_flush_denormal(True)
-        ranks.on_first(lambda: _open(out, recipe, stack))
+        held: list[Lock] = []  # in the first process
+        ranks.on_first(lambda: held.append(_open(out, recipe, stack)))
         before = out / "start"
         for number, stage in enumerate(recipe.stages):
             after = out / f"stage-{number + 1}-{stage.name}"
             if not ranks.on_first(after.is_dir):
-                run = StageRun(recipe, number, before, after, ranks)
+                run = StageRun(recipe, number, before, after, ranks, tuple(held))
                 if stage.loss == "language":
                     run.speak()
                 else:
@@ -80,7 +81,7 @@ def train(recipe: PretrainRecipe) -> Path:
     return out / "model"
 
 
-def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
+def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> Lock:
     """Checks the directory, locks it, and writes the recipe and the model to start from."""
     config = out / CONFIG
     refuse_in_use(out)
@@ -91,7 +92,7 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     # the start and each stage's end, and twice the saved state with both Adam moments
     require_space(out, weights * (1 + len(recipe.stages) + 2 * 3), "the checkpoints of the base")
-    stack.enter_context(locked(out))
+    lock = stack.enter_context(locked(out))
     write_text(config, dump(recipe))
     if not (out / "start").exists():
         unfinished = partial_of(out / "start")
@@ -100,6 +101,7 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
         else:
             given.save(unfinished)
         _publish(unfinished, out / "start", {})
+    return lock
 
 
 def _publish(unfinished: Path, directory: Path, heads: dict[str, Tensor]) -> None:
@@ -129,6 +131,8 @@ class StageRun:
     before: Path
     after: Path
     ranks: Ranks
+    held: tuple[Lock, ...] = ()
+    """The lock of the directory, in the process that has it."""
 
     @property
     def stage(self) -> PretrainStage:
@@ -238,6 +242,8 @@ class StageRun:
                 seen[name].append(value)
             if (step + 1) % recipe.log_every == 0 or step + 1 == stage.steps:
                 means = {name: sum(values) / len(values) for name, values in sorted(seen.items())}
+                for lock in self.held:
+                    lock.keep()
                 line = {"stage": stage.name, "seconds": round(time.perf_counter() - started, 1), **means}
                 run.metrics(step + 1, line)
                 log.info("step %d: %s", step + 1, line)

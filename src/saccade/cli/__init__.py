@@ -164,6 +164,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         text = said(error) if isinstance(error, ValidationError) else _named(error)
         echo(f"saccade{f' (process {rank})' if rank else ''}: {without_password(text)}", err=True)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if debug or (why := out_of_memory(error)) is None:
+            raise
+        echo(
+            f"saccade: out of memory ({why}); 'saccade plan RECIPE' says what to lower",
+            err=True,
+        )
+        sys.exit(2)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if debug or missing not in TRAINING:
@@ -178,6 +186,13 @@ def _named(error: Exception) -> str:
         name = error.filename2 if isinstance(error.filename2, str) else error.filename
         return f"{name}: {error.strerror}; check the name, what is there and its permissions"
     return str(error)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What was asked for, when a device or this machine had no memory for it."""
+    text = (str(error) or type(error).__name__).partition("\n")[0]
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return text[:200] if known or "can't allocate memory" in text else None
 
 
 def _first(stopped: RunStopped) -> RunStopped:

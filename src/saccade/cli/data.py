@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saccade.cli.hints import Verb
 from saccade.cli.options import AsJson, Overrides, Recipe, load_recipe
 from saccade.cli.terminal import echo, echo_json
 from saccade.disk import write_text
@@ -27,7 +28,7 @@ def _group() -> None:
     """What is learned about a data set by asking a model."""
 
 
-@app.command()
+@app.command(cls=Verb)
 def passrate(
     recipe: Recipe,
     overrides: Overrides = None,

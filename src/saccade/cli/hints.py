@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from saccade.cli.options import STDOUT
 from saccade.config import Config, kind
+from saccade.odd_values import numbers
 from saccade.schemas import SCHEMAS
 
 RENAMED = {
@@ -47,7 +48,7 @@ class Verb(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As its base, with `--json` alone as `--json=-`. ValueError for an unknown option that names a key of the
-        recipe."""
+        recipe, and for a number that no option takes."""
         if any("--json" in p.opts and not getattr(p, "is_flag", True) for p in self.params):
             after = [*args[1:], "--"]
             args = [
@@ -56,7 +57,11 @@ class Verb(TyperCommand):
             ]
         if any(parameter.name == "overrides" for parameter in self.params):
             refuse_keys_as_options(self._known(), args, self.name or "")
-        return super().parse_args(ctx, args)
+        left = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            for _, text in numbers(value):
+                raise ValueError(f"--{name.replace('_', '-')}: {text}")
+        return left
 
     def _known(self) -> set[str]:
         return {"--help"}.union(*(set(p.opts) | set(p.secondary_opts) for p in self.params))

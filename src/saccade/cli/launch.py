@@ -134,7 +134,8 @@ def new_job(recipe: str, overrides: list[str], out: Path | None, ports: list[int
     served = _served(config, recipe, len(ports))
     if (folder / "config.yaml").is_file() and not restarted(folder):
         raise ConfigError(
-            f"{folder} already holds a run; resume it with 'saccade launch {folder}' and the same options"
+            f"{folder} already holds a run; resume it with: saccade launch {shlex.quote(str(folder))} "
+            "and the same options"
         )
     return Job(folder, [kind(recipe), recipe, *overrides, "--out", str(folder)], ports, served)
 
@@ -214,5 +215,9 @@ def supervise(
     if status == 0:
         return 0  # it was at its end
     begun = (folder / "config.yaml").is_file()
-    again = f": saccade launch {folder} and the same options" if begun else " the same command; nothing was saved"
+    again = (
+        f": saccade launch {shlex.quote(str(folder))} and the same options"
+        if begun
+        else " the same command; nothing was saved"
+    )
     raise RunStopped(asked[0], f"stopped; continue with{again}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from saccade.cli.terminal import echo, process_of
+from saccade.runs.files import rows_of
 from saccade.runs.stopping import Stop
 
 
@@ -52,13 +53,12 @@ def print_result(result: Any) -> None:
     if idle:
         why = "equal rewards within every group, or a gradient that is not finite"
         echo(f"no update in {len(idle)} of {steps} steps: {', '.join(map(str, idle))} ({why})")
-    echo(f"report: saccade report {result.directory}")
+    echo(f"report: saccade report {quote(str(result.directory))}")
     if result.stopped is not None:
         echo(result.stopped)
 
 
 def steps_without_update(metrics: Path) -> tuple[int, list[int]]:
-    """(number of steps, those without an update), from a run's metrics."""
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    made = [row for row in rows if "update/skipped" in row]
+    """(number of steps, those without an update), from a run's metrics; damaged rows do not count."""
+    made = [row for row in rows_of(metrics, []) if "update/skipped" in row and isinstance(row.get("step"), int)]
     return len(made), [row["step"] for row in made if row["update/skipped"]]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from saccade.cli.hints import Verb
 from saccade.cli.options import AsJson, OutKey, Overrides, PrintConfig, Recipe, resolve, with_out
 from saccade.cli.terminal import echo, echo_json
 from saccade.config import load
@@ -21,7 +22,7 @@ Settings = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Verb)
 def make(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     settings: Settings = None,
@@ -39,7 +40,7 @@ def make(
         echo(str(file))
 
 
-@app.command()
+@app.command(cls=Verb)
 def check(
     settings: Settings = None,
     n: Annotated[int, typer.Option("-n", help="Items of each task and split.", min=1)] = 200,
@@ -76,7 +77,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Verb)
 def pretrain(
     recipe: Recipe, overrides: Overrides = None, out: OutKey = None, print_config: PrintConfig = False
 ) -> None:

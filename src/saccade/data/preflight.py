@@ -211,7 +211,8 @@ class PreflightChecks:
         bare = sum(rows[False] for rows in self._pictured.values() if rows[True])
         self._notes["rows without an image, among rows with one"] = bare
         kinds = [list(findings) for findings in self._findings.values()]
-        found = [kept[number] for number in range(self.keep) for kept in kinds if number < len(kept)][: self.keep]
+        most = min(self.keep, max(map(len, kinds), default=0))
+        found = [kept[number] for number in range(most) for kept in kinds if number < len(kept)][: self.keep]
         return PreflightReport(
             samples=self._samples,
             counts=dict(self._counts),

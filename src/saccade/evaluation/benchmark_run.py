@@ -170,7 +170,11 @@ CountProgress = Callable[[int, int], None]
 
 
 def answer_all(
-    plan: EvalPlan, run: EvalRun, out: Path | None = None, progress: CountProgress | None = None
+    plan: EvalPlan,
+    run: EvalRun,
+    out: Path | None = None,
+    progress: CountProgress | None = None,
+    keep_lock: Callable[[], None] | None = None,
 ) -> tuple[list[ItemResult], dict[str, str]]:
     """Ask and grade the items that `out` (an items.jsonl) lacks; (items in the order of the plan, errors by id).
 
@@ -195,6 +199,8 @@ def answer_all(
         for fresh, lost in _parts(plan, run, batch, missing):
             errors |= {name: why for name, why in lost.items() if name not in done}
             found = {sample.id: fresh[sample.id] for sample in missing if sample.id in fresh}
+            if keep_lock is not None:
+                keep_lock()
             if out and found:
                 append_items(out, found.values())
             done |= found

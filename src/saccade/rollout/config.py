@@ -22,7 +22,7 @@ class Sampling(Config):
     max_new_tokens: int = Field(default=256, ge=1)
     min_new_tokens: int = Field(default=0, ge=0)
     """The tokens that end a turn cannot be drawn before a reply has this many others."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-6)
     top_p: float = Field(default=1.0, gt=0, le=1)
     """The likeliest tokens whose probabilities together reach this."""
     top_k: int = Field(default=0, ge=0)

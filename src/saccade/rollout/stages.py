@@ -14,6 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from saccade.config import Config
 from saccade.rollout.config import Sampling
 
+MOST = 1_000_000
+"""Prompts of a step, or completions of a prompt."""
+
 
 class Until(Config):
     """When a stage ends: at a step of the run, or when few replies are still truncated."""
@@ -46,7 +49,7 @@ class Stage(Config):
     name: str = "main"
     max_new_tokens: int = Field(ge=1)
     """The cap on a reply; a longer one is truncated."""
-    group_size: int = Field(ge=2)
+    group_size: int = Field(ge=2, le=MOST)
     """Completions per prompt (the papers' G)."""
     sampling: dict[str, Any] = Field(default_factory=dict)
     """Overrides of `rollout.sampling`, such as {temperature: 0.8}."""
@@ -54,7 +57,7 @@ class Stage(Config):
     """Name of the rubric that scores this stage, such as hard; None: each task's own."""
     truncated: Literal["score_zero", "mask", "as_is"] | None = None
     """Treatment of replies that hit the cap; None: as the rubric defines."""
-    prompts_per_step: int | None = Field(default=None, ge=1)
+    prompts_per_step: int | None = Field(default=None, ge=1, le=MOST)
     until: Until | None = None
     """None only on the last stage of a recipe that sets num_steps."""
 

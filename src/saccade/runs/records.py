@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from zlib import crc32
 
@@ -62,8 +63,8 @@ class Run:
         found = [name for name in (CONFIG, METRICS, "checkpoints") if (directory / name).exists()]
         if found:
             raise FileExistsError(
-                f"{directory} already holds a run ({', '.join(found)}); resume it with 'saccade resume {directory}', "
-                "or choose another directory"
+                f"{directory} already holds a run ({', '.join(found)}); resume it with: saccade resume "
+                f"{quote(str(directory))}, or choose another directory"
             )
 
     @classmethod
@@ -73,6 +74,12 @@ class Run:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / CONFIG, dump(config))
         return cls(directory)
+
+    def keep_config(self, config: Config) -> None:
+        """Writes the recipe again where something else removed it: without it nobody could resume the run."""
+        if self.writes and not (self.directory / CONFIG).exists():
+            write_text(self.directory / CONFIG, dump(config))
+            log.warning("%s was removed by something else; it is written again", self.directory / CONFIG)
 
     @classmethod
     def reopen(cls, directory: Path, config: Config) -> Run:

@@ -30,10 +30,10 @@ def run_demo(recipe: DemoRecipe, out: Path, seed: int, console: Console) -> Path
     ValueError before any work when the base is missing or `out` contains a demo of another recipe or seed.
     """
     resolve_path(recipe.base)
-    with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out):
+    with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out) as lock:
         _reserve_directory(recipe, out, seed)
         started = time.monotonic()
-        results = run_all(plan(recipe, out, seed), recipe.parallel, console, part_summary)
+        results = run_all(plan(recipe, out, seed), recipe.parallel, console, part_summary, lock.keep)
         write_demo(recipe, out, seed, results, time.monotonic() - started)
     return out
 

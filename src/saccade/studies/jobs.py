@@ -66,11 +66,16 @@ Summary = Callable[[Path], str]
 
 
 def run_all(
-    jobs: Sequence[StudyJob], parallel: int, console: Console, summary: Summary = lambda directory: ""
+    jobs: Sequence[StudyJob],
+    parallel: int,
+    console: Console,
+    summary: Summary = lambda directory: "",
+    keep: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """Run every job after its dependencies, `parallel` at a time; returns the content of each `job.json` by name.
 
-    A finished job leaves a line with its `summary`. After a failure the running jobs are finished and no other begins,
+    `keep` is called again and again: it takes the lock again that something else removed. A finished job leaves a line
+    with its `summary`. After a failure the running jobs are finished and no other begins,
     then JobFailed is raised. Finished jobs are not run again.
     """
     waiting = [job for job in jobs if result_of(job.directory) is None]
@@ -86,6 +91,7 @@ def run_all(
                     waiting.remove(job)
                     running[job.name] = (job, _start(job))
                 time.sleep(POLL_S)
+                keep()
                 for name, (job, process) in list(running.items()):
                     count = _lines(job.directory / job.progress_file)
                     estimate.note(job, count)

@@ -65,9 +65,9 @@ def run_study(recipe: StudyRecipe, out: Path, seeds: Sequence[int], console: Con
     """
     resolve_path(recipe.base)
     check_arms(recipe)
-    with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out):
+    with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out) as lock:
         earlier = reserve(recipe, out, seeds)
-        jobs = run_all(plan(recipe, out, seeds, data), recipe.parallel, console)
+        jobs = run_all(plan(recipe, out, seeds, data), recipe.parallel, console, keep=lock.keep)
         document = conclude(recipe, out, seeds, jobs, earlier)
         write_json(out / DOCUMENT, document)
     return document

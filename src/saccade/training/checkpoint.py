@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import logging
+import pickle
 import random
 import re
 import shutil
@@ -28,6 +29,7 @@ from saccade.models.policy import Policy
 from saccade.training.config import OptimKind
 from saccade.training.master_weights import needs_master
 from saccade.training.optim import GuardedOptimizer
+from saccade.training.optimizer_state import fitted, order
 
 TRAINER_FILE = "trainer.pt"
 STATE_FILE = "state.json"
@@ -38,6 +40,9 @@ ASIDE = ("damaged-", "diverged-", "copied-")
 """How names of what was set aside begin."""
 _NAME = re.compile(r"step-[0-9]{6,}")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_UNREADABLE = (EOFError, OSError, RuntimeError, pickle.UnpicklingError)
+_OF_ANOTHER = (ValueError, KeyError, TypeError, IndexError, AttributeError)
+"""What reading a state of another kind raises."""
 log = logging.getLogger(__name__)
 
 
@@ -71,6 +76,7 @@ def save(
     trainer = {
         "optimizer": optimizer.optimizer.state_dict(),
         "parameters": [name for name, _ in policy.trainable()],
+        "order": order(policy, optimizer.optimizer),
         "rng": rng_state(),
     }
     torch.save(trainer, fresh / TRAINER_FILE)
@@ -86,8 +92,7 @@ def save_extras(fresh: Path, extras: dict[str, Any]) -> None:
 
 def extras(found: Checkpoint) -> dict[str, Any]:
     """What `save_extras` wrote; empty without it. Only plain data and tensors are read."""
-    path = found.path / EXTRAS_FILE
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+    return _read(found.path / EXTRAS_FILE) if EXTRAS_FILE in found.state["files"] else {}
 
 
 def begin(run_dir: Path, step: int) -> Path:
@@ -113,6 +118,8 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
     (fresh / STATE_FILE).write_text(json.dumps(whole | {"hash": _hash_of(whole)}, indent=1), encoding="utf-8")
     for path in (*_files(fresh), *(path for path in fresh.rglob("*") if path.is_dir()), fresh):
         flush(path)
+    if final.is_symlink() or final.is_file():
+        final.rename(free_name(root, f"copied-{final.name}"))  # something else took the name
     shutil.rmtree(final, ignore_errors=True)
     fresh.rename(final)
     flush(root)
@@ -194,23 +201,46 @@ def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer)
 
     ValueError when the trained parameters differ from the checkpoint's.
     """
-    trainer = torch.load(checkpoint.path / TRAINER_FILE, map_location="cpu", weights_only=True)
+    trainer = _read(checkpoint.path / TRAINER_FILE)
     names = [name for name, _ in policy.trainable()]
-    if names != trainer["parameters"]:
-        differ = sorted(set(names) ^ set(trainer["parameters"]))
+    if names != trainer.get("parameters"):
+        differ = sorted(set(names) ^ set(trainer.get("parameters", ())))
         raise ValueError(
             f"{checkpoint.path}: the trained parameters differ from the checkpoint's: {', '.join(differ[:3])}; "
             "restore model.train or model.lora"
         )
-    if policy.shards is not None or "optimizer" not in trainer:
-        from saccade.training import sharded_checkpoint  # needs torch.distributed
+    try:
+        saved = trainer.get("optimizer")
+        if saved is not None:
+            saved = fitted(saved, trainer.get("order"), policy, optimizer.optimizer)
+        if policy.shards is not None or saved is None:
+            from saccade.training import sharded_checkpoint  # needs torch.distributed
 
-        sharded_checkpoint.restore(checkpoint.path, policy, optimizer, trainer.get("optimizer"))
-    else:
-        optimizer.optimizer.load_state_dict(trainer["optimizer"])
+            sharded_checkpoint.restore(checkpoint.path, policy, optimizer, saved)
+        else:
+            optimizer.optimizer.load_state_dict(saved)
+        set_rng_state(trainer["rng"])
+    except (*_UNREADABLE, *_OF_ANOTHER) as error:
+        raise _another(checkpoint.path / TRAINER_FILE, error) from None
     optimizer.nonfinite_in_row = int(checkpoint.state["nonfinite_in_row"])
     policy.version = int(checkpoint.state["version"])
-    set_rng_state(trainer["rng"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Plain data and tensors. ValueError, with the way out, for anything else."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return {**found}
+    except (*_UNREADABLE, TypeError) as error:
+        raise _another(path, error) from None
+
+
+def _another(path: Path, error: Exception) -> ValueError:
+    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    return ValueError(
+        f"{path}: not the state of this run's optimizer and random generators ({reason}); undo what changed in its "
+        "recipe, or resume from another checkpoint: --from step-N, or --from start"
+    )
 
 
 def prune(run_dir: Path, keep: int) -> None:

@@ -18,7 +18,7 @@ from saccade.evaluation.config import Decoding
 from saccade.models.config import FeatureCacheConfig, ModelConfig, Part, ShardConfig, SharedPrefix
 from saccade.rewards import RubricConfig
 from saccade.rollout.config import RolloutConfig, Sampling
-from saccade.rollout.stages import Schedule, Stage
+from saccade.rollout.stages import MOST, Schedule, Stage
 from saccade.runs.alarms import AlarmConfig
 from saccade.runs.sinks import SinkConfig
 from saccade.training.update_config import UpdateConfig, check_losses
@@ -28,6 +28,7 @@ CUTS = ("top_k", "top_p", "min_p", "min_new_tokens")
 MOST_LR = 1e30
 """A larger one does not fit into float32 beside the weights."""
 Decay = Literal["constant", "linear", "cosine"]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 OptimKind = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
@@ -49,8 +50,8 @@ class OptimConfig(Config):
     """constant, linear or cosine, from the end of warm-up to the last step."""
     final_lr_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
     """Where linear and cosine end, as a share of lr."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0, le=1.0)
     weight_decay: float = Field(default=0.0, ge=0.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Gradients with a larger norm are scaled down to it; .inf never scales."""
@@ -202,7 +203,7 @@ class RLRecipe(Config):
     stages: tuple[Stage, ...] = Field(min_length=1)
     num_steps: int | None = Field(default=None, ge=1)
     """Ends the last stage if that has no 'until'."""
-    prompts_per_step: int = Field(default=16, ge=1)
+    prompts_per_step: int = Field(default=16, ge=1, le=MOST)
     """Groups per step; a stage may override it."""
     rubrics: dict[str, RubricConfig] = Field(default_factory=dict)
     """Rubrics of this recipe, by the names that stages use; they take precedence over the tasks' own."""
@@ -310,14 +311,14 @@ class SFTRecipe(Config):
     """Wording of prompts that are made from questions; None is each task's own."""
     system_prompt: str | None = None
     """System turn of all prompts. A row's own system turn replaces it."""
-    prompts_per_step: int = Field(default=32, ge=1)
+    prompts_per_step: int = Field(default=32, ge=1, le=MOST)
     """Prompts of one optimizer step, each with all of its replies."""
     cutoff_len: int | None = Field(default=None, ge=1)
     """Tokens of one example, its prompt with the images and its reply together, at most; null means no limit. Nothing
     is truncated: see `over_cutoff`."""
     over_cutoff: Literal["drop", "error"] = "drop"
     """Longer examples: skip and count them (`examples/over_cutoff`), or stop and name them."""
-    epochs: float | None = Field(default=None, gt=0.0)
+    epochs: float | None = Field(default=None, gt=0.0, le=1e6)
     """How often the files are seen; alternative to num_steps."""
     num_steps: int | None = Field(default=None, ge=1)
     sinks: tuple[SinkConfig, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from saccade.models.packing import Branch, pack
 from saccade.models.policy import PROBE_PX, Policy, load_policy
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
+from saccade.training.optim import TrainingStopped
 from saccade.training.resuming import START, set_aside_diverged
 
 
@@ -20,7 +22,7 @@ def go_back(run_dir: Path, model: ModelConfig) -> str:
     """Points `last` at the newest whole checkpoint whose log-probs are finite, sets newer ones aside, and says so: the
     end of the error's line. A probe runs on the CPU, so that it needs no memory of the GPU."""
     diverged: list[Path] = []
-    advice = f"lower optim.lr in {run_dir / 'config.yaml'}, then: saccade resume {run_dir}"
+    advice = f"lower optim.lr in {run_dir / 'config.yaml'}, then: saccade resume {quote(str(run_dir))}"
     for path in reversed(checkpoint.steps(run_dir)):
         found = checkpoint.load(path)
         if isinstance(found, Checkpoint) and has_finite_logprobs(path, model):
@@ -29,6 +31,14 @@ def go_back(run_dir: Path, model: ModelConfig) -> str:
             return f"the newest checkpoint with finite log-probs is {path.name} (`last`); {advice} --accept-changes"
         diverged.append(path)
     return f"no checkpoint with finite log-probs was saved; {advice} --from {START}"
+
+
+def refuse_diverged(run_dir: Path, step: int, model: ModelConfig) -> None:
+    """TrainingStopped when the newest checkpoint gives no finite log-probs: the end of a run whose last gradients were
+    not finite, too few of them to stop it before."""
+    path = checkpoint.folder(run_dir) / f"step-{step:06d}"
+    if path.is_dir() and not has_finite_logprobs(path, model):
+        raise TrainingStopped(f"the last gradients were not finite, and {path.name} gives no finite log-probs")
 
 
 def load_checkpoint(model: ModelConfig, seed: int, path: Path | None, shard: ShardConfig | None = None) -> Policy:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from saccade.training import changes, checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.clocks import StepClock
 from saccade.training.config import RLRecipe, SFTRecipe
-from saccade.training.divergence import go_back, load_checkpoint
+from saccade.training.divergence import go_back, load_checkpoint, refuse_diverged
 from saccade.training.opening import check_agreement, log_file
 from saccade.training.optim import GuardedOptimizer, TrainingStopped, build_optimizer, check_optimizer
 from saccade.training.ranks import ONE, Ranks, join
@@ -226,6 +227,7 @@ class Session:
 
     def _save(self, mark: Mark, better: bool) -> None:
         directory = self.run.directory
+        self.run.keep_config(self.recipe)
         self.run.sync()
         facts = {"step": mark.step, "best_score": self.best_score, "best_step": self.best_step, "facts": self.facts}
         facts |= {"loop": mark.loop, "pending": mark.pending, "sizes": mark.sizes}
@@ -264,13 +266,15 @@ class Session:
         return metrics | {"time/eval_s": time.perf_counter() - start}
 
     def result(self, step: int) -> RunResult:
+        if self.optimizer.nonfinite_in_row and self.writer is None:
+            refuse_diverged(self.run.directory, step, self.recipe.model)
         return RunResult(self.run.directory, self.policy, step, self.best_score, self.best_step, self.ended)
 
 
 def way_on(run_dir: Path, anew: bool = False) -> str:
     """The words that say how to continue a run."""
     again = f" --from {START}" if anew else ""
-    return f"continue with: saccade resume {run_dir}{again}"
+    return f"continue with: saccade resume {quote(str(run_dir))}{again}"
 
 
 @contextmanager
@@ -388,7 +392,7 @@ def refuse_changed(run_dir: Path, found: Checkpoint, changed: changes.Changes, a
     if changed.training and not accepted:
         raise ValueError(
             f"{run_dir}: {since} there are changes in what is trained: {'; '.join(changed.training)}; undo them, or "
-            f"accept them with: saccade resume {run_dir} --accept-changes"
+            f"accept them with: saccade resume {quote(str(run_dir))} --accept-changes"
         )
     for line in changed.training:
         log.warning("changed %s, and accepted: %s", since, line)

@@ -7,16 +7,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from saccade.runs.records import Run
 from saccade.runs.streams import STREAMS, lost_rows, tail
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
+from saccade.training.saved_state import fault_of
 
 log = logging.getLogger(__name__)
 
-_KEYS = ("facts", "loop", "pending", "sizes", "best_score", "best_step", "nonfinite_in_row", "version")
-"""What a loop of training reads from a checkpoint's state."""
 START = "start"
 """In place of a checkpoint's name: before the first step."""
 
@@ -81,11 +81,8 @@ def _usable(path: Path) -> Checkpoint | str:
     found = checkpoint.load(path)
     if isinstance(found, str):
         return found
-    if missing := [key for key in _KEYS if key not in found.state]:
-        return f"{checkpoint.STATE_FILE} has no '{missing[0]}': it is of another version"
-    sizes = found.state["sizes"]
-    if not isinstance(sizes, dict) or not all(isinstance(sizes.get(name), int) for name in STREAMS):
-        return f"{checkpoint.STATE_FILE} has no sizes of {', '.join(STREAMS)}: it is of another version"
+    if fault := fault_of(found.state):
+        return f"{checkpoint.STATE_FILE}: '{fault}' is missing or odd: it is of another version or another kind of run"
     return found
 
 
@@ -100,7 +97,7 @@ def _start_anew(directory: Path) -> str:
     rows = f" but rows ({', '.join(counts)})" if counts else ""
     return (
         f"{rows}; to start anew with its own recipe (rows are kept beside it, not deleted), say: "
-        f"saccade resume {directory} --from {START}"
+        f"saccade resume {quote(str(directory))} --from {START}"
     )
 
 
