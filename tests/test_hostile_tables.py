@@ -134,6 +134,50 @@ def test_the_size_of_a_png_needs_its_pixels_only_when_tags_may_follow_them(
     assert image_size(str(tmp_path / "plain.png")) == (30, 10), "a file that changed is read again"
 
 
+VOC = "<annotation><filename>a.png</filename><object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
+VOC += "<ymax>9</ymax></bndbox></object></annotation>"
+YAML = "train: images\nnames: [cat]\n"
+SMALL_FILES = {
+    "voc": {"Annotations/a.xml": VOC, "ImageSets/Main/train.txt": "a\n"},
+    "yolo": {"data.yaml": YAML, "labels/a.txt": "0 .5 .5 .1 .1\n"},
+    "yolo list": {"data.yaml": "train: l.txt\nnames: [cat]\n", "l.txt": "images/a.png\n"},
+    "geometry3k": {"1/data.json": json.dumps({"compact_choices": ["1"], "answer": "A", "compact_text": "?"})},
+    "table": {"dataset_dict.json": '{"splits": ["train"]}', "train/state.json": "{}"},
+    "table 2": {"t.csv": (HEAD + ROWS).decode(), "roots.json": "{}"},
+}
+KINDS = {"a pipe": os.mkfifo, "a device": lambda path: path.symlink_to("/dev/zero"), "a folder": Path.mkdir}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_part_of_a_data_set_that_is_no_regular_file_is_never_waited_for(folder: Path, name: str, kind: str) -> None:
+    for inner in ("images", "JPEGImages", "1"):
+        (folder / inner).mkdir()
+        (folder / inner / ("img_diagram.png" if inner == "1" else "a.png")).write_bytes((folder / "a.png").read_bytes())
+    for one, text in SMALL_FILES[name].items():
+        (folder / one).parent.mkdir(parents=True, exist_ok=True)
+        (folder / one).write_text(text)
+    for one in SMALL_FILES[name]:
+        (folder / one).rename(folder / "kept")
+        KINDS[kind](folder / one)
+        path = folder / ("*.csv" if name == "table 2" else ".")
+        try:
+            source = open_source(DataConfig(source=name.split()[0], path=path, on_bad="skip"))
+            assert all(isinstance(sample, Sample) for sample in source)
+        except ValueError as error:
+            assert str(folder) in str(error)
+        (folder / one).rmdir() if (folder / one).is_dir() else (folder / one).unlink()
+        (folder / "kept").rename(folder / one)
+
+
+@pytest.mark.parametrize("said", ["path: /\ntrain: proc", "train: /etc/hostname", "train: out.txt"])
+def test_a_data_set_names_no_file_or_folder_outside_of_it(folder: Path, said: str) -> None:
+    (folder / "out.txt").symlink_to("/etc/hostname")
+    (folder / "data.yaml").write_text(f"{said}\nnames: [cat]\n")
+    with pytest.raises(ValueError, match=r"outside the folders of its data.*allow_outside: true"):
+        open_source(DataConfig(source="yolo", path=folder, on_bad="skip"))
+
+
 COCO = {
     "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
     "annotations": [

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saccade.data.records import Placed, Row, shown
+from saccade.data.texts import text_in
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
 
 def _described(path: Path, key: str) -> list[Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get(key) or []
+        found = json.loads(text_in(path)).get(key) or []
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not as 'datasets' writes it ({first_line(error)})") from None
     if not isinstance(found, list):
