@@ -4,6 +4,7 @@ places, and an epoch shows each of them once."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile_rows import AT_ITS_TURN, KNOWN_BEFORE, LINES, turns, write_model, write_rows
+from hostile_rows import AT_ITS_TURN, KNOWN_BEFORE, LINES, good, turns, write_model, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,6 +27,9 @@ from saccade.data import roots as recorded_roots
 from saccade.data.convert import convert
 from saccade.data.json_stream import elements
 from saccade.data.order import EpochOrder
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_adapter
+from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.training import rl, sft
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.resuming import Resume
@@ -291,6 +295,52 @@ def test_a_run_whose_images_went_away_does_not_go_on_in_another_order_unasked(
         rl.train(recipe, tmp_path / "run", evaluate=lambda *_: {"score": 0.0}, resume=Resume(accept_changes=True))
     assert "usable rows of the data were 'train' 8, they are 'train' 7 now" in caplog.text
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 4, "with the start"
+
+
+CHANGES = {
+    "grown beyond the limit of pixels": lambda path: Image.new("1", (8000, 8000)).save(path),
+    "a folder now": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe now": lambda path: (path.unlink(), os.mkfifo(path)),
+    "too thin now": lambda path: Image.new("RGB", (300, 1)).save(path),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft"])
+def test_images_that_change_while_a_run_is_alive_cost_their_rows_only(model: Path, tmp_path: Path, kind: str) -> None:
+    path = write_rows(tmp_path, [], rows=3)
+    spoiled = [good(10 + i) | {"image": f"{i}.png", "task": "count"} for i in range(len(CHANGES))]
+    for row in spoiled:
+        (path.parent / row["image"]).write_bytes((path.parent / "ok.png").read_bytes())
+    path.write_text("\n".join([*map(json.dumps, spoiled), path.read_text()]))
+
+    def change(*_: Any) -> dict[str, float]:
+        """The first evaluation, after all rows were checked and before any is drawn."""
+        for row, spoil in zip(spoiled, CHANGES.values(), strict=True):
+            if (path.parent / row["image"]).is_file():  # another evaluation ends the run
+                spoil(path.parent / row["image"])
+        return {"score": 0.0}
+
+    recipe = rl_of(model, path, eval={"every": 9}, num_steps=2)
+    if kind == "rl":
+        rl.train(recipe, tmp_path / "run", evaluate=change)
+        seen = [row["sample_id"] for row in lines(tmp_path / "run" / "rollouts.jsonl") if row["index"] == 0]
+        assert sorted(seen[:3]) == ["good0", "good1", "good2"]
+    else:
+        entry = {"source": "vlm_r1", "path": str(path), "reply": "gold", "on_bad": "skip"}
+        keys = {"model": recipe.model, "data": [entry], "prompts_per_step": 3, "num_steps": 1, "eval": {"every": 9}}
+        sft.train(SFTRecipe.model_validate({**keys, "optim": {"lr": 1e-3}}), tmp_path / "run", evaluate=change)
+        metrics = lines(tmp_path / "run" / "metrics.jsonl")[-1]
+        assert metrics["examples/prompts"] == 3 and metrics["data/skipped"] > 0
+
+
+def test_a_prompt_that_grew_beyond_the_context_is_refused_at_its_turn_by_its_place(model: Path, tmp_path: Path) -> None:
+    source = open_source(DataConfig(source="vlm_r1", path=write_rows(tmp_path, [], rows=1)))
+    adapter, pixels = load_adapter(ModelConfig(path=str(model))), 1 << 20
+    tokens = len(prepare(adapter, source[0], limits=PromptLimits(1 << 20, pixels)).encoded)
+    prepare(adapter, source[0], limits=PromptLimits(tokens, pixels))
+    with pytest.raises(ValueError, match=rf"^train\.jsonl:1: .*has {tokens} tokens now, expected {tokens - 1} at most"):
+        prepare(adapter, source[0], limits=PromptLimits(tokens - 1, pixels))
 
 
 @pytest.mark.parametrize("name", BY_THE_MODEL)

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from saccade.data import DataConfig, columns, images, open_source
-from saccade.data.files import count_rows
+from saccade.data.files import count_rows, table_rows
 from saccade.data.images import image_size
+from saccade.data.records import Reading
 from saccade.types import Sample
 
 HEAD = b"image,question,answer\n"
@@ -83,6 +84,64 @@ def test_text_in_a_column_of_bytes_is_text(folder: Path) -> None:
     samples, skipped, first = read(folder / "t.parquet")
     assert [(sample.question, sample.answer) for sample in samples] == [("one?", "1"), ("three?", "3")]
     assert skipped == 1 and first.startswith("t.parquet:2: not UTF-8 text")
+
+
+def same(text: str, rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+
+
+REPEATED = {
+    "a dictionary": lambda: {"question": same("a" * 100_000, 3000)},
+    "runs": lambda: {"question": pa.RunEndEncodedArray.from_arrays([3000], ["a" * 100_000])},
+    "nothing": lambda: {"question": pa.nulls(1_000_000)},
+    "a dictionary in lists": lambda: {"question": pa.ListArray.from_arrays([0, 3000], same("a" * 100_000, 3000))},
+    "compressed": lambda: {"question": pa.array(["a" * 100_000_000], pa.large_string())},
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_file_that_repeats_its_bytes_is_read_as_far_as_memory_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    monkeypatch.setattr(columns, "MOST_UNPACKED", 8 << 20)
+    if kind == "parquet" and name in ("runs", "compressed"):
+        return  # not a type of Parquet; its compression is tested with bombs
+    table = pa.table(REPEATED[name]())
+    if kind == "parquet":
+        pq.write_table(table, path := tmp_path / "t.parquet", compression="zstd")
+    else:
+        (path := tmp_path / "set").mkdir()
+        options = pa.ipc.IpcWriteOptions(compression="zstd" if name == "compressed" else None)
+        with (
+            pa.OSFile(str(path / "d.arrow"), "wb") as file,
+            pa.ipc.new_stream(file, table.schema, options=options) as out,
+        ):
+            out.write_table(table)
+        (path / "state.json").write_text('{"_data_files": [{"filename": "d.arrow"}]}')
+    found = [row for _, row in table_rows(Reading(path, tmp_path))]
+    assert sum(len(row["question"] or "") + 256 for row in found if isinstance(row, dict)) < 100 << 20
+    assert any(word in str(found[-1]) for word in ("unpack from", "save it", "than data needs")), found[-1]
+
+
+def test_values_in_dictionaries_views_and_runs_are_read_as_such(tmp_path: Path) -> None:
+    texts = pa.array(["a", "b", "b"])
+    runs = pa.RunEndEncodedArray.from_arrays([1, 3], ["a", "b"])
+    kinds = [texts, texts.dictionary_encode(), texts.cast(pa.string_view()), runs]
+    table = pa.table({f"c{place}": one for place, one in enumerate(kinds)})
+    assert list(columns.rows_of(table)) == [{f"c{i}": text for i in range(4)} for text in ("a", "b", "b")]
+
+
+def test_encrypted_columns_are_refused_before_the_library_aborts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"question": ["a"]}), tmp_path / "t.parquet")
+    signed = (tmp_path / "t.parquet").read_bytes()
+    length = int.from_bytes(signed[-8:-4], "little") + 28  # a nonce and a tag follow the plain footer
+    (tmp_path / "t.parquet").write_bytes(signed[:-8] + b"\1" * 28 + length.to_bytes(4, "little") + b"PAR1")
+    monkeypatch.setattr(columns, "_plan", None)
+    ((_, error),) = table_rows(Reading(tmp_path / "t.parquet", tmp_path))
+    assert "encrypted" in str(error)
 
 
 def test_columns_of_one_name_are_refused(folder: Path) -> None:

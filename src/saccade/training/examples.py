@@ -48,6 +48,8 @@ class Example:
     """Where its row is: `cold.jsonl:9`."""
     on_bad: OnBad = "error"
     """Whether it is skipped when it proves unusable."""
+    max_pixels: int | None = None
+    """Of an image, also when its turn comes."""
 
     @property
     def title(self) -> str:
@@ -76,7 +78,7 @@ def example_items(
     wording = Wording(template, system_prompt)
     for place, found in _replies(config, wording) if config.source == REPLIES else _samples(config, wording):
         if isinstance(found, Example):
-            found = replace(found, place=place, on_bad=config.on_bad)
+            found = replace(found, place=place, on_bad=config.on_bad, max_pixels=config.max_image_pixels)
         yield place, found
 
 
@@ -269,12 +271,17 @@ def _encode_unit(
     """The examples about one prompt, and the ids of those that are too long."""
     replies, over, first = [], [], together[0]
     try:
-        images = [load_image(source) for source in first.images]
+        images = [load_image(source, first.max_pixels) for source in first.images]
         prompt = adapter.encode(first.prompt, images, before=first.before)
         for one in together:
             reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
             if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
                 over.append(one.id)
+            elif cutoff_len is None and len(prompt) + len(reply) > adapter.context_length:
+                raise ValueError(
+                    f"has {len(prompt) + len(reply):,} tokens, the model's context holds {adapter.context_length:,}; "
+                    "set cutoff_len to leave such examples out"
+                )
             else:
                 replies.append(reply)
     except (ValueError, OSError) as error:

@@ -28,7 +28,7 @@ def screen(recipe: RLRecipe, sources: Sequence[Source], adapter: Adapter) -> lis
     ValueError with file and line for the first of them where `on_bad` is error, and when a source has no other.
     """
     counter = TokenCounter(adapter)
-    room = adapter.context_length - max(stage.max_new_tokens for stage in recipe.stages)
+    room = room_in(recipe, adapter)
 
     def check(sample: Sample) -> None:
         sizes = [image_size(image, sys.maxsize) for image in sample.images]
@@ -39,6 +39,11 @@ def screen(recipe: RLRecipe, sources: Sequence[Source], adapter: Adapter) -> lis
         source if entry.source == WORLD else _screened(source, check)
         for entry, source in zip(recipe.data, sources, strict=True)
     ]
+
+
+def room_in(recipe: RLRecipe, adapter: Adapter) -> int:
+    """Tokens that a prompt may have beside the longest reply of any stage."""
+    return adapter.context_length - max(stage.max_new_tokens for stage in recipe.stages)
 
 
 def _screened(source: Source, check: Callable[[Sample], None]) -> Source:
