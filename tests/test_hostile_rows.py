@@ -28,10 +28,13 @@ from saccade.data.convert import convert
 from saccade.data.json_stream import elements
 from saccade.data.order import EpochOrder
 from saccade.models.config import ModelConfig
-from saccade.models.policy import load_adapter
+from saccade.models.policy import load_adapter, load_policy
+from saccade.rollout.engine import open_engine
 from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.training import rl, sft
-from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.training.config import EvalConfig, ExampleConfig, RLRecipe, SFTRecipe
+from saccade.training.examples import encode_usable, read_examples
+from saccade.training.heldout import build_heldout
 from saccade.training.resuming import Resume
 from saccade.types import Sample
 
@@ -359,6 +362,31 @@ def test_what_shows_at_its_turn_ends_a_run_that_may_not_skip_naming_file_line_an
     path = write_rows(tmp_path, ["cut off"], rows=1)
     with pytest.raises(ValueError, match=r"^train\.jsonl:2: sample 'good100': .*cut\.jpg: the image is truncated"):
         rl.train(rl_of(model, path, on_bad="error"), tmp_path / "run")
+
+
+def test_held_out_rows_that_cannot_be_asked_cost_themselves_or_are_named_before_the_first_step(
+    model: Path, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path, [*AT_ITS_TURN, *BY_THE_MODEL], rows=2)
+    policy = load_policy(str(model))
+    engine = open_engine(policy)
+
+    def evaluation(on_bad: str) -> Any:
+        entry = {"source": "vlm_r1", "path": str(path), "on_bad": on_bad}
+        config = EvalConfig.model_validate({"every": 1, "data": [entry], "decoding": {"max_new_tokens": 2}})
+        evaluate = build_heldout(config, None, tmp_path / on_bad)
+        assert evaluate is not None
+        return lambda step: evaluate(policy, engine, step)
+
+    assert evaluation("skip")(0)["n"] == 2
+    with pytest.raises(ValueError, match=r"^eval\.data: train\.jsonl:2: sample 'good100': .*on_bad: skip"):
+        evaluation("error")(0)
+    assert evaluation("error")(7)["n"] == 2, "a run goes on"
+    examples = read_examples(ExampleConfig(source="vlm_r1", path=path, reply="gold", on_bad="skip"))
+    assert len(encode_usable(policy.adapter, examples).units) == 2
+    strict = read_examples(ExampleConfig(source="vlm_r1", path=path, reply="gold"))
+    with pytest.raises(ValueError, match=r"^train\.jsonl:2: example 'good100': .*truncated"):
+        encode_usable(policy.adapter, strict)
 
 
 def test_supervised_training_skips_and_counts_them_too(model: Path, tmp_path: Path) -> None:

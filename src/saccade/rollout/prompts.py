@@ -62,13 +62,7 @@ def prepare(
             raise ValueError(f"the prompt has {len(encoded):,} tokens now, expected {limits.tokens:,} at most")
         return Prompt(sample, encoded, images)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{place_of(sample)}: {error}") from error
-
-
-def place_of(sample: Sample) -> str:
-    """Where a sample comes from, for messages: `train.jsonl:9: sample 'thin'`."""
-    place = sample.meta.get("place")
-    return f"{place}: sample {sample.id!r}" if isinstance(place, str) else f"sample {sample.id!r}"
+        raise ValueError(f"{sample.title}: {error}") from error
 
 
 def check_lengths(prompts: Sequence[Prompt], new_tokens: int, context: int) -> None:

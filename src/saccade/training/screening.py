@@ -12,7 +12,6 @@ from saccade.data.config import WORLD
 from saccade.data.images import image_size
 from saccade.models.adapter import Adapter
 from saccade.models.counting import TokenCounter
-from saccade.rollout.prompts import place_of
 from saccade.tasks import TASKS
 from saccade.tasks.conversation import turns_before
 from saccade.training.config import RLRecipe
@@ -53,9 +52,9 @@ def _screened(source: Source, check: Callable[[Sample], None]) -> Source:
             check(sample)
         except (ValueError, OSError) as error:
             if source.on_bad == "error":
-                raise ValueError(f"{place_of(sample)}: {error} (set 'on_bad: skip' to skip such rows)") from None
+                raise ValueError(f"{sample.title}: {error} (set 'on_bad: skip' to skip such rows)") from None
             unusable.add(index)
-            first = first or f"{place_of(sample)}: {error}"
+            first = first or f"{sample.title}: {error}"
     if len(unusable) == len(source):
         raise ValueError(f"source '{source.name}': the model can read none of its {len(source):,} rows; {first}")
     if skipped := source.skipped + len(unusable):
