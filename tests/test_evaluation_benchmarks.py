@@ -331,7 +331,6 @@ def test_a_row_of_a_benchmark_names_images_of_its_own_folders_only(tmp_path: Pat
     image = name.format(there=tmp_path) if name != "outside.png" else "../outside.png"
     rows = {
         "jsonl": {"image": image, "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "1"}]},
-        "mathvista": {"pid": "1", "image": image, "question": "?", "answer": "1", "question_type": "free_form"},
         "mm_math": {"id": "1", "image": image, "question": "?", "answer": "1"},
         "math_vision": {"id": "1", "image": image, "question": "?", "answer": "1", "options": []},
     }
