@@ -401,3 +401,37 @@ def test_supervised_training_skips_and_counts_them_too(model: Path, tmp_path: Pa
     with pytest.raises(ValueError, match=r"^train\.jsonl:\d+: "):
         sft.train(strict, tmp_path / "strict")
     assert not (tmp_path / "strict").exists()
+
+
+REPLIES = {
+    "half a surrogate pair in the prompt": {"prompt": "x\ud800"},
+    "half a surrogate pair in the question": {"question": "x\ud800"},
+    "a video marker": {"question": "<video>how?"},
+    "an audio column": {"audio": "a.wav"},
+    "tools": {"tools": [{"name": "f"}]},
+    "a marker too many": {"prompt": "<image1> and <image2>?"},
+    "no text": {"prompt": None},
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_a_row_of_replies_is_refused_for_what_rows_of_other_formats_are(tmp_path: Path, name: str) -> None:
+    path = write_rows(tmp_path, [], rows=1)
+    plain = {"id": "a", "image": "ok.png", "task": "count", "question": "<image1> how?", "response": "1"}
+    path.write_text("\n".join(json.dumps(row) for row in (plain, plain | REPLIES[name])) + "\n")
+    (example,) = read_examples(ExampleConfig(path=path, on_bad="skip"))
+    assert "<image> how?" in example.prompt, "markers are read as elsewhere"
+    with pytest.raises(ValueError, match=r"^train\.jsonl:2: "):
+        read_examples(ExampleConfig(path=path))
+
+
+@pytest.mark.parametrize(
+    ("later", "said"), [(["q", " "], "reply 2 .* is empty"), (["q", "r"] * 20_000, "20,001 replies")]
+)
+def test_every_reply_of_a_conversation_must_be_one_to_learn(tmp_path: Path, later: list[str], said: str) -> None:
+    path = write_rows(tmp_path, [], rows=1)
+    first = turns("<image>How many?", "1")
+    more = [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(later)]
+    path.write_text(json.dumps({"id": "a", "image": "ok.png", "conversations": [*first, *more]}) + "\n")
+    with pytest.raises(ValueError, match=said):
+        read_examples(ExampleConfig(source="llava", path=path))

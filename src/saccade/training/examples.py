@@ -18,6 +18,7 @@ from saccade.data import records
 from saccade.data.config import OnBad
 from saccade.data.images import load_image
 from saccade.data.order import EpochOrder, Skipped
+from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
 from saccade.data.sources import items, reading_of
 from saccade.models.adapter import Adapter, EncodedPrompt
@@ -27,6 +28,9 @@ from saccade.training.config import REPLIES, ExampleConfig
 from saccade.types import Frame, ImageSource, Sample, Turn
 
 log = logging.getLogger(__name__)
+
+MOST_REPLIES = 500
+"""Maximum replies of a conversation, each of which is learned with all turns before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,10 @@ def _of_sample(sample: Sample, config: ExampleConfig, wording: Wording) -> list[
     if task is None:
         raise ValueError(f"field 'task': got {sample.task!r}, expected one of {', '.join(TASKS)}")
     later, unlearned = later_pairs(sample), later_replies(sample)
+    if len(later) >= MOST_REPLIES:
+        raise ValueError(f"the conversation has {len(later) + 1:,} replies, expected {MOST_REPLIES:,} at most; cut it")
+    if blank := [number for number, (_, reply) in enumerate(later, 2) if not reply.text.strip()]:
+        raise ValueError(f"reply {blank[0]} of the conversation is empty; expected the reply to learn")
     first = replace(sample, images=sample.images[: len(sample.images) - markers(later_turns(sample))])
     asked = replace(first, meta={key: value for key, value in sample.meta.items() if key != "turns"})
     prompt, before = task.prompt(asked, wording.template), turns_before(sample, wording.system_prompt)
@@ -151,15 +159,16 @@ def _reply(row: Row, place: str, reading: Reading, wording: Wording) -> Example:
     meta |= {"system": row["system"]} if row.get("system") else {}
     around = Sample(sample_id, (), "", None, "", meta)
     before, unlearned = turns_before(around, wording.system_prompt), later_replies(around)
-    records.refuse_unusable(Sample(sample_id, images, reply, row.get("answer"), "", meta))
+    asked = records.field(row, "prompt" if "prompt" in row else "question", str)
+    records.refuse_unsupported(row, asked)
+    records.refuse_unusable(Sample(sample_id, images, f"{asked}{reply}", row.get("answer"), "", meta))
+    question, _ = place_pictures(asked, images=len(images))
     if "prompt" in row:
-        prompt = records.with_markers(records.field(row, "prompt", str), len(images))
-        prompt = prompt if MARKER in prompt else MARKER * len(images) + prompt
+        prompt = question if MARKER in question else MARKER * len(images) + question
         return Example(sample_id, prompt, images, reply, None, before, unlearned)
     task = records.field(row, "task", str)
     if task not in TASKS:
         raise ValueError(f"field 'task': got {task!r}, expected one of {', '.join(TASKS)} (or give a 'prompt')")
-    question = records.with_markers(records.field(row, "question", str), len(images))
     sample = Sample(sample_id, images, question, row.get("answer"), task, meta)
     prompt = TASKS[task].prompt(sample, wording.template)
     return Example(sample_id, prompt, images, reply, None, before, unlearned)
