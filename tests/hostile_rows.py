@@ -54,6 +54,10 @@ KNOWN_BEFORE: dict[str, dict[str, Any]] = {
     "a surrogate in the image's name": {"image": "\ud800.png"},
     "a giant integer in a box": {"conversations": turns("Where?", [0, 0, 10**400, 5]), "task": "refer"},
     "NaN in a box": {"conversations": turns("Where?", [0, 0, float("nan"), 5]), "task": "refer"},
+    "a key twice in a gold that is text": {
+        "conversations": turns("Where?", '{"bbox_2d": [1, 1, 5, 5], "bbox_2d": [2, 2, 6, 6]}'),
+        "task": "refer",
+    },
     "an infinite number": {"conversations": turns("How many?", float("inf"))},
     "options that are no list": {"task": "choice", "meta": {"options": 5}},
     "meta that is no object": {"meta": [1]},

@@ -283,3 +283,24 @@ def test_a_number_beyond_64_bits_is_refused_with_its_key_in_every_recipe(name: s
     with pytest.raises(ConfigError, match=r"^command line: 'a\.0\.seed': got ") as error:
         load(None, SCHEMAS[name](), [f"a=[{{seed: {value}}}]"])
     assert len(str(error.value)) < 120
+
+
+@pytest.mark.parametrize(
+    "text", ["1e4", "1E-4", "12e03", "010", "1:30", "0x1F", "yes", "~", "2026-01-01", "1.", "é", "\x07"]
+)
+def test_a_text_that_looks_like_something_else_is_dumped_as_text(tmp_path: Path, text: str) -> None:
+    config = Recipe(data=(Files(source="files", path=text),))
+    assert load(write(tmp_path, dump(config)), Recipe) == config
+
+
+@pytest.mark.parametrize(("written", "meant"), [("010", 10), ("0x10", 16), ("1_000", 1000), ("1e1", 10)])
+def test_numbers_are_what_people_mean(tmp_path: Path, written: str, meant: int) -> None:
+    path = write(tmp_path, f"stages: [{{group_size: {written}}}]\n")
+    assert load(path, Recipe).stages[0].group_size == meant
+    assert load(path, Recipe, [f"stages.0.group_size={written}"]).stages[0].group_size == meant
+
+
+@pytest.mark.parametrize("override", ["rate=1:30", "²=1", f"stages.{'9' * 5000}=1", "extends=x"])
+def test_an_override_that_is_none_is_named(override: str) -> None:
+    with pytest.raises(ConfigError, match="command line: "):
+        load(None, Recipe, [override])

@@ -96,4 +96,4 @@ def test_text_keys_ignore_spaces_case_and_markers() -> None:
 def test_an_animation_is_recognized_by_its_frames() -> None:
     buffer = io.BytesIO()
     photo(1).save(buffer, "GIF", save_all=True, append_images=[photo(2)])
-    assert (fingerprint(buffer.getvalue()).frames > 1, fingerprint(photo(1)).frames) == (True, 1)
+    assert (fingerprint(buffer.getvalue()).animated, fingerprint(photo(1)).animated) == (True, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,40 @@ def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:
     assert load_image(wide).getpixel((1, 0)) == (128, 128, 128)
 
 
+@pytest.mark.parametrize(("kind", "fmt"), [(np.uint16, "PNG"), (np.uint16, "TIFF"), (np.int32, "TIFF")])
+def test_eight_bits_in_a_wider_file_are_not_black(kind: type, fmt: str) -> None:
+    image = load_image(saved(Image.fromarray(np.array([[0, 128, 255]], dtype=kind)), fmt))
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+def test_any_error_of_the_decoder_names_the_image_and_many_frames_are_not_counted(tmp_path: Path) -> None:
+    """A TIFF whose first page is whole; a chain of pages without sizes follows, where Pillow raises a TypeError."""
+    pages = 30_000
+    content = bytearray(saved(Image.new("L", (2, 2)), "TIFF"))
+    first = int.from_bytes(content[4:8], "little")
+    end = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    content += b"\0" * (len(content) % 2)
+    start = len(content)
+    content[end : end + 4] = start.to_bytes(4, "little")
+    for page in range(pages):
+        content += b"\0\0" + (start + 6 * (page + 1) if page < pages - 1 else 0).to_bytes(4, "little")
+    before = time.process_time()
+    assert load_first(bytes(content))[1] and time.process_time() - before < 0.5
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tif: has 2 x 2 pixels, expected 3 at most"):
+        load_image(str(tmp_path / "a.tif"), max_pixels=3)
+
+
+@pytest.mark.parametrize("error", [TypeError("Missing dimensions"), KeyError(270), EOFError(), MemoryError()])
+def test_a_decoder_may_raise_anything(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", broken)
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        load_image(saved(Image.new("RGB", (2, 2))))
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB"])
 def test_every_color_mode_becomes_rgb(mode: str) -> None:
     image = corners().convert("RGB").convert(mode) if mode != "LAB" else Image.new("LAB", (3, 2))
@@ -78,7 +113,7 @@ def test_floating_point_pixels_are_refused() -> None:
 def test_the_first_frame_of_an_animation_is_used_with_a_warning() -> None:
     red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     data = saved(red, "GIF", save_all=True, append_images=[blue])
-    with pytest.warns(UserWarning, match="has 2 frames; the first is used"):
+    with pytest.warns(UserWarning, match="has several frames; the first is used"):
         assert load_image(data).getpixel((0, 0)) == (255, 0, 0)
 
 
@@ -115,12 +150,12 @@ def test_a_palette_with_transparency_a_cmyk_photo_and_a_16_bit_gray_keep_their_c
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "WEBP", "TIFF"])
-def test_the_first_frame_of_any_animation_is_used_and_its_frames_counted(fmt: str) -> None:
+def test_the_first_frame_of_any_animation_is_used_and_it_is_known_as_one(fmt: str) -> None:
     red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
     options = {"lossless": True} if fmt == "WEBP" else {}
     data = saved(red, fmt, save_all=True, append_images=[blue], **options)
-    image, frames = load_first(data)
-    assert (image.getpixel((0, 0)), frames) == ((255, 0, 0), 2)
+    image, animated = load_first(data)
+    assert (image.getpixel((0, 0)), animated) == ((255, 0, 0), True)
 
 
 def test_an_empty_file_and_a_folder_are_refused_as_images(tmp_path: Path) -> None:

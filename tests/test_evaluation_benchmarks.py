@@ -11,12 +11,12 @@ from saccade.evaluation.answerers import Failed
 from saccade.evaluation.benchmark_results import compare_runs, comparison_lines, lines
 from saccade.evaluation.benchmark_run import plan, selected, unique
 from saccade.evaluation.benchmarking import evaluate
-from saccade.evaluation.benchmarks import BENCHMARKS, pages
+from saccade.evaluation.benchmarks import BENCHMARKS, Place, pages
 from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import read_items
 from saccade.tasks import TASKS, TEMPLATES
 from saccade.types import Sample
-from tests.benchmark_files import LAYOUTS, Canned, frames_of
+from tests.benchmark_files import LAYOUTS, Canned, frames_of, picture
 
 ROOT = Path(__file__).parent.parent
 MODES = [(name, mode) for name, one in BENCHMARKS.items() for mode in one.modes]
@@ -135,7 +135,7 @@ def test_questions_that_the_server_did_not_answer_are_not_wrong_answers_and_are_
     results = evaluate(asked, answerer=down)
     assert results["counts"]["errors"] == 2 and results["counts"]["items"] == 4
     assert results["scores"][0]["value"] == 1.0 and results["scores"][0]["n"] == 4
-    assert any("not answered by the server" in line for line in lines(results))
+    assert any("not asked or not answered" in line for line in lines(results))
     up = Canned(lambda s: gold("mmstar", "official", s))
     results = evaluate(asked, answerer=up)
     assert up.asked == ["1", "2"] and results["counts"]["errors"] == 0 and results["counts"]["items"] == 6
@@ -321,3 +321,23 @@ def test_a_limit_on_the_world_draws_from_all_its_splits(tmp_path):
     asked = plan(recipe("world", tmp_path, limit=40))
     splits = {s.meta["slices"]["split"] for s in asked.samples}
     assert len(asked.samples) == 40 and splits == set(BENCHMARKS["world"].subsets) - {"all"}
+
+
+@pytest.mark.parametrize("name", ["outside.png", "{there}/outside.png", "link.png"])
+def test_a_row_of_a_benchmark_names_images_of_its_own_folders_only(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "outside.png")
+    (data := tmp_path / "data").mkdir()
+    (data / "link.png").symlink_to(tmp_path / "outside.png")
+    image = name.format(there=tmp_path) if name != "outside.png" else "../outside.png"
+    rows = {
+        "jsonl": {"image": image, "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "1"}]},
+        "mm_math": {"id": "1", "image": image, "question": "?", "answer": "1"},
+        "math_vision": {"id": "1", "image": image, "question": "?", "answer": "1", "options": []},
+    }
+    for benchmark, row in rows.items():
+        (data / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        with pytest.raises(ValueError, match="outside the folders of its data"):
+            BENCHMARKS[benchmark].load(Place(data / "rows.jsonl"))
+    row = {**rows["jsonl"], "image": str(tmp_path / "outside.png")}
+    (data / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert len(BENCHMARKS["jsonl"].load(Place(data / "rows.jsonl", images=tmp_path))) == 1

@@ -4,6 +4,7 @@ places, and an epoch shows each of them once."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile_rows import AT_ITS_TURN, KNOWN_BEFORE, LINES, turns, write_model, write_rows
+from hostile_rows import AT_ITS_TURN, KNOWN_BEFORE, LINES, good, turns, write_model, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,8 +27,14 @@ from saccade.data import roots as recorded_roots
 from saccade.data.convert import convert
 from saccade.data.json_stream import elements
 from saccade.data.order import EpochOrder
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_adapter, load_policy
+from saccade.rollout.engine import open_engine
+from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.training import rl, sft
-from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.training.config import EvalConfig, ExampleConfig, RLRecipe, SFTRecipe
+from saccade.training.examples import encode_usable, read_examples
+from saccade.training.heldout import build_heldout
 from saccade.training.resuming import Resume
 from saccade.types import Sample
 
@@ -293,6 +300,52 @@ def test_a_run_whose_images_went_away_does_not_go_on_in_another_order_unasked(
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 4, "with the start"
 
 
+CHANGES = {
+    "grown beyond the limit of pixels": lambda path: Image.new("1", (8000, 8000)).save(path),
+    "a folder now": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe now": lambda path: (path.unlink(), os.mkfifo(path)),
+    "too thin now": lambda path: Image.new("RGB", (300, 1)).save(path),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft"])
+def test_images_that_change_while_a_run_is_alive_cost_their_rows_only(model: Path, tmp_path: Path, kind: str) -> None:
+    path = write_rows(tmp_path, [], rows=3)
+    spoiled = [good(10 + i) | {"image": f"{i}.png", "task": "count"} for i in range(len(CHANGES))]
+    for row in spoiled:
+        (path.parent / row["image"]).write_bytes((path.parent / "ok.png").read_bytes())
+    path.write_text("\n".join([*map(json.dumps, spoiled), path.read_text()]))
+
+    def change(*_: Any) -> dict[str, float]:
+        """The first evaluation, after all rows were checked and before any is drawn."""
+        for row, spoil in zip(spoiled, CHANGES.values(), strict=True):
+            if (path.parent / row["image"]).is_file():  # another evaluation ends the run
+                spoil(path.parent / row["image"])
+        return {"score": 0.0}
+
+    recipe = rl_of(model, path, eval={"every": 9}, num_steps=2)
+    if kind == "rl":
+        rl.train(recipe, tmp_path / "run", evaluate=change)
+        seen = [row["sample_id"] for row in lines(tmp_path / "run" / "rollouts.jsonl") if row["index"] == 0]
+        assert sorted(seen[:3]) == ["good0", "good1", "good2"]
+    else:
+        entry = {"source": "vlm_r1", "path": str(path), "reply": "gold", "on_bad": "skip"}
+        keys = {"model": recipe.model, "data": [entry], "prompts_per_step": 3, "num_steps": 1, "eval": {"every": 9}}
+        sft.train(SFTRecipe.model_validate({**keys, "optim": {"lr": 1e-3}}), tmp_path / "run", evaluate=change)
+        metrics = lines(tmp_path / "run" / "metrics.jsonl")[-1]
+        assert metrics["examples/prompts"] == 3 and metrics["data/skipped"] > 0
+
+
+def test_a_prompt_that_grew_beyond_the_context_is_refused_at_its_turn_by_its_place(model: Path, tmp_path: Path) -> None:
+    source = open_source(DataConfig(source="vlm_r1", path=write_rows(tmp_path, [], rows=1)))
+    adapter, pixels = load_adapter(ModelConfig(path=str(model))), 1 << 20
+    tokens = len(prepare(adapter, source[0], limits=PromptLimits(1 << 20, pixels)).encoded)
+    prepare(adapter, source[0], limits=PromptLimits(tokens, pixels))
+    with pytest.raises(ValueError, match=rf"^train\.jsonl:1: .*has {tokens} tokens now, expected {tokens - 1} at most"):
+        prepare(adapter, source[0], limits=PromptLimits(tokens - 1, pixels))
+
+
 @pytest.mark.parametrize("name", BY_THE_MODEL)
 def test_what_the_model_cannot_read_is_refused_before_anything_is_written(
     model: Path, tmp_path: Path, name: str
@@ -311,6 +364,31 @@ def test_what_shows_at_its_turn_ends_a_run_that_may_not_skip_naming_file_line_an
         rl.train(rl_of(model, path, on_bad="error"), tmp_path / "run")
 
 
+def test_held_out_rows_that_cannot_be_asked_cost_themselves_or_are_named_before_the_first_step(
+    model: Path, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path, [*AT_ITS_TURN, *BY_THE_MODEL], rows=2)
+    policy = load_policy(str(model))
+    engine = open_engine(policy)
+
+    def evaluation(on_bad: str) -> Any:
+        entry = {"source": "vlm_r1", "path": str(path), "on_bad": on_bad}
+        config = EvalConfig.model_validate({"every": 1, "data": [entry], "decoding": {"max_new_tokens": 2}})
+        evaluate = build_heldout(config, None, tmp_path / on_bad)
+        assert evaluate is not None
+        return lambda step: evaluate(policy, engine, step)
+
+    assert evaluation("skip")(0)["n"] == 2
+    with pytest.raises(ValueError, match=r"^eval\.data: train\.jsonl:2: sample 'good100': .*on_bad: skip"):
+        evaluation("error")(0)
+    assert evaluation("error")(7)["n"] == 2, "a run goes on"
+    examples = read_examples(ExampleConfig(source="vlm_r1", path=path, reply="gold", on_bad="skip"))
+    assert len(encode_usable(policy.adapter, examples).units) == 2
+    strict = read_examples(ExampleConfig(source="vlm_r1", path=path, reply="gold"))
+    with pytest.raises(ValueError, match=r"^train\.jsonl:2: example 'good100': .*truncated"):
+        encode_usable(policy.adapter, strict)
+
+
 def test_supervised_training_skips_and_counts_them_too(model: Path, tmp_path: Path) -> None:
     path = write_rows(tmp_path, [*BY_THE_MODEL, "a giant integer in a box", *AT_ITS_TURN], rows=4)
     entry = {"source": "vlm_r1", "path": str(path), "reply": "gold", "on_bad": "skip"}
@@ -323,3 +401,35 @@ def test_supervised_training_skips_and_counts_them_too(model: Path, tmp_path: Pa
     with pytest.raises(ValueError, match=r"^train\.jsonl:\d+: "):
         sft.train(strict, tmp_path / "strict")
     assert not (tmp_path / "strict").exists()
+
+
+REPLIES = {
+    "half a surrogate pair in the prompt": {"prompt": "x\ud800"},
+    "half a surrogate pair in the question": {"question": "x\ud800"},
+    "a video marker": {"question": "<video>how?"},
+    "an audio column": {"audio": "a.wav"},
+    "tools": {"tools": [{"name": "f"}]},
+    "a marker too many": {"prompt": "<image> and <image>?"},
+    "no text": {"prompt": None},
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_a_row_of_replies_is_refused_for_what_rows_of_other_formats_are(tmp_path: Path, name: str) -> None:
+    path = write_rows(tmp_path, [], rows=1)
+    plain = {"id": "a", "image": "ok.png", "task": "count", "question": "<image1> how?", "response": "1"}
+    path.write_text("\n".join(json.dumps(row) for row in (plain, plain | REPLIES[name])) + "\n")
+    (example,) = read_examples(ExampleConfig(path=path, on_bad="skip"))
+    assert "<image> how?" in example.prompt, "markers are read as elsewhere"
+    with pytest.raises(ValueError, match=r"^train\.jsonl:2: "):
+        read_examples(ExampleConfig(path=path))
+
+
+@pytest.mark.parametrize(("later", "said"), [(["q", " "], "reply 2 .* is empty"), (["q", "r"] * 500, "501 replies")])
+def test_every_reply_of_a_conversation_must_be_one_to_learn(tmp_path: Path, later: list[str], said: str) -> None:
+    path = write_rows(tmp_path, [], rows=1)
+    first = turns("<image>How many?", "1")
+    more = [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(later)]
+    path.write_text(json.dumps({"id": "a", "image": "ok.png", "conversations": [*first, *more]}) + "\n")
+    with pytest.raises(ValueError, match=said):
+        read_examples(ExampleConfig(source="llava", path=path))

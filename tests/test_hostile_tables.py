@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from saccade.data import DataConfig, columns, images, open_source
-from saccade.data.files import count_rows
+from saccade.data.files import count_rows, table_rows
 from saccade.data.images import image_size
+from saccade.data.records import Reading
 from saccade.types import Sample
 
 HEAD = b"image,question,answer\n"
@@ -85,6 +86,64 @@ def test_text_in_a_column_of_bytes_is_text(folder: Path) -> None:
     assert skipped == 1 and first.startswith("t.parquet:2: not UTF-8 text")
 
 
+def same(text: str, rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+
+
+REPEATED = {
+    "a dictionary": lambda: {"question": same("a" * 100_000, 3000)},
+    "runs": lambda: {"question": pa.RunEndEncodedArray.from_arrays([3000], ["a" * 100_000])},
+    "nothing": lambda: {"question": pa.nulls(1_000_000)},
+    "a dictionary in lists": lambda: {"question": pa.ListArray.from_arrays([0, 3000], same("a" * 100_000, 3000))},
+    "compressed": lambda: {"question": pa.array(["a" * 100_000_000], pa.large_string())},
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_file_that_repeats_its_bytes_is_read_as_far_as_memory_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    monkeypatch.setattr(columns, "MOST_UNPACKED", 8 << 20)
+    if kind == "parquet" and name in ("runs", "compressed"):
+        return  # not a type of Parquet; its compression is tested with bombs
+    table = pa.table(REPEATED[name]())
+    if kind == "parquet":
+        pq.write_table(table, path := tmp_path / "t.parquet", compression="zstd")
+    else:
+        (path := tmp_path / "set").mkdir()
+        options = pa.ipc.IpcWriteOptions(compression="zstd" if name == "compressed" else None)
+        with (
+            pa.OSFile(str(path / "d.arrow"), "wb") as file,
+            pa.ipc.new_stream(file, table.schema, options=options) as out,
+        ):
+            out.write_table(table)
+        (path / "state.json").write_text('{"_data_files": [{"filename": "d.arrow"}]}')
+    found = [row for _, row in table_rows(Reading(path, tmp_path))]
+    assert sum(len(row["question"] or "") + 256 for row in found if isinstance(row, dict)) < 100 << 20
+    assert any(word in str(found[-1]) for word in ("unpack from", "save it", "than data needs")), found[-1]
+
+
+def test_values_in_dictionaries_views_and_runs_are_read_as_such(tmp_path: Path) -> None:
+    texts = pa.array(["a", "b", "b"])
+    runs = pa.RunEndEncodedArray.from_arrays([1, 3], ["a", "b"])
+    kinds = [texts, texts.dictionary_encode(), texts.cast(pa.string_view()), runs]
+    table = pa.table({f"c{place}": one for place, one in enumerate(kinds)})
+    assert list(columns.rows_of(table)) == [{f"c{i}": text for i in range(4)} for text in ("a", "b", "b")]
+
+
+def test_encrypted_columns_are_refused_before_the_library_aborts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"question": ["a"]}), tmp_path / "t.parquet")
+    signed = (tmp_path / "t.parquet").read_bytes()
+    length = int.from_bytes(signed[-8:-4], "little") + 28  # a nonce and a tag follow the plain footer
+    (tmp_path / "t.parquet").write_bytes(signed[:-8] + b"\1" * 28 + length.to_bytes(4, "little") + b"PAR1")
+    monkeypatch.setattr(columns, "_plan", None)
+    ((_, error),) = table_rows(Reading(tmp_path / "t.parquet", tmp_path))
+    assert "encrypted" in str(error)
+
+
 def test_columns_of_one_name_are_refused(folder: Path) -> None:
     found = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["question", "question", "answer"])
     pq.write_table(found, folder / "t.parquet")
@@ -132,6 +191,50 @@ def test_the_size_of_a_png_needs_its_pixels_only_when_tags_may_follow_them(
     Image.new("RGB", (20, 10)).resize((30, 10)).save(tmp_path / "other.bmp")
     (tmp_path / "plain.png").write_bytes((tmp_path / "other.bmp").read_bytes())
     assert image_size(str(tmp_path / "plain.png")) == (30, 10), "a file that changed is read again"
+
+
+VOC = "<annotation><filename>a.png</filename><object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
+VOC += "<ymax>9</ymax></bndbox></object></annotation>"
+YAML = "train: images\nnames: [cat]\n"
+SMALL_FILES = {
+    "voc": {"Annotations/a.xml": VOC, "ImageSets/Main/train.txt": "a\n"},
+    "yolo": {"data.yaml": YAML, "labels/a.txt": "0 .5 .5 .1 .1\n"},
+    "yolo list": {"data.yaml": "train: l.txt\nnames: [cat]\n", "l.txt": "images/a.png\n"},
+    "geometry3k": {"1/data.json": json.dumps({"compact_choices": ["1"], "answer": "A", "compact_text": "?"})},
+    "table": {"dataset_dict.json": '{"splits": ["train"]}', "train/state.json": "{}"},
+    "table 2": {"t.csv": (HEAD + ROWS).decode(), "roots.json": "{}"},
+}
+KINDS = {"a pipe": os.mkfifo, "a device": lambda path: path.symlink_to("/dev/zero"), "a folder": Path.mkdir}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_part_of_a_data_set_that_is_no_regular_file_is_never_waited_for(folder: Path, name: str, kind: str) -> None:
+    for inner in ("images", "JPEGImages", "1"):
+        (folder / inner).mkdir()
+        (folder / inner / ("img_diagram.png" if inner == "1" else "a.png")).write_bytes((folder / "a.png").read_bytes())
+    for one, text in SMALL_FILES[name].items():
+        (folder / one).parent.mkdir(parents=True, exist_ok=True)
+        (folder / one).write_text(text)
+    for one in SMALL_FILES[name]:
+        (folder / one).rename(folder / "kept")
+        KINDS[kind](folder / one)
+        path = folder / ("*.csv" if name == "table 2" else ".")
+        try:
+            source = open_source(DataConfig(source=name.split()[0], path=path, on_bad="skip"))
+            assert all(isinstance(sample, Sample) for sample in source)
+        except ValueError as error:
+            assert str(folder) in str(error)
+        (folder / one).rmdir() if (folder / one).is_dir() else (folder / one).unlink()
+        (folder / "kept").rename(folder / one)
+
+
+@pytest.mark.parametrize("said", ["path: /\ntrain: proc", "train: /etc/hostname", "train: out.txt"])
+def test_a_data_set_names_no_file_or_folder_outside_of_it(folder: Path, said: str) -> None:
+    (folder / "out.txt").symlink_to("/etc/hostname")
+    (folder / "data.yaml").write_text(f"{said}\nnames: [cat]\n")
+    with pytest.raises(ValueError, match=r"outside the folders of its data.*allow_outside: true"):
+        open_source(DataConfig(source="yolo", path=folder, on_bad="skip"))
 
 
 COCO = {

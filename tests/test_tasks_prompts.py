@@ -24,8 +24,17 @@ OPTIONS = {"choice": ["red", "green"]}
 QUESTIONS = ["What is it?", "Solve {x} and {question}: <image>"]
 
 
+class Encoded(SimpleNamespace):
+    """A prompt of no length."""
+
+    def __len__(self) -> int:
+        return 0
+
+
 class Listener:
     """An adapter that only listens to what it is told to encode."""
+
+    context_length = 8
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -33,7 +42,7 @@ class Listener:
     def encode(self, text: str, images: Any, like: Any = None, before: Any = ()) -> Any:
         self.told.append("\n".join([*(turn.text for turn in before), text]))
         frames = tuple(Frame("thousand", image.size, image.size) for image in images)
-        return SimpleNamespace(frames=frames, image_shas=("0",) * len(images), prompt_id="p", opened="")
+        return Encoded(frames=frames, image_shas=("0",) * len(images), prompt_id="p", opened="")
 
     def encode_reply(self, text: str, opened: str = "") -> list[int]:
         return [1]

@@ -7,6 +7,7 @@ last; their values are read as YAML. A section that names another `kind` than th
 
 from __future__ import annotations
 
+import os
 import re
 import types
 import typing
@@ -22,6 +23,7 @@ from pydantic_core import ErrorDetails
 
 from saccade.faults import Faults
 from saccade.odd_values import numbers, swapped
+from saccade.yaml_values import Dumper, Loader
 
 Key = str | int
 Loc = tuple[Key, ...]
@@ -85,7 +87,7 @@ def _refuse(mistakes: Iterable[tuple[Loc, str]], places: Mapping[Loc, str]) -> N
 
 def dump(config: Config) -> str:
     """The resolved configuration as YAML; `load` restores it unchanged."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, width=120)
 
 
 def kind(path: str | Path) -> str:
@@ -106,7 +108,7 @@ def packaged() -> dict[str, Path]:
 def find(path: str | Path, beside: Path | None = None) -> Path:
     """A file at `path` (from folder `beside`, when given), else the packaged recipe of that name."""
     for candidate in ([beside / path] if beside else []) + [Path(path)]:
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # False for what can be no name
             return candidate
     recipes, name = packaged(), str(path).removesuffix(".yaml")
     if name in recipes:
@@ -118,23 +120,9 @@ def find(path: str | Path, beside: Path | None = None) -> Path:
 # ------------------------------------------------------------------------------------------------------ reading YAML
 
 
+_ITEM_NUMBER = re.compile(r"[0-9]{1,9}")
 LARGEST, DEEPEST, MOST_KEYS = 4 << 20, 40, 50_000
 """Limits of a recipe: bytes, levels, and keys and items with aliases written out."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: `1e-4` is a number, a date is text, and only true and false are booleans."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - a table of the base class
-        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith((":timestamp", ":bool", ":float"))]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_FLOAT = re.compile(r"^(?:[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$")
-_BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc, str]]:
@@ -145,7 +133,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc,
     if not path.is_file() or path.stat().st_size > LARGEST:
         raise ConfigError(f"{path}: expected a recipe, a regular file of at most {LARGEST >> 20} MB")
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=Loader)
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply; a recipe has at most {DEEPEST} levels") from None
     except yaml.MarkedYAMLError as error:
@@ -179,7 +167,7 @@ def _build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
         return [_build(child, (*loc, i), file, places) for i, child in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         try:
-            return _Loader("").construct_object(node)
+            return Loader("").construct_object(node)
         except (ValueError, yaml.YAMLError):  # an integer of thousands of digits, a tag of Python
             raise ConfigError(f"{file}:{node.start_mark.line + 1}: got a value that is no plain one") from None
     built: dict[Any, Any] = {}
@@ -215,7 +203,7 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted or dotted.count(".") > DEEPEST:
         raise ConfigError(f"{COMMAND_LINE}: got '{text[:200]}', expected key=value such as loss.kl_coef=0.01")
-    loc: Loc = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    loc: Loc = tuple(int(part) if _ITEM_NUMBER.fullmatch(part) else part for part in dotted.split("."))
     node: Any = data
     for i, key in enumerate(loc):
         if problem := _no_way(node, key, _dotted(loc[:i])):
@@ -224,7 +212,7 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
         if i < len(loc) - 1:
             node = _child(node, key)
     try:
-        node[loc[-1]] = (tree := yaml.compose(value, Loader=_Loader)) and _build(tree, loc, COMMAND_LINE, {})
+        node[loc[-1]] = (tree := yaml.compose(value, Loader=Loader)) and _build(tree, loc, COMMAND_LINE, {})
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{COMMAND_LINE}: '{dotted}': got {value[:200]!r}, expected a YAML value") from None
 

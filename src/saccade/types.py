@@ -68,6 +68,12 @@ class Sample:
         """Which of its images the boxes refer to: `meta["image_index"]`, else the first."""
         return int(self.meta.get("image_index") or 0)
 
+    @property
+    def title(self) -> str:
+        """Its name in messages, with its place where it has one: `train.jsonl:9: sample 'thin'`."""
+        place = self.meta.get("place")
+        return f"{place}: sample {self.id!r}" if isinstance(place, str) else f"sample {self.id!r}"
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

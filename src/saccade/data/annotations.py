@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ from saccade.data import records
 from saccade.data.images import SUFFIXES, ImageError, image_size
 from saccade.data.instances import Instance, Instances, Picture, check_task, questions
 from saccade.data.records import BoxError, Item, Reading
+from saccade.data.roots import refuse_outside
+from saccade.data.texts import text_in
 from saccade.types import Box
 
-LARGEST = 1 << 24
-"""Bytes of an annotation file."""
+_NUMBER = re.compile(r"\d{1,9}")
 
 
 # ----------------------------------------------------------------------------------------------------------- Pascal VOC
@@ -37,6 +39,7 @@ def voc(reading: Reading) -> Iterator[Item]:
         file = reading.path / "Annotations" / f"{name}.xml"
         place = f"Annotations/{file.name}"
         try:
+            refuse_outside(file, reading.roots)
             _read_xml(found, name, place, _parsed(file), folder)
         except ValueError as error:
             found.bad.append((place, error))
@@ -64,7 +67,7 @@ def _names(reading: Reading) -> list[str]:
         return sorted(file.stem for file in (folder / "Annotations").glob("*.xml"))
     if split not in splits:
         raise ValueError(f"{folder}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
-    lines = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+    lines = text_in(folder / "ImageSets" / "Main" / f"{split}.txt").splitlines()
     fields = [line.split() for line in lines if line.strip()]
     names = [Path(one[0]) for one in fields if one[1:] != ["-1"]]
     return [
@@ -73,7 +76,7 @@ def _names(reading: Reading) -> list[str]:
 
 
 def _parsed(file: Path) -> ElementTree.Element:
-    text = _text(file)
+    text = text_in(file)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("the file declares XML entities, which are refused; expected plain Pascal VOC")
     try:
@@ -88,7 +91,7 @@ def _read_xml(found: Instances, name: str, place: str, root: ElementTree.Element
         raise ValueError("<filename> is missing or empty")
     image = image if Path(image).suffix.lower() in SUFFIXES else f"{image}.jpg"
     size = [root.findtext(f"size/{side}") for side in ("width", "height")]
-    known = [int(side) for side in size if side is not None and side.strip().isdigit()]
+    known = [int(side) for side in size if side is not None and _NUMBER.fullmatch(side.strip())]
     instances = []
     for number, one in enumerate(root.iter("object"), 1):
         label = (one.findtext("name") or "").strip()
@@ -133,6 +136,7 @@ def yolo(reading: Reading) -> Iterator[Item]:
         try:
             found.pictures[name] = Picture(place, name)
             if labels.is_file():
+                refuse_outside(labels, reading.roots)
                 found.by_image[name] = _read_labels(labels, place, image_size(image), len(names), points)
         except ValueError as error:
             found.bad.append((_relative(image, config.parent) if isinstance(error, ImageError) else place, error))
@@ -158,8 +162,8 @@ def _config(path: Path) -> Path:
 
 def _load_yaml(file: Path) -> dict[str, Any]:
     try:
-        value = yaml.load(_text(file), yaml.BaseLoader)  # all scalars as texts: a class may be called no or 01
-    except yaml.YAMLError as error:
+        value = yaml.load(text_in(file), yaml.BaseLoader)  # all scalars as texts: a class may be called no or 01
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file}: not YAML ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{file}: got {records.shown(value)}, expected keys such as 'names' and 'train'")
@@ -170,7 +174,7 @@ def _class_names(config: Path, path: Path) -> list[str]:
     names = _load_yaml(config).get("names")
     if isinstance(names, dict) and set(names) == {str(i) for i in range(len(names))}:
         names = [names[str(i)] for i in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
+    if not isinstance(names, list) or not names or not all(isinstance(one, str) and one.strip() for one in names):
         raise ValueError(
             f"{config}: 'names' is {records.shown(names)}, expected a list of class names, or 0: name, ..."
         )
@@ -180,7 +184,7 @@ def _class_names(config: Path, path: Path) -> list[str]:
 def _keypoints(config: Path) -> int:
     """Numbers of a label behind its box, in data of poses."""
     shape = _load_yaml(config).get("kpt_shape") or []
-    if not isinstance(shape, list) or not all(isinstance(one, str) and one.isdecimal() for one in shape):
+    if not isinstance(shape, list) or not all(isinstance(one, str) and _NUMBER.fullmatch(one) for one in shape):
         raise ValueError(f"{config}: 'kpt_shape' is {records.shown(shape)}, expected [number of points, 2 or 3]")
     return math.prod(map(int, shape)) if shape else 0
 
@@ -193,16 +197,19 @@ def _split_images(config: Path, reading: Reading) -> list[Path]:
         splits = [key for key in ("train", "val", "valid", "test") if keys.get(key)]
         raise ValueError(f"{config}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
     root = config.parent / str(keys.get("path") or "")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         root = config.parent  # `path` names the folder from where YOLO is run
     images: list[Path] = []
     for one in given if isinstance(given, list) else [given]:
-        place = next((p for p in (root / str(one), config.parent / str(one).removeprefix("../")) if p.exists()), None)
+        places = (root / str(one), config.parent / str(one).removeprefix("../"))
+        place = next((place for place in places if os.path.exists(place)), None)  # False for what can be no name
         if place is None:
-            raise ValueError(f"{config}: '{split}' is {one!r}, but {root / str(one)} does not exist")
-        if place.is_file():
-            lines = place.read_text(encoding="utf-8").split()
-            images += [place.parent / line for line in lines]
+            raise ValueError(
+                f"{config}: '{split}' is {records.shown(one)}, but {records.shown(str(places[0]))} does not exist"
+            )
+        refuse_outside(place, reading.roots)
+        if not place.is_dir():
+            images += [place.parent / line for line in text_in(place).split()]
         else:
             images += sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not images:
@@ -229,7 +236,7 @@ def _relative(file: Path, folder: Path) -> str:
 
 def _read_labels(file: Path, place: str, size: tuple[int, int], classes: int, points: int) -> list[Instance]:
     found = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(text_in(file).splitlines(), 1):
         if line.strip():
             where = f"{place}:{number}"
             try:
@@ -261,15 +268,3 @@ def _label(cells: list[str], size: tuple[int, int], classes: int) -> tuple[int, 
         xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
     ends = [min(1.0, max(0.0, v)) for v in (min(xs), min(ys), max(xs), max(ys))]
     return int(cells[0]), (ends[0] * size[0], ends[1] * size[1], ends[2] * size[0], ends[3] * size[1])
-
-
-def _text(file: Path) -> str:
-    """The text of an annotation file. ValueError when it is missing, too large or not UTF-8."""
-    try:
-        if file.stat().st_size > LARGEST:
-            raise ValueError(f"the file has {file.stat().st_size:,} bytes, expected {LARGEST:,} at most")
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text ({error.reason}); save the file as UTF-8") from None
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None

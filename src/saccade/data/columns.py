@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from saccade.data.records import Placed, Row, shown
+from saccade.data.texts import text_in
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +40,20 @@ RATIO = 200
 """Highest compression of a column chunk of more than DENSE_BYTES; text compresses 10 times, images not at all."""
 LIGHT_BYTES = 8 << 20
 """A batch below it becomes Python objects at once, a larger one row by row."""
+MOST_UNPACKED = 512 << 20
+"""Bytes of rows beyond which a file may not unpack to more than RATIO times its size."""
+ROW_COST = 256
+"""Bytes of a row beside its values."""
 _HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
 
 
 def parquet_rows(path: Path) -> Iterator[Placed]:
     """Rows of a Parquet file with their numbers from 1; columns that are bombs are left out aloud."""
-    number = count(1)
+    number, packed = count(1), Packed(path.stat().st_size)
     try:
         with pq.ParquetFile(path) as file:
+            if file.metadata.serialized_size != _footer_bytes(path):  # signed; the library aborts the process
+                raise ValueError("its columns are encrypted; write it without encryption")
             if len(set(names := file.schema_arrow.names)) < len(names):
                 raise ValueError(f"the columns are {', '.join(names)}; expected a different name for each")
             for group in range(file.num_row_groups):
@@ -51,10 +62,9 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
                     raise ValueError(f"{bombs}, which is more than data needs; write it again with smaller values")
                 if bombs:
                     log.warning("%s: %s, which is more than data needs; the column is not read", path, bombs)
-                for batch in file.iter_batches(
-                    at_a_time, [group], names, use_threads=False
-                ):  # so small, threads only wait
-                    for row in rows_of(batch):
+                # so small, threads only wait
+                for batch in file.iter_batches(at_a_time, [group], names, use_threads=False):
+                    for row in rows_of(batch, packed):
                         yield f"{path.name}:{next(number)}", row
     except (pa.ArrowException, ValueError, OSError) as error:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
@@ -79,6 +89,13 @@ def _plan(path: Path, group: Any, columns: list[str]) -> tuple[list[str], int, s
     return [name for name in columns if name not in bombs], at_a_time, words
 
 
+def _footer_bytes(path: Path) -> int:
+    """Bytes of a file's footer, as the file says."""
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        return int.from_bytes(file.read(4), "little")
+
+
 def _dictionary_bytes(path: Path, offset: int) -> int:
     """Bytes of a dictionary page when it is unpacked, from its header (Parquet's Thrift, compact protocol: two integers
     in front, the type and this size); more than any column where it is written in another way."""
@@ -91,9 +108,74 @@ def _dictionary_bytes(path: Path, offset: int) -> int:
     return value >> 1 if not value & 1 else sys.maxsize
 
 
-def rows_of(table: Any) -> Iterator[Row | ValueError]:
+@dataclass
+class Packed:
+    """What the rows of a file take in memory, against the bytes of the file."""
+
+    size: int
+    unpacked: int = 0
+
+    def add(self, size: int) -> None:
+        """ValueError for a file that is small only because it repeats what it holds."""
+        self.unpacked += size
+        if self.unpacked > MOST_UNPACKED and self.unpacked > RATIO * self.size:
+            raise ValueError(
+                f"its rows unpack from {self.size:,} bytes to more than {self.unpacked:,}; the rest is not read; write "
+                "it again with smaller values"
+            )
+
+
+def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueError]:
     """The rows of a batch or table one by one; the error to raise for a row beyond ROW_BYTES or ROW_ELEMENTS, and for
-    one with a value that Python does not have: a date after the year 9999, text that is not UTF-8."""
+    one with a value that Python does not have: a date after the year 9999, text that is not UTF-8. ValueError when
+    all rows so far are more than `packed` allows."""
+    hidden = {one.name: max(1, table[one.name].nbytes) for one in table.schema if _is_indirect(one.type)}
+    if nested := [one.name for one in table.schema if any(map(_hides, _inside(one.type)))]:
+        raise ValueError(f"column {nested[0]!r} has values in a dictionary, run or view within others; save it plainly")
+    at_a_time = max(1, min(BATCH, BATCH_BYTES // max(hidden.values()))) if hidden else BATCH
+    for start in range(0, table.num_rows, at_a_time):
+        piece = table.slice(start, at_a_time)
+        for name in hidden:
+            place = piece.schema.get_field_index(name)
+            piece = piece.set_column(place, name, _directly(piece[name]))
+        if packed is not None:
+            packed.add(piece.nbytes + ROW_COST * piece.num_rows)
+        yield from _rows_of(piece)
+
+
+def _is_indirect(kind: Any) -> bool:
+    """Whether many rows may share the bytes of one value."""
+    tests = (types.is_dictionary, types.is_run_end_encoded, types.is_string_view, types.is_binary_view)
+    return any(test(kind) for test in (*tests, types.is_list_view, types.is_large_list_view))
+
+
+def _hides(kind: Any) -> bool:
+    return _is_indirect(kind) or any(map(_hides, _inside(kind)))
+
+
+def _inside(kind: Any) -> list[Any]:
+    """The types within a type, but for the values of a dictionary, run or view."""
+    if types.is_struct(kind):
+        return [field.type for field in kind]
+    if types.is_map(kind):
+        return [kind.key_type, kind.item_type]
+    return (
+        [kind.value_type] if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) else []
+    )
+
+
+def _directly(column: Any) -> Any:
+    """A dictionary, runs or views as plain values. ValueError for values that are of such a type themselves."""
+    kind = column.type
+    value = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
+    value = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(value, value)
+    if _hides(value):
+        raise ValueError(f"a column of the type {kind} is not read; save it plainly")
+    plain = pc.call_function("run_end_decode", [column]) if types.is_run_end_encoded(kind) else column
+    return plain.cast(value)
+
+
+def _rows_of(table: Any) -> Iterator[Row | ValueError]:
     heavy = table.nbytes > ROW_BYTES or _elements(table) > ROW_ELEMENTS
     if not heavy and table.nbytes <= LIGHT_BYTES:
         try:
@@ -143,18 +225,42 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
         if not isinstance(name, str) or Path(name).name != name or not (path / name).is_file():
             raise ValueError(f"{path / 'state.json'}: names the data file {shown(name)}, expected a file beside it")
         try:
+            _refuse_compressed(path / name)
+            packed = Packed((path / name).stat().st_size)
             with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
                 for batch in stream:
-                    for row in rows_of(batch):
+                    for row in rows_of(batch, packed):
                         yield f"{path.name}:{next(number)}", row
         except (pa.ArrowException, ValueError, OSError) as error:
             why = f"not an Arrow file that can be read ({first_line(error)})"
             yield f"{path.name}/{name}", ValueError(why)
 
 
+def _refuse_compressed(path: Path) -> None:
+    """ValueError for an Arrow file with compressed buffers, which are unpacked whole whatever their size; 'datasets'
+    writes none. In Arrow's flatbuffers a message has its header as the third field, a batch its compression as the
+    fourth, a dictionary its batch as the second."""
+    with pa.memory_map(str(path)) as source:
+        for message in pa.ipc.MessageReader.open_stream(source):
+            content = message.metadata.to_pybytes()
+            header = _flat_field(content, int.from_bytes(content[:4], "little"), 2)
+            if header and message.type == "dictionary":
+                header = _flat_field(content, header, 1)
+            if header and message.type != "schema" and _flat_field(content, header, 3):
+                raise ValueError("its buffers are compressed; save it without compression")
+
+
+def _flat_field(content: bytes, table: int, number: int) -> int:
+    """The place of the table that a field of a flatbuffer's table refers to; 0 where it is not set."""
+    first = table - int.from_bytes(content[table : table + 4], "little", signed=True)
+    size, entry = int.from_bytes(content[first : first + 2], "little"), 4 + 2 * number
+    offset = int.from_bytes(content[first + entry : first + entry + 2], "little") if entry < size else 0
+    return table + offset + int.from_bytes(content[table + offset :][:4], "little") if offset else 0
+
+
 def _described(path: Path, key: str) -> list[Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get(key) or []
+        found = json.loads(text_in(path)).get(key) or []
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not as 'datasets' writes it ({first_line(error)})") from None
     if not isinstance(found, list):

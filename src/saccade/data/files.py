@@ -86,6 +86,8 @@ def files_at(path: Path) -> list[Path]:
     else:
         raise ValueError(f"{path}: there is no such file")
     for file in found:
+        if not file.is_file():
+            raise ValueError(f"{file}: is no regular file (a folder, pipe, device or a link to nothing); move it away")
         if file.suffix.lower() not in _KINDS:
             hint = "; unpack it first" if file.suffix.lower() in PACKED else ""
             raise ValueError(f"{file}: got a file '{file.suffix}', expected one of {kinds}{hint}")

@@ -38,18 +38,18 @@ class Fingerprint:
     """Difference hash (SIDE * SIDE / 8 bytes): which gray values are brighter than their left neighbors."""
     gray: np.ndarray
     """The gray values, SIDE * (SIDE + 1) bytes."""
-    frames: int = 1
-    """More than 1 for an animation, of which the first frame is used."""
+    animated: bool = False
+    """Whether it has more frames; the first is used."""
 
 
 def fingerprint(source: ImageSource | Path) -> Fingerprint:
     """Decodes a picture completely. Raises `ImageError`."""
-    image, frames = load_first(source)
+    image, animated = load_first(source)
     small = image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
     gray_HW = np.asarray(small, dtype=np.int16)
     bits = np.packbits(np.diff(gray_HW, axis=1).reshape(-1) > MARGIN)
     content = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=8).digest()
-    return Fingerprint(image.size, int.from_bytes(content), bits, gray_HW.astype(np.uint8).reshape(-1), frames)
+    return Fingerprint(image.size, int.from_bytes(content), bits, gray_HW.astype(np.uint8).reshape(-1), animated)
 
 
 class PictureIndex:

@@ -17,6 +17,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from saccade.data import records
+from saccade.data.json_stream import DECODER
 from saccade.data.questions import ONE_BOX, listed_options
 from saccade.parsing import parse_choice, read_entries
 from saccade.parsing.boxes import BOX_KEYS, CORNERS, LABEL_KEYS
@@ -177,7 +178,10 @@ def _only_letters(options: Sequence[str]) -> bool:
 
 def boxes_of(answer: Any) -> Box | list[dict[str, Any]] | None:
     """The box, or the labeled boxes, of an answer that is nothing else; None for other answers and invalid boxes."""
-    value = _json(answer) if isinstance(answer, str) else answer
+    try:
+        value = _json(answer) if isinstance(answer, str) else answer
+    except ValueError:
+        return None
     if isinstance(value, dict | list | tuple):
         try:
             if _is_labeled(value):
@@ -200,12 +204,12 @@ def _is_labeled(value: Any) -> bool:
 
 def parse_literal(cell: Any) -> Any:
     """A text that is a list or mapping (JSON, Python, or a list of texts as numpy prints it) as such; all other values
-    unchanged."""
+    unchanged. ValueError for an object with a key twice."""
     if not isinstance(cell, str) or cell.strip()[:1] not in ("[", "{") or len(cell) > LONGEST_LITERAL:
         return cell
     try:
-        return json.loads(cell.strip())
-    except (ValueError, RecursionError):
+        return DECODER.decode(cell.strip())
+    except (json.JSONDecodeError, RecursionError):
         pass
     try:
         value = ast.literal_eval(cell.strip())

@@ -41,7 +41,8 @@ class ImageError(ValueError):
     """An image that is missing, damaged, or in a mode without color meaning."""
 
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+_UNREADABLE = Exception
+"""What Pillow raises for a damaged file: any error, as of a missing tag (TypeError) or a short structure."""
 
 
 _BASE64_IMAGE = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{60,}+(?:={1,2}\s*+)?")
@@ -74,31 +75,36 @@ def is_picture(value: Any) -> bool:
     return isinstance(value, dict) and "bytes" in value and any(value.get(key) for key in ("bytes", "path"))
 
 
-def load_image(source: ImageSource | Path) -> Image.Image:
+def load_image(source: ImageSource | Path, max_pixels: int | None = None) -> Image.Image:
     """The image as RGB: rotated by its EXIF tag, transparency on white, 16 bits scaled to 8, CMYK converted.
 
     The first frame of an animation is used, with a warning. Raises `ImageError`, a ValueError that names the file, when
-    it is missing, truncated, not an image, or in a mode without color meaning (floating point).
+    it is missing, truncated, not an image, of more than `max_pixels` (it may have changed since its size was read), or
+    in a mode without color meaning (floating point).
     """
-    image, frames = load_first(source)
-    if frames > 1:
-        warnings.warn(f"{name_of(source)}: has {frames} frames; the first is used", stacklevel=2)
+    image, animated = load_first(source, max_pixels)
+    if animated:
+        warnings.warn(f"{name_of(source)}: has several frames; the first is used", stacklevel=2)
     return image
 
 
-def load_first(source: ImageSource | Path) -> tuple[Image.Image, int]:
-    """As `load_image`, but returns the number of frames instead of a warning."""
+def load_first(source: ImageSource | Path, max_pixels: int | None = None) -> tuple[Image.Image, bool]:
+    """As `load_image`, but returns whether there are more frames instead of a warning; their number would take long
+    to count."""
     if isinstance(source, Image.Image):
-        return _rgb(source, "image in memory"), 1
+        return _rgb(source, "image in memory"), False
     name = name_of(source)
     with _open(source, name) as image:
+        _refuse_size(image, name, max_pixels)
         try:
             image.load()
             upright = ImageOps.exif_transpose(image)
-            frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # MPO: a photo and its previews
+            animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: a photo and previews
+            return _rgb(upright, name), animated
+        except ImageError:
+            raise
         except _UNREADABLE as error:
             raise ImageError(f"{name}: the image is truncated or damaged ({error}); write the file again") from None
-        return _rgb(upright, name), frames
 
 
 def image_size(source: ImageSource | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -123,11 +129,7 @@ def _size_of_file(path: str, max_pixels: int, *_stamp: int) -> tuple[int, int]:
 def _read_size(source: str | bytes | Path, max_pixels: int) -> tuple[int, int]:
     name = name_of(source)
     with _open(source, name) as image:
-        if image.width * image.height > max_pixels:
-            raise ImageError(
-                f"{name}: has {image.width} x {image.height} pixels, expected {max_pixels:,} at most; "
-                "make it smaller, or raise max_image_pixels"
-            )
+        _refuse_size(image, name, max_pixels)
         _refuse_mode(image.mode, name)
         try:
             rotated = _exif(image).get(0x0112, 1) in (5, 6, 7, 8)
@@ -200,6 +202,14 @@ def _open(source: str | bytes | Path, name: str) -> Image.Image:
         raise ImageError(f"{name}: the image cannot be opened ({why})") from None
 
 
+def _refuse_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{name}: has {image.width} x {image.height} pixels, expected {max_pixels:,} at most; "
+            "make it smaller, or raise max_image_pixels"
+        )
+
+
 def _refuse_mode(mode: str, name: str) -> None:
     if mode == "F":
         raise ImageError(f"{name}: contains floating point numbers, expected colors; convert it to 8 bits first")
@@ -216,12 +226,12 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, name: str) -> np.ndarray:
-    """16-bit gray values as 8 bits: Pillow's conversion clips everything above 255 to white."""
+    """16-bit gray values as 8 bits: Pillow's conversion clips everything above 255 to white. Where all values are below
+    256 they are 8 bits in a wider file, which scaling would make black."""
     import numpy as np  # not above: recipes import this module
 
     pixels_HW = np.asarray(image)
     low, high = int(pixels_HW.min(initial=0)), int(pixels_HW.max(initial=0))
     if low < 0 or high > 0xFFFF:
         raise ImageError(f"{name}: has gray values from {low:,} to {high:,}, expected 0 to 65,535 (16 bits); scale it")
-    wide = pixels_HW.dtype != np.int32 or pixels_HW.max(initial=0) > 255
-    return np.clip(pixels_HW // 256 if wide else pixels_HW, 0, 255).astype(np.uint8)
+    return (pixels_HW // 256 if high > 255 else pixels_HW).astype(np.uint8)

@@ -253,7 +253,7 @@ class PreflightChecks:
             yield from (("image", str(error)) for error in broken)
             return
         pictures = [one for one in fingerprints if isinstance(one, Fingerprint)]
-        self._notes["animations, of which the first frame is used"] += any(p.frames > 1 for p in pictures)
+        self._notes["animations, of which the first frame is used"] += any(p.animated for p in pictures)
         try:
             entry = replace(entry, before=self._turns_before(entry, sample))
         except ValueError as error:

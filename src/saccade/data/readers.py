@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 from saccade.data import records
 from saccade.data.files import table_rows
 from saccade.data.golds import gold_letters, option_texts, pose
+from saccade.data.json_stream import DECODER
 from saccade.data.questions import place_pictures
 from saccade.data.records import Item, Reading, Row
+from saccade.data.texts import text_in
 from saccade.types import Sample
 
 
@@ -91,10 +92,8 @@ def _folders(path: Path) -> Iterator[records.Placed]:
     for file in sorted(files, key=lambda file: int(file.parent.name)):
         place = f"{file.parent.name}/data.json"
         try:
-            if file.stat().st_size > records.LARGEST_ROW:
-                raise ValueError(f"more than {records.LARGEST_ROW >> 20} MB")
-            row = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError) as error:  # not JSON, not UTF-8
+            row = DECODER.decode(text_in(file))
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8
             yield place, ValueError(f"not JSON: {error}")
             continue
         yield (

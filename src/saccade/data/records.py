@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_size, is_picture
 from saccade.data.json_stream import DECODER
-from saccade.data.roots import inside
+from saccade.data.roots import refuse_outside
 from saccade.disk import skip_hole
 from saccade.types import Box, ImageSource, Sample
 
@@ -285,11 +285,7 @@ def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]
         if hint := _no_file_name(name):
             raise ImageError(f"image {hint}")
         path = str(reading.image_folder / name)
-        if reading.roots is not None and not inside(path, reading.roots):  # before anything opens it
-            raise ImageError(
-                f"{path}: is outside the folders of its data ({', '.join(map(str, reading.roots)) or 'none'}); set "
-                "image_folder or data_root to the folder that holds it, or allow_outside: true"
-            )
+        refuse_outside(path, reading.roots)  # before anything opens it
         image_size(path, reading.max_image_pixels)
         if len(reading.checked) < MOST_NAMES:
             reading.checked[name] = path

@@ -15,6 +15,9 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from saccade.data.images import ImageError, shown_name
+from saccade.data.texts import text_in
+
 ROOTS = "roots.json"
 KEY = Path("~/.cache/saccade/roots.key")
 """Made on the first use. Without it (another user or machine) recorded folders do not count."""
@@ -24,6 +27,15 @@ def inside(path: str | Path, roots: Sequence[Path]) -> bool:
     """Whether a file, with its links followed, is below one of the folders or in the cache of the hub."""
     real = Path(os.path.realpath(path))
     return any(real.is_relative_to(root) for root in roots) or real.is_relative_to(_hub_cache())
+
+
+def refuse_outside(path: str | Path, roots: Sequence[Path] | None) -> None:
+    """ImageError for what a row or a file of the data names outside its folders. None: anywhere."""
+    if roots is not None and not inside(path, roots):
+        raise ImageError(
+            f"{shown_name(str(path))}: is outside the folders of its data ({', '.join(map(str, roots)) or 'none'}); "
+            "set image_folder or data_root to the folder that holds it, or allow_outside: true"
+        )
 
 
 def record(folder: Path, roots: Iterable[Path]) -> None:
@@ -38,7 +50,7 @@ def record(folder: Path, roots: Iterable[Path]) -> None:
 def recorded(folder: Path) -> tuple[Path, ...]:
     """The folders that this user's `convert` or cold start recorded in `folder`; none when the code does not match."""
     try:
-        found = json.loads((folder / ROOTS).read_text(encoding="utf-8"))
+        found = json.loads(text_in(folder / ROOTS))
         names, key = [str(name) for name in found["roots"]], _key(create=False)
         if key is not None and hmac.compare_digest(str(found["code"]), _code(names, key)):
             return tuple(map(Path, names))

@@ -145,7 +145,8 @@ def _open_files(cfg: DataConfig) -> Source:
     if not samples:
         labels = f" with cold_start {' or '.join(cfg.cold_start)}" if cfg.cold_start else ""
         rates = f" with a pass rate in {cfg.pass_rate.low:g}..{cfg.pass_rate.high:g}" if cfg.pass_rate else ""
-        raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels}{rates} ({skipped} skipped)")
+        why = f", the first: {first}" if first else ""
+        raise ValueError(f"{cfg.path or cfg.hub}: no usable row{labels}{rates} ({skipped} skipped{why})")
     return Source(cfg.title, samples.__getitem__, len(samples), skipped, cfg.on_bad, first)
 
 

@@ -21,6 +21,7 @@ from saccade.data import records
 from saccade.data.files import files_at, table_rows
 from saccade.data.golds import typed
 from saccade.data.images import ImageError, name_of
+from saccade.data.json_stream import DECODER
 from saccade.data.records import Item, Reading, Row
 from saccade.tasks.conversation import later_images
 from saccade.types import ImageSource, Sample
@@ -78,7 +79,7 @@ def rows_file(folder: Path) -> Path | None:
 
 def _decoded(row: Row, name: str) -> Any:
     try:
-        return json.loads(records.field(row, name, str))
+        return DECODER.decode(records.field(row, name, str))
     except json.JSONDecodeError as error:
         raise ValueError(f"field '{name}': got {records.shown(row[name])}, expected JSON ({error.msg})") from None
 

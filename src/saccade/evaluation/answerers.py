@@ -61,12 +61,16 @@ def pictures(sample: Sample) -> tuple[Image.Image, ...]:
     try:
         return tuple(load_image(source) for source in sample.images)
     except (ValueError, OSError) as error:
-        raise ValueError(f"sample {sample.id!r}: {error}") from error
+        raise ValueError(f"{sample.title}: {error}") from error
 
 
 def hashes(sample: Sample) -> tuple[str, ...]:
-    """The names under which reports keep the images."""
-    return tuple(image_sha(image) for image in pictures(sample))
+    """The names under which reports keep the images; none where one went away since it was asked about."""
+    try:
+        return tuple(image_sha(image) for image in pictures(sample))
+    except ValueError as error:
+        log.warning("%s; the report does not show it", error)
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,10 @@ class ServedModel:
             return Failed(f"{type(error).__name__}: {str(error)[:500]}")
 
     def _one(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
-        images = pictures(question.sample)
+        try:
+            images = pictures(question.sample)
+        except ValueError as error:
+            return Failed(str(error))
         before: list[Message] = [{"role": turn.role, "content": turn.text} for turn in question.before]
         seed = {} if decoding.greedy else {"seed": question.seed % 2**31}
         try:

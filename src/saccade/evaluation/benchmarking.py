@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.config import dump
-from saccade.data.images import image_sha, load_image
+from saccade.data.images import ImageError, image_sha, load_image
 from saccade.disk import partial_of, write_text, writing
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
@@ -128,9 +128,13 @@ def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
     each = max(1, most // max(1, len(groups)))
     chosen = [sample for group in groups.values() for sample in group[:each]][:most]
     for source in (source for sample in chosen for source in sample.images):
+        try:
+            image = load_image(source)
+        except ImageError:  # named when its question is asked
+            continue
         folder.mkdir(parents=True, exist_ok=True)
-        partial = partial_of(target := folder / f"{image_sha(source)}.png")
-        load_image(source).save(partial, format="PNG")
+        partial = partial_of(target := folder / f"{image_sha(image)}.png")
+        image.save(partial, format="PNG")
         partial.replace(target)
 
 
@@ -150,7 +154,9 @@ def _local(recipe: EvalRecipe, asked: EvalPlan) -> Iterator[Opened]:
     policy = load_policy(recipe.model.model_copy(update={"train": ()}))
     engine = open_engine(policy, recipe.engine)
     model = LocalModel(policy, engine, recipe.forced_prefix)
-    questions = [asked.question(sample, 0) for sample in asked.samples]
+    skippable = {config.title for config in recipe.data if config.on_bad == "skip"}
+    samples = [sample for sample in asked.samples if sample.meta.get("source") not in skippable]
+    questions = [asked.question(sample, 0) for sample in samples]
     model.check(questions, recipe.decoding.max_new_tokens)
     try:
         yield model, describe(policy, recipe.model.path, {})

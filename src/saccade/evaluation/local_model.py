@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from saccade.data.images import image_size
-from saccade.evaluation.answerers import Answers, EvalQuestion, pictures
+from saccade.evaluation.answerers import Answers, EvalQuestion, Failed, pictures
 from saccade.evaluation.config import Decoding
 from saccade.models.counting import TokenCounter
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt, check_lengths
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -26,15 +29,18 @@ class LocalModel:
     lanes: int = 1
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
-        prompts = [self._prompt(question) for question in questions]
-        check_lengths(prompts, decoding.max_new_tokens, self.policy.context_length)
-        replies = self.engine.generate(prompts, decoding, n, [question.seed for question in questions])
-        prefix = self.forced_prefix
-        if not prefix:
-            return [list(some) for some in replies]
+        """What a question's image has become since `check` costs that question only."""
+        prompts = [self._usable(question, decoding.max_new_tokens) for question in questions]
+        usable = [(one, q.seed) for one, q in zip(prompts, questions, strict=True) if isinstance(one, Prompt)]
+        asked, seeds = [prompt for prompt, _ in usable], [seed for _, seed in usable]
+        replies = iter(self.engine.generate(asked, decoding, n, seeds) if asked else ())
         # their texts begin with what the prompt has opened, the prefix included
-        ids = tuple(self.policy.adapter.encode_reply(prefix)[:-1])
-        return [[replace(c, token_ids=ids + c.token_ids) for c in some] for some in replies]
+        prefix = self.forced_prefix
+        ids = tuple(self.policy.adapter.encode_reply(prefix)[:-1]) if prefix else ()
+        return [
+            one if isinstance(one, Failed) else [replace(c, token_ids=ids + c.token_ids) for c in next(replies)]
+            for one in prompts
+        ]
 
     def check(self, questions: Sequence[EvalQuestion], new_tokens: int) -> None:
         """ValueError that names a question whose prompt and reply exceed the model's context, before the first is
@@ -49,20 +55,29 @@ class LocalModel:
                     + prefix
                 )
             except ValueError as error:
-                raise ValueError(f"sample {one.sample.id!r}: {error}") from error
+                raise ValueError(f"{one.sample.title}: {error}") from error
             if tokens + new_tokens > context:
                 raise ValueError(
-                    f"sample {one.sample.id!r}: got a prompt of {tokens:,} tokens and replies of up to {new_tokens:,}; "
+                    f"{one.sample.title}: got a prompt of {tokens:,} tokens and replies of up to {new_tokens:,}; "
                     f"the model's context holds {context:,}. Lower decoding.max_new_tokens, set model.max_pixels, or "
                     "remove the sample"
                 )
+
+    def _usable(self, question: EvalQuestion, new_tokens: int) -> Prompt | Failed:
+        try:
+            prompt = self._prompt(question)
+            check_lengths([prompt], new_tokens, self.policy.context_length)
+        except ValueError as error:
+            log.warning("%s; not asked", error)
+            return Failed(str(error))
+        return prompt
 
     def _prompt(self, question: EvalQuestion) -> Prompt:
         images, adapter = pictures(question.sample), self.policy.adapter
         try:
             encoded = adapter.encode(question.text, images, before=question.before)
         except ValueError as error:
-            raise ValueError(f"sample {question.sample.id!r}: {error}") from error
+            raise ValueError(f"{question.sample.title}: {error}") from error
         if self.forced_prefix:
             encoded = adapter.continue_with(encoded, self.forced_prefix)
         return Prompt(question.sample, encoded, images)

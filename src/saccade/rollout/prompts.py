@@ -33,24 +33,36 @@ class Prompt:
         return self.encoded.prompt_id if self.sample is None else self.sample.id
 
 
-def prepare(adapter: Adapter, sample: Sample, template: str | None = None, system_prompt: str | None = None) -> Prompt:
+@dataclass(frozen=True, slots=True)
+class PromptLimits:
+    """What a prompt may have when its turn comes; its images may have changed since the run began."""
+
+    tokens: int
+    """The model's context without the longest reply of any stage."""
+    pixels: int
+    """Of an image."""
+
+
+def prepare(
+    adapter: Adapter,
+    sample: Sample,
+    template: str | None = None,
+    system_prompt: str | None = None,
+    limits: PromptLimits | None = None,
+) -> Prompt:
     """Reads the images and encodes the prompt of the sample's task (or another template), after the system turn if
     there is one. Errors name the sample."""
     task = TASKS.get(sample.task)
     if task is None:
         raise ValueError(f"sample {sample.id!r} names task {sample.task!r}; expected one of {', '.join(TASKS)}")
     try:
-        images = tuple(load_image(source) for source in sample.images)
-        before = turns_before(sample, system_prompt)
-        return Prompt(sample, adapter.encode(task.prompt(sample, template), images, before=before), images)
+        images = tuple(load_image(source, limits and limits.pixels) for source in sample.images)
+        encoded = adapter.encode(task.prompt(sample, template), images, before=turns_before(sample, system_prompt))
+        if limits is not None and len(encoded) > limits.tokens:
+            raise ValueError(f"the prompt has {len(encoded):,} tokens now, expected {limits.tokens:,} at most")
+        return Prompt(sample, encoded, images)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{place_of(sample)}: {error}") from error
-
-
-def place_of(sample: Sample) -> str:
-    """Where a sample comes from, for messages: `train.jsonl:9: sample 'thin'`."""
-    place = sample.meta.get("place")
-    return f"{place}: sample {sample.id!r}" if isinstance(place, str) else f"sample {sample.id!r}"
+        raise ValueError(f"{sample.title}: {error}") from error
 
 
 def check_lengths(prompts: Sequence[Prompt], new_tokens: int, context: int) -> None:

@@ -18,6 +18,7 @@ from saccade.data import records
 from saccade.data.config import OnBad
 from saccade.data.images import load_image
 from saccade.data.order import EpochOrder, Skipped
+from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
 from saccade.data.sources import items, reading_of
 from saccade.models.adapter import Adapter, EncodedPrompt
@@ -27,6 +28,9 @@ from saccade.training.config import REPLIES, ExampleConfig
 from saccade.types import Frame, ImageSource, Sample, Turn
 
 log = logging.getLogger(__name__)
+
+MOST_REPLIES = 500
+"""Maximum replies of a conversation, each of which is learned with all turns before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Example:
     """Where its row is: `cold.jsonl:9`."""
     on_bad: OnBad = "error"
     """Whether it is skipped when it proves unusable."""
+    max_pixels: int | None = None
+    """Of an image, also when its turn comes."""
 
     @property
     def title(self) -> str:
@@ -76,7 +82,7 @@ def example_items(
     wording = Wording(template, system_prompt)
     for place, found in _replies(config, wording) if config.source == REPLIES else _samples(config, wording):
         if isinstance(found, Example):
-            found = replace(found, place=place, on_bad=config.on_bad)
+            found = replace(found, place=place, on_bad=config.on_bad, max_pixels=config.max_image_pixels)
         yield place, found
 
 
@@ -98,6 +104,10 @@ def _of_sample(sample: Sample, config: ExampleConfig, wording: Wording) -> list[
     if task is None:
         raise ValueError(f"field 'task': got {sample.task!r}, expected one of {', '.join(TASKS)}")
     later, unlearned = later_pairs(sample), later_replies(sample)
+    if len(later) >= MOST_REPLIES:
+        raise ValueError(f"the conversation has {len(later) + 1:,} replies, expected {MOST_REPLIES:,} at most; cut it")
+    if blank := [number for number, (_, reply) in enumerate(later, 2) if not reply.text.strip()]:
+        raise ValueError(f"reply {blank[0]} of the conversation is empty; expected the reply to learn")
     first = replace(sample, images=sample.images[: len(sample.images) - markers(later_turns(sample))])
     asked = replace(first, meta={key: value for key, value in sample.meta.items() if key != "turns"})
     prompt, before = task.prompt(asked, wording.template), turns_before(sample, wording.system_prompt)
@@ -149,15 +159,16 @@ def _reply(row: Row, place: str, reading: Reading, wording: Wording) -> Example:
     meta |= {"system": row["system"]} if row.get("system") else {}
     around = Sample(sample_id, (), "", None, "", meta)
     before, unlearned = turns_before(around, wording.system_prompt), later_replies(around)
-    records.refuse_unusable(Sample(sample_id, images, reply, row.get("answer"), "", meta))
+    asked = records.field(row, "prompt" if "prompt" in row else "question", str)
+    records.refuse_unsupported(row, asked)
+    records.refuse_unusable(Sample(sample_id, images, f"{asked}{reply}", row.get("answer"), "", meta))
+    question, _ = place_pictures(asked, images=len(images))
     if "prompt" in row:
-        prompt = records.with_markers(records.field(row, "prompt", str), len(images))
-        prompt = prompt if MARKER in prompt else MARKER * len(images) + prompt
+        prompt = question if MARKER in question else MARKER * len(images) + question
         return Example(sample_id, prompt, images, reply, None, before, unlearned)
     task = records.field(row, "task", str)
     if task not in TASKS:
         raise ValueError(f"field 'task': got {task!r}, expected one of {', '.join(TASKS)} (or give a 'prompt')")
-    question = records.with_markers(records.field(row, "question", str), len(images))
     sample = Sample(sample_id, images, question, row.get("answer"), task, meta)
     prompt = TASKS[task].prompt(sample, wording.template)
     return Example(sample_id, prompt, images, reply, None, before, unlearned)
@@ -263,18 +274,39 @@ def encode_step(
     return EncodedStep(units, tuple(one for _, over in found for one in over))
 
 
+def encode_usable(adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None) -> EncodedStep:
+    """As `encode_step`, without the prompts that prove unusable and may be skipped; they are logged."""
+    units: list[EncodedUnit] = []
+    over: list[str] = []
+    for together in by_prompt(examples):
+        try:
+            found = encode_step(adapter, together, cutoff_len)
+        except ValueError as error:
+            if not all(one.on_bad == "skip" for one in together):
+                raise
+            log.warning("%s; skipped (on_bad: skip)", error)
+            continue
+        units, over = [*units, *found.units], [*over, *found.over_cutoff]
+    return EncodedStep(units, tuple(over))
+
+
 def _encode_unit(
     adapter: Adapter, cutoff_len: int | None, together: Sequence[Example]
 ) -> tuple[EncodedUnit, tuple[str, ...]]:
     """The examples about one prompt, and the ids of those that are too long."""
     replies, over, first = [], [], together[0]
     try:
-        images = [load_image(source) for source in first.images]
+        images = [load_image(source, first.max_pixels) for source in first.images]
         prompt = adapter.encode(first.prompt, images, before=first.before)
         for one in together:
             reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
             if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
                 over.append(one.id)
+            elif cutoff_len is None and len(prompt) + len(reply) > adapter.context_length:
+                raise ValueError(
+                    f"has {len(prompt) + len(reply):,} tokens, the model's context holds {adapter.context_length:,}; "
+                    "set cutoff_len to leave such examples out"
+                )
             else:
                 replies.append(reply)
     except (ValueError, OSError) as error:

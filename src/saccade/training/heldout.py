@@ -60,17 +60,26 @@ def build_heldout(
     if not sources:
         return None
     plan = own_plan([sample for one in sources for sample in one], template, system_prompt=system_prompt)
+    strict = {one.name for one in sources if one.on_bad == "error"}
     blind = replace(plan, samples=blinded(plan.samples, config.blind.share, config.blind.image), shas={})
 
     def answered(plan: EvalPlan, run: EvalRun, out: Path) -> list[ItemResult]:
         """The items, in the order of the plan, from all processes."""
         if ranks.is_first:
             out.unlink(missing_ok=True)  # of a run that was killed after this step and resumed before it
-        if ranks.size == 1:
-            return answer_all(plan, run, out)[0]
-        share = replace(plan, samples=ranks.mine(plan.samples))
-        items = ranks.merge(ranks.gather(answer_all(share, run)[0]))
-        if ranks.is_first:
+        share = plan if ranks.size == 1 else replace(plan, samples=ranks.mine(plan.samples))
+        found = ranks.gather(answer_all(share, run, out if ranks.size == 1 else None))
+        errors = {name: why for _, some in found for name, why in some.items()}
+        refused = [errors[one.id] for one in plan.samples if one.id in errors and one.meta.get("source") in strict]
+        if refused and run.label == "step 0":
+            raise ValueError(f"eval.data: {refused[0]} (set 'on_bad: skip' to skip such rows)")
+        if errors:
+            log.warning(
+                "%s: %d held-out questions were not asked: %s", run.label, len(errors), next(iter(errors.values()))
+            )
+        by_id = {item.sample_id: item for items, _ in found for item in items}
+        items = [by_id[sample.id] for sample in plan.samples if sample.id in by_id]
+        if ranks.size > 1 and ranks.is_first:
             append_items(out, items)
         return items
 
@@ -92,7 +101,8 @@ def build_heldout(
 def _blind_metrics(items: Sequence[ItemResult], without: Sequence[ItemResult]) -> dict[str, float]:
     """`blind` is the accuracy without the image, `sighted` that on the same questions with it."""
     own = {item.sample_id: item for item in items}
-    pairs = [(own[one.sample_id], one) for one in without if one.gradable and own[one.sample_id].gradable]
+    both = [(own[one.sample_id], one) for one in without if one.sample_id in own]
+    pairs = [(one, other) for one, other in both if one.gradable and other.gradable]
     if not pairs:
         return {}
     return {

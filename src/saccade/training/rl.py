@@ -26,7 +26,7 @@ from saccade.rollout.collect import Collected, StageRubrics
 from saccade.rollout.config import check_staleness
 from saccade.rollout.engine import Engine
 from saccade.rollout.groups import Group
-from saccade.rollout.prompts import prepare
+from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_images, hash_source
@@ -52,7 +52,7 @@ from saccade.training.prompt_feed import PromptFeed
 from saccade.training.ranks import join
 from saccade.training.replay import Replay
 from saccade.training.resuming import Resume
-from saccade.training.screening import screen
+from saccade.training.screening import room_in, screen
 
 log = logging.getLogger(__name__)
 
@@ -284,7 +284,10 @@ def open_trainer(
         rows = [(s.name, s.size, len(s.unusable)) for s in sources if s.size is not None]
         if not same_rows(session, rows, resume) and state:
             state = {**state, "feed": {**state["feed"], "skipped": {}}}  # they are other rows now
-        prepare_one = partial(prepare, policy.adapter, template=recipe.template, system_prompt=recipe.system_prompt)
+        limits = PromptLimits(room_in(recipe, policy.adapter), max(entry.max_image_pixels for entry in recipe.data))
+        prepare_one = partial(
+            prepare, policy.adapter, template=recipe.template, system_prompt=recipe.system_prompt, limits=limits
+        )
         feed = PromptFeed(mixture, prepare_one, state["feed"] if state else None, recipe.image_workers, ranks)
         stack.callback(feed.close)
         learner = build_learner(recipe, session)

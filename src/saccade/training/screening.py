@@ -12,7 +12,6 @@ from saccade.data.config import WORLD
 from saccade.data.images import image_size
 from saccade.models.adapter import Adapter
 from saccade.models.counting import TokenCounter
-from saccade.rollout.prompts import place_of
 from saccade.tasks import TASKS
 from saccade.tasks.conversation import turns_before
 from saccade.training.config import RLRecipe
@@ -28,7 +27,7 @@ def screen(recipe: RLRecipe, sources: Sequence[Source], adapter: Adapter) -> lis
     ValueError with file and line for the first of them where `on_bad` is error, and when a source has no other.
     """
     counter = TokenCounter(adapter)
-    room = adapter.context_length - max(stage.max_new_tokens for stage in recipe.stages)
+    room = room_in(recipe, adapter)
 
     def check(sample: Sample) -> None:
         sizes = [image_size(image, sys.maxsize) for image in sample.images]
@@ -41,6 +40,11 @@ def screen(recipe: RLRecipe, sources: Sequence[Source], adapter: Adapter) -> lis
     ]
 
 
+def room_in(recipe: RLRecipe, adapter: Adapter) -> int:
+    """Tokens that a prompt may have beside the longest reply of any stage."""
+    return adapter.context_length - max(stage.max_new_tokens for stage in recipe.stages)
+
+
 def _screened(source: Source, check: Callable[[Sample], None]) -> Source:
     unusable, first = set[int](), source.first_skipped
     for index, sample in enumerate(source):
@@ -48,9 +52,9 @@ def _screened(source: Source, check: Callable[[Sample], None]) -> Source:
             check(sample)
         except (ValueError, OSError) as error:
             if source.on_bad == "error":
-                raise ValueError(f"{place_of(sample)}: {error} (set 'on_bad: skip' to skip such rows)") from None
+                raise ValueError(f"{sample.title}: {error} (set 'on_bad: skip' to skip such rows)") from None
             unusable.add(index)
-            first = first or f"{place_of(sample)}: {error}"
+            first = first or f"{sample.title}: {error}"
     if len(unusable) == len(source):
         raise ValueError(f"source '{source.name}': the model can read none of its {len(source):,} rows; {first}")
     if skipped := source.skipped + len(unusable):

@@ -36,6 +36,7 @@ from saccade.training.examples import (
     Example,
     by_prompt,
     encode_step,
+    encode_usable,
     read_examples,
 )
 from saccade.training.heldout import build_heldout
@@ -265,12 +266,14 @@ def heldout_loss(runner: StepRunner[MicroBatch], examples: Sequence[Example], re
     """Mean loss per reply token (nats); each process takes its share of the examples."""
     total, tokens, n, ranks = 0.0, 0, recipe.prompts_per_step, runner.ranks
     for start in ranks.mine(range(0, len(examples), n)):
-        encoded = encode_step(runner.policy.adapter, examples[start : start + n], recipe.cutoff_len)
+        encoded = encode_usable(runner.policy.adapter, examples[start : start + n], recipe.cutoff_len)
         check_cutoff(recipe, encoded.over_cutoff, "heldout")
         for batch in runner.cut(units_of(encoded.units)):
             total -= float(runner.logprobs(batch)[0].sum())
             tokens += batch.packed.num_tokens
     total, tokens = ranks.sum(total), ranks.sum(tokens)
     if not tokens:
-        raise ValueError(f"heldout: all {len(examples)} examples are longer than cutoff_len {recipe.cutoff_len}")
+        raise ValueError(
+            f"heldout: all {len(examples)} examples are longer than cutoff_len {recipe.cutoff_len} or unusable"
+        )
     return total / tokens

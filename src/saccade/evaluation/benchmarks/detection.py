@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from saccade.data.boxes import read_instances
@@ -162,7 +163,7 @@ def load_filtered(place: Place) -> list[Sample]:
     folder = place.images or next(
         (f for f in (file.parent / "val2017", file.parent.parent / "val2017") if f.is_dir()), file.parent
     )
-    reading = Reading(file, folder)
+    reading = place.reading(file, folder)
     held = _instances(reading)
     names = sorted(set(held.labels.values()))
     found = []
@@ -279,7 +280,8 @@ def load_ovdeval(place: Place) -> list[Sample]:
         if file is None:
             continue
         folder = place.images or root / "images"
-        reading = Reading(file, folder / task if (folder / task).is_dir() else folder)
+        within = folder / task if (folder / task).is_dir() else folder
+        reading = replace(place, images=None).reading(file, within)
         found += _subtask(task, _instances(reading), reading)
     if not found:
         raise ValueError(f"{root}: holds no annotations/<subtask>.json of {', '.join(tasks)}")

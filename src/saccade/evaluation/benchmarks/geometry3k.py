@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from saccade.data.formats import reader
-from saccade.data.records import Item, Reading
+from saccade.data.records import Item
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place
 from saccade.evaluation.benchmarks.prompts import BOXED, asking
@@ -37,13 +37,13 @@ def load(place: Place) -> list[Sample]:
 def _items(place: Place) -> Iterator[Item]:
     path = place.data
     if path is None:
-        yield from reader("easy_r1")(Reading(HUB, HUB, hub=True, split="test"))
+        yield from reader("easy_r1")(place.reading(HUB, hub=True, split="test"))
         return
     if path.is_dir() and any(path.glob("*/data.json")):
-        yield from reader("geometry3k")(Reading(path, place.images or path))
+        yield from reader("geometry3k")(place.reading(path))
         return
     for file in find(place, FILES):
-        yield from reader("easy_r1")(Reading(file, place.images or file.parent))
+        yield from reader("easy_r1")(place.reading(file))
 
 
 def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from saccade.data.formats import reader
-from saccade.data.records import Reading
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
 from saccade.evaluation.benchmarks.prompts import BOXED, SHORT, with_images
@@ -27,12 +26,12 @@ HUB = Path("MathLLMs/MathVision")
 def load(place: Place) -> list[Sample]:
     mini = place.subset != "test"
     if place.data is None:
-        readings = [Reading(HUB, HUB, hub=True, split="testmini" if mini else "test")]
+        readings = [place.reading(HUB, hub=True, split="testmini" if mini else "test")]
     else:
         files = find(place, MINI_FILES if mini else FILES)
         if any(file.suffix == ".tsv" for file in files):
             raise ValueError(f"{files[0]}: VLMEvalKit's TSV of MATH-Vision is not read; give the JSONL or Parquet file")
-        readings = [Reading(file, place.images or file.parent) for file in files]
+        readings = [place.reading(file) for file in files]
     found = []
     for reading in readings:
         for where, sample in reader("math_vision")(reading):

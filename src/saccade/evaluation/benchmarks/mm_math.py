@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -47,9 +48,9 @@ def _sample(table: Table, row: dict[str, Any], number: int) -> Sample:
     if isinstance(known, list):
         slices["knowledge_l1"] = sorted({str(one[0] if isinstance(one, list) and one else one) for one in known})
     picture = row.get("image") or row.get("file_name")
-    if isinstance(picture, str) and table.file is not None and not (table.reading.image_folder / picture).exists():
+    if isinstance(picture, str) and table.file is not None and not os.path.exists(table.reading.image_folder / picture):
         inside = [f"{folder}/{picture}" for folder in ("Image", "images", "Image/Image")]
-        picture = next((name for name in inside if (table.reading.image_folder / name).is_file()), picture)
+        picture = next((name for name in inside if os.path.isfile(table.reading.image_folder / name)), picture)
     meta = {"slices": {name: value for name, value in slices.items() if value not in (None, "", [])}}
     name = str(row.get("id") or row.get("index") or number)
     return Sample(name, table.images(picture), text_of(row, "question"), gold, "free_form", meta)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from saccade.data.formats import READERS, reader
-from saccade.data.records import Reading
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place, Prompt
 from saccade.evaluation.benchmarks.prompts import template
 from saccade.evaluation.benchmarks.replies import STRICT_RULE
@@ -76,9 +75,8 @@ def load_rows(place: Place) -> list[Sample]:
     name = place.format or "vlm_r1"
     if name not in READERS:
         raise ValueError(f"format is {name!r}; expected one of {', '.join(READERS)}")
-    folder = place.images or (place.data if place.data.is_dir() else place.data.parent)
     found = []
-    for where, sample in reader(name)(Reading(place.data, folder)):
+    for where, sample in reader(name)(place.reading(place.data)):
         if isinstance(sample, ValueError):
             raise ValueError(f"{where}: {sample}")
         known(sample)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from saccade.data.formats import reader
-from saccade.data.records import Reading
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -47,7 +46,7 @@ def loader(names: Sequence[str]) -> Callable[[Place], list[Sample]]:
             )
         for file in find(place, names):
             split = file.stem
-            for where, sample in reader("refcoco")(Reading(file, place.images or file.parent)):
+            for where, sample in reader("refcoco")(place.reading(file)):
                 if isinstance(sample, ValueError):
                     raise ValueError(f"{where}: {sample}")
                 meta = {**sample.meta, "slices": {"split": split}}

@@ -26,9 +26,8 @@ class Table:
     """The rows at a place with what their images need."""
 
     def __init__(self, place: Place, file: Path | None, hub: str | None = None) -> None:
-        folder = place.images or (file.parent if file else Path())
         self.file, self.hub = file, hub
-        self.reading = Reading(file or Path(hub or ""), folder)
+        self.reading = place.reading(file or Path(hub or ""), hub=file is None)
 
     def images(self, value: Any) -> tuple[ImageSource, ...]:
         """As `records.images_of`, and images in base64 (TSV)."""
