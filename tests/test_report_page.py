@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -18,6 +19,7 @@ from saccade.report.curves import boundaries, curves, ends
 from saccade.report.documents import json_text, script
 from saccade.report.headlines import run_headline
 from saccade.report.hero import pieces
+from saccade.report.page import report_text
 from saccade.report.tables import differences, tables
 from saccade.runs.files import read_run
 
@@ -322,6 +324,7 @@ def test_smoothing_keeps_a_constant_and_short_runs_as_they_are():
     assert smooth([2.0] * 50) == pytest.approx([2.0] * 50)
     assert smooth([1.0, 5.0, 2.0]) == [1.0, 5.0, 2.0]
     assert max(smooth([0.0, 1.0] * 30)) < 0.75
+    assert smooth([1e30, *[2.0] * 500])[-1] == 2.0 == smooth([1e30, *[2.0] * 500], [500])[0]
 
 
 def test_ends_are_means_of_the_first_and_last_tenth():
@@ -386,3 +389,17 @@ def test_a_held_out_loss_is_not_called_accuracy(tmp_path):
     run = report_runs.write_run(tmp_path / "run", steps=40)
     rows = [{"step": i, "eval/score": -2.0 / i, "eval/loss": 2.0 / i, "loss/train": 1.0} for i in range(1, 21)]
     assert headline_of(run, rows).verdict.startswith("Held-out loss 0.1")
+
+
+def test_a_page_of_a_long_run_is_small_and_made_in_linear_time(tmp_path):
+    """A page draws as much of 20,000 steps as of 2,000, its last values too."""
+    sizes, costs = [], []
+    for steps in (2_000, 20_000):
+        report_runs.write_run(tmp_path / str(steps), steps=3)
+        rows = ({f"m/{k}": k + 1 / step for k in range(20)} | {"step": step} for step in range(1, steps + 1))
+        (tmp_path / str(steps) / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        begin = time.process_time()
+        page = report_text([tmp_path / str(steps)])
+        costs.append(time.process_time() - begin)
+        sizes.append(len(page))
+    assert sizes[1] < 1.2 * sizes[0] and costs[1] < 15 * costs[0]

@@ -50,7 +50,7 @@ def with_behavior(run: RunFiles) -> list[JsonRow]:
             counts.boxes += len(boxes)
             counts.gold += len(gold)
             counts.matched += matches(boxes, gold)
-    return [{**(steps[row["step"]].row() if row["step"] in steps else {}), **row} for row in run.metrics]
+    return [steps[row["step"]].row() | row if row["step"] in steps else row for row in run.metrics]
 
 
 def _groups(run: RunFiles) -> list[JsonRow]:

@@ -7,8 +7,8 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
+import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 340, 190
@@ -16,6 +16,8 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 8, 16, 24
 """Margins of a line chart, in units of its view box."""
 FOREST = 260
 """Width of a row of intervals, px."""
+LINE_POINTS = 1000
+"""Most places of a smoothed line that are drawn."""
 RAW_POINTS = 300
 """Most raw points drawn per line; more are thinned evenly (the smoothed line uses all)."""
 HOVER_POINTS = 500
@@ -27,15 +29,17 @@ class Series:
     """One line: values over steps, drawn in color `color` (0 to 5) of the palette."""
 
     name: str
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
+    xs: Sequence[float]
+    ys: Sequence[float]
     color: int = 0
 
 
-def smooth(ys: Sequence[float]) -> list[float]:
-    """Centered moving mean over `window(len(ys))` values; at both ends over the available ones (at least half)."""
-    half = window(len(ys)) // 2
-    return [fmean(ys[max(0, i - half) : i + half + 1]) for i in range(len(ys))]
+def smooth(ys: Sequence[float], places: Sequence[int] | None = None) -> list[float]:
+    """Centered moving mean over `window(len(ys))` values, at all or some places; at both ends over the available ones
+    (at least half)."""
+    half, values = window(len(ys)) // 2, np.asarray(ys, dtype=float)
+    places = range(len(ys)) if places is None else places
+    return [float(values[max(0, i - half) : i + half + 1].mean()) for i in places]
 
 
 def window(n: int) -> int:
@@ -101,13 +105,15 @@ def line_chart(
         anchor = "end" if px(x) > WIDTH - RIGHT - 10 else "middle"
         parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{number(x)}</text>')
     for place, line in enumerate(series):
-        points = [(px(x), py(y)) for x, y in zip(line.xs, line.ys, strict=True)]
-        thin = points[:: max(1, math.ceil(len(points) / RAW_POINTS))]
+        count = len(line.xs)
         parts.append(f'<g data-line="{place}">')
-        if window(len(points)) > 1 or len(points) == 1:
-            dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in thin)
+        if window(count) > 1 or count == 1:
+            thin = range(0, count, math.ceil(count / RAW_POINTS))
+            dots = "".join(f"M{px(line.xs[i]):.1f} {py(line.ys[i]):.1f}h0" for i in thin)
             parts.append(f'<path class="raw c{line.color}" d="{dots}"/>')
-        run = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.xs, smooth(line.ys), strict=True))
+        places = range(count - 1, -1, -math.ceil(count / LINE_POINTS))[::-1]  # the last one is among them
+        means = zip(places, smooth(line.ys, places), strict=True)
+        run = " ".join(f"{px(line.xs[i]):.1f},{py(y):.1f}" for i, y in means)
         parts.append(f'<polyline class="line c{line.color}" points="{run}"/></g>')
     return Markup("".join([*parts, "</svg>"]))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -122,7 +124,7 @@ def curves(metrics: Sequence[dict[str, Any]]) -> Curves:
         lines = {NAMES.get(name := next(g for g in m.groups() if g), name): columns[key] for key, m in matched.items()}
         figures += figures_of(panel, lines, bounds)
     rest = [f for key in columns if key not in used for f in figures_of(Panel(key, ""), {key: columns[key]}, bounds)]
-    longest = max((len(points) for points in columns.values()), default=0)
+    longest = max((len(steps) for steps, _ in columns.values()), default=0)
     stages = tuple(dict.fromkeys(str(row["stage"]) for row in rows if "stage" in row))
     lead = [next((f for name in names for f in figures if f.panel == name), None) for names in LEAD]
     first = tuple(figure for figure in lead if figure is not None)
@@ -153,7 +155,7 @@ def overlaid(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Curves:
     columns = {name: _columns(rows) for name, rows in runs.items()}
     figures = []
     for title, key, percent in OVERLAID:
-        lines = {name: found[key] for name, found in columns.items() if found.get(key)}
+        lines = {name: found[key] for name, found in columns.items() if key in found}
         figures += figures_of(Panel(title, key, percent=percent), lines, [], words=False)
     longest = max((len(rows) for rows in runs.values()), default=0)
     return Curves(tuple(figures[:4]), tuple(figures[4:]), (), window(longest), longest)
@@ -173,26 +175,37 @@ def boundaries(rows: Sequence[dict[str, Any]]) -> list[tuple[float, str]]:
 def ends(metrics: Sequence[dict[str, Any]], key: str) -> tuple[float, float, int] | None:
     """Mean over the first and over the last tenth of the steps (at least one each), and the steps in each; None
     without values."""
-    values = [y for _, y in _columns(metrics).get(key, [])]
+    values = [float(row[key]) for row in metrics if _is_drawn(row.get(key))]
     if len(values) < 2:
         return None
     n = max(1, len(values) // 10)
     return fmean(values[:n]), fmean(values[-n:]), n
 
 
-def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) lists of all numeric, finite metrics, in order of first appearance."""
-    columns: dict[str, list[tuple[float, float]]] = {}
+Column = tuple[Sequence[float], Sequence[float]]
+"""The steps and values of a metric."""
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> Mapping[str, Column]:
+    """The columns of all numeric, finite metrics, in order of first appearance."""
+    columns = defaultdict[str, tuple[array, array]](lambda: (array("d"), array("d")))
     for row in rows:
+        step = float(row.get("step", 0))
         for key, value in row.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-                columns.setdefault(key, []).append((float(row.get("step", 0)), float(value)))
+            if _is_drawn(value):
+                steps, values = columns[key]
+                steps.append(step)
+                values.append(value)
     return columns
+
+
+def _is_drawn(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def figures_of(
     panel: Panel,
-    lines: Mapping[str, Sequence[tuple[float, float]]],
+    lines: Mapping[str, Column],
     bounds: Sequence[tuple[float, str]] = (),
     words: bool = True,
 ) -> list[Figure]:
@@ -202,10 +215,14 @@ def figures_of(
     parts = [names[i : i + LINES] for i in range(0, len(names), LINES)]
     figures = []
     for number_of_part, part in enumerate(parts, 1):
-        series = [Series(n, *zip(*lines[n], strict=True), color=i) for i, n in enumerate(part)]
+        series = [Series(n, *lines[n], color=i) for i, n in enumerate(part)]
         percent = panel.percent and all(0.0 <= y <= 1.0 for line in series for y in line.ys)
         legend = tuple(
-            (line.name.replace("_", " ") if words else line.name, line.color, number(smooth(line.ys)[-1], percent))
+            (
+                line.name.replace("_", " ") if words else line.name,
+                line.color,
+                number(smooth(line.ys, [len(line.ys) - 1])[0], percent),
+            )
             for line in series
         )
         title = panel.title if len(parts) == 1 else f"{panel.title} ({number_of_part} of {len(parts)})"

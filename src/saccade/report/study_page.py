@@ -134,7 +134,7 @@ def over_training(document: JsonRow) -> tuple[Figure, ...]:
         for title, lines in found.items()
         for figure in figures_of(
             Panel(f"Accuracy over the training, {title}", "", "After each percentage of the steps", percent=True),
-            {name: sorted(points.items()) for name, points in lines.items()},
+            {name: (sorted(points), [points[x] for x in sorted(points)]) for name, points in lines.items()},
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import islice
 from math import isnan
+from sys import intern
 from typing import Any
 
 JsonRow = dict[str, Any]
@@ -111,7 +112,7 @@ def fitted_metrics(row: JsonRow) -> JsonRow | None:
     """A row of metrics with numbers and texts only; None without a step."""
     if not is_count(row.get("step")):
         return None
-    return {name: value for name, value in islice(row.items(), MOST_METRICS) if _is_metric(value)}
+    return {intern(name): value for name, value in islice(row.items(), MOST_METRICS) if _is_metric(value)}
 
 
 def _is_metric(value: Any) -> bool:
