@@ -24,7 +24,7 @@ _CODES = frozenset(
 )
 _OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
 """Errors that are the disk's only when they name a file that we write."""
-_TAKEN = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG})
+_TAKEN = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP})
 """Errors of a name where something else stands."""
 _IN_TEXT = re.compile(r"(?:os error |\[Errno )(\d+)")
 _OF_LIBRARIES = ("SafetensorError",)
@@ -91,16 +91,17 @@ def no_traceback() -> Iterator[None]:
         if (reason := disk_reason(error)) is not None:
             raise OSError(f"a file cannot be written ({reason}); {AGAIN}") from None
         if isinstance(error, OSError) and (words := _of_a_name(error)):
-            raise OSError(words) from None
+            raise OSError(words) from error
         raise
 
 
 def _of_a_name(error: OSError) -> str | None:
-    """What is in the way of a file or folder of ours, and the way out."""
+    """The error of a file about which nothing else was said, with its name and the way out."""
     name = error.filename2 or error.filename
-    if error.errno in _TAKEN and name is not None:
-        why = os.strerror(error.errno)
-        return f"{os.fsdecode(name)}: {why}; move what is there out of the way, or choose another place"
+    if name is not None and error.strerror:
+        out = "move what is there out of the way, or choose another place"
+        way = out if error.errno in _TAKEN else "check the name, what is there and its permissions"
+        return f"{name if isinstance(name, int) else os.fsdecode(name)}: {error.strerror}; {way}"
     if error.errno == errno.ENOENT and name is None:
         try:
             os.getcwd()

@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except EXPECTED as error:
         if debug:
             raise
-        text = said(error) if isinstance(error, ValidationError) else _named(error)
+        text = said(error) if isinstance(error, ValidationError) else str(error)
         echo(f"saccade{f' (process {rank})' if rank else ''}: {without_password(text)}", err=True)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
@@ -178,14 +178,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         echo(f"saccade: this needs {missing}, which is not installed: pip install 'saccade[train]'", err=True)
         sys.exit(2)
-
-
-def _named(error: Exception) -> str:
-    """The error; of a file about which nothing else was said, its name and a way out."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        name = error.filename2 if isinstance(error.filename2, str) else error.filename
-        return f"{name}: {error.strerror}; check the name, what is there and its permissions"
-    return str(error)
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -25,8 +25,8 @@ from saccade.types import Completion, FinishReason
 GENERATE = "/inference/v1/generate"
 NO_LOGPROB = -9999.0
 """What vLLM writes for a log-prob that it does not have."""
-MOST_LOGPROB = 1e-3
-"""A log-prob is 0 at most, but for rounding."""
+MOST_LOGPROB = 0.5
+"""A log-prob is 0 at most, but for the rounding of a server that computes in bfloat16."""
 FORBIDDEN = -100.0
 """The strongest bias of a logit that vLLM takes."""
 
