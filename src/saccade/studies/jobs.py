@@ -200,11 +200,17 @@ def bars(jobs: Sequence[StudyJob], done: set[str], console: Console) -> Iterator
         yield show
 
 
+QUIET = "ignore:resource_tracker"
+"""Python's own warning about semaphores of libraries in a job that a signal ends."""
+
+
 def _start(job: StudyJob) -> Any:
     # files of an interrupted attempt would be refused as an existing run
     shutil.rmtree(job.directory, ignore_errors=True)
     job.directory.mkdir(parents=True)
     process = multiprocessing.get_context("spawn").Process(target=_work, args=(job,), name=job.name)
+    if QUIET not in sys.warnoptions:
+        sys.warnoptions.append(QUIET)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for this process only
     try:
         process.start()
