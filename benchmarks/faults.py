@@ -33,6 +33,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "test_evaluation_served.py",
         "test_coldstart_faults.py",
     ),
+    "checkpoints of others": ("test_hostile_checkpoints.py",),
     "terminal": ("test_cli_terminal.py",),
     "runs and recipes": ("test_hostile_runs.py",),
     "trust and secrets": ("test_trust.py", "test_secrets.py"),
