@@ -285,6 +285,11 @@ def test_a_number_beyond_64_bits_is_refused_with_its_key_in_every_recipe(name: s
     assert len(str(error.value)) < 120
 
 
+def test_a_float_that_is_far_too_large_for_a_whole_number_is_said_in_words() -> None:
+    with pytest.raises(ConfigError, match=r"'num_steps': got 1e\+308, expected a whole number of at most 63 bits"):
+        load(None, SCHEMAS["rl"](), ["num_steps=1e308"])
+
+
 @pytest.mark.parametrize(
     "text", ["1e4", "1E-4", "12e03", "010", "1:30", "0x1F", "yes", "~", "2026-01-01", "1.", "é", "\x07"]
 )
