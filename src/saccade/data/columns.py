@@ -44,6 +44,7 @@ MOST_UNPACKED = 512 << 20
 """Bytes of rows beyond which a file may not unpack to more than RATIO times its size."""
 ROW_COST = 256
 """Bytes of a row beside its values."""
+_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
 
 
@@ -64,7 +65,7 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
                     log.warning("%s: %s, which is more than data needs; the column is not read", path, bombs)
                 # so small, threads only wait
                 for batch in file.iter_batches(at_a_time, [group], names, use_threads=False):
-                    for row in rows_of(batch, packed):
+                    for row in rows_of(_without_views(batch), packed):
                         yield f"{path.name}:{next(number)}", row
     except (pa.ArrowException, ValueError, OSError) as error:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
@@ -153,6 +154,22 @@ def _hides(kind: Any) -> bool:
     return _is_indirect(kind) or any(map(_hides, _inside(kind)))
 
 
+def _without_views(batch: Any) -> Any:
+    """A batch of Parquet, where views do not share bytes, with plain texts: Polars writes views, in lists too."""
+    kinds = [_plain(field.type) if _hides(field.type) else field.type for field in batch.schema]
+    schema = pa.schema([field.with_type(kind) for field, kind in zip(batch.schema, kinds, strict=True)])
+    return batch if schema == batch.schema else batch.cast(schema)
+
+
+def _plain(kind: Any) -> Any:
+    """A type with texts in place of views."""
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        return (pa.list_ if types.is_list(kind) else pa.large_list)(_plain(kind.value_type))
+    return _VIEWS.get(kind, kind)
+
+
 def _inside(kind: Any) -> list[Any]:
     """The types within a type, but for the values of a dictionary, run or view."""
     if types.is_struct(kind):
@@ -168,7 +185,7 @@ def _directly(column: Any) -> Any:
     """A dictionary, runs or views as plain values. ValueError for values that are of such a type themselves."""
     kind = column.type
     value = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
-    value = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(value, value)
+    value = _VIEWS.get(value, value)
     if _hides(value):
         raise ValueError(f"a column of the type {kind} is not read; save it plainly")
     plain = pc.call_function("run_end_decode", [column]) if types.is_run_end_encoded(kind) else column
