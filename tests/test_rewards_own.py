@@ -211,6 +211,14 @@ def test_a_file_counts_as_it_was_when_the_run_began_also_in_a_new_process(tmp_pa
         config.build()
 
 
+def test_files_beside_it_are_read_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("0.25")
+    (tmp_path / "own.py").write_text(
+        "import pkgutil\ndef read(c, s): return float(pkgutil.get_data(__name__, 'words.txt'))\n"
+    )
+    assert load(f"{tmp_path / 'own.py'}:read", {})(reply("a"), SAMPLE) == Score(0.25)
+
+
 def test_a_file_that_loads_for_long_is_said_meanwhile(tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setattr(own, "PATIENCE_S", 0.05)
     (tmp_path / "own.py").write_text("def half(c, s): return 0.5\n")

@@ -46,7 +46,7 @@ class _AsRead(SourceFileLoader):
         raise OSError  # so that no compiled file is read or written
 
     def get_data(self, path: Any) -> bytes:
-        return self._source
+        return self._source if path == self.path else super().get_data(path)  # also files beside it
 
 
 def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
