@@ -197,13 +197,16 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
     assert load(f"{tmp_path / 'own.py'}:half", {})(reply("a"), SAMPLE) == Score(0.5)
 
 
-def test_a_file_counts_as_it_was_when_the_run_began_also_in_a_new_process(tmp_path: Path) -> None:
+def test_a_file_counts_as_it_was_when_the_run_began_also_in_a_new_process(tmp_path: Path, monkeypatch) -> None:
     mine = tmp_path / "own.py"
     mine.write_text("import os\ndef half(c, s): return os._exit(1) if 'die' in c.text else 0.5\n")
     config = RubricConfig.model_validate({"parts": [{"name": f"{mine}:half"}], "truncated": "as_is"})
     rubrics, stage = StageRubrics(TASKS, {"mine": config}), Stage(max_new_tokens=9, group_size=2, rubric="mine")
     assert rubrics(stage)("count")(reply("a"), SAMPLE).value == 0.5
     mine.write_text("((( being edited")
+    (folder := tmp_path / "removed").mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
     assert rubrics(stage)("count")(reply("die"), SAMPLE).masked
     mine.unlink()
     assert rubrics(stage)("count")(reply("a"), SAMPLE).value == 0.5

@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
     """The function; the file is run as `import` would run it, with its folder first on the path, and the working
     directory last, so that nothing there takes the place of an installed package."""
     sys.path.insert(0, str(file.parent))
-    sys.path.append(os.getcwd())
+    with suppress(OSError):  # a job's folder may be removed while it runs
+        sys.path.append(os.getcwd())
     loader = _AsRead(f"saccade_reward_{file.stem}", file, source)
     spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
     if spec is None or spec.loader is None:
