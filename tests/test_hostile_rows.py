@@ -4,6 +4,7 @@ places, and an epoch shows each of them once."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -388,6 +389,14 @@ def test_held_out_rows_that_cannot_be_asked_cost_themselves_or_are_named_before_
     strict = read_examples(ExampleConfig(source="vlm_r1", path=path, reply="gold"))
     with pytest.raises(ValueError, match=r"^train\.jsonl:2: example 'good100': .*truncated"):
         encode_usable(policy.adapter, strict)
+    assert len(encode_usable(policy.adapter, strict, skip=True).units) == 2
+    asked = {on_bad: evaluation(on_bad) for on_bad in ("skip", "error")}
+    for image in path.parent.glob("*.*g"):
+        image.unlink()
+    for evaluate in asked.values():
+        assert math.isnan(evaluate(7)["score"]), "a run goes on without any of its images"
+        with pytest.raises(ValueError, match=r"eval\.data: "):
+            evaluate(0)
 
 
 def test_supervised_training_skips_and_counts_them_too(model: Path, tmp_path: Path) -> None:
