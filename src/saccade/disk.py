@@ -24,7 +24,7 @@ _CODES = frozenset(
 )
 _OF_A_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
 """Errors that are the disk's only when they name a file that we write."""
-_TAKEN = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG})
+_TAKEN = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP})
 """Errors of a name where something else stands."""
 _IN_TEXT = re.compile(r"(?:os error |\[Errno )(\d+)")
 _OF_LIBRARIES = ("SafetensorError",)
