@@ -295,3 +295,14 @@ def test_memory_stays_bounded_over_100_000_rows(tmp_path: Path) -> None:
     before, checked, converted = peaks(rows_of(tmp_path / "t.jsonl", 100_000, 1_000), 100_000)
     assert checked - before < 150
     assert converted - before < 200
+
+
+def test_images_that_lie_elsewhere_are_checked_and_converted_with_their_folder(tmp_path: Path, capsys) -> None:
+    (rows := tmp_path / "rows" / "train.jsonl").parent.mkdir()
+    picture(tmp_path / "a.png", 1)
+    rows.write_text(json.dumps(row(1, "../a.png")) + "\n")
+    for verb in (["check", rows], ["convert", rows, tmp_path / "out"]):
+        assert run(*verb, "--from", "vlm_r1") > 0
+        told = capsys.readouterr()
+        assert "set image_folder or data_root to the folder that holds it" in told.out + told.err
+        assert run(*verb, "--from", "vlm_r1", "--data-root", tmp_path) == 0

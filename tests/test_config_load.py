@@ -159,10 +159,11 @@ def test_overrides_reach_sections_and_list_items(tmp_path: Path) -> None:
         ("data.0.seed=4", "command line: 'data.0.seed': the recipe holds no list 'data' to take item 0 of"),
         ("shuffle", "command line: got 'shuffle', expected key=value such as loss.kl_coef=0.01"),
         ("loss.clip=[1", "command line: 'loss.clip': got '[1', expected a YAML value"),
+        ("stages=[{group_size: 1}]", "command line: 'stages.0.group_size': got 1, expected greater than or equal to 2"),
     ],
 )
 def test_a_wrong_override_is_placed_on_the_command_line(tmp_path: Path, override: str, expected: str) -> None:
-    assert message(write(tmp_path, "stages: [{}]\n"), override) == expected
+    assert message(write(tmp_path, "stages: [{group_size: 4}]\n"), override) == expected
 
 
 @pytest.mark.parametrize(

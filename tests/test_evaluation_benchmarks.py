@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from saccade.data import roots as recorded_roots
+from saccade.data.config import DataConfig
+from saccade.data.convert import convert
 from saccade.evaluation.answerers import Failed
 from saccade.evaluation.benchmark_results import compare_runs, comparison_lines, lines
 from saccade.evaluation.benchmark_run import plan, selected, unique
@@ -341,3 +347,31 @@ def test_a_row_of_a_benchmark_names_images_of_its_own_folders_only(tmp_path: Pat
     row = {**rows["jsonl"], "image": str(tmp_path / "outside.png")}
     (data / "rows.jsonl").write_text(json.dumps(row) + "\n")
     assert len(BENCHMARKS["jsonl"].load(Place(data / "rows.jsonl", images=tmp_path))) == 1
+    assert len(BENCHMARKS["jsonl"].load(Place(data / "rows.jsonl", data_root=tmp_path))) == 1
+
+
+def test_a_benchmark_reads_what_convert_wrote_and_what_its_data_root_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded_roots, "KEY", tmp_path / "key")
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "rows").mkdir()
+    row = {
+        "image": "../images/a.png",
+        "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "1"}],
+    }
+    (tmp_path / "rows" / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    entry = {"path": str(tmp_path / "rows" / "rows.jsonl"), "data_root": str(tmp_path)}
+    asked = {"benchmark": "jsonl", "model": "base", **entry}
+    assert len(plan(EvalRecipe.model_validate(asked)).samples) == 1
+    convert([DataConfig.model_validate({"source": "vlm_r1", **entry})], tmp_path / "out", "jsonl")
+    asked = {"benchmark": "jsonl", "model": "base", "format": "saccade", "path": str(tmp_path / "out")}
+    assert len(plan(EvalRecipe.model_validate(asked)).samples) == 1
+
+
+def test_a_cache_of_the_hub_apart_from_its_home_is_one_of_the_folders(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("h/a", "c/a", "a")]
+    code = f"from saccade.data.roots import inside; print([inside(name, ()) for name in {names}])"
+    own = {**os.environ, "HF_HOME": str(tmp_path / "h"), "HF_HUB_CACHE": str(tmp_path / "c")}
+    said = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
+    assert said.stdout == "[True, True, False]\n", said.stderr

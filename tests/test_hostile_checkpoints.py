@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from families import family
 
+from saccade.models.checkpoint_files import reading
 from saccade.models.policy import load_adapter, load_policy
 from saccade.planning.inputs import read_config, read_shape, visual_tokens
 
@@ -104,3 +105,17 @@ def test_a_plan_of_an_odd_checkpoint_is_one_line(tiny, name, content, tmp_path):
         config, directory = read_config(str(tmp_path / "m"))
         read_shape(config)
         visual_tokens(config, directory, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ImportError("Loading an AWQ model requires gptqmodel"), "gptqmodel.*install what is missing"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "more memory than there is"),
+        (KeyError("x"), "copy the checkpoint again"),
+        (OSError(28, "No space left on device"), r"^\[Errno 28\]"),
+    ],
+)
+def test_the_way_out_of_a_checkpoint_that_cannot_be_used_fits_the_cause(error: Exception, words: str) -> None:
+    with pytest.raises((ValueError, OSError), match=words), reading("m", "the weights"):
+        raise error

@@ -4,6 +4,7 @@ places, and an epoch shows each of them once."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -33,7 +34,8 @@ from saccade.rollout.engine import open_engine
 from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.training import rl, sft
 from saccade.training.config import EvalConfig, ExampleConfig, RLRecipe, SFTRecipe
-from saccade.training.examples import encode_usable, read_examples
+from saccade.training.example_feed import screened
+from saccade.training.examples import Example, by_prompt, encode_usable, read_examples
 from saccade.training.heldout import build_heldout
 from saccade.training.resuming import Resume
 from saccade.types import Sample
@@ -123,7 +125,7 @@ def test_image_files_outside_the_folders_of_the_data_need_the_users_word(tmp_pat
     link = path.with_name("link.png")
     link.symlink_to(tmp_path / "outside.png")
     entry = {"source": "vlm_r1", "path": path}
-    with pytest.raises(ValueError, match=r"outside the folders of its data.*allow_outside: true"):
+    with pytest.raises(ValueError, match=r"outside the folders of its data.*data_root: /"):
         open_source(DataConfig(**entry))
     for allowed in ({"allow_outside": True}, {"data_root": tmp_path}):
         assert len(open_source(DataConfig(**entry, **allowed))) == 2
@@ -387,6 +389,14 @@ def test_held_out_rows_that_cannot_be_asked_cost_themselves_or_are_named_before_
     strict = read_examples(ExampleConfig(source="vlm_r1", path=path, reply="gold"))
     with pytest.raises(ValueError, match=r"^train\.jsonl:2: example 'good100': .*truncated"):
         encode_usable(policy.adapter, strict)
+    assert len(encode_usable(policy.adapter, strict, skip=True).units) == 2
+    asked = {on_bad: evaluation(on_bad) for on_bad in ("skip", "error")}
+    for image in path.parent.glob("*.*g"):
+        image.unlink()
+    for evaluate in asked.values():
+        assert math.isnan(evaluate(7)["score"]), "a run goes on without any of its images"
+        with pytest.raises(ValueError, match=r"eval\.data: "):
+            evaluate(0)
 
 
 def test_supervised_training_skips_and_counts_them_too(model: Path, tmp_path: Path) -> None:
@@ -433,3 +443,19 @@ def test_every_reply_of_a_conversation_must_be_one_to_learn(tmp_path: Path, late
     path.write_text(json.dumps({"id": "a", "image": "ok.png", "conversations": [*first, *more]}) + "\n")
     with pytest.raises(ValueError, match=said):
         read_examples(ExampleConfig(source="llava", path=path))
+
+
+def test_golds_and_replies_beyond_the_context_are_known_before_the_first_step_by_their_own_line(
+    model: Path, tmp_path: Path
+) -> None:
+    path, adapter = write_rows(tmp_path, [], rows=2), load_adapter(ModelConfig(path=str(model)))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    prompt = {"image": rows[0]["image"], "conversations": turns(rows[0]["conversations"][0]["value"], "a " * 9_000)}
+    path.write_text("\n".join(map(json.dumps, [*rows, rows[0] | prompt | {"id": "long", "task": "text"}])) + "\n")
+    config = ExampleConfig.model_validate({"source": "vlm_r1", "path": str(path), "reply": "gold", "task": "text"})
+    with pytest.raises(ValueError, match=r"^train\.jsonl:3: example 'long': "):
+        screened(adapter, by_prompt(read_examples(config, None)), None)
+    assert screened(adapter, by_prompt(read_examples(config, None)), 99) == []
+    context = adapter.context_length
+    wide = Example("wide", "word " * (context * 4 // 5), (), "one two three " * (context // 20), None)
+    assert screened(adapter, [[wide]], None) == []  # its bytes alone would leave too little room

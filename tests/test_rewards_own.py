@@ -197,18 +197,29 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
     assert load(f"{tmp_path / 'own.py'}:half", {})(reply("a"), SAMPLE) == Score(0.5)
 
 
-def test_a_file_counts_as_it_was_when_the_run_began_also_in_a_new_process(tmp_path: Path) -> None:
+def test_a_file_counts_as_it_was_when_the_run_began_also_in_a_new_process(tmp_path: Path, monkeypatch) -> None:
     mine = tmp_path / "own.py"
     mine.write_text("import os\ndef half(c, s): return os._exit(1) if 'die' in c.text else 0.5\n")
     config = RubricConfig.model_validate({"parts": [{"name": f"{mine}:half"}], "truncated": "as_is"})
     rubrics, stage = StageRubrics(TASKS, {"mine": config}), Stage(max_new_tokens=9, group_size=2, rubric="mine")
     assert rubrics(stage)("count")(reply("a"), SAMPLE).value == 0.5
     mine.write_text("((( being edited")
+    (folder := tmp_path / "removed").mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
     assert rubrics(stage)("count")(reply("die"), SAMPLE).masked
     mine.unlink()
     assert rubrics(stage)("count")(reply("a"), SAMPLE).value == 0.5
     with pytest.raises(ValueError, match="there is no file"):
         config.build()
+
+
+def test_files_beside_it_are_read_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("0.25")
+    (tmp_path / "own.py").write_text(
+        "import pkgutil\ndef read(c, s): return float(pkgutil.get_data(__name__, 'words.txt'))\n"
+    )
+    assert load(f"{tmp_path / 'own.py'}:read", {})(reply("a"), SAMPLE) == Score(0.25)
 
 
 def test_a_file_that_loads_for_long_is_said_meanwhile(tmp_path: Path, monkeypatch, caplog) -> None:

@@ -136,6 +136,10 @@ def test_no_error_about_an_address_shows_the_password_in_it(form: str) -> None:
 def test_no_line_of_the_log_shows_a_password_that_a_library_quotes() -> None:
     said = f"API request to http://me:{quote(KEY, safe='')}@host/api failed; mail a@b.c"
     assert without_password(said) == "API request to http://[key]@host/api failed; mail a@b.c"
+    for secret in ("p@ss", "p/ss", "p:s@/s"):
+        assert without_password(f"'http://me:{secret}@host:80/a' x@y") == "'http://[key]@host:80/a' x@y"
+    for plain in ("http://host/a@b", "https://host:8000/a@b", "http://host, a@b.c"):
+        assert without_password(plain) == plain
     record = logging.LogRecord("x", logging.WARNING, "x", 1, said, None, None)
     assert "SECRET" not in SafeFormatter("%(message)s").format(record)
 

@@ -215,6 +215,8 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
         node[loc[-1]] = (tree := yaml.compose(value, Loader=Loader)) and _build(tree, loc, COMMAND_LINE, {})
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{COMMAND_LINE}: '{dotted}': got {value[:200]!r}, expected a YAML value") from None
+    for inside in [at for at in places if at[: len(loc)] == loc and at != loc]:
+        del places[inside]  # of what it replaces
 
 
 def _no_way(node: Any, key: Key, name: str) -> str | None:

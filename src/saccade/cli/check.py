@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saccade.cli.check_report import as_dict, safe, show
-from saccade.cli.options import ColumnNames, JsonFile, Overrides, check_json, columns_of, write_json
+from saccade.cli.options import ColumnNames, DataRoot, JsonFile, Overrides, check_json, columns_of, write_json
 from saccade.cli.terminal import echo
 from saccade.runs.safe_text import printable
 
@@ -54,6 +54,7 @@ def check(
         ),
     ] = None,
     image_folder: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of relative image names.")] = None,
+    data_root: DataRoot = None,
     column: ColumnNames = None,
     task: Annotated[str | None, typer.Option(help="Task of rows without one.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
@@ -81,6 +82,7 @@ def check(
     given = {
         "--hub": hub,
         "--image-folder": image_folder,
+        "--data-root": data_root,
         "--column": column,
         "--task": task,
         "--split": split,
@@ -98,8 +100,8 @@ def check(
             raise ConfigError(
                 f"got {overrides[0]!r}; KEY=VALUE applies to recipes; for a data set use --task, --split and so on"
             )
-        names = columns_of(column or ())
-        keys = {"image_folder": image_folder, "columns": names, "task": task, "split": split, "limit": limit}
+        keys = {"image_folder": image_folder, "data_root": data_root, "columns": columns_of(column or ())}
+        keys |= {"task": task, "split": split, "limit": limit}
         subject = of_data(data, source, hub, {k: v for k, v in keys.items() if v}, held_out or (), model)
     report, facts = run(subject, budget, keep)
     facts |= predict(subject, report, memory)

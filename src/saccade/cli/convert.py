@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from saccade.cli.options import ColumnNames, columns_of
+from saccade.cli.options import ColumnNames, DataRoot, columns_of
 from saccade.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def convert(
         list[Path] | None,
         typer.Option("--image-folder", metavar="DIR", help="Folder of relative image names; one, or one per INPUT."),
     ] = None,
+    data_root: DataRoot = None,
     column: ColumnNames = None,
     task: Annotated[str | None, typer.Option(help="Task of rows without one.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
@@ -53,7 +54,8 @@ def convert(
     from saccade.data.convert import convert as write
     from saccade.data.files import count_rows
 
-    keys: dict[str, Any] = {"task": task, "split": split, "negatives": negatives, "seed": seed, "limit": limit}
+    keys: dict[str, Any] = {"data_root": data_root, "task": task, "split": split}
+    keys |= {"negatives": negatives, "seed": seed, "limit": limit}
     keys = {name: value for name, value in keys.items() if value is not None}
     if column:
         keys["columns"] = columns_of(column)

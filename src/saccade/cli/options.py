@@ -33,6 +33,10 @@ ColumnNames = Annotated[
         help="Format table: the name of a column, such as question=prompt; repeat it for others, or for several names.",
     ),
 ]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", metavar="DIR", help="Folder that all images must be in, / for any; see docs/data.md."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text and tables.")]
 JsonFile = Annotated[
     Path | None,

@@ -21,7 +21,7 @@ from saccade.runs.safe_text import SafeFormatter, cut, printable
 def process_of() -> tuple[int, int]:
     """Which process this is of how many that torchrun started. Clusters give RANK and WORLD_SIZE to jobs of one process
     too."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not {"TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"} <= os.environ.keys():
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -44,6 +44,8 @@ MOST_UNPACKED = 512 << 20
 """Bytes of rows beyond which a file may not unpack to more than RATIO times its size."""
 ROW_COST = 256
 """Bytes of a row beside its values."""
+_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+_BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
 
 
@@ -64,7 +66,7 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
                     log.warning("%s: %s, which is more than data needs; the column is not read", path, bombs)
                 # so small, threads only wait
                 for batch in file.iter_batches(at_a_time, [group], names, use_threads=False):
-                    for row in rows_of(batch, packed):
+                    for row in rows_of(_without_views(batch), packed):
                         yield f"{path.name}:{next(number)}", row
     except (pa.ArrowException, ValueError, OSError) as error:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
@@ -153,6 +155,23 @@ def _hides(kind: Any) -> bool:
     return _is_indirect(kind) or any(map(_hides, _inside(kind)))
 
 
+def _without_views(batch: Any) -> Any:
+    """A batch of Parquet, where views do not share bytes, with plain texts: Polars writes views, in lists too."""
+    kinds = [_with(field.type, _VIEWS) if _hides(field.type) else field.type for field in batch.schema]
+    schema = pa.schema([field.with_type(kind) for field, kind in zip(batch.schema, kinds, strict=True)])
+    return batch if schema == batch.schema else batch.cast(schema)
+
+
+def _with(kind: Any, other: Mapping[Any, Any]) -> Any:
+    """A type with those of `other` in place of their keys, also within structs and lists."""
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_with(field.type, other)) for field in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        value = kind.value_field.with_type(_with(kind.value_type, other))
+        return pa.list_(value) if types.is_list(kind) else pa.large_list(value)
+    return other.get(kind, kind)
+
+
 def _inside(kind: Any) -> list[Any]:
     """The types within a type, but for the values of a dictionary, run or view."""
     if types.is_struct(kind):
@@ -168,7 +187,7 @@ def _directly(column: Any) -> Any:
     """A dictionary, runs or views as plain values. ValueError for values that are of such a type themselves."""
     kind = column.type
     value = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
-    value = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(value, value)
+    value = _VIEWS.get(value, value)
     if _hides(value):
         raise ValueError(f"a column of the type {kind} is not read; save it plainly")
     plain = pc.call_function("run_end_decode", [column]) if types.is_run_end_encoded(kind) else column
@@ -229,6 +248,7 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
             packed = Packed((path / name).stat().st_size)
             with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
                 for batch in stream:
+                    _refuse_broken(batch)
                     for row in rows_of(batch, packed):
                         yield f"{path.name}:{next(number)}", row
         except (pa.ArrowException, ValueError, OSError) as error:
@@ -248,6 +268,13 @@ def _refuse_compressed(path: Path) -> None:
                 header = _flat_field(content, header, 1)
             if header and message.type != "schema" and _flat_field(content, header, 3):
                 raise ValueError("its buffers are compressed; save it without compression")
+
+
+def _refuse_broken(batch: Any) -> None:
+    """ArrowInvalid for offsets that lead out of their buffers, with which the process would crash. Texts are looked at
+    as bytes, since one that is not UTF-8 costs its row only."""
+    for column in batch.columns:
+        column.view(_with(column.type, _BYTES)).validate(full=True)
 
 
 def _flat_field(content: bytes, table: int, number: int) -> int:

@@ -26,7 +26,16 @@ KEY = Path("~/.cache/saccade/roots.key")
 def inside(path: str | Path, roots: Sequence[Path]) -> bool:
     """Whether a file, with its links followed, is below one of the folders or in the cache of the hub."""
     real = Path(os.path.realpath(path))
-    return any(real.is_relative_to(root) for root in roots) or real.is_relative_to(_hub_cache())
+    return any(real.is_relative_to(root) for root in (*roots, *_hub_caches()))
+
+
+def roots_in(folders: Iterable[Path], data_root: Path | None) -> tuple[Path, ...]:
+    """Where image files of a data set may be: in `data_root` alone if it is given, else in `folders` and where our own
+    outputs in them recorded images."""
+    if data_root is not None:
+        return (data_root.resolve(),)
+    found = list(dict.fromkeys(folder.resolve() for folder in folders))
+    return tuple(dict.fromkeys((*found, *(root for folder in found for root in recorded(folder)))))
 
 
 def refuse_outside(path: str | Path, roots: Sequence[Path] | None) -> None:
@@ -34,7 +43,7 @@ def refuse_outside(path: str | Path, roots: Sequence[Path] | None) -> None:
     if roots is not None and not inside(path, roots):
         raise ImageError(
             f"{shown_name(str(path))}: is outside the folders of its data ({', '.join(map(str, roots)) or 'none'}); "
-            "set image_folder or data_root to the folder that holds it, or allow_outside: true"
+            "set image_folder or data_root to the folder that holds it, or data_root: / for any"
         )
 
 
@@ -76,7 +85,8 @@ def _key(create: bool) -> bytes | None:
 
 
 @lru_cache(maxsize=1)
-def _hub_cache() -> Path:
-    from huggingface_hub import constants  # knows HF_HOME and its variants
+def _hub_caches() -> tuple[Path, ...]:
+    """Clusters often set the second apart from the first."""
+    from huggingface_hub import constants  # knows the variables and their older names
 
-    return Path(os.path.realpath(constants.HF_HOME))
+    return tuple(Path(os.path.realpath(one)) for one in (constants.HF_HOME, constants.HF_HUB_CACHE))

@@ -12,7 +12,7 @@ from saccade.data.config import WORLD, DataConfig, Label, OnBad
 from saccade.data.formats import reader
 from saccade.data.pass_rates import with_rates
 from saccade.data.records import Item, Reading, shown
-from saccade.data.roots import record, recorded
+from saccade.data.roots import record, roots_in
 from saccade.rewards import check_row
 from saccade.tasks import TASKS
 from saccade.types import Sample
@@ -115,13 +115,8 @@ def roots_of(cfg: DataConfig) -> tuple[Path, ...] | None:
     """The folders that image files of an entry may be in, with links followed; None: anywhere."""
     if cfg.allow_outside:
         return None
-    if cfg.data_root is not None:
-        return (cfg.data_root.resolve(),)
-    named = [] if cfg.image_folder is None else [cfg.image_folder.resolve()]
-    if cfg.path is None:
-        return tuple(named)
-    folder = (cfg.path if cfg.path.is_dir() else cfg.path.parent).resolve()
-    return tuple(dict.fromkeys((folder, *named, *recorded(folder))))
+    path = None if cfg.path is None or cfg.path.is_dir() else cfg.path.parent
+    return roots_in((one for one in (path or cfg.path, cfg.image_folder) if one is not None), cfg.data_root)
 
 
 def record_roots(folder: Path, entries: Sequence[DataConfig]) -> None:

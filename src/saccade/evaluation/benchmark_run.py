@@ -75,7 +75,8 @@ def _read(recipe: EvalRecipe) -> EvalPlan:
     if recipe.benchmark is None:
         return own_plan(own_samples(recipe), recipe.template, recipe.limit, recipe.system_prompt)
     benchmark = BENCHMARKS[recipe.benchmark]
-    place = Place(recipe.path, benchmark.subset(recipe.subset), recipe.image_folder, recipe.format, recipe.limit)
+    subset = benchmark.subset(recipe.subset)
+    place = Place(recipe.path, subset, recipe.image_folder, recipe.format, recipe.limit, recipe.data_root)
     samples = benchmark.load(place)
     if not samples:
         raise ValueError(f"benchmark '{benchmark.name}', subset '{place.subset}': found no items at {recipe.path}")

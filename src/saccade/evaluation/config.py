@@ -86,6 +86,9 @@ class EvalRecipe(Config):
     """The benchmark's file or folder; null reads it from the Hugging Face hub."""
     image_folder: Path | None = None
     """What the benchmark's image names are relative to; the folder of `path` when null."""
+    data_root: Path | None = None
+    """The folder that the benchmark's image files must be in, / for anywhere. Null: those of `path` and `image_folder`,
+    the cache of the hub and the sources that our own `convert` or cold start recorded."""
     format: str | None = None
     """Of benchmark jsonl: how rows are read, vlm_r1 when null."""
     subset: str | None = None
@@ -159,7 +162,7 @@ class EvalRecipe(Config):
         if self.benchmark is None and not own:
             raise ValueError("nothing to evaluate; give a `benchmark`, or give `data` or `world`")
         if self.benchmark is None:
-            names = ("path", "image_folder", "format", "subset", "mode", "prompt", "judge")
+            names = ("path", "image_folder", "data_root", "format", "subset", "mode", "prompt", "judge")
             if given := [name for name in names if getattr(self, name) is not None]:
                 raise ValueError(f"{', '.join(given)}: only for a `benchmark`; name one, or remove the others")
             return self
@@ -177,8 +180,8 @@ class EvalRecipe(Config):
             raise ValueError(f"mode '{mode.name}' of {self.benchmark} uses no judge; remove `judge`")
         if self.format is not None and self.benchmark != "jsonl":
             raise ValueError(f"format: not an option of benchmark '{self.benchmark}'; remove it")
-        if not benchmark.needs_data and (self.path or self.image_folder):
-            raise ValueError(f"path, image_folder: benchmark '{self.benchmark}' reads no files; remove them")
+        if not benchmark.needs_data and (self.path or self.image_folder or self.data_root):
+            raise ValueError(f"path, image_folder, data_root: benchmark '{self.benchmark}' reads no files; remove them")
         return self
 
     @model_validator(mode="after")

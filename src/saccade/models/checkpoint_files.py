@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ KEPT = (
 NOT_KEPT = ("config.json", "adapter_config.json", "*.py", "*.index.json")
 """`config.json` is written with the model; an adapter's belongs to weights that are not beside it."""
 IMAGE_SETTINGS = "preprocessor_config.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk to which a checkpoint is downloaded."""
 PROCESSOR_SETTINGS = "processor_config.json"
 """The image processor's settings are in the first (older checkpoints) or in the second, under `image_processor`."""
 
@@ -45,14 +48,19 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if type(error) is ValueError and _raised_here(error):
+        if (type(error) is ValueError and _raised_here(error)) or getattr(error, "errno", None) in _FULL:
             raise
         said = " ".join(str(error).split())
         cause = f"{type(error).__name__}: {said[:300]}{' ..' if len(said) > 300 else ''}"
-        raise ValueError(
-            f"{path}: {what} cannot be used ({cause}); expected files as transformers saves them: copy the checkpoint "
-            "again, or correct that file"
-        ) from error
+        raise ValueError(f"{path}: {what} cannot be used ({cause}); {_way_out(error)}") from error
+
+
+def _way_out(error: Exception) -> str:
+    if isinstance(error, ImportError):  # of a quantized checkpoint, or a tokenizer of another library
+        return "install what is missing"
+    if "can't allocate memory" in str(error):
+        return "it takes more memory than there is, or a size in it is wrong"
+    return "expected files as transformers saves them: copy the checkpoint again, or correct that file"
 
 
 def _raised_here(error: Exception) -> bool:

@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,15 @@ class _AsRead(SourceFileLoader):
         raise OSError  # so that no compiled file is read or written
 
     def get_data(self, path: Any) -> bytes:
-        return self._source
+        return self._source if path == self.path else super().get_data(path)  # also files beside it
 
 
 def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
     """The function; the file is run as `import` would run it, with its folder first on the path, and the working
     directory last, so that nothing there takes the place of an installed package."""
     sys.path.insert(0, str(file.parent))
-    sys.path.append(os.getcwd())
+    with suppress(OSError):  # a job's folder may be removed while it runs
+        sys.path.append(os.getcwd())
     loader = _AsRead(f"saccade_reward_{file.stem}", file, source)
     spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
     if spec is None or spec.loader is None:

@@ -14,7 +14,8 @@ LINES = 40
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that are shown as escapes: control codes, changes of direction, what has no width (tags can hide
 whole sentences), surrogates, what is not assigned, line separators."""
-_USER = re.compile(r"://[^/\s@]{1,300}@")
+_USER = re.compile(r"://(?:[^/\s:]{0,99}:(?![0-9]{1,5}/)[^\s]{1,300}|[^/\s]{1,300})@")
+"""What is before the host; a password may hold @, and one that was not encoded also a slash, but no port is one."""
 _JOINERS = frozenset("\u200c\u200d")
 """Part of how words and emoji are spelled."""
 

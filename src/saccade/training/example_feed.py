@@ -6,11 +6,13 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
+from functools import partial
 
 from saccade.data.images import image_size
 from saccade.models.adapter import Adapter
 from saccade.models.counting import TokenCounter
-from saccade.training.examples import EncodedStep, EncodedUnit, Example, by_prompt, encode_step, order_of
+from saccade.training.examples import EncodedStep, EncodedUnit, Example, by_prompt, encode_step, order_of, reply_of
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +84,13 @@ def screened(adapter: Adapter, prompts: Sequence[Sequence[Example]], cutoff_len:
     where `on_bad` is error, and when there is no other."""
     counter, found, first = TokenCounter(adapter), [], ""
     for index, examples in enumerate(prompts):
-        one = examples[0]
         try:
-            longest = max(_reply_room(adapter, example) for example in examples)
-            room = adapter.context_length - longest if cutoff_len is None else sys.maxsize
-            counter.check(one.prompt, [image_size(image, sys.maxsize) for image in one.images], room, one.before)
+            _check(counter, adapter, examples, cutoff_len)
         except (ValueError, OSError) as error:
             if not all(example.on_bad == "skip" for example in examples):
-                raise ValueError(f"{one.title}: {error} (set 'on_bad: skip' to skip such rows)") from None
+                raise ValueError(f"{error} (set 'on_bad: skip' to skip such rows)") from None
             found.append(index)
-            first = first or f"{one.title}: {error}"
+            first = first or str(error)
     if len(found) == len(prompts):
         raise ValueError(f"the model can read none of the {len(prompts):,} prompts; {first}")
     if found:
@@ -99,9 +98,26 @@ def screened(adapter: Adapter, prompts: Sequence[Sequence[Example]], cutoff_len:
     return found
 
 
-def _reply_room(adapter: Adapter, example: Example) -> int:
-    """Tokens that a reply takes; the exact number only where its bytes are no bound that is good enough."""
-    most = len(example.reply.encode()) + 1
-    if most > adapter.context_length // 4 or any(token in example.reply for token in adapter.reserved):
-        return len(adapter.encode_reply(example.reply))
-    return most
+def _check(counter: TokenCounter, adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None) -> None:
+    """ValueError for examples about one prompt that `screened` finds. Replies are encoded only where they hold reserved
+    tokens, or where their bytes, as a bound of their tokens, leave the prompt no room."""
+    one, context = examples[0], adapter.context_length if cutoff_len is None else sys.maxsize
+    try:
+        sizes = [image_size(image, sys.maxsize) for image in one.images]
+        fits = partial(counter.check, one.prompt, sizes, before=one.before)
+        if not any(token in _text(example) for example in examples for token in adapter.reserved):
+            # a gold answer is written in a frame, with a key for each box
+            most = max(len(_text(example).encode()) * (1 if example.gold is None else 2) + 200 for example in examples)
+            with suppress(ValueError):
+                fits(room=context - most)
+                return
+        prompt, longest = counter.prompt(one.prompt, sizes, one.before), 0
+        for one in examples:
+            longest = max(longest, len(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened)))
+            fits(room=context - longest)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{one.title}: {error}") from None
+
+
+def _text(example: Example) -> str:
+    return example.reply if example.gold is None else str(example.gold.answer)

@@ -274,17 +274,20 @@ def encode_step(
     return EncodedStep(units, tuple(one for _, over in found for one in over))
 
 
-def encode_usable(adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None) -> EncodedStep:
-    """As `encode_step`, without the prompts that prove unusable and may be skipped; they are logged."""
+def encode_usable(
+    adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None, skip: bool = False
+) -> EncodedStep:
+    """As `encode_step`, without the prompts that prove unusable and may be skipped, with `skip` any; they are
+    logged."""
     units: list[EncodedUnit] = []
     over: list[str] = []
     for together in by_prompt(examples):
         try:
             found = encode_step(adapter, together, cutoff_len)
         except ValueError as error:
-            if not all(one.on_bad == "skip" for one in together):
+            if not skip and not all(one.on_bad == "skip" for one in together):
                 raise
-            log.warning("%s; skipped (on_bad: skip)", error)
+            log.warning("%s; skipped", error)
             continue
         units, over = [*units, *found.units], [*over, *found.over_cutoff]
     return EncodedStep(units, tuple(over))

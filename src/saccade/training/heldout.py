@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,8 +51,8 @@ def build_heldout(
     process answers its share of the questions.
 
     Each evaluation writes its items to `RUN/eval/step-N/items.jsonl`, and those of the blind control, a share of the
-    questions asked without their images, to `blind.jsonl` beside it. ValueError for an infinite source; the
-    function raises it when no reply could be graded, since a score of 0 would wrongly blame the model.
+    questions asked without their images, to `blind.jsonl` beside it. ValueError for an infinite source; the function
+    raises it before the first step when no reply could be graded, since a score of 0 would wrongly blame the model.
     """
     sources = [open_source(one) for one in config.data]
     for one in sources:
@@ -91,9 +92,9 @@ def build_heldout(
         run = EvalRun(LocalModel(policy, engine), config.decoding, label=f"step {step}", batch_size=config.batch_size)
         items = answered(plan, run, folder / ITEMS)
         if not blind.samples:
-            return _metrics(items)
+            return _metrics(items, step)
         without = answered(blind, replace(run, control=CONTROLS[config.blind.image]), folder / BLIND_ITEMS)
-        return _metrics(items) | _blind_metrics(items, without)
+        return _metrics(items, step) | _blind_metrics(items, without)
 
     return evaluate
 
@@ -112,7 +113,9 @@ def _blind_metrics(items: Sequence[ItemResult], without: Sequence[ItemResult]) -
     }
 
 
-def _metrics(items: Sequence[ItemResult]) -> dict[str, float]:
+def _metrics(items: Sequence[ItemResult], step: int) -> dict[str, float]:
+    """ValueError before the first step when no reply could be graded; later the score is not a number, since images
+    may go away and a machine be busy."""
     found: dict[str, list[float]] = defaultdict(list)
     for item in items:
         found["length"] += map(float, item.tokens)
@@ -121,5 +124,9 @@ def _metrics(items: Sequence[ItemResult]) -> dict[str, float]:
             found["score"].append(item.accuracy)
             found[f"accuracy/{item.task}"].append(item.accuracy)
     if not found["score"]:
-        raise ValueError(f"eval.data: none of the {len(items)} replies could be graded; the log says why")
+        why = f"eval.data: none of the {len(items)} replies could be graded; the log says why"
+        if step == 0:
+            raise ValueError(why)
+        log.warning("step %d: %s", step, why)
+        return {"score": math.nan, "n": 0.0}
     return {name: mean(values) or 0.0 for name, values in found.items()} | {"n": float(len(found["score"]))}

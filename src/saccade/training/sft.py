@@ -255,25 +255,28 @@ def with_heldout_loss(
     score."""
 
     def evaluate(policy: Policy, engine: Engine, step: int) -> dict[str, float]:
-        loss = heldout_loss(runner, examples, recipe)
+        loss = heldout_loss(runner, examples, recipe, step)
         return {"loss": loss, "score": -loss} | dict(scored(policy, engine, step) if scored is not None else {})
 
     return evaluate
 
 
 @torch.no_grad()
-def heldout_loss(runner: StepRunner[MicroBatch], examples: Sequence[Example], recipe: SFTRecipe) -> float:
-    """Mean loss per reply token (nats); each process takes its share of the examples."""
+def heldout_loss(runner: StepRunner[MicroBatch], examples: Sequence[Example], recipe: SFTRecipe, step: int) -> float:
+    """Mean loss per reply token (nats); each process takes its share of the examples. Without any that is usable
+    ValueError before the first step, later not a number: images may go away."""
     total, tokens, n, ranks = 0.0, 0, recipe.prompts_per_step, runner.ranks
     for start in ranks.mine(range(0, len(examples), n)):
-        encoded = encode_usable(runner.policy.adapter, examples[start : start + n], recipe.cutoff_len)
+        encoded = encode_usable(runner.policy.adapter, examples[start : start + n], recipe.cutoff_len, skip=step > 0)
         check_cutoff(recipe, encoded.over_cutoff, "heldout")
         for batch in runner.cut(units_of(encoded.units)):
             total -= float(runner.logprobs(batch)[0].sum())
             tokens += batch.packed.num_tokens
     total, tokens = ranks.sum(total), ranks.sum(tokens)
     if not tokens:
-        raise ValueError(
-            f"heldout: all {len(examples)} examples are longer than cutoff_len {recipe.cutoff_len} or unusable"
-        )
+        why = f"heldout: all {len(examples)} examples are longer than cutoff_len {recipe.cutoff_len} or unusable"
+        if step == 0:
+            raise ValueError(why)
+        log.warning("step %d: %s", step, why)
+        return math.nan
     return total / tokens

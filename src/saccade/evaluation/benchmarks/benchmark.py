@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saccade.data.records import Reading
+from saccade.data.roots import roots_in
 from saccade.types import Box, Frame, Sample
 
 UNVERIFIED = "no official script was run beside it: the rules were written from descriptions of the protocol"
@@ -29,15 +30,17 @@ class Place:
     """`jsonl` only: a name of `saccade.data.READERS`."""
     limit: int | None = None
     """Maximum number of rows: a loader that generates its questions may stop there."""
+    data_root: Path | None = None
+    """The folder that all image files must be in."""
 
     def reading(self, file: Path, folder: Path | None = None, hub: bool = False, split: str | None = None) -> Reading:
         """A file of it for a reader. Its images are in `images`, else in `folder` (the file's by default), and may be
-        anywhere in `data`, but nowhere else: rows name them, and a server is sent them."""
+        anywhere in `data` or `data_root`, but nowhere else: rows name them, and a server is sent them."""
         if hub:
-            return Reading(file, file, hub=True, split=split, roots=())
+            return Reading(file, file, hub=True, split=split, roots=roots_in((), self.data_root))
         base = self.images or folder or (file if file.is_dir() else file.parent)
         data = [] if self.data is None else [self.data if self.data.is_dir() else self.data.parent]
-        return Reading(file, base, split=split, roots=tuple(dict.fromkeys(one.resolve() for one in (base, *data))))
+        return Reading(file, base, split=split, roots=roots_in((base, *data), self.data_root))
 
 
 @dataclass(frozen=True, slots=True)
