@@ -328,7 +328,6 @@ def _expected(detail: ErrorDetails) -> str:
     """`Input should be a valid integer, unable to ...` -> `a valid integer`; containers are named as in YAML."""
     section, items = "a section of keys", "a list"
     kinds = {"tuple_type": items, "list_type": items, "model_type": section, "dict_type": section}
-    kinds["int_parsing_size"] = "a whole number of at most 63 bits"
     text = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ").split(", unable")[0]
     return kinds.get(detail["type"], text)
 

@@ -11,10 +11,12 @@ from pydantic import BaseModel
 Loc = tuple[str | int, ...]
 LARGEST = 2**63 - 1
 """Whole numbers are handed to libraries that keep them in 64 bits."""
+LARGEST_FLOAT = 3.4e38
+"""Other numbers are those of losses and optimizers, in 32 bits."""
 
 
 def numbers(data: Any, loc: Loc = ()) -> Iterator[tuple[Loc, str]]:
-    """(key, mistake) of numbers that no key takes: beyond 64 bits, and not a number."""
+    """(key, mistake) of numbers that no key takes: beyond 64 or 32 bits, and not a number."""
     if isinstance(data, dict | list):
         for key, value in data.items() if isinstance(data, dict) else enumerate(data):
             yield from numbers(value, (*loc, key))
@@ -22,6 +24,8 @@ def numbers(data: Any, loc: Loc = ()) -> Iterator[tuple[Loc, str]]:
         yield loc, f"got a whole number of {data.bit_length()} bits, expected one of at most 63"
     elif isinstance(data, float) and math.isnan(data):
         yield loc, "got nan, expected a number"
+    elif isinstance(data, float) and LARGEST_FLOAT < abs(data) < math.inf:
+        yield loc, f"got {data}, expected a number of at most 32 bits (3.4e38) or .inf"
 
 
 def swapped(data: Any, value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, str]]:

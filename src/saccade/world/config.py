@@ -46,7 +46,7 @@ class WorldConfig(Config):
     layout: LayoutMode = "grid"
     """grid: at most one object per cell; free: anywhere, may overlap, each at least `visible_share` visible."""
     visible_share: float = Field(default=0.5, gt=0.0, le=1.0)
-    skew: float = Field(default=0.6, gt=0.0)
+    skew: float = Field(default=0.6, gt=0.0, le=1e6)
     """Concentration of the Dirichlet weights of colors and shapes within a scene; smaller is more uneven."""
     expressions: tuple[ExpressionKind, ...] = Field(default=get_args(ExpressionKind), min_length=1)
     """Kinds of referring expressions that are asked for. The free layout has only attributes."""
