@@ -296,3 +296,18 @@ def test_coco_entries_that_leave_a_gold_in_doubt_cost_their_images(
     source = open_source(DataConfig(source="coco", path=folder / "t.json", on_bad="skip"))
     assert [sample.id for sample in source] == left
     assert source.skipped == 1 and said in source.first_skipped
+
+
+def test_a_footer_that_ends_the_library_s_process_costs_its_file_only(folder: Path) -> None:
+    """Its column may be empty when it was written and never when it is read, so that its statistics do not fit."""
+    path = folder / "rows.parquet"
+    pq.write_table(pa.table({"question": ["a", None, "b"]}), path)
+    whole = path.read_bytes()
+    assert len(list(columns.parquet_rows(path))) == 3
+    begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    path.write_bytes(whole[:begin] + whole[begin:].replace(b"\x25\x02", b"\x25\x00", 1))
+    for _ in range(2):
+        ((place, error),) = columns.parquet_rows(path)
+        assert place == "rows.parquet:1" and "its footer is damaged" in str(error)
+    path.write_bytes(whole)
+    assert len(list(columns.parquet_rows(path))) == 3

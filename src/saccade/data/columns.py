@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
+from saccade.data.footers import check_footer
 from saccade.data.records import Placed, Row, shown
 from saccade.data.texts import text_in
 
@@ -53,6 +54,7 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
     """Rows of a Parquet file with their numbers from 1; columns that are bombs are left out aloud."""
     number, packed = count(1), Packed(path.stat().st_size)
     try:
+        check_footer(path)
         with pq.ParquetFile(path) as file:
             if file.metadata.serialized_size != _footer_bytes(path):  # signed; the library aborts the process
                 raise ValueError("its columns are encrypted; write it without encryption")

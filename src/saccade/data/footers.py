@@ -1,0 +1,39 @@
+"""Footers of Parquet files, looked at in a process that may end: the library ends it at some that are damaged."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from saccade.workers.process import Worker, WorkerLost, WorkerPool
+
+MODULE = "saccade.data.footer_worker"
+LOOK_S = 60.0
+"""Seconds for one footer on a busy machine."""
+
+
+def check_footer(path: Path) -> None:
+    """ValueError for a file that must not be opened in this process."""
+    with _pool_of(os.getpid()).worker() as worker:
+        try:
+            worker.send(str(path.resolve()))
+            worker.receive(LOOK_S)
+        except WorkerLost as lost:
+            raise ValueError(f"its footer is damaged, and ends the process that reads it: {lost}") from None
+
+
+def _start() -> Worker:
+    try:
+        return Worker(MODULE)
+    except WorkerLost as lost:
+        raise OSError(f"the process that looks at footers did not start ({lost}); see: python -m {MODULE}") from None
+
+
+@lru_cache(maxsize=1)
+def _pool_of(pid: int) -> WorkerPool:
+    """One per process: a child that was forked must not speak into its parent's pipes."""
+    pool = WorkerPool(_start)
+    atexit.register(lambda: pool.close() if os.getpid() == pid else None)
+    return pool
