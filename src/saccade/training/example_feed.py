@@ -76,27 +76,48 @@ class ExampleFeed:
                 self._order.skip(place)
 
 
-def screened(adapter: Adapter, prompts: Sequence[Sequence[Example]], cutoff_len: int | None) -> list[int]:
+def screened(adapter: Adapter, prompts: list[list[Example]], cutoff_len: int | None) -> list[int]:
     """Indices of the prompts that the model cannot read: images too thin, reserved tokens, more tokens than its context
-    with the longest reply (without a `cutoff_len`, which drops those). ValueError with file and line for the first
-    where `on_bad` is error, and when there is no other."""
-    counter, found, first = TokenCounter(adapter), [], ""
-    for index, examples in enumerate(prompts):
+    with the reply (without a `cutoff_len`, which drops those). Where other replies about a prompt remain, only the
+    example is taken out of it. ValueError with file and line for the first where `on_bad` is error, and when there is
+    no other."""
+    counter, found, faults = TokenCounter(adapter), list[int](), list[str]()
+
+    def check(examples: Sequence[Example]) -> None:
         one = examples[0]
+        room = sys.maxsize
+        if cutoff_len is None and (room := adapter.context_length - _longest_reply(adapter, examples)) < 1:
+            raise ValueError(f"its reply alone fills the model's context of {adapter.context_length:,} tokens; cut it")
+        counter.check(one.prompt, [image_size(image, sys.maxsize) for image in one.images], room, one.before)
+
+    def is_usable(one: Example) -> bool:
         try:
-            longest = max(_reply_room(adapter, example) for example in examples)
-            room = adapter.context_length - longest if cutoff_len is None else sys.maxsize
-            counter.check(one.prompt, [image_size(image, sys.maxsize) for image in one.images], room, one.before)
+            check([one])
         except (ValueError, OSError) as error:
-            if not all(example.on_bad == "skip" for example in examples):
+            if one.on_bad != "skip":
                 raise ValueError(f"{one.title}: {error} (set 'on_bad: skip' to skip such rows)") from None
-            found.append(index)
-            first = first or f"{one.title}: {error}"
+            faults.append(f"{one.title}: {error}")
+            return False
+        return True
+
+    for index, examples in enumerate(prompts):
+        try:
+            check(examples)
+        except (ValueError, OSError):
+            if usable := list(filter(is_usable, examples)):
+                prompts[index] = usable
+            else:
+                found.append(index)
     if len(found) == len(prompts):
-        raise ValueError(f"the model can read none of the {len(prompts):,} prompts; {first}")
-    if found:
-        log.warning("%d of %d prompts skipped, the first: %s", len(found), len(prompts), first)
+        raise ValueError(f"the model can read none of the {len(prompts):,} prompts; {faults[0]}")
+    if faults:
+        what = f"{len(faults)} examples skipped ({len(found)} of {len(prompts)} prompts)"
+        log.warning("%s, the first: %s", what, faults[0])
     return found
+
+
+def _longest_reply(adapter: Adapter, examples: Sequence[Example]) -> int:
+    return max(_reply_room(adapter, one) for one in examples)
 
 
 def _reply_room(adapter: Adapter, example: Example) -> int:
