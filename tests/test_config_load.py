@@ -228,6 +228,11 @@ def test_a_list_with_a_wrong_item_is_not_called_too_short(tmp_path: Path) -> Non
     assert message(path).splitlines() == [f"{path}:2: unknown key 'stages.0.sise'; known keys: group_size, steps"]
 
 
+def test_an_empty_list_is_named_in_the_words_of_yaml(tmp_path: Path) -> None:
+    path = write(tmp_path, "stages: []\n")
+    assert message(path) == f"{path}:1: 'stages': got [], expected at least 1 item"
+
+
 def test_variables_are_filled_in_and_an_unknown_one_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "data:\n  - source: files\n    path: ${HERE}/a.jsonl\n")
     (files,) = load(path, Recipe, variables={"HERE": "/x"}).data

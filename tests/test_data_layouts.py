@@ -135,6 +135,29 @@ def test_no_format_leaves_an_image_out_in_silence(folder: Path, source: str, row
     assert one(folder, gold).answer == "a.png"
 
 
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("table", ASKED),
+        ("easy_r1", {"problem": "Which?", "answer": "4"}),
+        ("math_vision", {"question": "Which?", "options": [], "answer": "4", "image": "a.png"}),
+        ("trl", {"prompt": "Which?", "answer": "4"}),
+        ("verl", {"prompt": [{"role": "user", "content": "Which?"}], "answer": "4"}),
+        ("gui_r1", {"instruction": "Which?", "gt_bbox": [0.1, 0.1], "image": "a.png"}),
+        ("llava", {"conversations": [{"value": "?"}, {"value": "4"}]}),
+        ("vlm_r1", {"image": [], "conversations": [{"value": "?"}, {"value": "4"}]}),
+    ],
+)
+def test_no_system_turn_is_left_out(folder: Path, source: str, row: dict[str, Any], column: str) -> None:
+    assert one(folder, row | {column: "Be brief."}, source).meta["system"] == "Be brief."
+
+
+def test_letters_in_the_text_of_a_list_are_those_of_the_list(folder: Path) -> None:
+    for gold in ('["A", "C"]', "['A', 'C']", ["A", "C"], "[A, C]"):
+        assert one(folder, {"question": "?", "options": ["x", "y", "z"], "answer": gold}).answer == ["A", "C"]
+
+
 def test_several_columns_of_images_keep_their_order(folder: Path) -> None:
     row = {f"image_{k}": {"bytes": png(size=(k, 9)), "path": None} for k in (10, 2, 1)}
     (sample,) = read(parquet(folder / "rows.parquet", ASKED | row))

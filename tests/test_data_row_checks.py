@@ -59,6 +59,13 @@ def test_another_size_in_the_annotation_is_found(size: list[int], words: str) ->
         ('[{"bbox_2d": [1, 2, 3, 4], "label": "cup"}]', "Find cups.", "text", "set task: detect"),
         ("B", "Which color?\nA. red\nB. blue", "free_form", "names a listed option"),
         ("b", "Which color? (a) red (b) blue", "text", "set task: choice"),
+        ("C. green", "Which color?\nA. red\nB. blue", "free_form", "names none of the 2 that the question lists"),
+        ("B. red", "Which color?\nA. red\nB. blue", "free_form", "names none of the 2 that the question lists"),
+        ("E", "Which color?\nA. red\nB. blue", "free_form", "names none of the 2 that the question lists"),
+        ("[[20, 20, 80, 70], [1, 1, 5, 5]]", "Where?", "free_form", "has coordinates"),
+        ("[20 20 80 70]", "Where?", "free_form", "has coordinates"),
+        ("x1=20 y1=20 x2=80 y2=70", "Where?", "free_form", "has coordinates"),
+        ("20, 20, 80, 70", "Give the bounding box.", "free_form", "has coordinates"),
     ],
 )
 def test_a_gold_of_another_task_is_found(answer: str, question: str, task: str, words: str) -> None:
@@ -68,7 +75,25 @@ def test_a_gold_of_another_task_is_found(answer: str, question: str, task: str, 
 
 
 @pytest.mark.parametrize(
-    "mark", ["<img>", "<Image>", "<image_1>", "<image 1>", "<ImageHere>", "[IMAGE]", "<image2>", "</img>"]
+    ("answer", "question"),
+    [
+        ("2, 3, 5, 7", "Which primes are shown?"),
+        ("[[1, 2, 3], [4, 5, 6]]", "Which matrix?"),
+        ("x_1 = 2, x_2 = 3", "Solve."),
+        ("A: 5, B: 7", "How long are they?\nA. the red one\nB. the blue one"),
+        ("about half", "Which part?\nA. is red\nB. is blue"),
+    ],
+)
+def test_other_golds_are_no_findings(answer: str, question: str) -> None:
+    assert found(sample(answer=answer, question=question, task="text")) == {}
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *("<img>", "<Image>", "<image_1>", "<image 1>", "<ImageHere>", "[IMAGE]", "<image2>", "</img>"),
+        *('<img src="a.png">', "![a cup](a.png)", "<fim_image>", "<im_patch>", "<speech>", "<|audio_pad|>"),
+    ],
 )
 def test_markers_of_other_programs_are_found(mark: str) -> None:
     assert found(sample(question=f"{mark} Where?")) == {"marker": 1}

@@ -295,3 +295,13 @@ def test_a_worker_can_write_no_file_and_start_no_process(pool):
     assert pool.verify("3", "7-4").right is True
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE):
         assert resource.prlimit(the_worker(pool), limit) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "other"),
+    [(r"0.\dot{3}", "1/3", "0.3"), (r"0.1\dot6", "1/6", "0.16"), (r"0.\dot{1}4285\dot{7}", "1/7", "0.14")],
+)
+def test_dots_over_digits_repeat_them_on_both_sides(dotted: str, value: str, other: str) -> None:
+    assert grade_math(dotted, value).right
+    assert grade_math(value, dotted).right
+    assert grade_math(dotted, other).right is False

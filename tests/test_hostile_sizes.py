@@ -6,6 +6,8 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from PIL import Image
@@ -16,9 +18,12 @@ from saccade.data.json_stream import elements
 from saccade.data.records import MOST_ANSWERS
 from saccade.data.sources import items
 from saccade.grading.detection import f1, match
+from saccade.models.adapter import Adapter
 from saccade.parsing import LabelledBox
 from saccade.runs.files import rows_of
 from saccade.runs.streams import end_of_step
+from saccade.training.config import RLRecipe
+from saccade.training.screening import room_in
 
 ROW = {"id": "a", "image": "ok.png", "question": "Which?", "answer": [], "task": "detect", "meta": {}}
 
@@ -69,3 +74,14 @@ def test_a_json_list_of_elements_that_are_not_json_takes_linear_time(tmp_path: P
         assert sum(isinstance(value, ValueError) for _, _, value in elements(tmp_path / "a.json")) == count
         seconds.append(time.process_time() - start)
     assert seconds[1] < 7 * seconds[0], "16 times where it is quadratic"
+
+
+def test_replies_that_fill_the_context_are_a_mistake_of_the_recipe_and_not_of_its_first_row() -> None:
+    stages = [{"max_new_tokens": 99, "group_size": 2}]
+    recipe = RLRecipe.model_validate(
+        {"model": {"path": "base"}, "data": [{"source": "world", "task": "count"}], "stages": stages, "num_steps": 1}
+        | {"optim": {"lr": 1e-3}}
+    )
+    assert room_in(recipe, cast(Adapter, SimpleNamespace(context_length=100))) == 1
+    with pytest.raises(ValueError, match="max_new_tokens is 99, the model's context holds 99 tokens"):
+        room_in(recipe, cast(Adapter, SimpleNamespace(context_length=99)))

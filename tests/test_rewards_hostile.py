@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -156,6 +158,35 @@ def test_what_a_reward_started_ends_with_its_process(file: Path, end: str) -> No
     score = reward(Completion(text), SAMPLE)
     assert (score.masked is None) == (end == "close")
     close_all()
+    until = time.monotonic() + 20
+    while marked(text) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert marked(text) == []
+
+
+HUNG = """
+import sys, time
+from saccade.workers.process import Worker
+worker = Worker("saccade.rewards.own_worker", sys.argv[1], sys.argv[2], "1.0", first=open(sys.argv[1], "rb").read())
+worker.send({"jobs": [(None, None)], "options": {}, "concurrency": 1, "deadline_s": 1000.0})
+print(worker.receive(20), worker.pid, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("name", ["never", "stopped"])
+def test_a_reward_that_hangs_ends_with_a_run_that_was_killed(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "hung.py"
+    file.write_text(
+        "import os, signal, time\n"
+        "def never(completion, sample): os.fork() or os.setsid(); time.sleep(100)\n"
+        "def stopped(completion, sample): os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    text = f"{name} {os.getpid()} {time.monotonic()}"
+    command = [sys.executable, "-c", HUNG, str(file), name]
+    with subprocess.Popen(command, env={**os.environ, "MARK": text}, stdout=subprocess.PIPE) as run:
+        assert run.stdout and b"begun" in run.stdout.readline()
+        run.kill()
     until = time.monotonic() + 20
     while marked(text) and time.monotonic() < until:
         time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from saccade.models.config import ModelConfig
 from saccade.models.policy import Policy, load_policy
 from saccade.rollout.engine import Engine
 from saccade.training.config import ExampleConfig, OptimConfig, SFTRecipe
+from saccade.training.example_feed import ExampleFeed
 from saccade.training.examples import Example, by_prompt, draw_from, encode_step, read_examples
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.sft import sft_step, train, units_of
@@ -118,6 +120,26 @@ def test_replies_about_one_prompt_share_it(world: Path, policy: Policy) -> None:
     assert [len(unit.replies) for unit in units] == [2] * 6
     stop = policy.adapter.stop_ids[0]
     assert all(reply[-1] == stop for unit in units for reply in unit.replies)
+
+
+@pytest.mark.parametrize("wrong", ["word " * 9000, "<|im_end|> 3"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_reply_that_cannot_be_learned_costs_no_other_about_its_prompt(
+    policy: Policy, wrong: str, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = (Image.new("RGB", (56, 56)),)
+    replies = ["one", "two"]
+    replies.insert(place, wrong)
+    rows = [
+        Example(f"e{line}", "<image>How many?", picture, reply, place=f"t.jsonl:{line}", on_bad="skip")
+        for line, reply in enumerate(replies, 1)
+    ]
+    (unit,) = ExampleFeed(policy.adapter, rows, seed=0, n=1)(0).units
+    assert len(unit.replies) == 2
+    assert f"1 examples skipped (0 of 1 prompts), the first: t.jsonl:{place + 1}: " in caplog.text
+    strict = [replace(row, on_bad="error") for row in rows]
+    with pytest.raises(ValueError, match=f"^t.jsonl:{place + 1}: example"):
+        ExampleFeed(policy.adapter, strict, seed=0, n=1)
 
 
 def test_every_epoch_shows_each_prompt_once_in_another_order(world: Path) -> None:

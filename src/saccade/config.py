@@ -325,10 +325,12 @@ def _literals(model: type[BaseModel], key: str) -> tuple[Any, ...]:
 
 
 def _expected(detail: ErrorDetails) -> str:
-    """`Input should be a valid integer, unable to ...` -> `a valid integer`; containers are named as in YAML."""
+    """`Input should be a valid integer, unable to ...` -> `a valid integer`, `Tuple should have at least 1 item ...` ->
+    `at least 1 item`; containers are named as in YAML."""
     section, items = "a section of keys", "a list"
     kinds = {"tuple_type": items, "list_type": items, "model_type": section, "dict_type": section}
     text = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ").split(", unable")[0]
+    text = re.sub("^[A-Z][a-z]+ should have | after validation, not.*", "", text)
     return kinds.get(detail["type"], text)
 
 

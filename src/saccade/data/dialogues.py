@@ -79,7 +79,7 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
                 f"field 'image' is missing; the row has {', '.join(row)} (for a text-only row set \"image\": [])"
             )
         names = row.get("image") or row.get("images")
-        dialogue = read_dialogue(turns_in(row, "conversations"), row.get("system"))
+        dialogue = read_dialogue(turns_in(row, "conversations"), records.system_of(row))
         records.refuse_unsupported(row, dialogue.question)
         images = records.images_of(names, reading) if names else ()
         method = row.get(METHOD)
@@ -109,7 +109,7 @@ def llava(reading: Reading) -> Iterator[Item]:
 def read_conversation(row: Row, place: str, reading: Reading) -> Sample:
     """The sample of a conversation: its first question, and the later turns in `meta.turns`."""
     turns = turns_in(row, "messages" if "messages" in row else "conversations")
-    dialogue = read_dialogue(turns, row.get("system"))
+    dialogue = read_dialogue(turns, records.system_of(row))
     records.refuse_unsupported(row, dialogue.question)
     if not isinstance(dialogue.reply, str):
         raise ValueError(

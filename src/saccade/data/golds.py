@@ -139,6 +139,8 @@ def gold_letters(answer: Any, options: Sequence[str]) -> tuple[str, ...]:
     if isinstance(answer, list | tuple) and answer:
         return tuple(dict.fromkeys(letter for one in answer for letter in gold_letters(one, options)))
     text = str(answer).strip() if isinstance(answer, str | int | float) else ""
+    if text[:1] == "[" and isinstance(several := parse_literal(text), list) and len(several) > 1:
+        return gold_letters(several, options)
     if not text:
         raise ValueError(f"answer {records.shown(answer)} names no option; {expected}")
     alone = text.strip("()[]{}.:,*$\"' ").upper()

@@ -33,6 +33,7 @@ def math_vision(reading: Reading) -> Iterator[Item]:
         if not answer:
             raise ValueError("field 'answer' is empty; expected a letter, a number or a formula")
         meta = {"place": place, "options": options, "level": row.get("level"), "subject": row.get("subject")}
+        meta |= {"system": system} if (system := records.system_of(row)) else {}
         pictured = not options and re.fullmatch("[A-E]", answer) is not None
         task = reading.task or (None if options else "choice" if pictured else "free_form")
         return pose(str(row.get("id", place)), images, question, answer, task, meta, options)
@@ -58,6 +59,7 @@ def easy_r1(reading: Reading) -> Iterator[Item]:
         if options and row.get("ground_truth"):  # the letter; `answer` is then the text, which EasyR1 trains on
             options, answer = (options, row["ground_truth"]) if reading.task == "choice" else ([], answer)
         meta: dict[str, Any] = {"place": place} | {k: row[k] for k in ("data_source", "level") if row.get(k)}
+        meta |= {"system": system} if (system := records.system_of(row)) else {}
         return pose(str(row.get("id", place)), images, question, answer, reading.task, meta, options)
 
     return records.each(table_rows(reading), read)

@@ -38,6 +38,7 @@ VIDEO, AUDIO = "<video>", "<audio>"
 UNSUPPORTED = {
     "video": "videos are not supported, use single frames as images",
     "audio": "audio is not supported",
+    "speech": "audio is not supported",
     "tool": "tools are not supported, a reply must be complete without them",
 }
 
@@ -340,6 +341,12 @@ def untagged(text: Any) -> Any:
 def options_of(row: Row) -> Any:
     """The options of a question in the row's column of that name; () without one."""
     return next((row[key] for key in ("options", "choices") if row.get(key)), ())
+
+
+def system_of(row: Row) -> str | None:
+    """The system turn in the row's column of that name; None without one. ValueError for what is no text."""
+    turn = next((row[key] for key in ("system", "system_prompt") if row.get(key)), None)
+    return None if turn is None else text_of(turn, "the system turn")
 
 
 def annotated_size(row: Row) -> tuple[int, int] | None:

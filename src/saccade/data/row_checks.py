@@ -32,14 +32,22 @@ WIDE = 1400
 ENOUGH_BOXES = 10
 TEXTS = ("free_form", "text", "exact_text")
 """Tasks that take any gold, also one that belongs to another task."""
+_N, _COMMA = r"\d+(?:\.\d+)?", r"\s{0,9},\s{0,9}"
 _COORDINATES = re.compile(
     r"<\|?box(?:_start\|)?>|<loc_?\d{1,4}>|<points?>|<\|?point_start\|>|[\"'](?:bbox|bbox_2d|box_2d|point_2d|position)[\"']\s?:"
-    r"|^\s{0,9}\[\s{0,9}[(\[]\s{0,9}\d+(?:\.\d+)?\s{0,9},\s{0,9}\d+(?:\.\d+)?\s{0,9}[)\]]",
+    rf"|^\s{{0,9}}\[\s{{0,9}}[(\[]\s{{0,9}}{_N}{_COMMA}{_N}(?:{_COMMA}{_N}{_COMMA}{_N})?\s{{0,9}}[)\]]"
+    rf"|^\s{{0,9}}\[\s{{0,9}}{_N}(?:\s{{1,9}}{_N}){{3}}\s{{0,9}}\]"
+    rf"|\bx_?(?:1|min)\W{{1,6}}{_N}\W{{1,6}}y_?(?:1|min)\W{{1,6}}{_N}\W{{1,6}}x_?(?:2|max)\W{{1,6}}\d",
     re.IGNORECASE,
 )
+_FOUR_NUMBERS = re.compile(rf"\(?\s{{0,9}}{_N}(?:[\s,;]{{1,9}}{_N}){{3}}\s{{0,9}}\)?")
+_ASKS_FOR_A_BOX = re.compile(r"bounding box|bbox|\bthe box|检测框|边界框", re.IGNORECASE)
+_OPTION_LETTER = re.compile(r"(?:^|[\s,;])[(\[]?(?:[A-Ja-j][)\].:、]|[A-J]$)")
 _LEFT_MARKERS = re.compile(
     r"<\s?/?(?:img|image[ _-]?\d{0,3}|imagehere|image_?placeholder|picture[ _-]?\d{0,3})\s?/?>"
-    r"|\[(?:image|img)[ _-]?\d{0,3}\]",
+    r"|<img\s[^<>]{0,200}>|!\[[^\[\]]{0,99}\]\([^()\s]{1,200}\)"
+    r"|<(?:\w{1,9}_image|im_patch|im_start|speech|sound|\|?(?:audio|video)\w{0,9}\|?)>"
+    r"|\[(?:image|img|audio|video)[ _-]?\d{0,3}\]",
     re.IGNORECASE,
 )
 
@@ -141,7 +149,9 @@ def check_form(sample: Sample) -> Iterator[Fault]:
         return
     if not isinstance(sample.answer, str):
         return
-    if sample.images and (found := _COORDINATES.search(sample.answer[:LONGEST_GOLD])):
+    answer = sample.answer[:LONGEST_GOLD]
+    asked = _ASKS_FOR_A_BOX.search(sample.question) and _FOUR_NUMBERS.fullmatch(answer.strip())
+    if sample.images and (found := asked or _COORDINATES.search(answer)):
         yield "gold form", f"the gold has coordinates ({found[0]}), the task is '{sample.task}'; write them as a box"
         return
     options = listed_options(sample.question)
@@ -156,6 +166,12 @@ def check_form(sample: Sample) -> Iterator[Fault]:
     letter = sample.answer.strip()
     if len(letter) == 1 and letter.upper() in ascii_uppercase[: len(options)]:
         yield "gold form", f"the gold {letter!r} names a listed option, the task is '{sample.task}'; set task: choice"
+    elif _OPTION_LETTER.match(letter) and len(_OPTION_LETTER.findall(answer)) == 1:
+        yield (
+            "gold form",
+            f"the gold {shown(letter)} has the letter of an option, but names none of the {len(options)} that the "
+            "question lists; correct one of them",
+        )
 
 
 def check_gold(

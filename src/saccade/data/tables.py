@@ -70,6 +70,8 @@ def table(reading: Reading) -> Iterator[Item]:
             )
         meta: dict[str, Any] = {"place": place}
         meta |= {key: text for key in ("system", "response") if (text := _text(row, columns, key))}
+        if "system" not in {**columns, **meta} and (system := records.system_of(row)):
+            meta["system"] = system
         name = _text(row, columns, "id") or place
         return pose(name, images, question, _gold(answer), task, meta, options)
 

@@ -86,7 +86,7 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
         asked = _asked(turns[:-1] if response is not None else turns, "messages")
         original = response
         question, response, boxes = _filled(row, asked.text, response, _images(row, asked, reading))
-        asked = replace(asked, text=question, system=asked.system or row.get("system"))
+        asked = replace(asked, text=question, system=asked.system or records.system_of(row))
         if gold is None:
             if response is None:
                 raise ValueError(f"there is no gold: expected 'solution' or a reply; the row has {', '.join(row)}")
@@ -140,9 +140,8 @@ def _sample(row: Row, place: str, reading: Reading, asked: Asked, gold: Any, res
     images = _images(row, asked, reading)
     question, options = place_pictures(asked.text, option_texts(records.options_of(row)), len(images))
     meta: dict[str, Any] = {"place": place} | {key: row[key] for key in KEPT if row.get(key)}
-    meta |= {
-        key: text_of(text, f"the {key}") for key, text in (("system", asked.system), ("response", response)) if text
-    }
+    system = asked.system or records.system_of(row)
+    meta |= {key: text_of(text, f"the {key}") for key, text in (("system", system), ("response", response)) if text}
     return pose(str(row.get("id", place)), images, question, gold, reading.task, meta, options)
 
 

@@ -61,6 +61,8 @@ _NAME = re.compile(
     r"'?(?:\s?\([-\w]{1,4}\))?\}?\s*=\s*(?!=)|^(?:\\(?:sin|cos|tan)\s?\\?[a-zA-Z]{1,6}|\\frac\s?\{d[a-z]\}\s?\{d[a-z]\}|d[a-z]/d[a-z])\s?=\s*"
 )
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
+_DOTTED = re.compile(r"(?<=[.\d])\\dot\s?\{?(\d)\}?(?:(\d{0,9})\\dot\s?\{?(\d)\}?)?")
+r"""0.1\dot{6}, and a dot over the first and the last digit that is repeated."""
 _SEGMENT = re.compile(r"\\overline\s?\{([A-Z]{2})\}")
 _OVER = re.compile(r"\{([^{}\\]*)\\over(?![a-z])([^{}]*)\}")
 _POINT = re.compile(r"^[A-Z]'?\s?(?=\([^()]*,[^()]*\)$)")
@@ -109,6 +111,8 @@ def normal(text: str, named: bool = False, listed: bool = False) -> str:
     text = _DROPPED.sub("", _EXPLICIT.sub("", text))
     if "\\over" in text:
         text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    if "\\dot" in text:
+        text = _DOTTED.sub(r"\\overline{\1\2\3}", text)
     if "\\overline" in text:
         text = _SEGMENT.sub(r"\1", text)
     if "," in text:

@@ -141,7 +141,7 @@ def limit_memory(memory_gb: float) -> None:
 
 
 def main() -> None:
-    jobs, say = connect()
+    jobs, say = connect(watched=True)
     file, name, memory_gb = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     limit_memory(memory_gb)
     try:

@@ -78,23 +78,36 @@ class ExampleFeed:
                 self._order.skip(place)
 
 
-def screened(adapter: Adapter, prompts: Sequence[Sequence[Example]], cutoff_len: int | None) -> list[int]:
+def screened(adapter: Adapter, prompts: list[list[Example]], cutoff_len: int | None) -> list[int]:
     """Indices of the prompts that the model cannot read: images too thin, reserved tokens, more tokens than its context
-    with the longest reply (without a `cutoff_len`, which drops those). ValueError with file and line for the first
-    where `on_bad` is error, and when there is no other."""
-    counter, found, first = TokenCounter(adapter), [], ""
+    with the reply (without a `cutoff_len`, which drops those). Where other replies about a prompt remain, only the
+    example is taken out of it. ValueError with file and line for the first where `on_bad` is error, and when there is
+    no other."""
+    counter, found, faults = TokenCounter(adapter), list[int](), list[str]()
+
+    def is_usable(one: Example) -> bool:
+        try:
+            _check(counter, adapter, [one], cutoff_len)
+        except ValueError as error:
+            if one.on_bad != "skip":
+                raise ValueError(f"{error} (set 'on_bad: skip' to skip such rows)") from None
+            faults.append(str(error))
+            return False
+        return True
+
     for index, examples in enumerate(prompts):
         try:
             _check(counter, adapter, examples, cutoff_len)
-        except (ValueError, OSError) as error:
-            if not all(example.on_bad == "skip" for example in examples):
-                raise ValueError(f"{error} (set 'on_bad: skip' to skip such rows)") from None
-            found.append(index)
-            first = first or str(error)
-    if len(found) == len(prompts):
-        raise ValueError(f"the model can read none of the {len(prompts):,} prompts; {first}")
-    if found:
-        log.warning("%d of %d prompts skipped, the first: %s", len(found), len(prompts), first)
+        except ValueError:
+            if usable := list(filter(is_usable, examples)):
+                prompts[index] = usable
+            else:
+                found.append(index)
+    if found and len(found) == len(prompts):
+        raise ValueError(f"the model can read none of the {len(prompts):,} prompts; {faults[0]}")
+    if faults:
+        what = f"{len(faults)} examples skipped ({len(found)} of {len(prompts)} prompts)"
+        log.warning("%s, the first: %s", what, faults[0])
     return found
 
 
@@ -114,6 +127,8 @@ def _check(counter: TokenCounter, adapter: Adapter, examples: Sequence[Example],
         prompt, longest = counter.prompt(one.prompt, sizes, one.before), 0
         for one in examples:
             longest = max(longest, len(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened)))
+            if longest >= context:
+                raise ValueError(f"its reply alone fills the model's context of {context:,} tokens; cut it")
             fits(room=context - longest)
     except (ValueError, OSError) as error:
         raise ValueError(f"{one.title}: {error}") from None

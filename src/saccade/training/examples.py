@@ -297,10 +297,10 @@ def _encode_unit(
     adapter: Adapter, cutoff_len: int | None, together: Sequence[Example]
 ) -> tuple[EncodedUnit, tuple[str, ...]]:
     """The examples about one prompt, and the ids of those that are too long."""
-    replies, over, first = [], [], together[0]
+    replies, over, one = [], [], together[0]
     try:
-        images = [load_image(source, first.max_pixels) for source in first.images]
-        prompt = adapter.encode(first.prompt, images, before=first.before)
+        images = [load_image(source, one.max_pixels) for source in one.images]
+        prompt = adapter.encode(one.prompt, images, before=one.before)
         for one in together:
             reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
             if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
@@ -313,5 +313,5 @@ def _encode_unit(
             else:
                 replies.append(reply)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{first.title}: {error}") from error
+        raise ValueError(f"{one.title}: {error}") from error
     return EncodedUnit(prompt, tuple(replies)), tuple(over)

@@ -41,8 +41,14 @@ def screen(recipe: RLRecipe, sources: Sequence[Source], adapter: Adapter) -> lis
 
 
 def room_in(recipe: RLRecipe, adapter: Adapter) -> int:
-    """Tokens that a prompt may have beside the longest reply of any stage."""
-    return adapter.context_length - max(stage.max_new_tokens for stage in recipe.stages)
+    """Tokens that a prompt may have beside the longest reply of any stage. ValueError when there are none."""
+    longest = max(stage.max_new_tokens for stage in recipe.stages)
+    if longest >= adapter.context_length:
+        raise ValueError(
+            f"stages: max_new_tokens is {longest:,}, the model's context holds {adapter.context_length:,} tokens, the "
+            "prompt among them; lower it"
+        )
+    return adapter.context_length - longest
 
 
 def _screened(source: Source, check: Callable[[Sample], None]) -> Source:

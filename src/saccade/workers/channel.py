@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from saccade.workers.watcher import end_with_parent
+
 MARK = b"SACC"
 _SUBREAPER = 36
 LARGEST = 1 << 20
@@ -46,16 +48,19 @@ def clean(text: Any, longest: int = LONGEST) -> str:
     return found if len(found) <= longest else f"{found[:half]} ... {found[-half:]}"
 
 
-def connect() -> tuple[Iterator[Any], Callable[[Any], None]]:
+def connect(watched: bool = False) -> tuple[Iterator[Any], Callable[[Any], None]]:
     """The process's own end: the jobs until its parent ends, and a function that sends a message of plain values.
+    With `watched` it is ended when its parent was killed in the middle of a job.
 
     From then on nothing that is printed can be taken for a message, and a SIGTERM, which schedulers send to all
     processes of a job, is left to the parent, which finishes its step first.
     """
     signal.signal(signal.SIGTERM, lambda *_: None)
+    jobs, answers, me = _out_of_the_way(0), _out_of_the_way(1), os.getpid()
+    if watched:
+        end_with_parent(jobs)
     with suppress(OSError, AttributeError):  # what the user's code detaches stays a child, so that it can be ended
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)  # Linux
-    jobs, answers, me = _out_of_the_way(0), _out_of_the_way(1), os.getpid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
 
