@@ -107,6 +107,8 @@ def test_no_disk_space(world: Path, tmp_path: Path, capsys, monkeypatch) -> None
 def test_an_unknown_template_before_the_model_is_loaded(world: Path, capsys) -> None:
     line = refused(capsys, "predict", "--model", world / "model", "--template", "vlm", world / "0.png", "What?")
     assert "unknown template 'vlm'; did you mean 'vlm_r1'?" in line
+    line = refused(capsys, "rl", world / "rl.yaml", "template=vlm", "--out", world / "run")
+    assert line.startswith("saccade: unknown template 'vlm'")  # a mistake of the recipe and of no row
 
 
 @pytest.mark.parametrize(("draw", "words"), [("gone/p.png", "there is no folder"), ("p.txt", "that of an image")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def test_an_evaluation_that_can_grade_nothing_says_so_instead_of_0(world: Path) 
     assert evaluate is not None
     policy.adapter.decode = lambda ids: "<think>x</think><answer>A</answer>"  # an answer, so that the gold is looked at
     with pytest.raises(ValueError, match="none of the 1 replies could be graded"):
-        evaluate(policy, open_engine(policy), 1)
+        evaluate(policy, open_engine(policy), 0)
+    found = evaluate(policy, open_engine(policy), 1)  # during a run it costs the score and not the run
+    assert math.isnan(found["score"]) and found["n"] == 0.0
 
 
 def test_a_step_without_an_update_does_not_call_failed_rewards_equal() -> None:

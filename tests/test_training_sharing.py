@@ -353,7 +353,7 @@ def test_a_trained_tower_costs_its_patches_in_tokens(world: Path) -> None:
 def test_a_prompt_beyond_the_context_is_refused_by_sample_and_one_beyond_the_budget_is_reported(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = {"name": "one", "max_new_tokens": 8192, "group_size": 4, "rubric": "test"}
+    stage = {"name": "one", "max_new_tokens": 8191, "group_size": 4, "rubric": "test"}
     with pytest.raises(
         ValueError, match=r"sample 'row\d': the prompt has \d+ tokens \(\d+ of images\), and there is room for"
     ):

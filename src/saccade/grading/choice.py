@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from saccade.parsing import LETTERS, parse_choice, parse_choices
 from saccade.parsing.claims import read_claim
 from saccade.parsing.option_texts import own_text
 
+_LABELED = re.compile(r"[^\w$\\]*([A-Za-z])[)\].:]+\s*(\S{1,60})\s*")
+"""A letter and one word or formula behind it."""
 LONGEST_CONTENT = 300
 """Characters of an answer that may be the content of an option."""
 
@@ -33,8 +36,18 @@ def grade_choice(answer: str, gold: Any, options: Sequence[str] = ()) -> Verdict
     picked, said = reading.value, reading.reason or ""
     if picked is None and options and reading.reason in ("no letter", "not a letter of the options"):
         picked = _by_value(answer, letters, options)
+    elif picked is not None and _says_another(answer, picked, letters, options):
+        picked, said = None, "letter and text disagree"
     right = picked == wanted
     return Verdict(right, "choice", "" if right else f"picked {picked}" if picked else f"picked nothing: {said}")
+
+
+def _says_another(answer: str, picked: str, letters: str, options: Sequence[str]) -> bool:
+    """Whether the value behind the letter is that of another option."""
+    labeled = _LABELED.fullmatch(answer) if options else None
+    if labeled is None or labeled[1].upper() != picked:
+        return False
+    return _by_value(labeled[2], letters, options) not in (None, picked)
 
 
 def _by_value(answer: str, letters: str, options: Sequence[str]) -> str | None:

@@ -35,6 +35,7 @@ from saccade.runs.stopping import Stop
 from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import later_replies, turns_before
+from saccade.tasks.templates import find_template
 from saccade.training import checkpoint
 from saccade.training.clocks import Stopwatch, peak_memory_mb
 from saccade.training.collecting import Collector, StepGroups
@@ -259,6 +260,8 @@ def open_trainer(
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     ranks = join()
     check_shard(recipe, ranks)
+    if recipe.template is not None:
+        find_template(recipe.template)  # a mistake of the recipe, not of its first row
     if engine is None:
         check_staleness(recipe.rollout)
     for stage in recipe.stages:

@@ -26,6 +26,7 @@ from saccade.rollout.seeds import derive_seed
 from saccade.runs.environment import hash_images, hash_source
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
+from saccade.tasks.templates import find_template
 from saccade.training.clocks import Stopwatch, peak_memory_mb
 from saccade.training.config import SFTRecipe
 from saccade.training.example_feed import ExampleFeed, screened
@@ -128,6 +129,8 @@ def open_trainer(
     """Everything that a run needs, cheapest checks first, validated before anything is written."""
     ranks = join()
     check_shard(recipe, ranks)
+    if recipe.template is not None:
+        find_template(recipe.template)  # a mistake of the recipe, not of its first row
     ranks.check_share(recipe.prompts_per_step, "prompts_per_step")
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
