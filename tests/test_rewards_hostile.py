@@ -18,7 +18,7 @@ from saccade.rewards.own import close_all, load
 from saccade.types import Completion, Sample
 
 FILE = """
-import os, subprocess, sys, threading
+import json, os, struct, subprocess, sys, threading
 from saccade.types import Score
 
 
@@ -49,6 +49,14 @@ def kind(what):
     if what == "an object": return object()
     if what == "a liar": return Liar(0.5)
     if what == "a complex number": return 1j
+    if what == "a forged failure":
+        json.dumps = lambda *a: '["done",0,null,[1,2]]'; return 0.5
+    if what == "a forged score":
+        json.dumps = lambda *a: '["done",0,[1.0,5,{}],null]'; return 0.5
+    while what == "a frame again and again":
+        for descriptor in range(3, 1100):
+            try: os.write(descriptor, b'SACC' + struct.pack(">I", 11) + b'["begun",0]')
+            except OSError: pass
     if what == "an exit": sys.exit(3)
     if what == "an interrupt": raise KeyboardInterrupt
     if what == "a generator's end": raise GeneratorExit
@@ -102,6 +110,7 @@ class Callable:
 callable_object = Callable()
 """
 MASKED = [
+    *("a forged failure", "a forged score", "a frame again and again"),
     *("text in a score", "None in a score", "None", "a list", "a giant", "a class", "an object", "a complex number"),
     *("an exit", "an interrupt", "a generator's end", "an error without text", "a surrogate", "a long error"),
     *("deep recursion", "memory", "death", "garbage", "all closed"),

@@ -89,6 +89,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config gone": (lambda p: (p / "config.json").unlink(), "config.json is missing"),
     "tokenizer cut": (lambda p: os.truncate(p / "tokenizer.json", 9), "tokenizer.json has 9 bytes"),
     "state empty": (lambda p: os.truncate(p / "state.json", 0), "state.json cannot be read"),
+    "state of holes": (lambda p: os.truncate(p / "state.json", 1 << 40), "state.json has 1,099,511,627,776 bytes"),
     "state gone": (lambda p: (p / "state.json").unlink(), "state.json is missing"),
     "state a list": (lambda p: (p / "state.json").write_text("[1]"), "state.json was changed"),
     "step edited": (lambda p: edit(p / "state.json", step=9), "state.json was changed"),

@@ -100,6 +100,8 @@ class OwnReward:
             try:
                 grace = GRACE_S if self._pool.is_async else 0.0
                 kind, place, result = _answer(worker, len(left), self.deadline_s + grace)
+                if left[place] in (begun if kind == "begun" else scores):  # else it would never end
+                    raise WorkerLost(f"its process {STRANGE}")
             except WorkerLost as lost:
                 worker.kill()
                 blamed = [i for i in begun if i not in scores] or left[:1]
@@ -198,8 +200,12 @@ def _answer(worker: Worker, jobs: int, seconds: float) -> tuple[str, int, list[A
         raise WorkerLost(f"its process {STRANGE}")
     if found[0] == "done":
         value, failure = found[2:]
-        scored = isinstance(value, list) and len(value) == 3 and isinstance(value[0], float)
-        if not scored and not (value is None and isinstance(failure, list) and len(failure) == 2):
+        if isinstance(value, list):
+            of_texts = all(text is None or isinstance(text, str) for text in value[1:])
+            valid = len(value) == 3 and isinstance(value[0], float) and of_texts
+        else:
+            valid = value is None and isinstance(failure, list) and list(map(type, failure)) == [str, str]
+        if not valid:
             raise WorkerLost(f"its process {STRANGE}")
     return found[0], found[1], found[2:]
 

@@ -20,6 +20,8 @@ ITEMS, BLIND_ITEMS = "items.jsonl", "blind.jsonl"
 """Files of an evaluation: its items, and those of the blind control of an evaluation during training."""
 LARGEST_CONFIG = 4 << 20
 """Bytes of a recipe."""
+LARGEST_JSON = 256 << 20
+"""Bytes of any other document."""
 _SHA = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -136,6 +138,9 @@ def _step_of(file: Path) -> int:
 def read_json(path: Path, warnings: list[str]) -> Any:
     """The content of a JSON file; {} if it is missing, and a warning if it is not JSON."""
     if not _is_own(path, warnings):
+        return {}
+    if path.stat().st_size > LARGEST_JSON:
+        warnings.append(f"{path.parent.name}/{path.name} has more than {LARGEST_JSON >> 20} MB; skipped")
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))

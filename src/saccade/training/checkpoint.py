@@ -33,6 +33,8 @@ from saccade.training.optimizer_state import fitted, order
 
 TRAINER_FILE = "trainer.pt"
 STATE_FILE = "state.json"
+LARGEST_STATE = 256 << 20
+"""Bytes of a state; a run writes a few kilobytes, and some for each position that is skipped or replayed."""
 EXTRAS_FILE = "extras.pt"
 REFERENCE = "reference"
 """Folder of the reference model, once it was refreshed."""
@@ -151,9 +153,11 @@ def load(path: Path) -> Checkpoint | str:
     was saved."""
     if not (path / STATE_FILE).is_file():
         return f"{STATE_FILE} is missing"
+    if (size := (path / STATE_FILE).stat().st_size) > LARGEST_STATE:
+        return f"{STATE_FILE} has {size:,} bytes, expected {LARGEST_STATE:,} at most"
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError, RecursionError, MemoryError) as error:
         return f"{STATE_FILE} cannot be read ({error})"
     if not isinstance(state, dict) or state.pop("hash", None) != _hash_of(state):
         return f"{STATE_FILE} was changed, or written by an earlier version"
