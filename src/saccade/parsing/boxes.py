@@ -59,13 +59,13 @@ _TO = re.compile(
     r"(?:(?:the\s)?(?:bottom|lower)[-_ ]right(?:\s(?:corner|point))?(?:\s(?:is|at))*\s*[:=]?\s*)?",
     re.IGNORECASE,
 )
-"""What joins two corners of a box."""
+"""The separator between the two corners of a box."""
 _LINE = re.compile(
     r"^[ \t]{0,16}(?:[-*•]|\d{1,3}[.)])?[ \t]{0,16}[*\"'`]{0,3}([^\W\d][\w '-]{0,40})"
     r"[*\"'`]{0,3}[ \t]{0,16}:[*\"'` \t]{0,16}(?=[\[(])",
     re.MULTILINE,
 )
-"""'cat: ' in front of a box, on a line of its own."""
+"""A label and a colon, as in 'cat: [1, 2, 3, 4]', at the start of a line."""
 _NO_LABEL = re.compile(
     r".*\b(?:b?box(?:es)?|bounding|coordinates?|answers?|location|position|region|output|result|is|are)\b.*|bbox_2d",
     re.IGNORECASE,
