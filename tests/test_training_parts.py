@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -398,6 +399,20 @@ def test_a_checkpoint_is_complete_or_absent_and_the_links_follow_it(world: Path,
     other = load_policy(ModelConfig(path=str(found.path), device="cpu", train=("projector",)))
     with pytest.raises(ValueError, match="the trained parameters differ"):
         checkpoint.restore(found, other, GuardedOptimizer(build_optimizer(other.trainable(), OPTIM), OPTIM))
+
+
+def test_a_lack_of_memory_is_no_fault_of_a_checkpoint(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(rl_recipe(world).model)
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), OPTIM), OPTIM)
+    checkpoint.save(tmp_path, policy, optimizer, {"step": 1})
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    for error, seen in ((torch.OutOfMemoryError("full"), torch.OutOfMemoryError), (RuntimeError("odd"), ValueError)):
+        monkeypatch.setattr(optimizer.optimizer, "load_state_dict", Mock(side_effect=error))
+        with pytest.raises(seen, match=r"full|not the state of this run's optimizer"):
+            checkpoint.restore(found, policy, optimizer)
 
 
 def test_records_are_cut_back_to_the_checkpoint_and_missing_rows_are_reported(

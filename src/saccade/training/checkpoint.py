@@ -224,6 +224,8 @@ def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer)
         else:
             optimizer.optimizer.load_state_dict(saved)
         set_rng_state(trainer["rng"])
+    except torch.OutOfMemoryError:  # says what it is, and is no fault of the file
+        raise
     except (*_UNREADABLE, *_OF_ANOTHER) as error:
         raise _another(checkpoint.path / TRAINER_FILE, error) from None
     optimizer.nonfinite_in_row = int(checkpoint.state["nonfinite_in_row"])
