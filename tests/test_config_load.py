@@ -13,7 +13,7 @@ from property_search import examples
 from pydantic import Field, model_validator
 
 from saccade.config import Config, ConfigError, dump, find, load, packaged
-from saccade.odd_values import LARGEST
+from saccade.config.odd_values import LARGEST
 from saccade.schemas import SCHEMAS
 from saccade.training.config import RLRecipe
 

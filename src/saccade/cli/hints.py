@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from typer.core import TyperCommand
 
 from saccade.cli.options import STDOUT
-from saccade.config import Config, kind
-from saccade.odd_values import numbers
+from saccade.config import Config, kind, numbers
 from saccade.schemas import SCHEMAS
 
 RENAMED = {

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-Loc = tuple[str | int, ...]
+from saccade.config.section import Loc
+
 LARGEST = 2**63 - 1
 """Whole numbers are handed to libraries that keep them in 64 bits."""
 LARGEST_FLOAT = 3.4e38
