@@ -51,6 +51,10 @@ def moody(completion, sample):
     if "die" in completion.text:
         import os
         os._exit(3)
+    if "signal" in completion.text:
+        import os, signal
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU):
+            os.kill(os.getpid(), number)
     if "raise" in completion.text:
         raise KeyError("server down")
     if "word" in completion.text:
@@ -126,6 +130,12 @@ def test_a_hang_is_killed_at_its_deadline_and_costs_one_reply(file: Path, troubl
 def test_a_process_that_dies_costs_one_reply(file: Path):
     scores = many(load(f"{file}:moody", {}), "a", "die", "a")
     assert [score.masked for score in scores] == [None, "its process ended with status 3", None]
+
+
+def test_signals_that_a_scheduler_sends_to_every_process_cost_no_reply(file: Path):
+    """The run itself stops after its step, for which all of the rewards still count."""
+    scores = many(load(f"{file}:moody", {}), "a", "signal", "a")
+    assert [(score.value, score.masked) for score in scores] == [(0.25, None)] * 3
 
 
 def test_coroutines_run_at_once(file: Path):

@@ -276,8 +276,8 @@ with Stop().listening() as stop:
 @pytest.mark.parametrize(
     ("number", "how", "times", "heard"),
     [
-        *((number, "", 1, str(int(number))) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
-        (signal.SIGHUP, "", 3, str(int(signal.SIGHUP))),
+        *((number, "", 1, str(int(number))) for number in stopping.ASKING),
+        *((number, "", 3, str(int(number))) for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)),
         (signal.SIGHUP, "nohup", 1, "None"),
     ],
 )

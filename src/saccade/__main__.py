@@ -6,7 +6,10 @@ import os
 import signal
 from types import FrameType
 
-ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+ASKING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU") if hasattr(signal, name)
+]
+"""As `saccade.runs.stopping` has them."""
 
 
 def main() -> None:

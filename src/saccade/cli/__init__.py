@@ -123,7 +123,7 @@ SYNONYMS = {
 
 EXIT_CODES = (
     "Exit status: 0 done; 1 a check found something; 2 wrong input, with one line that says what and the way out; "
-    "130, 143 or 129 stopped by Ctrl-C, SIGTERM or a closed terminal with everything saved."
+    "stopped by a signal, with everything saved, 128 and its number: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal."
 )
 
 ON_SEVERAL = ("rl", "sft", "resume", "world pretrain")

@@ -1,5 +1,4 @@
-"""Stopping a run by SIGINT, SIGTERM or SIGHUP: the step is finished or abandoned in time, its state saved, the way on
-said.
+"""Stopping a run by a signal: the step is finished or abandoned in time, its state saved, the way on said.
 
 The program listens (`with stop.listening()`), not the library: `train` without a `Stop` leaves signals alone.
 """
@@ -17,8 +16,11 @@ from typing import Any
 
 GRACE_S = 20.0
 """A step whose update has not begun after this time is abandoned; nothing of it is kept."""
-ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Signals that ask a run to stop; the last when its terminal or connection is closed."""
+ASKING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU") if hasattr(signal, name)
+)
+"""Signals that ask a run to stop: SIGHUP when its terminal or connection is closed, SIGUSR1 and SIGXCPU when schedulers
+warn."""
 AGAIN_S = 1.0
 """Seconds after which a request to stop is repeated: destructors, callbacks and some libraries swallow what a handler
 raises."""
@@ -30,7 +32,7 @@ class StepAbandoned(BaseException):
 
 
 class RunStopped(SystemExit):
-    """A run that was stopped by a signal and can be continued: status 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP)."""
+    """A run that was stopped by a signal and can be continued: status 128 and the number of the signal."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(128 + number)
@@ -71,7 +73,8 @@ class Stop:
     """A request to stop, and whether the step in progress may be abandoned.
 
     The first signal sets `signal`; the loop looks at it between steps. After `grace_s` the step is abandoned, unless it
-    is `held`: its update has begun to move the weights, so it is finished. The second signal ends the process at once.
+    is `held`: its update has begun to move the weights, so it is finished. A second SIGINT or SIGTERM ends the process
+    at once.
     """
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
@@ -145,8 +148,9 @@ def until_interrupted() -> AbstractContextManager[None]:
 
 
 def _again(number: int) -> None:
-    """The second signal ends the process. A closed terminal may send several: its shell does too."""
-    if number != getattr(signal, "SIGHUP", None):
+    """A second Ctrl-C or SIGTERM ends the process. The others come several times by themselves: from a terminal that is
+    closed and from its shell, and every second from a limit of CPU time."""
+    if number in (signal.SIGINT, signal.SIGTERM):
         _leave(number)
 
 

@@ -52,10 +52,12 @@ def connect(watched: bool = False) -> tuple[Iterator[Any], Callable[[Any], None]
     """The process's own end: the jobs until its parent ends, and a function that sends a message of plain values.
     With `watched` it is ended when its parent was killed in the middle of a job.
 
-    From then on nothing that is printed can be taken for a message, and a SIGTERM, which schedulers send to all
-    processes of a job, is left to the parent, which finishes its step first.
+    From then on nothing that is printed can be taken for a message, and the signals that schedulers send to all
+    processes of a job are left to the parent, which finishes its step first.
     """
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: None)
     jobs, answers, me = _out_of_the_way(0), _out_of_the_way(1), os.getpid()
     if watched:
         end_with_parent(jobs)
