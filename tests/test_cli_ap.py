@@ -55,6 +55,10 @@ BAD = [
     ([{**FOUND[0], "bbox": [0, 0, -4, 4]}], TRUTH, "a negative side; expected [x, y, width, height], not xyxy"),
     ([{**FOUND[0], "bbox": [0, 0, 4]}], TRUTH, "entry 0: got bbox [0, 0, 4]"),
     ([{**FOUND[0], "score": None}], TRUTH, "entry 0: got score None"),
+    ([{**FOUND[0], "score": 10**400}], TRUTH, "entry 0: got score 1000"),
+    (FOUND, TRUTH | {"images": [{"id": [1]}]}, "images[0] has no 'id', a whole number or a text"),
+    (FOUND, TRUTH | {"annotations": 5}, "got a number as 'annotations', expected a list"),
+    (FOUND[:1] * 2001, TRUTH, "found.json: got 2,001 boxes on image 1, expected 2,000 at most"),
 ]
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from property_search import examples
 
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, image_url, user
+from saccade.endpoint import body as body_module
 from saccade.endpoint.client import chat_url
 from saccade.endpoint.messages import ChatResponse, Message, parse_response
 from saccade.endpoint.plain import PlainClient
@@ -228,6 +229,64 @@ def test_a_file_that_is_not_a_cache_is_refused_by_name(tmp_path):
     (tmp_path / "x").write_text("something else entirely, long enough to be no header" * 20)
     with pytest.raises(ValueError, match=r"x: not a reply cache .*delete the file"):
         ReplyCache(tmp_path / "x")
+
+
+@pytest.mark.parametrize("damage", ["no JSON", "null", "{}", "5", "[" * 5000, '{"choices": [{"message": 5}]}'])
+def test_a_damaged_entry_of_the_cache_is_asked_for_again_and_replaced(tmp_path, caplog, damage):
+    path = tmp_path / "replies.sqlite"
+    with chat_server(lambda i, body: Answer(str(i))) as server:
+        texts = []
+        for _ in range(3):
+            cache = ReplyCache(path)
+            with Endpoint(server.url, "tiny", cache=cache) as model:
+                texts.append(model.chat(HELLO).text)
+            if len(texts) == 1:
+                cache._database.execute("UPDATE replies SET body = ?", (damage,))
+            cache.close()
+    assert texts == ["0", "1", "1"] and caplog.text.count(f"{path}: a reply in it is damaged") == 1
+
+
+def test_a_cache_whose_file_is_damaged_costs_the_replies_in_it_and_one_warning(tmp_path, caplog):
+    path = tmp_path / "replies.sqlite"
+    with chat_server(lambda i, body: Answer(str(i))) as server:
+        for turn in range(2):
+            cache = ReplyCache(path)
+            with Endpoint(server.url, "tiny", cache=cache) as model:
+                assert [model.chat([user(str(n))]).cached for n in range(3)] == [False] * 3
+            cache.close()
+            if turn == 0:
+                content = path.read_bytes()
+                path.write_bytes(content[:4096] + b"U" * (len(content) - 4096))
+    assert caplog.text.count(f"{path}: replies cannot be read") == 1
+
+
+def test_cookies_are_neither_kept_nor_read(capfd):
+    """A server that sets new ones with each reply would get all of them back with each request."""
+    headers = {"set-cookie": "a=1; Path=/", "set-cookie2": f"b=2; Max-Age={'9' * 5000}"}
+    with chat_server(lambda i, body: Answer(headers=headers)) as server:
+        with Endpoint(server.url, "tiny") as model:
+            assert [model.chat(HELLO).text for _ in range(2)] == ["fine"] * 2
+        plain = PlainClient(server.url)
+        plain.post("/a", {}, 5.0), plain.post("/b", {}, 5.0)
+        plain.close()
+    assert len(server.requests) == 4 and not any("cookie" in str(one["headers"]).lower() for one in server.requests)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_json_of_too_many_elements_is_a_failure_of_its_request(monkeypatch):
+    """Empty lists take 30 times their bytes of memory."""
+    monkeypatch.setattr(body_module, "MOST_ELEMENTS", 1000)
+    raw = b'{"x": [' + b"[]," * 600 + b"0]," + Answer().body()[1:]
+    with chat_server(lambda i, _: Answer(raw=raw)) as server:
+        with (
+            Endpoint(server.url, "tiny", limits=RequestLimits(retries=0)) as model,
+            pytest.raises(EndpointError, match="JSON of more than 1,000 elements"),
+        ):
+            model.chat(HELLO)
+        plain = PlainClient(server.url)
+        with pytest.raises(EndpointError, match="JSON of more than 1,000 elements"):
+            plain.post("/x", {}, 5.0)
+        plain.close()
 
 
 def test_images_travel_as_data_urls(tmp_path):

@@ -76,6 +76,15 @@ def test_rows_are_read_as_they_come_and_forgotten_when_a_resume_drops_them(run: 
     assert [row["step"] for row in watched.rows] == [5]
 
 
+@pytest.mark.parametrize("odd", ['"x"', "NaN", "Infinity", "-3", "1e308", "true", "null", "[]"])
+def test_odd_times_in_a_row_give_no_time_left_and_no_error(run: Path, odd: str) -> None:
+    (run / "metrics.jsonl").write_text(f'{{"step": 2, "time/step_s": {odd}, "time/eval_s": {odd}}}\n')
+    watched = Watched(run)
+    watched.read()
+    watched.total = 10
+    assert watched.step == 2 and watched.eta_s() is None and "step 2" in shown(run)
+
+
 def test_all_rows_are_read_at_once_and_a_line_without_end_or_a_hole_is_passed_over(run: Path, monkeypatch) -> None:
     monkeypatch.setattr(watch, "LONGEST_LINE", 4096)
     with (run / "metrics.jsonl").open("a") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -134,6 +135,19 @@ def test_nearness_of_letters_falls_with_every_mistake_and_ends_at_the_threshold(
     assert says("char_similarity", "platform9", "platform 9", spaces=True) == pytest.approx(0.9)
     assert says("char_similarity", "color", ["colour", "color"]) == 1.0
     assert says("char_similarity", "aaaaaaaaaa", "platform 9") == 0.0, "a text of the same length earns nothing"
+
+
+def test_texts_that_are_compared_have_a_longest_length_also_after_they_are_folded():
+    page = "a line of print " * 2_000
+    assert says("char_similarity", page, page) == says("char_similarity", page, page + page, spaces=True) == 1.0, (
+        "both are cut"
+    )
+    golds = ["plain words " * 600] * 13
+    started = time.process_time()
+    assert says("char_similarity", "\ufdfa" * 20_000, golds) == 0.0  # each becomes 18 characters
+    assert time.process_time() - started < 1.0
+    masked = of("char_similarity", reply("plain words"), golds * 3).masked or ""
+    assert masked.startswith("gold cannot be graded: ") and "expected 100,000 at most" in masked
 
 
 @given(gold=st.integers(0, 30), off=st.integers(0, 40))

@@ -42,6 +42,10 @@ def spellings(key: str) -> dict[str, str]:
         "plain": key,
         "bearer": f"Bearer {key}",
         "json": json.dumps(key),
+        "json in json": json.dumps(json.dumps(key)),
+        "json in json in json": json.dumps(json.dumps(json.dumps(key))),
+        "repr": repr(f"{key}'"),
+        "repr in repr": repr(repr(f"{key}'")),
         "upper case": key.upper(),
         "lower case": key.lower(),
         "json, every letter": "".join(f"\\u{ord(letter):04x}" for letter in key),
@@ -102,6 +106,9 @@ def test_no_spelling_of_the_key_passes_the_mask(name: str) -> None:
 def test_any_key_is_removed_from_any_text_and_nothing_else_is(key: str, text: str) -> None:
     mask = KeyMask(key)
     assert key not in mask.text(f"{text}{key}{text}").replace("[key]", "\0")
+    for said in (key, json.dumps(key), json.dumps(json.dumps(key)), repr(key)):
+        kept = mask.json({"a": [f"{text}{said}{text}"]})["a"][0].replace("[key]", "\0")
+        assert key not in kept and said not in kept
     harmless = "".join(letter for letter in text if letter not in key and letter not in "%&\\" and ord(letter) > 126)
     assert mask.text(harmless) == harmless
 

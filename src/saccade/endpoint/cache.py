@@ -11,11 +11,12 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class ReplyCache:
@@ -25,7 +26,7 @@ class ReplyCache:
         """Opens or creates the file. Raises ValueError when it is not a reply cache."""
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock, self._warned = threading.Lock(), False
+        self._lock, self._warned = threading.Lock(), set[str]()
         try:
             self._database = sqlite3.connect(self.path, timeout=30.0, check_same_thread=False, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -37,11 +38,20 @@ class ReplyCache:
         except sqlite3.Error as error:
             raise ValueError(f"{path}: not a reply cache ({error}); delete the file or use another path") from None
 
-    def get(self, key: str) -> Any | None:
-        """The stored response, or None."""
-        with self._lock:
-            row = self._database.execute("SELECT body FROM replies WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+    def get(self, key: str, parse: Callable[[Any], T]) -> T | None:
+        """What `parse` makes of the stored response, or None. A damaged one, which is no JSON or which `parse` refuses
+        by a ValueError, is removed, so that its request is sent again; a file that cannot be read holds none."""
+        try:
+            with self._lock:
+                row = self._database.execute("SELECT body FROM replies WHERE key = ?", (key,)).fetchone()
+                try:
+                    return None if row is None else parse(json.loads(row[0]))
+                except (ValueError, TypeError, RecursionError) as error:
+                    self._warn("a reply in it is damaged", error)
+                    self._database.execute("DELETE FROM replies WHERE key = ?", (key,))
+        except sqlite3.Error as error:
+            self._warn("replies cannot be read", error)
+        return None
 
     def put(self, key: str, model: str, body: Any) -> None:
         """Stores a response; the first one stored for a key is kept. When the file cannot be written, a warning says so
@@ -51,9 +61,13 @@ class ReplyCache:
             with self._lock:
                 self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)
         except sqlite3.Error as error:
-            if not self._warned:
-                log.warning("%s: replies are not cached (%s); they will be paid for again", self.path, error)
-            self._warned = True
+            self._warn("replies are not cached", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        """Once for each file and kind."""
+        if what not in self._warned:
+            log.warning("%s: %s (%s); such requests are sent, and paid for, again", self.path, what, error)
+        self._warned.add(what)
 
     def __len__(self) -> int:
         with self._lock:

@@ -16,10 +16,10 @@ from weakref import WeakValueDictionary
 
 import httpx2
 
-from saccade.endpoint.body import AS_IT_IS, MOST_BYTES, Body, BodyError, as_text
+from saccade.endpoint.body import AS_IT_IS, MOST_BYTES, Body, BodyError, NoCookies, as_text, read_json
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError, not_started
-from saccade.endpoint.messages import ChatResponse, Message, parse_response, too_deep
+from saccade.endpoint.messages import ChatResponse, Message, parse_response
 from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -124,8 +124,9 @@ class Endpoint:
             return (await self._ask(body))[1]
         key = request_key(self.url, body)
         async with self._in_flight.setdefault(key, asyncio.Lock()):  # concurrent identical requests are sent once
-            if (stored := await asyncio.to_thread(self.cache.get, key)) is not None:
-                return replace(parse_response(self._mask.json(stored)), cached=True, attempts=0)
+            stored = await asyncio.to_thread(self.cache.get, key, lambda body: parse_response(self._mask.json(body)))
+            if stored is not None:
+                return replace(stored, cached=True, attempts=0)
             answer, reply = await self._ask(body)
             await asyncio.to_thread(self.cache.put, key, self.model, answer)
             return reply
@@ -172,14 +173,9 @@ class Endpoint:
             pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
             raise _AttemptFailure(what, response.status_code, text, retry, pause_s)
         try:
-            answer = json.loads(body)
-        except ValueError:
-            raise _AttemptFailure("the response is not JSON", 200, text) from None
-        except RecursionError:
-            raise _AttemptFailure("the response is JSON nested too deeply", 200, text) from None
-        if too_deep(answer):
-            raise _AttemptFailure("the response is JSON nested too deeply", 200, text)
-        return self._mask.json(answer)
+            return self._mask.json(read_json(body))
+        except BodyError as error:
+            raise _AttemptFailure(str(error), 200, text) from None
 
     async def _post(self, content: bytes, most: int | None) -> tuple[httpx2.Response, bytes]:
         """The response and its body. Raises BodyError."""
@@ -235,6 +231,7 @@ class Endpoint:
         try:
             return httpx2.AsyncClient(
                 headers=headers,
+                cookies=NoCookies(),
                 timeout=None,  # each attempt has its own deadline around the call, which also stops slow drips
                 limits=httpx2.Limits(max_connections=self.limits.concurrency),
                 trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
@@ -254,11 +251,13 @@ class _AttemptFailure(Exception):
 
 
 def _most_bytes(body: Mapping[str, Any]) -> int | None:
-    """Of a response: each letter of a reply and of its reasoning as an escape, unless log-probs were asked for."""
-    tokens, n = body.get("max_tokens"), body.get("n") or 1
-    if not isinstance(tokens, int) or not isinstance(n, int) or body.get("logprobs"):
+    """Of a response: each letter of a reply and of its reasoning as an escape, and as much for the log-probs of each
+    token."""
+    tokens, n, top = body.get("max_tokens"), body.get("n") or 1, body.get("top_logprobs") or 0
+    if not (isinstance(tokens, int) and isinstance(n, int) and isinstance(top, int)):
         return None
-    return min(MOST_BYTES, (1 << 20) + 12 * n * (MORE_LETTERS + MOST_LETTERS * tokens))
+    each = 12 * (MORE_LETTERS + MOST_LETTERS * tokens)
+    return min(MOST_BYTES, (1 << 20) + n * each * (2 + top if body.get("logprobs") else 1))
 
 
 def _parse_response(answer: Any, max_tokens: Any) -> ChatResponse:

@@ -16,7 +16,7 @@ from saccade.types import ImageSource
 Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant", "content": text or a list of parts}, as in the OpenAI protocol."""
 
-MOST_CHOICES, MOST_TOKENS, DEEPEST = 1024, 10_000_000, 100
+MOST_CHOICES, MOST_TOKENS = 1024, 10_000_000
 """Limits of a response; a token count beyond them is as good as none."""
 LONGEST_REASON, LONGEST_NAME = 40, 1000
 """Characters that are kept of a reason of finishing and of the name of a model."""
@@ -111,20 +111,6 @@ def parse_response(body: Any, longest: int | None = None) -> ChatResponse:
         Usage(*(count if type(count) is int and 0 <= count <= MOST_TOKENS else 0 for count in counts)),
         _whole(model[:LONGEST_NAME]) if isinstance(model, str) else "",
     )
-
-
-def too_deep(value: Any) -> bool:
-    """Whether JSON is nested deeper than a response is; deeper values could not be written again."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
-        if not level:
-            return False
-    return True
-
-
-def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value
 
 
 def _whole(text: str) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
-from saccade.endpoint.body import AS_IT_IS, Body, BodyError, as_text
+from saccade.endpoint.body import AS_IT_IS, Body, BodyError, NoCookies, as_text, read_json
 from saccade.endpoint.client import BODY_KEPT, is_local
 from saccade.endpoint.errors import EndpointError, not_started
-from saccade.endpoint.messages import too_deep
 from saccade.endpoint.secrets import KeyMask, check_no_secret, clean_key
 
 
@@ -32,6 +29,7 @@ class PlainClient:
         try:
             self._client = httpx2.Client(
                 headers=AS_IT_IS | ({"authorization": f"Bearer {key}"} if key else {}),
+                cookies=NoCookies(),
                 limits=httpx2.Limits(max_connections=connections),
                 trust_env=not is_local(self.url),  # a proxy from the environment cannot reach localhost
                 follow_redirects=False,
@@ -67,13 +65,10 @@ class PlainClient:
         if plain or not content:
             return None
         try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            answer = math.nan
-        if answer is math.nan or too_deep(answer):
-            text = self._mask.body(as_text(content)[:BODY_KEPT])
-            raise EndpointError(url, "the response is not JSON", status=200, body=text, method=method)
-        return self._mask.json(answer)
+            return self._mask.json(read_json(content))
+        except BodyError as error:
+            text = self._mask.body(as_text(content[: 4 * BODY_KEPT])[:BODY_KEPT])
+            raise EndpointError(url, str(error), status=200, body=text, method=method) from None
 
     def _answer(self, method: str, url: str, body: Any, timeout_s: float) -> tuple[httpx2.Response, bytes]:
         """The response and its body. Raises BodyError, and TimeoutError when it does not end in time."""

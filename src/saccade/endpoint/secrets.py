@@ -32,7 +32,7 @@ that serve as keys of local servers ('not-needed') would be found in replies."""
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _LETTERS = re.compile(r"[a-z0-9]+")
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\([\"'\\/])")
 
 
 def clean_key(key: str | None, source: str = "the API key") -> str | None:
@@ -100,7 +100,8 @@ class KeyMask:
         """The value with every text in it masked, names of fields too."""
         if not self._searches:
             return value
-        flat = json.dumps(value, ensure_ascii=False).replace("\\\\", "\\")
+        flat = json.dumps(value, ensure_ascii=False)
+        flat = flat.replace("\\\\", "\0").replace('\\"', '"').replace("\0", "\\")  # its texts as they are
         return value if self.text(flat) == flat else self._walk(value)  # a reply has a text for each token
 
     def _walk(self, value: Any) -> Any:
@@ -203,7 +204,7 @@ def _replaced(text: str, spans: Sequence[tuple[int, int]]) -> str:
 
 
 def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text) if "\\" in text else text
+    return _ESCAPE.sub(lambda found: found[3] or chr(int(found[1] or found[2], 16)), text) if "\\" in text else text
 
 
 _DECODERS: tuple[Callable[[str], str], ...] = (

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.geometry import iou
+from saccade.geometry import iou_matrix
 from saccade.grading.detection import COCO_THRESHOLDS, RECALL_POINTS, match
 from saccade.parsing import LabelledBox
 from saccade.types import Box
@@ -201,14 +201,19 @@ def without_duplicates(
     by_image: dict[Any, list[int]] = defaultdict(list)
     for i, detection in enumerate(detections):
         by_image[detection.image].append(i)
+    boxes = {image: np.array([detections[i].box for i in places]) for image, places in by_image.items()}
     kept: set[int] = set()
     removed: set[int] = set()
     for truth in truths:
-        near = [i for i in by_image[truth.image] if iou(detections[i].box, truth.box) > threshold]
+        if (boxes_D4 := boxes.get(truth.image)) is None:
+            continue
+        places = by_image[truth.image]
+        near = [places[d] for d in np.flatnonzero(iou_matrix(boxes_D4, truth.box)[:, 0] > threshold)]
         if near:
             kept.add(max(near, key=lambda i: (detections[i].score, i)))
             removed.update(near)
-    return [detection for i, detection in enumerate(detections) if i not in removed - kept]
+    removed -= kept
+    return [detection for i, detection in enumerate(detections) if i not in removed]
 
 
 def greedy_precision_recall(

@@ -117,11 +117,17 @@ class Watched:
 
     def eta_s(self) -> float | None:
         """From the median time of recent steps, evaluations included in their share."""
-        times = [row["time/step_s"] for row in self.rows[-50:] if row.get("time/step_s")]
+        times = [seconds for row in self.rows[-50:] if (seconds := _seconds(row, "time/step_s"))]
         if self.total is None or not times:
             return None
-        others = [row["time/eval_s"] for row in self.rows if row.get("time/eval_s")]
+        others = [_seconds(row, "time/eval_s") for row in self.rows]
         return (self.total - self.step) * (median(times) + sum(others) / max(1, len(self.rows)))
+
+
+def _seconds(row: JsonRow, key: str) -> float:
+    """0 for what is no time."""
+    value = row.get(key)
+    return value if isinstance(value, (int, float)) and 0 < value < 1e9 else 0.0
 
 
 def _row(line: bytes) -> JsonRow | None:

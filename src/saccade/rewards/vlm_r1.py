@@ -163,15 +163,16 @@ def levenshtein(completion: Completion, sample: Sample) -> Score:
     """Likeness of letters, without a threshold: a wrong answer of the same shape earns much.
 
     This is the last resort of the released default, for golds without a digit that are no choice; what comes before it
-    there (math-verify, equal numbers, letters) is omitted. Deviates from the released code: of a reply longer than
-    20,000 characters the rest is not compared.
+    there (math-verify, equal numbers, letters) is omitted. Deviates from the released code: of a reply or gold longer
+    than 20,000 characters the rest is not compared.
 
     Formula: 1 - (insertions + deletions) / (length + length).
     Source: VLM-R1, the ratio inside its default accuracy.
     """
     from rapidfuzz.distance import Indel
 
-    return scored(Indel.normalized_similarity(clean(completion.text)[:LONGEST], clean(gold_text(sample))))
+    reply, gold = clean(completion.text)[:LONGEST], clean(gold_text(sample))[:LONGEST]
+    return scored(Indel.normalized_similarity(reply, gold))
 
 
 # ------------------------------------------------------------------------------------------------------------- length

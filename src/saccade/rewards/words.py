@@ -13,8 +13,9 @@ from saccade.rewards.answers import MISSING, answer_of
 from saccade.rewards.options import Share, Where
 from saccade.types import Completion, Sample, Score
 
-LONGEST = 20_000
-"""Most characters of an answer that are compared; edit distance is quadratic."""
+LONGEST, MOST_GOLD = 20_000, 100_000
+"""Characters of an answer and of each gold text that are compared, and of all gold texts together; edit distance is
+quadratic."""
 
 
 def char_similarity(
@@ -30,16 +31,21 @@ def char_similarity(
     `case` and `spaces` make the comparison sensitive to case and white space. With a list of gold texts the most
     similar one counts.
 
-    Formula: s = 1 - edit distance / longer length; s if s >= threshold, else 0.
+    Formula: s = 1 - edit distance / longer length; s if s >= threshold, else 0. Of longer texts the first 20,000
+    characters are compared.
     Source: ANLS (arXiv 1905.13648); VLM-R1's default reward has the ratio without a threshold.
     """
     answer = answer_of(completion, where)
     if answer is None:
         return Score(0.0, MISSING[where])
     golds = [str(one) for one in sample.answer] if isinstance(sample.answer, list | tuple) else [str(sample.answer)]
-    folded = [_fold(gold, case, spaces) for gold in golds]
+    folded = [_fold(gold[:LONGEST], case, spaces) for gold in golds]
     if not folded or not all(folded):
         return Score(0.0, masked="gold cannot be graded: gold is empty")
+    if (length := sum(map(len, folded))) > MOST_GOLD:
+        return Score(
+            0.0, masked=f"gold cannot be graded: {length:,} characters of texts, expected {MOST_GOLD:,} at most"
+        )
     from rapidfuzz.distance import Levenshtein
 
     text = _fold(answer[:LONGEST], case, spaces)
@@ -49,7 +55,7 @@ def char_similarity(
 
 def _fold(text: str, case: bool, spaces: bool) -> str:
     text = text if case else grading.fold(text)
-    return text if spaces else "".join(text.split())
+    return (text if spaces else "".join(text.split()))[:LONGEST]
 
 
 # ------------------------------------------------------------------------------------------------------------ language

@@ -172,7 +172,7 @@ def nearest_choice(answer_text: str, choices: Sequence[str]) -> str:
     letter = inside[1].upper() if inside else answer_text
     if len(letter) == 1 and 0 <= ord(letter) - 65 < len(choices):
         return choices[ord(letter) - 65]
-    return min(choices, key=lambda choice: Levenshtein.distance(letter, choice))
+    return min(choices, key=lambda choice: Levenshtein.distance(letter[: replies.LONGEST], choice[: replies.LONGEST]))
 
 
 def official(reply: ParsedReply, sample: Sample, judge: BenchmarkJudge | None) -> Grade:
