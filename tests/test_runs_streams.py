@@ -80,6 +80,12 @@ def test_what_something_else_does_to_a_stream_is_said_once_and_later_rows_are_wh
     assert caplog.messages == [str(alarm)]
 
 
+def test_a_pipe_in_place_of_a_stream_when_a_run_begins_is_an_error_and_no_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(OSError, match="No such device or address"):
+        Run(tmp_path).metrics(1, {"a": 0.5})
+
+
 def test_a_stream_with_the_same_rows_in_another_place_is_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -188,3 +188,8 @@ def flush(path: Path) -> None:
 def _free(directory: Path) -> int:
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """An `opener` by which a pipe that nobody reads or writes is an error instead of a wait."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import saccade
 from saccade.data.files import files_at, is_pattern
 from saccade.data.images import name_of
+from saccade.disk import without_waiting
 from saccade.types import ImageSource
 
 if TYPE_CHECKING:
@@ -162,14 +163,10 @@ def _mark(image: str | bytes) -> tuple[bytes, float, str]:
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest(), 0.0, ""
     digest, written = hashlib.sha256(), 0.0
-    with suppress(OSError), open(image, "rb", buffering=0, opener=_without_waiting) as file:
+    with suppress(OSError), open(image, "rb", buffering=0, opener=without_waiting) as file:
         facts = os.fstat(file.fileno())
         size, written = facts.st_size, facts.st_mtime
         digest.update(f"{size} ".encode())
         for start in dict.fromkeys((0, max(size // 2 - _BLOCK // 2, 0), max(size - _BLOCK, 0))):
             digest.update(os.pread(file.fileno(), _BLOCK, start))
     return digest.digest(), written, name_of(image)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

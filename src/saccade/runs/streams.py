@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from saccade.disk import without_waiting
+
 METRICS, ROLLOUTS, GROUPS = "metrics.jsonl", "rollouts.jsonl", "groups.jsonl"
 STREAMS = (METRICS, ROLLOUTS, GROUPS)
 """Streams whose sizes a checkpoint has."""
@@ -34,7 +36,7 @@ class Stream:
         self._learn()
 
     def append(self, rows: Sequence[str], step: int) -> None:
-        with self.path.open("ab") as file:
+        with open(self.path, "ab", opener=without_waiting) as file:
             if self.size and self._end[-1:] != b"\n":
                 file.write(b"\n")  # what is left of a row that something else cut must not swallow the next one
             # a path that is not UTF-8 becomes an escape of JSON
