@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ from PIL import Image
 
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run
-from saccade.schemas import load_recipe
+from saccade.coldstart.store import NAME, Store
+from saccade.config import load
 from tests.chat_server import Answer, chat_server
 
 KEY = "sk-teacher-9f27aa51cc0e"
@@ -83,9 +87,147 @@ def recipe(tmp_path: Path) -> Callable[..., ColdStartRecipe]:
         options = {"reasoner": teacher, "samples": 1, "attempts": 1, "filters": ["answer", "format", "repetition"]}
         tokens = {stage: {"max_new_tokens": 2048} for stage in ("pseudo_cot", "description", "reasoning")}
         (tmp_path / "r.yaml").write_text(json.dumps(found | options | {"sampling": tokens, "stop_after": 99}))
-        return load_recipe(str(tmp_path / "r.yaml"))
+        return load(tmp_path / "r.yaml", ColdStartRecipe)
 
     return made
+
+
+def _a_link(place: Path, to: str) -> None:
+    (place.parent / "secret.png").write_bytes(b"\x89PNG secret")
+    place.symlink_to(to)
+
+
+def _holes(place: Path) -> None:
+    place.touch()
+    os.truncate(place, 1 << 40)
+
+
+CHANGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing": (lambda place: None, "there is no such image file"),
+    "a folder": (lambda place: place.mkdir(), "is no regular file"),
+    "a pipe": (os.mkfifo, "is no regular file"),
+    "a terabyte of holes": (_holes, "has 1,099,511,627,776 bytes"),
+    "a link to a device": (lambda place: _a_link(place, "/dev/zero"), "is no regular file"),
+    "a link to nowhere": (lambda place: _a_link(place, "/nowhere.png"), "there is no such image file"),
+    "a link to another file": (lambda place: _a_link(place, "secret.png"), r"was changed .*set another 'out'"),
+    "another picture": (lambda place: Image.new("RGB", (9, 9)).save(place), r"was changed .*set another 'out'"),
+}
+"""What an image is replaced by after its row was ingested -> the reason."""
+
+
+@pytest.mark.parametrize(("before", "images"), [("the texts", "copy"), ("the set", "path")])
+@pytest.mark.parametrize("name", CHANGED)
+def test_an_image_that_changed_costs_its_row_until_it_is_back(
+    tmp_path: Path, recipe: Callable[..., ColdStartRecipe], name: str, before: str, images: str
+) -> None:
+    change, why = CHANGED[name]
+    sent, down = [], [True]
+
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        content = request["messages"][0]["content"]
+        text = content if isinstance(content, str) else content[-1]["text"]
+        if "Row 0" in text and not isinstance(content, str):
+            sent.append(base64.b64decode(content[0]["image_url"]["url"].split(",")[1]))
+        return Answer(status=400 if down[0] and "Row" in text else 200, raw=reply())
+
+    with chat_server(answer) as server:
+        made = recipe(server.url, ["r0", "r1"]).model_copy(update={"images": images})
+        rows, image = tmp_path / "rows.jsonl", tmp_path / "r0.png"
+        Image.new("RGB", (9, 9), (200, 9, 9)).save(image)
+        rows.write_text(rows.read_text().replace("a.png", "r0.png", 1))
+        down[0] = before == "the texts"
+        run(made)
+        with Store(tmp_path / "set" / NAME) as store:
+            store._db.execute("UPDATE rows SET retriable = 1")  # as if the server had not answered in time
+        kept, down[0] = image.read_bytes(), False
+        image.unlink()
+        shutil.rmtree(tmp_path / "set" / "images", ignore_errors=True)
+        change(image)
+        assert (summary := run(made))["left_out"] == {"bad image": 1} and summary["written"]["written"] == 1
+        (row,) = map(json.loads, (tmp_path / "set" / "left_out.jsonl").read_text().splitlines())
+        assert re.search(rf"r0\.png: {why}", row["detail"]) and set(sent) <= {kept}, "nothing else is sent"
+        image.rmdir() if image.is_dir() else image.unlink(missing_ok=True)
+        image.write_bytes(kept)
+        assert run(made)["written"]["in the set"] == 2
+
+
+def test_a_hard_link_in_the_set_whose_original_changed_is_no_image_of_it(
+    tmp_path: Path, recipe: Callable[..., ColdStartRecipe]
+) -> None:
+    with chat_server(lambda number, request: Answer(raw=reply())) as server:
+        made = recipe(server.url, ["r0"])
+        assert run(made)["written"]["in the set"] == 1
+        kept = (tmp_path / "a.png").read_bytes()
+        (tmp_path / "a.png").write_bytes(b"x" * 99)
+        assert run(made)["left_out"] == {"bad image": 1}
+        (tmp_path / "b.png").write_bytes(kept)
+        (tmp_path / "a.png").unlink()
+        (tmp_path / "a.png").symlink_to("b.png")  # the data were moved: the content counts, not the place
+        assert run(made)["written"]["in the set"] == 1
+    (image,) = (tmp_path / "set" / "images").iterdir()
+    assert image.read_bytes() == kept and not image.is_symlink()
+
+
+DAMAGE: dict[str, tuple[str, str]] = {
+    "no state": ("UPDATE rows SET state = 'x' WHERE number = 1", ""),
+    "no steps": ("DELETE FROM steps WHERE number = 1", ""),
+    "no reason": ("UPDATE rows SET state = 'failed', retriable = 0 WHERE number = 1", "unknown"),
+    "a lock that is no text": ("INSERT INTO facts VALUES ('writing the set', '5')", ""),
+    "a lock of nobody": ("INSERT INTO facts VALUES ('writing the set', '[\"zz\", 1e400]')", ""),
+    "an empty draft": ("UPDATE rows SET draft = '{}' WHERE number = 1", r"row 1: its draft cannot.*another 'out'"),
+    "an open list": ("UPDATE rows SET draft = '[', state = 'open' WHERE number = 1", "row 1: its draft cannot be read"),
+    "bytes": ("UPDATE rows SET draft = x'ff00' WHERE number = 1", "row 1: its draft cannot be read"),
+    "no task": (
+        "UPDATE rows SET draft = json_set(draft, '$.task', 'zz') WHERE number = 1",
+        "task is 'zz', expected one of",
+    ),
+    "no hashes": ("UPDATE rows SET draft = json_set(draft, '$.image_shas', json('[]')) WHERE number = 1", "as many"),
+    "a step of another name": (
+        "UPDATE steps SET step = 'zz' WHERE number = 1 AND step = 'description'",
+        r"row 1: step 'zz' cannot be read \(KeyError: 'chain'\); to have .*DELETE FROM steps WHERE number = 1",
+    ),
+    "a step that is a number": ("UPDATE steps SET body = '5' WHERE number = 1", "row 1: step 'description' cannot"),
+    "a count that is none": (
+        "UPDATE steps SET body = json_set(body, '$.record.tokens_in', 'zz') WHERE number = 1",
+        "tokens_in is 'zz', expected int",
+    ),
+    "a text that is none": (
+        "UPDATE steps SET body = json_set(body, '$.text', 5) WHERE number = 1 AND step = 'description'",
+        "text is 5, expected str",
+    ),
+}
+"""What is done to the file of rows -> the detail of the row that is left out, none where it is made again."""
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_row_of_the_store_costs_itself_in_one_line(
+    tmp_path: Path, recipe: Callable[..., ColdStartRecipe], name: str
+) -> None:
+    damage, why = DAMAGE[name]
+    with chat_server(lambda number, request: Answer(raw=reply())) as server:
+        made = recipe(server.url, ["r0", "r1"])
+        run(made)
+        with Store(tmp_path / "set" / NAME) as store:
+            store._db.execute(damage)
+        summary = run(made)
+        assert summary["rows"]["all"] == 2 and summary["written"]["in the set"] == 2 - bool(why)
+        left = (tmp_path / "set" / "left_out.jsonl").read_text()
+        assert len(left.splitlines()) == bool(why) and (re.search(why, left) or why in summary["left_out"])
+        if "DELETE FROM steps" in left:  # the way out
+            with Store(tmp_path / "set" / NAME) as store:
+                store._db.execute("DELETE FROM steps WHERE number = 1")
+            assert run(made)["written"]["in the set"] == 2
+
+
+@pytest.mark.parametrize("value", ["5", "{"])
+def test_damaged_settings_of_the_store_are_one_line(
+    tmp_path: Path, recipe: Callable[..., ColdStartRecipe], value: str
+) -> None:
+    made = recipe("http://127.0.0.1:9", ["r0"])
+    with Store(made.out / NAME) as store:
+        store._db.execute("INSERT INTO facts VALUES ('making', ?)", (value,))
+    with pytest.raises(OSError, match=rf"rows\.sqlite: fact 'making' is '{value}', expected a dict; .* another 'out'"):
+        run(made)
 
 
 def test_a_hostile_teacher_costs_its_own_rows_and_never_the_run(

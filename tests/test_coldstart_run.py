@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from benchmarks.coldstart import in_fresh_process, rows_per_second
 from saccade import cli
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run
+from saccade.coldstart.store import NAME, WRITING, Store
+from saccade.coldstart.teachers import TeacherError
 from saccade.config import load
 from saccade.data import DataConfig, open_source
 from saccade.runs.drafts import Draft
@@ -206,6 +211,36 @@ def test_a_rerun_requests_nothing_twice_and_other_filters_cost_nothing(tmp_path:
         run(chat_recipe(tmp_path, server.url, n=3, samples=5))
 
 
+@pytest.mark.parametrize("ends", ["with the set", "killed"])
+def test_a_process_waits_for_the_one_that_writes_the_set_and_replaces_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    config = recipe(tmp_path, n=1, lease_s=1.0)
+    run(config)
+    before = (tmp_path / "train.jsonl").read_bytes()
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / ".train.jsonl.999999999.partial").touch()
+    other = Store(tmp_path / NAME, lease_s=1.0)
+    other.owner = json.dumps({**json.loads(other.owner), "host": "pod-1"})
+    assert other.acquire_lock(WRITING) is None
+
+    def wait(seconds: float) -> None:
+        if ends == "killed":
+            sleep(seconds)
+        else:
+            (tmp_path / "summary.json").write_text("{}")
+            other.release_lock(WRITING)
+
+    sleep = time.sleep
+    monkeypatch.setattr("saccade.coldstart.run.time.sleep", wait)
+    summary = run(config)
+    if ends == "killed":
+        assert (tmp_path / "train.jsonl").read_bytes() == before and not list(tmp_path.glob(".*.partial"))
+    else:
+        assert re.fullmatch(r"process \d+ on pod-1 since .*", summary["writes_the_set"])
+    assert Store(tmp_path / NAME).acquire_lock(WRITING) is None
+
+
 # ------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -250,6 +285,19 @@ def test_a_key_that_expires_midway_stops_the_run_and_is_never_written(tmp_path: 
         run(chat_recipe(tmp_path, server.url), {"OPENAI_API_KEY": key})
     assert key not in str(said.value)
     assert not [p for p in (tmp_path / "set").rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
+
+
+def test_rows_that_are_refused_at_once_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refused(*_: object) -> None:
+        raise TeacherError("status 401", "no key", fatal=True)
+
+    monkeypatch.setattr("saccade.coldstart.run.write_row", refused)
+    with pytest.raises(ValueError, match="a teacher rejected"):
+        run(recipe(tmp_path, n=1))
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_model_without_vision_is_reported_before_any_row(tmp_path: Path) -> None:
@@ -348,7 +396,7 @@ def test_an_image_that_disappears_is_counted(tmp_path: Path) -> None:
 
     with chat_server(answer) as server:
         summary = run(chat_recipe(tmp_path, server.url, rows=1))
-    assert summary["left_out"] == {"image does not open": 3}
+    assert summary["left_out"] == {"bad image": 3}
 
 
 def test_oracle_teachers_accept_only_world_data(tmp_path: Path) -> None:

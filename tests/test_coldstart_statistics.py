@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from saccade.evaluation.habits import WORDS, count_words
 from saccade.runs.drafts import Chain, Draft, Rejection
 
 
-def chain(text: str, right: bool | None = True, **changes: object) -> Chain:
+def chain(text: str, right: bool | None = True, **changes: Any) -> Chain:
     return Chain(text, "3", right=right, tokens=len(text.split()), **changes)
 
 
@@ -81,6 +82,23 @@ def test_a_histogram_bins_every_length_correctly(lengths: list[int]) -> None:
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file; expected the directory of a set"):
         list(read_drafts(tmp_path))
-    (tmp_path / "drafts.jsonl").write_text(drafts()[0].to_json() + "\n{\n")
-    with pytest.raises(ValueError, match=r"drafts.jsonl:2: not a draft"):
+    for line in ("{", "[]", "[" * 9_999):
+        (tmp_path / "drafts.jsonl").write_text(drafts()[0].to_json() + f"\n{line}\n")
+        with pytest.raises(ValueError, match=r"drafts.jsonl:2: not a draft"):
+            list(read_drafts(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"question": 5}, "question is 5, expected str"),
+        ({"chains": [{"text": "t", "answer": "1", "right": "yes"}]}, "right is 'yes', expected bool or null"),
+        ({"steps": [{"stage": "caption"}]}, "missing 8 required"),
+        ({"steps": [5]}, "must be a mapping"),
+    ],
+)
+def test_a_draft_of_other_types_is_named_with_file_and_line(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    rows = [drafts()[0].to_dict(), drafts()[0].to_dict() | change]
+    (tmp_path / "drafts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"drafts.jsonl:2: not a draft \(.*{why}"):
         list(read_drafts(tmp_path))

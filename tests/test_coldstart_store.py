@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +14,19 @@ from typing import Any
 
 import pytest
 
-from saccade.coldstart.store import Store, StoreError
-from saccade.runs.drafts import Chain, Draft, Rejection, StepRecord
+from saccade.coldstart.store import WRITING, Store, StoreError
+from saccade.runs.drafts import Chain, Draft, Rejection, StepRecord, shallow_dict
 
 SPAWN = multiprocessing.get_context("spawn")
 
 
 def draft(number: int, text: str = "") -> Draft:
     return Draft(f"r{number}", f"Row {number}? {text}", str(number), "count", "rows", ("a.png",), ("0" * 64,))
+
+
+def body(text: str) -> dict[str, Any]:
+    """The result of a step that writes a text."""
+    return {"text": text, "record": shallow_dict(StepRecord("description", "m", "p@1:0", {}, 5, 6, 0.0, 0.1, False))}
 
 
 def filled(path: Path, n: int, lease_s: float = 60.0) -> Store:
@@ -59,11 +66,11 @@ def test_rows_with_equal_ids_are_all_kept_and_adding_rows_twice_is_idempotent(tm
 def test_a_step_is_saved_once_and_returned_with_its_row(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", 1)
     store.claim(1)
-    assert store.save(1, "caption", {"text": "first \ud800"})
-    assert not store.save(1, "caption", {"text": "second"})
+    assert store.save(1, "caption", body("first \ud800"))
+    assert not store.save(1, "caption", body("second"))
     store.put_back(1, "status 500", "", 0.0)
     (claim,) = store.claim(1)
-    assert claim.steps == {"caption": {"text": "first \ud800"}} and claim.attempts == 1
+    assert claim.steps == {"caption": body("first \ud800")} and claim.attempts == 1
 
 
 def test_only_retriable_failed_rows_are_reopened(tmp_path: Path) -> None:
@@ -90,7 +97,7 @@ def _work(path: str, barrier: Any) -> None:
         barrier.wait()  # both have rows before either can take them all
         while claims:
             for claim in claims:
-                assert store.save(claim.number, "description", {"text": store.owner})
+                assert store.save(claim.number, "description", body(store.owner))
                 assert store.finish(claim.number)
             claims = store.claim(3)
 
@@ -132,6 +139,54 @@ def test_rows_of_a_killed_process_are_free_at_once(tmp_path: Path) -> None:
         assert store.acquire_lock("writing the set") is None
 
 
+def elsewhere(store: Store, **changes: Any) -> Store:
+    """The store as another process opened it: on another machine, or one before that had the same id."""
+    store.owner = json.dumps({**json.loads(store.owner), **changes})
+    return store
+
+
+def test_a_restarted_container_does_not_wait_for_the_process_that_had_its_id(tmp_path: Path) -> None:
+    before = elsewhere(filled(tmp_path / "s", 3), began=time.time() - 9_999)
+    assert len(before.claim(3)) == 3 and before.acquire_lock(WRITING) is None
+    with Store(tmp_path / "s") as store:
+        assert store.release_dead() == 1 and len(store.claim(9)) == 3
+        assert store.acquire_lock(WRITING) is None
+
+
+@pytest.mark.parametrize("machine", [{"host": "pod-1"}, {"pids": "pid:[1]"}])
+def test_a_lock_from_another_machine_or_container_holds_while_it_is_renewed(
+    tmp_path: Path, machine: dict[str, str]
+) -> None:
+    one = elsewhere(filled(tmp_path / "s", 1, lease_s=0.3), **machine)
+    two = Store(tmp_path / "s", lease_s=0.3)
+    assert one.acquire_lock(WRITING) is None and two.acquire_lock(WRITING) == one.owner
+    time.sleep(0.2)
+    one.keep_lock(WRITING)
+    time.sleep(0.2)
+    assert two.acquire_lock(WRITING) == one.owner  # renewed
+    time.sleep(0.2)
+    assert two.acquire_lock(WRITING) is None
+    one._renewed = 0.0
+    with pytest.raises(StoreError, match=rf"s: this process did not answer for 0\.3 s.*process {os.getpid()} on"):
+        one.keep_lock(WRITING)
+    one.release_lock(WRITING)
+    assert one.acquire_lock(WRITING) == two.owner, "the lock of another is not released"
+
+
+def test_no_lease_or_pause_of_a_clock_that_was_ahead_holds_a_row(tmp_path: Path) -> None:
+    other, store = elsewhere(filled(tmp_path / "s", 4), host="pod-1"), Store(tmp_path / "s")
+    assert len(other.claim(1)) == 1 and other.acquire_lock(WRITING) is None
+    assert store.release_dead() == 0, "the lease counts"
+    tomorrow = time.time() + 86_400
+    store._db.execute("UPDATE rows SET lease = ? WHERE number IN (1, 2)", (tomorrow,))
+    store._db.execute("UPDATE rows SET not_before = ? WHERE number = 3", (tomorrow,))
+    store._db.execute("UPDATE rows SET owner = 'zz', lease = 'zz', attempts = 'zz' WHERE number = 4")
+    store._db.execute("UPDATE facts SET value = ?", (json.dumps([other.owner, tomorrow]),))
+    assert store.release_dead() == 2 and store.reopen() == 0
+    assert [(one.number, one.attempts) for one in store.claim(9)] == [(1, 0), (2, 0), (3, 0), (4, 0)]
+    assert store.acquire_lock(WRITING) is None
+
+
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", 20)
     store.claim(20)
@@ -169,7 +224,7 @@ def _pass_through(path: Path, n: int) -> None:
             store.add((f"0/{i}", draft(i, "word " * 40)) for i in range(begin, min(n, begin + 256)))
         while claims := store.claim(16):
             for claim in claims:
-                store.save(claim.number, "reasoning/bridged/0", {"text": "thought " * 100})
+                store.save(claim.number, "description", body("thought " * 100))
                 store.finish(claim.number)
         assert sum(1 for _ in store.finished()) == n
 

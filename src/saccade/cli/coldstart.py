@@ -60,7 +60,7 @@ def keys_of(config: ColdStartRecipe) -> dict[str, str]:
 def lines_of(summary: Mapping[str, Any], config: ColdStartRecipe) -> list[str]:
     """The summary printed at the end."""
     if "writes_the_set" in summary:
-        return [f"{config.out}: the rows are done; process {summary['writes_the_set']} writes the set"]
+        return [f"{config.out}: the rows are done; {summary['writes_the_set']} wrote the set"]
     rows, written = summary["rows"], summary["written"]
     lines = [
         f"{config.out}: {rows['done']:,} of {rows['all']:,} rows done, {written.get('in the set', 0):,} in the set "

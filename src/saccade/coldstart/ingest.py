@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
+from saccade.coldstart.images import store_image
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.store import Store
 from saccade.data.config import WORLD, DataConfig
 from saccade.data.records import kind_of, shown
 from saccade.data.sources import items
-from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
 from saccade.tasks import TASKS
 from saccade.tasks.answers import ANSWER_TASKS
-from saccade.types import ImageSource, Sample
+from saccade.types import Sample
 
-FOLDER = "images"
 PAGE = 256
 WORDED = frozenset(task.name for task in ANSWER_TASKS)
 """Tasks with text answers. Box formats differ between model families, and a text-only reasoner cannot see boxes."""
@@ -47,7 +41,7 @@ def _name(entry: DataConfig) -> str:
 def ingest(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], None] = lambda n: None) -> None:
     """Reads all data into the store, once. ValueError with file and line for an invalid row unless `on_bad` is skip,
     and when no row is usable."""
-    if store.fact("taken_in"):
+    if store.fact("taken_in", bool):
         return
     seen = 0
     for page in _pages(_rows(recipe)):
@@ -108,7 +102,7 @@ def _why_unusable(sample: Sample) -> tuple[str, str] | None:
 
 
 def _draft(sample: Sample, source: str, out: Path) -> Draft:
-    stored = [_store_image(image, out) for image in sample.images]
+    stored = [store_image(image, out) for image in sample.images]
     return Draft(
         id=sample.id,
         question=sample.question,
@@ -119,40 +113,3 @@ def _draft(sample: Sample, source: str, out: Path) -> Draft:
         image_shas=tuple(sha for _, sha in stored),
         meta={**sample.meta, "source": source},
     )
-
-
-def _store_image(image: ImageSource, out: Path) -> tuple[str, str]:
-    """(path, SHA-256 of the file) of an image; one without a file is written into the set's directory."""
-    if isinstance(image, str):
-        return str(Path(image).resolve()), _sha_of(image)
-    if isinstance(image, Image.Image):
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        content, suffix = buffer.getvalue(), "png"
-    else:
-        content = image
-        with Image.open(io.BytesIO(content)) as opened:
-            suffix = (opened.format or "img").lower()
-    sha = hashlib.sha256(content).hexdigest()
-    name = f"{FOLDER}/{sha[:32]}.{suffix}"
-    write_once(content, out / name)
-    return name, sha
-
-
-def write_once(content: bytes, target: Path) -> None:
-    """Writes a file atomically; an existing one is kept."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = partial_of(target)
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-@lru_cache(maxsize=4096)
-def _sha_of(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,6 @@ Everything is derived from the store and can be rewritten with other filters at 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,11 +14,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from saccade.coldstart.choosing import Chooser, reply_of
-from saccade.coldstart.ingest import FOLDER
+from saccade.coldstart.images import BAD_IMAGE, place_image
 from saccade.coldstart.statistics import accuracies
 from saccade.coldstart.steps import assemble
-from saccade.coldstart.store import Store
+from saccade.coldstart.store import WRITING, Store
 from saccade.coldstart.teachers import sample_of
+from saccade.data.images import ImageError
 from saccade.data.sources import record_roots
 from saccade.disk import partial_of
 from saccade.runs.drafts import ARMS, DRAFTS, Arm, Chain, Draft, StepRecord, shallow_dict
@@ -72,15 +71,23 @@ class SetTally:
 
 def write_set(store: Store, chooser: Chooser) -> dict[str, Any]:
     """Writes the files of the set into the recipe's directory; returns the content of `summary.json`."""
-    recipe, tally = chooser.recipe, SetTally()
+    recipe, tally, lost = chooser.recipe, SetTally(), Counter[str]()
     with ExitStack() as stack:
         files = {name: stack.enter_context(atomic_file(recipe.out / name)) for name in (TRAIN, DRAFTS)}
         rl = {name: stack.enter_context(atomic_file(recipe.out / f"rl_{name}.jsonl")) for name in DIFFICULTIES}
         other = stack.enter_context(json_array_file(recipe.out / LLAMA_FACTORY))
-        for _, base, steps in store.finished():
+        left_out = stack.enter_context(atomic_file(recipe.out / LEFT_OUT))
+        for key, base, steps in store.finished():
+            store.keep_lock(WRITING)
+            try:
+                pictures = zip(base.images, base.image_shas, strict=True)
+                images = [place_image(path, sha, recipe.out, recipe.images) for path, sha in pictures]
+            except ImageError as error:  # the row stays done: the set is written again when the image is back
+                lost[BAD_IMAGE] += 1
+                _write_line(left_out, _left_out(base.source, key, BAD_IMAGE, str(error)))
+                continue
             draft = chooser.choose(assemble(base, steps))
             tally.add(draft)
-            images = [_place_image(path, sha, recipe.out, recipe.images) for path, sha in _pictures(draft)]
             for place in draft.chosen:
                 row = train_row(draft, draft.chains[place], images)
                 _write_line(files[TRAIN], row)
@@ -88,22 +95,25 @@ def write_set(store: Store, chooser: Chooser) -> dict[str, Any]:
             if draft.difficulty is not None:
                 _write_line(rl[draft.difficulty], rl_row(draft, images))
             files[DRAFTS].write(draft.to_json() + "\n")
-    with atomic_file(recipe.out / LEFT_OUT) as lines:
-        for source, place, reason, detail in store.skipped():
-            _write_line(lines, {"source": source, "place": place, "reason": reason, "detail": detail})
+        for row in store.skipped():
+            _write_line(left_out, _left_out(*row))
     if recipe.images == "path":
         record_roots(recipe.out, recipe.data)
     _write_json(recipe.out / "dataset_info.json", dataset_info())
-    summary = {"schema": 1, **_states(store), **_counted(tally)}
+    summary = {"schema": 1, **_states(store, lost), **_counted(tally)}
     _write_json(recipe.out / SUMMARY, summary)
     return summary
 
 
-def _states(store: Store) -> dict[str, Any]:
+def _left_out(source: str, place: str, reason: str, detail: str) -> dict[str, str]:
+    return {"source": source, "place": place, "reason": reason, "detail": detail}
+
+
+def _states(store: Store, lost: Counter[str]) -> dict[str, Any]:
     counts = store.counts()
     return {
         "rows": {"all": counts.total, "done": counts.done, "open": counts.open, "failed": counts.failed},
-        "left_out": store.reasons(),
+        "left_out": dict(sorted((lost + Counter(store.reasons())).items())),
     }
 
 
@@ -184,27 +194,6 @@ def rl_row(draft: Draft, images: list[str]) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ files
-
-
-def _pictures(draft: Draft) -> Iterator[tuple[str, str]]:
-    return zip(draft.images, draft.image_shas, strict=True)
-
-
-def _place_image(path: str, sha: str, out: Path, how: str) -> str:
-    """The path of an image in the set: a hard link or copy named by its hash, or the original path."""
-    if how == "path" or not Path(path).is_absolute():
-        return path
-    name = f"{FOLDER}/{sha[:32]}{Path(path).suffix.lower()}"
-    target = out / name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = partial_of(target)
-        try:
-            os.link(path, fresh)
-        except OSError:  # another disk, or one without hard links
-            shutil.copyfile(path, fresh)
-        fresh.replace(target)
-    return name
 
 
 def _write_line(file: TextIO, row: Any) -> None:

@@ -9,23 +9,27 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from saccade.coldstart.choosing import Chooser
 from saccade.coldstart.filters import FilterContext, build_checks
+from saccade.coldstart.images import BAD_IMAGE
 from saccade.coldstart.ingest import ingest, source_names
-from saccade.coldstart.output import write_set
+from saccade.coldstart.output import SUMMARY, write_set
 from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher
 from saccade.coldstart.steps import RowLost, Teachers, write_row
-from saccade.coldstart.store import NAME, Claim, Store
+from saccade.coldstart.store import NAME, WRITING, Claim, Store
 from saccade.coldstart.teacher_prompts import load_prompt
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
 from saccade.config import dump
 from saccade.data.config import WORLD
+from saccade.data.images import ImageError
 from saccade.disk import sweep, write_text, writing
+from saccade.runs.lock import shown_process
 from saccade.runs.progress import ProgressFn, progress
 from saccade.world import WorldConfig
 
@@ -83,7 +87,6 @@ def run(
         store = stack.enter_context(Store(recipe.out / NAME, recipe.lease_s))
         stack.callback(_release_rows, store)
         _check_same_texts(recipe, store)
-        sweep(recipe.out)
         write_text(recipe.out / "config.yaml", dump(recipe))
         ingest(recipe, store, lambda n: log.info("ingested %d rows", n) if n % 25_600 == 0 else None)
         asyncio.run(_work(Teachers(recipe, vision, reasoner), store, console))
@@ -91,14 +94,27 @@ def run(
 
 
 def finish(chooser: Chooser, store: Store) -> dict[str, Any]:
-    """Writes the files of the set, unless another process is already writing them."""
-    holder = store.acquire_lock("writing the set")
-    if holder is not None:
-        return {"writes_the_set": holder}
+    """Writes the files of the set. Waits while another process writes them, and writes them itself if that one ends
+    without: its lease runs out."""
+    out, other = chooser.recipe.out, None
+    before = _stamp(out / SUMMARY)
+    while (holder := store.acquire_lock(WRITING)) is not None:
+        if other is None:
+            words = "%s is writing the set; waiting for it, or for the end of its lease of %g s (lease_s)"
+            log.info(words, shown_process(holder), store.lease_s)
+        other = holder
+        time.sleep(WAIT_S)
     try:
+        if other is not None and _stamp(out / SUMMARY) != before:  # the file that is written last
+            return {"writes_the_set": shown_process(other)}
+        sweep(out)
         return write_set(store, chooser)
     finally:
-        store.release_lock("writing the set")
+        store.release_lock(WRITING)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Teacher, Teacher]:
@@ -139,7 +155,7 @@ def _check_same_texts(recipe: ColdStartRecipe, store: Store) -> None:
     settings["prompts"] = {name: load_prompt(path).id for name, path in recipe.prompts}  # compare texts, not names
     for role in ("vision", "reasoner"):
         settings[role] = {key: value for key, value in settings[role].items() if key not in TRANSPORT_KEYS}
-    before = store.fact("making")
+    before = store.fact("making", dict)
     if before is None:
         store.remember("making", settings)
         return
@@ -205,8 +221,8 @@ class _WorkerPool:
                     running.add(asyncio.create_task(self._row(claim)))
                 if running:
                     finished, running = await asyncio.wait(running, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-                    for task in finished:
-                        task.result()  # re-raises errors that must stop the run
+                    if errors := [error for task in finished if (error := task.exception())]:
+                        raise errors[0]  # of those that must stop the run, which several rows may have at once
                 if time.monotonic() - last_report >= 1.0 or not running:
                     counts, last_report = self.store.counts(), time.monotonic()
                     report(counts.done + counts.failed, self.flow.numbers(counts.open))
@@ -235,6 +251,9 @@ class _WorkerPool:
             return
         except TeacherError as error:
             self._failed(claim, error)
+            return
+        except ImageError as error:  # it may come back: the next start looks again
+            self.flow.failed += self.store.fail(number, BAD_IMAGE, str(error), retriable=True)
             return
         self.store.finish(number)
         self.flow.rows += 1

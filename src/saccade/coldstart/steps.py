@@ -7,10 +7,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from saccade.coldstart.images import read_images
 from saccade.coldstart.recipe import ColdStartRecipe, SamplingConfig
 from saccade.coldstart.teachers import Teacher, TeacherCall, TeacherReply, sample_of
 from saccade.parsing import read_final, read_reply
-from saccade.runs.drafts import Arm, Chain, Draft, StepRecord, TeacherStage, chain_from_dict, shallow_dict
+from saccade.runs.drafts import Arm, Chain, Draft, StepRecord, TeacherStage, chain_from_dict, record_from, shallow_dict
 from saccade.tasks import TASKS
 from saccade.types import Completion
 
@@ -33,7 +34,7 @@ class Teachers:
 
 
 async def write_row(teachers: Teachers, draft: Draft, done: Mapping[str, Any], save: Save, ablation: bool) -> Draft:
-    """Runs the steps of a row that are not done yet. Raises TeacherError or RowLost."""
+    """Runs the steps of a row that are not done yet. Raises TeacherError, ImageError or RowLost."""
     row = _RowSteps(teachers, assemble(draft, done), dict(done), save)
     if teachers.recipe.bridge:
         await row.look("pseudo_cot", teachers.recipe.sampling.pseudo_cot)
@@ -69,7 +70,7 @@ class _RowSteps:
         name = kept_as or stage
         if name in self.done:
             return
-        images = [str(self.teachers.recipe.out / path) for path in self.draft.images]  # an absolute path stays itself
+        images = await asyncio.to_thread(read_images, self.draft, self.teachers.recipe.out)
         reply = await self.teachers.vision.write(TeacherCall(stage, self.draft, sampling, self._shown(stage), images))
         self._keep(name, {"text": reply.text.strip(), "record": shallow_dict(self._inherit(reply.record))})
 
@@ -106,13 +107,16 @@ class _RowSteps:
 
 
 def assemble(draft: Draft, done: Mapping[str, Any]) -> Draft:
-    """The draft with the results of its steps, chains in order of arm and number."""
+    """The draft with the results of its steps, chains in order of arm and number. Raises what a body can that is not of
+    this form."""
     chains, steps = list(draft.chains), list(draft.steps)
     texts: dict[str, str] = {}
     for name, body in done.items():
-        steps.append(StepRecord(**body["record"]))
+        steps.append(record_from(StepRecord, body["record"]))
         if name in _TEXT_STAGES:
-            texts[name] = body["text"]
+            if not isinstance(text := body["text"], str):
+                raise TypeError(f"text is {text!r:.60}, expected str")
+            texts[name] = text
         else:
             chains.append(chain_from_dict(body["chain"]))
     arms: tuple[Arm, ...] = ("bridged", "caption", "none")

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import socket
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import psutil
-
+from saccade.coldstart.steps import assemble
+from saccade.data.records import BROKEN, shown
 from saccade.runs.drafts import Draft, to_json_line
+from saccade.runs.lock import is_alive, process_words, shown_process
+from saccade.tasks import TASKS
+
+T = TypeVar("T")
 
 NAME = "rows.sqlite"
+WRITING = "writing the set"
+"""The lock of the process that writes the files of the set."""
 PAGE = 200
 _STORES = itertools.count(1)
 _SCHEMA = """
@@ -74,7 +78,8 @@ class Store:
     def __init__(self, path: Path, lease_s: float = 120.0) -> None:
         """Opens or creates the file. StoreError when it is not a store."""
         self.path, self.lease_s = path, lease_s
-        self.owner = owner_name()
+        self.owner = process_words(store=next(_STORES))
+        self._renewed = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._translate_errors():
             self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
@@ -111,19 +116,18 @@ class Store:
     # ------------------------------------------------------------------------------------------------- work
 
     def claim(self, n: int) -> list[Claim]:
-        """Claims up to n unclaimed rows whose retry delay is over, in order."""
+        """Claims up to n unclaimed rows whose retry delay is over, in order. Damaged ones fail."""
         now = time.time()
         with self._transaction() as db:
             found = db.execute(
-                "SELECT number, draft, attempts FROM rows WHERE state = 'open' AND lease < ? AND not_before <= ?"
-                " ORDER BY number LIMIT ?",
+                "SELECT number, draft, attempts FROM rows WHERE state = 'open' AND (owner IS NULL OR lease < ?)"
+                " AND not_before <= ? ORDER BY number LIMIT ?",
                 (now, now, n),
             ).fetchall()
             claims = [(self.owner, now + self.lease_s, number) for number, _, _ in found]
             db.executemany("UPDATE rows SET owner = ?, lease = ? WHERE number = ?", claims)
-            return [
-                Claim(number, Draft.from_json(text), self._steps(number), attempts) for number, text, attempts in found
-            ]
+            read = [(number, self._read(number, text), attempts) for number, text, attempts in found]
+            return [Claim(number, *row, attempts) for number, row, attempts in read if row is not None]
 
     def save(self, number: int, step: str, body: Any) -> bool:
         """Saves the result of a step. False when this process no longer owns the row or the step already exists."""
@@ -164,23 +168,36 @@ class Store:
     def release(self, owner: str | None = None) -> None:
         """Frees the rows of an owner (default: this process)."""
         with self._translate_errors():
-            self._db.execute("UPDATE rows SET owner = NULL, lease = 0 WHERE owner = ?", (owner or self.owner,))
+            values = (self.owner if owner is None else owner,)
+            self._db.execute("UPDATE rows SET owner = NULL, lease = 0 WHERE owner = ?", values)
 
     def release_dead(self) -> int:
-        """Frees the rows of dead processes of this machine without waiting for their leases."""
+        """Frees the rows of owners whose lease does not count, though it has not ended."""
+        query = "SELECT owner, MAX(lease) FROM rows WHERE owner IS NOT NULL GROUP BY owner"
         with self._translate_errors():
-            owners = [row[0] for row in self._db.execute("SELECT DISTINCT owner FROM rows WHERE owner IS NOT NULL")]
-        dead = [owner for owner in owners if _is_dead(owner)]
+            owners = self._db.execute(query).fetchall()
+        dead = [owner for owner, lease in owners if not self._counts(owner, lease)]
         for owner in dead:
             self.release(owner)
         return len(dead)
 
+    def _counts(self, owner: str, lease: Any) -> bool:
+        """Whether a lease is to be respected until it ends: not of a dead process of this machine, and on another one
+        only one that it can have given itself, unless its clock was ahead or the file is damaged."""
+        alive = is_alive(owner)
+        given = isinstance(lease, int | float) and lease <= time.time() + 2 * self.lease_s
+        return given if alive is None else alive
+
     def reopen(self) -> int:
-        """Reopens rows that failed for a retriable reason; returns how many."""
-        with self._translate_errors():
-            return self._db.execute(
-                "UPDATE rows SET state = 'open', attempts = 0, not_before = 0 WHERE state = 'failed' AND retriable"
-            ).rowcount
+        """Reopens rows that failed for a retriable reason, are in no state that there is, or done without a step;
+        returns how many. No open row keeps its pause: a clock may have been ahead."""
+        bare = "state = 'done' AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.number = rows.number)"
+        again = f"(state = 'failed' AND retriable) OR state NOT IN ('open', 'done', 'failed') OR ({bare})"
+        waiting = "state = 'open' AND (not_before != 0 OR typeof(attempts) != 'integer')"
+        with self._transaction() as db:
+            reopened = db.execute(f"UPDATE rows SET state = 'open', attempts = 0, not_before = 0 WHERE {again}")
+            db.execute(f"UPDATE rows SET not_before = 0, attempts = CAST(attempts AS INTEGER) WHERE {waiting}")
+            return reopened.rowcount
 
     # ------------------------------------------------------------------------------------------------- queries
 
@@ -192,8 +209,9 @@ class Store:
     def reasons(self) -> dict[str, int]:
         """Counts of why rows failed or were skipped."""
         with self._translate_errors():
-            query = "SELECT reason, COUNT(*) FROM (SELECT reason FROM rows WHERE state = 'failed' UNION ALL"
-            return dict(self._db.execute(f"{query} SELECT reason FROM left_out) GROUP BY reason ORDER BY reason"))
+            failed = "SELECT COALESCE(reason, 'unknown') AS reason FROM rows WHERE state = 'failed'"
+            every = f"{failed} UNION ALL SELECT reason FROM left_out"
+            return dict(self._db.execute(f"SELECT reason, COUNT(*) FROM ({every}) GROUP BY reason ORDER BY reason"))
 
     def skipped(self) -> Iterator[tuple[str, str, str, str]]:
         """(source, place, reason, detail) of unusable and failed rows."""
@@ -201,52 +219,93 @@ class Store:
         with self._translate_errors():
             yield from self._db.execute(f"SELECT source, place, reason, detail FROM left_out UNION ALL {failed}")
 
-    def finished(self) -> Iterator[tuple[int, Draft, dict[str, Any]]]:
-        """(number, ingested draft, steps) of the finished rows, in order, read a page at a time."""
+    def finished(self) -> Iterator[tuple[str, Draft, dict[str, Any]]]:
+        """(key, ingested draft, steps) of the finished rows, in order, read a page at a time. Damaged ones fail."""
         last = -1
         while True:
             with self._translate_errors():
                 page = self._db.execute(
-                    "SELECT number, draft FROM rows WHERE state = 'done' AND number > ? ORDER BY number LIMIT ?",
+                    "SELECT number, key, draft FROM rows WHERE state = 'done' AND number > ? ORDER BY number LIMIT ?",
                     (last, PAGE),
                 ).fetchall()
-                steps = [self._steps(number) for number, _ in page]
+                rows = [(key, self._read(number, text)) for number, key, text in page]
             if not page:
                 return
-            for (number, text), own in zip(page, steps, strict=True):
-                yield number, Draft.from_json(text), own
+            yield from ((key, *row) for key, row in rows if row is not None)
             last = page[-1][0]
 
-    def _steps(self, number: int) -> dict[str, Any]:
-        found = self._db.execute("SELECT step, body FROM steps WHERE number = ? ORDER BY step", (number,))
-        return {step: json.loads(body) for step, body in found}
+    def _read(self, number: int, text: str) -> tuple[Draft, dict[str, Any]] | None:
+        """Draft and steps of a row. None for a damaged one, which fails until the file is repaired."""
+        steps: dict[str, Any] = {}
+        what, way = "its draft", "restore the file from a copy, or set another 'out'"
+        try:
+            draft = _checked(Draft.from_json(text))
+            what, way = (
+                "a step",
+                f'to have its steps made again: sqlite3 {self.path} "DELETE FROM steps WHERE number = {number}"',
+            )
+            for step, body in self._db.execute(
+                "SELECT step, body FROM steps WHERE number = ? ORDER BY step", (number,)
+            ):
+                what = f"step {shown(step)}"
+                steps[step] = json.loads(body)
+                assemble(draft, {step: steps[step]})
+            return draft, steps
+        except BROKEN as error:
+            why = f"{self.path}: row {number}: {what} cannot be read ({type(error).__name__}: {error}); {way}"
+            change = "UPDATE rows SET state = 'failed', owner = NULL, lease = 0, reason = 'damaged row', detail = ?,"
+            self._db.execute(f"{change} retriable = 1 WHERE number = ?", (why, number))
+            return None
 
     # ------------------------------------------------------------------------------------------------- facts
 
-    def fact(self, name: str) -> Any:
-        """A stored value about the whole set; None if absent."""
+    def fact(self, name: str, kind: type[T]) -> T | None:
+        """A stored value about the whole set; None if absent. StoreError when it is of another kind."""
         with self._translate_errors():
             row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        if row is None:
+            return None
+        if not isinstance(value := _json(row[0]), kind):
+            way = "restore the file from a copy, or set another 'out'"
+            raise StoreError(f"{self.path}: fact '{name}' is {shown(row[0])}, expected a {kind.__name__}; {way}")
+        return value
 
     def remember(self, name: str, value: Any) -> None:
         with self._translate_errors():
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
     def acquire_lock(self, name: str) -> str | None:
-        """Acquires a named lock. Returns None on success, else the name of the live process that holds it."""
+        """Acquires a named lock, with a lease as rows have it, or renews it. Returns None on success, else the process
+        that holds it."""
         with self._transaction() as db:
-            row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-            holder = None if row is None else json.loads(row[0])
-            if holder not in (None, self.owner) and not _is_dead(holder):
+            if (holder := self._holder(name)) not in (None, self.owner):
                 return holder
-            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(self.owner)))
+            value = json.dumps([self.owner, time.time() + self.lease_s])
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+        self._renewed = time.monotonic()
         return None
+
+    def keep_lock(self, name: str) -> None:
+        """Renews a lock of this process when it is time. StoreError when another process took it."""
+        if time.monotonic() - self._renewed >= self.lease_s / 3 and (holder := self.acquire_lock(name)) is not None:
+            raise StoreError(
+                f"{self.path}: this process did not answer for {self.lease_s:g} s (lease_s), so "
+                f"{shown_process(holder)} is {name} in its place; nothing is lost"
+            )
 
     def release_lock(self, name: str) -> None:
         """Releases a lock held by this process."""
-        with self._translate_errors():
-            self._db.execute("DELETE FROM facts WHERE name = ? AND value = ?", (name, json.dumps(self.owner)))
+        with self._transaction() as db:
+            if self._holder(name) == self.owner:
+                db.execute("DELETE FROM facts WHERE name = ?", (name,))
+
+    def _holder(self, name: str) -> str | None:
+        """Who holds a lock with a lease that counts."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        match None if row is None else _json(row[0]):
+            case [str(owner), int(until) | float(until)] if until >= time.time() and self._counts(owner, until):
+                return owner
+        return None
 
     # ------------------------------------------------------------------------------------------------- SQLite
 
@@ -275,18 +334,19 @@ class Store:
             raise StoreError(f"{self.path}: {error}; {hint}") from error
 
 
-def owner_name() -> str:
-    """Host, process id, start time of the process (ids are reused), number of the store in the process."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}:{next(_STORES)}"
-
-
-def _is_dead(owner: str) -> bool:
-    """True only for a dead process of this machine; the state of other machines is unknown."""
-    host, pid, began, _ = owner.rsplit(":", 3)
-    if host != socket.gethostname() or int(pid) == os.getpid():
-        return False
+def _json(text: str) -> Any:
+    """The value, or the text where it is no JSON."""
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(began)) > 1.0
-    except psutil.NoSuchProcess:
-        return True
+        return json.loads(text)
+    except BROKEN:
+        return text
+
+
+def _checked(draft: Draft) -> Draft:
+    """ValueError for a draft that was not ingested like this."""
+    texts = (*draft.images, *draft.image_shas)
+    if len(draft.images) != len(draft.image_shas) or not all(isinstance(one, str) for one in texts):
+        raise ValueError("images and image_shas are not as many texts")
+    if draft.task not in TASKS:
+        raise ValueError(f"task is {shown(draft.task)}, expected one of {', '.join(TASKS)}")
+    return draft

@@ -104,8 +104,9 @@ class ChatTeacher:
         started = time.monotonic()
         try:
             message = user(text, () if call.stage in BLIND else call.images)
-        except (OSError, ValueError) as error:
-            raise TeacherError("image does not open", str(error), retriable=False) from None
+        except ValueError as error:  # a format that chat servers do not read
+            names = ", ".join(call.draft.images)
+            raise TeacherError("image does not open", f"{names}: {error}", retriable=False) from None
         try:
             reply = await self._endpoint.achat([message], **sampling)
         except EndpointError as error:

@@ -33,6 +33,9 @@ MAX_PIXELS = 32_000_000
 LARGEST_FILE = 512 << 20
 """Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
 
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+"""Opens a pipe at once, whether or not anybody writes into it."""
+
 MOST_CHUNKS = 100_000
 """Chunks of a PNG that are stepped over in search of tags behind the pixels."""
 
@@ -163,6 +166,19 @@ def _pixels_come_last(file: IO[bytes]) -> bool:
         file.seek(before)
 
 
+def file_bytes(path: str | Path) -> bytes:
+    """The content of an image file, unread as an image. Raises `ImageError` for what `load_image` refuses before it
+    reads: a missing file, a folder, a pipe (for which it does not wait), a device, a file that is too large."""
+    name = name_of(path)
+    try:
+        _refuse_file(Path(path).stat(), name)
+        with open(path, "rb", opener=lambda file, flags: os.open(file, flags | _NO_WAIT)) as file:
+            _refuse_file(os.fstat(file.fileno()), name)  # another file may have been put there meanwhile
+            return file.read(LARGEST_FILE)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(error, name) from None
+
+
 def image_sha(source: ImageSource | Path) -> str:
     """16 hex digits that identify the pixels, independent of the file format."""
     image = load_image(source)
@@ -185,21 +201,28 @@ def shown_name(name: str) -> str:
 def _open(source: str | bytes | Path, name: str) -> Image.Image:
     """The opened file, its pixels not yet read."""
     try:
-        found = None if isinstance(source, bytes) else Path(source).stat()
-        if found and not stat.S_ISREG(found.st_mode):
-            raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
-        if found and found.st_size > LARGEST_FILE:  # Pillow reads the image only, others may read the whole file
-            raise ImageError(f"{name}: has {found.st_size:,} bytes, expected {LARGEST_FILE:,} at most; write it again")
+        if not isinstance(source, bytes):
+            _refuse_file(Path(source).stat(), name)  # Pillow reads the image only, others may read the whole file
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: there is no such image file") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image that can be opened; expected one of {', '.join(FORMATS)}") from None
-    except ImageError:
-        raise
     except _UNREADABLE as error:
-        why = getattr(error, "strerror", None) or error
-        raise ImageError(f"{name}: the image cannot be opened ({why})") from None
+        raise _cannot_open(error, name) from None
+
+
+def _refuse_file(found: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
+    if found.st_size > LARGEST_FILE:
+        raise ImageError(f"{name}: has {found.st_size:,} bytes, expected {LARGEST_FILE:,} at most; write it again")
+
+
+def _cannot_open(error: Exception, name: str) -> ImageError:
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"{name}: there is no such image file")
+    return ImageError(f"{name}: the image cannot be opened ({getattr(error, 'strerror', None) or error})")
 
 
 def _refuse_size(image: Image.Image, name: str, max_pixels: int | None) -> None:

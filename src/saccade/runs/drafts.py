@@ -9,8 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from saccade.data.records import BROKEN
+
+T = TypeVar("T")
 
 TeacherStage = Literal["caption", "pseudo_cot", "description", "reasoning"]
 """Teacher calls of a row. `caption`: a plain caption written without the question, for the arm without bridging."""
@@ -155,11 +161,11 @@ class Draft:
 
     @staticmethod
     def from_dict(row: Mapping[str, Any]) -> Draft:
-        """TypeError when a field is unknown or missing."""
+        """TypeError when a field is unknown, missing or of another type."""
         chains = tuple(chain_from_dict(chain) for chain in row.get("chains", ()))
-        steps = tuple(StepRecord(**step) for step in row.get("steps", ()))
+        steps = tuple(record_from(StepRecord, step) for step in row.get("steps", ()))
         lists = {key: tuple(row.get(key, ())) for key in ("images", "image_shas", "chosen")}
-        return Draft(**{**row, **lists, "chains": chains, "steps": steps})
+        return record_from(Draft, {**row, **lists, "chains": chains, "steps": steps})
 
     @staticmethod
     def from_json(text: str) -> Draft:
@@ -184,7 +190,32 @@ def to_json_line(value: Any) -> str:
 
 
 def chain_from_dict(row: Mapping[str, Any]) -> Chain:
-    return Chain(**{**row, "rejections": tuple(Rejection(**one) for one in row.get("rejections", ()))})
+    rejections = tuple(record_from(Rejection, one) for one in row.get("rejections", ()))
+    return record_from(Chain, {**row, "rejections": rejections})
+
+
+def record_from(kind: type[T], row: Mapping[str, Any]) -> T:
+    """A record of this file. TypeError when a field is unknown, missing or of another type."""
+    record = kind(**row)
+    for name, kinds in _kinds(kind).items():
+        if not isinstance(value := getattr(record, name), kinds):
+            expected = " or ".join("null" if one is NoneType else one.__name__ for one in kinds)
+            raise TypeError(f"{name} is {value!r:.60}, expected {expected}")
+    return record
+
+
+@cache
+def _kinds(kind: type) -> dict[str, tuple[type, ...]]:
+    """Field -> the classes of its values."""
+
+    def classes(hint: Any) -> tuple[type, ...]:
+        if isinstance(hint, UnionType):
+            return tuple(one for part in get_args(hint) for one in classes(part))
+        if get_origin(hint) is Literal:
+            return (str,)
+        return {Any: (object,), float: (int, float)}.get(hint, (get_origin(hint) or hint,))
+
+    return {name: classes(hint) for name, hint in get_type_hints(kind).items()}
 
 
 ChainCheck = Callable[[Draft, Chain], Rejection | None]
@@ -201,5 +232,5 @@ def read_drafts(folder: Path) -> Iterator[Draft]:
         for number, line in enumerate(file, 1):
             try:
                 yield Draft.from_json(line)
-            except (ValueError, TypeError) as error:
+            except BROKEN as error:
                 raise ValueError(f"{path}:{number}: not a draft ({error})") from error

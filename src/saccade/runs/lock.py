@@ -76,11 +76,28 @@ def is_held(directory: Path) -> bool | None:
     except OSError:  # of another user, a link, a folder
         return None
     try:
-        holder = _holder(handle)
+        return is_alive(_read(handle))
     finally:
         os.close(handle)
+
+
+def process_words(**more: Any) -> str:
+    """This process as `is_alive` of another one understands it, with other fields, as JSON."""
+    process = psutil.Process()
+    began = {"began": process.create_time(), "boot": psutil.boot_time()}
+    return json.dumps({"pid": process.pid, **began, "since": time.time(), **_machine(), **more})
+
+
+def is_alive(words: str | bytes) -> bool | None:
+    """Whether a process is alive, by its `process_words`. None for one of another machine, and for other words."""
+    holder = _parsed(words)
     here = bool(holder) and all(holder[key] == value for key, value in _machine().items())
     return not _is_dead(holder) if here else None
+
+
+def shown_process(words: str | bytes) -> str:
+    """Process, host and time for a message, by its `process_words`."""
+    return _words(_parsed(words))
 
 
 def _acquire(directory: Path) -> int:
@@ -89,7 +106,7 @@ def _acquire(directory: Path) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, 0o666)
         try:
             if not _flock(handle):
-                holder = _holder(handle)
+                holder = _parsed(_read(handle))
                 if not _is_dead(holder):
                     raise InUse(
                         f"{directory} is in use by {_words(holder)}; stop it first, or choose another directory"
@@ -133,12 +150,9 @@ def _is_same(handle: int, path: Path) -> bool:
 
 
 def _sign(handle: int) -> None:
-    process = psutil.Process()
-    began = {"began": process.create_time(), "boot": psutil.boot_time()}
-    me = {"pid": process.pid, **began, "since": time.time(), **_machine()}
     with contextlib.suppress(OSError):  # the lock holds on a full disk too; only its words are missing
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(me).encode(), 0)
+        os.pwrite(handle, process_words().encode(), 0)
 
 
 def _machine() -> dict[str, str]:
@@ -147,9 +161,17 @@ def _machine() -> dict[str, str]:
     return {"host": socket.gethostname(), "pids": os.readlink(space) if space.is_symlink() else ""}
 
 
-def _holder(handle: int) -> dict[str, Any]:
+def _read(handle: int) -> bytes:
     try:
-        found = json.loads(os.pread(handle, 4096, 0))
+        return os.pread(handle, 4096, 0)
+    except OSError:
+        return b""
+
+
+def _parsed(words: str | bytes) -> dict[str, Any]:
+    """The fields of `process_words`; none when they are other words."""
+    try:
+        found = json.loads(words)
         texts = {key: str(found[key]) for key in ("host", "pids")}
         numbers = {key: float(found[key]) for key in ("began", "since")}
         time.localtime(numbers["since"])  # OverflowError where it is no time
