@@ -22,7 +22,7 @@ from saccade.evaluation.benchmarks.rows import decoded, hub_rows, rows_of, tsv_r
 from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.items import read_items
 from saccade.types import Sample
-from tests.benchmark_files import chartqa, mathvista, mmstar, picture, rec, write_tsv
+from tests.benchmark_files import chartqa, details_of, mathvista, mmstar, picture, rec, write_tsv
 from tests.chat_server import Answer, chat_server
 
 LIMITS = RequestLimits(retries=0, backoff_s=0.0, timeout_s=5.0)
@@ -291,8 +291,11 @@ def test_evaluations_of_recipes_are_compared_too(tmp_path):
     from saccade.evaluation.items import ItemResult, append_items
 
     def item(name: str, decoding: str, right: bool) -> ItemResult:
-        one = dict.fromkeys(("routes", "answers", "tokens", "truncated", "habits", "listings"), ())
-        return ItemResult("m", None, decoding, name, "count", "test", (right,), **one, text="", question="", gold=3)
+        per_attempt = ("number",), ("1",), (10,), (False,), ("other",), (0,)
+        details = details_of(right, group=name)
+        return ItemResult(
+            "m", None, decoding, name, "count", "test", (right,), *per_attempt, "", "", gold=3, details=details
+        )
 
     for folder, right in (("a", True), ("b", False)):
         append_items(
