@@ -27,8 +27,8 @@ COPY = "refs/convert/parquet"
 SPLITS = {"train": "train|training", "validation": "validation|valid|dev|val", "test": "test|testing|eval|evaluation"}
 """Split -> words in the names of its folders or files, as `datasets` finds them."""
 WAY_OUT = "or download the files and set 'path'"
-_NO_ROWS = re.compile(r"(metadata\.\w+|(config|dataset_infos?|dataset_dict|state)\.json)$|__")
-"""Names of files that describe a folder or its images, and beginnings of names that `datasets` skips."""
+_NO_ROWS = re.compile(r"(.*/)?(metadata\.\w+|(config|dataset_infos?|dataset_dict|state)\.json|__.*/.*)")
+"""Files that describe a folder or its images, and folders such as `__pycache__`."""
 _SHARD = re.compile(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*")
 _FRONT = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", re.DOTALL)
 
@@ -114,7 +114,7 @@ def _by_name(files: dict[str, Path], within: str) -> dict[str, dict[str, Path]]:
     """Split -> files, where README.md does not say: by `data/SPLIT-00000-of-00001`, else by words in the names of
     folders, else of files; without any, all are for training."""
     own = {str(PurePosixPath(name).relative_to(within)): name for name in files}
-    own = {short: name for short, name in own.items() if not any(map(_NO_ROWS.match, short.split("/")))}
+    own = {short: name for short, name in own.items() if not _NO_ROWS.fullmatch(short)}
     found: dict[str, dict[str, Path]] = {}
     for short, name in own.items():
         if shard := _SHARD.fullmatch(short):
