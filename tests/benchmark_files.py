@@ -20,6 +20,23 @@ from saccade.types import Completion, Frame, FrameName, Sample
 SIZE = (200, 100)
 
 
+def details_of(*verdicts: bool | None, split: str = "test", group: str = "g") -> dict[str, Any]:
+    """`ItemResult.details` as an evaluation writes them."""
+    attempt = {"text": "1", "finish_reason": "stop", "tries": 1, "read": "whole reply", "value": 0.5}
+    attempt |= {"route": "number", "extracted": "1", "detail": "", "needs_judge": False, "judged": []}
+    return {
+        "slices": {"split": split},
+        "group": group,
+        "prompt_id": "task",
+        "mode": "strict",
+        "judge": None,
+        "frames": [["raw", [200, 100], [200, 100]]],
+        "crowds": [{"bbox_2d": [1, 2, 3, 4], "label": "cat"}],
+        "boxes": [[[1.0, 2.0, 3.0, 4.0], "cat"]],
+        "attempts": [attempt | {"right": right, "first_right": right} for right in verdicts],
+    }
+
+
 class Canned:
     """Answers with `say(sample)`: a text, a list of texts (one per attempt), or a `Failed`."""
 

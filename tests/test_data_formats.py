@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -362,37 +360,6 @@ def test_a_hugging_face_data_set_on_disk_is_read_split_by_split(folder: Path) ->
         read(folder / "set", "easy_r1", split="val")
     with pytest.raises(ValueError, match="a file has no splits"):
         read(jsonl(folder / "t.jsonl", rec()), "vlm_r1", split="test")
-
-
-def test_the_hub_needs_its_package_and_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match="'datasets', which is not installed; run 'pip install datasets'"):
-        open_source(DataConfig(source="easy_r1", hub="somebody/geometry"))
-
-
-def test_a_data_set_of_the_hub_is_read_by_name_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    class Loaded:
-        def with_format(self, name: str) -> Loaded:
-            assert name == "arrow"
-            return self
-
-        def iter(self, batch_size: int) -> Any:
-            row = {"images": [{"bytes": png(), "path": None}], "problem": "Find x.", "answer": "4"}
-            yield pa.Table.from_pylist([row])
-
-    def load_dataset(name: str, split: str) -> Loaded:
-        asked.append((name, split))
-        if name == "no/such":
-            raise FileNotFoundError("Dataset 'no/such' doesn't exist on the Hub")
-        return Loaded()
-
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    (sample,) = open_source(DataConfig(source="easy_r1", hub="somebody/geometry", split="test"))
-    assert (asked, sample.answer) == ([("somebody/geometry", "test")], "4")
-    with pytest.raises(ValueError, match="cannot load this data set with split 'train'"):
-        open_source(DataConfig(source="easy_r1", hub="no/such"))
 
 
 # ------------------------------------------------------------------------------------------------------------ JSON text

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
+from copy import deepcopy
+from dataclasses import asdict, replace
+from functools import reduce
+from itertools import product
 
 import pytest
 
 from saccade.evaluation import results as rs
+from saccade.evaluation.benchmark_results import counts, outcome, scores
+from saccade.evaluation.benchmarks import BENCHMARKS
 from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
+from tests.benchmark_files import details_of
 
 ROW_KEYS = [
     "model",
@@ -23,6 +30,10 @@ ROW_KEYS = [
     "mean_tokens",
     "truncated",
 ]
+
+
+ODD = [None, 5, -1, 1e308, 10**30, True, "x", "", [], [None], ["x"], [1, 2], [[1]], [[1, 2, 3, 4]], [[["x"]]], {}]
+ODD += [{"a": 1}, [[None, None, None, None]]]
 
 
 def item(
@@ -52,6 +63,7 @@ def item(
         question="How many?",
         gold="1",
         boxes=((1.0, 2.0, 3.0, 4.0),),
+        details=details_of(*verdicts, split=split, group=str(i)),
     )
 
 
@@ -180,4 +192,31 @@ def test_a_damaged_line_of_items_is_named_with_the_way_out(line, tmp_path):
     path = tmp_path / "items.jsonl"
     path.write_bytes(line.encode("utf-8", "surrogatepass") + b"\n")
     with pytest.raises(ValueError, match=r"items.jsonl:1: .*delete this line"):
+        read_items(path)
+
+
+def test_a_row_with_any_value_in_any_field_is_read_into_results_or_named_with_the_way_out(tmp_path):
+    path = tmp_path / "items.jsonl"
+    whole = json.loads(json.dumps(asdict(item(0, True, False))))
+    fields = [(key,) for key in whole] + [("details", key) for key in whole["details"]]
+    fields += [("details", "attempts", 0, key) for key in whole["details"]["attempts"][0]]
+    refused = set()
+    for field, value in product(fields, ODD):
+        row = deepcopy(whole)
+        reduce(lambda inner, key: inner[key], field[:-1], row)[field[-1]] = value
+        path.write_text(json.dumps(row) + "\n")
+        try:
+            items = read_items(path)
+        except ValueError as error:
+            assert re.search(r"items.jsonl:1: no row of an evaluation \(.{9,300}\); delete this line", str(error))
+            refused.add(field)
+            continue
+        counts(items, {})
+        rs.summarize_attempts(items)
+        json.dumps([scores(BENCHMARKS["chartqa"], items), rs.summarize(items), [outcome(one).group for one in items]])
+    unread = {"prompt_id", "mode", "judge", "read", "right", "route", "detail", "gold"}
+    assert {field for field in fields if field[-1] not in unread or field == ("routes",)} <= refused
+    with pytest.raises(ValueError, match=r"details.attempts.0.value: got 'x', expected a valid number\); delete"):
+        whole["details"]["attempts"][0]["value"] = "x"
+        path.write_text(json.dumps(whole) + "\n")
         read_items(path)

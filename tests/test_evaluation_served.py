@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,12 +20,13 @@ from saccade.endpoint import RequestLimits
 from saccade.evaluation.answerers import EvalQuestion, Failed, ServedFrame, ServedModel, _turn
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks import BENCHMARKS, Place
-from saccade.evaluation.benchmarks.rows import decoded, hub_rows, rows_of, tsv_rows
+from saccade.evaluation.benchmarks.rows import decoded, rows_of, tsv_rows
 from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.items import read_items
 from saccade.types import Sample
-from tests.benchmark_files import chartqa, mathvista, mmstar, picture, rec, write_tsv
+from tests.benchmark_files import chartqa, details_of, mathvista, mmstar, picture, rec, write_tsv
 from tests.chat_server import Answer, chat_server
+from tests.hub_cache import hub_set
 
 LIMITS = RequestLimits(retries=0, backoff_s=0.0, timeout_s=5.0)
 
@@ -181,40 +184,16 @@ def test_an_invalid_row_stops_with_file_and_row(tmp_path):
         list(rows_of(Place(tmp_path / "images"), ("testmini.json",), ("a/b", None, "test")))
 
 
-def test_without_the_hub_the_way_out_is_to_give_files(monkeypatch):
-    class Hub:
-        @staticmethod
-        def load_dataset(name, configuration, split):
-            raise OSError("no network")
-
-    monkeypatch.setitem(__import__("sys").modules, "datasets", Hub)
-    with pytest.raises(ValueError, match=r"hub 'a/b': split 'test' cannot be read \(no network\).*path=FOLDER"):
-        list(hub_rows("a/b", "c", "test"))
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ValueError, match="needs the package 'datasets'"):
-        list(hub_rows("a/b", "c", "test"))
-
-
 def test_rows_of_the_hub_keep_their_images_as_bytes(monkeypatch, tmp_path):
-    pa = pytest.importorskip("pyarrow")
     content = (tmp_path / "i.png", picture(tmp_path / "i.png"))[0].read_bytes()
     row = {"type": "human_test", "question": "?", "answer": ["14"], "image": {"bytes": content, "path": None}}
-
-    class Hub:
-        @staticmethod
-        def load_dataset(name, configuration, split):
-            assert (name, configuration, split) == ("lmms-lab/ChartQA", None, "test")
-            return Hub()
-
-        def with_format(self, name):
-            return self
-
-        def iter(self, batch_size):
-            return iter([pa.Table.from_pylist([row])])
-
-    monkeypatch.setitem(__import__("sys").modules, "datasets", Hub)
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    held = {"data/test-00000-of-00001.parquet": (tmp_path / "rows.parquet").read_bytes()}
+    hub_set(tmp_path / "hub", monkeypatch, held, None, "lmms-lab/ChartQA")
     (sample,) = BENCHMARKS["chartqa"].load(Place(None))
     assert sample.images == (content,) and sample.answer == "14" and sample.meta["slices"] == {"split": "human"}
+    with pytest.raises(ValueError, match=r"hub 'lmms-lab/MME': cannot be read .*download the files and set 'path'"):
+        BENCHMARKS["mme"].load(Place(None))
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -291,8 +270,11 @@ def test_evaluations_of_recipes_are_compared_too(tmp_path):
     from saccade.evaluation.items import ItemResult, append_items
 
     def item(name: str, decoding: str, right: bool) -> ItemResult:
-        one = dict.fromkeys(("routes", "answers", "tokens", "truncated", "habits", "listings"), ())
-        return ItemResult("m", None, decoding, name, "count", "test", (right,), **one, text="", question="", gold=3)
+        per_attempt = ("number",), ("1",), (10,), (False,), ("other",), (0,)
+        details = details_of(right, group=name)
+        return ItemResult(
+            "m", None, decoding, name, "count", "test", (right,), *per_attempt, "", "", gold=3, details=details
+        )
 
     for folder, right in (("a", True), ("b", False)):
         append_items(

@@ -18,7 +18,7 @@ from saccade.rewards.own import close_all, load
 from saccade.types import Completion, Sample
 
 FILE = """
-import json, os, struct, subprocess, sys, threading
+import ctypes, json, os, struct, subprocess, sys, threading
 from saccade.types import Score
 
 
@@ -96,6 +96,9 @@ def forks(completion, sample):
     if "hang" in completion.text:
         import time
         time.sleep(600)
+    if "die" in completion.text:
+        ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # no longer the parent of orphans
+        os._exit(3)
     return 0.5
 
 
@@ -160,7 +163,7 @@ def marked(text: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("end", ["hang", "close"])
+@pytest.mark.parametrize("end", ["hang", "die", "close"])
 def test_what_a_reward_started_ends_with_its_process(file: Path, end: str) -> None:
     text = f"{end} {os.getpid()} {time.monotonic()}"
     reward = load(f"{file}:forks", {}, deadline_s=1.5 if end == "hang" else 20)
@@ -171,6 +174,41 @@ def test_what_a_reward_started_ends_with_its_process(file: Path, end: str) -> No
     while marked(text) and time.monotonic() < until:
         time.sleep(0.05)
     assert marked(text) == []
+
+
+GREETS = """
+import json, os, struct
+if {when}:
+    for descriptor in range(3, 1100):
+        body = json.dumps({greeting}).encode()
+        try: os.write(descriptor, b"SACC" + struct.pack(">I", len(body)) + body)
+        except OSError: pass
+def reward(completion, sample):
+    open({begun!r}, "w").close()
+    if completion.text == "bad": os._exit(1)
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        {"refused": 1},
+        {"refused": "a", "traceback": 5},
+        {"ready": 5, "is_async": False},
+        {"ready": [["1 x", False, "POSITIONAL_ONLY"]], "is_async": False},
+        {"ready": [], "is_async": []},
+    ],
+)
+def test_a_forged_greeting_is_one_line_at_first_and_masks_a_reply_later(tmp_path: Path, greeting: dict) -> None:
+    file, begun = tmp_path / "greets.py", str(tmp_path / "begun")
+    file.write_text(GREETS.format(when=True, greeting=greeting, begun=begun))
+    with pytest.raises(ValueError, match=r"^reward '.*greets.py wrote something else than its messages$"):
+        load(f"{file}:reward", {})
+    file.write_text(GREETS.format(when=f"os.path.exists({begun!r})", greeting=greeting, begun=begun))
+    scores = load(f"{file}:reward", {}).score([(Completion(text), SAMPLE) for text in ("good", "bad", "good")])
+    assert scores[0].value == 1.0 and scores[1].masked == "its process ended with status 1"
+    assert (scores[2].masked or "").endswith("wrote something else than its messages")
 
 
 HUNG = """

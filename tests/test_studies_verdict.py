@@ -24,6 +24,7 @@ from saccade.studies.study import check_arms, conclude, fingerprint, plan, reser
 from saccade.studies.study_recipe import StudyRecipe, load_study, needs, part_of, speed_of
 from saccade.studies.verdict import decide, over_seeds, together
 from saccade.training.config import RLRecipe
+from tests.benchmark_files import details_of
 
 ROOT = Path(__file__).parents[1]
 RECORDED = sorted((ROOT / "docs" / "studies").glob("*.json"))
@@ -34,7 +35,7 @@ def reply(i: int, right: bool, tokens: int = 10, **more) -> ItemResult:
     text = f"<think>{more.pop('think', 'scan a1 1')}</think><answer>{more.pop('answer', '1')}</answer>"
     item = ItemResult(
         "m", None, "greedy", f"q{i}", "count", "test", (right,), ("number",), ("1",), (tokens,), (False,),
-        ("enumerate",), (1,), text, "How many?", 1,
+        ("enumerate",), (1,), text, "How many?", 1, details=details_of(right),
     )  # fmt: skip
     return replace(item, **more)
 

@@ -8,15 +8,14 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import pyarrow.parquet as pq
 
-from saccade.data.columns import BATCH, first_line, parquet_rows, rows_of, saved_rows
-from saccade.data.hub import use_cache_without_network
+from saccade.data.columns import parquet_rows, saved_rows
+from saccade.data.hub_sets import set_files
 from saccade.data.json_stream import elements
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
 from saccade.disk import skip_hole
@@ -38,7 +37,7 @@ _SHARD = re.compile(r"-\d+-of-\d+$")
 def table_rows(reading: Reading) -> Iterator[Placed]:
     """(place, row) of everything at `reading.path`. ValueError when nothing there is readable."""
     if reading.hub:
-        yield from _hub(str(reading.path), reading.split or "train")
+        yield from hub_rows(str(reading.path), None, reading.split or "train")
         return
     path = reading.path
     if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
@@ -246,28 +245,9 @@ _KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
 # ------------------------------------------------------------------------------------------------------- Hugging Face
 
 
-def _hub(name: str, split: str) -> Iterator[Placed]:
-    """A data set on the hub, with images as bytes."""
-    loaded = _load(name, split)
+def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Placed]:
+    """A data set on the hub, with images as bytes. ValueError when it cannot be read."""
     number = count(1)
-    for table in loaded.with_format("arrow").iter(batch_size=BATCH):
-        for row in rows_of(table):
+    for file in set_files(name, configuration, split, _KINDS):
+        for _, row in _KINDS[file.suffix.lower()](file):
             yield f"{name}[{split}]:{next(number)}", row
-
-
-def _load(name: str, split: str) -> Any:
-    try:
-        datasets: Any = import_module("datasets")  # optional, so a type checker may not find it
-    except ImportError:
-        raise ValueError(
-            f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
-            "'pip install datasets', or download the files and set 'path'"
-        ) from None
-    use_cache_without_network()
-    try:
-        return datasets.load_dataset(name, split=split)
-    except (OSError, ValueError, RuntimeError) as error:  # no network, no such name, no such split, a gated set
-        raise ValueError(
-            f"hub {name!r}: cannot load this data set with split {split!r} ({first_line(error)}); check name, "
-            "split and network, or download the files and set 'path'"
-        ) from error

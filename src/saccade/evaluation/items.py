@@ -9,6 +9,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from saccade.config import said
 from saccade.types import Box
 
 Key = tuple[str, str | None, str, str, str, str]
@@ -50,8 +54,7 @@ class ItemResult:
     """Index of the image that the boxes belong to."""
     image_shas: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
-    """Of a benchmark: its slices and group, the prompt's id, every attempt with text, route and judge (see
-    `benchmark_run`). Empty for other evaluations."""
+    """Its slices and group, the prompt's id, every attempt with text, route and judge (see `benchmark_run`)."""
 
     @property
     def key(self) -> Key:
@@ -67,19 +70,40 @@ class ItemResult:
         return sum(v is True for v in self.verdicts) / len(self.verdicts)
 
 
-_TUPLES = ("verdicts", "routes", "answers", "tokens", "truncated", "habits", "listings", "options", "image_shas")
+class _Attempt(TypedDict):
+    text: str
+    finish_reason: str
+    tries: int
+    first_right: bool | None
+    value: float | None
+    extracted: str | None
+    needs_judge: bool
+    judged: list[str]
 
 
-def from_row(row: dict[str, Any], where: str) -> ItemResult:
-    """An `items.jsonl` row as an item. Raises ValueError (with `where`) for a row with other keys."""
-    names = {one.name for one in fields(ItemResult)}
-    if set(row) | {"details"} != names:
-        odd = sorted((set(row) | {"details"}) ^ names)
-        raise ValueError(
-            f"{where}: keys {odd} are missing or unknown; the file was written by another version; choose a new `out`"
-        )
-    boxes = {name: tuple(tuple(box) for box in row[name]) for name in ("boxes", "gold_boxes")}
-    return ItemResult(**{**row, **{name: tuple(row[name]) for name in _TUPLES}, **boxes})
+class _Truth(TypedDict):
+    bbox_2d: Box
+    label: str
+
+
+class _Details(TypedDict):
+    """What results read of the details."""
+
+    slices: dict[str, Any]
+    group: str
+    frames: list[tuple[str, tuple[int, int], tuple[int, int]]]
+    crowds: list[_Truth]
+    boxes: list[tuple[Box, str]]
+    attempts: list[_Attempt]
+
+
+class _Detailed(TypedDict):
+    details: _Details
+
+
+_NAMES = {one.name for one in fields(ItemResult)}
+_PER_ATTEMPT = ("verdicts", "routes", "answers", "tokens", "truncated", "habits", "listings")
+_ITEM, _DETAILED = TypeAdapter(ItemResult), TypeAdapter(_Detailed)
 
 
 def read_items(path: str | Path) -> list[ItemResult]:
@@ -93,16 +117,28 @@ def read_items(path: str | Path) -> list[ItemResult]:
 
 def _item(line: bytes, place: str) -> ItemResult:
     try:
-        row = json.loads(line)
+        keys = set(row) if isinstance(row := json.loads(line), dict) else _NAMES
     except (ValueError, RecursionError) as error:
-        row = str(error)
+        raise _no_row(place, str(error)) from None
+    if odd := sorted(keys ^ _NAMES):
+        raise ValueError(
+            f"{place}: keys {odd} are missing or unknown; the file was written by another version; choose a new `out`"
+        )
     try:
-        if isinstance(row, dict):
-            return from_row(row, place)
-        why = f"got {str(row)[:80]}"
-    except TypeError as error:
-        why = str(error)
-    raise ValueError(f"{place}: no row of an evaluation ({why}); delete this line, and its question is asked again")
+        item, details = _ITEM.validate_json(line, strict=True), _DETAILED.validate_json(line, strict=True)["details"]
+    except ValidationError as error:
+        raise _no_row(place, said(error).splitlines()[0]) from None
+    if len({len(details["attempts"]), *(len(getattr(item, name)) for name in _PER_ATTEMPT)}) > 1:
+        raise _no_row(place, f"got different numbers of {', '.join(_PER_ATTEMPT)} and details.attempts")
+    if not 0 <= item.box_image < max(1, len(details["frames"])):
+        raise _no_row(place, f"box_image: got {item.box_image}, expected the index of one of details.frames")
+    return item
+
+
+def _no_row(place: str, why: str) -> ValueError:
+    return ValueError(
+        f"{place}: no row of an evaluation ({why[:300]}); delete this line, and its question is asked again"
+    )
 
 
 def append_items(path: str | Path, items: Iterable[ItemResult]) -> None:

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from saccade.rewards.naming import check_options
 from saccade.types import Completion, Sample, Score
-from saccade.workers.channel import clean
+from saccade.workers.channel import LONGEST_TRACEBACK, clean
 from saccade.workers.process import START_S, Worker, WorkerLost, WorkerPool
 
 log = logging.getLogger(__name__)
@@ -180,15 +180,28 @@ def _start(file: Path, source: bytes, function: str, name: str, memory_gb: float
         raise ValueError(f"reward '{name}': the process that loads {file}: {lost}") from None
     finally:
         slow.cancel()
-    greeting = worker.greeting
-    if isinstance(greeting, dict) and "ready" in greeting:
+    greeting = worker.greeting if isinstance(worker.greeting, dict) else {}
+    if _signature(greeting) is not None:
         return worker
     worker.kill()
-    if not isinstance(greeting, dict) or "refused" not in greeting:
+    why, trace = greeting.get("refused"), greeting.get("traceback")
+    if not isinstance(why, str) or not isinstance(trace, str):
         raise ValueError(f"reward '{name}': the process that loads {file} {STRANGE}")
-    if greeting["traceback"]:
-        log.warning("%s", greeting["traceback"].rstrip())
-    raise ValueError(f"reward '{name}': {greeting['refused']}")
+    if trace:
+        log.warning("%s", clean(trace, LONGEST_TRACEBACK).rstrip())
+    raise ValueError(f"reward '{name}': {clean(why)}")
+
+
+def _signature(greeting: Mapping[str, Any]) -> inspect.Signature | None:
+    """The function's signature; None in a greeting that introduces no function."""
+    try:
+        parameters = [
+            inspect.Parameter(key, inspect._ParameterKind[kind], default=None if given else inspect.Parameter.empty)
+            for key, given, kind in greeting["ready"]
+        ]
+        return inspect.Signature(parameters) if isinstance(greeting["is_async"], bool) else None
+    except (LookupError, TypeError, ValueError):
+        return None
 
 
 def _answer(worker: Worker, jobs: int, seconds: float) -> tuple[str, int, list[Any]]:
@@ -231,12 +244,7 @@ class _RewardPool(WorkerPool):
         with self.worker() as first:
             greeting = first.greeting
         self.is_async: bool = greeting["is_async"]
-        self.signature = inspect.Signature(
-            [
-                inspect.Parameter(key, inspect._ParameterKind[kind], default=None if given else inspect.Parameter.empty)
-                for key, given, kind in greeting["ready"]
-            ]
-        )
+        self.signature = _signature(greeting) or inspect.Signature()
 
     def shows(self, kind: str) -> bool:
         """True once for each kind of failure, however often rubrics are rebuilt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -38,12 +39,13 @@ class Worker:
         which is dropped without it. WorkerLost when there is no greeting."""
         # -P: else a file of the working directory, which may be one of data, is imported in place of a module
         self.command = [sys.executable, "-P", "-m", module, *arguments]
+        self._mark = f"SACCADE_WORKER_{secrets.token_hex(8)}"
         self._process = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if printed else subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), self._mark: "1"},
             start_new_session=True,  # Ctrl-C goes only to the parent, which ends it with all that it started
         )
         assert self._process.stdin and self._process.stdout
@@ -103,9 +105,10 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the process and everything that it started, in its session or in sessions of their own."""
-        if self._process.poll() is None:  # it starts no more while it is stopped
+        runs = self._process.poll() is None
+        if runs:  # it starts no more while it is stopped
             self._process.send_signal(signal.SIGSTOP)
-            end_descendants(self._process.pid)
+        end_descendants(self._process.pid if runs else None, self._mark)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from saccade import grading
+from saccade.data.files import hub_rows
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -16,7 +17,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Place,
 )
 from saccade.evaluation.benchmarks.prompts import SHORT, asking
-from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, hub_rows, text_of
+from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, text_of
 from saccade.evaluation.benchmarks.scoring import mean_of_slices
 from saccade.grading import Verdict
 from saccade.types import Sample

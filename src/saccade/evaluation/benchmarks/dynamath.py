@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from saccade import grading
+from saccade.data.files import hub_rows
 from saccade.evaluation.benchmarks import judging, replies
 from saccade.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -23,7 +24,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Prompt,
 )
 from saccade.evaluation.benchmarks.prompts import asking, with_images
-from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, hub_rows, text_of
+from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, text_of
 from saccade.evaluation.benchmarks.scoring import mean
 from saccade.grading import Verdict
 from saccade.types import Sample

@@ -7,14 +7,11 @@ import binascii
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import import_module
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from saccade.data import records
-from saccade.data.files import BATCH, table_rows
-from saccade.data.hub import use_cache_without_network
+from saccade.data.files import hub_rows, table_rows
 from saccade.data.records import Placed, Reading, Row
 from saccade.evaluation.benchmarks.benchmark import Place
 from saccade.types import ImageSource
@@ -123,30 +120,6 @@ def tsv_rows(file: Path) -> Iterator[Placed]:
             elif image:
                 images[str(held.get("index"))] = image
             yield where, held
-
-
-def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Placed]:
-    """Rows of a data set on the hub, images left as bytes. ValueError when it cannot be read."""
-    try:
-        datasets: Any = import_module("datasets")  # optional, so a type checker may not find it
-    except ImportError:
-        raise ValueError(
-            f"hub {name!r}: reading from the hub needs the package 'datasets', which is not installed; run "
-            "'pip install datasets', or download the files and give path=FOLDER"
-        ) from None
-    use_cache_without_network()
-    try:
-        loaded = datasets.load_dataset(name, configuration, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"hub {name!r}: split {split!r} cannot be read ({reason}); check the network, or download the files and "
-            "give path=FOLDER"
-        ) from error
-    number = count(1)
-    for table in loaded.with_format("arrow").iter(batch_size=BATCH):
-        for row in table.to_pylist():
-            yield f"{name}[{split}]:{next(number)}", row
 
 
 def decoded(text: str) -> bytes:

@@ -1,0 +1,149 @@
+"""Data sets of the hub: which of their own files hold a split, and that they cannot name anything else."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from saccade.data import DataConfig, open_source
+from tests.hub_cache import hub_set
+
+
+def card(*configs: dict[str, Any]) -> dict[str, str]:
+    """A README.md; JSON is YAML too."""
+    listed = json.dumps([{"config_name": "default"} | one for one in configs])
+    return {"README.md": f"---\nlicense: mit\nconfigs: {listed}\n---\n# A set\n"}
+
+
+def rows(*questions: str) -> str:
+    return "".join(json.dumps({"question": one, "answer": "a"}) + "\n" for one in questions)
+
+
+def parquet(*questions: str) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{"question": one, "answer": "a"} for one in questions]), file)
+    return file.getvalue()
+
+
+def asked(name: str, **more: Any) -> list[str]:
+    return [sample.question for sample in open_source(DataConfig(source="table", hub=name, **more))]
+
+
+SPLIT_BY_CARD = card(
+    {"data_files": [{"split": "train", "path": ["in/a*.jsonl", "./b.jsonl"]}, {"split": "x", "path": "**/c.jsonl"}]}
+)
+FILES = {
+    "in/a1.jsonl": rows("1"),
+    "in/a2.jsonl": rows("2"),
+    "b.jsonl": rows("3"),
+    "c.jsonl": rows("4"),
+    "d/c.jsonl": rows("5"),
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "copy", "split", "expected"),
+    [
+        (SPLIT_BY_CARD | FILES, None, None, ["1", "2", "3"]),
+        (SPLIT_BY_CARD | FILES, None, "x", ["4", "5"]),
+        (card({"data_files": "*.jsonl", "data_dir": "in"}) | FILES, None, None, ["1", "2"]),
+        (card({"data_dir": "d"}) | FILES, None, None, ["5"]),
+        (card({"config_name": "o", "data_files": "b.jsonl"}, {"config_name": "p", "default": True}), None, None, None),
+        ({"README.md": "# A set", "stuff.jsonl": rows("1"), "dataset_infos.json": "{}"}, None, None, ["1"]),
+        ({"train.jsonl": rows("1"), "a-val.jsonl": rows("2"), "contest.jsonl": rows("3")}, None, "validation", ["2"]),
+        ({"train/a.csv": "question,answer\nq,a\n", "test/train.csv": "question,answer\nr,a\n"}, None, None, ["q"]),
+        (
+            {f"data/{name}-of-00002.parquet": parquet(name) for name in ("train-00000", "train-00001", "o-00000")}
+            | {"data/train.jsonl": rows("no")},
+            None,
+            None,
+            ["train-00000", "train-00001"],
+        ),
+        ({"a.tar": b"x", "metadata.jsonl": rows("no")}, {"default/train/0000.parquet": parquet("1")}, None, ["1"]),
+        (card({"config_name": "o"}) | {"a.tar": b"x"}, {"o/test/0000.parquet": parquet("1")}, "test", ["1"]),
+    ],
+)
+def test_a_split_is_read_from_the_files_of_the_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Any, copy: Any, split: str | None, expected: list[str]
+) -> None:
+    name = hub_set(tmp_path, monkeypatch, files, copy)
+    if expected is None:
+        with pytest.raises(ValueError, match="no rows of split 'train'"):
+            asked(name)
+    else:
+        assert asked(name, split=split) == expected
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(
+            "http://127.0.0.1:1/x.jsonl",
+            "hf://datasets/other/set/x.jsonl",
+            "file:///SECRET",
+            "SECRET",
+            "../../../../s.jsonl",
+        ),
+        *("in/../../../../../s.jsonl", "../../../../*.jsonl", "zip://*.jsonl::http://127.0.0.1:1/x.zip"),
+    ],
+)
+def test_what_a_set_names_outside_itself_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "s.jsonl").write_text(rows("secret"))
+    place = place.replace("SECRET", str(tmp_path / "s.jsonl"))
+    folder, _, name = place.rpartition("/")
+    train = [{"split": "train", "path": ["b.jsonl", place]}]
+    for given in ({"data_files": place}, {"data_files": train}, {"data_dir": folder, "data_files": name}):
+        found = hub_set(tmp_path, monkeypatch, card(given) | FILES, None)
+        with pytest.raises(
+            ValueError, match=r"^hub 'own/set': README.md names '.*, expected files of the data set"
+        ) as error:
+            asked(found)
+        assert "\n" not in str(error.value)
+    found = hub_set(tmp_path, monkeypatch, card({"config_name": folder, "data_files": "no.jsonl"}), None)
+    with pytest.raises(ValueError, match="there are no rows of split 'train'"):
+        asked(found)
+
+
+@pytest.mark.parametrize(
+    ("front", "words"),
+    [
+        ("a: [", r"README.md begins with no YAML \(.*\); download the files"),
+        ("configs: 5", r"'configs' is '5', expected a list with a config_name in each; download"),
+        ("configs: [{config_name: a, data_files: {train: x}}]", r"'data_files' has \{'train': 'x'\}, expected names"),
+        ("configs: [{config_name: a}, {config_name: b}]", "there is no default configuration; it has a, b; download"),
+        ("configs: [{config_name: a, data_files: [{split: test, path: b.jsonl}]}]", "it has the splits test; use one"),
+    ],
+)
+def test_a_set_that_cannot_be_read_is_one_line_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, front: str, words: str
+) -> None:
+    name = hub_set(tmp_path, monkeypatch, {"README.md": f"---\n{front}\n---\n"} | FILES, None)
+    with pytest.raises(ValueError, match=f"^hub 'own/set': .*{words}") as error:
+        asked(name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_not_there_and_a_missing_package_have_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_set(tmp_path, monkeypatch, {}, None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no" / "such").mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match=r"^hub 'no/such': cannot be read \(.*set 'path'; to read the folder no/such, set"
+    ):
+        asked("no/such")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        ValueError, match="'huggingface_hub', which is not installed; run 'pip install huggingface_hub'"
+    ):
+        asked("own/set")
