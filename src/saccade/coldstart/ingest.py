@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.store import Store
 from saccade.data.config import WORLD, DataConfig
+from saccade.data.images import format_of
 from saccade.data.records import kind_of, shown
 from saccade.data.sources import items
 from saccade.disk import partial_of
@@ -124,15 +126,13 @@ def _draft(sample: Sample, source: str, out: Path) -> Draft:
 def _store_image(image: ImageSource, out: Path) -> tuple[str, str]:
     """(path, SHA-256 of the file) of an image; one without a file is written into the set's directory."""
     if isinstance(image, str):
-        return str(Path(image).resolve()), _sha_of(image)
+        return os.path.realpath(image), _sha_of(image)
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         content, suffix = buffer.getvalue(), "png"
     else:
-        content = image
-        with Image.open(io.BytesIO(content)) as opened:
-            suffix = (opened.format or "img").lower()
+        content, suffix = image, format_of(image)
     sha = hashlib.sha256(content).hexdigest()
     name = f"{FOLDER}/{sha[:32]}.{suffix}"
     write_once(content, out / name)

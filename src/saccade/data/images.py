@@ -9,12 +9,16 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from saccade.data.image_limits import Counted, check_exif, check_header, check_pixels
+from saccade.faults import cut
 from saccade.types import ImageSource
 
 if TYPE_CHECKING:
@@ -32,9 +36,6 @@ MAX_PIXELS = 32_000_000
 
 LARGEST_FILE = 512 << 20
 """Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
-
-MOST_CHUNKS = 100_000
-"""Chunks of a PNG that are stepped over in search of tags behind the pixels."""
 
 
 class ImageError(ValueError):
@@ -97,7 +98,9 @@ def load_first(source: ImageSource | Path, max_pixels: int | None = None) -> tup
     with _open(source, name) as image:
         _refuse_size(image, name, max_pixels)
         try:
+            check_pixels(image.fp, image.format)
             image.load()
+            check_exif(image)
             upright = ImageOps.exif_transpose(image)
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: a photo and previews
             return _rgb(upright, name), animated
@@ -141,9 +144,10 @@ def _read_size(source: str | bytes | Path, max_pixels: int) -> tuple[int, int]:
 def _exif(image: Image.Image) -> Image.Exif:
     """The EXIF tags. Those of a PNG may follow the pixels; then, or in a cut-off file, Pillow reads all of it."""
     file = getattr(image, "fp", None)
-    if image.format != "PNG" or file is None or not _pixels_come_last(file):
-        return image.getexif()
-    return Image.Image.getexif(image)
+    last = image.format == "PNG" and file is not None and _pixels_come_last(file)
+    exif = Image.Image.getexif(image) if last else image.getexif()
+    check_exif(image)
+    return exif
 
 
 def _pixels_come_last(file: IO[bytes]) -> bool:
@@ -151,14 +155,13 @@ def _pixels_come_last(file: IO[bytes]) -> bool:
     before, pixels = file.tell(), False
     try:
         file.seek(8)
-        for _ in range(MOST_CHUNKS):
+        while True:
             head = file.read(8)
             kind = head[4:]
             if kind == b"IEND" or len(head) < 8 or (pixels and kind != b"IDAT"):
                 return kind == b"IEND"
             pixels = kind == b"IDAT"
             file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
-        return False
     finally:
         file.seek(before)
 
@@ -178,19 +181,33 @@ def name_of(source: ImageSource | Path) -> str:
 
 def shown_name(name: str) -> str:
     """A name from a row for a message: printable, and cut where it is too long for a name."""
-    text = name if name.isprintable() else repr(name)[1:-1]
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}... ({len(name):,} characters)"
+    return cut(name if name.isprintable() else repr(name)[1:-1], LONGEST_NAME)
 
 
-def _open(source: str | bytes | Path, name: str) -> Image.Image:
+def format_of(content: bytes) -> str:
+    """The format of an image file, lower case. Raises `ImageError`."""
+    with _open(content, name_of(content)) as image:
+        return (image.format or "img").lower()
+
+
+@contextmanager
+def _open(source: str | bytes | Path, name: str) -> Iterator[ImageFile.ImageFile]:
     """The opened file, its pixels not yet read."""
+    with ExitStack() as opened:
+        yield opened.enter_context(_identified(source, name, opened))
+
+
+def _identified(source: str | bytes | Path, name: str, opened: ExitStack) -> ImageFile.ImageFile:
+    """The image in a file, which `opened` will close."""
     try:
         found = None if isinstance(source, bytes) else Path(source).stat()
         if found and not stat.S_ISREG(found.st_mode):
             raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
         if found and found.st_size > LARGEST_FILE:  # Pillow reads the image only, others may read the whole file
             raise ImageError(f"{name}: has {found.st_size:,} bytes, expected {LARGEST_FILE:,} at most; write it again")
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        file = Counted(io.BytesIO(source) if isinstance(source, bytes) else opened.enter_context(open(source, "rb")))
+        check_header(cast(IO[bytes], file))
+        return Image.open(cast(IO[bytes], file), formats=FORMATS)
     except FileNotFoundError:
         raise ImageError(f"{name}: there is no such image file") from None
     except UnidentifiedImageError:

@@ -17,6 +17,7 @@ from saccade.data.files import BATCH, table_rows
 from saccade.data.hub import use_cache_without_network
 from saccade.data.records import Placed, Reading, Row
 from saccade.evaluation.benchmarks.benchmark import Place
+from saccade.faults import listed
 from saccade.types import ImageSource
 
 KINDS = (".jsonl", ".json", ".parquet", ".tsv")
@@ -167,7 +168,7 @@ def text_of(row: Row, *names: str) -> str:
             if isinstance(value, str | int | float):
                 return str(value).strip()
             raise ValueError(f"field '{name}': got {records.shown(value)}, expected a text or a number")
-    raise ValueError(f"field '{names[0]}' is missing; the row has {', '.join(row) or 'nothing'}")
+    raise ValueError(f"field '{names[0]}' is missing; the row has {listed(row)}")
 
 
 def at(where: str, error: ValueError) -> ValueError:
