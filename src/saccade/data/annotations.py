@@ -185,7 +185,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
     try:
         value = yaml.load(text_in(file, LARGEST_YAML), _Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{file}: not YAML ({error})") from None
+        raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{file}: got {shown(value)}, expected keys such as 'names' and 'train'")
     return value

@@ -194,29 +194,31 @@ def format_of(content: bytes) -> str:
 def _open(source: str | bytes | Path, name: str) -> Iterator[ImageFile.ImageFile]:
     """The opened file, its pixels not yet read."""
     with ExitStack() as opened:
-        yield opened.enter_context(_identified(source, name, opened))
-
-
-def _identified(source: str | bytes | Path, name: str, opened: ExitStack) -> ImageFile.ImageFile:
-    """The image in a file, which `opened` will close."""
-    try:
-        found = None if isinstance(source, bytes) else Path(source).stat()
-        if found and not stat.S_ISREG(found.st_mode):
-            raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
-        if found and found.st_size > LARGEST_FILE:  # Pillow reads the image only, others may read the whole file
-            raise ImageError(f"{name}: has {found.st_size:,} bytes, expected {LARGEST_FILE:,} at most; write it again")
-        file = Counted(io.BytesIO(source) if isinstance(source, bytes) else opened.enter_context(open(source, "rb")))
-        check_header(cast(IO[bytes], file))
-        return Image.open(cast(IO[bytes], file), formats=FORMATS)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: there is no such image file") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image that can be opened; expected one of {', '.join(FORMATS)}") from None
-    except ImageError:
-        raise
-    except _UNREADABLE as error:
-        why = getattr(error, "strerror", None) or error
-        raise ImageError(f"{name}: the image cannot be opened ({why})") from None
+        try:
+            found = None if isinstance(source, bytes) else Path(source).stat()
+            if found and not stat.S_ISREG(found.st_mode):
+                raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
+            if found and found.st_size > LARGEST_FILE:  # Pillow reads the image only, others may read the whole file
+                raise ImageError(
+                    f"{name}: has {found.st_size:,} bytes, expected {LARGEST_FILE:,} at most; write it again"
+                )
+            if isinstance(source, bytes):
+                file = Counted(io.BytesIO(source))
+            else:
+                file = Counted(opened.enter_context(open(source, "rb")))
+            check_header(cast(IO[bytes], file))
+            image = opened.enter_context(Image.open(cast(IO[bytes], file), formats=FORMATS))
+        except FileNotFoundError:
+            raise ImageError(f"{name}: there is no such image file") from None
+        except UnidentifiedImageError:
+            raise ImageError(f"{name}: not an image that can be opened; expected one of {', '.join(FORMATS)}") from None
+        except ImageError:
+            raise
+        except _UNREADABLE as error:
+            why = getattr(error, "strerror", None) or error
+            hint = "" if isinstance(error, OSError) else "; write the file again"
+            raise ImageError(f"{name}: the image cannot be opened ({why}){hint}") from None
+        yield image
 
 
 def _refuse_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
