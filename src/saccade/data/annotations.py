@@ -139,10 +139,10 @@ def yolo(reading: Reading) -> Iterator[Item]:
         try:
             if hint := records.no_file_name(str(image)):
                 raise ImageError(f"image {hint}")
-            place, name = _relative(_label_file(image), file.parent), _relative(image, reading.image_folder)
+            labels = _label_file(image)
+            place, name = os.path.relpath(labels, file.parent), _relative(image, reading.image_folder)
             (path,) = records.image_paths(name, reading)
             found.pictures[name] = Picture(place, name)
-            labels = _label_file(image)
             if os.path.lexists(labels):  # an image without a label file has no objects; a link to nothing is a fault
                 refuse_outside(labels, reading.roots)
                 size = image_size(path, reading.max_image_pixels)
@@ -231,7 +231,7 @@ def _split_images(config: dict[str, Any], file: Path, reading: Reading) -> list[
         refuse_outside(place, reading.roots)
         if place.is_dir():
             inside = sorted(one for one in place.rglob("*") if one.suffix.lower() in SUFFIXES)
-            images += [(_relative(image, file.parent), image) for image in inside]
+            images += [(os.path.relpath(image, file.parent), image) for image in inside]
         else:
             for number, line in enumerate(text_in(place).splitlines(), 1):
                 if line.strip():
@@ -252,7 +252,7 @@ def _label_file(image: Path) -> Path:
 
 
 def _relative(file: Path, folder: Path) -> str:
-    """The name of a file below a folder, else its full one. ValueError for what can be no name."""
+    """The name of a file below a folder, with its links followed, else its full one."""
     real, base = (Path(os.path.realpath(one)) for one in (file, folder))
     return str(real.relative_to(base) if real.is_relative_to(base) else real)
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-MOST_READS = 1_000_000
+MOST_READS = 500_000
 """Pieces in which a file is read: segments, chunks, blocks, single bytes of a header. A GIF of 32 million pixels of
 noise takes 320,000, a PNG of 512 MB in the usual chunks of 8 KB 260,000."""
 MOST_SEGMENTS, LARGEST_SEGMENTS = 1_000, 16 << 20
