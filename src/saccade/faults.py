@@ -15,6 +15,8 @@ MOST_NAMES = 50
 """Names that a line lists."""
 LONGEST = 120
 """Characters of a value in a line."""
+LONGEST_REASON = 2_000
+"""Characters of a place, and of the reason why a row cannot be used."""
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w./-])[\w./-]*\d[\w./-]*|\[[^\]]{0,400}\]")
 
 

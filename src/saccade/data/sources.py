@@ -12,13 +12,10 @@ from saccade.data.formats import reader
 from saccade.data.pass_rates import with_rates
 from saccade.data.records import Item, Reading, shown
 from saccade.data.roots import record, roots_in
-from saccade.faults import cut
+from saccade.faults import LONGEST_REASON, cut
 from saccade.rewards import check_row
 from saccade.tasks import TASKS
 from saccade.types import Sample
-
-LONGEST_REASON = 2_000
-"""Characters of a place, and of the reason why a row cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from saccade.data.files import BATCH, table_rows
 from saccade.data.hub import use_cache_without_network
 from saccade.data.records import Placed, Reading, Row
 from saccade.evaluation.benchmarks.benchmark import Place
-from saccade.faults import listed
+from saccade.faults import LONGEST_REASON, cut, listed
 from saccade.types import ImageSource
 
 KINDS = (".jsonl", ".json", ".parquet", ".tsv")
@@ -173,4 +173,4 @@ def text_of(row: Row, *names: str) -> str:
 
 def at(where: str, error: ValueError) -> ValueError:
     """The error with the place of its row."""
-    return ValueError(f"{where}: {error}")
+    return ValueError(cut(f"{where}: {error}", LONGEST_REASON))
