@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import time
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +181,54 @@ def test_a_file_truncated_anywhere_is_read_or_refused(fmt: str) -> None:
         except ImageError:
             refused += 1
     assert refused > 30
+
+
+def chunk(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def strips(count: int) -> bytes:
+    """A TIFF one pixel wide, each row of which is a strip."""
+    tags = [(256, 1, 1), (257, 1, count), (258, 1, 8), (259, 1, 1), (262, 1, 1), (273, count, 200), (278, 1, 1)]
+    table = b"".join(struct.pack("<HHLL", tag, 4, number, value) for tag, number, value in [*tags, (279, count, 200)])
+    return (struct.pack("<2sHLH", b"II", 42, 8, 8) + table).ljust(200, b"\0") + struct.pack("<L", 10) * 2 * count
+
+
+JPEG, PNG, GIF = (saved(Image.new("L", (8, 8)), fmt) for fmt in ("JPEG", "PNG", "GIF"))
+SLOW = saved(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+SCAN = SLOW[SLOW.rindex(b"\xff\xda") : -2]
+BEHIND = 13 + 3 * 2 ** ((GIF[10] & 7) + 1) * (GIF[10] >> 7)
+TURNS = struct.pack("<2sHLHHHLL", b"II", 42, 8, 1, 0x112, 3, 9 << 20, 26)
+APPS = b"\xff\xe5\0\2" * 2000
+HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "segments of a JPEG": (lambda: JPEG[:2] + APPS + JPEG[2:], "1,000 segments"),
+    "large ones": (lambda: JPEG[:2] + (b"\xff\xe1\xff\xff" + bytes(65533)) * 260 + JPEG[2:], "16 MB of them"),
+    "those behind an end": (lambda: JPEG[:2] + b"\xff\xd9" + APPS + JPEG[2:], "ends before its pixels"),
+    "those within an unknown one": (lambda: JPEG[:2] + b"\xff\xf0\xff\xff" + bytes(65533) + JPEG[2:], "kind 0xf0"),
+    "padding of a JPEG": (lambda: JPEG[:2] + b"\xff" * 600_000 + JPEG[2:], "500,000 pieces"),
+    "scans of a JPEG": (lambda: SLOW[:-2] + SCAN * 100 + SLOW[-2:], "100 scans"),
+    "chunks of a PNG": (lambda: PNG[:33] + chunk(b"prVt") * 260_000 + PNG[33:], "500,000 pieces"),
+    "chunks behind the pixels": (lambda: PNG[:-12] + chunk(b"prVt") * 260_000 + PNG[-12:], "500,000 pieces"),
+    "EXIF of a PNG": (lambda: PNG[:33] + chunk(b"eXIf", TURNS.ljust(18 << 20, b"\1")) + PNG[33:], "EXIF has more than"),
+    "comments of a GIF": (lambda: GIF[:BEHIND] + b"!\xfe" + b"\2ab" * 260_000 + b"\0" + GIF[BEHIND:], "500,000 pieces"),
+    "strips of a TIFF": (lambda: strips(200_001), "200,001 numbers"),
+    "comments of a PPM": (lambda: b"P2\n8 8\n255\n" + b"# c\n" * 10_001 + b"1 " * 64, "10,000 comments"),
+}
+"""Headers, and ways to the pixels, far longer than those of images."""
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_far_longer_than_that_of_an_image_is_refused_at_once(name: str) -> None:
+    content, why = HEADERS[name]
+    with pytest.raises(ImageError, match=why):
+        load_image(content())
+
+
+def test_usual_headers_are_no_longer_than_may_be() -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    profile, exif = bytes(2 << 20), Image.Exif()
+    exif[0x010E] = "x" * 60_000
+    slow = saved(photo, "JPEG", progressive=True, icc_profile=profile, exif=exif, comment=b"c" * 60_000)
+    parts = saved(photo, "MPO", save_all=True, append_images=[photo] * 3)
+    for content in (slow, parts, strips(65_535), b"P3\n# GIMP\n1 1\n255\n# c\n1 2 3\n"):
+        assert load_image(content).size == image_size(content, 1 << 30)

@@ -39,9 +39,9 @@ def read(folder: Path, task: str, **more: Any) -> list[Sample]:
 
 
 def test_the_numbers_are_those_that_a_third_to_two_thirds_of_the_images_exceed() -> None:
-    counts = [{"red": i, "white": 1, "platelet": int(i >= 6)} for i in range(9)]
-    assert thresholds(counts) == {"platelet": [0], "red": [2, 3, 4, 5], "white": []}
-    assert thresholds([]) == {} and thresholds([{"red": 3}] * 4) == {"red": []}
+    seen = {"red": Counter(range(9)), "white": Counter({1: 9}), "platelet": Counter({0: 6, 1: 3})}
+    assert thresholds(seen) == {"platelet": [0], "red": [2, 3, 4, 5], "white": []}
+    assert thresholds({}) == {} and thresholds({"red": Counter({3: 4})}) == {"red": []}
 
 
 def test_more_than_asks_once_per_image_and_label_with_the_true_answer(folder: Path) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
-from saccade.data import DataConfig
+from saccade.data import DataConfig, annotations
 from saccade.data.files import count_rows
 from saccade.data.json_stream import elements
 from saccade.data.records import MOST_ANSWERS
@@ -24,6 +25,7 @@ from saccade.runs.files import rows_of
 from saccade.runs.streams import end_of_step
 from saccade.training.config import RLRecipe
 from saccade.training.screening import room_in
+from saccade.types import Sample
 
 ROW = {"id": "a", "image": "ok.png", "question": "Which?", "answer": [], "task": "detect", "meta": {}}
 
@@ -85,3 +87,76 @@ def test_replies_that_fill_the_context_are_a_mistake_of_the_recipe_and_not_of_it
     assert room_in(recipe, cast(Adapter, SimpleNamespace(context_length=100))) == 1
     with pytest.raises(ValueError, match="max_new_tokens is 99, the model's context holds 99 tokens"):
         room_in(recipe, cast(Adapter, SimpleNamespace(context_length=99)))
+
+
+def test_rows_that_name_all_columns_do_not_fill_the_disk(tmp_path: Path) -> None:
+    """A file of some kilobytes, whose reasons would take hundreds of megabytes."""
+    names = ",".join(f"column_{i}" for i in range(4_000))
+    (tmp_path / "t.csv").write_text(names + "\nx" * 300)
+    found = [str(item) for _, item in items(DataConfig(source="table", path=tmp_path / "t.csv"))]
+    assert len(found) == 300 and "got 1 cells, expected 4000 (column_0, column_1," in found[0]
+    rows = [{f"c{i}": 1 for i in range(4_000)}, {"question": "?", "answer": "1", "task": "x" * 9_000}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"y" * 5_000: 1}])))
+    for source in ("table", "trl", "vlm_r1", "easy_r1"):
+        found += [str(item) for _, item in items(DataConfig(source=source, path=tmp_path / "t.jsonl"))]
+    assert max(map(len, found)) < 2_100
+
+
+def coco(folder: Path, images: list[Any], annotations: list[Any], labels: int, task: str, **keys: Any) -> list[Any]:
+    Image.new("RGB", (56, 56)).save(folder / "ok.png")
+    content = {
+        "images": [{"file_name": "ok.png", **one} for one in images],
+        "annotations": [{"bbox": [1, 1, 5, 5], **one} for one in annotations],
+        "categories": [{"id": i, "name": f"c{i}"} for i in range(labels)],
+    }
+    (folder / "c.json").write_text(json.dumps(content))
+    return [item for _, item in items(DataConfig(source="coco", path=folder / "c.json", task=task, **keys))]
+
+
+def test_annotations_of_unknown_categories_take_linear_time(tmp_path: Path) -> None:
+    of_one = [{"image_id": 1, "category_id": one} for one in (0, 99)]
+    start = time.process_time()
+    found = coco(tmp_path, [{"id": 1}, {"id": 2}], of_one * 8_000, 1, "detect")
+    assert sum("category_id 99 is not a category" in str(one) for one in found) == 8_000
+    assert time.process_time() - start < 3, "6 seconds and more where it is quadratic"
+
+
+@pytest.mark.parametrize("task", ["more_than", "detect"])
+def test_many_images_and_many_labels_take_no_product_of_both(tmp_path: Path, task: str) -> None:
+    images = [{"id": i} for i in range(2_000)]
+    boxes = [{"image_id": i, "category_id": 0} for i in range(1_000)]
+    tracemalloc.start()
+    found = coco(tmp_path, images, boxes, 2_000, task)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 2_000 and not any(isinstance(one, ValueError) for one in found)
+    assert peak < 40 << 20, "150 MB where each image has a number for each label"
+
+
+@pytest.mark.parametrize("task", ["more_than", "detect", "count", "refer"])
+@pytest.mark.parametrize("odd", [[[1]], [{}], {"a": 1}, 5])
+def test_a_list_of_categories_that_is_none_costs_its_image(tmp_path: Path, task: str, odd: Any) -> None:
+    boxes = [{"image_id": i, "category_id": 0} for i in (1, 3, 4)]
+    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+        found = coco(tmp_path, [{"id": 1, name: odd}, *({"id": i} for i in (2, 3, 4))], boxes, 1, task)
+        assert f"field '{name}': got {odd}, expected a list of category ids" in str(found[0])
+        assert {one.id.split("/")[0] for one in found if isinstance(one, Sample)} >= {"3", "4"}
+
+
+def test_the_settings_of_a_data_set_are_as_large_as_settings_are(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (56, 56)).save(tmp_path / "images/ok.png")
+    levels = [f"a{i}: &a{i} [{','.join([f'*a{i - 1}' if i else 'x'] * 10)}]" for i in range(12)]
+    usual = {"names": "[a]", "train": "images", "path": ".", "kpt_shape": "[2, 3]"}
+    for key in usual:
+        lines = (f"{one}: {value}" for one, value in (usual | {key: "*a11"}).items())
+        (tmp_path / "data.yaml").write_text("\n".join([*levels, *lines]))
+        with pytest.raises(ValueError, match=rf"data\.yaml: .*'{key}'.* is \[\[\[.*expected"):
+            list(items(DataConfig(source="yolo", path=tmp_path)))
+    monkeypatch.setattr(annotations, "MOST_NODES", 1_000)
+    (tmp_path / "data.yaml").write_text(f"names: [{'a,' * 1_100}]\ntrain: images")
+    with pytest.raises(ValueError, match=r"data\.yaml: not YAML \(got more than 1,000 keys and values"):
+        list(items(DataConfig(source="yolo", path=tmp_path)))
+    (tmp_path / "data.yaml").write_text(f"#{'a' * (1 << 20)}\n")
+    with pytest.raises(ValueError, match=r"data\.yaml: has 1,048,578 bytes, expected 1,048,576 at most"):
+        list(items(DataConfig(source="yolo", path=tmp_path)))

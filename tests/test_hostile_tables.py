@@ -18,6 +18,7 @@ from saccade.data import DataConfig, columns, images, open_source
 from saccade.data.files import count_rows, table_rows
 from saccade.data.images import image_size
 from saccade.data.records import Reading
+from saccade.data.sources import items
 from saccade.types import Sample
 
 HEAD = b"image,question,answer\n"
@@ -311,3 +312,45 @@ def test_a_footer_that_ends_the_library_s_process_costs_its_file_only(folder: Pa
         assert place == "rows.parquet:1" and "its footer is damaged" in str(error)
     path.write_bytes(whole)
     assert len(list(columns.parquet_rows(path))) == 3
+
+
+ODD_NAMES = {
+    "images/\0b.png": "expected a file name",
+    f"images/{'x' * 300}.png": "File name too long",
+    f"images/{'d/' * 3_000}x.png": "characters), expected a file name",
+    "images/loop.png": "Too many levels of symbolic links",
+    "images/gone.png": "there is no such image file",
+    "/": "/: is outside the folders",
+    "..": "is outside the folders",
+    "images": "is no regular file",
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_that_is_none_in_a_list_of_images_costs_itself(folder: Path, name: str) -> None:
+    for inner in ("images", "labels"):
+        (folder / inner).mkdir()
+    (folder / "a.png").rename(folder / "images/a b.png")
+    (folder / "labels/a b.txt").write_text("0 .5 .5 .1 .1\n")
+    (folder / "images/loop.png").symlink_to("loop.png")
+    (folder / "labels/loop.txt").symlink_to("loop.txt")
+    (folder / "l.txt").write_text(f"images/a b.png\n\n{name}\n")
+    (folder / "data.yaml").write_text("train: l.txt\nnames: [cat]\n")
+    good, (place, error) = sorted(
+        items(DataConfig(source="yolo", path=folder)), key=lambda one: isinstance(one[1], ValueError)
+    )
+    assert isinstance(good[1], Sample) and place == "l.txt:3" and ODD_NAMES[name] in str(error)
+
+
+def test_a_label_file_that_cannot_be_read_is_no_image_without_objects(folder: Path) -> None:
+    for inner in ("images", "labels"):
+        (folder / inner).mkdir()
+    for name in ("a", "b", "c", "loop"):
+        (folder / f"images/{name}.png").write_bytes((folder / "a.png").read_bytes())
+    (folder / "labels/a.txt").write_text("0 .5 .5 .1 .1\n")
+    (folder / "labels/b.txt").symlink_to("gone.txt")
+    (folder / "labels/loop.txt").symlink_to("loop.txt")
+    (folder / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    found = list(items(DataConfig(source="yolo", path=folder)))
+    assert [place for place, item in found if isinstance(item, ValueError)] == ["labels/b.txt", "labels/loop.txt"]
+    assert [item.id for _, item in found if isinstance(item, Sample)] == ["images/a.png", "images/c.png"]

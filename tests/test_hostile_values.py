@@ -18,6 +18,7 @@ from saccade.data.preflight import preflight
 from saccade.data.sources import items
 from saccade.evaluation.benchmarks.benchmark import ParsedReply
 from saccade.evaluation.benchmarks.own import by_task
+from saccade.faults import listed, shown
 from saccade.tasks import TASKS
 from saccade.training.config import ExampleConfig
 from saccade.training.examples import example_items
@@ -156,3 +157,19 @@ def test_a_key_of_meta_without_a_value_counts_as_absent_when_a_reply_is_graded(t
     frames = (Frame("pixels_resized", (56, 56), (56, 56)),)
     assert TASKS["refer"].rubric("default")(Completion(text, frames=frames), sample).value > 0
     assert by_task(ParsedReply(text, str(BOX), frames), sample, None).right
+
+
+def test_a_value_is_shown_by_its_beginning_however_much_it_is_written_out() -> None:
+    bomb: Any = ["x"] * 10
+    for _ in range(30):
+        bomb = [bomb] * 10
+    again: list[Any] = []
+    again.append(again)
+    for value in (bomb, {"a": bomb, "b": 1}, {"k" * 500: 1}, again, ["a" * (1 << 20)] * 3, "b" * 999):
+        assert len(shown(value)) == 120 and shown(value).endswith("...")
+    for value in ([1, ("a",), {"b": [None, 2.5]}], {}, (), "it's", 7, {"b": 1, "a": 2}, list(range(60)), [[[]]] * 30):
+        whole = repr(value)
+        assert shown(value) == (whole if len(whole) <= 120 else f"{whole[:117]}...")
+    assert listed({}) == "nothing" and listed({"a": 1, "b": 2}) == "a, b"
+    assert listed(["z" * 121])[120:] == "... (121 characters)"
+    assert listed(range(20_000)).endswith("48, 49, .. (20,000 in all)")

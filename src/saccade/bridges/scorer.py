@@ -15,6 +15,7 @@ from saccade.data.golds import pose
 from saccade.data.images import image_size
 from saccade.data.records import options_of, untagged
 from saccade.data.trainers import GOLDS
+from saccade.faults import listed
 from saccade.rewards import Part, PartConfig
 from saccade.rewards.rubric import score_part
 from saccade.rewards.table import canonical, is_file, reads_answer
@@ -100,7 +101,7 @@ class Scorer:
                 return Sample(name, (), "", "", self.task or "free_form", meta)
             raise ValueError(
                 f"reward '{self.name}': row {name!r} has no gold; expected a column {', '.join(names)}, got "
-                f"{', '.join(sorted(row))}; name it with gold="
+                f"{listed(sorted(row))}; name it with gold="
             )
         question = str(row.get("question") or text_of(row.get("prompt") or row.get("messages")))
         try:
@@ -120,7 +121,7 @@ def sizes_of(row: Mapping[str, Any], reward: str) -> list[tuple[int, int]]:
     if images is None:
         raise ValueError(
             f"reward '{reward}' compares boxes, so it needs each image's size: expected a column images, image or "
-            f"image_size ([width, height] in pixels), got {', '.join(sorted(row))}"
+            f"image_size ([width, height] in pixels), got {listed(sorted(row))}"
         )
     return [image_size(_source(one)) for one in (images if isinstance(images, list | tuple) else [images])]
 

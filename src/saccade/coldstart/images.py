@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from saccade.data.images import ImageError, file_bytes, name_of
+from saccade.data.images import ImageError, file_bytes, format_of, name_of
 from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
 from saccade.types import ImageSource
@@ -24,15 +24,13 @@ FOLDER, BAD_IMAGE = "images", "bad image"
 def store_image(image: ImageSource, out: Path) -> tuple[str, str]:
     """(path, SHA-256 of the file) of an image; one without a file is written into the set's directory."""
     if isinstance(image, str):
-        return str(Path(image).resolve()), _sha_of(Path(image))
+        return os.path.realpath(image), _sha_of(Path(image))
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         content, suffix = buffer.getvalue(), "png"
     else:
-        content = image
-        with Image.open(io.BytesIO(content)) as opened:
-            suffix = (opened.format or "img").lower()
+        content, suffix = image, format_of(image)
     sha = hashlib.sha256(content).hexdigest()
     name = f"{FOLDER}/{sha[:32]}.{suffix}"
     target = out / name

@@ -18,8 +18,11 @@ from saccade.data.instances import Instance, Instances, Picture, check_task, que
 from saccade.data.records import BoxError, Item, Reading
 from saccade.data.roots import refuse_outside
 from saccade.data.texts import text_in
+from saccade.faults import listed, shown
 from saccade.types import Box
 
+LARGEST_YAML, MOST_NODES = 1 << 20, 100_000
+"""Maximum bytes of a data.yaml, and its keys and values: these take 2 seconds and 80 MB."""
 _NUMBER = re.compile(r"\d{1,9}")
 
 
@@ -61,12 +64,12 @@ def _names(reading: Reading) -> list[str]:
         raise ValueError(f"{folder}: there is no folder 'Annotations'; expected a folder of Pascal VOC")
     splits = sorted(file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt"))
     if reading.split is None and len(splits) > 1:
-        raise ValueError(f"{folder}: has the splits {', '.join(splits)}; set 'split' to one of them")
+        raise ValueError(f"{folder}: has the splits {listed(splits)}; set 'split' to one of them")
     split = reading.split or next(iter(splits), None)
     if split is None:
         return sorted(file.stem for file in (folder / "Annotations").glob("*.xml"))
     if split not in splits:
-        raise ValueError(f"{folder}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
+        raise ValueError(f"{folder}: there is no split {split!r}; it has {listed(splits)}")
     lines = text_in(folder / "ImageSets" / "Main" / f"{split}.txt").splitlines()
     fields = [line.split() for line in lines if line.strip()]
     names = [Path(one[0]) for one in fields if one[1:] != ["-1"]]
@@ -110,7 +113,7 @@ def _corners(one: ElementTree.Element, number: int) -> Box:
     try:
         return records.as_box([float(text or "") for text in texts])
     except ValueError as error:
-        reason = error if isinstance(error, BoxError) else f"<bndbox> has {records.shown(texts)}, expected four numbers"
+        reason = error if isinstance(error, BoxError) else f"<bndbox> has {shown(texts)}, expected four numbers"
         raise BoxError(f"object {number}: {reason}") from None
 
 
@@ -124,22 +127,28 @@ def yolo(reading: Reading) -> Iterator[Item]:
     `split` is `train` by default. `task`: see `instances.questions`. An image without a label file has no objects.
     """
     check_task(reading, "YOLO labels")
-    config = _config(reading.path)
-    names, points = _class_names(config, reading.path), _keypoints(config)
+    file = _config(reading.path)
+    config = _load_yaml(file)
+    names, points = _class_names(config, file), _keypoints(config, file)
     found = Instances(labels=dict(enumerate(names)))
-    files = _split_images(config, reading)
-    if not any(_label_file(image).is_file() for image in files):
-        raise ValueError(f"{config}: no image has a label file; expected such as {_label_file(files[0])}")
-    for image in files:
-        labels = _label_file(image)
-        place, name = _relative(labels, config.parent), _relative(image, reading.image_folder)
+    images = _split_images(config, file, reading)
+    if not any(os.path.isfile(_label_file(image)) for _, image in images):
+        raise ValueError(f"{file}: no image has a label file; expected such as {_label_file(images[0][1])}")
+    for listed_at, image in images:
+        place, name = listed_at, shown(str(image))
         try:
+            if hint := records.no_file_name(str(image)):
+                raise ImageError(f"image {hint}")
+            labels = _label_file(image)
+            place, name = os.path.relpath(labels, file.parent), _relative(image, reading.image_folder)
+            (path,) = records.image_paths(name, reading)
             found.pictures[name] = Picture(place, name)
-            if labels.is_file():
+            if os.path.lexists(labels):  # an image without a label file has no objects; a link to nothing is a fault
                 refuse_outside(labels, reading.roots)
-                found.by_image[name] = _read_labels(labels, place, image_size(image), len(names), points)
+                size = image_size(path, reading.max_image_pixels)
+                found.by_image[name] = _read_labels(labels, place, size, len(names), points)
         except ValueError as error:
-            found.bad.append((_relative(image, config.parent) if isinstance(error, ImageError) else place, error))
+            found.bad.append((listed_at if isinstance(error, ImageError) else place, error))
             found.invalid_images.add(name)
     yield from questions(found, reading)
 
@@ -160,60 +169,75 @@ def _config(path: Path) -> Path:
     return files[0]
 
 
+class _Loader(yaml.BaseLoader):
+    """All scalars are texts: a class may be called no or 01."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise yaml.YAMLError(f"got more than {MOST_NODES:,} keys and values, expected the settings of a data set")
+        return super().compose_node(parent, index)
+
+
 def _load_yaml(file: Path) -> dict[str, Any]:
     try:
-        value = yaml.load(text_in(file), yaml.BaseLoader)  # all scalars as texts: a class may be called no or 01
+        value = yaml.load(text_in(file, LARGEST_YAML), _Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{file}: not YAML ({error})") from None
+        raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{file}: got {records.shown(value)}, expected keys such as 'names' and 'train'")
+        raise ValueError(f"{file}: got {shown(value)}, expected keys such as 'names' and 'train'")
     return value
 
 
-def _class_names(config: Path, path: Path) -> list[str]:
-    names = _load_yaml(config).get("names")
+def _class_names(config: dict[str, Any], file: Path) -> list[str]:
+    names = config.get("names")
     if isinstance(names, dict) and set(names) == {str(i) for i in range(len(names))}:
         names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(one, str) and one.strip() for one in names):
-        raise ValueError(
-            f"{config}: 'names' is {records.shown(names)}, expected a list of class names, or 0: name, ..."
-        )
+        raise ValueError(f"{file}: 'names' is {shown(names)}, expected a list of class names, or 0: name, ...")
     return [one.strip() for one in names]
 
 
-def _keypoints(config: Path) -> int:
+def _keypoints(config: dict[str, Any], file: Path) -> int:
     """Numbers of a label behind its box, in data of poses."""
-    shape = _load_yaml(config).get("kpt_shape") or []
-    if not isinstance(shape, list) or not all(isinstance(one, str) and _NUMBER.fullmatch(one) for one in shape):
-        raise ValueError(f"{config}: 'kpt_shape' is {records.shown(shape)}, expected [number of points, 2 or 3]")
+    shape = config.get("kpt_shape") or []
+    numbers = isinstance(shape, list) and all(isinstance(one, str) and _NUMBER.fullmatch(one) for one in shape)
+    if not numbers or len(shape) not in (0, 2):
+        raise ValueError(f"{file}: 'kpt_shape' is {shown(shape)}, expected [number of points, 2 or 3]")
     return math.prod(map(int, shape)) if shape else 0
 
 
-def _split_images(config: Path, reading: Reading) -> list[Path]:
-    """The image files of the split, in order."""
-    keys, split = _load_yaml(config), reading.split or "train"
-    given = keys.get(split) or (keys.get("valid") if split == "val" else None)
+def _split_images(config: dict[str, Any], file: Path, reading: Reading) -> list[tuple[str, Path]]:
+    """The image files of the split in order, each with the place that names it."""
+    split = reading.split or "train"
+    given = config.get(split) or (config.get("valid") if split == "val" else None)
     if given is None:
-        splits = [key for key in ("train", "val", "valid", "test") if keys.get(key)]
-        raise ValueError(f"{config}: there is no split {split!r}; it has {', '.join(splits) or 'none'}")
-    root = config.parent / str(keys.get("path") or "")
+        splits = [key for key in ("train", "val", "valid", "test") if config.get(key)]
+        raise ValueError(f"{file}: there is no split {split!r}; it has {listed(splits)}")
+    folder, parts = config.get("path") or "", given if isinstance(given, list) else [given]
+    if odd := [one for one in (folder, *parts) if not isinstance(one, str) or "\0" in one]:
+        raise ValueError(f"{file}: 'path' or '{split}' is {shown(odd[0])}, expected the name of a file or folder")
+    root = file.parent / folder
     if not os.path.isdir(root):
-        root = config.parent  # `path` names the folder from where YOLO is run
-    images: list[Path] = []
-    for one in given if isinstance(given, list) else [given]:
-        places = (root / str(one), config.parent / str(one).removeprefix("../"))
+        root = file.parent  # `path` names the folder from where YOLO is run
+    images: list[tuple[str, Path]] = []
+    for one in parts:
+        places = (root / one, file.parent / one.removeprefix("../"))
         place = next((place for place in places if os.path.exists(place)), None)  # False for what can be no name
         if place is None:
-            raise ValueError(
-                f"{config}: '{split}' is {records.shown(one)}, but {records.shown(str(places[0]))} does not exist"
-            )
+            raise ValueError(f"{file}: '{split}' is {shown(one)}, but {shown(str(places[0]))} does not exist")
         refuse_outside(place, reading.roots)
-        if not place.is_dir():
-            images += [place.parent / line for line in text_in(place).split()]
+        if place.is_dir():
+            inside = sorted(one for one in place.rglob("*") if one.suffix.lower() in SUFFIXES)
+            images += [(os.path.relpath(image, file.parent), image) for image in inside]
         else:
-            images += sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
+            for number, line in enumerate(text_in(place).splitlines(), 1):
+                if line.strip():
+                    images.append((f"{place.name}:{number}", place.parent / line.strip()))
     if not images:
-        raise ValueError(f"{config}: split {split!r} has no images in {given}")
+        raise ValueError(f"{file}: split {split!r} has no images in {shown(given)}")
     return images
 
 
@@ -224,14 +248,13 @@ def _label_file(image: Path) -> Path:
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    return Path(f"{os.path.splitext(Path(*parts))[0]}.txt")
 
 
 def _relative(file: Path, folder: Path) -> str:
-    try:
-        return str(file.resolve().relative_to(folder.resolve()))
-    except ValueError:
-        return str(file.resolve())
+    """The name of a file below a folder, with its links followed, else its full one."""
+    real, base = (Path(os.path.realpath(one)) for one in (file, folder))
+    return str(real.relative_to(base) if real.is_relative_to(base) else real)
 
 
 def _read_labels(file: Path, place: str, size: tuple[int, int], classes: int, points: int) -> list[Instance]:
@@ -259,7 +282,7 @@ def _label(cells: list[str], size: tuple[int, int], classes: int) -> tuple[int, 
     try:
         numbers = [float(cell) for cell in cells[1:]]
     except ValueError:
-        raise BoxError(f"got {records.shown(cells[1:])}, expected numbers") from None
+        raise BoxError(f"got {shown(cells[1:])}, expected numbers") from None
     if not all(math.isfinite(v) and -1e-3 <= v <= 1 + 1e-3 for v in numbers):
         raise BoxError(f"got {numbers[:4]}, expected shares of the image from 0 to 1")
     xs, ys = numbers[::2], numbers[1::2]

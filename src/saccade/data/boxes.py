@@ -11,6 +11,7 @@ from saccade.data.golds import as_one_box
 from saccade.data.instances import REFER, Instance, Instances, Picture, check_task, questions
 from saccade.data.json_stream import elements
 from saccade.data.records import Item, Reading, Row
+from saccade.faults import listed, shown
 from saccade.types import Box, Sample
 
 XYWH = 1
@@ -46,7 +47,7 @@ def read_instances(reading: Reading) -> Instances:
         except records.BROKEN as error:
             coco_file.bad.append((place, ValueError(f"'{key}': {type(error).__name__}: {records.shown(str(error))}")))
     if missing := [key for key in _ENTRIES if key not in keys]:
-        got = ", ".join(sorted(keys)) or "nothing"
+        got = listed(sorted(keys))
         why = f"; {coco_file.bad[0][1]}" if coco_file.bad else ""
         raise ValueError(
             f"{reading.path}: has {got}, expected images, annotations and categories: {missing[0]} is missing or empty"
@@ -59,16 +60,17 @@ def read_instances(reading: Reading) -> Instances:
         first = coco_file.by_image.pop(image)[0]
         coco_file.bad.append((first.place, ValueError(f"image_id {image} is not an image of this file")))
     for image, instances in coco_file.by_image.items():
-        for one in [one for one in instances if one.category not in coco_file.labels]:
-            instances.remove(one)
-            why = f"category_id {one.category!r} is not a category of this file; image {image} is skipped"
-            coco_file.bad.append((one.place, ValueError(why)))
-            coco_file.invalid_images.add(image)
+        for one in instances:
+            if one.category not in coco_file.labels:
+                why = f"category_id {shown(one.category)} is not a category of this file; image {image} is skipped"
+                coco_file.bad.append((one.place, ValueError(why)))
+                coco_file.invalid_images.add(image)
+        coco_file.by_image[image] = [one for one in instances if one.category in coco_file.labels]
     return coco_file
 
 
 def _picture(coco_file: Instances, place: str, entry: Row) -> None:
-    negative = entry.get("neg_text") or entry.get("neg_category_ids") or ()
+    negative = _texts(entry.get("neg_text") or ()) if "neg_text" in entry else _ids(entry, "neg_category_ids")
     image = str(_id(entry, "id"))
     if image in coco_file.pictures:
         coco_file.invalid_images.add(image)
@@ -78,8 +80,8 @@ def _picture(coco_file: Instances, place: str, entry: Row) -> None:
         _file_name(entry),
         records.annotated_size(entry),
         tuple(_texts(entry.get("text") or ())),
-        tuple(_texts(negative) if "neg_text" in entry else negative),
-        tuple(entry.get("not_exhaustive_category_ids") or ()),
+        tuple(negative),
+        tuple(_ids(entry, "not_exhaustive_category_ids")),
     )
 
 
@@ -96,7 +98,7 @@ def _instance(coco_file: Instances, place: str, entry: Row) -> None:
         category = _id(entry, "category_id")
         box = records.from_xywh(records.field(entry, "bbox", list))
         if entry.get("bbox_mode", XYWH) != XYWH:
-            raise records.BoxError(f"bbox_mode is {entry['bbox_mode']!r}, expected {XYWH} (x, y, width, height)")
+            raise records.BoxError(f"bbox_mode is {shown(entry['bbox_mode'])}, expected {XYWH} (x, y, width, height)")
     except ValueError as error:
         coco_file.invalid_images.add(image)
         raise type(error)(f"{error}; image {image} is skipped") from None
@@ -107,7 +109,9 @@ def _instance(coco_file: Instances, place: str, entry: Row) -> None:
 def _category(coco_file: Instances, place: str, entry: Row) -> None:
     category, name = _id(entry, "id"), records.field(entry, "name", str).strip()
     if not name or coco_file.labels.setdefault(category, name) != name:
-        raise ValueError(f"category {category!r} has the name {name!r}; expected one name, which is not empty")
+        raise ValueError(
+            f"category {shown(category)} has the name {shown(name)}; expected one name, which is not empty"
+        )
     coco_file.parents.add(entry.get("supercategory"))
 
 
@@ -116,6 +120,14 @@ _ENTRIES = {"images": _picture, "annotations": _instance, "categories": _categor
 
 def _id(entry: Row, name: str) -> int | str:
     return records.field(entry, name, (int, str))
+
+
+def _ids(entry: Row, name: str) -> list[int | str]:
+    """The categories that a field names; none without it."""
+    ids = entry.get(name) or []
+    if not isinstance(ids, list) or not all(isinstance(one, int | str) for one in ids):
+        raise ValueError(f"field '{name}': got {shown(ids)}, expected a list of category ids")
+    return ids
 
 
 def _texts(value: Any) -> list[str]:

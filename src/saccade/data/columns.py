@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from saccade.data.footers import check_footer
-from saccade.data.records import Placed, Row, shown
+from saccade.data.records import Placed, Row
 from saccade.data.texts import text_in
+from saccade.faults import listed, shown
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
             if file.metadata.serialized_size != _footer_bytes(path):  # signed; the library aborts the process
                 raise ValueError("its columns are encrypted; write it without encryption")
             if len(set(names := file.schema_arrow.names)) < len(names):
-                raise ValueError(f"the columns are {', '.join(names)}; expected a different name for each")
+                raise ValueError(f"the columns are {listed(names)}; expected a different name for each")
             for group in range(file.num_row_groups):
                 names, at_a_time, bombs = _plan(path, file.metadata.row_group(group), file.schema_arrow.names)
                 if bombs and not names:
@@ -238,12 +239,12 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
     if (path / "dataset_dict.json").is_file():
         splits = _described(path / "dataset_dict.json", "splits")
         if split not in splits:
-            raise ValueError(f"{path}: there is no split {split!r}; it has {', '.join(map(str, splits)) or 'none'}")
+            raise ValueError(f"{path}: there is no split {split!r}; it has {listed(splits)}")
         path = path / split
     number = count(1)
     for file in _described(path / "state.json", "_data_files"):
         name = file.get("filename") if isinstance(file, dict) else None
-        if not isinstance(name, str) or Path(name).name != name or not (path / name).is_file():
+        if not isinstance(name, str) or Path(name).name != name or not os.path.isfile(path / name):
             raise ValueError(f"{path / 'state.json'}: names the data file {shown(name)}, expected a file beside it")
         try:
             _refuse_compressed(path / name)

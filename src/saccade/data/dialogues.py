@@ -12,6 +12,7 @@ from saccade.data.files import table_rows
 from saccade.data.golds import option_texts, parse_literal, pose
 from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Item, Reading, Row
+from saccade.faults import listed, shown
 from saccade.types import Sample, Turn
 
 METHOD_TASKS: dict[str, str] = {
@@ -76,7 +77,7 @@ def vlm_r1(reading: Reading) -> Iterator[Item]:
     def read(row: Row, place: str) -> Sample:
         if "image" not in row and "images" not in row:
             raise ValueError(
-                f"field 'image' is missing; the row has {', '.join(row)} (for a text-only row set \"image\": [])"
+                f"field 'image' is missing; the row has {listed(row)} (for a text-only row set \"image\": [])"
             )
         names = row.get("image") or row.get("images")
         dialogue = read_dialogue(turns_in(row, "conversations"), records.system_of(row))
@@ -112,12 +113,10 @@ def read_conversation(row: Row, place: str, reading: Reading) -> Sample:
     dialogue = read_dialogue(turns, records.system_of(row))
     records.refuse_unsupported(row, dialogue.question)
     if not isinstance(dialogue.reply, str):
-        raise ValueError(
-            f"the reply is {records.shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)"
-        )
+        raise ValueError(f"the reply is {shown(dialogue.reply)}; expected a text (for numbers use source vlm_r1)")
     names = named_images(row, dialogue.pictures)
     if not names and MARKER in dialogue.question:
-        raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {', '.join(row)}")
+        raise ValueError(f"field 'image' is missing, and the question has a {MARKER}; the row has {listed(row)}")
     images = records.images_of(names, reading) if names else ()
     first = dialogue.first_images(len(images))
     question, options = place_pictures(dialogue.question, option_texts(records.options_of(row)), first)
@@ -137,20 +136,20 @@ def read_dialogue(turns: list[Any], system: Any = None) -> Dialogue:
     expected = "a question and an answer, each {'from', 'value'} or {'role', 'content'}"
     parsed = [(_role(turn), _content(turn)) for turn in turns if isinstance(turn, dict)]
     if len(parsed) != len(turns):
-        raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
+        raise ValueError(f"field 'conversations': got {shown(turns)}, expected {expected}")
     if parsed and parsed[0][0] == "system":
         system = parsed.pop(0)[1]
     if system is not None and not isinstance(system, str):
-        raise ValueError(f"the system turn is {records.shown(system)}; expected a text")
+        raise ValueError(f"the system turn is {shown(system)}; expected a text")
     if len(parsed) < 2 or not isinstance(parsed[0][1], str) or parsed[1][1] is None:
-        raise ValueError(f"field 'conversations': got {records.shown(turns)}, expected {expected}")
+        raise ValueError(f"field 'conversations': got {shown(turns)}, expected {expected}")
     for number, (role, _) in enumerate(parsed):
         wanted = ("user", "assistant")[number % 2]
         if role not in (None, wanted):
             roles = [one for one, _ in parsed]
             raise ValueError(
-                f"field 'conversations': the roles are {roles[: number + 1]}, expected the user's turn, then the "
-                "reply, and so on"
+                f"field 'conversations': the roles are {shown(roles[: number + 1])}, expected the user's turn, then "
+                "the reply, and so on"
             )
     pictures = [picture for turn in turns for picture in pictures_in(turn)]
     return Dialogue(parsed[0][1], parsed[1][1], system or None, tuple(_later(parsed[2:])), pictures)
@@ -159,9 +158,7 @@ def read_dialogue(turns: list[Any], system: Any = None) -> Dialogue:
 def _later(parsed: list[tuple[str | None, Any]]) -> Iterator[Turn]:
     for number, (_, text) in enumerate(parsed):
         if not isinstance(text, str):
-            raise ValueError(
-                f"field 'conversations': turn {number + 3} is {records.shown(text)}, expected a text; remove it"
-            )
+            raise ValueError(f"field 'conversations': turn {number + 3} is {shown(text)}, expected a text; remove it")
         records.refuse_unsupported({}, text)
         yield Turn("assistant" if number % 2 else "user", text)
 
@@ -177,13 +174,15 @@ def final_answer(text: str) -> str:
 def _role(turn: dict[str, Any]) -> str | None:
     name = turn.get("from", turn.get("role"))
     if name in _TOOL_ROLES or turn.get("tool_calls") or turn.get("function_call"):
-        raise ValueError(f"field 'conversations': got a turn of {name!r} with tools; {records.UNSUPPORTED['tool']}")
-    if turn.get("weight", 1) == 0 or turn.get("loss", True) in (False, 0) or turn.get("train", True) is False:
-        raise ValueError(f"field 'conversations': a turn of {name!r} is marked as not to be learned; remove the row")
-    if name is not None and (not isinstance(name, str) or name not in _ROLES):
         raise ValueError(
-            f"field 'conversations': got the role {records.shown(name)}, expected one of {', '.join(_ROLES)}"
+            f"field 'conversations': got a turn of {shown(name)} with tools; {records.UNSUPPORTED['tool']}"
         )
+    if turn.get("weight", 1) == 0 or turn.get("loss", True) in (False, 0) or turn.get("train", True) is False:
+        raise ValueError(
+            f"field 'conversations': a turn of {shown(name)} is marked as not to be learned; remove the row"
+        )
+    if name is not None and (not isinstance(name, str) or name not in _ROLES):
+        raise ValueError(f"field 'conversations': got the role {shown(name)}, expected one of {', '.join(_ROLES)}")
     return None if name is None else _ROLES[name]
 
 
@@ -196,12 +195,10 @@ def flat(content: Any) -> Any:
     if not (isinstance(content, list) and content and all(isinstance(p, dict) and "type" in p for p in content)):
         return content
     if unknown := [str(part["type"]) for part in content if "text" not in part and part["type"] not in _MARKERS]:
-        raise ValueError(
-            f"field 'conversations': got a part of type {records.shown(unknown[0])}, expected text or image"
-        )
+        raise ValueError(f"field 'conversations': got a part of type {shown(unknown[0])}, expected text or image")
     for part in content:
         if part["type"] not in _MARKERS and not isinstance(part["text"], str):
-            raise ValueError(f"field 'conversations': the text of a part is {records.shown(part['text'])}")
+            raise ValueError(f"field 'conversations': the text of a part is {shown(part['text'])}")
     return "".join(_MARKERS.get(str(part["type"]), str(part.get("text", ""))) for part in content)
 
 
@@ -235,7 +232,7 @@ def named_images(row: Row, pictures: Sequence[Any]) -> Any:
     value = parse_literal(row.get("images") or row.get("image"))
     names = value if isinstance(value, list) else [value]
     if value and pictures and names != list(pictures) and all(isinstance(one, str) for one in (*names, *pictures)):
-        raise ValueError(f"the row names the images {records.shown(names)}, its turns {records.shown(list(pictures))}")
+        raise ValueError(f"the row names the images {shown(names)}, its turns {shown(list(pictures))}")
     return value or list(pictures)
 
 
@@ -251,7 +248,9 @@ def _task_of(method: Any, given: str | None) -> str | None:
         return METHOD_TASKS[method]
     if method != "default" and given is None:
         known = ", ".join(METHOD_TASKS)
-        raise ValueError(f"accu_reward_method {method!r} has no matching task; expected one of {known}, or set 'task'")
+        raise ValueError(
+            f"accu_reward_method {shown(method)} has no matching task; expected one of {known}, or set 'task'"
+        )
     return given
 
 

@@ -19,6 +19,7 @@ from saccade.data.hub_sets import set_files
 from saccade.data.json_stream import elements
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
 from saccade.disk import skip_hole
+from saccade.faults import listed, shown
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LARGEST_CELL = 1 << 25
@@ -77,7 +78,7 @@ def files_at(path: Path) -> list[Path]:
         sets = sorted({_SHARD.sub("", file.stem) for file in found})
         if len(sets) > 1:
             raise ValueError(
-                f"{path}: holds {', '.join(sets)}, perhaps training and test together; use one file, or a pattern for "
+                f"{path}: holds {listed(sets)}, perhaps training and test together; use one file, or a pattern for "
                 f"its shards such as {path / sets[0]}*"
             )
     elif path.is_file():
@@ -105,8 +106,8 @@ def _shards(folder: Path, split: str) -> list[Path]:
     files = row_files(folder)
     found = [file for file in files if re.split(r"[-.]", file.name)[0] == split]
     if not found:
-        splits = ", ".join(dict.fromkeys(re.split(r"[-.]", file.name)[0] for file in files))
-        raise ValueError(f"{folder}: there is no split {split!r}; it has {splits or 'no files of rows'}")
+        splits = listed(dict.fromkeys(re.split(r"[-.]", file.name)[0] for file in files))
+        raise ValueError(f"{folder}: there is no split {split!r}; it has {splits}")
     return found
 
 
@@ -153,7 +154,7 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
         if any("\udc80" <= letter <= "\udcff" for letter in first):
             raise ValueError(f"{path}: the first line is not UTF-8 text; save the file as UTF-8")
         if not all(header) or len(set(header)) < len(header) or not header:
-            raise ValueError(f"{path}: the first line is {header}, expected a different name for each column")
+            raise ValueError(f"{path}: the first line is {shown(header)}, expected a different name for each column")
         before = 1  # lines in front of those that are read next
         for _ in range(MOST_OPEN_QUOTES):
             file.seek(0)
@@ -198,7 +199,7 @@ def _cells(
         if len(cells) == len(header):
             yield place, dict(zip(header, cells, strict=True))
         elif cells:
-            yield place, ValueError(f"got {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
+            yield place, ValueError(f"got {len(cells)} cells, expected {len(header)} ({listed(header)})")
 
 
 def _json_rows(path: Path) -> Iterator[Placed]:

@@ -9,12 +9,17 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from saccade.data.image_limits import Counted, check_exif, check_header, check_pixels
+from saccade.disk import without_waiting
+from saccade.faults import cut
 from saccade.types import ImageSource
 
 if TYPE_CHECKING:
@@ -32,12 +37,6 @@ MAX_PIXELS = 32_000_000
 
 LARGEST_FILE = 512 << 20
 """Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
-
-_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
-"""Opens a pipe at once, whether or not anybody writes into it."""
-
-MOST_CHUNKS = 100_000
-"""Chunks of a PNG that are stepped over in search of tags behind the pixels."""
 
 
 class ImageError(ValueError):
@@ -100,7 +99,9 @@ def load_first(source: ImageSource | Path, max_pixels: int | None = None) -> tup
     with _open(source, name) as image:
         _refuse_size(image, name, max_pixels)
         try:
+            check_pixels(image.fp, image.format)
             image.load()
+            check_exif(image)
             upright = ImageOps.exif_transpose(image)
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: a photo and previews
             return _rgb(upright, name), animated
@@ -144,9 +145,10 @@ def _read_size(source: str | bytes | Path, max_pixels: int) -> tuple[int, int]:
 def _exif(image: Image.Image) -> Image.Exif:
     """The EXIF tags. Those of a PNG may follow the pixels; then, or in a cut-off file, Pillow reads all of it."""
     file = getattr(image, "fp", None)
-    if image.format != "PNG" or file is None or not _pixels_come_last(file):
-        return image.getexif()
-    return Image.Image.getexif(image)
+    last = image.format == "PNG" and file is not None and _pixels_come_last(file)
+    exif = Image.Image.getexif(image) if last else image.getexif()
+    check_exif(image)
+    return exif
 
 
 def _pixels_come_last(file: IO[bytes]) -> bool:
@@ -154,14 +156,13 @@ def _pixels_come_last(file: IO[bytes]) -> bool:
     before, pixels = file.tell(), False
     try:
         file.seek(8)
-        for _ in range(MOST_CHUNKS):
+        while True:
             head = file.read(8)
             kind = head[4:]
             if kind == b"IEND" or len(head) < 8 or (pixels and kind != b"IDAT"):
                 return kind == b"IEND"
             pixels = kind == b"IDAT"
             file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
-        return False
     finally:
         file.seek(before)
 
@@ -171,9 +172,7 @@ def file_bytes(path: str | Path) -> bytes:
     reads: a missing file, a folder, a pipe (for which it does not wait), a device, a file that is too large."""
     name = name_of(path)
     try:
-        _refuse_file(Path(path).stat(), name)
-        with open(path, "rb", opener=lambda file, flags: os.open(file, flags | _NO_WAIT)) as file:
-            _refuse_file(os.fstat(file.fileno()), name)  # another file may have been put there meanwhile
+        with _regular_file(path, name) as file:
             return file.read(LARGEST_FILE)
     except (OSError, ValueError) as error:
         raise _cannot_open(error, name) from None
@@ -194,26 +193,46 @@ def name_of(source: ImageSource | Path) -> str:
 
 def shown_name(name: str) -> str:
     """A name from a row for a message: printable, and cut where it is too long for a name."""
-    text = name if name.isprintable() else repr(name)[1:-1]
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}... ({len(name):,} characters)"
+    return cut(name if name.isprintable() else repr(name)[1:-1], LONGEST_NAME)
 
 
-def _open(source: str | bytes | Path, name: str) -> Image.Image:
+def format_of(content: bytes) -> str:
+    """The format of an image file, lower case. Raises `ImageError`."""
+    with _open(content, name_of(content)) as image:
+        return (image.format or "img").lower()
+
+
+@contextmanager
+def _open(source: str | bytes | Path, name: str) -> Iterator[ImageFile.ImageFile]:
     """The opened file, its pixels not yet read."""
-    try:
-        if not isinstance(source, bytes):
-            _refuse_file(Path(source).stat(), name)  # Pillow reads the image only, others may read the whole file
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image that can be opened; expected one of {', '.join(FORMATS)}") from None
-    except _UNREADABLE as error:
-        raise _cannot_open(error, name) from None
+    with ExitStack() as opened:
+        try:
+            if isinstance(source, bytes):
+                file = cast(IO[bytes], Counted(io.BytesIO(source)))
+            else:
+                file = cast(IO[bytes], Counted(opened.enter_context(_regular_file(source, name))))
+            check_header(file)
+            image = opened.enter_context(Image.open(file, formats=FORMATS))
+        except UnidentifiedImageError:
+            raise ImageError(f"{name}: not an image that can be opened; expected one of {', '.join(FORMATS)}") from None
+        except _UNREADABLE as error:
+            raise _cannot_open(error, name) from None
+        yield image
+
+
+@contextmanager
+def _regular_file(path: str | Path, name: str) -> Iterator[IO[bytes]]:
+    """A regular file of a bounded size. ImageError for anything else: a pipe is not waited for, no device is opened."""
+    _refuse_file(Path(path).stat(), name)
+    with open(path, "rb", opener=without_waiting) as file:
+        _refuse_file(os.fstat(file.fileno()), name)  # another file may have been put there meanwhile
+        yield file
 
 
 def _refuse_file(found: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise ImageError(f"{name}: is no regular file (a folder, pipe or device); expected an image file")
-    if found.st_size > LARGEST_FILE:
+    if found.st_size > LARGEST_FILE:  # Pillow reads the image only, others may read the whole file
         raise ImageError(f"{name}: has {found.st_size:,} bytes, expected {LARGEST_FILE:,} at most; write it again")
 
 
@@ -222,7 +241,8 @@ def _cannot_open(error: Exception, name: str) -> ImageError:
         return error
     if isinstance(error, FileNotFoundError):
         return ImageError(f"{name}: there is no such image file")
-    return ImageError(f"{name}: the image cannot be opened ({getattr(error, 'strerror', None) or error})")
+    hint = "" if isinstance(error, OSError) else "; write the file again"
+    return ImageError(f"{name}: the image cannot be opened ({getattr(error, 'strerror', None) or error}){hint}")
 
 
 def _refuse_size(image: Image.Image, name: str, max_pixels: int | None) -> None:

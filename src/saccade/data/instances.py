@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from saccade.data import records
 from saccade.data.records import Item, Reading
+from saccade.faults import listed
 from saccade.tasks import write_question
 from saccade.types import Box, Sample
 
@@ -85,7 +87,8 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
     if reading.labels:
         restrict(found, reading.labels)
     known = sorted(set(found.labels.values()))
-    counts, numbers = _numbers(found, known) if reading.task == "more_than" else ({}, {})
+    numbers = _numbers(found, known, reading.labels) if reading.task == "more_than" else {}
+    asked_for = [label for label in known if numbers.get(label)]
     for key, picture in found.pictures.items():
         if key in found.invalid_images:
             continue
@@ -99,7 +102,7 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
             if reading.task == "refer":
                 return list(_referring(key, images, found))
             if reading.task == "more_than":
-                return list(_exceeding(key, images, found, counts[key], numbers, reading.seed))
+                return list(_exceeding(key, images, found, asked_for, numbers, reading))
             labels = absent(key, found, known, reading)
             if reading.task == "count":
                 return list(_counting(key, images, found, labels))
@@ -111,46 +114,58 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
 
 def restrict(found: Instances, labels: Sequence[str]) -> None:
     """Forget all other labels. ValueError for one that no image has."""
+    wanted = set(labels)
     known = {*found.labels.values(), *(label for one in found.pictures.values() for label in one.positive)}
-    if unknown := sorted(set(labels) - known):
-        raise ValueError(f"labels: got {', '.join(unknown)}; the annotations have {', '.join(sorted(known)) or 'none'}")
+    if unknown := sorted(wanted - known):
+        raise ValueError(f"labels: got {listed(unknown)}; the annotations have {listed(sorted(known))}")
     for key, some in found.by_image.items():
-        found.by_image[key] = [one for one in some if found.labels[one.category] in labels]
+        found.by_image[key] = [one for one in some if found.labels[one.category] in wanted]
     for key, picture in found.pictures.items():
-        found.pictures[key] = replace(picture, positive=tuple(one for one in picture.positive if one in labels))
-    found.labels = {category: label for category, label in found.labels.items() if label in labels}
+        found.pictures[key] = replace(picture, positive=tuple(one for one in picture.positive if one in wanted))
+    found.labels = {category: label for category, label in found.labels.items() if label in wanted}
 
 
-def thresholds(counts: Iterable[Mapping[str, int]]) -> dict[str, list[int]]:
+def thresholds(seen: Mapping[str, Counter[int]]) -> dict[str, list[int]]:
     """Label -> the numbers N for which "more than N" is true in a third to two thirds of the images, so that neither
-    yes nor no is a good guess. `counts` has the objects of each label of each image."""
-    seen: defaultdict[str, list[int]] = defaultdict(list)
-    for one in counts:
-        for label, number in one.items():
-            seen[label].append(number)
-    return {
-        label: [n for n in range(max(some)) if RARER <= sum(number > n for number in some) / len(some) <= 1 - RARER]
-        for label, some in sorted(seen.items())
-    }
+    yes nor no is a good guess. `seen` has, for each label, how many images have which number of its objects."""
+    numbers: dict[str, list[int]] = {}
+    for label, images in sorted(seen.items()):
+        numbers[label], more = [], images.total()
+        for n in range(max(images, default=0)):
+            more -= images[n]
+            if RARER <= more / images.total() <= 1 - RARER:
+                numbers[label].append(n)
+    return numbers
 
 
-def _numbers(found: Instances, known: Sequence[str]) -> tuple[dict[Any, dict[str, int]], dict[str, list[int]]]:
-    """The objects of each label of each image, and the numbers to ask about. ValueError when there are none."""
-    counts = {key: _counts(key, found, known) for key in found.pictures if key not in found.invalid_images}
-    numbers = thresholds(counts.values())
-    if counts and not any(numbers.values()):
+def _numbers(found: Instances, known: Sequence[str], labels: Sequence[str]) -> dict[str, list[int]]:
+    """The numbers to ask about for each label. ValueError when there are none."""
+    seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    keys, rest = found.pictures.keys() - found.invalid_images, 0
+    for key in keys:
+        named = _named(key, found, labels)
+        for label, number in (_counts(key, found) | dict.fromkeys(named or (), 0)).items():
+            seen[label][number] += 1
+        if named is None:  # all labels that it does not mention are absent: too many to go through for each image
+            rest += 1
+            for label in _mentioned(key, found):
+                seen[label][0] -= 1
+    for label in known:
+        seen[label][0] += rest
+    numbers = thresholds({label: +images for label, images in seen.items()})
+    if keys and not any(numbers.values()):
         raise ValueError(
             "task 'more_than': no label has a number that between a third and two thirds of the images exceed, so that "
             "yes or no could be guessed; use task 'count'"
         )
-    return counts, numbers
+    return numbers
 
 
-def _counts(key: Any, found: Instances, known: Sequence[str]) -> dict[str, int]:
-    """The objects of each label that can be asked for in an image; 0 for one that is known to be absent."""
+def _counts(key: Any, found: Instances) -> dict[str, int]:
+    """The objects of each label of an image that can be asked for."""
     kept, present = _queried(key, found)
     counts = Counter(found.labels[one.category] for one in kept)
-    return {label: counts[label] for label in sorted({*present, *_absent_pool(key, found, known)})}
+    return {label: counts[label] for label in present}
 
 
 def _meta(found: Instances, key: Any, place: str) -> dict[str, Any]:
@@ -184,15 +199,15 @@ def _exceeding(
     key: Any,
     images: tuple[Any, ...],
     found: Instances,
-    counts: Mapping[str, int],
+    known: Sequence[str],
     numbers: Mapping[str, Sequence[int]],
-    seed: int,
+    reading: Reading,
 ) -> Iterator[tuple[str, Sample]]:
-    """A sample for each label with a number to ask about."""
-    place = found.pictures[key].place
-    for label, number in counts.items():
+    """A sample for each label with a number to ask about; `known` are those of all images."""
+    place, counts, named = found.pictures[key].place, _counts(key, found), _named(key, found, reading.labels)
+    for label in sorted({*counts, *(set(known) - _mentioned(key, found) if named is None else named)}):
         if numbers[label]:
-            asked = Random(f"{seed}/{key}/{label}").choice(numbers[label])
+            number, asked = counts.get(label, 0), Random(f"{reading.seed}/{key}/{label}").choice(numbers[label])
             meta = _meta(found, key, place) | {"label": label, "count": number, "more_than": asked}
             answer = "yes" if number > asked else "no"
             yield (
@@ -222,19 +237,33 @@ def _queried(key: Any, found: Instances) -> tuple[list[Instance], set[str]]:
 
 
 def absent(key: Any, found: Instances, known: Sequence[str], reading: Reading) -> list[str]:
-    """1 to `negatives` labels that are not in the image, deterministic in the seed."""
-    pool = _absent_pool(key, found, known, reading.labels)
+    """1 to `negatives` labels that are not in the image, deterministic in the seed: of those that the file names, else
+    of all others of `known`, which is sorted."""
+    named, skipped = _named(key, found, reading.labels), list[int]()
+    if named is None:
+        places = ((bisect_left(known, label), label) for label in _mentioned(key, found))
+        skipped = sorted(place for place, label in places if known[place : place + 1] == [label])
+    pool = range(len(known) - len(skipped)) if named is None else range(len(named))
     if not pool or not reading.negatives:
         return []
     random = Random(f"{reading.seed}/{key}")
-    return random.sample(pool, min(len(pool), random.randint(1, reading.negatives)))
+    drawn = random.sample(pool, min(len(pool), random.randint(1, reading.negatives)))
+    for place in skipped:  # no list of the others is made, since each image has nearly all
+        drawn = [one + (one >= place) for one in drawn]
+    return [(known if named is None else named)[one] for one in drawn]
 
 
-def _absent_pool(key: Any, found: Instances, known: Sequence[str], labels: Sequence[str] = ()) -> list[str]:
-    """The labels that are not in the image: the negatives that the file names, else all others."""
+def _mentioned(key: Any, found: Instances) -> set[str]:
+    """The labels of an image's boxes, and those that the file says are, or may be, in it."""
     picture = found.pictures[key]
-    present = {found.labels[one.category] for one in found.by_image[key]} | set(picture.positive)
-    present |= {found.labels.get(category) for category in picture.not_exhaustive}
-    named = [found.labels.get(one, one) for one in picture.negative]
-    pool = [label for label in (named or known) if isinstance(label, str) and label not in present]
-    return [label for label in pool if label in labels] if labels else pool
+    some = {found.labels[category] for category in picture.not_exhaustive if category in found.labels}
+    return some | {found.labels[one.category] for one in found.by_image[key]} | set(picture.positive)
+
+
+def _named(key: Any, found: Instances, labels: Sequence[str]) -> list[str] | None:
+    """The labels that the file names as absent from an image, with `labels` of these only; None without any."""
+    picture = found.pictures[key]
+    if not picture.negative:
+        return None
+    mentioned, named = _mentioned(key, found), [found.labels.get(one, one) for one in picture.negative]
+    return [one for one in named if isinstance(one, str) and one not in mentioned and (not labels or one in labels)]

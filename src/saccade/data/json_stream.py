@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from saccade.faults import shown
+
 WINDOW = 1 << 20
 """Characters read at a time."""
 LARGEST = 16 << 20
@@ -178,7 +180,7 @@ def _elements(cursor: Cursor) -> Iterator[tuple[str, int, Any]]:
         while cursor.peek() != "}":
             key = cursor.value()
             if not isinstance(key, str):
-                raise ValueError(f"not JSON: got {key!r}, expected a key in quotes")
+                raise ValueError(f"not JSON: got {shown(key)}, expected a key in quotes")
             cursor.take(":")
             if cursor.peek() == "[":
                 yield from _list(cursor, key)

@@ -16,6 +16,7 @@ from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_siz
 from saccade.data.json_stream import DECODER
 from saccade.data.roots import refuse_outside
 from saccade.disk import skip_hole
+from saccade.faults import listed, shown
 from saccade.types import Box, ImageSource, Sample
 
 Row = dict[str, Any]
@@ -260,19 +261,11 @@ def text_of(value: Any, what: str) -> str:
 def field(row: Row, name: str, kind: type[T] | tuple[type[T], ...]) -> T:
     """`row[name]`; raises ValueError when it is missing or of another type."""
     if name not in row:
-        raise ValueError(f"field '{name}' is missing; the row has {', '.join(row) or 'nothing'}")
+        raise ValueError(f"field '{name}' is missing; the row has {listed(row)}")
     if not isinstance(row[name], kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise ValueError(f"field '{name}': got {shown(row[name])}, expected {' or '.join(k.__name__ for k in kinds)}")
     return row[name]
-
-
-def shown(value: Any) -> str:
-    """A value for an error message, truncated to a readable length."""
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes"
-    text = repr(value if not isinstance(value, str) else value[:200])
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]:
@@ -283,7 +276,7 @@ def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]
         if isinstance(name, str) and name in reading.checked:
             found.append(reading.checked[name])
             continue
-        if hint := _no_file_name(name):
+        if hint := no_file_name(name):
             raise ImageError(f"image {hint}")
         path = str(reading.image_folder / name)
         refuse_outside(path, reading.roots)  # before anything opens it
@@ -294,7 +287,7 @@ def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]
     return tuple(found)
 
 
-def _no_file_name(name: Any) -> str | None:
+def no_file_name(name: Any) -> str | None:
     """Why a value is not the name of an image file, as far as its form shows."""
     if not isinstance(name, str) or not name or "\0" in name:
         return f"is {shown(name)}, expected a file name"

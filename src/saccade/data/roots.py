@@ -25,7 +25,7 @@ KEY = Path("~/.cache/saccade/roots.key")
 
 def inside(path: str | Path, roots: Sequence[Path]) -> bool:
     """Whether a file, with its links followed, is below one of the folders or in the cache of the hub."""
-    real = Path(os.path.realpath(path))
+    real = _real(path)
     return any(real.is_relative_to(root) for root in (*roots, *_hub_caches()))
 
 
@@ -33,13 +33,20 @@ def roots_in(folders: Iterable[Path], data_root: Path | None) -> tuple[Path, ...
     """Where image files of a data set may be: in `data_root` alone if it is given, else in `folders` and where our own
     outputs in them recorded images."""
     if data_root is not None:
-        return (data_root.resolve(),)
-    found = list(dict.fromkeys(folder.resolve() for folder in folders))
+        return (_real(data_root),)
+    found = list(dict.fromkeys(map(_real, folders)))
     return tuple(dict.fromkeys((*found, *(root for folder in found for root in recorded(folder)))))
+
+
+def _real(path: str | Path) -> Path:
+    """A path with its links followed, as far as they lead: `Path.resolve` raises for a link to itself."""
+    return Path(os.path.realpath(path))
 
 
 def refuse_outside(path: str | Path, roots: Sequence[Path] | None) -> None:
     """ImageError for what a row or a file of the data names outside its folders. None: anywhere."""
+    if "\0" in str(path):
+        raise ImageError(f"{shown_name(str(path))}: has a null byte, expected the name of a file")
     if roots is not None and not inside(path, roots):
         raise ImageError(
             f"{shown_name(str(path))}: is outside the folders of its data ({', '.join(map(str, roots)) or 'none'}); "
@@ -49,7 +56,7 @@ def refuse_outside(path: str | Path, roots: Sequence[Path] | None) -> None:
 
 def record(folder: Path, roots: Iterable[Path]) -> None:
     """Writes `roots.json`: the rows in `folder` may refer to images in `roots`."""
-    names = sorted({str(root.resolve()) for root in roots})
+    names = sorted({str(_real(root)) for root in roots})
     key = _key(create=True)
     if names and key is not None:
         text = json.dumps({"roots": names, "code": _code(names, key)}, indent=1) + "\n"
@@ -89,4 +96,4 @@ def _hub_caches() -> tuple[Path, ...]:
     """Clusters often set the second apart from the first."""
     from huggingface_hub import constants  # knows the variables and their older names
 
-    return tuple(Path(os.path.realpath(one)) for one in (constants.HF_HOME, constants.HF_HUB_CACHE))
+    return tuple(map(_real, (constants.HF_HOME, constants.HF_HUB_CACHE)))

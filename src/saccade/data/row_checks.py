@@ -158,8 +158,8 @@ def check_form(sample: Sample) -> Iterator[Fault]:
     if not options and re.fullmatch("[A-E]", sample.answer.strip()):
         yield (
             "gold form",
-            f"the gold {sample.answer!r} is a letter, and the row lists no options; name their column (source table, "
-            "columns: {options: ..}), or set task: choice if they are in the image",
+            f"the gold {sample.answer.strip()!r} is a letter, and the row lists no options; name their column (source "
+            "table, columns: {options: ..}), or set task: choice if they are in the image",
         )
     if not options:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from saccade.data.formats import reader
 from saccade.data.pass_rates import with_rates
 from saccade.data.records import Item, Reading, shown
 from saccade.data.roots import record, roots_in
+from saccade.faults import LONGEST_REASON, cut
 from saccade.rewards import check_row
 from saccade.tasks import TASKS
 from saccade.types import Sample
@@ -67,7 +67,15 @@ def items(cfg: DataConfig) -> Iterator[Item]:
         found = _labelled(found, cfg.cold_start)
     if cfg.pass_rate is not None:
         found = with_rates(found, cfg.pass_rate)
-    return found if cfg.limit is None else _first(found, cfg.limit)
+    return _brief(found if cfg.limit is None else _first(found, cfg.limit))
+
+
+def _brief(found: Iterator[Item]) -> Iterator[Item]:
+    """The items with short places and reasons: each of a million rows may name all that is in it."""
+    for place, item in found:
+        if isinstance(item, ValueError) and len(reason := str(item)) > LONGEST_REASON:
+            item.args = (cut(reason, LONGEST_REASON),)
+        yield cut(place, LONGEST_REASON), item
 
 
 def _labelled(found: Iterator[Item], wanted: Collection[Label]) -> Iterator[Item]:
@@ -78,7 +86,7 @@ def _labelled(found: Iterator[Item], wanted: Collection[Label]) -> Iterator[Item
             yield place, item
         elif label not in get_args(Label):
             expected = f"expected {', '.join(get_args(Label))}, as the files rl_*.jsonl of a cold start have it"
-            yield place, ValueError(f"meta.cold_start is {reprlib.repr(label)}, {expected}; or remove 'cold_start'")
+            yield place, ValueError(f"meta.cold_start is {shown(label)}, {expected}; or remove 'cold_start'")
         elif label in wanted:
             yield place, item
 

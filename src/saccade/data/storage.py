@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from PIL import Image
 from saccade.data import records
 from saccade.data.files import files_at, table_rows
 from saccade.data.golds import typed
-from saccade.data.images import ImageError, name_of
+from saccade.data.images import ImageError, format_of, name_of
 from saccade.data.json_stream import DECODER
 from saccade.data.records import Item, Reading, Row
 from saccade.tasks.conversation import later_images
@@ -126,7 +127,7 @@ class SampleWriter:
         if self._keep == "hash":
             return {"bytes": None, "path": self._copy_by_hash(source)}
         if isinstance(source, str) and self._keep != "bytes":
-            return {"bytes": None, "path": str(Path(source).resolve())}
+            return {"bytes": None, "path": os.path.realpath(source)}
         if self._keep == "path" or self._kind == "jsonl":
             hint = "keep images by hash (or, in Parquet, as bytes)"
             raise ValueError(f"{name_of(source)} has no path; {hint}")
@@ -138,7 +139,7 @@ class SampleWriter:
             return self._kept[source]
         content = _content(source)
         sha = hashlib.sha256(content).hexdigest()[:32]
-        name = f"{FOLDER}/{sha[:2]}/{sha}{_suffix(content)}"
+        name = f"{FOLDER}/{sha[:2]}/{sha}.{format_of(content)}"
         target = self._folder / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -187,8 +188,3 @@ def _content(source: ImageSource) -> bytes:
         return Path(source).read_bytes()
     except OSError as error:
         raise ImageError(f"{source}: the image cannot be opened ({error})") from None
-
-
-def _suffix(content: bytes) -> str:
-    with Image.open(io.BytesIO(content)) as image:
-        return f".{(image.format or 'img').lower()}"

@@ -17,6 +17,7 @@ from saccade.data.golds import option_texts, parse_literal, pose
 from saccade.data.images import SUFFIXES, is_picture
 from saccade.data.questions import listed_options, place_pictures
 from saccade.data.records import Item, Placed, Reading, Row
+from saccade.faults import listed
 from saccade.tasks import TASKS
 from saccade.types import Sample
 
@@ -90,9 +91,9 @@ def _value(row: Row, columns: dict[str, list[str]], key: str, required: bool = F
         value = None
     if value is None and (required or (key in columns and names[0] not in row and key not in ("image", "options"))):
         if names[0] in row or key in columns:
-            raise ValueError(f"column '{names[0]}' is missing or empty; the row has {', '.join(row) or 'nothing'}")
+            raise ValueError(f"column '{names[0]}' is missing or empty; the row has {listed(row)}")
         raise ValueError(
-            f"there is no column '{key}'; the row has {', '.join(row) or 'nothing'}. Name it under 'columns', such as "
+            f"there is no column '{key}'; the row has {listed(row)}. Name it under 'columns', such as "
             f"columns: {{{key}: {next(iter(row), 'name')}}}"
         )
     return value
@@ -130,9 +131,8 @@ def _at(index: Any, options: list[str]) -> str:
 def _image(row: Row, columns: dict[str, list[str]]) -> Any:
     names = columns["image"] if "image" in columns else _image_columns(row)
     if missing := [name for name in names if "image" in columns and name not in row and len(names) == 1]:
-        known = ", ".join(row) or "nothing"
         raise ValueError(
-            f"column '{missing[0]}' is missing or empty; the row has {known} (a text-only row has an empty list)"
+            f"column '{missing[0]}' is missing or empty; the row has {listed(row)} (a text-only row has an empty list)"
         )
     values = [parse_literal(row[name]) for name in names if row.get(name) not in (None, "")]
     return [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]

@@ -16,6 +16,7 @@ from saccade.data.golds import boxes_of, option_texts, parse_literal, pose
 from saccade.data.images import image_size
 from saccade.data.questions import place_pictures
 from saccade.data.records import BoxError, Item, Reading, Row, text_of
+from saccade.faults import listed, shown
 from saccade.types import ImageSource, Sample
 
 GOLDS = ("answer", "ground_truth", "solution", "label")
@@ -36,7 +37,7 @@ def trl(reading: Reading) -> Iterator[Item]:
         gold = next((row[key] for key in GOLDS if row.get(key) not in (None, "")), None)
         if gold is None and response is None:
             raise ValueError(
-                f"there is no gold: expected one of {', '.join(GOLDS)}, or completion; the row has {', '.join(row)}"
+                f"there is no gold: expected one of {', '.join(GOLDS)}, or completion; the row has {listed(row)}"
             )
         gold = final_answer(str(response)) if gold is None else _untagged(gold)
         return _sample(row, place, reading, asked, gold, response)
@@ -53,7 +54,7 @@ def verl(reading: Reading) -> Iterator[Item]:
         gold = model.get("ground_truth") if isinstance(model, dict) else None
         gold = next((one for one in (gold, row.get("ground_truth"), row.get("answer")) if one not in (None, "")), None)
         if gold is None:
-            raise ValueError(f"field 'reward_model.ground_truth' is missing; the row has {', '.join(row)}")
+            raise ValueError(f"field 'reward_model.ground_truth' is missing; the row has {listed(row)}")
         info = row.get("extra_info") if isinstance(row.get("extra_info"), dict) else {}
         index = (info or {}).get("index")
         sample = _sample(row, place, reading, asked, _untagged(gold))
@@ -89,7 +90,7 @@ def ms_swift(reading: Reading) -> Iterator[Item]:
         asked = replace(asked, text=question, system=asked.system or records.system_of(row))
         if gold is None:
             if response is None:
-                raise ValueError(f"there is no gold: expected 'solution' or a reply; the row has {', '.join(row)}")
+                raise ValueError(f"there is no gold: expected 'solution' or a reply; the row has {listed(row)}")
             gold = final_answer(response) if boxes is None else boxes
         response = response if response is None or "<bbox>" not in (original or "") else None  # boxes have no frame yet
         return _sample(row, place, reading, asked, _untagged(gold), response)
@@ -107,7 +108,7 @@ def gui_r1(reading: Reading) -> Iterator[Item]:
     def read(row: Row, place: str) -> Sample:
         action = str(row.get("gt_action", "click")).strip().lower()
         if action not in CLICKS:
-            raise ValueError(f"gt_action is {action!r}; only clicks can be trained ({', '.join(CLICKS)})")
+            raise ValueError(f"gt_action is {shown(action)}; only clicks can be trained ({', '.join(CLICKS)})")
         images = _images(row, Asked(""), reading)
         if len(images) != 1:
             raise ValueError(f"got {len(images)} images, expected one screenshot")
@@ -151,20 +152,18 @@ def _asked(turns: Any, field: str, role: str = "user") -> Asked:
     if isinstance(turns, str) and turns.strip():
         return Asked(turns)
     if not isinstance(turns, list) or not turns or not all(isinstance(one, dict) for one in turns):
-        raise ValueError(
-            f"field '{field}': got {records.shown(turns)}, expected a text or messages {{'role', 'content'}}"
-        )
+        raise ValueError(f"field '{field}': got {shown(turns)}, expected a text or messages {{'role', 'content'}}")
     systems = [one for one in turns if one.get("role") in ("system", "developer")]
     others = [one for one in turns if one.get("role") not in ("system", "developer")]
     if len(others) != 1 or others[0].get("role") != role or len(systems) > 1:
-        roles = ", ".join(str(one.get("role")) for one in turns)
+        roles = listed([one.get("role") for one in turns])
         raise ValueError(
             f"field '{field}': the roles are {roles}; expected one {role} turn, perhaps after a system turn (several "
             "turns are not supported here; source llava reads conversations)"
         )
     text = flat(others[0].get("content"))
     if not isinstance(text, str):
-        raise ValueError(f"field '{field}': the content is {records.shown(text)}, expected a text or parts with a type")
+        raise ValueError(f"field '{field}': the content is {shown(text)}, expected a text or parts with a type")
     system = text_of(flat(systems[0].get("content")), "the system turn") if systems else None
     return Asked(text, system, tuple(pictures_in(others[0])))
 
@@ -188,17 +187,18 @@ def _filled(
     if not objects:
         return question, response, None
     if not isinstance(objects, dict):
-        raise ValueError(f"field 'objects': got {records.shown(objects)}, expected an object with ref and bbox")
+        raise ValueError(f"field 'objects': got {shown(objects)}, expected an object with ref and bbox")
     names = list(map(str, objects.get("ref") or []))
     boxes = [_pixels(box, objects, images) for box in objects.get("bbox") or []]
     texts = [question, response or ""]
-    waiting = {"<ref-object>": list(names), "<bbox>": [json.dumps(box) for box in boxes]}
+    waiting = {"<ref-object>": names, "<bbox>": [json.dumps(box) for box in boxes]}
     for mark, values in waiting.items():
         if sum(text.count(mark) for text in texts) > len(values):
             raise ValueError(f"the text has more {mark} than 'objects' has values ({len(values)})")
+        left = iter(values)
         for i, text in enumerate(texts):
-            parts = text.split(mark)
-            texts[i] = parts[0] + "".join(values.pop(0) + part for part in parts[1:])
+            first, *parts = text.split(mark)
+            texts[i] = first + "".join(next(left) + part for part in parts)
     plain = not response or "<bbox>" not in response or boxes_of(final_answer(texts[1])) is not None
     gold = None if plain else _boxes_of_reply(question, str(response), names, boxes)
     return texts[0], texts[1] if response is not None else None, gold
@@ -223,7 +223,7 @@ def _earlier(history: Any) -> list[Any]:
     """The turns of ms-swift's `history`, pairs of a question and its reply."""
     pairs = parse_literal(history) or []
     if not isinstance(pairs, list) or not all(isinstance(one, list | tuple) and len(one) == 2 for one in pairs):
-        raise ValueError(f"field 'history' is {records.shown(history)}, expected pairs of a question and its reply")
+        raise ValueError(f"field 'history' is {shown(history)}, expected pairs of a question and its reply")
     return [
         {"role": role, "content": text}
         for pair in pairs
@@ -235,12 +235,12 @@ def _pixels(box: Any, objects: dict[str, Any], images: Sequence[ImageSource]) ->
     """A box of `objects` in pixels of its image."""
     kind = objects.get("bbox_type", "real")
     if kind not in ("real", "norm1", "norm1000"):
-        raise ValueError(f"objects.bbox_type is {records.shown(kind)}, expected real, norm1 or norm1000")
+        raise ValueError(f"objects.bbox_type is {shown(kind)}, expected real, norm1 or norm1000")
     if kind == "real":
         return list(records.as_box(box))
     index = (objects.get("image_id") or [0])[0]
     if not isinstance(index, int) or not 0 <= index < len(images):
-        raise ValueError(f"objects.image_id names image {records.shown(index)}, the row has {len(images)}")
+        raise ValueError(f"objects.image_id names image {shown(index)}, the row has {len(images)}")
     width, height = image_size(images[index])
     scale = 1.0 if kind == "norm1" else 1000.0
     x1, y1, x2, y2 = records.as_box(box)
@@ -251,7 +251,7 @@ def _share_box(value: Any, size: tuple[int, int]) -> tuple[float, float, float, 
     """A box or point in shares of the image as a box in pixels."""
     numbers = value if isinstance(value, list | tuple) and all(type(v) in (int, float) for v in value) else []
     if len(numbers) not in (2, 4) or not all(math.isfinite(v) and 0 <= v <= 1 for v in numbers):
-        raise BoxError(f"gt_bbox is {records.shown(value)}, expected [x1, y1, x2, y2] or [x, y] as shares of the image")
+        raise BoxError(f"gt_bbox is {shown(value)}, expected [x1, y1, x2, y2] or [x, y] as shares of the image")
     if len(numbers) == 2:
         x, y = numbers
         numbers = [max(0.0, x - 0.01), max(0.0, y - 0.01), min(1.0, x + 0.01), min(1.0, y + 0.01)]

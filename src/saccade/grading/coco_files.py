@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from saccade.faults import listed, shown
 from saccade.grading.coco import Detection, Truth
 from saccade.types import Box
 
@@ -21,7 +22,7 @@ def read_annotations(path: Path) -> tuple[list[Truth], set[Any]]:
     """The gold boxes of an annotation file and the ids of its images. ValueError with file and entry."""
     content = _json(path)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        got = f"an object with {', '.join(content) or 'nothing':.200}" if isinstance(content, dict) else _kind(content)
+        got = f"an object with {listed(content)}" if isinstance(content, dict) else _kind(content)
         raise ValueError(f"{path}: got {got}, expected COCO annotations: an object with 'images' and 'annotations'")
     for key in ("images", "annotations"):
         if not isinstance(content[key], list):
@@ -36,7 +37,7 @@ def read_annotations(path: Path) -> tuple[list[Truth], set[Any]]:
         image, category, box = _shared(row, place, images)
         area = row.get("area", (box[2] - box[0]) * (box[3] - box[1]))
         if not _is_number(area):
-            raise ValueError(f"{place}: got area {area!r:.80}, expected a number of square pixels")
+            raise ValueError(f"{place}: got area {shown(area)}, expected a number of square pixels")
         truths.append(Truth(image, category, box, float(area), bool(row.get("iscrowd", 0))))
     _check_crowding(path, truths)
     return truths, images
@@ -56,7 +57,7 @@ def read_results(path: Path, images: set[Any]) -> list[Detection]:
         image, category, box = _shared(row, place, images)
         score = row.get("score", 1.0)
         if not _is_number(score):
-            raise ValueError(f"{place}: got score {score!r:.80}, expected a number")
+            raise ValueError(f"{place}: got score {shown(score)}, expected a number")
         detections.append(Detection(image, category, box, float(score)))
     _check_crowding(path, detections)
     return detections
@@ -78,20 +79,20 @@ def _shared(row: Any, place: str, images: set[Any]) -> tuple[Any, Any, Box]:
         raise ValueError(f"{place}: got {_kind(row)}, expected an object")
     for key in ("image_id", "category_id", "bbox"):
         if key not in row:
-            raise ValueError(f"{place}: field '{key}' is missing; it has {', '.join(row) or 'nothing':.200}")
+            raise ValueError(f"{place}: field '{key}' is missing; it has {listed(row)}")
     for key in ("image_id", "category_id"):
         if not isinstance(row[key], int | str):
-            raise ValueError(f"{place}: got {key} {row[key]!r:.80}, expected a whole number or a text")
+            raise ValueError(f"{place}: got {key} {shown(row[key])}, expected a whole number or a text")
     if row["image_id"] not in images:
         raise ValueError(
-            f"{place}: image {row['image_id']!r:.80} is not among the {len(images)} images of the annotations"
+            f"{place}: image {shown(row['image_id'])} is not among the {len(images)} images of the annotations"
         )
     box = row["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"{place}: got bbox {box!r:.80}, expected four numbers [x, y, width, height]")
+        raise ValueError(f"{place}: got bbox {shown(box)}, expected four numbers [x, y, width, height]")
     if box[2] < 0 or box[3] < 0:
         raise ValueError(
-            f"{place}: got bbox {box!r:.80} with a negative side; expected [x, y, width, height], not xyxy"
+            f"{place}: got bbox {shown(box)} with a negative side; expected [x, y, width, height], not xyxy"
         )
     x, y, width, height = (float(v) for v in box)
     return row["image_id"], row["category_id"], (x, y, x + width, y + height)

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from saccade.faults import listed, shown
 from saccade.grading.judge import Judge
 from saccade.grading.kinds import ALL_KINDS, Graded, grade_reply
 from saccade.grading.tolerances import TOLERANCES
@@ -58,25 +59,27 @@ def _pair(line: str, place: str) -> Pair:
         raise ValueError(f"{place}: got a {type(row).__name__}, expected an object with prediction and gold")
     for key in ("prediction", "gold"):
         if key not in row:
-            raise ValueError(f"{place}: no {key!r}; got the keys {', '.join(map(repr, row)) or 'none'}")
+            raise ValueError(f"{place}: no {key!r}; got the keys {listed(list(map(repr, row)))}")
     for key in row.keys() - set(READ):
         near = get_close_matches(str(key), READ, n=1, cutoff=0.74)
         if near and near[0] not in row:
-            raise ValueError(f"{place}: got the key {key!r}; did you mean {near[0]!r}? (other keys are kept, not read)")
+            raise ValueError(
+                f"{place}: got the key {shown(key)}; did you mean {near[0]!r}? (other keys are kept, not read)"
+            )
     prediction = row["prediction"]
     if not isinstance(prediction, str | int | float):
         raise ValueError(f"{place}: prediction is {json.dumps(prediction)[:60]}, expected text")
     kind, options, precision = row.get("kind") or "auto", row.get("options") or [], row.get("precision")
     if kind not in ALL_KINDS:
-        raise ValueError(f"{place}: got the kind {kind!r}, expected one of {', '.join(ALL_KINDS)}")
+        raise ValueError(f"{place}: got the kind {shown(kind)}, expected one of {', '.join(ALL_KINDS)}")
     if not isinstance(options, list) or len(options) > 26:
         raise ValueError(f"{place}: options is {json.dumps(options)[:60]}, expected a list of at most 26 texts")
     if precision is not None and (not isinstance(precision, int | float) or precision != int(precision)):
-        raise ValueError(f"{place}: precision is {precision!r}, expected a number of decimals")
+        raise ValueError(f"{place}: precision is {shown(precision)}, expected a number of decimals")
     if kind in TOLERANCES and TOLERANCES[kind].decimals == "stated" and precision is None:
         raise ValueError(f'{place}: the kind {kind!r} rounds to the item\'s precision; add "precision": 1 or 2')
     if row.get("expected", "right") not in VERDICTS.values():
-        raise ValueError(f"{place}: expected is {row['expected']!r}; it may be right, wrong or ungradable")
+        raise ValueError(f"{place}: expected is {shown(row['expected'])}; it may be right, wrong or ungradable")
     return Pair(row, str(prediction), kind, tuple(map(str, options)), None if precision is None else int(precision))
 
 

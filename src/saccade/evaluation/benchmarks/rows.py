@@ -14,6 +14,7 @@ from saccade.data import records
 from saccade.data.files import hub_rows, table_rows
 from saccade.data.records import Placed, Reading, Row
 from saccade.evaluation.benchmarks.benchmark import Place
+from saccade.faults import LONGEST_REASON, cut, listed
 from saccade.types import ImageSource
 
 KINDS = (".jsonl", ".json", ".parquet", ".tsv")
@@ -140,9 +141,9 @@ def text_of(row: Row, *names: str) -> str:
             if isinstance(value, str | int | float):
                 return str(value).strip()
             raise ValueError(f"field '{name}': got {records.shown(value)}, expected a text or a number")
-    raise ValueError(f"field '{names[0]}' is missing; the row has {', '.join(row) or 'nothing'}")
+    raise ValueError(f"field '{names[0]}' is missing; the row has {listed(row)}")
 
 
 def at(where: str, error: ValueError) -> ValueError:
     """The error with the place of its row."""
-    return ValueError(f"{where}: {error}")
+    return ValueError(cut(f"{where}: {error}", LONGEST_REASON))
