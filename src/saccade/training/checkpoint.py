@@ -122,8 +122,12 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
         flush(path)
     if final.is_symlink() or final.is_file():
         final.rename(free_name(root, f"copied-{final.name}"))  # something else took the name
-    shutil.rmtree(final, ignore_errors=True)
+    before = root / f".{final.name}.before{PARTIAL}"  # an evaluation was made up for, and the step is saved again
+    shutil.rmtree(before, ignore_errors=True)
+    if final.is_dir():
+        final.rename(before)
     fresh.rename(final)
+    shutil.rmtree(before, ignore_errors=True)
     flush(root)
     link(root, "last", final.name)
     return final

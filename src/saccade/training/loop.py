@@ -72,10 +72,10 @@ class Mark:
     rng: dict[str, Any]
     sizes: dict[str, int]
     nonfinite_in_row: int
+    extras: Extras
+    """What the checkpoint keeps besides, as it was then."""
     pending: dict[str, Any] | None = None
     """The step's row, whose evaluation is still to come."""
-    extras: Extras = dict
-    """What the checkpoint keeps besides, as it was then."""
 
 
 @dataclass(eq=False)
@@ -120,11 +120,12 @@ class Session:
         """What the loop saved in its last checkpoint; None on a fresh start."""
         return self.resumed.state["loop"] if self.resumed else None
 
-    def baseline(self) -> None:
+    def baseline(self, state: dict[str, Any], extras: Extras) -> None:
         """Evaluates the model as it starts, in a row of step 0, and as the first candidate for the best. A resumed run
-        has that row already; it makes up for an evaluation that was stopped."""
+        has that row already; it makes up for an evaluation that was stopped, and may save its checkpoint again. So
+        `state`, `extras` and everything else that a checkpoint holds must have been restored."""
         if self.resumed is not None and (pending := self.resumed.state["pending"]):
-            self.end_step(self.resumed.step, pending["row"], self.resumed.state["loop"], pending["last"])
+            self.end_step(self.resumed.step, pending["row"], state, pending["last"], extras)
         elif self.evaluate is not None and self.resumed is None:
             evaluation = self._evaluation(self.evaluate, 0)
             self.run.metrics(0, evaluation)
@@ -136,7 +137,7 @@ class Session:
         row: Mapping[str, float | str | None],
         state: dict[str, Any],
         last: bool,
-        extras: Extras = dict,
+        extras: Extras,
     ) -> bool:
         """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
         evaluated. RunStopped after a signal."""
@@ -199,7 +200,7 @@ class Session:
 
     def _mark(self, step: int, state: dict[str, Any], extras: Extras, pending: dict[str, Any] | None = None) -> Mark:
         rng, sizes = checkpoint.rng_state(), self.run.sizes()
-        return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, pending, extras)
+        return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, extras, pending)
 
     def keep_last_step(self) -> None:
         """Saves the last whole step, without what the step in progress has written."""

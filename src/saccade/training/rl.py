@@ -79,7 +79,7 @@ def train(
     """
     with open_trainer(recipe, run_dir, evaluate, resume, engine, stop) as trainer:
         state, schedule = trainer.start, recipe.schedule
-        while not state.finished:
+        while not (state.finished or trainer.session.ended):
             stage = schedule.stage(state)
             groups = trainer.collect(state, stage)  # generate, score, advantages
             after = schedule.advance(state, truncated_share(groups.collected.generated))
@@ -88,8 +88,6 @@ def train(
             state = after
             trainer.record(state, stage, groups, metrics)  # files, evaluation and checkpoint when due
             del groups  # their vision features are not kept beside those of the next step
-            if trainer.session.ended:
-                break
         return trainer.session.result(state.step)
 
 
@@ -211,14 +209,17 @@ class Trainer:
             "tokens/per_s": tokens / times["time/step_s"],
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
-        saved = {"schedule": state.to_dict(), "feed": dict(self.feed.state)}
-        self.session.end_step(state.step, row, saved, last=state.finished, extras=self._extras())
+        self.session.end_step(state.step, row, self.loop_state(state), state.finished, self.extras())
         shown = glance(seen)
         if self.session.best_score is not None:
             shown["best"] = self.session.best_score
         self.report(state.step, shown)
 
-    def _extras(self) -> Callable[[], dict[str, Any]]:
+    def loop_state(self, state: ScheduleState) -> dict[str, Any]:
+        """Where the loop is after a step, as a checkpoint's `state.json` has it."""
+        return {"schedule": state.to_dict(), "feed": dict(self.feed.state)}
+
+    def extras(self) -> Callable[[], dict[str, Any]]:
         """What a checkpoint keeps beside weights and counters, as it is now."""
         ahead = self.collector.stored()
         kept = None if self.replay is None else Replay(self.replay.config, self.replay.entries)
@@ -281,7 +282,6 @@ def open_trainer(
         session = stack.enter_context(open_session(recipe, run_dir, data, evaluate, resume, engine, stop))
         if resume:  # the model of the recipe may be gone
             sources = screen(recipe, sources, session.policy.adapter)
-        session.baseline()
         policy, schedule, state = session.policy, recipe.schedule, session.state
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         rows = [(s.name, s.size, len(s.unusable)) for s in sources if s.size is not None]
@@ -311,6 +311,7 @@ def open_trainer(
         )
         if session.resumed is not None:
             trainer.restore(checkpoint.extras(session.resumed))
+        session.baseline(trainer.loop_state(trainer.start), trainer.extras())
         yield trainer
 
 
