@@ -52,7 +52,7 @@ def rl(world: Path, name: str) -> Callable[..., Any]:
     changes = dict(RUNS[name])
     changes["model"] = {"path": str(world / "model"), "device": "cpu"} | changes.get("model", {})
     every = {"eval": {"every": AT}, "checkpoint": {"every": AT, "keep": 9}}
-    recipe = rl_recipe(world, num_steps=AT + 2, optim={"lr": 1e-2}, **every, **changes)
+    recipe = rl_recipe(world, num_steps=AT + 1, optim={"lr": 1e-2}, **every, **changes)
     if name == "ahead":  # a recipe's own engine must be a server then
         recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update={"staleness": 1})})
 
@@ -75,7 +75,7 @@ def sft_run(world: Path) -> Callable[..., Any]:
             "data": [{"path": str(world / "replies.jsonl")}],
             "heldout": [{"path": str(world / "replies.jsonl"), "limit": 2}],
             "prompts_per_step": 2,
-            "num_steps": AT + 2,
+            "num_steps": AT + 1,
             "eval": {"every": AT},
             "checkpoint": {"every": AT, "keep": 9},
             "optim": {"lr": 1e-3},
@@ -101,7 +101,7 @@ def leaves(value: Any, key: str = "") -> Iterator[str]:
 def assert_same(run: Path, whole: Path) -> None:
     for path in sorted(whole.glob("*.jsonl")):
         assert rows(run / path.name) == rows(path), path.name
-    for step in (AT, AT + 2):
+    for step in (AT, AT + 1):
         ours, theirs = (checkpoint.load(checkpoint.folder(one) / f"step-{step:06d}") for one in (run, whole))
         assert isinstance(ours, Checkpoint) and isinstance(theirs, Checkpoint)
         assert set(ours.state["files"]) == set(theirs.state["files"])

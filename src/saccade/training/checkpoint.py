@@ -26,6 +26,7 @@ import torch
 
 from saccade.disk import PARTIAL, flush, require_space
 from saccade.models.policy import Policy
+from saccade.runs.lock import keep_lock
 from saccade.training.config import OptimKind
 from saccade.training.master_weights import needs_master
 from saccade.training.optim import GuardedOptimizer
@@ -100,6 +101,7 @@ def extras(found: Checkpoint) -> dict[str, Any]:
 def begin(run_dir: Path, step: int) -> Path:
     """The path of an unfinished checkpoint; what a killed run left there is removed."""
     root = folder(run_dir)
+    keep_lock(root)
     root.mkdir(parents=True, exist_ok=True)
     fresh = root / f".step-{step:06d}{PARTIAL}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -120,6 +122,7 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
     (fresh / STATE_FILE).write_text(json.dumps(whole | {"hash": _hash_of(whole)}, indent=1), encoding="utf-8")
     for path in (*_files(fresh), *(path for path in fresh.rglob("*") if path.is_dir()), fresh):
         flush(path)
+    keep_lock(root)
     if final.is_symlink() or final.is_file():
         final.rename(free_name(root, f"copied-{final.name}"))  # something else took the name
     before = root / f".{final.name}.before{PARTIAL}"  # an evaluation was made up for, and the step is saved again
@@ -257,6 +260,7 @@ def prune(run_dir: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints and the one that `best` points at."""
     root = folder(run_dir)
     best = (root / "best").resolve().name if (root / "best").exists() else None
+    keep_lock(root)
     for path in steps(run_dir)[:-keep]:
         if path.name != best:
             shutil.rmtree(path.rename(root / f".{path.name}{PARTIAL}"))  # half removed, it is no checkpoint
@@ -265,6 +269,7 @@ def prune(run_dir: Path, keep: int) -> None:
 def relink(run_dir: Path, last: int | None, best: int | None) -> None:
     """Points the links at these steps; a link without a step, or to a checkpoint that is gone, is removed."""
     root = folder(run_dir)
+    keep_lock(root)
     for name, step in (("last", last), ("best", best)):
         if step is not None and (root / f"step-{step:06d}").is_dir():
             link(root, name, f"step-{step:06d}")

@@ -23,7 +23,7 @@ from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.alarms import AlarmConfig, AlarmWatch, open_alarms
 from saccade.runs.environment import describe
-from saccade.runs.lock import Lock, locked, refuse_in_use
+from saccade.runs.lock import keep_lock, locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
@@ -92,7 +92,6 @@ class Session:
     facts: dict[str, Any]
     """What a later resume compares, see `changes`."""
     stop: Stop
-    lock: Lock
     best_score: float | None = None
     best_step: int | None = None
     ranks: Ranks = ONE
@@ -141,7 +140,7 @@ class Session:
     ) -> bool:
         """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
         evaluated. RunStopped after a signal."""
-        self.ranks.on_first(self.lock.keep)
+        self.ranks.on_first(lambda: keep_lock(self.run.directory))
         due = self.evaluate is not None and (last or step % self.recipe.eval.every == 0)
         better = False
         if due and self.evaluate is not None:
@@ -300,10 +299,10 @@ def open_session(
     run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
         stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
-        take, lock = partial(ranks.on_first, lambda: stack.enter_context(locked(run_dir))), None
+        take = partial(ranks.on_first, lambda: stack.enter_context(locked(run_dir)))
         if how is not None:
             Run.reopen(run_dir, recipe)
-            lock = take()
+            take()
             found = ranks.on_first(lambda: find(run, how))
         else:
             ranks.on_first(lambda: (refuse_in_use(run_dir), Run.refuse_existing(run_dir)))
@@ -323,14 +322,14 @@ def open_session(
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
-        if lock is None:
-            lock = take()
+        if how is None:
+            take()
             ranks.on_first(lambda: Run.create(run_dir, recipe))
         stack.enter_context(log_file(run_dir, ranks))
         sinks = open_sinks(recipe.sinks if ranks.is_first else (), run_dir, found.step if found else 0)
         run = replace(run, writes=ranks.is_first, sinks=stack.enter_context(sinks))
         stop = stop or Stop()
-        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, lock, ranks=ranks)
+        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
         if ranks.size > 1:
             session.writer = ShardWriter(ranks)
             stop.hold()  # a step is finished: the other processes would wait for this one

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
+from saccade.runs.lock import keep_lock
 from saccade.runs.records import Run
 from saccade.runs.streams import STREAMS, lost_rows, tail
 from saccade.training import checkpoint
@@ -109,6 +110,7 @@ def prepare(run: Run, found: Checkpoint | None, how: Resume) -> None:
     """Makes the directory what it was at the checkpoint. Rows and checkpoints after one that was asked for are moved to
     `before-resume-<n>/`; rows of steps that are repeated anyway are dropped. Both are logged."""
     directory, step = run.directory, 0 if found is None else found.step
+    keep_lock(directory)
     sizes: dict[str, int] = dict.fromkeys(STREAMS, 0) if found is None else found.state["sizes"]
     sizes = run.standing(sizes, step)
     if how.where is not None:
@@ -152,5 +154,6 @@ def _number(name: str) -> int:
 
 def set_aside_diverged(run_dir: Path, paths: Sequence[Path]) -> None:
     """Renames checkpoints whose log-probs are not finite, so that `last` and the next resume pass them over."""
+    keep_lock(run_dir)
     for path in paths:
         path.rename(checkpoint.free_name(path.parent, f"diverged-{path.name}"))

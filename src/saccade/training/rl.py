@@ -30,6 +30,7 @@ from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_images, hash_source
+from saccade.runs.lock import keep_lock
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
 from saccade.tasks import TASKS
@@ -186,6 +187,7 @@ class Trainer:
         """Files and the live line; `state` is the one after the step, whose number it names."""
         collected = made.collected
         run, groups, watch = self.session.run, list(collected.generated), self.watch
+        self.session.ranks.on_first(lambda: keep_lock(run.directory))
         with watch.phase("grade"):
             seen = group_metrics(groups, right) if run.writes else {}
         with watch.phase("records"):
