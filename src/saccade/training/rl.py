@@ -232,13 +232,13 @@ class Trainer:
 
         return plain
 
-    def restore(self, extras: Mapping[str, Any]) -> None:
-        """The extras of the checkpoint that the run resumes from."""
+    def restore(self, extras: Mapping[str, Any], accepted: bool) -> None:
+        """The extras of the checkpoint that the run resumes from; `accepted`: although the data changed."""
         if "ahead" in extras and self.recipe.rollout.staleness and not self.start.finished:
-            self.collector.restore(extras["ahead"], self.recipe.schedule.stage(self.start))
+            self.collector.restore(extras["ahead"], self.recipe.schedule.stage(self.start), accepted)
         if self.replay is not None and "replay" in extras:
             prompts = self.feed.again([one["position"] for one in extras["replay"]])
-            self.replay.restore(extras["replay"], prompts)
+            self.replay.restore(extras["replay"], prompts, accepted)
 
 
 def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
@@ -312,7 +312,8 @@ def open_trainer(
             replay=None if recipe.update.replay is None else Replay(recipe.update.replay),
         )
         if session.resumed is not None:
-            trainer.restore(checkpoint.extras(session.resumed))
+            accepted = isinstance(resume, Resume) and resume.accept_changes
+            trainer.restore(checkpoint.extras(session.resumed), accepted)
         session.baseline(trainer.loop_state(trainer.start), trainer.extras())
         yield trainer
 
