@@ -54,11 +54,11 @@ def interruptible(message: str) -> Iterator[None]:
             return
         asked.append(number)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
-        raise RunStopped(number, message)
+        again(number, frame)
 
     def again(number: int, frame: FrameType | None) -> None:
         """Unless the stop is on its way already: closing things must not be disturbed."""
-        if not isinstance(sys.exc_info()[1], RunStopped):
+        if not isinstance(sys.exc_info()[1], RunStopped) and not _is_importing(frame):
             raise RunStopped(asked[0], message)
 
     with handling({**dict.fromkeys(ASKING, handler), signal.SIGALRM: again}):
@@ -119,7 +119,7 @@ class Stop:
         signal.setitimer(signal.ITIMER_REAL, self.grace_s, AGAIN_S)
 
     def _late(self, number: int, frame: FrameType | None) -> None:
-        if not self._held:
+        if not self._held and not _is_importing(frame):
             raise StepAbandoned
 
 
@@ -145,6 +145,14 @@ def handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
 def until_interrupted() -> AbstractContextManager[None]:
     """For programs that Ctrl-C ends in the ordinary way: it raises KeyboardInterrupt in the block."""
     return handling({signal.SIGINT: signal.default_int_handler})
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded there. Nothing is raised in one: a library of C swallows it or is left half
+    loaded, and what needs it fails with a reason of its own. The request comes again after AGAIN_S."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib."):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _again(number: int) -> None:

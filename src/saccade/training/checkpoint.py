@@ -39,7 +39,7 @@ LARGEST_STATE = 256 << 20
 EXTRAS_FILE = "extras.pt"
 REFERENCE = "reference"
 """Folder of the reference model, once it was refreshed."""
-ASIDE = ("damaged-", "diverged-", "copied-")
+ASIDE = ("damaged-", "diverged-", "copied-", "before-resume-")
 """How names of what was set aside begin."""
 _NAME = re.compile(r"step-[0-9]{6,}")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -336,12 +336,16 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
-def check_disk_space(run_dir: Path, policy: Policy, keep: int, kind: OptimKind = "adamw") -> None:
-    """ValueError when the checkpoints that the run may hold at once (weights and optimizer state) do not fit."""
+def check_disk_space(
+    run_dir: Path, policy: Policy, keep: int, kind: OptimKind = "adamw", resumed: int | None = None
+) -> None:
+    """ValueError when the checkpoints that the run may hold at once (weights and optimizer state) do not fit. Those
+    that are there, up to the step that the run resumes after, are among them."""
     saved = policy.model.parameters() if policy.adapters is None else [p for _, p in policy.trainable()]
     weights = sum(p.numel() * p.element_size() for p in saved)
     # both Adam moments, of at least float32 or of a byte each; for weights of less than 32 bits float32 masters too
     wide = [(p.numel(), max(p.element_size(), 4), 4 * needs_master(p)) for _, p in policy.trainable()]
     state = sum(count * ((2 * size if kind == "adamw" else 2) + master) for count, size, master in wide)
-    needed = (weights + state) * (keep + 2)  # those kept, the best, and the one being written
-    require_space(run_dir, needed, f"{keep + 2} checkpoints", "lower checkpoint.keep, ")
+    there = 0 if resumed is None else sum(int(path.name[5:]) <= resumed for path in steps(run_dir))
+    more = max(keep + 2 - there, 1)  # those kept, the best, and the one being written
+    require_space(folder(run_dir), (weights + state) * more, f"{more} checkpoints", "lower checkpoint.keep, ")

@@ -317,7 +317,8 @@ def open_session(
             refuse_changed(run_dir, found, changes.compare(before, facts), how.accept_changes)
         part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
         optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
-        ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind))
+        keep, kind, step = recipe.checkpoint.keep, recipe.optim.kind, found.step if found else None
+        ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, keep, kind, step))
         log.info("%s", trained_table(policy, recipe.optim))
         if engine is None:
             engine = open_engine(policy, config)

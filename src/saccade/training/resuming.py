@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from saccade.training.saved_state import fault_of
 
 log = logging.getLogger(__name__)
 
+ASIDE = "before-resume"
+"""How the name begins of what came after the checkpoint of an earlier step that the run resumed from."""
 START = "start"
 """In place of a checkpoint's name: before the first step."""
 
@@ -131,7 +134,7 @@ def prepare(run: Run, found: Checkpoint | None, how: Resume) -> None:
 
 def _set_aside(directory: Path, step: int, sizes: dict[str, int]) -> Path | None:
     """Moves what was written after `step` into a new folder; None when there is nothing."""
-    aside = checkpoint.free_name(directory, "before-resume")
+    aside = checkpoint.free_name(directory, ASIDE)
     moved = [path for path in checkpoint.steps(directory) if int(path.name[5:]) > step]
     moved += [path for path in directory.glob("eval/step-*") if _number(path.name) > step]
     streams = [name for name in STREAMS if (path := directory / name).exists() and path.stat().st_size > sizes[name]]
@@ -144,7 +147,14 @@ def _set_aside(directory: Path, step: int, sizes: dict[str, int]) -> Path | None
     for path in moved:
         target = aside / path.relative_to(directory)
         target.parent.mkdir(exist_ok=True)
-        path.rename(target)
+        try:
+            path.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            beside = checkpoint.free_name(path.parent, f"{ASIDE}-{path.name}")
+            path.rename(beside)
+            log.info("%s is kept as %s: its folder is a link to another disk", path.name, path.parent / beside.name)
     return aside
 
 
