@@ -401,6 +401,22 @@ def test_a_module_that_is_being_loaded_is_loaded_to_its_end(
     assert sys.modules.pop(name).done
 
 
+def test_a_stop_that_came_while_a_module_was_loaded_is_not_lost_to_other_handlers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loaded_first.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    began = []
+    with pytest.raises(RunStopped, match="run it again") as end, interruptible("run it again"):
+        importlib.import_module("loaded_first")
+        with Stop().listening():
+            began.append(True)
+    assert end.value.code == 130 and not began
+    with Stop().listening():
+        began.append(True)
+    assert began, "it was raised once"
+
+
 def test_ctrl_c_ends_a_view_without_a_word() -> None:
     with interruptible("run it again"), pytest.raises(KeyboardInterrupt), stopping.until_interrupted():
         os.kill(os.getpid(), signal.SIGINT)

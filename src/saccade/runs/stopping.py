@@ -27,6 +27,10 @@ raises."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
+_PUT_OFF: list[RunStopped] = []
+"""A stop that was asked for while a module was loaded; raised by the timer, or before other handlers take its place."""
+
+
 class StepAbandoned(BaseException):
     """Raised in the main thread where a step is abandoned. No handler of ordinary errors catches it."""
 
@@ -58,8 +62,12 @@ def interruptible(message: str) -> Iterator[None]:
 
     def again(number: int, frame: FrameType | None) -> None:
         """Unless the stop is on its way already: closing things must not be disturbed."""
-        if not isinstance(sys.exc_info()[1], RunStopped) and not _is_importing(frame):
-            raise RunStopped(asked[0], message)
+        if isinstance(sys.exc_info()[1], RunStopped):
+            return
+        stopped = RunStopped(asked[0], message)
+        if not _is_importing(frame):
+            raise stopped
+        _PUT_OFF[:] = [stopped]
 
     with handling({**dict.fromkeys(ASKING, handler), signal.SIGALRM: again}):
         try:
@@ -67,6 +75,7 @@ def interruptible(message: str) -> Iterator[None]:
         finally:
             if asked:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+                _PUT_OFF.clear()
 
 
 class Stop:
@@ -132,6 +141,8 @@ def handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if _PUT_OFF:
+        raise _PUT_OFF.pop()
     hangup = getattr(signal, "SIGHUP", None)
     kept = [n for n in handlers if n != hangup or signal.getsignal(n) != signal.SIG_IGN]  # nohup has it ignored
     before: dict[signal.Signals, Any] = {number: signal.signal(number, handlers[number]) for number in kept}
