@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from copy_engine import CopyEngine
 from PIL import Image
 from training_runs import rl_recipe, write_world
 
+from saccade.models.policy import load_policy
 from saccade.runs.environment import hash_images
 from saccade.training import rl, sft
 from saccade.training.config import SFTRecipe
 from saccade.training.resuming import Resume
+from saccade.training.stored_groups import same_samples
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +90,34 @@ def test_a_resume_names_the_source_and_the_image_that_was_written_last(world: Pa
     with pytest.raises(ValueError, match=f"since checkpoint step-000001 .*{words}"):
         train(recipe, tmp_path / "run", resume=True)
     assert train(recipe, tmp_path / "run", resume=Resume(accept_changes=True)).step == 2
+
+
+@pytest.mark.parametrize("kept", ["replay", "ahead"])
+def test_kept_replies_to_rows_that_changed_places_are_dropped_aloud_once_that_is_accepted(
+    world: Path, tmp_path: Path, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, out = [{"source": "vlm_r1", "path": str(world / "data.jsonl"), "on_bad": "skip"}], tmp_path / "run"
+    update: dict[str, Any] = {"replay": {"size": 99}} if kept == "replay" else {}
+    recipe = rl_recipe(world, data=data, num_steps=3, update=update)
+    if kept == "ahead":
+        recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update={"staleness": 1})})
+
+    def train(**more: Any) -> Any:
+        engine = CopyEngine(load_policy(recipe.model)) if kept == "ahead" else None
+        return rl.train(recipe, out, engine=engine, **more)
+
+    train()
+    (world / "3.png").unlink()
+    with pytest.raises(ValueError, match=r"saccade resume .* --accept-changes"):
+        train(resume=Resume("step-2"))
+    assert train(resume=Resume("step-2", accept_changes=True)).step == 3
+    words = r"\d+ of \d+ replies to replay are dropped" if kept == "replay" else "sampled ahead are dropped"
+    assert re.search(words, caplog.text)
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_kept_replies_to_another_sample_are_refused_with_the_way_out() -> None:
+    prompt: Any = SimpleNamespace(name="row6")
+    with pytest.raises(ValueError, match=r"replies to sample 'row4', but the data gives 'row6' .* --accept-changes"):
+        same_samples([{"sample": "row4"}], [prompt], accepted=False)

@@ -22,6 +22,7 @@ from saccade import cli
 from saccade.cli.runs import steps_without_update
 from saccade.config import dump
 from saccade.models.config import ModelConfig
+from saccade.models.policy import load_policy
 from saccade.runs.records import STREAMS, Run
 from saccade.training import changes, checkpoint
 from saccade.training.changes import compare
@@ -289,6 +290,40 @@ def test_a_named_checkpoint_is_resumed_and_what_came_after_is_kept_aside(run: Pa
     assert (run / "checkpoints" / "last").resolve().name == "step-000002"
     newest = find(opened, Resume())
     assert newest is not None and newest.step == 2, "a kill after this must not go back to the other timeline"
+
+
+def test_what_came_after_stays_where_its_folder_is_a_link_to_another_disk(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "eval" / "step-3").mkdir(parents=True)
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if Path(target).parent != self.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    prepare(Run(run), find(Run(run), Resume("step-2")), Resume("step-2"))
+    assert (run / "checkpoints" / "before-resume-step-000003-1" / "model.safetensors").is_file()
+    assert (run / "eval" / "before-resume-step-3-1").is_dir() and (run / "before-resume-1" / "metrics.jsonl").is_file()
+    assert [path.name for path in checkpoint.steps(run)] == ["step-000001", "step-000002"]
+    newest = find(Run(run), Resume())
+    assert newest is not None and newest.step == 2
+
+
+def test_checkpoints_that_are_there_are_among_those_that_the_disk_must_hold(
+    world: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(recipe_of(world).model)
+    each = sum(file.stat().st_size for file in (run / "checkpoints" / "step-000003").iterdir())
+    free = shutil.disk_usage(run)._replace(free=3 * each)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(ValueError, match=r"run/checkpoints: 5 checkpoints need \d+\.\d MB but \d+\.\d MB are free"):
+        checkpoint.check_disk_space(run, policy, keep=3)
+    with pytest.raises(ValueError, match="4 checkpoints need"):  # those after it are kept aside
+        checkpoint.check_disk_space(run, policy, keep=3, resumed=1)
+    checkpoint.check_disk_space(run, policy, keep=3, resumed=3)
 
 
 def test_a_name_that_is_not_there_or_damaged_is_refused(run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,10 +25,11 @@ from saccade.config import dump
 from saccade.evaluation.answerers import Answers, EvalQuestion, Failed
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.config import Decoding, EvalRecipe
-from saccade.runs.lock import LOCK, InUse, is_held, locked, refuse_in_use
+from saccade.runs import lock as lock_module
+from saccade.runs.lock import LOCK, InUse, is_held, keep_lock, locked, refuse_in_use
+from saccade.runs.stopping import StepAbandoned
 from saccade.studies import jobs
-from saccade.training.loop import Session
-from saccade.training.rl import train
+from saccade.training.rl import Trainer, train
 
 HOLD = """
 import fcntl, json, os, psutil, sys, time
@@ -192,21 +194,72 @@ def test_a_lock_whose_file_was_removed_is_taken_again_and_a_faster_second_writer
             lock.keep()
 
 
-def test_a_run_stops_before_it_writes_beside_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, run = write_world(tmp_path), tmp_path / "run"
-    taken = []
+def had_by_another(run: Path) -> None:
+    """Something removed the lock, and a process that has ended since took it meanwhile."""
+    (run / LOCK).unlink()
+    with holder(run):
+        pass
 
-    def end_step(self: Session, step: int, *rest: Any, **more: Any) -> bool:
-        if step == 2:
-            (run / LOCK).unlink()
-            taken.append(stack.enter_context(locked(run)))
-        return real(self, step, *rest, **more)
 
-    real = Session.end_step
-    monkeypatch.setattr(Session, "end_step", end_step)
-    with ExitStack() as stack, pytest.raises(InUse, match=f"{run} is in use by process {os.getpid()}"):
-        train(rl_recipe(world, num_steps=3), run)
-    assert [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())] == [1] and taken
+def test_a_lock_that_another_process_had_meanwhile_is_not_taken_again(tmp_path: Path) -> None:
+    with locked(tmp_path) as lock:
+        os.replace(shutil.copy(tmp_path / LOCK, tmp_path / "copy"), tmp_path / LOCK)  # its own words came back
+        lock.keep()
+        had_by_another(tmp_path)
+        for path in (tmp_path, tmp_path / "checkpoints" / "step-1"):
+            with pytest.raises(
+                InUse, match=r"something removed its \.lock, and process \d+ on .* wrote there meanwhile"
+            ):
+                keep_lock(path)
+        keep_lock(tmp_path.parent / "elsewhere")
+
+
+def test_two_starters_beside_an_orphan_do_not_remove_each_others_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one takes the lock while the first one looks whether its holder is dead."""
+    real = lock_module._is_dead
+    with ExitStack() as stack, holder(tmp_path, how="child"):
+
+        def slow(words: dict[str, Any]) -> bool:
+            monkeypatch.setattr(lock_module, "_is_dead", real)
+            stack.enter_context(locked(tmp_path))
+            return real(words)
+
+        monkeypatch.setattr(lock_module, "_is_dead", slow)
+        with pytest.raises(InUse, match=f"process {os.getpid()} "), locked(tmp_path):
+            pass
+
+
+def content(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK}
+
+
+@pytest.mark.parametrize("where", ["collect", "record", "stopped", "diverged"])
+def test_a_run_writes_nothing_beside_another_process(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not rows, not the checkpoint of a step that is abandoned, not `last` of a run that diverges."""
+    world, run, before = write_world(tmp_path), tmp_path / "run", dict[Path, bytes]()
+
+    def lose(self: Trainer, state: Any, *rest: Any) -> Any:
+        if state.step == (2 if where == "record" else 1):
+            if where == "stopped":
+                (run / "rollouts.jsonl").write_bytes(b"of the other process\n")
+            had_by_another(run)
+            before.update(content(run))
+            if where == "stopped":
+                raise StepAbandoned
+            if where == "diverged":
+                raise FloatingPointError("a reply's log-probs are not finite")
+        return real(self, state, *rest)
+
+    name = "record" if where == "record" else "collect"
+    real = getattr(Trainer, name)
+    monkeypatch.setattr(Trainer, name, lose)
+    with pytest.raises(InUse, match="wrote there meanwhile"):
+        train(rl_recipe(world, num_steps=3, checkpoint={"every": 9 if where == "stopped" else 1}), run)
+    assert before and content(run) == before
 
 
 def test_an_evaluation_and_a_study_stop_before_they_write_beside_another_process(

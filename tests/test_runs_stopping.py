@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -381,6 +382,39 @@ def test_every_verb_stops_with_one_line_even_where_the_stop_is_swallowed(
         cli.main(["tiny"])
     assert capsys.readouterr().err == "saccade: stopped; run the same command again\n" and closed
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("how", ["interruptible", "listening"])
+def test_a_module_that_is_being_loaded_is_loaded_to_its_end(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is raised inside NumPy's import is swallowed there, and torch's then fails for another reason."""
+    monkeypatch.setattr(stopping, "AGAIN_S", 0.02)
+    name = f"loaded_slowly_{how}"
+    lines = ["import os, signal, time", "os.kill(os.getpid(), signal.SIGINT)", "time.sleep(0.1)", "done = True"]
+    (tmp_path / f"{name}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    stop = interruptible("run it again") if how == "interruptible" else Stop(0.02).listening()
+    with pytest.raises(RunStopped, match="again"), stop:
+        importlib.import_module(name)
+        time.sleep(20)
+    assert sys.modules.pop(name).done
+
+
+def test_a_stop_that_came_while_a_module_was_loaded_is_not_lost_to_other_handlers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loaded_first.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    began = []
+    with pytest.raises(RunStopped, match="run it again") as end, interruptible("run it again"):
+        importlib.import_module("loaded_first")
+        with Stop().listening():
+            began.append(True)
+    assert end.value.code == 130 and not began
+    with Stop().listening():
+        began.append(True)
+    assert began, "it was raised once"
 
 
 def test_ctrl_c_ends_a_view_without_a_word() -> None:

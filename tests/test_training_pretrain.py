@@ -22,7 +22,7 @@ from saccade.config import load
 def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     nearly_full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: nearly_full)
-    with pytest.raises(ValueError, match="GB are free"):
+    with pytest.raises(ValueError, match=r"need \d+\.\d [GM]B but 1\.0 MB are free"):
         train(load("world_base", PretrainRecipe, [f"out={tmp_path / 'base'}"]))
     assert not (tmp_path / "base").exists()
 

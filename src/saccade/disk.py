@@ -50,12 +50,17 @@ class DiskError(OSError):
         super().__init__(f"{directory}: cannot be written ({reason}; {_free(directory):,} bytes are free); {then}")
 
 
+def size_words(count: float) -> str:
+    """A number of bytes for a message."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 def require_space(directory: Path, needed: int, what: str, hint: str = "") -> None:
     """ValueError when fewer than `needed` bytes are free at `directory`, which need not exist yet."""
     free = _free(directory)
     if free < needed:
         raise ValueError(
-            f"{directory}: {what} need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
+            f"{directory}: {what} need {size_words(needed)} but {size_words(free)} are free; "
             f"free some space, {hint}or choose another directory"
         )
 

@@ -34,7 +34,7 @@ from saccade.disk import partial_of, require_space, write_text, writing
 from saccade.models.config import ModelConfig, Part, ShardConfig
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy, load_policy
-from saccade.runs.lock import Lock, locked, refuse_in_use
+from saccade.runs.lock import keep_lock, locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.training import checkpoint
 from saccade.training.config import OptimConfig
@@ -65,13 +65,12 @@ def train(recipe: PretrainRecipe) -> Path:
         stack.callback(torch.set_flush_denormal, False)  # the caller's arithmetic has subnormal numbers
         torch.set_num_threads(1)  # small matrices do not use more well
         torch.set_flush_denormal(True)
-        held: list[Lock] = []  # in the first process
-        ranks.on_first(lambda: held.append(_open(out, recipe, stack)))
+        ranks.on_first(lambda: _open(out, recipe, stack))
         before = out / "start"
         for number, stage in enumerate(recipe.stages):
             after = out / f"stage-{number + 1}-{stage.name}"
             if not ranks.on_first(after.is_dir):
-                run = StageRun(recipe, number, before, after, ranks, tuple(held))
+                run = StageRun(recipe, number, before, after, ranks)
                 if stage.loss == "language":
                     run.speak()
                 else:
@@ -81,7 +80,7 @@ def train(recipe: PretrainRecipe) -> Path:
     return out / "model"
 
 
-def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> Lock:
+def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     """Checks the directory, locks it, and writes the recipe and the model to start from."""
     config = out / CONFIG
     refuse_in_use(out)
@@ -92,7 +91,7 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> Lock:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     # the start and each stage's end, and twice the saved state with both Adam moments
     require_space(out, weights * (1 + len(recipe.stages) + 2 * 3), "the checkpoints of the base")
-    lock = stack.enter_context(locked(out))
+    stack.enter_context(locked(out))
     write_text(config, dump(recipe))
     if not (out / "start").exists():
         unfinished = partial_of(out / "start")
@@ -101,12 +100,12 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> Lock:
         else:
             given.save(unfinished)
         _publish(unfinished, out / "start", {})
-    return lock
 
 
 def _publish(unfinished: Path, directory: Path, heads: dict[str, Tensor]) -> None:
     """A stage's result appears whole or not at all."""
     torch.save({"heads": heads, "sizes": Run(directory.parent).sizes()}, unfinished / STATE)
+    keep_lock(directory)
     unfinished.rename(directory)
 
 
@@ -131,8 +130,6 @@ class StageRun:
     before: Path
     after: Path
     ranks: Ranks
-    held: tuple[Lock, ...] = ()
-    """The lock of the directory, in the process that has it."""
 
     @property
     def stage(self) -> PretrainStage:
@@ -242,8 +239,6 @@ class StageRun:
                 seen[name].append(value)
             if (step + 1) % recipe.log_every == 0 or step + 1 == stage.steps:
                 means = {name: sum(values) / len(values) for name, values in sorted(seen.items())}
-                for lock in self.held:
-                    lock.keep()
                 line = {"stage": stage.name, "seconds": round(time.perf_counter() - started, 1), **means}
                 run.metrics(step + 1, line)
                 log.info("step %d: %s", step + 1, line)

@@ -26,6 +26,7 @@ from saccade.evaluation.habits import habit_of, listings
 from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.grading import math_pool
 from saccade.rollout.seeds import derive_seed
+from saccade.runs.lock import keep_lock
 from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import turns_before
 from saccade.types import Completion, Sample
@@ -175,7 +176,6 @@ def answer_all(
     run: EvalRun,
     out: Path | None = None,
     progress: CountProgress | None = None,
-    keep_lock: Callable[[], None] | None = None,
 ) -> tuple[list[ItemResult], dict[str, str]]:
     """Ask and grade the items that `out` (an items.jsonl) lacks; (items in the order of the plan, errors by id).
 
@@ -200,8 +200,8 @@ def answer_all(
         for fresh, lost in _parts(plan, run, batch, missing):
             errors |= {name: why for name, why in lost.items() if name not in done}
             found = {sample.id: fresh[sample.id] for sample in missing if sample.id in fresh}
-            if keep_lock is not None:
-                keep_lock()
+            if out:
+                keep_lock(out)
             if out and found:
                 append_items(out, found.values())
             done |= found

@@ -77,7 +77,7 @@ def evaluate(
         opened = _served(recipe, api_key, limits) if recipe.served else _local(recipe, asked)
         held, facts = (answerer, {}) if answerer else stack.enter_context(opened)
         environment = {**facts, "data_hash": _data_hashes(recipe)}
-        lock = stack.enter_context(locked(out))
+        stack.enter_context(locked(out))
         refuse_another(recipe, out)
         refuse_changed(environment, out)
         write_text(out / "config.yaml", dump(recipe))
@@ -89,7 +89,7 @@ def evaluate(
             run = EvalRun(held, decoding, recipe.label, recipe.control_name, recipe.seed, recipe.batch_size, judge)
             run = replace(run, attempts_until_parsed=recipe.retries_until_parsed)
             tell = partial(progress, decoding.name) if progress else None
-            some, lost = answer_all(asked, run, out / "items.jsonl", tell, lock.keep)
+            some, lost = answer_all(asked, run, out / "items.jsonl", tell)
             items, errors = items + some, errors | lost
     results = document(recipe, asked, items, errors, time.monotonic() - began)
     if isinstance(held, ServedModel):  # a resumed run may have had nothing left to ask

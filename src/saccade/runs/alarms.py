@@ -20,6 +20,7 @@ from saccade.disk import write_text
 from saccade.runs import alarm_rules as rule
 from saccade.runs.alarm_rules import Row, Rule, Trend
 from saccade.runs.files import rows_of
+from saccade.runs.lock import keep_lock
 from saccade.runs.shapes import fitted_metrics
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def open_alarms(directory: Path, config: AlarmConfig, step: int) -> AlarmWatch:
     rows = [row for one in rows_of(directory / "metrics.jsonl", warnings) if (row := fitted_metrics(one))]
     kept = [alarm for alarm in read_alarms(directory) if alarm.step <= step]
     if (directory / ALARMS).exists():
+        keep_lock(directory)
         write_text(directory / ALARMS, "".join(json.dumps(asdict(alarm)) + "\n" for alarm in kept))
     return AlarmWatch(config, rows, [alarm.name for alarm in kept])
 

@@ -41,10 +41,21 @@ class Lock:
 
     def keep(self) -> None:
         """Takes the lock again where something else removed or replaced its file. InUse when another process was
-        faster: two writers would mix their rows."""
+        faster, also one that has ended since: two writers would mix their rows."""
         if not _is_same(self.handle, self.directory / LOCK):
-            before, self.handle = self.handle, _acquire(self.directory)
+            before, self.handle = self.handle, _acquire(self.directory, again=True)
             os.close(before)
+
+
+_HELD: list[Lock] = []
+"""The locks of this process."""
+
+
+def keep_lock(path: Path) -> None:
+    """Right before each group of writes: `Lock.keep` of the directories of `path` that this process holds, if any."""
+    for lock in tuple(_HELD):
+        if path.absolute().is_relative_to(lock.directory.absolute()):
+            lock.keep()
 
 
 @contextlib.contextmanager
@@ -53,10 +64,12 @@ def locked(directory: Path) -> Iterator[Lock]:
     half-written. InUse, with process and host, while another process holds it."""
     directory.mkdir(parents=True, exist_ok=True)
     lock = Lock(directory, _acquire(directory))
+    _HELD.append(lock)
     try:
         sweep(directory)
         yield lock
     finally:
+        _HELD.remove(lock)
         os.close(lock.handle)
 
 
@@ -100,7 +113,8 @@ def shown_process(words: str | bytes) -> str:
     return _words(_parsed(words))
 
 
-def _acquire(directory: Path) -> int:
+def _acquire(directory: Path, again: bool = False) -> int:
+    """The handle of the lock. `again`: InUse also when another process had it meanwhile."""
     path = directory / LOCK
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, 0o666)
@@ -111,14 +125,34 @@ def _acquire(directory: Path) -> int:
                     raise InUse(
                         f"{directory} is in use by {_words(holder)}; stop it first, or choose another directory"
                     )
-                path.unlink(missing_ok=True)  # held by a child that outlived its parent: a new file has a new lock
+                _remove(handle, path)  # held by a child that outlived its parent: a new file has a new lock
             elif _is_same(handle, path):
+                holder, me = _parsed(_read(handle)) if again else {}, {"pid": os.getpid(), **_machine()}
+                if holder and any(holder[key] != value for key, value in me.items()):
+                    raise InUse(
+                        f"{directory}: something removed its {LOCK}, and {_words(holder)} wrote there meanwhile; this "
+                        "process stops and leaves everything as it is there"
+                    )
                 _sign(handle)
                 return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)  # the file was replaced meanwhile
+
+
+def _remove(handle: int, path: Path) -> None:
+    """Removes the file of a lock, unless another starter replaced it meanwhile: starters do this one by one."""
+    import fcntl  # not on Windows, where no lock is ever held
+
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # NFS locks no folders
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        if _is_same(handle, path):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(folder)
 
 
 def _flock(handle: int) -> bool:

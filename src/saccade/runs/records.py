@@ -27,6 +27,7 @@ from saccade.disk import PARTIAL, flush, write_text
 from saccade.rollout.groups import Group, Rollout
 from saccade.runs.alarms import ALARMS, Alarm
 from saccade.runs.drawing import drawn_replies
+from saccade.runs.lock import keep_lock
 from saccade.runs.sinks import Sinks
 from saccade.runs.streams import GROUPS, METRICS, ROLLOUTS, STREAMS, Stream, end_of_step, lost_of, missing_steps, tail
 from saccade.runs.token_ends import Decode, token_ends
@@ -78,6 +79,7 @@ class Run:
     def keep_config(self, config: Config) -> None:
         """Writes the recipe again where something else removed it: without it nobody could resume the run."""
         if self.writes and not (self.directory / CONFIG).exists():
+            keep_lock(self.directory)
             write_text(self.directory / CONFIG, dump(config))
             log.warning("%s was removed by something else; it is written again", self.directory / CONFIG)
 
@@ -99,6 +101,7 @@ class Run:
 
     def environment(self, facts: Mapping[str, Any]) -> None:
         if self.writes:
+            keep_lock(self.directory)
             write_text(self.directory / ENVIRONMENT, json.dumps(facts, indent=1, default=str) + "\n")
 
     def metrics(self, step: int, row: Mapping[str, float | str | None]) -> None:
@@ -167,6 +170,7 @@ class Run:
     def sizes(self) -> dict[str, int]:
         """Size of each stream in bytes, for the checkpoint. First says which of them something else has changed."""
         for name in tuple(self.streams):
+            keep_lock(self.directory)
             self._look(name)
         paths = {name: self.directory / name for name in STREAMS}
         return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
@@ -192,6 +196,7 @@ class Run:
     def cut_back(self, sizes: Mapping[str, int], step: int | None) -> dict[str, int]:
         """Drops the rows written after `sizes` were recorded, at `step`; returns how many, by stream. Where earlier
         rows are missing, see `standing`."""
+        keep_lock(self.directory)
         dropped = {}
         for name, kept in self.standing(sizes, step).items():
             path = self.directory / name
@@ -205,6 +210,7 @@ class Run:
         """Appends rows of a step to a file of the directory; first says what something else has done to it."""
         if not self.writes:
             return
+        keep_lock(self.directory)
         self._look(name)
         lines = [json.dumps(_finite(row), ensure_ascii=False, default=str) for row in rows]
         self.streams.setdefault(name, Stream(self.directory / name)).append(lines, step)

@@ -27,6 +27,10 @@ raises."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
+_PUT_OFF: list[RunStopped] = []
+"""A stop that was asked for while a module was loaded; raised by the timer, or before other handlers take its place."""
+
+
 class StepAbandoned(BaseException):
     """Raised in the main thread where a step is abandoned. No handler of ordinary errors catches it."""
 
@@ -54,12 +58,16 @@ def interruptible(message: str) -> Iterator[None]:
             return
         asked.append(number)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
-        raise RunStopped(number, message)
+        again(number, frame)
 
     def again(number: int, frame: FrameType | None) -> None:
         """Unless the stop is on its way already: closing things must not be disturbed."""
-        if not isinstance(sys.exc_info()[1], RunStopped):
-            raise RunStopped(asked[0], message)
+        if isinstance(sys.exc_info()[1], RunStopped):
+            return
+        stopped = RunStopped(asked[0], message)
+        if not _is_importing(frame):
+            raise stopped
+        _PUT_OFF[:] = [stopped]
 
     with handling({**dict.fromkeys(ASKING, handler), signal.SIGALRM: again}):
         try:
@@ -67,6 +75,7 @@ def interruptible(message: str) -> Iterator[None]:
         finally:
             if asked:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+                _PUT_OFF.clear()
 
 
 class Stop:
@@ -119,7 +128,7 @@ class Stop:
         signal.setitimer(signal.ITIMER_REAL, self.grace_s, AGAIN_S)
 
     def _late(self, number: int, frame: FrameType | None) -> None:
-        if not self._held:
+        if not self._held and not _is_importing(frame):
             raise StepAbandoned
 
 
@@ -132,6 +141,8 @@ def handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if _PUT_OFF:
+        raise _PUT_OFF.pop()
     hangup = getattr(signal, "SIGHUP", None)
     kept = [n for n in handlers if n != hangup or signal.getsignal(n) != signal.SIG_IGN]  # nohup has it ignored
     before: dict[signal.Signals, Any] = {number: signal.signal(number, handlers[number]) for number in kept}
@@ -145,6 +156,14 @@ def handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
 def until_interrupted() -> AbstractContextManager[None]:
     """For programs that Ctrl-C ends in the ordinary way: it raises KeyboardInterrupt in the block."""
     return handling({signal.SIGINT: signal.default_int_handler})
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded there. Nothing is raised in one: a library of C swallows it or is left half
+    loaded, and what needs it fails with a reason of its own. The request comes again after AGAIN_S."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib."):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _again(number: int) -> None:

@@ -26,6 +26,7 @@ import torch
 
 from saccade.disk import PARTIAL, flush, require_space
 from saccade.models.policy import Policy
+from saccade.runs.lock import keep_lock
 from saccade.training.config import OptimKind
 from saccade.training.master_weights import needs_master
 from saccade.training.optim import GuardedOptimizer
@@ -38,7 +39,7 @@ LARGEST_STATE = 256 << 20
 EXTRAS_FILE = "extras.pt"
 REFERENCE = "reference"
 """Folder of the reference model, once it was refreshed."""
-ASIDE = ("damaged-", "diverged-", "copied-")
+ASIDE = ("damaged-", "diverged-", "copied-", "before-resume-")
 """How names of what was set aside begin."""
 _NAME = re.compile(r"step-[0-9]{6,}")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -100,6 +101,7 @@ def extras(found: Checkpoint) -> dict[str, Any]:
 def begin(run_dir: Path, step: int) -> Path:
     """The path of an unfinished checkpoint; what a killed run left there is removed."""
     root = folder(run_dir)
+    keep_lock(root)
     root.mkdir(parents=True, exist_ok=True)
     fresh = root / f".step-{step:06d}{PARTIAL}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -120,10 +122,15 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
     (fresh / STATE_FILE).write_text(json.dumps(whole | {"hash": _hash_of(whole)}, indent=1), encoding="utf-8")
     for path in (*_files(fresh), *(path for path in fresh.rglob("*") if path.is_dir()), fresh):
         flush(path)
+    keep_lock(root)
     if final.is_symlink() or final.is_file():
         final.rename(free_name(root, f"copied-{final.name}"))  # something else took the name
-    shutil.rmtree(final, ignore_errors=True)
+    before = root / f".{final.name}.before{PARTIAL}"  # an evaluation was made up for, and the step is saved again
+    shutil.rmtree(before, ignore_errors=True)
+    if final.is_dir():
+        final.rename(before)
     fresh.rename(final)
+    shutil.rmtree(before, ignore_errors=True)
     flush(root)
     link(root, "last", final.name)
     return final
@@ -253,6 +260,7 @@ def prune(run_dir: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints and the one that `best` points at."""
     root = folder(run_dir)
     best = (root / "best").resolve().name if (root / "best").exists() else None
+    keep_lock(root)
     for path in steps(run_dir)[:-keep]:
         if path.name != best:
             shutil.rmtree(path.rename(root / f".{path.name}{PARTIAL}"))  # half removed, it is no checkpoint
@@ -261,6 +269,7 @@ def prune(run_dir: Path, keep: int) -> None:
 def relink(run_dir: Path, last: int | None, best: int | None) -> None:
     """Points the links at these steps; a link without a step, or to a checkpoint that is gone, is removed."""
     root = folder(run_dir)
+    keep_lock(root)
     for name, step in (("last", last), ("best", best)):
         if step is not None and (root / f"step-{step:06d}").is_dir():
             link(root, name, f"step-{step:06d}")
@@ -327,12 +336,16 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
-def check_disk_space(run_dir: Path, policy: Policy, keep: int, kind: OptimKind = "adamw") -> None:
-    """ValueError when the checkpoints that the run may hold at once (weights and optimizer state) do not fit."""
+def check_disk_space(
+    run_dir: Path, policy: Policy, keep: int, kind: OptimKind = "adamw", resumed: int | None = None
+) -> None:
+    """ValueError when the checkpoints that the run may hold at once (weights and optimizer state) do not fit. Those
+    that are there, up to the step that the run resumes after, are among them."""
     saved = policy.model.parameters() if policy.adapters is None else [p for _, p in policy.trainable()]
     weights = sum(p.numel() * p.element_size() for p in saved)
     # both Adam moments, of at least float32 or of a byte each; for weights of less than 32 bits float32 masters too
     wide = [(p.numel(), max(p.element_size(), 4), 4 * needs_master(p)) for _, p in policy.trainable()]
     state = sum(count * ((2 * size if kind == "adamw" else 2) + master) for count, size, master in wide)
-    needed = (weights + state) * (keep + 2)  # those kept, the best, and the one being written
-    require_space(run_dir, needed, f"{keep + 2} checkpoints", "lower checkpoint.keep, ")
+    there = 0 if resumed is None else sum(int(path.name[5:]) <= resumed for path in steps(run_dir))
+    more = max(keep + 2 - there, 1)  # those kept, the best, and the one being written
+    require_space(folder(run_dir), (weights + state) * more, f"{more} checkpoints", "lower checkpoint.keep, ")

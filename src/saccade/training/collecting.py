@@ -30,7 +30,7 @@ from saccade.training.group_shares import GroupShares
 from saccade.training.learner import Learner
 from saccade.training.loop import Session
 from saccade.training.prompt_feed import PromptFeed
-from saccade.training.stored_groups import group_from, plain_group
+from saccade.training.stored_groups import group_from, plain_group, same_samples
 from saccade.types import Sample
 
 log = logging.getLogger(__name__)
@@ -228,10 +228,15 @@ class Collector:
 
         return plain
 
-    def restore(self, data: Mapping[str, Any], stage: Stage) -> None:
-        """The round in flight of a checkpoint. Its prompts are prepared again."""
+    def restore(self, data: Mapping[str, Any], stage: Stage, accepted: bool) -> None:
+        """The round in flight of a checkpoint. Its prompts are prepared again; where the data has other samples now and
+        that was `accepted`, it is dropped aloud and drawn again."""
         groups = data["groups"]
         prompts = self.feed.again(range(data["first"], data["first"] + len(groups)))
+        if not all(same_samples(groups, prompts, accepted)):
+            log.warning("the replies that were sampled ahead are dropped: the data changed in their places")
+            self.feed.state = {**self.feed.state, "position": data["first"]}
+            return
         whole = [group_from(one, prompt) for one, prompt in zip(groups, prompts, strict=True)]
         future: Future[tuple[list[Group], float]] = Future()
         future.set_result((self.session.ranks.mine(whole), float(data["seconds"])))

@@ -18,6 +18,7 @@ from saccade.evaluation.local_model import LocalModel
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.runs.files import BLIND_ITEMS, ITEMS
+from saccade.runs.lock import keep_lock
 from saccade.tasks import TASKS
 from saccade.training.config import EvalConfig
 from saccade.training.group_metrics import mean
@@ -67,6 +68,7 @@ def build_heldout(
     def answered(plan: EvalPlan, run: EvalRun, out: Path) -> list[ItemResult]:
         """The items, in the order of the plan, from all processes."""
         if ranks.is_first:
+            keep_lock(out)
             out.unlink(missing_ok=True)  # of a run that was killed after this step and resumed before it
         share = plan if ranks.size == 1 else replace(plan, samples=ranks.mine(plan.samples))
         found = ranks.gather(answer_all(share, run, out if ranks.size == 1 else None))
@@ -81,6 +83,7 @@ def build_heldout(
         by_id = {item.sample_id: item for items, _ in found for item in items}
         items = [by_id[sample.id] for sample in plan.samples if sample.id in by_id]
         if ranks.size > 1 and ranks.is_first:
+            keep_lock(out)
             append_items(out, items)
         return items
 

@@ -23,7 +23,7 @@ from saccade.rollout.config import DEFAULT_ENGINE
 from saccade.rollout.engine import Engine, open_engine
 from saccade.runs.alarms import AlarmConfig, AlarmWatch, open_alarms
 from saccade.runs.environment import describe
-from saccade.runs.lock import Lock, locked, refuse_in_use
+from saccade.runs.lock import keep_lock, locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
@@ -72,10 +72,10 @@ class Mark:
     rng: dict[str, Any]
     sizes: dict[str, int]
     nonfinite_in_row: int
+    extras: Extras
+    """What the checkpoint keeps besides, as it was then."""
     pending: dict[str, Any] | None = None
     """The step's row, whose evaluation is still to come."""
-    extras: Extras = dict
-    """What the checkpoint keeps besides, as it was then."""
 
 
 @dataclass(eq=False)
@@ -92,7 +92,6 @@ class Session:
     facts: dict[str, Any]
     """What a later resume compares, see `changes`."""
     stop: Stop
-    lock: Lock
     best_score: float | None = None
     best_step: int | None = None
     ranks: Ranks = ONE
@@ -120,11 +119,12 @@ class Session:
         """What the loop saved in its last checkpoint; None on a fresh start."""
         return self.resumed.state["loop"] if self.resumed else None
 
-    def baseline(self) -> None:
+    def baseline(self, state: dict[str, Any], extras: Extras) -> None:
         """Evaluates the model as it starts, in a row of step 0, and as the first candidate for the best. A resumed run
-        has that row already; it makes up for an evaluation that was stopped."""
+        has that row already; it makes up for an evaluation that was stopped, and may save its checkpoint again. So
+        `state`, `extras` and everything else that a checkpoint holds must have been restored."""
         if self.resumed is not None and (pending := self.resumed.state["pending"]):
-            self.end_step(self.resumed.step, pending["row"], self.resumed.state["loop"], pending["last"])
+            self.end_step(self.resumed.step, pending["row"], state, pending["last"], extras)
         elif self.evaluate is not None and self.resumed is None:
             evaluation = self._evaluation(self.evaluate, 0)
             self.run.metrics(0, evaluation)
@@ -136,11 +136,11 @@ class Session:
         row: Mapping[str, float | str | None],
         state: dict[str, Any],
         last: bool,
-        extras: Extras = dict,
+        extras: Extras,
     ) -> bool:
         """Evaluates if due, writes the row, saves if due (or the best so far, or stopping). True when the step was
         evaluated. RunStopped after a signal."""
-        self.ranks.on_first(self.lock.keep)
+        self.ranks.on_first(lambda: keep_lock(self.run.directory))
         due = self.evaluate is not None and (last or step % self.recipe.eval.every == 0)
         better = False
         if due and self.evaluate is not None:
@@ -199,7 +199,7 @@ class Session:
 
     def _mark(self, step: int, state: dict[str, Any], extras: Extras, pending: dict[str, Any] | None = None) -> Mark:
         rng, sizes = checkpoint.rng_state(), self.run.sizes()
-        return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, pending, extras)
+        return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, extras, pending)
 
     def keep_last_step(self) -> None:
         """Saves the last whole step, without what the step in progress has written."""
@@ -299,10 +299,10 @@ def open_session(
     run, found, config = Run(run_dir), None, recipe.rollout.engine if isinstance(recipe, RLRecipe) else DEFAULT_ENGINE
     with ExitStack() as stack:
         stack.enter_context(writing(run_dir, lambda: whole(run_dir)))
-        take, lock = partial(ranks.on_first, lambda: stack.enter_context(locked(run_dir))), None
+        take = partial(ranks.on_first, lambda: stack.enter_context(locked(run_dir)))
         if how is not None:
             Run.reopen(run_dir, recipe)
-            lock = take()
+            take()
             found = ranks.on_first(lambda: find(run, how))
         else:
             ranks.on_first(lambda: (refuse_in_use(run_dir), Run.refuse_existing(run_dir)))
@@ -317,19 +317,20 @@ def open_session(
             refuse_changed(run_dir, found, changes.compare(before, facts), how.accept_changes)
         part_of = {name: part for part, named in policy.parameters_by_part().items() for name, _ in named}
         optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), recipe.optim, part_of), recipe.optim)
-        ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, recipe.checkpoint.keep, recipe.optim.kind))
+        keep, kind, step = recipe.checkpoint.keep, recipe.optim.kind, found.step if found else None
+        ranks.on_first(lambda: checkpoint.check_disk_space(run_dir, policy, keep, kind, step))
         log.info("%s", trained_table(policy, recipe.optim))
         if engine is None:
             engine = open_engine(policy, config)
             stack.callback(engine.close)
-        if lock is None:
-            lock = take()
+        if how is None:
+            take()
             ranks.on_first(lambda: Run.create(run_dir, recipe))
         stack.enter_context(log_file(run_dir, ranks))
         sinks = open_sinks(recipe.sinks if ranks.is_first else (), run_dir, found.step if found else 0)
         run = replace(run, writes=ranks.is_first, sinks=stack.enter_context(sinks))
         stop = stop or Stop()
-        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, lock, ranks=ranks)
+        session = Session(run, policy, optimizer, engine, recipe, evaluate, found, facts, stop, ranks=ranks)
         if ranks.size > 1:
             session.writer = ShardWriter(ranks)
             stop.hold()  # a step is finished: the other processes would wait for this one

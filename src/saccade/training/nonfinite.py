@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from saccade.disk import partial_of
+from saccade.runs.lock import keep_lock
 from saccade.training.policy_batch import PolicyBatch
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def dump_batches(directory: Path, version: int, batches: Sequence[PolicyBatch]) 
     number = len(list(directory.glob("version-*.pt"))) + 1
     if number > KEEP:
         return
+    keep_lock(directory)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"version-{version:06d}-{number}.pt"
     torch.save([_plain(batch) for batch in batches], partial := partial_of(path))

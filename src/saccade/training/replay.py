@@ -3,6 +3,7 @@ places of replies without one."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import Prompt
 from saccade.training.policy_batch import has_gradient
-from saccade.training.stored_groups import group_from, plain_rollout
+from saccade.training.stored_groups import group_from, plain_rollout, same_samples
 from saccade.training.update_config import ReplayConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,12 +75,14 @@ class Replay:
             for one in self.entries
         ]
 
-    def restore(self, data: Sequence[Mapping[str, Any]], prompts: Sequence[Prompt]) -> None:
-        """The entries of a checkpoint, with the prompts at their positions."""
-        found = [
-            (one, group_from({k: one[k] for k in ("id", "sample", "rollouts")}, prompt))
-            for one, prompt in zip(data, prompts, strict=True)
-        ]
+    def restore(self, data: Sequence[Mapping[str, Any]], prompts: Sequence[Prompt], accepted: bool) -> None:
+        """The entries of a checkpoint, with the prompts at their positions; those of other samples, where that was
+        `accepted`, are dropped aloud."""
+        same = same_samples(data, prompts, accepted)
+        found = [(one, group_from(one, prompt)) for one, prompt, kept in zip(data, prompts, same, strict=True) if kept]
+        if not all(same):
+            dropped = len(data) - len(found)
+            log.warning("%d of %d replies to replay are dropped: the data changed in their places", dropped, len(data))
         self.entries = tuple(Entry(g.id, one["position"], g.prompt, g.rollouts[0]) for one, g in found)
 
 

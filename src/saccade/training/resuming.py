@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
+from saccade.runs.lock import keep_lock
 from saccade.runs.records import Run
 from saccade.runs.streams import STREAMS, lost_rows, tail
 from saccade.training import checkpoint
@@ -17,6 +19,8 @@ from saccade.training.saved_state import fault_of
 
 log = logging.getLogger(__name__)
 
+ASIDE = "before-resume"
+"""How the name begins of what came after the checkpoint of an earlier step that the run resumed from."""
 START = "start"
 """In place of a checkpoint's name: before the first step."""
 
@@ -109,6 +113,7 @@ def prepare(run: Run, found: Checkpoint | None, how: Resume) -> None:
     """Makes the directory what it was at the checkpoint. Rows and checkpoints after one that was asked for are moved to
     `before-resume-<n>/`; rows of steps that are repeated anyway are dropped. Both are logged."""
     directory, step = run.directory, 0 if found is None else found.step
+    keep_lock(directory)
     sizes: dict[str, int] = dict.fromkeys(STREAMS, 0) if found is None else found.state["sizes"]
     sizes = run.standing(sizes, step)
     if how.where is not None:
@@ -129,7 +134,7 @@ def prepare(run: Run, found: Checkpoint | None, how: Resume) -> None:
 
 def _set_aside(directory: Path, step: int, sizes: dict[str, int]) -> Path | None:
     """Moves what was written after `step` into a new folder; None when there is nothing."""
-    aside = checkpoint.free_name(directory, "before-resume")
+    aside = checkpoint.free_name(directory, ASIDE)
     moved = [path for path in checkpoint.steps(directory) if int(path.name[5:]) > step]
     moved += [path for path in directory.glob("eval/step-*") if _number(path.name) > step]
     streams = [name for name in STREAMS if (path := directory / name).exists() and path.stat().st_size > sizes[name]]
@@ -142,7 +147,14 @@ def _set_aside(directory: Path, step: int, sizes: dict[str, int]) -> Path | None
     for path in moved:
         target = aside / path.relative_to(directory)
         target.parent.mkdir(exist_ok=True)
-        path.rename(target)
+        try:
+            path.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            beside = checkpoint.free_name(path.parent, f"{ASIDE}-{path.name}")
+            path.rename(beside)
+            log.info("%s is kept as %s: its folder is a link to another disk", path.name, path.parent / beside.name)
     return aside
 
 
@@ -152,5 +164,6 @@ def _number(name: str) -> int:
 
 def set_aside_diverged(run_dir: Path, paths: Sequence[Path]) -> None:
     """Renames checkpoints whose log-probs are not finite, so that `last` and the next resume pass them over."""
+    keep_lock(run_dir)
     for path in paths:
         path.rename(checkpoint.free_name(path.parent, f"diverged-{path.name}"))

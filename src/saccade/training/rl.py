@@ -30,6 +30,7 @@ from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
 from saccade.runs.environment import hash_images, hash_source
+from saccade.runs.lock import keep_lock
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
 from saccade.tasks import TASKS
@@ -79,7 +80,7 @@ def train(
     """
     with open_trainer(recipe, run_dir, evaluate, resume, engine, stop) as trainer:
         state, schedule = trainer.start, recipe.schedule
-        while not state.finished:
+        while not (state.finished or trainer.session.ended):
             stage = schedule.stage(state)
             groups = trainer.collect(state, stage)  # generate, score, advantages
             after = schedule.advance(state, truncated_share(groups.collected.generated))
@@ -88,8 +89,6 @@ def train(
             state = after
             trainer.record(state, stage, groups, metrics)  # files, evaluation and checkpoint when due
             del groups  # their vision features are not kept beside those of the next step
-            if trainer.session.ended:
-                break
         return trainer.session.result(state.step)
 
 
@@ -188,6 +187,7 @@ class Trainer:
         """Files and the live line; `state` is the one after the step, whose number it names."""
         collected = made.collected
         run, groups, watch = self.session.run, list(collected.generated), self.watch
+        self.session.ranks.on_first(lambda: keep_lock(run.directory))
         with watch.phase("grade"):
             seen = group_metrics(groups, right) if run.writes else {}
         with watch.phase("records"):
@@ -211,14 +211,17 @@ class Trainer:
             "tokens/per_s": tokens / times["time/step_s"],
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
-        saved = {"schedule": state.to_dict(), "feed": dict(self.feed.state)}
-        self.session.end_step(state.step, row, saved, last=state.finished, extras=self._extras())
+        self.session.end_step(state.step, row, self.loop_state(state), state.finished, self.extras())
         shown = glance(seen)
         if self.session.best_score is not None:
             shown["best"] = self.session.best_score
         self.report(state.step, shown)
 
-    def _extras(self) -> Callable[[], dict[str, Any]]:
+    def loop_state(self, state: ScheduleState) -> dict[str, Any]:
+        """Where the loop is after a step, as a checkpoint's `state.json` has it."""
+        return {"schedule": state.to_dict(), "feed": dict(self.feed.state)}
+
+    def extras(self) -> Callable[[], dict[str, Any]]:
         """What a checkpoint keeps beside weights and counters, as it is now."""
         ahead = self.collector.stored()
         kept = None if self.replay is None else Replay(self.replay.config, self.replay.entries)
@@ -229,13 +232,13 @@ class Trainer:
 
         return plain
 
-    def restore(self, extras: Mapping[str, Any]) -> None:
-        """The extras of the checkpoint that the run resumes from."""
+    def restore(self, extras: Mapping[str, Any], accepted: bool) -> None:
+        """The extras of the checkpoint that the run resumes from; `accepted`: although the data changed."""
         if "ahead" in extras and self.recipe.rollout.staleness and not self.start.finished:
-            self.collector.restore(extras["ahead"], self.recipe.schedule.stage(self.start))
+            self.collector.restore(extras["ahead"], self.recipe.schedule.stage(self.start), accepted)
         if self.replay is not None and "replay" in extras:
             prompts = self.feed.again([one["position"] for one in extras["replay"]])
-            self.replay.restore(extras["replay"], prompts)
+            self.replay.restore(extras["replay"], prompts, accepted)
 
 
 def why_no_update(groups: Sequence[Group], metrics: Mapping[str, float]) -> str:
@@ -281,7 +284,6 @@ def open_trainer(
         session = stack.enter_context(open_session(recipe, run_dir, data, evaluate, resume, engine, stop))
         if resume:  # the model of the recipe may be gone
             sources = screen(recipe, sources, session.policy.adapter)
-        session.baseline()
         policy, schedule, state = session.policy, recipe.schedule, session.state
         mixture = Mixture(sources, [one.weight for one in recipe.data], recipe.seed)
         rows = [(s.name, s.size, len(s.unusable)) for s in sources if s.size is not None]
@@ -310,7 +312,9 @@ def open_trainer(
             replay=None if recipe.update.replay is None else Replay(recipe.update.replay),
         )
         if session.resumed is not None:
-            trainer.restore(checkpoint.extras(session.resumed))
+            accepted = isinstance(resume, Resume) and resume.accept_changes
+            trainer.restore(checkpoint.extras(session.resumed), accepted)
+        session.baseline(trainer.loop_state(trainer.start), trainer.extras())
         yield trainer
 
 

@@ -110,7 +110,7 @@ class SFTTrainer:
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
         state = {"step": step, "skipped": [list(one) for one in skipped]}
-        self.session.end_step(step, row, state, last=step == self.num_steps)
+        self.session.end_step(step, row, state, step == self.num_steps, dict)
         glance = {"loss": metrics["loss/train"]} if "loss/train" in metrics else {}
         if self.session.best_score is not None:
             glance["best"] = self.session.best_score
@@ -153,10 +153,12 @@ def open_trainer(
         )
 
         workers = stack.enter_context(ThreadPoolExecutor(recipe.image_workers, thread_name_prefix="encode"))
+        state = session.state or {"step": 0}
         if draw is None:
-            skipped = session.state.get("skipped", ()) if session.state else ()
+            skipped = state.get("skipped", ())
             feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, skipped, workers)
             if not same_rows(session, [("data", len(examples), feed.screened)], resume):
+                state = {**state, "skipped": []}  # they are other rows now
                 feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, (), workers)
             num_steps = num_steps or math.ceil((recipe.epochs or 0) * feed.prompts / n)
             log.info(
@@ -172,17 +174,15 @@ def open_trainer(
 
         if heldout:
             session.evaluate = with_heldout_loss(heldout, scored, runner, recipe)
-            if not resume:
-                runner.choose(
-                    units_of(encode(0).units)
-                )  # by training data: held-out prompts may have fewer replies to share
-        session.baseline()
+            # by training data: held-out prompts may have fewer replies to share
+            runner.choose(units_of(encode(int(state["step"])).units))
+        session.baseline(state, dict)
         yield SFTTrainer(
             session=session,
             runner=runner,
             encoded=stack.enter_context(Prefetch(encode, stop=num_steps)),
             report=stack.enter_context(progress(f"sft {session.run.name}", num_steps, shown=ranks.is_first)),
-            start=int(session.state["step"]) if session.state else 0,
+            start=int(state["step"]),
             num_steps=num_steps,
             skipped=feed.screened if isinstance(feed, ExampleFeed) else 0,
         )

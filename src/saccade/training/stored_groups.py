@@ -3,7 +3,7 @@ samples, whose ids are compared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -25,13 +25,22 @@ def plain_rollout(rollout: Rollout) -> dict[str, Any]:
     return {"completion": completion, "score": score, **{name: getattr(rollout, name) for name in own}}
 
 
-def group_from(data: Mapping[str, Any], prompt: Prompt) -> Group:
-    """The inverse of `plain_group`. ValueError when the prompt is of another sample."""
-    if prompt.name != data["sample"]:
+def same_samples(stored: Sequence[Mapping[str, Any]], prompts: Sequence[Prompt], accepted: bool) -> list[bool]:
+    """Which of the stored groups the data has the same sample for. ValueError for any other, unless changes of the data
+    were `accepted`."""
+    same = [prompt.name == one["sample"] for one, prompt in zip(stored, prompts, strict=True)]
+    if not accepted and not all(same):
+        place = same.index(False)
         raise ValueError(
-            f"the checkpoint holds replies to sample {data['sample']!r}, but the data gives {prompt.name!r} in its "
-            "place; resume with the data of the run, or from a checkpoint before the change"
+            f"the checkpoint holds replies to sample {stored[place]['sample']!r}, but the data gives "
+            f"{prompts[place].name!r} in its place; resume with the data of the run, or drop these replies with "
+            "--accept-changes"
         )
+    return same
+
+
+def group_from(data: Mapping[str, Any], prompt: Prompt) -> Group:
+    """The inverse of `plain_group`, with the prompt of the same sample."""
     return Group(data["id"], prompt, tuple(rollout_from(one, prompt) for one in data["rollouts"]))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from saccade.disk import size_words
 from saccade.models.adapter import EncodedPrompt
 from saccade.models.forward import SharingMode
 from saccade.models.packing import Packed, pack
@@ -79,8 +80,8 @@ def check_memory(policy: Policy) -> None:
     free = free_memory(policy.device)
     if needed > free:
         raise ValueError(
-            f"comparing two gradients of this model needs {needed / 1e9:.1f} GB on {policy.device}, "
-            f"{free / 1e9:.1f} GB are free; --dtype bfloat16 runs only the checks that fit"
+            f"comparing two gradients of this model needs {size_words(needed)} on {policy.device}, "
+            f"{size_words(free)} are free; --dtype bfloat16 runs only the checks that fit"
         )
 
 
