@@ -104,7 +104,8 @@ def test_what_a_set_names_outside_itself_is_refused_in_one_line(
     for given in ({"data_files": place}, {"data_files": train}, {"data_dir": folder, "data_files": name}):
         found = hub_set(tmp_path, monkeypatch, card(given) | FILES, None)
         with pytest.raises(
-            ValueError, match=r"^hub 'own/set': README.md names '.*, expected files of the data set"
+            ValueError,
+            match=r"^hub 'own/set': README.md(: 'data_dir' is| names) '.*, expected (a folder|files of the data)",
         ) as error:
             asked(found)
         assert "\n" not in str(error.value)
@@ -113,11 +114,23 @@ def test_what_a_set_names_outside_itself_is_refused_in_one_line(
         asked(found)
 
 
+ALIASES = "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}' if i else 'x'] * 10)}]" for i in range(12))
+"""Written out, the last of them has 10^12 items."""
+
+
 @pytest.mark.parametrize(
     ("front", "words"),
     [
-        ("a: [", r"README.md begins with no YAML \(.*\); download the files"),
-        ("configs: 5", r"'configs' is '5', expected a list with a config_name in each; download"),
+        ("a: [", r"README.md: not YAML \(while parsing"),
+        ("configs: 5", r"'configs' has '5', expected a list with a config_name in each; download"),
+        (f"{ALIASES}\nconfigs: [{{config_name: *a11}}]", r"'configs' has \{'config_name': \[\[\["),
+        (f"{ALIASES}\nconfigs: [{{config_name: a, data_dir: *a11}}]", r"'data_dir' is \[\[\[.*expected a folder"),
+        (f"{ALIASES}\nconfigs: [{{config_name: a, data_files: [{{split: *a11, path: x}}]}}]", r"'data_files' has"),
+        ("configs: [{config_name: a, data_dir: 'd*'}]", r"'data_dir' is 'd\*', expected a folder"),
+        ('configs: [{config_name: a, data_dir: "d\\0"}]', r"README.md names 'd\\x00.*, expected files of the data set"),
+        (f"configs: [{{config_name: a, data_files: '{'**/*/' * 20}x'}}]", r"expected 3 '\*\*' at most in a pattern"),
+        (f"configs: [{','.join('a' * 600_000)}]", r"README.md: not YAML \(1,2\d\d,\d+ characters, expected"),
+        (f"configs: [{','.join(f'{{config_name: c{i}}}' for i in range(900))}]", r"\(900 in all\); download"),
         ("configs: [{config_name: a, data_files: {train: x}}]", r"'data_files' has \{'train': 'x'\}, expected names"),
         ("configs: [{config_name: a}, {config_name: b}]", "there is no default configuration; it has a, b; download"),
         ("configs: [{config_name: a, data_files: [{split: test, path: b.jsonl}]}]", "it has the splits test; use one"),

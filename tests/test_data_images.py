@@ -39,11 +39,12 @@ def test_a_path_its_bytes_and_the_decoded_image_are_the_same_image(tmp_path: Pat
     assert image_sha(corners()) != image_sha(corners().rotate(180))
 
 
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_rotated_upright_and_its_size_read_from_the_header(orientation: int) -> None:
+def test_an_image_is_rotated_upright_and_its_size_read_from_the_header(orientation: int, fmt: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = saved(corners(), exif=exif)
+    data = saved(corners(), fmt, exif=exif)
     upright = load_image(data)
     assert upright.size == image_size(data) == ((3, 2) if orientation < 5 else (2, 3))
     places = {1: (0, 0), 2: (2, 0), 3: (2, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 2), 8: (0, 2)}
@@ -194,7 +195,26 @@ def strips(count: int) -> bytes:
     return (struct.pack("<2sHLH", b"II", 42, 8, 8) + table).ljust(200, b"\0") + struct.pack("<L", 10) * 2 * count
 
 
-JPEG, PNG, GIF = (saved(Image.new("L", (8, 8)), fmt) for fmt in ("JPEG", "PNG", "GIF"))
+def tags_of(*more: tuple[int, int, int, int]) -> bytes:
+    """A TIFF of 8 x 8 pixels, with other tags."""
+    tags = [
+        (256, 4, 1, 8),
+        (257, 4, 1, 8),
+        (258, 4, 1, 8),
+        (259, 4, 1, 1),
+        (262, 4, 1, 1),
+        (273, 4, 1, 8),
+        (279, 4, 1, 64),
+    ]
+    table = b"".join(struct.pack("<HHLL", *tag) for tag in [*tags, *more])
+    return struct.pack("<2sHLH", b"II", 42, 8, len(tags) + len(more)) + table
+
+
+def riff(kind: bytes, size: int) -> bytes:
+    return kind + struct.pack("<L", size) + bytes(size)
+
+
+JPEG, PNG, GIF, WEBP, BMP = (saved(Image.new("L", (8, 8)), fmt) for fmt in ("JPEG", "PNG", "GIF", "WEBP", "BMP"))
 SLOW = saved(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
 SCAN = SLOW[SLOW.rindex(b"\xff\xda") : -2]
 BEHIND = 13 + 3 * 2 ** ((GIF[10] & 7) + 1) * (GIF[10] >> 7)
@@ -209,7 +229,18 @@ HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "scans of a JPEG": (lambda: SLOW[:-2] + SCAN * 100 + SLOW[-2:], "100 scans"),
     "chunks of a PNG": (lambda: PNG[:33] + chunk(b"prVt") * 260_000 + PNG[33:], "500,000 pieces"),
     "chunks behind the pixels": (lambda: PNG[:-12] + chunk(b"prVt") * 260_000 + PNG[-12:], "500,000 pieces"),
-    "EXIF of a PNG": (lambda: PNG[:33] + chunk(b"eXIf", TURNS.ljust(18 << 20, b"\1")) + PNG[33:], "EXIF has more than"),
+    "EXIF of a PNG": (lambda: PNG[:33] + chunk(b"eXIf", TURNS.ljust(18 << 20, b"\1")) + PNG[33:], "16 MB beside"),
+    "a text behind its pixels": (lambda: PNG[:-12] + chunk(b"zTXt", bytes(18 << 20)) + PNG[-12:], "16 MB beside"),
+    "a profile of a WebP": (lambda: WEBP[:12] + riff(b"ICCP", 18 << 20) + WEBP[12:], "16 MB beside"),
+    "a header of a BMP": (lambda: BMP[:14] + struct.pack("<L", 1 << 24) + BMP[18:] + bytes(1 << 24), "its header has"),
+    "raw data of a TIFF": (
+        lambda: tags_of((0x9999, 7, 65 << 20, 200)) + bytes(65 << 20),
+        "68,157,440 bytes in its tags",
+    ),
+    "the same numbers": (
+        lambda: tags_of(*[(300 + i, 4, 190_000, 200) for i in range(9)]) + bytes(760_000),
+        "1,710,007",
+    ),
     "comments of a GIF": (lambda: GIF[:BEHIND] + b"!\xfe" + b"\2ab" * 260_000 + b"\0" + GIF[BEHIND:], "500,000 pieces"),
     "strips of a TIFF": (lambda: strips(200_001), "200,001 numbers"),
     "comments of a PPM": (lambda: b"P2\n8 8\n255\n" + b"# c\n" * 10_001 + b"1 " * 64, "10,000 comments"),

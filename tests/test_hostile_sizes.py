@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from saccade.data import DataConfig, annotations
+from saccade.data import DataConfig, texts
 from saccade.data.files import count_rows
 from saccade.data.json_stream import elements
 from saccade.data.records import MOST_ANSWERS
@@ -153,7 +153,7 @@ def test_the_settings_of_a_data_set_are_as_large_as_settings_are(tmp_path: Path,
         (tmp_path / "data.yaml").write_text("\n".join([*levels, *lines]))
         with pytest.raises(ValueError, match=rf"data\.yaml: .*'{key}'.* is \[\[\[.*expected"):
             list(items(DataConfig(source="yolo", path=tmp_path)))
-    monkeypatch.setattr(annotations, "MOST_NODES", 1_000)
+    monkeypatch.setattr(texts, "MOST_NODES", 1_000)
     (tmp_path / "data.yaml").write_text(f"names: [{'a,' * 1_100}]\ntrain: images")
     with pytest.raises(ValueError, match=r"data\.yaml: not YAML \(got more than 1,000 keys and values"):
         list(items(DataConfig(source="yolo", path=tmp_path)))

@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import yaml
-
 from saccade.data import records
 from saccade.data.images import SUFFIXES, ImageError, image_size
 from saccade.data.instances import Instance, Instances, Picture, check_task, questions
 from saccade.data.records import BoxError, Item, Reading
 from saccade.data.roots import refuse_outside
-from saccade.data.texts import text_in
+from saccade.data.texts import LARGEST_SETTINGS, settings_of, text_in
 from saccade.faults import listed, shown
 from saccade.types import Box
 
-LARGEST_YAML, MOST_NODES = 1 << 20, 100_000
-"""Maximum bytes of a data.yaml, and its keys and values: these take 2 seconds and 80 MB."""
 _NUMBER = re.compile(r"\d{1,9}")
 
 
@@ -128,7 +124,7 @@ def yolo(reading: Reading) -> Iterator[Item]:
     """
     check_task(reading, "YOLO labels")
     file = _config(reading.path)
-    config = _load_yaml(file)
+    config = settings_of(text_in(file, LARGEST_SETTINGS), str(file))
     names, points = _class_names(config, file), _keypoints(config, file)
     found = Instances(labels=dict(enumerate(names)))
     images = _split_images(config, file, reading)
@@ -167,28 +163,6 @@ def _config(path: Path) -> Path:
             f"{path}: expected the data.yaml of a YOLO data set or its folder, found {len(files)} YAML files"
         )
     return files[0]
-
-
-class _Loader(yaml.BaseLoader):
-    """All scalars are texts: a class may be called no or 01."""
-
-    nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.nodes += 1
-        if self.nodes > MOST_NODES:
-            raise yaml.YAMLError(f"got more than {MOST_NODES:,} keys and values, expected the settings of a data set")
-        return super().compose_node(parent, index)
-
-
-def _load_yaml(file: Path) -> dict[str, Any]:
-    try:
-        value = yaml.load(text_in(file, LARGEST_YAML), _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: got {shown(value)}, expected keys such as 'names' and 'train'")
-    return value
 
 
 def _class_names(config: dict[str, Any], file: Path) -> list[str]:

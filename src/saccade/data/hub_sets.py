@@ -14,12 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx2
-import yaml
 
 from saccade.data.columns import first_line
 from saccade.data.hub import use_cache_without_network
-from saccade.data.records import shown
-from saccade.data.texts import text_in
+from saccade.data.texts import settings_of, text_in
+from saccade.faults import listed, shown
 
 CARD = "README.md"
 COPY = "refs/convert/parquet"
@@ -27,6 +26,7 @@ COPY = "refs/convert/parquet"
 SPLITS = {"train": "train|training", "validation": "validation|valid|dev|val", "test": "test|testing|eval|evaluation"}
 """Split -> words in the names of its folders or files, as `datasets` finds them."""
 WAY_OUT = "or download the files and set 'path'"
+MOST_STARS = 3
 _NO_ROWS = re.compile(r"(.*/)?(metadata\.\w+|(config|dataset_infos?|dataset_dict|state)\.json|__.*/.*)")
 """Files that describe a folder or its images, and folders such as `__pycache__`."""
 _SHARD = re.compile(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*")
@@ -56,7 +56,7 @@ def set_files(name: str, configuration: str | None, split: str, kinds: Collectio
         found = []
     if found:
         return found
-    others = f"it has the splits {', '.join(splits)}; use one of them, {WAY_OUT}" if splits else WAY_OUT[3:]
+    others = f"it has the splits {listed(splits)}; use one of them, {WAY_OUT}" if splits else WAY_OUT[3:]
     raise ValueError(
         f"hub {name!r}: there are no rows of split {split!r} in files {', '.join(kinds)} or in the hub's Parquet copy; "
         + others
@@ -70,24 +70,26 @@ def _kind(file: Path) -> str:
 def _configuration(name: str, configuration: str | None) -> dict[str, Any]:
     """The entry of a configuration in the set's README.md, the default one for None; empty where it lists none."""
     front = _FRONT.match(text_in(card)) if (card := _snapshot(name, [CARD]) / CARD).is_file() else None
-    try:
-        held = yaml.load(front[1], yaml.BaseLoader) if front else {}
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"hub {name!r}: {CARD} begins with no YAML ({first_line(error)}); {WAY_OUT[3:]}") from None
-    entries = (held.get("configs") if isinstance(held, dict) else None) or []
-    if not isinstance(entries, list) or not all(isinstance(one, dict) and "config_name" in one for one in entries):
-        raise ValueError(
-            f"hub {name!r}: {CARD}: 'configs' is {shown(entries)}, expected a list with a config_name in each; "
-            f"{WAY_OUT[3:]}"
-        )
-    by_name = {str(one["config_name"]): one for one in entries}
+    held = settings_of(front[1], f"hub {name!r}: {CARD}") if front and front[1].strip() else {}
+    entries = held.get("configs") or []
+    for one in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(one, dict) or not isinstance(one.get("config_name"), str):
+            raise ValueError(
+                f"hub {name!r}: {CARD}: 'configs' has {shown(one)}, expected a list with a config_name in each; "
+                f"{WAY_OUT[3:]}"
+            )
+        if not isinstance(one.get("data_dir", ""), str) or set(one.get("data_dir", "")) & set("*?["):
+            raise ValueError(
+                f"hub {name!r}: {CARD}: 'data_dir' is {shown(one['data_dir'])}, expected a folder; {WAY_OUT[3:]}"
+            )
+    by_name = {one["config_name"]: one for one in entries}
     defaults = [one for key, one in by_name.items() if key == "default" or one.get("default") == "true"]
     if configuration is None and (defaults or len(by_name) < 2):
         return (defaults or entries or [{}])[0]
     if configuration not in by_name and by_name:
         lacks = f"configuration {configuration!r}" if configuration else "default configuration"
         raise ValueError(
-            f"hub {name!r}: there is no {lacks}; it has {', '.join(by_name)}; download the files of one and set 'path'"
+            f"hub {name!r}: there is no {lacks}; it has {listed(by_name)}; download the files of one and set 'path'"
         )
     return by_name.get(configuration or "", {})
 
@@ -101,12 +103,13 @@ def _patterns(name: str, given: Any) -> dict[str, list[str]]:
     for one in entries:
         paths = one.get("path") if isinstance(one, dict) else None
         paths = [paths] if isinstance(paths, str) else paths
-        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths) or "split" not in one:
+        names = [one.get("split"), *paths] if isinstance(one, dict) and isinstance(paths, list) else [None]
+        if not isinstance(paths, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(
                 f"hub {name!r}: {CARD}: 'data_files' has {shown(one)}, expected names of files, or split and path; "
                 f"{WAY_OUT[3:]}"
             )
-        found.setdefault(str(one["split"]), []).extend(paths)
+        found.setdefault(one["split"], []).extend(paths)
     return found
 
 
@@ -130,14 +133,18 @@ def _by_name(files: dict[str, Path], within: str) -> dict[str, dict[str, Path]]:
 def _own_files(name: str, patterns: Sequence[str], revision: str | None = None) -> dict[str, Path]:
     """Name in the set -> file here, of those that match, downloaded. ValueError for a pattern that leads out of it."""
     for one in patterns:
-        if one.startswith("/") or "://" in one or "::" in one or ".." in PurePosixPath(one).parts:
+        if one.startswith("/") or "://" in one or "::" in one or "\0" in one or ".." in PurePosixPath(one).parts:
             raise ValueError(
                 f"hub {name!r}: {CARD} names {shown(one)}, expected files of the data set itself; if you trust it, "
                 "download that file and set 'path'"
             )
     if not patterns:
         return {}
-    plain = [str(PurePosixPath(one)) for one in patterns]
+    plain = [re.sub(r"(?:\*\*/)+", "**/", str(PurePosixPath(one))) for one in patterns]
+    if bad := next((one for one in plain if one.count("**") > MOST_STARS), None):  # each is tried at every depth
+        raise ValueError(
+            f"hub {name!r}: {CARD} names {shown(bad)}, expected {MOST_STARS} '**' at most in a pattern; {WAY_OUT[3:]}"
+        )
     # the hub's patterns are simpler: * matches / as well, so that they may match more
     folder = _snapshot(name, [one.replace("**/", "*") for one in plain], revision)
     found = (one for pattern in plain for one in sorted(glob.glob(pattern, root_dir=folder, recursive=True)))

@@ -16,16 +16,21 @@ MOST_READS = 500_000
 """Pieces in which a file is read: segments, chunks, blocks, single bytes of a header. A GIF of 32 million pixels of
 noise takes 320,000, a PNG of 512 MB in the usual chunks of 8 KB 260,000."""
 MOST_SEGMENTS, LARGEST_SEGMENTS = 1_000, 16 << 20
-"""Segments of a JPEG and their bytes, or those of EXIF in any file; a profile of colors, a preview and a map
-of depth take up to some megabytes."""
+"""Segments of a JPEG, and the bytes of what a JPEG, PNG or WebP holds besides its pixels, or of EXIF in any file; a
+profile of colors, a preview and a map of depth take up to some megabytes."""
 MOST_SCANS = 100
 """Scans of a JPEG, each of which goes over all pixels; as in libtiff. Files have 10 or so."""
-MOST_NUMBERS = 200_000
-"""Numbers of a tag of a TIFF: a palette of 16 bits has 196,608, an image with a strip for each row its height."""
-MOST_TAGS = 1 << 16
+MOST_NUMBERS, MOST_NUMBERS_IN_ALL = 200_000, 1_000_000
+"""Numbers of a tag of a TIFF, and of all: a palette of 16 bits has 196,608, an image with a strip for each row its
+height."""
+MOST_TAGS, LARGEST_TAGS = 1 << 16, 64 << 20
+"""Tags of a TIFF, and the bytes of those of texts and raw data, such as the layers of an editor."""
+LARGEST_BMP_HEADER = 1024
+"""Bytes; the longest kind has 124."""
 MOST_COMMENTS = 10_000
 """Comments among the numbers of a plain PPM."""
-_BYTES, _BLOCK = (1, 2, 7), 1 << 16
+_BYTES, _BLOCK = (1, 2, 6, 7), 1 << 16
+_PNG, _PIXELS = b"\x89PNG\r\n\x1a\n", (b"IDAT", b"fdAT", b"VP8 ", b"VP8L", b"ALPH", b"ANMF")
 _TIFF = (b"II\x2a\x00", b"MM\x00\x2a", b"MM\x2a\x00", b"II\x00\x2a", b"MM\x00\x2b", b"II\x2b\x00")
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 """Without those that have no length and do not end anything: padding, restarts, another beginning."""
@@ -56,6 +61,14 @@ def check_header(file: IO[bytes]) -> None:
             raise ValueError("it ends before its pixels")
     elif head.startswith(_TIFF):
         _check_tags(file, head)
+    elif head.startswith(_PNG):
+        _check_chunks(file, 8, struct.Struct(">L4s"), 4)
+    elif head.startswith(b"RIFF"):
+        _check_chunks(file, 12, struct.Struct("<4sL"), 0)
+    elif head.startswith(b"BM"):
+        file.seek(14)
+        if (size := int.from_bytes(file.read(4), "little")) > LARGEST_BMP_HEADER:
+            raise ValueError(f"its header has {size:,} bytes, expected {LARGEST_BMP_HEADER:,} at most")
     file.seek(0)
 
 
@@ -106,6 +119,18 @@ def _marker(file: IO[bytes]) -> int | None:
     return None
 
 
+def _check_chunks(file: IO[bytes], start: int, head: struct.Struct, more: int) -> None:
+    """Refuses chunks of a PNG or WebP that hold far more than pixels. `more`: bytes of a chunk behind its content."""
+    file.seek(start)
+    taken = 0
+    while len(found := file.read(head.size)) == head.size:
+        size, kind = sorted(head.unpack(found), key=lambda part: isinstance(part, bytes))
+        taken += 0 if kind in _PIXELS else size
+        if taken > LARGEST_SEGMENTS:
+            raise ValueError(f"it has more than {LARGEST_SEGMENTS >> 20} MB beside its pixels")
+        file.seek(size + (more or size % 2), os.SEEK_CUR)
+
+
 def _check_tags(file: IO[bytes], head: bytes) -> None:
     order, large = "<" if head.startswith(b"II") else ">", head[2] == 43
     (place,) = struct.unpack_from(order + ("Q" if large else "L"), head, 8 if large else 4)
@@ -114,8 +139,13 @@ def _check_tags(file: IO[bytes], head: bytes) -> None:
     (count,) = number.unpack(file.read(number.size))
     table = file.read(min(count, MOST_TAGS) * tag.size)
     whole = table[: len(table) // tag.size * tag.size]
-    most = max((size for _, kind, size in tag.iter_unpack(whole) if kind not in _BYTES), default=0)
-    if count > MOST_TAGS or most > MOST_NUMBERS:
-        got = f"{count:,} tags" if count > MOST_TAGS else f"{most:,} numbers in a tag, such as strips"
-        limit = MOST_TAGS if count > MOST_TAGS else MOST_NUMBERS
-        raise ValueError(f"it has {got}, expected {limit:,} at most")
+    sizes = [(kind in _BYTES, size) for _, kind, size in tag.iter_unpack(whole)]
+    numbers = [size for raw, size in sizes if not raw]
+    for got, what, limit in (
+        (count, "tags", MOST_TAGS),
+        (max(numbers, default=0), "numbers in a tag, such as strips", MOST_NUMBERS),
+        (sum(numbers), "numbers in its tags", MOST_NUMBERS_IN_ALL),
+        (sum(size for raw, size in sizes if raw), "bytes in its tags", LARGEST_TAGS),
+    ):
+        if got > limit:
+            raise ValueError(f"it has {got:,} {what}, expected {limit:,} at most")

@@ -136,10 +136,10 @@ def _read_size(source: str | bytes | Path, max_pixels: int) -> tuple[int, int]:
         _refuse_size(image, name, max_pixels)
         _refuse_mode(image.mode, name)
         try:
-            rotated = _exif(image).get(0x0112, 1) in (5, 6, 7, 8)
+            turned = _exif(image).get(0x0112, 1) in (5, 6, 7, 8) and image.format != "TIFF"  # Pillow turned that one
         except _UNREADABLE as error:
             raise ImageError(f"{name}: the image is truncated or damaged ({error}); write the file again") from None
-        return (image.height, image.width) if rotated else image.size
+        return (image.height, image.width) if turned else image.size
 
 
 def _exif(image: Image.Image) -> Image.Exif:

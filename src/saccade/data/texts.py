@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saccade.faults import shown
 
 LARGEST = 1 << 24
 """Maximum bytes of such a file."""
+LARGEST_SETTINGS, MOST_NODES = 1 << 20, 100_000
+"""Maximum bytes of settings in YAML, and their keys and values: these take 2 seconds and 80 MB."""
 
 
 def text_in(file: Path, most: int = LARGEST) -> str:
@@ -22,3 +29,29 @@ def text_in(file: Path, most: int = LARGEST) -> str:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+class _Loader(yaml.BaseLoader):
+    """All scalars are texts: a class may be called no or 01."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise yaml.YAMLError(f"got more than {MOST_NODES:,} keys and values, expected the settings of a data set")
+        return super().compose_node(parent, index)
+
+
+def settings_of(text: str, place: str) -> dict[str, Any]:
+    """The keys and values of a text in YAML: texts, lists and mappings, which aliases may repeat. ValueError, with the
+    place, for anything else."""
+    try:
+        if len(text) > LARGEST_SETTINGS:
+            raise yaml.YAMLError(f"{len(text):,} characters, expected {LARGEST_SETTINGS:,} at most")
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{place}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: got {shown(value)}, expected a mapping of keys to values")
+    return value
