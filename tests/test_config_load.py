@@ -137,6 +137,16 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     assert message(path).startswith(f"{path}:3: not valid YAML")
 
 
+@pytest.mark.parametrize(
+    "value",
+    ['!!bool "maybe"', '!!int ""', '!!float "_"', '!!timestamp "x"', '!!binary "é"', "!!python/name:os", "!x y"],
+)
+def test_a_tag_that_does_not_fit_its_value_is_refused_in_a_line(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, f"shuffle: true\nname: {value}\n")
+    assert message(path) == f"{path}:2: got a value that is no plain one"
+    assert "expected a YAML value" in message(write(tmp_path, ""), f"name={value}")
+
+
 def test_every_wrong_key_is_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "losss: {}\nstages: [{group_size: x}]\nshufle: true\n")
     assert [line.split(": ")[0] for line in message(path).splitlines()] == [f"{path}:1", f"{path}:3", f"{path}:2"]
