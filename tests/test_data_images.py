@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -253,6 +255,15 @@ def test_a_header_far_longer_than_that_of_an_image_is_refused_at_once(name: str)
     content, why = HEADERS[name]
     with pytest.raises(ImageError, match=why):
         load_image(content())
+
+
+def test_what_pillow_warns_of_is_not_shown(tmp_path: Path) -> None:
+    """In a process of its own, since pytest has filters of its own."""
+    (tmp_path / "a.tif").write_bytes(saved(corners(), "TIFF")[:10])
+    code = "import sys; from saccade.data.images import image_size; image_size(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path / "a.tif")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "ImageError" in found.stderr and "Warning" not in found.stderr
 
 
 def test_usual_headers_are_no_longer_than_may_be() -> None:

@@ -38,6 +38,8 @@ MAX_PIXELS = 32_000_000
 LARGEST_FILE = 512 << 20
 """Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # a TIFF may have a line for each of thousands of tags
+
 
 class ImageError(ValueError):
     """An image that is missing, damaged, or in a mode without color meaning."""
