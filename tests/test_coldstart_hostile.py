@@ -258,3 +258,18 @@ def test_a_hostile_teacher_costs_its_own_rows_and_never_the_run(
         KEY.encode() in content or KEY[::-1].encode() in content or " ".join(KEY).encode() in content
         for content in written
     )
+
+
+@pytest.mark.parametrize("end", ["x" * 215, "png\n", "PNG ", "jpg" * 9])
+def test_what_follows_the_last_dot_of_an_image_is_in_no_name_of_the_set(
+    tmp_path: Path, recipe: Callable[..., ColdStartRecipe], end: str
+) -> None:
+    """Its format is: a long name plus a hash is longer than a name may be."""
+    with chat_server(lambda number, request: Answer(raw=reply())) as server:
+        made = recipe(server.url, ["r0"])
+        lines = (tmp_path / "rows.jsonl").read_text().replace('"a.png"', json.dumps(f"b.{end}"))
+        (tmp_path / "rows.jsonl").write_text(lines)
+        (tmp_path / "a.png").rename(tmp_path / f"b.{end}")
+        assert run(made)["written"]["in the set"] == 1
+    (image,) = (tmp_path / "set" / "images").iterdir()
+    assert image.suffix == ".png"

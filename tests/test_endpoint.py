@@ -435,6 +435,6 @@ def test_a_response_may_have_the_bytes_that_its_tokens_can_have():
         chat_server(long) as server,
         Endpoint(server.url, "tiny", "sk-secret-1234567890", limits=RequestLimits(retries=0)) as model,
     ):
-        with pytest.raises(EndpointError, match="more than 1,288,576 bytes"):
+        with pytest.raises(EndpointError, match="more than 1,314,176 bytes"):
             model.chat(HELLO, max_tokens=100)
         assert model.chat(HELLO, max_tokens=100_000).text.startswith("[key] a a")

@@ -375,3 +375,13 @@ def test_a_cache_of_the_hub_apart_from_its_home_is_one_of_the_folders(tmp_path: 
     own = {**os.environ, "HF_HOME": str(tmp_path / "h"), "HF_HUB_CACHE": str(tmp_path / "c")}
     said = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
     assert said.stdout == "[True, True, False]\n", said.stderr
+
+
+@pytest.mark.parametrize("odd", ["inf", float("inf"), "9" * 5000, [1], {}, -1, 400_000_000, "two"])
+def test_decimal_places_that_are_none_are_refused_with_the_row(tmp_path: Path, odd: Any) -> None:
+    file = LAYOUTS["mathvista"](tmp_path) / "testmini.json"
+    held = json.loads(file.read_text())
+    held["3"]["precision"] = odd
+    file.write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=r"testmini\.json.*field 'precision': got .*, expected decimal places, 0 to"):
+        BENCHMARKS["mathvista"].load(Place(tmp_path))

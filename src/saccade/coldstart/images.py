@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from saccade.data.images import ImageError, file_bytes, format_of, name_of
+from saccade.data.images import SUFFIXES, ImageError, file_bytes, format_of, name_of
 from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
 from saccade.types import ImageSource
@@ -56,7 +56,9 @@ def place_image(path: str, sha: str, out: Path, how: str) -> str:
     if how == "path" or not Path(path).is_absolute():
         _refuse_changed(path, _sha_of(out / path), sha)
         return path
-    name = f"{FOLDER}/{sha[:32]}{Path(path).suffix.lower()}"
+    suffix = Path(path).suffix.lower()
+    suffix = suffix if suffix in SUFFIXES else f".{format_of(file_bytes(path))}"  # any text may follow the last dot
+    name = f"{FOLDER}/{sha[:32]}{suffix}"
     target = out / name
     if _holds(target, sha):
         return name

@@ -27,6 +27,9 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 MOST_LETTERS, MORE_LETTERS = 100, 10_000
 """Characters of a reply for each token of `max_tokens`, and in addition; a longer one ignores that limit."""
+BYTES_OF_TOKEN, LARGE = 128, 1 << 20
+"""Bytes that a token may take in JSON, whose letters may be escapes of 12; and those of a body that is read beside the
+loop of the requests."""
 BODY_KEPT = 20_000
 """Characters of an error's response that are kept."""
 
@@ -173,9 +176,12 @@ class Endpoint:
             pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
             raise _AttemptFailure(what, response.status_code, text, retry, pause_s)
         try:
-            return self._mask.json(read_json(body))
+            return await asyncio.to_thread(self._read, body) if len(body) > LARGE else self._read(body)
         except BodyError as error:
             raise _AttemptFailure(str(error), 200, text) from None
+
+    def _read(self, body: bytes) -> Any:
+        return self._mask.json(read_json(body))
 
     async def _post(self, content: bytes, most: int | None) -> tuple[httpx2.Response, bytes]:
         """The response and its body. Raises BodyError."""
@@ -251,13 +257,12 @@ class _AttemptFailure(Exception):
 
 
 def _most_bytes(body: Mapping[str, Any]) -> int | None:
-    """Of a response: each letter of a reply and of its reasoning as an escape, and as much for the log-probs of each
-    token."""
+    """Of a response: those of a reply and of its reasoning, and of log-probs where they were asked for."""
     tokens, n, top = body.get("max_tokens"), body.get("n") or 1, body.get("top_logprobs") or 0
     if not (isinstance(tokens, int) and isinstance(n, int) and isinstance(top, int)):
         return None
-    each = 12 * (MORE_LETTERS + MOST_LETTERS * tokens)
-    return min(MOST_BYTES, (1 << 20) + n * each * (2 + top if body.get("logprobs") else 1))
+    lists = 2 * (1 + top) if body.get("logprobs") else 0
+    return min(MOST_BYTES, (1 << 20) + n * (2 * 12 * MORE_LETTERS + BYTES_OF_TOKEN * tokens * (2 + lists)))
 
 
 def _parse_response(answer: Any, max_tokens: Any) -> ChatResponse:

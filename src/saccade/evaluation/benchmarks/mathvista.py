@@ -24,11 +24,13 @@ from saccade.evaluation.benchmarks.benchmark import (
 from saccade.evaluation.benchmarks.prompts import with_images
 from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY
+from saccade.faults import shown
 from saccade.grading import Verdict
 from saccade.types import Sample
 
 FILES = ("testmini.json", "*testmini*.parquet", "data/testmini*.parquet", "MathVista_MINI.tsv", "*.jsonl", "*.json")
 DIMENSIONS = ("question_type", "answer_type", "language", "source", "category", "task", "context", "grade", "skills")
+MOST_DECIMALS = 20
 _QUOTED = re.compile(r'the answer is "(.*?)"', re.I)
 _PARENTHESISED = re.compile(r"\(([a-zA-Z])\)")
 
@@ -53,14 +55,13 @@ def _sample(table: Table, row: dict[str, Any]) -> Sample:
     metadata = held if isinstance(held, dict) else {}
     slices = {name: metadata.get(name, row.get(name)) for name in DIMENSIONS}
     slices |= {"question_type": kind, "answer_type": shape}
-    precision = row.get("precision")
     meta = {
         "options": choices,
         "slices": {name: value for name, value in slices.items() if value is not None},
         "query": row.get("query"),
         "unit": row.get("unit"),
         "answer_type": shape,
-        "precision": None if precision in (None, "") or _nan(precision) else int(float(precision)),
+        "precision": _precision(row.get("precision")),
         "multi_choice": kind == "multi_choice",
     }
     if kind == "multi_choice" and answer not in choices:
@@ -70,8 +71,17 @@ def _sample(table: Table, row: dict[str, Any]) -> Sample:
     return Sample(name, images, text_of(row, "question"), answer, "choice" if choices else "free_form", meta)
 
 
-def _nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _precision(value: Any) -> int | None:
+    """Decimal places; ValueError for what is none."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= MOST_DECIMALS:
+        raise ValueError(f"field 'precision': got {shown(value)}, expected decimal places, 0 to {MOST_DECIMALS}")
+    return int(number)
 
 
 def _listed(value: Any) -> list[str]:
