@@ -221,9 +221,49 @@ def test_servers_that_stay_away_end_the_call_at_its_deadline(policy: Policy) -> 
     with stand_in() as one:
         engine = engine_on(policy, one, deadline_s=0.6)
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"none of http://127\.0\.0\.1:\d+ answers \(last: .*failed"):
+    with pytest.raises(TimeoutError, match=r"none of http://127\.0\.0\.1:\d+ answers within 0\.6 s .*last: .*failed"):
         engine.generate(prompts(policy), GREEDY, 1, [0])
     assert time.monotonic() - began < 10
+
+
+def test_a_server_that_stays_paused_ends_the_call_at_its_deadline(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server, deadline_s=0.6)
+    until = time.monotonic() + 10
+    server.fault = lambda path, body: (
+        (503, {"error": {"code": "engine_paused"}}) if path == GENERATE and time.monotonic() < until else None
+    )
+    with pytest.raises(TimeoutError, match=r"rollout\.engine\.deadline_s; last: .*engine_paused"):
+        engine.generate(prompts(policy), GREEDY, 1, [0])
+
+
+def test_groups_that_wait_for_an_update_end_at_their_deadline(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server, deadline_s=0.4, timeout_s=0.5)
+    server.label = engine.pool.servers[0].holds = "other"
+    server.fault = lambda path, body: time.sleep(0.7) if path.startswith("/pause") else None
+    with pytest.raises(TimeoutError, match="answers within 0"):
+        engine.generate(prompts(policy, 4), GREEDY, 1, range(4))
+    time.sleep(0.3)
+    assert sum(path.startswith("/pause") for path, _ in server.asked) == 1 + 1, "the start, and the first group"
+
+
+def test_a_server_that_never_finds_its_adapters_ends_the_call(server: StandIn) -> None:
+    policy = load_policy(ModelConfig(path="base", train=(), lora={"rank": 4, "alpha": 16}))
+    loaded = {"data": [{"id": "tiny", "parent": None, "max_model_len": 1024}]}
+
+    def serves(path: str, body: Any) -> Any:
+        if path == "/v1/load_lora_adapter":
+            loaded["data"].append({"id": body["lora_name"], "parent": "tiny"})
+        return {
+            "/v1/load_lora_adapter": (200, {}),
+            "/v1/models": (200, loaded),
+            "/server_info?config_format=json": (200, {"vllm_config": server.settings() | LORA}),
+        }.get(path)
+
+    server.fault = serves
+    engine = engine_on(policy, server, weights="adapters")
+    server.fault = lambda path, body: (404, {}) if path == GENERATE else serves(path, body)
+    with pytest.raises(ValueError, match=r"status 404.*, 9 times"):
+        engine.generate(prompts(policy), GREEDY, 1, [0])
 
 
 def test_aborted_replies_are_drawn_again(policy: Policy, server: StandIn) -> None:
@@ -240,6 +280,7 @@ def test_aborted_replies_are_drawn_again(policy: Policy, server: StandIn) -> Non
     assert reply.finish_reason in ("stop", "length")
 
 
+LORA = {"lora_config": {"max_lora_rank": 8}}
 ODD = (5,)
 OF_A_CHOICE = {
     "token_ids": [[10**9] * 6, [0]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import secrets
 import shutil
 import tempfile
@@ -139,7 +140,10 @@ class VllmServerEngine:
                 with self.pool.server(tokens, until) as server:
                     found = self._answer(server, prompt, body, params["n"], until)
             except TimeoutError as error:
-                raise TimeoutError(f"sample {prompt.name!r}: {error} (last: {last or 'nothing'})") from None
+                raise TimeoutError(
+                    f"sample {prompt.name!r}: {error} within {self.config.deadline_s:g} s (rollout.engine.deadline_s; "
+                    f"last: {last or 'nothing'})"
+                ) from None
             if isinstance(found, list):
                 return found * n if sampling.greedy else found
             last, again = found
@@ -156,7 +160,7 @@ class VllmServerEngine:
         current = self._current
         assert current is not None
         try:
-            self._bring(server, current)
+            self._bring(server, current, until)
             left_s = max(0.1, min(self.config.timeout_s, until - time.monotonic()))
             answer = server.client.post(GENERATE, {**body, "model": self._model(server, current)}, left_s)
             found = self._read_answer(server, prompt, answer, n, current)
@@ -167,6 +171,7 @@ class VllmServerEngine:
                 server.failed(error)
             elif error.status == 404 and self.way == "adapters":
                 server.holds = None  # restarted: the adapters are gone
+                return str(error), True
             else:
                 raise _explained(error, server.url) from None
             return str(error), False
@@ -250,7 +255,7 @@ class VllmServerEngine:
     def _try(self, server: VllmServer, current: Current) -> dict[str, Any] | None:
         """The answer to the probe after the update; None when the server does not answer."""
         try:
-            self._bring(server, current, compare=False)
+            self._bring(server, current, math.inf, compare=False)
             return self._ask_probe(server, current)
         except EndpointError as error:
             if not is_gone(error):
@@ -258,13 +263,16 @@ class VllmServerEngine:
             server.failed(error)
             return None
 
-    def _bring(self, server: VllmServer, current: Current, compare: bool = True) -> None:
-        """Gives a server the current weights unless it has them. Raises EndpointError when it does not answer."""
+    def _bring(self, server: VllmServer, current: Current, until: float, compare: bool = True) -> None:
+        """Gives a server the current weights unless it has them. Raises EndpointError when it does not answer, or when
+        other groups have tried to update it until then."""
         if server.holds == current.label:
             return
         with server.updating, self._alone(server):
             if server.holds == current.label:
                 return
+            if time.monotonic() >= until:
+                raise EndpointError(server.url, f"no weights in time (last: {server.last_error or 'nothing'})")
             with understood(lambda what: EndpointError(server.url, what)):
                 self._load_adapters(server, current) if self.way == "adapters" else self._load_file(server, current)
             server.holds = current.label
