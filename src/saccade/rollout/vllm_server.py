@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,7 +83,7 @@ class VllmServerEngine:
         self.pool = Pool(servers, config.groups_at_once)
         with understood(lambda what: ValueError(f"{', '.join(config.urls)}: {what}; {HOW}")):
             settings = [check_server(server, policy, config, self.way) for server in servers]
-            self._most_replies = min(int(one["scheduler_config"]["max_num_seqs"]) for one in settings)
+            self._most_replies = min(index(one["scheduler_config"]["max_num_seqs"]) for one in settings)
         self._probe = probe_prompt(policy)
         self._bound = probe_bound(policy, config.probe_bound)
         self._name = on_first(policy, lambda: secrets.token_hex(4))
@@ -138,7 +139,7 @@ class VllmServerEngine:
         while True:
             try:
                 with self.pool.server(tokens, until) as server:
-                    found = self._answer(server, prompt, body, params["n"], until)
+                    found = self._answer(server, prompt, body, until)
             except TimeoutError as error:
                 raise TimeoutError(
                     f"sample {prompt.name!r}: {error} within {self.config.deadline_s:g} s (rollout.engine.deadline_s; "
@@ -150,11 +151,12 @@ class VllmServerEngine:
             repeats += again
             if repeats > MOST_REPEATS:
                 raise ValueError(
-                    f"sample {prompt.name!r}: {last}, {repeats} times; does another run send weights to this server?"
+                    f"sample {prompt.name!r}: {last}, {repeats} times; see the server's log, and whether another run "
+                    "sends weights to it"
                 )
 
     def _answer(
-        self, server: VllmServer, prompt: Prompt, body: dict[str, Any], n: int, until: float
+        self, server: VllmServer, prompt: Prompt, body: dict[str, Any], until: float
     ) -> list[Completion] | tuple[str, bool]:
         """The replies, or why to ask again and whether the server had answered."""
         current = self._current
@@ -163,7 +165,7 @@ class VllmServerEngine:
             self._bring(server, current, until)
             left_s = max(0.1, min(self.config.timeout_s, until - time.monotonic()))
             answer = server.client.post(GENERATE, {**body, "model": self._model(server, current)}, left_s)
-            found = self._read_answer(server, prompt, answer, n, current)
+            found = self._read_answer(server, prompt, answer, body["sampling_params"], current)
         except EndpointError as error:
             if is_paused(error):
                 time.sleep(PAUSED_WAIT_S)
@@ -181,12 +183,12 @@ class VllmServerEngine:
         return found
 
     def _read_answer(
-        self, server: VllmServer, prompt: Prompt, answer: Any, n: int, current: Current
+        self, server: VllmServer, prompt: Prompt, answer: Any, params: dict[str, Any], current: Current
     ) -> list[Completion]:
         with understood(lambda what: UnusableReply(f"{server.url}: {what}")):
             check_prompt(self.policy.adapter, prompt, answer.get("prompt_token_ids"), server.url)
             self._check_weights(answer, current, server)
-            return completions(self.policy.adapter, prompt, answer, n, current.version, server.url)
+            return completions(self.policy.adapter, prompt, answer, params, current.version, server.url)
 
     def _check_weights(self, answer: Any, current: Current, server: VllmServer) -> None:
         """Raises UnusableReply unless every token was written with the current weights."""
@@ -300,7 +302,7 @@ class VllmServerEngine:
         """The server reads the files; a checksum shows that it has."""
         try:
             body = {"method": "saccade_load", "args": [current.files.paths]}
-            (found, *_) = server.client.post("/collective_rpc", body, self.config.timeout_s)["results"]
+            found = server.client.post("/collective_rpc", body, self.config.timeout_s)["results"][0]
         except EndpointError as error:
             if error.status == 500 and "Worker failed" in error.body:
                 raise ValueError(
@@ -338,7 +340,7 @@ class VllmServerEngine:
         """ValueError when the server's log-probs are not those of the weights that it was given, EndpointError for an
         answer that cannot be used."""
         try:
-            (reply,) = self._read_answer(server, self._probe, answer, 1, current)
+            (reply,) = self._read_answer(server, self._probe, answer, probe_params(), current)
         except UnusableReply as reason:
             raise EndpointError(server.url, str(reason)) from None
         problem = compare_probe(self.policy, self._probe, reply, current.probes, self._bound)
