@@ -221,9 +221,49 @@ def test_servers_that_stay_away_end_the_call_at_its_deadline(policy: Policy) -> 
     with stand_in() as one:
         engine = engine_on(policy, one, deadline_s=0.6)
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"none of http://127\.0\.0\.1:\d+ answers \(last: .*failed"):
+    with pytest.raises(TimeoutError, match=r"none of http://127\.0\.0\.1:\d+ answers within 0\.6 s .*last: .*failed"):
         engine.generate(prompts(policy), GREEDY, 1, [0])
     assert time.monotonic() - began < 10
+
+
+def test_a_server_that_stays_paused_ends_the_call_at_its_deadline(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server, deadline_s=0.6)
+    until = time.monotonic() + 10
+    server.fault = lambda path, body: (
+        (503, {"error": {"code": "engine_paused"}}) if path == GENERATE and time.monotonic() < until else None
+    )
+    with pytest.raises(TimeoutError, match=r"rollout\.engine\.deadline_s; last: .*engine_paused"):
+        engine.generate(prompts(policy), GREEDY, 1, [0])
+
+
+def test_groups_that_wait_for_an_update_end_at_their_deadline(policy: Policy, server: StandIn) -> None:
+    engine = engine_on(policy, server, deadline_s=0.4, timeout_s=0.5)
+    server.label = engine.pool.servers[0].holds = "other"
+    server.fault = lambda path, body: time.sleep(0.7) if path.startswith("/pause") else None
+    with pytest.raises(TimeoutError, match="answers within 0"):
+        engine.generate(prompts(policy, 4), GREEDY, 1, range(4))
+    time.sleep(0.3)
+    assert sum(path.startswith("/pause") for path, _ in server.asked) == 1 + 1, "the start, and the first group"
+
+
+def test_a_server_that_never_finds_its_adapters_ends_the_call(server: StandIn) -> None:
+    policy = load_policy(ModelConfig(path="base", train=(), lora={"rank": 4, "alpha": 16}))
+    loaded = {"data": [{"id": "tiny", "parent": None, "max_model_len": 1024}]}
+
+    def serves(path: str, body: Any) -> Any:
+        if path == "/v1/load_lora_adapter":
+            loaded["data"].append({"id": body["lora_name"], "parent": "tiny"})
+        return {
+            "/v1/load_lora_adapter": (200, {}),
+            "/v1/models": (200, loaded),
+            "/server_info?config_format=json": (200, {"vllm_config": server.settings() | LORA}),
+        }.get(path)
+
+    server.fault = serves
+    engine = engine_on(policy, server, weights="adapters")
+    server.fault = lambda path, body: (404, {}) if path == GENERATE else serves(path, body)
+    with pytest.raises(ValueError, match=r"status 404.*, 9 times"):
+        engine.generate(prompts(policy), GREEDY, 1, [0])
 
 
 def test_aborted_replies_are_drawn_again(policy: Policy, server: StandIn) -> None:
@@ -240,6 +280,12 @@ def test_aborted_replies_are_drawn_again(policy: Policy, server: StandIn) -> Non
     assert reply.finish_reason in ("stop", "length")
 
 
+def _longer(choice: dict[str, Any], times: int) -> dict[str, Any]:
+    content = choice["logprobs"]["content"]
+    return choice | {"token_ids": choice["token_ids"] * times, "logprobs": {"content": content * times}}
+
+
+LORA = {"lora_config": {"max_lora_rank": 8}}
 ODD = (5,)
 OF_A_CHOICE = {
     "token_ids": [[10**9] * 6, [0]],
@@ -254,6 +300,8 @@ def test_an_answer_of_another_form_is_asked_again_and_costs_no_run(policy: Polic
     for name, values in OF_A_CHOICE.items():
         changes += [lambda answer, new={name: v}: {**answer, "choices": [answer["choices"][0] | new]} for v in values]
     changes += [lambda answer, odd=odd: {**answer, "choices": odd} for odd in ([None],)]
+    changes += [lambda answer, k=k: {**answer, "choices": [_longer(answer["choices"][0], k)]} for k in (0, 2)]
+    changes += [lambda answer, odd=odd: {**answer, "prompt_token_ids": odd} for odd in (None, ["a"], [10**30], [{}])]
     for change in changes:
         left = [change]
         server.change = lambda answer, left=left: left.pop()(answer) if left else answer
@@ -261,9 +309,21 @@ def test_an_answer_of_another_form_is_asked_again_and_costs_no_run(policy: Polic
     engine.close()
 
 
+def most_rows(rows: Any) -> dict[str, Any]:
+    return StandIn.settings(StandIn(load_policy("base"), max_num_seqs=rows))
+
+
+@pytest.mark.parametrize("odd", [{"results": []}, {"results": {}}, {"results": [{"checksum": 1}]}])
+def test_an_odd_answer_after_a_load_names_its_server(policy: Policy, server: StandIn, odd: Any) -> None:
+    server.fault = lambda path, body: (200, odd) if body and body.get("method") == "saccade_load" else None
+    with pytest.raises(TimeoutError, match=rf"none of {server.url} took the weights .* another form than vLLM's"):
+        engine_on(policy, server)
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/server_info", "/version"])
 def test_a_server_of_another_kind_is_one_line(policy: Policy, server: StandIn, path: str) -> None:
-    for odd in ([], {"data": [3], "vllm_config": {"model_config": 0}}):
+    model = {"data": [{"id": "tiny", "max_model_len": "x"}], "version": "²"}
+    for odd in ([], {"data": [3], "vllm_config": {"model_config": 0}}, model | {"vllm_config": most_rows("x")}):
         server.fault = lambda asked, body, odd=odd: (200, odd) if asked.startswith(path) else None
         with pytest.raises(ValueError, match=r"another form than vLLM's|expected a vLLM server"):
             engine_on(policy, server)
@@ -297,6 +357,10 @@ def wrong_ids(answer: dict[str, Any]) -> dict[str, Any]:
     return answer | {"prompt_token_ids": [*answer["prompt_token_ids"][:4], 9, *answer["prompt_token_ids"][5:]]}
 
 
+def no_tokens(answer: dict[str, Any]) -> dict[str, Any]:
+    return answer | {"choices": [_longer(choice, 0) for choice in answer["choices"]]}
+
+
 def no_logprobs(answer: dict[str, Any]) -> dict[str, Any]:
     return answer | {"choices": [{**choice, "logprobs": None} for choice in answer["choices"]]}
 
@@ -309,6 +373,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("another tokenizer", {"change": wrong_ids}, "read the prompt differently from token 4: got .*9.*expected .*5"),
     ("no log-probs", {"change": no_logprobs}, "got no log-probs for 6 tokens; expected one for each"),
+    ("no tokens", {"change": no_tokens}, "got 0 log-probs for 0 tokens; expected one for each"),
     (
         "raw log-probs",
         {"logprobs_mode": "raw_logprobs"},

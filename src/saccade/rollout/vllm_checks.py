@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from operator import index
 from typing import Any
 
 from saccade.endpoint.errors import EndpointError
@@ -27,7 +28,7 @@ def check_server(server: VllmServer, policy: Policy, config: VllmServerConfig, w
     check_version(_reach(server, config.start_s), server.url)
     models = server.client.get("/v1/models", TIMEOUT_S)["data"]
     own = next(one for one in models if one.get("parent") is None)
-    server.model, server.context = str(own["id"]), int(own["max_model_len"])
+    server.model, server.context = str(own["id"]), index(own["max_model_len"])
     try:
         settings = server.client.get("/server_info?config_format=json", TIMEOUT_S)["vllm_config"]
     except EndpointError as error:
@@ -67,8 +68,8 @@ def check_version(answer: Any, url: str) -> None:
     """ValueError for anything but vLLM 0.32 or newer."""
     version = answer.get("version") if isinstance(answer, dict) else None
     parts = str(version).split(".")[:2]
-    if version is None or not all(part.isdigit() for part in parts):
-        raise ValueError(f"{url}: got {answer!r} for /version; expected a vLLM server")
+    if version is None or not all(part.isdecimal() and len(part) < 10 for part in parts):
+        raise ValueError(f"{url}: got {str(answer)[:200]!r} for /version; expected a vLLM server")
     if tuple(map(int, parts)) < OLDEST:
         raise ValueError(f"{url}: got vLLM {version}, expected 0.32 or newer: older ones take no ids with images")
 
@@ -95,7 +96,7 @@ def check_settings(settings: Mapping[str, Any], policy: Policy, way: str, url: s
         lora = settings.get("lora_config") or {}
         if not lora:
             raise ValueError(f"{url}: the server takes no LoRA adapters; start it with --enable-lora ({HOW})")
-        if int(lora.get("max_lora_rank", 0)) < rank:
+        if index(lora.get("max_lora_rank", 0)) < rank:
             raise ValueError(
                 f"{url}: the server takes LoRA adapters of rank {lora.get('max_lora_rank')} at most, got rank {rank}; "
                 f"start it with --max-lora-rank {rank}"

@@ -103,7 +103,7 @@ class VllmColocatedEngine:
         for prompt, answer, asked in zip(prompts, done, params, strict=True):
             check_prompt(adapter, prompt, list(answer.prompt_token_ids), WHERE)
             choices = {"choices": [_choice(output) for output in answer.outputs]}
-            found.append(completions(adapter, prompt, choices, asked["n"], self._version or 0, WHERE))
+            found.append(completions(adapter, prompt, choices, asked, self._version or 0, WHERE))
         return found
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from operator import index
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -63,7 +64,7 @@ class NcclTransfer:
         self.policy, self.deadline_s, self._state = policy, deadline_s, dict[str, torch.Tensor]()
         world = server.client.get("/get_world_size?include_dp=true", 30.0)["world_size"]
         options = nccl.NCCLTrainerInitInfo(
-            rank=0, master_address=str(urlsplit(server.url).hostname), master_port=port, world_size=int(world) + 1
+            rank=0, master_address=str(urlsplit(server.url).hostname), master_port=port, world_size=index(world) + 1
         )
         client: Any = _Client(server, deadline_s)
         self._engine: Any = within(

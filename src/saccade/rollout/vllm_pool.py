@@ -80,9 +80,9 @@ class Pool:
     @contextmanager
     def server(self, tokens: int, until: float) -> Iterator[VllmServer]:
         """The least loaded server that is not resting, charged with `tokens` within the block. TimeoutError when there
-        is none until then, RuntimeError when the pool was stopped."""
+        is none until then and for every call after that, RuntimeError when the pool was stopped."""
         with self._changed:
-            while (found := self._least_loaded()) is None:
+            while (found := self._least_loaded()) is None or time.monotonic() >= until:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise TimeoutError(f"none of {', '.join(server.url for server in self.servers)} answers")

@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
 from PIL import Image
@@ -36,16 +37,17 @@ class OtherPrompt(ValueError):
 
 
 class IncompleteReply(ValueError):
-    """A reply without its choices, ids or log-probs: a server that answers the probe so cannot be used."""
+    """A reply without its prompt, choices, tokens or log-probs: a server that answers the probe so cannot be used."""
 
 
 class UnusableReply(Exception):
-    """A reply that is to be drawn again: aborted, or of other weights than expected."""
+    """A reply that is to be drawn again: aborted, too long, or of other weights than expected."""
 
 
 @contextmanager
 def understood(refused: Callable[[str], Exception]) -> Iterator[None]:
-    """Within the context an answer of another form than vLLM's, whose values are of other types, is `refused`."""
+    """Within the context an answer of another form than vLLM's, whose values are of other types, is `refused`. A
+    ValueError passes, since it may be ours: read a whole number with `operator.index`, not with `int`."""
     try:
         yield
     except (AttributeError, LookupError, TypeError, ArithmeticError, StopIteration) as error:
@@ -121,12 +123,12 @@ def generate_request(adapter: Adapter, prompt: Prompt, params: Mapping[str, Any]
 
 
 def check_prompt(adapter: Adapter, prompt: Prompt, returned: Any, where: str) -> None:
-    """Raises OtherPrompt, with both sides, when the server's expanded prompt is not ours."""
+    """OtherPrompt, with both sides, when the server's expanded prompt is not ours; IncompleteReply when it has none."""
     ours = prompt.encoded.ids_P.tolist()
     if returned == ours:
         return
     if not isinstance(returned, list):
-        raise OtherPrompt(f"{where}: the reply has no prompt_token_ids; expected vLLM 0.32 or newer")
+        raise IncompleteReply(f"{where}: the reply has no prompt_token_ids; expected vLLM 0.32 or newer")
     first = next(
         (i for i, (a, b) in enumerate(zip(ours, returned, strict=False)) if a != b), min(map(len, (ours, returned)))
     )
@@ -147,28 +149,36 @@ def check_prompt(adapter: Adapter, prompt: Prompt, returned: Any, where: str) ->
 
 
 def _window(adapter: Adapter, ids: Sequence[int], start: int) -> str:
-    some = [int(i) for i in ids[start : start + 6]]
+    some = [index(i) for i in ids[start : start + 6]]
     return f"{some} {adapter.processors[0].decode(some)!r}"
 
 
-def completions(adapter: Adapter, prompt: Prompt, answer: Any, n: int, version: int, where: str) -> list[Completion]:
-    """The replies of an answer, in order. IncompleteReply for one without token ids or log-probs, UnusableReply for
-    one that the server cut short."""
+def completions(
+    adapter: Adapter, prompt: Prompt, answer: Any, params: Mapping[str, Any], version: int, where: str
+) -> list[Completion]:
+    """The replies of an answer to a request with these parameters, in order. IncompleteReply for one without token ids
+    or log-probs, UnusableReply for one that the server cut short or did not end."""
+    n = params["n"]
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or len(choices) != n:
         got = len(choices) if isinstance(choices, list) else "no"
         raise IncompleteReply(f"{where}: got {got} choices; expected {n}")
     ordered = sorted(choices, key=lambda choice: choice.get("index", 0))
-    return [_completion(adapter, prompt, choice, version, where) for choice in ordered]
+    return [_completion(adapter, prompt, choice, params["max_tokens"], version, where) for choice in ordered]
 
 
-def _completion(adapter: Adapter, prompt: Prompt, choice: Mapping[str, Any], version: int, where: str) -> Completion:
+def _completion(
+    adapter: Adapter, prompt: Prompt, choice: Mapping[str, Any], most: int, version: int, where: str
+) -> Completion:
+    reason = finish_reason(choice, where)
     ids, logprobs = choice.get("token_ids"), choice.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(ids, list) or not isinstance(content, list) or len(content) != len(ids):
+    if not isinstance(ids, list) or not isinstance(content, list) or len(content) != len(ids) or not ids:
         got = "no log-probs" if not isinstance(content, list) else f"{len(content)} log-probs"
         tokens = len(ids) if isinstance(ids, list) else "no"
         raise IncompleteReply(f"{where}: got {got} for {tokens} tokens; expected one for each")
+    if len(ids) > most:
+        raise UnusableReply(f"{where}: got a reply of {len(ids):,} tokens, expected {most:,} at most")
     size = adapter.config.get_text_config().vocab_size
     if not all(type(token) is int and 0 <= token < size for token in ids):
         raise UnusableReply(f"{where}: a reply has tokens that are none of the model's {size:,}")
@@ -179,7 +189,7 @@ def _completion(adapter: Adapter, prompt: Prompt, choice: Mapping[str, Any], ver
         text=prompt.encoded.opened + adapter.decode(ids),
         token_ids=tuple(ids),
         logprobs=tuple(math.nan if value <= NO_LOGPROB else value for value in values),
-        finish_reason=finish_reason(choice, where),
+        finish_reason=reason,
         frames=prompt.encoded.frames,
         weights_version=version,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import secrets
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,7 +83,7 @@ class VllmServerEngine:
         self.pool = Pool(servers, config.groups_at_once)
         with understood(lambda what: ValueError(f"{', '.join(config.urls)}: {what}; {HOW}")):
             settings = [check_server(server, policy, config, self.way) for server in servers]
-            self._most_replies = min(int(one["scheduler_config"]["max_num_seqs"]) for one in settings)
+            self._most_replies = min(index(one["scheduler_config"]["max_num_seqs"]) for one in settings)
         self._probe = probe_prompt(policy)
         self._bound = probe_bound(policy, config.probe_bound)
         self._name = on_first(policy, lambda: secrets.token_hex(4))
@@ -137,29 +139,33 @@ class VllmServerEngine:
         while True:
             try:
                 with self.pool.server(tokens, until) as server:
-                    found = self._answer(server, prompt, body, params["n"], until)
+                    found = self._answer(server, prompt, body, until)
             except TimeoutError as error:
-                raise TimeoutError(f"sample {prompt.name!r}: {error} (last: {last or 'nothing'})") from None
+                raise TimeoutError(
+                    f"sample {prompt.name!r}: {error} within {self.config.deadline_s:g} s (rollout.engine.deadline_s; "
+                    f"last: {last or 'nothing'})"
+                ) from None
             if isinstance(found, list):
                 return found * n if sampling.greedy else found
             last, again = found
             repeats += again
             if repeats > MOST_REPEATS:
                 raise ValueError(
-                    f"sample {prompt.name!r}: {last}, {repeats} times; does another run send weights to this server?"
+                    f"sample {prompt.name!r}: {last}, {repeats} times; see the server's log, and whether another run "
+                    "sends weights to it"
                 )
 
     def _answer(
-        self, server: VllmServer, prompt: Prompt, body: dict[str, Any], n: int, until: float
+        self, server: VllmServer, prompt: Prompt, body: dict[str, Any], until: float
     ) -> list[Completion] | tuple[str, bool]:
         """The replies, or why to ask again and whether the server had answered."""
         current = self._current
         assert current is not None
         try:
-            self._bring(server, current)
+            self._bring(server, current, until)
             left_s = max(0.1, min(self.config.timeout_s, until - time.monotonic()))
             answer = server.client.post(GENERATE, {**body, "model": self._model(server, current)}, left_s)
-            found = self._read_answer(server, prompt, answer, n, current)
+            found = self._read_answer(server, prompt, answer, body["sampling_params"], current)
         except EndpointError as error:
             if is_paused(error):
                 time.sleep(PAUSED_WAIT_S)
@@ -167,6 +173,7 @@ class VllmServerEngine:
                 server.failed(error)
             elif error.status == 404 and self.way == "adapters":
                 server.holds = None  # restarted: the adapters are gone
+                return str(error), True
             else:
                 raise _explained(error, server.url) from None
             return str(error), False
@@ -176,12 +183,12 @@ class VllmServerEngine:
         return found
 
     def _read_answer(
-        self, server: VllmServer, prompt: Prompt, answer: Any, n: int, current: Current
+        self, server: VllmServer, prompt: Prompt, answer: Any, params: dict[str, Any], current: Current
     ) -> list[Completion]:
         with understood(lambda what: UnusableReply(f"{server.url}: {what}")):
             check_prompt(self.policy.adapter, prompt, answer.get("prompt_token_ids"), server.url)
             self._check_weights(answer, current, server)
-            return completions(self.policy.adapter, prompt, answer, n, current.version, server.url)
+            return completions(self.policy.adapter, prompt, answer, params, current.version, server.url)
 
     def _check_weights(self, answer: Any, current: Current, server: VllmServer) -> None:
         """Raises UnusableReply unless every token was written with the current weights."""
@@ -250,7 +257,7 @@ class VllmServerEngine:
     def _try(self, server: VllmServer, current: Current) -> dict[str, Any] | None:
         """The answer to the probe after the update; None when the server does not answer."""
         try:
-            self._bring(server, current, compare=False)
+            self._bring(server, current, math.inf, compare=False)
             return self._ask_probe(server, current)
         except EndpointError as error:
             if not is_gone(error):
@@ -258,13 +265,16 @@ class VllmServerEngine:
             server.failed(error)
             return None
 
-    def _bring(self, server: VllmServer, current: Current, compare: bool = True) -> None:
-        """Gives a server the current weights unless it has them. Raises EndpointError when it does not answer."""
+    def _bring(self, server: VllmServer, current: Current, until: float, compare: bool = True) -> None:
+        """Gives a server the current weights unless it has them. Raises EndpointError when it does not answer, or when
+        other groups have tried to update it until then."""
         if server.holds == current.label:
             return
         with server.updating, self._alone(server):
             if server.holds == current.label:
                 return
+            if time.monotonic() >= until:
+                raise EndpointError(server.url, f"no weights in time (last: {server.last_error or 'nothing'})")
             with understood(lambda what: EndpointError(server.url, what)):
                 self._load_adapters(server, current) if self.way == "adapters" else self._load_file(server, current)
             server.holds = current.label
@@ -292,7 +302,7 @@ class VllmServerEngine:
         """The server reads the files; a checksum shows that it has."""
         try:
             body = {"method": "saccade_load", "args": [current.files.paths]}
-            (found, *_) = server.client.post("/collective_rpc", body, self.config.timeout_s)["results"]
+            found = server.client.post("/collective_rpc", body, self.config.timeout_s)["results"][0]
         except EndpointError as error:
             if error.status == 500 and "Worker failed" in error.body:
                 raise ValueError(
@@ -330,7 +340,7 @@ class VllmServerEngine:
         """ValueError when the server's log-probs are not those of the weights that it was given, EndpointError for an
         answer that cannot be used."""
         try:
-            (reply,) = self._read_answer(server, self._probe, answer, 1, current)
+            (reply,) = self._read_answer(server, self._probe, answer, probe_params(), current)
         except UnusableReply as reason:
             raise EndpointError(server.url, str(reason)) from None
         problem = compare_probe(self.policy, self._probe, reply, current.probes, self._bound)
