@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -29,8 +30,9 @@ from transformers import AutoModelForImageTextToText
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from saccade.models.checkpoint_files import read_weights
+from saccade.models.checkpoint_files import read_weights, reading
 from saccade.models.config import ShardConfig
+from saccade.models.shard_files import ShardReader
 
 T = TypeVar("T")
 
@@ -122,10 +124,14 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def read_shards(path: str | Path, state: dict[str, Tensor], together: bool) -> None:
     """Fills the tensors from a checkpoint, whatever number of processes wrote it; `together` when all processes of the
     run call this, each for its own part."""
-    held = {name: one.detach() for name, one in state.items()}
-    with warnings.catch_warnings():
+    held, folder = {name: one.detach() for name, one in state.items()}, str(Path(path) / SHARDS)
+    with reading(folder, "the shards"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads on its own
-        load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not together)
+        try:
+            ShardReader(folder).read_metadata()  # else what is wrong with it is told twice, inside an AssertionError
+            load(held, storage_reader=ShardReader(folder), no_dist=not together)
+        except CheckpointException as failed:  # no Exception; the first failure says what it was
+            raise next((error for error, _ in failed.failures.values()), ValueError(str(failed))) from None
 
 
 def read_on_first(path: str, family: Any, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:

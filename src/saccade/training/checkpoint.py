@@ -185,6 +185,9 @@ def load(path: Path) -> Checkpoint | str:
             return f"{name} has {file.stat().st_size} bytes, {size} when it was saved"
         if _hash(file) != digest:
             return f"{name} was changed: its SHA-256 is not that of when it was saved"
+    for added in ("shards", "adapter_config.json"):  # would be read in place of the weights
+        if os.path.lexists(path / added) and not any(Path(name).parts[:1] == (added,) for name in files):
+            return f"{added} was not there when it was saved"
     return Checkpoint(path, state)
 
 
