@@ -320,6 +320,22 @@ def test_an_odd_answer_after_a_load_names_its_server(policy: Policy, server: Sta
         engine_on(policy, server)
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda answer: None, "another form than vLLM's"),
+        (lambda answer: [], "another form than vLLM's"),
+        (lambda answer: {**answer, "choices": [_longer(answer["choices"][0], 2)]}, "got a reply of 12 tokens, .* 6 at"),
+    ],
+)
+def test_a_probe_that_cannot_be_used_ends_the_start_with_its_reason(
+    policy: Policy, server: StandIn, change: Any, line: str
+) -> None:
+    server.change = change
+    with pytest.raises(TimeoutError, match=rf"none of {server.url} took the weights .*{line}"):
+        engine_on(policy, server)
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/server_info", "/version"])
 def test_a_server_of_another_kind_is_one_line(policy: Policy, server: StandIn, path: str) -> None:
     model = {"data": [{"id": "tiny", "max_model_len": "x"}], "version": "²"}

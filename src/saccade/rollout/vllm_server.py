@@ -229,7 +229,7 @@ class VllmServerEngine:
         return write_adapters(policy, directory) if self.way == "adapters" else write_weights(policy, directory)
 
     def _update_all(self, current: Current) -> Current:
-        """Updates every server that answers, at least one."""
+        """Updates every server that answers, at least one, and compares its log-probs."""
         wait_s = self.config.start_s if self._current is None else self.config.deadline_s
         until = time.monotonic() + wait_s
         for server in self.pool.servers:
@@ -238,27 +238,30 @@ class VllmServerEngine:
             answers = self.pool.map(
                 lambda server: self._try(server, current), self.pool.servers, len(self.pool.servers)
             )
-            if any(answers):
-                break
+            pairs = zip(self.pool.servers, answers, strict=True)
+            fit = [self._fits(server, current, *answer) for server, answer in pairs if answer]
+            if any(fit):
+                return current
             if time.monotonic() >= until:
                 urls = ", ".join(server.url for server in self.pool.servers)
                 raise TimeoutError(
                     f"none of {urls} took the weights within {wait_s:g} s (last: {self.pool.last_error})"
                 )
             time.sleep(min(1.0, wait_s / 10))
-        for server, answer in zip(self.pool.servers, answers, strict=True):
-            if answer:
-                try:
-                    self._compare(server, current, answer)
-                except EndpointError as error:
-                    server.failed(error)
-        return current
 
-    def _try(self, server: VllmServer, current: Current) -> dict[str, Any] | None:
+    def _fits(self, server: VllmServer, current: Current, answer: Any) -> bool:
+        try:
+            self._compare(server, current, answer)
+        except EndpointError as error:
+            server.failed(error)
+            return False
+        return True
+
+    def _try(self, server: VllmServer, current: Current) -> tuple[Any] | None:
         """The answer to the probe after the update; None when the server does not answer."""
         try:
             self._bring(server, current, math.inf, compare=False)
-            return self._ask_probe(server, current)
+            return (self._ask_probe(server, current),)
         except EndpointError as error:
             if not is_gone(error):
                 raise _explained(error, server.url) from None
