@@ -34,20 +34,21 @@ class ShardReader(FileSystemReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The table of the tensors and of their places."""
         folder = Path(self.path)
+        table = _regular(folder / TABLE)
         try:
-            with _regular(folder / TABLE).open("rb") as file:
+            with table.open("rb") as file:
                 found = _Table(file).load()
             tensors, places = dict(found.state_dict_metadata), dict(found.storage_data)
             if not all(isinstance(one, TensorStorageMetadata) for one in tensors.values()):
                 raise TypeError("not all of its entries are tensors")
         except OSError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a pickle may fail in any way
             why = f"({type(error).__name__}: {error}); copy the checkpoint again"
-            raise ValueError(f"{folder / TABLE}: is no table of tensors {why}") from None
-        for name in {one.relative_path if _is_place(key, one) else None for key, one in places.items()}:
-            if not isinstance(name, str) or not _FILE.fullmatch(name):
-                raise ValueError(f"{folder / TABLE}: names no files such as __0_0.distcp beside it")
+            raise ValueError(f"{table}: is no table of tensors {why}") from None
+        for name in {str(one.relative_path) if _is_place(key, one) else "" for key, one in places.items()}:
+            if not _FILE.fullmatch(name):
+                raise ValueError(f"{table}: names no files such as __0_0.distcp beside it")
             _regular(folder / name)
         if not isinstance(found.storage_meta, StorageMeta):
             found.storage_meta = StorageMeta()

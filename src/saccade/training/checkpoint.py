@@ -186,7 +186,8 @@ def load(path: Path) -> Checkpoint | str:
         if _hash(file) != digest:
             return f"{name} was changed: its SHA-256 is not that of when it was saved"
     for added in ("shards", "adapter_config.json"):  # would be read in place of the weights
-        if os.path.lexists(path / added) and not any(Path(name).parts[:1] == (added,) for name in files):
+        there = (path / added).exists() or (path / added).is_symlink()
+        if there and not any(Path(name).parts[0] == added for name in files):
             return f"{added} was not there when it was saved"
     return Checkpoint(path, state)
 
