@@ -72,16 +72,10 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a table of holes": (lambda f: os.truncate(f / ".metadata", 1 << 40), r"\.metadata: has 1,099,511,627,776 bytes"),
     "no table": (lambda f: (f / ".metadata").unlink(), r"\.metadata: there is no such file"),
     "a pipe": (lambda f: _pipe(f / ".metadata"), r"\.metadata: is no regular file"),
-    "a file elsewhere": (
-        lambda f: changed(f, lambda one: setattr(one, "relative_path", "../x.distcp")),
-        "names no files",
-    ),
+    "a file elsewhere": (places("relative_path", "../x.distcp"), "names no files"),
     "no name": (places("relative_path", []), "names no files"),
     "an odd place": (places("offset", -5), "names no files"),
-    "a transform": (
-        lambda f: changed(f, lambda one: setattr(one, "transform_descriptors", ["zstd"])),
-        "names no files",
-    ),
+    "a transform": (places("transform_descriptors", ["zstd"]), "names no files"),
     "no shard": (lambda f: (f / "__0_0.distcp").unlink(), r"__0_0\.distcp: there is no such file"),
     "a pipe as a shard": (lambda f: _pipe(f / "__0_0.distcp"), r"__0_0\.distcp: is no regular file"),
     "a cut shard": (lambda f: os.truncate(f / "__0_0.distcp", 9000), "the shards cannot be used"),

@@ -128,7 +128,7 @@ def read_shards(path: str | Path, state: dict[str, Tensor], together: bool) -> N
     with reading(folder, "the shards"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads on its own
         try:
-            ShardReader(folder).read_metadata()  # else what is wrong with it is told twice, inside an AssertionError
+            ShardReader(folder).read_metadata()  # whose errors are one line; those of `load` repeat them in another
             load(held, storage_reader=ShardReader(folder), no_dist=not together)
         except CheckpointException as failed:  # no Exception; the first failure says what it was
             raise next((error for error, _ in failed.failures.values()), ValueError(str(failed))) from None
