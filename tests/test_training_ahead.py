@@ -135,10 +135,10 @@ def test_a_failure_of_the_engine_ahead_ends_the_step_that_would_train_on_it(
     world: Path, tmp_path: Path, in_order: list[tuple[int, str]]
 ) -> None:
     class Failing(CopyEngine):
-        def generate(self, *args: Any) -> list[list[Completion]]:
+        def generate(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
             if len(self.threads) == 2:
                 raise ConnectionError("the server is gone")
-            return super().generate(*args)
+            return super().generate(*args, **kwargs)
 
     recipe = ahead(rl_recipe(world))
     with pytest.raises(ConnectionError, match="the server is gone"):
@@ -169,11 +169,11 @@ class Hanging(CopyEngine):
         super().__init__(policy)
         self.began, self.over = threading.Event(), threading.Event()
 
-    def generate(self, *args: Any) -> list[list[Completion]]:
+    def generate(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
         if len(self.threads) == 2:
             self.began.set()
             self.over.wait(60)
-        return super().generate(*args)
+        return super().generate(*args, **kwargs)
 
 
 class Asked(Stop):
