@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +26,11 @@ from saccade.models.policy import Policy, load_policy
 from saccade.rollout.engine import Engine
 from saccade.rollout.groups import Group, Rollout
 from saccade.rollout.prompts import Prompt
+from saccade.runs.stopping import RunStopped, Stop
 from saccade.training.config import RLRecipe
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.replay import Replay
+from saccade.training.resuming import Resume
 from saccade.training.rl import train
 from saccade.training.update_config import ReplayConfig
 from saccade.types import Completion, Sample, Score
@@ -108,7 +114,7 @@ def test_one_step_ahead_each_step_trains_on_replies_of_the_policy_before(world: 
         {1},
         {2},
     ]
-    assert engine.threads == ["MainThread", *["rollout_0"] * 3]
+    assert engine.threads == ["MainThread", *["rollout"] * 3]
     generated = [event for event in engine.events if event.startswith("generate")]
     assert generated == ["generate with 0", "generate with 0", "generate with 1", "generate with 2"]
     assert found[1]["policy/ratio_mean"] != 1.0, "against the policy that sampled, not the one that trains"
@@ -125,12 +131,14 @@ def test_a_run_one_step_ahead_that_is_killed_resumes_with_the_batch_in_flight(wo
     same_runs(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_failure_of_the_engine_ahead_ends_the_step_that_would_train_on_it(world: Path, tmp_path: Path) -> None:
+def test_a_failure_of_the_engine_ahead_ends_the_step_that_would_train_on_it(
+    world: Path, tmp_path: Path, in_order: list[tuple[int, str]]
+) -> None:
     class Failing(CopyEngine):
-        def generate(self, *args: Any) -> list[list[Completion]]:
+        def generate(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
             if len(self.threads) == 2:
                 raise ConnectionError("the server is gone")
-            return super().generate(*args)
+            return super().generate(*args, **kwargs)
 
     recipe = ahead(rl_recipe(world))
     with pytest.raises(ConnectionError, match="the server is gone"):
@@ -138,6 +146,86 @@ def test_a_failure_of_the_engine_ahead_ends_the_step_that_would_train_on_it(worl
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2]
     train(recipe, tmp_path / "run", engine=CopyEngine(load_policy(recipe.model)), resume=True)
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+    assert drawn(tmp_path / "run") == in_order
+
+
+@pytest.fixture(scope="module")
+def in_order(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Step and sample of all groups of a run that nothing ended."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(rl_recipe(world), run)
+    return drawn(run)
+
+
+def drawn(run: Path) -> list[tuple[int, str]]:
+    """Step and sample of all groups."""
+    return [(row["step"], row["sample_id"]) for row in rows(run, "groups.jsonl")]
+
+
+class Hanging(CopyEngine):
+    """Does not come back from the call of `generate` for the third step."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self.began, self.over = threading.Event(), threading.Event()
+
+    def generate(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
+        if len(self.threads) == 2:
+            self.began.set()
+            self.over.wait(60)
+        return super().generate(*args, **kwargs)
+
+
+class Asked(Stop):
+    """A stop that is asked for while the engine hangs: before the update of step 2, or after it is recorded."""
+
+    def __init__(self, engine: Hanging, where: str) -> None:
+        super().__init__(grace_s=0.2)
+        self.engine, self.where, self.calls = engine, where, {"hold": 0, "release": 0}
+
+    def hold(self) -> None:
+        super().hold()
+        self._ask("hold", 3)
+
+    def release(self) -> None:
+        super().release()
+        self._ask("release", 2)
+
+    def _ask(self, where: str, call: int) -> None:
+        self.calls[where] += 1
+        if (where, self.calls[where]) == (self.where, call):
+            assert self.engine.began.wait(20)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("where", ["hold", "release"])
+def test_a_stop_does_not_wait_for_the_round_in_flight_whose_prompts_are_drawn_again(
+    where: str, world: Path, tmp_path: Path, in_order: list[tuple[int, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, out = ahead(rl_recipe(world, checkpoint={"every": 9})), tmp_path / "run"
+    engine = Hanging(load_policy(recipe.model))
+    began = time.monotonic()
+    with Asked(engine, where).listening() as stop, pytest.raises(RunStopped, match="stopped after step 2;"):
+        train(recipe, out, engine=engine, stop=stop)
+    assert time.monotonic() - began < 30
+    assert "the replies of step 3, sampled ahead, were not there after the 0.2 s of a stop" in caplog.text
+    left = [one for one in threading.enumerate() if one.name == "rollout"]
+    assert left and all(one.daemon for one in left), "the process can end"
+    engine.over.set()
+    train(recipe, out, engine=CopyEngine(load_policy(recipe.model)), resume=True)
+    assert drawn(out) == in_order
+
+
+def test_a_run_that_samples_ahead_no_more_draws_the_prompts_of_the_round_in_flight_again(
+    world: Path, tmp_path: Path, in_order: list[tuple[int, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, out = rl_recipe(world, eval={"every": 3}), tmp_path / "run"
+    with pytest.raises(Killed):
+        train(ahead(recipe), out, engine=CopyEngine(load_policy(recipe.model)), evaluate=killed_at(3))
+    (out / "config.yaml").write_text(dump(recipe))
+    train(recipe, out, evaluate=score_by_step, resume=Resume(accept_changes=True))
+    assert "the replies that were sampled ahead are dropped: rollout.staleness is 0 now" in caplog.text
+    assert drawn(out) == in_order
 
 
 def test_the_built_in_engine_is_refused_one_step_ahead(world: Path, tmp_path: Path) -> None:

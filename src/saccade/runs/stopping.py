@@ -5,11 +5,14 @@ The program listens (`with stop.listening()`), not the library: `train` without 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -24,6 +27,8 @@ warn."""
 AGAIN_S = 1.0
 """Seconds after which a request to stop is repeated: destructors, callbacks and some libraries swallow what a handler
 raises."""
+_LOOK_S = 0.2
+"""Seconds between two looks at whether a stop was asked for while something is waited for."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -89,7 +94,14 @@ class Stop:
     def __init__(self, grace_s: float = GRACE_S) -> None:
         self.grace_s = grace_s
         self.signal: int | None = None
+        self._until = math.inf
         self._held = False
+
+    def ask(self, number: int) -> None:
+        """By a signal that this process or, between steps, another one got; 0 for none."""
+        if number and self.signal is None:
+            self._until = time.monotonic() + self.grace_s
+        self.signal = number or None
 
     def hold(self) -> None:
         """From here on the step must be finished."""
@@ -104,6 +116,13 @@ class Stop:
         self._held = True
         if self.signal is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def wait_for(self, future: Future[Any]) -> bool:
+        """Until `future` is done, but after a stop, also one that comes meanwhile, no longer than `grace_s`; whether it
+        is done."""
+        while not future.done() and time.monotonic() < self._until:
+            wait([future], _LOOK_S)
+        return future.done()
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
@@ -121,7 +140,7 @@ class Stop:
         if self.signal is not None:
             _again(number)
             return
-        self.signal = number
+        self.ask(number)
         text = f"\nstopping: the step is finished or, after {self.grace_s:g} s, abandoned; again to stop at once\n"
         with suppress(OSError):  # Ctrl-C also ended what the messages were piped to, or the terminal is gone
             os.write(2, text.encode())

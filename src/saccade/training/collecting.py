@@ -7,8 +7,9 @@ that uses the trainer's own model or talks to other processes stays in the main 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -87,7 +88,8 @@ class Collector:
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Of the current step."""
     ahead: Ahead | None = None
-    _thread: ThreadPoolExecutor | None = None
+    _sampling: Future[tuple[list[Group], float]] | None = None
+    """Of the round that the thread began last."""
 
     def collect(self, state: ScheduleState, stage: Stage) -> StepGroups:
         """The groups of the next step, from all processes."""
@@ -193,15 +195,19 @@ class Collector:
         prompts = dict(zip(shares.places(len(step_round.prompts)), mine, strict=True))
         rubric_of = self.rubrics(step_round.stage)
 
-        def sample() -> tuple[list[Group], float]:
-            watch = Stopwatch()
-            with watch.phase("rollout"):
-                groups = self._sample(step_round, prompts, rubric_of)
-            return groups, watch.phases["rollout"]
+        future = self._sampling = Future[tuple[list[Group], float]]()
 
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")
-        self.ahead = Ahead(step_round, self._thread.submit(sample))
+        def sample() -> None:
+            watch = Stopwatch()
+            try:
+                with watch.phase("rollout"):
+                    groups = self._sample(step_round, prompts, rubric_of)
+                future.set_result((groups, watch.phases["rollout"]))
+            except BaseException as error:  # noqa: BLE001 - raised in the main thread, by the step that trains on them
+                future.set_exception(error)
+
+        threading.Thread(target=sample, name="rollout", daemon=True).start()  # which a stop may leave behind
+        self.ahead = Ahead(step_round, future)
 
     def _take_ahead(self, state: ScheduleState) -> Ahead | None:
         """The round of this step that was begun during the one before."""
@@ -216,25 +222,39 @@ class Collector:
                 self.ahead.future.exception()  # which the step that trains on them raises
 
     def stored(self) -> Callable[[], dict[str, Any] | None]:
-        """For a checkpoint: gives, when it is written, the round in flight as it is now, as plain data."""
-        ahead, ranks = self.ahead, self.session.ranks
+        """For a checkpoint: gives, when it is written, the round in flight as it is now, as plain data. Without groups
+        where the engine failed, or a stop could not wait for them: they are sampled anew on resume."""
+        ahead, ranks, stop = self.ahead, self.session.ranks, self.session.stop
 
         def plain() -> dict[str, Any] | None:
-            if ahead is None or ranks.max(int(ahead.future.exception() is not None)):
-                return None  # a failure ends the next step, which is sampled anew on resume
+            if ahead is None:
+                return None
+            step_round, late = ahead.round, ranks.max(int(not stop.wait_for(ahead.future)))
+            found: dict[str, Any] = {"step": step_round.step, "first": step_round.first, "groups": None}
+            if late:
+                text = "the replies of step %d, sampled ahead, were not there after the %g s of a stop and are dropped"
+                log.warning(f"{text}; a resumed run samples them anew", step_round.step + 1, stop.grace_s)
+            if late or ranks.max(int(ahead.future.exception() is not None)):
+                return found
             groups, seconds = ahead.future.result()
             whole = ranks.merge(ranks.gather([plain_group(group) for group in groups]))
-            return {"step": ahead.round.step, "first": ahead.round.first, "groups": whole, "seconds": seconds}
+            return found | {"groups": whole, "seconds": seconds}
 
         return plain
 
     def restore(self, data: Mapping[str, Any], stage: Stage, accepted: bool) -> None:
-        """The round in flight of a checkpoint. Its prompts are prepared again; where the data has other samples now and
-        that was `accepted`, it is dropped aloud and drawn again."""
-        groups = data["groups"]
-        prompts = self.feed.again(range(data["first"], data["first"] + len(groups)))
-        if not all(same_samples(groups, prompts, accepted)):
-            log.warning("the replies that were sampled ahead are dropped: the data changed in their places")
+        """The round in flight of a checkpoint, with its prompts prepared again. It is drawn again where it has no
+        groups, and aloud where they are of no use: the data has other samples now, which was `accepted`, or no step is
+        sampled ahead any more."""
+        groups, prompts, why = data["groups"], tuple[Prompt, ...](), ""
+        if groups is not None and not self.recipe.rollout.staleness:
+            why = "rollout.staleness is 0 now"
+        elif groups is not None:
+            prompts = self.feed.again(range(data["first"], data["first"] + len(groups)))
+            why = "" if all(same_samples(groups, prompts, accepted)) else "the data changed in their places"
+        if why:
+            log.warning("the replies that were sampled ahead are dropped: %s", why)
+        if groups is None or why:
             self.feed.state = {**self.feed.state, "position": data["first"]}
             return
         whole = [group_from(one, prompt) for one, prompt in zip(groups, prompts, strict=True)]
@@ -243,5 +263,6 @@ class Collector:
         self.ahead = Ahead(Round(0, data["step"], stage, prompts, data["first"]), future)
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+        """Waits for the thread, unless a stop has no time left."""
+        if self._sampling is not None:
+            self.session.stop.wait_for(self._sampling)

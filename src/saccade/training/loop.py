@@ -215,7 +215,7 @@ class Session:
 
     def _agree_to_stop(self) -> None:
         """A signal may reach one process first: all of them stop at the same place."""
-        self.stop.signal = self.ranks.max(self.stop.signal or 0) or None
+        self.stop.ask(self.ranks.max(self.stop.signal or 0))
 
     def stopped(self) -> RunStopped:
         """The end of a run that a signal stopped."""

@@ -234,7 +234,7 @@ class Trainer:
 
     def restore(self, extras: Mapping[str, Any], accepted: bool) -> None:
         """The extras of the checkpoint that the run resumes from; `accepted`: although the data changed."""
-        if "ahead" in extras and self.recipe.rollout.staleness and not self.start.finished:
+        if "ahead" in extras and not self.start.finished:
             self.collector.restore(extras["ahead"], self.recipe.schedule.stage(self.start), accepted)
         if self.replay is not None and "replay" in extras:
             prompts = self.feed.again([one["position"] for one in extras["replay"]])
