@@ -75,9 +75,9 @@ _STATE = TypeAdapter(_State)
 
 def fault_of(state: dict[str, Any]) -> str | None:
     """The first key of a checkpoint's state that is missing or of another kind than training writes; None when all
-    fit."""
+    fit. `sizes` may name the streams only: any other name could be that of any file."""
     try:
         sizes = _STATE.validate_python(state, strict=True)["sizes"]
     except ValidationError as error:
         return ".".join(str(key) for key in error.errors()[0]["loc"] if not str(key).startswith("_"))
-    return next((f"sizes.{name}" for name in STREAMS if name not in sizes), None)
+    return next((f"sizes.{name}" for name in sorted(sizes.keys() ^ set(STREAMS))), None)
