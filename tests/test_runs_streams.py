@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
     "replaced by a folder": (lambda p: [p.unlink(), p.mkdir()], "no file, which is kept beside it", [6, 7]),
     "replaced by a pipe": (lambda p: [p.unlink(), os.mkfifo(p)], "no file, which is kept beside it", [6, 7]),
     "sent to nowhere": (lambda p: [p.unlink(), p.symlink_to(os.devnull)], "no file, which is kept beside it", [6, 7]),
+    "given an endless step": (lambda p: p.write_text('{"step": 1e400}\n'), "rows up to step 5 are lost", [6, 7, inf]),
     "written to": (lambda p: p.open("a").write('{"x": 1'), "something else wrote 7 bytes", [1, 2, 3, 4, 5, 6, 7]),
 }
 

@@ -140,7 +140,7 @@ def _last_step(path: Path) -> int | None:
 
 
 def _step_of(line: bytes) -> int | None:
-    with suppress(ValueError, RecursionError, KeyError, TypeError):
+    with suppress(ValueError, OverflowError, RecursionError, KeyError, TypeError):
         return int(json.loads(line)["step"])
     return None
 
