@@ -109,7 +109,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of one that names no files": (lambda p: another_version(p, files={}), "state.json names no files"),
     "of one with sizes below 0": (lambda p: below_0(p), "rows were lost"),
     "of one with other facts": (lambda p: another_version(p, facts=None), "state.json: 'facts' is missing or odd"),
-    "of one with a size of another file": (lambda p: another_file(p), "state.json: 'sizes.../odd' is missing or odd"),
+    "of one with a size of another file": (lambda p: another_file(p), "state.json: 'sizes' is missing or odd"),
     "rows lost": (lambda p: cut_rows(p, 50), "rows were lost"),
     "rows gone": (lambda p: cut_rows(p, None), "rows were lost"),
     "rows edited": (lambda p: shift_rows(p), "the file was edited"),

@@ -45,7 +45,7 @@ def steps_in(path: Path) -> list[int]:
     return sorted({step for step in found if step is not None})
 
 
-HARMS: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
+HARMS: dict[str, tuple[Callable[[Path], Any], str, list[float]]] = {
     "emptied": (lambda p: os.truncate(p, 0), "cut to 0 bytes, .* rows of steps 1 to 5 are lost", [6, 7]),
     "cut at a row": (lambda p: os.truncate(p, 3 * ROW), "rows of steps 4 to 5 are lost", [1, 2, 3, 6, 7]),
     "cut within a row": (lambda p: os.truncate(p, 3 * ROW + 9), "rows of steps 4 to 5 are lost", [1, 2, 3, 6, 7]),
