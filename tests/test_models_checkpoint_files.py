@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import stat
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from families import FAMILIES, family
 from families._layouts import LAYOUTS, write_layout
 from pictures import noise_image
@@ -19,6 +21,7 @@ from saccade.base.tiny import write_checkpoint
 from saccade.models.checkpoint_files import is_kept
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_adapter, load_policy
+from saccade.models.sharding import read_shards
 from saccade.runs.environment import hash_files, hash_model
 
 IMAGE = noise_image(100, 60, 1)
@@ -215,3 +218,37 @@ def test_a_pipe_beside_the_weights_is_not_waited_for(tmp_path):
     hashing.start()
     hashing.join(20)
     assert found == [hash_files([tmp_path / "config.json"])]
+
+
+class Code:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_shards_of_others_run_no_code_and_whole_ones_are_read(tmp_path: Path) -> None:
+    index, made = tmp_path / "shards" / ".metadata", tmp_path / "made"
+    values = {"a": torch.ones(3), "b": torch.ones(2, 2, dtype=torch.bfloat16)}
+    dcp.save(values, checkpoint_id=str(index.parent), no_dist=True)
+    found = {name: torch.zeros_like(one) for name, one in values.items()}
+    read_shards(tmp_path, found, together=False)
+    assert all(torch.equal(one, found[name]) for name, one in values.items())
+    whole, code = index.read_bytes(), pickle.dumps(Code(made))
+    for content, words in ((code, "posix.mkdir"), (b"", "Ran out"), (pickle.dumps(5), "no attribute")):
+        index.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{index}: the index of the shards is damaged \(.*{words}"):
+            read_shards(tmp_path, found, together=False)
+    index.write_bytes(whole)
+    (index.parent / "__0_0.distcp").write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{index.parent}: the shards are damaged \("):
+        read_shards(tmp_path, found, together=False)
+    dcp.save({"a": Code(made)}, checkpoint_id=str(index.parent), no_dist=True)  # torch would unpickle the entry
+    with pytest.raises(ValueError, match=r"it names .*BytesStorageMetadata"):
+        read_shards(tmp_path, found, together=False)
+    index.unlink()
+    with pytest.raises(ValueError, match="it is missing, or no file"):
+        read_shards(tmp_path, found, together=False)
+    assert not made.exists()

@@ -11,6 +11,7 @@ without images never keeps the others waiting.
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -118,14 +122,58 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {f"model.{name}": one for name, one in (*model.named_parameters(), *buffers.items())}
 
 
+_RECORDS = {
+    **dict.fromkeys(("Metadata", "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING"), Metadata.__module__),
+    **dict.fromkeys(("TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata"), Metadata.__module__),
+    **{"_StorageInfo": FileSystemReader.__module__, "Size": "torch", "_get_layout": "torch.serialization"},
+    **dict.fromkeys(("PosixPath", "WindowsPath"), "pathlib"),
+}
+"""Name -> module of all that torch.distributed.checkpoint pickles about tensors, besides their types."""
+
+
+class _Records(pickle.Unpickler):
+    """Makes these only, so that a checkpoint of others runs no code."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_type and _RECORDS.get(name) != module.removesuffix("._local"):  # Python 3.13 has pathlib._local
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+class ShardReader(FileSystemReader):
+    """Reads the shards of a checkpoint. ValueError, with the way out, where their index is damaged or holds anything
+    but tensors, which torch would unpickle."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path) / ".metadata"
+        try:
+            if not path.is_file():
+                raise OSError("it is missing, or no file")
+            with path.open("rb") as file:
+                found = _Records(file).load()
+            if any(type(one) is not TensorStorageMetadata for one in found.state_dict_metadata.values()):
+                raise TypeError("it has entries that are no tensors")
+            found.storage_meta.load_id = self.load_id
+        except (EOFError, OSError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise ValueError(f"{path}: the index of the shards is damaged ({reason}); use another checkpoint") from None
+        return found
+
+
 @torch.no_grad()
 def read_shards(path: str | Path, state: dict[str, Tensor], together: bool) -> None:
     """Fills the tensors from a checkpoint, whatever number of processes wrote it; `together` when all processes of the
     run call this, each for its own part."""
-    held = {name: one.detach() for name, one in state.items()}
+    held, reader = {name: one.detach() for name, one in state.items()}, ShardReader(Path(path) / SHARDS)
+    reader.read_metadata()  # torch makes a damaged one an assertion of many lines
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads on its own
-        load(held, checkpoint_id=str(Path(path) / SHARDS), no_dist=not together)
+        try:
+            load(held, storage_reader=reader, no_dist=not together)
+        except CheckpointException as error:
+            reason = " ".join(str(next(iter(error.failures.values()))[0]).split())[:200]
+            raise ValueError(f"{reader.path}: the shards are damaged ({reason}); use another checkpoint") from None
 
 
 def read_on_first(path: str, family: Any, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:

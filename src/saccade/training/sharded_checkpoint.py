@@ -13,12 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from saccade.models.policy import Policy
-from saccade.models.sharding import SHARDS, read_shards, weights
+from saccade.models.sharding import SHARDS, ShardReader, read_shards, weights
 from saccade.training import checkpoint
 from saccade.training.master_weights import MASTERS, MasterAdamW
 from saccade.training.optim import GuardedOptimizer
@@ -122,7 +121,7 @@ def restore(path: Path, policy: Policy, optimizer: GuardedOptimizer, whole: dict
     if whole is not None:
         _distribute(whole, steps)
         return
-    sizes = FileSystemReader(str(path / SHARDS)).read_metadata().state_dict_metadata
+    sizes = ShardReader(path / SHARDS).read_metadata().state_dict_metadata
     named = {name: steps.stepped(parameter) for name, parameter in policy.trainable()}
     state: dict[str, Tensor] = {f"model.{name}": stepped for name, stepped in named.items()}  # masters too
     for entry, facts in sizes.items():
