@@ -23,7 +23,7 @@ from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.runs.alarms import read_alarms
 from saccade.runs.records import LOST, Run
-from saccade.runs.streams import STREAMS
+from saccade.runs.streams import STREAMS, tail
 from saccade.training import checkpoint
 from saccade.training.config import RLRecipe
 from saccade.training.resuming import Resume
@@ -99,6 +99,17 @@ def test_a_stream_with_the_same_rows_in_another_place_is_whole(
     (tmp_path / "copy").replace(stream)
     run.metrics(7, {"a": 0.5})
     assert steps_in(stream) == [1, 2, 3, 4, 5, 6, 7] and not caplog.messages
+
+
+def test_a_hole_of_terabytes_in_a_stream_costs_no_time_and_no_space(tmp_path: Path) -> None:
+    run, stream = five_rows(tmp_path)
+    sizes = run.sizes() | {"metrics.jsonl": 3 * ROW}
+    os.truncate(stream, 1 << 42)
+    with stream.open("ab") as file:
+        file.write(b"\n")
+    assert b"".join(tail(stream, 3 * ROW)).split(b"\0")[0].count(b"\n") == 2
+    assert run.cut_back(sizes, 3) == {"metrics.jsonl": 3}
+    assert steps_in(stream) == [1, 2, 3]
 
 
 @pytest.fixture(scope="module")
