@@ -129,7 +129,6 @@ def test_no_output_takes_the_place_of_a_runs_own_file(folder: Path, capsys):
         ("report", folder, "--out", folder / "groups.jsonl"),
         ("grade", own, "--out", folder / "groups.jsonl"),
         ("check", own, "--from", "vlm_r1", "--json", own),
-        ("plan", "demo", "--json", own),
         ("verify", "base", "--json", own),
     ):
         with pytest.raises(SystemExit) as ended:
