@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -85,10 +85,10 @@ class _State(SavedStage):
     best_step: Count | None
 
 
+@with_config(ConfigDict(arbitrary_types_allowed=True))
 class FinishedStage(TypedDict):
     """What a finished stage of pre-training keeps beside its model."""
 
-    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)  # pyright: ignore[reportGeneralTypeIssues]
     heads: dict[str, Tensor]
     """Weights of the read-out heads."""
     sizes: Sizes
