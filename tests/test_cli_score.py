@@ -117,3 +117,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, capsys):
     refused("rollouts.jsonl:1: group '9-9' is not in groups.jsonl")
     write(folder, "groups.jsonl", {"group_id": "1-0"})
     refused("groups.jsonl:1: not a row of groups.jsonl (KeyError: 'sample_id')")
+
+
+def test_no_output_takes_the_place_of_a_runs_own_file(folder: Path, capsys):
+    own, link = folder / "rollouts.jsonl", folder / "rows.jsonl"
+    link.symlink_to(own)
+    before = own.read_bytes()
+    for words in (
+        ("score", own, "--rubric", "number", "--out", own),
+        ("score", own, "--rubric", "number", "--out", link),
+        ("report", folder, "--out", folder / "groups.jsonl"),
+        ("grade", own, "--out", folder / "groups.jsonl"),
+        ("check", own, "--from", "vlm_r1", "--json", own),
+        ("verify", "base", "--json", own),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in words])
+        err = capsys.readouterr().err
+        assert ended.value.code == 2 and err.count("\n") == 1 and f"{words[-1]}: that is the name of a file" in err, err
+    assert own.read_bytes() == before and link.is_symlink()
+    assert run(capsys, own, "--rubric", "number", "--out", folder / "config.yaml")[0] == 0  # there was none

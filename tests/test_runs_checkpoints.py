@@ -109,6 +109,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of one that names no files": (lambda p: another_version(p, files={}), "state.json names no files"),
     "of one with sizes below 0": (lambda p: below_0(p), "rows were lost"),
     "of one with other facts": (lambda p: another_version(p, facts=None), "state.json: 'facts' is missing or odd"),
+    "of one with a size of another file": (lambda p: another_file(p), "state.json: 'sizes' is missing or odd"),
     "rows lost": (lambda p: cut_rows(p, 50), "rows were lost"),
     "rows gone": (lambda p: cut_rows(p, None), "rows were lost"),
     "rows edited": (lambda p: shift_rows(p), "the file was edited"),
@@ -129,6 +130,11 @@ def another_version(path: Path, **changed: Any) -> None:
 
 def below_0(path: Path) -> None:
     another_version(path, sizes=dict.fromkeys(STREAMS, -1), best_score=0.0, best_step=1)
+
+
+def another_file(path: Path) -> None:
+    sizes = json.loads((path / "state.json").read_text())["sizes"]
+    another_version(path, sizes=sizes | {"../odd": 0})
 
 
 def cut_rows(path: Path, count: int | None) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.runs.alarms import read_alarms
 from saccade.runs.records import LOST, Run
-from saccade.runs.streams import STREAMS
+from saccade.runs.streams import STREAMS, tail
 from saccade.training import checkpoint
 from saccade.training.config import RLRecipe
 from saccade.training.resuming import Resume
@@ -44,7 +45,7 @@ def steps_in(path: Path) -> list[int]:
     return sorted({step for step in found if step is not None})
 
 
-HARMS: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
+HARMS: dict[str, tuple[Callable[[Path], Any], str, list[float]]] = {
     "emptied": (lambda p: os.truncate(p, 0), "cut to 0 bytes, .* rows of steps 1 to 5 are lost", [6, 7]),
     "cut at a row": (lambda p: os.truncate(p, 3 * ROW), "rows of steps 4 to 5 are lost", [1, 2, 3, 6, 7]),
     "cut within a row": (lambda p: os.truncate(p, 3 * ROW + 9), "rows of steps 4 to 5 are lost", [1, 2, 3, 6, 7]),
@@ -53,6 +54,7 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
     "replaced by a folder": (lambda p: [p.unlink(), p.mkdir()], "no file, which is kept beside it", [6, 7]),
     "replaced by a pipe": (lambda p: [p.unlink(), os.mkfifo(p)], "no file, which is kept beside it", [6, 7]),
     "sent to nowhere": (lambda p: [p.unlink(), p.symlink_to(os.devnull)], "no file, which is kept beside it", [6, 7]),
+    "given an endless step": (lambda p: p.write_text('{"step": 1e400}\n'), "rows up to step 5 are lost", [6, 7, inf]),
     "written to": (lambda p: p.open("a").write('{"x": 1'), "something else wrote 7 bytes", [1, 2, 3, 4, 5, 6, 7]),
 }
 
@@ -97,6 +99,17 @@ def test_a_stream_with_the_same_rows_in_another_place_is_whole(
     (tmp_path / "copy").replace(stream)
     run.metrics(7, {"a": 0.5})
     assert steps_in(stream) == [1, 2, 3, 4, 5, 6, 7] and not caplog.messages
+
+
+def test_a_hole_of_terabytes_in_a_stream_costs_no_time_and_no_space(tmp_path: Path) -> None:
+    run, stream = five_rows(tmp_path)
+    sizes = run.sizes() | {"metrics.jsonl": 3 * ROW}
+    os.truncate(stream, 1 << 42)
+    with stream.open("ab") as file:
+        file.write(b"\n")
+    assert b"".join(tail(stream, 3 * ROW)).split(b"\0")[0].count(b"\n") == 2
+    assert run.cut_back(sizes, 3) == {"metrics.jsonl": 3}
+    assert steps_in(stream) == [1, 2, 3]
 
 
 @pytest.fixture(scope="module")

@@ -425,7 +425,9 @@ def test_records_are_cut_back_to_the_checkpoint_and_missing_rows_are_reported(
     run.cut_back(sizes, 1)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"step": 1, "a": None, "b": None, "c": 0.5}]
-    run.cut_back({"metrics.jsonl": sizes["metrics.jsonl"] + 1}, 1)
+    (tmp_path / "own").write_text("precious")
+    run.cut_back({"metrics.jsonl": sizes["metrics.jsonl"] + 1, "../own": 0}, 1)
+    assert (tmp_path / "own").read_text() == "precious"
     assert "rows were lost" in caplog.text
     assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,8 @@ from saccade.base import pretrain
 from saccade.base.config import PretrainRecipe
 from saccade.base.pretrain import train
 from saccade.config import load
+from saccade.runs.streams import STREAMS
+from saccade.training import checkpoint
 
 
 def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, monkeypatch):
@@ -93,3 +96,46 @@ def test_a_killed_run_resumes_with_the_same_numbers(
     assert rows(tmp_path) == rows(base)
     assert all(torch.equal(one, again[name]) for name, one in load_file(base / "model" / "model.safetensors").items())
     assert not list(tmp_path.glob("*unfinished"))
+
+
+HEADS: dict[str, torch.Tensor] = {}
+SIZES = dict.fromkeys(STREAMS, 0)
+ODD_STATES: dict[str, tuple[Any, str]] = {
+    "nothing": (None, "'NoneType' is missing or odd"),
+    "a list": ([1], "'list' is missing or odd"),
+    "no keys": ({}, "'heads' is missing or odd"),
+    "heads of a number": ({"heads": 5, "sizes": SIZES}, "'heads' is missing or odd"),
+    "a head of a number": ({"heads": {"a": 5}, "sizes": SIZES}, "'heads.a' is missing or odd"),
+    "other heads": ({"heads": {"a": torch.zeros(3)}, "sizes": SIZES}, "Error.* in loading state_dict"),
+    "a size of text": ({"heads": HEADS, "sizes": {**SIZES, STREAMS[0]: "x"}}, f"'sizes.{STREAMS[0]}' is missing"),
+    "no size of a stream": ({"heads": HEADS, "sizes": {}}, "'sizes' is missing or odd"),
+    "a size of another file": ({"heads": HEADS, "sizes": {**SIZES, "../own": 0}}, "'sizes' is missing or odd"),
+}
+
+
+@pytest.mark.parametrize("name", [*ODD_STATES, "a pipe"])
+def test_a_stage_of_another_kind_is_one_line_and_no_other_file_is_touched(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(base / "start", tmp_path / "out" / "start")
+    (tmp_path / "own").write_text("precious")
+    path, (state, words) = tmp_path / "out" / "start" / pretrain.STATE, ODD_STATES.get(name, (None, "or no file"))
+    path.unlink()
+    if name == "a pipe":
+        os.mkfifo(path)
+    else:
+        torch.save(state, path)
+    with pytest.raises(
+        ValueError, match=rf"{path}: the file is damaged \(.*{words}.*; remove {path.parent} and"
+    ) as said:
+        train(base_recipe(tmp_path / "out"))
+    assert "\n" not in str(said.value) and (tmp_path / "own").read_text() == "precious"
+
+
+def test_a_save_of_another_kind_is_one_line(tmp_path: Path) -> None:
+    fresh = checkpoint.begin(tmp_path, 1)
+    fresh.mkdir()
+    (fresh / "weights").write_text("")
+    checkpoint.publish(fresh, {"step": 1, "nonfinite_in_row": 0, "version": 1, "sizes": {**SIZES, "../own": 0}})
+    with pytest.raises(ValueError, match=rf"step-000001/state.json: 'sizes' is missing or odd; remove {tmp_path}, to"):
+        pretrain._saved_of(tmp_path)

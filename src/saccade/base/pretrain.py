@@ -37,11 +37,13 @@ from saccade.models.policy import Policy, load_policy
 from saccade.runs.lock import keep_lock, locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.training import checkpoint
+from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import OptimConfig
 from saccade.training.divergence import load_checkpoint
 from saccade.training.master_weights import MasterAdamW
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.ranks import ONE, Ranks, join
+from saccade.training.saved_state import FinishedStage, SavedStage, fault_of
 from saccade.training.sharded_checkpoint import ShardWriter
 from saccade.training.step import MicroBatch, StepRunner, Unit
 from saccade.world import World
@@ -109,16 +111,36 @@ def _publish(unfinished: Path, directory: Path, heads: dict[str, Tensor]) -> Non
     unfinished.rename(directory)
 
 
-def _state_of(directory: Path) -> dict[str, Any]:
+def _state_of(directory: Path) -> FinishedStage:
     """What `_publish` saved. ValueError, with the way out, for a damaged file."""
+    path = directory / STATE
+    if not path.is_file():
+        raise _damaged(directory, "it is missing, or no file")
     try:
-        return torch.load(directory / STATE, weights_only=True)
-    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError, *checkpoint.OF_ANOTHER) as error:
+        raise _damaged(directory, str(error) or type(error).__name__) from None
+    if fault := fault_of(state, FinishedStage):
+        raise _damaged(directory, f"'{fault}' is missing or odd")
+    return state
+
+
+def _damaged(directory: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{directory / STATE}: the file is damaged ({reason.splitlines()[0][:200]}); remove {directory} and what came "
+        "after it, to train from there"
+    )
+
+
+def _saved_of(saves: Path) -> Checkpoint | None:
+    """Where an unfinished stage continues. ValueError, with the way out, for a state of another kind."""
+    found = checkpoint.latest(saves)
+    if found and (fault := fault_of(found.state, SavedStage)):
         raise ValueError(
-            f"{directory / STATE}: the file is damaged ({reason}); remove {directory} and what came "
-            "after it, to train from there"
-        ) from None
+            f"{found.path / checkpoint.STATE_FILE}: '{fault}' is missing or odd; remove {saves}, to train that "
+            "stage anew"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +169,10 @@ class StageRun:
         policy = self._load(("vision", "projector") if stage.vision_lr > 0 else ())
         torch.manual_seed(self.recipe.seed)
         readouts = Readouts(policy.model, policy.processors[0])
-        readouts.heads.load_state_dict(state["heads"] or readouts.heads.state_dict())
+        try:
+            readouts.heads.load_state_dict(state["heads"] or readouts.heads.state_dict())
+        except RuntimeError as error:
+            raise _damaged(self.before, " ".join(str(error).split())) from None
         vision = [parameter for _, parameter in policy.trainable()]
         optimizer = self._optimizer([{"params": some} for some in (vision, [*readouts.heads.parameters()]) if some])
         kinds = {k: w for k, w in stage.mixture.scenes.items() if k != "pair"}  # a pair shows only shapes
@@ -169,7 +194,7 @@ class StageRun:
     def speak(self) -> None:
         """The loss of the language model on `stage.rows` pictures a step in each process."""
         stage, ranks, state = self.stage, self.ranks, _state_of(self.before)
-        run, found = Run(self.after.parent, ranks.is_first), ranks.on_first(partial(checkpoint.latest, self.saves))
+        run, found = Run(self.after.parent, ranks.is_first), ranks.on_first(partial(_saved_of, self.saves))
         ranks.on_first(partial(run.cut_back, found.state["sizes"] if found else state["sizes"], None))
         scales: dict[Part, float] = {
             "vision": stage.vision_lr,

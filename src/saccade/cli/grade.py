@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from saccade.cli.options import AsJson
+from saccade.cli.options import AsJson, refuse_run_file
 from saccade.cli.terminal import echo_json
 from saccade.disk import AGAIN, partial_of, writing
 
@@ -57,6 +57,7 @@ def grade(
 
     if not pairs.is_file():
         raise FileNotFoundError(f"{pairs}: there is no such file; expected one JSON object per line")
+    refuse_run_file("--out", out)
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir() or out.resolve() == pairs.resolve()):
         raise ValueError(f"--out {out}: expected a file in an existing folder, other than the input")
     summary = Summary()

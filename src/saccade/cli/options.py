@@ -14,6 +14,7 @@ from saccade import schemas
 from saccade.cli.terminal import echo_json, echo_whole
 from saccade.config import Config, dump, load
 from saccade.disk import write_text
+from saccade.runs.streams import STREAMS
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
 Overrides = Annotated[
@@ -48,6 +49,8 @@ JsonFile = Annotated[
 ]
 """Of verbs whose JSON is also wanted as a file; without FILE it is `STDOUT` (`hints.Verb`)."""
 STDOUT = Path("-")
+RUN_FILES = frozenset({*STREAMS, "config.yaml", "environment.json", "state.json"})
+"""Names of files that a run is resumed from, or read by."""
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 
 T = TypeVar("T", bound=Config)
@@ -82,8 +85,19 @@ def with_out(overrides: list[str] | None, out: Path | None) -> list[str]:
     return [*(overrides or ()), *([] if out is None else [f"out={json.dumps(str(out))}"])]
 
 
+def refuse_run_file(option: str, file: Path | None) -> None:
+    """ValueError, before any work, where an output would take the place of a file that is a run's own, or links to
+    one."""
+    if file is not None and file.exists() and {file.name, file.resolve().name} & RUN_FILES:
+        raise ValueError(
+            f"{option} {file}: that is the name of a file of a run, and there is one; choose another name, or remove "
+            "it first"
+        )
+
+
 def check_json(file: Path | None) -> None:
     """ValueError, before any work, for a FILE of `--json` that cannot be written."""
+    refuse_run_file("--json", file)
     if file is not None and not file.absolute().parent.is_dir():
         raise ValueError(f"--json {file}: there is no folder {file.absolute().parent}")
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from saccade.cli.options import refuse_run_file
 from saccade.cli.terminal import echo
 
 
@@ -27,6 +28,7 @@ def report(
     from saccade.report import build_report
     from saccade.report.coldstart_page import build_page
 
+    refuse_run_file("--out", out)
     first, *others = run_dirs
     drafts = [folder for folder in run_dirs if (folder / "drafts.jsonl").is_file()]
     if serve:

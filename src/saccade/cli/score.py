@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saccade.cli.options import AsJson
+from saccade.cli.options import AsJson, refuse_run_file
 from saccade.cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def score(
     from saccade.disk import AGAIN, partial_of, writing
     from saccade.runs.rescore import rescore
 
+    refuse_run_file("--out", out)
     folder = rollouts if rollouts.is_dir() else rollouts.parent
     rubric_of = rubrics(rubric, folder)
     if out is None:

@@ -184,9 +184,10 @@ class Run:
 
     def standing(self, sizes: Mapping[str, int], step: int | None) -> dict[str, int]:
         """What the streams hold of their `sizes` after `step`. A stream that lacks rows keeps those that it has of the
-        steps up to there (None: of all); what is lost is logged and recorded as an alarm."""
-        found = dict(sizes)
-        for name, size in sizes.items():
+        steps up to there (None: of all); what is lost is logged and recorded as an alarm. No other file is looked at,
+        whatever `sizes` names: they may be those of a run of others."""
+        found = {name: sizes[name] for name in STREAMS if name in sizes}
+        for name, size in found.items():
             path = self.directory / name
             if lost := lost_of(path, size):
                 self.say_lost(lost if step is None else f"{lost}; {missing_steps(path, step)}", step or 0)

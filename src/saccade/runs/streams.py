@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saccade.disk import without_waiting
+from saccade.disk import skip_hole, without_waiting
 
 METRICS, ROLLOUTS, GROUPS = "metrics.jsonl", "rollouts.jsonl", "groups.jsonl"
 STREAMS = (METRICS, ROLLOUTS, GROUPS)
@@ -83,7 +83,7 @@ def lost_of(path: Path, size: int) -> str | None:
     now = path.stat().st_size if path.is_file() else 0
     if not 0 <= size <= now:
         return f"{path}: {now:,} bytes but {size:,} at the checkpoint; rows were lost"
-    if size and next(tail(path, size - 1))[:1] != b"\n":
+    if size and _bytes(path, size - 1, size) != b"\n":
         return f"{path}: no row ends at byte {size:,}, where the checkpoint was made; the file was edited"
     return None
 
@@ -110,11 +110,13 @@ def missing_steps(path: Path, step: int) -> str:
 
 
 def tail(path: Path, start: int) -> Iterator[bytes]:
-    """The bytes of a file from `start`, in chunks."""
+    """The bytes of a file from `start`, in chunks, without most of its holes, which are no rows."""
     with path.open("rb") as file:
         file.seek(start)
+        skip_hole(file)
         while chunk := file.read(1 << 20):
             yield chunk
+            skip_hole(file)
 
 
 def _kind(path: Path) -> bool | None:
@@ -140,7 +142,7 @@ def _last_step(path: Path) -> int | None:
 
 
 def _step_of(line: bytes) -> int | None:
-    with suppress(ValueError, RecursionError, KeyError, TypeError):
+    with suppress(ValueError, OverflowError, RecursionError, KeyError, TypeError):
         return int(json.loads(line)["step"])
     return None
 

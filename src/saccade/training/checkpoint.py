@@ -44,7 +44,7 @@ ASIDE = ("damaged-", "diverged-", "copied-", "before-resume-")
 _NAME = re.compile(r"step-[0-9]{6,}")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _UNREADABLE = (EOFError, OSError, RuntimeError, pickle.UnpicklingError)
-_OF_ANOTHER = (ValueError, KeyError, TypeError, IndexError, AttributeError)
+OF_ANOTHER = (ValueError, KeyError, TypeError, IndexError, AttributeError)
 """What reading a state of another kind raises."""
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer)
         set_rng_state(trainer["rng"])
     except torch.OutOfMemoryError:  # says what it is, and is no fault of the file
         raise
-    except (*_UNREADABLE, *_OF_ANOTHER) as error:
+    except (*_UNREADABLE, *OF_ANOTHER) as error:
         raise _another(checkpoint.path / TRAINER_FILE, error) from None
     optimizer.nonfinite_in_row = int(checkpoint.state["nonfinite_in_row"])
     policy.version = int(checkpoint.state["version"])

@@ -5,12 +5,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from torch import Tensor
 from typing_extensions import TypedDict
 
 from saccade.runs.streams import STREAMS
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _of_streams(sizes: dict[str, int]) -> dict[str, int]:
+    if sizes.keys() != set(STREAMS):
+        raise ValueError("another name could be that of any file")
+    return sizes
+
+
+Sizes = Annotated[dict[str, Annotated[int, Field(gt=-(2**63), lt=2**63)]], AfterValidator(_of_streams)]
 
 
 class _Images(TypedDict):
@@ -58,26 +68,38 @@ class _SFT(TypedDict):
     skipped: NotRequired[list[list[int]]]
 
 
-class _State(TypedDict):
+class SavedStage(TypedDict):
+    """Of a stage of pre-training that is not finished."""
+
     step: Count
-    facts: _Facts
-    loop: _RL | _SFT
-    pending: _Pending | None
-    sizes: dict[str, int]
-    best_score: float | None
-    best_step: Count | None
+    sizes: Sizes
     nonfinite_in_row: Count
     version: Count
 
 
-_STATE = TypeAdapter(_State)
+class _State(SavedStage):
+    facts: _Facts
+    loop: _RL | _SFT
+    pending: _Pending | None
+    best_score: float | None
+    best_step: Count | None
 
 
-def fault_of(state: dict[str, Any]) -> str | None:
-    """The first key of a checkpoint's state that is missing or of another kind than training writes; None when all
-    fit."""
+@with_config(ConfigDict(arbitrary_types_allowed=True))
+class FinishedStage(TypedDict):
+    """What a finished stage of pre-training keeps beside its model."""
+
+    heads: dict[str, Tensor]
+    """Weights of the read-out heads."""
+    sizes: Sizes
+
+
+def fault_of(state: Any, kind: type = _State) -> str | None:
+    """The first key of a checkpoint's state that is missing or of another kind than training writes, or what it is
+    instead of an object; None when all fit."""
     try:
-        sizes = _STATE.validate_python(state, strict=True)["sizes"]
+        TypeAdapter(kind).validate_python(state, strict=True)
     except ValidationError as error:
-        return ".".join(str(key) for key in error.errors()[0]["loc"] if not str(key).startswith("_"))
-    return next((f"sizes.{name}" for name in STREAMS if name not in sizes), None)
+        keys = [str(key) for key in error.errors()[0]["loc"] if not str(key).startswith("_")]
+        return ".".join(keys) or type(state).__name__
+    return None
