@@ -24,7 +24,14 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 SUBJECTS: dict[str, tuple[str, ...]] = {
-    "rows": ("test_hostile_rows.py", "test_hostile_tables.py", "test_hostile_values.py", "test_data_images.py"),
+    "rows": (
+        "test_hostile_rows.py",
+        "test_hostile_sizes.py",
+        "test_hostile_tables.py",
+        "test_hostile_values.py",
+        "test_data_images.py",
+        "test_data_hub.py",
+    ),
     "text": ("test_text_is_linear.py", "test_parsing_total.py", "test_rewards_fuzz.py"),
     "own rewards": ("test_rewards_hostile.py", "test_rewards_own.py"),
     "servers": (
@@ -32,13 +39,15 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "test_coldstart_hostile.py",
         "test_evaluation_served.py",
         "test_coldstart_faults.py",
+        "test_coldstart_store.py",
+        "test_rollout_vllm.py",
     ),
-    "checkpoints of others": ("test_hostile_checkpoints.py",),
+    "checkpoints of others": ("test_hostile_checkpoints.py", "test_hostile_shards.py"),
     "terminal": ("test_cli_terminal.py",),
     "runs and recipes": ("test_hostile_runs.py",),
     "trust and secrets": ("test_trust.py", "test_secrets.py"),
     "stopping and disk": ("test_runs_lock.py", "test_runs_stopping.py", "test_runs_checkpoints.py", "test_disk.py"),
-    "changed under a run": ("test_runs_streams.py", "test_runs_changed_images.py"),
+    "changed under a run": ("test_runs_streams.py", "test_runs_changed_images.py", "test_runs_pending.py"),
 }
 """Subject -> files of tests whose every case is a fault."""
 SAMPLE_S, FEWEST_STEPS = 5.0, 200
