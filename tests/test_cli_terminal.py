@@ -122,3 +122,10 @@ def test_an_error_of_a_file_names_it_and_a_way_out(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["watch", "n" * 300])
     assert capsys.readouterr().err.startswith(f"saccade: {'n' * 300}: File name too long; check the name")
+
+
+def test_no_console_reads_names_as_markup() -> None:
+    """A stage, model or folder called [/b] would be an error of rich, and [bold] would not be shown."""
+    files = sorted((Path(__file__).parent.parent / "src").rglob("*.py"))
+    found = [made for file in files for made in re.findall(r"\bConsole\([^)]*\)", file.read_text(encoding="utf-8"))]
+    assert found and [made for made in found if "markup=False" not in made] == []

@@ -205,3 +205,10 @@ def test_serving_writes_no_file_and_refuses_a_taken_port(
             main(["report", str(run), "--serve", *arguments])
         assert ended.value.code == 2 and words in capsys.readouterr().err
     assert not (run / "report.html").exists()
+
+
+def test_alarms_of_others_cannot_steer_the_terminal_and_endless_steps_are_no_total(run: Path) -> None:
+    alarm = {"name": "x", "step": 3, "reason": "\x1b]0;title\x07\x1b[2J", "advice": "[/b]\x1b[2J"}
+    (run / "alarms.jsonl").write_text(json.dumps(alarm) + "\n")
+    assert "\x1b" not in shown(run) and "\\x1b[2J" in shown(run)
+    assert watch.total_steps({"kind": "sft", "num_steps": 10**400}) is None

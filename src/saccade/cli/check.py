@@ -227,7 +227,7 @@ def run(subject: Subject, budget: int | None, keep: int) -> tuple[PreflightRepor
         TextColumn("{task.completed} rows"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bars:
         report = preflight(
             entries(subject, bars, facts),
             counter,

@@ -70,7 +70,7 @@ def convert(
         TextColumn("{task.completed} rows"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bars:
         bar = bars.add_task(source, total=total)
         summary = write(entries, out, kind, images, strict, lambda: bars.advance(bar))
     show(summary, out)

@@ -31,7 +31,7 @@ def demo(
     from saccade.studies.demo import run_demo
     from saccade.studies.demo_summary import summary
 
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, markup=False)
     with interruptible(f"stopped; finished jobs are kept in {out}; continue with the same command"):
         folder = run_demo(config, out, seed, console)
     page = build_report(folder)

@@ -72,7 +72,7 @@ def grade(
     if as_json:
         echo_json(summary.as_dict(), err=out is None)
         return
-    console = Console(stderr=out is None)
+    console = Console(stderr=out is None, markup=False)
     console.print(summary.table())
     for line in summary.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)

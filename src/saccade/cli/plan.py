@@ -89,7 +89,7 @@ def plan(
     )
     found = planning.plan(config, read_shape(model), setting, *filter(None, (origin,)))
     if not write_json(found.to_dict(), out):
-        show(found, Console(width=120, soft_wrap=True))
+        show(found, Console(width=120, soft_wrap=True, markup=False))
     if check and not found.fits:
         raise typer.Exit(1)
 

@@ -59,7 +59,7 @@ def study(
     from saccade.studies.study import run_study
 
     folder = out or Path("runs/studies") / (f"{short}-development" if development else short)
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, markup=False)
     console.print(
         f"{short}: {len(seeds)} seeds, about {cost:.0f} CPU minutes, {cost / config.parallel:.0f} minutes with "
         f"{config.parallel} process{'es' if config.parallel > 1 else ''}; finished parts in {folder} are kept",

@@ -41,6 +41,7 @@ def verify(
     """Verify a checkpoint: ids and pixels, packed = plain, cached = uncached, and more. Exit status 1 if a check
     fails."""
     from rich.console import Console
+    from rich.text import Text
     from transformers.utils import logging as transformers_logging
 
     from saccade import verify as contract
@@ -48,7 +49,7 @@ def verify(
     check_json(out)
     transformers_logging.disable_progress_bar()
     with (
-        Console(stderr=True).status(f"verifying {model}"),
+        Console(stderr=True, markup=False).status(Text(f"verifying {model}")),
         sampling_engine(engine, model, dtype, vllm_executable) as other,
     ):
         report = contract.verify(model, dtype, device, other)
@@ -81,7 +82,7 @@ def show(report: VerifyReport) -> None:
     """The table, the reasons, and what is safe."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table(report))
     for line in [*reasons(report), *verdicts(report)]:
         console.print(line, soft_wrap=False)

@@ -25,7 +25,7 @@ def watch(
     from saccade.report.watch import Watched, facts, follow, latest_run, view
     from saccade.runs.stopping import until_interrupted
 
-    console = Console()
+    console = Console(markup=False)
     colors = console.color_system in ("truecolor", "256")
     if once or as_json or not console.is_terminal:
         watched = Watched(latest_run(run_dir))

@@ -144,7 +144,8 @@ def total_steps(config: JsonRow) -> int | None:
         recipe: Any = SCHEMAS[str(config.get("kind"))]().model_validate(config)
         return recipe.schedule.max_steps  # of RL
     except (ValidationError, ValueError, AssertionError, AttributeError, KeyError):
-        return config["num_steps"] if isinstance(config.get("num_steps"), int) else None
+        steps = config.get("num_steps")
+        return steps if isinstance(steps, int) and abs(steps) < 2**63 else None
 
 
 def latest_run(folder: Path) -> Path:
@@ -180,7 +181,7 @@ def view(watched: Watched, safe: Safe, colors: bool) -> RenderableType:
     if watched.total:
         parts.append(ProgressBar(total=watched.total, completed=watched.step, width=60))
     parts.append(Padding(_table(watched.rows), (1, 0)))
-    parts += [_alarm(alarm) for alarm in read_alarms(watched.folder)]
+    parts += [_alarm(alarm, safe) for alarm in read_alarms(watched.folder)]
     if (reply := last_reply(watched)) is not None:
         parts.append(_reply(*reply, safe=safe, colors=colors))
     return Group(*parts)
@@ -232,10 +233,10 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(BARS[round((mean - low) / (high - low) * 7) if high > low else 0] for mean in means)
 
 
-def _alarm(alarm: Alarm) -> Text:
+def _alarm(alarm: Alarm, safe: Safe) -> Text:
     text = Text(f"alarm at step {alarm.step}: ", "bold red")
-    text.append(f"{alarm.reason}; ", "not bold default")
-    return text.append(f"try: {alarm.advice}", "dim")
+    text.append(f"{safe(alarm.reason[:600])}; ", "not bold default")
+    return text.append(f"try: {safe(alarm.advice[:600])}", "dim")
 
 
 def last_reply(watched: Watched) -> tuple[JsonRow, JsonRow, Path | None] | None:

@@ -34,7 +34,7 @@ def progress(title: str, num_steps: int, console: Console | None = None, shown: 
     if not shown:
         yield lambda step, numbers: None
         return
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False)
     if console.is_terminal:
         columns = (TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as bar:

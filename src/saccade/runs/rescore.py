@@ -21,7 +21,8 @@ from saccade.types import Completion, Frame, Sample, Score
 CHUNK = 1024
 """Rollouts per scoring batch."""
 SAME = 1e-9
-MOST_TOKENS = 10_000_000
+FEWEST_TOKENS, MOST_SIBLINGS = 1 << 15, 256
+"""Tokens that a row may count, or 4 for each character; and replies of a group whose pairs are compared."""
 
 RubricForTask = Callable[[str], Rubric]
 """Task name -> rubric."""
@@ -167,7 +168,7 @@ def _count_group(found: RescoreComparison, siblings: Sequence[Rewards]) -> None:
         known = [value for rewards in siblings if (value := rewards[side]) is not None]
         found.zero_variance[side] += not known or max(known) - min(known) <= SAME
     both = [(was, now) for was, now in siblings if was is not None and now is not None]
-    for (was_a, now_a), (was_b, now_b) in combinations(both, 2):
+    for (was_a, now_a), (was_b, now_b) in combinations(both[:MOST_SIBLINGS], 2):
         if abs(was_a - was_b) > SAME and abs(now_a - now_b) > SAME:
             found.pairs += 1
             found.reordered += (was_a > was_b) is not (now_a > now_b)
@@ -234,9 +235,11 @@ def completion_of(row: Mapping[str, Any], place: str) -> Completion:
     try:
         sizes = zip(row.get("size_original") or (), row.get("size_input") or (), strict=True)
         frames = tuple(Frame(row["frame"], (a[0], a[1]), (b[0], b[1])) for a, b in sizes)
+        text = str(row["text"])
+        count = min(int(row.get("tokens") or 0), max(4 * len(text), FEWEST_TOKENS))
         return Completion(
-            text=str(row["text"]),
-            token_ids=tuple(row.get("token_ids") or (0,) * min(int(row.get("tokens") or 0), MOST_TOKENS)),
+            text=text,
+            token_ids=tuple(row.get("token_ids") or (0,) * count),
             logprobs=tuple(row.get("logprobs") or ()),
             finish_reason=row.get("finish_reason") or "stop",
             frames=frames,

@@ -58,7 +58,7 @@ def run_arm(directory: Path, recipe: StudyRecipe, name: str, seed: int, data: st
     """Train an arm, or make its set. Of SFT and RL: steps, CPU seconds and sampled tokens."""
     arm, places = recipe.arms[name], Places(directory.parent, data)
     if isinstance(arm, ColdStartArm):
-        return run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True))
+        return run_coldstart(coldstart_recipe(recipe, name, places, seed), console=Console(quiet=True, markup=False))
     if isinstance(arm, BaseArm):
         pretrain.train(base_recipe(recipe, name, places, seed))
         return {}
