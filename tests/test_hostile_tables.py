@@ -201,8 +201,8 @@ def test_a_dictionary_bounds_how_many_rows_are_read_at_a_time(tmp_path: Path) ->
     offset = group.column(0).dictionary_page_offset
     held = columns._dictionary_bytes(path, offset)
     assert 999 * 999 <= held < 1_100_000, "the page itself, not the column"
-    assert columns._plan(path, group, ["x"])[1] == columns.BATCH
-    assert columns._dictionary_bytes(path, 0) > 1 << 40, "what is no header bounds nothing"
+    assert columns._plan(path, group, pq.read_schema(path))[1] == columns.BATCH
+    assert columns._dictionary_bytes(path, 0) is None, "what is no header bounds nothing"
 
 
 def test_the_size_of_a_png_needs_its_pixels_only_when_tags_may_follow_them(
@@ -354,3 +354,33 @@ def test_a_label_file_that_cannot_be_read_is_no_image_without_objects(folder: Pa
     found = list(items(DataConfig(source="yolo", path=folder)))
     assert [place for place, item in found if isinstance(item, ValueError)] == ["labels/b.txt", "labels/loop.txt"]
     assert [item.id for _, item in found if isinstance(item, Sample)] == ["images/a.png", "images/c.png"]
+
+
+BIG = 3 << 20
+FIXED = {"a fixed size": pa.binary(BIG), "a list of a fixed size": pa.list_(pa.int8(), BIG)}
+
+
+@pytest.mark.parametrize("name", ["texts of shared beginnings", "a dictionary", *FIXED])
+def test_rows_of_parquet_that_are_long_in_few_bytes_are_decoded_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    texts = pa.array(["a" * BIG + (str(i) if name.startswith("texts") else "") for i in range(64)])
+    column = pa.nulls(64, FIXED[name]) if name in FIXED else texts
+    encoding = {"column_encoding": {"x": "DELTA_BYTE_ARRAY"}} if name.startswith("texts") else {}
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": column}), file, compression="zstd", use_dictionary=name == "a dictionary", **encoding)
+    sizes: list[int] = []
+    monkeypatch.setattr(columns, "rows_of", lambda batch, packed: sizes.append(batch.num_rows) or [])
+    assert list(columns.parquet_rows(file)) == []
+    assert sum(sizes) == 64 and max(sizes) * BIG <= columns.BATCH_BYTES
+
+
+def test_a_type_from_beside_arrow_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """The library ends the process at a dictionary inside one."""
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 6, pa.int32()), pa.array(["x"]))
+    table = pa.table({"a": pa.ExtensionArray.from_storage(pa.opaque(shared.type, "x", "y"), shared)})
+    with pa.OSFile(str(tmp_path / "d.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "d.arrow"}]}))
+    ((_, found),) = columns.saved_rows(tmp_path, "train")
+    assert isinstance(found, ValueError) and "column 'a' is of the type 'extension<arrow.opaque" in str(found)

@@ -17,7 +17,7 @@ from PIL import Image
 from training_runs import rl_recipe, write_world
 
 from saccade.models.policy import load_policy
-from saccade.runs.environment import hash_images
+from saccade.runs.environment import hash_images, hash_source, numbered
 from saccade.training import rl, sft
 from saccade.training.config import SFTRecipe
 from saccade.training.resuming import Resume
@@ -121,3 +121,18 @@ def test_kept_replies_to_another_sample_are_refused_with_the_way_out() -> None:
     prompt: Any = SimpleNamespace(name="row6")
     with pytest.raises(ValueError, match=r"replies to sample 'row4', but the data gives 'row6' .* --accept-changes"):
         same_samples([{"sample": "row4"}], [prompt], accepted=False)
+
+
+def test_a_folder_of_data_counts_by_its_content_and_sources_of_one_title_apart(tmp_path: Path) -> None:
+    """Golds of the same length, labels beside a data.yaml; images by name and size, as `hash_images` has the rest."""
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (tmp_path / "data.yaml").write_text("train: images")
+    (tmp_path / "a.png").write_bytes(b"12")
+    (labels / "a.txt").write_text("0 0.5")
+    before = [hash_source(place, "") for place in (tmp_path, tmp_path / "data.yaml")]
+    (tmp_path / "a.png").write_bytes(b"34")
+    assert [hash_source(place, "") for place in (tmp_path, tmp_path / "data.yaml")] == before
+    (labels / "a.txt").write_text("0 0.3")
+    assert not {*before} & {hash_source(place, "") for place in (tmp_path, tmp_path / "data.yaml")}
+    assert numbered(["train", "world", "train", "train"]) == ["train", "world", "train (2)", "train (3)"]

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -62,7 +61,7 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
             if len(set(names := file.schema_arrow.names)) < len(names):
                 raise ValueError(f"the columns are {listed(names)}; expected a different name for each")
             for group in range(file.num_row_groups):
-                names, at_a_time, bombs = _plan(path, file.metadata.row_group(group), file.schema_arrow.names)
+                names, at_a_time, bombs = _plan(path, file.metadata.row_group(group), file.schema_arrow)
                 if bombs and not names:
                     raise ValueError(f"{bombs}, which is more than data needs; write it again with smaller values")
                 if bombs:
@@ -75,7 +74,7 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
         yield f"{path.name}:{next(number)}", ValueError(f"not a Parquet file that can be read ({first_line(error)})")
 
 
-def _plan(path: Path, group: Any, columns: list[str]) -> tuple[list[str], int, str]:
+def _plan(path: Path, group: Any, schema: Any) -> tuple[list[str], int, str]:
     """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and the last bomb in words."""
     rows, at_a_time, bombs, words = max(1, group.num_rows), BATCH, set[str](), ""
     for place in range(group.num_columns):
@@ -88,10 +87,26 @@ def _plan(path: Path, group: Any, columns: list[str]) -> tuple[list[str], int, s
                 f"column {column.path_in_schema!r} holds {size:,} bytes and {column.num_values:,} values in "
                 f"{group.num_rows:,} rows and {packed:,} packed bytes"
             )
-        elif column.has_dictionary_page and BATCH * size > BATCH_BYTES:  # a row may be as long as all of the dictionary
-            longest = min(size, _dictionary_bytes(path, column.dictionary_page_offset))
-            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, longest)))
-    return [name for name in columns if name not in bombs], at_a_time, words
+        elif column.has_dictionary_page:  # a row may be as long as all of the dictionary, whatever the footer says
+            longest = _dictionary_bytes(path, column.dictionary_page_offset)
+            at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, size if longest is None else longest)))
+        elif "DELTA_BYTE_ARRAY" in column.encodings:  # a value is as long as those before it, in no bytes
+            at_a_time = 1
+    widths = {field.name: _width(field.type) for field in schema}
+    for name in [name for name, width in widths.items() if width > ROW_BYTES]:
+        bombs.add(name)
+        words = f"column {name!r} has {widths.pop(name):,} bytes in each of its rows"
+    at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, *widths.values())))
+    return [name for name in schema.names if name not in bombs], at_a_time, words
+
+
+def _width(kind: Any) -> int:
+    """Bytes that each row of a type takes, an empty one too."""
+    if types.is_fixed_size_list(kind):
+        return kind.list_size * max(1, _width(kind.value_type))
+    if types.is_fixed_size_binary(kind):
+        return kind.byte_width
+    return sum(map(_width, _inside(kind))) if types.is_struct(kind) else 8
 
 
 def _footer_bytes(path: Path) -> int:
@@ -101,16 +116,16 @@ def _footer_bytes(path: Path) -> int:
         return int.from_bytes(file.read(4), "little")
 
 
-def _dictionary_bytes(path: Path, offset: int) -> int:
+def _dictionary_bytes(path: Path, offset: int) -> int | None:
     """Bytes of a dictionary page when it is unpacked, from its header (Parquet's Thrift, compact protocol: two integers
-    in front, the type and this size); more than any column where it is written in another way."""
+    in front, the type and this size); None where it is written in another way."""
     with path.open("rb") as file:
         file.seek(offset)
         found = _HEADER.match(file.read(16))
     if found is None:
-        return sys.maxsize
+        return None
     value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(found[1]))
-    return value >> 1 if not value & 1 else sys.maxsize
+    return value >> 1 if not value & 1 else None
 
 
 @dataclass
@@ -228,7 +243,7 @@ def _inner(array: Any) -> int:
         inside = array.flatten() if not pa.types.is_map(kind) else array.items
         return len(inside) + _inner(inside)
     if pa.types.is_fixed_size_list(kind):
-        return len(array) * kind.list_size
+        return len(array) * kind.list_size + _inner(array.flatten())
     if pa.types.is_struct(kind):
         return sum(map(_inner, array.flatten()))
     return 0
@@ -250,6 +265,7 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
             _refuse_compressed(path / name)
             packed = Packed((path / name).stat().st_size)
             with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
+                _refuse_extensions(stream.schema)
                 for batch in stream:
                     _refuse_broken(batch)
                     for row in rows_of(batch, packed):
@@ -257,6 +273,18 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
         except (pa.ArrowException, ValueError, OSError) as error:
             why = f"not an Arrow file that can be read ({first_line(error)})"
             yield f"{path.name}/{name}", ValueError(why)
+
+
+def _refuse_extensions(schema: Any) -> None:
+    """ValueError for a type that is defined beside Arrow: what it stores is looked at by no check here, and the library
+    ends the process at some."""
+    for field in schema:
+        kinds = [field.type]
+        while kinds:
+            kind = kinds.pop()
+            if isinstance(kind, pa.BaseExtensionType):
+                raise ValueError(f"column {shown(field.name)} is of the type {shown(str(kind))}; save it plainly")
+            kinds += _inside(kind)
 
 
 def _refuse_compressed(path: Path) -> None:

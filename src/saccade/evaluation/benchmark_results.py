@@ -214,7 +214,7 @@ def compare_runs(left: Path, right: Path) -> JsonRow:
 
 def _run(path: Path) -> tuple[JsonRow, list[ItemResult]]:
     """The run's values of the keys of `SAME`, and its items: for a training run, those of its last evaluation."""
-    files = item_files(path) if path.is_dir() else [path]
+    files = item_files(path) if path.is_dir() else [path] if path.is_file() else []
     items = read_items(files[-1]) if files else []
     if not items:
         raise ValueError(f"{path}: no items found; give the directory of a finished evaluation")

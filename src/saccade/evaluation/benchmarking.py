@@ -21,7 +21,7 @@ from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeError
 from saccade.evaluation.config import EvalRecipe, JudgeConfig
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
-from saccade.runs.environment import PACKAGES, commit, describe, hash_source, version
+from saccade.runs.environment import PACKAGES, commit, describe, hash_source, numbered, version
 from saccade.runs.files import JsonRow, read_object
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.types import Sample
@@ -190,4 +190,5 @@ def _judge(config: JudgeConfig, out: Path, key: str | None, limits: RequestLimit
 def _data_hashes(recipe: EvalRecipe) -> dict[str, str]:
     if recipe.benchmark is not None:
         return {recipe.benchmark: hash_source(recipe.path, dump(recipe))}
-    return {config.name or config.source: hash_source(config.path, dump(config)) for config in recipe.data}
+    names = numbered(config.name or config.source for config in recipe.data)
+    return {name: hash_source(config.path, dump(config)) for name, config in zip(names, recipe.data, strict=True)}

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import saccade
 from saccade.data.files import files_at, is_pattern
-from saccade.data.images import name_of
+from saccade.data.images import SUFFIXES, name_of
 from saccade.disk import without_waiting
 from saccade.types import ImageSource
 
@@ -123,16 +124,29 @@ def hash_model(path: str) -> str | None:
 
 
 def hash_source(path: Path | None, otherwise: str) -> str:
-    """Hash of a data file, of the files matching a pattern, of a folder's file names and sizes, or of the text
-    `otherwise` for a source without files."""
+    """Hash of a data file, of the files matching a pattern, of a folder (that of settings in YAML), or of the text
+    `otherwise` for a source without files. Images of a folder count by name and size here, see `hash_images`."""
+    if path is not None and path.is_file() and path.suffix in (".yaml", ".yml"):  # which names files beside it
+        path = path.parent
     if path is not None and path.is_file():
         return hash_files([path])
     if path is not None and is_pattern(path):
         return hash_files(files_at(path))
     if path is not None and path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        otherwise = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files)
+        kept = [file for file in files if file.suffix.lower() not in SUFFIXES]
+        otherwise = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files) + hash_files(kept)
     return hashlib.sha256(otherwise.encode()).hexdigest()
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Names that differ, for sources of the same title: `train`, `train (2)`."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
 
 
 def hash_images(images: Iterable[ImageSource]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from saccade.rollout.groups import Group
 from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
-from saccade.runs.environment import hash_images, hash_source
+from saccade.runs.environment import hash_images, hash_source, numbered
 from saccade.runs.lock import keep_lock
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
@@ -274,9 +274,13 @@ def open_trainer(
     if MATHEMATICS in check_rubrics(recipe, sources, rubrics):
         math_pool.shared().warm_up()
     evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
-    hashes = {s.name: hash_source(c.path, dump(c)) for s, c in zip(sources, recipe.data, strict=True)}
-    files = [one for one, entry in zip(sources, recipe.data, strict=True) if entry.source != WORLD]
-    images = {one.name: hash_images(image for sample in one for image in sample.images) for one in files}
+    names = numbered(source.name for source in sources)
+    hashes = {name: hash_source(entry.path, dump(entry)) for name, entry in zip(names, recipe.data, strict=True)}
+    images = {
+        name: hash_images(image for sample in source for image in sample.images)
+        for name, source, entry in zip(names, sources, recipe.data, strict=True)
+        if entry.source != WORLD
+    }
     data = {"data_hash": hashes, "images": images}
     if not resume:
         sources = screen(recipe, sources, load_adapter(recipe.model))
