@@ -375,6 +375,13 @@ def test_rows_of_parquet_that_are_long_in_few_bytes_are_decoded_few_at_a_time(
     assert sum(sizes) == 64 and max(sizes) * BIG <= columns.BATCH_BYTES
 
 
+def test_a_file_of_nothing_but_rows_that_are_too_wide_is_refused_in_a_line(tmp_path: Path) -> None:
+    wide = pa.nulls(3, pa.binary(columns.ROW_BYTES + 1))
+    pq.write_table(pa.table({"x": wide}), tmp_path / "a.parquet")
+    ((_, found),) = columns.parquet_rows(tmp_path / "a.parquet")
+    assert isinstance(found, ValueError) and "column 'x' has 67,108,865 bytes in each of its rows" in str(found)
+
+
 def test_a_type_from_beside_arrow_is_refused_before_it_is_read(tmp_path: Path) -> None:
     """The library ends the process at a dictionary inside one."""
     shared = pa.DictionaryArray.from_arrays(pa.array([0] * 6, pa.int32()), pa.array(["x"]))

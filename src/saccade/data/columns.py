@@ -96,7 +96,7 @@ def _plan(path: Path, group: Any, schema: Any) -> tuple[list[str], int, str]:
     for name in [name for name, width in widths.items() if width > ROW_BYTES]:
         bombs.add(name)
         words = f"column {name!r} has {widths.pop(name):,} bytes in each of its rows"
-    at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, *widths.values())))
+    at_a_time = min(at_a_time, max(1, BATCH_BYTES // max([1, *widths.values()])))
     return [name for name in schema.names if name not in bombs], at_a_time, words
 
 
