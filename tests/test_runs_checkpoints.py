@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -23,6 +24,7 @@ from saccade.cli.runs import steps_without_update
 from saccade.config import dump
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
+from saccade.runs.lock import locked
 from saccade.runs.records import STREAMS, Run
 from saccade.training import changes, checkpoint
 from saccade.training.changes import compare
@@ -261,6 +263,32 @@ def test_what_something_else_removes_or_puts_in_the_way_costs_no_run(world: Path
 def write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+@pytest.mark.parametrize("renames", range(3))
+def test_a_kill_while_a_step_is_saved_again_leaves_the_one_or_the_other(
+    run: Path, renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, left = checkpoint.folder(run) / "step-000003", [renames]
+    fresh = checkpoint.begin(run, 3)
+    shutil.copytree(last, fresh)
+    (fresh / "state.json").unlink()
+    state = {k: v for k, v in json.loads((last / "state.json").read_text()).items() if k not in ("hash", "files")}
+
+    def rename(path: Path, target: Path, plain: Callable[[Path, Path], Path] = Path.rename) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return plain(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with contextlib.suppress(KeyboardInterrupt):
+            checkpoint.publish(fresh, state)
+    with locked(run):
+        found = find(Run(run), Resume())
+    assert found is not None and found.step == 3
+    assert {path.name for path in last.parent.iterdir()} - {"last", "best"} == {f"step-00000{n}" for n in (1, 2, 3)}
 
 
 def test_strange_names_are_no_checkpoints_and_are_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:

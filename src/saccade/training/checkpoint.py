@@ -37,6 +37,8 @@ STATE_FILE = "state.json"
 LARGEST_STATE = 256 << 20
 """Bytes of a state; a run writes a few kilobytes, and some for each position that is skipped or replayed."""
 EXTRAS_FILE = "extras.pt"
+BEFORE = ".before"
+"""End of the name of a checkpoint while the one that takes its place is renamed."""
 REFERENCE = "reference"
 """Folder of the reference model, once it was refreshed."""
 ASIDE = ("damaged-", "diverged-", "copied-", "before-resume-")
@@ -125,7 +127,7 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
     keep_lock(root)
     if final.is_symlink() or final.is_file():
         final.rename(free_name(root, f"copied-{final.name}"))  # something else took the name
-    before = root / f".{final.name}.before{PARTIAL}"  # an evaluation was made up for, and the step is saved again
+    before = root / f".{final.name}{BEFORE}"  # an evaluation was made up for, and the step is saved again
     shutil.rmtree(before, ignore_errors=True)
     if final.is_dir():
         final.rename(before)
@@ -134,6 +136,16 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
     flush(root)
     link(root, "last", final.name)
     return final
+
+
+def finish_publishing(run_dir: Path) -> None:
+    """After a kill amid the renames of `publish`: the checkpoint before gets its name back, or makes room."""
+    for before in folder(run_dir).glob(f".step-*{BEFORE}"):
+        final = before.with_name(before.name[1 : -len(BEFORE)])
+        if final.exists() or final.is_symlink():
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            before.rename(final)
 
 
 def steps(run_dir: Path) -> list[Path]:

@@ -42,6 +42,7 @@ def find(run: Run, how: Resume) -> Checkpoint | None:
     lost. ValueError when there is none and the start was not asked for, and when the one asked for is damaged.
     """
     directory = run.directory
+    checkpoint.finish_publishing(directory)
     if strange := [name for name in checkpoint.others(directory) if not name.startswith(checkpoint.ASIDE)]:
         log.info("%s: ignored, not named like a checkpoint: %s", checkpoint.folder(directory), ", ".join(strange[:9]))
     if how.where is not None:
