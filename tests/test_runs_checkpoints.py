@@ -465,3 +465,25 @@ def test_each_change_is_named_and_only_what_trains_otherwise_is_refused(world: P
     own.write_text(was)
     assert found == ([], [f"{own}: the file was edited"])
     assert dump(recipe_of(world)), "the recipe is kept as data, which must stay JSON"
+
+
+def test_what_an_own_reward_imports_from_beside_it_is_named_when_it_is_edited(tmp_path: Path) -> None:
+    files = {
+        "own.py": "import json, part\nfrom pack import one\n",
+        "part.py": "import own, missing.thing\n",
+        "pack/__init__.py": "from . import two\n",
+        "pack/one.py": "from .two import *\nimport part",
+        "pack/two.py": "def broken(:",
+        "other.py": "",
+    }
+    (tmp_path / "pack").mkdir()
+    for name, text in files.items():
+        write(tmp_path / name, text.encode())
+    facts = lambda: changes.facts({"name": f"{tmp_path}/own.py:score"}, {})["code_hash"]  # noqa: E731
+    before = facts()
+    for name in files:
+        write(tmp_path / name, b"edited")
+        now = facts()
+        write(tmp_path / name, files[name].encode())
+        named = {file for file, was in before.items() if now.get(file, "") != was}
+        assert (str(tmp_path / name) in named) == (name != "other.py"), name

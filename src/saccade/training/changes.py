@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +40,36 @@ def facts(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str
 
 
 def _own_code(recipe: Any) -> Iterator[tuple[str, str]]:
-    """File and hash of what the recipe names as `path/to/file.py:function`."""
+    """File and hash of what the recipe names as `path/to/file.py:function`, and of what it imports from beside it."""
     if isinstance(recipe, str):
         file = Path(recipe.rpartition(":")[0]).expanduser()
         if file.suffix == ".py" and file.is_file():
-            yield str(file), hash_files([file])
+            yield from ((str(one), hash_files([one])) for one in _with_imports(file))
     elif isinstance(recipe, Mapping | list):
         for value in recipe.values() if isinstance(recipe, Mapping) else recipe:
             yield from _own_code(value)
+
+
+def _with_imports(file: Path) -> list[Path]:
+    """A file and, as far as their texts tell, the files in its folder and below that are imported with it."""
+    found = [file]
+    for one in found:  # which grows
+        for name in _imports(one):
+            stems = [folder / name.replace(".", "/") for folder in (file.parent, one.parent)]
+            paths = [path for stem in stems for path in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py")]
+            found += [path for path in dict.fromkeys(paths) if path not in found and path.is_file()]
+    return found
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Dotted names that a file may import; none of one that is no Python, of which the run says what is wrong."""
+    with suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                names = ["", *(f".{alias.name}" for alias in node.names)]
+                yield from filter(None, (f"{node.module or ''}{name}".strip(".") for name in names))
 
 
 def completed(before: Mapping[str, Any], schema: type[BaseModel]) -> Mapping[str, Any]:
