@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,16 @@ from copy_engine import CopyEngine
 from PIL import Image
 from training_runs import rl_recipe, write_world
 
+from saccade.data.config import DataConfig
+from saccade.data.sources import open_source
 from saccade.models.policy import load_policy
-from saccade.runs.environment import hash_images, hash_source, numbered
-from saccade.training import rl, sft
+from saccade.runs.environment import hash_contents, hash_images, hash_model, numbered
+from saccade.training import changes, rl, sft
 from saccade.training.config import SFTRecipe
+from saccade.training.examples import Example
 from saccade.training.resuming import Resume
 from saccade.training.stored_groups import same_samples
+from saccade.types import Sample, Turn
 
 
 @pytest.fixture(scope="module")
@@ -123,16 +128,81 @@ def test_kept_replies_to_another_sample_are_refused_with_the_way_out() -> None:
         same_samples([{"sample": "row4"}], [prompt], accepted=False)
 
 
-def test_a_folder_of_data_counts_by_its_content_and_sources_of_one_title_apart(tmp_path: Path) -> None:
-    """Golds of the same length, labels beside a data.yaml; images by name and size, as `hash_images` has the rest."""
-    labels = tmp_path / "labels"
-    labels.mkdir()
-    (tmp_path / "data.yaml").write_text("train: images")
-    (tmp_path / "a.png").write_bytes(b"12")
-    (labels / "a.txt").write_text("0 0.5")
-    before = [hash_source(place, "") for place in (tmp_path, tmp_path / "data.yaml")]
-    (tmp_path / "a.png").write_bytes(b"34")
-    assert [hash_source(place, "") for place in (tmp_path, tmp_path / "data.yaml")] == before
-    (labels / "a.txt").write_text("0 0.3")
-    assert not {*before} & {hash_source(place, "") for place in (tmp_path, tmp_path / "data.yaml")}
+def of_yolo(folder: Path) -> str:
+    """The hash of a set whose images, labels and settings are each somewhere else, with a run in its folder."""
+    for name in ("store/labels", "store/images", "set/conf"):
+        (folder / name).mkdir(parents=True)
+    Image.new("RGB", (60, 60)).save(folder / "store/images/a.png")
+    for name in ("labels", "images"):
+        (folder / "set" / name).symlink_to(folder / "store" / name)
+    (folder / "set/conf/data.yaml").write_text("path: ..\ntrain: images\nnames: [cup, pen]")
+    (folder / "store/labels/a.txt").write_text("0 0.5 0.5 0.2 0.4")
+    return hash_of(folder)
+
+
+def hash_of(folder: Path) -> str:
+    entry = {"source": "yolo", "path": str(folder / "set/conf/data.yaml"), "data_root": str(folder), "task": "detect"}
+    source = open_source(DataConfig.model_validate(entry | {"image_folder": str(folder)}))
+    return hash_contents(sample.content for sample in source)
+
+
+def test_data_counts_by_what_its_rows_say_wherever_its_files_are(tmp_path: Path) -> None:
+    before = of_yolo(tmp_path / "a")
+    assert of_yolo(tmp_path / "b") == before
+    (tmp_path / "a/set/conf/run.jsonl").write_text("of a run")
+    os.mkfifo(tmp_path / "a/set/pipe")
+    assert hash_of(tmp_path / "a") == before
+    (tmp_path / "a/store/labels/a.txt").write_text("1 0.5 0.5 0.2 0.4")
+    assert hash_of(tmp_path / "a") != before
+
+
+def test_each_part_of_a_row_but_its_place_counts() -> None:
+    row = Sample("1", ("a.png",), "How many?", 3, "count", {"place": "a:1", "source": "a", "system": "Be brief."})
+    example = Example("1", "How many?", ("a.png",), "3", before=(Turn("system", "Be brief."),), place="a:1")
+    for one, same, others in (
+        (row, {"images": ("b.png",), "meta": {**row.meta, "place": "b:1", "source": "b"}}, {"answer": "3", "id": "2"}),
+        (example, {"images": ("b.png",), "place": "b:1"}, {"reply": "4", "before": (), "gold": row}),
+    ):
+        assert hash_contents([replace(one, **same).content]) == hash_contents([one.content])
+        others |= {"images": (), "meta": {"system": ""}, "question": "Why?", "prompt": "Why?", "task": "number"}
+        for key in others.keys() & {field.name for field in fields(one)}:
+            assert hash_contents([replace(one, **{key: others[key]}).content]) != hash_contents([one.content]), key
+
+
+def test_names_of_sources_differ() -> None:
     assert numbered(["train", "world", "train", "train"]) == ["train", "world", "train (2)", "train (3)"]
+    assert numbered(["a", "a", "a (2)", "a (2)", "a"]) == ["a", "a (2)", "a (2) (2)", "a (2) (3)", "a (3)"]
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/x.jinja", "spiece.model", "a.bin"])
+def test_each_file_that_changes_what_a_model_does_counts(name: str, tmp_path: Path) -> None:
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    found = [hash_model(str(tmp_path))]
+    for text in ("before", "after"):
+        (tmp_path / name).write_text(text)
+        found.append(hash_model(str(tmp_path)))
+    (tmp_path / "README.md").write_text("A model.")
+    assert len(set(found)) == 3 and hash_model(str(tmp_path)) == found[-1]
+
+
+def test_what_an_own_reward_imports_from_beside_it_is_named_when_it_is_edited(tmp_path: Path) -> None:
+    files = {
+        "own.py": "import json, part\nfrom pack import one\n",
+        "part.py": "import own, missing.thing\n",
+        "pack/__init__.py": "from . import two\n",
+        "pack/one.py": "from .two import *\nimport part",
+        "pack/two.py": "def broken(:",
+        "other.py": "",
+    }
+    (tmp_path / "pack").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    facts = lambda: changes.facts({"name": f"{tmp_path}/own.py:score"}, {})["code_hash"]  # noqa: E731
+    before = facts()
+    for name in files:
+        (tmp_path / name).write_text("edited")
+        now = facts()
+        (tmp_path / name).write_text(files[name])
+        named = {file for file, was in before.items() if now.get(file, "") != was}
+        assert (str(tmp_path / name) in named) == (name != "other.py"), name

@@ -69,6 +69,12 @@ class Sample:
         return int(self.meta.get("image_index") or 0)
 
     @property
+    def content(self) -> tuple[Any, ...]:
+        """What it says, without where it is from and what its images show."""
+        meta = {key: value for key, value in self.meta.items() if key not in ("place", "source")}
+        return self.id, len(self.images), self.question, self.answer, self.task, meta
+
+    @property
     def title(self) -> str:
         """Its name in messages, with its place where it has one: `train.jsonl:9: sample 'thin'`."""
         place = self.meta.get("place")

@@ -21,7 +21,7 @@ from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge, JudgeError
 from saccade.evaluation.config import EvalRecipe, JudgeConfig
 from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
-from saccade.runs.environment import PACKAGES, commit, describe, hash_source, numbered, version
+from saccade.runs.environment import PACKAGES, commit, describe, hash_contents, version
 from saccade.runs.files import JsonRow, read_object
 from saccade.runs.lock import locked, refuse_in_use
 from saccade.types import Sample
@@ -76,7 +76,10 @@ def evaluate(
         refuse_in_use(out)
         opened = _served(recipe, api_key, limits) if recipe.served else _local(recipe, asked)
         held, facts = (answerer, {}) if answerer else stack.enter_context(opened)
-        environment = {**facts, "data_hash": _data_hashes(recipe)}
+        environment = {
+            **facts,
+            "data_hash": {recipe.benchmark or "data": hash_contents(one.content for one in asked.samples)},
+        }
         stack.enter_context(locked(out))
         refuse_another(recipe, out)
         refuse_changed(environment, out)
@@ -110,14 +113,15 @@ def refuse_another(recipe: EvalRecipe, out: Path) -> None:
 
 
 def refuse_changed(environment: JsonRow, out: Path) -> None:
-    """ValueError when `out` holds answers of another model under the same path."""
-    was = read_object(out / "environment.json", []).get("model_hash")
-    now = environment.get("model_hash")
-    if (out / "items.jsonl").exists() and was and now and was != now:
-        raise ValueError(
-            f"{out} holds answers from before the model changed (model_hash was {was}, is {now}); "
-            "choose a new `out`, or remove that directory"
-        )
+    """ValueError when `out` holds answers of another model, or to other questions, under the same path."""
+    before = read_object(out / "environment.json", [])
+    for key, what in (("model_hash", "model"), ("data_hash", "data")):
+        was, now = before.get(key), environment.get(key)
+        if (out / "items.jsonl").exists() and was and now and was != now:
+            raise ValueError(
+                f"{out} holds answers from before the {what} changed ({key} was {was}, is {now}); "
+                "choose a new `out`, or remove that directory"
+            )
 
 
 def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
@@ -185,10 +189,3 @@ def _judge(config: JudgeConfig, out: Path, key: str | None, limits: RequestLimit
             yield ServedJudge(endpoint)
     finally:
         cache.close()
-
-
-def _data_hashes(recipe: EvalRecipe) -> dict[str, str]:
-    if recipe.benchmark is not None:
-        return {recipe.benchmark: hash_source(recipe.path, dump(recipe))}
-    names = numbered(config.name or config.source for config in recipe.data)
-    return {name: hash_source(config.path, dump(config)) for name, config in zip(names, recipe.data, strict=True)}

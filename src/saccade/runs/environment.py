@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import saccade
-from saccade.data.files import files_at, is_pattern
-from saccade.data.images import SUFFIXES, name_of
+from saccade.data.images import name_of
 from saccade.disk import without_waiting
 from saccade.types import ImageSource
 
@@ -38,6 +36,18 @@ PACKAGES = (
     "peft",
     "bitsandbytes",
 )
+OF_A_MODEL = (
+    "*.safetensors",
+    "*.bin",
+    "shards/*",
+    "*.json",
+    "*.jinja",
+    "*/*.jinja",
+    "*.model",
+    "merges.txt",
+    "vocab.txt",
+)
+"""Files of a directory that change what its model does."""
 READERS, AT_ONCE = 8, 1_000
 """Threads that look at image files, which may be far away, and files of one turn of a thread."""
 _BLOCK = 4096
@@ -117,36 +127,28 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def hash_model(path: str) -> str | None:
-    """Hash of a directory's weights and configuration; None for a model on a hub."""
+    """Hash of a directory's weights, configuration, tokenizer and templates; None for a model on a hub."""
     root = Path(path)
-    files = [file for kind in ("*.safetensors", "*.json") for file in root.glob(kind) if file.is_file()]
+    files = [file for kind in OF_A_MODEL for file in root.glob(kind) if file.is_file()]
     return hash_files(files) if root.is_dir() else None
 
 
-def hash_source(path: Path | None, otherwise: str) -> str:
-    """Hash of a data file, of the files matching a pattern, of a folder (that of settings in YAML), or of the text
-    `otherwise` for a source without files. Images of a folder count by name and size here, see `hash_images`."""
-    if path is not None and path.is_file() and path.suffix in (".yaml", ".yml"):  # which names files beside it
-        path = path.parent
-    if path is not None and path.is_file():
-        return hash_files([path])
-    if path is not None and is_pattern(path):
-        return hash_files(files_at(path))
-    if path is not None and path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        kept = [file for file in files if file.suffix.lower() not in SUFFIXES]
-        otherwise = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files) + hash_files(kept)
-    return hashlib.sha256(otherwise.encode()).hexdigest()
+def hash_contents(contents: Iterable[tuple[Any, ...]]) -> str:
+    """Hash of what the rows of a source say (`Sample.content`), in order, whatever files they come from; of their
+    images see `hash_images`."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(repr(content).encode("utf-8", "replace"))
+    return digest.hexdigest()
 
 
 def numbered(names: Iterable[str]) -> list[str]:
     """Names that differ, for sources of the same title: `train`, `train (2)`."""
-    seen: Counter[str] = Counter()
-    found = []
+    found: dict[str, None] = {}
     for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
+        ways = (name, *(f"{name} ({n})" for n in range(2, len(found) + 3)))
+        found[next(one for one in ways if one not in found)] = None
+    return list(found)
 
 
 def hash_images(images: Iterable[ImageSource]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ HARMLESS = (
 """Keys of a recipe that change no more than round-off of what is trained."""
 PLACES = ("path", "hub", "image_folder")
 """Keys that say where data or model are; their content is compared by hash."""
+_OF_MACHINE = ("device", "processes", "python")
 _MISSING = "(nothing)"
 
 
@@ -36,7 +37,8 @@ class Changes:
 def facts(recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint keeps for the comparison: the recipe as data, and parts of environment.json."""
     kept = {"recipe": recipe, "code_hash": dict(_own_code(recipe))}
-    return kept | {key: environment.get(key) for key in ("packages", "data_hash", "images", "model_hash", "device")}
+    names = ("packages", "data_hash", "images", "model_hash", *_OF_MACHINE)
+    return kept | {key: environment.get(key) for key in names}
 
 
 def _own_code(recipe: Any) -> Iterator[tuple[str, str]]:
@@ -106,8 +108,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
         was, new = (one.get(name) for one in versions)
         if was != new:
             other.append(f"package {name}: {was} -> {new}")
-    if before["device"] != now["device"]:
-        other.append(f"device: {before['device']} -> {now['device']}")
+    pairs = {key: (before.get(key), now.get(key)) for key in _OF_MACHINE}
+    other += [f"{key}: {was} -> {new}" for key, (was, new) in pairs.items() if was is not None and was != new]
     return Changes(tuple(training), tuple(other))
 
 

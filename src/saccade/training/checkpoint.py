@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import pickle
 import random
 import re
@@ -43,6 +44,11 @@ REFERENCE = "reference"
 """Folder of the reference model, once it was refreshed."""
 ASIDE = ("damaged-", "diverged-", "copied-", "before-resume-")
 """How names of what was set aside begin."""
+_READ = (
+    *("shards", REFERENCE, "additional_chat_templates", "merges.txt", "vocab.txt"),
+    *(".json", ".jinja", ".safetensors", ".bin", ".model"),
+)
+"""Names, and ends of names, of what is read of a directory."""
 _NAME = re.compile(r"step-[0-9]{6,}")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _UNREADABLE = (EOFError, OSError, RuntimeError, pickle.UnpicklingError)
@@ -125,7 +131,7 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
     for path in (*_files(fresh), *(path for path in fresh.rglob("*") if path.is_dir()), fresh):
         flush(path)
     keep_lock(root)
-    if final.is_symlink() or final.is_file():
+    if final.is_symlink() or (final.exists() and not final.is_dir()):
         final.rename(free_name(root, f"copied-{final.name}"))  # something else took the name
     before = root / f".{final.name}{BEFORE}"  # an evaluation was made up for, and the step is saved again
     shutil.rmtree(before, ignore_errors=True)
@@ -197,10 +203,10 @@ def load(path: Path) -> Checkpoint | str:
             return f"{name} has {file.stat().st_size} bytes, {size} when it was saved"
         if _hash(file) != digest:
             return f"{name} was changed: its SHA-256 is not that of when it was saved"
-    for added in ("shards", "adapter_config.json"):  # would be read in place of the weights
-        there = (path / added).exists() or (path / added).is_symlink()
-        if there and not any(Path(name).parts[0] == added for name in files):
-            return f"{added} was not there when it was saved"
+    known = {str(part) for name in (*files, STATE_FILE) for part in (Path(name), *Path(name).parents)}
+    for added in sorted(str(file.relative_to(path)) for file in path.rglob("*")):
+        if added not in known and (Path(added).parts[0] in _READ or ("/" not in added and Path(added).suffix in _READ)):
+            return f"{added} was not there when it was saved"  # and would be read in place of what was
     return Checkpoint(path, state)
 
 
@@ -320,7 +326,7 @@ def _make_way(path: Path) -> None:
 def free_name(parent: Path, name: str) -> Path:
     """`parent/name-<n>`, the first that is not taken."""
     numbers = range(1, 1 + len(list(parent.iterdir())) + 1)
-    return next(path for n in numbers if not (path := parent / f"{name}-{n}").exists())
+    return next(path for n in numbers if not os.path.lexists(path := parent / f"{name}-{n}"))
 
 
 def seed_generators(seed: int) -> None:

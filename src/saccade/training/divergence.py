@@ -33,12 +33,11 @@ def go_back(run_dir: Path, model: ModelConfig) -> str:
     return f"no checkpoint with finite log-probs was saved; {advice} --from {START}"
 
 
-def refuse_diverged(run_dir: Path, step: int, model: ModelConfig) -> None:
-    """TrainingStopped when the newest checkpoint gives no finite log-probs: the end of a run whose last gradients were
-    not finite, too few of them to stop it before."""
-    path = checkpoint.folder(run_dir) / f"step-{step:06d}"
-    if path.is_dir() and not has_finite_logprobs(path, model):
-        raise TrainingStopped(f"the last gradients were not finite, and {path.name} gives no finite log-probs")
+def refuse_diverged(policy: Policy, step: int) -> None:
+    """TrainingStopped when a trained model gives no finite log-probs, whatever its last gradients were: no later step
+    would tell."""
+    if not torch.isfinite(_probe(policy)).all():
+        raise TrainingStopped(f"after step {step}, the last one, the model gives no finite log-probs")
 
 
 def load_checkpoint(model: ModelConfig, seed: int, path: Path | None, shard: ShardConfig | None = None) -> Policy:

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from typing import Any
 
 from saccade.data import records
 from saccade.data.config import OnBad
@@ -54,6 +55,12 @@ class Example:
     """Whether it is skipped when it proves unusable."""
     max_pixels: int | None = None
     """Of an image, also when its turn comes."""
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """What it says, without where it is from and what its images show."""
+        gold = None if self.gold is None else self.gold.content
+        return self.id, len(self.images), self.before, self.prompt, self.reply, gold
 
     @property
     def title(self) -> str:

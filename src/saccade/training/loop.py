@@ -266,8 +266,8 @@ class Session:
         return metrics | {"time/eval_s": time.perf_counter() - start}
 
     def result(self, step: int) -> RunResult:
-        if self.optimizer.nonfinite_in_row and self.writer is None:
-            refuse_diverged(self.run.directory, step, self.recipe.model)
+        if self.writer is None:
+            refuse_diverged(self.policy, step)
         return RunResult(self.run.directory, self.policy, step, self.best_score, self.best_step, self.ended)
 
 
@@ -310,7 +310,7 @@ def open_session(
         shard = recipe.shard if ranks.size > 1 else None
         policy = load_checkpoint(recipe.model, recipe.seed, found.path if found else None, shard)
         describing = partial(describe, policy, recipe.model.path, data["data_hash"], may_be_gone=found is not None)
-        environment = {**ranks.on_first(describing), **data}
+        environment = {**ranks.on_first(describing), **data, "processes": ranks.size}
         facts = changes.facts(recipe.model_dump(mode="json"), environment)
         if found is not None and how is not None:
             before = changes.completed(found.state["facts"], type(recipe))
@@ -343,7 +343,7 @@ def open_session(
             session.saved = found.step
         else:
             checkpoint.seed_generators(recipe.seed)
-            run.environment(environment | {"processes": ranks.size})
+            run.environment(environment)
         if isinstance(recipe, RLRecipe):
             session.alarms = open_alarms(run_dir, recipe.alarms, found.step if found else 0)
         try:

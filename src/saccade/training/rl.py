@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from saccade.config import dump
 from saccade.data import Mixture, Source, open_source
 from saccade.data.config import WORLD
 from saccade.grading import math_pool
@@ -29,7 +28,7 @@ from saccade.rollout.groups import Group
 from saccade.rollout.prompts import PromptLimits, prepare
 from saccade.rollout.seeds import derive_seed
 from saccade.rollout.stages import ScheduleState, Stage
-from saccade.runs.environment import hash_images, hash_source, numbered
+from saccade.runs.environment import hash_contents, hash_images, numbered
 from saccade.runs.lock import keep_lock
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
@@ -275,13 +274,13 @@ def open_trainer(
         math_pool.shared().warm_up()
     evaluate = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
     names = numbered(source.name for source in sources)
-    hashes = {name: hash_source(entry.path, dump(entry)) for name, entry in zip(names, recipe.data, strict=True)}
-    images = {
-        name: hash_images(image for sample in source for image in sample.images)
-        for name, source, entry in zip(names, sources, recipe.data, strict=True)
-        if entry.source != WORLD
+    files = {n: source for n, source, entry in zip(names, sources, recipe.data, strict=True) if entry.source != WORLD}
+    data = {
+        "data_hash": {name: hash_contents(sample.content for sample in source) for name, source in files.items()},
+        "images": {
+            name: hash_images(image for row in source for image in row.images) for name, source in files.items()
+        },
     }
-    data = {"data_hash": hashes, "images": images}
     if not resume:
         sources = screen(recipe, sources, load_adapter(recipe.model))
     with ExitStack() as stack:

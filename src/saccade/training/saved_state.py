@@ -36,6 +36,8 @@ class _Facts(TypedDict):
     images: NotRequired[dict[str, _Images] | None]
     model_hash: str | None
     device: str | None
+    processes: NotRequired[Count | None]
+    python: NotRequired[str | None]
     code_hash: NotRequired[dict[str, str]]
     rows: NotRequired[list[Annotated[list[Any], Field(min_length=3, max_length=3)]] | None]
 

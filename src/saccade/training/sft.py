@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from saccade.config import dump
 from saccade.data import Prefetch
 from saccade.data.order import Skipped
 from saccade.models.adapter import Adapter
@@ -23,7 +22,7 @@ from saccade.models.policy import Policy, load_adapter
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt
 from saccade.rollout.seeds import derive_seed
-from saccade.runs.environment import hash_images, hash_source, numbered
+from saccade.runs.environment import hash_contents, hash_images, numbered
 from saccade.runs.progress import ProgressFn, progress
 from saccade.runs.stopping import Stop
 from saccade.tasks.templates import find_template
@@ -135,19 +134,17 @@ def open_trainer(
     if (draw is None) == (not recipe.data):
         raise ValueError("expected examples from one place: 'data' in the recipe, or a function that draws them")
     num_steps, n, wording = recipe.num_steps or 0, recipe.prompts_per_step, (recipe.template, recipe.system_prompt)
-    files = [(file.title, read_examples(file, *wording)) for file in recipe.data]
-    names = numbered(name for name, _ in files)
-    images = {
-        name: hash_images(image for one in found for image in one.images)
-        for name, (_, found) in zip(names, files, strict=True)
-    }
-    examples = [one for _, found in files for one in found]
+    names = numbered(file.title for file in recipe.data)
+    files = {name: read_examples(file, *wording) for name, file in zip(names, recipe.data, strict=True)}
+    examples = [one for found in files.values() for one in found]
     if not resume and examples:
         screened(load_adapter(recipe.model), by_prompt(examples), recipe.cutoff_len)  # before anything is written
     heldout = [one for file in recipe.heldout for one in read_examples(file, *wording)]
     scored = evaluate or build_heldout(recipe.eval, recipe.template, run_dir, recipe.system_prompt, ranks)
-    hashes = {name: hash_source(file.path, dump(file)) for name, file in zip(names, recipe.data, strict=True)}
-    data = {"data_hash": hashes, "images": images}
+    data = {
+        "data_hash": {name: hash_contents(one.content for one in found) for name, found in files.items()},
+        "images": {name: hash_images(image for one in found for image in one.images) for name, found in files.items()},
+    }
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe, run_dir, data, scored, resume, stop=stop))
         policy = session.policy
