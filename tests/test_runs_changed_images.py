@@ -136,3 +136,10 @@ def test_a_folder_of_data_counts_by_its_content_and_sources_of_one_title_apart(t
     (labels / "a.txt").write_text("0 0.3")
     assert not {*before} & {hash_source(place, "") for place in (tmp_path, tmp_path / "data.yaml")}
     assert numbered(["train", "world", "train", "train"]) == ["train", "world", "train (2)", "train (3)"]
+
+
+def test_a_file_whose_name_is_not_utf_8_counts_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    before = hash_source(tmp_path, "")
+    (tmp_path / os.fsdecode(b"\xff.jsonl")).write_text("{}\n")
+    assert before != hash_source(tmp_path, "") == hash_source(tmp_path, "")

@@ -109,7 +109,7 @@ def hash_files(paths: Iterable[Path]) -> str:
     """SHA-256 over names and contents, sorted by name."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(path.name.encode())
+        digest.update(path.name.encode(errors="surrogatepass"))
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
@@ -136,7 +136,7 @@ def hash_source(path: Path | None, otherwise: str) -> str:
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
         kept = [file for file in files if file.suffix.lower() not in SUFFIXES]
         otherwise = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files) + hash_files(kept)
-    return hashlib.sha256(otherwise.encode()).hexdigest()
+    return hashlib.sha256(otherwise.encode(errors="surrogatepass")).hexdigest()
 
 
 def numbered(names: Iterable[str]) -> list[str]:
