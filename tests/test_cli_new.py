@@ -206,3 +206,10 @@ def test_what_several_formats_say_alike_is_said_once(tmp_path: Path) -> None:
     said = [line.partition(": ")[2] for line in lines]
     assert len(set(said)) == len(said)
     assert any(line.startswith("  saccade, table: ") for line in lines)
+
+
+def test_a_column_whose_name_is_no_text_of_utf_8_is_written_into_the_recipe(picture: str, tmp_path: Path) -> None:
+    rows = [{"\ud800": picture, "prompt": f"How many cells are in {n}?", "label": str(n)} for n in range(9)]
+    path = rows_file(tmp_path / "cells.jsonl", rows)
+    assert run("new", "rl", "--from", str(path), "--out", str(tmp_path / "r.yaml"), "--model", "base") == 0
+    assert load_recipe(str(tmp_path / "r.yaml")).data[0].columns["image"] == "\ud800"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from training_runs import rl_recipe, write_world
 
 from saccade import cli
+from saccade.cli.score import score
 from saccade.training.rl import train
 
 
@@ -137,3 +139,23 @@ def test_no_output_takes_the_place_of_a_runs_own_file(folder: Path, capsys):
         assert ended.value.code == 2 and err.count("\n") == 1 and f"{words[-1]}: that is the name of a file" in err, err
     assert own.read_bytes() == before and link.is_symlink()
     assert run(capsys, own, "--rubric", "number", "--out", folder / "config.yaml")[0] == 0  # there was none
+
+
+ODD: list[Any] = [None, True, 5, -1, 10**30, 1.5, "x", "\ud800", [], [1], [[]], {}, {"a": []}, {"\ud800": 1.0}]
+ODD += [json.loads("[" * 300 + "]" * 300), json.loads('{"a":' * 300 + "1" + "}" * 300)]
+
+
+@pytest.mark.parametrize("name", ["groups.jsonl", "rollouts.jsonl"])
+def test_a_row_with_any_value_in_any_field_is_scored_and_written_or_named_by_its_line(folder: Path, name: str) -> None:
+    whole = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    fields = {*whole[0], "image_files", "size_original", "size_input", "frame", "tokens", "logprobs"}
+    out, own = folder / "rows.jsonl", folder / "rollouts.jsonl"
+    for field, odd in product(sorted(fields), ODD):
+        write(folder, name, whole[0] | {field: odd}, *whole[1:])
+        try:
+            score(folder, "hard", out, as_json=odd is not True, show=10)
+        except ValueError as error:
+            assert f"{name}:1: " in str(error) or "rollouts.jsonl:1: group " in str(error), (field, odd, error)
+            continue
+        texts = [[json.loads(line)["text"] for line in file.read_text().splitlines()] for file in (out, own)]
+        assert texts[0] == texts[1], field

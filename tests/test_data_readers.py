@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from saccade.config import Config, ConfigError, dump, load
-from saccade.data import READERS, DataConfig, open_source
+from saccade.data import READERS, DataConfig, json_stream, open_source
 
 
 @pytest.fixture
@@ -210,3 +210,18 @@ def test_the_world_is_an_infinite_source_unless_limited() -> None:
 def test_a_wrong_world_task_is_reported_when_the_source_is_opened() -> None:
     with pytest.raises(ValueError, match="unknown task 'colour'"):
         open_source(DataConfig(source="world", task="colour"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_a_row_with_more_values_than_memory_has_room_for_is_skipped_by_name(
+    folder: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, most in (("MOST_VALUES", 500), ("WINDOW", 1 << 8)):
+        monkeypatch.setattr(json_stream, name, most, raising=False)
+    path = write(folder, math(), math(id="2", unread=[{"": 0}] * 1_000), math(id="3"))
+    if suffix == "json":
+        path = path.rename(folder / "train.json")
+        path.write_text(f"[{','.join(path.read_text().splitlines())}]")
+    with pytest.raises(ValueError, match=r"has more than 500 values, expected a row of a data set"):
+        read(path, "math_vision")
+    assert [sample.id for sample in read(path, "math_vision", on_bad="skip")] == ["1", "3"]

@@ -4,21 +4,25 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
+from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from saccade.data import files, json_stream
 from saccade.data import roots as recorded_roots
 from saccade.data.config import DataConfig
 from saccade.data.convert import convert
 from saccade.evaluation.answerers import Failed
 from saccade.evaluation.benchmark_results import compare_runs, comparison_lines, lines
-from saccade.evaluation.benchmark_run import plan, selected, unique
+from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan, selected, unique
 from saccade.evaluation.benchmarking import evaluate
-from saccade.evaluation.benchmarks import BENCHMARKS, Place, pages
-from saccade.evaluation.config import EvalRecipe
+from saccade.evaluation.benchmarks import BENCHMARKS, Grade, Place, pages
+from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.evaluation.items import read_items
 from saccade.tasks import TASKS, TEMPLATES
 from saccade.types import Sample
@@ -27,6 +31,8 @@ from tests.benchmark_files import LAYOUTS, Canned, frames_of, picture
 ROOT = Path(__file__).parent.parent
 MODES = [(name, mode) for name, one in BENCHMARKS.items() for mode in one.modes]
 RIGHT_IN_ALL = 1.0
+ALIKE = ("refcoco_plus", "refcocog", "refcoco_all", "lisa_grounding")
+GREEDY = Decoding()
 
 
 def recipe(name: str, folder: Path, **given: Any) -> EvalRecipe:
@@ -385,3 +391,66 @@ def test_decimal_places_that_are_none_are_refused_with_the_row(tmp_path: Path, o
     file.write_text(json.dumps(held))
     with pytest.raises(ValueError, match=r"testmini\.json.*field 'precision': got .*, expected decimal places, 0 to"):
         BENCHMARKS["mathvista"].load(Place(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------------------- odd rows
+
+
+def places(value: Any) -> list[tuple[Any, ...]]:
+    """Where the values of the first row are, of its lists the first."""
+    if isinstance(value, list):
+        return [(0, *rest) for rest in places(value[0])] if value else [()]
+    if not isinstance(value, dict):
+        return [()]
+    keys = [*value][:1] if all(map(str.isdigit, value)) else [*value]
+    return [(key, *rest) for key in keys for rest in places(value[key])]
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in ("dynamath", *ALIKE)])
+def test_a_row_with_any_text_or_depth_is_refused_by_its_place_or_asked_once_and_kept(name: str, tmp_path: Path) -> None:
+    data, one = LAYOUTS[name](tmp_path / "data"), BENCHMARKS[name]
+    file = data if data.is_file() else sorted(f for f in data.rglob("*.json*") if f.is_file())[0]
+    first, *others = file.read_text().splitlines(keepends=True) if file.suffix == ".jsonl" else [file.read_text()]
+    mode = replace(one.mode(None), grade=lambda reply, sample, judge: Grade(True, "x"))
+    refused = 0
+    for where, odd in product(places(json.loads(first)), ("\ud800", json.loads("[" * 300 + "]" * 300))):
+        whole = json.loads(first)
+        reduce(lambda inner, key: inner[key], where[:-1], whole)[where[-1]] = odd
+        file.write_text("".join([json.dumps(whole), "\n", *others]))
+        try:
+            samples = one.load(Place(data))[:1]
+        except ValueError as error:
+            refused += 1
+            assert file.name in str(error) or file.stem in str(error)
+            continue
+        out, canned = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl", Canned(lambda sample: "A \ud800")
+        for _ in range(2):
+            (item,), _ = answer_all(EvalPlan(one, mode, one.prompt(None), samples, 1), EvalRun(canned, GREEDY), out)
+        assert item.text == "A ?" and len(canned.asked) == 1
+    assert refused
+
+
+def test_bombs_and_holes_in_place_of_a_benchmark_take_little_memory(tmp_path: Path, monkeypatch: Any) -> None:
+    for name in ("LARGEST_CELL", "LARGEST_ROW"):
+        monkeypatch.setattr(files, name, 1 << 20)
+    picture(tmp_path / "a.png")
+    good = {"question": "?", "question_type": "free_form", "answer_type": "text", "answer": "7", "image": "a.png"}
+    held = json.dumps({str(n): good | {"unread": "x" * 9_000} for n in range(1_000)})
+    (tmp_path / "testmini.json").write_text(held)
+    bomb = json.dumps({"1": good | {"unread": []}}).replace("[]", "[" + '{"":0},' * 160_000 + "0]")
+    (tmp_path / "bomb.json").write_text(bomb)
+    for name, most in (("MOST_VALUES", 50_000), ("WINDOW", 1 << 17)):
+        monkeypatch.setattr(json_stream, name, most, raising=False)
+    (tmp_path / "hole.json").write_text("{")
+    (tmp_path / "DynaMath.tsv").write_text("")
+    for name in ("hole.json", "DynaMath.tsv"):
+        os.truncate(tmp_path / name, 1 << 25)
+    tracemalloc.start()
+    try:
+        assert len(BENCHMARKS["mathvista"].load(Place(tmp_path))) == 1_000
+        for name, path in (("mathvista", "bomb.json"), ("mathvista", "hole.json"), ("dynamath", "DynaMath.tsv")):
+            with pytest.raises(ValueError, match=path):
+                BENCHMARKS[name].load(Place(tmp_path / path))
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20, path
+    finally:
+        tracemalloc.stop()

@@ -9,7 +9,7 @@ import pytest
 
 from saccade.evaluation.benchmarks import dynamath
 from saccade.evaluation.benchmarks.benchmark import Place
-from tests.benchmark_files import picture
+from tests.benchmark_files import LAYOUTS, picture
 
 
 def keyed(path: Path, *rows: tuple[str, str, str]) -> None:
@@ -51,3 +51,8 @@ def test_the_dataset_file_of_dynamath_is_one_variant_with_every_type_of_answer(t
     keyed(tmp_path / "dataset/dataset.json", ("1", "essay", "x"))
     with pytest.raises(ValueError, match=r"dataset\.json:1: field 'answer_type': got 'essay', expected one of float"):
         dynamath.load(Place(tmp_path))
+
+
+def test_rows_with_the_same_image_share_it_in_memory(tmp_path: Path) -> None:
+    samples = dynamath.load(Place(LAYOUTS["dynamath"](tmp_path)))
+    assert len(samples) == 30 and len({id(image) for sample in samples for image in sample.images}) == 1

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from saccade.cli import main
+from saccade.data import files
 from saccade.endpoint import RequestLimits
 from saccade.evaluation.answerers import EvalQuestion, Failed, ServedFrame, ServedModel, _turn
 from saccade.evaluation.benchmarking import evaluate
@@ -168,7 +169,17 @@ def test_tsv_images_are_base64_or_the_index_of_another_row(tmp_path):
     rows = dict(tsv_rows(file))
     assert rows["a.tsv:3"]["image"] == rows["a.tsv:2"]["image"] == image and decoded(image) == b"x" * 300
     (tmp_path / "b.tsv").write_text("a\tb\n1\n", encoding="utf-8")
-    assert "a different number of columns" in str(dict(tsv_rows(tmp_path / "b.tsv"))["b.tsv:2"])
+    assert "got 1 cells, expected 2 (a, b)" in str(dict(tsv_rows(tmp_path / "b.tsv"))["b.tsv:2"])
+
+
+def test_a_row_of_a_tsv_has_an_end_however_many_lines_are_in_its_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGEST_CELLS", 1_000, raising=False)
+    write_tsv(tmp_path / "a.tsv", [{"a": "x\n" * 300, "b": "y\n" * 300}, {"a": "1", "b": "2"}])
+    rows = dict(tsv_rows(tmp_path / "a.tsv"))
+    assert (
+        "row larger than the limit of 1,000 characters" in str(rows["a.tsv:2"])
+        and {"a": "1", "b": "2"} in rows.values()
+    )
 
 
 def test_an_invalid_row_stops_with_file_and_row(tmp_path):
@@ -180,6 +191,9 @@ def test_an_invalid_row_stops_with_file_and_row(tmp_path):
         ValueError, match=r"testmini.json:2: field 'question_type': got 'riddle', expected multi_choice"
     ):
         BENCHMARKS["mathvista"].load(Place(data))
+    (data / "testmini.json").write_text(json.dumps(held | {"3": held["1"]}).replace('"3": ', '"1": '), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"testmini.json:1: the key '1' is there twice"):
+        list(rows_of(Place(data), ("testmini.json",), ("a/b", None, "test")))
     with pytest.raises(ValueError, match=r"contains none of testmini.json"):
         list(rows_of(Place(tmp_path / "images"), ("testmini.json",), ("a/b", None, "test")))
 

@@ -16,7 +16,7 @@ from pictures import noise_image
 from safetensors.torch import load_file, save_file
 
 from saccade.base.tiny import write_checkpoint
-from saccade.models.checkpoint_files import is_kept
+from saccade.models.checkpoint_files import IMAGE_SETTINGS, is_kept, with_image_settings
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_adapter, load_policy
 from saccade.runs.environment import hash_files, hash_model
@@ -215,3 +215,9 @@ def test_a_pipe_beside_the_weights_is_not_waited_for(tmp_path):
     hashing.start()
     hashing.join(20)
     assert found == [hash_files([tmp_path / "config.json"])]
+
+
+def test_settings_of_others_with_half_of_a_surrogate_pair_are_written_as_they_are() -> None:
+    held = {"image_processor_type": "\ud800", "size": 1}
+    changed = with_image_settings({IMAGE_SETTINGS: json.dumps(held).encode()}, {"size": 2})
+    assert json.loads(changed[IMAGE_SETTINGS]) == held | {"size": 2}

@@ -44,7 +44,7 @@ def new(
     if path.exists():
         raise ValueError(f"{path} exists; choose another name with --out, or remove it")
     text = written(kind, found, rows, path, model)
-    write_text(path, text)
+    write_text(path, text, errors="backslashreplace")  # a name that is not UTF-8 becomes an escape of YAML
     _check(path)
     echo(f"wrote {path}; next: saccade {'eval' if kind == 'eval' else 'check'} {path}")
 

@@ -47,7 +47,7 @@ def score(
         partial = partial_of(out)
         with writing(out.absolute().parent, AGAIN):
             try:
-                with partial.open("w", encoding="utf-8") as file:
+                with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:  # an escape of JSON
                     found = rescore(rollouts, rubric_of, show, file)
                 partial.replace(out)
             finally:

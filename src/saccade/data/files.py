@@ -24,6 +24,8 @@ from saccade.faults import listed, shown
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LARGEST_CELL = 1 << 25
 """Characters of a cell, which may hold an image."""
+LARGEST_CELLS = 2 * LARGEST_CELL
+"""Characters of a row."""
 MOST_OPEN_QUOTES = 10
 UNNAMED = "Unnamed: 0"
 """Name of a first column without one, in which pandas writes row numbers."""
@@ -181,9 +183,19 @@ def _cells(
     path: Path, file: TextIO, header: list[str], delimiter: str, before: int
 ) -> Generator[Placed, None, int | None]:
     """The rows of a file from here on; returns the line on which a quote opens that never closes, None at the end."""
-    rows = csv.reader(iter(partial(_line, file), ""), delimiter=delimiter, strict=True)
+    taken = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal taken
+        for line in iter(partial(_line, file), ""):
+            taken += len(line)
+            if taken > LARGEST_CELLS:
+                raise csv.Error(f"row larger than the limit of {LARGEST_CELLS:,} characters")
+            yield line
+
+    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
     while True:
-        begun = before + rows.line_num + 1
+        begun, taken = before + rows.line_num + 1, 0
         try:
             cells = next(rows, None)
         except csv.Error as error:

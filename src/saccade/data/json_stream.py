@@ -15,6 +15,8 @@ WINDOW = 1 << 20
 """Characters read at a time."""
 LARGEST = 16 << 20
 """Maximum characters of an element."""
+MOST_VALUES = 1_000_000
+"""Maximum commas and opening brackets of an element: a value takes up to 100 times the memory of its characters."""
 _NEAR = 16
 """An error so close to the end of the window may come from the window's end: an escape, a number or a name is cut."""
 _MARKS = re.compile(r'\\[\s\S]|["\[\]{},\n]')
@@ -37,6 +39,13 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 """Refuses objects that hold a key twice, of which Python would keep the last in silence."""
 
 
+def bomb(text: str) -> ValueError | None:
+    """The error to raise for an element, or its beginning, with so many values."""
+    if len(text) <= MOST_VALUES or sum(map(text.count, ",[{")) <= MOST_VALUES:
+        return None
+    return ValueError(f"unreadable JSON: has more than {MOST_VALUES:,} values, expected a row of a data set")
+
+
 class Cursor:
     """A position in a text file: the unconsumed text and the line on which it starts."""
 
@@ -53,7 +62,8 @@ class Cursor:
         if self._ended:
             return False
         rest = self._text[self._at :]
-        got = self._file.read(max(WINDOW, len(rest)))  # doubling avoids quadratic rereading of a long element
+        # doubling avoids quadratic rereading of a long element
+        got = self._file.read(max(WINDOW, min(len(rest), LARGEST + WINDOW - len(rest))))
         self._text, self._at, self._ended = rest + got, 0, not got
         return bool(got)
 
@@ -95,6 +105,8 @@ class Cursor:
                     raise ValueError(
                         f"not JSON ({error.msg}), or one value of more than {LARGEST} characters"
                     ) from None
+                if cut and (many := bomb(self._text[self._at :])):
+                    raise many from None
                 if not cut or not self._more():
                     raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
                 continue
@@ -156,23 +168,23 @@ class Cursor:
                 return False
 
 
-def elements(path: Path) -> Iterator[tuple[str, int, Any]]:
+def elements(path: Path, whole: bool = False) -> Iterator[tuple[str, int, Any]]:
     """(key, line, element) of a JSON list (key ''), or of every list in a JSON object; a non-list value counts
-    as one element.
+    as one element, with `whole` a list in an object too.
 
     An element of a list that is not JSON yields a ValueError in its place, and the list continues behind it. Where the
     list itself is not JSON, a last ValueError says that what follows is not read.
     """
     cursor = Cursor(path)
     try:
-        yield from _elements(cursor)
+        yield from _elements(cursor, whole)
     except ValueError as error:
         yield "", cursor.line, error
     finally:
         cursor.close()
 
 
-def _elements(cursor: Cursor) -> Iterator[tuple[str, int, Any]]:
+def _elements(cursor: Cursor, whole: bool) -> Iterator[tuple[str, int, Any]]:
     if cursor.peek() == "[":
         yield from _list(cursor, "")
     else:
@@ -182,7 +194,7 @@ def _elements(cursor: Cursor) -> Iterator[tuple[str, int, Any]]:
             if not isinstance(key, str):
                 raise ValueError(f"not JSON: got {shown(key)}, expected a key in quotes")
             cursor.take(":")
-            if cursor.peek() == "[":
+            if cursor.peek() == "[" and not whole:
                 yield from _list(cursor, key)
             else:
                 yield key, cursor.line, cursor.value()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_size, is_picture
-from saccade.data.json_stream import DECODER
+from saccade.data.json_stream import DECODER, bomb
 from saccade.data.roots import refuse_outside
 from saccade.disk import skip_hole
 from saccade.faults import listed, shown
@@ -237,7 +237,10 @@ def jsonl_rows(path: Path) -> Iterator[Placed]:
 
 def _row(line: bytes) -> Row | ValueError:
     try:
-        row = DECODER.decode(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+        if many := bomb(text):
+            return many
+        row = DECODER.decode(text)
     except UnicodeDecodeError as error:
         return ValueError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8")
     except json.JSONDecodeError as error:

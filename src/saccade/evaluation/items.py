@@ -153,6 +153,6 @@ def append_items(path: str | Path, items: Iterable[ItemResult]) -> None:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.seek(0, os.SEEK_END)
-        file.write(rows.encode())
+        file.write(rows.encode(errors="replace"))  # a reply, or a judge's, may have half of a surrogate pair
         file.flush()
         os.fsync(file.fileno())

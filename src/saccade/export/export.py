@@ -87,7 +87,7 @@ def _export(source: ExportSource, trained: ModelConfig, kind: Any, out: Path, pa
             f"{result.difference:.1e} (relative), more than {result.bound:g} for {coarsest}; nothing was written. "
             "Try --dtype float32; if that differs too, please report it"
         )
-    (partial / "README.md").write_text(model_card(source, result), encoding="utf-8")
+    (partial / "README.md").write_text(model_card(source, result), encoding="utf-8", errors="replace")
     partial.rename(out)
     return result
 

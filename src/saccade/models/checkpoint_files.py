@@ -146,7 +146,7 @@ def with_image_settings(files: Mapping[str, bytes], settings: Mapping[str, Any])
         held = whole if key is None else whole.get(key)
         if settings and isinstance(held, dict) and whole:
             held.update(settings)
-            changed[name] = (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode()
+            changed[name] = (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
     return changed
 
 

@@ -87,7 +87,7 @@ def fingerprint(base: str) -> str | None:
     digest = hashlib.sha256()
     for path in sorted([*root.glob("*.safetensors"), *root.glob("*.bin")]):
         size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
+        digest.update(f"{path.name} {size}".encode(errors="surrogatepass"))
         with path.open("rb") as file:
             for i in range(BLOCKS):
                 file.seek(i * max(0, size - BLOCK) // (BLOCKS - 1))

@@ -119,7 +119,7 @@ def hash_files(paths: Iterable[Path]) -> str:
     """SHA-256 over names and contents, sorted by name."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(path.name.encode())
+        digest.update(path.name.encode(errors="surrogatepass"))
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)

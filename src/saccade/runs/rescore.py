@@ -13,9 +13,20 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from saccade.faults import shown
 from saccade.rewards import Rubric, score_all
 from saccade.runs.files import LONGEST_LINE, file_inside
-from saccade.runs.shapes import is_count, is_name, is_number, is_pair, is_text, list_of, numbers_by_name
+from saccade.runs.shapes import (
+    Check,
+    is_count,
+    is_name,
+    is_number,
+    is_object,
+    is_pair,
+    is_text,
+    list_of,
+    numbers_by_name,
+)
 from saccade.types import Completion, Frame, Sample, Score
 
 CHUNK = 1024
@@ -146,7 +157,11 @@ def _score(
         sample = samples.get(str(row["group_id"]))
         if sample is None:
             raise ValueError(f"{place}: group {row['group_id']!r} is not in groups.jsonl, so its question is unknown")
-        items.append((rubric_of(sample.task), completion_of(row, place), sample))
+        try:
+            rubric = rubric_of(sample.task)
+        except ValueError as error:
+            raise ValueError(f"{place}: group {row['group_id']!r} in groups.jsonl: {error}") from None
+        items.append((rubric, completion_of(row, place), sample))
     return [Rescored(row, score) for (_, row), score in zip(chunk, score_all(items), strict=True)]
 
 
@@ -179,9 +194,21 @@ def _count_group(found: RescoreComparison, siblings: Sequence[Rewards]) -> None:
 _EXPECTED = {
     **{"group_id": is_name, "text": is_text, "reward": is_number, "parts": numbers_by_name, "masked": is_text},
     **{"tokens": is_count, "weights_version": is_count, "token_ids": list_of(is_count), "logprobs": list_of(is_number)},
-    **{"size_original": list_of(is_pair), "size_input": list_of(is_pair)},
+    **{"size_original": list_of(is_pair), "size_input": list_of(is_pair), "step": is_count, "index": is_count},
+    **{"sample_id": is_name, "task": is_text, "frame": is_text, "finish_reason": is_text},
 }
 """Key -> what a row of rollouts.jsonl has there."""
+_EXPECTED_GROUP = {
+    **{"group_id": is_name, "sample_id": is_name, "task": is_text, "question": is_text, "meta": is_object},
+    **{"image_files": list_of(is_text)},
+}
+"""Key -> what a row of groups.jsonl has there."""
+
+
+def _refuse_odd(row: Mapping[str, Any], expected: Mapping[str, Check]) -> None:
+    """ValueError for a value of another type."""
+    if odd := [key for key, fits in expected.items() if row.get(key) is not None and not fits(row[key])]:
+        raise ValueError(f"field '{odd[0]}': got {shown(row[odd[0]])}, which no run of ours writes there")
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -200,9 +227,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             missing = [key for key in ("group_id", "text", "reward") if not isinstance(row, dict) or key not in row]
             if missing:
                 raise ValueError(f"{place}: field '{missing[0]}' is missing; expected a row of rollouts.jsonl")
-            if odd := [key for key, fits in _EXPECTED.items() if row.get(key) is not None and not fits(row[key])]:
-                got = str(row[odd[0]])[:80]
-                raise ValueError(f"{place}: field '{odd[0]}': got {got!r}, which no run of ours writes there")
+            try:
+                _refuse_odd(row, _EXPECTED)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
             if row["reward"] is None and not row.get("masked"):
                 raise ValueError(f"{place}: field 'reward' is null, but the rollout is not masked")
             yield place, row
@@ -219,6 +247,7 @@ def read_samples(path: Path) -> dict[str, Sample]:
                 continue
             try:
                 row = json.loads(line)
+                _refuse_odd(row, _EXPECTED_GROUP)
                 files = [file_inside(path.parent, name) for name in row.get("image_files") or ()]
                 images = tuple(str(file) for file in files if file is not None)
                 meta = row.get("meta") or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from saccade import grading
@@ -17,7 +18,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Place,
 )
 from saccade.evaluation.benchmarks.prompts import SHORT, asking
-from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, text_of
+from saccade.evaluation.benchmarks.rows import Table, file_rows, find, sample_at, text_of, whole
 from saccade.evaluation.benchmarks.scoring import mean_of_slices
 from saccade.grading import Verdict
 from saccade.types import Sample
@@ -30,12 +31,7 @@ FILES = ("test.parquet", "test-*.parquet", "data/test-*.parquet", "test_*.json",
 def load(place: Place) -> list[Sample]:
     found: list[Sample] = []
     for table, where, row, split in _rows(place):
-        try:
-            if isinstance(row, ValueError):
-                raise row
-            found.append(_sample(table, row, split, len(found)))
-        except ValueError as error:
-            raise at(where, error) from error
+        found.append(sample_at(where, partial(_sample, table, row, split, len(found))))
     wanted = None if place.subset in (None, "all") else place.subset
     return [s for s in found if wanted is None or s.meta["slices"]["split"] == wanted]
 
@@ -44,11 +40,13 @@ def _rows(place: Place) -> Any:
     """(table, place, row, split given by the file's name)."""
     if place.data is None:
         name = "lmms-lab/ChartQA"
-        yield from ((Table(place, None, name), where, row, None) for where, row in hub_rows(name, None, "test"))
+        table = Table(place, None, name)
+        yield from ((table, where, row, None) for where, row in whole(hub_rows(name, None, "test")))
         return
     for file in find(place, FILES):
         split = next((s for s in ("human", "augmented") if s in file.stem), None)
-        yield from ((Table(place, file), where, row, split) for where, row in file_rows(file, "test"))
+        table = Table(place, file)
+        yield from ((table, where, row, split) for where, row in whole(file_rows(file, "test")))
 
 
 def _sample(table: Table, row: dict[str, Any], split: str | None, number: int) -> Sample:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from saccade.data.boxes import read_instances
@@ -24,7 +25,7 @@ from saccade.evaluation.benchmarks.benchmark import (
 )
 from saccade.evaluation.benchmarks.prompts import with_images
 from saccade.evaluation.benchmarks.rec import in_pixels
-from saccade.evaluation.benchmarks.rows import find
+from saccade.evaluation.benchmarks.rows import find, sample_at
 from saccade.evaluation.benchmarks.scoring import flat, grouped
 from saccade.grading.coco import Detection, Truth, evaluate, greedy_precision_recall, without_duplicates
 from saccade.grading.detection import f1
@@ -177,8 +178,7 @@ def load_filtered(place: Place) -> list[Sample]:
             "crowds": crowds,
             "slices": {"boxes": "1" if len(kept) == 1 else "2-10" if len(kept) <= MOST_BOXES else "11+"},
         }
-        images = images_of(picture.name, reading)
-        found.append(Sample(str(key), images, "", kept, "detect", meta))
+        found.append(sample_at(picture.place, partial(_sample, str(key), picture, reading, kept, meta)))
     return found
 
 
@@ -188,6 +188,10 @@ def _kept(held: Instances, key: Any) -> tuple[list[dict[str, Any]] | None, list[
     kept = [one for one in held.by_image[key] if counts[one.category] <= MOST_BOXES]
     plain = [_labelled(held, one) for one in kept if not one.crowd]
     return (plain or None), [_labelled(held, one) for one in kept if one.crowd]
+
+
+def _sample(name: str, picture: Picture, reading: Reading, gold: list[dict[str, Any]], meta: dict[str, Any]) -> Sample:
+    return Sample(name, images_of(picture.name, reading), "", gold, "detect", meta)
 
 
 def _labelled(held: Instances, one: Instance) -> dict[str, Any]:
@@ -296,7 +300,7 @@ def _asked(task: str, key: Any, picture: Picture, held: Instances, reading: Read
     gold = [_labelled(held, one) for one in held.by_image[key] if not one.crowd]
     labels = sorted({*picture.positive, *map(str, picture.negative), *(one["label"] for one in gold)})
     meta = {"labels": labels, "slices": {"subtask": task, "aspect": _aspect(task)}}
-    return Sample(f"{task}/{key}", images_of(picture.name, reading), "", gold, "detect", meta)
+    return sample_at(picture.place, partial(_sample, f"{task}/{key}", picture, reading, gold, meta))
 
 
 def _aspect(task: str) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from saccade import grading
@@ -24,11 +25,12 @@ from saccade.evaluation.benchmarks.benchmark import (
     Prompt,
 )
 from saccade.evaluation.benchmarks.prompts import asking, with_images
-from saccade.evaluation.benchmarks.rows import Table, at, file_rows, find, text_of
+from saccade.evaluation.benchmarks.rows import Table, file_rows, find, sample_at, text_of, whole
 from saccade.evaluation.benchmarks.scoring import mean
 from saccade.grading import Verdict
 from saccade.types import Sample
 
+HUB = "DynaMath/DynaMath_Sample"
 VARIANTS = 10
 TOLERANCE = 0.001
 LETTERS = "ABCDEF"
@@ -52,10 +54,7 @@ _VARIANT = re.compile(r"(?:variant_?|trial_?|^sample_?)(\d+)")
 def load(place: Place) -> list[Sample]:
     found = []
     for table, where, row, variant in _rows(place):
-        try:
-            found.append(_sample(table, row, variant))
-        except ValueError as error:
-            raise at(where, error) from error
+        found.append(sample_at(where, partial(_sample, table, row, variant)))
     order = {sample.meta["group"]: None for sample in found}
     numbers = {group: i for i, group in enumerate(order)}
     return sorted(found, key=lambda s: (numbers[s.meta["group"]], int(s.meta["variant"])))
@@ -63,21 +62,16 @@ def load(place: Place) -> list[Sample]:
 
 def _rows(place: Place) -> Any:
     if place.data is None:
+        table = Table(place, None, HUB)
         for number in range(1, VARIANTS + 1):
-            split = f"sample_variant{number}"
-            for where, row in hub_rows("DynaMath/DynaMath_Sample", None, split):
-                yield Table(place, None, "DynaMath/DynaMath_Sample"), where, _sound(where, row), number
+            for where, row in whole(hub_rows(HUB, None, f"sample_variant{number}")):
+                yield table, where, row, number
         return
     for file in find(place, FILES):
         named = _VARIANT.search(file.stem) or _VARIANT.search(file.parent.name)
-        for where, row in file_rows(file, "sample_variant1"):
-            yield Table(place, file), where, _sound(where, row), int(named[1]) if named else None
-
-
-def _sound(where: str, row: Any) -> dict[str, Any]:
-    if isinstance(row, ValueError):
-        raise at(where, row)
-    return row
+        table = Table(place, file)
+        for where, row in whole(file_rows(file, "sample_variant1")):
+            yield table, where, row, int(named[1]) if named else None
 
 
 def _sample(table: Table, row: dict[str, Any], variant: int | None) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from saccade.evaluation.benchmarks import judging, replies
@@ -16,7 +17,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Prompt,
 )
 from saccade.evaluation.benchmarks.prompts import with_images
-from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
+from saccade.evaluation.benchmarks.rows import Table, rows_of, sample_at, text_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY, crossed
 from saccade.parsing import parse_final
 from saccade.types import Sample
@@ -33,10 +34,7 @@ def load(place: Place) -> list[Sample]:
     names = TEXT_FILES if text_only else FILES
     found = []
     for table, where, row in rows_of(place, names, ("AI4Math/MathVerse", configuration, configuration)):
-        try:
-            sample = _sample(table, row, TEXT_ONLY if text_only else None)
-        except ValueError as error:
-            raise at(where, error) from error
+        sample = sample_at(where, partial(_sample, table, row, TEXT_ONLY if text_only else None))
         if place.subset in (None, "all") or sample.meta["slices"]["version"] == place.subset:
             found.append(sample)
     if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from rapidfuzz.distance import Levenshtein
@@ -22,7 +23,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Prompt,
 )
 from saccade.evaluation.benchmarks.prompts import with_images
-from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
+from saccade.evaluation.benchmarks.rows import Table, rows_of, sample_at, text_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY
 from saccade.faults import shown
 from saccade.grading import Verdict
@@ -38,10 +39,7 @@ _PARENTHESISED = re.compile(r"\(([a-zA-Z])\)")
 def load(place: Place) -> list[Sample]:
     found = []
     for table, where, row in rows_of(place, FILES, ("AI4Math/MathVista", None, "testmini")):
-        try:
-            found.append(_sample(table, row))
-        except ValueError as error:
-            raise at(where, error) from error
+        found.append(sample_at(where, partial(_sample, table, row)))
     return found
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import Any
 
 from saccade.evaluation.benchmarks import replies
 from saccade.evaluation.benchmarks.benchmark import Benchmark, BenchmarkJudge, Grade, Mode, ParsedReply, Place
 from saccade.evaluation.benchmarks.prompts import BOXED, asking
-from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
+from saccade.evaluation.benchmarks.rows import Table, rows_of, sample_at, text_of
 from saccade.evaluation.benchmarks.scoring import ACCURACY
 from saccade.grading.latex import evaluate, normal
 from saccade.parsing import read_all_boxed
@@ -23,10 +24,7 @@ SYMBOLIC = 1e-3
 def load(place: Place) -> list[Sample]:
     found = []
     for number, (table, where, row) in enumerate(rows_of(place, FILES, ("THU-KEG/MM_Math", None, "train"))):
-        try:
-            found.append(_sample(table, row, number))
-        except ValueError as error:
-            raise at(where, error) from error
+        found.append(sample_at(where, partial(_sample, table, row, number)))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from saccade import grading
@@ -19,7 +20,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Place,
 )
 from saccade.evaluation.benchmarks.prompts import asking
-from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
+from saccade.evaluation.benchmarks.rows import Table, rows_of, sample_at, text_of
 from saccade.evaluation.benchmarks.scoring import grouped, mean
 from saccade.grading import Verdict
 from saccade.types import Sample
@@ -34,10 +35,7 @@ FILES = ("test*.parquet", "data/test*.parquet", "MME.tsv", "*.jsonl")
 def load(place: Place) -> list[Sample]:
     found = []
     for table, where, row in rows_of(place, FILES, ("lmms-lab/MME", None, "test")):
-        try:
-            found.append(_sample(table, row))
-        except ValueError as error:
-            raise at(where, error) from error
+        found.append(sample_at(where, partial(_sample, table, row)))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from saccade.evaluation.benchmarks import replies
@@ -16,7 +17,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Place,
 )
 from saccade.evaluation.benchmarks.prompts import LETTER, asking
-from saccade.evaluation.benchmarks.rows import Table, at, rows_of, text_of
+from saccade.evaluation.benchmarks.rows import Table, rows_of, sample_at, text_of
 from saccade.evaluation.benchmarks.scoring import mean_of_slices
 from saccade.types import Sample
 
@@ -28,10 +29,7 @@ _OPTIONS = re.compile(r"(?:^|[\n,;][^\S\n]*)\(?([A-D])[):.]\s*")
 def load(place: Place) -> list[Sample]:
     found = []
     for table, where, row in rows_of(place, FILES, ("Lin-Chen/MMStar", None, "val")):
-        try:
-            found.append(_sample(table, row))
-        except ValueError as error:
-            raise at(where, error) from error
+        found.append(sample_at(where, partial(_sample, table, row)))
     return found
 
 

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from saccade.data.formats import reader
 from saccade.evaluation.benchmarks import replies
@@ -23,7 +24,7 @@ from saccade.evaluation.benchmarks.benchmark import (
     Statistic,
 )
 from saccade.evaluation.benchmarks.prompts import template, with_images
-from saccade.evaluation.benchmarks.rows import find
+from saccade.evaluation.benchmarks.rows import find, sample_at
 from saccade.evaluation.benchmarks.scoring import flat, mean_of_slices
 from saccade.geometry import center, contains, iou, to_original
 from saccade.parsing import NOWHERE, read_boxes
@@ -50,7 +51,7 @@ def loader(names: Sequence[str]) -> Callable[[Place], list[Sample]]:
                 if isinstance(sample, ValueError):
                     raise ValueError(f"{where}: {sample}")
                 meta = {**sample.meta, "slices": {"split": split}}
-                found.append(replace(sample, id=f"{split}/{sample.id}", meta=meta))
+                found.append(sample_at(where, partial(replace, sample, id=f"{split}/{sample.id}", meta=meta)))
         return found
 
     return load

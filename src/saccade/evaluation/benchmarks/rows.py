@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from saccade.data import records
 from saccade.data.files import hub_rows, table_rows
-from saccade.data.records import Placed, Reading, Row
+from saccade.data.json_stream import elements
+from saccade.data.records import Placed, Reading, Row, attempt
 from saccade.evaluation.benchmarks.benchmark import Place
-from saccade.faults import LONGEST_REASON, cut, listed
-from saccade.types import ImageSource
+from saccade.faults import LONGEST_REASON, cut, listed, shown
+from saccade.types import ImageSource, Sample
 
+LONGEST_INDEX = 64
 KINDS = (".jsonl", ".json", ".parquet", ".tsv")
 
 
@@ -24,14 +24,14 @@ class Table:
     """The rows at a place with what their images need."""
 
     def __init__(self, place: Place, file: Path | None, hub: str | None = None) -> None:
-        self.file, self.hub = file, hub
+        self.file, self.hub, self._held = file, hub, dict[ImageSource, ImageSource]()
         self.reading = place.reading(file or Path(hub or ""), hub=file is None)
 
     def images(self, value: Any) -> tuple[ImageSource, ...]:
-        """As `records.images_of`, and images in base64 (TSV)."""
-        if isinstance(value, str) and len(value) > 260:
-            return (decoded(value),)
-        return records.images_of(value, self.reading)
+        """As `records.images_of`, and images in base64 (TSV). The rows that have the same image share it in memory."""
+        is_base64 = isinstance(value, str) and len(value) > 260
+        found = (decoded(value),) if is_base64 else records.images_of(value, self.reading)
+        return tuple(self._held.setdefault(one, one) for one in found)
 
 
 def find(place: Place, names: Sequence[str]) -> list[Path]:
@@ -60,44 +60,60 @@ def rows_of(place: Place, names: Sequence[str], hub: tuple[str, str | None, str]
     """
     if place.data is None:
         table = Table(place, None, hub[0])
-        yield from ((table, where, row) for where, row in _whole(hub_rows(*hub)))
+        yield from ((table, where, row) for where, row in whole(hub_rows(*hub)))
         return
     for file in find(place, names):
         table = Table(place, file)
-        yield from ((table, where, row) for where, row in _whole(file_rows(file, hub[2])))
+        yield from ((table, where, row) for where, row in whole(file_rows(file, hub[2])))
 
 
-def _whole(rows: Iterable[Placed]) -> Iterator[tuple[str, Row]]:
+def whole(rows: Iterable[Placed]) -> Iterator[tuple[str, Row]]:
+    """The rows. ValueError, with its place, for one that could not be read."""
     for where, row in rows:
         if isinstance(row, ValueError):
-            raise ValueError(f"{where}: {row}")
+            raise at(where, row)
         yield where, row
+
+
+def sample_at(where: str, read: Callable[[], Sample]) -> Sample:
+    """The sample that `read` makes of a row. ValueError, with its place, when it makes none, or one whose answer could
+    not be kept: with text that UTF-8 cannot write, nested too deeply."""
+    ((_, sample),) = attempt(where, read)
+    if isinstance(sample, ValueError):
+        raise at(where, sample) from sample
+    return sample
 
 
 def file_rows(file: Path, split: str) -> Iterator[Placed]:
     """Rows of one file, or of a folder that `save_to_disk` wrote."""
     if file.suffix.lower() == ".tsv":
         yield from tsv_rows(file)
-    elif file.suffix.lower() == ".json" and (held := _rows_by_key(file)) is not None:
-        yield from held
+    elif file.suffix.lower() == ".json" and _is_keyed(file):
+        yield from _rows_by_key(file)
     elif file.is_dir():
         yield from table_rows(Reading(file, file, split=split))
     else:
         yield from table_rows(Reading(file, file.parent))
 
 
-def _rows_by_key(file: Path) -> list[Placed] | None:
-    """Rows of a JSON object of objects, keyed by id; None for any other JSON."""
-    with file.open(encoding="utf-8-sig", errors="replace") as text:
-        if next((c for c in iter(lambda: text.read(1), "") if not c.isspace()), "") != "{":
-            return None
-    try:
-        held = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(held, dict) or not held or not all(isinstance(row, dict) for row in held.values()):
-        return None
-    return [(f"{file.name}:{key}", {"_key": key, **row}) for key, row in held.items()]
+def _is_keyed(file: Path) -> bool:
+    """Whether a JSON file is an object of objects; other JSON, and what is none, `table_rows` reads or refuses."""
+    found = False
+    for key, _, value in elements(file, whole=True):
+        found = isinstance(value, dict) and bool(key)  # the rows of a list have none
+        if not found:
+            break
+    return found
+
+
+def _rows_by_key(file: Path) -> Iterator[Placed]:
+    """Rows of a JSON object of objects, keyed by id."""
+    keys = set[str]()
+    for key, line, row in elements(file, whole=True):
+        if key in keys:
+            yield f"{file.name}:{line}", ValueError(f"the key {shown(key)} is there twice")
+        keys.add(key)
+        yield f"{file.name}:{key}", {"_key": key, **row}
 
 
 def tsv_rows(file: Path) -> Iterator[Placed]:
@@ -106,21 +122,15 @@ def tsv_rows(file: Path) -> Iterator[Placed]:
 
     Numbers stay strings.
     """
-    csv.field_size_limit(1 << 30)
     images: dict[str, str] = {}
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines, delimiter="\t"), 2):
-            where = f"{file.name}:{number}"
-            if None in row or None in row.values():
-                yield where, ValueError("has a different number of columns from the first line")
-                continue
-            held: Row = dict(row)
-            image = held.get("image", "")
-            if len(image) <= 64 and image in images:
-                held["image"] = images[image]
+    for where, row in table_rows(Reading(file, file.parent)):
+        if isinstance(row, dict):
+            image = row.get("image", "")
+            if len(image) <= LONGEST_INDEX and image in images:
+                row["image"] = images[image]
             elif image:
-                images[str(held.get("index"))] = image
-            yield where, held
+                images[str(row.get("index"))] = image
+        yield where, row
 
 
 def decoded(text: str) -> bytes:
