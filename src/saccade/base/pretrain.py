@@ -34,7 +34,7 @@ from saccade.disk import partial_of, require_space, write_text, writing
 from saccade.models.config import ModelConfig, Part, ShardConfig
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy, load_policy
-from saccade.runs.lock import keep_lock, locked, refuse_in_use
+from saccade.runs.lock import keep_lock, locked, refuse_in_use, refuse_other_kind
 from saccade.runs.records import CONFIG, Run
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
@@ -85,6 +85,7 @@ def train(recipe: PretrainRecipe) -> Path:
 def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     """Checks the directory, locks it, and writes the recipe and the model to start from."""
     config = out / CONFIG
+    refuse_other_kind(out, recipe.kind)
     refuse_in_use(out)
     if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
         raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
