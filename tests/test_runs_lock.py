@@ -179,6 +179,7 @@ def test_every_verb_that_writes_a_run_refuses_a_directory_in_use(
             own,
             ("world", "pretrain", "world_base", "--out", out),
             ("demo", "--out", out),
+            ("coldstart", "coldstart_world", "--out", out),
         ):
             assert run(*words) == 2
             err = capsys.readouterr().err.strip().splitlines()

@@ -90,7 +90,8 @@ def refuse_in_use(directory: Path) -> None:
 
 
 def refuse_other_kind(directory: Path, kind: str) -> None:
-    """ValueError when the directory is that of a run of another kind, whose files would be overwritten."""
+    """ValueError when the directory is that of a run of another kind, whose files would be overwritten; InUse when that
+    one is running."""
     config = directory / "config.yaml"
     there = {name: kinds for name, kinds in WRITERS.items() if (directory / name).exists()}
     own = any(kind in kinds for kinds in there.values())
@@ -101,6 +102,7 @@ def refuse_other_kind(directory: Path, kind: str) -> None:
         except (ValueError, OSError):
             other = None if own else f"a {config.name} of another kind"
     if other is not None:
+        refuse_in_use(directory)
         raise ValueError(f"{directory} holds {other}, expected one of kind '{kind}' or none; choose another directory")
 
 
