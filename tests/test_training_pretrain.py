@@ -142,6 +142,37 @@ def test_a_save_of_another_kind_is_one_line(tmp_path: Path) -> None:
         pretrain._saved_of(tmp_path)
 
 
+def test_a_row_has_the_mean_of_the_steps_before_and_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed right after a save, at another step than a row; resumed, also from a save of an earlier version."""
+    stage = base_recipe(tmp_path).stages[2].model_copy(update={"steps": 4, "rows": 1})
+    few = {"log_every": 2, "save_every": 3, "stages": (stage,)}
+    recipes = {name: base_recipe(tmp_path / name).model_copy(update=few) for name in ("whole", "killed", "earlier")}
+    train(recipes["whole"])
+
+    def dies(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "prune", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipes["killed"])
+    shutil.copytree(tmp_path / "killed", tmp_path / "earlier")
+    train(recipes["killed"])
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole") and "earlier version" not in caplog.text
+
+    (save,) = (tmp_path / "earlier" / "stage-1-speak-unfinished" / "checkpoints").glob("step-*3")
+    found = checkpoint.load(save)
+    assert isinstance(found, checkpoint.Checkpoint)
+    (save / checkpoint.STATE_FILE).unlink()
+    checkpoint.seal(save, {key: value for key, value in found.state.items() if key not in ("files", "seen")})
+    (tmp_path / "earlier" / "config.yaml").write_text(dump(recipes["earlier"]))
+    train(recipes["earlier"])
+    assert [row["step"] for row in rows(tmp_path / "earlier")] == [2, 4]
+    assert "the next row of stage 'speak' has the means from step 4 on" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", pretrain.STATE, pretrain.SEAL, "config.json"])
 @pytest.mark.parametrize("stage", ["stage-2-sharpen", "stage-4-both"])
 def test_a_finished_stage_with_a_changed_byte_is_refused_with_the_way_out(

@@ -206,7 +206,7 @@ class StageRun:
             optimizer.step(lr, float(loss.detach()))
             return {"loss": float(loss.detach()), **{f"sees/{head}": value for head, value in accuracy.items()}}
 
-        self._steps(run, 0, 0, update, lambda step: None)
+        self._steps(run, 0, 0, {}, update, lambda step, seen: None)
         self._finish(policy, readouts.heads.state_dict(), ONE)
 
     def speak(self) -> None:
@@ -238,14 +238,21 @@ class StageRun:
         def saved(path: Path) -> None:
             checkpoint.prune(self.saves, keep=1)
 
-        def save(step: int) -> None:
-            facts = {"step": step, "sizes": run.sizes()}
+        def save(step: int, seen: dict[str, list[float]]) -> None:
+            facts = {"step": step, "sizes": run.sizes(), "seen": seen}
             if writer is None:
                 saved(checkpoint.save(self.saves, policy, optimizer, facts))
             else:
                 writer.start(self.saves, policy, optimizer, facts, saved)
 
-        self._steps(run, ranks.rank, found.step if found else 0, update, save)
+        first, seen = (found.step, found.state.get("seen")) if found else (0, {})
+        if seen is None and first % self.recipe.log_every:
+            log.warning(
+                "%s: an earlier version saved it without the values since the last row: the next row of stage '%s' "
+                "has the means from step %d on",
+                *(self.saves, stage.name, first + 1),
+            )
+        self._steps(run, ranks.rank, first, seen or {}, update, save)
         if writer is not None:
             writer.finish()
         self._finish(policy, state["heads"], ranks)
@@ -268,12 +275,13 @@ class StageRun:
         run: Run,
         rank: int,
         first: int,
+        before: dict[str, list[float]],
         update: Callable[[World, Random, float], dict[str, float]],
-        save: Callable[[int], None],
+        save: Callable[[int, dict[str, list[float]]], None],
     ) -> None:
         recipe, stage, started = self.recipe, self.stage, time.perf_counter()
         worlds = [World(recipe.world), World(recipe.world.model_copy(update={"cells": recipe.world.cells + 1}))]
-        seen: dict[str, list[float]] = defaultdict(list)
+        seen = defaultdict[str, list[float]](list, before)
         for step in range(first, stage.steps):
             rng = Random(f"{recipe.seed}/{self.number}/{rank}/{step}")
             # one size per process and step keeps packed rows short; sizes still mix over a run
@@ -287,7 +295,7 @@ class StageRun:
                 log.info("step %d: %s", step + 1, line)
                 seen.clear()
             if (step + 1) % recipe.save_every == 0:
-                save(step + 1)
+                save(step + 1, {name: [*values] for name, values in seen.items()})
 
     def _finish(self, policy: Policy, heads: dict[str, Tensor], ranks: Ranks) -> None:
         unfinished = partial_of(self.after)
