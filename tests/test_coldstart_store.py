@@ -11,13 +11,18 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from saccade.coldstart.recipe import WorldDescriber
 from saccade.coldstart.store import WRITING, Store, StoreError
+from saccade.coldstart.teachers import TeacherError
+from saccade.coldstart.world_teachers import OracleDescriber
 from saccade.runs.drafts import Chain, Draft, Rejection, StepRecord, shallow_dict
+from saccade.world import WorldConfig
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -238,6 +243,23 @@ def test_an_odd_cell_costs_its_own_row_at_most_and_none_goes_in_silence(tmp_path
         assert counts.total == 3 and not counts.open and len(kept) + len(left) == 4, (cell, odd)
         assert all(isinstance(text, str) for row in left for text in row), (cell, odd)
         assert sum(store.reasons().values()) == len(left), (cell, odd)
+
+
+def test_a_reason_that_utf8_cannot_write_is_kept_as_its_escape(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", 2)
+    store.claim(2)
+    assert store.put_back(1, "bad", "of \ud800", 0.0) and store.fail(2, "bad", "of \ud800", retriable=False)
+    assert [detail for *_, detail in store.skipped()] == ["of \\ud800"]
+
+
+@pytest.mark.parametrize("key", ["seed", "index", "split"])
+@pytest.mark.parametrize("value", [None, [], {}, "zz", 2**70])
+def test_a_row_of_the_world_with_odd_meta_costs_itself(key: str, value: Any) -> None:
+    describer = OracleDescriber(WorldDescriber(teacher="world"), {"rows": WorldConfig()})
+    meta = {"world_kind": "shapes", "seed": 1, "index": 2, "split": "train", key: value}
+    row = replace(draft(1), meta={k: v for k, v in meta.items() if v is not None})
+    with suppress(TeacherError) if key != "split" and value in ("zz", 2**70) else pytest.raises(TeacherError):
+        describer._item(row)
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:

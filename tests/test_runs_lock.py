@@ -324,3 +324,10 @@ def test_no_verb_changes_the_directory_of_another_kind_of_run(
             VERBS[kind](out)
         assert "\n" not in str(said.value)
         assert {path.name: path.read_text() for path in out.iterdir()} == there, (name, text)
+
+
+def test_a_cold_start_leaves_a_directory_alone_whose_run_is_only_beginning(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    with holder(tmp_path), pytest.raises(InUse, match=r"is in use by process"):
+        VERBS["coldstart"](tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]

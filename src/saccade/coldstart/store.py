@@ -157,6 +157,7 @@ class Store:
         return self._settle(number, "state = 'failed', reason = ?, detail = ?, retriable = ?", values)
 
     def _settle(self, number: int, change: str, values: tuple[Any, ...] = ()) -> bool:
+        values = tuple(_storable(one) if isinstance(one, str) else one for one in values)
         with self._translate_errors():
             changed = self._db.execute(
                 f"UPDATE rows SET owner = NULL, lease = 0, {change} WHERE number = ? AND owner = ?",
@@ -263,7 +264,7 @@ class Store:
         except BROKEN as error:
             why = f"{self.path}: row {number}: {what} cannot be read ({type(error).__name__}: {error}); {way}"
             change = "UPDATE rows SET state = 'failed', owner = NULL, lease = 0, reason = 'damaged row', detail = ?,"
-            self._db.execute(f"{change} retriable = 1 WHERE number = ?", (why, number))
+            self._db.execute(f"{change} retriable = 1 WHERE number = ?", (_storable(why), number))
             return None
 
     # ------------------------------------------------------------------------------------------------- facts
@@ -352,6 +353,10 @@ def _text(cell: bytes) -> str | bytes:
         return cell.decode()
     except UnicodeDecodeError:
         return cell
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _decoded(cell: Any) -> str:
