@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from saccade.coldstart.images import place_image
 from saccade.coldstart.recipe import ColdStartRecipe
 from saccade.coldstart.run import run
 from saccade.coldstart.store import NAME, Store
 from saccade.config import load
+from saccade.data.images import ImageError
 from tests.chat_server import Answer, chat_server
 
 KEY = "sk-teacher-9f27aa51cc0e"
@@ -149,6 +151,16 @@ def test_an_image_that_changed_costs_its_row_until_it_is_back(
         image.rmdir() if image.is_dir() else image.unlink(missing_ok=True)
         image.write_bytes(kept)
         assert run(made)["written"]["in the set"] == 2
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000])
+@pytest.mark.parametrize("how", ["path", "copy"])
+def test_a_name_that_no_file_can_have_is_a_bad_image(tmp_path: Path, name: str, how: str) -> None:
+    for path in (name, str(tmp_path / name)):
+        with pytest.raises(ImageError):
+            place_image(path, "0" * 64, tmp_path, how)
+    with pytest.raises(ImageError):
+        place_image("a.png", name, tmp_path, how)
 
 
 def test_a_hard_link_in_the_set_whose_original_changed_is_no_image_of_it(

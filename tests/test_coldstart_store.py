@@ -6,16 +6,23 @@ import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from saccade.coldstart.recipe import WorldDescriber
 from saccade.coldstart.store import WRITING, Store, StoreError
+from saccade.coldstart.teachers import TeacherError
+from saccade.coldstart.world_teachers import OracleDescriber
 from saccade.runs.drafts import Chain, Draft, Rejection, StepRecord, shallow_dict
+from saccade.world import WorldConfig
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -185,6 +192,74 @@ def test_no_lease_or_pause_of_a_clock_that_was_ahead_holds_a_row(tmp_path: Path)
     assert store.release_dead() == 2 and store.reopen() == 0
     assert [(one.number, one.attempts) for one in store.claim(9)] == [(1, 0), (2, 0), (3, 0), (4, 0)]
     assert store.acquire_lock(WRITING) is None
+
+
+CELLS = {
+    "rows": (
+        "number",
+        "key",
+        "source",
+        "draft",
+        "state",
+        "owner",
+        "lease",
+        "not_before",
+        "attempts",
+        "reason",
+        "detail",
+    ),
+    "steps": ("step", "body"),
+    "left_out": ("source", "place", "reason", "detail"),
+}
+ODD = (
+    "CAST(x'ff' || substr(CAST({0} AS BLOB), 2) AS TEXT)",
+    "CAST(CAST({0} AS BLOB) || x'ff' AS TEXT)",
+    *("CAST(x'22eda08022' AS TEXT)", "x'ff00'", "''", "1.5", "9e999", "-7", f"{2**63 - 1}", f"{-(2**63)}"),
+)
+"""No UTF-8, half of a surrogate pair, bytes, nothing, numbers."""
+
+
+@pytest.mark.parametrize("state", ["open", "done", "failed"])
+def test_an_odd_cell_costs_its_own_row_at_most_and_none_goes_in_silence(tmp_path: Path, state: str) -> None:
+    whole, store = sqlite3.connect(":memory:"), filled(tmp_path / "s", 3)
+    steps = [(number, "description", json.dumps(body("x"))) for number in (1, 2, 3)]
+    store._db.executemany("INSERT INTO steps VALUES (?, ?, ?)", steps)
+    store._db.execute("UPDATE rows SET state = 'done'")
+    given = "retriable = 0, reason = 'r', detail = 'd', owner = 'zz', lease = 9e99"
+    store._db.execute(f"UPDATE rows SET state = ?, {given} WHERE number = 2", (state,))
+    store.skip([("s", "p", "r", "d")])
+    store._db.backup(whole)
+    for table, cell, odd in [(t, cell, odd) for t, cells in CELLS.items() for cell in cells for odd in ODD]:
+        whole.backup(store._db)
+        where = "" if table == "left_out" else " WHERE number = 2"
+        with suppress(sqlite3.IntegrityError):  # a number of a row is one
+            store._db.execute(f"UPDATE {table} SET {cell} = {odd.format(cell)}{where}")
+        store.release_dead()
+        store.reopen()
+        assert all(claim.attempts >= 0 and store.finish(claim.number) for claim in store.claim(9)), (cell, odd)
+        kept = [draft.id for _, draft, _ in store.finished()]
+        left, counts = list(store.skipped()), store.counts()
+        assert {"r0", "r2"} <= set(kept) <= {"r0", "r1", "r2"}, (cell, odd)
+        assert counts.total == 3 and not counts.open and len(kept) + len(left) == 4, (cell, odd)
+        assert all(isinstance(text, str) for row in left for text in row), (cell, odd)
+        assert sum(store.reasons().values()) == len(left), (cell, odd)
+
+
+def test_a_reason_that_utf8_cannot_write_is_kept_as_its_escape(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", 2)
+    store.claim(2)
+    assert store.put_back(1, "bad", "of \ud800", 0.0) and store.fail(2, "bad", "of \ud800", retriable=False)
+    assert [detail for *_, detail in store.skipped()] == ["of \\ud800"]
+
+
+@pytest.mark.parametrize("key", ["seed", "index", "split"])
+@pytest.mark.parametrize("value", [None, [], {}, "zz", 2**70])
+def test_a_row_of_the_world_with_odd_meta_costs_itself(key: str, value: Any) -> None:
+    describer = OracleDescriber(WorldDescriber(teacher="world"), {"rows": WorldConfig()})
+    meta = {"world_kind": "shapes", "seed": 1, "index": 2, "split": "train", key: value}
+    row = replace(draft(1), meta={k: v for k, v in meta.items() if v is not None})
+    with suppress(TeacherError) if key != "split" and value in ("zz", 2**70) else pytest.raises(TeacherError):
+        describer._item(row)
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_the_base_says_it_and_a_damaged_state_is_named(tmp_path: Path) -> None:
     assert (pretrain.train(recipe) / "config.json").is_file()
     (tmp_path / "base" / "stage-1-see").rename(tmp_path / "gone")
     (tmp_path / "base" / "start" / "stage.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"stage\.pt: the file is damaged .*; remove .*start and what came after it"):
+    with pytest.raises(ValueError, match=r"start: the stage is damaged \(stage\.pt .*; remove .*start and what came"):
         pretrain.train(recipe)
 
 

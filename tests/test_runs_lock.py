@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,17 +18,24 @@ from typing import Any
 import psutil
 import pytest
 from rich.console import Console
-from training_runs import rl_recipe, write_world
+from training_runs import base_recipe, rl_recipe, write_world
 
 from saccade import cli
-from saccade.config import dump
+from saccade.base import pretrain
+from saccade.coldstart import run as cold_start
+from saccade.coldstart.recipe import ColdStartRecipe
+from saccade.config import dump, load
 from saccade.evaluation.answerers import Answers, EvalQuestion, Failed
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.config import Decoding, EvalRecipe
 from saccade.runs import lock as lock_module
 from saccade.runs.lock import LOCK, InUse, is_held, keep_lock, locked, refuse_in_use
+from saccade.runs.records import Run
 from saccade.runs.stopping import StepAbandoned
-from saccade.studies import jobs
+from saccade.studies import jobs, study
+from saccade.studies.demo import run_demo
+from saccade.studies.demo_recipe import DemoRecipe
+from saccade.studies.study_recipe import load_study
 from saccade.training.rl import Trainer, train
 
 HOLD = """
@@ -172,6 +179,7 @@ def test_every_verb_that_writes_a_run_refuses_a_directory_in_use(
             own,
             ("world", "pretrain", "world_base", "--out", out),
             ("demo", "--out", out),
+            ("coldstart", "coldstart_world", "--out", out),
         ):
             assert run(*words) == 2
             err = capsys.readouterr().err.strip().splitlines()
@@ -287,3 +295,39 @@ def test_an_evaluation_and_a_study_stop_before_they_write_beside_another_process
             lose(tmp_path / "study")
             job = jobs.StudyJob("one", lambda directory: {}, tmp_path / "study/one", {})
             jobs.run_all([job], 1, Console(quiet=True), keep=lock.keep)
+
+
+VERBS: dict[str, Callable[[Path], object]] = {
+    "coldstart": lambda out: cold_start.run(load("coldstart_world", ColdStartRecipe, [f"out={out}"])),
+    "eval": lambda out: evaluate(load("world_eval", EvalRecipe, [f"out={out}"])),
+    "pretrain": lambda out: pretrain.train(base_recipe(out)),
+    "study": lambda out: study.run_study(load_study("box_inflation"), out, [1], Console(quiet=True)),
+    "demo": lambda out: run_demo(load("demo", DemoRecipe), out, 7, Console(quiet=True)),
+    "rl": lambda out: Run.refuse_existing(out),
+}
+
+
+@pytest.mark.parametrize("kind", VERBS)
+def test_no_verb_changes_the_directory_of_another_kind_of_run(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by its config.yaml nor, without one, by the files that tell what it is; not even to sweep it."""
+    monkeypatch.setattr(study, "check_arms", lambda recipe: None)  # takes seconds, before anything is written
+    marks = {name: "" for name, kinds in lock_module.WRITERS.items() if kind not in kinds}
+    configs = {f"kind: {one}\n" for one in (*VERBS, "sft") if one != kind} | {"lr: 3\n", "kind: ["}
+    for number, (name, text) in enumerate([*marks.items(), *(("config.yaml", text) for text in configs)]):
+        (out := tmp_path / str(number)).mkdir()
+        there = {name: text, ".step-000005.partial": "half", "own.txt": "precious"}
+        for file, content in there.items():
+            (out / file).write_text(content)
+        with pytest.raises((ValueError, FileExistsError), match=rf"{out} (already )?holds .*choose another") as said:
+            VERBS[kind](out)
+        assert "\n" not in str(said.value)
+        assert {path.name: path.read_text() for path in out.iterdir()} == there, (name, text)
+
+
+def test_a_cold_start_leaves_a_directory_alone_whose_run_is_only_beginning(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    with holder(tmp_path), pytest.raises(InUse, match=r"is in use by process"):
+        VERBS["coldstart"](tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]

@@ -17,7 +17,7 @@ from training_runs import base_recipe
 from saccade.base import pretrain
 from saccade.base.config import PretrainRecipe
 from saccade.base.pretrain import train
-from saccade.config import load
+from saccade.config import dump, load
 from saccade.runs.streams import STREAMS
 from saccade.training import checkpoint
 
@@ -121,6 +121,7 @@ def test_a_stage_of_another_kind_is_one_line_and_no_other_file_is_touched(
     (tmp_path / "own").write_text("precious")
     path, (state, words) = tmp_path / "out" / "start" / pretrain.STATE, ODD_STATES.get(name, (None, "or no file"))
     path.unlink()
+    (path.parent / pretrain.SEAL).unlink()  # as an earlier version left it
     if name == "a pipe":
         os.mkfifo(path)
     else:
@@ -139,3 +140,64 @@ def test_a_save_of_another_kind_is_one_line(tmp_path: Path) -> None:
     checkpoint.publish(fresh, {"step": 1, "nonfinite_in_row": 0, "version": 1, "sizes": {**SIZES, "../own": 0}})
     with pytest.raises(ValueError, match=rf"step-000001/state.json: 'sizes' is missing or odd; remove {tmp_path}, to"):
         pretrain._saved_of(tmp_path)
+
+
+def test_a_row_has_the_mean_of_the_steps_before_and_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed right after a save, at another step than a row; resumed, also from a save of an earlier version."""
+    stage = base_recipe(tmp_path).stages[2].model_copy(update={"steps": 4, "rows": 1})
+    few = {"log_every": 2, "save_every": 3, "stages": (stage,)}
+    recipes = {name: base_recipe(tmp_path / name).model_copy(update=few) for name in ("whole", "killed", "earlier")}
+    train(recipes["whole"])
+
+    def dies(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "prune", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipes["killed"])
+    shutil.copytree(tmp_path / "killed", tmp_path / "earlier")
+    train(recipes["killed"])
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole") and "earlier version" not in caplog.text
+
+    (save,) = (tmp_path / "earlier" / "stage-1-speak-unfinished" / "checkpoints").glob("step-*3")
+    found = checkpoint.load(save)
+    assert isinstance(found, checkpoint.Checkpoint)
+    (save / checkpoint.STATE_FILE).unlink()
+    checkpoint.seal(save, {key: value for key, value in found.state.items() if key not in ("files", "seen")})
+    (tmp_path / "earlier" / "config.yaml").write_text(dump(recipes["earlier"]))
+    train(recipes["earlier"])
+    assert [row["step"] for row in rows(tmp_path / "earlier")] == [2, 4]
+    assert "the next row of stage 'speak' has the means from step 4 on" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", pretrain.STATE, pretrain.SEAL, "config.json"])
+@pytest.mark.parametrize("stage", ["stage-2-sharpen", "stage-4-both"])
+def test_a_finished_stage_with_a_changed_byte_is_refused_with_the_way_out(
+    base: Path, tmp_path: Path, stage: str, name: str
+) -> None:
+    shutil.copytree(base, tmp_path / "base", symlinks=True)
+    if stage == "stage-2-sharpen":
+        shutil.rmtree(tmp_path / "base" / "stage-3-speak")
+    (tmp_path / "base" / "config.yaml").write_text(dump(base_recipe(tmp_path / "base")))
+    content = bytearray((tmp_path / "base" / stage / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "base" / stage / name).write_bytes(content)
+    words = rf"{stage}: the stage is damaged \({name} .*\); remove .*{stage} and what came after it"
+    with pytest.raises(ValueError, match=words):
+        train(base_recipe(tmp_path / "base"))
+
+
+def test_a_damaged_save_of_an_unfinished_stage_is_passed_over_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2):
+        fresh = checkpoint.begin(tmp_path, step)
+        fresh.mkdir()
+        (fresh / "weights").write_text("whole")
+        checkpoint.publish(fresh, {"step": step, "nonfinite_in_row": 0, "version": 1, "sizes": SIZES})
+    (tmp_path / "checkpoints" / "step-000002" / "weights").write_text("whale")
+    assert (found := pretrain._saved_of(tmp_path)) and found.step == 1
+    assert "step-000002 is damaged and not used: weights was changed" in caplog.text

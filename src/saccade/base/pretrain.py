@@ -30,11 +30,11 @@ from saccade.base.curriculum import draw, row
 from saccade.base.perception import Readouts, merge_targets, token_targets
 from saccade.base.tiny import build, write_checkpoint
 from saccade.config import dump
-from saccade.disk import partial_of, require_space, write_text, writing
+from saccade.disk import flush, partial_of, require_space, write_text, writing
 from saccade.models.config import ModelConfig, Part, ShardConfig
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy, load_policy
-from saccade.runs.lock import keep_lock, locked, refuse_in_use
+from saccade.runs.lock import keep_lock, locked, refuse_in_use, refuse_other_kind
 from saccade.runs.records import CONFIG, Run
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
@@ -51,6 +51,8 @@ from saccade.world import World
 log = logging.getLogger(__name__)
 STATE = "stage.pt"
 """In the directory of a finished stage: the weights of the read-out heads, and the sizes of the records."""
+SEAL = "stage.json"
+"""There too: the size and hash of every file."""
 TOKENS_PER_MICRO_BATCH = 4096
 
 
@@ -72,12 +74,14 @@ def train(recipe: PretrainRecipe) -> Path:
         for number, stage in enumerate(recipe.stages):
             after = out / f"stage-{number + 1}-{stage.name}"
             if not ranks.on_first(after.is_dir):
+                ranks.on_first(partial(_refuse_damaged, before))
                 run = StageRun(recipe, number, before, after, ranks)
                 if stage.loss == "language":
                     run.speak()
                 else:
                     ranks.on_first(run.perceive)
             before = after
+        ranks.on_first(partial(_refuse_damaged, before))
         ranks.on_first(partial(checkpoint.link, out, "model", before.name))
     return out / "model"
 
@@ -85,6 +89,7 @@ def train(recipe: PretrainRecipe) -> Path:
 def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     """Checks the directory, locks it, and writes the recipe and the model to start from."""
     config = out / CONFIG
+    refuse_other_kind(out, recipe.kind)
     refuse_in_use(out)
     if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
         raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
@@ -107,28 +112,41 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
 def _publish(unfinished: Path, directory: Path, heads: dict[str, Tensor]) -> None:
     """A stage's result appears whole or not at all."""
     torch.save({"heads": heads, "sizes": Run(directory.parent).sizes()}, unfinished / STATE)
+    checkpoint.seal(unfinished, {}, SEAL)
     keep_lock(directory)
     unfinished.rename(directory)
+    flush(directory.parent)
+
+
+def _refuse_damaged(directory: Path) -> None:
+    """ValueError, with the way out, where a file of a finished stage is not as the stage wrote it."""
+    if not (directory / SEAL).exists():
+        log.warning(
+            "%s was made by an earlier version, without %s: whether its files changed is unknown", directory, SEAL
+        )
+    elif isinstance(found := checkpoint.sealed(directory, SEAL), str):
+        raise _damaged(directory, found)
 
 
 def _state_of(directory: Path) -> FinishedStage:
     """What `_publish` saved. ValueError, with the way out, for a damaged file."""
     path = directory / STATE
     if not path.is_file():
-        raise _damaged(directory, "it is missing, or no file")
+        raise _damaged(directory, "it is missing, or no file", STATE)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError, *checkpoint.OF_ANOTHER) as error:
-        raise _damaged(directory, str(error) or type(error).__name__) from None
+        raise _damaged(directory, str(error) or type(error).__name__, STATE) from None
     if fault := fault_of(state, FinishedStage):
-        raise _damaged(directory, f"'{fault}' is missing or odd")
+        raise _damaged(directory, f"'{fault}' is missing or odd", STATE)
     return state
 
 
-def _damaged(directory: Path, reason: str) -> ValueError:
+def _damaged(directory: Path, reason: str, name: str = "") -> ValueError:
+    what = f"{directory / name}: the file" if name else f"{directory}: the stage"
     return ValueError(
-        f"{directory / STATE}: the file is damaged ({reason.splitlines()[0][:200]}); remove {directory} and what came "
-        "after it, to train from there"
+        f"{what} is damaged ({reason.splitlines()[0][:200]}); remove {directory} and what came after it, to train "
+        "from there"
     )
 
 
@@ -172,7 +190,7 @@ class StageRun:
         try:
             readouts.heads.load_state_dict(state["heads"] or readouts.heads.state_dict())
         except RuntimeError as error:
-            raise _damaged(self.before, " ".join(str(error).split())) from None
+            raise _damaged(self.before, " ".join(str(error).split()), STATE) from None
         vision = [parameter for _, parameter in policy.trainable()]
         optimizer = self._optimizer([{"params": some} for some in (vision, [*readouts.heads.parameters()]) if some])
         kinds = {k: w for k, w in stage.mixture.scenes.items() if k != "pair"}  # a pair shows only shapes
@@ -188,7 +206,7 @@ class StageRun:
             optimizer.step(lr, float(loss.detach()))
             return {"loss": float(loss.detach()), **{f"sees/{head}": value for head, value in accuracy.items()}}
 
-        self._steps(run, 0, 0, update, lambda step: None)
+        self._steps(run, 0, 0, {}, update, lambda step, seen: None)
         self._finish(policy, readouts.heads.state_dict(), ONE)
 
     def speak(self) -> None:
@@ -220,14 +238,21 @@ class StageRun:
         def saved(path: Path) -> None:
             checkpoint.prune(self.saves, keep=1)
 
-        def save(step: int) -> None:
-            facts = {"step": step, "sizes": run.sizes()}
+        def save(step: int, seen: dict[str, list[float]]) -> None:
+            facts = {"step": step, "sizes": run.sizes(), "seen": seen}
             if writer is None:
                 saved(checkpoint.save(self.saves, policy, optimizer, facts))
             else:
                 writer.start(self.saves, policy, optimizer, facts, saved)
 
-        self._steps(run, ranks.rank, found.step if found else 0, update, save)
+        first, seen = (found.step, found.state.get("seen")) if found else (0, {})
+        if seen is None and first % self.recipe.log_every:
+            log.warning(
+                "%s: an earlier version saved it without the values since the last row: the next row of stage '%s' "
+                "has the means from step %d on",
+                *(self.saves, stage.name, first + 1),
+            )
+        self._steps(run, ranks.rank, first, seen or {}, update, save)
         if writer is not None:
             writer.finish()
         self._finish(policy, state["heads"], ranks)
@@ -250,12 +275,13 @@ class StageRun:
         run: Run,
         rank: int,
         first: int,
+        before: dict[str, list[float]],
         update: Callable[[World, Random, float], dict[str, float]],
-        save: Callable[[int], None],
+        save: Callable[[int, dict[str, list[float]]], None],
     ) -> None:
         recipe, stage, started = self.recipe, self.stage, time.perf_counter()
         worlds = [World(recipe.world), World(recipe.world.model_copy(update={"cells": recipe.world.cells + 1}))]
-        seen: dict[str, list[float]] = defaultdict(list)
+        seen = defaultdict[str, list[float]](list, before)
         for step in range(first, stage.steps):
             rng = Random(f"{recipe.seed}/{self.number}/{rank}/{step}")
             # one size per process and step keeps packed rows short; sizes still mix over a run
@@ -269,7 +295,7 @@ class StageRun:
                 log.info("step %d: %s", step + 1, line)
                 seen.clear()
             if (step + 1) % recipe.save_every == 0:
-                save(step + 1)
+                save(step + 1, {name: [*values] for name, values in seen.items()})
 
     def _finish(self, policy: Policy, heads: dict[str, Tensor], ranks: Ranks) -> None:
         unfinished = partial_of(self.after)

@@ -100,7 +100,7 @@ def _sha_of(path: Path) -> str:
     """SHA-256 of an image file, which many rows may share. ImageError when it cannot be read."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a null byte is in no name
         return hashlib.sha256(file_bytes(path)).hexdigest()  # says what is wrong
     return _sha_of_file(path, found.st_mtime_ns, found.st_size, found.st_ino)
 

@@ -29,7 +29,7 @@ from saccade.config import dump
 from saccade.data.config import WORLD
 from saccade.data.images import ImageError
 from saccade.disk import sweep, write_text, writing
-from saccade.runs.lock import shown_process
+from saccade.runs.lock import refuse_in_use, refuse_other_kind, shown_process
 from saccade.runs.progress import ProgressFn, progress
 from saccade.world import WorldConfig
 
@@ -75,6 +75,9 @@ def run(
     `keys`: environment variable -> API key. ValueError for user errors, OSError for a full disk; in both cases every
     response received so far is in the store.
     """
+    refuse_other_kind(recipe.out, recipe.kind)
+    if not (recipe.out / NAME).exists():
+        refuse_in_use(recipe.out)
     chooser = build_chooser(recipe)  # validate filters and prompts before the first paid request
     for _, path in recipe.prompts:
         load_prompt(path)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saccade.coldstart.steps import assemble
-from saccade.data.records import BROKEN, shown
+from saccade.coldstart.teachers import sample_of
+from saccade.data.records import BROKEN, refuse_unusable, shown
 from saccade.runs.drafts import Draft, to_json_line
 from saccade.runs.lock import is_alive, process_words, shown_process
 from saccade.tasks import TASKS
@@ -83,6 +86,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._translate_errors():
             self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
+            self._db.text_factory = _text
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA cache_size=-16000")
@@ -153,6 +157,7 @@ class Store:
         return self._settle(number, "state = 'failed', reason = ?, detail = ?, retriable = ?", values)
 
     def _settle(self, number: int, change: str, values: tuple[Any, ...] = ()) -> bool:
+        values = tuple(_storable(one) if isinstance(one, str) else one for one in values)
         with self._translate_errors():
             changed = self._db.execute(
                 f"UPDATE rows SET owner = NULL, lease = 0, {change} WHERE number = ? AND owner = ?",
@@ -165,23 +170,23 @@ class Store:
         with self._translate_errors():
             self._db.execute("UPDATE rows SET lease = ? WHERE owner = ?", (time.time() + self.lease_s, self.owner))
 
-    def release(self, owner: str | None = None) -> None:
-        """Frees the rows of an owner (default: this process)."""
+    def release(self) -> None:
+        """Frees the rows of this process."""
         with self._translate_errors():
-            values = (self.owner if owner is None else owner,)
-            self._db.execute("UPDATE rows SET owner = NULL, lease = 0 WHERE owner = ?", values)
+            self._db.execute("UPDATE rows SET owner = NULL, lease = 0 WHERE owner = ?", (self.owner,))
 
     def release_dead(self) -> int:
         """Frees the rows of owners whose lease does not count, though it has not ended."""
-        query = "SELECT owner, MAX(lease) FROM rows WHERE owner IS NOT NULL GROUP BY owner"
+        owner = "CAST(owner AS BLOB)"  # what is no text is none that could be asked for as one
+        query = f"SELECT {owner}, MAX(lease) FROM rows WHERE owner IS NOT NULL GROUP BY {owner}"
+        free = f"UPDATE rows SET owner = NULL, lease = 0 WHERE owner IS NOT NULL AND {owner} = ?"
         with self._translate_errors():
             owners = self._db.execute(query).fetchall()
-        dead = [owner for owner, lease in owners if not self._counts(owner, lease)]
-        for owner in dead:
-            self.release(owner)
+            dead = [(words,) for words, lease in owners if not self._counts(words, lease)]
+            self._db.executemany(free, dead)
         return len(dead)
 
-    def _counts(self, owner: str, lease: Any) -> bool:
+    def _counts(self, owner: str | bytes, lease: Any) -> bool:
         """Whether a lease is to be respected until it ends: not of a dead process of this machine, and on another one
         only one that it can have given itself, unless its clock was ahead or the file is damaged."""
         alive = is_alive(owner)
@@ -192,11 +197,12 @@ class Store:
         """Reopens rows that failed for a retriable reason, are in no state that there is, or done without a step;
         returns how many. No open row keeps its pause: a clock may have been ahead."""
         bare = "state = 'done' AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.number = rows.number)"
-        again = f"(state = 'failed' AND retriable) OR state NOT IN ('open', 'done', 'failed') OR ({bare})"
-        waiting = "state = 'open' AND (not_before != 0 OR typeof(attempts) != 'integer')"
+        again = f"(state = 'failed' AND retriable) OR COALESCE(state, '') NOT IN ('open', 'done', 'failed') OR ({bare})"
+        waiting = "state = 'open' AND (not_before IS NOT 0 OR typeof(attempts) != 'integer' OR attempts < 0)"
         with self._transaction() as db:
             reopened = db.execute(f"UPDATE rows SET state = 'open', attempts = 0, not_before = 0 WHERE {again}")
-            db.execute(f"UPDATE rows SET not_before = 0, attempts = CAST(attempts AS INTEGER) WHERE {waiting}")
+            attempts = "MAX(0, CAST(IFNULL(attempts, 0) AS INTEGER))"
+            db.execute(f"UPDATE rows SET not_before = 0, attempts = {attempts} WHERE {waiting}")
             return reopened.rowcount
 
     # ------------------------------------------------------------------------------------------------- queries
@@ -208,38 +214,42 @@ class Store:
 
     def reasons(self) -> dict[str, int]:
         """Counts of why rows failed or were skipped."""
+        every = "SELECT reason FROM rows WHERE state = 'failed' UNION ALL SELECT reason FROM left_out"
+        counts = Counter[str]()
         with self._translate_errors():
-            failed = "SELECT COALESCE(reason, 'unknown') AS reason FROM rows WHERE state = 'failed'"
-            every = f"{failed} UNION ALL SELECT reason FROM left_out"
-            return dict(self._db.execute(f"SELECT reason, COUNT(*) FROM ({every}) GROUP BY reason ORDER BY reason"))
+            for reason, n in self._db.execute(f"SELECT reason, COUNT(*) FROM ({every}) GROUP BY reason"):
+                counts[_words(reason)] += n
+        return dict(sorted(counts.items()))
 
     def skipped(self) -> Iterator[tuple[str, str, str, str]]:
         """(source, place, reason, detail) of unusable and failed rows."""
         failed = "SELECT source, key, reason, detail FROM rows WHERE state = 'failed'"
         with self._translate_errors():
-            yield from self._db.execute(f"SELECT source, place, reason, detail FROM left_out UNION ALL {failed}")
+            for cells in self._db.execute(f"SELECT source, place, reason, detail FROM left_out UNION ALL {failed}"):
+                source, place, reason, detail = map(_words, cells)
+                yield source, place, reason, detail
 
     def finished(self) -> Iterator[tuple[str, Draft, dict[str, Any]]]:
         """(key, ingested draft, steps) of the finished rows, in order, read a page at a time. Damaged ones fail."""
-        last = -1
+        last = -math.inf
         while True:
             with self._translate_errors():
                 page = self._db.execute(
                     "SELECT number, key, draft FROM rows WHERE state = 'done' AND number > ? ORDER BY number LIMIT ?",
                     (last, PAGE),
                 ).fetchall()
-                rows = [(key, self._read(number, text)) for number, key, text in page]
+                rows = [(_words(key), self._read(number, text)) for number, key, text in page]
             if not page:
                 return
             yield from ((key, *row) for key, row in rows if row is not None)
             last = page[-1][0]
 
-    def _read(self, number: int, text: str) -> tuple[Draft, dict[str, Any]] | None:
+    def _read(self, number: int, text: Any) -> tuple[Draft, dict[str, Any]] | None:
         """Draft and steps of a row. None for a damaged one, which fails until the file is repaired."""
         steps: dict[str, Any] = {}
         what, way = "its draft", "restore the file from a copy, or set another 'out'"
         try:
-            draft = _checked(Draft.from_json(text))
+            draft = _checked(Draft.from_json(_decoded(text)))
             what, way = (
                 "a step",
                 f'to have its steps made again: sqlite3 {self.path} "DELETE FROM steps WHERE number = {number}"',
@@ -248,13 +258,13 @@ class Store:
                 "SELECT step, body FROM steps WHERE number = ? ORDER BY step", (number,)
             ):
                 what = f"step {shown(step)}"
-                steps[step] = json.loads(body)
-                assemble(draft, {step: steps[step]})
+                steps[_decoded(step)] = result = json.loads(_decoded(body))
+                _refuse_endless(assemble(draft, {step: result}))
             return draft, steps
         except BROKEN as error:
             why = f"{self.path}: row {number}: {what} cannot be read ({type(error).__name__}: {error}); {way}"
             change = "UPDATE rows SET state = 'failed', owner = NULL, lease = 0, reason = 'damaged row', detail = ?,"
-            self._db.execute(f"{change} retriable = 1 WHERE number = ?", (why, number))
+            self._db.execute(f"{change} retriable = 1 WHERE number = ?", (_storable(why), number))
             return None
 
     # ------------------------------------------------------------------------------------------------- facts
@@ -266,7 +276,10 @@ class Store:
         if row is None:
             return None
         if not isinstance(value := _json(row[0]), kind):
-            way = "restore the file from a copy, or set another 'out'"
+            way = (
+                "restore the file from a copy, or, to have it noted again from the recipe of this start, sqlite3 "
+                f"{self.path} \"DELETE FROM facts WHERE name = '{name}'\"; rows are kept. Or set another 'out'"
+            )
             raise StoreError(f"{self.path}: fact '{name}' is {shown(row[0])}, expected a {kind.__name__}; {way}")
         return value
 
@@ -334,12 +347,36 @@ class Store:
             raise StoreError(f"{self.path}: {error}; {hint}") from error
 
 
-def _json(text: str) -> Any:
-    """The value, or the text where it is no JSON."""
+def _text(cell: bytes) -> str | bytes:
+    """A cell of text, or its bytes where they are no UTF-8: that costs its row, not the query."""
     try:
-        return json.loads(text)
+        return cell.decode()
+    except UnicodeDecodeError:
+        return cell
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _decoded(cell: Any) -> str:
+    """A cell as text. UnicodeDecodeError, or TypeError, where it is none."""
+    return str(cell, "utf-8") if not isinstance(cell, str) else cell
+
+
+def _words(cell: Any) -> str:
+    """Any cell as text for a person."""
+    if isinstance(cell, bytes):
+        return cell.decode(errors="backslashreplace")
+    return "unknown" if cell is None else str(cell)
+
+
+def _json(cell: Any) -> Any:
+    """The value, or the cell where it is no JSON."""
+    try:
+        return json.loads(_decoded(cell))
     except BROKEN:
-        return text
+        return cell
 
 
 def _checked(draft: Draft) -> Draft:
@@ -349,4 +386,12 @@ def _checked(draft: Draft) -> Draft:
         raise ValueError("images and image_shas are not as many texts")
     if draft.task not in TASKS:
         raise ValueError(f"task is {shown(draft.task)}, expected one of {', '.join(TASKS)}")
+    refuse_unusable(sample_of(draft))
     return draft
+
+
+def _refuse_endless(draft: Draft) -> None:
+    """ValueError or OverflowError for a step whose counts and costs are in no sum."""
+    for one in draft.steps:
+        if not all(map(math.isfinite, (one.tokens_in, one.tokens_out, one.cost, one.seconds))):
+            raise ValueError("a count or cost is not finite")

@@ -16,6 +16,7 @@ from saccade.coldstart.facts import Fact, facts_of, read_facts
 from saccade.coldstart.recipe import WorldDescriber, WorldReasoner
 from saccade.coldstart.teacher_prompts import question_text
 from saccade.coldstart.teachers import TeacherCall, TeacherError, TeacherReply
+from saccade.data.records import BROKEN
 from saccade.runs.drafts import Draft, StepRecord
 from saccade.world import World, WorldConfig, WorldItem
 
@@ -64,7 +65,11 @@ class OracleDescriber:
         meta = draft.meta
         if meta.get("world_kind") is None or draft.source not in self.worlds:
             raise TeacherError("not of the world", f"{draft.id}: its scene is not known", retriable=False)
-        return self._of_world(draft.source, meta["seed"], meta["index"], draft.task, meta["split"])
+        try:
+            return self._of_world(draft.source, meta["seed"], meta["index"], draft.task, meta["split"])
+        except BROKEN as error:
+            why = f"{draft.id}: its scene cannot be drawn again from its meta ({type(error).__name__}: {error})"
+            raise TeacherError("not of the world", why, retriable=False) from None
 
     def _make(self, source: str, seed: int, index: int, task: str, split: str) -> WorldItem:
         return World(self.worlds[source]).item(seed, index, task, split)

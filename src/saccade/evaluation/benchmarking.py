@@ -23,7 +23,7 @@ from saccade.evaluation.items import ItemResult
 from saccade.evaluation.results import write_json
 from saccade.runs.environment import PACKAGES, commit, describe, hash_contents, version
 from saccade.runs.files import JsonRow, read_object
-from saccade.runs.lock import locked, refuse_in_use
+from saccade.runs.lock import locked, refuse_in_use, refuse_other_kind
 from saccade.types import Sample
 
 JUDGE_TOKENS = 512
@@ -103,6 +103,7 @@ def evaluate(
 
 def refuse_another(recipe: EvalRecipe, out: Path) -> None:
     """ValueError when `out` belongs to another evaluation; nothing is written yet."""
+    refuse_other_kind(out, recipe.kind)
     config = out / "config.yaml"
     if not config.exists() and (out / "items.jsonl").exists():
         raise ValueError(f"{out} holds items of an unknown evaluation (no config.yaml); choose a new `out`")

@@ -20,9 +20,19 @@ from typing import Any
 
 import psutil
 
+from saccade.config import kind as kind_of
 from saccade.disk import sweep
 
 LOCK = ".lock"
+WRITERS = {
+    "metrics.jsonl": ("rl", "sft", "pretrain"),
+    "checkpoints": ("rl", "sft"),
+    "items.jsonl": ("eval",),
+    "rows.sqlite": ("coldstart",),
+    "study.json": ("study",),
+    "demo.json": ("demo",),
+}
+"""What tells that a directory without config.yaml is a run -> the kinds of recipes that write it."""
 _SAFE = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """A directory of others may hold a link to any file there, or a pipe."""
 log = logging.getLogger(__name__)
@@ -77,6 +87,23 @@ def refuse_in_use(directory: Path) -> None:
     """InUse when another process writes to the directory, which is not changed."""
     if (directory / LOCK).exists():
         os.close(_acquire(directory))
+
+
+def refuse_other_kind(directory: Path, kind: str) -> None:
+    """ValueError when the directory is that of a run of another kind, whose files would be overwritten; InUse when that
+    one is running."""
+    config = directory / "config.yaml"
+    there = {name: kinds for name, kinds in WRITERS.items() if (directory / name).exists()}
+    own = any(kind in kinds for kinds in there.values())
+    other = None if own else next((f"a run ({name})" for name in there), None)
+    if config.exists():
+        try:
+            other = None if (found := kind_of(config)) == kind else f"a run of kind '{found}' ({config.name})"
+        except (ValueError, OSError):
+            other = None if own else f"a {config.name} of another kind"
+    if other is not None:
+        refuse_in_use(directory)
+        raise ValueError(f"{directory} holds {other}, expected one of kind '{kind}' or none; choose another directory")
 
 
 def is_held(directory: Path) -> bool | None:

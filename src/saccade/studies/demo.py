@@ -16,7 +16,7 @@ from rich.console import Console
 from saccade.config import dump
 from saccade.disk import write_text, writing
 from saccade.models.policy import resolve_path
-from saccade.runs.lock import locked
+from saccade.runs.lock import locked, refuse_other_kind
 from saccade.studies import demo_jobs
 from saccade.studies.demo_recipe import DemoRecipe
 from saccade.studies.demo_results import write_demo
@@ -30,6 +30,7 @@ def run_demo(recipe: DemoRecipe, out: Path, seed: int, console: Console) -> Path
     ValueError before any work when the base is missing or `out` contains a demo of another recipe or seed.
     """
     resolve_path(recipe.base)
+    refuse_other_kind(out, recipe.kind)
     with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out) as lock:
         _reserve_directory(recipe, out, seed)
         started = time.monotonic()

@@ -26,7 +26,7 @@ from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.results import write_json
 from saccade.models.policy import resolve_path
 from saccade.runs.files import JsonRow
-from saccade.runs.lock import locked
+from saccade.runs.lock import locked, refuse_other_kind
 from saccade.studies import arms
 from saccade.studies.jobs import StudyJob, run_all
 from saccade.studies.measures import mean_measure
@@ -65,6 +65,7 @@ def run_study(recipe: StudyRecipe, out: Path, seeds: Sequence[int], console: Con
     """
     resolve_path(recipe.base)
     check_arms(recipe)
+    refuse_other_kind(out, recipe.kind)
     with writing(out, "finished jobs are kept; free some space and run the same command again"), locked(out) as lock:
         earlier = reserve(recipe, out, seeds)
         jobs = run_all(plan(recipe, out, seeds, data), recipe.parallel, console, keep=lock.keep)

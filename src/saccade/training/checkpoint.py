@@ -125,11 +125,7 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
     """Writes the state file with the size and hash of all others, forces everything to disk, renames, and points `last`
     at it."""
     root, final = fresh.parent, fresh.with_name(f"step-{state['step']:06d}")
-    files = {str(path.relative_to(fresh)): [path.stat().st_size, _hash(path)] for path in _files(fresh)}
-    whole = state | {"files": files}
-    (fresh / STATE_FILE).write_text(json.dumps(whole | {"hash": _hash_of(whole)}, indent=1), encoding="utf-8")
-    for path in (*_files(fresh), *(path for path in fresh.rglob("*") if path.is_dir()), fresh):
-        flush(path)
+    seal(fresh, state)
     keep_lock(root)
     if final.is_symlink() or (final.exists() and not final.is_dir()):
         final.rename(free_name(root, f"copied-{final.name}"))  # something else took the name
@@ -142,6 +138,15 @@ def publish(fresh: Path, state: dict[str, Any]) -> Path:
     flush(root)
     link(root, "last", final.name)
     return final
+
+
+def seal(fresh: Path, state: dict[str, Any], name: str = STATE_FILE) -> None:
+    """Writes the state file of a directory with the size and hash of all others, and forces everything to disk."""
+    files = {str(path.relative_to(fresh)): [path.stat().st_size, _hash(path)] for path in _files(fresh)}
+    whole = state | {"files": files}
+    (fresh / name).write_text(json.dumps(whole | {"hash": _hash_of(whole)}, indent=1), encoding="utf-8")
+    for path in (*_files(fresh), *(path for path in fresh.rglob("*") if path.is_dir()), fresh):
+        flush(path)
 
 
 def finish_publishing(run_dir: Path) -> None:
@@ -176,25 +181,38 @@ def others(run_dir: Path) -> list[str]:
 def load(path: Path) -> Checkpoint | str:
     """The checkpoint, or what is damaged about it: a file that is missing, or of another size or content than when it
     was saved."""
-    if not (path / STATE_FILE).is_file():
-        return f"{STATE_FILE} is missing"
-    if (size := (path / STATE_FILE).stat().st_size) > LARGEST_STATE:
-        return f"{STATE_FILE} has {size:,} bytes, expected {LARGEST_STATE:,} at most"
+    state = sealed(path)
+    if isinstance(state, str):
+        return state
     try:
-        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError, MemoryError) as error:
-        return f"{STATE_FILE} cannot be read ({error})"
-    if not isinstance(state, dict) or state.pop("hash", None) != _hash_of(state):
-        return f"{STATE_FILE} was changed, or written by an earlier version"
-    try:
-        files = {str(name): (int(size), str(digest)) for name, (size, digest) in state["files"].items()}
         step = int(state["step"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return f"{STATE_FILE} is of another version"
-    if not files:
-        return f"{STATE_FILE} names no files"
-    if path.name != f"step-{step:06d}":
-        return f"{STATE_FILE} is of step {step}"
+    return Checkpoint(path, state) if path.name == f"step-{step:06d}" else f"{STATE_FILE} is of step {step}"
+
+
+def sealed(path: Path, name: str = STATE_FILE) -> dict[str, Any] | str:
+    """The state that `seal` wrote into a directory, or what is damaged there."""
+    file = path / name
+    if not file.is_file():
+        return f"{name} is missing"
+    if (size := file.stat().st_size) > LARGEST_STATE:
+        return f"{name} has {size:,} bytes, expected {LARGEST_STATE:,} at most"
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError, MemoryError) as error:
+        return f"{name} cannot be read ({error})"
+    if not isinstance(state, dict) or state.pop("hash", None) != _hash_of(state):
+        return f"{name} was changed, or written by an earlier version"
+    try:
+        files = {str(one): (int(size), str(digest)) for one, (size, digest) in state["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return f"{name} is of another version"
+    return (_changed(path, files, name) if files else f"{name} names no files") or state
+
+
+def _changed(path: Path, files: dict[str, tuple[int, str]], seal_file: str) -> str | None:
+    """What of a directory is not as it was saved, by the size and hash of each file."""
     for name, (size, digest) in files.items():
         file = path / name
         if not file.is_file():
@@ -203,17 +221,20 @@ def load(path: Path) -> Checkpoint | str:
             return f"{name} has {file.stat().st_size} bytes, {size} when it was saved"
         if _hash(file) != digest:
             return f"{name} was changed: its SHA-256 is not that of when it was saved"
-    known = {str(part) for name in (*files, STATE_FILE) for part in (Path(name), *Path(name).parents)}
+    known = {str(part) for name in (*files, seal_file) for part in (Path(name), *Path(name).parents)}
     for added in sorted(str(file.relative_to(path)) for file in path.rglob("*")):
         if added not in known and (Path(added).parts[0] in _READ or ("/" not in added and Path(added).suffix in _READ)):
             return f"{added} was not there when it was saved"  # and would be read in place of what was
-    return Checkpoint(path, state)
+    return None
 
 
 def latest(run_dir: Path) -> Checkpoint | None:
-    """The whole checkpoint of the highest step, or None."""
-    whole = (found for path in reversed(steps(run_dir)) if isinstance(found := load(path), Checkpoint))
-    return next(whole, None)
+    """The whole checkpoint of the highest step, or None. A damaged one that is passed over is logged."""
+    for path in reversed(steps(run_dir)):
+        if isinstance(found := load(path), Checkpoint):
+            return found
+        log.warning("%s is damaged and not used: %s", path, found)
+    return None
 
 
 def _files(path: Path) -> list[Path]:

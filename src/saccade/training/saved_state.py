@@ -77,6 +77,8 @@ class SavedStage(TypedDict):
     sizes: Sizes
     nonfinite_in_row: Count
     version: Count
+    seen: NotRequired[dict[str, list[float]]]
+    """Values of the steps since the last row, of which the next one has the means; an earlier version saved none."""
 
 
 class _State(SavedStage):
