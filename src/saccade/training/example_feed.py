@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from saccade.data.images import image_size
 from saccade.models.adapter import Adapter
@@ -18,7 +20,8 @@ log = logging.getLogger(__name__)
 
 
 class ExampleFeed:
-    """`feed(step)`: the encoded prompts of a step (from 0), a function of the seed and of what was skipped before."""
+    """`feed(step)`: the encoded prompts of a step (from 0), a function of the seed and of the state of the checkpoint
+    that the run continues from: its position and what was skipped before."""
 
     def __init__(
         self,
@@ -27,32 +30,44 @@ class ExampleFeed:
         seed: int,
         n: int,
         cutoff_len: int | None = None,
-        skipped: Iterable[Sequence[int]] = (),
+        state: Mapping[str, Any] | None = None,
         workers: Executor | None = None,
     ) -> None:
-        """`n` prompts a step; `skipped` is that of the checkpoint's step, see `EncodedStep`; `workers` encode several
-        prompts at once. Examples that the model
-        cannot read, as far as headers and texts show, are skipped, or a ValueError names the first."""
+        """`n` prompts a step; `state` has the `step` of a checkpoint, and the `position` and `skipped` of the
+        `EncodedStep` there; `workers` encode several prompts at once. Examples that the model cannot read, as far as
+        headers and texts show, are skipped, or a ValueError names the first."""
+        state = {"step": 0} if state is None else state
+        before = int(state["step"]) * n
         self._adapter, self._n, self._cutoff_len = adapter, n, cutoff_len
+        self._shift = int(state.get("position", before)) - before  # none where all steps have the same size
         self._workers = workers
         self._prompts = by_prompt(examples)
         known = [(-1, place) for place in screened(adapter, self._prompts, cutoff_len)]
         self.screened = len(known)
-        self._order = order_of(len(self._prompts), seed, [*known, *skipped])
+        self._order = order_of(len(self._prompts), seed, [*known, *state.get("skipped", ())])
 
     @property
     def prompts(self) -> int:
         """Usable prompts, as far as it is known before the first step."""
         return len(self._prompts) - self.screened
 
+    def position(self, steps: int) -> int:
+        """Draws from the rows until so many steps are done: steps before the checkpoint may have had other sizes."""
+        return steps * self._n + self._shift
+
+    def updates(self, epochs: float) -> int:
+        """Steps until each usable prompt was seen so often, with those before the checkpoint."""
+        return math.ceil((epochs * self.prompts - self._shift) / self._n)
+
     def __call__(self, step: int) -> EncodedStep:
         units: list[EncodedUnit] = []
         over: list[str] = []
-        first, until = step * self._n, step * self._n + self._n
+        first, until = self.position(step), self.position(step + 1)
         for found in self._encoded(range(first, until)):
             units += found.units
             over += found.over_cutoff
-        return EncodedStep(units, tuple(over), tuple(one for one in self._order.skipped if 0 <= one[0] < until))
+        skipped = tuple(one for one in self._order.skipped if 0 <= one[0] < until)
+        return EncodedStep(units, tuple(over), skipped, until)
 
     def _encoded(self, places: range) -> list[EncodedStep]:
         """The prompts at these places, several at once unless one is unusable: a skipped row may move later ones."""

@@ -259,6 +259,8 @@ class EncodedStep:
     """Ids of the examples that were skipped; nothing is ever truncated."""
     skipped: tuple[Skipped, ...] = ()
     """Unusable prompts up to this step."""
+    position: int | None = None
+    """Draws from the rows up to this step, with those of it; None for examples of a caller's function."""
 
 
 def encode_step(
