@@ -210,26 +210,29 @@ def _json_rows(path: Path) -> Iterator[Placed]:
             raise ValueError(f"{path}: not UTF-8 text but UTF-16; save the file as UTF-8")
         file.seek(0)
         first = next((line for line in iter(lambda: file.readline(LARGEST_ROW), b"") if line.strip(_BLANK)), b"")
-        more = any(line.strip() for line in iter(lambda: file.readline(LARGEST_ROW), b""))
+        more = next((line for line in iter(lambda: file.readline(LARGEST_ROW), b"") if line.strip()), b"")
     is_object = first.strip(_BLANK).startswith(b"{")
     wrapped = (
         is_object and not more and re.search(rb'"(?:%s)"\s*:\s*\[\s*\{' % "|".join(LISTS).encode(), first[: 1 << 16])
     )
-    if is_object and first.rstrip().endswith((b"}", b"},")) and not wrapped:
+    keyed = more.lstrip().startswith(b'"')
+    if is_object and first.rstrip().endswith((b"}", b"},")) and not wrapped and not keyed:
         yield from jsonl_rows(path)
         return
-    lists = set[str]()
+    lists, bad = set[str](), False
     for key, line, element in elements(path):
-        if is_object and key not in LISTS and not isinstance(element, ValueError):
+        bad = bad or isinstance(element, ValueError)
+        if not is_object or key in LISTS:
+            lists.add(key)
+            if len(lists) > 1:
+                raise ValueError(f"{path}: has lists under {' and '.join(sorted(lists))}; expected one list of rows")
+        elif not isinstance(element, ValueError):
             continue
-        lists.add(key)
-        if len(lists) > 1:
-            raise ValueError(f"{path}: has lists under {' and '.join(sorted(lists))}; expected one list of rows")
         if isinstance(element, dict | ValueError):
             yield f"{path.name}:{line}", element
         else:
             yield f"{path.name}:{line}", ValueError(f"got a JSON {type(element).__name__}, expected an object")
-    if is_object and not lists:
+    if is_object and not lists and not bad:
         raise ValueError(f"{path}: is one object; expected a list of rows, or one under {', '.join(LISTS)}")
 
 
