@@ -7,7 +7,6 @@ import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from saccade.data.columns import parquet_rows, saved_rows
 from saccade.data.hub_sets import set_files
-from saccade.data.json_stream import elements
+from saccade.data.json_stream import MOST_ELEMENTS, elements
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
 from saccade.disk import skip_hole
 from saccade.faults import listed, shown
@@ -24,6 +23,7 @@ from saccade.faults import listed, shown
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LARGEST_CELL = 1 << 25
 """Characters of a cell, which may hold an image."""
+CROWDED = f"more than {MOST_ELEMENTS:,} separators in one row, also those in quotes"
 MOST_OPEN_QUOTES = 10
 UNNAMED = "Unnamed: 0"
 """Name of a first column without one, in which pandas writes row numbers."""
@@ -146,6 +146,8 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
         if delimiter == "," and "," not in first:
             delimiter = next((one for one in ";\t|" if one in first), ",")
         try:
+            if first.count(delimiter) > MOST_ELEMENTS:
+                raise csv.Error(CROWDED)
             header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, strict=True), [])]
         except csv.Error as error:
             raise ValueError(f"{path}: the first line is not {path.suffix[1:].upper()} ({error})") from None
@@ -181,12 +183,23 @@ def _cells(
     path: Path, file: TextIO, header: list[str], delimiter: str, before: int
 ) -> Generator[Placed, None, int | None]:
     """The rows of a file from here on; returns the line on which a quote opens that never closes, None at the end."""
-    rows = csv.reader(iter(partial(_line, file), ""), delimiter=delimiter, strict=True)
+    separators = 0  # since the row began, which may have several lines
+
+    def bounded() -> str:
+        nonlocal separators
+        line = _line(file)
+        separators += line.count(delimiter)
+        if separators > MOST_ELEMENTS:
+            raise csv.Error(CROWDED)
+        return line
+
+    rows = csv.reader(iter(bounded, ""), delimiter=delimiter, strict=True)
     while True:
-        begun = before + rows.line_num + 1
+        begun, separators = before + rows.line_num + 1, 0
         try:
             cells = next(rows, None)
         except csv.Error as error:
+            before += str(error) == CROWDED  # a line that the reader did not get to count
             endless = "unexpected end" in str(error) or "limit" in str(error)
             line = begun if endless else before + rows.line_num
             yield f"{path.name}:{line}", ValueError(f"not {path.suffix[1:].upper()}: {error}")
@@ -212,9 +225,8 @@ def _json_rows(path: Path) -> Iterator[Placed]:
         first = next((line for line in iter(lambda: file.readline(LARGEST_ROW), b"") if line.strip(_BLANK)), b"")
         more = next((line for line in iter(lambda: file.readline(LARGEST_ROW), b"") if line.strip()), b"")
     is_object = first.strip(_BLANK).startswith(b"{")
-    wrapped = (
-        is_object and not more and re.search(rb'"(?:%s)"\s*:\s*\[\s*\{' % "|".join(LISTS).encode(), first[: 1 << 16])
-    )
+    alone = not more or first.count(b"[") > first.count(b"]")  # not a complete row
+    wrapped = is_object and alone and re.search(rb'"(?:%s)"\s*:\s*\[\s*\{' % "|".join(LISTS).encode(), first[: 1 << 16])
     keyed = more.lstrip().startswith(b'"')
     if is_object and first.rstrip().endswith((b"}", b"},")) and not wrapped and not keyed:
         yield from jsonl_rows(path)

@@ -15,6 +15,9 @@ WINDOW = 1 << 20
 """Characters read at a time."""
 LARGEST = 16 << 20
 """Maximum characters of an element."""
+MOST_ELEMENTS = 1 << 19
+"""Of one row or element, counted by brackets and commas, also those in texts: values take up to 30 times their bytes.
+Prose of LARGEST characters has some 300,000 commas."""
 _NEAR = 16
 """An error so close to the end of the window may come from the window's end: an escape, a number or a name is cut."""
 _MARKS = re.compile(r'\\[\s\S]|["\[\]{},\n]')
@@ -36,6 +39,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 DECODER = json.JSONDecoder(object_pairs_hook=_object)
 """Refuses objects that hold a key twice, of which Python would keep the last in silence."""
+
+
+def decoded(text: str) -> Any:
+    """The value that is the whole text. ValueError for other text, more than MOST_ELEMENTS, and as of `DECODER`."""
+    refuse_crowded(text, 0, len(text))
+    return DECODER.decode(text)
+
+
+def refuse_crowded(text: str, start: int, end: int) -> None:
+    """ValueError for JSON of more than MOST_ELEMENTS in this part of a text."""
+    if end - start > MOST_ELEMENTS and sum(text.count(mark, start, end) for mark in "[{,") > MOST_ELEMENTS:
+        raise ValueError(f"more than {MOST_ELEMENTS:,} brackets and commas in one row; shorten it")
 
 
 class UnreadError(ValueError):
@@ -62,7 +77,7 @@ class Cursor:
         if self._ended:
             return False
         rest = self._text[self._at :]
-        got = self._file.read(max(WINDOW, len(rest)))  # doubling avoids quadratic rereading of a long element
+        got = self._file.read(WINDOW)  # no more, since decoding it again takes many times its memory
         self._text, self._at, self._ended = rest + got, 0, not got
         return bool(got)
 
@@ -109,6 +124,7 @@ class Cursor:
                     raise ValueError(
                         f"not JSON ({error.msg}), or one value of more than {LARGEST} characters"
                     ) from None
+                refuse_crowded(self._text, self._at, len(self._text) if cut else self._at)
                 if not cut or not self._more():
                     raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
                 continue
@@ -118,6 +134,7 @@ class Cursor:
                 raise ValueError(f"unreadable JSON: {error}") from None
             if isinstance(value, int | float) and self._text[end : end + 1] not in _BEHIND and self._more():
                 continue  # a number may continue beyond the window
+            refuse_crowded(self._text, self._at, end)
             self._advance(end - self._at)
             return value
 
