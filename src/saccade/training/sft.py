@@ -39,6 +39,7 @@ from saccade.training.examples import (
     encode_step,
     encode_usable,
     read_examples,
+    too_long_for,
 )
 from saccade.training.heldout import build_heldout
 from saccade.training.loop import Evaluate, RunResult, Session, open_session, same_rows
@@ -274,8 +275,11 @@ def heldout_loss(runner: StepRunner[MicroBatch], examples: Sequence[Example], re
     """Mean loss per reply token (nats); each process takes its share of the examples. Without any that is usable
     ValueError before the first step, later not a number: images may go away."""
     total, tokens, n, ranks = 0.0, 0, recipe.prompts_per_step, runner.ranks
+    adapter = runner.policy.adapter
+    known = too_long_for(adapter, recipe.cutoff_len)
     for start in ranks.mine(range(0, len(examples), n)):
-        encoded = encode_usable(runner.policy.adapter, examples[start : start + n], recipe.cutoff_len, skip=step > 0)
+        some = examples[start : start + n]
+        encoded = encode_usable(adapter, some, recipe.cutoff_len, skip=step > 0, too_long=known)
         check_cutoff(recipe, encoded.over_cutoff, "heldout")
         for batch in runner.cut(units_of(encoded.units)):
             total -= float(runner.logprobs(batch)[0].sum())
