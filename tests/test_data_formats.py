@@ -18,6 +18,7 @@ from property_search import examples
 from saccade.data import DataConfig, open_source
 from saccade.data.images import image_sha
 from saccade.data.json_stream import elements
+from saccade.data.sources import items
 from saccade.types import Sample
 
 
@@ -277,6 +278,27 @@ def test_invalid_entries_of_coco_are_named_by_line(folder: Path, key: str, entry
     assert path.read_text().splitlines()[line - 1].strip() == ("3" if entry == 3 else "{")
     with pytest.raises(ValueError, match=rf"^instances\.json:{line}: .*{message}"):
         read(path, "coco")
+
+
+@pytest.mark.parametrize("key", ["images", "annotations"])
+@pytest.mark.parametrize("fault", ["quote", "brace", "twice"])
+def test_an_entry_of_coco_that_is_not_json_costs_its_image(folder: Path, key: str, fault: str) -> None:
+    entries = {
+        "images": [{"id": i, "file_name": "a.png"} for i in range(4)],
+        "annotations": [{"id": i, "image_id": i, "category_id": 0, "bbox": [1, 1, 5, 5]} for i in range(4)],
+        "categories": [{"id": i, "name": f"c{i}"} for i in range(2)],
+    }
+    lists = {name: list(map(json.dumps, some)) for name, some in entries.items()}
+    good = lists[key][1]
+    lists[key][1] = {"quote": good.replace('"id"', '"id'), "brace": good[:-1], "twice": good[:-1] + ', "id": 7}'}[fault]
+    text = ",\n".join(f'"{name}": [\n' + ",\n".join(some) + "\n]" for name, some in lists.items())
+    (folder / "c.json").write_text(f"{{{text}}}")
+    found = [item for _, item in items(DataConfig(source="coco", path=folder / "c.json"))]
+    assert [item.id for item in found if isinstance(item, Sample)] == ["0", "2", "3"]
+    assert "JSON" in str(found[0])
+    (folder / "c.json").write_text(f"{{{text}}}"[: text.index('"categories"') - 60])
+    with pytest.raises(ValueError, match=r"c\.json:1[0-9]: .*(truncated|not read).*mend the file"):
+        list(items(DataConfig(source="coco", path=folder / "c.json")))
 
 
 def test_a_file_without_annotations_is_not_a_coco_file(folder: Path) -> None:

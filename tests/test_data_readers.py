@@ -216,12 +216,12 @@ def test_a_wrong_world_task_is_reported_when_the_source_is_opened() -> None:
 def test_a_row_with_more_values_than_memory_has_room_for_is_skipped_by_name(
     folder: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, most in (("MOST_VALUES", 500), ("WINDOW", 1 << 8)):
+    for name, most in (("MOST_ELEMENTS", 500), ("WINDOW", 1 << 8)):
         monkeypatch.setattr(json_stream, name, most, raising=False)
     path = write(folder, math(), math(id="2", unread=[{"": 0}] * 1_000), math(id="3"))
     if suffix == "json":
         path = path.rename(folder / "train.json")
         path.write_text(f"[{','.join(path.read_text().splitlines())}]")
-    with pytest.raises(ValueError, match=r"has more than 500 values, expected a row of a data set"):
+    with pytest.raises(ValueError, match=r"more than 500 brackets and commas in one row"):
         read(path, "math_vision")
     assert [sample.id for sample in read(path, "math_vision", on_bad="skip")] == ["1", "3"]

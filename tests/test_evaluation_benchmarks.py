@@ -439,7 +439,7 @@ def test_bombs_and_holes_in_place_of_a_benchmark_take_little_memory(tmp_path: Pa
     (tmp_path / "testmini.json").write_text(held)
     bomb = json.dumps({"1": good | {"unread": []}}).replace("[]", "[" + '{"":0},' * 160_000 + "0]")
     (tmp_path / "bomb.json").write_text(bomb)
-    for name, most in (("MOST_VALUES", 50_000), ("WINDOW", 1 << 17)):
+    for name, most in (("MOST_ELEMENTS", 50_000), ("WINDOW", 1 << 17)):
         monkeypatch.setattr(json_stream, name, most, raising=False)
     (tmp_path / "hole.json").write_text("{")
     (tmp_path / "DynaMath.tsv").write_text("")

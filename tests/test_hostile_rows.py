@@ -26,8 +26,10 @@ from training_runs import REWARD
 from saccade.data import DataConfig, Mixture, Source, open_source
 from saccade.data import roots as recorded_roots
 from saccade.data.convert import convert
+from saccade.data.files import table_rows
 from saccade.data.json_stream import elements
 from saccade.data.order import EpochOrder
+from saccade.data.records import Reading
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_adapter, load_policy
 from saccade.rollout.engine import open_engine
@@ -224,6 +226,42 @@ def test_a_json_list_continues_behind_an_element_that_is_not_json(
     found = list(elements(tmp_path / "a.json"))
     assert [value["id"] for _, _, value in found if isinstance(value, dict) and "id" in value] == [0, 2, 4]
     assert len([value for _, _, value in found if isinstance(value, ValueError) or "n" in value]) >= 2
+
+
+CLOSED_BY_THE_LIST = BAD_ELEMENTS["an object that never closes"]
+"""In an object it is an element that holds the rest."""
+METADATA = [
+    '[{"a": 1, "a": 2}]',
+    "9" * 5000,
+    '{"a": "x}',
+    '{"a": 1}}',
+    "oops",
+    '"x" "y"',
+    "[1, 2,]",
+    "[1]]",
+    "{'a': 1}",
+]
+
+
+@pytest.mark.parametrize(
+    "bad", [*sorted({*BAD_ELEMENTS.values()} - {CLOSED_BY_THE_LIST}), '{"n": 1', '{"n": 1}}', '{"n: 1}']
+)
+def test_a_list_in_an_object_loses_no_more_to_a_fault_than_a_list(tmp_path: Path, bad: str) -> None:
+    rows = ",\n".join(['{"id": 0}', '{"id": 1}', bad, '{"id": 3}', '{"id": 4}'])
+    texts = [f"[\n{rows}\n]", f'{{"data": [\n{rows}\n]}}', f'{{"info": {{"a": 1}},\n"data": [\n{rows}\n],\n"v": 1}}']
+    for text in texts:
+        (tmp_path / "a.json").write_bytes(text.encode(errors="surrogateescape"))
+        found = [row for _, row in table_rows(Reading(tmp_path / "a.json", tmp_path))]
+        assert [row["id"] for row in found if isinstance(row, dict) and "id" in row] == [0, 1, 3, 4]
+        assert len(found) <= 6 and not any("lists under" in str(row) for row in found)
+
+
+@pytest.mark.parametrize("bad", METADATA)
+def test_a_fault_in_what_is_around_a_list_costs_none_of_its_rows(tmp_path: Path, bad: str) -> None:
+    (tmp_path / "a.json").write_text(f'{{\n"info": {bad},\n"data": [\n{{"id": 0}},\n{{"id": 1}}\n]}}')
+    found = [row for _, row in table_rows(Reading(tmp_path / "a.json", tmp_path))]
+    assert [row for row in found if isinstance(row, dict)] == [{"id": 0}, {"id": 1}]
+    assert 1 <= sum(isinstance(row, ValueError) for row in found) <= 2
 
 
 # ------------------------------------------------------------------------------------------------------------ training

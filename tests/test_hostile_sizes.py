@@ -10,13 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from saccade.data import DataConfig, texts
+from saccade.data import DataConfig, annotations, files, json_stream, preflight, texts
 from saccade.data.files import count_rows
 from saccade.data.json_stream import elements
-from saccade.data.records import MOST_ANSWERS
+from saccade.data.records import MOST_ANSWERS, Reading
 from saccade.data.sources import items
 from saccade.grading.detection import f1, match
 from saccade.models.adapter import Adapter
@@ -160,3 +162,81 @@ def test_the_settings_of_a_data_set_are_as_large_as_settings_are(tmp_path: Path,
     (tmp_path / "data.yaml").write_text(f"#{'a' * (1 << 20)}\n")
     with pytest.raises(ValueError, match=r"data\.yaml: has 1,048,578 bytes, expected 1,048,576 at most"):
         list(items(DataConfig(source="yolo", path=tmp_path)))
+
+
+@pytest.mark.parametrize("crowd", ['{"":[]},', "[],", "0,", '"a",'])
+@pytest.mark.parametrize("form", ["jsonl", "list", "object", "parquet"])
+def test_a_row_has_as_many_elements_as_a_row_has_and_as_long_texts(
+    tmp_path: Path, monkeypatch: Any, crowd: str, form: str
+) -> None:
+    """Values take up to 30 times the bytes of their JSON."""
+    monkeypatch.setattr(json_stream, "MOST_ELEMENTS", 500)
+    monkeypatch.setattr(json_stream, "WINDOW", 600)
+    rows = [ROW | {"id": i, "image": [], "answer": "1", "task": "count", "meta": {"n": i}} for i in "abc"]
+    rows[0]["meta"] = {"text": "word, " * 490}
+    crowded = f'{{"n": [{crowd * 600}0]}}'
+    cells = [{**row, "image": None, "answer": '"1"', "meta": json.dumps(row["meta"])} for row in rows]
+    cells[1]["meta"] = crowded
+    texts_of = [json.dumps(row).replace('{"n": "b"}', crowded) for row in rows]
+    whole = {"jsonl": "\n".join(texts_of), "list": "[" + ",\n".join(texts_of) + "]"}
+    whole["object"] = f'{{"data": {whole["list"]}}}'
+    path = tmp_path / f"d.{form if form in ('jsonl', 'parquet') else 'json'}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(cells), path)
+    else:
+        path.write_text(whole[form])
+    found = [item for _, item in items(DataConfig(source="saccade", path=path))]
+    assert [isinstance(item, Sample) for item in found] == [True, False, True]
+    assert "more than 500 brackets and commas in one row" in str(found[1])
+
+
+def test_a_line_of_csv_has_as_many_cells_as_a_line_has(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(files, "MOST_ELEMENTS", 500)
+    path, row = tmp_path / "t.csv", '"How many,\nat all?",3'
+    path.write_text(f"question,answer\n{row}\n{'ab,' * 600}\n{row}\n" + 'a,"\n",' * 600 + f"\n{row}\n")
+    rows = list(files.table_rows(Reading(path, tmp_path)))
+    assert [place for place, one in rows if isinstance(one, dict)][:2] == ["t.csv:3", "t.csv:6"]
+    crowded = [place for place, one in rows if "in one row" in str(one)]
+    assert crowded[0] == "t.csv:4" and len(crowded) == 2, "also in a row of many lines"
+    assert sum(isinstance(one, dict) for _, one in rows) >= 3 and rows[-1][0].endswith(":609")
+    path.write_text("ab," * 600 + "\n1,2\n")
+    with pytest.raises(ValueError, match=r"t\.csv: the first line is not CSV \(more than"):
+        list(files.table_rows(Reading(path, tmp_path)))
+
+
+def test_the_labels_of_an_image_are_as_large_as_labels_are(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(annotations, "MOST_BOXES", 9)
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    contents = ["<a/>", "<a/>" * (1 << 20), "<object><name>cup</name>" + box + "</object>"]
+    for folder in ("Annotations", "images", "labels", "1"):
+        (tmp_path / folder).mkdir()
+    for i, content in enumerate([*contents, contents[2] * 10]):
+        Image.new("RGB", (56, 56)).save(tmp_path / "images" / f"{i}.png")
+        head = f"<filename>{i}.png</filename>"
+        (tmp_path / "Annotations" / f"{i}.xml").write_text(f"<annotation>{head}{content}</annotation>")
+    for i, content in enumerate(["", "0 " + ".5 " * (3 << 19), "0 .5 .5 .2 .2\n", "0 .5 .5 .2 .2\n" * 10]):
+        (tmp_path / "labels" / f"{i}.txt").write_text(content)
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cup, pen]")
+    for source, keys in {"voc": {"image_folder": tmp_path / "images"}, "yolo": {}}.items():
+        found = [item for _, item in items(DataConfig.model_validate({"source": source, "path": tmp_path, **keys}))]
+        faults = sorted(str(item) for item in found if isinstance(item, ValueError))
+        assert len(faults) == 2 and "bytes, expected 4,194,304 at most" in faults[0] and "than 9 boxes" in faults[1]
+        assert any(isinstance(item, Sample) for item in found)
+    (tmp_path / "1" / "data.json").write_text(f'{{"a": [{"[]," * (1 << 19)}0]}}')
+    (refused,) = (item for _, item in items(DataConfig(source="geometry3k", path=tmp_path)))
+    assert "bytes, expected 1,048,576 at most" in str(refused)
+
+
+def test_rows_that_wait_for_their_pictures_have_a_size_together(monkeypatch: Any) -> None:
+    monkeypatch.setattr(preflight, "MOST_HELD", 50_000)
+    read = list[int]()
+
+    def entries(meta: Any) -> Any:
+        for i in range(100):
+            read.append(i)
+            yield preflight.PreflightEntry("a:1", Sample(f"{i}", (), "?", "1", "count", meta))
+
+    for meta, most in (({"k": [[]] * 100}, 5), ({"k": "x" * 20_000}, 3), ({}, preflight.PREFETCH + 1)):
+        read.clear()
+        waiting = [len(read) - i for i, _ in enumerate(preflight.prefetch_fingerprints(entries(meta), cast(Any, None)))]
+        assert len(waiting) == 100 and max(waiting) == most

@@ -17,8 +17,11 @@ from training_runs import rl_recipe, write_world
 
 from saccade import cli
 from saccade.base.tokenizer import CHAT_TEMPLATE
-from saccade.models.policy import resolve_path
-from saccade.training.config import RLRecipe, SFTRecipe
+from saccade.models.config import ModelConfig
+from saccade.models.policy import load_adapter, resolve_path
+from saccade.training.config import ExampleConfig, RLRecipe, SFTRecipe
+from saccade.training.example_feed import ExampleFeed
+from saccade.training.examples import encode_step, read_examples
 from saccade.training.rl import train as train_rl
 from saccade.training.sft import train as train_sft
 
@@ -159,3 +162,35 @@ def test_a_run_s_checkpoint_is_asked_as_the_run_asked_and_that_is_said(world: Pa
     assert (written["template"], written["system_prompt"]) == ("vlm_r1", "Look first.")
     assert run("eval", *words, f"out={tmp_path / 'bare'}", "decoding.max_new_tokens=2", "template=bare") == 0
     assert "as in the run" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("cutoff", "pictures"), [(None, 0), (3_000, 1)])
+def test_what_continues_a_conversation_that_is_too_long_is_not_encoded(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cutoff: int | None, pictures: int
+) -> None:
+    later = [text for i in range(12) for text in ("<image>" * pictures + f"{i} " + "word " * 900, "two")]
+    path = conversation(tmp_path, "long", "<image>How many?", "1", *later, image=["red.png"] * (1 + 12 * pictures))
+    entry = {"source": "llava", "path": str(path), "on_bad": "skip"}
+    examples = read_examples(ExampleConfig.model_validate(entry))
+    adapter = load_adapter(ModelConfig(path=str(world / "model")))
+    limit, fit, over = cutoff or adapter.context_length, list[str](), list[str]()
+    for one in examples:  # each alone
+        try:
+            found = encode_step(adapter, [one], cutoff)
+        except ValueError:
+            assert cutoff is None
+            continue
+        fit, over = fit + [unit.prompt.prompt_id for unit in found.units], [*over, *found.over_cutoff]
+    assert 2 < len(fit) < 10
+    encode, lengths = type(adapter).encode, list[int]()
+
+    def counted(*given: Any, **more: Any) -> Any:
+        lengths.append(len(prompt := encode(*given, **more)))
+        return prompt
+
+    monkeypatch.setattr(type(adapter), "encode", counted)
+    feed = ExampleFeed(adapter, examples, seed=0, n=1, cutoff_len=cutoff)
+    steps = [feed(step) for step in range(feed.prompts)]
+    assert sorted(fit) == sorted(unit.prompt.prompt_id for step in steps for unit in step.units)
+    assert sorted(over) == sorted(one for step in steps for one in step.over_cutoff)
+    assert 1 <= sum(length > limit for length in lengths) <= 2

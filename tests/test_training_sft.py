@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from training_runs import write_world
@@ -22,6 +24,7 @@ from saccade.training.config import ExampleConfig, OptimConfig, SFTRecipe
 from saccade.training.example_feed import ExampleFeed
 from saccade.training.examples import Example, by_prompt, draw_from, encode_step, read_examples
 from saccade.training.optim import GuardedOptimizer
+from saccade.training.resuming import Resume
 from saccade.training.sft import sft_step, train, units_of
 from saccade.training.step import MicroBatch, StepRunner
 
@@ -185,6 +188,28 @@ def test_a_run_killed_and_resumed_equals_one_that_never_stopped_and_the_loss_fal
     assert [row["step"] for row in metrics] == list(range(outcome.step + 1))
     assert [row["eval/loss"] for row in metrics] == [row["eval/loss"] for row in rows(tmp_path / "whole/metrics.jsonl")]
     assert metrics[-1]["eval/loss"] < 0.8 * metrics[0]["eval/loss"]
+
+
+def test_an_epoch_has_each_prompt_once_also_when_steps_change_their_size(
+    world: Path, policy: Policy, tmp_path: Path
+) -> None:
+    before, after, steps, seen = 4, 1, 3, Counter[str]()
+    recipe = recipe_of(world, prompts_per_step=before, epochs=before / 6)
+    train(recipe, tmp_path / "run")
+    recipe = recipe_of(world, prompts_per_step=after, epochs=1)
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"prompts_per_step": after, "epochs": 1.0}))
+    assert train(recipe, tmp_path / "run", resume=Resume(accept_changes=True)).step == steps
+    metrics = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["examples/prompts"] for row in metrics] == [before, *[after] * (steps - 1)]
+    state = json.loads((tmp_path / "run" / f"checkpoints/step-{steps:06d}" / "state.json").read_text())
+    assert state["loop"]["position"] == 6
+    examples = read_examples(ExampleConfig(path=world / "cold.jsonl"))
+    first = ExampleFeed(policy.adapter, examples, seed=0, n=before)
+    then = ExampleFeed(policy.adapter, examples, seed=0, n=after, state={"step": 1, "position": before})
+    for step in range(steps):
+        seen.update(unit.prompt.prompt_id for unit in (then if step else first)(step).units)
+    assert set(seen.values()) == {1} and len(seen) == 6
 
 
 def test_examples_may_come_from_a_function_and_the_best_checkpoint_then_has_the_lowest_heldout_loss(

@@ -15,10 +15,12 @@ from saccade.data.images import SUFFIXES, ImageError, image_size
 from saccade.data.instances import Instance, Instances, Picture, check_task, questions
 from saccade.data.records import BoxError, Item, Reading
 from saccade.data.roots import refuse_outside
-from saccade.data.texts import LARGEST_SETTINGS, settings_of, text_in
+from saccade.data.texts import LARGEST_LABELS, LARGEST_SETTINGS, lines_in, settings_of, text_in
 from saccade.faults import listed, shown
 from saccade.types import Box
 
+MOST_BOXES = 1 << 15
+"""Of one image; the fullest pictures of crowds have 20,000."""
 _NUMBER = re.compile(r"\d{1,9}")
 
 
@@ -66,8 +68,8 @@ def _names(reading: Reading) -> list[str]:
         return sorted(file.stem for file in (folder / "Annotations").glob("*.xml"))
     if split not in splits:
         raise ValueError(f"{folder}: there is no split {split!r}; it has {listed(splits)}")
-    lines = text_in(folder / "ImageSets" / "Main" / f"{split}.txt").splitlines()
-    fields = [line.split() for line in lines if line.strip()]
+    lines = lines_in(folder / "ImageSets" / "Main" / f"{split}.txt")
+    fields = (line.split(maxsplit=2) for _, line in lines)
     names = [Path(one[0]) for one in fields if one[1:] != ["-1"]]
     return [
         one.stem if one.suffix.lower() in SUFFIXES else str(one) for one in names
@@ -75,7 +77,7 @@ def _names(reading: Reading) -> list[str]:
 
 
 def _parsed(file: Path) -> ElementTree.Element:
-    text = text_in(file)
+    text = text_in(file, LARGEST_LABELS)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("the file declares XML entities, which are refused; expected plain Pascal VOC")
     try:
@@ -93,6 +95,7 @@ def _read_xml(found: Instances, name: str, place: str, root: ElementTree.Element
     known = [int(side) for side in size if side is not None and _NUMBER.fullmatch(side.strip())]
     instances = []
     for number, one in enumerate(root.iter("object"), 1):
+        _refuse_many(number)
         label = (one.findtext("name") or "").strip()
         if not label:
             raise ValueError(f"object {number}: <name> is missing or empty")
@@ -207,9 +210,8 @@ def _split_images(config: dict[str, Any], file: Path, reading: Reading) -> list[
             inside = sorted(one for one in place.rglob("*") if one.suffix.lower() in SUFFIXES)
             images += [(os.path.relpath(image, file.parent), image) for image in inside]
         else:
-            for number, line in enumerate(text_in(place).splitlines(), 1):
-                if line.strip():
-                    images.append((f"{place.name}:{number}", place.parent / line.strip()))
+            lines = lines_in(place)
+            images += [(f"{place.name}:{number}", place.parent / line.strip()) for number, line in lines]
     if not images:
         raise ValueError(f"{file}: split {split!r} has no images in {shown(given)}")
     return images
@@ -233,18 +235,23 @@ def _relative(file: Path, folder: Path) -> str:
 
 def _read_labels(file: Path, place: str, size: tuple[int, int], classes: int, points: int) -> list[Instance]:
     found = []
-    for number, line in enumerate(text_in(file).splitlines(), 1):
-        if line.strip():
-            where = f"{place}:{number}"
-            try:
-                cells = line.split()
-                if points and len(cells) != 5 + points:
-                    raise ValueError(f"got {len(cells)} numbers, expected {5 + points} with those of kpt_shape")
-                category, box = _label(cells[:5] if points else cells, size, classes)
-            except ValueError as error:
-                raise type(error)(f"line {number}: {error}; the image is skipped") from None
-            found.append(Instance(where, category, box))
+    for number, line in lines_in(file, LARGEST_LABELS):
+        _refuse_many(number)
+        where = f"{place}:{number}"
+        try:
+            cells = line.split()
+            if points and len(cells) != 5 + points:
+                raise ValueError(f"got {len(cells)} numbers, expected {5 + points} with those of kpt_shape")
+            category, box = _label(cells[:5] if points else cells, size, classes)
+        except ValueError as error:
+            raise type(error)(f"line {number}: {error}; the image is skipped") from None
+        found.append(Instance(where, category, box))
     return found
+
+
+def _refuse_many(boxes: int) -> None:
+    if boxes > MOST_BOXES:
+        raise ValueError(f"got more than {MOST_BOXES:,} boxes, expected those of one image")
 
 
 def _label(cells: list[str], size: tuple[int, int], classes: int) -> tuple[int, Box]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,12 @@ from saccade.data import records
 from saccade.data.files import table_rows
 from saccade.data.golds import as_one_box
 from saccade.data.instances import REFER, Instance, Instances, Picture, check_task, questions
-from saccade.data.json_stream import elements
+from saccade.data.json_stream import UnreadError, elements
 from saccade.data.records import Item, Reading, Row
 from saccade.faults import listed, shown
 from saccade.types import Box, Sample
 
+_IMAGE_ID = re.compile(r'"image_id"\s*:\s*"?([^"\s,}]+)')
 XYWH = 1
 """Detectron2's `bbox_mode` of COCO's boxes."""
 
@@ -34,10 +36,12 @@ def read_instances(reading: Reading) -> Instances:
     coco_file, keys = Instances(), set[str]()
     for key, line, entry in elements(reading.path):
         place = f"{reading.path.name}:{line}"
-        keys.add(key)
+        if isinstance(entry, UnreadError):
+            raise ValueError(f"{reading.path}:{line}: {entry}; gold answers would lack boxes, mend the file")
+        keys |= {key} - {""}
         try:
             if isinstance(entry, ValueError):
-                raise entry
+                raise _named(coco_file, key, entry)
             if key in _ENTRIES:
                 if not isinstance(entry, dict):
                     raise ValueError(f"'{key}' has {records.shown(entry)}, expected objects")
@@ -47,8 +51,8 @@ def read_instances(reading: Reading) -> Instances:
         except records.BROKEN as error:
             coco_file.bad.append((place, ValueError(f"'{key}': {type(error).__name__}: {records.shown(str(error))}")))
     if missing := [key for key in _ENTRIES if key not in keys]:
-        got = listed(sorted(keys))
-        why = f"; {coco_file.bad[0][1]}" if coco_file.bad else ""
+        got = listed(sorted(keys)) or "nothing"
+        why = "".join(f"; {place}: {error}" for place, error in coco_file.bad[:1])
         raise ValueError(
             f"{reading.path}: has {got}, expected images, annotations and categories: {missing[0]} is missing or empty"
             f"{why}"
@@ -104,6 +108,13 @@ def _instance(coco_file: Instances, place: str, entry: Row) -> None:
         raise type(error)(f"{error}; image {image} is skipped") from None
     crowd = any(str(entry.get(key) or "0") not in ("0", "0.0", "False") for key in ("iscrowd", "ignore"))
     coco_file.by_image[image].append(Instance(place, category, box, crowd))
+
+
+def _named(coco_file: Instances, key: str, error: ValueError) -> ValueError:
+    """The error of an entry that is not JSON, with the images of the annotations in its text, which are skipped."""
+    images = dict.fromkeys(_IMAGE_ID.findall("".join(getattr(error, "__notes__", ())))) if key == "annotations" else {}
+    coco_file.invalid_images.update(images)
+    return ValueError(f"{error}; image {listed(images)} is skipped" if images else str(error))
 
 
 def _category(coco_file: Instances, place: str, entry: Row) -> None:

@@ -23,7 +23,7 @@ from pyarrow import types
 
 from saccade.data.footers import check_footer
 from saccade.data.records import Placed, Row
-from saccade.data.texts import text_in
+from saccade.data.texts import LARGEST_SETTINGS, text_in
 from saccade.faults import listed, shown
 
 log = logging.getLogger(__name__)
@@ -318,7 +318,7 @@ def _flat_field(content: bytes, table: int, number: int) -> int:
 
 def _described(path: Path, key: str) -> list[Any]:
     try:
-        found = json.loads(text_in(path)).get(key) or []
+        found = json.loads(text_in(path, LARGEST_SETTINGS)).get(key) or []
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not as 'datasets' writes it ({first_line(error)})") from None
     if not isinstance(found, list):

@@ -7,7 +7,6 @@ import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from saccade.data.columns import parquet_rows, saved_rows
 from saccade.data.hub_sets import set_files
-from saccade.data.json_stream import elements
+from saccade.data.json_stream import MOST_ELEMENTS, elements
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
 from saccade.disk import skip_hole
 from saccade.faults import listed, shown
@@ -26,6 +25,7 @@ LARGEST_CELL = 1 << 25
 """Characters of a cell, which may hold an image."""
 LARGEST_CELLS = 2 * LARGEST_CELL
 """Characters of a row."""
+CROWDED = f"more than {MOST_ELEMENTS:,} separators in one row, also those in quotes"
 MOST_OPEN_QUOTES = 10
 UNNAMED = "Unnamed: 0"
 """Name of a first column without one, in which pandas writes row numbers."""
@@ -148,6 +148,8 @@ def _delimited_rows(path: Path) -> Iterator[Placed]:
         if delimiter == "," and "," not in first:
             delimiter = next((one for one in ";\t|" if one in first), ",")
         try:
+            if first.count(delimiter) > MOST_ELEMENTS:
+                raise csv.Error(CROWDED)
             header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, strict=True), [])]
         except csv.Error as error:
             raise ValueError(f"{path}: the first line is not {path.suffix[1:].upper()} ({error})") from None
@@ -183,22 +185,25 @@ def _cells(
     path: Path, file: TextIO, header: list[str], delimiter: str, before: int
 ) -> Generator[Placed, None, int | None]:
     """The rows of a file from here on; returns the line on which a quote opens that never closes, None at the end."""
-    taken = 0
+    taken = separators = 0  # since the row began, which may have several lines
 
-    def lines() -> Iterator[str]:
-        nonlocal taken
-        for line in iter(partial(_line, file), ""):
-            taken += len(line)
-            if taken > LARGEST_CELLS:
-                raise csv.Error(f"row larger than the limit of {LARGEST_CELLS:,} characters")
-            yield line
+    def bounded() -> str:
+        nonlocal taken, separators
+        line = _line(file)
+        taken, separators = taken + len(line), separators + line.count(delimiter)
+        if taken > LARGEST_CELLS:
+            raise csv.Error(f"row larger than the limit of {LARGEST_CELLS:,} characters")
+        if separators > MOST_ELEMENTS:
+            raise csv.Error(CROWDED)
+        return line
 
-    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
+    rows = csv.reader(iter(bounded, ""), delimiter=delimiter, strict=True)
     while True:
-        begun, taken = before + rows.line_num + 1, 0
+        begun, taken, separators = before + rows.line_num + 1, 0, 0
         try:
             cells = next(rows, None)
         except csv.Error as error:
+            before += str(error) == CROWDED  # a line that the reader did not get to count
             endless = "unexpected end" in str(error) or "limit" in str(error)
             line = begun if endless else before + rows.line_num
             yield f"{path.name}:{line}", ValueError(f"not {path.suffix[1:].upper()}: {error}")
@@ -222,26 +227,28 @@ def _json_rows(path: Path) -> Iterator[Placed]:
             raise ValueError(f"{path}: not UTF-8 text but UTF-16; save the file as UTF-8")
         file.seek(0)
         first = next((line for line in iter(lambda: file.readline(LARGEST_ROW), b"") if line.strip(_BLANK)), b"")
-        more = any(line.strip() for line in iter(lambda: file.readline(LARGEST_ROW), b""))
+        more = next((line for line in iter(lambda: file.readline(LARGEST_ROW), b"") if line.strip()), b"")
     is_object = first.strip(_BLANK).startswith(b"{")
-    wrapped = (
-        is_object and not more and re.search(rb'"(?:%s)"\s*:\s*\[\s*\{' % "|".join(LISTS).encode(), first[: 1 << 16])
-    )
-    if is_object and first.rstrip().endswith((b"}", b"},")) and not wrapped:
+    alone = not more or first.count(b"[") > first.count(b"]")  # not a complete row
+    wrapped = is_object and alone and re.search(rb'"(?:%s)"\s*:\s*\[\s*\{' % "|".join(LISTS).encode(), first[: 1 << 16])
+    keyed = more.lstrip().startswith(b'"')
+    if is_object and first.rstrip().endswith((b"}", b"},")) and not wrapped and not keyed:
         yield from jsonl_rows(path)
         return
-    lists = set[str]()
+    lists, bad = set[str](), False
     for key, line, element in elements(path):
-        if is_object and key not in LISTS and not isinstance(element, ValueError):
+        bad = bad or isinstance(element, ValueError)
+        if not is_object or key in LISTS:
+            lists.add(key)
+            if len(lists) > 1:
+                raise ValueError(f"{path}: has lists under {' and '.join(sorted(lists))}; expected one list of rows")
+        elif not isinstance(element, ValueError):
             continue
-        lists.add(key)
-        if len(lists) > 1:
-            raise ValueError(f"{path}: has lists under {' and '.join(sorted(lists))}; expected one list of rows")
         if isinstance(element, dict | ValueError):
             yield f"{path.name}:{line}", element
         else:
             yield f"{path.name}:{line}", ValueError(f"got a JSON {type(element).__name__}, expected an object")
-    if is_object and not lists:
+    if is_object and not lists and not bad:
         raise ValueError(f"{path}: is one object; expected a list of rows, or one under {', '.join(LISTS)}")
 
 

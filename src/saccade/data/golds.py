@@ -17,7 +17,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from saccade.data import records
-from saccade.data.json_stream import DECODER
+from saccade.data.json_stream import decoded
 from saccade.data.questions import ONE_BOX, listed_options
 from saccade.parsing import parse_choice, read_entries
 from saccade.parsing.boxes import BOX_KEYS, CORNERS, LABEL_KEYS
@@ -210,7 +210,7 @@ def parse_literal(cell: Any) -> Any:
     if not isinstance(cell, str) or cell.strip()[:1] not in ("[", "{") or len(cell) > LONGEST_LITERAL:
         return cell
     try:
-        return DECODER.decode(cell.strip())
+        return decoded(cell.strip())
     except (json.JSONDecodeError, RecursionError):
         pass
     try:

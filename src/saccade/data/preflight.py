@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from saccade.data.fingerprints import Fingerprint, PictureIndex, fingerprint, key_of, text_key
 from saccade.data.images import ImageError
-from saccade.data.records import MARKER, Item, kind_of, shown
+from saccade.data.records import MARKER, Item, kind_of, shown, weight_of
 from saccade.data.row_checks import BoxUnits, check_boxes, check_form, check_gold, check_size, check_words
 from saccade.faults import Faults
 from saccade.rewards import check_row
@@ -26,11 +26,10 @@ PLACEHOLDERS = (
     *("<IMG_CONTEXT>", "<|image|>", "<|video|>", "<image_soft_token>", "<start_of_image>", "<video>", "<|endoftext|>"),
 )
 """Tokens that a model family would parse as an image or as the end of a turn; those of the model are added."""
-"""Rows that are named for a fault that many rows have."""
 MOST_GOLDS = 1 << 18
 """Golds that are kept as right, 60 bytes each."""
-PREFETCH = 64
-"""Samples whose pictures are opened in advance."""
+PREFETCH, MOST_HELD = 64, 128 << 20
+"""Samples whose pictures are opened in advance, and about their bytes in memory."""
 DataRole = Literal["train", "eval"]
 
 
@@ -144,17 +143,19 @@ def prefetch_fingerprints(
     entries: Iterable[PreflightEntry], fingerprint_of: Callable[[ImageSource], Fingerprint | ImageError]
 ) -> Iterator[tuple[PreflightEntry, list[Fingerprint | ImageError]]]:
     """Entries in order with the fingerprints of their pictures, computed in advance by threads."""
-    waiting: deque[tuple[PreflightEntry, list[Future[Fingerprint | ImageError]]]] = deque()
+    waiting: deque[tuple[PreflightEntry, list[Future[Fingerprint | ImageError]], int]] = deque()
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="look") as pool:
         try:
             for entry in entries:
-                images = entry.sample.images if isinstance(entry.sample, Sample) else ()
-                waiting.append((entry, [pool.submit(fingerprint_of, source) for source in images]))
-                if len(waiting) > PREFETCH:
-                    first, fingerprints = waiting.popleft()
+                one = entry.sample
+                images, content = (one.images, (one.meta, one.answer)) if isinstance(one, Sample) else ((), ())
+                weight = weight_of((images, content))
+                waiting.append((entry, [pool.submit(fingerprint_of, source) for source in images], weight))
+                while len(waiting) > PREFETCH or (waiting and sum(weight for *_, weight in waiting) > MOST_HELD):
+                    first, fingerprints, _ = waiting.popleft()
                     yield first, [one.result() for one in fingerprints]
             while waiting:
-                first, fingerprints = waiting.popleft()
+                first, fingerprints, _ = waiting.popleft()
                 yield first, [one.result() for one in fingerprints]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

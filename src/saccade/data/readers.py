@@ -10,10 +10,10 @@ from typing import Any
 from saccade.data import records
 from saccade.data.files import table_rows
 from saccade.data.golds import gold_letters, option_texts, pose
-from saccade.data.json_stream import DECODER
+from saccade.data.json_stream import decoded
 from saccade.data.questions import place_pictures
 from saccade.data.records import Item, Reading, Row
-from saccade.data.texts import text_in
+from saccade.data.texts import LARGEST_SETTINGS, text_in
 from saccade.types import Sample
 
 
@@ -94,7 +94,7 @@ def _folders(path: Path) -> Iterator[records.Placed]:
     for file in sorted(files, key=lambda file: int(file.parent.name)):
         place = f"{file.parent.name}/data.json"
         try:
-            row = DECODER.decode(text_in(file))
+            row = decoded(text_in(file, LARGEST_SETTINGS))
         except (ValueError, RecursionError) as error:  # not JSON, not UTF-8
             yield place, ValueError(f"not JSON: {error}")
             continue

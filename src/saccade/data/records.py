@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_size, is_picture
-from saccade.data.json_stream import DECODER, bomb
+from saccade.data.json_stream import decoded
 from saccade.data.roots import refuse_outside
 from saccade.disk import skip_hole
 from saccade.faults import listed, shown
@@ -193,6 +193,15 @@ def _length(value: Any, depth: int) -> int:
     return sum([_length(one, depth + 1) for one in inner])
 
 
+def weight_of(value: Any) -> int:
+    """About as many bytes as a row's value takes in memory."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    inner = value if isinstance(value, list | tuple) else ()
+    inner = (*value, *value.values()) if isinstance(value, Mapping) else inner
+    return 100 + sum([weight_of(one) for one in inner])
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
@@ -237,10 +246,7 @@ def jsonl_rows(path: Path) -> Iterator[Placed]:
 
 def _row(line: bytes) -> Row | ValueError:
     try:
-        text = line.decode("utf-8-sig")
-        if many := bomb(text):
-            return many
-        row = DECODER.decode(text)
+        row = decoded(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return ValueError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8")
     except json.JSONDecodeError as error:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from saccade.data.images import ImageError, shown_name
-from saccade.data.texts import text_in
+from saccade.data.texts import LARGEST_LABELS, text_in
 
 ROOTS = "roots.json"
 KEY = Path("~/.cache/saccade/roots.key")
@@ -66,7 +66,7 @@ def record(folder: Path, roots: Iterable[Path]) -> None:
 def recorded(folder: Path) -> tuple[Path, ...]:
     """The folders that this user's `convert` or cold start recorded in `folder`; none when the code does not match."""
     try:
-        found = json.loads(text_in(folder / ROOTS))
+        found = json.loads(text_in(folder / ROOTS, LARGEST_LABELS))
         names, key = [str(name) for name in found["roots"]], _key(create=False)
         if key is not None and hmac.compare_digest(str(found["code"]), _code(names, key)):
             return tuple(map(Path, names))

@@ -22,7 +22,7 @@ from saccade.data import records
 from saccade.data.files import files_at, table_rows
 from saccade.data.golds import typed
 from saccade.data.images import ImageError, format_of, name_of
-from saccade.data.json_stream import DECODER
+from saccade.data.json_stream import decoded
 from saccade.data.records import Item, Reading, Row
 from saccade.tasks.conversation import later_images
 from saccade.types import ImageSource, Sample
@@ -80,7 +80,7 @@ def rows_file(folder: Path) -> Path | None:
 
 def _decoded(row: Row, name: str) -> Any:
     try:
-        return DECODER.decode(records.field(row, name, str))
+        return decoded(records.field(row, name, str))
     except json.JSONDecodeError as error:
         raise ValueError(f"field '{name}': got {records.shown(row[name])}, expected JSON ({error.msg})") from None
 

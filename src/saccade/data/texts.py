@@ -11,6 +11,9 @@ from saccade.faults import shown
 
 LARGEST = 1 << 24
 """Maximum bytes of such a file."""
+MOST_LINES = 1 << 19
+LARGEST_LABELS = 1 << 22
+"""Maximum bytes of the labels of one image, as XML 50 times as many in memory."""
 LARGEST_SETTINGS, MOST_NODES = 1 << 20, 100_000
 """Maximum bytes of settings in YAML, and their keys and values: these take 2 seconds and 80 MB."""
 
@@ -29,6 +32,15 @@ def text_in(file: Path, most: int = LARGEST) -> str:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def lines_in(file: Path, most: int = LARGEST) -> list[tuple[int, str]]:
+    """The lines of a file that are not blank, with their numbers. ValueError as `text_in`, and for more than
+    MOST_LINES."""
+    text = text_in(file, most)
+    if text.count("\n") > MOST_LINES:
+        raise ValueError(f"{file}: has more than {MOST_LINES:,} lines; split it")
+    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 class _Loader(yaml.BaseLoader):

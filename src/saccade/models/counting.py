@@ -54,20 +54,20 @@ class TokenCounter:
         return Tokens(length, visual, frames, prompt.opened)
 
     def check(self, text: str, sizes: Sequence[Size], room: int, before: Sequence[Turn] = ()) -> None:
-        """ValueError for a prompt that `encode` would refuse or that has more than `room` tokens. Cheap where an upper
-        bound of the tokens (the bytes of the text) is enough."""
+        """ValueError for a prompt that `encode` would refuse or that has more than `room` tokens. Cheap where
+        `surely_fits` is enough."""
+        if not self.surely_fits(text, sizes, room, before):
+            refuse_long(self.prompt(text, sizes, before), room)
+
+    def surely_fits(self, text: str, sizes: Sequence[Size], room: int, before: Sequence[Turn] = ()) -> bool:
+        """Whether an upper bound of a prompt's tokens (the bytes of the text) is enough to know that it has `room`, and
+        it holds nothing that `encode` refuses."""
         whole = "".join([*(turn.text for turn in before), text])
         reserved = any(token in whole for token in self._adapter.reserved if token != MARKER)
         if not reserved and whole.count(MARKER) == len(sizes) > 0 and "<video>" not in whole:
             visual = sum(self._image(size, len(sizes))[0] for size in sizes)
-            if len(self._smalls(len(sizes))[1]) + visual + len(whole.encode()) + TURN * len(before) <= room:
-                return
-        counted = self.prompt(text, sizes, before)
-        if counted.total > room:
-            raise ValueError(
-                f"the prompt has {counted.total:,} tokens ({sum(counted.images):,} of images), and there is room for "
-                f"{room:,} (the model's context less the longest reply)"
-            )
+            return len(self._smalls(len(sizes))[1]) + visual + len(whole.encode()) + TURN * len(before) <= room
+        return False
 
     def reply(self, text: str, opened: str = "") -> int:
         """Tokens of a reply after what the prompt has opened, including the end-of-turn token."""
@@ -91,3 +91,12 @@ class TokenCounter:
 
     def _visual(self, prompt: EncodedPrompt) -> int:
         return sum(int((prompt.ids_P == image_id).sum()) for image_id in self._adapter.image_ids)
+
+
+def refuse_long(counted: Tokens, room: int) -> None:
+    """ValueError for a prompt of more than `room` tokens."""
+    if counted.total > room:
+        raise ValueError(
+            f"the prompt has {counted.total:,} tokens ({sum(counted.images):,} of images), and there is room for "
+            f"{room:,} (the model's context less the longest reply)"
+        )

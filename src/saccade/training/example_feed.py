@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from saccade.data.images import image_size
+from saccade.data.records import MARKER
 from saccade.models.adapter import Adapter
-from saccade.models.counting import TokenCounter
-from saccade.training.examples import EncodedStep, EncodedUnit, Example, by_prompt, encode_step, order_of, reply_of
+from saccade.models.counting import TokenCounter, refuse_long
+from saccade.training.examples import (
+    EncodedStep,
+    EncodedUnit,
+    Example,
+    TooLong,
+    by_prompt,
+    encode_step,
+    order_of,
+    reply_of,
+    too_long_for,
+)
 
 log = logging.getLogger(__name__)
 
 
 class ExampleFeed:
-    """`feed(step)`: the encoded prompts of a step (from 0), a function of the seed and of what was skipped before."""
+    """`feed(step)`: the encoded prompts of a step (from 0), a function of the seed and of the state of the checkpoint
+    that the run continues from: its position and what was skipped before."""
 
     def __init__(
         self,
@@ -27,32 +40,44 @@ class ExampleFeed:
         seed: int,
         n: int,
         cutoff_len: int | None = None,
-        skipped: Iterable[Sequence[int]] = (),
+        state: Mapping[str, Any] | None = None,
         workers: Executor | None = None,
     ) -> None:
-        """`n` prompts a step; `skipped` is that of the checkpoint's step, see `EncodedStep`; `workers` encode several
-        prompts at once. Examples that the model
-        cannot read, as far as headers and texts show, are skipped, or a ValueError names the first."""
+        """`n` prompts a step; `state` has the `step` of a checkpoint, and the `position` and `skipped` of the
+        `EncodedStep` there; `workers` encode several prompts at once. Examples that the model cannot read, as far as
+        headers and texts show, are skipped, or a ValueError names the first."""
+        state = {"step": 0} if state is None else state
+        before = int(state["step"]) * n
         self._adapter, self._n, self._cutoff_len = adapter, n, cutoff_len
+        self._shift = int(state.get("position", before)) - before  # none where all steps have the same size
         self._workers = workers
-        self._prompts = by_prompt(examples)
-        known = [(-1, place) for place in screened(adapter, self._prompts, cutoff_len)]
+        self._prompts, self._too_long = by_prompt(examples), too_long_for(adapter, cutoff_len)
+        known = [(-1, place) for place in screened(adapter, self._prompts, cutoff_len, self._too_long)]
         self.screened = len(known)
-        self._order = order_of(len(self._prompts), seed, [*known, *skipped])
+        self._order = order_of(len(self._prompts), seed, [*known, *state.get("skipped", ())])
 
     @property
     def prompts(self) -> int:
         """Usable prompts, as far as it is known before the first step."""
         return len(self._prompts) - self.screened
 
+    def position(self, steps: int) -> int:
+        """Draws from the rows until so many steps are done: steps before the checkpoint may have had other sizes."""
+        return steps * self._n + self._shift
+
+    def updates(self, epochs: float) -> int:
+        """Steps until each usable prompt was seen so often, with those before the checkpoint."""
+        return math.ceil((epochs * self.prompts - self._shift) / self._n)
+
     def __call__(self, step: int) -> EncodedStep:
         units: list[EncodedUnit] = []
         over: list[str] = []
-        first, until = step * self._n, step * self._n + self._n
+        first, until = self.position(step), self.position(step + 1)
         for found in self._encoded(range(first, until)):
             units += found.units
             over += found.over_cutoff
-        return EncodedStep(units, tuple(over), tuple(one for one in self._order.skipped if 0 <= one[0] < until))
+        skipped = tuple(one for one in self._order.skipped if 0 <= one[0] < until)
+        return EncodedStep(units, tuple(over), skipped, until)
 
     def _encoded(self, places: range) -> list[EncodedStep]:
         """The prompts at these places, several at once unless one is unusable: a skipped row may move later ones."""
@@ -64,7 +89,7 @@ class ExampleFeed:
         return [self._usable(place) for place in places]
 
     def _encode(self, examples: Sequence[Example]) -> EncodedStep:
-        return encode_step(self._adapter, examples, self._cutoff_len)
+        return encode_step(self._adapter, examples, self._cutoff_len, too_long=self._too_long)
 
     def _usable(self, place: int) -> EncodedStep:
         while True:
@@ -78,16 +103,21 @@ class ExampleFeed:
                 self._order.skip(place)
 
 
-def screened(adapter: Adapter, prompts: list[list[Example]], cutoff_len: int | None) -> list[int]:
+def screened(
+    adapter: Adapter, prompts: list[list[Example]], cutoff_len: int | None, too_long: TooLong | None = None
+) -> list[int]:
     """Indices of the prompts that the model cannot read: images too thin, reserved tokens, more tokens than its context
     with the reply (without a `cutoff_len`, which drops those). Where other replies about a prompt remain, only the
     example is taken out of it. ValueError with file and line for the first where `on_bad` is error, and when there is
     no other."""
     counter, found, faults = TokenCounter(adapter), list[int](), list[str]()
+    check = partial(_check, counter, adapter, cutoff_len, too_long or too_long_for(adapter, cutoff_len))
 
-    def is_usable(one: Example) -> bool:
+    def is_usable(one: Example, known: ValueError | None) -> bool:
         try:
-            _check(counter, adapter, [one], cutoff_len)
+            if known is not None:
+                raise known
+            check([one])
         except ValueError as error:
             if one.on_bad != "skip":
                 raise ValueError(f"{error} (set 'on_bad: skip' to skip such rows)") from None
@@ -97,9 +127,10 @@ def screened(adapter: Adapter, prompts: list[list[Example]], cutoff_len: int | N
 
     for index, examples in enumerate(prompts):
         try:
-            _check(counter, adapter, examples, cutoff_len)
-        except ValueError:
-            if usable := list(filter(is_usable, examples)):
+            check(examples)
+        except ValueError as error:
+            known = error if len(examples) == 1 else None
+            if usable := [one for one in examples if is_usable(one, known)]:
                 prompts[index] = usable
             else:
                 found.append(index)
@@ -111,25 +142,36 @@ def screened(adapter: Adapter, prompts: list[list[Example]], cutoff_len: int | N
     return found
 
 
-def _check(counter: TokenCounter, adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None) -> None:
+def _check(
+    counter: TokenCounter, adapter: Adapter, cutoff_len: int | None, too_long: TooLong, examples: Sequence[Example]
+) -> None:
     """ValueError for examples about one prompt that `screened` finds. Replies are encoded only where they hold reserved
-    tokens, or where their bytes, as a bound of their tokens, leave the prompt no room."""
+    tokens, or where their bytes, as a bound of their tokens, leave the prompt no room. A prompt that continues one that
+    is too long is not encoded."""
     one, context = examples[0], adapter.context_length if cutoff_len is None else sys.maxsize
     try:
         sizes = [image_size(image, sys.maxsize) for image in one.images]
-        fits = partial(counter.check, one.prompt, sizes, before=one.before)
-        if not any(token in _text(example) for example in examples for token in adapter.reserved):
-            # a gold answer is written in a frame, with a key for each box
-            most = max(len(_text(example).encode()) * (1 if example.gold is None else 2) + 200 for example in examples)
-            with suppress(ValueError):
-                fits(room=context - most)
+        plain = not any(token in _text(example) for example in examples for token in adapter.reserved)
+        if one in too_long:
+            if cutoff_len is None:
+                raise ValueError(f"continues a conversation of more than {context:,} tokens, the model's context")
+            new = "".join([*(turn.text for turn in one.before[-2:]), one.prompt])
+            if plain and not any(token in new for token in adapter.reserved if token != MARKER):
                 return
+        # a gold answer is written in a frame, with a key for each box
+        most = max(len(_text(example).encode()) * (1 if example.gold is None else 2) + 200 for example in examples)
+        room = (too_long.limit if len(one.before) > 1 else context) - most  # the cutoff is looked for in conversations
+        if plain and counter.surely_fits(one.prompt, sizes, room, one.before):
+            return
         prompt, longest = counter.prompt(one.prompt, sizes, one.before), 0
+        too_long.add(one, prompt.total, sum(prompt.images), prompt.opened)
+        if plain and prompt.total <= context - most:
+            return
         for one in examples:
             longest = max(longest, len(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened)))
             if longest >= context:
                 raise ValueError(f"its reply alone fills the model's context of {context:,} tokens; cut it")
-            fits(room=context - longest)
+            refuse_long(prompt, context - longest)
     except (ValueError, OSError) as error:
         raise ValueError(f"{one.title}: {error}") from None
 

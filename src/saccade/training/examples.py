@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -123,10 +123,11 @@ def _of_sample(sample: Sample, config: ExampleConfig, wording: Wording) -> list[
     response = sample.meta.get("response")
     if not isinstance(response, str) or not response.strip():
         raise ValueError("the row holds no reply to learn; give 'reply: gold' to learn its gold answer")
-    found = [Example(sample.id, prompt, asked.images, response, None, before)]
+    found, shown = [Example(sample.id, prompt, asked.images, response, None, before)], markers(before)
     for number, (question, reply) in enumerate(later, 2):
-        history = (*found[-1].before, Turn("user", found[-1].prompt), Turn("assistant", found[-1].reply))
-        images = sample.images[: markers((*history, question))]
+        turns = (Turn("user", found[-1].prompt), Turn("assistant", found[-1].reply))
+        history, shown = (*found[-1].before, *turns), shown + markers(turns)
+        images = sample.images[: shown + markers([question])]
         found.append(Example(f"{sample.id}#{number}", question.text, images, reply.text, None, history))
     kept = found if config.turns == "all" else found[-1:]
     return [replace(kept[0], unlearned=1 + unlearned - len(kept)), *kept[1:]]
@@ -208,6 +209,33 @@ def read_examples(
     return examples
 
 
+@dataclass(slots=True)
+class TooLong:
+    """The prompts of conversations that are longer than a limit, so that what continues them need not be encoded."""
+
+    limit: int
+    found: dict[str, tuple[Example, int, str]] = field(default_factory=dict)
+    """Place of a row -> such a prompt of it, its tokens without those of images, and what it has opened."""
+
+    def add(self, one: Example, tokens: int, visual: int, opened: str) -> None:
+        """Notes a prompt with its `tokens`, of which `visual` are of images."""
+        known, texts, _ = self.found.get(one.place, (one, 0, ""))
+        better = texts <= self.limit or len(one.before) < len(known.before)
+        if tokens > self.limit and better and one.place:
+            self.found[one.place] = (one, tokens - visual, opened)
+
+    def __contains__(self, one: Example) -> bool:
+        """Whether a prompt begins with one that is too long. Images may have fewer tokens where there are more."""
+        first, texts, _ = self.found.get(one.place, (one, 0, ""))
+        turns = len(first.before)
+        return (
+            turns < len(one.before)
+            and (texts > self.limit or len(first.images) == len(one.images))
+            and one.before[turns].text == first.prompt
+            and one.before[:turns] == first.before
+        )
+
+
 def by_prompt(examples: Sequence[Example]) -> list[list[Example]]:
     """Examples about the same images with the same prompt together, in order of first appearance."""
     found: dict[Hashable, list[Example]] = {}
@@ -266,23 +294,38 @@ class EncodedStep:
     """Ids of the examples that were skipped; nothing is ever truncated."""
     skipped: tuple[Skipped, ...] = ()
     """Unusable prompts up to this step."""
+    position: int | None = None
+    """Draws from the rows up to this step, with those of it; None for examples of a caller's function."""
 
 
 def encode_step(
-    adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None, workers: Executor | None = None
+    adapter: Adapter,
+    examples: Sequence[Example],
+    cutoff_len: int | None = None,
+    workers: Executor | None = None,
+    too_long: TooLong | None = None,
 ) -> EncodedStep:
     """Reads the images and encodes, with `workers` several prompts at once. An example of more than `cutoff_len`
     tokens, prompt, images and reply together, is skipped; so is a prompt with no remaining reply. Errors name the
     example."""
-    encode = partial(_encode_unit, adapter, cutoff_len)
+    encode = partial(_encode_unit, adapter, cutoff_len, too_long or too_long_for(adapter, cutoff_len))
     groups = by_prompt(examples)
     found = list(map(encode, groups) if workers is None else workers.map(encode, groups))
-    units = [unit for unit, _ in found if unit.replies]
+    units = [unit for unit, _ in found if unit is not None and unit.replies]
     return EncodedStep(units, tuple(one for _, over in found for one in over))
 
 
+def too_long_for(adapter: Adapter, cutoff_len: int | None) -> TooLong:
+    """For prompts beyond the cutoff, or without one beyond the model's context."""
+    return TooLong(adapter.context_length if cutoff_len is None else cutoff_len)
+
+
 def encode_usable(
-    adapter: Adapter, examples: Sequence[Example], cutoff_len: int | None = None, skip: bool = False
+    adapter: Adapter,
+    examples: Sequence[Example],
+    cutoff_len: int | None = None,
+    skip: bool = False,
+    too_long: TooLong | None = None,
 ) -> EncodedStep:
     """As `encode_step`, without the prompts that prove unusable and may be skipped, with `skip` any; they are
     logged."""
@@ -290,7 +333,7 @@ def encode_usable(
     over: list[str] = []
     for together in by_prompt(examples):
         try:
-            found = encode_step(adapter, together, cutoff_len)
+            found = encode_step(adapter, together, cutoff_len, too_long=too_long)
         except ValueError as error:
             if not skip and not all(one.on_bad == "skip" for one in together):
                 raise
@@ -301,13 +344,24 @@ def encode_usable(
 
 
 def _encode_unit(
-    adapter: Adapter, cutoff_len: int | None, together: Sequence[Example]
-) -> tuple[EncodedUnit, tuple[str, ...]]:
-    """The examples about one prompt, and the ids of those that are too long."""
+    adapter: Adapter, cutoff_len: int | None, too_long: TooLong, together: Sequence[Example]
+) -> tuple[EncodedUnit | None, tuple[str, ...]]:
+    """The examples about one prompt, and the ids of those that are too long; None where this is known before."""
     replies, over, one = [], [], together[0]
     try:
         images = [load_image(source, one.max_pixels) for source in one.images]
+        if one in too_long:
+            if cutoff_len is None:
+                raise ValueError(
+                    f"continues a conversation of more than {too_long.limit:,} tokens, the model's context; set "
+                    "cutoff_len to leave such examples out"
+                )
+            for one in together:  # refuses what the model cannot learn
+                adapter.encode_reply(one.reply, too_long.found[one.place][2])
+            return None, tuple(one.id for one in together)
         prompt = adapter.encode(one.prompt, images, before=one.before)
+        visual = sum(int((prompt.ids_P == image_id).sum()) for image_id in adapter.image_ids)
+        too_long.add(one, len(prompt), visual, prompt.opened)
         for one in together:
             reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
             if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:

@@ -67,6 +67,7 @@ class _RL(TypedDict):
 
 class _SFT(TypedDict):
     step: Count
+    position: NotRequired[Count]
     skipped: NotRequired[list[list[int]]]
 
 

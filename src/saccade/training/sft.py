@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from saccade.data import Prefetch
-from saccade.data.order import Skipped
 from saccade.models.adapter import Adapter
 from saccade.models.feature_cache import FeatureCache
 from saccade.models.packing import Branch
@@ -38,6 +38,7 @@ from saccade.training.examples import (
     encode_step,
     encode_usable,
     read_examples,
+    too_long_for,
 )
 from saccade.training.heldout import build_heldout
 from saccade.training.loop import Evaluate, RunResult, Session, open_session, same_rows
@@ -80,7 +81,7 @@ def train(
                 metrics = sft_step(trainer.runner, encoded.units, lr, noise_seed(recipe.seed, step, session.ranks))
             metrics["examples/over_cutoff"] = float(len(encoded.over_cutoff))
             metrics["data/skipped"] = float(trainer.skipped + len(encoded.skipped))
-            trainer.record(step, metrics, watch, encoded.skipped)
+            trainer.record(step, metrics, watch, encoded)
         return session.result(step)
 
 
@@ -100,7 +101,7 @@ class SFTTrainer:
     skipped: int = 0
     """Prompts that were skipped before the first step."""
 
-    def record(self, step: int, metrics: dict[str, float], watch: Stopwatch, skipped: Sequence[Skipped]) -> None:
+    def record(self, step: int, metrics: dict[str, float], watch: Stopwatch, encoded: EncodedStep) -> None:
         times = watch.metrics()
         row = {
             **metrics,
@@ -108,7 +109,9 @@ class SFTTrainer:
             "tokens/per_s": metrics["tokens/count"] / times["time/step_s"],
             "memory/peak_mb": peak_memory_mb(self.session.policy.device),
         }
-        state = {"step": step, "skipped": [list(one) for one in skipped]}
+        state: dict[str, Any] = {"step": step, "skipped": [list(one) for one in encoded.skipped]}
+        if encoded.position is not None:
+            state["position"] = encoded.position
         self.session.end_step(step, row, state, step == self.num_steps, dict)
         glance = {"loss": metrics["loss/train"]} if "loss/train" in metrics else {}
         if self.session.best_score is not None:
@@ -156,15 +159,14 @@ def open_trainer(
         workers = stack.enter_context(ThreadPoolExecutor(recipe.image_workers, thread_name_prefix="encode"))
         state = session.state or {"step": 0}
         if draw is None:
-            skipped = state.get("skipped", ())
-            feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, skipped, workers)
+            feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, state, workers)
             if not same_rows(session, [("data", len(examples), feed.screened)], resume):
                 state = {**state, "skipped": []}  # they are other rows now
-                feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, (), workers)
-            num_steps = num_steps or math.ceil((recipe.epochs or 0) * feed.prompts / n)
+                feed = ExampleFeed(policy.adapter, examples, recipe.seed, n, recipe.cutoff_len, state, workers)
+            num_steps = num_steps or feed.updates(recipe.epochs or 0)
             log.info(
                 "%d replies to %d prompts, %d prompts a step: %.3g epochs, %d updates",
-                *(len(examples), feed.prompts, n, num_steps * n / max(feed.prompts, 1), num_steps),
+                *(len(examples), feed.prompts, n, feed.position(num_steps) / max(feed.prompts, 1), num_steps),
             )
         else:
             feed = partial(encode_drawn, policy.adapter, draw, recipe, workers)
@@ -270,8 +272,11 @@ def heldout_loss(runner: StepRunner[MicroBatch], examples: Sequence[Example], re
     """Mean loss per reply token (nats); each process takes its share of the examples. Without any that is usable
     ValueError before the first step, later not a number: images may go away."""
     total, tokens, n, ranks = 0.0, 0, recipe.prompts_per_step, runner.ranks
+    adapter = runner.policy.adapter
+    known = too_long_for(adapter, recipe.cutoff_len)
     for start in ranks.mine(range(0, len(examples), n)):
-        encoded = encode_usable(runner.policy.adapter, examples[start : start + n], recipe.cutoff_len, skip=step > 0)
+        some = examples[start : start + n]
+        encoded = encode_usable(adapter, some, recipe.cutoff_len, skip=step > 0, too_long=known)
         check_cutoff(recipe, encoded.over_cutoff, "heldout")
         for batch in runner.cut(units_of(encoded.units)):
             total -= float(runner.logprobs(batch)[0].sum())
