@@ -444,13 +444,13 @@ def test_bombs_and_holes_in_place_of_a_benchmark_take_little_memory(tmp_path: Pa
     (tmp_path / "hole.json").write_text("{")
     (tmp_path / "DynaMath.tsv").write_text("")
     for name in ("hole.json", "DynaMath.tsv"):
-        os.truncate(tmp_path / name, 1 << 27)
+        os.truncate(tmp_path / name, 1 << 26)
     tracemalloc.start()
     try:
         assert len(BENCHMARKS["mathvista"].load(Place(tmp_path))) == 1_000
         for name, path in (("mathvista", "bomb.json"), ("mathvista", "hole.json"), ("dynamath", "DynaMath.tsv")):
             with pytest.raises(ValueError, match=path):
                 BENCHMARKS[name].load(Place(tmp_path / path))
-            assert tracemalloc.get_traced_memory()[1] < 64 << 20, path
+            assert tracemalloc.get_traced_memory()[1] < 48 << 20, path
     finally:
         tracemalloc.stop()
