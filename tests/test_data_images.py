@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from saccade.data.images import ImageError, image_sha, image_size, load_first, load_image
 
@@ -51,6 +51,74 @@ def test_an_image_is_rotated_upright_and_its_size_read_from_the_header(orientati
     assert upright.size == image_size(data) == ((3, 2) if orientation < 5 else (2, 3))
     places = {1: (0, 0), 2: (2, 0), 3: (2, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 2), 8: (0, 2)}
     assert upright.getpixel(places[orientation]) == (255, 0, 0)
+
+
+KINDS = {1: "B3x", 2: "B3x", 3: "H2x", 4: "L", 6: "b3x", 7: "B3x", 8: "h2x", 9: "l", 13: "L", 99: "L"}
+
+
+def exif(order: str, number: int, kind: int = 3, count: int = 1, tag: int = 0x0112) -> bytes:
+    """EXIF with a long text, which it lacks, and the orientation."""
+    value = struct.pack(order + KINDS[kind], number) if kind in KINDS else struct.pack(order + "L", 50)
+    entry = struct.pack(order + "HHL", 0x010E, 2, 5) + struct.pack(order + "L", 58)
+    entry += struct.pack(order + "HHL", tag, kind, count) + value
+    ratio = struct.pack(order + ("d" if kind == 12 else "LL"), *([number] if kind == 12 else [2 * number, 2]))
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HLH", 42, 8, 2)
+    return b"Exif\0\0" + (head + entry).ljust(50, b"\0") + ratio + b"text\0"
+
+
+XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+
+
+def written(fmt: str, tags: bytes, xmp: str = "") -> bytes:
+    photo = Image.new("RGB", (7, 5))
+    photo.putdata([(i * 7, 255 - i * 3, i * 5 % 256) for i in range(35)])
+    if not fmt.startswith("PNG"):
+        options = {"xmp": xmp.encode()} if xmp else {}
+        return saved(photo, fmt, **{"lossless": True} if fmt == "WEBP" else {}, exif=tags, **options)
+    plain = saved(photo, "PNG")
+    more = b"".join([chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp.encode())] if xmp else [])
+    if "text" in fmt:
+        profile = f"\nexif\n{len(tags):8}\n{tags.hex()}\n".encode()
+        more += chunk(b"tEXt", b"Raw profile type exif\0" + profile) if tags else b""
+    else:
+        more += chunk(b"eXIf", tags[6:]) if tags else b""
+    place = -12 if "behind" in fmt else 33
+    return plain[:place] + more + plain[place:]
+
+
+ALL = ("JPEG", "WEBP", "PNG", "PNG behind", "PNG text", "PNG text behind")
+
+
+def same_as_pillow(content: bytes) -> None:
+    with Image.open(io.BytesIO(content)) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    found = load_image(content)
+    assert found.tobytes() == expected.tobytes()
+    assert found.size == expected.size == image_size(content)
+
+
+@pytest.mark.parametrize("fmt", [*ALL, "MPO"])
+def test_every_orientation_turns_an_image_as_pillow_does(fmt: str) -> None:
+    for number in range(10):
+        for order in "<>":
+            same_as_pillow(written(fmt, exif(order, number)))
+    if fmt != "MPO":
+        for number in (0, 3, 6):
+            for tags in (b"", exif("<", 8), exif(">", 8, tag=0x0111), exif("<", 8, 99), exif("<", 2, 2)):
+                same_as_pillow(written(fmt, tags, XMP % number))
+    for kind in (*KINDS, 5, 10, 12):
+        same_as_pillow(written(fmt, exif(">", 6, kind)))
+        same_as_pillow(written(fmt, exif("<", 6, kind, 2)))
+    for cut in range(16, 70, 6):
+        same_as_pillow(written("PNG", exif("<", 6)[:cut].ljust(20, b"\0")))
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "WEBP", "PNG", "PNG behind", "PNG text"])
+def test_no_more_of_exif_is_read_than_the_orientation(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few megabytes of it can become gigabytes of objects."""
+    for name in ("get_ifd", "tobytes", *(["load"] if fmt != "JPEG" else [])):  # of a JPEG Pillow reads the resolution
+        monkeypatch.setattr(Image.Exif, name, None)
+    assert load_image(content := written(fmt, exif("<", 6))).size == image_size(content) == (5, 7)
 
 
 def test_transparency_becomes_white() -> None:
@@ -212,6 +280,12 @@ def tags_of(*more: tuple[int, int, int, int]) -> bytes:
     return struct.pack("<2sHLH", b"II", 42, 8, len(tags) + len(more)) + table
 
 
+def with_exif(tags: list[tuple[int, int, int, int]], mark: bytes = b"\xff\xe1", name: bytes = b"Exif\0\0") -> bytes:
+    table = b"".join(struct.pack("<HHLL", *tag) for tag in tags)
+    held = name + (struct.pack("<2sHLH", b"II", 42, 8, len(tags)) + table).ljust(60_000, b"\0")
+    return JPEG[:2] + mark + struct.pack(">H", len(held) + 2) + held + JPEG[2:]
+
+
 def riff(kind: bytes, size: int) -> bytes:
     return kind + struct.pack("<L", size) + bytes(size)
 
@@ -245,6 +319,21 @@ HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "comments of a GIF": (lambda: GIF[:BEHIND] + b"!\xfe" + b"\2ab" * 260_000 + b"\0" + GIF[BEHIND:], "500,000 pieces"),
     "strips of a TIFF": (lambda: strips(200_001), "200,001 numbers"),
+    "tiles of a TIFF": (lambda: tags_of((322, 4, 1, 1 << 14), (323, 4, 1, 1 << 14)), "tiles have 16,384 x 16,384"),
+    "short numbers of them": (lambda: tags_of((322, 3, 1, 50_000), (323, 3, 1, 50_000)), "tiles have 50,000 x 50,000"),
+    "samples of a TIFF": (lambda: tags_of((277, 4, 1, 60_000)), "60,000 samples in a pixel"),
+    "two widths": (lambda: tags_of((256, 4, 1, 1 << 20)), "says twice how large"),
+    "a width that is a text": (lambda: tags_of((322, 2, 1, 8)), "tag 322 is of the kind 2"),
+    "numbers of the EXIF of a TIFF": (
+        lambda: tags_of((0x8769, 4, 1, 200)).ljust(200, b"\0") + struct.pack("<HHHLL", 1, 0x9F04, 10, 60_000, 0),
+        "60,000 numbers in its tags, expected 10,000",
+    ),
+    "numbers of the EXIF of a JPEG": (lambda: with_exif([(0x011A, 5, 10_001, 0)]), "10,001 numbers"),
+    "tags that share their bytes": (lambda: with_exif([(300 + i, 7, 60_000, 0) for i in range(5)]), "share them"),
+    "those of a preview": (
+        lambda: with_exif([(300 + i, 7, 60_000, 0) for i in range(5)], b"\xff\xe2", b"MPF\0"),
+        "share them",
+    ),
     "comments of a PPM": (lambda: b"P2\n8 8\n255\n" + b"# c\n" * 10_001 + b"1 " * 64, "10,000 comments"),
 }
 """Headers, and ways to the pixels, far longer than those of images."""

@@ -15,9 +15,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from saccade.data.image_limits import Counted, check_exif, check_header, check_pixels
+from saccade.data.image_limits import (
+    ACROSS,
+    Counted,
+    check_exif,
+    check_header,
+    check_pixels,
+    orientation_is_known,
+    turn_of,
+)
 from saccade.disk import without_waiting
 from saccade.faults import cut
 from saccade.types import ImageSource
@@ -104,7 +112,8 @@ def load_first(source: ImageSource | Path, max_pixels: int | None = None) -> tup
             check_pixels(image.fp, image.format)
             image.load()
             check_exif(image)
-            upright = ImageOps.exif_transpose(image)
+            turn = turn_of(image) if image.format != "TIFF" else None  # Pillow turned that one
+            upright = image.transpose(turn) if turn is not None else image
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: a photo and previews
             return _rgb(upright, name), animated
         except ImageError:
@@ -138,19 +147,13 @@ def _read_size(source: str | bytes | Path, max_pixels: int) -> tuple[int, int]:
         _refuse_size(image, name, max_pixels)
         _refuse_mode(image.mode, name)
         try:
-            turned = _exif(image).get(0x0112, 1) in (5, 6, 7, 8) and image.format != "TIFF"  # Pillow turned that one
+            if image.format == "PNG" and not (image.fp and _pixels_come_last(image.fp)):  # tags may follow them
+                image.load()
+            check_exif(image)
+            turned = not orientation_is_known(image) and turn_of(image) in ACROSS
         except _UNREADABLE as error:
             raise ImageError(f"{name}: the image is truncated or damaged ({error}); write the file again") from None
         return (image.height, image.width) if turned else image.size
-
-
-def _exif(image: Image.Image) -> Image.Exif:
-    """The EXIF tags. Those of a PNG may follow the pixels; then, or in a cut-off file, Pillow reads all of it."""
-    file = getattr(image, "fp", None)
-    last = image.format == "PNG" and file is not None and _pixels_come_last(file)
-    exif = Image.Image.getexif(image) if last else image.getexif()
-    check_exif(image)
-    return exif
 
 
 def _pixels_come_last(file: IO[bytes]) -> bool:
