@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 import struct
 import subprocess
@@ -10,13 +12,16 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from saccade.data.images import ImageError, image_sha, image_size, load_first, load_image
+from saccade.data import DataConfig, open_source
+from saccade.data import images as images_module
+from saccade.data.images import ImageError, image_sha, image_size, large_alone, load_first, load_image
 
 
 def saved(image: Image.Image, fmt: str = "PNG", **options: object) -> bytes:
@@ -130,6 +135,57 @@ def test_transparency_becomes_white() -> None:
         assert image.mode == "RGB"
         assert image.getpixel((1, 1)) == (255, 255, 255)
         assert image.getpixel((0, 0)) != (255, 255, 255)
+
+
+def test_transparency_and_hashes_do_not_depend_on_the_parts_that_they_are_computed_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8)
+    colors = Image.fromarray(pixels)
+    palette = colors.quantize(9)
+    palette.info["transparency"] = 3
+    for image in (colors, colors.convert("LA"), colors.convert("RGBa"), palette):
+        whole = image.convert("RGBA")
+        expected = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+        sha = hashlib.sha256(f"{expected.size}".encode() + expected.tobytes()).hexdigest()[:16]
+        for strip in (1, 20, 63, 1 << 20):
+            monkeypatch.setattr(images_module, "STRIP", strip)
+            assert load_image(image).tobytes() == expected.tobytes() and image_sha(image) == sha
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "LARGE_PIXELS", 50)
+    plain, now, most = images_module._rgb, [0], [0]
+
+    def counted(image: Image.Image, name: str) -> Image.Image:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        now[0] -= 1
+        return plain(image, name)
+
+    def together(source: bytes) -> None:
+        with large_alone([source, source]):
+            load_image(source), load_image(source)
+
+    monkeypatch.setattr(images_module, "_rgb", counted)
+    with ThreadPoolExecutor(4) as workers:
+        for act, size, expected in ((load_image, 8, 1), (together, 6, 1), (load_image, 4, 4)):
+            most[0] = 0
+            list(workers.map(act, [saved(Image.new("RGB", (size, size)))] * 8))
+            assert most[0] == expected
+
+
+def test_the_images_of_a_row_are_bounded_together(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(saved(Image.new("RGB", (10, 10))))
+    turns = [{"from": "human", "value": "<image>" * 4 + "How many?"}, {"from": "gpt", "value": "1"}]
+    row = {"image": ["a.png"] * 4, "conversations": turns}
+    (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
+    config = DataConfig(source="vlm_r1", path=tmp_path / "d.jsonl", max_image_pixels=134)
+    assert len(next(iter(open_source(config))).images) == 4
+    words = r"d\.jsonl:1: the 4 images have 400 pixels together, expected 399 at most \(3 x max_image_pixels\)"
+    with pytest.raises(ValueError, match=words):
+        open_source(config.model_copy(update={"max_image_pixels": 133}))
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:

@@ -16,7 +16,7 @@ from random import Random
 
 from saccade.data import records
 from saccade.data.config import OnBad
-from saccade.data.images import load_image
+from saccade.data.images import large_alone, load_image
 from saccade.data.order import EpochOrder, Skipped
 from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
@@ -299,8 +299,10 @@ def _encode_unit(
     """The examples about one prompt, and the ids of those that are too long."""
     replies, over, one = [], [], together[0]
     try:
-        images = [load_image(source, one.max_pixels) for source in one.images]
-        prompt = adapter.encode(one.prompt, images, before=one.before)
+        with large_alone(one.images):
+            images = [load_image(source, one.max_pixels) for source in one.images]
+            prompt = adapter.encode(one.prompt, images, before=one.before)
+            del images
         for one in together:
             reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
             if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
