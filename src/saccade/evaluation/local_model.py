@@ -82,4 +82,5 @@ class LocalModel:
             raise ValueError(f"{question.sample.title}: {error}") from error
         if self.forced_prefix:
             encoded = adapter.continue_with(encoded, self.forced_prefix)
-        return Prompt(question.sample, encoded, images)
+        # a batch of large ones would take gigabytes
+        return Prompt(question.sample, encoded, images if getattr(self.engine, "sends_images", True) else ())
