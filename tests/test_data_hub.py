@@ -114,6 +114,12 @@ def test_what_a_set_names_outside_itself_is_refused_in_one_line(
         asked(found)
 
 
+def test_one_configuration_needs_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"config_name": "default", "data_files": "b.jsonl"}
+    files = {"README.md": f"---\nconfigs: {json.dumps(one)}\n---\n", "a.jsonl": rows("no"), "b.jsonl": rows("1")}
+    assert asked(hub_set(tmp_path, monkeypatch, files, None)) == ["1"]
+
+
 ALIASES = "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}' if i else 'x'] * 10)}]" for i in range(12))
 """Written out, the last of them has 10^12 items."""
 
@@ -131,6 +137,16 @@ ALIASES = "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}' if i else 'x'] * 10)}
         (f"configs: [{{config_name: a, data_files: '{'**/*/' * 20}x'}}]", r"expected 3 '\*\*' at most in a pattern"),
         (f"configs: [{','.join('a' * 600_000)}]", r"README.md: not YAML \(1,2\d\d,\d+ characters, expected"),
         (f"configs: [{','.join(f'{{config_name: c{i}}}' for i in range(900))}]", r"\(900 in all\); download"),
+        ("configs: {data_files: b.jsonl}", r"'configs' has \{'data_files': 'b.jsonl'\}, expected a list with"),
+        ('configs: {config_name: "a\\nb"}', r"'configs' has \{'config_name': 'a\\nb'\}, expected a list with"),
+        (
+            'configs: {config_name: a, data_dir: "\\ud800"}',
+            r"README.md names '\\ud800.*, expected files of the data set",
+        ),
+        (
+            'configs: {config_name: a, data_files: [{split: "a\\nb", path: x}]}',
+            r"'data_files' has \{'split': 'a\\nb', 'path': 'x'\}, expected names of files, or split and path",
+        ),
         ("configs: [{config_name: a, data_files: {train: x}}]", r"'data_files' has \{'train': 'x'\}, expected names"),
         ("configs: [{config_name: a}, {config_name: b}]", "there is no default configuration; it has a, b; download"),
         ("configs: [{config_name: a, data_files: [{split: test, path: b.jsonl}]}]", "it has the splits test; use one"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 import struct
 import subprocess
@@ -10,13 +12,16 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from saccade.data.images import ImageError, image_sha, image_size, load_first, load_image
+from saccade.data import DataConfig, open_source
+from saccade.data import images as images_module
+from saccade.data.images import ImageError, image_sha, image_size, large_alone, load_first, load_image
 
 
 def saved(image: Image.Image, fmt: str = "PNG", **options: object) -> bytes:
@@ -53,6 +58,74 @@ def test_an_image_is_rotated_upright_and_its_size_read_from_the_header(orientati
     assert upright.getpixel(places[orientation]) == (255, 0, 0)
 
 
+KINDS = {1: "B3x", 2: "B3x", 3: "H2x", 4: "L", 6: "b3x", 7: "B3x", 8: "h2x", 9: "l", 13: "L", 99: "L"}
+
+
+def exif(order: str, number: int, kind: int = 3, count: int = 1, tag: int = 0x0112) -> bytes:
+    """EXIF with a long text, which it lacks, and the orientation."""
+    value = struct.pack(order + KINDS[kind], number) if kind in KINDS else struct.pack(order + "L", 50)
+    entry = struct.pack(order + "HHL", 0x010E, 2, 5) + struct.pack(order + "L", 58)
+    entry += struct.pack(order + "HHL", tag, kind, count) + value
+    ratio = struct.pack(order + ("d" if kind == 12 else "LL"), *([number] if kind == 12 else [2 * number, 2]))
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HLH", 42, 8, 2)
+    return b"Exif\0\0" + (head + entry).ljust(50, b"\0") + ratio + b"text\0"
+
+
+XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+
+
+def written(fmt: str, tags: bytes, xmp: str = "") -> bytes:
+    photo = Image.new("RGB", (7, 5))
+    photo.putdata([(i * 7, 255 - i * 3, i * 5 % 256) for i in range(35)])
+    if not fmt.startswith("PNG"):
+        options = {"xmp": xmp.encode()} if xmp else {}
+        return saved(photo, fmt, **{"lossless": True} if fmt == "WEBP" else {}, exif=tags, **options)
+    plain = saved(photo, "PNG")
+    more = b"".join([chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp.encode())] if xmp else [])
+    if "text" in fmt:
+        profile = f"\nexif\n{len(tags):8}\n{tags.hex()}\n".encode()
+        more += chunk(b"tEXt", b"Raw profile type exif\0" + profile) if tags else b""
+    else:
+        more += chunk(b"eXIf", tags[6:]) if tags else b""
+    place = -12 if "behind" in fmt else 33
+    return plain[:place] + more + plain[place:]
+
+
+ALL = ("JPEG", "WEBP", "PNG", "PNG behind", "PNG text", "PNG text behind")
+
+
+def same_as_pillow(content: bytes) -> None:
+    with Image.open(io.BytesIO(content)) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    found = load_image(content)
+    assert found.tobytes() == expected.tobytes()
+    assert found.size == expected.size == image_size(content)
+
+
+@pytest.mark.parametrize("fmt", [*ALL, "MPO"])
+def test_every_orientation_turns_an_image_as_pillow_does(fmt: str) -> None:
+    for number in range(10):
+        for order in "<>":
+            same_as_pillow(written(fmt, exif(order, number)))
+    if fmt != "MPO":
+        for number in (0, 3, 6):
+            for tags in (b"", exif("<", 8), exif(">", 8, tag=0x0111), exif("<", 8, 99), exif("<", 2, 2)):
+                same_as_pillow(written(fmt, tags, XMP % number))
+    for kind in (*KINDS, 5, 10, 12):
+        same_as_pillow(written(fmt, exif(">", 6, kind)))
+        same_as_pillow(written(fmt, exif("<", 6, kind, 2)))
+    for cut in range(16, 70, 6):
+        same_as_pillow(written("PNG", exif("<", 6)[:cut].ljust(20, b"\0")))
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "WEBP", "PNG", "PNG behind", "PNG text"])
+def test_no_more_of_exif_is_read_than_the_orientation(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few megabytes of it can become gigabytes of objects."""
+    for name in ("get_ifd", "tobytes", *(["load"] if fmt != "JPEG" else [])):  # of a JPEG Pillow reads the resolution
+        monkeypatch.setattr(Image.Exif, name, None)
+    assert load_image(content := written(fmt, exif("<", 6))).size == image_size(content) == (5, 7)
+
+
 def test_transparency_becomes_white() -> None:
     clear = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
     clear.putpixel((0, 0), (255, 0, 0, 255))
@@ -62,6 +135,57 @@ def test_transparency_becomes_white() -> None:
         assert image.mode == "RGB"
         assert image.getpixel((1, 1)) == (255, 255, 255)
         assert image.getpixel((0, 0)) != (255, 255, 255)
+
+
+def test_transparency_and_hashes_do_not_depend_on_the_parts_that_they_are_computed_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8)
+    colors = Image.fromarray(pixels)
+    palette = colors.quantize(9)
+    palette.info["transparency"] = 3
+    for image in (colors, colors.convert("LA"), colors.convert("RGBa"), palette):
+        whole = image.convert("RGBA")
+        expected = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+        sha = hashlib.sha256(f"{expected.size}".encode() + expected.tobytes()).hexdigest()[:16]
+        for strip in (1, 20, 63, 1 << 20):
+            monkeypatch.setattr(images_module, "STRIP", strip)
+            assert load_image(image).tobytes() == expected.tobytes() and image_sha(image) == sha
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "LARGE_PIXELS", 50)
+    plain, now, most = images_module._rgb, [0], [0]
+
+    def counted(image: Image.Image, name: str) -> Image.Image:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        now[0] -= 1
+        return plain(image, name)
+
+    def together(source: bytes) -> None:
+        with large_alone([source, source]):
+            load_image(source), load_image(source)
+
+    monkeypatch.setattr(images_module, "_rgb", counted)
+    with ThreadPoolExecutor(4) as workers:
+        for act, size, expected in ((load_image, 8, 1), (together, 6, 1), (load_image, 4, 4)):
+            most[0] = 0
+            list(workers.map(act, [saved(Image.new("RGB", (size, size)))] * 8))
+            assert most[0] == expected
+
+
+def test_the_images_of_a_row_are_bounded_together(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(saved(Image.new("RGB", (10, 10))))
+    turns = [{"from": "human", "value": "<image>" * 4 + "How many?"}, {"from": "gpt", "value": "1"}]
+    row = {"image": ["a.png"] * 4, "conversations": turns}
+    (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
+    config = DataConfig(source="vlm_r1", path=tmp_path / "d.jsonl", max_image_pixels=134)
+    assert len(next(iter(open_source(config))).images) == 4
+    words = r"d\.jsonl:1: the 4 images have 400 pixels together, expected 399 at most \(3 x max_image_pixels\)"
+    with pytest.raises(ValueError, match=words):
+        open_source(config.model_copy(update={"max_image_pixels": 133}))
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:
@@ -212,6 +336,12 @@ def tags_of(*more: tuple[int, int, int, int]) -> bytes:
     return struct.pack("<2sHLH", b"II", 42, 8, len(tags) + len(more)) + table
 
 
+def with_exif(tags: list[tuple[int, int, int, int]], mark: bytes = b"\xff\xe1", name: bytes = b"Exif\0\0") -> bytes:
+    table = b"".join(struct.pack("<HHLL", *tag) for tag in tags)
+    held = name + (struct.pack("<2sHLH", b"II", 42, 8, len(tags)) + table).ljust(60_000, b"\0")
+    return JPEG[:2] + mark + struct.pack(">H", len(held) + 2) + held + JPEG[2:]
+
+
 def riff(kind: bytes, size: int) -> bytes:
     return kind + struct.pack("<L", size) + bytes(size)
 
@@ -245,6 +375,21 @@ HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "comments of a GIF": (lambda: GIF[:BEHIND] + b"!\xfe" + b"\2ab" * 260_000 + b"\0" + GIF[BEHIND:], "500,000 pieces"),
     "strips of a TIFF": (lambda: strips(200_001), "200,001 numbers"),
+    "tiles of a TIFF": (lambda: tags_of((322, 4, 1, 1 << 14), (323, 4, 1, 1 << 14)), "tiles have 16,384 x 16,384"),
+    "short numbers of them": (lambda: tags_of((322, 3, 1, 50_000), (323, 3, 1, 50_000)), "tiles have 50,000 x 50,000"),
+    "samples of a TIFF": (lambda: tags_of((277, 4, 1, 60_000)), "60,000 samples in a pixel"),
+    "two widths": (lambda: tags_of((256, 4, 1, 1 << 20)), "says twice how large"),
+    "a width that is a text": (lambda: tags_of((322, 2, 1, 8)), "tag 322 is of the kind 2"),
+    "numbers of the EXIF of a TIFF": (
+        lambda: tags_of((0x8769, 4, 1, 200)).ljust(200, b"\0") + struct.pack("<HHHLL", 1, 0x9F04, 10, 60_000, 0),
+        "60,000 numbers in its tags, expected 10,000",
+    ),
+    "numbers of the EXIF of a JPEG": (lambda: with_exif([(0x011A, 5, 10_001, 0)]), "10,001 numbers"),
+    "tags that share their bytes": (lambda: with_exif([(300 + i, 7, 60_000, 0) for i in range(5)]), "share them"),
+    "those of a preview": (
+        lambda: with_exif([(300 + i, 7, 60_000, 0) for i in range(5)], b"\xff\xe2", b"MPF\0"),
+        "share them",
+    ),
     "comments of a PPM": (lambda: b"P2\n8 8\n255\n" + b"# c\n" * 10_001 + b"1 " * 64, "10,000 comments"),
 }
 """Headers, and ways to the pixels, far longer than those of images."""

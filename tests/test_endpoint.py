@@ -9,6 +9,7 @@ import json
 import sqlite3
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -273,20 +274,38 @@ def test_cookies_are_neither_kept_nor_read(capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_json_of_too_many_elements_is_a_failure_of_its_request(monkeypatch):
-    """Empty lists take 30 times their bytes of memory."""
-    monkeypatch.setattr(body_module, "MOST_ELEMENTS", 1000)
-    raw = b'{"x": [' + b"[]," * 600 + b"0]," + Answer().body()[1:]
+def test_json_that_takes_far_more_memory_than_bytes_is_a_failure_of_its_request():
+    """Empty lists take 30 times their bytes, objects with a text of wide letters 25 times."""
+    raw = b'{"x": [' + b"[]," * 4_000_000 + b"0]," + Answer().body()[1:]
     with chat_server(lambda i, _: Answer(raw=raw)) as server:
         with (
             Endpoint(server.url, "tiny", limits=RequestLimits(retries=0)) as model,
-            pytest.raises(EndpointError, match="JSON of more than 1,000 elements"),
+            pytest.raises(EndpointError, match="JSON that may take more than 471,859,200 bytes of memory"),
         ):
             model.chat(HELLO)
         plain = PlainClient(server.url)
-        with pytest.raises(EndpointError, match="JSON of more than 1,000 elements"):
+        with pytest.raises(EndpointError, match="JSON that may take more than 471,859,200 bytes of memory"):
             plain.post("/x", {}, 5.0)
         plain.close()
+
+
+TOKEN = '{"token":" a\u00e9","logprob":-0.123456789,"bytes":[32,97,195,169],"top_logprobs":[]}'
+
+
+@pytest.mark.parametrize("wide", ["", "\U0001f600"])
+def test_the_memory_of_json_is_known_before_it_is_read(wide):
+    """In proportion, on small ones; the largest honest reply passes whole."""
+    for unit in (f'{{"a":"{wide}"}}', '{"a":1e1}', "[1]", "[]", "{}", f'"aa{wide}"', "1e1", TOKEN, "[" * 9 + "]" * 9):
+        content = f'["{wide}",{",".join([unit] * 5_000)}]'.encode()
+        tracemalloc.start()
+        json.loads(content)
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert taken < 1.2 * body_module._taken(content), (unit, taken)
+    reply = (
+        f'{{"choices":[{{"message":{{"content":"{wide}"}},"logprobs":{{"content":[{",".join([TOKEN] * 3_000)}]}}}}]}}'
+    )
+    assert len(reply.encode()) > 26e4 - 2e4 and body_module._taken(reply.encode()) < body_module.MOST_TAKEN / 100
 
 
 def test_images_travel_as_data_urls(tmp_path):

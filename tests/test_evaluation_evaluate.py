@@ -65,6 +65,15 @@ def test_a_suite_is_the_same_for_a_seed_and_shares_nothing_with_training_seeds(s
     assert len({heldout_seed(seed) for seed in range(100)}) == 100
 
 
+def test_a_batch_for_the_own_engine_does_not_hold_its_decoded_images(policy, suite, monkeypatch):
+    engine = open_engine(policy)
+    asked, generate = [], engine.generate
+    monkeypatch.setattr(engine, "generate", lambda prompts, *more: asked.extend(prompts) or generate(prompts, *more))
+    found = answer_all(own_plan(suite), EvalRun(LocalModel(policy, engine), SAMPLED, batch_size=8))[0]
+    assert len(found) == len(asked) == 8
+    assert all(prompt.images == () and len(prompt.encoded.frames) == 1 for prompt in asked)
+
+
 def test_a_split_without_the_tasks_is_refused():
     with pytest.raises(ValueError, match=r"ood_relation.*it has refer"):
         world_suite(["ood_relation"], ["count"], 2, seed=0)

@@ -375,6 +375,53 @@ def test_rows_of_parquet_that_are_long_in_few_bytes_are_decoded_few_at_a_time(
     assert sum(sizes) == 64 and max(sizes) * BIG <= columns.BATCH_BYTES
 
 
+FIXED_BYTES, FIXED_LIST = pa.binary(BIG >> 8), pa.list_(pa.int8(), BIG >> 8)
+TENSOR = pa.fixed_shape_tensor(pa.int8(), [BIG >> 8])
+HOLLOW = {
+    "lists": ([None] * 200, pa.list_(FIXED_LIST)),
+    "bytes in large lists": ([None] * 200, pa.large_list(FIXED_BYTES)),
+    "a struct in a list": ([{"a": None}] * 200, pa.list_(pa.struct([("a", FIXED_BYTES), ("b", pa.int8())]))),
+    "lists in a map": ([("a", None)] * 200, pa.map_(pa.string(), FIXED_LIST)),
+    "a list in a struct in a map": (
+        [("a", {"b": [None] * 200})],
+        pa.map_(pa.string(), pa.struct([("b", pa.list_(FIXED_LIST))])),
+    ),
+    "lists of lists in a list of a fixed size": ([[None] * 200], pa.list_(pa.list_(FIXED_BYTES), 1)),
+}
+
+
+@pytest.mark.parametrize("name", [*HOLLOW, "tensors in a list"])
+def test_nulls_of_a_fixed_size_within_lists_are_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Files of a kilobyte, each of which would take more than what is allowed here."""
+    monkeypatch.setattr(columns, "MOST_UNPACKED", 1 << 21)
+    if name in HOLLOW:
+        column = pa.array([HOLLOW[name][0]], HOLLOW[name][1])
+    else:
+        tensors = pa.ExtensionArray.from_storage(TENSOR, pa.nulls(200, FIXED_LIST))
+        column = pa.ListArray.from_arrays(pa.array([0, 200], pa.int32()), tensors)
+    pq.write_table(pa.table({"q": ["one"], "x.y": column}), tmp_path / "a.parquet")
+    assert [row for _, row in columns.parquet_rows(tmp_path / "a.parquet")] == [{"q": "one"}]
+    assert "column 'x.y." in caplog.text and "the column is not read" in caplog.text
+
+
+def test_boxes_and_keypoints_of_a_fixed_size_are_read(tmp_path: Path) -> None:
+    kinds = {"boxes": pa.list_(pa.list_(pa.float64(), 4)), "keypoints": pa.list_(pa.list_(pa.float32(), 51))}
+    rows = [{"boxes": [[i / 7, 1.0, 2.0, 3.0]] * 3, "keypoints": [[float(i)] * 51] * 2} for i in range(2_000)]
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(kinds)), tmp_path / "a.parquet")
+    assert [row for _, row in columns.parquet_rows(tmp_path / "a.parquet")] == rows
+
+
+def test_all_columns_of_a_row_together_are_as_wide_as_a_row_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "ROW_BYTES", 1 << 20)
+    wide = {f"x{i}": pa.nulls(1, pa.binary(400_000)) for i in range(9)}
+    pq.write_table(pa.table(wide), tmp_path / "a.parquet")
+    assert [len(row) for _, row in columns.parquet_rows(tmp_path / "a.parquet")] == [2]
+
+
 def test_a_file_of_nothing_but_rows_that_are_too_wide_is_refused_in_a_line(tmp_path: Path) -> None:
     wide = pa.nulls(3, pa.binary(columns.ROW_BYTES + 1))
     pq.write_table(pa.table({"x": wide}), tmp_path / "a.parquet")

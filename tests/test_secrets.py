@@ -7,6 +7,7 @@ import html
 import json
 import logging
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,35 @@ def test_any_key_is_removed_from_any_text_and_nothing_else_is(key: str, text: st
         assert key not in kept and said not in kept
     harmless = "".join(letter for letter in text if letter not in key and letter not in "%&\\" and ord(letter) > 126)
     assert mask.text(harmless) == harmless
+
+
+APART = "sk-proj-Ab12Cd34Ef56Gh78"
+
+
+@settings(max_examples=examples(40))
+@given(
+    st.lists(
+        st.text(st.sampled_from('\n\r\t\b\f\0\x01\x1b\x7f "\\/\u2028\U0001f600'), max_size=3), min_size=4, max_size=4
+    )
+)
+def test_json_is_masked_wherever_its_texts_are(between: list[str]) -> None:
+    """JSON writes some letters as several; between those of a key there is nothing but what the server put there."""
+    mask = KeyMask(APART)
+    said = "".join(APART[6 * i : 6 * i + 6] + one for i, one in enumerate(between))
+    assert mask.text(said) != said
+    for text in (said, json.dumps(said), "\\".join(APART), "\n".join(APART)):
+        for value in (text, {"m": text}, {text: 0}, [[{"a": ["b", text]}, "c"], "d"]):
+            assert (mask.json(value) != value) == (mask.text(text) != text) is True
+    assert mask.json(fine := {"a": ["b", APART[:9], {APART[9:18]: None}]}) == fine  # no text of it is the key
+
+
+def test_a_key_among_millions_of_letters_is_found_in_bounded_memory() -> None:
+    text = "\n".join(APART) + " aa" * 50_000
+    tracemalloc.start()
+    assert KeyMask(APART).text(text).startswith("[key] aa")
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 10 * len(text)
 
 
 def test_without_a_secret_replies_stay_as_they_are() -> None:

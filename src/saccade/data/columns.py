@@ -43,6 +43,8 @@ LIGHT_BYTES = 8 << 20
 """A batch below it becomes Python objects at once, a larger one row by row."""
 MOST_UNPACKED = 512 << 20
 """Bytes of rows beyond which a file may not unpack to more than RATIO times its size."""
+WIDE = 512
+"""Bytes of a value within lists beyond which its nulls may not take MOST_UNPACKED, however large the file is."""
 ROW_COST = 256
 """Bytes of a row beside its values."""
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
@@ -77,36 +79,60 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
 def _plan(path: Path, group: Any, schema: Any) -> tuple[list[str], int, str]:
     """The columns of a row group to read, rows of it that decode to BATCH_BYTES at most, and the last bomb in words."""
     rows, at_a_time, bombs, words = max(1, group.num_rows), BATCH, set[str](), ""
+    spreads = [(field.name, _spread(field.type)) for field in schema for _ in range(_leaves(field.type))]
     for place in range(group.num_columns):
         column = group.column(place)
         size, packed = column.total_uncompressed_size, max(1, column.total_compressed_size)
+        name, spread = spreads[place] if len(spreads) == group.num_columns else (column.path_in_schema.split(".")[0], 8)
         dense = size > DENSE_BYTES and size > RATIO * packed
-        if dense or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
-            bombs.add(column.path_in_schema.split(".")[0])
+        empty = column.num_values * spread  # bytes of lists with nothing but null in them
+        hollow = empty > MOST_UNPACKED and (spread > WIDE or empty > RATIO * packed)
+        if dense or hollow or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
+            bombs.add(name)
             words = (
-                f"column {column.path_in_schema!r} holds {size:,} bytes and {column.num_values:,} values in "
-                f"{group.num_rows:,} rows and {packed:,} packed bytes"
+                f"column {column.path_in_schema!r} holds {max(size, empty):,} bytes and {column.num_values:,} values "
+                f"in {group.num_rows:,} rows and {packed:,} packed bytes"
             )
         elif column.has_dictionary_page:  # a row may be as long as all of the dictionary, whatever the footer says
             longest = _dictionary_bytes(path, column.dictionary_page_offset)
             at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, size if longest is None else longest)))
         elif "DELTA_BYTE_ARRAY" in column.encodings:  # a value is as long as those before it, in no bytes
             at_a_time = 1
-    widths = {field.name: _width(field.type) for field in schema}
-    for name in [name for name, width in widths.items() if width > ROW_BYTES]:
-        bombs.add(name)
-        words = f"column {name!r} has {widths.pop(name):,} bytes in each of its rows"
-    at_a_time = min(at_a_time, max(1, BATCH_BYTES // max([1, *widths.values()])))
+    total = 0
+    for field in schema:
+        if total + (width := _width(field.type)) > ROW_BYTES:
+            bombs.add(field.name)
+            words = f"column {field.name!r} has {width:,} bytes in each of its rows"
+        else:
+            total += width
+    at_a_time = min(at_a_time, max(1, BATCH_BYTES // max(1, total)))
     return [name for name in schema.names if name not in bombs], at_a_time, words
 
 
 def _width(kind: Any) -> int:
     """Bytes that each row of a type takes, an empty one too."""
+    kind = _stored(kind)
     if types.is_fixed_size_list(kind):
         return kind.list_size * max(1, _width(kind.value_type))
     if types.is_fixed_size_binary(kind):
         return kind.byte_width
     return sum(map(_width, _inside(kind))) if types.is_struct(kind) else 8
+
+
+def _spread(kind: Any) -> int:
+    """Bytes that a null value within the lists of a type takes, whatever it takes in the file; 0 without lists."""
+    kind = _stored(kind)
+    inside, fixed = _inside(kind), types.is_fixed_size_list(kind) or types.is_struct(kind)
+    return max([*map(_spread, inside), 0 if fixed else sum(map(_width, inside))], default=0)
+
+
+def _leaves(kind: Any) -> int:
+    """Columns of Parquet that a type is written in."""
+    return sum(map(_leaves, _inside(_stored(kind)))) or 1
+
+
+def _stored(kind: Any) -> Any:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _footer_bytes(path: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from saccade.data.images import load_first
+from saccade.data.images import add_pixels, load_first
 from saccade.types import ImageSource, Sample
 
 SIDE = 16
@@ -48,8 +48,11 @@ def fingerprint(source: ImageSource | Path) -> Fingerprint:
     small = image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
     gray_HW = np.asarray(small, dtype=np.int16)
     bits = np.packbits(np.diff(gray_HW, axis=1).reshape(-1) > MARGIN)
-    content = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=8).digest()
-    return Fingerprint(image.size, int.from_bytes(content), bits, gray_HW.astype(np.uint8).reshape(-1), animated)
+    content = hashlib.blake2b(digest_size=8)
+    add_pixels(content, image)
+    return Fingerprint(
+        image.size, int.from_bytes(content.digest()), bits, gray_HW.astype(np.uint8).reshape(-1), animated
+    )
 
 
 class PictureIndex:

@@ -29,6 +29,8 @@ WAY_OUT = "or download the files and set 'path'"
 MOST_STARS = 3
 _NO_ROWS = re.compile(r"(.*/)?(metadata\.\w+|(config|dataset_infos?|dataset_dict|state)\.json|__.*/.*)")
 """Files that describe a folder or its images, and folders such as `__pycache__`."""
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""In no name: control characters, which would break the line of an error, and what is no text."""
 _SHARD = re.compile(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*")
 _FRONT = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", re.DOTALL)
 
@@ -71,9 +73,10 @@ def _configuration(name: str, configuration: str | None) -> dict[str, Any]:
     """The entry of a configuration in the set's README.md, the default one for None; empty where it lists none."""
     front = _FRONT.match(text_in(card)) if (card := _snapshot(name, [CARD]) / CARD).is_file() else None
     held = settings_of(front[1], f"hub {name!r}: {CARD}") if front and front[1].strip() else {}
-    entries = held.get("configs") or []
-    for one in entries if isinstance(entries, list) else [entries]:
-        if not isinstance(one, dict) or not isinstance(one.get("config_name"), str):
+    given = held.get("configs") or []
+    entries = given if isinstance(given, list) else [given]
+    for one in entries:
+        if not isinstance(one, dict) or not _is_name(one.get("config_name")):
             raise ValueError(
                 f"hub {name!r}: {CARD}: 'configs' has {shown(one)}, expected a list with a config_name in each; "
                 f"{WAY_OUT[3:]}"
@@ -94,6 +97,10 @@ def _configuration(name: str, configuration: str | None) -> dict[str, Any]:
     return by_name.get(configuration or "", {})
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and not _ODD.search(value)
+
+
 def _patterns(name: str, given: Any) -> dict[str, list[str]]:
     """Split -> patterns, from `data_files` in any of its forms."""
     entries = given if isinstance(given, list) else [given]
@@ -104,7 +111,7 @@ def _patterns(name: str, given: Any) -> dict[str, list[str]]:
         paths = one.get("path") if isinstance(one, dict) else None
         paths = [paths] if isinstance(paths, str) else paths
         names = [one.get("split"), *paths] if isinstance(one, dict) and isinstance(paths, list) else [None]
-        if not isinstance(paths, list) or not all(isinstance(name, str) for name in names):
+        if not isinstance(paths, list) or not all(map(_is_name, names)):
             raise ValueError(
                 f"hub {name!r}: {CARD}: 'data_files' has {shown(one)}, expected names of files, or split and path; "
                 f"{WAY_OUT[3:]}"
@@ -133,7 +140,7 @@ def _by_name(files: dict[str, Path], within: str) -> dict[str, dict[str, Path]]:
 def _own_files(name: str, patterns: Sequence[str], revision: str | None = None) -> dict[str, Path]:
     """Name in the set -> file here, of those that match, downloaded. ValueError for a pattern that leads out of it."""
     for one in patterns:
-        if one.startswith("/") or "://" in one or "::" in one or "\0" in one or ".." in PurePosixPath(one).parts:
+        if one.startswith("/") or "://" in one or "::" in one or _ODD.search(one) or ".." in PurePosixPath(one).parts:
             raise ValueError(
                 f"hub {name!r}: {CARD} names {shown(one)}, expected files of the data set itself; if you trust it, "
                 "download that file and set 'path'"

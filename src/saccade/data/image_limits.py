@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from PIL import Image
@@ -25,6 +25,10 @@ MOST_NUMBERS, MOST_NUMBERS_IN_ALL = 200_000, 1_000_000
 height."""
 MOST_TAGS, LARGEST_TAGS = 1 << 16, 64 << 20
 """Tags of a TIFF, and the bytes of those of texts and raw data, such as the layers of an editor."""
+MOST_EXIF_NUMBERS = 10_000
+"""Numbers in a directory of EXIF, beside its bytes and texts; cameras write some hundreds."""
+LARGEST_TILE, MOST_SAMPLES = 1 << 22, 32
+"""Pixels of a tile of a TIFF, of which a decoder has a whole one, and the numbers of each pixel."""
 LARGEST_BMP_HEADER = 1024
 """Bytes; the longest kind has 124."""
 MOST_COMMENTS = 10_000
@@ -32,9 +36,32 @@ MOST_COMMENTS = 10_000
 _BYTES, _BLOCK = (1, 2, 6, 7), 1 << 16
 _PNG, _PIXELS = b"\x89PNG\r\n\x1a\n", (b"IDAT", b"fdAT", b"VP8 ", b"VP8L", b"ALPH", b"ANMF")
 _TIFF = (b"II\x2a\x00", b"MM\x00\x2a", b"MM\x2a\x00", b"II\x00\x2a", b"MM\x00\x2b", b"II\x2b\x00")
+_BITS = 258
+_SHAPES: tuple[int, ...] = (256, 257, _BITS, 277, 322, 323)
+"""Tags of a TIFF: width, height, bits of each sample, samples, width and height of the tiles."""
+_INNER = (0x8769, 0x8825, 0xA005)
+"""Tags of a TIFF that are places of other directories: EXIF, of the place on earth, of EXIF's own kinds."""
+_Entry = tuple[int, int, int, bytes]
+_INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q"}
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 """Without those that have no length and do not end anything: padding, restarts, another beginning."""
-_SCAN, _END, _COMMENT = 0xDA, 0xD9, 0xFE
+_SCAN, _END, _COMMENT, _APPS = 0xDA, 0xD9, 0xFE, (0xE1, 0xE2)
+_EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
+_NUMBERS = {3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 11: "f", 12: "d", 13: "L", 16: "Q"}
+_RATIOS = {5: "LL", 10: "ll"}
+_UNITS = {kind: struct.calcsize("<" + code) for kind, code in (_NUMBERS | _RATIOS).items()} | {1: 1, 2: 1, 7: 1}
+"""Bytes of a number of each kind in EXIF."""
+ACROSS = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
+"""Turns that exchange width and height."""
+_TURNS: dict[float | None, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Counted:
@@ -57,8 +84,7 @@ def check_header(file: IO[bytes]) -> None:
     """Refuses a header that holds far more than one of an image, before Pillow reads it."""
     head = file.read(16)
     if head.startswith(b"\xff\xd8\xff"):
-        if _SCAN not in _segments(file):  # which stops there
-            raise ValueError("it ends before its pixels")
+        _check_segments(file)
     elif head.startswith(_TIFF):
         _check_tags(file, head)
     elif head.startswith(_PNG):
@@ -74,7 +100,7 @@ def check_header(file: IO[bytes]) -> None:
 
 def check_pixels(file: Any, kind: str | None) -> None:
     """Refuses pixels that take far longer than their number and the size of the file say. `file` is a `Counted`."""
-    if kind in ("JPEG", "MPO") and sum(marker == _SCAN for marker in _segments(file)) > MOST_SCANS:
+    if kind in ("JPEG", "MPO") and sum(marker == _SCAN for marker, _ in _segments(file)) > MOST_SCANS:
         raise ValueError(f"it has more than {MOST_SCANS} scans")
     if kind in ("BMP", "PPM"):
         file.left = sys.maxsize  # these decoders read pixel by pixel
@@ -91,20 +117,98 @@ def check_exif(image: Image.Image) -> None:
         raise ValueError(f"its EXIF has more than {LARGEST_SEGMENTS >> 20} MB")
 
 
-def _segments(file: IO[bytes]) -> Iterator[int]:
-    """The markers of the segments of a JPEG, in linear time."""
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """How Pillow's `exif_transpose` turns an image whose header, or all of which, is read. Pillow makes objects of all
+    its EXIF for that."""
+    exif, text = image.info.get("exif"), image.info.get("Raw profile type exif")
+    if exif is None and isinstance(text, str):
+        exif = bytes.fromhex("".join(text.split("\n")[3:]))
+    number = _orientation(exif) if isinstance(exif, bytes) else None
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp")
+    if number is None and isinstance(xmp, str | bytes):
+        pattern = r'tiff:Orientation(="|>)([0-9])'
+        found = re.search(pattern, xmp) if isinstance(xmp, str) else re.search(pattern.encode(), xmp)
+        number = int(found[2]) if found else None
+    return _TURNS.get(number)
+
+
+def orientation_is_known(image: Image.Image) -> bool:
+    """Whether the size of an opened image is already that of the turned one: of a TIFF with that tag."""
+    return image.format == "TIFF" and _ORIENTATION in getattr(image, "tag_v2", {})
+
+
+def _orientation(exif: bytes) -> float | None:
+    """The first number of the tag in the first directory, 0 where it is none; None without it."""
+    order, data, entries = _directory(exif)
+    taken = 0
+    for tag, kind, size, place in entries:
+        if size > 4 and (taken := taken + size) > len(data):
+            continue
+        if place + size > len(data):
+            return None  # where Pillow stops, too
+        if tag == _ORIENTATION and size:
+            if kind not in {*_NUMBERS, *_RATIOS}:
+                return 0
+            if kind in _RATIOS:
+                over, under = struct.unpack_from(order + _RATIOS[kind], data, place)
+                return over / under if under else 0
+            return struct.unpack_from(order + _NUMBERS[kind], data, place)[0]
+    return None
+
+
+def _directory(exif: bytes) -> tuple[str, bytes, list[tuple[int, int, int, int]]]:
+    """The order of bytes, the content, and of each tag in the first directory of EXIF: number, kind, bytes, place."""
+    data = exif.removeprefix(_EXIF).removeprefix(_EXIF)
+    order, entries = "<" if data.startswith(b"II") else ">", list[tuple[int, int, int, int]]()
+    if not data.startswith(_TIFF[:5]) or len(data) < 8:
+        return order, data, entries
+    (start,) = struct.unpack_from(order + "L", data, 4)
+    (count,) = struct.unpack(order + "H", data[start : start + 2].ljust(2, b"\0"))
+    for place in range(start + 2, min(start + 2 + 12 * count, len(data) - 11), 12):
+        tag, kind, number, value = struct.unpack_from(order + "HHLL", data, place)
+        if size := number * _UNITS.get(kind, 0):
+            entries.append((tag, kind, size, place + 8 if size <= 4 else value))
+    return order, data, entries
+
+
+def _check_segments(file: IO[bytes]) -> None:
+    """Refuses a JPEG without pixels, and directories of EXIF and previews that Pillow reads when it opens one."""
+    parts: list[bytes] = []
+    for marker, content in _segments(file):
+        if content.startswith(_EXIF):
+            parts.append(content.removeprefix(_EXIF))
+        elif content.startswith(b"MPF\0"):
+            _check_directory(content[4:])
+        if marker == _SCAN:
+            return _check_directory(b"".join(parts))
+    raise ValueError("it ends before its pixels")
+
+
+def _check_directory(exif: bytes) -> None:
+    _, data, entries = _directory(exif)
+    numbers = sum(size // _UNITS[kind] for _, kind, size, _ in entries if kind not in _BYTES)
+    taken = sum(size for *_, size, _ in entries)
+    if numbers > MOST_EXIF_NUMBERS:
+        raise ValueError(f"its EXIF has {numbers:,} numbers, expected {MOST_EXIF_NUMBERS:,} at most")
+    if taken > len(data) + _BLOCK:
+        raise ValueError(f"the tags of its EXIF have {taken:,} bytes in {len(data):,}; they share them")
+
+
+def _segments(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The markers of the segments of a JPEG, in linear time, and what those with EXIF and previews hold."""
     file.seek(2)
     count = taken = 0
     while (marker := _marker(file)) is not None and marker != _END:
         if not 0xC0 <= marker < 0xF0 and marker != _COMMENT:
             raise ValueError(f"it has a segment of the kind {marker:#x}, which is none of a JPEG")
         length = int.from_bytes(file.read(2))
-        file.seek(max(0, length - 2), os.SEEK_CUR)
+        content = file.read(max(0, length - 2)) if marker in _APPS else b""
+        file.seek(max(0, length - 2) - len(content), os.SEEK_CUR)
         count, taken = count + 1, taken + length
         if count > MOST_SEGMENTS or taken > LARGEST_SEGMENTS:
             most = f"{MOST_SEGMENTS:,} segments or {LARGEST_SEGMENTS >> 20} MB of them"
             raise ValueError(f"it has more than {most} beside its pixels")
-        yield marker
+        yield marker, content
 
 
 def _marker(file: IO[bytes]) -> int | None:
@@ -132,20 +236,52 @@ def _check_chunks(file: IO[bytes], start: int, head: struct.Struct, more: int) -
 
 
 def _check_tags(file: IO[bytes], head: bytes) -> None:
+    """Refuses a TIFF of far more tags than one has, in its first directory and in those that Pillow reads with it."""
     order, large = "<" if head.startswith(b"II") else ">", head[2] == 43
     (place,) = struct.unpack_from(order + ("Q" if large else "L"), head, 8 if large else 4)
-    number, tag = struct.Struct(order + ("Q" if large else "H")), struct.Struct(order + ("HHQ8x" if large else "HHL4x"))
+    entries = _tiff_directory(file, place, order, large, MOST_NUMBERS_IN_ALL)
+    _check_tiles([entry for entry in entries if entry[0] in _SHAPES], order)
+    for _ in range(2):  # EXIF in the first one, more in EXIF
+        places = [struct.unpack(order + "LQ"[large], value)[0] for tag, *_, value in entries if tag in _INNER]
+        if len(places) > len(_INNER):
+            raise ValueError("it has a directory of EXIF twice")
+        found = [_tiff_directory(file, place, order, large, MOST_EXIF_NUMBERS) for place in places]
+        entries = [entry for one in found for entry in one]
+
+
+def _tiff_directory(file: IO[bytes], place: int, order: str, large: bool, most: int) -> list[_Entry]:
+    """Number, kind, size and value of the tags in a directory."""
+    number, tag = struct.Struct(order + ("Q" if large else "H")), struct.Struct(order + ("HHQ8s" if large else "HHL4s"))
     file.seek(place)
-    (count,) = number.unpack(file.read(number.size))
+    (count,) = number.unpack(file.read(number.size).ljust(number.size, b"\0"))
     table = file.read(min(count, MOST_TAGS) * tag.size)
-    whole = table[: len(table) // tag.size * tag.size]
-    sizes = [(kind in _BYTES, size) for _, kind, size in tag.iter_unpack(whole)]
+    entries = [*tag.iter_unpack(table[: len(table) // tag.size * tag.size])]
+    sizes = [(kind in _BYTES, size) for _, kind, size, _ in entries]
     numbers = [size for raw, size in sizes if not raw]
     for got, what, limit in (
         (count, "tags", MOST_TAGS),
         (max(numbers, default=0), "numbers in a tag, such as strips", MOST_NUMBERS),
-        (sum(numbers), "numbers in its tags", MOST_NUMBERS_IN_ALL),
+        (sum(numbers), "numbers in its tags", most),
         (sum(size for raw, size in sizes if raw), "bytes in its tags", LARGEST_TAGS),
     ):
         if got > limit:
             raise ValueError(f"it has {got:,} {what}, expected {limit:,} at most")
+    return entries
+
+
+def _check_tiles(entries: Sequence[_Entry], order: str) -> None:
+    """Refuses tiles far larger than the image, and tags that libtiff and Pillow may read in different ways."""
+    if len(dict(entry[:2] for entry in entries)) < len(entries):
+        raise ValueError("it says twice how large it or a part of it is")
+    found = dict.fromkeys(_SHAPES, 0)
+    for place, kind, size, value in entries:
+        if place == _BITS:
+            continue
+        if size != 1 or kind not in _INTEGERS or struct.calcsize(code := order + _INTEGERS[kind]) > len(value):
+            raise ValueError(f"its tag {place} is of the kind {kind} and has {size:,} numbers, expected an integer")
+        found[place] = struct.unpack_from(code, value)[0]
+    width, height, samples, tile_width, tile_height = (found[place] for place in _SHAPES if place != _BITS)
+    if samples > MOST_SAMPLES:
+        raise ValueError(f"it has {samples:,} samples in a pixel, expected {MOST_SAMPLES} at most")
+    if tile_width * tile_height > max(LARGEST_TILE, 4 * width * height):
+        raise ValueError(f"its tiles have {tile_width:,} x {tile_height:,} pixels, expected about those of the image")

@@ -8,16 +8,26 @@ import io
 import os
 import re
 import stat
+import sys
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from saccade.data.image_limits import Counted, check_exif, check_header, check_pixels
+from saccade.data.image_limits import (
+    ACROSS,
+    Counted,
+    check_exif,
+    check_header,
+    check_pixels,
+    orientation_is_known,
+    turn_of,
+)
 from saccade.disk import without_waiting
 from saccade.faults import cut
 from saccade.types import ImageSource
@@ -34,6 +44,12 @@ LONGEST_NAME = 1024
 """Characters of a name in a message."""
 MAX_PIXELS = 32_000_000
 """Default limit of width * height: about 600 MB while such an image is decoded and resized for a model."""
+
+MOST_TOGETHER = 3
+"""Images of the largest size that a row may have: all images of a prompt are in memory at once."""
+LARGE_PIXELS, STRIP = 4_000_000, 1 << 20
+"""Pixels of an image that is decoded while no other such one is, and of the parts in which it is looked at."""
+_ALONE = threading.RLock()
 
 LARGEST_FILE = 512 << 20
 """Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
@@ -98,13 +114,14 @@ def load_first(source: ImageSource | Path, max_pixels: int | None = None) -> tup
     if isinstance(source, Image.Image):
         return _rgb(source, "image in memory"), False
     name = name_of(source)
-    with _open(source, name) as image:
+    with _open(source, name) as image, _alone(image):
         _refuse_size(image, name, max_pixels)
         try:
             check_pixels(image.fp, image.format)
             image.load()
             check_exif(image)
-            upright = ImageOps.exif_transpose(image)
+            turn = turn_of(image) if image.format != "TIFF" else None  # Pillow turned that one
+            upright = image.transpose(turn) if turn is not None else image
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: a photo and previews
             return _rgb(upright, name), animated
         except ImageError:
@@ -138,19 +155,14 @@ def _read_size(source: str | bytes | Path, max_pixels: int) -> tuple[int, int]:
         _refuse_size(image, name, max_pixels)
         _refuse_mode(image.mode, name)
         try:
-            turned = _exif(image).get(0x0112, 1) in (5, 6, 7, 8) and image.format != "TIFF"  # Pillow turned that one
+            if image.format == "PNG" and not (image.fp and _pixels_come_last(image.fp)):  # tags may follow them
+                with _alone(image):
+                    image.load()
+            check_exif(image)
+            turned = not orientation_is_known(image) and turn_of(image) in ACROSS
         except _UNREADABLE as error:
             raise ImageError(f"{name}: the image is truncated or damaged ({error}); write the file again") from None
         return (image.height, image.width) if turned else image.size
-
-
-def _exif(image: Image.Image) -> Image.Exif:
-    """The EXIF tags. Those of a PNG may follow the pixels; then, or in a cut-off file, Pillow reads all of it."""
-    file = getattr(image, "fp", None)
-    last = image.format == "PNG" and file is not None and _pixels_come_last(file)
-    exif = Image.Image.getexif(image) if last else image.getexif()
-    check_exif(image)
-    return exif
 
 
 def _pixels_come_last(file: IO[bytes]) -> bool:
@@ -182,8 +194,42 @@ def file_bytes(path: str | Path) -> bytes:
 
 def image_sha(source: ImageSource | Path) -> str:
     """16 hex digits that identify the pixels, independent of the file format."""
-    image = load_image(source)
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
+    return sha_of(load_image(source))
+
+
+def sha_of(image: Image.Image) -> str:
+    """As `image_sha`, of a decoded image as it is."""
+    found = hashlib.sha256()
+    add_pixels(found, image)
+    return found.hexdigest()[:16]
+
+
+def add_pixels(found: Any, image: Image.Image) -> None:
+    """Adds the size and the pixels of an image to a hash, without a copy of all of them."""
+    found.update(f"{image.size}".encode())
+    for _, strip in _strips(image):
+        found.update(strip.tobytes())
+
+
+def refuse_together(sources: Sequence[ImageSource | Path], max_pixels: int) -> None:
+    """ImageError for images of one row that have more pixels together than MOST_TOGETHER of the largest ones."""
+    if len(sources) <= MOST_TOGETHER:
+        return
+    pixels = sum(width * height for width, height in (image_size(one, max_pixels) for one in sources))
+    if pixels > MOST_TOGETHER * max_pixels:
+        raise ImageError(
+            f"the {len(sources)} images have {pixels:,} pixels together, expected {MOST_TOGETHER * max_pixels:,} at "
+            f"most ({MOST_TOGETHER} x max_image_pixels); make them smaller, or raise max_image_pixels"
+        )
+
+
+@contextmanager
+def large_alone(sources: Sequence[ImageSource | Path]) -> Iterator[None]:
+    """Within it, images of more than LARGE_PIXELS together are the only such ones in the process: decoding them, and
+    resizing them for a model, takes several times their bytes. Raises `ImageError`."""
+    large = sum(width * height for width, height in (image_size(one, sys.maxsize) for one in sources)) > LARGE_PIXELS
+    with _ALONE if large else nullcontext():
+        yield
 
 
 def name_of(source: ImageSource | Path) -> str:
@@ -247,6 +293,10 @@ def _cannot_open(error: Exception, name: str) -> ImageError:
     return ImageError(f"{name}: the image cannot be opened ({getattr(error, 'strerror', None) or error}){hint}")
 
 
+def _alone(image: Image.Image) -> AbstractContextManager[Any]:
+    return _ALONE if image.width * image.height > LARGE_PIXELS else nullcontext()
+
+
 def _refuse_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
     if max_pixels is not None and image.width * image.height > max_pixels:
         raise ImageError(
@@ -265,9 +315,19 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):
         return Image.fromarray(_eight_bits(image, name)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        colors = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colors.size, WHITE), colors).convert("RGB")
+        found = Image.new("RGB", image.size)
+        for top, strip in _strips(image):  # several copies of all of it would take a gigabyte
+            colors = strip.convert("RGBA")
+            found.paste(Image.alpha_composite(Image.new("RGBA", colors.size, WHITE), colors).convert("RGB"), (0, top))
+        return found
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The place and the pixels of parts of an image, from top to bottom."""
+    rows = max(1, STRIP // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _eight_bits(image: Image.Image, name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_size, is_picture
+from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_size, is_picture, refuse_together
 from saccade.data.json_stream import decoded
 from saccade.data.roots import refuse_outside
 from saccade.disk import skip_hole
@@ -293,6 +293,7 @@ def image_paths(names: str | Sequence[str], reading: Reading) -> tuple[str, ...]
         if len(reading.checked) < MOST_NAMES:
             reading.checked[name] = path
         found.append(path)
+    refuse_together(found, reading.max_image_pixels)
     return tuple(found)
 
 
@@ -330,6 +331,7 @@ def images_of(value: Any, reading: Reading) -> tuple[ImageSource, ...]:
             images.extend(image_paths(name, reading))
         else:
             raise ValueError(f"got {shown(one)} for an image, expected a file name, bytes or {{'bytes', 'path'}}")
+    refuse_together(images, reading.max_image_pixels)
     return tuple(images)
 
 

@@ -4,15 +4,19 @@ which servers set in the headers, are neither kept nor sent."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from http.cookiejar import CookieJar
 from typing import Any
 
-MOST_BYTES = 64 << 20
-"""Of one response, four times as much as text; those of the largest groups with all their log-probs have 26 MB."""
-MOST_ELEMENTS = 8_000_000
-"""Of the JSON of one response, counted by its brackets and commas: they take up to 30 times their bytes. Those of the
-largest groups with all their log-probs have a quarter of it."""
+MOST_BYTES = 32 << 20
+"""Of one response; those of the largest groups with all their log-probs have 26 MB."""
+MOST_TAKEN = 450 << 20
+"""Bytes that a response and its JSON may take in memory, as `_taken` estimates them, which is up to 30 times their
+number; those of the largest groups with all their log-probs take three quarters of it."""
+_COSTS = {b"{": 200, b"[": 100, b",": 41, b'"': 32, b'":': -32, b"\\": 40, b"%": 300, b"&": 160, b"\\u002": 300}
+"""Bytes in memory for each of these: objects, lists, their elements, texts, names of fields, which mostly repeat, and
+what may be an encoded key."""
 MOST_LEVELS = 100
 AS_IT_IS = {"accept-encoding": "identity"}
 """Asks for no compression: a few kilobytes can decompress to more than the memory."""
@@ -56,9 +60,9 @@ def as_text(content: bytes) -> str:
 
 
 def read_json(content: bytes) -> Any:
-    """The value in a body. BodyError for anything else, and beyond the limits of elements and levels."""
-    if sum(map(content.count, (b"[", b"{", b","))) > MOST_ELEMENTS:
-        raise BodyError(f"the response is JSON of more than {MOST_ELEMENTS:,} elements")
+    """The value in a body. BodyError for anything else, and beyond the limits of memory and levels."""
+    if _taken(content) > MOST_TAKEN:
+        raise BodyError(f"the response is JSON that may take more than {MOST_TAKEN:,} bytes of memory")
     try:
         value = json.loads(content)
     except RecursionError:
@@ -68,6 +72,14 @@ def read_json(content: bytes) -> Any:
     if _too_deep(value):
         raise BodyError("the response is JSON nested too deeply")
     return value
+
+
+def _taken(content: bytes) -> int:
+    """An upper estimate of the bytes that JSON and its values take, without reading it."""
+    wide = 4 if b"\\u" in content or re.search(rb"[\xf0-\xff]", content) else 1 if content.isascii() else 2
+    more_names = max(0, content.count(b'":') - 8 * content.count(b"{"))
+    costs = sum(cost * content.count(part) for part, cost in _COSTS.items())
+    return (2 + wide) * len(content) + costs + 180 * more_names
 
 
 def _too_deep(value: Any) -> bool:

@@ -10,10 +10,9 @@ import base64
 import html
 import json
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -30,9 +29,19 @@ APART = 16
 """Letters and digits that a key needs to be looked for with anything else between them; it needs a digit, too. Words
 that serve as keys of local servers ('not-needed') would be found in replies."""
 
-_SEPARATORS = re.compile(r"[^a-z0-9]+")
+
+class _Kept(dict[int, str]):
+    """For `str.translate`: removes all other letters. A regular expression would keep each piece between them."""
+
+    def __missing__(self, letter: int) -> None:
+        return None
+
+
+_COMPACT = _Kept({ord(letter): letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789"})
 _LETTERS = re.compile(r"[a-z0-9]+")
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\([\"'\\/])")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\([\"'\\/])|\\[nrtbf]")
+PIECE = 1 << 18
+"""Letters of the texts of a reply, which has one for each token, that are searched together."""
 
 
 def clean_key(key: str | None, source: str = "the API key") -> str | None:
@@ -74,7 +83,7 @@ class KeyMask:
     def __init__(self, key: str | None) -> None:
         forms = dict.fromkeys(_forms(key)) if key and len(key) >= SHORTEST else {}
         self._searches = [_search(form) for form in forms]
-        compact = dict.fromkeys(_SEPARATORS.sub("", form.translate(_LOWER)) for form in forms)
+        compact = dict.fromkeys(form.translate(_LOWER).translate(_COMPACT) for form in forms)
         self._apart = [_search(one) for one in compact if len(one) >= APART and any(map(str.isdigit, one))]
 
     def text(self, text: str) -> str:
@@ -100,9 +109,7 @@ class KeyMask:
         """The value with every text in it masked, names of fields too."""
         if not self._searches:
             return value
-        flat = json.dumps(value, ensure_ascii=False)
-        flat = flat.replace("\\\\", "\0").replace('\\"', '"').replace("\0", "\\")  # its texts as they are
-        return value if self.text(flat) == flat else self._walk(value)  # a reply has a text for each token
+        return self._walk(value) if any(self.text(piece) != piece for piece in _pieces(value)) else value
 
     def _walk(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -123,6 +130,27 @@ class KeyMask:
         except (ValueError, RecursionError):
             return self.text(text)
         return self.text(text if masked == value else json.dumps(masked, ensure_ascii=False))
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """All texts in JSON, names of fields too, each once in a piece, with line breaks between them."""
+    texts, size = dict[str, None](), 0
+    inside = [iter([value])]
+    while inside:
+        for one in inside[-1]:
+            if isinstance(one, str):
+                if one not in texts:
+                    texts[one] = None
+                    size += len(one)
+                    if size > PIECE:
+                        yield "\n".join(texts)
+                        texts, size = {}, 0
+            elif isinstance(one, dict | list):
+                inside.append(chain(one, one.values()) if isinstance(one, dict) else iter(one))
+                break
+        else:
+            inside.pop()
+    yield "\n".join(texts)
 
 
 def _forms(key: str) -> Iterator[str]:
@@ -177,18 +205,19 @@ def _found(low: str, search: _Search) -> list[int]:
 
 def _spans_apart(low: str, searches: Sequence[_Search]) -> list[tuple[int, int]]:
     """Where parts of compact keys are whose letters and digits may have other characters between them."""
-    compact = _SEPARATORS.sub("", low)
+    compact = low.translate(_COMPACT)
     found = [(i, i + search[0] - 1) for search in searches for i in _found(compact, search)]
     if not found:
         return []
-    runs = [one.span() for one in _LETTERS.finditer(low)]
-    begins = list(accumulate((end - start for start, end in runs), initial=0))
-
-    def place(i: int) -> int:
-        run = bisect_right(begins, i) - 1
-        return runs[run][0] + i - begins[run]
-
-    return sorted((place(first), place(last) + 1) for first, last in found)
+    wanted = iter(sorted({place for span in found for place in span}))
+    places, next_one, before = dict[int, int](), next(wanted), 0
+    for run in _LETTERS.finditer(low):
+        start, end = run.span()
+        while next_one < before + end - start:
+            places[next_one] = start + next_one - before
+            next_one = next(wanted, len(low))
+        before += end - start
+    return sorted((places[first], places[last] + 1) for first, last in found)
 
 
 def _replaced(text: str, spans: Sequence[tuple[int, int]]) -> str:
@@ -204,7 +233,12 @@ def _replaced(text: str, spans: Sequence[tuple[int, int]]) -> str:
 
 
 def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda found: found[3] or chr(int(found[1] or found[2], 16)), text) if "\\" in text else text
+    return _ESCAPE.sub(_meant, text) if "\\" in text else text
+
+
+def _meant(found: re.Match[str]) -> str:
+    code = found[1] or found[2]
+    return chr(int(code, 16)) if code else found[3] or "\n"
 
 
 _DECODERS: tuple[Callable[[str], str], ...] = (

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from saccade.data.images import image_size
-from saccade.evaluation.answerers import Answers, EvalQuestion, Failed, pictures
+from saccade.data.images import image_size, large_alone, load_image
+from saccade.evaluation.answerers import Answers, EvalQuestion, Failed
 from saccade.evaluation.config import Decoding
 from saccade.models.counting import TokenCounter
 from saccade.models.policy import Policy
@@ -73,11 +73,14 @@ class LocalModel:
         return prompt
 
     def _prompt(self, question: EvalQuestion) -> Prompt:
-        images, adapter = pictures(question.sample), self.policy.adapter
+        adapter = self.policy.adapter
         try:
-            encoded = adapter.encode(question.text, images, before=question.before)
-        except ValueError as error:
+            with large_alone(question.sample.images):
+                images = tuple(map(load_image, question.sample.images))
+                encoded = adapter.encode(question.text, images, before=question.before)
+        except (ValueError, OSError) as error:
             raise ValueError(f"{question.sample.title}: {error}") from error
         if self.forced_prefix:
             encoded = adapter.continue_with(encoded, self.forced_prefix)
-        return Prompt(question.sample, encoded, images)
+        # a batch of large ones would take gigabytes
+        return Prompt(question.sample, encoded, images if getattr(self.engine, "sends_images", True) else ())

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from saccade.data.images import sha_of
 from saccade.models.adapter import EncodedPrompt, ImageLimits, MaskRules, Sharing
 from saccade.models.chat_template import MARKER, UNSUPPORTED, after_opened, opened_by, option_names, write_chat
 from saccade.parsing.reply import TAGS
@@ -281,8 +282,7 @@ class ChatAdapter(ABC):
     def _pixels(self, images: Sequence[Image.Image]) -> tuple[Pixels, tuple[str, ...]]:
         if not images:
             return {}, ()
-        shas = tuple(hashlib.sha256(repr(i.size).encode() + i.tobytes()).hexdigest()[:16] for i in images)
-        return self.read_images(images), shas
+        return self.read_images(images), tuple(map(sha_of, images))
 
 
 def _attends_plainly(text_config: Any) -> bool:

@@ -43,6 +43,9 @@ class BuiltinEngine:
     ValueError for `cuda_graphs: on` without a GPU. `runner` executes the fixed-shape steps, on any device.
     """
 
+    sends_images = False
+    """It needs the encoded prompts only, not the images of `Prompt.images`."""
+
     def __init__(
         self, policy: Policy, config: BuiltinEngineConfig = DEFAULT_ENGINE, runner: Runner | None = None
     ) -> None:

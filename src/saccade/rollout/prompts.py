@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from saccade.data.images import load_image
+from saccade.data.images import large_alone, load_image
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.models.forward import Features
 from saccade.tasks import TASKS
@@ -56,8 +56,9 @@ def prepare(
     if task is None:
         raise ValueError(f"sample {sample.id!r} names task {sample.task!r}; expected one of {', '.join(TASKS)}")
     try:
-        images = tuple(load_image(source, limits and limits.pixels) for source in sample.images)
-        encoded = adapter.encode(task.prompt(sample, template), images, before=turns_before(sample, system_prompt))
+        with large_alone(sample.images):
+            images = tuple(load_image(source, limits and limits.pixels) for source in sample.images)
+            encoded = adapter.encode(task.prompt(sample, template), images, before=turns_before(sample, system_prompt))
         if limits is not None and len(encoded) > limits.tokens:
             raise ValueError(f"the prompt has {len(encoded):,} tokens now, expected {limits.tokens:,} at most")
         return Prompt(sample, encoded, images)

@@ -17,7 +17,7 @@ from typing import Any
 
 from saccade.data import records
 from saccade.data.config import OnBad
-from saccade.data.images import load_image
+from saccade.data.images import large_alone, load_image
 from saccade.data.order import EpochOrder, Skipped
 from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
@@ -349,17 +349,19 @@ def _encode_unit(
     """The examples about one prompt, and the ids of those that are too long; None where this is known before."""
     replies, over, one = [], [], together[0]
     try:
-        images = [load_image(source, one.max_pixels) for source in one.images]
-        if one in too_long:
-            if cutoff_len is None:
-                raise ValueError(
-                    f"continues a conversation of more than {too_long.limit:,} tokens, the model's context; set "
-                    "cutoff_len to leave such examples out"
-                )
-            for one in together:  # refuses what the model cannot learn
-                adapter.encode_reply(one.reply, too_long.found[one.place][2])
-            return None, tuple(one.id for one in together)
-        prompt = adapter.encode(one.prompt, images, before=one.before)
+        with large_alone(one.images):
+            images = [load_image(source, one.max_pixels) for source in one.images]
+            if one in too_long:
+                if cutoff_len is None:
+                    raise ValueError(
+                        f"continues a conversation of more than {too_long.limit:,} tokens, the model's context; set "
+                        "cutoff_len to leave such examples out"
+                    )
+                for one in together:  # refuses what the model cannot learn
+                    adapter.encode_reply(one.reply, too_long.found[one.place][2])
+                return None, tuple(one.id for one in together)
+            prompt = adapter.encode(one.prompt, images, before=one.before)
+            del images
         visual = sum(int((prompt.ids_P == image_id).sum()) for image_id in adapter.image_ids)
         too_long.add(one, len(prompt), visual, prompt.opened)
         for one in together:
