@@ -17,6 +17,8 @@ from training_runs import rl_recipe, write_world
 
 from saccade import cli
 from saccade.base.tokenizer import CHAT_TEMPLATE
+from saccade.models import chat
+from saccade.models.adapter import FarTooLong
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_adapter, resolve_path
 from saccade.training.config import ExampleConfig, RLRecipe, SFTRecipe
@@ -194,3 +196,33 @@ def test_what_continues_a_conversation_that_is_too_long_is_not_encoded(
     assert sorted(fit) == sorted(unit.prompt.prompt_id for step in steps for unit in step.units)
     assert sorted(over) == sorted(one for step in steps for one in step.over_cutoff)
     assert 1 <= sum(length > limit for length in lengths) <= 2
+
+
+@pytest.mark.parametrize("cutoff_len", [None, 64])
+def test_a_text_far_beyond_the_context_is_not_tokenized_whole(
+    cutoff_len: int | None, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter: Any = load_adapter(ModelConfig(path=str(world / "model"), device="cpu"))
+    monkeypatch.setattr(chat, "LONG_TEXT", 1000)
+    monkeypatch.setattr(adapter.config.get_text_config(), "max_position_embeddings", 2000)
+    text, texts, kind = "word and " * 300, list[str](), type(adapter.tokenizer)
+    whole, tokenize = adapter.tokenizer(text, add_special_tokens=False).input_ids, kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, one, **more: texts.append(one) or tokenize(self, one, **more))
+    assert adapter.encode_reply(text)[:-1] == whole
+    texts.clear()
+    with pytest.raises(FarTooLong, match=r"has more than 2,\d+ tokens, the model's context holds 2,000"):
+        adapter.encode_reply("a " * 1_000_000)
+    with pytest.raises(FarTooLong):
+        adapter.encode("\0" * 1_000_000, [])
+    assert sum(map(len, texts)) < 30_000
+    asked = {"image": "0.png", "task": "count", "question": "How many?", "on_bad": "skip"}
+    path = tmp_path / "far.jsonl"
+    replies = [{**asked, "id": "a", "response": "a " * 1_000_000}, {**asked, "id": "b", "response": "3"}]
+    replies.append({**asked, "id": "c", "question": "b " * 1_000_000, "response": "3"})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in replies))
+    examples = read_examples(ExampleConfig(path=path, image_folder=world, on_bad="skip"))
+    feed = ExampleFeed(adapter, examples, 0, 2, cutoff_len)
+    assert feed.prompts == (1 if cutoff_len is None else 2)
+    if cutoff_len is not None:
+        found = encode_step(adapter, examples, cutoff_len)
+        assert [len(unit.replies) for unit in found.units] == [1] and sorted(found.over_cutoff) == ["a", "c"]

@@ -71,6 +71,14 @@ class ImageLimits:
     """Visual tokens of one image."""
 
 
+LONG_TEXT = 1 << 18
+"""Characters of a text from which on its tokens are counted part by part first: they take 200 bytes each and more."""
+
+
+class FarTooLong(ValueError):
+    """A text has so many more tokens than the model's context that it is not tokenized whole."""
+
+
 class Adapter(Protocol):
     """What a model family must implement. Everything else in Saccade is the same for all families.
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from saccade.data.images import sha_of
-from saccade.models.adapter import EncodedPrompt, ImageLimits, MaskRules, Sharing
+from saccade.models.adapter import LONG_TEXT, EncodedPrompt, FarTooLong, ImageLimits, MaskRules, Sharing
 from saccade.models.chat_template import MARKER, UNSUPPORTED, after_opened, opened_by, option_names, write_chat
 from saccade.parsing.reply import TAGS
 from saccade.types import Frame, FrameName, Turn
@@ -181,9 +181,9 @@ class ChatAdapter(ABC):
                 "expected one for each: the checkpoint's chat template does not belong to this family"
             )
         opened = opened_by(chat)
-        compact_ids = tuple(self.tokenizer(chat, add_special_tokens=False).input_ids)
+        compact_ids = tuple(self._ids(chat))
         chat = "".join(piece + image for piece, image in zip(pieces, [*replaced, ""], strict=True))
-        ids_P = torch.tensor(self.tokenizer(chat, add_special_tokens=False).input_ids, dtype=torch.long)
+        ids_P = torch.tensor(self._ids(chat), dtype=torch.long)
         positions_3P, following = self.positions(ids_P, pixels)
         sizes = self.input_sizes(pixels, images) if images else []
         frames = tuple(Frame(self.frame, image.size, size) for image, size in zip(images, sizes, strict=True))
@@ -192,7 +192,7 @@ class ChatAdapter(ABC):
 
     def continue_with(self, prompt: EncodedPrompt, text: str) -> EncodedPrompt:
         text = text.removeprefix(prompt.opened.strip()) if prompt.opened else text
-        extra = torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+        extra = torch.tensor(self._ids(text), dtype=torch.long)
         new = torch.arange(prompt.next_position, prompt.next_position + len(extra)).expand(3, -1)
         key = hashlib.sha256(prompt.prompt_id.encode() + extra.numpy().tobytes()).hexdigest()[:16]
         return replace(
@@ -211,7 +211,17 @@ class ChatAdapter(ABC):
         for token in self.reserved:
             if token in text:
                 raise ValueError(f"reply contains the reserved token {token}; remove it from the data: {text[:80]!r}")
-        return [*self.tokenizer(after_opened(text, opened), add_special_tokens=False).input_ids, self._end]
+        return [*self._ids(after_opened(text, opened)), self._end]
+
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of a text. FarTooLong, before all of it is tokenized, for more than twice the context."""
+        starts, count = range(0, len(text), LONG_TEXT) if len(text) > LONG_TEXT else (), 0
+        for start in starts:
+            count += len(self.tokenizer(text[start : start + LONG_TEXT], add_special_tokens=False).input_ids)
+            if count > 2 * self.context_length:
+                most = f"the model's context holds {self.context_length:,}"
+                raise FarTooLong(f"a text of {len(text):,} characters has more than {count // 2:,} tokens, {most}")
+        return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode([i for i in ids if i not in self._silent], skip_special_tokens=False)

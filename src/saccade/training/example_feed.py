@@ -12,7 +12,7 @@ from typing import Any
 
 from saccade.data.images import image_size
 from saccade.data.records import MARKER
-from saccade.models.adapter import Adapter
+from saccade.models.adapter import Adapter, FarTooLong
 from saccade.models.counting import TokenCounter, refuse_long
 from saccade.training.examples import (
     EncodedStep,
@@ -168,11 +168,17 @@ def _check(
         if plain and prompt.total <= context - most:
             return
         for one in examples:
-            longest = max(longest, len(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened)))
+            try:
+                longest = max(longest, len(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened)))
+            except FarTooLong:
+                if cutoff_len is None:
+                    raise
             if longest >= context:
                 raise ValueError(f"its reply alone fills the model's context of {context:,} tokens; cut it")
             refuse_long(prompt, context - longest)
     except (ValueError, OSError) as error:
+        if isinstance(error, FarTooLong) and cutoff_len is not None:
+            return  # it is dropped when its turn comes
         raise ValueError(f"{one.title}: {error}") from None
 
 

@@ -22,7 +22,7 @@ from saccade.data.order import EpochOrder, Skipped
 from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
 from saccade.data.sources import items, reading_of
-from saccade.models.adapter import Adapter, EncodedPrompt
+from saccade.models.adapter import Adapter, EncodedPrompt, FarTooLong
 from saccade.tasks import IMAGE, TASKS
 from saccade.tasks.conversation import later_pairs, later_replies, later_turns, turns_before
 from saccade.training.config import REPLIES, ExampleConfig
@@ -365,7 +365,13 @@ def _encode_unit(
         visual = sum(int((prompt.ids_P == image_id).sum()) for image_id in adapter.image_ids)
         too_long.add(one, len(prompt), visual, prompt.opened)
         for one in together:
-            reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
+            try:
+                reply = tuple(adapter.encode_reply(reply_of(one, prompt.frames), prompt.opened))
+            except FarTooLong:
+                if cutoff_len is None:
+                    raise
+                over.append(one.id)
+                continue
             if cutoff_len is not None and len(prompt) + len(reply) > cutoff_len:
                 over.append(one.id)
             elif cutoff_len is None and len(prompt) + len(reply) > adapter.context_length:
@@ -376,5 +382,7 @@ def _encode_unit(
             else:
                 replies.append(reply)
     except (ValueError, OSError) as error:
+        if isinstance(error, FarTooLong) and cutoff_len is not None:
+            return None, tuple(one.id for one in together)
         raise ValueError(f"{one.title}: {error}") from error
     return EncodedUnit(prompt, tuple(replies)), tuple(over)
