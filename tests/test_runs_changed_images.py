@@ -189,7 +189,7 @@ def test_each_file_that_changes_what_a_model_does_counts(name: str, tmp_path: Pa
 def test_what_an_own_reward_imports_from_beside_it_is_named_when_it_is_edited(tmp_path: Path) -> None:
     files = {
         "own.py": "import json, part\nfrom pack import one\n",
-        "part.py": "import own, missing.thing\n",
+        "part.py": f"import own, missing.thing, {'x' * 999}\n",
         "pack/__init__.py": "from . import two\n",
         "pack/one.py": "from .two import *\nimport part",
         "pack/two.py": "def broken(:",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def _with_imports(file: Path) -> list[Path]:
         for name in _imports(one):
             stems = [folder / name.replace(".", "/") for folder in (file.parent, one.parent)]
             paths = [path for stem in stems for path in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py")]
-            found += [path for path in dict.fromkeys(paths) if path not in found and path.is_file()]
+            found += [path for path in dict.fromkeys(paths) if path not in found and os.path.isfile(path)]
     return found
 
 
