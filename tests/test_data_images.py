@@ -181,11 +181,28 @@ def test_the_images_of_a_row_are_bounded_together(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "<image>" * 4 + "How many?"}, {"from": "gpt", "value": "1"}]
     row = {"image": ["a.png"] * 4, "conversations": turns}
     (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
-    config = DataConfig(source="vlm_r1", path=tmp_path / "d.jsonl", max_image_pixels=134)
+    config = DataConfig(source="vlm_r1", path=tmp_path / "d.jsonl", max_image_pixels=400)
     assert len(next(iter(open_source(config))).images) == 4
-    words = r"d\.jsonl:1: the 4 images have 400 pixels together, expected 399 at most \(3 x max_image_pixels\)"
-    with pytest.raises(ValueError, match=words):
-        open_source(config.model_copy(update={"max_image_pixels": 133}))
+    with pytest.raises(ValueError, match=r"d\.jsonl:1: the 4 images have 400 pixels together, expected 399 at most"):
+        open_source(config.model_copy(update={"max_image_pixels": 399}))
+    row["image"], turns[0]["value"] = ["a.png"] * 257, "<image>" * 257
+    (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=r"d\.jsonl:1: has 257 images, expected 256 at most"):
+        open_source(config.model_copy(update={"max_image_pixels": 99_999}))
+
+
+def test_a_large_image_is_held_as_its_file_was_and_a_small_one_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_module, "LARGE_PIXELS", 100)
+    for name, size in (("large.png", (11, 10)), ("small.png", (10, 10))):
+        (tmp_path / name).write_bytes(saved(Image.effect_noise(size, 80)))
+    large, small = (str(tmp_path / name) for name in ("large.png", "small.png"))
+    before = (tmp_path / "large.png").read_bytes()
+    loaded, held = images_module.loaded_and_held((large, small, before), None)
+    (tmp_path / "large.png").unlink()
+    assert held[0] == held[2] == before and held[1] is loaded[1]
+    assert [load_image(one).tobytes() for one in held] == [one.tobytes() for one in loaded]
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:

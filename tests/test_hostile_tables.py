@@ -96,6 +96,7 @@ REPEATED = {
     "a dictionary": lambda: {"question": same("a" * 100_000, 3000)},
     "runs": lambda: {"question": pa.RunEndEncodedArray.from_arrays([3000], ["a" * 100_000])},
     "nothing": lambda: {"question": pa.nulls(1_000_000)},
+    "JSON of many values": lambda: {"question": same("[" + '{"":0},' * 5_000 + "0]", 30)},
     "a dictionary in lists": lambda: {"question": pa.ListArray.from_arrays([0, 3000], same("a" * 100_000, 3000))},
     "compressed": lambda: {"question": pa.array(["a" * 100_000_000], pa.large_string())},
 }

@@ -45,8 +45,8 @@ MOST_UNPACKED = 512 << 20
 """Bytes of rows beyond which a file may not unpack to more than RATIO times its size."""
 WIDE = 512
 """Bytes of a value within lists beyond which its nulls may not take MOST_UNPACKED, however large the file is."""
-ROW_COST = 256
-"""Bytes of a row beside its values."""
+ROW_COST, ELEMENT_COST = 1024, 150
+"""Bytes of a row beside its values, and of a bracket or comma in a text, which may be JSON."""
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
@@ -185,8 +185,16 @@ def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueErr
             place = piece.schema.get_field_index(name)
             piece = piece.set_column(place, name, _directly(piece[name]))
         if packed is not None:
-            packed.add(piece.nbytes + ROW_COST * piece.num_rows)
+            packed.add(piece.nbytes + ROW_COST * piece.num_rows + ELEMENT_COST * _marks(piece))
         yield from _rows_of(piece)
+
+
+def _marks(table: Any) -> int:
+    """Brackets and commas in the texts of a table."""
+    texts = [one for one in table.columns if types.is_string(one.type) or types.is_large_string(one.type)]
+    options = [pc.MatchSubstringOptions(mark) for mark in "[{,"]
+    counts = [pc.call_function("count_substring", [one], option) for one in texts for option in options]
+    return sum(pc.call_function("sum", [one]).as_py() or 0 for one in counts)
 
 
 def _is_indirect(kind: Any) -> bool:

@@ -45,8 +45,8 @@ LONGEST_NAME = 1024
 MAX_PIXELS = 32_000_000
 """Default limit of width * height: about 600 MB while such an image is decoded and resized for a model."""
 
-MOST_TOGETHER = 3
-"""Images of the largest size that a row may have: all images of a prompt are in memory at once."""
+MOST_IMAGES = 256
+"""Images of a row."""
 LARGE_PIXELS, STRIP = 4_000_000, 1 << 20
 """Pixels of an image that is decoded while no other such one is, and of the parts in which it is looked at."""
 _ALONE = threading.RLock()
@@ -106,6 +106,21 @@ def load_image(source: ImageSource | Path, max_pixels: int | None = None) -> Ima
     if animated:
         warnings.warn(f"{name_of(source)}: has several frames; the first is used", stacklevel=2)
     return image
+
+
+def loaded_and_held(
+    sources: Sequence[ImageSource], max_pixels: int | None
+) -> tuple[tuple[Image.Image, ...], tuple[ImageSource, ...]]:
+    """The images, and what `load_image` makes them of again: of those of more than LARGE_PIXELS the bytes of the file,
+    which take less memory than the pixels, whatever becomes of the file. Raises `ImageError`."""
+    images, held = list[Image.Image](), list[ImageSource]()
+    for source in sources:
+        width, height = image_size(source, sys.maxsize)
+        large = width * height > LARGE_PIXELS and not isinstance(source, Image.Image)
+        content = file_bytes(source) if large and isinstance(source, str) else source
+        images.append(load_image(content, max_pixels))
+        held.append(content if large else images[-1])
+    return tuple(images), tuple(held)
 
 
 def load_first(source: ImageSource | Path, max_pixels: int | None = None) -> tuple[Image.Image, bool]:
@@ -212,14 +227,17 @@ def add_pixels(found: Any, image: Image.Image) -> None:
 
 
 def refuse_together(sources: Sequence[ImageSource | Path], max_pixels: int) -> None:
-    """ImageError for images of one row that have more pixels together than MOST_TOGETHER of the largest ones."""
-    if len(sources) <= MOST_TOGETHER:
-        return
+    """ImageError for more than MOST_IMAGES in a row, or images that have more than `max_pixels` together: all images of
+    a prompt are in memory at once."""
+    if len(sources) > MOST_IMAGES:
+        raise ImageError(f"has {len(sources):,} images, expected {MOST_IMAGES} at most")
+    if len(sources) == 1:
+        return  # whose size is known
     pixels = sum(width * height for width, height in (image_size(one, max_pixels) for one in sources))
-    if pixels > MOST_TOGETHER * max_pixels:
+    if pixels > max_pixels:
         raise ImageError(
-            f"the {len(sources)} images have {pixels:,} pixels together, expected {MOST_TOGETHER * max_pixels:,} at "
-            f"most ({MOST_TOGETHER} x max_image_pixels); make them smaller, or raise max_image_pixels"
+            f"the {len(sources)} images have {pixels:,} pixels together, expected {max_pixels:,} at most; make them "
+            "smaller, or raise max_image_pixels"
         )
 
 

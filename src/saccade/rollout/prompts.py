@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
-from saccade.data.images import large_alone, load_image
+from saccade.data.images import large_alone, loaded_and_held
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.models.forward import Features
 from saccade.tasks import TASKS
 from saccade.tasks.conversation import turns_before
-from saccade.types import Sample
+from saccade.types import ImageSource, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +20,9 @@ class Prompt:
     sample: Sample | None
     """Its sample; None for a text without one."""
     encoded: EncodedPrompt
-    images: tuple[Image.Image, ...] = ()
-    """The original images, before the processor resizes them; sent to servers, and some are saved with the run."""
+    images: tuple[ImageSource, ...] = ()
+    """The original images, before the processor resizes them, for `load_image`: large ones as files. Sent to servers,
+    and some are saved with the run."""
     features: Features | None = None
     """Vision features, valid for one weights version; None lets each pass run the vision encoder."""
 
@@ -57,11 +56,11 @@ def prepare(
         raise ValueError(f"sample {sample.id!r} names task {sample.task!r}; expected one of {', '.join(TASKS)}")
     try:
         with large_alone(sample.images):
-            images = tuple(load_image(source, limits and limits.pixels) for source in sample.images)
+            images, held = loaded_and_held(sample.images, limits and limits.pixels)
             encoded = adapter.encode(task.prompt(sample, template), images, before=turns_before(sample, system_prompt))
         if limits is not None and len(encoded) > limits.tokens:
             raise ValueError(f"the prompt has {len(encoded):,} tokens now, expected {limits.tokens:,} at most")
-        return Prompt(sample, encoded, images)
+        return Prompt(sample, encoded, held)
     except (ValueError, OSError) as error:
         raise ValueError(f"{sample.title}: {error}") from error
 

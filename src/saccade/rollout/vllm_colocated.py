@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from saccade.data.images import load_image
 from saccade.models.policy import Policy
 from saccade.rollout.config import Sampling, VllmColocatedConfig
 from saccade.rollout.prompts import Prompt
@@ -109,7 +110,7 @@ class VllmColocatedEngine:
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt_token_ids": list(prompt.encoded.compact_ids)}
         if prompt.images:
-            request["multi_modal_data"] = {"image": list(prompt.images)}
+            request["multi_modal_data"] = {"image": [load_image(one) for one in prompt.images]}
             request["multi_modal_uuids"] = {"image": image_names(self.policy.adapter, prompt)}
         return request
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from saccade.data.images import load_image
 from saccade.models.adapter import Adapter
 from saccade.rollout.config import Sampling
 from saccade.rollout.prompts import Prompt
@@ -116,7 +117,7 @@ def generate_request(adapter: Adapter, prompt: Prompt, params: Mapping[str, Any]
     if prompt.images:
         names = image_names(adapter, prompt)
         body["content_parts"] = [
-            {"type": "image_url", "url": png_url(image), "uuid": name}
+            {"type": "image_url", "url": png_url(load_image(image)), "uuid": name}
             for image, name in zip(prompt.images, names, strict=True)
         ]
     return body

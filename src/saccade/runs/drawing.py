@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from saccade.data.images import load_image
 from saccade.geometry import to_original
 from saccade.parsing import read_boxes, read_reply
 from saccade.rollout.groups import Group
@@ -24,7 +25,7 @@ def drawn_replies(groups: Sequence[Group]) -> Iterator[tuple[Image.Image, str]]:
         best = max(group.rollouts, key=lambda rollout: rollout.score.value if rollout.score.masked is None else -1.0)
         sample, reply = group.sample, best.completion
         index = min(sample.box_image, len(group.prompt.images) - 1)
-        image = group.prompt.images[index].convert("RGB")
+        image = load_image(group.prompt.images[index])
         width = max(2, max(image.size) // 100)
         pen = ImageDraw.Draw(image)
         truth = [one for one in _boxes(sample.answer) if all(isinstance(value, (int, float)) for value in one)]

@@ -20,9 +20,8 @@ from shlex import quote
 from typing import Any
 from zlib import crc32
 
-from PIL import Image
-
 from saccade.config import Config, dump, load
+from saccade.data.images import load_image
 from saccade.disk import PARTIAL, flush, write_text
 from saccade.rollout.groups import Group, Rollout
 from saccade.runs.alarms import ALARMS, Alarm
@@ -31,7 +30,7 @@ from saccade.runs.lock import WRITERS, keep_lock
 from saccade.runs.sinks import Sinks
 from saccade.runs.streams import GROUPS, METRICS, ROLLOUTS, STREAMS, Stream, end_of_step, lost_of, missing_steps, tail
 from saccade.runs.token_ends import Decode, token_ends
-from saccade.types import Completion, Frame
+from saccade.types import Completion, Frame, ImageSource
 
 log = logging.getLogger(__name__)
 
@@ -228,12 +227,12 @@ class Run:
         log.warning("%s", alarm)
         self.append(ALARMS, [asdict(alarm)], step)
 
-    def _image(self, sha: str, image: Image.Image) -> str:
+    def _image(self, sha: str, image: ImageSource) -> str:
         path = self.directory / "images" / f"{sha}.png"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             partial = path.with_suffix(PARTIAL)
-            image.save(partial, format="PNG")
+            load_image(image).save(partial, format="PNG")
             partial.replace(path)
         return f"images/{path.name}"
 
