@@ -185,9 +185,9 @@ def test_the_images_of_a_row_are_bounded_together(tmp_path: Path) -> None:
     assert len(next(iter(open_source(config))).images) == 4
     with pytest.raises(ValueError, match=r"d\.jsonl:1: the 4 images have 400 pixels together, expected 399 at most"):
         open_source(config.model_copy(update={"max_image_pixels": 399}))
-    row["image"], turns[0]["value"] = ["a.png"] * 257, "<image>" * 257
+    row["image"], turns[0]["value"] = ["a.png"] * 129, "<image>" * 129
     (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(ValueError, match=r"d\.jsonl:1: has 257 images, expected 256 at most"):
+    with pytest.raises(ValueError, match=r"d\.jsonl:1: has 129 images, expected 128 at most"):
         open_source(config.model_copy(update={"max_image_pixels": 99_999}))
 
 

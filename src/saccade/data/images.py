@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import hashlib
 import io
 import os
@@ -12,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -42,17 +43,17 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened (MPO as JPEG). Pillow knows more, and some start other programs (EPS: Ghostscript)."""
 LONGEST_NAME = 1024
 """Characters of a name in a message."""
-MAX_PIXELS = 32_000_000
-"""Default limit of width * height: about 600 MB while such an image is decoded and resized for a model."""
+MAX_PIXELS = 25_000_000
+"""Default limit of width * height: about 500 MB while such an image is decoded and resized for a model."""
 
-MOST_IMAGES = 256
+MOST_IMAGES = 128
 """Images of a row."""
 LARGE_PIXELS, STRIP = 4_000_000, 1 << 20
 """Pixels of an image that is decoded while no other such one is, and of the parts in which it is looked at."""
 _ALONE = threading.RLock()
 
 LARGEST_FILE = 512 << 20
-"""Maximum bytes of a file: 32 million pixels without compression, of 16 bits in four channels, have half of it."""
+"""Maximum bytes of a file: 25 million pixels without compression, of 16 bits in four channels, have 200 MB."""
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # a TIFF may have a line for each of thousands of tags
 
@@ -245,9 +246,20 @@ def refuse_together(sources: Sequence[ImageSource | Path], max_pixels: int) -> N
 def large_alone(sources: Sequence[ImageSource | Path]) -> Iterator[None]:
     """Within it, images of more than LARGE_PIXELS together are the only such ones in the process: decoding them, and
     resizing them for a model, takes several times their bytes. Raises `ImageError`."""
-    large = sum(width * height for width, height in (image_size(one, sys.maxsize) for one in sources)) > LARGE_PIXELS
-    with _ALONE if large else nullcontext():
+    if sum(width * height for width, height in (image_size(one, sys.maxsize) for one in sources)) <= LARGE_PIXELS:
         yield
+        return
+    with _ALONE:
+        try:
+            yield
+        finally:
+            _give_back()
+
+
+def _give_back() -> None:
+    """Returns what was freed to the system; else glibc keeps it for each thread that decoded a large image."""
+    with suppress(AttributeError, OSError, TypeError):  # other C libraries
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def name_of(source: ImageSource | Path) -> str:

@@ -38,7 +38,7 @@ class TokenCounter:
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
         self._image = lru_cache(maxsize=1 << 17)(self._measure)
-        self._smalls = lru_cache(maxsize=8)(self._only_smalls)
+        self._smalls = lru_cache(maxsize=4)(self._only_smalls)
 
     def prompt(self, text: str, sizes: Sequence[Size], before: Sequence[Turn] = ()) -> Tokens:
         """`text`, with the turns `before` it, has one marker per image; sizes are (width, height) in pixels. ValueError

@@ -58,6 +58,7 @@ def prepare(
         with large_alone(sample.images):
             images, held = loaded_and_held(sample.images, limits and limits.pixels)
             encoded = adapter.encode(task.prompt(sample, template), images, before=turns_before(sample, system_prompt))
+            del images
         if limits is not None and len(encoded) > limits.tokens:
             raise ValueError(f"the prompt has {len(encoded):,} tokens now, expected {limits.tokens:,} at most")
         return Prompt(sample, encoded, held)

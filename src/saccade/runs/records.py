@@ -21,7 +21,7 @@ from typing import Any
 from zlib import crc32
 
 from saccade.config import Config, dump, load
-from saccade.data.images import load_image
+from saccade.data.images import large_alone, load_image
 from saccade.disk import PARTIAL, flush, write_text
 from saccade.rollout.groups import Group, Rollout
 from saccade.runs.alarms import ALARMS, Alarm
@@ -232,7 +232,8 @@ class Run:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             partial = path.with_suffix(PARTIAL)
-            load_image(image).save(partial, format="PNG")
+            with large_alone([image]):
+                load_image(image).save(partial, format="PNG")
             partial.replace(path)
         return f"images/{path.name}"
 
