@@ -44,7 +44,7 @@ def test_the_demo_runs_from_the_packaged_base_to_its_report_and_is_not_run_twice
 def test_another_recipe_or_seed_in_the_same_directory_is_refused_before_any_work(tmp_path):
     recipe = load("demo", DemoRecipe, SMALL)
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "config.yaml").write_text("something else")
+    (tmp_path / "demo" / "config.yaml").write_text("kind: demo\nseed: 3\n")
     with pytest.raises(ValueError, match="another recipe or seed"):
         run_demo(recipe, tmp_path / "demo", 7, QUIET)
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [".lock", "config.yaml"]

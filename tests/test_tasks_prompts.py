@@ -35,6 +35,7 @@ class Listener:
     """An adapter that only listens to what it is told to encode."""
 
     context_length = 8
+    image_ids = ()
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -114,15 +114,14 @@ def refuse_another(recipe: EvalRecipe, out: Path) -> None:
 
 
 def refuse_changed(environment: JsonRow, out: Path) -> None:
-    """ValueError when `out` holds answers of another model, or to other questions, under the same path."""
-    before = read_object(out / "environment.json", [])
-    for key, what in (("model_hash", "model"), ("data_hash", "data")):
-        was, now = before.get(key), environment.get(key)
-        if (out / "items.jsonl").exists() and was and now and was != now:
-            raise ValueError(
-                f"{out} holds answers from before the {what} changed ({key} was {was}, is {now}); "
-                "choose a new `out`, or remove that directory"
-            )
+    """ValueError when `out` holds answers of another model under the same path."""
+    was = read_object(out / "environment.json", []).get("model_hash")
+    now = environment.get("model_hash")
+    if (out / "items.jsonl").exists() and was and now and was != now:
+        raise ValueError(
+            f"{out} holds answers from before the model changed (model_hash was {was}, is {now}); "
+            "choose a new `out`, or remove that directory"
+        )
 
 
 def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:

@@ -198,10 +198,7 @@ _EXPECTED = {
     **{"sample_id": is_name, "task": is_text, "frame": is_text, "finish_reason": is_text},
 }
 """Key -> what a row of rollouts.jsonl has there."""
-_EXPECTED_GROUP = {
-    **{"group_id": is_name, "sample_id": is_name, "task": is_text, "question": is_text, "meta": is_object},
-    **{"image_files": list_of(is_text)},
-}
+_EXPECTED_GROUP = {"group_id": is_name, "sample_id": is_name, "task": is_text, "question": is_text, "meta": is_object}
 """Key -> what a row of groups.jsonl has there."""
 
 
