@@ -21,7 +21,7 @@ from saccade.coldstart.store import NAME, WRITING, Store
 from saccade.coldstart.teachers import TeacherError
 from saccade.config import load
 from saccade.data import DataConfig, open_source
-from saccade.runs.drafts import Draft
+from saccade.runs.drafts import Draft, read_drafts
 from saccade.training.config import ExampleConfig
 from saccade.training.examples import read_examples
 
@@ -336,6 +336,58 @@ def test_a_refused_row_is_counted_and_others_continue(tmp_path: Path) -> None:
     assert summary["left_out"] == {"status 413": 1} and summary["rows"] == {"all": 3, "done": 2, "open": 0, "failed": 1}
     (row,) = lines(tmp_path / "set" / "left_out.jsonl")
     assert "send smaller images" in row["detail"]
+
+
+def numbered_rows(n: int) -> list[str]:
+    return [
+        json.dumps(
+            {
+                "id": str(i),
+                "images": ["a.png"],
+                "task": "count",
+                "question": f"How many? {i}",
+                "answer": "3",
+                "meta": {},
+            }
+        )
+        for i in range(n)
+    ]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_row_that_a_gateway_forbids_costs_itself_and_all_of_them_stop_the_run(tmp_path: Path, status: int) -> None:
+    forbidden: list[Any] = []
+
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        forbidden.extend([request["messages"]] if number == 3 else [])
+        flagged = request["messages"] in forbidden
+        return Answer(status=status, raw=b"flagged") if flagged else Answer("<think>a</think><answer>3</answer>")
+
+    (tmp_path / "d.jsonl").write_text("\n".join(numbered_rows(3)))
+    data = [{"source": "saccade", "path": tmp_path / "d.jsonl"}]
+    with chat_server(answer) as server:
+        summary = run(chat_recipe(tmp_path, server.url, data=data))
+    assert summary["left_out"] == {f"status {status}": 1}
+    assert summary["rows"] == {"all": 3, "done": 2, "open": 0, "failed": 1}
+    with (
+        chat_server(lambda n, _: Answer("yes") if n < 2 else Answer(status=status, raw=b"no such model")) as server,
+        pytest.raises(ValueError, match=r"3 consecutive attempts failed.*no such model"),
+    ):
+        run(chat_recipe(tmp_path / "all", server.url, n=20, rows=1, stop_after=3))
+
+
+def test_data_that_was_mended_after_a_bad_row_is_ingested_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saccade.coldstart.ingest.PAGE", 4)
+    rows = numbered_rows(12)
+    path = tmp_path / "d.jsonl"
+    data = [{"source": "saccade", "path": path}]
+    with chat_server(lambda number, request: Answer("<think>a</think><answer>3</answer>")) as server:
+        path.write_text("\n".join([*rows[:10], "{broken", *rows[10:]]))
+        with pytest.raises(ValueError, match=r"d\.jsonl:11: "):
+            run(chat_recipe(tmp_path, server.url, data=data))
+        path.write_text("\n".join(rows[3:]))
+        run(chat_recipe(tmp_path, server.url, data=data))
+    assert [draft.id for draft in read_drafts(tmp_path / "set")] == [str(n) for n in range(3, 12)]
 
 
 def test_a_description_with_only_reasoning_is_an_empty_reply(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def ingest(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], None
     and when no row is usable."""
     if store.fact("taken_in", bool):
         return
+    store.clear()  # of a start that was stopped before it had read all; the data may have been mended since
     seen = 0
     for page in _pages(_rows(recipe)):
         store.add((key, draft) for key, draft in page if isinstance(draft, Draft))

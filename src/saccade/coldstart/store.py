@@ -103,6 +103,12 @@ class Store:
 
     # ----------------------------------------------------------------------------------------------------- add rows
 
+    def clear(self) -> None:
+        """Forgets the rows for which nothing was made yet, and those that were left out."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM rows WHERE number NOT IN (SELECT number FROM steps)")
+            db.execute("DELETE FROM left_out")
+
     def add(self, rows: Iterable[tuple[str, Draft]]) -> int:
         """Adds rows by key; existing ones are kept. Returns the number of new rows."""
         new = 0
@@ -250,13 +256,10 @@ class Store:
         what, way = "its draft", "restore the file from a copy, or set another 'out'"
         try:
             draft = _checked(Draft.from_json(_decoded(text)))
-            what, way = (
-                "a step",
-                f'to have its steps made again: sqlite3 {self.path} "DELETE FROM steps WHERE number = {number}"',
-            )
-            for step, body in self._db.execute(
-                "SELECT step, body FROM steps WHERE number = ? ORDER BY step", (number,)
-            ):
+            what = "a step"
+            way = f'to have its steps made again: sqlite3 {self.path} "DELETE FROM steps WHERE number = {number}"'
+            bodies = self._db.execute("SELECT step, body FROM steps WHERE number = ? ORDER BY step", (number,))
+            for step, body in bodies:
                 what = f"step {shown(step)}"
                 steps[_decoded(step)] = result = json.loads(_decoded(body))
                 _refuse_endless(assemble(draft, {step: result}))
@@ -366,8 +369,7 @@ def _decoded(cell: Any) -> str:
 
 def _words(cell: Any) -> str:
     """Any cell as text for a person."""
-    if isinstance(cell, bytes):
-        return cell.decode(errors="backslashreplace")
+    cell = cell.decode(errors="backslashreplace") if isinstance(cell, bytes) else cell
     return "unknown" if cell is None else str(cell)
 
 

@@ -154,13 +154,14 @@ class ChatTeacher:
 
     def _failure(self, error: EndpointError) -> TeacherError:
         message = str(error)
-        if error.status in (401, 403, 404):
+        if error.status == 401:
             return TeacherError(f"status {error.status}", message, fatal=True)
         if error.status == 200:
             return TeacherError("unreadable answer", message)
         if error.status is None:
             return TeacherError("no answer in time" if "no response within" in message else "no connection", message)
-        retriable = error.status in (408, 409, 425, 429) or error.status >= 500
+        # 403 and 404 may be about one row (a gateway that filters); where all get them, the run stops too
+        retriable = error.status in (403, 404, 408, 409, 425, 429) or error.status >= 500
         return TeacherError(f"status {error.status}", message, retriable=retriable)
 
     async def check(self, needs_vision: bool) -> None:
