@@ -94,28 +94,27 @@ def written(fmt: str, tags: bytes, xmp: str = "") -> bytes:
 ALL = ("JPEG", "WEBP", "PNG", "PNG behind", "PNG text", "PNG text behind")
 
 
-def same_as_pillow(content: bytes) -> None:
+def is_turned_as_by_pillow(content: bytes) -> bool:
     with Image.open(io.BytesIO(content)) as image:
         expected = ImageOps.exif_transpose(image).convert("RGB")
     found = load_image(content)
-    assert found.tobytes() == expected.tobytes()
-    assert found.size == expected.size == image_size(content)
+    return found.tobytes() == expected.tobytes() and found.size == expected.size == image_size(content)
 
 
 @pytest.mark.parametrize("fmt", [*ALL, "MPO"])
 def test_every_orientation_turns_an_image_as_pillow_does(fmt: str) -> None:
     for number in range(10):
         for order in "<>":
-            same_as_pillow(written(fmt, exif(order, number)))
+            assert is_turned_as_by_pillow(written(fmt, exif(order, number)))
     if fmt != "MPO":
         for number in (0, 3, 6):
             for tags in (b"", exif("<", 8), exif(">", 8, tag=0x0111), exif("<", 8, 99), exif("<", 2, 2)):
-                same_as_pillow(written(fmt, tags, XMP % number))
+                assert is_turned_as_by_pillow(written(fmt, tags, XMP % number))
     for kind in (*KINDS, 5, 10, 12):
-        same_as_pillow(written(fmt, exif(">", 6, kind)))
-        same_as_pillow(written(fmt, exif("<", 6, kind, 2)))
+        assert is_turned_as_by_pillow(written(fmt, exif(">", 6, kind)))
+        assert is_turned_as_by_pillow(written(fmt, exif("<", 6, kind, 2)))
     for cut in range(16, 70, 6):
-        same_as_pillow(written("PNG", exif("<", 6)[:cut].ljust(20, b"\0")))
+        assert is_turned_as_by_pillow(written("PNG", exif("<", 6)[:cut].ljust(20, b"\0")))
 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "WEBP", "PNG", "PNG behind", "PNG text"])

@@ -197,9 +197,8 @@ def weight_of(value: Any) -> int:
     """About as many bytes as a row's value takes in memory."""
     if isinstance(value, str | bytes):
         return len(value)
-    inner = value if isinstance(value, list | tuple) else ()
-    inner = (*value, *value.values()) if isinstance(value, Mapping) else inner
-    return 100 + sum([weight_of(one) for one in inner])
+    pairs = (*value, *value.values()) if isinstance(value, Mapping) else ()
+    return 100 + sum([weight_of(one) for one in (value if isinstance(value, list | tuple) else pairs)])
 
 
 def _is_utf8(text: str) -> bool:

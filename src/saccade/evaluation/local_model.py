@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from saccade.data.images import image_size, large_alone, load_image
+from saccade.data.images import image_size, large_alone, loaded_and_held
 from saccade.evaluation.answerers import Answers, EvalQuestion, Failed
 from saccade.evaluation.config import Decoding
 from saccade.models.counting import TokenCounter
@@ -76,11 +76,12 @@ class LocalModel:
         adapter = self.policy.adapter
         try:
             with large_alone(question.sample.images):
-                images = tuple(map(load_image, question.sample.images))
+                images, held = loaded_and_held(question.sample.images, None)
                 encoded = adapter.encode(question.text, images, before=question.before)
+                del images
         except (ValueError, OSError) as error:
             raise ValueError(f"{question.sample.title}: {error}") from error
         if self.forced_prefix:
             encoded = adapter.continue_with(encoded, self.forced_prefix)
         # a batch of large ones would take gigabytes
-        return Prompt(question.sample, encoded, images if getattr(self.engine, "sends_images", True) else ())
+        return Prompt(question.sample, encoded, held if getattr(self.engine, "sends_images", True) else ())
