@@ -474,6 +474,11 @@ def test_each_change_is_named_and_only_what_trains_otherwise_is_refused(world: P
     assert changed({"data_hash": {"d": "a" * 64, "e": "c" * 64}})[0][0].startswith("data 'e'")
     moved = {"source": "vlm_r1", "path": str(world / "elsewhere.jsonl")}
     assert changed({"data_hash": {"e": "a" * 64}}, data=[moved])[0] == []
+    lora = [{"path": str(world / "model"), "train": [], "lora": {"rank": rank, "alpha": 4}} for rank in (2, 4)]
+    before = changes.facts(recipe_of(world, model=lora[0]).model_dump(mode="json"), environment)
+    with pytest.raises(ValueError, match=r"model\.lora\.rank: 2 -> 4: adapters stay as they began; undo this"):
+        changed(model=lora[1])
+    before = changes.facts(recipe_of(world).model_dump(mode="json"), environment)
     own = world / "rewards.py"
     was = own.read_text()
     own.write_text(was + "# edited\n")

@@ -85,10 +85,12 @@ def completed(before: Mapping[str, Any], schema: type[BaseModel]) -> Mapping[str
 
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """The changes between two `facts`."""
+    """The changes between two `facts`. ValueError for one that could not apply: adapters stay as they began."""
     training, other = [], []
     for key, was, new in _recipe_changes(before["recipe"], now["recipe"]):
         line = f"{key}: {_short(was)} -> {_short(new)}"
+        if key.startswith("model.lora"):
+            raise ValueError(f"{line}: adapters stay as they began; undo this in the run's config.yaml, or train anew")
         (other if _is_harmless(key) or _is_place(key, before, now) else training).append(line)
     hashes = [list((one["data_hash"] or {}).items()) for one in (before, now)]
     for i in range(max(map(len, hashes))):
