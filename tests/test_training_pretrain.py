@@ -37,6 +37,20 @@ def test_the_directory_of_another_recipe_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+@pytest.mark.parametrize("name", ["stage-1-see", "stage-2-sharpen-unfinished"])
+@pytest.mark.parametrize("kind", ["file", "dead link"])
+def test_something_else_where_a_stage_writes_is_named_before_the_first_step(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    if kind == "file":
+        (tmp_path / name).write_text("mine")
+    else:
+        (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(ValueError, match=rf"{name} is no directory, but stage '.*' writes one there; move it away"):
+        train(base_recipe(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def rows(out: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in found]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import pickle
 import shutil
 import time
@@ -72,7 +73,7 @@ def train(recipe: PretrainRecipe) -> Path:
         ranks.on_first(lambda: _open(out, recipe, stack))
         before = out / "start"
         for number, stage in enumerate(recipe.stages):
-            after = out / f"stage-{number + 1}-{stage.name}"
+            after = _after(out, number, stage)
             if not ranks.on_first(after.is_dir):
                 ranks.on_first(partial(_refuse_damaged, before))
                 run = StageRun(recipe, number, before, after, ranks)
@@ -86,6 +87,15 @@ def train(recipe: PretrainRecipe) -> Path:
     return out / "model"
 
 
+def _after(out: Path, number: int, stage: PretrainStage) -> Path:
+    return out / f"stage-{number + 1}-{stage.name}"
+
+
+def _saves(after: Path) -> Path:
+    """The run directory of an unfinished stage."""
+    return after.with_name(f"{after.name}-unfinished")
+
+
 def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     """Checks the directory, locks it, and writes the recipe and the model to start from."""
     config = out / CONFIG
@@ -93,6 +103,11 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     refuse_in_use(out)
     if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
         raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
+    for number, stage in enumerate(recipe.stages):
+        after = _after(out, number, stage)
+        for path in (after, _saves(after)):
+            if os.path.lexists(path) and not path.is_dir():
+                raise ValueError(f"{path} is no directory, but stage '{stage.name}' writes one there; move it away")
     given = None if recipe.start is None else load_policy(ModelConfig(path=recipe.start, device="cpu", train=()))
     model = build(recipe.size)[0] if given is None else given.model
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -177,8 +192,7 @@ class StageRun:
 
     @property
     def saves(self) -> Path:
-        """The run directory of an unfinished stage."""
-        return self.after.with_name(f"{self.after.name}-unfinished")
+        return _saves(self.after)
 
     def perceive(self) -> None:
         """Dense read-outs on `stage.rows` pictures a step."""
