@@ -21,7 +21,7 @@ from saccade.coldstart.ingest import ingest, source_names
 from saccade.coldstart.output import SUMMARY, write_set
 from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher
 from saccade.coldstart.steps import RowLost, Teachers, write_row
-from saccade.coldstart.store import NAME, WRITING, Claim, Store
+from saccade.coldstart.store import NAME, WAIT_S, WRITING, Claim, Store
 from saccade.coldstart.teacher_prompts import load_prompt
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
@@ -36,8 +36,6 @@ from saccade.world import WorldConfig
 log = logging.getLogger(__name__)
 
 CLAIMED_AT_ONCE = 16
-WAIT_S = 0.5
-"""Polling interval while all open rows are claimed by other processes or waiting for a retry."""
 TEXT_KEYS = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "bridge", "ablation")
 """Keys of the recipe that determine what teachers write; fixed for a store."""
 TRANSPORT_KEYS = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
@@ -99,14 +97,8 @@ def run(
 def finish(chooser: Chooser, store: Store) -> dict[str, Any]:
     """Writes the files of the set. Waits while another process writes them, and writes them itself if that one ends
     without: its lease runs out."""
-    out, other = chooser.recipe.out, None
-    before = _stamp(out / SUMMARY)
-    while (holder := store.acquire_lock(WRITING)) is not None:
-        if other is None:
-            words = "%s is writing the set; waiting for it, or for the end of its lease of %g s (lease_s)"
-            log.info(words, shown_process(holder), store.lease_s)
-        other = holder
-        time.sleep(WAIT_S)
+    out = chooser.recipe.out
+    before, other = _stamp(out / SUMMARY), store.wait_for_lock(WRITING)
     try:
         if other is not None and _stamp(out / SUMMARY) != before:  # the file that is written last
             return {"writes_the_set": shown_process(other)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import sqlite3
 import time
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from saccade.coldstart.cells import decoded, json_or_cell, storable, text_or_bytes, words_of
 from saccade.coldstart.steps import assemble
 from saccade.coldstart.teachers import sample_of
 from saccade.data.records import BROKEN, refuse_unusable, shown
@@ -25,11 +27,14 @@ from saccade.runs.drafts import Draft, to_json_line
 from saccade.runs.lock import is_alive, process_words, shown_process
 from saccade.tasks import TASKS
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NAME = "rows.sqlite"
-WRITING = "writing the set"
-"""The lock of the process that writes the files of the set."""
+READING, WRITING = "reading the data", "writing the set"
+"""Locks of the process that does so."""
+WAIT_S = 0.5
+"""Polling interval while another process is to do something."""
 PAGE = 200
 _STORES = itertools.count(1)
 _SCHEMA = """
@@ -86,7 +91,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._translate_errors():
             self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
-            self._db.text_factory = _text
+            self._db.text_factory = text_or_bytes
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA cache_size=-16000")
@@ -163,7 +168,7 @@ class Store:
         return self._settle(number, "state = 'failed', reason = ?, detail = ?, retriable = ?", values)
 
     def _settle(self, number: int, change: str, values: tuple[Any, ...] = ()) -> bool:
-        values = tuple(_storable(one) if isinstance(one, str) else one for one in values)
+        values = tuple(storable(one) if isinstance(one, str) else one for one in values)
         with self._translate_errors():
             changed = self._db.execute(
                 f"UPDATE rows SET owner = NULL, lease = 0, {change} WHERE number = ? AND owner = ?",
@@ -224,7 +229,7 @@ class Store:
         counts = Counter[str]()
         with self._translate_errors():
             for reason, n in self._db.execute(f"SELECT reason, COUNT(*) FROM ({every}) GROUP BY reason"):
-                counts[_words(reason)] += n
+                counts[words_of(reason)] += n
         return dict(sorted(counts.items()))
 
     def skipped(self) -> Iterator[tuple[str, str, str, str]]:
@@ -232,7 +237,7 @@ class Store:
         failed = "SELECT source, key, reason, detail FROM rows WHERE state = 'failed'"
         with self._translate_errors():
             for cells in self._db.execute(f"SELECT source, place, reason, detail FROM left_out UNION ALL {failed}"):
-                source, place, reason, detail = map(_words, cells)
+                source, place, reason, detail = map(words_of, cells)
                 yield source, place, reason, detail
 
     def finished(self) -> Iterator[tuple[str, Draft, dict[str, Any]]]:
@@ -244,7 +249,7 @@ class Store:
                     "SELECT number, key, draft FROM rows WHERE state = 'done' AND number > ? ORDER BY number LIMIT ?",
                     (last, PAGE),
                 ).fetchall()
-                rows = [(_words(key), self._read(number, text)) for number, key, text in page]
+                rows = [(words_of(key), self._read(number, text)) for number, key, text in page]
             if not page:
                 return
             yield from ((key, *row) for key, row in rows if row is not None)
@@ -255,19 +260,19 @@ class Store:
         steps: dict[str, Any] = {}
         what, way = "its draft", "restore the file from a copy, or set another 'out'"
         try:
-            draft = _checked(Draft.from_json(_decoded(text)))
+            draft = _checked(Draft.from_json(decoded(text)))
             what = "a step"
             way = f'to have its steps made again: sqlite3 {self.path} "DELETE FROM steps WHERE number = {number}"'
             bodies = self._db.execute("SELECT step, body FROM steps WHERE number = ? ORDER BY step", (number,))
             for step, body in bodies:
                 what = f"step {shown(step)}"
-                steps[_decoded(step)] = result = json.loads(_decoded(body))
+                steps[decoded(step)] = result = json.loads(decoded(body))
                 _refuse_endless(assemble(draft, {step: result}))
             return draft, steps
         except BROKEN as error:
             why = f"{self.path}: row {number}: {what} cannot be read ({type(error).__name__}: {error}); {way}"
             change = "UPDATE rows SET state = 'failed', owner = NULL, lease = 0, reason = 'damaged row', detail = ?,"
-            self._db.execute(f"{change} retriable = 1 WHERE number = ?", (_storable(why), number))
+            self._db.execute(f"{change} retriable = 1 WHERE number = ?", (storable(why), number))
             return None
 
     # ------------------------------------------------------------------------------------------------- facts
@@ -278,7 +283,7 @@ class Store:
             row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         if row is None:
             return None
-        if not isinstance(value := _json(row[0]), kind):
+        if not isinstance(value := json_or_cell(row[0]), kind):
             way = (
                 "restore the file from a copy, or, to have it noted again from the recipe of this start, sqlite3 "
                 f"{self.path} \"DELETE FROM facts WHERE name = '{name}'\"; rows are kept. Or set another 'out'"
@@ -301,6 +306,17 @@ class Store:
         self._renewed = time.monotonic()
         return None
 
+    def wait_for_lock(self, name: str) -> str | None:
+        """Acquires a lock, and waits while another process holds it; returns the last one that did."""
+        other = None
+        while (holder := self.acquire_lock(name)) is not None:
+            if other is None:
+                words = "%s is %s; waiting for it, or for the end of its lease of %g s (lease_s)"
+                log.info(words, shown_process(holder), name, self.lease_s)
+            other = holder
+            time.sleep(WAIT_S)
+        return other
+
     def keep_lock(self, name: str) -> None:
         """Renews a lock of this process when it is time. StoreError when another process took it."""
         if time.monotonic() - self._renewed >= self.lease_s / 3 and (holder := self.acquire_lock(name)) is not None:
@@ -318,7 +334,7 @@ class Store:
     def _holder(self, name: str) -> str | None:
         """Who holds a lock with a lease that counts."""
         row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        match None if row is None else _json(row[0]):
+        match None if row is None else json_or_cell(row[0]):
             case [str(owner), int(until) | float(until)] if until >= time.time() and self._counts(owner, until):
                 return owner
         return None
@@ -348,37 +364,6 @@ class Store:
             elif "locked" in str(error):
                 hint = "another process has locked it for over a minute; use a local disk, not a network share"
             raise StoreError(f"{self.path}: {error}; {hint}") from error
-
-
-def _text(cell: bytes) -> str | bytes:
-    """A cell of text, or its bytes where they are no UTF-8: that costs its row, not the query."""
-    try:
-        return cell.decode()
-    except UnicodeDecodeError:
-        return cell
-
-
-def _storable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _decoded(cell: Any) -> str:
-    """A cell as text. UnicodeDecodeError, or TypeError, where it is none."""
-    return str(cell, "utf-8") if not isinstance(cell, str) else cell
-
-
-def _words(cell: Any) -> str:
-    """Any cell as text for a person."""
-    cell = cell.decode(errors="backslashreplace") if isinstance(cell, bytes) else cell
-    return "unknown" if cell is None else str(cell)
-
-
-def _json(cell: Any) -> Any:
-    """The value, or the cell where it is no JSON."""
-    try:
-        return json.loads(_decoded(cell))
-    except BROKEN:
-        return cell
 
 
 def _checked(draft: Draft) -> Draft:

@@ -138,8 +138,13 @@ def hash_contents(contents: Iterable[tuple[Any, ...]]) -> str:
     images see `hash_images`."""
     digest = hashlib.sha256()
     for content in contents:
-        digest.update(repr(content).encode("utf-8", "replace"))
+        digest.update(content_bytes(content))
     return digest.hexdigest()
+
+
+def content_bytes(content: tuple[Any, ...]) -> bytes:
+    """What of a row goes into the hash of its source."""
+    return repr(content).encode("utf-8", "replace")
 
 
 def numbered(names: Iterable[str]) -> list[str]:
