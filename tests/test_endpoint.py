@@ -289,6 +289,22 @@ def test_json_that_takes_far_more_memory_than_bytes_is_a_failure_of_its_request(
         plain.close()
 
 
+@pytest.mark.parametrize("text", ["%" * 8, "\\&", "\U0001f600\U0001f600", '"""', "<0x&26;>", "\\\\\n"])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_reply_may_take_what_its_tokens_ask_for_and_not_more(text: str, escaped: bool) -> None:
+    """Sixteen requests at once would take sixteen times what is allowed for one."""
+    tokens, junk = 16_384, ', "x": [' + '{"a":0},' * 500_000 + "0]}"
+    reply = {"model": "m", "choices": [{"message": {"content": text * tokens, "reasoning_content": text * 99}}]}
+    raw = json.dumps(reply, ensure_ascii=escaped)
+    with (
+        chat_server(lambda i, _: Answer(raw=(raw[:-1] + junk if i else raw).encode())) as server,
+        Endpoint(server.url, "tiny", "sk-0123456789abcdef", limits=RequestLimits(retries=0)) as model,
+    ):
+        assert model.chat(HELLO, max_tokens=tokens).text == text * tokens
+        with pytest.raises(EndpointError, match=r"JSON that may take more than 100,663,296 bytes of memory"):
+            model.chat(HELLO, max_tokens=tokens)
+
+
 TOKEN = '{"token":" a\u00e9","logprob":-0.123456789,"bytes":[32,97,195,169],"top_logprobs":[]}'
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from http.cookiejar import CookieJar
 from typing import Any
 
@@ -17,6 +19,10 @@ number; those of the largest groups with all their log-probs take three quarters
 _COSTS = {b"{": 200, b"[": 100, b",": 41, b'"': 32, b'":': -32, b"\\": 40, b"%": 300, b"&": 160, b"\\u002": 300}
 """Bytes in memory for each of these: objects, lists, their elements, texts, names of fields, which mostly repeat, and
 what may be an encoded key."""
+LARGE = 1 << 20
+"""Bytes of a body that is read beside the loop of the requests, and one at a time in a process, as each may take a
+multiple of them."""
+_ONE_LARGE = threading.Lock()
 MOST_LEVELS = 100
 AS_IT_IS = {"accept-encoding": "identity"}
 """Asks for no compression: a few kilobytes can decompress to more than the memory."""
@@ -59,19 +65,21 @@ def as_text(content: bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
-def read_json(content: bytes) -> Any:
-    """The value in a body. BodyError for anything else, and beyond the limits of memory and levels."""
-    if _taken(content) > MOST_TAKEN:
-        raise BodyError(f"the response is JSON that may take more than {MOST_TAKEN:,} bytes of memory")
-    try:
-        value = json.loads(content)
-    except RecursionError:
-        raise BodyError("the response is JSON nested too deeply") from None
-    except ValueError:
-        raise BodyError("the response is not JSON") from None
-    if _too_deep(value):
-        raise BodyError("the response is JSON nested too deeply")
-    return value
+def read_json(content: bytes, mask: Callable[[Any], Any], most_taken: int = MOST_TAKEN) -> Any:
+    """The value in a body, as `mask` leaves it. BodyError for anything else, and beyond the limits of memory (bytes)
+    and levels."""
+    if _taken(content) > most_taken:
+        raise BodyError(f"the response is JSON that may take more than {most_taken:,} bytes of memory")
+    with _ONE_LARGE if len(content) > LARGE else nullcontext():
+        try:
+            value = json.loads(content)
+        except RecursionError:
+            raise BodyError("the response is JSON nested too deeply") from None
+        except ValueError:
+            raise BodyError("the response is not JSON") from None
+        if _too_deep(value):
+            raise BodyError("the response is JSON nested too deeply")
+        return mask(value)
 
 
 def _taken(content: bytes) -> int:

@@ -10,13 +10,24 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import httpx2
 
-from saccade.endpoint.body import AS_IT_IS, MOST_BYTES, Body, BodyError, NoCookies, as_text, read_json
+from saccade.endpoint.body import (
+    AS_IT_IS,
+    LARGE,
+    MOST_BYTES,
+    MOST_TAKEN,
+    Body,
+    BodyError,
+    NoCookies,
+    as_text,
+    read_json,
+)
 from saccade.endpoint.cache import ReplyCache, request_key
 from saccade.endpoint.errors import EndpointError, not_started
 from saccade.endpoint.messages import ChatResponse, Message, parse_response
@@ -27,9 +38,9 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 MOST_LETTERS, MORE_LETTERS = 100, 10_000
 """Characters of a reply for each token of `max_tokens`, and in addition; a longer one ignores that limit."""
-BYTES_OF_TOKEN, LARGE = 128, 1 << 20
-"""Bytes that a token may take in JSON, whose letters may be escapes of 12; and those of a body that is read beside the
-loop of the requests."""
+BYTES_OF_TOKEN, TAKEN_OF_TOKEN = 128, 4096
+"""Bytes that a token may take in JSON, whose letters may be escapes of 12; and in memory while that is read, where it
+may be eight percent signs."""
 BODY_KEPT = 20_000
 """Characters of an error's response that are kept."""
 
@@ -144,7 +155,7 @@ class Endpoint:
 
     async def _with_retries(self, body: Mapping[str, Any], until: float) -> tuple[Any, ChatResponse, int]:
         """The JSON of the response, its parsed form, and the number of attempts."""
-        content, most = json.dumps(body).encode(), _most_bytes(body)
+        content, most = json.dumps(body).encode(), _Most.of(body)
         attempt = 0
         while True:
             attempt += 1
@@ -157,12 +168,12 @@ class Endpoint:
                     raise self._error(failure, attempt) from None
             await asyncio.sleep(pause_s)
 
-    async def _attempt(self, content: bytes, until: float, most: int | None) -> Any:
+    async def _attempt(self, content: bytes, until: float, most: _Most) -> Any:
         """The JSON of one response. Raises `_AttemptFailure`."""
         seconds = max(0.001, min(self.limits.timeout_s, until - time.monotonic()))
         try:
             async with asyncio.timeout(seconds):
-                response, body = await self._post(content, most)
+                response, body = await self._post(content, most.sent)
         except (TimeoutError, httpx2.TimeoutException):
             raise _AttemptFailure(f"no response within {seconds:.3g} s") from None
         except httpx2.HTTPError as error:
@@ -176,12 +187,10 @@ class Endpoint:
             pause_s = _retry_after(response.headers.get("retry-after"), self.limits.max_backoff_s)
             raise _AttemptFailure(what, response.status_code, text, retry, pause_s)
         try:
-            return await asyncio.to_thread(self._read, body) if len(body) > LARGE else self._read(body)
+            read = partial(read_json, body, self._mask.json, most.taken)
+            return await asyncio.to_thread(read) if len(body) > LARGE else read()
         except BodyError as error:
             raise _AttemptFailure(str(error), 200, text) from None
-
-    def _read(self, body: bytes) -> Any:
-        return self._mask.json(read_json(body))
 
     async def _post(self, content: bytes, most: int | None) -> tuple[httpx2.Response, bytes]:
         """The response and its body. Raises BodyError."""
@@ -256,13 +265,25 @@ class _AttemptFailure(Exception):
         self.what, self.status, self.body, self.retry, self.pause_s = what, status, body, retry, pause_s
 
 
-def _most_bytes(body: Mapping[str, Any]) -> int | None:
-    """Of a response: those of a reply and of its reasoning, and of log-probs where they were asked for."""
-    tokens, n, top = body.get("max_tokens"), body.get("n") or 1, body.get("top_logprobs") or 0
-    if not (isinstance(tokens, int) and isinstance(n, int) and isinstance(top, int)):
-        return None
-    lists = 2 * (1 + top) if body.get("logprobs") else 0
-    return min(MOST_BYTES, (1 << 20) + n * (2 * 12 * MORE_LETTERS + BYTES_OF_TOKEN * tokens * (2 + lists)))
+@dataclass(frozen=True, slots=True)
+class _Most:
+    """Of a response."""
+
+    sent: int | None
+    """Bytes; None where the request does not say how long it may be."""
+    taken: int
+    """Bytes that it may take in memory."""
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> _Most:
+        """Those of a reply and of its reasoning, and of log-probs where they were asked for."""
+        tokens, n, top = body.get("max_tokens"), body.get("n") or 1, body.get("top_logprobs") or 0
+        if not (isinstance(tokens, int) and isinstance(n, int) and isinstance(top, int)):
+            return cls(None, MOST_TAKEN)
+        lists = 2 * (1 + top) if body.get("logprobs") else 0
+        sent = (1 << 20) + n * (2 * 12 * MORE_LETTERS + BYTES_OF_TOKEN * tokens * (2 + lists))
+        taken = (32 << 20) + n * TAKEN_OF_TOKEN * tokens * (1 + lists)
+        return cls(min(MOST_BYTES, sent), min(MOST_TAKEN, taken))
 
 
 def _parse_response(answer: Any, max_tokens: Any) -> ChatResponse:

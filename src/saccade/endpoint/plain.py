@@ -65,7 +65,7 @@ class PlainClient:
         if plain or not content:
             return None
         try:
-            return self._mask.json(read_json(content))
+            return read_json(content, self._mask.json)
         except BodyError as error:
             text = self._mask.body(as_text(content[: 4 * BODY_KEPT])[:BODY_KEPT])
             raise EndpointError(url, str(error), status=200, body=text, method=method) from None
