@@ -16,10 +16,10 @@ from PIL import Image
 from benchmarks.coldstart import in_fresh_process, rows_per_second
 from saccade import cli
 from saccade.coldstart.recipe import ColdStartRecipe
-from saccade.coldstart.run import run
+from saccade.coldstart.run import WRITTEN, run
 from saccade.coldstart.store import NAME, WRITING, Store
 from saccade.coldstart.teachers import TeacherError
-from saccade.config import load
+from saccade.config import dump, load
 from saccade.data import DataConfig, open_source
 from saccade.runs.drafts import Draft, read_drafts
 from saccade.training.config import ExampleConfig
@@ -211,8 +211,10 @@ def test_a_rerun_requests_nothing_twice_and_other_filters_cost_nothing(tmp_path:
         run(chat_recipe(tmp_path, server.url, n=3, samples=5))
 
 
-@pytest.mark.parametrize("ends", ["with the set", "killed"])
-def test_a_process_waits_for_the_one_that_writes_the_set_and_replaces_a_dead_one(
+@pytest.mark.parametrize(
+    "ends", ["with the set", "killed", "with the set of other rows", "with the set of other filters"]
+)
+def test_a_process_waits_for_the_one_that_writes_the_set_and_writes_what_that_one_did_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     config = recipe(tmp_path, n=1, lease_s=1.0)
@@ -223,21 +225,31 @@ def test_a_process_waits_for_the_one_that_writes_the_set_and_replaces_a_dead_one
     other = Store(tmp_path / NAME, lease_s=1.0)
     other.owner = json.dumps({**json.loads(other.owner), "host": "pod-1"})
     assert other.acquire_lock(WRITING) is None
+    if ends == "killed":
+        other.remember(WRITTEN, "")
+    elif ends == "with the set of other rows":
+        other.remember(WRITTEN, "of an earlier state")
+    elif ends == "with the set of other filters":
+        config = recipe(tmp_path, n=1, lease_s=1.0, keep=2)
+    written = other.fact(WRITTEN, str)
 
     def wait(seconds: float) -> None:
         if ends == "killed":
             sleep(seconds)
         else:
-            (tmp_path / "summary.json").write_text("{}")
             other.release_lock(WRITING)
 
     sleep = time.sleep
     monkeypatch.setattr("saccade.coldstart.run.time.sleep", wait)
     summary = run(config)
-    if ends == "killed":
-        assert (tmp_path / "train.jsonl").read_bytes() == before and not list(tmp_path.glob(".*.partial"))
-    else:
+    if ends == "with the set":
         assert re.fullmatch(r"process \d+ on pod-1 since .*", summary["writes_the_set"])
+        assert not (tmp_path / "train.jsonl").exists()
+    else:
+        assert ends.endswith("filters") or (tmp_path / "train.jsonl").read_bytes() == before
+        assert summary["rows"]["done"] == 7 and not list(tmp_path.glob(".*.partial"))
+        assert (tmp_path / "config.yaml").read_text() == dump(config)
+        assert other.fact(WRITTEN, str) not in ("", written)
     assert Store(tmp_path / NAME).acquire_lock(WRITING) is None
 
 

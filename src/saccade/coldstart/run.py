@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from saccade.coldstart.choosing import Chooser
 from saccade.coldstart.filters import FilterContext, build_checks
 from saccade.coldstart.images import BAD_IMAGE
 from saccade.coldstart.ingest import ingest, source_names
-from saccade.coldstart.output import SUMMARY, write_set
+from saccade.coldstart.output import write_set
 from saccade.coldstart.recipe import ColdStartRecipe, EndpointTeacher
 from saccade.coldstart.steps import RowLost, Teachers, write_row
 from saccade.coldstart.store import NAME, WAIT_S, WRITING, Claim, Store
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 CLAIMED_AT_ONCE = 16
 TEXT_KEYS = ("data", "vision", "reasoner", "sampling", "prompts", "answer_in", "samples", "bridge", "ablation")
 """Keys of the recipe that determine what teachers write; fixed for a store."""
+WRITTEN = "written"
+"""The fact of a store of what its set was made: a hash of recipe and rows, empty while it is being written."""
 TRANSPORT_KEYS = ("concurrency", "timeout_s", "deadline_s", "retries", "backoff_s", "key_variable", "url")
 """Keys of an endpoint that do not affect the texts."""
 
@@ -95,21 +97,21 @@ def run(
 
 
 def finish(chooser: Chooser, store: Store) -> dict[str, Any]:
-    """Writes the files of the set. Waits while another process writes them, and writes them itself if that one ends
-    without: its lease runs out."""
-    out = chooser.recipe.out
-    before, other = _stamp(out / SUMMARY), store.wait_for_lock(WRITING)
+    """Writes the files of the set, unless another process wrote them meanwhile from the same rows by the same recipe.
+    Waits while another one writes, and writes itself if that one ends without: its lease runs out."""
+    recipe, other = chooser.recipe, store.wait_for_lock(WRITING)
     try:
-        if other is not None and _stamp(out / SUMMARY) != before:  # the file that is written last
+        made_of = hashlib.sha256(f"{dump(recipe)}{store.counts()}{store.reasons()}".encode()).hexdigest()
+        if other is not None and store.fact(WRITTEN, str) == made_of:
             return {"writes_the_set": shown_process(other)}
-        sweep(out)
-        return write_set(store, chooser)
+        store.remember(WRITTEN, "")
+        sweep(recipe.out)
+        write_text(recipe.out / "config.yaml", dump(recipe))  # another process may have started with other filters
+        summary = write_set(store, chooser)
+        store.remember(WRITTEN, made_of)
+        return summary
     finally:
         store.release_lock(WRITING)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def build_teachers(recipe: ColdStartRecipe, keys: Mapping[str, str]) -> tuple[Teacher, Teacher]:
