@@ -11,6 +11,7 @@ from PIL import Image
 
 from saccade.models.counting import TokenCounter
 from saccade.models.policy import load_adapter
+from saccade.types import Turn
 
 TEXTS = {
     0: "What is 2 + 2?",
@@ -18,6 +19,23 @@ TEXTS = {
     2: "Compare <image> with\n<image>, step by step.",
     3: "<image><image> and <image>",
 }
+ASKED, REPLY = Turn("user", "<image>How many?"), Turn("assistant", "Two.")
+CONVERSATIONS: list[tuple[tuple[Turn, ...], str]] = [
+    ((), "<image>Which?"),
+    ((), "Which?"),
+    ((), "<image>Which <audio>?"),
+    ((), "<image>Which <video>?"),
+    ((Turn("system", "Listen to <audio>."),), "<image>Which?"),
+    ((Turn("system", "Look at <image>."),), "Which?"),
+    ((Turn("system", "Be brief."),), "<image>Which?"),
+    ((ASKED, REPLY), "Which?"),
+    ((ASKED, Turn("assistant", "It is <video>.")), "Which?"),
+    ((Turn("user", "How many?"), Turn("assistant", "In <image>.")), "Which?"),
+    ((ASKED,), "Which?"),
+    ((REPLY,), "<image>Which?"),
+    ((ASKED, *[REPLY, Turn("user", "And?")] * 9, Turn("assistant", "<audio>")), "Which?"),
+    ((ASKED, Turn("system", "Be brief."), REPLY), "Which?"),
+]
 SIZES = [(300, 200), (64, 64), (37, 91), (500, 120), (640, 480)]
 
 
@@ -40,6 +58,14 @@ def test_a_prompt_is_counted_as_it_is_encoded(name: str, tmp_path: Path) -> None
             visual = sum(int((encoded.ids_P == image_id).sum()) for image_id in adapter.image_ids)
             assert sum(counted.images) == visual
     assert counter.reply("Two.") == len(adapter.encode_reply("Two."))
+    refused = 0
+    for before, text in CONVERSATIONS:
+        try:
+            adapter.encode(text, [Image.new("RGB", SIZES[0])], before=before)
+        except ValueError:
+            refused += 1
+            assert not counter.surely_fits(text, SIZES[:1], 1_000_000, before), (before, text)
+    assert refused >= 7
 
 
 def test_a_size_that_the_processor_refuses_is_a_value_error() -> None:

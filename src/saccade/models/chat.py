@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from saccade.data.images import sha_of
 from saccade.models.adapter import LONG_TEXT, EncodedPrompt, FarTooLong, ImageLimits, MaskRules, Sharing
-from saccade.models.chat_template import MARKER, UNSUPPORTED, after_opened, opened_by, option_names, write_chat
+from saccade.models.chat_template import after_opened, opened_by, option_names, refuse_unreadable, write_chat
 from saccade.parsing.reply import TAGS
 from saccade.types import Frame, FrameName, Turn
 
@@ -267,21 +267,7 @@ class ChatAdapter(ABC):
 
     def _chat(self, turns: Sequence[Turn], num_images: int) -> str:
         """The conversation formatted by the chat template, up to the start of the assistant's turn."""
-        shown = repr(turns[-1].text[:80])
-        for turn in turns:
-            for marker, name in UNSUPPORTED.items():
-                if marker in turn.text:
-                    raise ValueError(f"prompt contains {marker}; {name} are not supported, use images: {shown}")
-            for token in self.reserved:
-                if token != MARKER and token in turn.text:
-                    raise ValueError(f"prompt contains the reserved token {token}; remove it from the data: {shown}")
-            if turn.role != "user" and MARKER in turn.text:
-                raise ValueError(
-                    f"the {turn.role}'s turn contains {MARKER}; images belong to the user's turns: {shown}"
-                )
-        markers = sum(turn.text.count(MARKER) for turn in turns)
-        if markers != num_images:
-            raise ValueError(f"prompt has {markers} '{MARKER}' markers but {num_images} images: {shown}")
+        refuse_unreadable(turns, num_images, self.reserved)
         if num_images and not self.image_ids:
             raise ValueError(
                 f"prompt has {num_images} images, but the tokenizer has no token {self.image_token}: the checkpoint is "

@@ -46,6 +46,24 @@ def _without_generation_tags(template: str) -> str:
     return re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template)
 
 
+def refuse_unreadable(turns: Sequence[Turn], num_images: int, reserved: Sequence[str]) -> None:
+    """ValueError for turns that no template makes readable: markers of what no adapter encodes, reserved tokens, and
+    `<image>` markers of another number than the images or outside the user's turns."""
+    shown = repr(turns[-1].text[:80])
+    for turn in turns:
+        for marker, name in UNSUPPORTED.items():
+            if marker in turn.text:
+                raise ValueError(f"prompt contains {marker}; {name} are not supported, use images: {shown}")
+        for token in reserved:
+            if token != MARKER and token in turn.text:
+                raise ValueError(f"prompt contains the reserved token {token}; remove it from the data: {shown}")
+        if turn.role != "user" and MARKER in turn.text:
+            raise ValueError(f"the {turn.role}'s turn contains {MARKER}; images belong to the user's turns: {shown}")
+    markers = sum(turn.text.count(MARKER) for turn in turns)
+    if markers != num_images:
+        raise ValueError(f"prompt has {markers} '{MARKER}' markers but {num_images} images: {shown}")
+
+
 def write_chat(tokenizer: Any, turns: Sequence[Turn], options: Mapping[str, Any]) -> str:
     """The conversation up to the start of the assistant's turn. ValueError when the template refuses it or drops a part
     of it, such as a system turn that the family does not have."""

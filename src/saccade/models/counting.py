@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from PIL import Image
 
 from saccade.models.adapter import Adapter, EncodedPrompt
+from saccade.models.chat_template import refuse_unreadable
 from saccade.types import Frame, Turn
 
 MARKER = "<image>"
 SMALL = (64, 64)
+FEW_TURNS = 8
 TURN = 200
 """Tokens that a chat template writes around a turn, at most."""
 Size = tuple[int, int]
@@ -39,6 +41,7 @@ class TokenCounter:
         self._adapter = adapter
         self._image = lru_cache(maxsize=1 << 17)(self._measure)
         self._smalls = lru_cache(maxsize=4)(self._only_smalls)
+        self._accepted = lru_cache(maxsize=1 << 10)(self._accepts)
 
     def prompt(self, text: str, sizes: Sequence[Size], before: Sequence[Turn] = ()) -> Tokens:
         """`text`, with the turns `before` it, has one marker per image; sizes are (width, height) in pixels. ValueError
@@ -62,12 +65,17 @@ class TokenCounter:
     def surely_fits(self, text: str, sizes: Sequence[Size], room: int, before: Sequence[Turn] = ()) -> bool:
         """Whether an upper bound of a prompt's tokens (the bytes of the text) is enough to know that it has `room`, and
         it holds nothing that `encode` refuses."""
-        whole = "".join([*(turn.text for turn in before), text])
-        reserved = any(token in whole for token in self._adapter.reserved if token != MARKER)
-        if not reserved and whole.count(MARKER) == len(sizes) > 0 and "<video>" not in whole:
-            visual = sum(self._image(size, len(sizes))[0] for size in sizes)
-            return len(self._smalls(len(sizes))[1]) + visual + len(whole.encode()) + TURN * len(before) <= room
-        return False
+        turns = [*before, Turn("user", text)]
+        try:
+            refuse_unreadable(turns, len(sizes), self._adapter.reserved)
+        except ValueError:
+            return False
+        first = before[: FEW_TURNS + len(before) % 2]  # later ones alternate like them
+        if not sizes or not self._accepted(tuple(replace(turn, text="A.") for turn in first)):
+            return False
+        visual = sum(self._image(size, len(sizes))[0] for size in sizes)
+        letters = sum(len(turn.text.encode()) for turn in turns)
+        return len(self._smalls(len(sizes))[1]) + visual + letters + TURN * len(before) <= room
 
     def reply(self, text: str, opened: str = "") -> int:
         """Tokens of a reply after what the prompt has opened, including the end-of-turn token."""
@@ -76,6 +84,14 @@ class TokenCounter:
     def read_back(self, text: str, opened: str = "") -> str:
         """A reply as rewards would read it if the model sampled exactly its tokens."""
         return opened + self._adapter.decode(self._adapter.encode_reply(text, opened))
+
+    def _accepts(self, before: tuple[Turn, ...]) -> bool:
+        """Whether the chat template writes a conversation with these turns before the user's."""
+        try:
+            self._adapter.encode("?", [], before=before)
+        except ValueError:
+            return False
+        return True
 
     def _measure(self, size: Size, count: int) -> tuple[int, int, Frame]:
         """(tokens in excess of a small image's, visual tokens, frame) of one of `count` images."""
