@@ -21,6 +21,8 @@ from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.engine import open_engine
 from saccade.tasks import TASKS
+from saccade.training.config import EvalConfig
+from saccade.training.heldout import build_heldout
 from saccade.types import Completion, Frame
 
 SAMPLED = Decoding(greedy=False, k=2, max_new_tokens=6)
@@ -266,3 +268,44 @@ def test_a_recipe_with_wrong_data_or_model_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="unknown split"):
         evaluate(EvalRecipe.model_validate(wrong | {"world": {"splits": ["nowhere"], "n": 1}}))
     assert not (tmp_path / "run").exists()
+
+
+def _rows(path, *odd):
+    Image.new("RGB", (32, 32), (9, 99, 199)).save(path.parent / "a.png")
+    human, gpt = {"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "3"}
+    good = {"image": "a.png", "conversations": [human, gpt], "task": "count"}
+    rows = [good, *odd, good, good]
+    path.write_text("".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows)))
+    return {"source": "vlm_r1", "path": str(path), "on_bad": "skip"}, good
+
+
+@pytest.mark.parametrize("place", ["evaluation", "held out"])
+def test_a_row_whose_question_cannot_be_written_is_skipped_or_named_with_its_place(place, checkpoint, tmp_path, caplog):
+    """Only fine-tuning reads images of later turns; a task of two images got one."""
+    entry, good = _rows(tmp_path / "d.jsonl")
+    later = {**good, "image": ["a.png", "a.png"], "conversations": 2 * good["conversations"]}
+    entry, _ = _rows(tmp_path / "d.jsonl", later, {**good, "task": "gui_defect"})
+
+    def ask(entry):
+        if place == "held out":
+            found = build_heldout(EvalConfig(every=1, data=(entry,)), None, tmp_path / "run")
+            assert found is not None
+            return
+        recipe = {"model": {"path": str(checkpoint)}, "data": [entry], "decoding": {"max_new_tokens": 2}}
+        out = tmp_path / entry["on_bad"]
+        evaluate(EvalRecipe.model_validate({**recipe, "out": str(out)}))
+        assert [item.sample_id for item in read_items(out / "items.jsonl")] == ["0", "3", "4"]
+
+    ask(entry)
+    words = (
+        "source 'd': 2 of its rows are not asked; the first: d.jsonl:2: sample '1': 1 of its 2 images belong to later"
+    )
+    assert words in caplog.text
+    with pytest.raises(ValueError, match=r"^d\.jsonl:2: sample '1': 1 of its 2 images .*\(set 'on_bad: skip'"):
+        ask({**entry, "on_bad": "error"})
+
+
+def test_a_question_that_cannot_be_written_is_named_before_the_first_is_asked(suite):
+    odd = replace(suite[1], meta={**suite[1].meta, "turns": [{"role": "user", "content": "<image>And here?"}]})
+    with pytest.raises(ValueError, match="1 of its 1 images belong to later turns"):
+        own_plan([suite[0], odd])

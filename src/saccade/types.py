@@ -81,6 +81,12 @@ class Sample:
         return f"{place}: sample {self.id!r}" if isinstance(place, str) else f"sample {self.id!r}"
 
 
+def with_title(title: str, error: Exception) -> str:
+    """An error about what has that title (`Sample.title`), which the error may have named already."""
+    name, _, rest = str(error).partition(": ")
+    return f"{title}: {rest if rest and title.endswith(name) else error}"
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One reply of a model to a prompt. `logprobs` are the sampler's, one per token that the policy generated, under

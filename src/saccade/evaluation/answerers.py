@@ -16,7 +16,7 @@ from saccade.endpoint import ChatChoice, ChatResponse, Endpoint, EndpointError, 
 from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
 from saccade.tasks.templates import IMAGE
-from saccade.types import Completion, FinishReason, Frame, FrameName, Sample, Turn
+from saccade.types import Completion, FinishReason, Frame, FrameName, Sample, Turn, with_title
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def pictures(sample: Sample) -> tuple[Image.Image, ...]:
     try:
         return tuple(load_image(source) for source in sample.images)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{sample.title}: {error}") from error
+        raise ValueError(with_title(sample.title, error)) from error
 
 
 def hashes(sample: Sample) -> tuple[str, ...]:

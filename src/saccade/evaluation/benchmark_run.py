@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from saccade.data import open_source
+from saccade.data import Source, open_source
 from saccade.evaluation.answerers import Answerer, Answers, EvalQuestion, Failed, hashes
 from saccade.evaluation.benchmarks import BENCHMARKS, Benchmark, Grade, Mode, Place, Prompt
 from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge
-from saccade.evaluation.benchmarks.own import OWN, own_benchmark, world_suite
+from saccade.evaluation.benchmarks.own import OWN, known, own_benchmark, world_suite
 from saccade.evaluation.benchmarks.prompts import around
 from saccade.evaluation.benchmarks.replies import read
 from saccade.evaluation.blinding import blinded
@@ -27,9 +27,10 @@ from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.grading import math_pool
 from saccade.rollout.seeds import derive_seed
 from saccade.runs.lock import keep_lock
+from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
 from saccade.tasks.conversation import turns_before
-from saccade.types import Completion, Sample
+from saccade.types import Completion, Sample, with_title
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +102,29 @@ def own_samples(recipe: EvalRecipe) -> list[Sample]:
     for source in sources:
         if source.size is None:
             raise ValueError(f"data '{source.name}' is infinite; give it a 'limit'")
-    samples = [sample for source in sources for sample in source]
+    samples = [sample for source in sources for sample in askable(source, recipe.template)]
     world = recipe.world
     return samples + (world_suite(world.splits, world.tasks, world.n, world.seed) if world else [])
+
+
+def askable(source: Source, template: str | None) -> list[Sample]:
+    """The samples whose question can be written; others are skipped aloud. ValueError with file and line for the first
+    of them where `on_bad` is error, and when there are no others."""
+    found, faults = list[Sample](), list[str]()
+    for sample in source:
+        try:
+            TASKS[known(sample).task].prompt(sample, template)
+        except ValueError as error:
+            faults.append(with_title(sample.title, error))
+            if source.on_bad == "error":
+                raise ValueError(f"{faults[0]} (set 'on_bad: skip' to skip such rows)") from None
+        else:
+            found.append(sample)
+    if not found:
+        raise ValueError(f"source '{source.name}': none of its {len(source):,} rows can be asked; {faults[0]}")
+    if faults:
+        log.warning("source '%s': %d of its rows are not asked; the first: %s", source.name, len(faults), faults[0])
+    return found
 
 
 def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample], limit: int | None) -> EvalPlan:
@@ -112,7 +133,11 @@ def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample
     samples = selected(mode.select(samples) if mode.select else samples, limit)
     if any(sample.task == MATHEMATICS for sample in samples):
         math_pool.shared().warm_up()  # while the model loads
-    prompt.write(samples[0])
+    for sample in samples:
+        try:
+            prompt.write(sample)
+        except ValueError as error:
+            raise ValueError(with_title(sample.title, error)) from error
     return EvalPlan(benchmark, mode, prompt, samples, total)
 
 

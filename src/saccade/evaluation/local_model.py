@@ -13,6 +13,7 @@ from saccade.models.counting import TokenCounter
 from saccade.models.policy import Policy
 from saccade.rollout.engine import Engine
 from saccade.rollout.prompts import Prompt, check_lengths
+from saccade.types import with_title
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class LocalModel:
                     + prefix
                 )
             except ValueError as error:
-                raise ValueError(f"{one.sample.title}: {error}") from error
+                raise ValueError(with_title(one.sample.title, error)) from error
             if tokens + new_tokens > context:
                 raise ValueError(
                     f"{one.sample.title}: got a prompt of {tokens:,} tokens and replies of up to {new_tokens:,}; "
@@ -80,7 +81,7 @@ class LocalModel:
                 encoded = adapter.encode(question.text, images, before=question.before)
                 del images
         except (ValueError, OSError) as error:
-            raise ValueError(f"{question.sample.title}: {error}") from error
+            raise ValueError(with_title(question.sample.title, error)) from error
         if self.forced_prefix:
             encoded = adapter.continue_with(encoded, self.forced_prefix)
         # a batch of large ones would take gigabytes

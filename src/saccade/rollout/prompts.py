@@ -10,7 +10,7 @@ from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.models.forward import Features
 from saccade.tasks import TASKS
 from saccade.tasks.conversation import turns_before
-from saccade.types import ImageSource, Sample
+from saccade.types import ImageSource, Sample, with_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def prepare(
             raise ValueError(f"the prompt has {len(encoded):,} tokens now, expected {limits.tokens:,} at most")
         return Prompt(sample, encoded, held)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{sample.title}: {error}") from error
+        raise ValueError(with_title(sample.title, error)) from error
 
 
 def check_lengths(prompts: Sequence[Prompt], new_tokens: int, context: int) -> None:

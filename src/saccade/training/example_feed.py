@@ -25,6 +25,7 @@ from saccade.training.examples import (
     reply_of,
     too_long_for,
 )
+from saccade.types import with_title
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def _check(
     except (ValueError, OSError) as error:
         if isinstance(error, FarTooLong) and cutoff_len is not None:
             return  # it is dropped when its turn comes
-        raise ValueError(f"{one.title}: {error}") from None
+        raise ValueError(with_title(one.title, error)) from None
 
 
 def _text(example: Example) -> str:

@@ -26,7 +26,7 @@ from saccade.models.adapter import Adapter, EncodedPrompt, FarTooLong
 from saccade.tasks import IMAGE, TASKS
 from saccade.tasks.conversation import later_pairs, later_replies, later_turns, turns_before
 from saccade.training.config import REPLIES, ExampleConfig
-from saccade.types import Frame, ImageSource, Sample, Turn
+from saccade.types import Frame, ImageSource, Sample, Turn, with_title
 
 log = logging.getLogger(__name__)
 
@@ -384,5 +384,5 @@ def _encode_unit(
     except (ValueError, OSError) as error:
         if isinstance(error, FarTooLong) and cutoff_len is not None:
             return None, tuple(one.id for one in together)
-        raise ValueError(f"{one.title}: {error}") from error
+        raise ValueError(with_title(one.title, error)) from error
     return EncodedUnit(prompt, tuple(replies)), tuple(over)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from saccade.data import open_source
-from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, own_plan
+from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, askable, own_plan
 from saccade.evaluation.benchmarking import save_images
 from saccade.evaluation.blinding import CONTROLS, blinded
 from saccade.evaluation.items import ItemResult, append_items
@@ -61,7 +61,9 @@ def build_heldout(
             raise ValueError(f"eval.data: source '{one.name}' has no end; give it a 'limit'")
     if not sources:
         return None
-    plan = own_plan([sample for one in sources for sample in one], template, system_prompt=system_prompt)
+    plan = own_plan(
+        [sample for one in sources for sample in askable(one, template)], template, system_prompt=system_prompt
+    )
     strict = {one.name for one in sources if one.on_bad == "error"}
     blind = replace(plan, samples=blinded(plan.samples, config.blind.share, config.blind.image), shas={})
 

@@ -15,7 +15,7 @@ from saccade.models.counting import TokenCounter
 from saccade.tasks import TASKS
 from saccade.tasks.conversation import turns_before
 from saccade.training.config import RLRecipe
-from saccade.types import Sample
+from saccade.types import Sample, with_title
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ def _screened(source: Source, check: Callable[[Sample], None]) -> Source:
             check(sample)
         except (ValueError, OSError) as error:
             if source.on_bad == "error":
-                raise ValueError(f"{sample.title}: {error} (set 'on_bad: skip' to skip such rows)") from None
+                raise ValueError(f"{with_title(sample.title, error)} (set 'on_bad: skip' to skip such rows)") from None
             unusable.add(index)
-            first = first or f"{sample.title}: {error}"
+            first = first or with_title(sample.title, error)
     if len(unusable) == len(source):
         raise ValueError(f"source '{source.name}': the model can read none of its {len(source):,} rows; {first}")
     if skipped := source.skipped + len(unusable):
