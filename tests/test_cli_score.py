@@ -125,7 +125,15 @@ def test_no_output_takes_the_place_of_a_runs_own_file(folder: Path, capsys):
     own, link = folder / "rollouts.jsonl", folder / "rows.jsonl"
     link.symlink_to(own)
     before = own.read_bytes()
+    saved = folder / "checkpoints" / "step-000001"
+    saved.mkdir(parents=True)
+    for name in ("state.json", "trainer.pt", "README.md"):
+        (saved / name).write_text("{}")
+    (folder / ".lock").touch()
     for words in (
+        ("report", folder, "--out", saved / "trainer.pt"),
+        ("report", folder, "--out", saved / "README.md"),
+        ("report", folder, "--out", folder / ".lock"),
         ("score", own, "--rubric", "number", "--out", own),
         ("score", own, "--rubric", "number", "--out", link),
         ("report", folder, "--out", folder / "groups.jsonl"),

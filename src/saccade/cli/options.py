@@ -14,6 +14,7 @@ from saccade import schemas
 from saccade.cli.terminal import echo_json, echo_whole
 from saccade.config import Config, dump, load
 from saccade.disk import write_text
+from saccade.runs.lock import LOCK
 from saccade.runs.streams import STREAMS
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
@@ -49,8 +50,8 @@ JsonFile = Annotated[
 ]
 """Of verbs whose JSON is also wanted as a file; without FILE it is `STDOUT` (`hints.Verb`)."""
 STDOUT = Path("-")
-RUN_FILES = frozenset({*STREAMS, "config.yaml", "environment.json", "state.json"})
-"""Names of files that a run is resumed from, or read by."""
+RUN_FILES = frozenset({*STREAMS, LOCK, "config.yaml", "environment.json", ".safetensors", ".sqlite", ".pt"})
+"""Names and ends of names of files that a run is resumed from, or read by; so are all of a checkpoint."""
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 
 T = TypeVar("T", bound=Config)
@@ -88,7 +89,8 @@ def with_out(overrides: list[str] | None, out: Path | None) -> list[str]:
 def refuse_run_file(option: str, file: Path | None) -> None:
     """ValueError, before any work, where an output would take the place of a file that is a run's own, or links to
     one."""
-    if file is not None and file.exists() and {file.name, file.resolve().name} & RUN_FILES:
+    places = () if file is None or not file.exists() else (file.absolute(), file.resolve())
+    if any({one.name, one.suffix} & RUN_FILES or (one.parent / "state.json").exists() for one in places):
         raise ValueError(
             f"{option} {file}: that is the name of a file of a run, and there is one; choose another name, or remove "
             "it first"
