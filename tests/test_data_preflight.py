@@ -29,6 +29,9 @@ def test_valid_samples_pass() -> None:
     assert report.samples == 2
 
 
+LATER = [{"role": "user", "content": "<image><image>"}, {"role": "assistant", "content": "3"}] * 2
+
+
 @pytest.mark.parametrize(
     ("wrong", "kind", "words"),
     [
@@ -40,6 +43,7 @@ def test_valid_samples_pass() -> None:
         (sample(answer="perhaps", task="yes_no"), "gold", "cannot be written"),
         (sample(meta={"image_index": float("inf")}), "gold", "cannot be written"),
         (sample(meta={"options": 5}), "row", "meta.options is 5, expected a list"),
+        (sample(meta={"turns": LATER}), "row", "meta.turns has 4 <image> markers for 1 images"),
         (sample(task="dance"), "task", "unknown task 'dance'"),
         (sample(answer=(30.0, 2.0, 1.0, 40.0)), "box", "has x1 > x2 or y1 > y2"),
         (sample(answer=(3.0, 2.0, 3.0, 40.0)), "box", "is empty"),

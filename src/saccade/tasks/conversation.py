@@ -23,7 +23,8 @@ def turns_before(sample: Sample, system_prompt: str | None = None) -> tuple[Turn
 
 
 def later_turns(sample: Sample) -> list[Turn]:
-    """The turns after the first question and its reply. ValueError for malformed ones."""
+    """The turns after the first question and its reply. ValueError for malformed ones, and for more markers in them
+    than the sample has images."""
     given = sample.meta.get(LATER) or []
     turns: list[Turn] = []
     for one in given if isinstance(given, list | tuple) else [given]:
@@ -32,6 +33,9 @@ def later_turns(sample: Sample) -> list[Turn]:
             expected = "{'role': 'user' or 'assistant', 'content': text}"
             raise ValueError(f"sample {sample.id!r}: got {str(one)[:80]!r} in meta.turns, expected {expected}")
         turns.append(Turn(role, text))
+    if (markers := sum(turn.text.count(IMAGE) for turn in turns)) > len(sample.images):
+        given = f"{markers} {IMAGE} markers for {len(sample.images)} images"
+        raise ValueError(f"sample {sample.id!r}: meta.turns has {given}")
     return turns
 
 
