@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,7 +18,13 @@ from typing import Any
 
 import pytest
 import yaml
+from chat_server import Answer, chat_server
 from PIL import Image
+
+from saccade.coldstart.recipe import ColdStartRecipe
+from saccade.coldstart.run import run
+from saccade.coldstart.store import Store
+from saccade.runs.drafts import Chain, StepRecord, shallow_dict
 
 HERE = Path(__file__).parent
 KEY = "sk-do-not-write-this-down"
@@ -154,3 +161,41 @@ def test_three_kills_and_all_faults_lose_and_repeat_nothing(tmp_path: Path) -> N
 @pytest.mark.parametrize(("n", "kills"), [(10_000, 3), (1_000, 20)])
 def test_many_rows_survive_kills_and_faults(n: int, kills: int, tmp_path: Path) -> None:
     check_whole(tmp_path, n, killed(tmp_path, n, 0.2, 1200, kills), kills)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_rows_that_another_process_had_for_a_while_are_finished(tmp_path: Path, made: bool) -> None:
+    """As after a stop of this process, longer than its leases, in which another one took its rows, wrote a step of each
+    and was killed. What is in progress here goes on, and is not begun a second time beside that."""
+    n, lock, overtaken = 6, threading.Lock(), threading.Event()
+
+    def overtake() -> None:
+        record = StepRecord("reasoning", "m", "p@1:0", {}, 5, 6, 0.0, 0.1, False)
+        chain = Chain("I count.", "3", 0, "bridged", right=False, route="number")
+        with Store(tmp_path / "set" / "rows.sqlite", lease_s=60.0) as other:
+            wait_for(lambda: other._db.execute("SELECT COUNT(*) FROM steps").fetchone() == (2 * n,), 20)
+            other._db.execute("UPDATE rows SET lease = 0 WHERE owner IS NOT NULL")
+            for claim in other.claim(n):
+                if made:
+                    other.save(
+                        claim.number, "reasoning/bridged/0", {"chain": chain.to_dict(), "record": shallow_dict(record)}
+                    )
+            other.release()
+            query = "SELECT COUNT(*) FROM rows WHERE owner IS NOT NULL"
+            wait_for(lambda: other._db.execute(query).fetchone() == (n,), 20)
+
+    def answer(number: int, request: dict[str, Any]) -> Answer:
+        if number >= 2 and "image_url" not in json.dumps(request["messages"]):  # after the checks: a chain is asked for
+            with lock:
+                if not overtaken.is_set():
+                    overtaken.set()
+                    overtake()
+        return Answer("<think>a</think><answer>3</answer>")
+
+    with chat_server(answer) as server:
+        recipe = yaml.safe_load(write_recipe(tmp_path, server.url, write_rows(tmp_path, n), filters=[]).read_text())
+        for teacher in ("vision", "reasoner"):
+            recipe[teacher]["timeout_s"] = 25.0
+        summary = run(ColdStartRecipe.model_validate(recipe))
+    assert summary["rows"] == {"all": n, "done": n, "open": 0, "failed": 0}
+    assert len(server.requests) == 2 + (2 + SAMPLES) * n

@@ -309,3 +309,33 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, n: int) -> None:
     few = _peak(lambda: _pass_through(tmp_path / "few", 500))
     many = _peak(lambda: _pass_through(tmp_path / "many", n))
     assert many < 1.2 * few + 100_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE rows ADD COLUMN more TEXT GENERATED ALWAYS AS (printf('%.*c', 900000000, 'a')) VIRTUAL",
+        "CREATE TRIGGER t AFTER UPDATE ON rows BEGIN DELETE FROM steps; END",
+        "CREATE INDEX i ON steps (printf('%.*c', 9, body))",
+        "DROP TABLE facts; CREATE VIEW facts AS SELECT 'taken_in' AS name, 'true' AS value",
+        "DROP TABLE steps; CREATE TABLE Steps (number, step, body DEFAULT (printf('%.*c', 900000000, 'a')))",
+    ],
+)
+def test_a_store_that_computes_something_is_refused(tmp_path: Path, change: str) -> None:
+    filled(tmp_path / "rows.sqlite", 2).close()
+    with sqlite3.connect(tmp_path / "rows.sqlite") as db:
+        db.executescript(change)
+    with pytest.raises(
+        StoreError, match=r"it defines '.*' of table '.*' in another way than we do; the file is not a row"
+    ):
+        Store(tmp_path / "rows.sqlite")
+
+
+def test_a_store_may_hold_tables_and_views_of_its_owner(tmp_path: Path) -> None:
+    filled(tmp_path / "rows.sqlite", 2).close()
+    with sqlite3.connect(tmp_path / "rows.sqlite") as db:
+        db.executescript(
+            "CREATE TABLE notes (text); CREATE VIEW done AS SELECT * FROM rows WHERE state = 'done'; ANALYZE"
+        )
+    with Store(tmp_path / "rows.sqlite") as store:
+        assert store.counts().total == 2

@@ -9,7 +9,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +17,8 @@ import psutil
 
 PARTIAL = ".partial"
 """End of the name of a file or folder that is still being written; the next start removes it."""
+LONGEST_CELL = 256 << 20
+"""Bytes of a row of a database; that of the largest sample, all of whose letters are escapes, has 192 million."""
 AGAIN = "free some space and run the same command again"
 _OF_PROCESS = re.compile(r"\.(\d+)\.partial")
 _CODES = frozenset(
@@ -156,6 +158,30 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def open_database(path: Path, schema: str, timeout_s: float, any_thread: bool = False) -> sqlite3.Connection:
+    """A SQLite file with the tables of a schema, which are made where they are missing. sqlite3.DatabaseError where its
+    tables of these names have other columns, indices or triggers: those of a stranger may compute anything."""
+    database = sqlite3.connect(path, timeout=timeout_s, check_same_thread=not any_thread, isolation_level=None)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_CELL)
+    with closing(sqlite3.connect(":memory:")) as ours:
+        ours.executescript(schema)
+        expected = set(_definitions(ours))
+    tables = {table for table, _, _ in expected}
+    for table, name, sql in _definitions(database):
+        if table in tables and (table, name, sql) not in expected:
+            raise sqlite3.DatabaseError(f"it defines {name!r} of table {table!r} in another way than we do")
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=NORMAL")
+    database.executescript(schema)
+    return database
+
+
+def _definitions(database: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
+    """(table, name, SQL) of tables, indices, triggers and views."""
+    for table, name, sql in database.execute("SELECT tbl_name, name, sql FROM sqlite_master WHERE sql IS NOT NULL"):
+        yield table.lower(), name.lower(), " ".join(sql.split())
 
 
 def sweep(directory: Path) -> None:

@@ -207,6 +207,8 @@ class _WorkerPool:
     """Rows of the store in any state."""
     flow: Flow = field(default_factory=Flow)
     waiting: deque[Claim] = field(default_factory=deque)
+    here: set[int] = field(default_factory=set)
+    """Numbers of the rows that are waiting or in progress."""
     last_poll: float = 0.0
 
     async def work(self, report: ProgressFn) -> None:
@@ -234,17 +236,27 @@ class _WorkerPool:
 
     def _next(self, room: int) -> Claim | None:
         if not self.waiting and time.monotonic() - self.last_poll >= WAIT_S:
-            self.waiting.extend(self.store.claim(min(room, CLAIMED_AT_ONCE)))
-            if not self.waiting:
+            claims = self.store.claim(min(room, CLAIMED_AT_ONCE))
+            # after a pause longer than the lease some may be in progress still, and go on
+            self.waiting.extend(claim for claim in claims if claim.number not in self.here)
+            self.here.update(claim.number for claim in claims)
+            if not claims:
                 self.last_poll = time.monotonic()  # nothing available: poll again later
                 self.store.release_dead()
         return self.waiting.popleft() if self.waiting else None
 
     async def _row(self, claim: Claim) -> None:
+        try:
+            await self._steps(claim)
+        finally:
+            self.here.discard(claim.number)
+
+    async def _steps(self, claim: Claim) -> None:
         number = claim.number
         try:
             await write_row(self.teachers, claim.draft, claim.steps, self._saver(number), self._in_ablation(number))
         except RowLost:
+            self.store.give_up(number)  # another process had it meanwhile, and it may be this one's again
             return
         except TeacherError as error:
             self._failed(claim, error)

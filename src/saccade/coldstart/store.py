@@ -23,6 +23,7 @@ from saccade.coldstart.cells import decoded, json_or_cell, storable, text_or_byt
 from saccade.coldstart.steps import assemble
 from saccade.coldstart.teachers import sample_of
 from saccade.data.records import BROKEN, refuse_unusable, shown
+from saccade.disk import open_database
 from saccade.runs.drafts import Draft, to_json_line
 from saccade.runs.lock import is_alive, process_words, shown_process
 from saccade.tasks import TASKS
@@ -90,12 +91,9 @@ class Store:
         self._renewed = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._translate_errors():
-            self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
+            self._db = open_database(path, _SCHEMA, timeout_s=60.0)
             self._db.text_factory = text_or_bytes
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA cache_size=-16000")
-            self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
         self._db.close()
@@ -156,6 +154,10 @@ class Store:
     def finish(self, number: int) -> bool:
         """Marks a row as done; False when it is no longer owned by this process."""
         return self._settle(number, "state = 'done', reason = NULL, detail = NULL")
+
+    def give_up(self, number: int) -> bool:
+        """Frees a row of this process, which is claimed again with all steps that there are by then."""
+        return self._settle(number, "state = 'open'")
 
     def put_back(self, number: int, reason: str, detail: str, pause_s: float) -> bool:
         """Records a failed attempt: the row is retried, by any process, after the pause."""

@@ -15,7 +15,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from saccade.disk import open_database
+
 log = logging.getLogger(__name__)
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, body TEXT NOT NULL, written REAL NOT NULL);"
+)
 T = TypeVar("T")
 
 
@@ -28,13 +33,7 @@ class ReplyCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock, self._warned = threading.Lock(), set[str]()
         try:
-            self._database = sqlite3.connect(self.path, timeout=30.0, check_same_thread=False, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS replies"
-                " (key TEXT PRIMARY KEY, model TEXT, body TEXT NOT NULL, written REAL NOT NULL)"
-            )
+            self._database = open_database(self.path, _SCHEMA, timeout_s=30.0, any_thread=True)
         except sqlite3.Error as error:
             raise ValueError(f"{path}: not a reply cache ({error}); delete the file or use another path") from None
 
