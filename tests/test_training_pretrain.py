@@ -204,6 +204,33 @@ def test_a_finished_stage_with_a_changed_byte_is_refused_with_the_way_out(
         train(base_recipe(tmp_path / "base"))
 
 
+@pytest.mark.parametrize("loss", ["perception", "language"])
+@pytest.mark.parametrize(("steps", "lr"), [(1, 1e30), (9, 1e12)])
+def test_a_stage_that_diverges_is_not_finished_and_is_named(tmp_path: Path, loss: str, steps: int, lr: float) -> None:
+    recipe = base_recipe(tmp_path / "base")
+    stage = {**recipe.stages[0 if loss == "perception" else 2].model_dump(), "name": "wild", "steps": steps, "lr": lr}
+    recipe = PretrainRecipe.model_validate({**recipe.model_dump(), "stages": [{**stage, "warmup": 1, "decay": 0.0}]})
+    words = r"base: stage 'wild': .*; lower its lr, and choose another 'out' or remove that directory"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            train(recipe)
+        assert not (tmp_path / "base" / "stage-1-wild").exists()
+
+
+def test_a_run_that_began_while_the_model_was_loaded_keeps_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*given: Any) -> Any:
+        (tmp_path / "config.yaml").write_text("kind: coldstart\n")
+        return build(*given)
+
+    build = pretrain.build
+    monkeypatch.setattr(pretrain, "build", slow)
+    with pytest.raises(ValueError, match="holds a run of kind 'coldstart'"):
+        train(base_recipe(tmp_path))
+    assert (tmp_path / "config.yaml").read_text() == "kind: coldstart\n"
+
+
 def test_a_damaged_save_of_an_unfinished_stage_is_passed_over_aloud(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

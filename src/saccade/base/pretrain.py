@@ -40,9 +40,9 @@ from saccade.runs.records import CONFIG, Run
 from saccade.training import checkpoint
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.config import OptimConfig
-from saccade.training.divergence import load_checkpoint
+from saccade.training.divergence import load_checkpoint, refuse_diverged
 from saccade.training.master_weights import MasterAdamW
-from saccade.training.optim import GuardedOptimizer
+from saccade.training.optim import GuardedOptimizer, TrainingStopped
 from saccade.training.ranks import ONE, Ranks, join
 from saccade.training.saved_state import FinishedStage, SavedStage, fault_of
 from saccade.training.sharded_checkpoint import ShardWriter
@@ -77,10 +77,14 @@ def train(recipe: PretrainRecipe) -> Path:
             if not ranks.on_first(after.is_dir):
                 ranks.on_first(partial(_refuse_damaged, before))
                 run = StageRun(recipe, number, before, after, ranks)
-                if stage.loss == "language":
-                    run.speak()
-                else:
-                    ranks.on_first(run.perceive)
+                try:
+                    if stage.loss == "language":
+                        run.speak()
+                    else:
+                        ranks.on_first(run.perceive)
+                except (FloatingPointError, TrainingStopped) as error:
+                    way = "lower its lr, and choose another 'out' or remove that directory"
+                    raise TrainingStopped(f"{out}: stage '{stage.name}': {error}; {way}") from None
             before = after
         ranks.on_first(partial(_refuse_damaged, before))
         ranks.on_first(partial(checkpoint.link, out, "model", before.name))
@@ -98,11 +102,8 @@ def _saves(after: Path) -> Path:
 
 def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     """Checks the directory, locks it, and writes the recipe and the model to start from."""
-    config = out / CONFIG
-    refuse_other_kind(out, recipe.kind)
+    _refuse_other(out, recipe)
     refuse_in_use(out)
-    if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
-        raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
     for number, stage in enumerate(recipe.stages):
         after = _after(out, number, stage)
         for path in (after, _saves(after)):
@@ -114,7 +115,8 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
     # the start and each stage's end, and twice the saved state with both Adam moments
     require_space(out, weights * (1 + len(recipe.stages) + 2 * 3), "the checkpoints of the base")
     stack.enter_context(locked(out))
-    write_text(config, dump(recipe))
+    _refuse_other(out, recipe)  # another command may have begun while the model was loaded
+    write_text(out / CONFIG, dump(recipe))
     if not (out / "start").exists():
         unfinished = partial_of(out / "start")
         if given is None:
@@ -122,6 +124,14 @@ def _open(out: Path, recipe: PretrainRecipe, stack: ExitStack) -> None:
         else:
             given.save(unfinished)
         _publish(unfinished, out / "start", {})
+
+
+def _refuse_other(out: Path, recipe: PretrainRecipe) -> None:
+    """ValueError when the directory belongs to something else."""
+    refuse_other_kind(out, recipe.kind)
+    config = out / CONFIG
+    if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
+        raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
 
 
 def _publish(unfinished: Path, directory: Path, heads: dict[str, Tensor]) -> None:
@@ -312,6 +322,9 @@ class StageRun:
                 save(step + 1, {name: [*values] for name, values in seen.items()})
 
     def _finish(self, policy: Policy, heads: dict[str, Tensor], ranks: Ranks) -> None:
+        refuse_diverged(policy, self.stage.steps)
+        if not all(head.isfinite().all() for head in heads.values()):
+            raise TrainingStopped(f"after step {self.stage.steps}, the last one, the read-outs are not finite")
         unfinished = partial_of(self.after)
         if policy.adapters is None:
             policy.save(unfinished)

@@ -237,7 +237,7 @@ class _WorkerPool:
     def _next(self, room: int) -> Claim | None:
         if not self.waiting and time.monotonic() - self.last_poll >= WAIT_S:
             claims = self.store.claim(min(room, CLAIMED_AT_ONCE))
-            # after a pause longer than the lease some may be in progress still, and go on
+            # after a pause longer than the lease some may still be in progress, and continue
             self.waiting.extend(claim for claim in claims if claim.number not in self.here)
             self.here.update(claim.number for claim in claims)
             if not claims:

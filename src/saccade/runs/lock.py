@@ -102,7 +102,8 @@ def refuse_other_kind(directory: Path, kind: str) -> None:
         except (ValueError, OSError):
             other = None if own else f"a {config.name} of another kind"
     if other is not None:
-        refuse_in_use(directory)
+        if not any(lock.directory.absolute() == directory.absolute() for lock in _HELD):
+            refuse_in_use(directory)
         raise ValueError(f"{directory} holds {other}, expected one of kind '{kind}' or none; choose another directory")
 
 
