@@ -18,8 +18,9 @@ from saccade.data import roots as recorded_roots
 from saccade.data.config import DataConfig
 from saccade.data.convert import convert
 from saccade.evaluation.answerers import Failed
+from saccade.evaluation.asked import selected, unique
 from saccade.evaluation.benchmark_results import compare_runs, comparison_lines, lines
-from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan, selected, unique
+from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, plan
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks import BENCHMARKS, Grade, Place, pages
 from saccade.evaluation.config import Decoding, EvalRecipe

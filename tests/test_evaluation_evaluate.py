@@ -23,7 +23,7 @@ from saccade.rollout.engine import open_engine
 from saccade.tasks import TASKS
 from saccade.training.config import EvalConfig
 from saccade.training.heldout import build_heldout
-from saccade.types import Completion, Frame
+from saccade.types import Completion, Frame, Sample
 
 SAMPLED = Decoding(greedy=False, k=2, max_new_tokens=6)
 GREEDY = Decoding(max_new_tokens=6)
@@ -309,3 +309,30 @@ def test_a_question_that_cannot_be_written_is_named_before_the_first_is_asked(su
     odd = replace(suite[1], meta={**suite[1].meta, "turns": [{"role": "user", "content": "<image>And here?"}]})
     with pytest.raises(ValueError, match="1 of its 1 images belong to later turns"):
         own_plan([suite[0], odd])
+
+
+@pytest.mark.parametrize(
+    "change", ["nothing", "images", "a system turn", "the recipe's system prompt", "an image is gone"]
+)
+def test_answers_about_other_images_or_under_another_system_turn_are_not_continued(change, policy, tmp_path):
+    Image.new("RGB", (32, 32), (9, 99, 199)).save(tmp_path / "a.png")
+    samples = [Sample(str(i), (str(tmp_path / "a.png"),), "How many?", i, "count") for i in range(3)]
+    run = EvalRun(LocalModel(policy, open_engine(policy)), GREEDY)
+    answer_all(own_plan(samples[:2]), run, tmp_path / "items.jsonl")
+    asked = own_plan(samples)
+    if change == "images":
+        Image.new("RGB", (32, 32), (200, 9, 9)).save(tmp_path / "a.png")
+    elif change == "a system turn":
+        asked = own_plan([replace(one, meta={"system": "Answer in French."}) for one in samples])
+    elif change == "the recipe's system prompt":
+        asked = own_plan(samples, system_prompt="Answer in French.")
+    elif change == "an image is gone":
+        (tmp_path / "a.png").unlink()
+    if change in ("nothing", "an image is gone"):
+        items, errors = answer_all(asked, run, tmp_path / "items.jsonl")
+        assert len(items) + len(errors) == 3
+    else:
+        with pytest.raises(ValueError, match="an answer to another question with the id '0': the data changed"):
+            answer_all(asked, run, tmp_path / "items.jsonl")
+    items = read_items(tmp_path / "items.jsonl")
+    assert [item.sample_id for item in items] == (["0", "1", "2"] if change == "nothing" else ["0", "1"])

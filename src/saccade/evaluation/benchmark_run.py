@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from saccade.data import Source, open_source
+from saccade.data import open_source
 from saccade.evaluation.answerers import Answerer, Answers, EvalQuestion, Failed, hashes
+from saccade.evaluation.asked import askable, group_of, selected, unique
 from saccade.evaluation.benchmarks import BENCHMARKS, Benchmark, Grade, Mode, Place, Prompt
 from saccade.evaluation.benchmarks.benchmark import BenchmarkJudge
-from saccade.evaluation.benchmarks.own import OWN, known, own_benchmark, world_suite
+from saccade.evaluation.benchmarks.own import OWN, own_benchmark, world_suite
 from saccade.evaluation.benchmarks.prompts import around
 from saccade.evaluation.benchmarks.replies import read
 from saccade.evaluation.blinding import blinded
@@ -27,14 +26,12 @@ from saccade.evaluation.items import ItemResult, append_items, read_items
 from saccade.grading import math_pool
 from saccade.rollout.seeds import derive_seed
 from saccade.runs.lock import keep_lock
-from saccade.tasks import TASKS
 from saccade.tasks.answers import MATHEMATICS
-from saccade.tasks.conversation import turns_before
+from saccade.tasks.conversation import SYSTEM, turns_before
 from saccade.types import Completion, Sample, with_title
 
 log = logging.getLogger(__name__)
 
-SELECTION_SEED = 0
 PARSED = "</answer>"
 """What a reply must contain for `retries_until_parsed`, as in Vision-R1's evaluation."""
 JUDGES = 8
@@ -60,6 +57,13 @@ class EvalPlan:
     def question(self, sample: Sample, seed: int) -> EvalQuestion:
         """The question about a sample, as the model receives it."""
         return EvalQuestion(sample, self.prompt.write(sample), seed, turns_before(sample, self.system_prompt))
+
+    def system(self, sample: Sample) -> str:
+        """The system turn of its question; nothing without one."""
+        return "".join(turn.text for turn in turns_before(sample, self.system_prompt))
+
+    def image_shas(self, sample: Sample) -> tuple[str, ...]:
+        return self.shas.get(sample.id) or self.shas.setdefault(sample.id, hashes(sample))
 
 
 def plan(recipe: EvalRecipe) -> EvalPlan:
@@ -107,26 +111,6 @@ def own_samples(recipe: EvalRecipe) -> list[Sample]:
     return samples + (world_suite(world.splits, world.tasks, world.n, world.seed) if world else [])
 
 
-def askable(source: Source, template: str | None) -> list[Sample]:
-    """The samples whose question can be written; others are skipped aloud. ValueError with file and line for the first
-    of them where `on_bad` is error, and when there are no others."""
-    found, faults = list[Sample](), list[str]()
-    for sample in source:
-        try:
-            TASKS[known(sample).task].prompt(sample, template)
-        except ValueError as error:
-            faults.append(with_title(sample.title, error))
-            if source.on_bad == "error":
-                raise ValueError(f"{faults[0]} (set 'on_bad: skip' to skip such rows)") from None
-        else:
-            found.append(sample)
-    if not found:
-        raise ValueError(f"source '{source.name}': none of its {len(source):,} rows can be asked; {faults[0]}")
-    if faults:
-        log.warning("source '%s': %d of its rows are not asked; the first: %s", source.name, len(faults), faults[0])
-    return found
-
-
 def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample], limit: int | None) -> EvalPlan:
     samples = unique(samples)
     total = len(samples)
@@ -139,43 +123,6 @@ def _plan(benchmark: Benchmark, mode: Mode, prompt: Prompt, samples: list[Sample
         except ValueError as error:
             raise ValueError(with_title(sample.title, error)) from error
     return EvalPlan(benchmark, mode, prompt, samples, total)
-
-
-def unique(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with unique ids: a repeated id gets its number appended."""
-    used = {sample.id for sample in samples}
-    seen: Counter[str] = Counter()
-    found = []
-    for sample in samples:
-        seen[sample.id] += 1
-        name = sample.id
-        while seen[sample.id] > 1 and (name := f"{sample.id}#{seen[sample.id]}") in used:
-            seen[sample.id] += 1
-        used.add(name)
-        found.append(sample if name == sample.id else replace(sample, id=name))
-    return found
-
-
-def group_of(sample: Sample) -> str:
-    return str(sample.meta.get("group", sample.id))
-
-
-def selected(samples: list[Sample], limit: int | None) -> list[Sample]:
-    """At most `limit` items, drawn with a seed that never changes, in the order of the file; groups stay whole while
-    they fit."""
-    if limit is None or len(samples) <= limit:
-        return samples
-    groups: dict[str, list[int]] = {}
-    for number, sample in enumerate(samples):
-        groups.setdefault(group_of(sample), []).append(number)
-    order = list(groups.values())
-    random.Random(SELECTION_SEED).shuffle(order)
-    picked: list[int] = []
-    for group in order:
-        if len(picked) + len(group) <= limit:
-            picked += group
-    picked = picked or order[0][:limit]
-    return [samples[number] for number in sorted(picked)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +159,9 @@ def answer_all(
     for item in done.values():
         if len(item.verdicts) != run.decoding.k:
             raise ValueError(f"{out} holds {len(item.verdicts)} attempts per item, this run makes {run.decoding.k}")
+    partly = any(sample.id not in done for sample in plan.samples)
     for sample in plan.samples:
-        if sample.id in done and _is_other(done[sample.id], _shown(plan, sample), sample.answer):
+        if sample.id in done and _is_other(plan, done[sample.id], sample, images=partly):
             raise ValueError(
                 f"{out} holds an answer to another question with the id {sample.id!r}: the data changed; "
                 "choose a new `out`, or remove that directory"
@@ -263,9 +211,17 @@ def _shown(plan: EvalPlan, sample: Sample) -> str:
     return sample.question if plan.benchmark.name == OWN else plan.prompt.write(sample)
 
 
-def _is_other(item: ItemResult, question: str, gold: Any) -> bool:
-    """Whether an item is about another question; golds are compared as JSON, in which items are kept."""
-    return item.question != question or json.dumps(item.gold) != json.dumps(gold)
+def _is_other(plan: EvalPlan, item: ItemResult, sample: Sample, images: bool) -> bool:
+    """Whether an item answers another question, about other `images` if wanted; golds are compared as JSON, in which
+    items are kept. Items of earlier versions tell nothing of the system turn, and images that are gone nothing."""
+    shas, system = plan.image_shas(sample) if images else (), plan.system(sample)
+    changed = [
+        item.question != _shown(plan, sample),
+        json.dumps(item.gold) != json.dumps(sample.answer),
+        item.details.get(SYSTEM, system) != system,
+        bool(item.image_shas and shas) and tuple(item.image_shas) != shas,
+    ]
+    return any(changed)
 
 
 def _held(path: Path | None, decoding: str) -> dict[str, ItemResult]:
@@ -363,11 +319,12 @@ def _item(
         boxes=tuple(box for box, _ in grades[0].boxes),
         gold_boxes=gold_boxes(sample.answer),
         box_image=sample.box_image,
-        image_shas=plan.shas.get(sample.id) or plan.shas.setdefault(sample.id, hashes(sample)),
+        image_shas=plan.image_shas(sample),
         details={
             "slices": slices,
             "group": group_of(sample),
             "prompt_id": plan.prompt.id,
+            SYSTEM: plan.system(sample),
             "mode": plan.mode.name,
             "judge": run.judge.id if run.judge else None,
             "frames": [[f.name, list(f.size_original), list(f.size_input)] for f in first.frames],

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from saccade.data import open_source
-from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, askable, own_plan
+from saccade.evaluation.asked import askable
+from saccade.evaluation.benchmark_run import EvalPlan, EvalRun, answer_all, own_plan
 from saccade.evaluation.benchmarking import save_images
 from saccade.evaluation.blinding import CONTROLS, blinded
 from saccade.evaluation.items import ItemResult, append_items
