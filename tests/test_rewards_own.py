@@ -115,6 +115,7 @@ def test_a_failure_masks_its_own_reply_and_is_shown_once(file: Path, caplog: pyt
     assert "KeyError: 'server down' (" in (scores[1].masked or "") and "mine.py:" in (scores[1].masked or "")
     assert "expected a number or a Score" in (scores[4].masked or "")
     assert caplog.text.count("raise KeyError") == 1, "the traceback, once"
+    assert "own_worker.py" not in caplog.text and caplog.text.count("Traceback") == 1, "none of our own code"
 
 
 @pytest.mark.parametrize("trouble", ["hang", "regex"])
@@ -180,7 +181,7 @@ def refused(name: str, words: str, options: dict | None = None) -> bool:
     return True
 
 
-def test_what_is_wrong_with_a_file_is_said_before_a_run_begins(file: Path):
+def test_what_is_wrong_with_a_file_is_said_before_a_run_begins(file: Path, caplog: pytest.LogCaptureFixture):
     assert refused(f"{file.parent}/none.py:f", "there is no file")
     assert refused(f"{file}:moodi", "defines no function 'moodi'; did you mean 'moody'")
     assert refused(f"{file}:NUMBER", "defines no function 'NUMBER'")
@@ -188,6 +189,12 @@ def test_what_is_wrong_with_a_file_is_said_before_a_run_begins(file: Path):
     broken = file.parent / "broken.py"
     broken.write_text("import a_module_that_is_not_there\n")
     assert refused(f"{broken}:f", "cannot be loaded: ModuleNotFoundError")
+    assert 'broken.py", line 1' in caplog.text
+    for text in ("def f(completion, sample) return 1", "def f(completion, sample): return 1\0"):
+        caplog.clear()
+        broken.write_text(text)
+        assert refused(f"{broken}:f", "cannot be loaded: SyntaxError")
+        assert "Traceback" not in caplog.text and "SyntaxError: " in caplog.text
 
 
 def test_deadline_and_workers_are_for_a_reward_of_ones_own(file: Path):

@@ -118,9 +118,8 @@ class OwnReward:
         what, traceback = failure
         kind = what.split(":")[0]
         if self._pool.shows(kind):
-            log.warning(
-                "reward %s failed and masks its reply (shown once): %s\n%s", self.name, what, traceback.rstrip()
-            )
+            shown = f"{what}\n{traceback}".rstrip()
+            log.warning("reward %s failed and masks its reply (shown once): %s", self.name, shown)
         return Score(0.0, masked=what)
 
 

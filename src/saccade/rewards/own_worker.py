@@ -30,6 +30,8 @@ from saccade.workers.descendants import end_descendants
 
 Failure = tuple[str, str]
 """What went wrong in one line, and the traceback."""
+OURS = (__file__, "<frozen importlib")
+"""Beginnings of the names of files whose frames are not the user's."""
 
 
 Plain = tuple[float, str | None, str | None]
@@ -73,11 +75,16 @@ def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The error and where it was raised, cut to sizes that can be logged."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """The error and where the user's code raised it, cut to sizes that can be logged; no traceback of ours alone."""
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [one for one in every if not one.filename.startswith(OURS)]
     place = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
     try:
-        trace = "".join(traceback.format_exception(error, limit=-20))
+        whole = traceback.TracebackException.from_exception(error, limit=-20)
+        whole.stack = traceback.StackSummary.from_list(frames[-20:])
+        trace = "".join(whole.format() if frames else ())
+        if isinstance(error, SyntaxError):
+            trace = "".join(whole.format_exception_only())
     except BaseException:  # noqa: BLE001 - a user's own __str__
         trace = ""
     return f"{clean(type(error).__name__)}: {clean(error)}{clean(place)}", clean(trace, LONGEST_TRACEBACK)
