@@ -189,3 +189,22 @@ def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
     wide = {"max_new_tokens": 8, "group_size": 2, "sampling": {"top_p": 1.0}, "until": {"step": 1}}
     assert Stage.model_validate(wide).until == Until(step=1)
     assert Until(truncation_below=1e-3, over=3, at_most=3).at_most == 3
+
+
+@pytest.mark.parametrize(
+    ("stages", "num_steps", "before", "expected"),
+    [
+        ((stage("one", step=2), stage("new", step=3), stage("two")), 5, (4, 1), (4, 2, False)),
+        ((stage("one", step=2), stage("new", step=4), stage("two")), 4 + 1, (4, 1), (4, 2, False)),
+        ((stage("one", step=2), stage("new", step=5), stage("two")), 6, (4, 1), (4, 1, False)),
+        ((stage("one", step=2), stage("new", step=3), stage("two", step=9)), None, (9, 1), (9, 2, True)),
+        ((stage("one", step=2), stage("two")), 9, (4, 1), (4, 1, False)),
+        ((stage("one", step=2), stage("two")), 4, (4, 1), (4, 1, True)),
+        ((stage("one", truncation_below=0.5, over=1, at_most=3), stage("two")), 9, (4, 0), (4, 0, False)),
+    ],
+)
+def test_a_checkpoint_continues_in_the_stage_that_its_step_is_in(stages, num_steps, before, expected):
+    """Stages may be inserted, moved or cut before a resume."""
+    step, number = before
+    found = Schedule(stages, num_steps).reopened(ScheduleState(step, number, stage_start=1, finished=step >= 9))
+    assert (found.step, found.stage, found.finished) == expected

@@ -153,9 +153,18 @@ class Schedule:
         return self.stages[state.stage]
 
     def reopened(self, state: ScheduleState) -> ScheduleState:
-        """The state of a checkpoint under this schedule, whose `num_steps` may have grown since."""
-        counted = self.stages[-1].until is None and state.stage == len(self.stages) - 1
-        return replace(state, finished=state.step >= (self.num_steps or 0)) if counted else state
+        """The state of a checkpoint under this schedule, which may have been changed since: stages that end by a step
+        that is over are not entered."""
+        last = len(self.stages) - 1
+        while state.stage < last and (end := self._end(state.stage)) is not None and end <= state.step:
+            state = ScheduleState(state.step, state.stage + 1, stage_start=state.step)
+        end = self._end(state.stage) if state.stage == last else None
+        return state if end is None else replace(state, finished=state.step >= end)
+
+    def _end(self, index: int) -> int | None:
+        """The step after which a stage ends; None where that depends on the replies."""
+        until = self.stages[index].until
+        return self.num_steps if until is None else until.step
 
     def advance(self, state: ScheduleState, truncated_share: float) -> ScheduleState:
         """The state after one more step, in which `truncated_share` (0..1) of the replies was truncated."""
