@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import json
 import logging
@@ -175,10 +176,33 @@ def test_no_line_of_the_log_shows_a_password_that_a_library_quotes() -> None:
     assert without_password(said) == "API request to http://[key]@host/api failed; mail a@b.c"
     for secret in ("p@ss", "p/ss", "p:s@/s"):
         assert without_password(f"'http://me:{secret}@host:80/a' x@y") == "'http://[key]@host:80/a' x@y"
-    for plain in ("http://host/a@b", "https://host:8000/a@b", "http://host, a@b.c"):
+    assert without_password("/data/https:/me:p@ss@host/x.png: none") == "/data/https:/[key]@host/x.png: none"
+    for plain in ("at file:/home/a@b", "C:/a:b/c@d", "http://host/a@b", "https://host:8000/a@b", "http://host, a@b.c"):
         assert without_password(plain) == plain
     record = logging.LogRecord("x", logging.WARNING, "x", 1, said, None, None)
     assert "SECRET" not in SafeFormatter("%(message)s").format(record)
+
+
+@pytest.mark.parametrize("address", ["https://me:{}@host/x.png?sig=A", "ftp://me:{}@host/x.png", "s3:/me:{}@b/x.png"])
+def test_no_verb_shows_the_password_of_an_address_of_a_row_or_of_an_argument(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, file = address.format("secretpw99"), tmp_path / "r.jsonl"
+    turns = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "3"}]
+    file.write_text(json.dumps({"id": "1", "image": given, "conversations": turns, "task": "count"}) + "\n")
+    for words in (
+        ("check", file, "--from", "vlm_r1"),
+        ("check", file, "--from", "vlm_r1", "--json", "-"),
+        ("convert", file, tmp_path / "out", "--from", "vlm_r1"),
+        ("predict", given, "How many?"),
+        ("report", given),
+        ("resume", given),
+        ("check", given, "--from", "vlm_r1"),
+    ):
+        with contextlib.suppress(SystemExit):
+            cli.main([str(word) for word in words])
+        said = "".join(capsys.readouterr())
+        assert "secretpw99" not in said and said, words
 
 
 def test_a_key_in_place_of_a_name_is_not_shown(tmp_path: Path) -> None:

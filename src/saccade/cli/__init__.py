@@ -42,7 +42,6 @@ from saccade.cli.hints import Verb
 from saccade.cli.terminal import StderrHandler, echo, print_traceback, process_of
 from saccade.config import said
 from saccade.disk import no_traceback
-from saccade.runs.safe_text import without_password
 from saccade.runs.stopping import RunStopped, interruptible
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {
@@ -162,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         text = said(error) if isinstance(error, ValidationError) else str(error)
-        echo(f"saccade{f' (process {rank})' if rank else ''}: {without_password(text)}", err=True)
+        echo(f"saccade{f' (process {rank})' if rank else ''}: {text}", err=True)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if debug or (why := out_of_memory(error)) is None:

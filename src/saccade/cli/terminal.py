@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from saccade.runs.safe_text import SafeFormatter, cut, printable
+from saccade.runs.safe_text import SafeFormatter, cut, printable, without_password
 
 
 def process_of() -> tuple[int, int]:
@@ -29,13 +29,13 @@ def process_of() -> tuple[int, int]:
 def echo(message: object, err: bool = False) -> None:
     """Prints one message, for which nobody may be left to read it."""
     with _maybe_unread(err):
-        typer.echo(cut(printable(str(message))), err=err)
+        typer.echo(cut(without_password(printable(str(message)))), err=err)
 
 
 def echo_whole(text: str, nl: bool = True) -> None:
     """Prints a text that was asked for whole, such as a recipe, a table or JSON."""
     with _maybe_unread():
-        typer.echo(printable(text), nl=nl)
+        typer.echo(without_password(printable(text)), nl=nl)
 
 
 @contextmanager
@@ -54,7 +54,15 @@ def _maybe_unread(err: bool = False) -> Iterator[None]:
 def echo_json(content: Any, err: bool = False) -> None:
     """Prints plain data as JSON, for machines."""
     with _maybe_unread(err):
-        typer.echo(json.dumps(content, indent=1), err=err)
+        typer.echo(json.dumps(_masked(content), indent=1), err=err)
+
+
+def _masked(content: Any) -> Any:
+    if isinstance(content, str):
+        return without_password(content)
+    if isinstance(content, dict):
+        return {name: _masked(one) for name, one in content.items()}
+    return [_masked(one) for one in content] if isinstance(content, list | tuple) else content
 
 
 class StderrHandler(logging.StreamHandler):
@@ -72,4 +80,5 @@ class StderrHandler(logging.StreamHandler):
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """`sys.excepthook` for errors that are bugs: as Python's, but safe."""
-    sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace)[-30:]))[-20_000:])
+    text = "".join(traceback.format_exception(kind, error, trace)[-30:])
+    sys.stderr.write(without_password(printable(text))[-20_000:])
