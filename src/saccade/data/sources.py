@@ -73,9 +73,17 @@ def items(cfg: DataConfig) -> Iterator[Item]:
 def _brief(found: Iterator[Item]) -> Iterator[Item]:
     """The items with short places and reasons: each of a million rows may name all that is in it."""
     for place, item in found:
-        if isinstance(item, ValueError) and len(reason := str(item)) > LONGEST_REASON:
-            item.args = (cut(reason, LONGEST_REASON),)
+        if isinstance(item, ValueError):
+            item = without_frames(item)
+            if len(reason := str(item)) > LONGEST_REASON:
+                item.args = (cut(reason, LONGEST_REASON),)
         yield cut(place, LONGEST_REASON), item
+
+
+def without_frames(error: ValueError) -> ValueError:
+    """The error without what it was raised from: the frames hold the row and its images as long as it is kept."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 def _labelled(found: Iterator[Item], wanted: Collection[Label]) -> Iterator[Item]:

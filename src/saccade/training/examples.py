@@ -21,7 +21,7 @@ from saccade.data.images import large_alone, load_image
 from saccade.data.order import EpochOrder, Skipped
 from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
-from saccade.data.sources import items, reading_of
+from saccade.data.sources import items, reading_of, without_frames
 from saccade.models.adapter import Adapter, EncodedPrompt, FarTooLong
 from saccade.tasks import IMAGE, TASKS
 from saccade.tasks.conversation import later_pairs, later_replies, later_turns, turns_before
@@ -90,7 +90,7 @@ def example_items(
     for place, found in _replies(config, wording) if config.source == REPLIES else _samples(config, wording):
         if isinstance(found, Example):
             found = replace(found, place=place, on_bad=config.on_bad, max_pixels=config.max_image_pixels)
-        yield place, found
+        yield place, found if isinstance(found, Example) else without_frames(found)
 
 
 def _samples(config: ExampleConfig, wording: Wording) -> Iterator[tuple[str, Example | ValueError]]:
