@@ -26,7 +26,7 @@ from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.runs.lock import locked
 from saccade.runs.records import STREAMS, Run
-from saccade.training import changes, checkpoint
+from saccade.training import changes, checkpoint, generators
 from saccade.training.changes import compare
 from saccade.training.config import RLRecipe, SFTRecipe
 from saccade.training.divergence import has_finite_logprobs
@@ -318,6 +318,17 @@ def test_strange_names_are_no_checkpoints_and_are_named(run: Path, caplog: pytes
     assert [path.name for path in checkpoint.steps(run)] == ["step-000003"]
 
 
+def test_what_only_has_the_name_of_a_checkpoint_takes_the_place_of_none(run: Path) -> None:
+    """A run keeps what it saved, also beside an empty folder or a copy under a later name."""
+    root = run / "checkpoints"
+    (root / "step-000999").mkdir()
+    shutil.copytree(root / "step-000001", root / "step-000998")
+    (root / "step-000002" / checkpoint.STATE_FILE).write_text("{")
+    for keep, left in ((2, ["1", "2", "3"]), (1, ["2", "3"])):
+        checkpoint.prune(run, keep)
+        assert [path.name[-1] for path in checkpoint.steps(run)] == [*left, "8", "9"]
+
+
 @pytest.mark.parametrize("where", ["step-000002", "step-2", "2"])
 def test_a_named_checkpoint_is_resumed_and_what_came_after_is_kept_aside(run: Path, where: str) -> None:
     (run / "eval" / "step-3").mkdir(parents=True)
@@ -380,10 +391,10 @@ def test_a_name_that_is_not_there_or_damaged_is_refused(run: Path) -> None:
 
 
 def test_all_three_generators_come_back(world: Path, tmp_path: Path) -> None:
-    kept = checkpoint.rng_state()
+    kept = generators.state()
     torch.save(kept, tmp_path / "rng.pt")
     first = [random.random(), float(np.random.standard_normal()), float(torch.rand(()))]
-    checkpoint.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    generators.restore(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert first == [random.random(), float(np.random.standard_normal()), float(torch.rand(()))]
 
 

@@ -217,6 +217,18 @@ def test_a_stage_that_diverges_is_not_finished_and_is_named(tmp_path: Path, loss
         assert not (tmp_path / "base" / "stage-1-wild").exists()
 
 
+def test_an_empty_folder_is_no_finished_stage(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base", symlinks=True)
+    recipe = base_recipe(tmp_path / "base")
+    (tmp_path / "base" / "config.yaml").write_text(dump(recipe))
+    shutil.rmtree(tmp_path / "base" / "stage-4-both")
+    (tmp_path / "base" / "stage-4-both").mkdir()
+    with pytest.raises(
+        ValueError, match=rf"stage-4-both: the stage is damaged \({pretrain.STATE} is missing, or no file"
+    ):
+        train(recipe)
+
+
 def test_a_run_that_began_while_the_model_was_loaded_keeps_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

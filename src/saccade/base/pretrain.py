@@ -145,6 +145,8 @@ def _publish(unfinished: Path, directory: Path, heads: dict[str, Tensor]) -> Non
 
 def _refuse_damaged(directory: Path) -> None:
     """ValueError, with the way out, where a file of a finished stage is not as the stage wrote it."""
+    if not (directory / STATE).is_file():
+        raise _damaged(directory, "it is missing, or no file", STATE)
     if not (directory / SEAL).exists():
         log.warning(
             "%s was made by an earlier version, without %s: whether its files changed is unknown", directory, SEAL
@@ -155,11 +157,8 @@ def _refuse_damaged(directory: Path) -> None:
 
 def _state_of(directory: Path) -> FinishedStage:
     """What `_publish` saved. ValueError, with the way out, for a damaged file."""
-    path = directory / STATE
-    if not path.is_file():
-        raise _damaged(directory, "it is missing, or no file", STATE)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError, *checkpoint.OF_ANOTHER) as error:
         raise _damaged(directory, str(error) or type(error).__name__, STATE) from None
     if fault := fault_of(state, FinishedStage):

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import pickle
-import random
 import re
 import shutil
 from collections.abc import Callable
@@ -22,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from saccade.disk import PARTIAL, flush, require_space
 from saccade.models.policy import Policy
 from saccade.runs.lock import keep_lock
+from saccade.training import generators
 from saccade.training.config import OptimKind
 from saccade.training.master_weights import needs_master
 from saccade.training.optim import GuardedOptimizer
@@ -88,7 +87,7 @@ def save(
         "optimizer": optimizer.optimizer.state_dict(),
         "parameters": [name for name, _ in policy.trainable()],
         "order": order(policy, optimizer.optimizer),
-        "rng": rng_state(),
+        "rng": generators.state(),
     }
     torch.save(trainer, fresh / TRAINER_FILE)
     if also is not None:
@@ -193,6 +192,17 @@ def load(path: Path) -> Checkpoint | str:
 
 def sealed(path: Path, name: str = STATE_FILE) -> dict[str, Any] | str:
     """The state that `seal` wrote into a directory, or what is damaged there."""
+    if isinstance(state := _state_in(path, name), str):
+        return state
+    try:
+        files = {str(one): (int(size), str(digest)) for one, (size, digest) in state["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return f"{name} is of another version"
+    return (_changed(path, files, name) if files else f"{name} names no files") or state
+
+
+def _state_in(path: Path, name: str = STATE_FILE) -> dict[str, Any] | str:
+    """As `sealed`, without looking at the other files."""
     file = path / name
     if not file.is_file():
         return f"{name} is missing"
@@ -204,11 +214,7 @@ def sealed(path: Path, name: str = STATE_FILE) -> dict[str, Any] | str:
         return f"{name} cannot be read ({error})"
     if not isinstance(state, dict) or state.pop("hash", None) != _hash_of(state):
         return f"{name} was changed, or written by an earlier version"
-    try:
-        files = {str(one): (int(size), str(digest)) for one, (size, digest) in state["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return f"{name} is of another version"
-    return (_changed(path, files, name) if files else f"{name} names no files") or state
+    return state
 
 
 def _changed(path: Path, files: dict[str, tuple[int, str]], seal_file: str) -> str | None:
@@ -273,7 +279,7 @@ def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer)
             sharded_checkpoint.restore(checkpoint.path, policy, optimizer, saved)
         else:
             optimizer.optimizer.load_state_dict(saved)
-        set_rng_state(trainer["rng"])
+        generators.restore(trainer["rng"])
     except torch.OutOfMemoryError:  # says what it is, and is no fault of the file
         raise
     except (*_UNREADABLE, *OF_ANOTHER) as error:
@@ -300,11 +306,14 @@ def _another(path: Path, error: Exception) -> ValueError:
 
 
 def prune(run_dir: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints and the one that `best` points at."""
+    """Removes all but the newest `keep` checkpoints and the one that `best` points at. What has only the name of one
+    neither counts nor is removed."""
     root = folder(run_dir)
     best = (root / "best").resolve().name if (root / "best").exists() else None
     keep_lock(root)
-    for path in steps(run_dir)[:-keep]:
+    found = {path: _state_in(path) for path in steps(run_dir)}
+    ours = [path for path, at in found.items() if not isinstance(at, str) and at.get("step") == int(path.name[5:])]
+    for path in ours[:-keep]:
         if path.name != best:
             shutil.rmtree(path.rename(root / f".{path.name}{PARTIAL}"))  # half removed, it is no checkpoint
 
@@ -348,35 +357,6 @@ def free_name(parent: Path, name: str) -> Path:
     """`parent/name-<n>`, the first that is not taken."""
     numbers = range(1, 1 + len(list(parent.iterdir())) + 1)
     return next(path for n in numbers if not os.path.lexists(path := parent / f"{name}-{n}"))
-
-
-def seed_generators(seed: int) -> None:
-    """Seeds all three generators at the start of a run, so that whatever draws from them repeats with the recipe."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def rng_state() -> dict[str, Any]:
-    """States of the generators that training could draw from, as plain data and tensors."""
-    version, internal, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    numpy = [kind, [int(key) for key in keys], *rest]
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(internal), gauss], "numpy": numpy}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """The inverse of `rng_state`."""
-    torch.set_rng_state(state["torch"].cpu())
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
 def check_disk_space(

@@ -27,7 +27,7 @@ from saccade.runs.lock import keep_lock, locked, refuse_in_use
 from saccade.runs.records import CONFIG, Run
 from saccade.runs.sinks import open_sinks
 from saccade.runs.stopping import RunStopped, StepAbandoned, Stop
-from saccade.training import changes, checkpoint
+from saccade.training import changes, checkpoint, generators
 from saccade.training.checkpoint import Checkpoint
 from saccade.training.clocks import StepClock
 from saccade.training.config import RLRecipe, SFTRecipe
@@ -198,7 +198,7 @@ class Session:
         return better
 
     def _mark(self, step: int, state: dict[str, Any], extras: Extras, pending: dict[str, Any] | None = None) -> Mark:
-        rng, sizes = checkpoint.rng_state(), self.run.sizes()
+        rng, sizes = generators.state(), self.run.sizes()
         return Mark(step, state, rng, sizes, self.optimizer.nonfinite_in_row, extras, pending)
 
     def keep_last_step(self) -> None:
@@ -207,7 +207,7 @@ class Session:
             sizes, step = mark.sizes, mark.step
             self.ranks.on_first(lambda: self.run.cut_back(sizes, step))
             mark = replace(mark, sizes=self.run.sizes())
-            checkpoint.set_rng_state(mark.rng)
+            generators.restore(mark.rng)
             self.optimizer.nonfinite_in_row = mark.nonfinite_in_row
             self._save(mark, better=False)
         if self.writer is not None:
@@ -253,13 +253,13 @@ class Session:
     @torch.no_grad()
     def _evaluation(self, evaluate: Evaluate, step: int) -> dict[str, float]:
         """Metrics under `eval/`. The random generators are restored: evaluating more often never changes training."""
-        rng, start = checkpoint.rng_state(), time.perf_counter()
+        rng, start = generators.state(), time.perf_counter()
         if self.before_evaluation is not None:
             self.before_evaluation()
         self.engine.sync(self.policy)
         with self.policy.whole():
             found = self.ranks.broadcast(dict(evaluate(self.policy, self.engine, step)))
-        checkpoint.set_rng_state(rng)
+        generators.restore(rng)
         if "score" not in found:
             raise ValueError(f"evaluate returned {', '.join(found) or 'nothing'}; expected a metric named 'score'")
         metrics = {f"eval/{name}": float(value) for name, value in found.items()}
@@ -342,7 +342,7 @@ def open_session(
             session.best_score, session.best_step = found.state["best_score"], found.state["best_step"]
             session.saved = found.step
         else:
-            checkpoint.seed_generators(recipe.seed)
+            generators.seed(recipe.seed)
             run.environment(environment)
         if isinstance(recipe, RLRecipe):
             session.alarms = open_alarms(run_dir, recipe.alarms, found.step if found else 0)

@@ -20,7 +20,7 @@ from saccade.models.checkpoint_files import reading
 from saccade.models.policy import Policy
 from saccade.models.shard_files import ShardReader
 from saccade.models.sharding import SHARDS, read_shards, weights
-from saccade.training import checkpoint
+from saccade.training import checkpoint, generators
 from saccade.training.master_weights import MASTERS, MasterAdamW
 from saccade.training.optim import GuardedOptimizer
 from saccade.training.ranks import Ranks
@@ -90,7 +90,7 @@ def _begin(run_dir: Path, policy: Policy, step: int) -> Path:
     if policy.adapters is None:
         policy.model.config.save_pretrained(fresh)
         policy.save_files(fresh)
-    trainer = {"parameters": [name for name, _ in policy.trainable()], "rng": checkpoint.rng_state()}
+    trainer = {"parameters": [name for name, _ in policy.trainable()], "rng": generators.state()}
     torch.save(trainer, fresh / checkpoint.TRAINER_FILE)
     return fresh
 
