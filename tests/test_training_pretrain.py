@@ -223,9 +223,7 @@ def test_an_empty_folder_is_no_finished_stage(base: Path, tmp_path: Path) -> Non
     (tmp_path / "base" / "config.yaml").write_text(dump(recipe))
     shutil.rmtree(tmp_path / "base" / "stage-4-both")
     (tmp_path / "base" / "stage-4-both").mkdir()
-    with pytest.raises(
-        ValueError, match=rf"stage-4-both: the stage is damaged \({pretrain.STATE} is missing, or no file"
-    ):
+    with pytest.raises(ValueError, match=r"4-both/stage\.pt: the file is damaged \(it is missing, or no file"):
         train(recipe)
 
 
