@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 from test_models_lora import config, scatter
 
-from saccade.models.chat import MARKER
+from saccade.models.chat_template import MARKER
 from saccade.models.policy import load_policy, resolve_path
 from saccade.rollout.config import Sampling
 from saccade.rollout.engine import open_engine

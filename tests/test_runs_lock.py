@@ -63,6 +63,8 @@ def holder(directory: Path, host: str | None = None, how: str = "parent") -> Ite
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pid = int(process.stdout.readline())
+    if how == "child":
+        process.wait()  # under load the parent may still be ending
     try:
         yield pid
     finally:
