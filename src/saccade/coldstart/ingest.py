@@ -88,7 +88,7 @@ def _name_changes(recipe: ColdStartRecipe, store: Store) -> None:
             log.info("%s: cannot be compared with the rows that were read from it: %s", name, error)
             continue
         if digest.hexdigest() != hash_before:
-            words = "%s: its rows have changed since they were read; this set is made of what they were. %s"
+            words = "%s: its rows, or which can be read, have changed since; this set is made of what they were. %s"
             log.warning(words, name, "Set another 'out' for a set of the changed rows")
 
 
