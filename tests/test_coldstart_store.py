@@ -311,31 +311,55 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, n: int) -> None:
     assert many < 1.2 * few + 100_000
 
 
+TRIGGER = "CREATE TRIGGER t AFTER UPDATE ON rows BEGIN DELETE FROM steps; END;"
+LYING = "PRAGMA writable_schema=ON; UPDATE sqlite_master SET {} WHERE name = 't'; PRAGMA writable_schema=OFF"
+
+
 @pytest.mark.parametrize(
     "change",
     [
         "ALTER TABLE rows ADD COLUMN more TEXT GENERATED ALWAYS AS (printf('%.*c', 900000000, 'a')) VIRTUAL",
         "CREATE TRIGGER t AFTER UPDATE ON rows BEGIN DELETE FROM steps; END",
+        "CREATE TRIGGER t AFTER UPDATE ON rows BEGIN DELETE FROM steps; END;" + LYING.format("tbl_name = 'notes'"),
+        "CREATE TRIGGER t AFTER UPDATE ON rows BEGIN DELETE FROM steps; END;"
+        + LYING.format("tbl_name = CAST('rows' AS BLOB)"),
+        "CREATE TABLE t (a);" + LYING.format("sql = CAST(sql AS BLOB)"),
+        "CREATE TABLE t (a);" + LYING.format("tbl_name = NULL, name = NULL"),
         "CREATE INDEX i ON steps (printf('%.*c', 9, body))",
         "DROP TABLE facts; CREATE VIEW facts AS SELECT 'taken_in' AS name, 'true' AS value",
         "DROP TABLE steps; CREATE TABLE Steps (number, step, body DEFAULT (printf('%.*c', 900000000, 'a')))",
+        "CREATE VIEW mine AS SELECT * FROM rows",
     ],
 )
-def test_a_store_that_computes_something_is_refused(tmp_path: Path, change: str) -> None:
+def test_a_store_that_may_compute_something_is_refused(tmp_path: Path, change: str) -> None:
     filled(tmp_path / "rows.sqlite", 2).close()
     with sqlite3.connect(tmp_path / "rows.sqlite") as db:
         db.executescript(change)
-    with pytest.raises(
-        StoreError, match=r"it defines '.*' of table '.*' in another way than we do; the file is not a row"
-    ):
+    with pytest.raises(StoreError, match=r"rows.sqlite: .*; the file is not a row"):
         Store(tmp_path / "rows.sqlite")
 
 
-def test_a_store_may_hold_tables_and_views_of_its_owner(tmp_path: Path) -> None:
+def test_a_store_that_was_analyzed_and_compacted_is_ours(tmp_path: Path) -> None:
     filled(tmp_path / "rows.sqlite", 2).close()
     with sqlite3.connect(tmp_path / "rows.sqlite") as db:
-        db.executescript(
-            "CREATE TABLE notes (text); CREATE VIEW done AS SELECT * FROM rows WHERE state = 'done'; ANALYZE"
-        )
+        db.executescript("ANALYZE; VACUUM")
     with Store(tmp_path / "rows.sqlite") as store:
         assert store.counts().total == 2
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_process_that_stood_still_does_not_write_where_another_has_been(tmp_path: Path, released: bool) -> None:
+    with filled(tmp_path / "s", 1) as one, Store(tmp_path / "s", 60.0) as two:
+        assert one.acquire_lock(WRITING) is None
+        one.remember(WRITING, [one.owner, 0.0])  # its lease ended
+        assert two.acquire_lock(WRITING) is None
+        if released:
+            two.release_lock(WRITING)
+        one._renewed -= 60.0
+        with pytest.raises(
+            StoreError, match=r"did not answer for 60 s .* in its place, or has done so; nothing is lost"
+        ):
+            one.keep_lock(WRITING)
+        with pytest.raises(StoreError, match="in its place"):
+            one.add([("0/9", draft(9))], WRITING)
+        assert one.counts().total == 1

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -161,27 +161,27 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def open_database(path: Path, schema: str, timeout_s: float, any_thread: bool = False) -> sqlite3.Connection:
-    """A SQLite file with the tables of a schema, which are made where they are missing. sqlite3.DatabaseError where its
-    tables of these names have other columns, indices or triggers: those of a stranger may compute anything."""
+    """A SQLite file with the tables of a schema, which are made where they are missing, and no others.
+    sqlite3.DatabaseError for anything else in it: triggers, views and columns of a stranger may compute anything."""
     database = sqlite3.connect(path, timeout=timeout_s, check_same_thread=not any_thread, isolation_level=None)
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_CELL)
     with closing(sqlite3.connect(":memory:")) as ours:
         ours.executescript(schema)
+        ours.execute("ANALYZE")
         expected = set(_definitions(ours))
-    tables = {table for table, _, _ in expected}
-    for table, name, sql in _definitions(database):
-        if table in tables and (table, name, sql) not in expected:
-            raise sqlite3.DatabaseError(f"it defines {name!r} of table {table!r} in another way than we do")
+    for kind, name, sql in _definitions(database):
+        if (kind, name, sql) not in expected and not (sql is None and kind == "index"):  # the index of a key
+            raise sqlite3.DatabaseError(f"it has the {kind} {name}, which we do not make, or not so; drop it")
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=NORMAL")
     database.executescript(schema)
     return database
 
 
-def _definitions(database: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
-    """(table, name, SQL) of tables, indices, triggers and views."""
-    for table, name, sql in database.execute("SELECT tbl_name, name, sql FROM sqlite_master WHERE sql IS NOT NULL"):
-        yield table.lower(), name.lower(), " ".join(sql.split())
+def _definitions(database: sqlite3.Connection) -> Iterator[tuple[Any, Any, Any]]:
+    """(type, name, SQL) of all that a database defines."""
+    for kind, name, sql in database.execute("SELECT type, name, sql FROM sqlite_master"):
+        yield kind, name, " ".join(sql.split()) if isinstance(sql, str) else sql
 
 
 def sweep(directory: Path) -> None:

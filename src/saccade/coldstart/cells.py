@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
-from saccade.data.records import BROKEN
+from saccade.coldstart.teachers import sample_of
+from saccade.data.records import BROKEN, refuse_unusable, shown
+from saccade.runs.drafts import Draft
+from saccade.tasks import TASKS
 
 
 def text_or_bytes(cell: bytes) -> str | bytes:
@@ -37,3 +41,21 @@ def json_or_cell(cell: Any) -> Any:
         return json.loads(decoded(cell))
     except BROKEN:
         return cell
+
+
+def checked(draft: Draft) -> Draft:
+    """ValueError for a draft that was not ingested like this."""
+    texts = (*draft.images, *draft.image_shas)
+    if len(draft.images) != len(draft.image_shas) or not all(isinstance(one, str) for one in texts):
+        raise ValueError("images and image_shas are not as many texts")
+    if draft.task not in TASKS:
+        raise ValueError(f"task is {shown(draft.task)}, expected one of {', '.join(TASKS)}")
+    refuse_unusable(sample_of(draft))
+    return draft
+
+
+def refuse_endless(draft: Draft) -> None:
+    """ValueError or OverflowError for a step whose counts and costs are in no sum."""
+    for one in draft.steps:
+        if not all(map(math.isfinite, (one.tokens_in, one.tokens_out, one.cost, one.seconds))):
+            raise ValueError("a count or cost is not finite")

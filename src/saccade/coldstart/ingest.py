@@ -63,13 +63,14 @@ def _read_all(recipe: ColdStartRecipe, store: Store, progress: Callable[[int], N
     store.clear()  # of a start that was stopped before it had read all; the data may have been mended since
     seen, said = 0, [hashlib.sha256() for _ in recipe.data]
     for page in _pages(_rows(recipe, store, said)):
-        store.add((key, draft) for key, draft in page if isinstance(draft, Draft))
+        store.add(((key, draft) for key, draft in page if isinstance(draft, Draft)), READING)
         store.skip([draft for _, draft in page if not isinstance(draft, Draft)])
         seen += len(page)
         progress(seen)
     if not store.counts().total:
         why = ", ".join(f"{reason} {n}" for reason, n in store.reasons().items())
         raise ValueError(f"no row of the data can be used ({why or 'it is empty'})")
+    store.add((), READING)  # the lock is still this process's
     store.remember(SAID, [digest.hexdigest() for digest in said])
     store.remember(DONE, True)
 

@@ -97,6 +97,7 @@ def write_set(store: Store, chooser: Chooser) -> dict[str, Any]:
             files[DRAFTS].write(draft.to_json() + "\n")
         for row in store.skipped():
             _write_line(left_out, _left_out(*row))
+        store.keep_lock(WRITING)  # the last moment before the files take their places
     if recipe.images == "path":
         record_roots(recipe.out, recipe.data)
     _write_json(recipe.out / "dataset_info.json", dataset_info())

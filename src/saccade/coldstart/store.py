@@ -19,14 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saccade.coldstart.cells import decoded, json_or_cell, storable, text_or_bytes, words_of
+from saccade.coldstart.cells import checked, decoded, json_or_cell, refuse_endless, storable, text_or_bytes, words_of
 from saccade.coldstart.steps import assemble
-from saccade.coldstart.teachers import sample_of
-from saccade.data.records import BROKEN, refuse_unusable, shown
+from saccade.data.records import BROKEN, shown
 from saccade.disk import open_database
 from saccade.runs.drafts import Draft, to_json_line
 from saccade.runs.lock import is_alive, process_words, shown_process
-from saccade.tasks import TASKS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -112,10 +110,12 @@ class Store:
             db.execute("DELETE FROM rows WHERE number NOT IN (SELECT number FROM steps)")
             db.execute("DELETE FROM left_out")
 
-    def add(self, rows: Iterable[tuple[str, Draft]]) -> int:
-        """Adds rows by key; existing ones are kept. Returns the number of new rows."""
+    def add(self, rows: Iterable[tuple[str, Draft]], lock: str | None = None) -> int:
+        """Adds rows by key; existing ones are kept. Returns the number of new rows. StoreError without the `lock`."""
         new = 0
         with self._transaction() as db:
+            if lock is not None:
+                self._require(lock)
             for key, draft in rows:
                 values = (key, draft.source, draft.to_json())
                 new += db.execute("INSERT OR IGNORE INTO rows (key, source, draft) VALUES (?, ?, ?)", values).rowcount
@@ -262,14 +262,14 @@ class Store:
         steps: dict[str, Any] = {}
         what, way = "its draft", "restore the file from a copy, or set another 'out'"
         try:
-            draft = _checked(Draft.from_json(decoded(text)))
+            draft = checked(Draft.from_json(decoded(text)))
             what = "a step"
             way = f'to have its steps made again: sqlite3 {self.path} "DELETE FROM steps WHERE number = {number}"'
             bodies = self._db.execute("SELECT step, body FROM steps WHERE number = ? ORDER BY step", (number,))
             for step, body in bodies:
                 what = f"step {shown(step)}"
                 steps[decoded(step)] = result = json.loads(decoded(body))
-                _refuse_endless(assemble(draft, {step: result}))
+                refuse_endless(assemble(draft, {step: result}))
             return draft, steps
         except BROKEN as error:
             why = f"{self.path}: row {number}: {what} cannot be read ({type(error).__name__}: {error}); {way}"
@@ -300,12 +300,10 @@ class Store:
     def acquire_lock(self, name: str) -> str | None:
         """Acquires a named lock, with a lease as rows have it, or renews it. Returns None on success, else the process
         that holds it."""
-        with self._transaction() as db:
+        with self._transaction():
             if (holder := self._holder(name)) not in (None, self.owner):
                 return holder
-            value = json.dumps([self.owner, time.time() + self.lease_s])
-            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
-        self._renewed = time.monotonic()
+            self._lease(name)
         return None
 
     def wait_for_lock(self, name: str) -> str | None:
@@ -320,11 +318,23 @@ class Store:
         return other
 
     def keep_lock(self, name: str) -> None:
-        """Renews a lock of this process when it is time. StoreError when another process took it."""
-        if time.monotonic() - self._renewed >= self.lease_s / 3 and (holder := self.acquire_lock(name)) is not None:
+        """Renews a lock of this process when it is time. StoreError when another process has had it since."""
+        if abs(time.time() - self._renewed) >= self.lease_s / 3:
+            with self._transaction():
+                self._require(name)
+                self._lease(name)
+
+    def _lease(self, name: str) -> None:
+        self._renewed = time.time()
+        value = json.dumps([self.owner, self._renewed + self.lease_s])
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def _require(self, name: str) -> None:
+        if (owner := self._lock(name)[0]) != self.owner:
+            other = "another process" if owner is None else shown_process(owner)
             raise StoreError(
-                f"{self.path}: this process did not answer for {self.lease_s:g} s (lease_s), so "
-                f"{shown_process(holder)} is {name} in its place; nothing is lost"
+                f"{self.path}: this process did not answer for {self.lease_s:g} s (lease_s), so {other} is {name} in "
+                "its place, or has done so; nothing is lost. Run the same command again"
             )
 
     def release_lock(self, name: str) -> None:
@@ -335,11 +345,16 @@ class Store:
 
     def _holder(self, name: str) -> str | None:
         """Who holds a lock with a lease that counts."""
+        owner, until = self._lock(name)
+        return owner if owner is not None and until >= time.time() and self._counts(owner, until) else None
+
+    def _lock(self, name: str) -> tuple[str | None, float]:
+        """Whose a lock is, and until when."""
         row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         match None if row is None else json_or_cell(row[0]):
-            case [str(owner), int(until) | float(until)] if until >= time.time() and self._counts(owner, until):
-                return owner
-        return None
+            case [str(owner), int(until) | float(until)]:
+                return owner, until
+        return None, 0.0
 
     # ------------------------------------------------------------------------------------------------- SQLite
 
@@ -366,21 +381,3 @@ class Store:
             elif "locked" in str(error):
                 hint = "another process has locked it for over a minute; use a local disk, not a network share"
             raise StoreError(f"{self.path}: {error}; {hint}") from error
-
-
-def _checked(draft: Draft) -> Draft:
-    """ValueError for a draft that was not ingested like this."""
-    texts = (*draft.images, *draft.image_shas)
-    if len(draft.images) != len(draft.image_shas) or not all(isinstance(one, str) for one in texts):
-        raise ValueError("images and image_shas are not as many texts")
-    if draft.task not in TASKS:
-        raise ValueError(f"task is {shown(draft.task)}, expected one of {', '.join(TASKS)}")
-    refuse_unusable(sample_of(draft))
-    return draft
-
-
-def _refuse_endless(draft: Draft) -> None:
-    """ValueError or OverflowError for a step whose counts and costs are in no sum."""
-    for one in draft.steps:
-        if not all(map(math.isfinite, (one.tokens_in, one.tokens_out, one.cost, one.seconds))):
-            raise ValueError("a count or cost is not finite")
