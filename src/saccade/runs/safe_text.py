@@ -14,10 +14,7 @@ LINES = 40
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that are shown as escapes: control codes, changes of direction, what has no width (tags can hide
 whole sentences), surrogates, what is not assigned, line separators."""
-_USER = re.compile(
-    r"(://)(?:[^/\s:]{0,99}:(?![0-9]{1,5}/)[^\s]{1,300}|[^/\s]{1,300})@"
-    r"|((?<=[a-z0-9]):/)(?!/)[^/\s:@]{1,99}:[^/\s]{1,300}@"
-)
+_USER = re.compile(r"(://|(?<=[A-Za-z0-9]{2}):/(?!/))(?:[^/\s:]{0,99}:(?![0-9]{1,5}/)[^\s]{1,300}|[^/\s]{1,300})@")
 """What is before the host; a password may hold @, and one that was not encoded also a slash, but no port is one. An
 address that was taken for a path has one slash."""
 _JOINERS = frozenset("\u200c\u200d")
@@ -53,7 +50,7 @@ def cut(text: str) -> str:
 def without_password(text: str) -> str:
     """`text` without user names and passwords in its addresses: libraries quote those of their settings (a tracker's
     or a proxy's variable) in their errors."""
-    return _USER.sub(lambda found: f"{found[1] or found[2]}[key]@", text)
+    return _USER.sub(r"\1[key]@", text)
 
 
 class SafeFormatter(logging.Formatter):
