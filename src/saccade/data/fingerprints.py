@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from saccade.data.images import add_pixels, load_first
+from saccade.data.images import add_pixels, large_alone, load_first
 from saccade.types import ImageSource, Sample
 
 SIDE = 16
@@ -44,15 +44,16 @@ class Fingerprint:
 
 def fingerprint(source: ImageSource | Path) -> Fingerprint:
     """Decodes a picture completely. Raises `ImageError`."""
-    image, animated = load_first(source)
-    small = image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
+    with large_alone([source]):
+        image, animated = load_first(source)
+        small = image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
+        content = hashlib.blake2b(digest_size=8)
+        add_pixels(content, image)
+        size = image.size
+        del image
     gray_HW = np.asarray(small, dtype=np.int16)
     bits = np.packbits(np.diff(gray_HW, axis=1).reshape(-1) > MARGIN)
-    content = hashlib.blake2b(digest_size=8)
-    add_pixels(content, image)
-    return Fingerprint(
-        image.size, int.from_bytes(content.digest()), bits, gray_HW.astype(np.uint8).reshape(-1), animated
-    )
+    return Fingerprint(size, int.from_bytes(content.digest()), bits, gray_HW.astype(np.uint8).reshape(-1), animated)
 
 
 class PictureIndex:
