@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from saccade.data import DataConfig, open_source
+from saccade.data import DataConfig, fingerprints, images, open_source
 from saccade.data.fingerprints import PictureIndex, fingerprint, text_key
 from saccade.types import Sample
 
@@ -97,3 +99,23 @@ def test_an_animation_is_recognized_by_its_frames() -> None:
     buffer = io.BytesIO()
     photo(1).save(buffer, "GIF", save_all=True, append_images=[photo(2)])
     assert (fingerprint(buffer.getvalue()).animated, fingerprint(photo(1)).animated) == (True, False)
+
+
+@pytest.mark.parametrize(("size", "alone"), [((2500, 2000), True), ((200, 200), False)])
+def test_a_large_picture_is_compared_alone(
+    size: tuple[int, int], alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of 25 million pixels at once took more than a gigabyte."""
+    held: list[bool] = []
+
+    def look(found: Any, image: Image.Image) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            free = pool.submit(images._ALONE.acquire, blocking=False).result()
+            if free:
+                pool.submit(images._ALONE.release).result()
+        held.append(not free)
+
+    monkeypatch.setattr(fingerprints, "add_pixels", look)
+    Image.new("RGBA", size).save(tmp_path / "a.webp", lossless=True, quality=0, method=0)
+    fingerprint(tmp_path / "a.webp")
+    assert held == [alone]
