@@ -191,20 +191,53 @@ def test_options_at_the_ends_of_their_ranges_are_taken() -> None:
     assert Until(truncation_below=1e-3, over=3, at_most=3).at_most == 3
 
 
+FALLING = {"truncation_below": 0.5, "over": 1}
+
+
 @pytest.mark.parametrize(
     ("stages", "num_steps", "before", "expected"),
     [
-        ((stage("one", step=2), stage("new", step=3), stage("two")), 5, (4, 1), (4, 2, False)),
-        ((stage("one", step=2), stage("new", step=4), stage("two")), 4 + 1, (4, 1), (4, 2, False)),
-        ((stage("one", step=2), stage("new", step=5), stage("two")), 6, (4, 1), (4, 1, False)),
-        ((stage("one", step=2), stage("new", step=3), stage("two", step=9)), None, (9, 1), (9, 2, True)),
-        ((stage("one", step=2), stage("two")), 9, (4, 1), (4, 1, False)),
-        ((stage("one", step=2), stage("two")), 4, (4, 1), (4, 1, True)),
-        ((stage("one", truncation_below=0.5, over=1, at_most=3), stage("two")), 9, (4, 0), (4, 0, False)),
+        ((stage("one", step=2), stage("new", step=3), stage("two")), 5, ScheduleState(4, 1, 2), (2, 4, False)),
+        ((stage("one", step=2), stage("new", step=4), stage("two")), 5, ScheduleState(4, 1, 2), (2, 4, False)),
+        ((stage("one", step=2), stage("new", step=5), stage("two")), 6, ScheduleState(4, 1, 2), (1, 2, False)),
+        (
+            (stage("one", step=2), stage("new", step=3), stage("two", step=9)),
+            None,
+            ScheduleState(9, 1, 2),
+            (2, 9, True),
+        ),
+        ((stage("one", step=2), stage("two")), 9, ScheduleState(4, 1, 2), (1, 2, False)),
+        ((stage("one", step=2), stage("two")), 9, ScheduleState(4, 1, 2, finished=True), (1, 2, False)),
+        ((stage("one", step=2), stage("two")), 4, ScheduleState(4, 1, 2), (1, 2, True)),
+        ((stage("one", step=4), stage("two")), 9, ScheduleState(3, 1, 2), (0, 0, False)),
+        ((stage("one", step=2), stage("two", step=5), stage("three")), 9, ScheduleState(3, 2, 2), (1, 2, False)),
+        ((stage("one"),), 9, ScheduleState(4, 1, 2), (0, 0, False)),
+        ((stage("one"),), 3, ScheduleState(4, 1, 2), (0, 0, True)),
+        ((stage("one", **FALLING, at_most=3), stage("two")), 9, ScheduleState(2, 0, 0, (0.7,)), (0, 0, False)),
+        ((stage("one", **FALLING, at_most=3), stage("two")), 9, ScheduleState(2, 0, 0, (0.7,), True), (0, 0, False)),
+        ((stage("one", **FALLING, at_most=2), stage("two")), 9, ScheduleState(2, 0, 0, (0.7,)), (1, 2, False)),
+        ((stage("one", **FALLING, at_most=4),), None, ScheduleState(2, 0, 0, (0.7,), True), (0, 0, False)),
+        ((stage("one", **FALLING, at_most=4),), None, ScheduleState(2, 0, 0, (0.3,), True), (0, 0, True)),
+        ((stage("one"),), 3, ScheduleState(), (0, 0, False)),
     ],
 )
 def test_a_checkpoint_continues_in_the_stage_that_its_step_is_in(stages, num_steps, before, expected):
-    """Stages may be inserted, moved or cut before a resume."""
-    step, number = before
-    found = Schedule(stages, num_steps).reopened(ScheduleState(step, number, stage_start=1, finished=step >= 9))
-    assert (found.step, found.stage, found.finished) == expected
+    """Stages may be inserted, moved or removed before a resume."""
+    found = Schedule(stages, num_steps).reopened(before)
+    assert (found.stage, found.stage_start, found.finished) == expected and found.step == before.step
+
+
+@given(st.lists(st.sampled_from([0.0, 0.3, 0.7, 1.0]), max_size=12))
+def test_a_checkpoint_under_the_same_schedule_continues_as_it_was(shares: list[float]) -> None:
+    schedules = (
+        Schedule((stage("a", step=3), stage("b", step=5), stage("c")), num_steps=9),
+        Schedule((stage("a", **FALLING, at_most=4), stage("b", step=9))),
+        Schedule((stage("a", step=2), stage("b", truncation_below=0.5, over=2, at_most=4))),
+    )
+    for schedule in schedules:
+        state = ScheduleState()
+        for share in shares:
+            assert schedule.reopened(state) == state
+            if state.finished:
+                break
+            state = schedule.advance(state, share)

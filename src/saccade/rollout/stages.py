@@ -153,18 +153,28 @@ class Schedule:
         return self.stages[state.stage]
 
     def reopened(self, state: ScheduleState) -> ScheduleState:
-        """The state of a checkpoint under this schedule, which may have been changed since: stages that end by a step
-        that is over are not entered."""
+        """The state of a checkpoint under this schedule, whose stages may have been changed since: it continues in the
+        stage that its step is in, and is finished where that one is over and the last."""
         last = len(self.stages) - 1
-        while state.stage < last and (end := self._end(state.stage)) is not None and end <= state.step:
+        number = min(state.stage, last)
+        while number and (self._end(number - 1) or 0) > state.step:
+            number -= 1
+        if number != state.stage:
+            start = self._end(number - 1) if number else 0
+            state = ScheduleState(state.step, number, state.stage_start if start is None else start)
+        while (over := self._is_over(state)) and state.stage < last:
             state = ScheduleState(state.step, state.stage + 1, stage_start=state.step)
-        end = self._end(state.stage) if state.stage == last else None
-        return state if end is None else replace(state, finished=state.step >= end)
+        return replace(state, finished=over)
 
     def _end(self, index: int) -> int | None:
         """The step after which a stage ends; None where that depends on the replies."""
         until = self.stages[index].until
         return self.num_steps if until is None else until.step
+
+    def _is_over(self, state: ScheduleState) -> bool:
+        """Whether the stage of a state, which has had a step of it or of one before, ends there."""
+        steps = state.step - state.stage_start
+        return state.step > 0 and self._over(self.stages[state.stage], state.step, steps, state.truncated)
 
     def advance(self, state: ScheduleState, truncated_share: float) -> ScheduleState:
         """The state after one more step, in which `truncated_share` (0..1) of the replies was truncated."""
