@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from hostile_rows import turns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from property_search import examples
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
+from saccade import cli
+from saccade.base.tiny import write_checkpoint
 from saccade.cli import main
 from saccade.cli.terminal import StderrHandler
 from saccade.runs.progress import progress
@@ -129,3 +135,38 @@ def test_no_console_reads_names_as_markup() -> None:
     files = sorted((Path(__file__).parent.parent / "src").rglob("*.py"))
     found = [made for file in files for made in re.findall(r"\bConsole\([^)]*\)", file.read_text(encoding="utf-8"))]
     assert found and [made for made in found if "markup=False" not in made] == []
+
+
+def test_what_a_library_says_of_a_strangers_checkpoint_is_escaped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """transformers lists tensors that the model does not have, by name and in colors."""
+    model = write_checkpoint(tmp_path / "model", "S")
+    weights = load_file(model / "model.safetensors")
+    save_file({**weights, "model.odd\x1b]0;owned\x07": torch.zeros(3)}, model / "model.safetensors", {"format": "pt"})
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.utils.logging._default_handler.stream", sys.stderr)
+        with contextlib.suppress(SystemExit):
+            cli.main(["predict", str(tmp_path / "a.png"), "How many?", "--model", str(model), "--max-new-tokens", "2"])
+    said = "".join(capfd.readouterr())
+    assert "\x1b" not in said and "\x07" not in said and "\\x1b]0;owned" in said, said
+
+
+def test_warnings_and_logs_of_libraries_are_safe_while_a_verb_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    library = logging.getLogger("some.library")
+    library.addHandler(handler)
+    with cli._log_lines():
+        library.warning("\x1b[1mnames\x1b[0m %s of https://me:secretpw@host", "\x1b]0;x\x07")
+        library.warning("%d", "no number")
+        assert "\x1b" not in warnings.formatwarning("\x1b[2J", UserWarning, "a.py", 1)
+    library.removeHandler(handler)
+    said = capfd.readouterr().err
+    assert said.startswith("names \\x1b]0;x\\x07 of https://[key]@host")
+
+
+def test_the_end_of_another_process_is_told_from_a_bug() -> None:
+    gloo = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:2971"
+    assert cli.lost_process(RuntimeError(gloo)) == "Connection closed by peer"
+    assert cli.lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

@@ -9,6 +9,7 @@ import pytest
 from families import FAMILIES, family
 from PIL import Image
 
+from saccade.base.tiny import write_checkpoint
 from saccade.models.counting import TokenCounter
 from saccade.models.policy import load_adapter
 from saccade.types import Turn
@@ -73,3 +74,21 @@ def test_a_size_that_the_processor_refuses_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="ratio"):
         counter.prompt("<image>?", [(4000, 4)])
     assert counter.prompt("<image>?", [(1, 1)]).total == counter.prompt("<image>?", [(2, 2)]).total
+
+
+def test_a_template_that_takes_no_images_beside_a_system_turn_is_known_before_the_first_step(tmp_path: Path) -> None:
+    """As that of Llama 3.2 Vision; without images it writes both."""
+    refusal = (
+        "{% if messages[0]['role'] == 'system' %}{% for m in messages %}{% for part in m['content'] %}"
+        "{% if part['type'] == 'image' %}{{ raise_exception('no images beside a system turn') }}{% endif %}"
+        "{% endfor %}{% endfor %}{% endif %}"
+    )
+    path = write_checkpoint(tmp_path / "model", "S")
+    template = path / "chat_template.jinja"
+    template.write_text(refusal + template.read_text())
+    counter, before = TokenCounter(load_adapter(str(path))), (Turn("system", "Be brief."),)
+    assert counter.surely_fits("<image>Which?", SIZES[:1], 10_000)
+    assert not counter.surely_fits("<image>Which?", SIZES[:1], 10_000, before)
+    with pytest.raises(ValueError, match="no images beside a system turn"):
+        counter.check("<image>Which?", SIZES[:1], 10_000, before)
+    counter.check("Which?", [], 10_000, before)

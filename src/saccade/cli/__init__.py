@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -39,7 +40,7 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
-from saccade.cli.terminal import StderrHandler, echo, print_traceback, process_of
+from saccade.cli.terminal import StderrHandler, echo, print_traceback, process_of, safe, safe_record
 from saccade.config import said
 from saccade.disk import no_traceback
 from saccade.runs.stopping import RunStopped, interruptible
@@ -132,6 +133,7 @@ EXPECTED = (ValueError, OSError, FloatingPointError)
 """Errors that the user can fix (the last: weights that overflow): shown as one line. Anything else is a bug and
 keeps its traceback."""
 
+_PEER_ENDED = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "Socket closed")
 TRAINING = ("accelerate", "safetensors", "torch", "transformers")
 """Packages of the extra `train`; rewards, graders, data and served models do without."""
 
@@ -164,12 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         echo(f"saccade{f' (process {rank})' if rank else ''}: {text}", err=True)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if debug or (why := out_of_memory(error)) is None:
+        lost = lost_process(error) if process_of()[1] > 1 else None
+        if debug or (why := out_of_memory(error) or lost) is None:
             raise
-        echo(
-            f"saccade: out of memory ({why}); 'saccade plan RECIPE' says what to lower",
-            err=True,
-        )
+        words = f"out of memory ({why}); 'saccade plan RECIPE' says what to lower"
+        if lost:
+            again = "what was saved is whole: start all of them again, rl and sft by 'saccade resume RUN'"
+            words = f"another process of this run ended ({why}), and says why if it could; {again}"
+        echo(f"saccade{f' (process {rank})' if rank else ''}: {words}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
@@ -184,6 +188,14 @@ def out_of_memory(error: BaseException) -> str | None:
     text = (str(error) or type(error).__name__).partition("\n")[0]
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return text[:200] if known or "can't allocate memory" in text else None
+
+
+def lost_process(error: BaseException) -> str | None:
+    """What was seen of the end of another one of several processes, in a collective operation with it."""
+    text = str(error)
+    known = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
+    found = next((words for words in _PEER_ENDED if words in text), None)
+    return found or (text.partition("\n")[0][:200] if known else None)
 
 
 def _first(stopped: RunStopped) -> RunStopped:
@@ -233,16 +245,21 @@ def _refuse_unknown(arguments: Sequence[str]) -> None:
 @contextmanager
 def _log_lines(quiet: bool = False) -> Iterator[None]:
     """Log lines of this package, such as progress where there is no terminal, go to stderr while a verb runs; of all
-    but the first of several processes only errors."""
+    but the first of several processes only errors. What libraries log or warn of is made safe for the terminal."""
     handler, log = StderrHandler(), logging.getLogger("saccade")
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     before = log.level
     logging.raiseExceptions = False  # a log on a full disk costs its lines, and no traceback for each
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    made, formatted = logging.getLogRecordFactory(), warnings.formatwarning
+    logging.setLogRecordFactory(safe_record)
+    warnings.formatwarning = lambda *given, **named: safe(formatted(*given, **named))
     try:
         yield
     finally:
+        warnings.formatwarning = formatted
+        logging.setLogRecordFactory(made)
         logging.raiseExceptions = True
         log.removeHandler(handler)
         log.setLevel(before)

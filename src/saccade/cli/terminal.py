@@ -6,16 +6,19 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 import typer
 
 from saccade.runs.safe_text import SafeFormatter, cut, printable, without_password
+
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def process_of() -> tuple[int, int]:
@@ -29,7 +32,7 @@ def process_of() -> tuple[int, int]:
 def echo(message: object, err: bool = False) -> None:
     """Prints one message, for which nobody may be left to read it."""
     with _maybe_unread(err):
-        typer.echo(cut(without_password(printable(str(message)))), err=err)
+        typer.echo(safe(str(message)), err=err)
 
 
 def echo_whole(text: str, nl: bool = True) -> None:
@@ -63,6 +66,19 @@ def _masked(content: Any) -> Any:
     if isinstance(content, dict):
         return {name: _masked(one) for name, one in content.items()}
     return [_masked(one) for one in content] if isinstance(content, list | tuple) else content
+
+
+def safe_record(*given: Any, **named: Any) -> logging.LogRecord:
+    """A log record whose message a terminal can show, also one of a library that quotes names of a checkpoint."""
+    record = logging.LogRecord(*given, **named)
+    if not record.name.startswith("saccade"):
+        with suppress(Exception):  # a library's own mistake, which its handler tells
+            record.msg, record.args = safe(_COLORS.sub("", record.getMessage())), None
+    return record
+
+
+def safe(text: str) -> str:
+    return cut(without_password(printable(text)))
 
 
 class StderrHandler(logging.StreamHandler):

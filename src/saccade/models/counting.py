@@ -70,8 +70,9 @@ class TokenCounter:
             refuse_unreadable(turns, len(sizes), self._adapter.reserved)
         except ValueError:
             return False
-        first = before[: FEW_TURNS + len(before) % 2]  # later ones alternate like them
-        if not sizes or not self._accepted(tuple(replace(turn, text="A.") for turn in first)):
+        few = [*before[: FEW_TURNS + len(before) % 2], turns[-1]]  # later ones alternate like them
+        form = tuple(replace(turn, text=f"{MARKER}A." if MARKER in turn.text else "A.") for turn in few)
+        if not sizes or not self._accepted(form):
             return False
         visual = sum(self._image(size, len(sizes))[0] for size in sizes)
         letters = sum(len(turn.text.encode()) for turn in turns)
@@ -85,10 +86,11 @@ class TokenCounter:
         """A reply as rewards would read it if the model sampled exactly its tokens."""
         return opened + self._adapter.decode(self._adapter.encode_reply(text, opened))
 
-    def _accepts(self, before: tuple[Turn, ...]) -> bool:
-        """Whether the chat template writes a conversation with these turns before the user's."""
+    def _accepts(self, turns: tuple[Turn, ...]) -> bool:
+        """Whether the chat template writes such a conversation, with an image wherever there is one."""
+        images = [Image.new("RGB", SMALL) for turn in turns if MARKER in turn.text]
         try:
-            self._adapter.encode("?", [], before=before)
+            self._adapter.encode(turns[-1].text, images, before=turns[:-1])
         except ValueError:
             return False
         return True
