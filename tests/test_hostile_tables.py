@@ -127,6 +127,22 @@ def test_a_file_that_repeats_its_bytes_is_read_as_far_as_memory_goes(
     assert any(word in str(found[-1]) for word in ("unpack from", "save it", "than data needs")), found[-1]
 
 
+@pytest.mark.parametrize("form", ["text", "bytes", "structures in lists"])
+@pytest.mark.parametrize(("letter", "width"), [("q", 1), ("\u00e9", 1), ("\u4e2d", 2), ("\U0001f600", 4)])
+def test_a_text_counts_as_what_python_takes_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, letter: str, width: int
+) -> None:
+    """One wide letter makes all letters of its text as wide."""
+    monkeypatch.setattr(columns, "MOST_UNPACKED", 16 << 20)
+    text = "q" * 5000 + letter
+    values: dict[str, Any] = {"text": text, "bytes": text.encode(), "structures in lists": [{"value": text}]}
+    pq.write_table(pa.table({"question": [values[form]] * 8_000}), tmp_path / "t.parquet", compression="zstd")
+    *found, error = (row for _, row in table_rows(Reading(tmp_path / "t.parquet", tmp_path)))
+    assert "unpack from" in str(error)
+    taken = 2 * width * len(text) * len(found)
+    assert taken < 17 << 20 < (10 if form == "bytes" else 2) * taken
+
+
 def test_values_in_dictionaries_views_and_runs_are_read_as_such(tmp_path: Path) -> None:
     texts = pa.array(["a", "b", "b"])
     runs = pa.RunEndEncodedArray.from_arrays([1, 3], ["a", "b"])

@@ -47,6 +47,8 @@ WIDE = 512
 """Bytes of a value within lists beyond which its nulls may not take MOST_UNPACKED, however large the file is."""
 ROW_COST, ELEMENT_COST = 1024, 150
 """Bytes of a row beside its values, and of a bracket or comma in a text, which may be JSON."""
+_WIDTHS = {4: r"[\x{10000}-\x{10FFFF}]", 2: r"[\x{100}-\x{FFFF}]"}
+"""Bytes that Python takes for each letter of a text with such letters; else one."""
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
@@ -185,16 +187,44 @@ def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueErr
             place = piece.schema.get_field_index(name)
             piece = piece.set_column(place, name, _directly(piece[name]))
         if packed is not None:
-            packed.add(piece.nbytes + ROW_COST * piece.num_rows + ELEMENT_COST * _marks(piece))
+            packed.add(_taken(piece))
         yield from _rows_of(piece)
 
 
-def _marks(table: Any) -> int:
-    """Brackets and commas in the texts of a table."""
-    texts = [one for one in table.columns if types.is_string(one.type) or types.is_large_string(one.type)]
-    options = [pc.MatchSubstringOptions(mark) for mark in "[{,"]
-    counts = [pc.call_function("count_substring", [one], option) for one in texts for option in options]
-    return sum(pc.call_function("sum", [one]).as_py() or 0 for one in counts)
+def _taken(piece: Any) -> int:
+    """About as many bytes as the rows of a batch take as Python objects, where each text has two copies: as wide as its
+    widest letter, and as JSON perhaps."""
+    taken = piece.nbytes + ROW_COST * piece.num_rows
+    for text in (leaf for column in piece.columns for leaf in _texts(column)):
+        if types.is_binary(text.type) or types.is_large_binary(text.type):
+            taken += 7 * text.nbytes  # images, which no file has so many of in so few bytes, or texts of any width
+            continue
+        widths = {} if _total("utf8_length", text) == _total("binary_length", text) else _WIDTHS  # of ASCII
+        wide = next((width for width, letters in widths.items() if _has(text, letters)), 1)
+        marks = sum(_total("count_substring", text, pc.MatchSubstringOptions(mark)) for mark in "[{,")
+        taken += (2 * wide - 1) * text.nbytes + ELEMENT_COST * marks
+    return taken
+
+
+def _texts(column: Any) -> Iterator[Any]:
+    """The texts and bytes of a column, those within lists and structures too."""
+    kind = column.type
+    if any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)):
+        yield column
+    elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        yield from _texts(pc.call_function("list_flatten", [column]))
+    elif types.is_struct(kind):
+        for place in range(kind.num_fields):
+            yield from _texts(pc.call_function("struct_field", [column], pc.StructFieldOptions([place])))
+
+
+def _total(function: str, texts: Any, options: Any = None) -> int:
+    return pc.call_function("sum", [pc.call_function(function, [texts], options)]).as_py() or 0
+
+
+def _has(texts: Any, letters: str) -> bool:
+    found = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(letters))
+    return bool(pc.call_function("any", [found]).as_py())
 
 
 def _is_indirect(kind: Any) -> bool:
