@@ -221,6 +221,28 @@ time.sleep(100)
 """
 
 
+MID_KILL = """
+import os, sys
+from saccade.workers import process
+worker = process.Worker("saccade.rewards.own_worker", sys.argv[1], "f", "1.0", first=open(sys.argv[1], "rb").read())
+sweep = process.end_descendants
+process.end_descendants = lambda *given: (sweep(*given), print(worker.pid, flush=True), os.kill(os.getpid(), 9))
+worker.kill()
+"""
+
+
+def test_a_worker_is_ended_also_when_its_parent_is_killed_while_it_ends_it(tmp_path: Path) -> None:
+    """It is stopped at that moment, and could notice nothing."""
+    (tmp_path / "r.py").write_text("def f(completion, sample): return 1.0")
+    command, text = [sys.executable, "-c", MID_KILL, str(tmp_path / "r.py")], f"{os.getpid()} {time.monotonic()}"
+    ended = subprocess.run(command, env={**os.environ, "MARK": text}, stdout=subprocess.PIPE, timeout=60, check=False)
+    assert ended.returncode == -9 and psutil.pid_exists(int(ended.stdout)) and marked(text)
+    until = time.monotonic() + 20
+    while marked(text) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert marked(text) == []
+
+
 @pytest.mark.parametrize("name", ["never", "stopped"])
 def test_a_reward_that_hangs_ends_with_a_run_that_was_killed(tmp_path: Path, name: str) -> None:
     file = tmp_path / "hung.py"

@@ -8,6 +8,9 @@ from contextlib import suppress
 
 import psutil
 
+WATCHER = "saccade-watch"
+"""Name of the process that ends a worker with its parent (see `watcher`). It is spared: should the parent be killed
+in here, nobody else would end the worker, which is stopped. It ends with its worker."""
 ROUNDS_S = 5.0
 """For a tree that keeps growing while it is ended."""
 
@@ -42,6 +45,6 @@ def _marked(mark: str | None) -> list[psutil.Process]:
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return process.status() != psutil.STATUS_ZOMBIE and process.name() != WATCHER
     except psutil.Error:
         return False

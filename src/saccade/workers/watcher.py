@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
 import time
 from contextlib import suppress
 
-from saccade.workers.descendants import end_descendants
+from saccade.workers.descendants import WATCHER, end_descendants
 
 GRACE_S = 1.0
 """An idle worker ends by itself in this time."""
 MOST_DESCRIPTORS = 1 << 12
+_NAME = 15
+"""PR_SET_NAME of Linux."""
 
 
 def end_with_parent(jobs: int) -> None:
@@ -38,6 +41,8 @@ def end_with_parent(jobs: int) -> None:
 
 def _watch(worker: int, handle: int, jobs: int) -> None:
     low, high = sorted((handle, jobs))
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_NAME, WATCHER.encode(), 0, 0, 0)  # Linux
     for first, last in ((0, low), (low + 1, high), (high + 1, MOST_DESCRIPTORS)):
         os.closerange(first, last)
     ended = select.poll()
