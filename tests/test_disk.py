@@ -24,7 +24,7 @@ from saccade import cli
 from saccade.base import pretrain
 from saccade.base.config import PretrainMixture, PretrainRecipe, PretrainStage
 from saccade.config import dump
-from saccade.disk import DiskError, disk_reason, partial_of, sweep, write_text, writing
+from saccade.disk import DiskError, disk_reason, partial_of, read_text, sweep, write_text, writing
 from saccade.endpoint import EndpointError, ReplyCache
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
@@ -265,3 +265,9 @@ def test_what_is_no_file_is_never_replaced_by_one(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             write_text(tmp_path / name, "x")
     assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_text_of_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"kind: \xff")
+    with pytest.raises(ValueError, match=r"config\.yaml: byte 6 is not UTF-8; save the file as UTF-8, or restore it"):
+        read_text(tmp_path / "config.yaml")

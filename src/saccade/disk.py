@@ -160,6 +160,14 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
             partial.unlink(missing_ok=True)
 
 
+def read_text(path: Path) -> str:
+    """A file of text. ValueError, with its name, for another encoding."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8, or restore it") from None
+
+
 def open_database(path: Path, schema: str, timeout_s: float, any_thread: bool = False) -> sqlite3.Connection:
     """A SQLite file with the tables of a schema, which are made where they are missing, and no others.
     sqlite3.DatabaseError for anything else in it: triggers, views and columns of a stranger may compute anything."""

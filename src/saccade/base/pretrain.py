@@ -31,7 +31,7 @@ from saccade.base.curriculum import draw, row
 from saccade.base.perception import Readouts, merge_targets, token_targets
 from saccade.base.tiny import build, write_checkpoint
 from saccade.config import dump
-from saccade.disk import flush, partial_of, require_space, write_text, writing
+from saccade.disk import flush, partial_of, read_text, require_space, write_text, writing
 from saccade.models.config import ModelConfig, Part, ShardConfig
 from saccade.models.forward import vision_features
 from saccade.models.policy import Policy, load_policy
@@ -130,7 +130,7 @@ def _refuse_other(out: Path, recipe: PretrainRecipe) -> None:
     """ValueError when the directory belongs to something else."""
     refuse_other_kind(out, recipe.kind)
     config = out / CONFIG
-    if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
+    if config.exists() and read_text(config) != dump(recipe):
         raise ValueError(f"{out} contains a run of another recipe; choose another `out`, or remove that directory")
 
 

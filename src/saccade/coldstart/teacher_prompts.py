@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from saccade.data.records import MARKER
+from saccade.disk import read_text
 from saccade.runs.drafts import Draft
 from saccade.tasks.templates import write_options
 
@@ -40,7 +41,7 @@ def load_prompt(name: str) -> TeacherPrompt:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (Path(__file__).parent / "prompts").glob("*.md")))
         raise ValueError(f"no prompt {name!r}; expected a file, or one of {known}")
-    whole = path.read_text(encoding="utf-8")
+    whole = read_text(path)
     head = _HEAD.match(whole)
     if head is None:
         raise ValueError(f"{path}:1: expected a line 'version: 1' and a line '---' before the prompt text")

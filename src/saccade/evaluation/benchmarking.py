@@ -12,7 +12,7 @@ from typing import Any
 
 from saccade.config import dump
 from saccade.data.images import ImageError, image_sha, load_image
-from saccade.disk import partial_of, write_text, writing
+from saccade.disk import partial_of, read_text, write_text, writing
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
 from saccade.evaluation.benchmark_results import document
@@ -107,7 +107,7 @@ def refuse_another(recipe: EvalRecipe, out: Path) -> None:
     config = out / "config.yaml"
     if not config.exists() and (out / "items.jsonl").exists():
         raise ValueError(f"{out} holds items of an unknown evaluation (no config.yaml); choose a new `out`")
-    if config.exists() and config.read_text(encoding="utf-8") != dump(recipe):
+    if config.exists() and read_text(config) != dump(recipe):
         raise ValueError(
             f"{out} holds another evaluation (its config.yaml differs); choose a new `out`, or remove that directory"
         )

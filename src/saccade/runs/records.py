@@ -22,7 +22,7 @@ from zlib import crc32
 
 from saccade.config import Config, dump, load
 from saccade.data.images import large_alone, load_image
-from saccade.disk import PARTIAL, flush, write_text
+from saccade.disk import PARTIAL, flush, read_text, write_text
 from saccade.rollout.groups import Group, Rollout
 from saccade.runs.alarms import ALARMS, Alarm
 from saccade.runs.drawing import drawn_replies
@@ -89,7 +89,7 @@ class Run:
         if not path.is_file():
             raise FileNotFoundError(f"{directory} holds no run to resume: expected {CONFIG} there")
         if load(path, type(config)) != config:
-            before, now = path.read_text(encoding="utf-8").splitlines(), dump(config).splitlines()
+            before, now = read_text(path).splitlines(), dump(config).splitlines()
             line = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), 0)
             there, here = (lines[line].strip() if line < len(lines) else "(nothing)" for lines in (before, now))
             raise ValueError(

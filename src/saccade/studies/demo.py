@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from saccade.config import dump
-from saccade.disk import write_text, writing
+from saccade.disk import read_text, write_text, writing
 from saccade.models.policy import resolve_path
 from saccade.runs.lock import locked, refuse_other_kind
 from saccade.studies import demo_jobs
@@ -42,7 +42,7 @@ def run_demo(recipe: DemoRecipe, out: Path, seed: int, console: Console) -> Path
 def _reserve_directory(recipe: DemoRecipe, out: Path, seed: int) -> None:
     text = f"# seed: {seed}\n{dump(recipe)}"
     config = out / "config.yaml"
-    if config.exists() and config.read_text(encoding="utf-8") != text:
+    if config.exists() and read_text(config) != text:
         raise ValueError(f"{out} contains a demo with another recipe or seed; choose another --out, or remove it")
     write_text(config, text)
 

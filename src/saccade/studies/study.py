@@ -20,7 +20,7 @@ from rich.console import Console
 
 import saccade
 from saccade.config import dump, packaged
-from saccade.disk import write_text, writing
+from saccade.disk import read_text, write_text, writing
 from saccade.evaluation.config import EvalRecipe
 from saccade.evaluation.items import ItemResult, read_items
 from saccade.evaluation.results import write_json
@@ -155,7 +155,7 @@ def reserve(recipe: StudyRecipe, out: Path, seeds: Sequence[int]) -> list[int]:
     if config.exists() and fingerprint(load_study(str(config)), seeds=False) != fingerprint(recipe, seeds=False):
         raise ValueError(f"{out} contains another study, or another version of this one; choose another --out")
     try:
-        before = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
+        before = json.loads(read_text(document)) if document.exists() else {}
         known = list(before.get("seeds", []))
     except (ValueError, AttributeError, TypeError):
         raise ValueError(

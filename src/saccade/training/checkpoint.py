@@ -346,8 +346,8 @@ def link(root: Path, name: str, target: str) -> None:
 
 
 def _make_way(path: Path) -> None:
-    """Renames a folder that stands where a link belongs: a run was copied with its links followed."""
-    if path.is_dir() and not path.is_symlink():
+    """Renames what stands where a link belongs: a run was copied with its links followed."""
+    if path.exists() and not path.is_symlink():
         aside = free_name(path.parent, f"copied-{path.name}")
         path.rename(aside)
         log.warning("%s was no link but a copy; it is kept as %s and not used", path, aside.name)
