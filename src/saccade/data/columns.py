@@ -197,7 +197,7 @@ def _taken(piece: Any) -> int:
     taken = piece.nbytes + ROW_COST * piece.num_rows
     for text in (leaf for column in piece.columns for leaf in _texts(column)):
         if types.is_binary(text.type) or types.is_large_binary(text.type):
-            taken += 7 * text.nbytes  # images, which no file has so many of in so few bytes, or texts of any width
+            taken += 7 * text.nbytes  # images, which compress no further, or texts of any width
             continue
         widths = {} if _total("utf8_length", text) == _total("binary_length", text) else _WIDTHS  # of ASCII
         wide = next((width for width, letters in widths.items() if _has(text, letters)), 1)
