@@ -197,10 +197,12 @@ def _taken(piece: Any) -> int:
     taken = piece.nbytes + ROW_COST * piece.num_rows
     for text in (leaf for column in piece.columns for leaf in _texts(column)):
         if types.is_binary(text.type) or types.is_large_binary(text.type):
-            taken += 7 * text.nbytes  # images, which compress no further, or texts of any width
+            texts = (one.as_buffer() for one in text if one.is_valid)
+            taken += sum(7 * one.size for one in texts if _is_utf8(one))  # others are images, and have one copy
             continue
         widths = {} if _total("utf8_length", text) == _total("binary_length", text) else _WIDTHS  # of ASCII
-        wide = next((width for width, letters in widths.items() if _has(text, letters)), 1)
+        options = {width: pc.MatchSubstringOptions(letters) for width, letters in widths.items()}
+        wide = next((width for width, one in options.items() if _total("match_substring_regex", text, one)), 1)
         marks = sum(_total("count_substring", text, pc.MatchSubstringOptions(mark)) for mark in "[{,")
         taken += (2 * wide - 1) * text.nbytes + ELEMENT_COST * marks
     return taken
@@ -218,13 +220,15 @@ def _texts(column: Any) -> Iterator[Any]:
             yield from _texts(pc.call_function("struct_field", [column], pc.StructFieldOptions([place])))
 
 
+def _is_utf8(buffer: Any) -> bool:
+    try:
+        return bool(str(memoryview(buffer), "utf-8"))
+    except UnicodeDecodeError:
+        return False
+
+
 def _total(function: str, texts: Any, options: Any = None) -> int:
     return pc.call_function("sum", [pc.call_function(function, [texts], options)]).as_py() or 0
-
-
-def _has(texts: Any, letters: str) -> bool:
-    found = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(letters))
-    return bool(pc.call_function("any", [found]).as_py())
 
 
 def _is_indirect(kind: Any) -> bool:
