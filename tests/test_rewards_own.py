@@ -146,9 +146,12 @@ def test_coroutines_run_at_once(file: Path):
     assert time.monotonic() - start < 16 * 0.4 / 2
 
 
-def test_a_coroutine_that_hangs_or_blocks_costs_what_ran_beside_it_at_most(file: Path):
+def test_a_coroutine_that_hangs_or_blocks_costs_what_ran_beside_it_at_most(
+    file: Path, caplog: pytest.LogCaptureFixture
+):
     reward = load(f"{file}:waits", {"seconds": 0.0}, deadline_s=0.5)
     masked = [score.masked for score in many(reward, "a", "hang", "raise", "a")]
+    assert "mine.py" in caplog.text and "own_worker.py" not in caplog.text and "asyncio/" not in caplog.text
     assert masked[0] is masked[3] is None
     assert masked[1] == "no answer in 0.5 s" and "KeyError" in (masked[2] or "")
     blocked = many(reward, "block")

@@ -333,3 +333,13 @@ def test_a_cold_start_leaves_a_directory_alone_whose_run_is_only_beginning(tmp_p
     with holder(tmp_path), pytest.raises(InUse, match=r"is in use by process"):
         VERBS["coldstart"](tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+@pytest.mark.parametrize("kind", VERBS)
+def test_no_verb_writes_into_a_checkpoint(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose new files would count as damage."""
+    monkeypatch.setattr(study, "check_arms", lambda recipe: None)
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is a checkpoint, or another folder with a state\.json; choose another"):
+        VERBS[kind](tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]

@@ -415,6 +415,18 @@ def test_a_lack_of_memory_is_no_fault_of_a_checkpoint(
             checkpoint.restore(found, policy, optimizer)
 
 
+@pytest.mark.parametrize("names", [None, 5, True, float("inf"), [1, 2], torch.zeros(2), {"a": 1}, "vision"])
+def test_names_of_parameters_that_are_none_are_one_line(world: Path, tmp_path: Path, names: Any) -> None:
+    policy = load_policy(rl_recipe(world).model)
+    optimizer = GuardedOptimizer(build_optimizer(policy.trainable(), OPTIM), OPTIM)
+    path = checkpoint.save(tmp_path, policy, optimizer, {"step": 1}) / checkpoint.TRAINER_FILE
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    torch.save({**torch.load(path, weights_only=True), "parameters": names}, path)
+    with pytest.raises(ValueError, match=r"trainer\.pt: not the state of this run's .*its 'parameters' are no names"):
+        checkpoint.restore(found, policy, optimizer)
+
+
 def test_records_are_cut_back_to_the_checkpoint_and_missing_rows_are_reported(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

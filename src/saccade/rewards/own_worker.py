@@ -30,8 +30,9 @@ from saccade.workers.descendants import end_descendants
 
 Failure = tuple[str, str]
 """What went wrong in one line, and the traceback."""
-OURS = (__file__, "<frozen importlib")
+OURS = (__file__, "<frozen importlib", str(Path(asyncio.__file__).parent))
 """Beginnings of the names of files whose frames are not the user's."""
+MOST_CAUSES = 20
 
 
 Plain = tuple[float, str | None, str | None]
@@ -76,18 +77,30 @@ def load(file: Path, source: bytes, name: str) -> Callable[..., Any]:
 
 def failure_of(error: BaseException) -> Failure:
     """The error and where the user's code raised it, cut to sizes that can be logged; no traceback of ours alone."""
-    every = traceback.extract_tb(error.__traceback__)
-    frames = [one for one in every if not one.filename.startswith(OURS)]
-    place = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
     try:
-        whole = traceback.TracebackException.from_exception(error, limit=-20)
-        whole.stack = traceback.StackSummary.from_list(frames[-20:])
-        trace = "".join(whole.format() if frames else ())
+        whole = _of_the_user(traceback.TracebackException.from_exception(error, limit=-20))
+        place = "".join(f" ({one.filename}:{one.lineno} in {one.name})" for one in whole.stack[-1:])
+        trace = "".join(whole.format() if whole.stack else ())
         if isinstance(error, SyntaxError):
             trace = "".join(whole.format_exception_only())
     except BaseException:  # noqa: BLE001 - a user's own __str__
-        trace = ""
+        place = trace = ""
     return f"{clean(type(error).__name__)}: {clean(error)}{clean(place)}", clean(trace, LONGEST_TRACEBACK)
+
+
+def _of_the_user(whole: traceback.TracebackException) -> traceback.TracebackException:
+    """The error without frames of ours and of asyncio; where there are no others, the one that it was raised from."""
+    one = whole
+    for _ in range(MOST_CAUSES):
+        one.stack = traceback.StackSummary.from_list(
+            [frame for frame in one.stack if not frame.filename.startswith(OURS)]
+        )
+        if (inner := one.__cause__ or one.__context__) is None:
+            break
+        one = inner
+    else:
+        one.__cause__ = one.__context__ = None
+    return whole if whole.stack or whole.__cause__ is None else whole.__cause__
 
 
 def run_batch(function: Callable[..., Any], batch: dict[str, Any], say: Callable[[Any], None]) -> None:

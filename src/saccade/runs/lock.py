@@ -89,9 +89,16 @@ def refuse_in_use(directory: Path) -> None:
         os.close(_acquire(directory))
 
 
+def refuse_checkpoint(directory: Path) -> None:
+    """ValueError for a folder in which a run's files would count as damage."""
+    if (directory / "state.json").exists():
+        raise ValueError(f"{directory} is a checkpoint, or another folder with a state.json; choose another directory")
+
+
 def refuse_other_kind(directory: Path, kind: str) -> None:
-    """ValueError when the directory is that of a run of another kind, whose files would be overwritten; InUse when that
-    one is running."""
+    """ValueError when the directory is that of a run of another kind, whose files would be overwritten, or a
+    checkpoint, of which they would count as damage; InUse when that one is running."""
+    refuse_checkpoint(directory)
     config = directory / "config.yaml"
     there = {name: kinds for name, kinds in WRITERS.items() if (directory / name).exists()}
     own = any(kind in kinds for kinds in there.values())

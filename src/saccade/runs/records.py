@@ -26,7 +26,7 @@ from saccade.disk import PARTIAL, flush, read_text, write_text
 from saccade.rollout.groups import Group, Rollout
 from saccade.runs.alarms import ALARMS, Alarm
 from saccade.runs.drawing import drawn_replies
-from saccade.runs.lock import WRITERS, keep_lock
+from saccade.runs.lock import WRITERS, keep_lock, refuse_checkpoint
 from saccade.runs.sinks import Sinks
 from saccade.runs.streams import GROUPS, METRICS, ROLLOUTS, STREAMS, Stream, end_of_step, lost_of, missing_steps, tail
 from saccade.runs.token_ends import Decode, token_ends
@@ -59,7 +59,8 @@ class Run:
 
     @staticmethod
     def refuse_existing(directory: Path) -> None:
-        """FileExistsError when the directory already contains a run."""
+        """FileExistsError when the directory already contains a run, ValueError when it is a checkpoint."""
+        refuse_checkpoint(directory)
         found = [name for name in (CONFIG, *WRITERS) if (directory / name).exists()]
         if found:
             raise FileExistsError(

@@ -262,9 +262,11 @@ def restore(checkpoint: Checkpoint, policy: Policy, optimizer: GuardedOptimizer)
     ValueError when the trained parameters differ from the checkpoint's.
     """
     trainer = _read(checkpoint.path / TRAINER_FILE)
-    names = [name for name, _ in policy.trainable()]
-    if names != trainer.get("parameters"):
-        differ = sorted(set(names) ^ set(trainer.get("parameters", ())))
+    names, saved_names = [name for name, _ in policy.trainable()], trainer.get("parameters", [])
+    if not isinstance(saved_names, list) or not all(isinstance(one, str) for one in saved_names):
+        raise _another(checkpoint.path / TRAINER_FILE, TypeError("its 'parameters' are no names"))
+    if names != saved_names:
+        differ = sorted(set(names) ^ set(saved_names))
         raise ValueError(
             f"{checkpoint.path}: the trained parameters differ from the checkpoint's: {', '.join(differ[:3])}; "
             "restore model.train or model.lora"
