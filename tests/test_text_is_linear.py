@@ -97,7 +97,7 @@ def test_a_reader_or_reward_takes_linear_time_for_every_hostile_text(text: str) 
     shape = ("", text[:2_000], "")
     for name, call in targets().items():
         found = slope(call, shape, times=2)
-        assert found < 1.2 or slope(call, shape, times=9) < 1.2, (name, found)
+        assert found < 1.2 or slope(call, shape, times=9) < 1.3, (name, found)  # on a busy machine; quadratic is 2
 
 
 def targets() -> dict[str, Callable[[str], Any]]:
