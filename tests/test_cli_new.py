@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from saccade import cli
@@ -213,3 +214,32 @@ def test_a_column_whose_name_is_no_text_of_utf_8_is_written_into_the_recipe(pict
     path = rows_file(tmp_path / "cells.jsonl", rows)
     assert run("new", "rl", "--from", str(path), "--out", str(tmp_path / "r.yaml"), "--model", "base") == 0
     assert load_recipe(str(tmp_path / "r.yaml")).data[0].columns["image"] == "\ud800"
+
+
+@pytest.mark.parametrize("kind", ["rl", "sft", "eval"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\nsystem_prompt: CHOSEN #.jsonl",
+        "a\r\nseed: 7\r\n.jsonl",
+        "\x1b]0;x\x07\x9b2J.jsonl",
+        "a\u2028seed: 7.jsonl",
+        "a\x85seed: 7.jsonl",
+        "\U0001f600\u202e 'x' \"y\": {z}.jsonl",
+        "#x: y.jsonl",
+    ],
+)
+def test_the_name_of_a_file_writes_no_key_of_a_recipe(kind: str, name: str, picture: str, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "3"}]
+    rows = [json.dumps({"id": str(i), "image": picture, "conversations": turns, "task": "count"}) for i in range(4)]
+    (data := tmp_path / name).write_text("\n".join(rows))
+    plain, odd, model = tmp_path / "plain.jsonl", tmp_path / "odd.yaml", str(tmp_path / "model\n{#: }")
+    plain.write_text("\n".join(rows))
+    assert run("new", kind, "--from", str(data), "--out", str(odd), "--model", model) == 0
+    assert run("new", kind, "--from", str(plain), "--out", str(tmp_path / "plain.yaml"), "--model", model) == 0
+    found, expected = (yaml.safe_load(path.read_text()) for path in (odd, tmp_path / "plain.yaml"))
+    assert found["data"][0].pop("path") == str(data) and found["model"]["path"] == model
+    assert found.pop("out", "") == ("runs/odd" if kind == "eval" else "")
+    expected["data"][0].pop("path")
+    expected.pop("out", "")
+    assert found == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,10 +11,12 @@ import typer
 
 from saccade.cli.terminal import echo
 from saccade.disk import write_text
+from saccade.runs.safe_text import printable
 
 if TYPE_CHECKING:
     from saccade.data.guess import Guess
 
+_PLAIN = re.compile(r"(?!(?i:null|true|false|yes|no|on|off|y|n)$)[A-Za-z/][A-Za-z0-9_./@+-]*")
 REAL = "Qwen/Qwen2.5-VL-3B-Instruct"
 LONG_TASKS = ("math", "free_form", "geometry")
 """Tasks whose replies need room for a long thought."""
@@ -66,7 +70,7 @@ def _entry(found: Guess | None, indent: str, extra: str = "") -> str:
         return f"{indent}- source: table               # formats: docs/data.md\n{indent}  path: train.csv\n{extra}"
     lines = [f"- source: {found.config.source}", f"  path: {_quoted(str(Path(str(found.config.path)).resolve()))}"]
     if found.config.split:
-        lines.append(f"  split: {found.config.split}")
+        lines.append(f"  split: {_named(found.config.split)}")
     if found.config.columns:
         pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in found.config.columns.items())
         lines.append(f"  columns: {{{pairs}}}")
@@ -76,16 +80,25 @@ def _entry(found: Guess | None, indent: str, extra: str = "") -> str:
 
 
 def _quoted(value: Any) -> str:
-    import json
+    """A value as YAML reads it, whatever a file's or folder's name holds."""
+    return printable(json.dumps(value, ensure_ascii=False))
 
-    return json.dumps(value, ensure_ascii=False)
+
+def _named(name: str) -> str:
+    """A name of the user's as it is where it is plain, which reads better."""
+    return name if _PLAIN.fullmatch(name) else _quoted(name)
+
+
+def _one_line(text: str) -> str:
+    """For a comment."""
+    return " ".join(printable(text).split())
 
 
 def _model(model: str, gradient_checkpointing: bool = True) -> str:
     if model == "base":
         return "model:\n  path: base                    # the tiny model of the demo, on a CPU\n  device: cpu\n"
     return (
-        f"model:\n  path: {model}\n  dtype: bfloat16               # float32 copies of what trains are kept\n"
+        f"model:\n  path: {_named(model)}\n  dtype: bfloat16               # float32 copies of what trains are kept\n"
         "  train: []                     # parts that train in full, besides the adapters\n"
         "  lora: {rank: 64, alpha: 128, targets: language}\n"
         + ("  gradient_checkpointing: true  # less memory, a third more time\n" if gradient_checkpointing else "")
@@ -93,8 +106,8 @@ def _model(model: str, gradient_checkpointing: bool = True) -> str:
 
 
 def _head(kind: str, found: Guess | None, rows: int, path: Path) -> str:
-    data = "your data" if found is None else f"{Path(str(found.config.path)).name}, {rows:,} rows"
-    verbs = [f"saccade {verb} {path.name}" for verb in ("check", "plan", kind)]
+    data = "your data" if found is None else f"{_one_line(Path(str(found.config.path)).name)}, {rows:,} rows"
+    verbs = [f"saccade {verb} {_one_line(path.name)}" for verb in ("check", "plan", kind)]
     if kind == "eval":
         verbs = verbs[-1:]
     return f"# {kind.upper()} on {data}. Every key: docs/keys.md.\n" + "".join(f"#   {verb}\n" for verb in verbs)
@@ -106,7 +119,7 @@ def _rl(found: Guess | None, rows: int, path: Path, model: str) -> str:
     tokens = 96 if tiny else 1024 if long else 512
     prompts = min(16, max(1, rows))
     steps = max(10, min(1000, -(-2 * rows // prompts)))
-    tasks = ", ".join(sorted(found.tasks)) if found else "inferred from the rows"
+    tasks = _one_line(", ".join(sorted(found.tasks))) if found else "inferred from the rows"
     return (
         _head("rl", found, rows, path)
         + f"kind: rl\nseed: 0\n{_model(model)}data:\n{_entry(found, '  ')}"
@@ -148,8 +161,8 @@ def _eval(found: Guess | None, rows: int, path: Path, model: str) -> str:
     device = ", device: cpu" if model == "base" else ", dtype: bfloat16"
     return (
         _head("eval", found, rows, path)
-        + f"kind: eval\nmodel: {{path: {model}, train: []{device}}}   # or the address of a server, with `server`\n"
-        + f"label: {Path(model).name}\ndata:\n{_entry(found, '  ')}"
+        + f"kind: eval\nmodel: {{path: {_named(model)}, train: []{device}}}  # or the address of a `server`\n"
+        + f"label: {_named(Path(model).name)}\ndata:\n{_entry(found, '  ')}"
         + f"decoding: {{greedy: true, max_new_tokens: {96 if model == 'base' else 1024}}}\n"
-        + f"out: runs/{path.stem}\n"
+        + f"out: {_named(f'runs/{path.stem}')}\n"
     )
