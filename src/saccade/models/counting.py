@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from PIL import Image
 
+from saccade.data.images import large_alone
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.models.chat_template import refuse_unreadable
 from saccade.types import Frame, Turn
@@ -98,7 +99,9 @@ class TokenCounter:
     def _measure(self, size: Size, count: int) -> tuple[int, int, Frame]:
         """(tokens in excess of a small image's, visual tokens, frame) of one of `count` images."""
         smalls, small, each = self._smalls(count)
-        found = self._adapter.encode(MARKER * count, [Image.new("RGB", size), *smalls[1:]])
+        blank = Image.new("RGB", size)
+        with large_alone([blank]):
+            found = self._adapter.encode(MARKER * count, [blank, *smalls[1:]])
         return len(found) - len(small), self._visual(found) - each * (count - 1), found.frames[0]
 
     def _only_smalls(self, count: int) -> tuple[list[Image.Image], EncodedPrompt, int]:
