@@ -39,7 +39,10 @@ class _Kept(dict[int, str]):
 
 _COMPACT = _Kept({ord(letter): letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789"})
 _LETTERS = re.compile(r"[a-z0-9]+")
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\([\"'\\/])|\\[nrtbf]")
+_ESCAPE = re.compile(
+    r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U0{3}([0-9a-fA-F]{5})|[ux]\{0{0,6}([0-9a-fA-F]{1,5})\}|([0-7]{3})"
+    r"|([\"'\\/])|[nrtbf])"
+)
 PIECE = 1 << 18
 """Letters of the texts of a reply, which has one for each token, that are searched together."""
 
@@ -237,8 +240,10 @@ def _unescape(text: str) -> str:
 
 
 def _meant(found: re.Match[str]) -> str:
-    code = found[1] or found[2]
-    return chr(int(code, 16)) if code else found[3] or "\n"
+    *codes, octal, letter = found.groups()
+    code = next((int(one, 16) for one in codes if one), None)
+    code = int(octal, 8) if octal else code
+    return letter or ("\n" if code is None else chr(code))
 
 
 _DECODERS: tuple[Callable[[str], str], ...] = (
