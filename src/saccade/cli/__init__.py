@@ -40,9 +40,10 @@ from saccade.cli import (
 )
 from saccade.cli import eval as eval_verb
 from saccade.cli.hints import Verb
-from saccade.cli.terminal import StderrHandler, echo, print_traceback, process_of, safe, safe_record
+from saccade.cli.terminal import StderrHandler, echo, print_traceback, process_of, safe_record
 from saccade.config import said
 from saccade.disk import no_traceback
+from saccade.runs.safe_text import safe
 from saccade.runs.stopping import RunStopped, interruptible
 
 VERBS: dict[str, tuple[typer.Typer | Callable[..., None], str, str]] = {

@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from saccade.runs.safe_text import SafeFormatter, cut, printable, without_password
+from saccade.runs.safe_text import SafeFormatter, printable, safe, without_password
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -75,10 +75,6 @@ def safe_record(*given: Any, **named: Any) -> logging.LogRecord:
         with suppress(Exception):  # a library's own mistake, which its handler tells
             record.msg, record.args = safe(_COLORS.sub("", record.getMessage())), None
     return record
-
-
-def safe(text: str) -> str:
-    return cut(without_password(printable(text)))
 
 
 class StderrHandler(logging.StreamHandler):

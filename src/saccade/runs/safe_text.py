@@ -53,8 +53,13 @@ def without_password(text: str) -> str:
     return _USER.sub(r"\1[key]@", text)
 
 
+def safe(text: str) -> str:
+    """`text` as one message that a terminal can show."""
+    return cut(without_password(printable(text)))
+
+
 class SafeFormatter(logging.Formatter):
     """Log lines that a terminal can show."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return cut(without_password(printable(super().format(record))))
+        return safe(super().format(record))
