@@ -205,9 +205,9 @@ def test_a_rerun_requests_nothing_twice_and_other_filters_cost_nothing(tmp_path:
         again = run(chat_recipe(tmp_path, server.url, n=3, keep=2))
     assert len(server.requests) == asked and again["chains"]["in the set"] == 3
     (tmp_path / "mine.md").write_text("version: 2\n---\nWhat does {description} say about {question}")
-    with pytest.raises(ValueError, match="different settings of prompts"):
+    with pytest.raises(ValueError, match=r"what teachers write: prompts\.reasoning: .* -> .*; set another"):
         run(chat_recipe(tmp_path, server.url, n=3, prompts={"reasoning": str(tmp_path / "mine.md")}))
-    with pytest.raises(ValueError, match="different settings of samples"):
+    with pytest.raises(ValueError, match=r"what teachers write: samples: 1 -> 5; set another"):
         run(chat_recipe(tmp_path, server.url, n=3, samples=5))
 
 

@@ -135,6 +135,8 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     path = write(tmp_path, "loss:\n  clip: [1, 2\nshuffle: true\n")
     assert message(path).startswith(f"{path}:3: not valid YAML")
+    path = write(tmp_path, "shuffle: true\0\n")
+    assert message(path).startswith(f"{path}: not valid YAML") and "\n" not in message(path)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,7 @@ def refused(name: str, words: str, options: dict | None = None) -> bool:
 
 def test_what_is_wrong_with_a_file_is_said_before_a_run_begins(file: Path, caplog: pytest.LogCaptureFixture):
     assert refused(f"{file.parent}/none.py:f", "there is no file")
+    assert refused(f"{file.parent}:f", "is no regular file")
     assert refused(f"{file}:moodi", "defines no function 'moodi'; did you mean 'moody'")
     assert refused(f"{file}:NUMBER", "defines no function 'NUMBER'")
     assert refused(f"{file}:sees", "has no option 'bonis'; did you mean 'bonus'", {"bonis": 1})

@@ -467,7 +467,7 @@ def test_each_change_is_named_and_only_what_trains_otherwise_is_refused(world: P
         return list(found.training), list(found.other)
 
     assert changed() == ([], [])
-    assert changed(max_hours=2) == ([], ["max_hours: None -> 2.0"])
+    assert changed(max_hours=2, image_workers=2) == ([], ["max_hours: None -> 2.0", "image_workers: 4 -> 2"])
     assert changed(checkpoint={"every": 5, "keep": 9}) == ([], ["checkpoint.every: 1 -> 5"])
     assert changed(prompts_per_step=2) == (["prompts_per_step: 4 -> 2"], [])
     assert changed(seed=4)[0] == ["seed: 3 -> 4"]

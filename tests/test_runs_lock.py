@@ -343,3 +343,7 @@ def test_no_verb_writes_into_a_checkpoint(tmp_path: Path, kind: str, monkeypatch
     with pytest.raises(ValueError, match=r"is a checkpoint, or another folder with a state\.json; choose another"):
         VERBS[kind](tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+    (tmp_path / "state.json").rename(tmp_path / "config.yaml")
+    with pytest.raises(ValueError, match=r"holds the checkpoints of a run; choose another"):
+        VERBS[kind](tmp_path / "checkpoints")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

@@ -26,6 +26,7 @@ from saccade.coldstart.teacher_prompts import load_prompt
 from saccade.coldstart.teachers import ChatTeacher, Teacher, TeacherError
 from saccade.coldstart.world_teachers import OracleDescriber, OracleReasoner
 from saccade.config import dump
+from saccade.config.differences import differences, short
 from saccade.data.config import WORLD
 from saccade.data.images import ImageError
 from saccade.disk import sweep, write_text, writing
@@ -156,12 +157,12 @@ def _check_same_texts(recipe: ColdStartRecipe, store: Store) -> None:
     if before is None:
         store.remember("making", settings)
         return
-    before = {"bridge": True, **before}  # stores of earlier versions
-    changed = [key for key in TEXT_KEYS if before.get(key) != settings[key]]
+    before = {key: before.get(key, True if key == "bridge" else None) for key in TEXT_KEYS}  # also of earlier versions
+    changed = [f"{key}: {short(was)} -> {short(now)}" for key, was, now in differences(before, settings)]
     if changed:
         raise ValueError(
-            f"{recipe.out}: was started with different settings of {', '.join(changed)}; set another 'out', or "
-            f"use the recipe in {recipe.out / 'config.yaml'}"
+            f"{recipe.out}: was started with other settings of what teachers write: {'; '.join(changed)}; set another "
+            f"'out', or use the recipe in {recipe.out / 'config.yaml'}"
         )
 
 

@@ -51,7 +51,7 @@ def read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Loc, 
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        raise ConfigError(f"{path}: not valid YAML: {', '.join(map(str.strip, str(error).splitlines()))}") from None
     data = {} if node is None else build(node, (), str(path), places)
     if not isinstance(data, dict):
         raise ConfigError(f"{path}:1: got a {type(data).__name__}, expected a mapping of keys to values")

@@ -49,7 +49,8 @@ class OwnReward:
         path, _, function = name.rpartition(":")
         file = Path(path).expanduser().resolve()
         if not file.is_file():
-            raise ValueError(f"reward '{name}': there is no file {file} (names are relative to the working directory)")
+            odd = f"{file} is no regular file" if file.exists() else f"there is no file {file}"
+            raise ValueError(f"reward '{name}': {odd} (names are relative to the working directory)")
         self.name, self.options, self.deadline_s, self.workers = name, dict(options), deadline_s, workers
         self._pool = _pool_of(file, function, name, memory_gb)  # the file as it is now, whatever becomes of it
         refuse_foreign(name, self._pool.signature)

@@ -90,7 +90,11 @@ def refuse_in_use(directory: Path) -> None:
 
 
 def refuse_checkpoint(directory: Path) -> None:
-    """ValueError for a folder in which a run's files would count as damage."""
+    """ValueError for a folder of a run in which the files of another one would be in the way: a checkpoint, of which
+    they would count as damage, and the folder of checkpoints."""
+    whole = directory.absolute()
+    if whole.name == "checkpoints" and any((whole.parent / name).exists() for name in ("config.yaml", "metrics.jsonl")):
+        raise ValueError(f"{directory} holds the checkpoints of a run; choose another directory")
     if (directory / "state.json").exists():
         raise ValueError(f"{directory} is a checkpoint, or another folder with a state.json; choose another directory")
 

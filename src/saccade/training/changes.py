@@ -12,19 +12,19 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from saccade.config.differences import MISSING, differences, short
 from saccade.runs.environment import hash_files
 
 HARMLESS = (
     *("checkpoint", "eval", "heldout", "features", "max_hours", "images_per_step", "shared_prefix", "alarms"),
     *("tokens_per_micro_batch", "update.tokens_per_micro_batch", "update.shared_prefix", "update.sampler_gap_limit"),
     *("model.device", "model.gradient_checkpointing", "model.fused_layers", "rollout.engine"),
-    *("rollout.max_failed_share", "sinks"),
+    *("rollout.max_failed_share", "sinks", "image_workers", "keep_tokens", "shard"),
 )
 """Keys of a recipe that change no more than round-off of what is trained."""
 PLACES = ("path", "hub", "image_folder")
 """Keys that say where data or model are; their content is compared by hash."""
 _OF_MACHINE = ("device", "processes", "python")
-_MISSING = "(nothing)"
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,21 @@ def completed(before: Mapping[str, Any], schema: type[BaseModel]) -> Mapping[str
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """The changes between two `facts`. ValueError for one that could not apply: adapters stay as they began."""
     training, other = [], []
-    for key, was, new in _recipe_changes(before["recipe"], now["recipe"]):
-        line = f"{key}: {_short(was)} -> {_short(new)}"
+    for key, was, new in differences(before["recipe"], now["recipe"]):
+        line = f"{key}: {short(was)} -> {short(new)}"
         if key.startswith("model.lora"):
             raise ValueError(f"{line}: adapters stay as they began; undo this in the run's config.yaml, or train anew")
         (other if _is_harmless(key) or _is_place(key, before, now) else training).append(line)
     hashes = [list((one["data_hash"] or {}).items()) for one in (before, now)]
     for i in range(max(map(len, hashes))):
-        (name, was), (_, new) = (one[i] if i < len(one) else (_MISSING, _MISSING) for one in hashes)
+        (name, was), (_, new) = (one[i] if i < len(one) else (MISSING, MISSING) for one in hashes)
         if was != new:
-            name = name if name != _MISSING else hashes[1][i][0]
-            training.append(f"data '{name}': its content changed (SHA-256 {_short(was)} -> {_short(new)})")
+            name = name if name != MISSING else hashes[1][i][0]
+            training.append(f"data '{name}': its content changed (SHA-256 {short(was)} -> {short(new)})")
     if before.get("images") is not None:  # of a checkpoint that has them
         training += _changed_images(before["images"], now["images"] or {})
     if before["model_hash"] and now["model_hash"] and before["model_hash"] != now["model_hash"]:
-        training.append(
-            f"base model: it changed (SHA-256 {_short(before['model_hash'])} -> {_short(now['model_hash'])})"
-        )
+        training.append(f"base model: it changed (SHA-256 {short(before['model_hash'])} -> {short(now['model_hash'])})")
     was_code, code = before.get("code_hash", {}), now.get("code_hash", {})
     other += [f"{name}: the file was edited" for name, was in was_code.items() if code.get(name, was) != was]
     versions = [one["packages"] or {} for one in (before, now)]
@@ -127,18 +125,6 @@ def _changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
             yield f"data '{name}': its images changed ({counts}{last})"
 
 
-def _recipe_changes(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, before, now) of every difference."""
-    if isinstance(before, list) and isinstance(now, list):
-        before, now = dict(enumerate(before)), dict(enumerate(now))
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in dict.fromkeys([*before, *now]):
-            dotted = f"{key}.{name}" if key else str(name)
-            yield from _recipe_changes(before.get(name, _MISSING), now.get(name, _MISSING), dotted)
-    elif before != now:
-        yield key, before, now
-
-
 def _is_harmless(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
 
@@ -148,8 +134,3 @@ def _is_place(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bo
     first, last = key.partition(".")[0], key.rpartition(".")[2]
     known = "model_hash" if first == "model" else "data_hash"
     return first in ("model", "data") and last in PLACES and bool(before[known]) and bool(now[known])
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else f"{text[:12]}..." if len(text) == 64 else f"{text[:57]}..."
