@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import types
 
-from saccade.data import DataConfig, columns, images, open_source
+from saccade.data import DataConfig, columns, images, open_source, unpacked
 from saccade.data.files import count_rows, table_rows
 from saccade.data.images import image_size
 from saccade.data.records import Reading
@@ -107,7 +108,7 @@ REPEATED = {
 def test_a_file_that_repeats_its_bytes_is_read_as_far_as_memory_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
 ) -> None:
-    monkeypatch.setattr(columns, "MOST_UNPACKED", 8 << 20)
+    monkeypatch.setattr(unpacked, "MOST_UNPACKED", 8 << 20)
     if kind == "parquet" and name in ("runs", "compressed"):
         return  # not a type of Parquet; its compression is tested with bombs
     table = pa.table(REPEATED[name]())
@@ -133,7 +134,7 @@ def test_a_text_counts_as_what_python_takes_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, letter: str, width: int
 ) -> None:
     """One wide letter makes all letters of its text as wide."""
-    monkeypatch.setattr(columns, "MOST_UNPACKED", 16 << 20)
+    monkeypatch.setattr(unpacked, "MOST_UNPACKED", 16 << 20)
     text = "q" * 5000 + letter
     values: dict[str, Any] = {"text": text, "bytes": text.encode(), "structures in lists": [{"value": text}]}
     pq.write_table(pa.table({"question": [values[form]] * 8_000}), tmp_path / "t.parquet", compression="zstd")
@@ -141,6 +142,45 @@ def test_a_text_counts_as_what_python_takes_for_it(
     assert "unpack from" in str(error)
     taken = 2 * width * len(text) * len(found)
     assert taken < 17 << 20 < (10 if form == "bytes" else 2) * taken
+
+
+def test_shards_take_together_what_one_file_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacked, "MOST_UNPACKED", 4 << 20)
+    for shard in range(9):
+        pq.write_table(pa.table({"question": ["q" * 9_000] * 100}), tmp_path / f"t-{shard}.parquet", compression="zstd")
+    for reading in (Reading(tmp_path / "t-*.parquet", tmp_path), Reading(tmp_path / "t-3.parquet", tmp_path)):
+        found = [row for _, row in table_rows(reading)]
+        kept = sum(isinstance(row, dict) for row in found)
+        assert kept == 100 if reading.path.name == "t-3.parquet" else 100 < kept < 300
+
+
+NESTED = {
+    "empty lists": ([[]] * 900, pa.list_(pa.list_(pa.int8()))),
+    "numbers": ([0.5] * 900, pa.list_(pa.float64())),
+    "short texts": (["ab"] * 900, pa.list_(pa.string())),
+    "structures": ([{"a": 1, "b": None}] * 300, pa.list_(pa.struct({"a": pa.int64(), "b": pa.bool_()}))),
+    "entries": ([("k", 1000)] * 300, pa.map_(pa.string(), pa.int64())),
+    "lists of a fixed size": ([[1e3] * 4] * 300, pa.list_(pa.list_(pa.float32(), 4))),
+    "deep": ([[[["", ""]]]] * 200, pa.list_(pa.list_(pa.list_(pa.list_(pa.string()))))),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_values_within_lists_count_as_the_objects_that_they_become(name: str) -> None:
+    value, kind = NESTED[name]
+    table = pa.table({"level": pa.array([value] * 100, kind)})
+    table.slice(0, 1).to_pylist()
+    tracemalloc.start()
+    rows = table.to_pylist()
+    made = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(rows) == 100 and made <= unpacked.taken(table) <= 3 * made + 100 * 1024
+    assert unpacked.taken(table.slice(7, 1)) * 100 == pytest.approx(unpacked.taken(table), rel=0.1)
+
+
+def test_rows_of_maps_are_counted_one_by_one() -> None:
+    table = pa.table({"m": pa.array([[(i, i)] * 9 for i in range(50)], pa.map_(pa.int64(), pa.int64()))})
+    assert [unpacked.elements(table.slice(i, 1)) for i in (0, 20, 49)] == [9, 9, 9]
 
 
 def test_values_in_dictionaries_views_and_runs_are_read_as_such(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from pyarrow import types
 from saccade.data.footers import check_footer
 from saccade.data.records import Placed, Row
 from saccade.data.texts import LARGEST_SETTINGS, text_in
+from saccade.data.unpacked import MOST_UNPACKED, RATIO, Packed, elements, taken
 from saccade.faults import listed, shown
 
 log = logging.getLogger(__name__)
@@ -37,26 +37,20 @@ ROW_BYTES = 64 << 20
 ROW_ELEMENTS = 1_000_000
 """Most elements of the lists in one batch, and of a column chunk beside 10,000 for each of its rows."""
 DENSE_BYTES = 32 << 20
-RATIO = 200
-"""Highest compression of a column chunk of more than DENSE_BYTES; text compresses 10 times, images not at all."""
 LIGHT_BYTES = 8 << 20
 """A batch below it becomes Python objects at once, a larger one row by row."""
-MOST_UNPACKED = 512 << 20
-"""Bytes of rows beyond which a file may not unpack to more than RATIO times its size."""
 WIDE = 512
 """Bytes of a value within lists beyond which its nulls may not take MOST_UNPACKED, however large the file is."""
-ROW_COST, ELEMENT_COST = 1024, 150
-"""Bytes of a row beside its values, and of a bracket or comma in a text, which may be JSON."""
-_WIDTHS = {4: r"[\x{10000}-\x{10FFFF}]", 2: r"[\x{100}-\x{FFFF}]"}
-"""Bytes that Python takes for each letter of a text with such letters; else one."""
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
 
 
-def parquet_rows(path: Path) -> Iterator[Placed]:
-    """Rows of a Parquet file with their numbers from 1; columns that are bombs are left out aloud."""
-    number, packed = count(1), Packed(path.stat().st_size)
+def parquet_rows(path: Path, packed: Packed | None = None) -> Iterator[Placed]:
+    """Rows of a Parquet file with their numbers from 1; columns that are bombs are left out aloud. `packed`: what the
+    files before it took."""
+    number, packed = count(1), packed or Packed()
+    packed.size += path.stat().st_size
     try:
         check_footer(path)
         with pq.ParquetFile(path) as file:
@@ -156,23 +150,6 @@ def _dictionary_bytes(path: Path, offset: int) -> int | None:
     return value >> 1 if not value & 1 else None
 
 
-@dataclass
-class Packed:
-    """What the rows of a file take in memory, against the bytes of the file."""
-
-    size: int
-    unpacked: int = 0
-
-    def add(self, size: int) -> None:
-        """ValueError for a file that is small only because it repeats what it holds."""
-        self.unpacked += size
-        if self.unpacked > MOST_UNPACKED and self.unpacked > RATIO * self.size:
-            raise ValueError(
-                f"its rows unpack from {self.size:,} bytes to more than {self.unpacked:,}; the rest is not read; write "
-                "it again with smaller values"
-            )
-
-
 def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueError]:
     """The rows of a batch or table one by one; the error to raise for a row beyond ROW_BYTES or ROW_ELEMENTS, and for
     one with a value that Python does not have: a date after the year 9999, text that is not UTF-8. ValueError when
@@ -187,48 +164,8 @@ def rows_of(table: Any, packed: Packed | None = None) -> Iterator[Row | ValueErr
             place = piece.schema.get_field_index(name)
             piece = piece.set_column(place, name, _directly(piece[name]))
         if packed is not None:
-            packed.add(_taken(piece))
+            packed.add(taken(piece))
         yield from _rows_of(piece)
-
-
-def _taken(piece: Any) -> int:
-    """About as many bytes as the rows of a batch take as Python objects, where each text has two copies: as wide as its
-    widest letter, and as JSON perhaps."""
-    taken = piece.nbytes + ROW_COST * piece.num_rows
-    for text in (leaf for column in piece.columns for leaf in _texts(column)):
-        if types.is_binary(text.type) or types.is_large_binary(text.type):
-            texts = (one.as_buffer() for one in text if one.is_valid)
-            taken += sum(7 * one.size for one in texts if _is_utf8(one))  # others are images, and have one copy
-            continue
-        widths = {} if _total("utf8_length", text) == _total("binary_length", text) else _WIDTHS  # of ASCII
-        options = {width: pc.MatchSubstringOptions(letters) for width, letters in widths.items()}
-        wide = next((width for width, one in options.items() if _total("match_substring_regex", text, one)), 1)
-        marks = sum(_total("count_substring", text, pc.MatchSubstringOptions(mark)) for mark in "[{,")
-        taken += (2 * wide - 1) * text.nbytes + ELEMENT_COST * marks
-    return taken
-
-
-def _texts(column: Any) -> Iterator[Any]:
-    """The texts and bytes of a column, those within lists and structures too."""
-    kind = column.type
-    if any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)):
-        yield column
-    elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        yield from _texts(pc.call_function("list_flatten", [column]))
-    elif types.is_struct(kind):
-        for place in range(kind.num_fields):
-            yield from _texts(pc.call_function("struct_field", [column], pc.StructFieldOptions([place])))
-
-
-def _is_utf8(buffer: Any) -> bool:
-    try:
-        return bool(str(memoryview(buffer), "utf-8"))
-    except UnicodeDecodeError:
-        return False
-
-
-def _total(function: str, texts: Any, options: Any = None) -> int:
-    return pc.call_function("sum", [pc.call_function(function, [texts], options)]).as_py() or 0
 
 
 def _is_indirect(kind: Any) -> bool:
@@ -281,7 +218,7 @@ def _directly(column: Any) -> Any:
 
 
 def _rows_of(table: Any) -> Iterator[Row | ValueError]:
-    heavy = table.nbytes > ROW_BYTES or _elements(table) > ROW_ELEMENTS
+    heavy = table.nbytes > ROW_BYTES or elements(table) > ROW_ELEMENTS
     if not heavy and table.nbytes <= LIGHT_BYTES:
         try:
             yield from table.to_pylist()
@@ -290,31 +227,13 @@ def _rows_of(table: Any) -> Iterator[Row | ValueError]:
             pass  # of one of its rows
     for place in range(table.num_rows):
         row = table.slice(place, 1)
-        if heavy and (row.nbytes > ROW_BYTES or _elements(row) > ROW_ELEMENTS):
-            yield ValueError(f"a row of {row.nbytes:,} bytes and {_elements(row):,} list elements is too large")
+        if heavy and (row.nbytes > ROW_BYTES or elements(row) > ROW_ELEMENTS):
+            yield ValueError(f"a row of {row.nbytes:,} bytes and {elements(row):,} list elements is too large")
             continue
         try:
             yield row.to_pylist()[0]
         except (pa.ArrowException, ValueError, ArithmeticError) as error:
             yield ValueError(f"the row has a value that cannot be read ({first_line(error)})")
-
-
-def _elements(table: Any) -> int:
-    """Elements of all lists in a table, at all depths."""
-    chunks = [chunk for column in table.columns for chunk in getattr(column, "chunks", [column])]
-    return sum(map(_inner, chunks))
-
-
-def _inner(array: Any) -> int:
-    kind = array.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
-        inside = array.flatten() if not pa.types.is_map(kind) else array.items
-        return len(inside) + _inner(inside)
-    if pa.types.is_fixed_size_list(kind):
-        return len(array) * kind.list_size + _inner(array.flatten())
-    if pa.types.is_struct(kind):
-        return sum(map(_inner, array.flatten()))
-    return 0
 
 
 def saved_rows(path: Path, split: str) -> Iterator[Placed]:
@@ -324,14 +243,14 @@ def saved_rows(path: Path, split: str) -> Iterator[Placed]:
         if split not in splits:
             raise ValueError(f"{path}: there is no split {split!r}; it has {listed(splits)}")
         path = path / split
-    number = count(1)
+    number, packed = count(1), Packed()
     for file in _described(path / "state.json", "_data_files"):
         name = file.get("filename") if isinstance(file, dict) else None
         if not isinstance(name, str) or Path(name).name != name or not os.path.isfile(path / name):
             raise ValueError(f"{path / 'state.json'}: names the data file {shown(name)}, expected a file beside it")
         try:
             _refuse_compressed(path / name)
-            packed = Packed((path / name).stat().st_size)
+            packed.size += (path / name).stat().st_size
             with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
                 _refuse_extensions(stream.schema)
                 for batch in stream:

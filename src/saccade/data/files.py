@@ -6,7 +6,7 @@ import csv
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import TextIO
@@ -17,6 +17,7 @@ from saccade.data.columns import parquet_rows, saved_rows
 from saccade.data.hub_sets import set_files
 from saccade.data.json_stream import MOST_ELEMENTS, elements
 from saccade.data.records import LARGEST_ROW, Placed, Reading, jsonl_rows
+from saccade.data.unpacked import Packed
 from saccade.disk import skip_hole
 from saccade.faults import listed, shown
 
@@ -47,16 +48,22 @@ def table_rows(reading: Reading) -> Iterator[Placed]:
         yield from saved_rows(path, reading.split or "train")
         return
     if (path / "data").is_dir() and not row_files(path):  # a clone of a data set of the hub
-        for file in _shards(path / "data", reading.split or "train"):
-            yield from _KINDS[file.suffix.lower()](file)
+        yield from _rows_in(_shards(path / "data", reading.split or "train"))
         return
     if reading.split is not None:
         raise ValueError(
             f"{path}: split {reading.split!r} applies only to Hugging Face data sets (a folder of "
             "save_to_disk, or hub); a file has no splits, remove 'split'"
         )
-    for file in files_at(path):
-        yield from _KINDS[file.suffix.lower()](file)
+    yield from _rows_in(files_at(path))
+
+
+def _rows_in(files: Iterable[Path]) -> Iterator[Placed]:
+    """The rows of files one after another; those of Parquet may take together what one file may."""
+    packed = Packed()
+    for file in files:
+        kind = file.suffix.lower()
+        yield from parquet_rows(file, packed) if kind == ".parquet" else _KINDS[kind](file)
 
 
 def is_pattern(path: Path) -> bool:
@@ -268,6 +275,5 @@ _KINDS: dict[str, Callable[[Path], Iterator[Placed]]] = {
 def hub_rows(name: str, configuration: str | None, split: str) -> Iterator[Placed]:
     """A data set on the hub, with images as bytes. ValueError when it cannot be read."""
     number = count(1)
-    for file in set_files(name, configuration, split, _KINDS):
-        for _, row in _KINDS[file.suffix.lower()](file):
-            yield f"{name}[{split}]:{next(number)}", row
+    for _, row in _rows_in(set_files(name, configuration, split, _KINDS)):
+        yield f"{name}[{split}]:{next(number)}", row
