@@ -262,6 +262,27 @@ def test_one_signal_or_two_end_the_launched_command_and_all_that_it_started(tmp_
         assert ended(pid)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a service of the Linux kernel")
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from saccade.cli.launch import supervise; supervise({command}, pathlib.Path())",
+        "from saccade.rollout import vllm_process as v; v.ServerProcess({command}, {{}}, 1, pathlib.Path('log')).start()",
+    ],
+)
+def test_what_was_started_ends_when_its_launcher_is_killed(tmp_path: Path, start: str) -> None:
+    note = tmp_path / "pid"
+    program = f"import os, time; open({str(note)!r}, 'w').write(f'{{os.getpid()}} '); time.sleep(600)"
+    outer = "import pathlib, sys, time\n" + start.format(command=f"[sys.executable, '-c', {program!r}]")
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    launcher = subprocess.Popen([sys.executable, "-c", f"{outer}\ntime.sleep(600)"], env=environment, cwd=tmp_path)
+    while not (note.exists() and note.read_text().endswith(" ")):
+        time.sleep(0.02)
+    launcher.kill()
+    launcher.wait()
+    assert ended(int(note.read_text()))
+
+
 def ended(pid: int) -> bool:
     """Whether the process is gone, or only waits to be reaped."""
     status = Path(f"/proc/{pid}/status")
@@ -274,3 +295,4 @@ def ended(pid: int) -> bool:
 
 def test_launch_passes_on_the_exit_status() -> None:
     assert supervise([sys.executable, "-c", "raise SystemExit(3)"], Path()) == 3
+    assert supervise([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], Path()) == 128 + 9

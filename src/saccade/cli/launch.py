@@ -33,6 +33,7 @@ from saccade.config import Config, ConfigError, kind
 from saccade.disk import write_text
 from saccade.runs.stopping import ASKING, RunStopped, handling
 from saccade.workers.descendants import end_descendants
+from saccade.workers.tied import ending_with_parent
 
 if TYPE_CHECKING:
     from saccade.training.config import RLRecipe
@@ -196,14 +197,16 @@ def supervise(
 ) -> int:
     """Runs the command and returns its exit status. Ctrl-C, SIGTERM or a closed terminal ends it and all that it
     started: first with SIGTERM, after `grace_s` seconds or a second signal by force. RunStopped then, with how to
-    continue the run in `folder`."""
+    continue the run in `folder`. Where this process is killed, the command gets SIGTERM."""
     asked: list[int] = []
     with handling(dict.fromkeys(ASKING, lambda number, frame: asked.append(number))):
         own = {**os.environ, "PYTHONSAFEPATH": "1", **(environment or {})}  # no module from the working directory
-        child = subprocess.Popen([QUIET.get(word, word) for word in command], start_new_session=True, env=own)
+        words, tied = [QUIET.get(word, word) for word in command], ending_with_parent()
+        child = subprocess.Popen(words, start_new_session=True, env=own, preexec_fn=tied)
         while not asked:
             with suppress(subprocess.TimeoutExpired):
-                return child.wait(timeout=0.5)
+                status = child.wait(timeout=0.5)
+                return status if status >= 0 else 128 - status  # as a shell gives that of a signal
         os.killpg(child.pid, signal.SIGTERM)
         until = time.monotonic() + grace_s
         while child.poll() is None and asked.count(asked[-1]) < 2 and time.monotonic() < until:

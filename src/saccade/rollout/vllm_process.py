@@ -19,6 +19,7 @@ from typing import IO
 from saccade.endpoint.errors import EndpointError
 from saccade.endpoint.plain import PlainClient
 from saccade.rollout.vllm_checks import EXTENSION
+from saccade.workers.tied import ending_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +221,7 @@ def _popen(command: Sequence[str], environment: Mapping[str, str], output: IO[by
         stdout=output,
         stderr=output,
         start_new_session=True,
+        preexec_fn=ending_with_parent(),
     )
 
 
