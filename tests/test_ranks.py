@@ -267,7 +267,7 @@ def test_one_signal_or_two_end_the_launched_command_and_all_that_it_started(tmp_
     "start",
     [
         "from saccade.cli.launch import supervise; supervise({command}, pathlib.Path())",
-        "from saccade.rollout import vllm_process as v; v.ServerProcess({command}, {{}}, 1, pathlib.Path('log')).start()",
+        "from saccade.rollout import vllm_process as v; v.ServerProcess({command}, {{}}, 1, pathlib.Path('l')).start()",
     ],
 )
 def test_what_was_started_ends_when_its_launcher_is_killed(tmp_path: Path, start: str) -> None:
