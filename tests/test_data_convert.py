@@ -19,7 +19,8 @@ from PIL import Image
 
 from saccade.data import DataConfig, open_source
 from saccade.data.convert import convert
-from saccade.data.images import image_sha
+from saccade.data.images import ImageError, image_sha
+from saccade.data.storage import SampleWriter
 from saccade.disk import DiskError
 from saccade.types import Sample
 
@@ -220,3 +221,19 @@ def test_an_invalid_row_of_the_storage_is_named(folder: Path) -> None:
     (folder / "cut.parquet").write_bytes((folder / "out/data.parquet").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"^cut\.parquet:1: not a Parquet file that can be read"):
         open_source(DataConfig(source="saccade", path=folder / "cut.parquet"))
+
+
+def test_images_too_large_for_a_row_are_not_stored_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row could not be read again, and a table of such rows takes ten times their bytes while it is written."""
+    buffer = io.BytesIO()
+    Image.effect_noise((30, 30), 80).save(buffer, "PNG")
+    content = buffer.getvalue()
+    monkeypatch.setattr("saccade.data.storage.LARGEST_STORED", 2 * len(content) - 1)
+    (tmp_path / "a.png").write_bytes(content)
+    name = str(tmp_path / "a.png")
+    for images in ((name, name), (content, content), (content, name)):
+        with SampleWriter(tmp_path, "parquet", "bytes") as writer:
+            writer.write(Sample("one", images[:1], "?", "1", "count", {}))
+            with pytest.raises(ImageError, match=r"its row can store [0-9,]+ more; keep images by hash"):
+                writer.write(Sample("two", images, "?", "1", "count", {}))
+        assert pq.read_table(tmp_path / "data.parquet").num_rows == 1

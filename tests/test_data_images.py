@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import struct
 import subprocess
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from saccade.data import DataConfig, open_source
+from saccade.data import DataConfig, held_images, open_source
 from saccade.data import images as images_module
 from saccade.data.images import ImageError, image_sha, image_size, large_alone, load_first, load_image
 
@@ -190,18 +191,45 @@ def test_the_images_of_a_row_are_bounded_together(tmp_path: Path) -> None:
         open_source(config.model_copy(update={"max_image_pixels": 99_999}))
 
 
-def test_a_large_image_is_held_as_its_file_was_and_a_small_one_decoded(
+def test_a_large_image_is_held_as_a_file_and_a_small_one_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images_module, "LARGE_PIXELS", 100)
+    monkeypatch.setattr(held_images, "LARGE_PIXELS", 100)
     for name, size in (("large.png", (11, 10)), ("small.png", (10, 10))):
         (tmp_path / name).write_bytes(saved(Image.effect_noise(size, 80)))
     large, small = (str(tmp_path / name) for name in ("large.png", "small.png"))
     before = (tmp_path / "large.png").read_bytes()
-    loaded, held = images_module.loaded_and_held((large, small, before), None)
+    loaded, held = held_images.loaded_and_held((large, small, before), None)
     (tmp_path / "large.png").unlink()
     assert held[0] == held[2] == before and held[1] is loaded[1]
     assert [load_image(one).tobytes() for one in held] == [one.tobytes() for one in loaded]
+
+
+@pytest.mark.parametrize(("kind", "more"), [("PNG", 0), ("GIF", 2 << 20), ("BMP", 0), ("BMP", 3 << 20), ("TIFF", 9)])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_file_far_larger_than_its_pixels_is_held_and_sent_as_png(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, more: int, inside: bool
+) -> None:
+    """Bytes behind the pixels take no space on the disk, but in every copy of the file."""
+    monkeypatch.setattr(held_images, "LARGE_PIXELS", 100)
+    path, content = tmp_path / "a", saved(Image.effect_noise((40, 30), 80), kind) + bytes(more)
+    path.write_bytes(content)
+    (image,), (held,) = held_images.loaded_and_held((content if inside else str(path),), None)
+    assert isinstance(held, bytes) and (held == content) is (kind == "PNG")
+    assert held_images.sendable(content) == held and len(held) < 5_000
+    assert load_image(held).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "TIFF", "JPEG"])
+def test_a_file_of_nothing_but_holes_behind_its_pixels_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(saved(Image.effect_noise((56, 56), 80), kind))
+    assert image_size(path) == (56, 56)
+    os.truncate(path, 66 << 20)  # it takes no space on the disk
+    with pytest.raises(ImageError, match=r"a: the image cannot be opened \(it has 69,206,016 bytes, expected [0-9,]+"):
+        image_size(path)
+    with pytest.raises(ImageError, match=r"expected [0-9,]+ at most for an image of 56 x 56 pixels"):
+        load_image(path)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped_to_white() -> None:

@@ -452,7 +452,7 @@ def test_nulls_of_a_fixed_size_within_lists_are_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     """Files of a kilobyte, each of which would take more than what is allowed here."""
-    monkeypatch.setattr(columns, "MOST_UNPACKED", 1 << 21)
+    monkeypatch.setattr(columns, "MOST_EMPTY", 1 << 21)
     if name in HOLLOW:
         column = pa.array([HOLLOW[name][0]], HOLLOW[name][1])
     else:

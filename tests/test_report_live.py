@@ -16,7 +16,7 @@ from rich.console import Console
 
 from saccade.cli import main
 from saccade.cli.terminal import printable
-from saccade.report import watch
+from saccade.report import build_report, watch
 from saccade.report.live import PageServer
 from saccade.report.watch import BARS, Watched, duration, follow, latest_run, sparkline, view
 from saccade.runs.lock import is_held, locked
@@ -212,3 +212,10 @@ def test_alarms_of_others_cannot_steer_the_terminal_and_endless_steps_are_no_tot
     (run / "alarms.jsonl").write_text(json.dumps(alarm) + "\n")
     assert "\x1b" not in shown(run) and "\\x1b[2J" in shown(run)
     assert watch.total_steps({"kind": "sft", "num_steps": 10**400}) is None
+
+
+def test_a_row_of_thousands_of_metrics_keeps_its_step_wherever_it_is(run: Path, tmp_path: Path) -> None:
+    row = dict.fromkeys(map(str, range(5_000)), 1.0) | {"step": 41}
+    (run / "metrics.jsonl").open("a").write(json.dumps(row) + "\n")
+    assert "step 41" in shown(run)
+    assert build_report(run, tmp_path / "page.html").stat().st_size < 2_000_000

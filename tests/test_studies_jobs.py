@@ -35,7 +35,10 @@ def test_a_job_runs_after_its_dependencies_and_a_finished_one_is_not_rerun(tmp_p
     assert run_all([changed], parallel=1, console=QUIET)["first"] == left["first"]
 
 
-@pytest.mark.parametrize("damaged", ["", '{"cpu_s": 1', "[]", "{}", "\x00" * 40])
+NO_RESULTS = ("", '{"cpu_s": 1', "[]", "{}", "\x00" * 40, "[" * 200_000, '{"cpu_s": "x"}', '{"cpu_s": 1e400}')
+
+
+@pytest.mark.parametrize("damaged", [*NO_RESULTS, '{"cpu_s": 1, "steps": [2]}', '{"cpu_s": 1, "sha256": "0"}'])
 def test_a_job_whose_result_is_damaged_runs_again(tmp_path, damaged):
     job = StudyJob("one", note, tmp_path / "one", {"text": "one"})
     job.directory.mkdir()

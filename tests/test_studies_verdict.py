@@ -285,7 +285,7 @@ def test_seeds_are_added_to_a_study_and_never_dropped(tmp_path):
         reserve(study, tmp_path, [1, 2])
     with pytest.raises(ValueError, match="another study"):
         reserve(load_study("hard_reward", ["shared.rl.num_steps=5"]), tmp_path, study.seeds)
-    for damaged in ("", "[1]", '{"seeds": 3}', '{"seeds"'):
+    for damaged in ("", "[1]", '{"seeds": 3}', '{"seeds"', '{"seeds": [[1]]}', "[" * 200_000, '{"earlier_seeds": "x"}'):
         (tmp_path / "study.json").write_text(damaged)
         with pytest.raises(ValueError, match="expected the results"):
             reserve(study, tmp_path, study.seeds)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from saccade.data.images import SUFFIXES, ImageError, file_bytes, format_of, name_of
+from saccade.data.held_images import sendable
+from saccade.data.images import SUFFIXES, ImageError, file_bytes, format_of, large_alone, name_of
 from saccade.disk import partial_of
 from saccade.runs.drafts import Draft
 from saccade.types import ImageSource
@@ -42,11 +43,16 @@ def store_image(image: ImageSource, out: Path) -> tuple[str, str]:
 
 
 def read_images(draft: Draft, out: Path) -> list[bytes]:
-    """The files of a draft's images. ImageError when one cannot be read or has another content than when it was
-    ingested, from a folder of its data: so a link that was put in its place leads to no other file."""
-    contents = [file_bytes(out / path) for path in draft.images]  # an absolute path stays itself
-    for content, path, sha in zip(contents, draft.images, draft.image_shas, strict=True):
-        _refuse_changed(path, hashlib.sha256(content).hexdigest(), sha)
+    """The files of a draft's images, as `sendable`. ImageError when one cannot be read or has another content than when
+    it was ingested, from a folder of its data: so a link that was put in its place leads to no other file."""
+    contents = list[bytes]()
+    for path, sha in zip(draft.images, draft.image_shas, strict=True):
+        place = str(out / path)  # an absolute path stays itself
+        _refuse_changed(path, _sha_of(Path(place)), sha)
+        with large_alone([place]):  # what follows takes the file in memory, perhaps twice
+            content = file_bytes(place)
+            _refuse_changed(path, hashlib.sha256(content).hexdigest(), sha)
+            contents.append(sendable(content))
     return contents
 
 

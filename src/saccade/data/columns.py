@@ -23,7 +23,7 @@ from pyarrow import types
 from saccade.data.footers import check_footer
 from saccade.data.records import Placed, Row
 from saccade.data.texts import LARGEST_SETTINGS, text_in
-from saccade.data.unpacked import MOST_UNPACKED, RATIO, Packed, elements, taken
+from saccade.data.unpacked import RATIO, Packed, elements, taken
 from saccade.faults import listed, shown
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,9 @@ ROW_ELEMENTS = 1_000_000
 DENSE_BYTES = 32 << 20
 LIGHT_BYTES = 8 << 20
 """A batch below it becomes Python objects at once, a larger one row by row."""
-WIDE = 512
-"""Bytes of a value within lists beyond which its nulls may not take MOST_UNPACKED, however large the file is."""
+MOST_EMPTY, WIDE = 512 << 20, 512
+"""Bytes that nulls within the lists of a row group may take where they are more than RATIO times as many as in the
+file, or more than WIDE for each value."""
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _HEADER = re.compile(rb"\x15[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
@@ -82,7 +83,7 @@ def _plan(path: Path, group: Any, schema: Any) -> tuple[list[str], int, str]:
         name, spread = spreads[place] if len(spreads) == group.num_columns else (column.path_in_schema.split(".")[0], 8)
         dense = size > DENSE_BYTES and size > RATIO * packed
         empty = column.num_values * spread  # bytes of lists with nothing but null in them
-        hollow = empty > MOST_UNPACKED and (spread > WIDE or empty > RATIO * packed)
+        hollow = empty > MOST_EMPTY and (spread > WIDE or empty > RATIO * packed)
         if dense or hollow or size > ROW_BYTES * rows or column.num_values > ROW_ELEMENTS + 10_000 * rows:
             bombs.add(name)
             words = (

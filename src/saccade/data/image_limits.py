@@ -27,6 +27,8 @@ MOST_TAGS, LARGEST_TAGS = 1 << 16, 64 << 20
 """Tags of a TIFF, and the bytes of those of texts and raw data, such as the layers of an editor."""
 MOST_EXIF_NUMBERS = 10_000
 """Numbers in a directory of EXIF, beside its bytes and texts; cameras write some hundreds."""
+PIXEL_BYTES = 20
+"""Bytes of a file for each pixel, at most: a plain PPM of 16 bits has 18."""
 LARGEST_TILE, MOST_SAMPLES = 1 << 22, 32
 """Pixels of a tile of a TIFF, of which a decoder has a whole one, and the numbers of each pixel."""
 LARGEST_BMP_HEADER = 1024
@@ -96,6 +98,15 @@ def check_header(file: IO[bytes]) -> None:
         if (size := int.from_bytes(file.read(4), "little")) > LARGEST_BMP_HEADER:
             raise ValueError(f"its header has {size:,} bytes, expected {LARGEST_BMP_HEADER:,} at most")
     file.seek(0)
+
+
+def check_bytes(image: Image.Image, size: int) -> None:
+    """Refuses a file of far more bytes than the image can have, which are not looked at but read wherever a file is
+    sent, stored or hashed. The frames of an animation behind the first and the layers of an editor count as such."""
+    more = LARGEST_TAGS if image.format == "TIFF" else LARGEST_SEGMENTS
+    if size > (most := more + PIXEL_BYTES * image.width * image.height):
+        of = f"an image of {image.width} x {image.height} pixels"
+        raise ValueError(f"it has {size:,} bytes, expected {most:,} at most for {of}")
 
 
 def check_pixels(file: Any, kind: str | None) -> None:

@@ -23,6 +23,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from saccade.data.image_limits import (
     ACROSS,
     Counted,
+    check_bytes,
     check_exif,
     check_header,
     check_pixels,
@@ -109,26 +110,18 @@ def load_image(source: ImageSource | Path, max_pixels: int | None = None) -> Ima
     return image
 
 
-def loaded_and_held(
-    sources: Sequence[ImageSource], max_pixels: int | None
-) -> tuple[tuple[Image.Image, ...], tuple[ImageSource, ...]]:
-    """The images, and what `load_image` makes them of again: of those of more than LARGE_PIXELS the bytes of the file,
-    which take less memory than the pixels, whatever becomes of the file. Raises `ImageError`."""
-    images, held = list[Image.Image](), list[ImageSource]()
-    for source in sources:
-        width, height = image_size(source, sys.maxsize)
-        large = width * height > LARGE_PIXELS and not isinstance(source, Image.Image)
-        content = file_bytes(source) if large and isinstance(source, str) else source
-        images.append(load_image(content, max_pixels))
-        held.append(content if large else images[-1])
-    return tuple(images), tuple(held)
-
-
 def load_first(source: ImageSource | Path, max_pixels: int | None = None) -> tuple[Image.Image, bool]:
     """As `load_image`, but returns whether there are more frames instead of a warning; their number would take long
     to count."""
     if isinstance(source, Image.Image):
         return _rgb(source, "image in memory"), False
+    image, turn, animated = _decoded(source, max_pixels)
+    return image if turn is None else image.transpose(turn), animated
+
+
+def _decoded(source: str | bytes | Path, max_pixels: int | None) -> tuple[Image.Image, Image.Transpose | None, bool]:
+    """The image as RGB, how to turn it, and whether it has more frames. What the file had instead of RGB is freed
+    before the image is turned."""
     name = name_of(source)
     with _open(source, name) as image, _alone(image):
         _refuse_size(image, name, max_pixels)
@@ -137,9 +130,8 @@ def load_first(source: ImageSource | Path, max_pixels: int | None = None) -> tup
             image.load()
             check_exif(image)
             turn = turn_of(image) if image.format != "TIFF" else None  # Pillow turned that one
-            upright = image.transpose(turn) if turn is not None else image
             animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: a photo and previews
-            return _rgb(upright, name), animated
+            return _rgb(image, name), turn, animated
         except ImageError:
             raise
         except _UNREADABLE as error:
@@ -285,12 +277,13 @@ def _open(source: str | bytes | Path, name: str) -> Iterator[ImageFile.ImageFile
     """The opened file, its pixels not yet read."""
     with ExitStack() as opened:
         try:
-            if isinstance(source, bytes):
-                file = cast(IO[bytes], Counted(io.BytesIO(source)))
-            else:
-                file = cast(IO[bytes], Counted(opened.enter_context(_regular_file(source, name))))
+            inside = nullcontext(io.BytesIO(source)) if isinstance(source, bytes) else _regular_file(source, name)
+            file = cast(IO[bytes], Counted(opened.enter_context(inside)))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             check_header(file)
             image = opened.enter_context(Image.open(file, formats=FORMATS))
+            check_bytes(image, size)
         except UnidentifiedImageError:
             raise ImageError(f"{name}: not an image that can be opened; expected one of {', '.join(FORMATS)}") from None
         except _UNREADABLE as error:

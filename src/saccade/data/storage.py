@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from PIL import Image
 from saccade.data import records
 from saccade.data.files import files_at, table_rows
 from saccade.data.golds import typed
-from saccade.data.images import ImageError, format_of, name_of
+from saccade.data.images import ImageError, file_bytes, format_of, name_of
 from saccade.data.json_stream import decoded
 from saccade.data.records import Item, Reading, Row
 from saccade.tasks.conversation import later_images
@@ -47,6 +48,8 @@ SCHEMA = pa.schema(
 ROWS = 1000
 BYTES = 32 << 20
 """A row group is written once it has this many rows or image bytes."""
+LARGEST_STORED = 60 << 20
+"""Bytes of the images in a row, which would else be too large to be read."""
 
 
 def stored(reading: Reading) -> Iterator[Item]:
@@ -102,7 +105,10 @@ class SampleWriter:
 
     def write(self, sample: Sample) -> None:
         """Adds a row. ValueError for an image that cannot be stored in the requested way."""
-        images = [self._image(source) for source in sample.images]
+        images, left = list[dict[str, Any]](), LARGEST_STORED
+        for source in sample.images:
+            images.append(self._image(source, left))
+            left -= len(images[-1]["bytes"] or b"")
         row = {"id": sample.id, "task": sample.task, "question": sample.question}
         if self._lines is not None:
             names = [image["path"] for image in images]
@@ -123,7 +129,7 @@ class SampleWriter:
             self._table.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
         self._rows, self._buffered_bytes = [], 0
 
-    def _image(self, source: ImageSource) -> dict[str, Any]:
+    def _image(self, source: ImageSource, left: int) -> dict[str, Any]:
         if self._keep == "hash":
             return {"bytes": None, "path": self._copy_by_hash(source)}
         if isinstance(source, str) and self._keep != "bytes":
@@ -131,7 +137,7 @@ class SampleWriter:
         if self._keep == "path" or self._kind == "jsonl":
             hint = "keep images by hash (or, in Parquet, as bytes)"
             raise ValueError(f"{name_of(source)} has no path; {hint}")
-        return {"bytes": _content(source), "path": Path(source).name if isinstance(source, str) else None}
+        return {"bytes": _content(source, left), "path": Path(source).name if isinstance(source, str) else None}
 
     def _copy_by_hash(self, source: ImageSource) -> str:
         """The name of the copy of an image, which is created if missing."""
@@ -176,15 +182,21 @@ def _is_utf8(value: Any) -> bool:
     return True
 
 
-def _content(source: ImageSource) -> bytes:
-    """The bytes of an image file; a decoded image as PNG."""
-    if isinstance(source, bytes):
-        return source
+def _content(source: ImageSource, most: int = sys.maxsize) -> bytes:
+    """The bytes of an image file; a decoded image as PNG. ImageError for more than `most`."""
+    if isinstance(source, str) and os.path.isfile(source):
+        _refuse_larger(source, os.path.getsize(source), most)
     if isinstance(source, Image.Image):
         buffer = io.BytesIO()
         source.save(buffer, format="PNG")
-        return buffer.getvalue()
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{source}: the image cannot be opened ({error})") from None
+        source = buffer.getvalue()
+    content = file_bytes(source) if isinstance(source, str) else source
+    _refuse_larger(source, len(content), most)
+    return content
+
+
+def _refuse_larger(source: ImageSource, size: int, most: int) -> None:
+    if size > most:
+        raise ImageError(
+            f"{name_of(source)}: has {size:,} bytes, but its row can store {most:,} more; keep images by hash or path"
+        )

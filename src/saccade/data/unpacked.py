@@ -10,7 +10,7 @@ from pyarrow import types
 
 RATIO = 200
 """Times its size that a file, or a large column chunk, may unpack to; text compresses 10 times, images not at all."""
-MOST_UNPACKED = 384 << 20
+MOST_UNPACKED = 192 << 20
 """Bytes of rows beyond which the files of a source may not unpack to more than RATIO times their size."""
 _ROW, _MARK = 1024, 150
 """Bytes of a row beside its values, and of a bracket or comma in a text, which may be JSON."""

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from saccade.data.images import image_size, large_alone, loaded_and_held
+from saccade.data.held_images import loaded_and_held
+from saccade.data.images import image_size, large_alone
 from saccade.evaluation.answerers import Answers, EvalQuestion, Failed
 from saccade.evaluation.config import Decoding
 from saccade.models.counting import TokenCounter

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saccade.data.images import large_alone, loaded_and_held
+from saccade.data.held_images import loaded_and_held
+from saccade.data.images import large_alone
 from saccade.models.adapter import Adapter, EncodedPrompt
 from saccade.models.forward import Features
 from saccade.tasks import TASKS

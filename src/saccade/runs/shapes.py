@@ -112,7 +112,8 @@ def fitted_metrics(row: JsonRow) -> JsonRow | None:
     """A row of metrics with numbers and texts only; None without a step."""
     if not is_count(row.get("step")):
         return None
-    return {intern(name): value for name, value in islice(row.items(), MOST_METRICS) if _is_metric(value)}
+    kept = {"step": row["step"], **dict(islice(row.items(), MOST_METRICS))}  # wherever the step is
+    return {intern(name): value for name, value in kept.items() if _is_metric(value)}
 
 
 def _is_metric(value: Any) -> bool:

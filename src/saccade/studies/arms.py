@@ -23,7 +23,7 @@ from saccade.models.policy import load_policy
 from saccade.runs.files import rows_of
 from saccade.runs.records import CONFIG
 from saccade.studies.chains import ChainSource
-from saccade.studies.jobs import result_of
+from saccade.studies.jobs import needed
 from saccade.studies.study_recipe import (
     BASE,
     BaseArm,
@@ -91,7 +91,7 @@ def model_path(recipe: StudyRecipe, name: str, arms: Path) -> str:
     if name == BASE:
         return recipe.base
     if percent < 100:
-        parts, steps = parts_of(recipe, name), _result(arms, name)["steps"]
+        parts, steps = parts_of(recipe, name), needed(arms / name)["steps"]
         return str(arms / name / f"checkpoints/step-{min(steps, _every(steps, parts) * percent // parts):06d}")
     return str(arms / name / ("model" if recipe.arms[name].kind == "pretrain" else "checkpoints/last"))
 
@@ -144,8 +144,8 @@ def _every(steps: int, percent: int) -> int:
 def _sft(recipe: StudyRecipe, arm: SFTArm, name: str, places: Places, seed: int) -> JobResult:
     steps, arms = None, places.arms
     if arm.match is not None:
-        before = _result(arms, str(speed_of(recipe, name)))
-        steps = max(1, round(_result(arms, arm.match)["cpu"] / (before["cpu"] / before["steps"])))
+        before = needed(arms / str(speed_of(recipe, name)))
+        steps = max(1, round(needed(arms / arm.match)["cpu"] / (before["cpu"] / before["steps"])))
     draw = None if arm.chains is None else _draw(recipe, arm.chains, seed, arm)
     began = time.process_time()
     done = whole(sft.train(arm_recipe(SFTRecipe, recipe, name, places, seed, steps), arms / name, draw))
@@ -165,7 +165,7 @@ def _rl(recipe: StudyRecipe, arm: RLArm, name: str, places: Places, seed: int) -
 
     if arm.match is None:
         return train(None, False)
-    budget = _result(places.arms, arm.match)["tokens"]
+    budget = needed(places.arms / arm.match)["tokens"]
     found = train(1, False)
     while found["tokens"] < budget:
         left = (budget - found["tokens"]) / (found["tokens"] / found["steps"])
@@ -178,12 +178,6 @@ def whole(result: RunResult) -> RunResult:
     if result.stopped:
         raise ValueError(f"{result.directory}: {result.stopped}; an arm of a study is trained to its end")
     return result
-
-
-def _result(arms: Path, name: str) -> JobResult:
-    found = result_of(arms / name)
-    assert found is not None, name  # jobs begin after those that they need
-    return found
 
 
 def sampled_tokens(directory: Path) -> float:

@@ -17,6 +17,7 @@ from saccade.rollout.config import Sampling
 from saccade.rollout.stages import Stage, Until
 from saccade.studies.chains import ChainSource, write_chains
 from saccade.studies.demo_recipe import DemoRecipe
+from saccade.studies.jobs import needed
 from saccade.studies.rejection import sample_right
 from saccade.training import rl as rl_loop
 from saccade.training import sft as sft_loop
@@ -64,7 +65,7 @@ def rl(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobResult:
 
 def more_sft(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobResult:
     """Control: continues SFT on more cold-start chains for as many CPU seconds as RL."""
-    steps = max(1, round(_job_result(out, "rl")["train_cpu_s"] / _sft_step_s(out)))
+    steps = max(1, round(needed(out / "rl")["train_cpu_s"] / _sft_step_s(out)))
     policy = load_policy(ModelConfig(path=recipe.base))
     source = ChainSource(World(), policy.adapter, recipe.tasks, recipe.habits, seed + 1_000_000)
     return _timed_sft(_sft_recipe(recipe, _last_checkpoint(out / "sft"), steps, seed), directory, source.draw())
@@ -72,7 +73,7 @@ def more_sft(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobRe
 
 def rejection(directory: Path, recipe: DemoRecipe, out: Path, seed: int) -> JobResult:
     """Control: samples from the SFT model and fine-tunes on its own right answers for as many CPU seconds as RL."""
-    budget = float(_job_result(out, "rl")["train_cpu_s"])
+    budget = float(needed(out / "rl")["train_cpu_s"])
     sampling = Sampling(max_new_tokens=recipe.rl_stages[1].max_new_tokens)
     started = time.process_time()
     kept, num_samples = sample_right(
@@ -205,10 +206,6 @@ def _last_checkpoint(run: Path) -> str:
     return str(run / "checkpoints" / "last")
 
 
-def _job_result(out: Path, name: str) -> JobResult:
-    return json.loads((out / name / "job.json").read_text(encoding="utf-8"))
-
-
 def _sft_step_s(out: Path) -> float:
-    result = _job_result(out, "sft")
+    result = needed(out / "sft")
     return float(result["train_cpu_s"]) / int(result["steps"])

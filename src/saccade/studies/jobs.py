@@ -5,6 +5,7 @@ A finished job writes `job.json` into its directory; rerunning an interrupted st
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -26,8 +27,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from saccade.disk import DiskError, disk_reason, write_text
+from saccade.runs.shapes import is_number
 
 DONE = "job.json"
+HASH = "sha256"
+"""Key of the hash of a result, in its file."""
 LOG = "job.log"
 POLL_S = 0.5
 DISK = 28
@@ -38,7 +42,8 @@ STOP_S = 10.0
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A part of a study. `run(directory, **arguments)` must be importable; its result is saved in `job.json`."""
+    """A part of a study. `run(directory, **arguments)` must be importable; its result, texts and numbers by name, is
+    saved in `job.json`."""
 
     name: str
     run: Callable[..., Mapping[str, Any]]
@@ -121,9 +126,24 @@ def result_of(directory: Path) -> dict[str, Any] | None:
     """What a finished job returned; None for one that is not finished or whose file is damaged: it runs again."""
     try:
         found = json.loads((directory / DONE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and "cpu_s" in found else None
+    if not isinstance(found, dict) or not is_number(found.get("cpu_s")):
+        return None
+    whole = found.pop(HASH, None) in (None, _hash_of(found))  # earlier versions wrote none
+    plain = all(one is None or isinstance(one, str) or is_number(one) for one in found.values())
+    return found if whole and plain else None
+
+
+def needed(directory: Path) -> dict[str, Any]:
+    """The result of a job that ran before one that needs it. ValueError when it was removed or damaged since."""
+    if (found := result_of(directory)) is None:
+        raise ValueError(f"{directory / DONE} was removed or damaged; run the same command again: it is made again")
+    return found
+
+
+def _hash_of(result: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
 class Estimate:
@@ -235,7 +255,7 @@ def _work(job: StudyJob) -> None:
     try:
         result = dict(job.run(job.directory, **job.arguments))
         result |= {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
-        write_text(job.directory / DONE, json.dumps(result, indent=1))
+        write_text(job.directory / DONE, json.dumps(result | {HASH: _hash_of(result)}, indent=1))
     except Exception as error:  # noqa: BLE001 - it is logged, and the parent says what it was
         with suppress(OSError):  # the log is on that disk too
             traceback.print_exc()

@@ -156,8 +156,10 @@ def reserve(recipe: StudyRecipe, out: Path, seeds: Sequence[int]) -> list[int]:
         raise ValueError(f"{out} contains another study, or another version of this one; choose another --out")
     try:
         before = json.loads(read_text(document)) if document.exists() else {}
-        known = list(before.get("seeds", []))
-    except (ValueError, AttributeError, TypeError):
+        known, earlier = (list(before.get(name) or []) for name in ("seeds", "earlier_seeds"))
+        if odd := [one for one in (*known, *earlier) if type(one) is not int]:
+            raise ValueError(odd)
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise ValueError(
             f"{document}: expected the results of this study, got another or a damaged file; move it away and run the "
             "same command again: finished parts are kept"
@@ -168,7 +170,7 @@ def reserve(recipe: StudyRecipe, out: Path, seeds: Sequence[int]) -> list[int]:
             "added, not dropped: add them, or choose another --out"
         )
     write_text(config, dump(recipe))
-    return before.get("earlier_seeds") or (known if len(known) < len(seeds) else [])
+    return earlier or (known if len(known) < len(seeds) else [])
 
 
 def conclude(
