@@ -33,10 +33,12 @@ ENOUGH_BOXES = 10
 TEXTS = ("free_form", "text", "exact_text")
 """Tasks that take any gold, also one that belongs to another task."""
 _N, _COMMA = r"\d+(?:\.\d+)?", r"\s{0,9},\s{0,9}"
+_FOUR = rf"\s{{0,9}}{_N}(?:{_COMMA}{_N}){{3}}\s{{0,9}}"
 _COORDINATES = re.compile(
     r"<\|?box(?:_start\|)?>|<loc_?\d{1,4}>|<points?>|<\|?point_start\|>|[\"'](?:bbox|bbox_2d|box_2d|point_2d|position)[\"']\s?:"
     rf"|^\s{{0,9}}\[\s{{0,9}}[(\[]\s{{0,9}}{_N}{_COMMA}{_N}(?:{_COMMA}{_N}{_COMMA}{_N})?\s{{0,9}}[)\]]"
-    rf"|^\s{{0,9}}\[\s{{0,9}}{_N}(?:\s{{1,9}}{_N}){{3}}\s{{0,9}}\]"
+    rf"|^\s{{0,9}}\[\s{{0,9}}{_N}(?:[\s;，、]{{1,9}}{_N}){{3}}\s{{0,9}}\]"
+    rf"|^\s{{0,9}}(?:[a-z_]{{3,12}}\s?[:=]\s?\[{_FOUR}\]|\[{_FOUR}\]\.)"
     rf"|\bx_?(?:1|min)\W{{1,6}}{_N}\W{{1,6}}y_?(?:1|min)\W{{1,6}}{_N}\W{{1,6}}x_?(?:2|max)\W{{1,6}}\d",
     re.IGNORECASE,
 )
