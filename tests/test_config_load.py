@@ -141,7 +141,16 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ['!!bool "maybe"', '!!int ""', '!!float "_"', '!!timestamp "x"', '!!binary "é"', "!!python/name:os", "!x y"],
+    [
+        "!!float 1" + ":59" * 200,
+        '!!bool "maybe"',
+        '!!int ""',
+        '!!float "_"',
+        '!!timestamp "x"',
+        '!!binary "é"',
+        "!!python/name:os",
+        "!x y",
+    ],
 )
 def test_a_tag_that_does_not_fit_its_value_is_refused_in_a_line(tmp_path: Path, value: str) -> None:
     path = write(tmp_path, f"shuffle: true\nname: {value}\n")

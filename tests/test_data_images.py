@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import struct
 import subprocess
@@ -212,12 +213,41 @@ def test_a_file_far_larger_than_its_pixels_is_held_and_sent_as_png(
 ) -> None:
     """Bytes behind the pixels take no space on the disk, but in every copy of the file."""
     monkeypatch.setattr(held_images, "LARGE_PIXELS", 100)
-    path, content = tmp_path / "a", saved(Image.effect_noise((40, 30), 80), kind) + bytes(more)
+    monkeypatch.setattr(held_images, "_BESIDE", 400)
+    path, content = tmp_path / "a", saved(Image.effect_noise((40, 30), 80).convert("RGB"), kind) + bytes(more)
     path.write_bytes(content)
     (image,), (held,) = held_images.loaded_and_held((content if inside else str(path),), None)
     assert isinstance(held, bytes) and (held == content) is (kind == "PNG")
     assert held_images.sendable(content) == held and len(held) < 5_000
     assert load_image(held).tobytes() == image.tobytes()
+
+
+def test_a_file_far_smaller_than_as_png_is_held_as_it_is_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TIFF whose strips all are the same bytes, farther apart than PNG looks back."""
+    strip, rows, strips = random.Random(3).randbytes(800 * 50), 50, 8
+    lists = 8 + 2 + 9 * 12 + 4
+    ones = {
+        256: 800,
+        257: rows * strips,
+        258: 8,
+        259: 1,
+        262: 1,
+        273: lists,
+        277: 1,
+        278: rows,
+        279: lists + 4 * strips,
+    }
+    head = struct.pack("<2sHLH", b"II", 42, 8, 9)
+    for tag, value in ones.items():
+        head += struct.pack("<HHLL", tag, 4, strips if tag in (273, 279) else 1, value)
+    content = head + bytes(4) + struct.pack("<L", lists + 8 * strips) * strips + struct.pack("<L", len(strip)) * strips
+    content += strip
+    for name, value in (("LARGE_PIXELS", 100), ("_BESIDE", 0), ("_MOST_AS_PNG", 100_000)):
+        monkeypatch.setattr(held_images, name, value)
+    (image,), (held,) = held_images.loaded_and_held((content,), None)
+    assert held is content and image.size == (800, rows * strips)
+    with pytest.raises(ImageError, match=r"bytes as PNG; save it as JPEG or PNG"):
+        held_images.sendable(content)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "TIFF", "JPEG"])

@@ -325,7 +325,7 @@ def test_pascal_voc_and_yolo_ask_the_same_questions(folder: Path) -> None:
     ("more", "message"),
     [
         ("<object><name>hat</name></object>", "object 2: <bndbox> has"),
-        ("<object><bndbox/></object>", "object 2: <name> is missing"),
+        ("<object><bndbox/></object>", "object 2: <name>: a label is"),
         ("<x>", "not XML"),
     ],
 )

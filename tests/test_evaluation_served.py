@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,8 @@ from PIL import Image
 
 from saccade.cli import main
 from saccade.data import files
-from saccade.endpoint import RequestLimits
+from saccade.endpoint import Endpoint, RequestLimits
+from saccade.evaluation import answerers
 from saccade.evaluation.answerers import EvalQuestion, Failed, ServedFrame, ServedModel, _turn
 from saccade.evaluation.benchmarking import evaluate
 from saccade.evaluation.benchmarks import BENCHMARKS, Place
@@ -50,6 +55,52 @@ def test_a_served_model_gets_the_same_prompt_and_the_image_as_it_is(tmp_path):
     asked = {request["messages"][0]["content"][1]["text"] for request in server.requests}
     assert item.question.removeprefix("<image>") in asked
     assert server.requests[0]["temperature"] == 0.0 and server.requests[0]["model"] == "tiny"
+
+
+@pytest.mark.parametrize(("most", "at_once"), [(1, 1), (3 * 4 * 100 * 100 * 2, 2), (1 << 30, 8)])
+def test_requests_have_so_many_large_images_at_once_as_there_is_room(monkeypatch, most, at_once):
+    """What is sent of an image of noise is about what is reserved for it."""
+    monkeypatch.setattr(answerers, "SENT_BYTES", most)
+    monkeypatch.setattr(answerers, "COPIES", 3)
+    lock, now, highest = threading.Lock(), [0], [0]
+
+    def answer(number, request):
+        with lock:
+            now[0] += 1
+            highest[0] = max(highest[0], now[0])
+        time.sleep(0.1)
+        with lock:
+            now[0] -= 1
+        return Answer("A")
+
+    noise = Image.frombytes("RGB", (100, 100), random.Random(1).randbytes(30_000))
+    sample = Sample("one", (noise,), "<image>?", "A", "choice", {})
+    with chat_server(answer) as server:
+        model = ServedModel(Endpoint(server.url, "tiny", limits=replace(LIMITS, concurrency=8)))
+        found = model.answer([EvalQuestion(sample, "<image>?", 1)] * 8, Decoding(max_new_tokens=4), 1)
+    assert [one[0].text for one in found] == ["A"] * 8
+    assert highest[0] <= at_once and (at_once < 8 or highest[0] > 2)
+
+
+def test_room_is_given_back_also_after_an_error_and_waited_for():
+    room, began = answerers.Room(10), threading.Event()
+    with pytest.raises(KeyError), room.of(10) as became:
+        became(4)
+        raise KeyError
+
+    def take() -> None:
+        with room.of(7):
+            began.set()
+
+    with room.of(99) as became:  # alone, larger than the room is
+        thread = threading.Thread(target=take)
+        thread.start()
+        assert not began.wait(0.1)
+        became(3)
+        assert began.wait(10)
+    thread.join()
+    with room.of(10):
+        pass
 
 
 def test_images_stand_where_their_markers_stand():

@@ -30,6 +30,7 @@ def tiny(tmp_path_factory) -> Path:
         ("config.json", b"", "config.json"),
         ("config.json", b'{"x": ' + b"1" * 5_000 + b"}", "config.json"),
         ("tokenizer.json", b"null", "tokenizer"),
+        ("tokenizer.json", {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "tokenizer"),
         ("tokenizer_config.json", b"[" * 100_000, "tokenizer"),
         ("tokenizer_config.json", {"model_max_length": {"a": 1}, "padding_side": "x"}, "tokenizer"),
         ("preprocessor_config.json", {"size": []}, "image"),

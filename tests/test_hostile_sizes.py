@@ -19,8 +19,9 @@ from PIL import Image
 from saccade.data import DataConfig, annotations, files, json_stream, preflight, texts
 from saccade.data.files import count_rows
 from saccade.data.json_stream import elements
-from saccade.data.records import MOST_ANSWERS, Reading
+from saccade.data.records import Reading
 from saccade.data.sources import items
+from saccade.data.usable import MOST_ANSWERS
 from saccade.grading.detection import f1, match
 from saccade.models.adapter import Adapter
 from saccade.parsing import LabelledBox
@@ -106,15 +107,16 @@ def test_rows_that_name_all_columns_do_not_fill_the_disk(tmp_path: Path) -> None
     assert max(map(len, found)) < 2_100
 
 
-def coco(folder: Path, images: list[Any], annotations: list[Any], labels: int, task: str, **keys: Any) -> list[Any]:
+def coco(folder: Path, images: list[Any], annotations: list[Any], labels: int, task: str, **more: Any) -> list[Any]:
     Image.new("RGB", (56, 56)).save(folder / "ok.png")
     content = {
         "images": [{"file_name": "ok.png", **one} for one in images],
         "annotations": [{"bbox": [1, 1, 5, 5], **one} for one in annotations],
         "categories": [{"id": i, "name": f"c{i}"} for i in range(labels)],
+        **more,
     }
     (folder / "c.json").write_text(json.dumps(content))
-    return [item for _, item in items(DataConfig(source="coco", path=folder / "c.json", task=task, **keys))]
+    return [item for _, item in items(DataConfig(source="coco", path=folder / "c.json", task=task))]
 
 
 def test_annotations_of_unknown_categories_take_linear_time(tmp_path: Path) -> None:
@@ -255,3 +257,26 @@ def test_the_error_of_a_row_does_not_hold_its_image(tmp_path: Path, read: Callab
     errors = [found for _, found in read(config(source="table", path=tmp_path / "d.parquet", task="count", **more))]
     assert len(errors) == 4 and all(isinstance(one, ValueError) for one in errors)
     assert not any(one.__traceback__ or one.__context__ or one.__cause__ for one in errors)
+
+
+@pytest.mark.parametrize("task", ["count", "refer", "detect"])
+def test_a_long_name_of_a_label_is_not_repeated_in_all_samples(tmp_path: Path, task: str) -> None:
+    label = {"categories": [{"id": 0, "name": "x" * 20_000}, {"id": 1, "name": "y"}]}
+    boxes = [{"image_id": i, "category_id": i % 2} for i in range(500)]
+    tracemalloc.start()
+    found = coco(tmp_path, [{"id": i} for i in range(500)], boxes, 0, task, **label)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "expected a name of 1 to 1,000 characters" in str(found[0]) and isinstance(found[-1], Sample)
+    assert peak < 10 << 20
+
+
+def test_a_long_id_is_not_repeated_in_all_samples_of_a_row(tmp_path: Path) -> None:
+    Image.new("RGB", (56, 56)).save(tmp_path / "ok.png")
+    row = {"question_id": "x" * 20_000, "image": "ok.png", "answer": [f"a{i}" for i in range(5_000)]}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row | {"bbox": [20, 20, 9, 9]}))
+    tracemalloc.start()
+    (found,) = (one for _, one in items(DataConfig(source="refcoco", path=tmp_path / "r.jsonl")))
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+    assert isinstance(found, ValueError) and "has 20,002 characters, expected 1,000 at most" in str(found)

@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from saccade.coldstart.teachers import sample_of
-from saccade.data.records import BROKEN, refuse_unusable, shown
+from saccade.data.records import BROKEN, shown
+from saccade.data.usable import refuse_unusable
 from saccade.runs.drafts import Draft
 from saccade.tasks import TASKS
 

@@ -88,7 +88,7 @@ def _override(data: dict[str, Any], places: dict[Loc, str], text: str) -> None:
             node = _child(node, key)
     try:
         node[loc[-1]] = (tree := yaml.compose(value, Loader=Loader)) and build(tree, loc, COMMAND_LINE, {})
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError):
         raise ConfigError(f"{COMMAND_LINE}: '{keys}': got {value[:200]!r}, expected a YAML value") from None
     for inside in [at for at in places if at[: len(loc)] == loc and at != loc]:
         del places[inside]  # of what it replaces

@@ -79,7 +79,7 @@ def build(node: yaml.Node, loc: Loc, file: str, places: dict[Loc, str]) -> Any:
     if not isinstance(node, yaml.MappingNode):
         try:
             return Loader("").construct_object(node)
-        except (ValueError, LookupError, AttributeError, yaml.YAMLError):  # thousands of digits, a tag of another type
+        except (ValueError, LookupError, AttributeError, ArithmeticError, yaml.YAMLError):  # thousands of digits, a tag
             raise ConfigError(f"{file}:{node.start_mark.line + 1}: got a value that is no plain one") from None
     built: dict[Any, Any] = {}
     for key_node, child in node.value:

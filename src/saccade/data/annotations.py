@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from saccade.data import records
 from saccade.data.images import SUFFIXES, ImageError, image_size
-from saccade.data.instances import Instance, Instances, Picture, check_task, questions
+from saccade.data.instances import Instance, Instances, Picture, as_label, check_task, questions
 from saccade.data.records import BoxError, Item, Reading
 from saccade.data.roots import refuse_outside
 from saccade.data.texts import LARGEST_LABELS, LARGEST_SETTINGS, lines_in, settings_of, text_in
@@ -96,9 +96,10 @@ def _read_xml(found: Instances, name: str, place: str, root: ElementTree.Element
     instances = []
     for number, one in enumerate(root.iter("object"), 1):
         _refuse_many(number)
-        label = (one.findtext("name") or "").strip()
-        if not label:
-            raise ValueError(f"object {number}: <name> is missing or empty")
+        try:
+            label = as_label(one.findtext("name") or "")
+        except ValueError as error:
+            raise ValueError(f"object {number}: <name>: {error}") from None
         found.labels.setdefault(label, label)
         instances.append(Instance(place, label, _corners(one, number)))
     found.pictures[name] = Picture(
@@ -174,7 +175,10 @@ def _class_names(config: dict[str, Any], file: Path) -> list[str]:
         names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(one, str) and one.strip() for one in names):
         raise ValueError(f"{file}: 'names' is {shown(names)}, expected a list of class names, or 0: name, ...")
-    return [one.strip() for one in names]
+    try:
+        return list(map(as_label, names))
+    except ValueError as error:
+        raise ValueError(f"{file}: 'names': {error}") from None
 
 
 def _keypoints(config: dict[str, Any], file: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from saccade.data import records
 from saccade.data.files import table_rows
 from saccade.data.golds import as_one_box
-from saccade.data.instances import REFER, Instance, Instances, Picture, check_task, questions
+from saccade.data.instances import REFER, Instance, Instances, Picture, as_label, check_task, questions
 from saccade.data.json_stream import UnreadError, elements
 from saccade.data.records import Item, Reading, Row
 from saccade.faults import listed, shown
@@ -118,11 +118,9 @@ def _named(coco_file: Instances, key: str, error: ValueError) -> ValueError:
 
 
 def _category(coco_file: Instances, place: str, entry: Row) -> None:
-    category, name = _id(entry, "id"), records.field(entry, "name", str).strip()
-    if not name or coco_file.labels.setdefault(category, name) != name:
-        raise ValueError(
-            f"category {shown(category)} has the name {shown(name)}; expected one name, which is not empty"
-        )
+    category, name = _id(entry, "id"), as_label(records.field(entry, "name", str))
+    if coco_file.labels.setdefault(category, name) != name:
+        raise ValueError(f"category {shown(category)} has the name {shown(name)} and another one; expected one")
     coco_file.parents.add(entry.get("supercategory"))
 
 
@@ -155,18 +153,16 @@ def refcoco(reading: Reading) -> Iterator[Item]:
     (lmms-lab): `answer`, a list of expressions with a sample for each, and `bbox` (x, y, width, height).
     """
 
-    def read(row: Row, place: str) -> list[Sample]:
+    def read(row: Row, place: str) -> Iterator[Sample]:
         images = records.images_of(records.field(row, "image", (str, bytes, dict, list)), reading)
         expressions, question, box = _expressions(row)
         records.with_markers(question, len(images))
         name = str(row.get("question_id", row.get("id", place)))
         size = records.annotated_size(row)
         meta: dict[str, Any] = {"place": place} | ({"annotated_size": list(size)} if size else {})
-        ids = [name] if len(expressions) == 1 else [f"{name}/{k}" for k in range(len(expressions))]
-        return [
-            Sample(one, images, question.format(text), box, reading.task or "refer", {**meta, "expression": text})
-            for one, text in zip(ids, expressions, strict=True)
-        ]
+        ids = [name] if len(expressions) == 1 else (f"{name}/{k}" for k in range(len(expressions)))
+        for one, text in zip(ids, expressions, strict=True):
+            yield Sample(one, images, question.format(text), box, reading.task or "refer", {**meta, "expression": text})
 
     return records.each(table_rows(reading), read)
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from saccade.data.images import LARGE_PIXELS, file_bytes, image_size, load_image
+from saccade.data.images import LARGE_PIXELS, ImageError, file_bytes, image_size, load_image, name_of
 from saccade.types import ImageSource
 
 _PACKED = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 """How files of JPEG, PNG, GIF and WebP begin, which are compressed, and which chat servers read."""
-_BESIDE = 1 << 20
+_BESIDE, _MOST_AS_PNG = 1 << 20, 8 << 20
 
 
 def loaded_and_held(
@@ -29,24 +29,33 @@ def loaded_and_held(
         if large and isinstance(source, str) and _fits(os.stat(source).st_size, width * height):
             source = file_bytes(source)
         images.append(load_image(source, max_pixels))
-        packed = isinstance(source, bytes) and _is_packed(source, width * height)
-        held.append(source if packed else _png(images[-1]) if large else images[-1])
+        held.append(images[-1] if not large else _smaller(source, images[-1]))
     return tuple(images), tuple(held)
 
 
 def sendable(content: bytes) -> bytes:
     """The file of an image for a chat server: itself, or PNG of what `load_image` gives where it is of a format that
-    servers do not read, or larger than its pixels. Raises `ImageError`."""
+    servers do not read, or larger than its pixels. Raises `ImageError`, also for a file that is far larger as PNG."""
     width, height = image_size(content, sys.maxsize)
-    return content if _is_packed(content, width * height) else _png(load_image(content))
+    if content.startswith(_PACKED) and _fits(len(content), width * height):
+        return content
+    png = _png(load_image(content))
+    if len(png) > max(_MOST_AS_PNG, 3 * len(content)):
+        raise ImageError(f"{name_of(content)}: has {len(png):,} bytes as PNG; save it as JPEG or PNG")
+    return png
+
+
+def _smaller(source: ImageSource, image: Image.Image) -> ImageSource:
+    """The file of a large image, or PNG of it if that is smaller and the file larger than compressed ones are."""
+    pixels = image.width * image.height
+    if isinstance(source, bytes) and _fits(len(source), pixels if source.startswith(_PACKED) else pixels // 3):
+        return source
+    png = _png(image)
+    return source if isinstance(source, bytes) and len(source) <= len(png) else png
 
 
 def _fits(size: int, pixels: int) -> bool:
     return size <= 3 * pixels + _BESIDE
-
-
-def _is_packed(content: bytes, pixels: int) -> bool:
-    return content.startswith(_PACKED) and _fits(len(content), pixels)
 
 
 def _png(image: Image.Image) -> bytes:

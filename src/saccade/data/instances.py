@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from saccade.data import records
 from saccade.data.records import Item, Reading
-from saccade.faults import listed
+from saccade.data.usable import LONGEST_NAME
+from saccade.faults import listed, shown
 from saccade.tasks import write_question
 from saccade.types import Box, Sample
 
@@ -68,6 +69,13 @@ class Instances:
     """Images with an invalid annotation: their gold answers would be incomplete."""
 
 
+def as_label(text: str) -> str:
+    """The name of a label without blanks around it. ValueError for an empty one and for more than LONGEST_NAME."""
+    if not 0 < len(label := text.strip()) <= LONGEST_NAME:
+        raise ValueError(f"a label is {shown(text)}, expected a name of 1 to {LONGEST_NAME:,} characters")
+    return label
+
+
 def check_task(reading: Reading, what: str) -> None:
     if reading.task not in (None, *TASKS):
         raise ValueError(f"task {reading.task!r} cannot be made of {what}; expected one of {', '.join(TASKS)}")
@@ -98,14 +106,14 @@ def questions(found: Instances, reading: Reading) -> Iterator[Item]:
             yield picture.place, error
             continue
 
-        def asked(key: Any = key, images: Any = images, place: str = picture.place) -> list[tuple[str, Sample]]:
+        def asked(key: Any = key, images: Any = images, place: str = picture.place) -> Iterable[tuple[str, Sample]]:
             if reading.task == "refer":
-                return list(_referring(key, images, found))
+                return _referring(key, images, found)
             if reading.task == "more_than":
-                return list(_exceeding(key, images, found, asked_for, numbers, reading))
+                return _exceeding(key, images, found, asked_for, numbers, reading)
             labels = absent(key, found, known, reading)
             if reading.task == "count":
-                return list(_counting(key, images, found, labels))
+                return _counting(key, images, found, labels)
             sample = _detection(key, images, found, labels)
             return [] if sample is None else [(place, sample)]
 

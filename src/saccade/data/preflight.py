@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 
 from saccade.data.fingerprints import Fingerprint, PictureIndex, fingerprint, key_of, text_key
 from saccade.data.images import ImageError
-from saccade.data.records import MARKER, Item, kind_of, shown, weight_of
+from saccade.data.records import MARKER, Item, kind_of, shown
 from saccade.data.row_checks import BoxUnits, check_boxes, check_form, check_gold, check_size, check_words
+from saccade.data.usable import weight_of
 from saccade.faults import Faults
 from saccade.rewards import check_row
 from saccade.rewards.row_reward import ROW_METHOD, ROW_REWARD

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from saccade.data.images import MAX_PIXELS, ImageError, encoded_image, image_size, is_picture, refuse_together
 from saccade.data.json_stream import decoded
 from saccade.data.roots import refuse_outside
+from saccade.data.usable import LARGEST_ROW, is_finite, refuse_unusable
 from saccade.disk import skip_hole
 from saccade.faults import listed, shown
 from saccade.types import Box, ImageSource, Sample
@@ -27,12 +27,6 @@ Item = tuple[str, Sample | ValueError]
 MARKER = "<image>"
 LONGEST_PATH = 4096
 MOST_NAMES = 1 << 16
-DEEPEST = 64
-"""Levels of nested lists and objects in a row."""
-LARGEST_ROW = 16 << 20
-"""Maximum bytes of a row as JSON, and characters of text in a row of any format."""
-MOST_ANSWERS = 2_000
-"""Maximum entries of an answer that is a list: each box of a reply is compared with each gold box."""
 BROKEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading a row can raise when its values are of other types and sizes than expected."""
 VIDEO, AUDIO = "<video>", "<audio>"
@@ -91,12 +85,13 @@ def each(
     """The samples of every row; an error of `read`, or of what it read, takes the place of the row. With `pictured`, so
     does the error of a row whose image is in a column that `read` does not read."""
 
-    def found(row: Row, place: str) -> Iterable[Sample]:
-        result = read(row, place)
-        samples = [result] if isinstance(result, Sample) else list(result)
-        if pictured and samples and not any(sample.images for sample in samples):
-            _refuse_unread(row, samples[0])
-        return samples
+    def found(row: Row, place: str) -> Iterator[Sample]:
+        result, pictures, last = read(row, place), 0, None
+        for last in [result] if isinstance(result, Sample) else result:  # one by one: each may take much memory
+            pictures += len(last.images)
+            yield last
+        if pictured and last is not None and not pictures:
+            _refuse_unread(row, last)
 
     for place, row in rows:
         if isinstance(row, ValueError):
@@ -118,14 +113,14 @@ def _refuse_unread(row: Row, sample: Sample) -> None:
 def attempt(place: str, read: Callable[[], Sample | Iterable[Sample] | None]) -> list[Item]:
     """The samples that `read` returns, or the error of reading them."""
 
-    def placed() -> list[tuple[str, Sample]]:
+    def placed() -> Iterator[tuple[str, Sample]]:
         result = read()
-        return [(place, one) for one in ([result] if isinstance(result, Sample) else result or ())]
+        yield from ((place, one) for one in ([result] if isinstance(result, Sample) else result or ()))
 
     return attempt_placed(place, placed)
 
 
-def attempt_placed(place: str, read: Callable[[], list[tuple[str, Sample]]]) -> list[Item]:
+def attempt_placed(place: str, read: Callable[[], Iterable[tuple[str, Sample]]]) -> list[Item]:
     """What `read` returns, or the error of reading it: a row whose values have unexpected types or sizes never ends
     more than itself."""
     try:
@@ -138,91 +133,6 @@ def attempt_placed(place: str, read: Callable[[], list[tuple[str, Sample]]]) -> 
         return [(place, error.with_traceback(None))]  # a traceback would keep the row in memory
     except BROKEN as error:
         return [(place, ValueError(f"the row cannot be read ({type(error).__name__}: {shown(str(error))})"))]
-
-
-def refuse_unusable(sample: Sample) -> None:
-    """ValueError for a sample that cannot be trained on or recorded: text that UTF-8 cannot write, a gold answer that
-    is not finite, keys of `meta` in another form than they are read in."""
-    for name in ("id", "question", "task"):
-        if not isinstance(value := getattr(sample, name), str):
-            raise ValueError(f"{name} is {shown(value)}, expected a text")
-    if _length((sample.id, sample.question, sample.answer, sample.task, sample.meta), 0) > LARGEST_ROW:
-        raise ValueError(f"the row has more than {LARGEST_ROW >> 20} million characters of text; shorten it")
-    if isinstance(sample.answer, list | tuple) and len(sample.answer) > MOST_ANSWERS:
-        raise ValueError(f"the answer has {len(sample.answer):,} entries, expected {MOST_ANSWERS:,} at most")
-    if _not_finite(sample.answer):
-        raise ValueError(f"answer {shown(sample.answer)}: not a finite number in the range of 64-bit floating point")
-    _refuse_meta(sample)
-
-
-def _refuse_meta(sample: Sample) -> None:
-    """ValueError for what the code reads from `Sample.meta`, and a row may have written in another form."""
-    from saccade.tasks.conversation import later_turns, turns_before  # a recipe needs no task
-
-    meta = sample.meta
-    options, index, size = meta.get("options"), meta.get("image_index"), meta.get("annotated_size")
-    if options is not None and not (isinstance(options, list | tuple) and all(isinstance(o, str) for o in options)):
-        raise ValueError(f"meta.options is {shown(options)}, expected a list of texts")
-    if index is not None and not (type(index) is int and 0 <= index < max(1, len(sample.images))):
-        raise ValueError(
-            f"meta.image_index is {shown(index)}, expected a number below {len(sample.images)}, its images"
-        )
-    pair = isinstance(size, list | tuple) and len(size) == 2 and all(type(one) is int for one in size)
-    if size is not None and not pair:
-        raise ValueError(f"meta.annotated_size is {shown(size)}, expected [width, height] in pixels")
-    turns_before(sample)
-    later_turns(sample)
-
-
-def _length(value: Any, depth: int) -> int:
-    """Characters of all texts in a value, keys too. ValueError when it is nested too deeply or not UTF-8."""
-    if isinstance(value, str):
-        if not value.isascii() and not _is_utf8(value):
-            raise ValueError(
-                f"not UTF-8 text: {shown(value)} has half of a surrogate pair or a byte of another encoding; "
-                "save the file as UTF-8"
-            )
-        return len(value)
-    if value is None or isinstance(value, int | float):
-        return 0
-    if not isinstance(value, Mapping | list | tuple):
-        raise ValueError(f"{shown(value)} is of the type {type(value).__name__}, expected a text or a number")
-    if depth > DEEPEST:
-        raise ValueError(f"the row is nested more than {DEEPEST} levels deep")
-    inner = (*value, *value.values()) if isinstance(value, Mapping) else value
-    return sum([_length(one, depth + 1) for one in inner])
-
-
-def weight_of(value: Any) -> int:
-    """About as many bytes as a row's value takes in memory."""
-    if isinstance(value, str | bytes):
-        return len(value)
-    pairs = (*value, *value.values()) if isinstance(value, Mapping) else ()
-    return 100 + sum([weight_of(one) for one in (value if isinstance(value, list | tuple) else pairs)])
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def is_finite(number: int | float) -> bool:
-    """Also False for an integer beyond the range of floating point."""
-    try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
-
-
-def _not_finite(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_not_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_not_finite, value))
-    return isinstance(value, int | float) and not is_finite(value)
 
 
 def jsonl_rows(path: Path) -> Iterator[Placed]:

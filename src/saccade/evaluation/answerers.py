@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 
-from saccade.data.images import image_sha, load_image
+from saccade.data.images import ImageError, image_sha, image_size, large_alone, load_image
 from saccade.endpoint import ChatChoice, ChatResponse, Endpoint, EndpointError, Message, image_url
 from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
@@ -56,20 +59,12 @@ class Answerer(Protocol):
         ...
 
 
-def pictures(sample: Sample) -> tuple[Image.Image, ...]:
-    """The sample's images, upright RGB. ValueError that names the sample."""
-    try:
-        return tuple(load_image(source) for source in sample.images)
-    except (ValueError, OSError) as error:
-        raise ValueError(with_title(sample.title, error)) from error
-
-
 def hashes(sample: Sample) -> tuple[str, ...]:
     """The names under which reports keep the images; none where one went away since it was asked about."""
     try:
-        return tuple(image_sha(image) for image in pictures(sample))
+        return tuple(map(image_sha, sample.images))
     except ValueError as error:
-        log.warning("%s; the report does not show it", error)
+        log.warning("%s; the report does not show it", with_title(sample.title, error))
         return ()
 
 
@@ -94,8 +89,38 @@ class ServedFrame:
 NEUTRAL: dict[str, float] = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Sampling options that change nothing. They are sent because a server fills in missing ones from the checkpoint's
 generation_config.json (vLLM does): with top_k 1 of Qwen2.5-VL, sampled replies would be greedy ones."""
+SENT_BYTES, COPIES = 400 << 20, 3
+"""Bytes of images that all requests may take at once, or one alone, and their copies in a request: the text, and the
+body while it is made."""
 REJECTED = (400, 422)
 """HTTP statuses of a request with an option that the server does not know."""
+
+
+class Room:
+    """Room for bytes that several threads hold at once."""
+
+    def __init__(self, most: int) -> None:
+        self._left, self._most, self._changed = most, most, threading.Condition()
+
+    @contextmanager
+    def of(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Waits until `size` bytes fit, or until nothing else is held; gives a function that says how many it became,
+        fewer in most cases."""
+        held = [size]
+
+        def became(new: int) -> None:
+            with self._changed:
+                self._left += held[0] - new
+                held[0] = new
+                self._changed.notify_all()
+
+        with self._changed:
+            self._changed.wait_for(lambda: size <= self._left or self._left == self._most)
+            self._left -= size
+        try:
+            yield became
+        finally:
+            became(0)
 
 
 class ServedModel:
@@ -117,6 +142,7 @@ class ServedModel:
         """Neutral options that the server does not know."""
         self.requests: dict[str, dict[str, Any]] = {}
         """By decoding (greedy, sampled): the options of the last request that was answered, without its seed."""
+        self._room = Room(SENT_BYTES)
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         """What a server does with one question, whatever it is, costs that question only."""
@@ -131,23 +157,29 @@ class ServedModel:
             return Failed(f"{type(error).__name__}: {str(error)[:500]}")
 
     def _one(self, question: EvalQuestion, decoding: Decoding, n: int) -> Answers:
-        try:
-            images = pictures(question.sample)
-        except ValueError as error:
-            return Failed(str(error))
         before: list[Message] = [{"role": turn.role, "content": turn.text} for turn in question.before]
         seed = {} if decoding.greedy else {"seed": question.seed % 2**31}
+        options = {"n": n, **decoding.request(), **self.always}
         try:
-            reply = self._chat(
-                [*before, _turn(question.text, images)], {"n": n, **decoding.request(), **self.always}, seed, decoding
-            )
+            with self._room.of(_most_sent(question.sample)) as became:
+                turn, frames = self._turn(question)
+                became(_sent(turn))
+                reply = self._chat([*before, turn], options, seed, decoding)
         except EndpointError as error:
             return Failed(str(error))
+        except ImageError as error:
+            return Failed(str(with_title(question.sample.title, error)))
         if len(reply.choices) != n:
             return Failed(f"the server returned {len(reply.choices)} replies, expected {n}")
-        frames = tuple(self.frame.of(image) for image in images) if self.frame else ()
         counted = min(reply.usage.completion_tokens // n, decoding.max_new_tokens)
         return [_completion(choice, counted, frames) for choice in reply.choices]
+
+    def _turn(self, question: EvalQuestion) -> tuple[Message, tuple[Frame, ...]]:
+        """The user turn, and what box numbers of the reply mean. Raises `ImageError`."""
+        with large_alone(question.sample.images):
+            images = tuple(load_image(source) for source in question.sample.images)
+            frames = tuple(self.frame.of(image) for image in images) if self.frame else ()
+            return _turn(question.text, images), frames
 
     def _chat(
         self, messages: list[Message], options: dict[str, Any], seed: dict[str, int], decoding: Decoding
@@ -170,6 +202,18 @@ class ServedModel:
                 self.refused |= new
             self.requests[decoding.name] = {**options, **neutral}
             return reply
+
+
+def _most_sent(sample: Sample) -> int:
+    """Bytes that the images of a request take at most, as PNG in base64. Raises `ImageError`."""
+    sizes = [image_size(source, sys.maxsize) for source in sample.images]
+    return COPIES * sum(4 * width * height for width, height in sizes)
+
+
+def _sent(turn: Message) -> int:
+    """Bytes that they do take."""
+    parts = () if isinstance(turn["content"], str) else turn["content"]
+    return COPIES * sum(len(part["image_url"]["url"]) for part in parts if "image_url" in part)
 
 
 def _turn(text: str, images: Sequence[Image.Image]) -> Message:

@@ -39,6 +39,10 @@ PROCESSOR_SETTINGS = "processor_config.json"
 """The image processor's settings are in the first (older checkpoints) or in the second, under `image_processor`."""
 
 
+PANIC = "PanicException"
+"""What a library in Rust raises for what it did not expect; it is no Exception."""
+
+
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
     """For the files of a checkpoint, which may hold anything: whatever goes wrong while `what` is read or used becomes
@@ -47,7 +51,9 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
         yield
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         if (type(error) is ValueError and _raised_here(error)) or getattr(error, "errno", None) in _FULL:
             raise
         said = " ".join(str(error).split())
@@ -55,7 +61,7 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
         raise ValueError(f"{path}: {what} cannot be used ({cause}); {_way_out(error)}") from error
 
 
-def _way_out(error: Exception) -> str:
+def _way_out(error: BaseException) -> str:
     if isinstance(error, ImportError):  # of a quantized checkpoint, or a tokenizer of another library
         return "install what is missing"
     if "can't allocate memory" in str(error):
@@ -63,7 +69,7 @@ def _way_out(error: Exception) -> str:
     return "expected files as transformers saves them: copy the checkpoint again, or correct that file"
 
 
-def _raised_here(error: Exception) -> bool:
+def _raised_here(error: BaseException) -> bool:
     """Whether a statement of this package raised it, not something that it called."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

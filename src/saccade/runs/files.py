@@ -193,7 +193,7 @@ def _is_own(path: Path, warnings: list[str]) -> bool:
 def _yaml(text: str, path: Path, warnings: list[str]) -> JsonRow:
     try:
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError):
         warnings.append(f"{path.parent.name}/{path.name} is not valid YAML; skipped")
         return {}
     return data if isinstance(data, dict) else {}

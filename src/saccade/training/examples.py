@@ -22,6 +22,7 @@ from saccade.data.order import EpochOrder, Skipped
 from saccade.data.questions import place_pictures
 from saccade.data.records import MARKER, Reading, Row
 from saccade.data.sources import items, reading_of, without_frames
+from saccade.data.usable import refuse_unusable
 from saccade.models.adapter import Adapter, EncodedPrompt, FarTooLong
 from saccade.tasks import IMAGE, TASKS
 from saccade.tasks.conversation import later_pairs, later_replies, later_turns, turns_before
@@ -169,7 +170,7 @@ def _reply(row: Row, place: str, reading: Reading, wording: Wording) -> Example:
     before, unlearned = turns_before(around, wording.system_prompt), later_replies(around)
     asked = records.field(row, "prompt" if "prompt" in row else "question", str)
     records.refuse_unsupported(row, asked)
-    records.refuse_unusable(Sample(sample_id, images, f"{asked}{reply}", row.get("answer"), "", meta))
+    refuse_unusable(Sample(sample_id, images, f"{asked}{reply}", row.get("answer"), "", meta))
     question, _ = place_pictures(asked, images=len(images))
     if "prompt" in row:
         prompt = question if MARKER in question else MARKER * len(images) + question
