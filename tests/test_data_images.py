@@ -200,9 +200,12 @@ def test_a_large_image_is_held_as_a_file_and_a_small_one_decoded(
         (tmp_path / name).write_bytes(saved(Image.effect_noise(size, 80)))
     large, small = (str(tmp_path / name) for name in ("large.png", "small.png"))
     before = (tmp_path / "large.png").read_bytes()
-    loaded, held = held_images.loaded_and_held((large, small, before), None)
-    (tmp_path / "large.png").unlink()
-    assert held[0] == held[2] == before and held[1] is loaded[1]
+    loaded, held = zip(*(held_images.loaded_and_held((one,), None) for one in (large, small, before)), strict=True)
+    assert held[0] == held[2] == (before,) and held[1][0] is loaded[1][0]
+    loaded, held = held_images.loaded_and_held((small, small), None)  # large together
+    for name in ("large.png", "small.png"):
+        (tmp_path / name).unlink()
+    assert all(isinstance(one, bytes) for one in held)
     assert [load_image(one).tobytes() for one in held] == [one.tobytes() for one in loaded]
 
 

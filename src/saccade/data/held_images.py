@@ -20,13 +20,13 @@ _BESIDE, _MOST_AS_PNG = 1 << 20, 8 << 20
 def loaded_and_held(
     sources: Sequence[ImageSource], max_pixels: int | None
 ) -> tuple[tuple[Image.Image, ...], tuple[ImageSource, ...]]:
-    """The images, and what `load_image` makes them of again: of those of more than LARGE_PIXELS a file in memory, which
-    takes less than the pixels, whatever becomes of the one on disk. Raises `ImageError`."""
+    """The images, and what `load_image` makes them of again: where they have more than LARGE_PIXELS together, files in
+    memory, which take less than the pixels, whatever becomes of those on disk. Raises `ImageError`."""
     images, held = list[Image.Image](), list[ImageSource]()
-    for source in sources:
-        width, height = image_size(source, sys.maxsize)
-        large = width * height > LARGE_PIXELS and not isinstance(source, Image.Image)
-        if large and isinstance(source, str) and _fits(os.stat(source).st_size, width * height):
+    pixels = [width * height for width, height in (image_size(source, sys.maxsize) for source in sources)]
+    for source, count in zip(sources, pixels, strict=True):
+        large = sum(pixels) > LARGE_PIXELS and not isinstance(source, Image.Image)
+        if large and isinstance(source, str) and _fits(os.stat(source).st_size, count):
             source = file_bytes(source)
         images.append(load_image(source, max_pixels))
         held.append(images[-1] if not large else _smaller(source, images[-1]))
