@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from saccade import cli
+from saccade.disk import sweep_beside
 from tests.chat_server import Answer, chat_server
 
 ROWS = [
@@ -127,3 +132,13 @@ def test_rows_stream_and_are_not_gathered(tmp_path):
     rows = grade_pairs(pairs(), workers=2)
     assert next(rows)["verdict"] == "right" and len(taken) <= 17
     assert sum(1 for _ in rows) == 999
+
+
+def test_what_a_killed_grade_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f".[a]*.jsonl.{pid}.partial" for pid in (ended.pid, os.getppid())] + [f".b.jsonl.{ended.pid}.partial"]
+    for name in names:
+        (tmp_path / name).touch()
+    sweep_beside(tmp_path / "[a]*.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])

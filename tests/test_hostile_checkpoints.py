@@ -64,6 +64,16 @@ def test_an_odd_index_of_the_weights_is_one_line(tiny, held, tmp_path):
         load_policy(str(tmp_path / "m"))
 
 
+@pytest.mark.parametrize("name", ["../w.safetensors", "/etc/w.safetensors", "inside/w.safetensors"])
+def test_an_index_of_the_weights_names_files_beside_it(tiny, name, tmp_path):
+    shutil.copytree(tiny, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "w.safetensors")
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": name}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"m/model\.safetensors\.index\.json: names the file '.*', expected"):
+        load_policy(str(tmp_path / "m"))
+
+
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
 def test_a_checkpoint_names_no_code_of_attention(tiny, key, tmp_path):
     """transformers would fetch `somebody/kernel` from a hub and run it."""

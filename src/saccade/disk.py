@@ -4,11 +4,12 @@ line."""
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -194,7 +195,16 @@ def _definitions(database: sqlite3.Connection) -> Iterator[tuple[Any, Any, Any]]
 
 def sweep(directory: Path) -> None:
     """Removes what killed processes left half-written below `directory`; what a living one is writing stays."""
-    for path in list(directory.rglob(f"*{PARTIAL}")):
+    _remove_left(directory.rglob(f"*{PARTIAL}"))
+
+
+def sweep_beside(path: Path) -> None:
+    """Removes what killed processes left of one file, half-written."""
+    _remove_left(path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"))
+
+
+def _remove_left(paths: Iterable[Path]) -> None:
+    for path in list(paths):
         number = _OF_PROCESS.search(path.name)
         if number and psutil.pid_exists(int(number[1])):
             continue

@@ -14,7 +14,7 @@ import typer
 
 from saccade.cli.options import AsJson, refuse_run_file
 from saccade.cli.terminal import echo_json
-from saccade.disk import AGAIN, partial_of, writing
+from saccade.disk import AGAIN, partial_of, sweep_beside, writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,6 +85,7 @@ def _sink(out: Path | None) -> Iterator[TextIO]:
         yield typer.get_text_stream("stdout")
         return
     part = partial_of(out)
+    sweep_beside(out)
     with writing(out.absolute().parent, AGAIN):
         try:
             with part.open("w", encoding="utf-8") as file:

@@ -35,7 +35,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score saved rollouts again without a model; report what changed and which replies disagree."""
-    from saccade.disk import AGAIN, partial_of, writing
+    from saccade.disk import AGAIN, partial_of, sweep_beside, writing
     from saccade.runs.rescore import rescore
 
     refuse_run_file("--out", out)
@@ -45,6 +45,7 @@ def score(
         found = rescore(rollouts, rubric_of, show)
     else:
         partial = partial_of(out)
+        sweep_beside(out)
         with writing(out.absolute().parent, AGAIN):
             try:
                 with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:  # an escape of JSON

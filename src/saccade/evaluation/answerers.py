@@ -62,7 +62,8 @@ class Answerer(Protocol):
 def hashes(sample: Sample) -> tuple[str, ...]:
     """The names under which reports keep the images; none where one went away since it was asked about."""
     try:
-        return tuple(map(image_sha, sample.images))
+        with large_alone(sample.images):
+            return tuple(map(image_sha, sample.images))
     except ValueError as error:
         log.warning("%s; the report does not show it", with_title(sample.title, error))
         return ()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saccade.config import dump
-from saccade.data.images import ImageError, image_sha, load_image
+from saccade.data.images import ImageError, large_alone, load_image, sha_of
 from saccade.disk import partial_of, read_text, write_text, writing
 from saccade.endpoint import Endpoint, EndpointError, ReplyCache, RequestLimits, user
 from saccade.evaluation.answerers import Answerer, ServedFrame, ServedModel
@@ -132,14 +132,14 @@ def save_images(samples: Sequence[Sample], most: int, folder: Path) -> None:
     each = max(1, most // max(1, len(groups)))
     chosen = [sample for group in groups.values() for sample in group[:each]][:most]
     for source in (source for sample in chosen for source in sample.images):
-        try:
+        with suppress(ImageError), large_alone([source]):  # named when its question is asked
             image = load_image(source)
-        except ImageError:  # named when its question is asked
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = partial_of(target := folder / f"{image_sha(image)}.png")
-        image.save(partial, format="PNG")
-        partial.replace(target)
+            target = folder / f"{sha_of(image)}.png"
+            if target.exists():  # of another question
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(partial := partial_of(target), format="PNG")
+            partial.replace(target)
 
 
 Opened = tuple[Answerer, dict[str, Any]]

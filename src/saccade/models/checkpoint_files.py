@@ -121,6 +121,14 @@ def read_files(path: str) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in sorted(named.items()) if is_kept(name)}
 
 
+def _refuse_outside(folder: Path) -> None:
+    """ValueError for an index of weights that names a file elsewhere."""
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in set(json.loads(index.read_bytes())["weight_map"].values()):
+            if Path(name).name != name:
+                raise ValueError(f"{index}: names the file {name[:200]!r}, expected one beside it")
+
+
 def read_weights(path: str, **options: Any) -> Any:
     """The model in a directory or of a hub name, with all its weights. ValueError when a tensor is missing or has
     another shape: transformers would draw it at random."""
@@ -129,6 +137,7 @@ def read_weights(path: str, **options: Any) -> Any:
     read: Any = AutoModelForImageTextToText.from_pretrained  # its type leaves out the second result
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
     with reading(path, "the weights"):
+        _refuse_outside(Path(path))
         model, found = read(path, **options)
     bad = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     bad += [
