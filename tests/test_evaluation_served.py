@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -22,6 +23,7 @@ from PIL import Image
 from saccade.cli import main
 from saccade.data import files
 from saccade.endpoint import Endpoint, RequestLimits
+from saccade.endpoint.room import Room
 from saccade.evaluation import answerers
 from saccade.evaluation.answerers import EvalQuestion, Failed, ServedFrame, ServedModel, _turn
 from saccade.evaluation.benchmarking import evaluate
@@ -60,8 +62,6 @@ def test_a_served_model_gets_the_same_prompt_and_the_image_as_it_is(tmp_path):
 @pytest.mark.parametrize(("most", "at_once"), [(1, 1), (3 * 4 * 100 * 100 * 2, 2), (1 << 30, 8)])
 def test_requests_have_so_many_large_images_at_once_as_there_is_room(monkeypatch, most, at_once):
     """What is sent of an image of noise is about what is reserved for it."""
-    monkeypatch.setattr(answerers, "SENT_BYTES", most)
-    monkeypatch.setattr(answerers, "COPIES", 3)
     lock, now, highest = threading.Lock(), [0], [0]
 
     def answer(number, request):
@@ -76,6 +76,7 @@ def test_requests_have_so_many_large_images_at_once_as_there_is_room(monkeypatch
     noise = Image.frombytes("RGB", (100, 100), random.Random(1).randbytes(30_000))
     sample = Sample("one", (noise,), "<image>?", "A", "choice", {})
     with chat_server(answer) as server:
+        monkeypatch.setattr(answerers, "Room", lambda: Room(most))
         model = ServedModel(Endpoint(server.url, "tiny", limits=replace(LIMITS, concurrency=8)))
         found = model.answer([EvalQuestion(sample, "<image>?", 1)] * 8, Decoding(max_new_tokens=4), 1)
     assert [one[0].text for one in found] == ["A"] * 8
@@ -99,6 +100,24 @@ def test_room_is_given_back_also_after_an_error_and_waited_for():
         became(3)
         assert began.wait(10)
     thread.join()
+    with room.of(10):
+        pass
+
+
+def test_tasks_wait_for_room_too():
+    room, order = Room(10), []
+
+    async def take(name: str, size: int) -> None:
+        async with room.soon(size):
+            order.append(name)
+            await asyncio.sleep(0.1)
+            order.append(name)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(take("a", 6), take("b", 6), take("c", 4))
+
+    asyncio.run(all_of_them())
+    assert order.index("b") >= order[1:].index("a") + 2 and order.count("c") == 2
     with room.of(10):
         pass
 

@@ -15,6 +15,7 @@ from PIL import Image
 from saccade.data.held_images import sendable
 from saccade.data.images import SUFFIXES, ImageError, file_bytes, format_of, large_alone, name_of
 from saccade.disk import partial_of
+from saccade.endpoint.room import COPIES
 from saccade.runs.drafts import Draft
 from saccade.types import ImageSource
 
@@ -54,6 +55,15 @@ def read_images(draft: Draft, out: Path) -> list[bytes]:
             _refuse_changed(path, hashlib.sha256(content).hexdigest(), sha)
             contents.append(sendable(content))
     return contents
+
+
+def most_sent(draft: Draft, out: Path) -> int:
+    """About as many bytes as a request with a draft's images takes; those that cannot be read count nothing."""
+    size = 0
+    for path in draft.images:
+        with suppress(OSError, ValueError):
+            size += (out / path).stat().st_size
+    return (1 + 2 * COPIES) * size
 
 
 def place_image(path: str, sha: str, out: Path, how: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from saccade.coldstart.images import read_images
+from saccade.coldstart.images import most_sent, read_images
 from saccade.coldstart.recipe import ColdStartRecipe, SamplingConfig
 from saccade.coldstart.teachers import Teacher, TeacherCall, TeacherReply, sample_of
+from saccade.endpoint.room import Room
 from saccade.parsing import read_final, read_reply
 from saccade.runs.drafts import Arm, Chain, Draft, StepRecord, TeacherStage, chain_from_dict, record_from, shallow_dict
 from saccade.tasks import TASKS
@@ -31,6 +32,8 @@ class Teachers:
     recipe: ColdStartRecipe
     vision: Teacher
     reasoner: Teacher
+    room: Room = field(default_factory=Room)
+    """For the images of their requests."""
 
 
 async def write_row(teachers: Teachers, draft: Draft, done: Mapping[str, Any], save: Save, ablation: bool) -> Draft:
@@ -70,8 +73,11 @@ class _RowSteps:
         name = kept_as or stage
         if name in self.done:
             return
-        images = await asyncio.to_thread(read_images, self.draft, self.teachers.recipe.out)
-        reply = await self.teachers.vision.write(TeacherCall(stage, self.draft, sampling, self._shown(stage), images))
+        out = self.teachers.recipe.out
+        async with self.teachers.room.soon(most_sent(self.draft, out)):
+            images = await asyncio.to_thread(read_images, self.draft, out)
+            call = TeacherCall(stage, self.draft, sampling, self._shown(stage), images)
+            reply = await self.teachers.vision.write(call)
         self._keep(name, {"text": reply.text.strip(), "record": shallow_dict(self._inherit(reply.record))})
 
     async def reason(self, arm: Arm, number: int) -> None:

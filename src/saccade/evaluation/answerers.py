@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +14,7 @@ from PIL import Image
 
 from saccade.data.images import ImageError, image_sha, image_size, large_alone, load_image
 from saccade.endpoint import ChatChoice, ChatResponse, Endpoint, EndpointError, Message, image_url
+from saccade.endpoint.room import COPIES, Room
 from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
 from saccade.tasks.templates import IMAGE
@@ -90,38 +89,8 @@ class ServedFrame:
 NEUTRAL: dict[str, float] = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Sampling options that change nothing. They are sent because a server fills in missing ones from the checkpoint's
 generation_config.json (vLLM does): with top_k 1 of Qwen2.5-VL, sampled replies would be greedy ones."""
-SENT_BYTES, COPIES = 400 << 20, 3
-"""Bytes of images that all requests may take at once, or one alone, and their copies in a request: the text, and the
-body while it is made."""
 REJECTED = (400, 422)
 """HTTP statuses of a request with an option that the server does not know."""
-
-
-class Room:
-    """Room for bytes that several threads hold at once."""
-
-    def __init__(self, most: int) -> None:
-        self._left, self._most, self._changed = most, most, threading.Condition()
-
-    @contextmanager
-    def of(self, size: int) -> Iterator[Callable[[int], None]]:
-        """Waits until `size` bytes fit, or until nothing else is held; gives a function that says how many it became,
-        fewer in most cases."""
-        held = [size]
-
-        def became(new: int) -> None:
-            with self._changed:
-                self._left += held[0] - new
-                held[0] = new
-                self._changed.notify_all()
-
-        with self._changed:
-            self._changed.wait_for(lambda: size <= self._left or self._left == self._most)
-            self._left -= size
-        try:
-            yield became
-        finally:
-            became(0)
 
 
 class ServedModel:
@@ -143,7 +112,7 @@ class ServedModel:
         """Neutral options that the server does not know."""
         self.requests: dict[str, dict[str, Any]] = {}
         """By decoding (greedy, sampled): the options of the last request that was answered, without its seed."""
-        self._room = Room(SENT_BYTES)
+        self._room = Room()
 
     def answer(self, questions: Sequence[EvalQuestion], decoding: Decoding, n: int) -> list[Answers]:
         """What a server does with one question, whatever it is, costs that question only."""
