@@ -59,8 +59,11 @@ def test_a_served_model_gets_the_same_prompt_and_the_image_as_it_is(tmp_path):
     assert server.requests[0]["temperature"] == 0.0 and server.requests[0]["model"] == "tiny"
 
 
-@pytest.mark.parametrize(("most", "at_once"), [(1, 1), (3 * 4 * 100 * 100 * 2, 2), (1 << 30, 8)])
-def test_requests_have_so_many_large_images_at_once_as_there_is_room(monkeypatch, most, at_once):
+@pytest.mark.parametrize(
+    ("text", "most", "at_once"),
+    [("?", 1, 1), ("?", 3 * 4 * 100 * 100 * 2 + 999, 2), ("?" * 1_000, 150_000, 1), ("?", 1 << 30, 8)],
+)
+def test_requests_have_so_many_large_images_at_once_as_there_is_room(monkeypatch, text, most, at_once):
     """What is sent of an image of noise is about what is reserved for it."""
     lock, now, highest = threading.Lock(), [0], [0]
 
@@ -78,7 +81,7 @@ def test_requests_have_so_many_large_images_at_once_as_there_is_room(monkeypatch
     with chat_server(answer) as server:
         monkeypatch.setattr(answerers, "Room", lambda: Room(most))
         model = ServedModel(Endpoint(server.url, "tiny", limits=replace(LIMITS, concurrency=8)))
-        found = model.answer([EvalQuestion(sample, "<image>?", 1)] * 8, Decoding(max_new_tokens=4), 1)
+        found = model.answer([EvalQuestion(sample, f"<image>{text}", 1)] * 8, Decoding(max_new_tokens=4), 1)
     assert [one[0].text for one in found] == ["A"] * 8
     assert highest[0] <= at_once and (at_once < 8 or highest[0] > 2)
 

@@ -64,13 +64,14 @@ def test_an_odd_index_of_the_weights_is_one_line(tiny, held, tmp_path):
         load_policy(str(tmp_path / "m"))
 
 
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("name", ["../w.safetensors", "/etc/w.safetensors", "inside/w.safetensors"])
-def test_an_index_of_the_weights_names_files_beside_it(tiny, name, tmp_path):
+def test_an_index_of_the_weights_names_files_beside_it(tiny, name, kind, tmp_path):
     shutil.copytree(tiny, tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").rename(tmp_path / "w.safetensors")
     index = {"metadata": {}, "weight_map": {"lm_head.weight": name}}
-    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"m/model\.safetensors\.index\.json: names the file '.*', expected"):
+    (tmp_path / "m" / f"{kind}.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"m/{kind}\.index\.json: names the file '.*', expected one beside it"):
         load_policy(str(tmp_path / "m"))
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 from saccade.data.held_images import sendable
 from saccade.data.images import SUFFIXES, ImageError, file_bytes, format_of, large_alone, name_of
 from saccade.disk import partial_of
-from saccade.endpoint.room import COPIES
 from saccade.runs.drafts import Draft
 from saccade.types import ImageSource
 
@@ -57,13 +56,13 @@ def read_images(draft: Draft, out: Path) -> list[bytes]:
     return contents
 
 
-def most_sent(draft: Draft, out: Path) -> int:
-    """About as many bytes as a request with a draft's images takes; those that cannot be read count nothing."""
+def bytes_of(draft: Draft, out: Path) -> int:
+    """Bytes of the files of a draft's images; those that cannot be read count nothing."""
     size = 0
     for path in draft.images:
         with suppress(OSError, ValueError):
             size += (out / path).stat().st_size
-    return (1 + 2 * COPIES) * size
+    return size
 
 
 def place_image(path: str, sha: str, out: Path, how: str) -> str:

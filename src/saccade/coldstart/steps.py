@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from saccade.coldstart.images import most_sent, read_images
+from saccade.coldstart.images import bytes_of, read_images
 from saccade.coldstart.recipe import ColdStartRecipe, SamplingConfig
 from saccade.coldstart.teachers import Teacher, TeacherCall, TeacherReply, sample_of
-from saccade.endpoint.room import Room
+from saccade.endpoint.room import COPIES, LETTER, Room
 from saccade.parsing import read_final, read_reply
 from saccade.runs.drafts import Arm, Chain, Draft, StepRecord, TeacherStage, chain_from_dict, record_from, shallow_dict
 from saccade.tasks import TASKS
@@ -74,9 +74,10 @@ class _RowSteps:
         if name in self.done:
             return
         out = self.teachers.recipe.out
-        async with self.teachers.room.soon(most_sent(self.draft, out)):
-            images = await asyncio.to_thread(read_images, self.draft, out)
-            call = TeacherCall(stage, self.draft, sampling, self._shown(stage), images)
+        images = (1 + 2 * COPIES) * bytes_of(self.draft, out)
+        async with self.teachers.room.soon(images + LETTER * len(self.draft.question)):
+            files = await asyncio.to_thread(read_images, self.draft, out)
+            call = TeacherCall(stage, self.draft, sampling, self._shown(stage), files)
             reply = await self.teachers.vision.write(call)
         self._keep(name, {"text": reply.text.strip(), "record": shallow_dict(self._inherit(reply.record))})
 
@@ -87,7 +88,8 @@ class _RowSteps:
             return
         sampling = self.teachers.recipe.sampling.reasoning
         call = TeacherCall("reasoning", self.draft, sampling, self._shown("reasoning"), (), arm, number)
-        reply = await self.teachers.reasoner.write(call)
+        async with self.teachers.room.soon(LETTER * (len(self.draft.question) + len(call.context))):
+            reply = await self.teachers.reasoner.write(call)
         chain = await asyncio.to_thread(grade_chain, read_chain(reply), self.draft)
         self._keep(name, {"chain": chain.to_dict(), "record": shallow_dict(self._inherit(reply.record))})
 

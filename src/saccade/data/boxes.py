@@ -16,6 +16,8 @@ from saccade.faults import listed, shown
 from saccade.types import Box, Sample
 
 _IMAGE_ID = re.compile(r'"image_id"\s*:\s*"?([^"\s,}]+)')
+MOST_EXPRESSIONS = 1_000
+"""Of one box: each becomes a sample."""
 XYWH = 1
 """Detectron2's `bbox_mode` of COCO's boxes."""
 
@@ -157,6 +159,8 @@ def refcoco(reading: Reading) -> Iterator[Item]:
         images = records.images_of(records.field(row, "image", (str, bytes, dict, list)), reading)
         expressions, question, box = _expressions(row)
         records.with_markers(question, len(images))
+        if len(expressions) > MOST_EXPRESSIONS:
+            raise ValueError(f"got {len(expressions):,} expressions of one box, expected {MOST_EXPRESSIONS:,} at most")
         name = str(row.get("question_id", row.get("id", place)))
         size = records.annotated_size(row)
         meta: dict[str, Any] = {"place": place} | ({"annotated_size": list(size)} if size else {})

@@ -14,6 +14,7 @@ from saccade.types import ImageSource
 
 _PACKED = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 """How files of JPEG, PNG, GIF and WebP begin, which are compressed, and which chat servers read."""
+_HOLE = bytes(1024)
 _BESIDE, _MOST_AS_PNG = 1 << 20, 8 << 20
 
 
@@ -37,7 +38,7 @@ def sendable(content: bytes) -> bytes:
     """The file of an image for a chat server: itself, or PNG of what `load_image` gives where it is of a format that
     servers do not read, or larger than its pixels. Raises `ImageError`, also for a file that is far larger as PNG."""
     width, height = image_size(content, sys.maxsize)
-    if content.startswith(_PACKED) and _fits(len(content), width * height):
+    if _is_packed(content, width * height):
         return content
     png = _png(load_image(content))
     if len(png) > max(_MOST_AS_PNG, 3 * len(content)):
@@ -48,10 +49,17 @@ def sendable(content: bytes) -> bytes:
 def _smaller(source: ImageSource, image: Image.Image) -> ImageSource:
     """The file of a large image, or PNG of it if that is smaller and the file larger than compressed ones are."""
     pixels = image.width * image.height
-    if isinstance(source, bytes) and _fits(len(source), pixels if source.startswith(_PACKED) else pixels // 3):
+    if isinstance(source, bytes) and (len(source) <= _BESIDE or _is_packed(source, pixels)):
         return source
     png = _png(image)
     return source if isinstance(source, bytes) and len(source) <= len(png) else png
+
+
+def _is_packed(content: bytes, pixels: int) -> bool:
+    """Whether a file is as small as compressed ones are, and has no long runs of zeros: holes take no space on the
+    disk."""
+    zeros = content.count(_HOLE) * len(_HOLE) if len(content) > _BESIDE else 0
+    return content.startswith(_PACKED) and _fits(len(content), pixels) and zeros < len(content) // 4
 
 
 def _fits(size: int, pixels: int) -> bool:

@@ -15,7 +15,7 @@ LARGEST_ROW = 16 << 20
 """Maximum bytes of a row as JSON, and characters of text in a row of any format."""
 MOST_ANSWERS = 2_000
 """Maximum entries of an answer that is a list: each box of a reply is compared with each gold box."""
-LONGEST_NAME = 1_000
+LONGEST_NAME = 300
 """Maximum characters of an id and of a label, which several samples may have."""
 
 

@@ -1,4 +1,4 @@
-"""Room for the images of requests that are in flight at once: each takes several times its bytes."""
+"""Room for what requests that are in flight at once hold: each takes several times its images and texts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 SENT_BYTES, COPIES = 400 << 20, 3
 """Bytes that all requests may take at once, or one alone, and the copies of an image's base64 in a request: the text,
 and the body while it is made."""
+LETTER = 12
+"""Bytes of a letter of a text in a request and its body, at most: a control character is six letters of JSON."""
 POLL_S = 0.05
 
 

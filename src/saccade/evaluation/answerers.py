@@ -14,7 +14,7 @@ from PIL import Image
 
 from saccade.data.images import ImageError, image_sha, image_size, large_alone, load_image
 from saccade.endpoint import ChatChoice, ChatResponse, Endpoint, EndpointError, Message, image_url
-from saccade.endpoint.room import COPIES, Room
+from saccade.endpoint.room import COPIES, LETTER, Room
 from saccade.evaluation.config import Decoding
 from saccade.geometry import smart_resize
 from saccade.tasks.templates import IMAGE
@@ -131,9 +131,10 @@ class ServedModel:
         seed = {} if decoding.greedy else {"seed": question.seed % 2**31}
         options = {"n": n, **decoding.request(), **self.always}
         try:
-            with self._room.of(_most_sent(question.sample)) as became:
+            texts = LETTER * (len(question.text) + sum(len(turn.text) for turn in question.before))
+            with self._room.of(texts + _most_sent(question.sample)) as became:
                 turn, frames = self._turn(question)
-                became(_sent(turn))
+                became(texts + _sent(turn))
                 reply = self._chat([*before, turn], options, seed, decoding)
         except EndpointError as error:
             return Failed(str(error))

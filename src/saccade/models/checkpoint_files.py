@@ -123,8 +123,10 @@ def read_files(path: str) -> dict[str, bytes]:
 
 def _refuse_outside(folder: Path) -> None:
     """ValueError for an index of weights that names a file elsewhere."""
-    for index in folder.glob("*.safetensors.index.json"):
-        for name in set(json.loads(index.read_bytes())["weight_map"].values()):
+    for index in folder.glob("*.index.json"):
+        found = json.loads(index.read_bytes())
+        names = found.get("weight_map") if isinstance(found, dict) else None
+        for name in set(names.values()) if isinstance(names, dict) else ():
             if Path(name).name != name:
                 raise ValueError(f"{index}: names the file {name[:200]!r}, expected one beside it")
 
