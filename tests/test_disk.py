@@ -9,7 +9,7 @@ import re
 import resource
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,11 @@ from saccade.base.config import PretrainMixture, PretrainRecipe, PretrainStage
 from saccade.config import dump
 from saccade.disk import DiskError, disk_reason, partial_of, read_text, sweep, write_text, writing
 from saccade.endpoint import EndpointError, ReplyCache
+from saccade.evaluation.items import read_items
 from saccade.models.config import ModelConfig
 from saccade.models.policy import load_policy
 from saccade.rollout.vllm_weights import write_weights
-from saccade.studies.jobs import JobFailed, StudyJob, run_all
+from saccade.studies.jobs import JobFailed, StudyJob, result_of, run_all
 from saccade.training import checkpoint
 from saccade.training.config import RLRecipe
 from saccade.training.rl import train
@@ -271,3 +272,13 @@ def test_a_text_of_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"kind: \xff")
     with pytest.raises(ValueError, match=r"config\.yaml: byte 6 is not UTF-8; save the file as UTF-8, or restore it"):
         read_text(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """In a run's directory, by whoever wrote it."""
+    make(path := tmp_path / "job.json")
+    for read in (read_text, read_items):
+        with pytest.raises(ValueError, match=r"job\.json: is no regular file; move it away"):
+            read(path)
+    assert result_of(tmp_path) is None

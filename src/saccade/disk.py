@@ -162,11 +162,19 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def read_text(path: Path) -> str:
-    """A file of text. ValueError, with its name, for another encoding."""
+    """A file of text. ValueError, with its name, for another encoding, and for what is no file; a pipe is not waited
+    for."""
+    refuse_irregular(path)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8, or restore it") from None
+
+
+def refuse_irregular(path: Path) -> None:
+    """ValueError where there is something else than a regular file."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no regular file; move it away")
 
 
 def open_database(path: Path, schema: str, timeout_s: float, any_thread: bool = False) -> sqlite3.Connection:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from saccade.config import said
+from saccade.disk import refuse_irregular
 from saccade.types import Box
 
 Key = tuple[str, str | None, str, str, str, str]
@@ -111,6 +112,7 @@ def read_items(path: str | Path) -> list[ItemResult]:
     path = Path(path)
     if not path.exists():
         return []
+    refuse_irregular(path)
     whole = path.read_bytes().split(b"\n")[:-1]
     return [_item(line, f"{path}:{number}") for number, line in enumerate(whole, 1)]
 

@@ -124,7 +124,7 @@ def read_files(path: str) -> dict[str, bytes]:
 def _refuse_outside(folder: Path) -> None:
     """ValueError for an index of weights that names a file elsewhere."""
     for index in folder.glob("*.index.json"):
-        found = json.loads(index.read_bytes())
+        found = json.loads(index.read_bytes()) if index.is_file() else None
         names = found.get("weight_map") if isinstance(found, dict) else None
         for name in set(names.values()) if isinstance(names, dict) else ():
             if Path(name).name != name:

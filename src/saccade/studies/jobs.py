@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from saccade.disk import DiskError, disk_reason, write_text
+from saccade.disk import DiskError, disk_reason, read_text, write_text
 from saccade.runs.shapes import is_number
 
 DONE = "job.json"
@@ -125,7 +125,7 @@ def run_all(
 def result_of(directory: Path) -> dict[str, Any] | None:
     """What a finished job returned; None for one that is not finished or whose file is damaged: it runs again."""
     try:
-        found = json.loads((directory / DONE).read_text(encoding="utf-8"))
+        found = json.loads(read_text(directory / DONE))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or not is_number(found.get("cpu_s")):
@@ -271,12 +271,12 @@ def _end_with(parent: Any) -> None:
 
 
 def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def _failure_message(job: StudyJob, code: int | None) -> str:
     path = job.directory / LOG
-    last = path.read_text(encoding="utf-8").strip().splitlines()[-1:] if path.exists() else []
+    last = path.read_text(encoding="utf-8").strip().splitlines()[-1:] if path.is_file() else []
     reason = last[0] if last else f"exit status {code}"
     if code == DISK and "cannot be written" not in reason:
         reason = "its files cannot be written, the disk is full or read-only"
