@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,16 @@ def test_words_lengths_yield_and_arms_are_counted(tmp_path: Path) -> None:
     assert found["accuracy"]["caption"]["accuracy"] == 0.0
     assert found["lengths"]["in the set"]["mean"] == 5.0
     assert found["polish"] == {"looked at": 1, "changed": 1}
+
+
+def test_long_texts_are_cut_in_examples(tmp_path: Path) -> None:
+    rejection = (Rejection("answer", "another answer", "d" * 900_000),)
+    long = replace(chain("no " * 300_000, right=False, rejections=rejection), answer="a" * 900_000)
+    (tmp_path / "drafts.jsonl").write_text(
+        Draft("1", "q" * 900_000, "g" * 900_000, "text", "s", chains=(long,)).to_json()
+    )
+    write_statistics(tmp_path)
+    assert (tmp_path / "statistics.json").stat().st_size < 30_000
 
 
 def test_the_published_columns_are_per_thousand_samples() -> None:

@@ -25,8 +25,8 @@ PUBLISHED: dict[str, tuple[int, tuple[int, ...]]] = {
 whole set. The paper does not say how they were counted; ours are whole words, ignoring case."""
 EXAMPLES = 3
 """Examples kept per reason, from the first rows."""
-SHOWN = 400
-"""Characters of a chain in an example."""
+SHOWN, LONGEST_TEXT = 400, 4_000
+"""Characters of a chain, and of any other text, in an example."""
 
 
 @dataclass
@@ -191,12 +191,16 @@ def _example(draft: Draft, chain: Chain, detail: str) -> dict[str, Any]:
     return {
         "id": draft.id,
         "source": draft.source,
-        "question": draft.question,
-        "gold": draft.answer,
-        "answer": chain.answer,
-        "detail": detail,
+        "question": _beginning(draft.question),
+        "gold": _beginning(draft.answer),
+        "answer": _beginning(chain.answer),
+        "detail": _beginning(detail),
         "text": chain.words[:SHOWN],
     }
+
+
+def _beginning(value: Any) -> Any:
+    return value[:LONGEST_TEXT] if isinstance(value, str) else value
 
 
 def _source_row(one: SourceCount) -> dict[str, Any]:
