@@ -282,3 +282,10 @@ def test_a_long_id_is_not_repeated_in_all_samples_of_a_row(tmp_path: Path) -> No
         assert tracemalloc.get_traced_memory()[1] < 5 << 20
         tracemalloc.stop()
         assert isinstance(found, ValueError) and why in str(found)
+
+
+def test_a_text_longer_than_any_context_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "x" * size, "answer": "1"} for size in (4_100_000, 4_300_000)]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    whole, long = (one for _, one in items(DataConfig(source="trl", path=tmp_path / "r.jsonl")))
+    assert isinstance(whole, Sample) and "more than 4 million characters of text" in str(long)

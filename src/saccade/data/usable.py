@@ -12,7 +12,9 @@ from saccade.types import Sample
 DEEPEST = 64
 """Levels of nested lists and objects in a row."""
 LARGEST_ROW = 16 << 20
-"""Maximum bytes of a row as JSON, and characters of text in a row of any format."""
+"""Maximum bytes of a row as JSON."""
+MOST_LETTERS = 4 << 20
+"""Maximum characters of text in a row: a million tokens, more than the context of any model."""
 MOST_ANSWERS = 2_000
 """Maximum entries of an answer that is a list: each box of a reply is compared with each gold box."""
 LONGEST_NAME = 300
@@ -27,8 +29,8 @@ def refuse_unusable(sample: Sample) -> None:
             raise ValueError(f"{name} is {shown(value)}, expected a text")
     if len(sample.id) > LONGEST_NAME:
         raise ValueError(f"id {shown(sample.id)} has {len(sample.id):,} characters, expected {LONGEST_NAME:,} at most")
-    if _length((sample.id, sample.question, sample.answer, sample.task, sample.meta), 0) > LARGEST_ROW:
-        raise ValueError(f"the row has more than {LARGEST_ROW >> 20} million characters of text; shorten it")
+    if _length((sample.id, sample.question, sample.answer, sample.task, sample.meta), 0) > MOST_LETTERS:
+        raise ValueError(f"the row has more than {MOST_LETTERS >> 20} million characters of text; shorten it")
     if isinstance(sample.answer, list | tuple) and len(sample.answer) > MOST_ANSWERS:
         raise ValueError(f"the answer has {len(sample.answer):,} entries, expected {MOST_ANSWERS:,} at most")
     if _not_finite(sample.answer):
